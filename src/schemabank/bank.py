@@ -1,0 +1,191 @@
+"""The schema bank: routed low-rank transforms on a decoder block's output.
+
+A router picks ``top_k`` of ``S`` rank-``r`` maps for every token and adds their gated mixture to
+the hidden state. All maps are applied as two matrix products with the gates in between, so no
+tensor of shape ``(batch, token, schema, hidden)`` ever exists. Weights carry a leading slot
+dimension: slot ``n`` of a stack is one training run's bank, and never meets another slot's.
+
+Source: the SchemaBank paper's equations 5, 6 and 8 and the results document's settings; the
+load-balancing term is equation 4 of Switch Transformers (arXiv 2101.03961).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Routing = Literal["off", "on", "dense"]
+
+GATE_BASE = 0.9
+GATE_SPAN = 0.2
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What the router did in one forward pass.
+
+    Attributes:
+        log_probs: ``(slot, batch, token, schema)``, float32, log of the router's softmax.
+        gates: ``(slot, batch, token, schema)``, float32, zero outside the top k.
+    """
+
+    log_probs: Tensor
+    gates: Tensor
+
+
+class SchemaBank(nn.Module):
+    """One bank for each of ``num_slots`` runs.
+
+    Args:
+        num_slots: leading dimension of every weight.
+        hidden_size: width of the hidden states.
+        num_schemas: ``S``, how many low-rank maps the router chooses from.
+        rank: ``r``, the rank of each map.
+        top_k: how many maps a token uses.
+        attribute_dim: ``a``, width of the schemas' attribute vectors.
+        residual: add the mixture to the input (paper eq. 5); otherwise the output is the mixture
+            alone, as in the public code.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        hidden_size: int,
+        num_schemas: int,
+        rank: int,
+        top_k: int,
+        attribute_dim: int,
+        residual: bool,
+    ) -> None:
+        super().__init__()
+        assert 1 <= top_k <= num_schemas
+        self.num_slots, self.num_schemas, self.rank = num_slots, num_schemas, rank
+        self.top_k, self.residual = top_k, residual
+        width = num_schemas * rank
+        self.router = nn.Parameter(torch.zeros(num_slots, num_schemas, hidden_size))
+        self.U = nn.Parameter(torch.zeros(num_slots, hidden_size, width))
+        self.V = nn.Parameter(torch.zeros(num_slots, width, hidden_size))
+        self.attributes = nn.Parameter(torch.zeros(num_slots, num_schemas, attribute_dim))
+        self.query = nn.Parameter(torch.zeros(num_slots, attribute_dim))
+
+    @torch.no_grad()
+    def initialise(self, slot: int, generator: torch.Generator, *, init_std: float) -> None:
+        """Draw one slot's weights from a CPU generator.
+
+        The rows of every ``V_s`` start orthonormal, where the regulariser wants them and where a
+        frozen bank already passes a gradient to its router.
+        """
+
+        def normal(*shape: int, std: float) -> Tensor:
+            return torch.randn(*shape, generator=generator) * std
+
+        _, num_schemas, hidden = self.router.shape
+        self.router[slot].copy_(normal(num_schemas, hidden, std=init_std))
+        self.U[slot].copy_(normal(*self.U.shape[1:], std=init_std))
+        basis = torch.linalg.qr(normal(num_schemas, hidden, self.rank, std=1.0)).Q
+        self.V[slot].copy_(basis.transpose(1, 2).reshape(-1, hidden))
+        self.attributes[slot].copy_(normal(*self.attributes.shape[1:], std=1.0))
+        self.query[slot].copy_(normal(*self.query.shape[1:], std=init_std))
+
+    def forward(self, hidden: Tensor, *, scale: Tensor, dense: bool = False) -> tuple[Tensor, Routed]:
+        """Route every token and move it by the mixture of its schemas.
+
+        Args:
+            hidden: ``(slot * batch, token, hidden)``, slots outermost.
+            scale: ``(slot,)``, the bank scale ``β``: 0 leaves ``hidden`` as it is, 1 is the bank.
+            dense: use the mean of all schemas and no router (paper eq. 6).
+
+        Returns:
+            The new hidden state, shaped like ``hidden``, and what the router did.
+        """
+        states = hidden.unflatten(0, (self.num_slots, -1))
+        routed = self.route(states)
+        if dense:
+            gates = torch.full_like(routed.gates, 1 / self.num_schemas)
+            routed = Routed(log_probs=routed.log_probs, gates=gates)
+        mixture = self._mixture(states, routed.gates)
+        beta = scale.to(hidden.dtype)[:, None, None, None]
+        kept = states if self.residual else (1 - beta) * states
+        return (kept + beta * mixture).flatten(0, 1), routed
+
+    def route(self, states: Tensor) -> Routed:
+        """Return log-probabilities and gates for ``states``: ``(slot, batch, token, hidden)``.
+
+        The ``top_k`` probabilities are renormalised to sum to 1. With ``top_k = 1`` that would make
+        every gate 1 and starve the router of gradient, so the probability itself is the gate.
+        """
+        logits = torch.einsum("nbth,nsh->nbts", states.float(), self.router)
+        log_probs = logits.log_softmax(-1)
+        top = log_probs.topk(self.top_k, dim=-1)
+        kept = top.values.exp() if self.top_k == 1 else top.values.softmax(-1)
+        gates = torch.zeros_like(log_probs).scatter(-1, top.indices, kept)
+        return Routed(log_probs=log_probs, gates=gates)
+
+    def _mixture(self, states: Tensor, gates: Tensor) -> Tensor:
+        """Gated sum of all schemas' outputs, scaled by the attribute gate."""
+        affinity = torch.einsum("nsa,na->ns", self.attributes, self.query).sigmoid()
+        scale = GATE_BASE + GATE_SPAN * torch.einsum("nbts,ns->nbt", gates, affinity)
+        weights = (gates * scale[..., None]).to(states.dtype)
+        low = torch.einsum("nbth,nhw->nbtw", states, self.U.to(states.dtype))
+        low = (low.unflatten(-1, (self.num_schemas, self.rank)) * weights[..., None]).flatten(-2)
+        return torch.einsum("nbtw,nwh->nbth", low, self.V.to(states.dtype))
+
+
+def orthonormality(bank: SchemaBank) -> Tensor:
+    """Mean over schemas of ``‖V_s V_sᵀ − I_r‖²``, one value a slot, ``(slot,)``."""
+    rows = bank.V.unflatten(1, (bank.num_schemas, bank.rank))
+    gram = torch.einsum("nsrh,nsqh->nsrq", rows, rows)
+    identity = torch.eye(bank.rank, device=gram.device, dtype=gram.dtype)
+    return (gram - identity).square().sum((-1, -2)).mean(-1)
+
+
+def router_entropy(routed: Routed, mask: Tensor) -> Tensor:
+    """Mean entropy of the router's softmax in nats, ``(slot,)``.
+
+    Args:
+        routed: what the router did.
+        mask: ``(slot, batch, token)``, 1 for real tokens, 0 for padding.
+    """
+    entropy = -(routed.log_probs.exp() * routed.log_probs).sum(-1)
+    return _masked_mean(entropy, mask)
+
+
+def load_balance(routed: Routed, mask: Tensor) -> Tensor:
+    """Switch Transformers eq. 4 (arXiv 2101.03961): ``S Σ_s f_s P_s``, ``(slot,)``; 1 is balanced.
+
+    ``f_s`` is the share of routing choices that fall on schema ``s`` and ``P_s`` the mean
+    probability; with ``top_k > 1`` every choice of a token counts ``1 / top_k``.
+    """
+    chosen = (routed.gates > 0).to(mask.dtype)
+    chosen = chosen / chosen.sum(-1, keepdim=True)
+    share = _masked_mean(chosen, mask)
+    prob = _masked_mean(routed.log_probs.exp(), mask)
+    return share.shape[-1] * (share.detach() * prob).sum(-1)
+
+
+def tag_loss(routed: Routed, tags: Tensor, mask: Tensor) -> Tensor:
+    """Router loss on tagged schemas, ``−log p_t`` (paper eq. 8), in nats, ``(slot,)``.
+
+    Args:
+        routed: what the router did.
+        tags: ``(slot, batch, tag)``, schema ids.
+        mask: ``(slot, batch, token)``, 1 for real tokens of examples whose tags are kept.
+    """
+    picked = tags[:, :, None, :].expand(-1, -1, routed.log_probs.shape[2], -1)
+    surprise = -routed.log_probs.gather(-1, picked).mean(-1)
+    return _masked_mean(surprise, mask)
+
+
+def uniform_entropy(num_schemas: int) -> float:
+    """The largest entropy a router can have, in nats."""
+    return math.log(num_schemas)
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over batch and token of ``(slot, batch, token, ...)``; 0 where the mask is empty."""
+    weights = mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim()))
+    total = torch.where(weights > 0, values, 0).mul(weights).sum((1, 2))
+    return total / weights.sum((1, 2)).clamp(min=1)

@@ -1,0 +1,371 @@
+"""Every setting with its one default and its checks.
+
+Settings are frozen pydantic models that reject unknown keys. Defaults are the preset ``sound``;
+``PRESETS`` lists in what ``paper`` differs. Keys carry the names that PEFT and transformers use.
+Origin of the method's figures: the results document of SchemaBank on GSM8K.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Arm = Literal["base", "lora", "schemabank"]
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Schedule = Literal["linear", "cosine", "constant"]
+
+RATIO_TOLERANCE = 1e-6
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, strict about names, documented by attribute docstrings."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ModelSettings(Settings):
+    """The base model."""
+
+    name: str = "smollm2-135m-instruct"
+    """Embedded name, folder, GGUF file or Hugging Face hub id."""
+    revision: str | None = None
+    """Revision on the hub; the default branch without it."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number type of the frozen weights; auto is bfloat16 where the processor has it."""
+
+
+class Gsm8kSettings(Settings):
+    """GSM8K, from the hub or from SCHEMABANK_DATA."""
+
+    validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of train that is set aside for validation by a hash of the question."""
+    calculator_marks: bool = False
+    """Keep the marks <<48/2=24>> in worked solutions."""
+
+
+class GsmSymbolicSettings(Settings):
+    """Generated GSM8K-like problems from the package reasoning-gym."""
+
+    train_size: PositiveInt = 2000
+    """Training problems."""
+    validation_size: Annotated[int, Field(ge=0)] = 200
+    """Validation problems, of seen templates."""
+    test_size: PositiveInt = 200
+    """Test problems of seen templates, and as many of held-out ones."""
+    held_out_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the 85 templates that training never sees."""
+    max_question_words: PositiveInt | None = None
+    """Longest question, in words."""
+    data_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the problems' numbers and names."""
+
+
+class TaskSettings(Settings):
+    """What is learned: the data, the prompt and the target."""
+
+    name: Literal["gsm8k", "gsm_symbolic"] = "gsm_symbolic"
+    """The task."""
+    prompt: str = "{question}\nThe answer is: "
+    """Prompt template; {question} stands for the question."""
+    target: Literal["solution", "final"] = "solution"
+    """What follows the prompt: the worked solution or the bare final answer."""
+    end_token: bool = True
+    """End the target with the end-of-sequence token."""
+    completion_only_loss: bool = True
+    """Loss on the target alone, not on the prompt."""
+    max_length: Annotated[int, Field(ge=8)] = 512
+    """Longest training example in tokens; the rest is cut off."""
+    max_cut_ratio: Share = 0.01
+    """More training examples cut off than this share is an error."""
+    train_limit: PositiveInt | None = None
+    """Train on the first so many examples only."""
+    gsm8k: Gsm8kSettings = Gsm8kSettings()
+    """Settings of gsm8k."""
+    gsm_symbolic: GsmSymbolicSettings = GsmSymbolicSettings()
+    """Settings of gsm_symbolic."""
+
+
+class LoraSettings(Settings):
+    """The LoRA adapter, as in PEFT's LoraConfig."""
+
+    r: PositiveInt = 16
+    """Rank."""
+    lora_alpha: Rate = 16.0
+    """Scale: the update is multiplied by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+    )
+    """Names of the linear layers that get an adapter."""
+
+
+class BankSettings(Settings):
+    """The schema bank on a decoder block's output."""
+
+    num_schemas: PositiveInt = 32
+    """S, how many schemas the router chooses from."""
+    rank: PositiveInt = 16
+    """r, rank of a schema."""
+    top_k: PositiveInt = 2
+    """Schemas a token uses."""
+    attribute_dim: PositiveInt = 32
+    """a, width of a schema's attribute vector."""
+    residual: bool = True
+    """Add the mixture to the hidden state; false puts the mixture in its place."""
+    init_std: Rate = 0.02
+    """Standard deviation of the router and of U at the start."""
+    last_n: PositiveInt = 2
+    """Banks sit on the last so many blocks."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Indices of the blocks with a bank, instead of last_n."""
+    orthonormality_weight: Weight = 0.01
+    """Weight of the schemas' orthonormality term."""
+    entropy_weight: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    """Weight of the router's entropy in the loss: positive sharpens, negative spreads."""
+    load_balance_weight: Weight = 0.0
+    """Weight of the load-balancing term."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.top_k > self.num_schemas:
+            raise ValueError(
+                f"top_k is {self.top_k}, allowed is 1 to num_schemas = {self.num_schemas}: "
+                "lower top_k or raise num_schemas"
+            )
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(
+                f"layers is {list(self.layers)}, allowed are distinct block indices, at least one: "
+                "name each block once or leave layers out"
+            )
+        return self
+
+
+class TagSettings(Settings):
+    """Which schemas an example is tagged with, and how the model is told."""
+
+    tagger: Literal["hash", "content", "cluster", "field", "random", "none"] = "hash"
+    """How tags are chosen."""
+    num_tags: PositiveInt = 2
+    """Tags an example, all distinct."""
+    field: str | None = None
+    """Column of the data that the tagger field uses, such as template."""
+    delivery: Literal["prefix", "loss", "both"] = "loss"
+    """As a text prefix, as a router loss on the tagged schemas, or both."""
+    loss_weight: Weight = 1.0
+    """Weight of the router loss."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.tagger == "field" and self.field is None:
+            raise ValueError("tagger is 'field' but no field is named: set tags.field to a column")
+        return self
+
+
+class Stage(Settings):
+    """One stage of the curriculum."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Its name in logs."""
+    ratio: Annotated[float, Field(gt=0, le=1)]
+    """Its share of the run's steps."""
+    train: Annotated[tuple[Literal["router", "schemas", "lora"], ...], Field(min_length=1)]
+    """Groups that train; all others are frozen."""
+    learning_rate: Rate
+    """Peak learning rate."""
+    lr_scheduler_type: Schedule = "linear"
+    """Decay after the warm-up."""
+    warmup_ratio: Share = 0.05
+    """Share of the stage's steps that warm up."""
+    tag_keep: tuple[Share, ...] = ()
+    """Probability that an example's tags are shown, in equal parts of the stage; empty: none."""
+    bank_scale: tuple[Weight, Weight] = (1.0, 1.0)
+    """Bank scale at the start and the end of the stage."""
+    bank_probability: tuple[Share, Share] = (1.0, 1.0)
+    """Probability that a step uses the bank, at the start and the end of the stage."""
+    bare_tail_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the stage, at its end, that trains without the bank."""
+
+
+THREE_STAGES = (
+    Stage(
+        name="router",
+        ratio=0.3,
+        train=("router",),
+        learning_rate=1e-3,
+        tag_keep=(1.0, 0.75, 0.5, 0.25),
+    ),
+    Stage(name="schemas", ratio=0.3, train=("schemas", "lora"), learning_rate=1e-4),
+    Stage(name="joint", ratio=0.4, train=("router", "schemas", "lora"), learning_rate=5e-5),
+)
+
+
+class TrainSettings(Settings):
+    """Steps and optimizer; the learning rate here is the arm lora's."""
+
+    num_train_epochs: PositiveInt = 2
+    """Passes over the training examples."""
+    max_steps: PositiveInt | None = None
+    """Stop after so many steps instead."""
+    batch_size: PositiveInt = 4
+    """Examples a step."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate of the arm lora; the arm schemabank has its stages' own."""
+    lr_scheduler_type: Schedule = "linear"
+    """Decay of the arm lora."""
+    warmup_ratio: Share = 0.05
+    """Warm-up share of the arm lora."""
+    weight_decay: Weight = 0.01
+    """AdamW's weight decay."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's first decay rate."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's second decay rate."""
+    adam_epsilon: Rate = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are clipped to this norm, each run by itself."""
+
+
+class EvalSettings(Settings):
+    """The evaluation after training."""
+
+    split: Literal["validation", "test"] = "test"
+    """Split to score; choose anything on validation, read test once."""
+    limit: PositiveInt | None = None
+    """Score the first so many items of every group only."""
+    max_new_tokens: PositiveInt = 256
+    """Longest completion in tokens."""
+    batch_size: PositiveInt = 64
+    """Completions decoded at once for each run."""
+    few_shot: Annotated[int, Field(ge=0)] = 0
+    """Worked examples in front of the arm base's prompt."""
+    routing: Literal["off", "on", "dense"] = "off"
+    """Bank at evaluation: removed, routed as in training, or all schemas without the router."""
+
+
+class EngineSettings(Settings):
+    """Where and how wide runs execute; changes no result beyond rounding, so no run's id."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device; auto takes the GPU if there is one."""
+    slots: PositiveInt | Literal["auto"] = "auto"
+    """Runs trained at once; auto: all that may share on a GPU, one on a CPU."""
+    max_buckets: PositiveInt = 8
+    """Distinct batch lengths."""
+
+
+class CommonSettings(Settings):
+    """All settings but the arm and the seed."""
+
+    preset: Literal["sound", "paper"] = "sound"
+    """Where defaults come from."""
+    model: ModelSettings = ModelSettings()
+    """The base model."""
+    task: TaskSettings = TaskSettings()
+    """The task."""
+    lora: LoraSettings = LoraSettings()
+    """The adapter."""
+    bank: BankSettings = BankSettings()
+    """The schema bank."""
+    tags: TagSettings = TagSettings()
+    """Tags."""
+    curriculum: Annotated[tuple[Stage, ...], Field(min_length=1)] = THREE_STAGES
+    """Stages of the arm schemabank."""
+    train: TrainSettings = TrainSettings()
+    """Training."""
+    eval: EvalSettings = EvalSettings()
+    """Evaluation."""
+    engine: EngineSettings = EngineSettings()
+    """Execution."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        total = sum(stage.ratio for stage in self.curriculum)
+        if abs(total - 1) > RATIO_TOLERANCE:
+            raise ValueError(
+                f"the curriculum's ratios sum to {total:g}, allowed is 1: change the stages' ratio"
+            )
+        names = [stage.name for stage in self.curriculum]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stage names {names} repeat: give every stage a name of its own")
+        if self.tags.num_tags > self.bank.num_schemas:
+            raise ValueError(
+                f"tags.num_tags is {self.tags.num_tags}, allowed is 1 to bank.num_schemas = "
+                f"{self.bank.num_schemas}: lower it"
+            )
+        return self
+
+
+class RunConfig(CommonSettings):
+    """One run, fully resolved."""
+
+    arm: Arm
+    """What is trained: nothing, plain LoRA, or LoRA under the curriculum."""
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of initial weights, data order and dropout."""
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the arm's curriculum: none, one plain LoRA stage, or the configured stages."""
+        if self.arm == "base":
+            return ()
+        if self.arm == "schemabank":
+            return self.curriculum
+        return (
+            Stage(
+                name="lora",
+                ratio=1.0,
+                train=("lora",),
+                learning_rate=self.train.learning_rate,
+                lr_scheduler_type=self.train.lr_scheduler_type,
+                warmup_ratio=self.train.warmup_ratio,
+            ),
+        )
+
+
+class ExperimentConfig(CommonSettings):
+    """A configuration file: one run, or one for each arm and seed."""
+
+    arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
+    """One arm, or a list of arms."""
+    seed: Annotated[int, Field(ge=0)] | Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)
+    ] = 42
+    """One seed, or a list of seeds."""
+
+    def runs(self) -> tuple[RunConfig, ...]:
+        """Return one run for each arm and seed; the arm ``base`` needs only the first seed."""
+        arms = (self.arm,) if isinstance(self.arm, str) else tuple(dict.fromkeys(self.arm))
+        seeds = (self.seed,) if isinstance(self.seed, int) else tuple(dict.fromkeys(self.seed))
+        common = {name: getattr(self, name) for name in CommonSettings.model_fields}
+        return tuple(
+            RunConfig(arm=arm, seed=seed, **common)
+            for arm in arms
+            for seed in (seeds[:1] if arm == "base" else seeds)
+        )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "sound": {},
+    "paper": {
+        "model": {"name": "Qwen/Qwen2-0.5B"},
+        "task": {
+            "name": "gsm8k",
+            "target": "final",
+            "end_token": False,
+            "completion_only_loss": False,
+            "gsm8k": {"validation_ratio": 0.0},
+        },
+        "bank": {"residual": False},
+        "tags": {"delivery": "prefix"},
+        "train": {"num_train_epochs": 10, "learning_rate": 1e-4},
+        "eval": {"limit": 500, "max_new_tokens": 200},
+    },
+}
