@@ -1,0 +1,1 @@
+"""The cohort engine: many training runs over one frozen base model."""

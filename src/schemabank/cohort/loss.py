@@ -1,0 +1,78 @@
+"""Cross-entropy at labelled positions only, without keeping a logits tensor.
+
+The output layer is frozen, so the only gradient that leaves it goes to the hidden states. It is
+computed chunk by chunk in the forward pass; memory is that of one chunk's logits, whatever the
+number of slots.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+CHUNK_ROWS = 1024
+
+Head = Callable[[Tensor], Tensor]
+
+
+def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:
+    """Pick the hidden states that predict a label.
+
+    Args:
+        hidden: ``(slot * batch, token, hidden)``.
+        positions: ``(slot, batch, label)``.
+
+    Returns:
+        ``(slot * batch * label, hidden)``.
+    """
+    index = positions.flatten(0, 1)[..., None].expand(-1, -1, hidden.shape[-1])
+    return hidden.gather(1, index).flatten(0, 1)
+
+
+def token_losses(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+    """Return the negative log-likelihood of every label in nats, ``(row,)``, float32.
+
+    Args:
+        hidden: ``(row, hidden)``, after the final norm.
+        labels: ``(row,)``.
+        head: the frozen output layer, ``(row, hidden) -> (row, vocabulary)``.
+    """
+    result: Tensor = _TokenLosses.apply(hidden, labels, head)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _TokenLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
+        wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        losses, grads = [], []
+        for rows, targets in zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
+            chunk = rows.detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                loss = torch.nn.functional.cross_entropy(
+                    head(chunk).float(), targets, reduction="none"
+                )
+            losses.append(loss.detach())
+            if wanted:
+                grads += torch.autograd.grad(loss, chunk, torch.ones_like(loss))
+        if wanted:
+            ctx.save_for_backward(torch.cat(grads))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (grad * upstream[:, None]).to(grad.dtype), None, None
+
+
+def mean_per_slot(losses: Tensor, weights: Tensor) -> Tensor:
+    """Mean loss per label of every slot; 0 for a slot without labels.
+
+    Args:
+        losses: ``(slot * batch * label,)``.
+        weights: ``(slot, batch, label)``, 1 for labels and 0 for padding.
+    """
+    flat = weights.flatten(1)
+    kept = torch.where(flat > 0, losses.view_as(flat), 0.0)
+    return kept.sum(1) / flat.sum(1).clamp(min=1)

@@ -1,0 +1,168 @@
+"""Owns the task GSM8K: grade-school word problems with worked solutions.
+
+Rows come from a local folder or the Hugging Face hub. Upstream has no validation split, so a fixed
+hash rule carves one out of ``train``; the test split is left as it is. Paper: Cobbe et al., arXiv
+2110.14168.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from schemabank.errors import InputError
+from schemabank.tasks.base import Example, TaskData
+
+DATA_VARIABLE = "SCHEMABANK_DATA"
+HUB_ID = "openai/gsm8k"
+HUB_CONFIG = "main"
+ANSWER_MARK = "####"
+CALCULATOR_MARK = re.compile(r"<<([^<>]*)>>")
+# A minus sign with no operand before it is a sign, not a subtraction.
+SIGN = re.compile(r"(?<![\d.)])-")
+OPERATORS = {"addition": "+", "subtraction": "-", "multiplication": "*", "division": "/"}
+
+Row = tuple[str, object]  # where the row stands, for messages, and the parsed row
+
+
+def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
+    """Load GSM8K.
+
+    Args:
+        validation_ratio: share of the upstream training rows that become the validation split. A
+            row belongs to it by its question alone, and a larger share keeps all of a smaller one.
+        calculator_marks: keep ``<<48/2=24>>`` in the worked solutions.
+
+    The folder named by ``SCHEMABANK_DATA`` is read when the variable is set, else the hub. An id
+    such as ``gsm8k/train/123`` holds the row's index upstream, in whichever split it ends. The
+    field ``operations`` lists what the calculator marks compute, ``addition,division``, and is
+    empty for the solutions without marks.
+    """
+    if not 0 <= validation_ratio < 1:
+        raise InputError(
+            f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"
+        )
+    folder = os.environ.get(DATA_VARIABLE)
+    rows = _folder_rows(Path(folder)) if folder else _hub_rows()
+    examples = {
+        split: [
+            _example(where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks)
+            for index, (where, row) in enumerate(split_rows)
+        ]
+        for split, split_rows in rows.items()
+    }
+    _check_disjoint(examples["train"], examples["test"])
+    in_validation = [_position(e.question) < validation_ratio for e in examples["train"]]
+    return TaskData(
+        train=[e for e, chosen in zip(examples["train"], in_validation, strict=True) if not chosen],
+        validation=[
+            e for e, chosen in zip(examples["train"], in_validation, strict=True) if chosen
+        ],
+        test=examples["test"],
+    )
+
+
+def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
+    paths = {split: folder / "gsm8k" / f"{split}.jsonl.gz" for split in ("train", "test")}
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"GSM8K is not in {DATA_VARIABLE}: no file {' and no file '.join(missing)};"
+            f" put the upstream files there, gzipped, or unset {DATA_VARIABLE} to read {HUB_ID!r} "
+            f"from the Hugging Face hub"
+        )
+    return {split: _file_rows(path) for split, path in paths.items()}
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield f"{path} line {number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} line {number} is not JSON ({error}): restore the upstream file"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): restore the upstream file"
+        ) from error
+
+
+def _hub_rows() -> dict[str, Iterator[Row]]:
+    mend = f"or set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and gsm8k/test.jsonl.gz"
+    try:
+        # Only this source needs the slow import, and a local folder must work without the package.
+        import datasets  # noqa: PLC0415
+    except ImportError as error:
+        raise InputError(
+            f"GSM8K was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub, which "
+            f"needs the package datasets: install it with 'pip install datasets', {mend}"
+        ) from error
+    try:
+        hub_data = datasets.load_dataset(HUB_ID, HUB_CONFIG)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"GSM8K was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub as "
+            f"{HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, {mend}"
+        ) from error
+    return {split: _hub_split_rows(split, hub_data[split]) for split in ("train", "test")}
+
+
+def _hub_split_rows(split: str, rows: Iterable[object]) -> Iterator[Row]:
+    for index, row in enumerate(rows):
+        yield f"{HUB_ID} {split} row {index}", row
+
+
+def _example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:
+    question, text = _texts(where, row)
+    marked = text if calculator_marks else CALCULATOR_MARK.sub("", text)
+    steps, mark, answer = (part.strip() for part in marked.partition(ANSWER_MARK))
+    if not mark or not answer or ANSWER_MARK in answer:
+        raise InputError(
+            f"{where}: the answer must hold one '{ANSWER_MARK} N' at its end, not {text[-40:]!r}: "
+            f"restore the upstream file"
+        )
+    return Example(
+        id=id_,
+        question=question,
+        solution=f"{steps}\n{ANSWER_MARK} {answer}",
+        answer=answer,
+        fields={"operations": _operations(text)},
+    )
+
+
+def _texts(where: str, row: object) -> tuple[str, str]:
+    if isinstance(row, dict):
+        question, answer = row.get("question"), row.get("answer")
+        if isinstance(question, str) and isinstance(answer, str):
+            return question, answer
+    raise InputError(
+        f"{where} must be an object with the texts 'question' and 'answer': restore the upstream "
+        f"file"
+    )
+
+
+def _operations(text: str) -> str:
+    expressions = [mark.partition("=")[0] for mark in CALCULATOR_MARK.findall(text)]
+    unsigned = SIGN.sub("", "|".join(expressions).replace(" ", ""))
+    return ",".join(name for name, operator in OPERATORS.items() if operator in unsigned)
+
+
+def _check_disjoint(train: list[Example], test: list[Example]) -> None:
+    ids = {example.question: example.id for example in train}
+    for example in test:
+        if example.question in ids:
+            raise InputError(
+                f"{example.id} asks the same question as {ids[example.question]}: restore the "
+                f"upstream files, whose splits share none"
+            )
+
+
+def _position(question: str) -> float:
+    """Return a fixed place in [0, 1) for a question."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64

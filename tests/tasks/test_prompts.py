@@ -1,0 +1,120 @@
+"""Prompts and targets: what the model reads and writes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from schemabank.errors import InputError
+from schemabank.tasks import Example, TaskData
+from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
+
+PAPER_TEMPLATE = "{question}\nThe answer is: "
+
+
+def example(number: int, *, answer: str = "") -> Example:
+    answer = answer or str(number)
+    return Example(
+        id=f"task/train/{number}",
+        question=f"How much is {number}?",
+        solution=f"It is {number}.\n#### {answer}",
+        answer=answer,
+    )
+
+
+def test_prompt_keeps_the_space_after_the_colon() -> None:
+    text = prompt_text("How?", template=PAPER_TEMPLATE, shots=[], target="final")
+    assert text == "How?\nThe answer is: "
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("final", "Q: How much is 1?\nA: 1\n\nQ: How much is 2?\nA: 2\n\nQ: How?\nA: "),
+        (
+            "solution",
+            "Q: How much is 1?\nA: It is 1.\n#### 1\n\n"
+            "Q: How much is 2?\nA: It is 2.\n#### 2\n\nQ: How?\nA: ",
+        ),
+    ],
+)
+def test_shots_stand_in_front_with_their_targets(target: str, expected: str) -> None:
+    shots = [example(1), example(2)]
+    text = prompt_text("How?", template="Q: {question}\nA: ", shots=shots, target=target)
+    assert text == expected
+
+
+def test_other_braces_are_literal() -> None:
+    text = prompt_text("How?", template="{0} {question} {x} {{", shots=[], target="final")
+    assert text == "{0} How? {x} {{"
+
+
+def test_a_question_may_hold_the_placeholder_itself() -> None:
+    question = "What does {question} mean?"
+    assert prompt_text(question, template="{question}!", shots=[], target="final") == question + "!"
+
+
+@pytest.mark.parametrize(
+    "template", ["", "The answer is: ", "{question} {question}", "{ question }"]
+)
+def test_template_must_hold_the_question_once(template: str) -> None:
+    with pytest.raises(InputError, match="exactly once"):
+        prompt_text("How?", template=template, shots=[], target="final")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("72", "72"),
+        ("1,200", "1200"),
+        ("-3,000,000", "-3000000"),
+        ("$1,200.50", "$1200.50"),
+        ("1,2", "1,2"),
+        ("1, 200", "1, 200"),
+        ("Paris, France", "Paris, France"),
+        ("in 1,200 years", "in 1,200 years"),
+    ],
+)
+def test_final_target_drops_thousands_commas_of_numbers_only(answer: str, expected: str) -> None:
+    assert target_text(example(5, answer=answer), target="final") == expected
+
+
+def test_solution_target_is_the_solution_as_it_stands() -> None:
+    written = example(5, answer="1,200")
+    assert target_text(written, target="solution") == "It is 5.\n#### 1,200"
+
+
+def test_unknown_target_is_refused() -> None:
+    with pytest.raises(InputError, match="'answer' is not one of solution, final"):
+        target_text(example(5), target="answer")
+
+
+def test_few_shot_examples_are_fixed_and_nested() -> None:
+    examples = [example(i) for i in range(30)]
+    data = TaskData(train=examples, validation=[], test=[])
+    turned = TaskData(train=examples[::-1], validation=[], test=[])
+    eight = few_shot_examples(data, 8)
+    assert len({e.id for e in eight}) == 8
+    assert few_shot_examples(data, 3) == eight[:3]
+    assert few_shot_examples(turned, 8) == eight
+    assert few_shot_examples(data, 0) == []
+    assert eight != examples[:8]
+
+
+def test_few_shot_examples_follow_the_documented_hash() -> None:
+    data = TaskData(train=[example(i) for i in range(30)], validation=[], test=[])
+    program = (
+        "import hashlib; ids = [f'task/train/{i}' for i in range(30)]; "
+        "print(*sorted(ids, key=lambda i: hashlib.sha256(i.encode()).hexdigest())[:5])"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert [e.id for e in few_shot_examples(data, 5)] == printed.split()
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_more_shots_than_examples_are_refused(k: int) -> None:
+    data = TaskData(train=[example(i) for i in range(3)], validation=[], test=[])
+    with pytest.raises(InputError, match="0 to 3"):
+        few_shot_examples(data, k)
