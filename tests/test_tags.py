@@ -70,10 +70,10 @@ def test_impossible_numbers_of_tags_are_refused(kind: str, num_schemas: int, num
 
 @pytest.mark.parametrize("kind", ["hash", "content", "field"])
 def test_tags_are_equal_in_two_processes(kind: str) -> None:
+    column = "field='template', " if kind == "field" else ""
     program = (
         "import numpy as np; from schemabank.tags import *; from schemabank.tasks import Example; "
-        f"t = {kind}_tagger({'field="template", ' if kind == 'field' else ''}"
-        "num_schemas=32, num_tags=3); rng = np.random.default_rng(0); "
+        f"t = {kind}_tagger({column}num_schemas=32, num_tags=3); rng = np.random.default_rng(0); "
         "print([t(Example('i', f'Add {i} % of half', '', '', {'template': str(i)}), rng=rng)"
         " for i in range(20)])"
     )
@@ -122,7 +122,8 @@ def test_fewer_tags_are_the_beginning_of_more() -> None:
         ("How many are left?", ["subtraction"]),
         ("Each costs 5, how much in total?", ["multiplication", "addition"]),
         ("TOTAL of 20% off", ["addition", "percentage"]),
-        ("He eats 1/2 of it and shares the rest", ["fraction"]),
+        ("He eats 1/2 of it and shares the rest", ["fraction", "division"]),
+        ("%", ["percentage"]),
         ("They split it into halves", ["division", "fraction"]),
         ("The leftover summary of Perth", ["none"]),
         ("", ["none"]),
@@ -152,7 +153,7 @@ def test_field_tags_depend_on_the_column_alone() -> None:
 
 def test_missing_field_names_the_fields_there_are() -> None:
     tagger = field_tagger(field="topic", num_schemas=32, num_tags=2)
-    with pytest.raises(InputError, match="no field 'topic'.* it has template"):
+    with pytest.raises(InputError, match=r"no field 'topic'.* it has template"):
         tagger(ask("How?"), rng=np.random.default_rng(0))
 
 

@@ -140,9 +140,10 @@ class BankSettings(Settings):
                 f"top_k is {self.top_k}, allowed is 1 to num_schemas = {self.num_schemas}: "
                 "lower top_k or raise num_schemas"
             )
-        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+        distinct = self.layers is None or len(set(self.layers)) == len(self.layers) > 0
+        if not distinct:
             raise ValueError(
-                f"layers is {list(self.layers)}, allowed are distinct block indices, at least one: "
+                f"layers is {self.layers}, allowed are distinct block indices, at least one: "
                 "name each block once or leave layers out"
             )
         return self
@@ -328,6 +329,16 @@ class RunConfig(CommonSettings):
                 warmup_ratio=self.train.warmup_ratio,
             ),
         )
+
+
+    def evaluation(self) -> EvalSettings:
+        """Return the evaluation's settings: shots for the arm base alone, routing where a bank is."""
+        update: dict[str, object] = {}
+        if self.arm != "base":
+            update["few_shot"] = 0
+        if self.arm != "schemabank":
+            update["routing"] = "off"
+        return self.eval.model_copy(update=update)
 
 
 class ExperimentConfig(CommonSettings):

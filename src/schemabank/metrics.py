@@ -61,8 +61,8 @@ _OPERATOR = r"(?:[-+*/×÷=xX]|\\times|\\cdot|\\div)"
 _OPERATION = re.compile(rf"[ \t%$€£¥₹)]*+{_OPERATOR}[ \t]*+[-($€£¥₹]*+\.?[0-9]")
 _FORMULA = re.compile(rf"(?:{_OPERATOR}|[0-9.,$€£¥₹%() \t])*+")
 
-_HASH_MARK = re.compile(r"(?<!#)#{4,}+")
-_BOX_MARK = re.compile(r"\\boxed(?![A-Za-z])")
+_HASH_MARK = re.compile("#{4,}")
+_BOX_MARK = re.compile(r"\\boxed")
 _ANSWER_MARK = re.compile(r"\banswer[ \t*_]{0,4}(?:is|=|:)", re.IGNORECASE)
 _ANY_MARK = re.compile(rf"(?i:{_ANSWER_MARK.pattern})|{_BOX_MARK.pattern}|{_HASH_MARK.pattern}")
 

@@ -1,9 +1,8 @@
 """The base model and its tokenizer: from an installed package, a folder, a GGUF file or the hub.
 
 Whatever a name means, it is loaded the same way: transformers reads a folder or a hub repository.
-A GGUF file becomes such a folder first, once, in the user's cache (float32, because the products
-of a 4-bit value and a float16 scale do not fit bfloat16); the embedded models are GGUF files that
-PyPI packages carry.
+A GGUF file becomes such a folder once, in the user's cache (float32, since its values do not fit
+bfloat16); the embedded models are GGUF files that PyPI packages carry.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import torch
 import transformers
@@ -26,7 +25,7 @@ from gguf import GGUFReader
 from huggingface_hub import cached_assets_path, constants, hf_hub_download
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
+from tokenizers import decoders, pre_tokenizers
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -39,35 +38,27 @@ from transformers.utils import logging as transformers_logging
 
 from schemabank.errors import InputError
 
-DTYPES = ("auto", "bfloat16", "float32")
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 BLOCK_LISTS = ("layers", "h")  # what decoders call their ModuleList of blocks; "h" is GPT-2's name
 GGUF_SUFFIX = ".gguf"
-HASH_CHUNK_BYTES = 2**20
 KEY_DIGITS = 16  # of the SHA-256 in a cache folder's name
 
 # GGUF's name for SmolLM's split: every digit alone, then GPT-2's pattern. transformers (5.23) keeps
-# only GPT-2's, which tokenises "\n\n1" and "  1" unlike the original. The split as llama.cpp has it:
+# GPT-2's alone, which tokenises "\n\n1" and "  1" unlike the original. llama.cpp has it right:
 # https://github.com/ggml-org/llama.cpp/blob/00ad355e009e83abf98f96a6ded7193b95763681/src/llama-vocab.cpp
 SINGLE_DIGIT_SPLIT = "smollm"
+SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
 
 # What loading a damaged, incomplete or unsupported model raises.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
 # What the hub's answer means and how to mend it; a subclass stands before its parent.
 HUB_CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
-    (
-        hub_errors.GatedRepoError,
-        "the model is gated",
-        "accept its terms on its page and set HF_TOKEN",
-    ),
-    (
-        hub_errors.RepositoryNotFoundError,
-        "it has no such public model",
-        "correct it or set HF_TOKEN",
-    ),
-    (hub_errors.RevisionNotFoundError, "it has no such revision", "correct the revision"),
-    (hub_errors.LocalEntryNotFoundError, "it cannot be reached", "check the network"),
-    (hub_errors.EntryNotFoundError, "it has no config.json", "give a transformers model"),
+    (hub_errors.GatedRepoError, "it is gated", "accept the terms on its page and set HF_TOKEN"),
+    (hub_errors.RepositoryNotFoundError, "no such public model", "correct it or set HF_TOKEN"),
+    (hub_errors.RevisionNotFoundError, "no such revision", "correct the revision"),
+    (hub_errors.LocalEntryNotFoundError, "the hub cannot be reached", "check the network"),
+    (hub_errors.RemoteEntryNotFoundError, "no config.json in it", "give a transformers model"),
 )
 
 
@@ -128,6 +119,7 @@ class _Located:
     path: str  # a folder or a hub id
     hub_id: str | None
     source: str
+    revision: str = "main"  # transformers' default; folders have none
 
 
 def load_base_model(
@@ -141,8 +133,8 @@ def load_base_model(
     """
     with _progress_bars_on_terminals_only():
         located = _locate(name, revision)
-        model, tokenizer = _load(name, located, dtype, revision)
-    # PEFT copies this into the adapters it saves; a path into our cache would be useless there.
+        model, tokenizer = _load(name, located, dtype)
+    # PEFT copies this into the adapters it saves; a path into our cache would be no use there.
     model.name_or_path = model.config.name_or_path = located.hub_id or name
     cast(nn.Module, model).to(device).eval().requires_grad_(False)  # in place
     return BaseModel(
@@ -157,11 +149,11 @@ def load_base_model(
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Turn a setting into a type; "auto" is bfloat16 where the device computes in it natively."""
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r} is unknown; give one of {', '.join(DTYPES)}.")
     if name == "auto":
         return torch.bfloat16 if _has_native_bfloat16(device) else torch.float32
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is unknown; give one of auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]
 
 
 def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
@@ -172,9 +164,8 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
         if isinstance(blocks, nn.ModuleList):
             return list(blocks)
     raise InputError(
-        f"No list of decoder blocks was found in {type(model).__name__}: its "
-        f"{type(decoder).__name__} has none of {', '.join(BLOCK_LISTS)}; use a decoder-only model "
-        "such as Llama, Qwen2 or Gemma 3."
+        f"{type(model).__name__} has no known decoder blocks: {type(decoder).__name__} has none of "
+        f"{', '.join(BLOCK_LISTS)}; use a decoder-only model such as Llama, Qwen2 or Gemma 3."
     )
 
 
@@ -192,8 +183,8 @@ def _end_token_ids(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
     configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(configured) if isinstance(configured, list) else {configured}
-    ids = (ids | {tokenizer.eos_token_id}) - {None}
+    listed = configured if isinstance(configured, list) else [configured]
+    ids = {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
     if not ids:
         raise InputError(
             f"Base model {name!r} names no end token, so nothing would end a text; set eos_token "
@@ -209,8 +200,7 @@ def _locate(name: str, revision: str | None) -> _Located:
         return _locate_on_hub(name, revision)
     if revision is not None:
         raise InputError(
-            f"Revision {revision!r} was given for base model {name!r}, but only models from the "
-            "hub have revisions; leave it out."
+            f"Revision {revision!r} is only for models from the hub; leave it out for {name!r}."
         )
     if name in EMBEDDED:
         return _locate_embedded(name)
@@ -218,8 +208,7 @@ def _locate(name: str, revision: str | None) -> _Located:
         return _locate_folder(path)
     if not path.is_file():
         raise InputError(f"The GGUF file {path.absolute()} does not exist; correct the path.")
-    folder, source = _converted(path.name, (path,), origin=str(path))
-    return _Located(str(folder), None, source)
+    return _converted(path.name, (path,), origin=str(path))
 
 
 def _locate_embedded(name: str) -> _Located:
@@ -236,15 +225,13 @@ def _locate_embedded(name: str) -> _Located:
             )
         parts.append(found[0])
     origin = f"{embedded.package} {importlib.metadata.version(embedded.package)}"
-    folder, source = _converted(embedded.file_name, tuple(parts), origin=origin)
-    return _Located(str(folder), embedded.hub_id, source)
+    return _converted(embedded.file_name, tuple(parts), origin=origin, hub_id=embedded.hub_id)
 
 
 def _locate_folder(folder: Path) -> _Located:
     if (folder / "config.json").is_file():
         return _Located(str(folder), None, f"loaded from the folder {folder.resolve()}")
-    files = sorted(folder.glob(f"*{GGUF_SUFFIX}"))
-    if files:
+    if files := sorted(folder.glob(f"*{GGUF_SUFFIX}")):
         mend = f"give the GGUF file itself, such as {files[0]}"
     elif (folder / "adapter_config.json").is_file():
         mend = "it holds an adapter: give the base model that the adapter was trained on"
@@ -254,7 +241,7 @@ def _locate_folder(folder: Path) -> _Located:
 
 
 def _locate_on_hub(name: str, revision: str | None) -> _Located:
-    """Ask for the config first: the answers tell apart what `from_pretrained` words alike."""
+    # The config alone first: its errors tell apart what `from_pretrained` words alike.
     try:
         config = hf_hub_download(name, "config.json", revision=revision)
     except hub_errors.HFValidationError as error:
@@ -263,11 +250,11 @@ def _locate_on_hub(name: str, revision: str | None) -> _Located:
     except OSError as error:
         raise InputError(_not_found(name, *_hub_cause(error))) from error
     commit = Path(config).parent.name  # the hub's cache: snapshots/<commit>/config.json
-    return _Located(name, name, f"loaded from the Hugging Face hub, {name} at commit {commit}")
+    source = f"loaded from the Hugging Face hub, {name} at commit {commit}"
+    return _Located(name, name, source, revision=commit)
 
 
 def _hub_cause(error: OSError) -> tuple[str, str]:
-    """What went wrong, and how to mend it."""
     cache = f"its cache {constants.HF_HUB_CACHE}"
     if constants.is_offline_mode():
         return (
@@ -282,35 +269,33 @@ def _hub_cause(error: OSError) -> tuple[str, str]:
 
 
 def _not_found(name: str, cause: str, mend: str) -> str:
+    folder = Path(name).absolute()
     embedded = ", ".join(f"{key} (`{model.pip_command}`)" for key, model in EMBEDDED.items())
     return (
-        f"Base model {name!r} was not found: there is no folder {Path(name).absolute()}, it is "
-        f"none of the embedded models {embedded}, and {cause}; {mend}."
+        f"Base model {name!r} was not found: there is no folder {folder}, it is none of the "
+        f"embedded models {embedded}, and {cause}; {mend}."
     )
 
 
 def _load(
-    name: str, located: _Located, dtype: torch.dtype, revision: str | None
+    name: str, located: _Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    revision = revision or "main"
     try:
-        # Any: transformers' types ignore that output_loading_info returns a pair.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             located.path,
-            revision=revision,
+            revision=located.revision,
             dtype=dtype,
             use_safetensors=True,  # no pickles
             trust_remote_code=False,  # without it, transformers asks on the terminal
-            output_loading_info=True,
+            output_loading_info=True,  # returns a pair, which transformers' types ignore
         )
         tokenizer = AutoTokenizer.from_pretrained(
-            located.path, revision=revision, trust_remote_code=False
+            located.path, revision=located.revision, trust_remote_code=False
         )
     except LOADING_ERRORS as error:
         raise InputError(
-            f"Base model {name!r} could not be loaded: {_first_line(error)}; give a causal language "
-            f"model that transformers {transformers.__version__} knows, with safetensors weights "
-            "and a tokenizer."
+            f"Base model {name!r} could not be loaded: {_first_line(error)}; give a causal model "
+            f"known to transformers {transformers.__version__}, with safetensors and a tokenizer."
         ) from error
     model, report = loaded
     if missing := sorted(report["missing_keys"]):
@@ -321,8 +306,10 @@ def _load(
     return model, tokenizer
 
 
-def _converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[Path, str]:
-    """The folder with the converted GGUF file, and one line that says where it came from.
+def _converted(
+    file_name: str, parts: tuple[Path, ...], *, origin: str, hub_id: str | None = None
+) -> _Located:
+    """The cached folder that holds the GGUF file's model, converted now if it is not there.
 
     The key holds the content's hash and the transformers version, since both decide the result.
     Two processes may convert at once; the first to rename its folder wins.
@@ -331,11 +318,13 @@ def _converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple
     key = f"{Path(file_name).stem}-{_sha256(parts)[:KEY_DIGITS]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
-        return folder, f"converted earlier from {origin}, reused from {folder}"
+        source = f"converted earlier from {origin}, reused from {folder}"
+        return _Located(str(folder), hub_id, source)
     with tempfile.TemporaryDirectory(dir=root, prefix=".converting-") as scratch:
         finished = Path(scratch, "model")
         try:
-            with _gguf_bar_on_terminals_only():
+            # Hides a bar that transformers' own switch does not reach; its log lines still pass.
+            with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
                 _convert(_joined(parts, Path(scratch, file_name)), finished)
         except LOADING_ERRORS as error:
             raise InputError(
@@ -347,15 +336,14 @@ def _converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple
         except OSError:
             if not folder.is_dir():
                 raise
-    return folder, f"converted from {origin}, cached in {folder}"
+    return _Located(str(folder), hub_id, f"converted from {origin}, cached in {folder}")
 
 
 def _sha256(parts: tuple[Path, ...]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         with part.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
+            hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
     return digest.hexdigest()
 
 
@@ -363,8 +351,7 @@ def _joined(parts: tuple[Path, ...], target: Path) -> Path:
     if len(parts) == 1:
         return parts[0]
     with target.open("wb") as file:
-        for part in parts:
-            file.write(part.read_bytes())
+        file.writelines(part.read_bytes() for part in parts)
     return target
 
 
@@ -372,53 +359,50 @@ def _convert(gguf: Path, target: Path) -> None:
     """Write the model and tokenizer in a GGUF file to a folder, as float32 safetensors."""
     folder, file_name = str(gguf.parent), gguf.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)
-    # The weights are plain numbers now, but transformers still takes the model for quantised and
-    # refuses to save it.
+    # The weights are plain numbers now, yet transformers refuses to save a model with these traces.
     del model.config.quantization_config
     for trace in ("is_quantized", "quantization_method", "hf_quantizer"):
         delattr(model, trace)
     model.config.__dict__.pop("_model_name_or_path", None)  # GGUF's free-text title
     model.save_pretrained(target)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
-    _restore_digit_split(tokenizer, gguf)
+    _restore_tokenizer(cast(PreTrainedTokenizerFast, tokenizer), gguf)
     tokenizer.save_pretrained(target)
 
 
-def _restore_digit_split(tokenizer: PreTrainedTokenizerBase, gguf: Path) -> None:
-    split = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
-    if split is not None and split.contents() == SINGLE_DIGIT_SPLIT:
-        assert isinstance(tokenizer, PreTrainedTokenizerFast)  # all byte-level ones are
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Digits(individual_digits=True),
-                pre_tokenizers.ByteLevel(add_prefix_space=False),
-            ]
-        )
+def _restore_tokenizer(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
+    """Set what transformers drops or gets wrong; 5.17 takes SmolLM2's begin token for its end."""
+    fields = GGUFReader(gguf).fields
+    facts = {key.removeprefix("tokenizer."): field.contents() for key, field in fields.items()}
+    for token, gguf_token in SPECIAL_TOKENS.items():
+        token_id = facts.get(f"ggml.{gguf_token}_token_id")
+        text = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+        setattr(tokenizer, f"{token}_token", text)
+    tokenizer.chat_template = facts.get("chat_template")
+    tokenizer.clean_up_tokenization_spaces = False  # it would delete spaces before punctuation
+    if facts.get("ggml.pre") == SINGLE_DIGIT_SPLIT:
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer, backend.decoder = None, decoders.ByteLevel()
+        backend.model.unk_token, backend.model.byte_fallback = None, False
+        by_digit = pre_tokenizers.Digits(individual_digits=True)
+        by_pattern = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([by_digit, by_pattern])
 
 
 @contextlib.contextmanager
 def _progress_bars_on_terminals_only() -> Iterator[None]:
     """Hide transformers' progress bars in logs, unless HF_HUB_DISABLE_PROGRESS_BARS=0 asks."""
     asked_for = constants.HF_HUB_DISABLE_PROGRESS_BARS is False
-    if sys.stderr.isatty() or asked_for or not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    hide = not (sys.stderr.isatty() or asked_for) and transformers_logging.is_progress_bar_enabled()
+    if hide:
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _gguf_bar_on_terminals_only() -> contextlib.redirect_stderr[TextIO]:
-    """Catch what transformers' switch does not reach: its GGUF reader's bar comes from tqdm.
-
-    Log lines still pass, since transformers' handler holds the real stderr.
-    """
-    return contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO())
+        if hide:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: BaseException) -> str:
-    """A cause fit for one sentence: transformers' messages run over many lines."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return textwrap.shorten(lines[0], width=300).rstrip(".")
+    text = str(error).strip() or type(error).__name__
+    return textwrap.shorten(text.splitlines()[0], width=300).rstrip(".")

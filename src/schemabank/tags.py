@@ -18,14 +18,14 @@ import numpy.typing as npt
 from schemabank.errors import InputError
 from schemabank.tasks.base import Example
 
-# Which words name which operation. Whole words, any case; "%" counts as a word of its own.
+# Which words name which operation: whole words, any case. A percent sign is read as "percent".
 OPERATION_KEYWORDS: Mapping[str, str] = {
     "addition": r"total|altogether|in all|sum|combined|together|plus|add|adds|added|more",
     "subtraction": r"left|remain|remains|remaining|fewer|less|minus|difference|lost|gave|spent",
     "multiplication": r"each|every|per|times|twice|double|doubled|triple|tripled",
-    "division": r"split|splits|divide|divides|divided|share|shared|evenly|equally|average",
+    "division": r"split|splits|divide|divides|divided|share|shares|shared|evenly|equally|average",
     "fraction": r"half|halves|third|thirds|quarter|quarters|fraction|\d+/\d+",
-    "percentage": r"percent|percentage|%",
+    "percentage": r"percent|percentage",
 }
 NO_OPERATION = "none"
 
@@ -152,10 +152,11 @@ def keep_probability(schedule: Sequence[float], progress: float) -> float:
 
 def named_operations(question: str) -> list[str]:
     """Return the operations that a question names, in the order of their first mention."""
+    text = question.replace("%", " percent ")
     found = {
         name: match.start()
         for name, words in OPERATION_KEYWORDS.items()
-        if (match := re.search(rf"(?<!\w)(?:{words})(?!\w)", question, re.IGNORECASE))
+        if (match := re.search(rf"(?<!\w)(?:{words})(?!\w)", text, re.IGNORECASE))
     }
     return sorted(found, key=found.__getitem__) or [NO_OPERATION]
 

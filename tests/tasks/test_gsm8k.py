@@ -214,4 +214,5 @@ def test_the_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(e.solution.splitlines()[-1] == f"#### {e.answer}" for e in everything)
     assert all(e.answer.replace(",", "").lstrip("-").isdigit() for e in everything)
     assert sum("," in e.answer for e in everything) == 79 + 14
-    assert sum(e.fields["operations"] == "" for e in everything) < 130
+    # 113 solutions have no marks, and the marks of 101 more compute nothing, such as <<30=30>>.
+    assert sum(e.fields["operations"] == "" for e in everything) == 113 + 101

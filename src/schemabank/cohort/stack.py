@@ -68,6 +68,7 @@ class AdapterStack:
         model: the base model; it is changed in place until :meth:`remove`.
         lora: LoRA settings of each slot; all with the same target modules.
         bank: the banks' settings, or ``None`` for no banks.
+        banked: which slots' runs use the banks; all of them without it.
 
     Raises:
         InputError: targets or layers that the model does not have, or an output layer that is more
@@ -75,10 +76,16 @@ class AdapterStack:
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, lora: Sequence[LoraSettings], bank: BankSettings | None
+        self,
+        model: PreTrainedModel,
+        *,
+        lora: Sequence[LoraSettings],
+        bank: BankSettings | None,
+        banked: Sequence[bool] | None = None,
     ) -> None:
         self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
         self.lora_settings, self.bank_settings = list(lora), bank
+        self.banked = [bank is not None] * len(lora) if banked is None else list(banked)
         self.head = output_head(model)
         blocks = decoder_blocks(model)
         banks = _new_banks(model, blocks, bank, self.num_slots)
@@ -122,11 +129,12 @@ class AdapterStack:
 
     @contextmanager
     def evaluating(self, routing: Routing) -> Iterator[None]:
-        """Freeze everything, switch dropout off and set the banks to ``routing``."""
+        """Freeze everything, switch dropout off and set the banks to ``routing`` at full scale."""
         before = self.banks.routing
         self.freeze()
         self.dropout.begin_step(None)
         self.banks.routing = routing
+        self.banks.scale = torch.tensor(self.banked, device=self.model.device).float()
         try:
             with torch.no_grad():
                 yield

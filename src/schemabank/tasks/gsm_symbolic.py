@@ -177,7 +177,7 @@ def _question_and_solution(template: int, item: dict[str, Any]) -> tuple[str, st
         raise InputError(
             f"reasoning_gym's gsm_symbolic template {template} no longer ends its question with "
             f"{SUFFIX!r} and its solution with '{ANSWER_MARK} {answer}' (it has {marked!r}): "
-            f"install the version that pyproject.toml locks"
+            f"install reasoning-gym 0.1.25, with which all templates were checked"
         )
     question = question.removesuffix(SUFFIX).strip()
     text = f"{question}\n{steps}"

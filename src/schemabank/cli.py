@@ -1,0 +1,174 @@
+"""The command line: every command reads settings, calls one library function and prints.
+
+Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed, 2 bad input,
+3 some runs of several failed, 130 interrupted.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from schemabank import __version__
+from schemabank.errors import InputError
+
+NARROW = 150  # columns of a table that goes to a file or a pipe
+
+app = typer.Typer(
+    help="LoRA adapters trained with sparse routing as a curriculum, compared with plain LoRA.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs.  [default: runs/CONFIG's name]")
+    ] = None,
+) -> None:
+    """Train and evaluate the runs of a configuration; finished runs are reused."""
+    from schemabank.configfile import load_experiment
+    from schemabank.experiment import run_experiment
+    from schemabank.progress import reporter
+
+    experiment = load_experiment(config, overrides or ())
+    with reporter() as progress:
+        outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
+    _print_results([o.result for o in outcomes if o.result is not None])
+    for outcome in outcomes:
+        if outcome.failure is not None:
+            sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
+        elif (outcome.folder / "adapter").is_dir():
+            sys.stdout.write(f"adapter: {outcome.folder / 'adapter'}\n")
+    failed = sum(outcome.failure is not None for outcome in outcomes)
+    if failed:
+        raise typer.Exit(1 if failed == len(outcomes) else 3)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="Folder of a run or a LoRA adapter.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="gsm8k or gsm_symbolic.  [default: the run's]")
+    ] = None,
+    routing: Annotated[str, typer.Option(help="Bank at evaluation: off, on or dense.")] = "off",
+    few_shot: Annotated[int, typer.Option(help="Worked examples in the prompt.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Items of every group.")] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the result; must not exist.")
+    ] = None,
+) -> None:
+    """Evaluate a run or any plain LoRA adapter."""
+    from schemabank.evalcommand import EvalRequest, evaluate_folder
+    from schemabank.progress import reporter
+
+    request = EvalRequest(
+        task=task, routing=routing, few_shot=few_shot, limit=limit, overrides=tuple(overrides or ())
+    )
+    with reporter() as progress:
+        folder, result = evaluate_folder(Path(run), request, out, progress)
+    _print_results([result])
+    sys.stdout.write(f"predictions: {folder / 'predictions.jsonl'}\n")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")
+    ] = False,
+) -> None:
+    """Write a run's adapter, or the merged model, and check it by loading it again."""
+    from schemabank.exportcommand import export_run
+
+    difference = export_run(run, out, merge=merge)
+    sys.stdout.write(f"{out}: reloaded, largest relative difference of logits {difference:.1e}\n")
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="gsm8k or gsm_symbolic.")],
+    file: Annotated[Path, typer.Argument(help="JSON lines with completion and gold.")],
+) -> None:
+    """Score completions made elsewhere; print one JSON object a row."""
+    from schemabank.metrics import score_lines
+
+    if task not in {"gsm8k", "gsm_symbolic"}:
+        raise InputError(f"task {task!r} is not one of gsm8k, gsm_symbolic: name one of them")
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {str(file)!r} ({error}): name a JSONL file") from error
+    rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
+    sys.stdout.write("".join(row + "\n" for row in rows))
+
+
+@app.command("config-schema")
+def config_schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    from schemabank.config import ExperimentConfig
+
+    sys.stdout.write(json.dumps(ExperimentConfig.model_json_schema(), indent=2) + "\n")
+
+
+@app.callback(invoke_without_command=True)
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Handle options of the program itself."""
+    if version:
+        sys.stdout.write(f"schemabank {__version__}\n")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the program and turn exceptions into exit codes."""
+    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
+
+
+def _exit_code(program: Callable[[], object]) -> int:
+    try:
+        code = program()
+    except InputError as error:
+        return _fail(str(error), 2)
+    except typer.Abort:
+        return _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except typer_usage_error() as error:
+        error.show()
+        return 2
+    except (RuntimeError, OSError) as error:
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str, code: int) -> int:
+    sys.stderr.write(f"schemabank: {' '.join(sentence.split())}\n")
+    return code
+
+
+def _print_results(results: list[dict[str, object]]) -> None:
+    from schemabank.table import results_table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=NARROW)
+    if results:
+        console.print(results_table(results))

@@ -1,0 +1,129 @@
+"""From a configuration to finished runs: prepare, train in cohorts, evaluate, write.
+
+A single run is an experiment of one run in a cohort of one slot; there is no second path. Finished
+runs are found by their configuration's hash and reused.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from schemabank.cohort.slots import TrainingData
+from schemabank.config import ExperimentConfig, RunConfig
+from schemabank.configfile import run_id
+from schemabank.errors import InputError
+from schemabank.models import BaseModel, load_base_model, resolve_dtype
+from schemabank.preflight import describe_data
+from schemabank.prepare import (
+    Item,
+    check_tags,
+    evaluation_items,
+    load_task,
+    training_data,
+    uses_prefix,
+)
+from schemabank.progress import Reporter
+from schemabank.rundir import RESULT, is_finished, read_json
+from schemabank.runner import Context, Outcome, build_stack, run_cohort
+
+
+def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
+    """Train and evaluate every run of an experiment that is not finished yet.
+
+    Args:
+        experiment: the configuration.
+        out: folder of the runs, one folder a run inside.
+        reporter: where progress goes.
+
+    Returns:
+        One outcome a run, in the configuration's order.
+
+    Raises:
+        InputError: something in the configuration cannot be had; nothing was trained.
+    """
+    device = resolve_device(experiment.engine.device)
+    runs = [resolved(run, device) for run in experiment.runs()]
+    finished = {run: is_finished(out / run_id(run)) for run in runs}
+    for run in runs:
+        if finished[run]:
+            reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
+    outcomes = {
+        run: Outcome(out / run_id(run), read_json(out / run_id(run) / RESULT), reused=True)
+        for run in runs
+        if finished[run]
+    }
+    pending = [run for run in runs if not finished[run]]
+    if pending:
+        context = _prepare(pending, device, reporter)
+        for cohort in _cohorts(pending, device):
+            outcomes |= dict(zip(cohort, run_cohort(cohort, context, out), strict=True))
+    return [outcomes[run] for run in runs]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting into a device; ``auto`` takes the GPU if there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("engine.device is 'cuda', but no GPU is visible: use auto or cpu")
+    use_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def resolved(run: RunConfig, device: torch.device) -> RunConfig:
+    """Fill in what depends on the machine, so that a run's hash says what was computed."""
+    dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")
+    return run.model_copy(update={"model": run.model.model_copy(update={"dtype": dtype})})
+
+
+def load_base(run: RunConfig, device: torch.device) -> BaseModel:
+    """Load a run's base model."""
+    return load_base_model(
+        run.model.name,
+        dtype=resolve_dtype(run.model.dtype, device),
+        device=device,
+        revision=run.model.revision,
+    )
+
+
+def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter) -> Context:
+    """Load and check everything that can be wrong before any compute is spent."""
+    task = load_task(runs[0].task)
+    began = time.monotonic()
+    base = load_base(runs[0], device)
+    reporter.note(
+        f"base model: {base.name}, {runs[0].model.dtype} on {device.type}; {base.source} "
+        f"({time.monotonic() - began:.0f} s)"
+    )
+    sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
+    reporter.note(f"task: {runs[0].task.name}, {sizes}")
+    training: dict[bool, TrainingData] = {}
+    items: dict[int, list[Item]] = {}
+    for run in runs:
+        shots = run.evaluation().few_shot
+        if shots not in items:
+            items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
+        if run.arm != "base" and uses_prefix(run) not in training:
+            training[uses_prefix(run)] = training_data(task.train, run, base.tokenizer)
+    for run in {run.arm: run for run in runs}.values():
+        build_stack([run], base).remove()
+        check_tags(run, task.train)
+    for data in training.values():
+        for line in describe_data(data, base.tokenizer):
+            reporter.note(line)
+    return Context(base=base, training=training, items=items, reporter=reporter)
+
+
+def _cohorts(runs: Sequence[RunConfig], device: torch.device) -> Iterator[list[RunConfig]]:
+    """Group runs that may share a cohort: equal shapes, and no more than the slots.
+
+    ``base`` needs no training. Runs with tag prefixes have longer rows than those without.
+    """
+    slots = runs[0].engine.slots
+    width = slots if isinstance(slots, int) else (len(runs) if device.type == "cuda" else 1)
+    by_shape: dict[tuple[bool, bool], list[RunConfig]] = {}
+    for run in runs:
+        by_shape.setdefault((run.arm == "base", uses_prefix(run)), []).append(run)
+    for group in by_shape.values():
+        for start in range(0, len(group), width):
+            yield group[start : start + width]

@@ -1,0 +1,248 @@
+"""Out of a stack into the world: a plain PEFT adapter, the bank beside it, a merged model.
+
+Every export is loaded again by stock PEFT and its logits are compared with the stack's in float32
+before anyone is told that it succeeded.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import LoraSettings
+from schemabank.errors import InputError
+from schemabank.models import BaseModel
+from schemabank.rundir import read_json
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+TOLERANCE = 1e-5
+PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"
+PREFIX = "base_model.model."
+
+LoraTensors = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model card says of an adapter."""
+
+    arm: str
+    task: str
+    seed: int
+    config_hash: str
+
+
+def save_adapter(
+    folder: Path, tensors: LoraTensors, settings: LoraSettings, base: BaseModel, card: Card
+) -> None:
+    """Write an adapter in PEFT's format.
+
+    Args:
+        folder: created here.
+        tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+        settings: rank, scale and targets.
+        base: the model it belongs to.
+        card: facts for the model card.
+    """
+    folder.mkdir()
+    config = {
+        "base_model_name_or_path": base.hub_id or base.name,
+        "bias": "none",
+        "inference_mode": True,
+        "lora_alpha": settings.lora_alpha,
+        "lora_dropout": settings.lora_dropout,
+        "peft_type": "LORA",
+        "r": settings.r,
+        "target_modules": list(settings.target_modules),
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    weights = {}
+    for path, (a, b) in tensors.items():
+        weights[f"{PREFIX}{path}.lora_A.weight"] = a.cpu()
+        weights[f"{PREFIX}{path}.lora_B.weight"] = b.cpu()
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / "README.md").write_text(_card(base, card, settings), encoding="utf-8")
+
+
+def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
+    """Read a LoRA adapter that PEFT or :func:`save_adapter` wrote.
+
+    Raises:
+        InputError: files are missing, or the adapter is more than plain LoRA.
+    """
+    config = read_json(folder / CONFIG)
+    _check_plain(folder, config)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(folder / WEIGHTS)!r} ({error})") from error
+    targets = config.get("target_modules")
+    settings = LoraSettings.model_validate(
+        {
+            "r": config["r"],
+            "lora_alpha": config["lora_alpha"],
+            "lora_dropout": config.get("lora_dropout", 0.0),
+            "target_modules": sorted(targets) if isinstance(targets, list) else targets,
+        }
+    )
+    paths = [key.removesuffix(".lora_A.weight") for key in weights if key.endswith("lora_A.weight")]
+    return settings, {
+        path.removeprefix(PREFIX): (
+            weights[f"{path}.lora_A.weight"].float(),
+            weights[f"{path}.lora_B.weight"].float(),
+        )
+        for path in paths
+    }
+
+
+def save_bank(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a bank's weights as safetensors."""
+    folder.mkdir()
+    save_file({k: v.cpu() for k, v in tensors.items()}, folder / "bank.safetensors")
+
+
+def load_bank(folder: Path) -> dict[str, Tensor]:
+    """Read a bank's weights.
+
+    Raises:
+        InputError: there is no bank.
+    """
+    try:
+        return dict(load_file(folder / "bank.safetensors"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{str(folder)!r} holds no bank ({error}): allowed is --routing off, or a run of the arm "
+            "schemabank"
+        ) from error
+
+
+def probe_logits(stack: AdapterStack, base: BaseModel) -> Tensor:
+    """Every slot's logits on a short text with the banks off, ``(slot, token, vocabulary)``."""
+    tokens = _probe(base).expand(stack.num_slots, 1, -1)
+    with stack.evaluating("off"), _in_float32(base.model):
+        return stack.head(stack.hidden(tokens)).float().cpu()
+
+
+def check_with_peft(folder: Path, base: BaseModel, expected: Tensor) -> float:
+    """Load an adapter with stock PEFT and compare its logits.
+
+    Args:
+        folder: the adapter.
+        base: the plain base model; it is left as it was.
+        expected: ``(token, vocabulary)``, from :func:`probe_logits`.
+
+    Returns:
+        The largest difference relative to the largest logit.
+
+    Raises:
+        RuntimeError: the difference exceeds ``TOLERANCE``.
+    """
+    with _in_float32(base.model), torch.no_grad():
+        model = PeftModel.from_pretrained(base.model, str(folder))
+        logits = model(input_ids=_probe(base), use_cache=False).logits[0].float().cpu()
+        model.unload()
+    return _compare(logits, expected, f"the adapter in {str(folder)!r}")
+
+
+def save_merged(folder: Path, adapter: Path, base: BaseModel) -> float:
+    """Merge an adapter into its base model and write the whole model.
+
+    The merge is done and stored in the base model's number type here, float32.
+
+    Returns:
+        The largest relative difference of the reloaded model's logits from the adapter's.
+    """
+    with torch.no_grad():
+        model = PeftModel.from_pretrained(base.model, str(adapter))
+        expected = model(input_ids=_probe(base), use_cache=False).logits[0].float()
+        merged: PreTrainedModel = model.merge_and_unload()
+        merged.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+        reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
+        logits = reloaded(input_ids=_probe(base), use_cache=False).logits[0].float()
+    return _compare(logits, expected, f"the merged model in {str(folder)!r}")
+
+
+def _compare(logits: Tensor, expected: Tensor, what: str) -> float:
+    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= TOLERANCE:
+        raise RuntimeError(
+            f"{what} gives other logits than the run: relative difference {difference:.2e}, "
+            f"allowed {TOLERANCE:.0e}"
+        )
+    return difference
+
+
+def _probe(base: BaseModel) -> Tensor:
+    return torch.tensor([base.tokenizer(PROBE)["input_ids"]], device=base.model.device)
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Compute in float32 for a while; the same weights stand there again afterwards."""
+    originals = [(p, p.data) for p in model.parameters() if p.dtype != torch.float32]
+    for parameter, data in originals:
+        parameter.data = data.float()
+    try:
+        yield
+    finally:
+        for parameter, data in originals:
+            parameter.data = data
+
+
+def _check_plain(folder: Path, config: Mapping[str, object]) -> None:
+    """Refuse what a plain LoRA stack would silently compute differently."""
+    if config.get("peft_type") != "LORA":
+        raise InputError(
+            f"{str(folder)!r} holds an adapter of type {config.get('peft_type')!r}, allowed is LORA"
+        )
+    special = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+    used = [name for name in special if config.get(name)]
+    if config.get("bias", "none") != "none":
+        used.append("bias")
+    if not isinstance(config.get("target_modules"), list):
+        used.append("target_modules as a pattern")
+    if used:
+        raise InputError(
+            f"{str(folder)!r} uses {', '.join(used)}, allowed is plain LoRA with a list of targets: "
+            "evaluate it with PEFT, or merge it and name the merged folder as the model"
+        )
+
+
+def _card(base: BaseModel, card: Card, settings: LoraSettings) -> str:
+    name = base.hub_id or base.name
+    return f"""---
+base_model: {name}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+- schemabank
+---
+
+# LoRA adapter for {name}
+
+Trained by SchemaBank, arm `{card.arm}`, task `{card.task}`, seed {card.seed}, configuration
+`{card.config_hash}`. Rank {settings.r}, alpha {settings.lora_alpha:g}, on
+{", ".join(settings.target_modules)}. It is a plain LoRA adapter: nothing of the training's routing
+is left in it, and it costs what any LoRA adapter costs.
+
+Base weights used in training: {base.name}.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}"), "THIS FOLDER")
+```
+"""

@@ -1,0 +1,94 @@
+"""What a user should see before any compute is spent: one example as the loss sees it, and sizes."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.cohort.batches import Encoded
+from schemabank.cohort.slots import TrainingData
+from schemabank.cohort.stack import AdapterStack
+
+QUANTILES = (0, 25, 50, 75, 95, 100)
+EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
+PROBE_SIZE = 1024
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a cohort's training will take, roughly."""
+
+    memory_gib: float
+    time_s: float
+
+
+def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return lines on one example, lengths, cuts and padding."""
+    lengths = [len(e.tokens) for e in data.encoded]
+    quantiles = np.percentile(lengths, QUANTILES).astype(int)
+    schedule = data.schedule
+    widths = ", ".join(str(b.width + data.prefix_room) for b in schedule.buckets)
+    named = ", ".join(f"{q}%: {v}" for q, v in zip(QUANTILES, quantiles, strict=True))
+    return [
+        *describe_example(data.encoded[0], tokenizer),
+        f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
+        f"batches: {schedule.batch_size} x {{{widths}}} tokens, {schedule.steps_per_epoch} steps an "
+        f"epoch, {schedule.padding_ratio(lengths):.1%} padding",
+    ]
+
+
+def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Show where the loss begins and how the text ends, told by position."""
+    given = example.tokens[: example.label_start]
+    learned = example.tokens[example.label_start :]
+    last = tokenizer.convert_ids_to_tokens([learned[-1]])[0]
+    is_end = learned[-1] == tokenizer.eos_token_id
+    return [
+        f"example {example.id}:",
+        f"  no loss on {len(given)} tokens: {tokenizer.decode(given)!r}",
+        f"  loss on {len(learned)} tokens:  {tokenizer.decode(learned)!r}",
+        f"  last token {last!r}, " + ("the end token" if is_end else "no end token"),
+    ]
+
+
+def estimate(stack: AdapterStack, data: TrainingData, num_steps: Sequence[int]) -> Estimate:
+    """Estimate peak memory and training time of a cohort from shapes and a short measurement."""
+    model = stack.model
+    schedule = data.schedule
+    positions = [
+        (schedule.buckets[b].width + data.prefix_room) * schedule.batch_size for b in schedule.order
+    ]
+    steps = max(num_steps) / len(positions) * sum(positions) * stack.num_slots
+    frozen = sum(p.numel() for p in model.parameters())
+    bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(group.weights.numel() for group in stack.groups.values())
+    flop = 4 * frozen * steps
+    return Estimate(
+        memory_gib=(
+            bytes_frozen + 20 * trained + _activation_bytes(model, max(positions), stack.num_slots)
+        )
+        / GIB,
+        time_s=flop / (EFFICIENCY * _matrix_rate(model)),
+    )
+
+
+def _activation_bytes(model: PreTrainedModel, positions: int, num_slots: int) -> int:
+    """Activations that a backward pass keeps: about 16 hidden and 4 MLP widths a block."""
+    config = model.config
+    width = 16 * config.hidden_size + 4 * config.intermediate_size
+    size = next(model.parameters()).element_size()
+    return int(num_slots * positions * config.num_hidden_layers * width * size)
+
+
+def _matrix_rate(model: PreTrainedModel) -> float:
+    """Measured floating-point operations a second of a matrix product in the model's type."""
+    weight = next(model.parameters())
+    a = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=weight.dtype, device=weight.device)
+    (a @ a).sum().item()
+    began = time.perf_counter()
+    (a @ a @ a).sum().item()
+    return 4 * PROBE_SIZE**3 / (time.perf_counter() - began)

@@ -1,0 +1,163 @@
+"""A run's folder on disk: claimed by one process, written under a temporary name, then renamed.
+
+A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
+reused, and what an interrupted one left behind is moved aside under a name of its own.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemabank.errors import InputError
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+ADAPTER = "adapter"
+BANK = "bank"
+PREDICTIONS = "predictions.jsonl"
+METRICS = "metrics.jsonl"
+COST = "cost.json"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a complete run.
+
+    Raises:
+        InputError: something else stands under that name.
+    """
+    if not os.path.lexists(folder):
+        return False
+    if not (folder / RESULT).is_file():
+        raise InputError(
+            f"{str(folder)!r} exists but holds no {RESULT}, so it is not a finished run: allowed is "
+            "a free name or a finished run, move it away or choose another --out"
+        )
+    return True
+
+
+@dataclass
+class Claim:
+    """A run's folder while it is being written.
+
+    Attributes:
+        final: the name that it gets when it is complete.
+        path: where its files are now.
+    """
+
+    final: Path
+    path: Path
+
+    def complete(self) -> None:
+        """Give the folder its final name.
+
+        Raises:
+            InputError: something has taken the name meanwhile.
+        """
+        if os.path.lexists(self.final):
+            raise InputError(f"{str(self.final)!r} appeared meanwhile: choose another --out")
+        self.path.rename(self.final)
+        self.path = self.final
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Claim]:
+    """Reserve a run's folder for this process and give a temporary one to write into.
+
+    What is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
+
+    Raises:
+        InputError: another process is writing this run, or the place cannot be written.
+    """
+    lock = folder.parent / f".{folder.name}.lock"
+    partial = folder.parent / f".{folder.name}.partial"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
+        ) from error
+    with file:
+        _lock(file.fileno(), folder)
+        _set_aside(partial, folder)
+        partial.mkdir()
+        try:
+            yield Claim(final=folder, path=partial)
+        finally:
+            _set_aside(partial, folder)
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``folder``; it is removed if anything fails.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if os.path.lexists(folder):
+        raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")
+    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
+        ) from error
+    try:
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write one JSON object, keys in the given order."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write JSON lines."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read one JSON object.
+
+    Raises:
+        InputError: the file is missing or malformed.
+    """
+    try:
+        value: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a folder that has it") from error
+    return value
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Lock for this process; the system lets go when the process ends, however it ends."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{str(folder)!r} is in use by another run that is still going: wait for it to end or "
+            "choose another --out"
+        ) from error
+
+
+def _set_aside(partial: Path, folder: Path) -> None:
+    """Keep what an unfinished run left, under a name that is free."""
+    if not partial.exists():
+        return
+    if not any(partial.iterdir()):
+        partial.rmdir()
+        return
+    names = (folder.with_name(f"{folder.name}.unfinished-{n}") for n in range(1, 10**6))
+    partial.rename(next(name for name in names if not name.exists()))

@@ -1,0 +1,316 @@
+"""One cohort from its runs' settings to their folders: train, evaluate, write, check."""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from schemabank.cohort.batches import Encoded, collate
+from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.slots import Run, TrainingData
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import RunConfig
+from schemabank.configfile import config_hash, run_id, to_yaml
+from schemabank.evaluate import evaluate, summaries
+from schemabank.export import Card, check_with_peft, probe_logits, save_adapter, save_bank
+from schemabank.metrics import ItemRecord
+from schemabank.models import BaseModel
+from schemabank.preflight import estimate
+from schemabank.prepare import Item, tag_plan, uses_prefix
+from schemabank.progress import Reporter
+from schemabank.rundir import (
+    ADAPTER,
+    BANK,
+    CONFIG,
+    COST,
+    METRICS,
+    PREDICTIONS,
+    RESULT,
+    Claim,
+    claimed,
+    write_json,
+    write_lines,
+)
+from schemabank.tasks import Example
+
+EMBEDDING_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all runs of an experiment share.
+
+    Attributes:
+        base: the base model.
+        training: training data for runs without and with tag prefixes.
+        items: evaluation items by the number of shots.
+        reporter: where progress goes.
+    """
+
+    base: BaseModel
+    training: Mapping[bool, TrainingData]
+    items: Mapping[int, Sequence[Item]]
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has ended.
+
+    Attributes:
+        folder: where it is.
+        result: what its ``result.json`` says; ``None`` for a failed run.
+        reused: whether it was there already.
+        failure: why it failed, or ``None``.
+    """
+
+    folder: Path
+    result: dict[str, object] | None
+    reused: bool = False
+    failure: str | None = None
+
+
+def run_cohort(runs: Sequence[RunConfig], context: Context, out: Path) -> list[Outcome]:
+    """Train and evaluate runs that share a cohort, and write each one's folder.
+
+    Raises:
+        InputError: something in the configuration does not fit model or data.
+    """
+    with ExitStack() as exits:
+        claims = [exits.enter_context(claimed(out / run_id(run))) for run in runs]
+        stack = build_stack(runs, context.base)
+        exits.callback(stack.remove)
+        for run, claim in zip(runs, claims, strict=True):
+            (claim.path / CONFIG).write_text(to_yaml(run), encoding="utf-8")
+        began = time.monotonic()
+        trained = _train(runs, stack, context, claims)
+        trained_s = time.monotonic() - began
+        records = _evaluate(runs, stack, context)
+        evaluated_s = time.monotonic() - began - trained_s
+        logits = probe_logits(stack, context.base)
+        for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
+            _write(stack, index, run, claim, context.base)
+            write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
+            write_json(claim.path / COST, _cost(trained_s, evaluated_s, len(runs)))
+        stack.remove()
+        return [
+            _close(run, claim, context, trained[n], records[n], logits[n])
+            for n, (run, claim) in enumerate(zip(runs, claims, strict=True))
+        ]
+
+
+def build_stack(runs: Sequence[RunConfig], base: BaseModel) -> AdapterStack:
+    """Put one slot a run on the base model, with banks if any run needs them."""
+    banked = [run.arm == "schemabank" for run in runs]
+    return AdapterStack(
+        base.model,
+        lora=[run.lora for run in runs],
+        bank=runs[0].bank if any(banked) else None,
+        banked=banked,
+    )
+
+
+def result_of(
+    run: RunConfig, records: Sequence[ItemRecord], *, training: Mapping[str, object] | None
+) -> dict[str, object]:
+    """Return the contents of ``result.json``: the same bytes for the same computation."""
+    evaluation = run.evaluation()
+    return {
+        "arm": run.arm,
+        "seed": run.seed,
+        "config_hash": config_hash(run),
+        "model": run.model.name,
+        "dtype": run.model.dtype,
+        "task": run.task.name,
+        "split": evaluation.split,
+        "few_shot": evaluation.few_shot,
+        "routing": evaluation.routing,
+        "max_new_tokens": evaluation.max_new_tokens,
+        "batch_size": evaluation.batch_size,
+        "padding_side": "left",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "training": training,
+        "groups": summaries(records),
+    }
+
+
+def embeddings(
+    stack: AdapterStack, base: BaseModel, examples: Sequence[Example]
+) -> Mapping[str, np.ndarray]:
+    """Mean-pooled final hidden states of the questions under the base model, by example id."""
+    found: dict[str, np.ndarray] = {}
+    with stack.evaluating("off"):
+        for start in range(0, len(examples), EMBEDDING_BATCH):
+            chosen = examples[start : start + EMBEDDING_BATCH]
+            encoded = [
+                Encoded(id=e.id, tokens=tuple(base.tokenizer(e.question)["input_ids"]), label_start=1)
+                for e in chosen
+            ]
+            width = max(len(e.tokens) for e in encoded)
+            batch = collate([encoded] * stack.num_slots, width=width, num_labels=width)
+            batch = batch.to(stack.model.device)
+            hidden = stack.hidden(batch.tokens).unflatten(0, (stack.num_slots, -1))[0].float()
+            real = batch.real[0][..., None]
+            pooled = (hidden * real).sum(1) / real.sum(1)
+            found |= dict(zip((e.id for e in chosen), pooled.cpu().numpy(), strict=True))
+    return found
+
+
+def _train(
+    runs: Sequence[RunConfig], stack: AdapterStack, context: Context, claims: Sequence[Claim]
+) -> list[dict[str, object] | None]:
+    """Train every run; return what ``result.json`` says of it."""
+    if runs[0].arm == "base":
+        return [None for _ in runs]
+    data = context.training[uses_prefix(runs[0])]
+    cohort = Cohort(stack, [_engine_run(run, data, stack, context) for run in runs], data)
+    names = _names(runs)
+    expected = estimate(stack, data, cohort.num_steps)
+    context.reporter.note(
+        f"{names}: {cohort.num_steps} steps, about {expected.time_s:.0f} s and "
+        f"{expected.memory_gib:.1f} GiB"
+    )
+    context.reporter.start(f"train {names}", cohort.num_steps)
+    with ExitStack() as exits:
+        logs = {
+            run_id(run): exits.enter_context((claim.path / METRICS).open("w", encoding="utf-8"))
+            for run, claim in zip(runs, claims, strict=True)
+        }
+        _log_steps(cohort, logs, context.reporter)
+    context.reporter.finish()
+    return [_training_summary(cohort, index) for index in range(len(runs))]
+
+
+def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -> None:
+    """Write one line a run and step, and report progress with the speed so far."""
+    began, num_tokens = time.monotonic(), 0
+    for steps in cohort.steps():
+        for step in steps:
+            logs[step.run].write(json.dumps(asdict(step)) + "\n")
+            num_tokens += step.num_tokens
+        speed = num_tokens / (time.monotonic() - began)
+        reporter.advance(1, _detail(steps, speed))
+
+
+def _detail(steps: Sequence[RunStep], speed: float) -> str:
+    stages = "/".join(dict.fromkeys(step.stage for step in steps))
+    loss = sum(step.loss for step in steps) / len(steps)
+    return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"
+
+
+def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
+    slot = cohort.slots[index]
+    groups = set().union(*(stage.train for stage in slot.run.stages))
+    return {
+        "num_steps": slot.num_steps,
+        "num_examples": len(cohort.data.examples),
+        "num_skipped_steps": slot.num_skipped,
+        "num_lora_updates": sum(p.stop - p.start for p in slot.plans if "lora" in p.stage.train),
+        "num_trained_parameters": sum(
+            group.size for name, group in cohort.stack.groups.items() if name in groups
+        ),
+        "failure": slot.failure,
+    }
+
+
+def _engine_run(
+    run: RunConfig, data: TrainingData, stack: AdapterStack, context: Context
+) -> Run:
+    return Run(
+        name=run_id(run),
+        seed=run.seed,
+        stages=run.stages(),
+        train=run.train,
+        bank=run.bank if run.arm == "schemabank" else None,
+        tags=tag_plan(
+            run, data.examples, lambda examples: embeddings(stack, context.base, examples)
+        ),
+    )
+
+
+def _evaluate(
+    runs: Sequence[RunConfig], stack: AdapterStack, context: Context
+) -> list[list[ItemRecord]]:
+    settings = runs[0].evaluation()
+    items = context.items[settings.few_shot]
+    routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
+    context.reporter.start(f"evaluate {_names(runs)}", len(items))
+    records = evaluate(
+        stack,
+        context.base,
+        items,
+        routing=routing,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        advance=lambda done: context.reporter.advance(done, ""),
+    )
+    context.reporter.finish()
+    return records
+
+
+def _write(stack: AdapterStack, slot: int, run: RunConfig, claim: Claim, base: BaseModel) -> None:
+    """Write a trained run's adapter and bank."""
+    if run.arm == "base":
+        return
+    card = Card(arm=run.arm, task=run.task.name, seed=run.seed, config_hash=config_hash(run))
+    save_adapter(claim.path / ADAPTER, stack.lora_tensors(slot), run.lora, base, card)
+    if run.arm == "schemabank":
+        save_bank(claim.path / BANK, stack.bank_tensors(slot))
+
+
+def _close(
+    run: RunConfig,
+    claim: Claim,
+    context: Context,
+    training: dict[str, object] | None,
+    records: Sequence[ItemRecord],
+    logits: Tensor,
+) -> Outcome:
+    """Check the adapter with stock PEFT and give the folder its name, or say why not."""
+    failure = training["failure"] if training else None
+    if failure is not None:
+        write_json(claim.path / "failure.json", {"failure": failure})
+        return Outcome(folder=claim.path, result=None, failure=str(failure))
+    if run.arm != "base":
+        difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
+        context.reporter.note(
+            f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
+            f"(largest relative difference {difference:.1e})"
+        )
+    result = result_of(run, records, training=training)
+    write_json(claim.path / RESULT, result)
+    claim.complete()
+    return Outcome(folder=claim.path, result=result)
+
+
+def _cost(trained_s: float, evaluated_s: float, num_runs: int) -> dict[str, object]:
+    """Wall-clock of the whole cohort and the process's peak memory so far."""
+    cost: dict[str, object] = {
+        "runs_in_cohort": num_runs,
+        "training_s": round(trained_s, 1),
+        "evaluation_s": round(evaluated_s, 1),
+        "peak_host_memory_gib": round(_peak_memory_gib(), 2),
+    }
+    if torch.cuda.is_available():
+        cost["peak_device_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return cost
+
+
+def _peak_memory_gib() -> float:
+    """Largest resident size of this process; the kernel counts KiB, on macOS bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def _names(runs: Sequence[RunConfig]) -> str:
+    return ", ".join(f"{run.arm} seed {run.seed}" for run in runs)
