@@ -89,9 +89,7 @@ def _hook(attached: AttachedBanks, bank: SchemaBank):  # type: ignore[no-untyped
         if attached.routing == "off":
             return None
         hidden = output if isinstance(output, Tensor) else output[0]
-        moved, routed = bank(
-            hidden, scale=attached.scale, dense=attached.routing == "dense"
-        )
+        moved, routed = bank(hidden, scale=attached.scale, dense=attached.routing == "dense")
         attached.routed.append(routed)
         return moved if isinstance(output, Tensor) else (moved, *output[1:])
 

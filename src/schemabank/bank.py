@@ -90,7 +90,9 @@ class SchemaBank(nn.Module):
         self.attributes[slot].copy_(normal(*self.attributes.shape[1:], std=1.0))
         self.query[slot].copy_(normal(*self.query.shape[1:], std=init_std))
 
-    def forward(self, hidden: Tensor, *, scale: Tensor, dense: bool = False) -> tuple[Tensor, Routed]:
+    def forward(
+        self, hidden: Tensor, *, scale: Tensor, dense: bool = False
+    ) -> tuple[Tensor, Routed]:
         """Route every token and move it by the mixture of its schemas.
 
         Args:

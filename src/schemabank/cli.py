@@ -6,9 +6,8 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -35,7 +34,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs.  [default: runs/CONFIG's name]")
+        Path | None, typer.Option(help="Folder of the runs; default: runs/ and CONFIG's name.")
     ] = None,
 ) -> None:
     """Train and evaluate the runs of a configuration; finished runs are reused."""
@@ -60,30 +59,30 @@ def train(
 @app.command("eval")
 def evaluate(
     run: Annotated[
-        str, typer.Argument(metavar="RUN_OR_ADAPTER", help="Folder of a run or a LoRA adapter.")
+        Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Folder of a run or a LoRA adapter.")
     ],
     task: Annotated[
-        str | None, typer.Option(help="gsm8k or gsm_symbolic.  [default: the run's]")
+        Literal["gsm8k", "gsm_symbolic"] | None, typer.Option(help="Default: the run's own task.")
     ] = None,
-    routing: Annotated[str, typer.Option(help="Bank at evaluation: off, on or dense.")] = "off",
-    few_shot: Annotated[int, typer.Option(help="Worked examples in the prompt.")] = 0,
-    limit: Annotated[int | None, typer.Option(help="Items of every group.")] = None,
+    routing: Annotated[
+        Literal["off", "on", "dense"], typer.Option(help="Bank at evaluation.")
+    ] = "off",
+    few_shot: Annotated[int, typer.Option(min=0, help="Worked examples in the prompt.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="First items of every group.")] = None,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the result; must not exist.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
-    from schemabank.evalcommand import EvalRequest, evaluate_folder
     from schemabank.progress import reporter
+    from schemabank.saved import evaluate_saved
 
-    request = EvalRequest(
-        task=task, routing=routing, few_shot=few_shot, limit=limit, overrides=tuple(overrides or ())
-    )
+    settings = [f"eval.routing={routing}", f"eval.few_shot={few_shot}", *(overrides or ())]
+    settings += [] if task is None else [f"task.name={task}"]
+    settings += [] if limit is None else [f"eval.limit={limit}"]
     with reporter() as progress:
-        folder, result = evaluate_folder(Path(run), request, out, progress)
-    _print_results([result])
-    sys.stdout.write(f"predictions: {folder / 'predictions.jsonl'}\n")
+        outcome = evaluate_saved(run, settings, out, progress)
+    _print_results([outcome.result] if outcome.result is not None else [])
+    sys.stdout.write(f"predictions: {outcome.folder / 'predictions.jsonl'}\n")
 
 
 @app.command()
@@ -95,7 +94,7 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
-    from schemabank.exportcommand import export_run
+    from schemabank.saved import export_run
 
     difference = export_run(run, out, merge=merge)
     sys.stdout.write(f"{out}: reloaded, largest relative difference of logits {difference:.1e}\n")
@@ -103,14 +102,12 @@ def export(
 
 @app.command()
 def score(
-    task: Annotated[str, typer.Argument(help="gsm8k or gsm_symbolic.")],
+    _task: Annotated[Literal["gsm8k", "gsm_symbolic"], typer.Argument(metavar="TASK")],
     file: Annotated[Path, typer.Argument(help="JSON lines with completion and gold.")],
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
     from schemabank.metrics import score_lines
 
-    if task not in {"gsm8k", "gsm_symbolic"}:
-        raise InputError(f"task {task!r} is not one of gsm8k, gsm_symbolic: name one of them")
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -138,30 +135,18 @@ def common(
 
 
 def main() -> None:
-    """Run the program and turn exceptions into exit codes."""
-    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
-
-
-def _exit_code(program: Callable[[], object]) -> int:
+    """Run the program and turn our exceptions into exit codes; typer handles its own."""
     try:
-        code = program()
+        app()
     except InputError as error:
-        return _fail(str(error), 2)
-    except typer.Abort:
-        return _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
-    except typer_usage_error() as error:
-        error.show()
-        return 2
+        _fail(error, 2)
     except (RuntimeError, OSError) as error:
-        return _fail(f"{type(error).__name__}: {error}", 1)
-    return code if isinstance(code, int) else 0
+        _fail(error, 1)
 
 
-def _fail(sentence: str, code: int) -> int:
-    sys.stderr.write(f"schemabank: {' '.join(sentence.split())}\n")
-    return code
+def _fail(error: Exception, code: int) -> None:
+    sys.stderr.write(f"schemabank: {' '.join(str(error).split())}\n")
+    sys.exit(code)
 
 
 def _print_results(results: list[dict[str, object]]) -> None:

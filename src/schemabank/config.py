@@ -330,9 +330,8 @@ class RunConfig(CommonSettings):
             ),
         )
 
-
     def evaluation(self) -> EvalSettings:
-        """Return the evaluation's settings: shots for the arm base alone, routing where a bank is."""
+        """Return the evaluation's settings: shots for the arm base, routing where a bank is."""
         update: dict[str, object] = {}
         if self.arm != "base":
             update["few_shot"] = 0
@@ -346,9 +345,10 @@ class ExperimentConfig(CommonSettings):
 
     arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
     """One arm, or a list of arms."""
-    seed: Annotated[int, Field(ge=0)] | Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)
-    ] = 42
+    seed: (
+        Annotated[int, Field(ge=0)]
+        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    ) = 42
     """One seed, or a list of seeds."""
 
     def runs(self) -> tuple[RunConfig, ...]:

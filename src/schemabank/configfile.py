@@ -7,9 +7,9 @@ allowed and the mend; nothing is computed before the whole file is valid.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeGuard, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -53,6 +53,19 @@ def load_run(path: Path) -> RunConfig:
     """Read the resolved ``config.yaml`` of a run."""
     source = _Source(path)
     return source.validate(source.tree, RunConfig)
+
+
+def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
+    """Return a run with ``a.b=value`` settings changed.
+
+    Raises:
+        InputError: a setting is unknown or out of range.
+    """
+    tree = run.model_dump(mode="json")
+    for override in overrides:
+        key, value = _parse_override(override)
+        _assign(tree, key, value, override)
+    return _validated(tree, RunConfig, lambda _: "--set")
 
 
 def config_hash(run: RunConfig) -> str:
@@ -100,27 +113,31 @@ class _Source:
         return str(self.path)
 
     def validate(self, tree: Tree, model: type[Model]) -> Model:
-        try:
-            return model.model_validate(tree)
-        except ValidationError as error:
-            raise InputError(self._sentence(error, model)) from error
+        return _validated(tree, model, self.at)
 
-    def _sentence(self, error: ValidationError, model: type[BaseModel]) -> str:
-        """The first problem, as one sentence."""
-        problem = error.errors()[0]
-        location = tuple(part for part in problem["loc"] if not _is_union_branch(part))
-        key = ".".join(map(str, location))
-        where = self.at(location)
-        if problem["type"] == "extra_forbidden":
-            allowed = _fields_at(model, location[:-1])
-            return f"{where}: unknown key {key!r}{_nearest(str(location[-1]), allowed)}"
-        if problem["type"] == "missing":
-            return f"{where}: {key} is missing: add it"
-        reason = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "value_error":
-            return f"{where}: {key + ': ' if key else ''}{reason}"
-        reason = reason[0].lower() + reason[1:]
-        return f"{where}: {key} is {problem['input']!r}, but {reason}: change it there"
+
+def _validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> Model:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(_sentence(error, model, at)) from error
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Location], str]) -> str:
+    """The first problem, as one sentence."""
+    problem = error.errors()[0]
+    location = tuple(part for part in problem["loc"] if not _is_union_branch(part))
+    key = ".".join(map(str, location))
+    where = at(location)
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key!r}{_nearest(model, location)}"
+    if problem["type"] == "missing":
+        return f"{where}: {key} is missing: add it"
+    reason = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{where}: {key + ': ' if key else ''}{reason}"
+    reason = reason[0].lower() + reason[1:]
+    return f"{where}: {key} is {problem['input']!r}, but {reason}: change it there"
 
 
 def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
@@ -134,7 +151,7 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     return tuple(key.strip().split(".")), _number(parsed)
 
 
-def _number(value: Any) -> Any:
+def _number(value: object) -> object:
     """YAML 1.1 reads 1e-4 as text; people mean a number."""
     if isinstance(value, str):
         try:
@@ -144,7 +161,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _assign(tree: Tree, key: tuple[str, ...], value: Any, override: str) -> None:
+def _assign(tree: Tree, key: tuple[str, ...], value: object, override: str) -> None:
     """Set a dotted key, where a stage of the curriculum may be given by its name."""
     node: Any = tree
     for depth, part in enumerate(key):
@@ -195,20 +212,35 @@ def _key_lines(node: yaml.Node | None, path: Location) -> Iterable[tuple[Locatio
 
 
 def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    """Names of the settings that may stand at a location."""
+    """Names of the settings that may stand at a location; none inside a plain value."""
     for part in location:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        candidates = [annotation, *get_args(annotation)]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+        inner = [c for c in (annotation, *get_args(annotation)) if _is_settings(c)]
+        if not inner:
+            return []
+        model = inner[0]
     return list(model.model_fields)
 
 
-def _nearest(name: str, allowed: list[str]) -> str:
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    listing = f"allowed are {', '.join(allowed)}"
-    return f", did you mean {close[0]!r}? ({listing})" if close else f": {listing}; use one of them"
+def _is_settings(annotation: object) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _nearest(model: type[BaseModel], location: Location) -> str:
+    """Name the key that was probably meant: the same one elsewhere, or one spelled alike here."""
+    name = str(location[-1])
+    allowed = _fields_at(model, location[:-1])
+    sections = [key for key in model.model_fields if name in _fields_at(model, (key,))]
+    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
+    if close:
+        guess = ".".join(map(str, (*location[:-1], close[0])))
+    elif sections:
+        guess = f"{sections[0]}.{name}"
+    else:
+        return f": allowed are {', '.join(allowed)}; use one of them"
+    return f", did you mean {guess!r}? (allowed are {', '.join(allowed)})"
 
 
 def _is_union_branch(part: str | int) -> bool:

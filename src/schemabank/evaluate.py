@@ -9,7 +9,13 @@ from schemabank.cohort.batches import Encoded, collate
 from schemabank.cohort.decode import Completion, greedy
 from schemabank.cohort.loss import gather_labelled, token_losses
 from schemabank.cohort.stack import AdapterStack
-from schemabank.metrics import ItemRecord, best_constant, score_completion, summarise, wilson_interval
+from schemabank.metrics import (
+    ItemRecord,
+    best_constant,
+    score_completion,
+    summarise,
+    wilson_interval,
+)
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
 
@@ -109,7 +115,7 @@ def _gold(item: Item) -> Encoded:
 def _record(
     item: Item, done: Completion, losses: tuple[float, float], base: BaseModel
 ) -> ItemRecord:
-    completion = base.tokenizer.decode(done.tokens, skip_special_tokens=True)
+    completion = str(base.tokenizer.decode(done.tokens, skip_special_tokens=True))
     score = score_completion(completion, item.gold)
     return ItemRecord(
         id=item.id,

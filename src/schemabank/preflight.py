@@ -1,7 +1,6 @@
-"""What a user should see before any compute is spent: one example as the loss sees it, and sizes."""
+"""What a user should see before any compute is spent: an example as the loss sees it, and sizes."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +35,8 @@ def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> lis
     return [
         *describe_example(data.encoded[0], tokenizer),
         f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
-        f"batches: {schedule.batch_size} x {{{widths}}} tokens, {schedule.steps_per_epoch} steps an "
-        f"epoch, {schedule.padding_ratio(lengths):.1%} padding",
+        f"batches: {schedule.batch_size} x {{{widths}}} tokens, {schedule.steps_per_epoch} steps "
+        f"an epoch, {schedule.padding_ratio(lengths):.1%} padding",
     ]
 
 
@@ -49,24 +48,24 @@ def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> li
     is_end = learned[-1] == tokenizer.eos_token_id
     return [
         f"example {example.id}:",
-        f"  no loss on {len(given)} tokens: {tokenizer.decode(given)!r}",
-        f"  loss on {len(learned)} tokens:  {tokenizer.decode(learned)!r}",
+        f"  no loss on {len(given)} tokens: {tokenizer.decode(list(given))!r}",
+        f"  loss on {len(learned)} tokens:  {tokenizer.decode(list(learned))!r}",
         f"  last token {last!r}, " + ("the end token" if is_end else "no end token"),
     ]
 
 
-def estimate(stack: AdapterStack, data: TrainingData, num_steps: Sequence[int]) -> Estimate:
+def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimate:
     """Estimate peak memory and training time of a cohort from shapes and a short measurement."""
     model = stack.model
     schedule = data.schedule
     positions = [
         (schedule.buckets[b].width + data.prefix_room) * schedule.batch_size for b in schedule.order
     ]
-    steps = max(num_steps) / len(positions) * sum(positions) * stack.num_slots
+    num_positions = num_steps / len(positions) * sum(positions) * stack.num_slots
     frozen = sum(p.numel() for p in model.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    flop = 4 * frozen * steps
+    flop = 4 * frozen * num_positions
     return Estimate(
         memory_gib=(
             bytes_frozen + 20 * trained + _activation_bytes(model, max(positions), stack.num_slots)

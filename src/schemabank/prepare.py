@@ -161,9 +161,7 @@ def uses_prefix(run: RunConfig) -> bool:
     return tagged and run.tags.delivery in {"prefix", "both"}
 
 
-def tag_plan(
-    run: RunConfig, examples: Sequence[Example], embeddings: Embeddings
-) -> TagPlan | None:
+def tag_plan(run: RunConfig, examples: Sequence[Example], embeddings: Embeddings) -> TagPlan | None:
     """Return how a run's examples are tagged, or ``None`` for a run without tags.
 
     Args:

@@ -34,8 +34,8 @@ def is_finished(folder: Path) -> bool:
         return False
     if not (folder / RESULT).is_file():
         raise InputError(
-            f"{str(folder)!r} exists but holds no {RESULT}, so it is not a finished run: allowed is "
-            "a free name or a finished run, move it away or choose another --out"
+            f"{str(folder)!r} exists but holds no {RESULT}, so it is not a finished run: allowed "
+            "is a free name or a finished run, move it away or choose another --out"
         )
     return True
 
@@ -137,7 +137,9 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         value: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {str(path)!r} ({error}): name a folder that has it") from error
+        raise InputError(
+            f"cannot read {str(path)!r} ({error}): name a folder that has it"
+        ) from error
     return value
 
 

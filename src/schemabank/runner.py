@@ -15,14 +15,15 @@ import torch
 import transformers
 from torch import Tensor
 
+from schemabank.bank import Routing
 from schemabank.cohort.batches import Encoded, collate
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig
+from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.evaluate import evaluate, summaries
-from schemabank.export import Card, check_with_peft, probe_logits, save_adapter, save_bank
+from schemabank.export import check_with_peft, probe_logits, save_adapter, save_bank
 from schemabank.metrics import ItemRecord
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
@@ -98,15 +99,17 @@ def run_cohort(runs: Sequence[RunConfig], context: Context, out: Path) -> list[O
         records = _evaluate(runs, stack, context)
         evaluated_s = time.monotonic() - began - trained_s
         logits = probe_logits(stack, context.base)
+        cost = _cost(trained_s, evaluated_s, len(runs))
         for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
-            _write(stack, index, run, claim, context.base)
+            _write_weights(stack, index, run, claim.path, context.base)
             write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
-            write_json(claim.path / COST, _cost(trained_s, evaluated_s, len(runs)))
+            write_json(claim.path / COST, cost)
         stack.remove()
-        return [
-            _close(run, claim, context, trained[n], records[n], logits[n])
-            for n, (run, claim) in enumerate(zip(runs, claims, strict=True))
-        ]
+        outcomes = []
+        for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
+            result = result_of(run, run.evaluation(), records[index], training=trained[index])
+            outcomes.append(_close(run, claim, result, logits[index], context))
+        return outcomes
 
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel) -> AdapterStack:
@@ -121,10 +124,13 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel) -> AdapterStack:
 
 
 def result_of(
-    run: RunConfig, records: Sequence[ItemRecord], *, training: Mapping[str, object] | None
+    run: RunConfig,
+    evaluation: EvalSettings,
+    records: Sequence[ItemRecord],
+    *,
+    training: Mapping[str, object] | None,
 ) -> dict[str, object]:
     """Return the contents of ``result.json``: the same bytes for the same computation."""
-    evaluation = run.evaluation()
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -153,7 +159,9 @@ def embeddings(
         for start in range(0, len(examples), EMBEDDING_BATCH):
             chosen = examples[start : start + EMBEDDING_BATCH]
             encoded = [
-                Encoded(id=e.id, tokens=tuple(base.tokenizer(e.question)["input_ids"]), label_start=1)
+                Encoded(
+                    id=e.id, tokens=tuple(base.tokenizer(e.question)["input_ids"]), label_start=1
+                )
                 for e in chosen
             ]
             width = max(len(e.tokens) for e in encoded)
@@ -223,9 +231,7 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     }
 
 
-def _engine_run(
-    run: RunConfig, data: TrainingData, stack: AdapterStack, context: Context
-) -> Run:
+def _engine_run(run: RunConfig, data: TrainingData, stack: AdapterStack, context: Context) -> Run:
     return Run(
         name=run_id(run),
         seed=run.seed,
@@ -243,7 +249,7 @@ def _evaluate(
 ) -> list[list[ItemRecord]]:
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
-    routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
+    routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
     context.reporter.start(f"evaluate {_names(runs)}", len(items))
     records = evaluate(
         stack,
@@ -258,36 +264,32 @@ def _evaluate(
     return records
 
 
-def _write(stack: AdapterStack, slot: int, run: RunConfig, claim: Claim, base: BaseModel) -> None:
+def _write_weights(
+    stack: AdapterStack, slot: int, run: RunConfig, folder: Path, base: BaseModel
+) -> None:
     """Write a trained run's adapter and bank."""
     if run.arm == "base":
         return
-    card = Card(arm=run.arm, task=run.task.name, seed=run.seed, config_hash=config_hash(run))
-    save_adapter(claim.path / ADAPTER, stack.lora_tensors(slot), run.lora, base, card)
+    save_adapter(folder / ADAPTER, stack.lora_tensors(slot), run, base)
     if run.arm == "schemabank":
-        save_bank(claim.path / BANK, stack.bank_tensors(slot))
+        save_bank(folder / BANK, stack.bank_tensors(slot))
 
 
 def _close(
-    run: RunConfig,
-    claim: Claim,
-    context: Context,
-    training: dict[str, object] | None,
-    records: Sequence[ItemRecord],
-    logits: Tensor,
+    run: RunConfig, claim: Claim, result: dict[str, object], logits: Tensor, context: Context
 ) -> Outcome:
-    """Check the adapter with stock PEFT and give the folder its name, or say why not."""
-    failure = training["failure"] if training else None
+    """Check the adapter with stock PEFT and give the folder its name, or say why it failed."""
+    training = result["training"]
+    failure = training["failure"] if isinstance(training, dict) else None
     if failure is not None:
         write_json(claim.path / "failure.json", {"failure": failure})
-        return Outcome(folder=claim.path, result=None, failure=str(failure))
+        return Outcome(folder=claim.final, result=None, failure=failure)
     if run.arm != "base":
         difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
         context.reporter.note(
             f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
             f"(largest relative difference {difference:.1e})"
         )
-    result = result_of(run, records, training=training)
     write_json(claim.path / RESULT, result)
     claim.complete()
     return Outcome(folder=claim.path, result=result)

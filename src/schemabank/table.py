@@ -29,7 +29,9 @@ def results_table(results: Sequence[Result]) -> Table:
     Args:
         results: contents of ``result.json``.
     """
-    table = Table(title="exact match; NLL of the gold target in nats per token", title_justify="left")
+    table = Table(
+        title="exact match; NLL of the gold target in nats per token", title_justify="left"
+    )
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "arm" else "right")
     groups = list(dict.fromkeys(group for r in results for group in r["groups"]))

@@ -125,9 +125,7 @@ class Cohort:
         tags, tagged = tag_tensors([tags for _, tags in drawn])
         return _Input(batch.to(self.device), tags.to(self.device), tagged.to(self.device))
 
-    def _losses(
-        self, given: _Input, settings: list[StepSettings | None]
-    ) -> tuple[Tensor, Tensor]:
+    def _losses(self, given: _Input, settings: list[StepSettings | None]) -> tuple[Tensor, Tensor]:
         """Task loss, and the loss that is minimised, ``(slot,)`` each."""
         hidden = self.stack.hidden(given.batch.tokens)
         picked = gather_labelled(hidden, given.batch.positions)

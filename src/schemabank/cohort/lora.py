@@ -76,8 +76,7 @@ class StackedLora(nn.Module):
         self.ranks = [s.r for s in settings]
         num_slots, rank = len(settings), max(self.ranks)
         device = base.weight.device
-        scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
-        self.register_buffer("scaling", scaling, persistent=False)
+        self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
         self.A = nn.Parameter(torch.zeros(num_slots, rank, base.in_features, device=device))
         self.B = nn.Parameter(torch.zeros(num_slots, base.out_features, rank, device=device))
 

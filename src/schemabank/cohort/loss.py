@@ -61,7 +61,7 @@ class _TokenLosses(torch.autograd.Function):
         return torch.cat(losses)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (grad * upstream[:, None]).to(grad.dtype), None, None
 

@@ -1,0 +1,156 @@
+"""Runs and adapters that lie on disk: evaluate them again, or export them."""
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import RunConfig
+from schemabank.configfile import load_run, overridden, to_yaml
+from schemabank.errors import InputError
+from schemabank.evaluate import evaluate
+from schemabank.experiment import load_base, resolve_device, resolved
+from schemabank.export import (
+    CONFIG as ADAPTER_CONFIG,
+)
+from schemabank.export import (
+    PROVENANCE,
+    LoraTensors,
+    check_with_peft,
+    load_adapter,
+    load_bank,
+    probe_logits,
+    save_merged,
+)
+from schemabank.models import BaseModel
+from schemabank.prepare import evaluation_items, load_task
+from schemabank.progress import Reporter
+from schemabank.rundir import (
+    ADAPTER,
+    BANK,
+    CONFIG,
+    PREDICTIONS,
+    RESULT,
+    is_finished,
+    new_folder,
+    read_json,
+    write_json,
+    write_lines,
+)
+from schemabank.runner import Outcome, result_of
+
+
+def evaluate_saved(
+    folder: Path, overrides: Sequence[str], out: Path | None, reporter: Reporter
+) -> Outcome:
+    """Evaluate a run or a plain LoRA adapter.
+
+    The default place for the result is inside ``folder``, under a name that is a hash of all
+    settings; a result that is there already is reused.
+
+    Args:
+        folder: a run, an exported adapter, or an adapter that PEFT wrote.
+        overrides: ``a.b=value`` settings on top of the run's own.
+        out: folder to write; must not exist.
+        reporter: where progress goes.
+
+    Raises:
+        InputError: no such run or adapter, no bank to route with, or a bad setting.
+    """
+    run, adapter = _locate(folder)
+    run = overridden(run, overrides)
+    device = resolve_device(run.engine.device)
+    run = resolved(run, device)
+    place = out or folder / "evals" / _evaluation_id(run)
+    if out is None and is_finished(place):
+        reporter.note(f"reused: {place} (same settings, finished)")
+        return Outcome(place, read_json(place / RESULT), reused=True)
+    bank = load_bank(folder / BANK) if run.eval.routing != "off" else None
+    with new_folder(place) as partial:
+        data = load_task(run.task)
+        base = load_base(run, device)
+        items = evaluation_items(data, run.task, run.eval, base.tokenizer)
+        stack = _stack(run, base, adapter, bank)
+        reporter.start(f"evaluate {folder.name}", len(items))
+        (records,) = evaluate(
+            stack,
+            base,
+            items,
+            routing=run.eval.routing,
+            max_new_tokens=run.eval.max_new_tokens,
+            batch_size=run.eval.batch_size,
+            advance=lambda done: reporter.advance(done, ""),
+        )
+        reporter.finish()
+        result = result_of(run, run.eval, records, training=None)
+        (partial / CONFIG).write_text(to_yaml(run), encoding="utf-8")
+        write_lines(partial / PREDICTIONS, map(asdict, records))
+        write_json(partial / RESULT, result)
+    return Outcome(place, result)
+
+
+def export_run(folder: Path, out: Path, *, merge: bool) -> float:
+    """Write a run's adapter, or with ``merge`` the whole model in float32, and check it.
+
+    Returns:
+        The largest difference between the logits before and after, relative to the largest logit.
+
+    Raises:
+        InputError: ``folder`` is no trained run, or ``out`` exists.
+        RuntimeError: what was written gives other logits.
+    """
+    run, adapter = _locate(folder)
+    if adapter is None:
+        raise InputError(
+            f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
+            "of the arms lora and schemabank"
+        )
+    with new_folder(out) as partial:
+        device = resolve_device("cpu")
+        base = load_base(overridden(run, ["model.dtype=float32"]), device)
+        if merge:
+            return save_merged(partial, adapter, base)
+        stack = _stack(run, base, adapter, None)
+        (expected,) = probe_logits(stack, base)
+        stack.remove()
+        shutil.copytree(
+            adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evals")
+        )
+        return check_with_peft(partial, base, expected)
+
+
+def _locate(folder: Path) -> tuple[RunConfig, Path | None]:
+    """Return the settings of a run or adapter, and the folder of its adapter if it has one."""
+    if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
+        adapter = folder / ADAPTER
+        return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
+    if (folder / ADAPTER_CONFIG).is_file():
+        if (folder / PROVENANCE).is_file():
+            return load_run(folder / PROVENANCE), folder
+        name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        return RunConfig.model_validate({"arm": "lora", "model": {"name": name}}), folder
+    raise InputError(
+        f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
+        f"({ADAPTER_CONFIG}): name one of those"
+    )
+
+
+def _stack(
+    run: RunConfig, base: BaseModel, adapter: Path | None, bank: dict[str, torch.Tensor] | None
+) -> AdapterStack:
+    settings, tensors = (run.lora, LoraTensors()) if adapter is None else load_adapter(adapter)
+    stack = AdapterStack(base.model, lora=[settings], bank=run.bank if bank is not None else None)
+    stack.load_lora(0, tensors)
+    if bank is not None:
+        stack.load_bank(0, bank)
+    return stack
+
+
+def _evaluation_id(run: RunConfig) -> str:
+    settings = to_yaml(run.model_copy(update={"engine": type(run.engine)()}))
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:10]
+    return f"{run.task.name}-{run.eval.split}-routing-{run.eval.routing}-{digest}"
