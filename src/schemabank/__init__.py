@@ -1,8 +1,45 @@
-"""LoRA adapters trained with sparse routing as a curriculum, compared fairly with plain LoRA."""
+"""LoRA adapters trained with sparse routing as a curriculum, compared fairly with plain LoRA.
 
+The names below load on first use: torch takes seconds to import, and ``--help`` does without.
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from schemabank.config import (
+        BankSettings,
+        LoraSettings,
+        RunConfig,
+        Stage,
+        TagSettings,
+        TrainSettings,
+    )
+    from schemabank.errors import InputError
+    from schemabank.tuner import Tuner, attach
 
 try:
     __version__ = version("schemabank")
 except PackageNotFoundError:  # used from a source tree without installing it
     __version__ = "0+source"
+
+__all__ = [
+    "BankSettings",
+    "InputError",
+    "LoraSettings",
+    "RunConfig",
+    "Stage",
+    "TagSettings",
+    "TrainSettings",
+    "Tuner",
+    "attach",
+]
+
+_HOMES = {"attach": "tuner", "Tuner": "tuner", "InputError": "errors"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'schemabank' has no attribute {name!r}")
+    return getattr(import_module(f"schemabank.{_HOMES.get(name, 'config')}"), name)

@@ -21,7 +21,7 @@ from schemabank.prepare import (
     check_tags,
     evaluation_items,
     load_task,
-    training_data,
+    task_training_data,
     uses_prefix,
 )
 from schemabank.progress import Reporter
@@ -104,7 +104,7 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
         if shots not in items:
             items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
         if run.arm != "base" and uses_prefix(run) not in training:
-            training[uses_prefix(run)] = training_data(task.train, run, base.tokenizer)
+            training[uses_prefix(run)] = task_training_data(task.train, run, base.tokenizer)
     for run in {run.arm: run for run in runs}.values():
         build_stack([run], base).remove()
         check_tags(run, task.train)

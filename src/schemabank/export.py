@@ -16,8 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import LoraSettings, RunConfig
-from schemabank.configfile import config_hash, to_yaml
+from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.models import BaseModel
 from schemabank.rundir import read_json
@@ -32,19 +31,29 @@ PREFIX = "base_model.model."
 LoraTensors = dict[str, tuple[Tensor, Tensor]]
 
 
-def save_adapter(folder: Path, tensors: LoraTensors, run: RunConfig, base: BaseModel) -> None:
-    """Write an adapter in PEFT's format, with a model card and the run's settings beside it.
+def save_adapter(
+    folder: Path, tensors: LoraTensors, settings: LoraSettings, *, base_name: str, card: str
+) -> None:
+    """Write an adapter in PEFT's format.
 
     Args:
-        folder: created here.
+        folder: created here; must not exist.
         tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
-        run: what it was trained with.
-        base: the model it belongs to.
+        settings: rank, scale and targets.
+        base_name: hub id or folder of the base model.
+        card: text of the model card.
+
+    Raises:
+        InputError: the folder exists.
     """
-    folder.mkdir()
-    settings = run.lora
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{str(folder)!r} exists and is not overwritten: name a new folder"
+        ) from error
     config = {
-        "base_model_name_or_path": base.hub_id or base.name,
+        "base_model_name_or_path": base_name,
         "bias": "none",
         "inference_mode": True,
         "lora_alpha": settings.lora_alpha,
@@ -60,8 +69,42 @@ def save_adapter(folder: Path, tensors: LoraTensors, run: RunConfig, base: BaseM
         weights[f"{PREFIX}{path}.lora_A.weight"] = a.cpu()
         weights[f"{PREFIX}{path}.lora_B.weight"] = b.cpu()
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / "README.md").write_text(_card(base, run), encoding="utf-8")
-    (folder / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(base_name: str, settings: LoraSettings, *, training: str) -> str:
+    """Return a model card with the metadata that the hub reads.
+
+    Args:
+        base_name: hub id or folder of the base model.
+        settings: rank, scale and targets.
+        training: sentences on how the adapter was trained.
+    """
+    return f"""---
+base_model: {base_name}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- lora
+- schemabank
+---
+
+# LoRA adapter for {base_name}
+
+{training}
+
+Rank {settings.r}, alpha {settings.lora_alpha:g}, on {", ".join(settings.target_modules)}.
+It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
+LoRA adapter costs.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("{base_name}")
+model = PeftModel.from_pretrained(base, "path/to/this/adapter")
+```
+"""
 
 
 def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
@@ -207,33 +250,3 @@ def _check_plain(folder: Path, config: Mapping[str, object]) -> None:
             f"{str(folder)!r} uses {', '.join(used)}, allowed is plain LoRA with a list of "
             "targets: evaluate it with PEFT, or merge it and name the merged folder as the model"
         )
-
-
-def _card(base: BaseModel, run: RunConfig) -> str:
-    name = base.hub_id or base.name
-    return f"""---
-base_model: {name}
-library_name: peft
-pipeline_tag: text-generation
-tags:
-- lora
-- schemabank
----
-
-# LoRA adapter for {name}
-
-Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, configuration
-`{config_hash(run)}` (all settings: `{PROVENANCE}`). Rank {run.lora.r}, alpha
-{run.lora.lora_alpha:g}, on {", ".join(run.lora.target_modules)}.
-It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
-LoRA adapter costs.
-
-Base weights used in training: {base.name}.
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{name}"), "THIS FOLDER")
-```
-"""

@@ -151,7 +151,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The decoder's blocks, first to last."""
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    decoder = model.get_decoder()
     for attribute in BLOCK_LISTS:
         blocks = getattr(decoder, attribute, None)
         if isinstance(blocks, nn.ModuleList):
@@ -385,12 +385,12 @@ def _progress_bars_on_terminals_only() -> Iterator[None]:
     asked_for = constants.HF_HUB_DISABLE_PROGRESS_BARS is False
     hide = not (sys.stderr.isatty() or asked_for) and transformers_logging.is_progress_bar_enabled()
     if hide:
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         if hide:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from schemabank.cohort.batches import Encoded, encode, plan_schedule
-from schemabank.cohort.slots import TagPlan, TrainingData
+from schemabank.cohort.batches import Encoded, collate, encode, plan_schedule
+from schemabank.cohort.slots import Run, TagPlan, TrainingData
+from schemabank.cohort.stack import AdapterStack
 from schemabank.config import BankSettings, EvalSettings, RunConfig, TagSettings, TaskSettings
 from schemabank.errors import InputError
 from schemabank.tags import (
@@ -26,7 +27,8 @@ from schemabank.tags import (
 from schemabank.tasks import Example, TaskData, gsm8k, gsm_symbolic
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 
-Embeddings = Callable[[Sequence[Example]], Mapping[str, np.ndarray]]
+Embed = Callable[[], Mapping[str, np.ndarray]]
+EMBEDDING_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,17 @@ def load_task(settings: TaskSettings) -> TaskData:
 
 
 def tokenise(
-    examples: Sequence[Example],
+    texts: Sequence[tuple[str, str, str]],
     settings: TaskSettings,
     tokenizer: PreTrainedTokenizerBase,
     *,
     prefix_room: int = 0,
 ) -> list[Encoded]:
-    """Turn training examples into tokens with their labels.
+    """Turn prompts and completions into tokens with their labels.
 
     Args:
-        examples: training examples.
-        settings: prompt, target, end token and length limit.
+        texts: id, prompt and completion of every example.
+        settings: end token, loss and length limit.
         tokenizer: the base model's.
         prefix_room: tokens of ``max_length`` that are kept free for a tag prefix.
 
@@ -78,13 +80,13 @@ def tokenise(
     """
     encoded = [
         encode(
-            tokenizer(_prompt(e, settings, ()))["input_ids"],
-            _target_tokens(e, settings, tokenizer, end_token=settings.end_token),
-            example_id=e.id,
+            tokenizer(prompt)["input_ids"],
+            _completion_tokens(completion, tokenizer, end_token=settings.end_token),
+            example_id=example_id,
             max_length=settings.max_length - prefix_room,
             completion_only=settings.completion_only_loss,
         )
-        for e in examples
+        for example_id, prompt, completion in texts
     ]
     num_cut = sum(e.cut for e in encoded)
     if num_cut > settings.max_cut_ratio * len(encoded):
@@ -96,17 +98,36 @@ def tokenise(
     return encoded
 
 
-def training_data(
+def task_training_data(
     examples: Sequence[Example], run: RunConfig, tokenizer: PreTrainedTokenizerBase
 ) -> TrainingData:
-    """Tokenise a run's training examples and plan the schedule of its batches."""
-    chosen = examples[: run.task.train_limit]
-    if not chosen:
-        raise InputError("the training split holds 0 examples, allowed is at least 1: widen it")
+    """Tokenise a task's training examples and plan the schedule of their batches."""
+    task = run.task
+    chosen = examples[: task.train_limit]
+    texts = [(e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen]
+    return training_data(chosen, texts, run, tokenizer)
+
+
+def training_data(
+    examples: Sequence[Example],
+    texts: Sequence[tuple[str, str, str]],
+    run: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TrainingData:
+    """Tokenise examples and plan the schedule of their batches.
+
+    Args:
+        examples: what taggers see.
+        texts: id, prompt and completion of each.
+        run: its task's tokenisation settings and batch size.
+        tokenizer: the base model's.
+    """
+    if not examples:
+        raise InputError("there are 0 training examples, allowed is at least 1: add some")
     room = _prefix_room(run, tokenizer)
-    encoded = tokenise(chosen, run.task, tokenizer, prefix_room=room)
+    encoded = tokenise(texts, run.task, tokenizer, prefix_room=room)
     return TrainingData(
-        examples=chosen,
+        examples=examples,
         encoded=encoded,
         schedule=plan_schedule(
             encoded, batch_size=run.train.batch_size, max_buckets=run.engine.max_buckets
@@ -116,6 +137,50 @@ def training_data(
         beginning=len(tokenizer("")["input_ids"]),
         completion_only=run.task.completion_only_loss,
     )
+
+
+def engine_run(
+    run: RunConfig,
+    examples: Sequence[Example],
+    stack: AdapterStack,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    name: str,
+) -> Run:
+    """Return a run as the engine takes it; the tagger ``cluster`` reads the stack's base model."""
+    return Run(
+        name=name,
+        seed=run.seed,
+        stages=run.stages(),
+        train=run.train,
+        bank=run.bank if run.arm == "schemabank" else None,
+        tags=_tag_plan(run, examples, lambda: embeddings(stack, tokenizer, examples)),
+    )
+
+
+def embeddings(
+    stack: AdapterStack, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
+) -> dict[str, np.ndarray]:
+    """Mean-pooled final hidden states of the questions, by example id.
+
+    Before training, when LoRA's B is zero, these are the base model's.
+    """
+    found: dict[str, np.ndarray] = {}
+    with stack.evaluating("off"):
+        for start in range(0, len(examples), EMBEDDING_BATCH):
+            chosen = examples[start : start + EMBEDDING_BATCH]
+            encoded = [
+                Encoded(id=e.id, tokens=tuple(tokenizer(e.question)["input_ids"]), label_start=1)
+                for e in chosen
+            ]
+            width = max(len(e.tokens) for e in encoded)
+            batch = collate([encoded] * stack.num_slots, width=width, num_labels=width)
+            batch = batch.to(stack.model.device)
+            hidden = stack.hidden(batch.tokens)[: len(chosen)].float()
+            real = batch.real[0][..., None]
+            pooled = (hidden * real).sum(1) / real.sum(1)
+            found |= dict(zip((e.id for e in chosen), pooled.cpu().numpy(), strict=True))
+    return found
 
 
 def evaluation_items(
@@ -143,7 +208,9 @@ def evaluation_items(
                 group=example.group,
                 prompt=prompt,
                 prompt_tokens=tuple(tokenizer(prompt)["input_ids"]),
-                target_tokens=_target_tokens(example, task, tokenizer, end_token=True),
+                target_tokens=_completion_tokens(
+                    target_text(example, target=task.target), tokenizer, end_token=True
+                ),
                 gold=example.answer,
             )
         )
@@ -161,27 +228,10 @@ def uses_prefix(run: RunConfig) -> bool:
     return tagged and run.tags.delivery in {"prefix", "both"}
 
 
-def tag_plan(run: RunConfig, examples: Sequence[Example], embeddings: Embeddings) -> TagPlan | None:
-    """Return how a run's examples are tagged, or ``None`` for a run without tags.
-
-    Args:
-        run: the run.
-        examples: its training examples.
-        embeddings: gives base-model embeddings by example id; called for the tagger ``cluster``.
-    """
-    if run.arm != "schemabank" or run.tags.tagger == "none":
-        return None
-    return TagPlan(
-        tagger=_tagger(run.tags, run.bank, run.seed, examples, embeddings),
-        prefix=uses_prefix(run),
-        loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
-    )
-
-
 def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
     """Tag one example, so that a missing field is found before anything is computed."""
     if run.arm == "schemabank" and run.tags.tagger not in {"none", "cluster"}:
-        tagger = _tagger(run.tags, run.bank, run.seed, examples, lambda _: {})
+        tagger = _tagger(run.tags, run.bank, run.seed, dict)
         tagger(examples[0], rng=np.random.default_rng(0))
 
 
@@ -192,20 +242,25 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _tagger(
-    tags: TagSettings,
-    bank: BankSettings,
-    seed: int,
-    examples: Sequence[Example],
-    embeddings: Embeddings,
-) -> Tagger:
+def _tag_plan(run: RunConfig, examples: Sequence[Example], embed: Embed) -> TagPlan | None:
+    """How a run's examples are tagged, or ``None`` for a run without tags."""
+    if run.arm != "schemabank" or run.tags.tagger == "none":
+        return None
+    return TagPlan(
+        tagger=_tagger(run.tags, run.bank, run.seed, embed),
+        prefix=uses_prefix(run),
+        loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
+    )
+
+
+def _tagger(tags: TagSettings, bank: BankSettings, seed: int, embed: Embed) -> Tagger:
     sizes = {"num_schemas": bank.num_schemas, "num_tags": tags.num_tags}
     makers: dict[str, Callable[[], Tagger]] = {
         "hash": lambda: hash_tagger(**sizes),
         "content": lambda: content_tagger(**sizes),
         "field": lambda: field_tagger(field=str(tags.field), **sizes),
         "random": lambda: random_tagger(**sizes),
-        "cluster": lambda: cluster_tagger(embeddings(examples), seed=seed, **sizes),
+        "cluster": lambda: cluster_tagger(embed(), seed=seed, **sizes),
     }
     return makers[tags.tagger]()
 
@@ -224,13 +279,8 @@ def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) 
     )
 
 
-def _target_tokens(
-    example: Example,
-    settings: TaskSettings,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    end_token: bool,
+def _completion_tokens(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, end_token: bool
 ) -> tuple[int, ...]:
-    text = target_text(example, target=settings.target)
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     return (*tokens, end_token_id(tokenizer)) if end_token else tuple(tokens)

@@ -10,24 +10,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 import transformers
 from torch import Tensor
 
 from schemabank.bank import Routing
-from schemabank.cohort.batches import Encoded, collate
 from schemabank.cohort.engine import Cohort, RunStep
-from schemabank.cohort.slots import Run, TrainingData
+from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.evaluate import evaluate, summaries
-from schemabank.export import check_with_peft, probe_logits, save_adapter, save_bank
+from schemabank.export import (
+    PROVENANCE,
+    check_with_peft,
+    model_card,
+    probe_logits,
+    save_adapter,
+    save_bank,
+)
 from schemabank.metrics import ItemRecord
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
-from schemabank.prepare import Item, tag_plan, uses_prefix
+from schemabank.prepare import Item, engine_run, uses_prefix
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -42,9 +47,6 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
-from schemabank.tasks import Example
-
-EMBEDDING_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -150,30 +152,6 @@ def result_of(
     }
 
 
-def embeddings(
-    stack: AdapterStack, base: BaseModel, examples: Sequence[Example]
-) -> Mapping[str, np.ndarray]:
-    """Mean-pooled final hidden states of the questions under the base model, by example id."""
-    found: dict[str, np.ndarray] = {}
-    with stack.evaluating("off"):
-        for start in range(0, len(examples), EMBEDDING_BATCH):
-            chosen = examples[start : start + EMBEDDING_BATCH]
-            encoded = [
-                Encoded(
-                    id=e.id, tokens=tuple(base.tokenizer(e.question)["input_ids"]), label_start=1
-                )
-                for e in chosen
-            ]
-            width = max(len(e.tokens) for e in encoded)
-            batch = collate([encoded] * stack.num_slots, width=width, num_labels=width)
-            batch = batch.to(stack.model.device)
-            hidden = stack.hidden(batch.tokens).unflatten(0, (stack.num_slots, -1))[0].float()
-            real = batch.real[0][..., None]
-            pooled = (hidden * real).sum(1) / real.sum(1)
-            found |= dict(zip((e.id for e in chosen), pooled.cpu().numpy(), strict=True))
-    return found
-
-
 def _train(
     runs: Sequence[RunConfig], stack: AdapterStack, context: Context, claims: Sequence[Claim]
 ) -> list[dict[str, object] | None]:
@@ -181,7 +159,11 @@ def _train(
     if runs[0].arm == "base":
         return [None for _ in runs]
     data = context.training[uses_prefix(runs[0])]
-    cohort = Cohort(stack, [_engine_run(run, data, stack, context) for run in runs], data)
+    cohort = Cohort(
+        stack,
+        [engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs],
+        data,
+    )
     names = _names(runs)
     expected = estimate(stack, data, cohort.num_steps)
     context.reporter.note(
@@ -231,19 +213,6 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     }
 
 
-def _engine_run(run: RunConfig, data: TrainingData, stack: AdapterStack, context: Context) -> Run:
-    return Run(
-        name=run_id(run),
-        seed=run.seed,
-        stages=run.stages(),
-        train=run.train,
-        bank=run.bank if run.arm == "schemabank" else None,
-        tags=tag_plan(
-            run, data.examples, lambda examples: embeddings(stack, context.base, examples)
-        ),
-    )
-
-
 def _evaluate(
     runs: Sequence[RunConfig], stack: AdapterStack, context: Context
 ) -> list[list[ItemRecord]]:
@@ -270,7 +239,16 @@ def _write_weights(
     """Write a trained run's adapter and bank."""
     if run.arm == "base":
         return
-    save_adapter(folder / ADAPTER, stack.lora_tensors(slot), run, base)
+    name = base.hub_id or base.name
+    training = (
+        f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
+        f"configuration `{config_hash(run)}` (all settings: `{PROVENANCE}`), on the weights "
+        f"`{base.name}`."
+    )
+    card = model_card(name, run.lora, training=training)
+    tensors = stack.lora_tensors(slot)
+    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card)
+    (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     if run.arm == "schemabank":
         save_bank(folder / BANK, stack.bank_tensors(slot))
 

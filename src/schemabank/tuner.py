@@ -1,0 +1,117 @@
+"""The Python interface: LoRA and banks on your own model, training, the banks off, the adapter saved.
+
+It is the cohort engine with one slot, so a configuration file leads to the same computation.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.bank import Routing
+from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import RunConfig
+from schemabank.errors import InputError
+from schemabank.export import model_card, save_adapter
+from schemabank.prepare import engine_run, training_data
+from schemabank.progress import reporter
+from schemabank.tasks import Example
+
+
+class Tuner:
+    """A model with an adapter and, until :meth:`detach`, schema banks.
+
+    The model itself stays usable all the time: ``model(...)`` and ``model.generate(...)`` run with
+    the adapter, and with the banks as :meth:`set_routing` says.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        bank = config.bank if config.arm == "schemabank" else None
+        self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
+        self.stack.initialise(0, config.seed)
+
+    def train(self, examples: Sequence[tuple[str, str]]) -> list[RunStep]:
+        """Train on pairs of prompt and completion, from fresh weights, through all stages.
+
+        Args:
+            examples: texts; the end token is added, and the loss is on the completion, as the
+                configuration's ``task`` says.
+
+        Returns:
+            What every step did.
+
+        Raises:
+            InputError: an example that the length limit cuts off, or tags that do not fit.
+            RuntimeError: the gradient stayed non-finite.
+        """
+        named = [
+            Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
+            for i, (prompt, completion) in enumerate(examples)
+        ]
+        texts = [(e.id, e.question, e.solution) for e in named]
+        data = training_data(named, texts, self.config, self.tokenizer)
+        run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
+        cohort = Cohort(self.stack, [run], data)
+        done: list[RunStep] = []
+        with reporter() as progress:
+            progress.start(f"train {self.config.arm}", cohort.num_steps)
+            for (step,) in cohort.steps():
+                done.append(step)
+                progress.advance(1, f"stage {step.stage}, loss {step.loss:.3f}")
+            progress.finish()
+        if cohort.slots[0].failure is not None:
+            raise RuntimeError(cohort.slots[0].failure)
+        return done
+
+    def set_routing(self, routing: Routing) -> None:
+        """Choose what the banks do in ``model(...)``: nothing (``off``), ``on`` or ``dense``.
+
+        Raises:
+            InputError: the banks were detached, or there never were any.
+        """
+        if routing != "off" and not self.stack.banks.handles:
+            raise InputError(f"routing {routing!r} needs banks, and none are attached: use 'off'")
+        self.stack.banks.routing = routing
+        self.stack.banks.scale.fill_(1.0)
+
+    def detach(self) -> None:
+        """Take the banks off; the adapter stays, and logits are those of routing off."""
+        self.stack.detach_banks()
+
+    def remove(self) -> None:
+        """Take banks and adapter off; the model is again what it was, bit for bit."""
+        self.stack.remove()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter for ``peft.PeftModel.from_pretrained``.
+
+        Raises:
+            InputError: the folder exists.
+        """
+        name = str(self.model.name_or_path)
+        training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
+        card = model_card(name, self.config.lora, training=training)
+        tensors = self.stack.lora_tensors(0)
+        save_adapter(Path(folder), tensors, self.config.lora, base_name=name, card=card)
+
+
+def attach(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig | None = None,
+) -> Tuner:
+    """Put a LoRA adapter and schema banks on a causal language model, in place.
+
+    Args:
+        model: a decoder-only transformers model; all its weights are frozen.
+        tokenizer: its tokenizer.
+        config: settings; the preset ``sound`` of the arm ``schemabank`` without it.
+
+    Raises:
+        InputError: targets or blocks that the model does not have.
+    """
+    return Tuner(model, tokenizer, config or RunConfig(arm="schemabank"))
