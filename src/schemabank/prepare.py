@@ -154,7 +154,7 @@ def engine_run(
         stages=run.stages(),
         train=run.train,
         bank=run.bank if run.arm == "schemabank" else None,
-        tags=_tag_plan(run, examples, lambda: embeddings(stack, tokenizer, examples)),
+        tags=_tag_plan(run, lambda: embeddings(stack, tokenizer, examples)),
     )
 
 
@@ -242,7 +242,7 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _tag_plan(run: RunConfig, examples: Sequence[Example], embed: Embed) -> TagPlan | None:
+def _tag_plan(run: RunConfig, embed: Embed) -> TagPlan | None:
     """How a run's examples are tagged, or ``None`` for a run without tags."""
     if run.arm != "schemabank" or run.tags.tagger == "none":
         return None

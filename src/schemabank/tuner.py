@@ -1,4 +1,4 @@
-"""The Python interface: LoRA and banks on your own model, training, the banks off, the adapter saved.
+"""The Python interface: put LoRA and banks on your own model, train, take the banks off, save.
 
 It is the cohort engine with one slot, so a configuration file leads to the same computation.
 """

@@ -1,0 +1,113 @@
+"""Small cohorts on tiny models, for the tests of the engine and of what stands on it."""
+
+from collections.abc import Sequence
+
+import torch
+from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
+
+from schemabank.cohort.batches import Encoded, encode, plan_schedule
+from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.slots import Run, TagPlan, TrainingData
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import THREE_STAGES, BankSettings, LoraSettings, Stage, TrainSettings
+from schemabank.tags import hash_tagger
+from schemabank.tasks import Example
+
+BANK = BankSettings(num_schemas=8, rank=4, attribute_dim=4, load_balance_weight=0.1)
+LORA_STAGE = Stage(name="lora", ratio=1.0, train=("lora",), learning_rate=1e-2)
+FAST_STAGES = tuple(s.model_copy(update={"learning_rate": 1e-2}) for s in THREE_STAGES)
+PREFIX_ROOM = 16
+
+
+def examples(count: int = 22) -> list[Example]:
+    """Sums of different lengths."""
+    return [
+        Example(
+            id=f"sum/{i}",
+            question="+".join(str(i * j % 97) for j in range(2 + i % 7)) + "=",
+            solution=f"the sum of {i} #### {i}",
+            answer=str(i),
+        )
+        for i in range(count)
+    ]
+
+
+def data(
+    *, batch_size: int = 4, completion_only: bool = True, prefix: bool = False
+) -> TrainingData:
+    """Tokenised examples with their schedule."""
+    tokenizer = tiny_tokenizer()
+    encoded: list[Encoded] = [
+        encode(
+            tokenizer(e.question)["input_ids"],
+            [*tokenizer(e.solution)["input_ids"], END_TOKEN_ID],
+            example_id=e.id,
+            max_length=96,
+            completion_only=completion_only,
+        )
+        for e in examples()
+    ]
+    return TrainingData(
+        examples=examples(),
+        encoded=encoded,
+        schedule=plan_schedule(encoded, batch_size=batch_size, max_buckets=3),
+        tokenizer=tokenizer,
+        prefix_room=PREFIX_ROOM if prefix else 0,
+        completion_only=completion_only,
+    )
+
+
+def lora_run(seed: int, **train: object) -> Run:
+    """A plain LoRA run of two epochs."""
+    return Run(name=f"lora-{seed}", seed=seed, stages=(LORA_STAGE,), train=_train(**train))
+
+
+def bank_run(
+    seed: int,
+    *,
+    bank: BankSettings = BANK,
+    stages: tuple[Stage, ...] = FAST_STAGES,
+    prefix: bool = False,
+    **train: object,
+) -> Run:
+    """A run under the curriculum, with hash tags."""
+    tagger = hash_tagger(num_schemas=bank.num_schemas, num_tags=2)
+    return Run(
+        name=f"bank-{seed}",
+        seed=seed,
+        stages=stages,
+        train=_train(**train),
+        bank=bank,
+        tags=TagPlan(tagger=tagger, prefix=prefix, loss_weight=0.0 if prefix else 1.0),
+    )
+
+
+def cohort(
+    runs: Sequence[Run],
+    training: TrainingData,
+    *,
+    kind: Kind = "llama",
+    lora: LoraSettings | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Cohort:
+    """A cohort of runs on a fresh tiny model; dropout is on."""
+    settings = lora or LoraSettings(r=4, lora_dropout=0.2)
+    banked = [run.bank is not None for run in runs]
+    bank = next((run.bank for run in runs if run.bank is not None), None)
+    model = tiny_model(kind).to(dtype)
+    stack = AdapterStack(model, lora=[settings] * len(runs), bank=bank, banked=banked)
+    return Cohort(stack, runs, training)
+
+
+def train(trained: Cohort) -> list[list[RunStep]]:
+    """Run a cohort to its end."""
+    return list(trained.steps())
+
+
+def weights(trained: Cohort, slot: int) -> dict[str, torch.Tensor]:
+    """A copy of all of a slot's weights by group."""
+    return {name: g.weights[slot].clone() for name, g in trained.stack.groups.items()}
+
+
+def _train(**changes: object) -> TrainSettings:
+    return TrainSettings.model_validate({"num_train_epochs": 2, "max_grad_norm": 0.5, **changes})
