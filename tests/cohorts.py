@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 from schemabank.cohort.batches import Encoded, encode, plan_schedule
 from schemabank.cohort.engine import Cohort, RunStep
@@ -12,6 +11,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import THREE_STAGES, BankSettings, LoraSettings, Stage, TrainSettings
 from schemabank.tags import hash_tagger
 from schemabank.tasks import Example
+from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 BANK = BankSettings(num_schemas=8, rank=4, attribute_dim=4, load_balance_weight=0.1)
 LORA_STAGE = Stage(name="lora", ratio=1.0, train=("lora",), learning_rate=1e-2)

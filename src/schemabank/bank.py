@@ -27,8 +27,9 @@ class Routed:
     """What the router did in one forward pass.
 
     Attributes:
-        log_probs: ``(slot, batch, token, schema)``, float32, log of the router's softmax.
-        gates: ``(slot, batch, token, schema)``, float32, zero outside the top k.
+        log_probs: ``(slot, batch, token, schema)``, log of the router's softmax, in float32 or, for
+            float64 states, in float64.
+        gates: ``(slot, batch, token, schema)``, of the same type, zero outside the top k.
     """
 
     log_probs: Tensor
@@ -119,7 +120,8 @@ class SchemaBank(nn.Module):
         The ``top_k`` probabilities are renormalised to sum to 1. With ``top_k = 1`` that would make
         every gate 1 and starve the router of gradient, so the probability itself is the gate.
         """
-        logits = torch.einsum("nbth,nsh->nbts", states.float(), self.router)
+        wide = torch.promote_types(states.dtype, torch.float32)
+        logits = torch.einsum("nbth,nsh->nbts", states.to(wide), self.router.to(wide))
         log_probs = logits.log_softmax(-1)
         top = log_probs.topk(self.top_k, dim=-1)
         kept = top.values.exp() if self.top_k == 1 else top.values.softmax(-1)

@@ -344,7 +344,7 @@ class ExperimentConfig(CommonSettings):
     """A configuration file: one run, or one for each arm and seed."""
 
     arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
-    """One arm, or a list of arms."""
+    """One arm, base, lora or schemabank, or a list of them."""
     seed: (
         Annotated[int, Field(ge=0)]
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]

@@ -7,12 +7,13 @@ allowed and the mend; nothing is computed before the whole file is valid.
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from schemabank.config import PRESETS, ExperimentConfig, RunConfig
 from schemabank.errors import InputError
@@ -37,9 +38,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
     source = _Source(path)
     tree = source.tree
     for override in overrides:
-        key, value = _parse_override(override)
-        _assign(tree, key, value, override)
-        source.overridden.add(key)
+        source.overridden.add(_override(tree, override))
     preset = tree.get("preset", "sound")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(
@@ -63,8 +62,7 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
     """
     tree = run.model_dump(mode="json")
     for override in overrides:
-        key, value = _parse_override(override)
-        _assign(tree, key, value, override)
+        _override(tree, override)
     return _validated(tree, RunConfig, lambda _: "--set")
 
 
@@ -89,28 +87,41 @@ class _Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.overridden: set[tuple[str, ...]] = set()
+        self.overridden: set[Location] = set()
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {str(path)!r} ({error}): name a YAML file") from error
         try:
             self.tree: Tree = yaml.safe_load(text) or {}
-            self.lines = dict(_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), ()))
+            lines = list(_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), ()))
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path} is not valid YAML ({reason}): mend it there") from error
         if not isinstance(self.tree, dict):
-            raise InputError(f"{path} holds a {type(self.tree).__name__}, not keys and values")
+            raise InputError(
+                f"{path} holds a {type(self.tree).__name__}, allowed are keys and values: write "
+                "settings like 'arm: lora'"
+            )
+        self.lines: dict[Location, int] = {}
+        for location, line in lines:
+            if location in self.lines:
+                raise InputError(
+                    f"{path}:{line}: {_dotted(location)} stands in line {self.lines[location]} "
+                    "already, allowed is once: remove one of them"
+                )
+            self.lines[location] = line
 
     def at(self, location: Location) -> str:
         """Where a setting was made: file and line, or the command line."""
         for end in range(len(location), 0, -1):
-            if tuple(map(str, location[:end])) in self.overridden:
+            if location[:end] in self.overridden:
                 return "--set"
             if location[:end] in self.lines:
                 return f"{self.path}:{self.lines[location[:end]]}"
-        return str(self.path)
+            if any(made[:end] == location[:end] for made in self.overridden):
+                return "--set"
+        return f"{self.path} with --set" if self.overridden else str(self.path)
 
     def validate(self, tree: Tree, model: type[Model]) -> Model:
         return _validated(tree, model, self.at)
@@ -125,22 +136,27 @@ def _validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) ->
 
 def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Location], str]) -> str:
     """The first problem, as one sentence."""
-    problem = error.errors()[0]
-    location = tuple(part for part in problem["loc"] if not _is_union_branch(part))
-    key = ".".join(map(str, location))
-    where = at(location)
+    located = [(_location(problem), problem) for problem in error.errors()]
+    first = located[0][0]
+    # Every branch of a union has its problem; the one deepest inside the value says the most.
+    location = max((loc for loc, _ in located if loc[: len(first)] == first), key=len)
+    problem, *others = [problem for loc, problem in located if loc == location]
+    key, where = _dotted(location), at(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key!r}{_nearest(model, location)}"
     if problem["type"] == "missing":
-        return f"{where}: {key} is missing: add it"
-    reason = problem["msg"].removeprefix("Value error, ")
+        field = _settings_at(model, location[:-1]).model_fields[str(location[-1])]
+        return f"{where}: {key} is missing: add it ({field.description})"
     if problem["type"] == "value_error":
+        reason = problem["msg"].removeprefix("Value error, ")
         return f"{where}: {key + ': ' if key else ''}{reason}"
-    reason = reason[0].lower() + reason[1:]
-    return f"{where}: {key} is {problem['input']!r}, but {reason}: change it there"
+    reasons = dict.fromkeys(_lower_first(p["msg"]) for p in (problem, *others))
+    value = problem["input"]
+    return f"{where}: {key} is {value!r}, but {' or '.join(reasons)}: change it there"
 
 
-def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
+def _override(tree: Tree, text: str) -> Location:
+    """Change a tree by one ``--set`` and return where."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise InputError(f"--set {text!r} is not KEY=VALUE: write it like train.learning_rate=1e-4")
@@ -148,41 +164,41 @@ def _parse_override(text: str) -> tuple[tuple[str, ...], Any]:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise InputError(f"--set {text!r}: the value is not valid YAML: quote it") from error
-    return tuple(key.strip().split(".")), _number(parsed)
+    return _assign(tree, key.strip().split("."), parsed, text)
 
 
-def _number(value: object) -> object:
-    """YAML 1.1 reads 1e-4 as text; people mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _assign(tree: Tree, key: tuple[str, ...], value: object, override: str) -> None:
-    """Set a dotted key, where a stage of the curriculum may be given by its name."""
+def _assign(tree: Tree, key: Sequence[str], value: object, override: str) -> Location:
+    """Set a dotted key, where a stage of the curriculum is given by its name; return its place."""
+    if key[0] == "curriculum":
+        tree.setdefault("curriculum", _default_stages())
     node: Any = tree
-    for depth, part in enumerate(key):
-        last = depth == len(key) - 1
-        if isinstance(node, list):
-            names = [item.get("name") for item in node if isinstance(item, dict)]
-            if part not in names or last:
-                raise InputError(
-                    f"--set {override!r}: {part!r} is not one of {', '.join(map(str, names))}: "
-                    "name a stage and its setting"
-                )
-            node = node[names.index(part)]
-        elif not isinstance(node, dict):
-            raise InputError(f"--set {override!r}: {'.'.join(key[:depth])} has no settings inside")
-        elif last:
-            node[part] = value
-        elif part == "curriculum" and part not in node:
-            node[part] = _default_stages()
-            node = node[part]
-        else:
-            node = node.setdefault(part, {})
+    location: Location = ()
+    for part in key[:-1]:
+        index = _index(node, location, part, override)
+        if isinstance(node, dict):
+            node.setdefault(part, {})
+        node, location = node[index], (*location, index)
+    index = _index(node, location, key[-1], override)
+    node[index] = value
+    return (*location, index)
+
+
+def _index(node: object, location: Location, part: str, override: str) -> str | int:
+    """Return where a part of a dotted key leads inside ``node``."""
+    if isinstance(node, dict):
+        return part
+    if location != ("curriculum",) or not isinstance(node, list):
+        raise InputError(
+            f"--set {override!r}: {_dotted(location)} is {node!r}, which has no settings inside: "
+            "set it as a whole"
+        )
+    names = [item.get("name") if isinstance(item, dict) else None for item in node]
+    if part not in names:
+        raise InputError(
+            f"--set {override!r}: the curriculum has no stage {part!r}, allowed are "
+            f"{', '.join(map(str, names))}: name one of them"
+        )
+    return names.index(part)
 
 
 def _default_stages() -> list[Tree]:
@@ -211,17 +227,13 @@ def _key_lines(node: yaml.Node | None, path: Location) -> Iterable[tuple[Locatio
             yield from _key_lines(value, (*path, index))
 
 
-def _fields_at(model: type[BaseModel], location: Location) -> list[str]:
-    """Names of the settings that may stand at a location; none inside a plain value."""
+def _settings_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
+    """The kind of settings that stand at a location."""
     for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = [c for c in (annotation, *get_args(annotation)) if _is_settings(c)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = next(c for c in (annotation, *get_args(annotation)) if _is_settings(c))
+    return model
 
 
 def _is_settings(annotation: object) -> TypeGuard[type[BaseModel]]:
@@ -231,16 +243,36 @@ def _is_settings(annotation: object) -> TypeGuard[type[BaseModel]]:
 def _nearest(model: type[BaseModel], location: Location) -> str:
     """Name the key that was probably meant: the same one elsewhere, or one spelled alike here."""
     name = str(location[-1])
-    allowed = _fields_at(model, location[:-1])
-    sections = [key for key in model.model_fields if name in _fields_at(model, (key,))]
+    allowed = list(_settings_at(model, location[:-1]).model_fields)
+    elsewhere = [key for key in _setting_names(model, "") if key.rpartition(".")[2] == name]
     close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    if close:
-        guess = ".".join(map(str, (*location[:-1], close[0])))
-    elif sections:
-        guess = f"{sections[0]}.{name}"
+    if elsewhere:
+        guess = elsewhere[0]
+    elif close:
+        guess = _dotted((*location[:-1], close[0]))
     else:
         return f": allowed are {', '.join(allowed)}; use one of them"
     return f", did you mean {guess!r}? (allowed are {', '.join(allowed)})"
+
+
+def _setting_names(model: type[BaseModel], prefix: str) -> Iterable[str]:
+    """Dotted names of all settings, those inside lists left out."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if _is_settings(field.annotation):
+            yield from _setting_names(field.annotation, f"{prefix}{name}.")
+
+
+def _location(problem: ErrorDetails) -> Location:
+    return tuple(part for part in problem["loc"] if not _is_union_branch(part))
+
+
+def _dotted(location: Location) -> str:
+    return ".".join(map(str, location))
+
+
+def _lower_first(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _is_union_branch(part: str | int) -> bool:

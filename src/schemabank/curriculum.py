@@ -9,6 +9,7 @@ BERT-of-Theseus (arXiv 2002.02925) and VanillaNet (arXiv 2305.12972).
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from schemabank.config import Stage
@@ -56,14 +57,13 @@ def plan(stages: tuple[Stage, ...], num_steps: int) -> tuple[StagePlan, ...]:
     Boundaries are rounded cumulatively, so they sum to ``num_steps`` exactly; a stage may come out
     empty when there are fewer steps than stages.
     """
-    plans, start, share = [], 0, 0.0
-    for stage in stages:
-        share += stage.ratio
-        stop = round(num_steps * min(share, 1.0))
-        plans.append(StagePlan(stage=stage, start=start, stop=stop))
-        start = stop
-    assert start == num_steps, "ratios sum to 1: the configuration checks it"
-    return tuple(plans)
+    shares = list(accumulate(stage.ratio for stage in stages))
+    # Ratios such as three times 0.333333 sum to nearly 1; the last share over itself is exactly 1.
+    bounds = [0, *(round(num_steps * (share / shares[-1])) for share in shares)]
+    return tuple(
+        StagePlan(stage=stage, start=start, stop=stop)
+        for stage, (start, stop) in zip(stages, pairwise(bounds), strict=True)
+    )
 
 
 def step_settings(plans: tuple[StagePlan, ...], step: int, *, seed: int) -> StepSettings:

@@ -7,11 +7,13 @@ reused, and what an interrupted one left behind is moved aside under a name of i
 import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from schemabank.errors import InputError
 
@@ -58,8 +60,7 @@ class Claim:
         Raises:
             InputError: something has taken the name meanwhile.
         """
-        if os.path.lexists(self.final):
-            raise InputError(f"{str(self.final)!r} appeared meanwhile: choose another --out")
+        _check_free(self.final)
         self.path.rename(self.final)
         self.path = self.final
 
@@ -71,22 +72,23 @@ def claimed(folder: Path) -> Iterator[Claim]:
     What is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
 
     Raises:
-        InputError: another process is writing this run, or the place cannot be written.
+        InputError: another process is writing this run, the name is taken, or the place cannot be
+            written.
     """
     lock = folder.parent / f".{folder.name}.lock"
     partial = folder.parent / f".{folder.name}.partial"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("w")
+        file = _locked(lock, folder)
     except OSError as error:
         raise InputError(
             f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
         ) from error
     with file:
-        _lock(file.fileno(), folder)
-        _set_aside(partial, folder)
-        partial.mkdir()
         try:
+            _check_free(folder)
+            _set_aside(partial, folder)
+            partial.mkdir()
             yield Claim(final=folder, path=partial)
         finally:
             _set_aside(partial, folder)
@@ -100,9 +102,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         InputError: the name is taken.
     """
-    if os.path.lexists(folder):
-        raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")
-    partial = folder.parent / f".{folder.name}.{os.getpid()}.partial"
+    _check_free(folder)
+    partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -111,6 +112,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         ) from error
     try:
         yield partial
+        _check_free(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -143,15 +145,32 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
-def _lock(descriptor: int, folder: Path) -> None:
-    """Lock for this process; the system lets go when the process ends, however it ends."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(
-            f"{str(folder)!r} is in use by another run that is still going: wait for it to end or "
-            "choose another --out"
-        ) from error
+def _check_free(folder: Path) -> None:
+    if os.path.lexists(folder):
+        raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")
+
+
+def _locked(lock: Path, folder: Path) -> TextIO:
+    """Open and lock a file; the system lets go when the process ends, however it ends.
+
+    A holder removes the file in the end, so whoever waited with an open one has to look whether it
+    still carries its name; otherwise a third process could lock a new file beside it.
+    """
+    while True:
+        file = lock.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            file.close()
+            raise InputError(
+                f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
+                "or choose another --out"
+            ) from error
+        file.close()
 
 
 def _set_aside(partial: Path, folder: Path) -> None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from cohorts import (
     BANK,
     FAST_STAGES,
@@ -13,12 +14,11 @@ from cohorts import (
     train,
     weights,
 )
-from tiny import Kind
-
 from schemabank.cohort.batches import Batch, collate
-from schemabank.cohort.engine import Cohort
+from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
 from schemabank.config import LoraSettings, Stage
+from tiny import Kind
 
 # Rounding alone: other shapes give the matrix products another order of summation, and Adam's
 # square root stretches it where gradients are tiny.
@@ -209,7 +209,8 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
 
 def test_a_run_without_finite_gradients_fails_and_leaves_its_neighbour_alone() -> None:
     trained = cohort([bank_run(5, num_train_epochs=6), bank_run(6, num_train_epochs=6)], data())
-    for reports in trained.steps():
+    reports: list[RunStep] = []
+    for reports in trained.steps():  # noqa: B007 -- the last ones are looked at below
         with torch.no_grad():
             trained.stack.banks.banks[2].router[0, 0, 0] = float("nan")
     assert [r.run for r in reports] == ["bank-6"]

