@@ -32,7 +32,7 @@ def main() -> None:
     device = resolve_device(experiment.engine.device)
     runs = [
         resolved(at_rate(experiment.runs()[0], arm, rate, seed), device)
-        for arm in ("lora", "schemabank")
+        for arm in arguments.arms
         for rate in arguments.rates
         for seed in arguments.seeds
     ]
@@ -127,6 +127,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("config")
     parser.add_argument("--rates", type=float, nargs="+", required=True)
+    parser.add_argument("--arms", nargs="+", default=["lora", "schemabank"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--slots", type=int, help="runs at once; all on a GPU, one on a CPU")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -7,6 +7,7 @@ allowed and the mend; nothing is computed before the whole file is valid.
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
@@ -23,6 +24,19 @@ Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
+BOOL_TAG = "tag:yaml.org,2002:bool"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML where ``on`` and ``off`` are words, as in YAML 1.2, and not booleans."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- the base class declares it so
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL_TAG]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(BOOL_TAG, re.compile("(?i:true|false)$"), list("tTfF"))
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -93,8 +107,8 @@ class _Source:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {str(path)!r} ({error}): name a YAML file") from error
         try:
-            self.tree: Tree = yaml.safe_load(text) or {}
-            lines = list(_key_lines(yaml.compose(text, Loader=yaml.SafeLoader), ()))
+            self.tree: Tree = yaml.load(text, _Loader) or {}  # noqa: S506 -- it is a SafeLoader
+            lines = list(_key_lines(yaml.compose(text, Loader=_Loader), ()))
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path} is not valid YAML ({reason}): mend it there") from error
@@ -150,7 +164,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Loca
     if problem["type"] == "value_error":
         reason = problem["msg"].removeprefix("Value error, ")
         return f"{where}: {key + ': ' if key else ''}{reason}"
-    reasons = dict.fromkeys(_lower_first(p["msg"]) for p in (problem, *others))
+    reasons = dict.fromkeys(_reason(p["msg"]) for p in (problem, *others))
     value = problem["input"]
     return f"{where}: {key} is {value!r}, but {' or '.join(reasons)}: change it there"
 
@@ -161,7 +175,7 @@ def _override(tree: Tree, text: str) -> Location:
     if not equals or not key.strip():
         raise InputError(f"--set {text!r} is not KEY=VALUE: write it like train.learning_rate=1e-4")
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Loader)  # noqa: S506 -- it is a SafeLoader
     except yaml.YAMLError as error:
         raise InputError(f"--set {text!r}: the value is not valid YAML: quote it") from error
     return _assign(tree, key.strip().split("."), parsed, text)
@@ -271,8 +285,9 @@ def _dotted(location: Location) -> str:
     return ".".join(map(str, location))
 
 
-def _lower_first(text: str) -> str:
-    return text[0].lower() + text[1:]
+def _reason(message: str) -> str:
+    """Pydantic's message inside a sentence, about a list as YAML calls it."""
+    return message[0].lower() + message[1:].replace("valid tuple", "list")
 
 
 def _is_union_branch(part: str | int) -> bool:

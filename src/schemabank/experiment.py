@@ -25,7 +25,7 @@ from schemabank.prepare import (
     uses_prefix,
 )
 from schemabank.progress import Reporter
-from schemabank.rundir import RESULT, is_finished, read_json
+from schemabank.rundir import RESULT, check_available, is_finished, read_json
 from schemabank.runner import Context, Outcome, build_stack, run_cohort
 
 
@@ -55,6 +55,8 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
         if finished[run]
     }
     pending = [run for run in runs if not finished[run]]
+    for run in pending:
+        check_available(out / run_id(run))
     if pending:
         context = _prepare(pending, device, reporter)
         for cohort in _cohorts(pending, device):
@@ -107,7 +109,7 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
             training[uses_prefix(run)] = task_training_data(task.train, run, base.tokenizer)
     for run in {run.arm: run for run in runs}.values():
         build_stack([run], base).remove()
-        check_tags(run, task.train)
+        check_tags(run, task.train[: run.task.train_limit])
     for data in training.values():
         for line in describe_data(data, base.tokenizer):
             reporter.note(line)

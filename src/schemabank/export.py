@@ -6,12 +6,14 @@ before anyone is told that it succeeded.
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -28,6 +30,27 @@ PROVENANCE = "schemabank.yaml"
 TOLERANCE = 1e-5
 PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"
 PREFIX = "base_model.model."
+
+# Settings of PEFT's LoraConfig that make another computation than plain LoRA's.
+SPECIAL = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "rank_pattern",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+)
+# Starts such as PiSSA's also change the base model's weights.
+PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 LoraTensors = dict[str, tuple[Tensor, Tensor]]
 
@@ -120,15 +143,8 @@ def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
         weights = load_file(folder / WEIGHTS)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {str(folder / WEIGHTS)!r} ({error})") from error
-    targets = config.get("target_modules")
-    settings = LoraSettings.model_validate(
-        {
-            "r": config["r"],
-            "lora_alpha": config["lora_alpha"],
-            "lora_dropout": config.get("lora_dropout", 0.0),
-            "target_modules": sorted(targets) if isinstance(targets, list) else targets,
-        }
-    )
+    _check_only_lora(folder, weights)
+    settings = _lora_settings(folder, config)
     paths = [key.removesuffix(".lora_A.weight") for key in weights if key.endswith("lora_A.weight")]
     return settings, {
         path.removeprefix(PREFIX): (
@@ -243,14 +259,43 @@ def _in_float32(model: PreTrainedModel) -> Iterator[None]:
             parameter.data = data
 
 
+def _lora_settings(folder: Path, config: Mapping[str, Any]) -> LoraSettings:
+    names = ("r", "lora_alpha", "lora_dropout", "target_modules")
+    try:
+        return LoraSettings.model_validate({name: config[name] for name in names})
+    except KeyError as error:
+        raise InputError(
+            f"{str(folder / CONFIG)!r} lacks {error}, allowed are {', '.join(names)}: restore the "
+            "file that PEFT wrote"
+        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(
+            f"{str(folder / CONFIG)!r}: {problem['loc'][0]} is {problem['input']!r}, but "
+            f"{problem['msg']}: restore the file that PEFT wrote"
+        ) from error
+
+
+def _check_only_lora(folder: Path, weights: Iterable[str]) -> None:
+    """Refuse an adapter with more weights than LoRA's, whatever its configuration says."""
+    ends = (".lora_A.weight", ".lora_B.weight")
+    other = [key for key in weights if not (key.startswith(PREFIX) and key.endswith(ends))]
+    if other:
+        raise InputError(
+            f"{str(folder / WEIGHTS)!r} holds {other[0]!r}, allowed are LoRA's A and B of linear "
+            "layers: evaluate it with PEFT, or merge it and name the merged folder as the model"
+        )
+
+
 def _check_plain(folder: Path, config: Mapping[str, object]) -> None:
     """Refuse what a plain LoRA stack would silently compute differently."""
     if config.get("peft_type") != "LORA":
         raise InputError(
             f"{str(folder)!r} holds an adapter of type {config.get('peft_type')!r}, allowed is LORA"
         )
-    special = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
-    used = [name for name in special if config.get(name)]
+    used = [name for name in SPECIAL if config.get(name)]
+    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
+        used.append(f"init_lora_weights {config['init_lora_weights']!r}")
     if config.get("bias", "none") != "none":
         used.append("bias")
     if not isinstance(config.get("target_modules"), list):

@@ -83,7 +83,8 @@ def tokenise(
             tokenizer(prompt)["input_ids"],
             _completion_tokens(completion, tokenizer, end_token=settings.end_token),
             example_id=example_id,
-            max_length=settings.max_length - prefix_room,
+            max_length=settings.max_length,
+            prefix_room=prefix_room,
             completion_only=settings.completion_only_loss,
         )
         for example_id, prompt, completion in texts
@@ -229,10 +230,19 @@ def uses_prefix(run: RunConfig) -> bool:
 
 
 def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
-    """Tag one example, so that a missing field is found before anything is computed."""
-    if run.arm == "schemabank" and run.tags.tagger not in {"none", "cluster"}:
-        tagger = _tagger(run.tags, run.bank, run.seed, dict)
-        tagger(examples[0], rng=np.random.default_rng(0))
+    """Find what no tagger can work with, a missing field for one, before anything is computed."""
+    if run.arm != "schemabank" or run.tags.tagger == "none":
+        return
+    if run.tags.tagger == "cluster":
+        num_questions = len({example.question for example in examples})
+        if num_questions < run.bank.num_schemas:
+            raise InputError(
+                f"bank.num_schemas is {run.bank.num_schemas}, but tags.tagger 'cluster' allows 1 "
+                f"to {num_questions}, the number of distinct training questions: lower it"
+            )
+        return
+    tagger = _tagger(run.tags, run.bank, run.seed, dict)
+    tagger(examples[0], rng=np.random.default_rng(0))
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -40,6 +40,25 @@ def is_finished(folder: Path) -> bool:
             "is a free name or a finished run, move it away or choose another --out"
         )
     return True
+
+
+def check_available(folder: Path) -> None:
+    """Find out, before anything is computed, whether a folder can be claimed; touches nothing.
+
+    Raises:
+        InputError: another process is writing this run, or the place cannot be written.
+    """
+    there = next(parent for parent in folder.parents if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is no folder"
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({reason}): allowed is a folder that you may "
+            "write to, choose another --out"
+        )
+    lock = _lock_file(folder)
+    if lock.is_file():
+        with lock.open() as file:
+            _lock(file, fcntl.LOCK_SH, folder)
 
 
 @dataclass
@@ -75,8 +94,9 @@ def claimed(folder: Path) -> Iterator[Claim]:
         InputError: another process is writing this run, the name is taken, or the place cannot be
             written.
     """
-    lock = folder.parent / f".{folder.name}.lock"
+    lock = _lock_file(folder)
     partial = folder.parent / f".{folder.name}.partial"
+    missing = _missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         file = _locked(lock, folder)
@@ -93,6 +113,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
         finally:
             _set_aside(partial, folder)
             lock.unlink(missing_ok=True)
+            _remove_empty(missing)
 
 
 @contextmanager
@@ -104,6 +125,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     _check_free(folder)
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    missing = _missing_parents(folder)
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -116,6 +138,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        _remove_empty(missing)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -159,18 +182,41 @@ def _locked(lock: Path, folder: Path) -> TextIO:
     while True:
         file = lock.open("w")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_EX, folder)
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
         except FileNotFoundError:
             pass
-        except BlockingIOError as error:
+        except InputError:
             file.close()
-            raise InputError(
-                f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
-                "or choose another --out"
-            ) from error
+            raise
         file.close()
+
+
+def _lock(file: TextIO, operation: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
+            "or choose another --out"
+        ) from error
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _missing_parents(folder: Path) -> list[Path]:
+    """Folders above this one that are not there yet, the innermost first."""
+    return [parent for parent in folder.parents if not os.path.lexists(parent)]
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, as far as they are empty."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _set_aside(partial: Path, folder: Path) -> None:

@@ -45,9 +45,11 @@ class Tuner:
             What every step did.
 
         Raises:
-            InputError: an example that the length limit cuts off, or tags that do not fit.
+            InputError: an example that the length limit cuts off, tags that do not fit, or an
+                adapter or banks that were taken off.
             RuntimeError: the gradient stayed non-finite.
         """
+        self._check_attached()
         named = [
             Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
             for i, (prompt, completion) in enumerate(examples)
@@ -97,6 +99,16 @@ class Tuner:
         card = model_card(name, self.config.lora, training=training)
         tensors = self.stack.lora_tensors(0)
         save_adapter(Path(folder), tensors, self.config.lora, base_name=name, card=card)
+
+    def _check_attached(self) -> None:
+        """Training what no longer sits on the model would change nothing and say nothing."""
+        banks_missing = self.config.arm == "schemabank" and not self.stack.banks.handles
+        if banks_missing or not self.stack.attached:
+            what = "banks" if self.stack.attached else "adapter"
+            raise InputError(
+                f"train() after the {what} came off: allowed is to train before detach() and "
+                "remove(), call schemabank.attach(...) on the model again"
+            )
 
 
 def attach(

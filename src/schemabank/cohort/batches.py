@@ -50,8 +50,11 @@ def encode(
     example_id: str,
     max_length: int,
     completion_only: bool,
+    prefix_room: int = 0,
 ) -> Encoded:
-    """Join prompt and completion token ids, and cut what exceeds ``max_length`` on the right.
+    """Join prompt and completion token ids, and cut what exceeds the limit on the right.
+
+    The limit is ``max_length`` less the ``prefix_room`` that is kept free for a tag prefix.
 
     Raises:
         InputError: nothing of the completion is left, or there is no token before it.
@@ -60,17 +63,19 @@ def encode(
         empty = "completion" if prompt else "prompt"
         raise InputError(f"example {example_id!r} has an empty {empty}: give it some text")
     tokens = (*prompt, *completion)
-    if len(prompt) >= max_length:
+    limit = max_length - prefix_room
+    if len(prompt) >= limit:
+        prefix = f" and a tag prefix up to {prefix_room}" if prefix_room else ""
         raise InputError(
-            f"example {example_id!r}: its prompt alone has {len(prompt)} tokens, so the limit "
-            f"task.max_length = {max_length} cuts off its whole completion: allowed is at least "
-            f"{len(prompt) + 1}, raise the limit or leave the example out"
+            f"example {example_id!r}: its prompt alone has {len(prompt)} tokens{prefix}, so the "
+            f"limit task.max_length = {max_length} cuts off its whole completion: allowed is at "
+            f"least {len(prompt) + prefix_room + 1}, raise the limit or leave the example out"
         )
     return Encoded(
         id=example_id,
-        tokens=tokens[:max_length],
+        tokens=tokens[:limit],
         label_start=len(prompt) if completion_only else 1,
-        cut=len(tokens) > max_length,
+        cut=len(tokens) > limit,
     )
 
 

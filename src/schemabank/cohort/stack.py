@@ -91,6 +91,7 @@ class AdapterStack:
         banks = _new_banks(model, blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         self.lora = install_lora(model, lora, dropout=self.dropout)
+        self.attached = True
         self.banks: AttachedBanks = attach_banks(blocks, banks, num_slots=self.num_slots)
         self.groups: dict[Group, FlatGroup] = {
             name: FlatGroup(parameters, num_slots=self.num_slots)
@@ -153,7 +154,13 @@ class AdapterStack:
         }
 
     def load_lora(self, slot: int, tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Set a slot's adapters; layers that are not named stay untouched by an adapter."""
+        """Set a slot's adapters; layers that are not named stay untouched by an adapter.
+
+        Raises:
+            InputError: weights of a layer that the model does not have, or has in another size.
+        """
+        for path, (a, b) in tensors.items():
+            self._check_fits(path, a, b)
         with torch.no_grad():
             for path, layer in self.lora.items():
                 layer.A[slot].zero_()
@@ -185,7 +192,19 @@ class AdapterStack:
     def remove(self) -> None:
         """Take banks and adapters off; the model is the base model again, bit for bit."""
         self.banks.detach()
-        remove_lora(self.model, self.lora)
+        if self.attached:
+            remove_lora(self.model, self.lora)
+            self.attached = False
+
+    def _check_fits(self, path: str, a: Tensor, b: Tensor) -> None:
+        layer = self.lora.get(path)
+        size = None if layer is None else (layer.base.in_features, layer.base.out_features)
+        if size != (a.shape[1], b.shape[0]):
+            found = "no such layer" if size is None else f"{size[0]} to {size[1]} there"
+            raise InputError(
+                f"the adapter has weights for {path!r}, {a.shape[1]} to {b.shape[0]}, but the "
+                f"model has {found}: allowed is the base model that it was trained on, name that"
+            )
 
 
 def output_head(model: PreTrainedModel) -> Head:

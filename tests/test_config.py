@@ -1,0 +1,271 @@
+"""Defaults and presets are the method's tables, row by row; settings check themselves."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from schemabank.config import (
+    PRESETS,
+    THREE_STAGES,
+    BankSettings,
+    CommonSettings,
+    ExperimentConfig,
+    LoraSettings,
+    RunConfig,
+    Settings,
+    Stage,
+    TagSettings,
+)
+
+SOUND = RunConfig(arm="lora")
+PAPER = ExperimentConfig.model_validate({"arm": "lora", "preset": "paper", **PRESETS["paper"]})
+
+# Rows of "SchemaBank", "Curriculum", "Tags", "Baseline and protocol" and "What sound means here".
+BOTH = {
+    "lora.r": 16,
+    "lora.lora_alpha": 16.0,
+    "lora.lora_dropout": 0.05,
+    "lora.target_modules": ("q_proj", "k_proj", "v_proj", "o_proj"),
+    "bank.num_schemas": 32,
+    "bank.rank": 16,
+    "bank.top_k": 2,
+    "bank.attribute_dim": 32,
+    "bank.last_n": 2,
+    "bank.layers": None,
+    "bank.orthonormality_weight": 0.01,
+    "bank.entropy_weight": 0.0,
+    "bank.load_balance_weight": 0.0,
+    "tags.tagger": "hash",
+    "tags.num_tags": 2,
+    "curriculum": THREE_STAGES,
+    "train.weight_decay": 0.01,
+    "train.max_grad_norm": 1.0,
+    "train.batch_size": 4,
+    "train.warmup_ratio": 0.05,
+    "train.lr_scheduler_type": "linear",
+    "task.max_length": 512,
+    "task.prompt": "{question}\nThe answer is: ",
+    "eval.routing": "off",
+    "eval.split": "test",
+}
+SOUND_ONLY = {
+    "task.target": "solution",
+    "task.end_token": True,
+    "task.completion_only_loss": True,
+    "task.gsm8k.validation_ratio": 0.1,
+    "task.name": "gsm_symbolic",
+    "model.name": "smollm2-135m-instruct",
+    "bank.residual": True,
+    "tags.delivery": "loss",
+    "eval.limit": None,
+}
+PAPER_ONLY = {
+    "task.target": "final",
+    "task.end_token": False,
+    "task.completion_only_loss": False,
+    "task.gsm8k.validation_ratio": 0.0,
+    "task.name": "gsm8k",
+    "model.name": "Qwen/Qwen2-0.5B",
+    "bank.residual": False,
+    "tags.delivery": "prefix",
+    "train.num_train_epochs": 10,
+    "train.learning_rate": 1e-4,
+    "eval.limit": 500,
+    "eval.max_new_tokens": 200,
+}
+
+
+def value_at(config: BaseModel, key: str) -> Any:  # noqa: ANN401 -- settings are of any type
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@pytest.mark.parametrize(("key", "expected"), {**BOTH, **SOUND_ONLY}.items())
+def test_sound_is_the_methods_table(key: str, expected: object) -> None:
+    assert value_at(SOUND, key) == expected
+    assert type(value_at(SOUND, key)) is type(expected)
+
+
+@pytest.mark.parametrize(("key", "expected"), {**BOTH, **PAPER_ONLY}.items())
+def test_paper_is_the_methods_table(key: str, expected: object) -> None:
+    assert value_at(PAPER, key) == expected
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> set[str]:
+    return {
+        key
+        for name, value in tree.items()
+        for key in (
+            leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name}
+        )
+    }
+
+
+def test_presets_differ_in_the_listed_rows_only() -> None:
+    assert PRESETS["sound"] == {}
+    assert leaves(PRESETS["paper"]) == set(PAPER_ONLY)
+    assert set(PRESETS) == {"sound", "paper"}
+
+
+# Checks.
+
+
+def settings_classes() -> list[type[Settings]]:
+    found, queue = [], [Settings]
+    while queue:
+        children = queue.pop().__subclasses__()
+        found += children
+        queue += children
+    return found
+
+
+@pytest.mark.parametrize("settings", settings_classes(), ids=lambda c: c.__name__)
+def test_every_setting_is_frozen_strict_about_names_and_documented(
+    settings: type[Settings],
+) -> None:
+    config = settings.model_config
+    assert config["frozen"]
+    assert config["extra"] == "forbid"
+    for name, field in settings.model_fields.items():
+        assert field.description, name
+        assert field.description.endswith("."), name
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        SOUND.seed = 3
+
+
+def test_top_k_beyond_the_schemas() -> None:
+    with pytest.raises(ValidationError, match=r"top_k is 9, allowed is 1 to num_schemas = 8"):
+        BankSettings(num_schemas=8, top_k=9)
+    assert BankSettings(num_schemas=8, top_k=8).top_k == 8
+
+
+@pytest.mark.parametrize("layers", [(), (1, 1), (0, 2, 0)])
+def test_layers_must_be_distinct(layers: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="allowed are distinct block indices"):
+        BankSettings(layers=layers)
+
+
+def test_field_tagger_needs_a_field() -> None:
+    with pytest.raises(ValidationError, match=r"set tags\.field to a column"):
+        TagSettings(tagger="field")
+    assert TagSettings(tagger="field", field="template").field == "template"
+
+
+def test_more_tags_than_schemas() -> None:
+    with pytest.raises(ValidationError, match=r"tags\.num_tags is 5, .*num_schemas = 4: lower it"):
+        RunConfig(
+            arm="lora", tags=TagSettings(num_tags=5), bank=BankSettings(num_schemas=4, top_k=1)
+        )
+
+
+def stages(*ratios: float, names: str = "abcdef") -> tuple[Stage, ...]:
+    return tuple(
+        Stage(name=name, ratio=ratio, train=("lora",), learning_rate=1e-4)
+        for name, ratio in zip(names, ratios, strict=False)
+    )
+
+
+def test_ratios_must_sum_to_one() -> None:
+    with pytest.raises(ValidationError, match=r"ratios sum to 0\.9, allowed is 1"):
+        RunConfig(arm="schemabank", curriculum=stages(0.5, 0.4))
+    thirds = stages(0.333333, 0.333333, 0.333334)
+    assert RunConfig(arm="schemabank", curriculum=thirds).stages() == thirds
+
+
+def test_stage_names_must_differ() -> None:
+    with pytest.raises(ValidationError, match="give every stage a name of its own"):
+        RunConfig(arm="schemabank", curriculum=stages(0.5, 0.5, names="aa"))
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("lora", "lora_dropout", 1.0),
+        ("lora", "r", 0),
+        ("lora", "target_modules", ()),
+        ("train", "learning_rate", 0),
+        ("train", "learning_rate", float("inf")),
+        ("train", "adam_beta2", 1.0),
+        ("train", "weight_decay", -0.1),
+        ("bank", "entropy_weight", float("nan")),
+        ("task", "max_cut_ratio", 1.1),
+        ("engine", "slots", 0),
+    ],
+)
+def test_values_out_of_range(section: str, name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        RunConfig.model_validate({"arm": "lora", section: {name: value}})
+
+
+# Runs.
+
+
+def test_arm_lora_has_one_plain_stage_with_its_own_rate() -> None:
+    (stage,) = RunConfig.model_validate(
+        {
+            "arm": "lora",
+            "train": {"learning_rate": 3e-3, "lr_scheduler_type": "cosine", "warmup_ratio": 0.2},
+        }
+    ).stages()
+    assert stage == Stage(
+        name="lora",
+        ratio=1.0,
+        train=("lora",),
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_ratio=0.2,
+    )
+
+
+def test_arm_base_trains_nothing_and_schemabank_has_the_curriculum() -> None:
+    assert RunConfig(arm="base").stages() == ()
+    assert RunConfig(arm="schemabank").stages() == THREE_STAGES
+
+
+@pytest.mark.parametrize(
+    ("arm", "few_shot", "routing"),
+    [("base", 4, "off"), ("lora", 0, "off"), ("schemabank", 0, "on")],
+)
+def test_shots_are_for_the_base_and_routing_for_the_bank(
+    arm: str, few_shot: int, routing: str
+) -> None:
+    run = RunConfig.model_validate({"arm": arm, "eval": {"few_shot": 4, "routing": "on"}})
+    found = run.evaluation()
+    assert (found.few_shot, found.routing) == (few_shot, routing)
+    assert found.split == run.eval.split
+
+
+def expanded(arm: object, seed: object) -> list[tuple[str, int]]:
+    config = ExperimentConfig.model_validate({"arm": arm, "seed": seed})
+    return [(run.arm, run.seed) for run in config.runs()]
+
+
+def test_runs_are_every_arm_with_every_seed() -> None:
+    assert expanded("lora", 7) == [("lora", 7)]
+    assert expanded(["lora", "schemabank"], [1, 2]) == [
+        ("lora", 1),
+        ("lora", 2),
+        ("schemabank", 1),
+        ("schemabank", 2),
+    ]
+
+
+def test_the_base_needs_one_seed_and_repeats_count_once() -> None:
+    assert expanded(["base", "lora", "base"], [5, 3, 5]) == [("base", 5), ("lora", 5), ("lora", 3)]
+
+
+def test_runs_carry_all_common_settings() -> None:
+    config = ExperimentConfig.model_validate(
+        {"arm": "lora", "preset": "paper", **PRESETS["paper"], "lora": {"r": 3}}
+    )
+    (run,) = config.runs()
+    for name in CommonSettings.model_fields:
+        assert getattr(run, name) == getattr(config, name)
+    assert run.lora == LoraSettings(r=3)
+    assert run.preset == "paper"

@@ -1,0 +1,229 @@
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from cohorts import BANK
+from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
+
+from schemabank.cohort.decode import greedy
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import LoraSettings
+from schemabank.evaluate import evaluate, gold_losses, summaries
+from schemabank.metrics import ItemRecord
+from schemabank.models import BaseModel
+from schemabank.prepare import Item
+
+LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7)]
+TARGETS = ("add them: #### 7", "7", "the sum of both is\n#### 12", "", "4", "10 #### 10", "1", "9")
+
+
+def items() -> list[Item]:
+    tokenizer = tiny_tokenizer()
+    made = []
+    for i, target in enumerate(TARGETS):
+        prompt = "+".join(["3"] * (1 + 5 * i % 7)) + "=\nThe answer is: "
+        made.append(
+            Item(
+                id=f"sum/{i}",
+                group="seen" if i % 3 else "held_out",
+                prompt=prompt,
+                prompt_tokens=tuple(tokenizer(prompt)["input_ids"]),
+                target_tokens=(*tokenizer(target)["input_ids"], END_TOKEN_ID),
+                gold=str(i + 1),
+            )
+        )
+    return made
+
+
+def base() -> BaseModel:
+    return BaseModel(
+        name="tiny",
+        hub_id=None,
+        model=tiny_model("llama"),
+        tokenizer=tiny_tokenizer(),
+        end_token_ids=(END_TOKEN_ID, 17),
+        source="made here",
+    )
+
+
+def stacked(model: BaseModel) -> AdapterStack:
+    stack = AdapterStack(model.model, lora=LORA, bank=BANK)
+    generator = torch.Generator().manual_seed(0)
+    for slot in range(2):
+        stack.initialise(slot, slot)
+        tensors = stack.lora_tensors(slot)
+        drawn = {p: (a, torch.randn(b.shape, generator=generator)) for p, (a, b) in tensors.items()}
+        stack.load_lora(slot, drawn)
+    return stack
+
+
+def records(batch_size: int = 3, routing: str = "on") -> list[list[ItemRecord]]:
+    model = base()
+    done: list[int] = []
+    scored = evaluate(
+        stacked(model),
+        model,
+        items(),
+        routing=routing,
+        max_new_tokens=6,
+        batch_size=batch_size,
+        advance=done.append,
+    )
+    assert sum(done) == len(TARGETS)
+    return scored
+
+
+def test_records_stand_in_the_order_of_the_items_and_say_what_was_decoded() -> None:
+    model = base()
+    stack = stacked(model)
+    scored = records()
+    assert [len(slot) for slot in scored] == [len(TARGETS)] * 2
+    for index, item in enumerate(items()):
+        with stack.evaluating("on"):
+            completions = greedy(
+                stack, [item.prompt_tokens], max_new_tokens=6, end_token_ids=model.end_token_ids
+            )
+        for slot in range(2):
+            record, done = scored[slot][index], completions[slot][0]
+            assert (record.id, record.group, record.prompt) == (item.id, item.group, item.prompt)
+            assert record.gold == item.gold
+            assert record.completion == model.tokenizer.decode(done.tokens)
+            assert record.new_tokens == done.num_new_tokens
+            assert record.stop_reason == done.stop_reason
+    assert [r.completion for r in scored[0]] != [r.completion for r in scored[1]]
+
+
+def test_completions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = iter(["#### 1", "the answer is 2. 5", "no number", "#### 5", "6", "7", "8", "#### 9"])
+    model = base()
+    monkeypatch.setattr(model.tokenizer, "decode", lambda *_args, **_options: next(texts))
+    stack = AdapterStack(model.model, lora=LORA[:1], bank=None)
+    same_length = [items()[0]] * 8
+    given = [
+        Item(**(asdict(item) | {"id": str(i), "gold": str(i + 1)}))
+        for i, item in enumerate(same_length)
+    ]
+    (scored,) = evaluate(
+        stack, model, given, routing="off", max_new_tokens=2, batch_size=8, advance=lambda _: None
+    )
+    assert [r.correct for r in scored] == [True, True, False, False, False, False, False, False]
+    assert [r.strict for r in scored][:4] == ["1", "2", None, "5"]
+    assert [r.flexible for r in scored][:4] == ["1", "5", None, "5"]
+    assert [r.strict_correct for r in scored][:3] == [True, True, False]
+    assert [r.flexible_correct for r in scored][:3] == [True, False, False]
+    assert [r.extracted for r in scored][:4] == ["1", "2", None, "5"]
+
+
+@pytest.mark.parametrize("routing", ["off", "on", "dense"])
+def test_gold_losses_equal_those_of_the_models_own_logits(routing: str) -> None:
+    model = base()
+    stack = stacked(model)
+    with stack.evaluating(routing):
+        losses = gold_losses(stack, items())
+        for index, item in enumerate(items()):
+            tokens = torch.tensor([item.prompt_tokens + item.target_tokens])
+            logits = model.model(tokens.repeat(2, 1), use_cache=False).logits
+            start = len(item.prompt_tokens)
+            surprise = -logits[:, start - 1 : -1].log_softmax(-1)
+            picked = surprise.gather(-1, tokens[:, start:, None].repeat(2, 1, 1))[..., 0]
+            for slot in range(2):
+                without, with_end = losses[slot][index]
+                assert with_end == pytest.approx(picked[slot].mean().item(), rel=1e-5)
+                text = picked[slot, :-1]
+                expected = text.mean().item() if len(text) else 0.0
+                assert without == pytest.approx(expected, rel=1e-5)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 64])
+def test_the_batch_size_changes_no_score(batch_size: int) -> None:
+    for slot, reference in zip(records(batch_size), records(3), strict=True):
+        for record, other in zip(slot, reference, strict=True):
+            ours, theirs = asdict(record), asdict(other)
+            for name in ("gold_nll", "gold_nll_with_end"):
+                assert ours.pop(name) == pytest.approx(theirs.pop(name), rel=1e-5)
+            assert ours == theirs
+
+
+def test_the_same_evaluation_twice_gives_equal_records() -> None:
+    assert json.dumps([asdict(r) for r in records()[0]]) == json.dumps(
+        [asdict(r) for r in records()[0]]
+    )
+
+
+def test_routing_changes_what_is_measured_and_is_off_again_afterwards() -> None:
+    losses = {
+        routing: [r.gold_nll_with_end for r in records(routing=routing)[0]]
+        for routing in ("off", "on", "dense")
+    }
+    assert losses["off"] != losses["on"] != losses["dense"] != losses["off"]
+    model = base()
+    stack = stacked(model)
+    evaluate(
+        stack,
+        model,
+        items()[:1],
+        routing="on",
+        max_new_tokens=1,
+        batch_size=1,
+        advance=lambda _: None,
+    )
+    assert stack.banks.routing == "off"
+
+
+def test_summaries_are_per_group() -> None:
+    """Three items of one group and one of another, counted by hand."""
+
+    def record(number: int, group: str, **changes: object) -> ItemRecord:
+        fields: dict[str, object] = {
+            "id": str(number),
+            "group": group,
+            "prompt": "p",
+            "completion": "c",
+            "gold": "5",
+            "strict": None,
+            "flexible": None,
+            "extracted": None,
+            "strict_correct": False,
+            "flexible_correct": False,
+            "correct": False,
+            "new_tokens": 10 * number,
+            "stop_reason": "length",
+            "gold_nll": 0.5 * number,
+            "gold_nll_with_end": 0.25 * number,
+        }
+        return ItemRecord(**(fields | changes))
+
+    good = {"strict": "5", "strict_correct": True, "correct": True, "stop_reason": "end_token"}
+    found = summaries(
+        [
+            record(1, "seen", **good),
+            record(2, "held_out", **good),
+            record(3, "seen", flexible="4", stop_reason="end_token"),
+            record(4, "seen", gold="7"),
+            record(5, "seen", gold="6", flexible="6", flexible_correct=True, correct=True),
+        ]
+    )
+    assert list(found) == ["seen", "held_out"]
+    seen = found["seen"]
+    # Wilson's interval for 2 of 4: centre 1/2, half-width z sqrt(1/16 + z²/64) / (1 + z²/4).
+    assert seen.pop("correct_interval_95") == pytest.approx([0.15004, 0.84996], abs=1e-5)
+    assert seen == {
+        "num_items": 4,
+        "correct": 0.5,
+        "strict": 0.25,
+        "flexible": 0.25,
+        "ended_ratio": 0.5,
+        "length_limit_ratio": 0.5,
+        "unparsable_ratio": 0.25,
+        "mean_new_tokens": 32.5,
+        "correct_among_ended": 0.5,
+        "gold_nll": 1.625,
+        "gold_nll_with_end": 0.8125,
+        "best_constant_answer": "5",
+        "best_constant_correct": 0.5,
+    }
+    assert found["held_out"]["correct"] == 1.0
+    assert found["held_out"]["num_items"] == 1
+    assert found["held_out"]["mean_new_tokens"] == 20

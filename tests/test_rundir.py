@@ -1,0 +1,282 @@
+"""Claims, leftovers and new folders; another process is a real one."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from schemabank import rundir
+from schemabank.errors import InputError
+from schemabank.rundir import (
+    RESULT,
+    claimed,
+    is_finished,
+    new_folder,
+    read_json,
+    write_json,
+    write_lines,
+)
+
+HOLDER = """
+import sys
+from pathlib import Path
+from schemabank.rundir import claimed
+with claimed(Path(sys.argv[1])) as claim:
+    (claim.path / "metrics.jsonl").write_text("half a run")
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"claimed\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def finish(folder: Path, *, result: str = "{}") -> None:
+    with claimed(folder) as claim:
+        (claim.path / RESULT).write_text(result)
+        claim.complete()
+
+
+# Claims.
+
+
+def test_a_completed_claim_is_a_finished_run_and_leaves_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "lora-seed1"
+    assert not is_finished(run)
+    with claimed(run) as claim:
+        assert claim.path != run
+        (claim.path / RESULT).write_text("{}")
+        assert not is_finished(run), "the name stands for a complete run only"
+        claim.complete()
+        assert claim.path == run
+    assert is_finished(run)
+    assert names(run.parent) == {"lora-seed1"}
+    assert names(run) == {RESULT}
+
+
+def test_a_claim_excludes_other_processes(tmp_path: Path) -> None:
+    run, other = tmp_path / "a", tmp_path / "b"
+    with held_by_another_process(run) as process:
+        with pytest.raises(InputError, match=r"'.*/a' is in use by another run.*wait.* --out"):
+            claimed(run).__enter__()
+        finish(other)
+        assert (tmp_path / ".a.partial" / "metrics.jsonl").read_text() == "half a run"
+        process.communicate()
+        assert process.returncode == 0
+    finish(run)
+    assert (tmp_path / "a.unfinished-1" / "metrics.jsonl").read_text() == "half a run"
+    assert names(tmp_path) == {"a", "b", "a.unfinished-1"}
+
+
+def test_a_killed_process_loses_its_claim_but_not_its_files(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with held_by_another_process(run) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert names(tmp_path) == {".a.lock", ".a.partial"}
+        with claimed(run) as claim:
+            assert names(claim.path) == set()
+            assert (tmp_path / "a.unfinished-1" / "metrics.jsonl").read_text() == "half a run"
+            (claim.path / RESULT).write_text("{}")
+            claim.complete()
+    assert names(tmp_path) == {"a", "a.unfinished-1"}
+
+
+def test_a_claim_excludes_its_own_process_too(tmp_path: Path) -> None:
+    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use"):
+        claimed(tmp_path / "a").__enter__()
+    finish(tmp_path / "a")
+
+
+def test_a_lock_on_a_removed_file_is_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process ends between our opening and locking, and a third one claims the run anew."""
+    lock, flock = tmp_path / ".a.lock", fcntl.flock
+    third: list[IO[str]] = []
+
+    def late(file: IO[str], operation: int) -> None:
+        if not third:
+            lock.unlink()
+            third.append(lock.open("w"))
+            flock(third[0], operation)
+        flock(file, operation)
+
+    monkeypatch.setattr(rundir.fcntl, "flock", late)
+    with pytest.raises(InputError, match="is in use"):
+        claimed(tmp_path / "a").__enter__()
+    third[0].close()
+    finish(tmp_path / "a")
+
+
+def test_an_exception_keeps_the_files_under_a_name_of_their_own(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+
+    def attempt(number: int) -> None:
+        with claimed(run) as claim:
+            (claim.path / "log").write_text(f"try {number}")
+            raise RuntimeError("stop")
+
+    for number in (1, 2):
+        with pytest.raises(RuntimeError, match="stop"):
+            attempt(number)
+    with claimed(run):
+        pass
+    assert names(tmp_path) == {"a.unfinished-1", "a.unfinished-2"}
+    assert [(tmp_path / f"a.unfinished-{n}" / "log").read_text() for n in (1, 2)] == [
+        "try 1",
+        "try 2",
+    ]
+
+
+def test_a_finished_run_is_never_claimed_again(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    finish(run, result='{"first": 1}')
+    with pytest.raises(InputError, match=r"exists and is not overwritten: choose another --out"):
+        claimed(run).__enter__()
+    assert read_json(run / RESULT) == {"first": 1}
+    assert names(tmp_path) == {"a"}
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run) as claim:
+        (claim.path / RESULT).write_text("{}")
+        run.mkdir()
+        with pytest.raises(InputError, match="not overwritten"):
+            claim.complete()
+    assert names(run) == set()
+    assert names(tmp_path / "a.unfinished-1") == {RESULT}
+
+
+@pytest.mark.parametrize("name", ["runs/a", "runs/deeper/a"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write to '.*runs.*choose another --out"):
+        claimed(tmp_path / name).__enter__()
+    with pytest.raises(InputError, match=r"cannot write to '.*runs.*choose another --out"):
+        new_folder(tmp_path / name).__enter__()
+
+
+# Folders of others.
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("thesis", "file", "link"):
+        with pytest.raises(InputError, match=rf"'.*{name}' exists but holds no result\.json.*move"):
+            is_finished(tmp_path / name)
+
+
+# New folders.
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "adapter"
+    with new_folder(target) as partial:
+        (partial / "weights").write_text("1")
+        assert not target.exists()
+    assert names(target.parent) == {"adapter"}
+    assert names(target) == {"weights"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_new_folder_never_overwrites(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "a"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to(tmp_path / "nowhere")
+    before = os.lstat(target)
+    with pytest.raises(InputError, match="not overwritten: choose another --out"):
+        new_folder(target).__enter__()
+    assert os.path.samestat(os.lstat(target), before)
+    assert names(tmp_path) == {"a"}
+
+
+def test_a_new_folder_does_not_overwrite_what_appears_meanwhile(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+
+    def attempt() -> None:
+        with new_folder(target) as partial:
+            (partial / "weights").write_text("1")
+            target.mkdir()
+
+    with pytest.raises(InputError, match="not overwritten"):
+        attempt()
+    assert names(tmp_path) == {"a"}
+    assert names(target) == set()
+
+
+def test_a_failed_new_folder_leaves_nothing(tmp_path: Path) -> None:
+    def attempt() -> None:
+        with new_folder(tmp_path / "a") as partial:
+            (partial / "inner").mkdir()
+            (partial / "inner" / "weights").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt()
+    assert names(tmp_path) == set()
+
+
+def test_what_a_killed_process_left_does_not_block_a_new_folder(tmp_path: Path) -> None:
+    """In a container every process may have the same id."""
+    unfinished = new_folder(tmp_path / "a")
+    left = unfinished.__enter__()
+    (left / "half").write_text("1")
+    with new_folder(tmp_path / "a") as partial:
+        assert names(partial) == set()
+    assert names(tmp_path) == {"a", left.name}
+
+
+# Files.
+
+
+def test_json_keeps_the_order_of_keys_and_any_text(tmp_path: Path) -> None:
+    value = {"zebra": 1.5, "apfel": "süß → 7", "list": [1, None]}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert list(read_json(tmp_path / "x.json")) == ["zebra", "apfel", "list"]
+    assert "süß" in (tmp_path / "x.json").read_text(encoding="utf-8")
+
+
+def test_json_lines_are_one_object_a_line(tmp_path: Path) -> None:
+    write_lines(tmp_path / "x.jsonl", [{"a": "two\nlines"}, {"a": "ß"}])
+    text = (tmp_path / "x.jsonl").read_text(encoding="utf-8")
+    assert text == '{"a": "two\\nlines"}\n{"a": "ß"}\n'
+
+
+@pytest.mark.parametrize("content", [None, "{", b"\xff"])
+def test_unreadable_json(tmp_path: Path, content: str | bytes | None) -> None:
+    path = tmp_path / RESULT
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=r"cannot read '.*result\.json' \(.*\): name a folder"):
+        read_json(path)
