@@ -6,6 +6,7 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,7 +46,10 @@ def train(
     experiment = load_experiment(config, overrides or ())
     with reporter() as progress:
         outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
-    _print_results([o.result for o in outcomes if o.result is not None])
+    _print_results(
+        [o.result for o in outcomes if o.result is not None],
+        failed=[o.folder.name for o in outcomes if o.failure is not None],
+    )
     for outcome in outcomes:
         if outcome.failure is not None:
             sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
@@ -149,11 +153,11 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _print_results(results: list[dict[str, object]]) -> None:
+def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ()) -> None:
     from schemabank.table import results_table
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=NARROW)
-    if results:
-        console.print(results_table(results))
+    if results or failed:
+        console.print(results_table(results, failed=failed))

@@ -160,11 +160,15 @@ def read_json(path: Path) -> dict[str, object]:
         InputError: the file is missing or malformed.
     """
     try:
-        value: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
+        value: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read {str(path)!r} ({error}): name a folder that has it"
         ) from error
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{str(path)!r} holds a {type(value).__name__}, allowed is a JSON object: restore it"
+        )
     return value
 
 

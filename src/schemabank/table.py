@@ -23,11 +23,12 @@ COLUMNS = (
 )
 
 
-def results_table(results: Sequence[Result]) -> Table:
+def results_table(results: Sequence[Result], *, failed: Sequence[str] = ()) -> Table:
     """Lay out results of runs: one row an arm, seed and group of items.
 
     Args:
         results: contents of ``result.json``.
+        failed: names of runs that have none.
     """
     table = Table(
         title="exact match; NLL of the gold target in nats per token", title_justify="left"
@@ -42,6 +43,8 @@ def results_table(results: Sequence[Result]) -> Table:
         for result in scored:
             table.add_row(*_row(result, group))
         table.add_section()
+    for name in failed:
+        table.add_row(name, "", "failed")
     return table
 
 

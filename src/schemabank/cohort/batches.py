@@ -9,7 +9,7 @@ attention a real token never sees what is to its right.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -217,7 +217,7 @@ def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: boo
     """
     tokens = (*example.tokens[:after], *prefix, *example.tokens[after:])
     start = example.label_start if in_loss else example.label_start + len(prefix)
-    return Encoded(id=example.id, tokens=tokens, label_start=start)
+    return replace(example, tokens=tokens, label_start=start)
 
 
 def _round_up(length: int) -> int:
