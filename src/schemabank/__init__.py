@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         TrainSettings,
     )
     from schemabank.errors import InputError
-    from schemabank.tuner import Tuner, attach
+    from schemabank.tuner import Tuner
 
 try:
     __version__ = version("schemabank")
@@ -33,10 +33,9 @@ __all__ = [
     "TagSettings",
     "TrainSettings",
     "Tuner",
-    "attach",
 ]
 
-_HOMES = {"attach": "tuner", "Tuner": "tuner", "InputError": "errors"}
+_HOMES = {"Tuner": "tuner", "InputError": "errors"}
 
 
 def __getattr__(name: str) -> object:

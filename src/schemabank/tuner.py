@@ -20,15 +20,27 @@ from schemabank.tasks import Example
 
 
 class Tuner:
-    """A model with an adapter and, until :meth:`detach`, schema banks.
+    """Puts a LoRA adapter and, until :meth:`detach`, schema banks on a causal language model.
 
-    The model itself stays usable all the time: ``model(...)`` and ``model.generate(...)`` run with
-    the adapter, and with the banks as :meth:`set_routing` says.
+    The model is changed in place and stays usable all the time: ``model(...)`` and
+    ``model.generate(...)`` run with the adapter, and with the banks as :meth:`set_routing` says.
+
+    Args:
+        model: a decoder-only transformers model; all its weights are frozen.
+        tokenizer: its tokenizer.
+        config: settings; the preset ``sound`` of the arm ``schemabank`` without it.
+
+    Raises:
+        InputError: targets or blocks that the model does not have.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RunConfig | None = None,
     ) -> None:
+        config = config or RunConfig(arm="schemabank")
         self.model, self.tokenizer, self.config = model, tokenizer, config
         bank = config.bank if config.arm == "schemabank" else None
         self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
@@ -109,21 +121,3 @@ class Tuner:
                 f"train() after the {what} came off: allowed is to train before detach() and "
                 "remove(), call schemabank.attach(...) on the model again"
             )
-
-
-def attach(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    config: RunConfig | None = None,
-) -> Tuner:
-    """Put a LoRA adapter and schema banks on a causal language model, in place.
-
-    Args:
-        model: a decoder-only transformers model; all its weights are frozen.
-        tokenizer: its tokenizer.
-        config: settings; the preset ``sound`` of the arm ``schemabank`` without it.
-
-    Raises:
-        InputError: targets or blocks that the model does not have.
-    """
-    return Tuner(model, tokenizer, config or RunConfig(arm="schemabank"))
