@@ -2,7 +2,9 @@
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import transformers
@@ -65,9 +67,43 @@ def test_the_papers_configurations_are_its_forty_runs() -> None:
 
 
 def test_the_settings_page_is_up_to_date() -> None:
-    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build_settings.py")
+    module = _module(ROOT / "docs" / "build_settings.py")
+    assert module.TARGET.read_text(encoding="utf-8") == module.page()
+
+
+def test_published_learning_rates_follow_from_their_records() -> None:
+    tool = _module(ROOT / "benchmarks" / "choose_learning_rates.py")
+    folder = ROOT / "results" / "learning_rates"
+    records = sorted(folder.glob("*.jsonl"))
+    assert len(records) == 4
+    printed = "\n".join(tool.table(path) for path in records)
+    assert (folder / "README.md").read_text(encoding="utf-8").endswith(printed)
+
+
+@pytest.mark.parametrize(
+    ("config", "arm", "record"),
+    [
+        ("quickstart", "lora", "quickstart"),
+        ("quickstart", "schemabank", "quickstart-handover"),
+        ("gsm8k/sound", "lora", "gsm8k"),
+        ("gsm8k/sound", "schemabank", "gsm8k"),
+        ("gsm8k/handover", "schemabank", "gsm8k-handover"),
+    ],
+)
+def test_configurations_use_the_chosen_learning_rate(config: str, arm: str, record: str) -> None:
+    tool = _module(ROOT / "benchmarks" / "choose_learning_rates.py")
+    tried = tool.rates(ROOT / "results" / "learning_rates" / f"{record}.jsonl")
+    runs = load_experiment(ROOT / "configs" / f"{config}.yaml").runs()
+    stages = next(run for run in runs if run.arm == arm).stages()
+    highest = max(stage.learning_rate for stage in stages if "lora" in stage.train)
+    assert highest == tool.chosen(tried[arm]).learning_rate
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    assert module.TARGET.read_text(encoding="utf-8") == module.page()
+    return module

@@ -276,13 +276,27 @@ def test_files_that_are_missing_or_torn(stack: AdapterStack, tmp_path: Path) -> 
 
 
 def test_an_adapter_of_another_model_is_refused(stack: AdapterStack) -> None:
-    other = AdapterStack(tiny_model("gemma3"), lora=[LORA[0]], bank=None)
-    tensors = stack.lora_tensors(0)
-    with pytest.raises(InputError, match="allowed is the base model that it was trained on"):
-        other.load_lora(0, tensors)
-    same = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=None)
-    with pytest.raises(InputError, match=r"'model\.layers\.9\.q_proj', .* no such layer"):
-        same.load_lora(0, {"model.layers.9.q_proj": next(iter(tensors.values()))})
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=None)
+    path, (a, b) = next(iter(stack.lora_tensors(0).items()))
+    with pytest.raises(InputError) as error:
+        fresh.load_lora(0, {path: (a[:, :24], b)})
+    assert str(error.value) == (
+        "the adapter has weights for 'model.layers.0.self_attn.q_proj', 24 to 32, but the model "
+        "has 32 to 32 there: allowed is the base model that it was trained on, name that"
+    )
+    with pytest.raises(InputError, match=r"'model\.layers\.9\.q_proj', .* has no such layer"):
+        fresh.load_lora(0, {"model.layers.9.q_proj": (a, b)})
+
+
+def test_a_bank_of_other_settings_is_refused(stack: AdapterStack) -> None:
+    other = BANK.model_copy(update={"num_schemas": 4})
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=other)
+    with pytest.raises(InputError, match=r"\.router \[8, 32\].* does not fit .*\.router \[4, 32\]"):
+        fresh.load_bank(0, stack.bank_tensors(0))
+    elsewhere = BANK.model_copy(update={"layers": (0, 1)})
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=elsewhere)
+    with pytest.raises(InputError, match="leave bank settings out"):
+        fresh.load_bank(0, stack.bank_tensors(0))
 
 
 def test_an_existing_folder_is_never_overwritten(stack: AdapterStack, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -141,8 +142,10 @@ def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
     _check_plain(folder, config)
     try:
         weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {str(folder / WEIGHTS)!r} ({error})") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"cannot read {str(folder / WEIGHTS)!r} ({error}): name an adapter that has it whole"
+        ) from error
     _check_only_lora(folder, weights)
     settings = _lora_settings(folder, config)
     paths = [key.removesuffix(".lora_A.weight") for key in weights if key.endswith("lora_A.weight")]
@@ -169,7 +172,7 @@ def load_bank(folder: Path) -> dict[str, Tensor]:
     """
     try:
         return dict(load_file(folder / "bank.safetensors"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{str(folder)!r} holds no bank ({error}): allowed is --routing off, or a run of "
             "the arm schemabank"

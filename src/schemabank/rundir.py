@@ -48,17 +48,21 @@ def check_available(folder: Path) -> None:
     Raises:
         InputError: another process is writing this run, or the place cannot be written.
     """
-    there = next(parent for parent in folder.parents if os.path.lexists(parent))
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is no folder"
-        raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({reason}): allowed is a folder that you may "
-            "write to, choose another --out"
-        )
+    _check_writable(folder)
     lock = _lock_file(folder)
     if lock.is_file():
         with lock.open() as file:
             _lock(file, fcntl.LOCK_SH, folder)
+
+
+def check_new(folder: Path) -> None:
+    """Find out, before anything is computed, whether :func:`new_folder` can; touches nothing.
+
+    Raises:
+        InputError: the name is taken, or the place cannot be written.
+    """
+    _check_free(folder)
+    _check_writable(folder)
 
 
 @dataclass
@@ -175,6 +179,16 @@ def read_json(path: Path) -> dict[str, object]:
 def _check_free(folder: Path) -> None:
     if os.path.lexists(folder):
         raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(parent for parent in folder.parents if os.path.lexists(parent))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is no folder"
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({reason}): allowed is a folder that you may "
+            "write to, choose another --out"
+        )
 
 
 def _locked(lock: Path, folder: Path) -> TextIO:

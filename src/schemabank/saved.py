@@ -35,6 +35,7 @@ from schemabank.rundir import (
     CONFIG,
     PREDICTIONS,
     RESULT,
+    check_new,
     is_finished,
     new_folder,
     read_json,
@@ -70,11 +71,12 @@ def evaluate_saved(
         reporter.note(f"reused: {place} (same settings, finished)")
         return Outcome(place, read_json(place / RESULT), reused=True)
     bank = load_bank(folder / BANK) if run.eval.routing != "off" else None
+    check_new(place)
+    data = load_task(run.task)
+    base = load_base(run, device)
+    items = evaluation_items(data, run.task, run.eval, base.tokenizer)
+    stack = _stack(run, base, adapter, bank)
     with new_folder(place) as partial:
-        data = load_task(run.task)
-        base = load_base(run, device)
-        items = evaluation_items(data, run.task, run.eval, base.tokenizer)
-        stack = _stack(run, base, adapter, bank)
         reporter.start(f"evaluate {folder.name}", len(items))
         (records,) = evaluate(
             stack,
@@ -109,9 +111,9 @@ def export_run(folder: Path, out: Path, *, merge: bool) -> float:
             f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
             "of the arms lora and schemabank"
         )
+    check_new(out)
+    base = load_base(overridden(run, ["model.dtype=float32"]), resolve_device("cpu"))
     with new_folder(out) as partial:
-        device = resolve_device("cpu")
-        base = load_base(overridden(run, ["model.dtype=float32"]), device)
         if merge:
             return save_merged(partial, adapter, base)
         stack = _stack(run, base, adapter, None)

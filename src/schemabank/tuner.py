@@ -119,5 +119,5 @@ class Tuner:
             what = "banks" if self.stack.attached else "adapter"
             raise InputError(
                 f"train() after the {what} came off: allowed is to train before detach() and "
-                "remove(), call schemabank.attach(...) on the model again"
+                "remove(), make a new Tuner of the model"
             )

@@ -179,7 +179,17 @@ class AdapterStack:
         }
 
     def load_bank(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Set a slot's bank weights from :meth:`bank_tensors`."""
+        """Set a slot's bank weights from :meth:`bank_tensors`.
+
+        Raises:
+            InputError: the weights are those of other bank settings.
+        """
+        own = self.bank_tensors(slot)
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
+            raise InputError(
+                f"the saved bank, {_sizes(tensors)}, does not fit the settings in bank, which give "
+                f"{_sizes(own)}: allowed are those of the training, leave bank settings out"
+            )
         with torch.no_grad():
             for index, bank in self.banks.banks.items():
                 for name, parameter in bank.named_parameters():
@@ -255,6 +265,10 @@ def _new_banks(
         ).to(model.device)
         for index in bank_layers(len(blocks), last_n=bank.last_n, layers=bank.layers)
     }
+
+
+def _sizes(bank: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router")))
 
 
 def _named_groups(

@@ -1,0 +1,362 @@
+"""Stacked LoRA against a naive reference with the very same mask, and against PEFT."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import Tensor, nn
+
+from schemabank.cohort.lora import (
+    LANE_RANGE,
+    SlotDropout,
+    StackedLora,
+    install_lora,
+    remove_lora,
+)
+from schemabank.config import LoraSettings
+from schemabank.errors import InputError
+from tiny import tiny_model
+
+# PEFT asks transformers for a property of an old name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+IN, OUT, BATCH, TOKENS = 6, 5, 2, 3
+CPU = torch.device("cpu")
+# Scales of 2, 0.5 and 3, ranks 2, 4 and 1, three rates of dropout.
+SETTINGS = (
+    LoraSettings(r=2, lora_alpha=4, lora_dropout=0.5),
+    LoraSettings(r=4, lora_alpha=2, lora_dropout=0.25),
+    LoraSettings(r=1, lora_alpha=3, lora_dropout=0),
+)
+KEYS = [(1, 0), (2, 0), (3, 0)]
+
+
+def new_dropout(rates: Sequence[float] = (0.5, 0.25, 0.0)) -> SlotDropout:
+    return SlotDropout(rates, device=CPU)
+
+
+def randoms(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def new_layer(dropout: SlotDropout, *, seed: int = 0) -> StackedLora:
+    """A layer whose A and B both matter, each slot padded with zeros beyond its rank."""
+    base = nn.Linear(IN, OUT)
+    base.weight.data, base.bias.data = randoms(OUT, IN, seed=90), randoms(OUT, seed=91)
+    base.requires_grad_(False)
+    layer = StackedLora(base, layer=7, settings=SETTINGS, dropout=dropout).double()
+    for slot, settings in enumerate(SETTINGS):
+        layer.A.data[slot, : settings.r] = randoms(settings.r, IN, seed=seed + 10 + slot)
+        layer.B.data[slot, :, : settings.r] = randoms(OUT, settings.r, seed=seed + 20 + slot)
+    return layer
+
+
+def mask_of(layer: StackedLora) -> Tensor:
+    """The mask that the layer's next forward pass multiplies its input by."""
+    ones = torch.ones(len(SETTINGS), BATCH * TOKENS, IN, dtype=torch.float64)
+    return layer.dropout(ones, layer=layer.layer).view(-1, TOKENS, IN)
+
+
+def naive(layer: StackedLora, inputs: Tensor, mask: Tensor) -> Tensor:
+    """``y = W x + b + (lora_alpha / r) B A (mask * x)``, row by row."""
+    rows = []
+    for row, tokens in enumerate(inputs):
+        slot = row // BATCH
+        settings = SETTINGS[slot]
+        down, up = layer.A[slot, : settings.r], layer.B[slot, :, : settings.r]
+        for token, x in enumerate(tokens):
+            delta = up @ (down @ (mask[row, token] * x))
+            scale = settings.lora_alpha / settings.r
+            rows.append(layer.base.weight @ x + layer.base.bias + scale * delta)
+    return torch.stack(rows).view(*inputs.shape[:2], OUT)
+
+
+# The layer.
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_output_and_gradients_are_those_of_the_definition(training: bool) -> None:
+    dropout = new_dropout()
+    layer = new_layer(dropout)
+    dropout.begin_step(KEYS if training else None)
+    mask = mask_of(layer)
+    assert (mask == 0).any() == training
+    inputs = randoms(len(SETTINGS) * BATCH, TOKENS, IN, seed=1).requires_grad_()
+    upstream = randoms(len(SETTINGS) * BATCH, TOKENS, OUT, seed=2)
+    leaves = (layer.A, layer.B, inputs)
+    output, expected = layer(inputs), naive(layer, inputs, mask)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(o, leaves, upstream) for o in (output, expected))
+    for found, reference in zip(ours, theirs, strict=True):
+        assert reference.abs().max() > 0.1
+        torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_pass_gradcheck() -> None:
+    dropout = new_dropout()
+    layer = new_layer(dropout)
+    dropout.begin_step(KEYS)
+
+    def output(inputs: Tensor, down: Tensor, up: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"A": down, "B": up}, (inputs,))
+
+    inputs = randoms(len(SETTINGS) * BATCH, 2, IN, seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(output, (inputs, layer.A, layer.B))
+
+
+def test_padded_ranks_stay_exactly_zero_in_training() -> None:
+    dropout = new_dropout()
+    layer = new_layer(dropout)
+    optimizer = torch.optim.AdamW([layer.A, layer.B], lr=0.1, weight_decay=0.1)
+    start = layer.A.detach().clone()
+    for step in range(4):
+        dropout.begin_step([(seed, step) for seed, _ in KEYS])
+        inputs = randoms(len(SETTINGS) * BATCH, TOKENS, IN, seed=step)
+        optimizer.zero_grad()
+        layer(inputs).square().sum().backward()
+        optimizer.step()
+    for slot, settings in enumerate(SETTINGS):
+        assert not layer.A[slot, settings.r :].any()
+        assert not layer.B[slot, :, settings.r :].any()
+        assert (layer.A[slot, : settings.r] != start[slot, : settings.r]).all()
+
+
+def test_slots_do_not_mix() -> None:
+    dropout = new_dropout()
+    layer = new_layer(dropout)
+    inputs = randoms(len(SETTINGS) * BATCH, TOKENS, IN, seed=1)
+    dropout.begin_step(KEYS)
+    before = layer(inputs)
+    layer.A.data[1:] = torch.nan
+    changed = inputs.clone()
+    changed[BATCH:] = 1e9
+    dropout.begin_step([KEYS[0], (77, 5), (78, 6)])
+    assert torch.equal(layer(changed)[:BATCH], before[:BATCH])
+
+
+# The start.
+
+
+def test_a_starts_as_in_peft_and_b_at_zero() -> None:
+    model = nn.Sequential(nn.Linear(48, 32, bias=False))
+    theirs = get_peft_model(model, LoraConfig(r=64, target_modules=["0"])).base_model.model[0]
+    settings = LoraSettings(r=64, target_modules=("0",))
+    layer = StackedLora(nn.Linear(48, 32), layer=0, settings=[settings], dropout=new_dropout([0.0]))
+    layer.initialise(0, torch.Generator().manual_seed(0))
+    bound = 1 / math.sqrt(48)
+    for weight in (layer.A.detach()[0], theirs.lora_A["default"].weight.detach()):
+        assert 0.99 * bound < weight.abs().max() <= bound
+        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.03)
+        assert weight.mean().abs() < 4 * bound / math.sqrt(3 * weight.numel())
+    assert not layer.B.any()
+    assert not theirs.lora_B["default"].weight.any()
+
+
+def test_the_start_depends_on_the_generator_and_the_slots_own_rank() -> None:
+    layer = new_layer(new_dropout()).float()
+    before = layer.A.detach().clone()
+    torch.manual_seed(1)
+    layer.initialise(0, torch.Generator().manual_seed(5))
+    alone = StackedLora(layer.base, layer=3, settings=SETTINGS[:1], dropout=new_dropout([0.0]))
+    torch.manual_seed(2)
+    alone.initialise(0, torch.Generator().manual_seed(5))
+    assert torch.equal(layer.A[0, :2], alone.A[0])
+    assert not layer.A[0, 2:].any()
+    assert torch.equal(layer.A[1:], before[1:])
+
+
+# Dropout.
+
+
+def masks(
+    keys: list[tuple[int, int]] | None,
+    *,
+    rates: Sequence[float] = (0.5, 0.25, 0.0),
+    layer: int = 0,
+    shape: tuple[int, ...] = (11, 13),
+) -> Tensor:
+    dropout = new_dropout(rates)
+    dropout.begin_step(keys)
+    return dropout(torch.ones(len(rates), *shape), layer=layer)
+
+
+def test_the_same_key_gives_the_same_mask() -> None:
+    first = masks(KEYS)
+    torch.manual_seed(3)
+    assert torch.equal(masks(KEYS), first)
+
+
+def test_seed_step_and_layer_each_change_the_mask() -> None:
+    first = masks(KEYS)[0]
+    for other in (masks([(9, 0), *KEYS[1:]]), masks([(1, 1), *KEYS[1:]]), masks(KEYS, layer=1)):
+        agreement = (other[0] == first).float().mean()
+        assert abs(agreement - 0.5) < 4 * 0.5 / math.sqrt(first.numel())
+
+
+def test_other_slots_their_rates_and_their_number_do_not_matter() -> None:
+    first = masks(KEYS)
+    assert torch.equal(masks([KEYS[0], (8, 8), (9, 9)])[0], first[0])
+    assert torch.equal(masks(KEYS, rates=(0.5, 0.9, 0.1))[0], first[0])
+    assert torch.equal(masks(KEYS[:1], rates=(0.5,))[0], first[0])
+    swapped = masks([KEYS[1], KEYS[0], KEYS[2]], rates=(0.25, 0.5, 0.0))
+    assert torch.equal(swapped[[1, 0, 2]], first)
+
+
+def test_calls_before_do_not_matter() -> None:
+    dropout, ones = new_dropout(), torch.ones(3, 11, 13)
+    dropout.begin_step(KEYS)
+    dropout(ones, layer=5)
+    dropout(ones, layer=6)
+    assert torch.equal(dropout(ones, layer=0), masks(KEYS))
+
+
+@given(rate=st.floats(0.01, 0.95), seed=st.integers(0, 2**31), step=st.integers(0, 10**6))
+def test_entries_are_kept_at_the_rate_and_their_expectation_is_preserved(
+    rate: float, seed: int, step: int
+) -> None:
+    count = 20_001
+    mask = masks([(seed, step)], rates=[rate], shape=(1, count))
+    kept = (mask > 0).double().mean().item()
+    # Hypothesis tries a hundred keys, so one of them may well lie beyond four deviations.
+    assert abs(kept - (1 - rate)) < 6 * math.sqrt(rate * (1 - rate) / count) + 1 / LANE_RANGE
+    (scale,) = mask[mask > 0].unique().tolist()
+    assert scale == pytest.approx(1 / (1 - rate), rel=1e-3)
+    assert scale * (1 - round(rate * LANE_RANGE) / LANE_RANGE) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_keep_rate_over_many_steps_is_within_four_deviations() -> None:
+    rate, shape, num_steps = 0.05, (64, 33), 100
+    kept = sum((masks([(1, s)], rates=[rate], shape=shape) > 0).sum() for s in range(num_steps))
+    count = num_steps * math.prod(shape)
+    assert abs(kept / count - (1 - rate)) < 4 * math.sqrt(rate * (1 - rate) / count)
+
+
+def test_every_place_is_dropped_equally_often() -> None:
+    """Four numbers come from one draw: none of them may be biased."""
+    num_steps = 2000
+    dropped = sum((masks([(1, s)], rates=[0.3], shape=(1, 8)) == 0) for s in range(num_steps))
+    deviation = math.sqrt(0.3 * 0.7 / num_steps)
+    assert ((dropped / num_steps - 0.3).abs() < 4.5 * deviation).all()
+
+
+def test_evaluation_and_rate_zero_draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("a mask was drawn")
+
+    monkeypatch.setattr(SlotDropout, "_mask", refuse)
+    inputs = torch.ones(3, 4, 5)
+    for dropout, keys in ((new_dropout(), None), (new_dropout([0.0] * 3), KEYS)):
+        dropout.begin_step(keys)
+        assert dropout(inputs, layer=0) is inputs
+    trained = new_dropout()
+    trained.begin_step(KEYS)
+    with pytest.raises(AssertionError, match="a mask was drawn"):
+        trained(inputs, layer=0)
+
+
+def test_a_slot_of_rate_zero_beside_others_is_untouched() -> None:
+    inputs = randoms(3, 4, 5, seed=0)
+    dropout = new_dropout()
+    dropout.begin_step(KEYS)
+    assert torch.equal(dropout(inputs, layer=0)[2], inputs[2])
+
+
+# On a model.
+
+
+def settings_for(*targets: str) -> list[LoraSettings]:
+    return [LoraSettings(r=2, target_modules=targets), LoraSettings(r=3, target_modules=targets)]
+
+
+def test_install_and_remove_restore_the_model_bit_for_bit() -> None:
+    model = tiny_model("llama")
+    tokens = torch.arange(2, 12)[None].expand(2, -1)
+    modules, state = dict(model.named_modules()), model.state_dict()
+    with torch.no_grad():
+        before = model(tokens).logits
+        layers = install_lora(
+            model, settings_for("q_proj", "down_proj"), dropout=new_dropout([0.0, 0.0])
+        )
+        assert torch.equal(model(tokens).logits, before), "B is zero, so nothing changes yet"
+        for layer in layers.values():
+            layer.A.fill_(0.1)
+            layer.B[1].fill_(0.1)
+        attached = model(tokens).logits
+        assert torch.equal(attached[0], before[0])
+        assert not torch.equal(attached[1], before[1])
+        remove_lora(model, layers)
+        assert torch.equal(model(tokens).logits, before)
+    after = dict(model.named_modules())
+    assert list(after) == list(modules)
+    assert all(after[path] is module for path, module in modules.items())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_layers_are_numbered_in_the_models_order_whatever_the_order_of_targets() -> None:
+    numbers = []
+    for targets in (("q_proj", "o_proj"), ("o_proj", "q_proj")):
+        layers = install_lora(
+            tiny_model("llama"), settings_for(*targets), dropout=new_dropout([0.0, 0.0])
+        )
+        numbers.append({path: layer.layer for path, layer in layers.items()})
+    assert numbers[0] == numbers[1]
+    assert list(numbers[0].values()) == list(range(6))
+
+
+TARGETS = [
+    ("q_proj",),
+    ("proj",),
+    ("q_proj", "v_proj", "down_proj"),
+    ("self_attn.q_proj",),
+    ("layers.1.mlp.up_proj", "k_proj"),
+    ("model.layers.0.self_attn.o_proj",),
+    ("1.self_attn.q_proj",),
+    ("lm_head",),
+]
+
+
+@pytest.mark.parametrize("targets", TARGETS, ids="+".join)
+def test_targets_match_as_in_peft(targets: tuple[str, ...]) -> None:
+    config = LoraConfig(target_modules=list(targets))
+    expected = {
+        path
+        for path, module in tiny_model("llama").named_modules()
+        if isinstance(module, nn.Linear) and check_target_module_exists(config, path)
+    }
+    try:
+        found = install_lora(
+            tiny_model("llama"), settings_for(*targets), dropout=new_dropout([0.0, 0.0])
+        )
+    except InputError:
+        found = {}
+    assert set(found) == expected
+    assert bool(found) == (targets != ("proj",))
+
+
+def test_the_chosen_layers_are_those_of_a_peft_model() -> None:
+    targets = ("q_proj", "mlp.up_proj")
+    found = install_lora(
+        tiny_model("qwen2"), settings_for(*targets), dropout=new_dropout([0.0, 0.0])
+    )
+    theirs = get_peft_model(tiny_model("qwen2"), LoraConfig(target_modules=list(targets)))
+    chosen = {p for p, m in theirs.base_model.model.named_modules() if isinstance(m, LoraLayer)}
+    assert set(found) == chosen
+
+
+@pytest.mark.parametrize("target", ["qproj", "proj", "self_attn", "embed_tokens", "layers"])
+def test_a_target_that_matches_no_linear_layer_is_refused(target: str) -> None:
+    model = tiny_model("llama")
+    before = dict(model.named_modules())
+    with pytest.raises(InputError) as error:
+        install_lora(model, settings_for("q_proj", target), dropout=new_dropout([0.0, 0.0]))
+    assert str(error.value) == (
+        f"lora.target_modules names {target!r}, which matches no linear layer: allowed are "
+        "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj, name some of those"
+    )
+    assert dict(model.named_modules()) == before

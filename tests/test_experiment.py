@@ -1,0 +1,261 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Finished
+from runs import Notes, snapshot, write_config
+from safetensors.torch import load_file
+
+from schemabank.cohort.loss import mean_per_slot
+from schemabank.config import RunConfig
+from schemabank.configfile import load_experiment, load_run, run_id
+from schemabank.errors import InputError
+from schemabank.experiment import resolve_device, resolved, run_experiment
+from schemabank.runner import Outcome
+
+# Two runs in a cohort add up in another order than one run alone; Adam stretches the rounding.
+SOLO_TOLERANCE = 2e-4
+
+
+def run(config: Path, out: Path, *overrides: str) -> tuple[list[Outcome], list[str]]:
+    reporter = Notes()
+    return run_experiment(load_experiment(config, overrides), out, reporter), reporter.lines
+
+
+def contents(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_runs_folder_is_laid_out_as_designed(finished: Finished) -> None:
+    evaluated = {"config.yaml", "predictions.jsonl", "result.json", "cost.json"}
+    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors", "schemabank.yaml"}
+    trained = evaluated | {"metrics.jsonl"} | {f"adapter/{name}" for name in adapter}
+    assert contents(finished.base.folder) == evaluated
+    assert contents(finished.lora.folder) == trained
+    assert contents(finished.schemabank.folder) == trained | {"bank/bank.safetensors"}
+    assert {p.name for p in finished.out.iterdir()} == {
+        outcome.folder.name for outcome in (finished.base, finished.lora, finished.schemabank)
+    }, "no lock, no temporary folder is left"
+
+
+def test_a_runs_files_say_what_was_done(finished: Finished) -> None:
+    outcome = finished.schemabank
+    settings = load_run(outcome.folder / "config.yaml")
+    assert outcome.folder.name == run_id(settings)
+    assert (settings.arm, settings.seed, settings.model.dtype) == ("schemabank", 42, "float32")
+    assert load_run(outcome.folder / "adapter" / "schemabank.yaml") == settings
+    steps = rows(outcome.folder / "metrics.jsonl")
+    assert [s["stage"] for s in steps] == ["router"] * 5 + ["schemas"] * 6 + ["joint"] * 7
+    assert [s["step"] for s in steps] == list(range(18))
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    result = json.loads((outcome.folder / "result.json").read_text())
+    assert result == outcome.result
+    assert result["training"]["num_steps"] == len(steps)
+    assert result["training"]["num_lora_updates"] == 13
+    assert result["training"]["failure"] is None
+    predictions = rows(outcome.folder / "predictions.jsonl")
+    assert [p["id"] for p in predictions] == [f"gsm8k/test/{i}" for i in range(6)]
+    assert predictions[0]["prompt"] == "100+0=?\nThe answer is: "
+    assert result["groups"]["all"]["num_items"] == 6
+    assert result["groups"]["all"]["gold_nll"] == pytest.approx(
+        sum(p["gold_nll"] for p in predictions) / 6
+    )
+
+
+def test_training_helped_and_arms_differ(finished: Finished) -> None:
+    losses = [
+        outcome.result["groups"]["all"]["gold_nll_with_end"]
+        for outcome in (finished.base, finished.lora, finished.schemabank)
+        if outcome.result is not None
+    ]
+    assert losses[1] < losses[0] - 0.05
+    assert losses[2] < losses[0] - 0.02
+    assert losses[1] != losses[2]
+
+
+def test_the_preflight_shows_what_the_loss_sees(finished: Finished) -> None:
+    text = "\n".join(finished.notes)
+    assert "no loss on 15 tokens: '0+0=?\\nThe answer is: '" in text
+    assert "loss on 16 tokens:  'add 0 and 0\\n#### 0<|end|>'" in text
+    assert "last token '<|end|>', the end token" in text
+    assert "0 of 23 cut" in text
+    assert "% padding" in text
+    assert "18 steps, about" in text
+    assert text.count("stock PEFT gives the same logits") == 2
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_second_call_reuses_everything_and_changes_no_byte(finished: Finished) -> None:
+    before = snapshot(finished.out)
+    outcomes, notes = run(finished.config, finished.out)
+    assert snapshot(finished.out) == before
+    assert all(outcome.reused for outcome in outcomes)
+    first = [finished.base, finished.lora, finished.schemabank]
+    assert [o.result for o in outcomes] == [o.result for o in first]
+    assert notes == [f"reused: {o.folder} (same configuration, finished)" for o in first]
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_two_fresh_runs_are_byte_identical(finished: Finished, tmp_path: Path) -> None:
+    run(finished.config, tmp_path / "again")
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {
+        p.name for p in finished.out.iterdir()
+    }
+    compared = 0
+    for path in finished.out.rglob("*"):
+        if path.is_file() and path.name != "cost.json":
+            again = tmp_path / "again" / path.relative_to(finished.out)
+            assert again.read_bytes() == path.read_bytes(), path
+            compared += 1
+    assert compared == 3 + 8 + 9
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_only_what_is_missing_is_computed(finished: Finished, tmp_path: Path) -> None:
+    (first,), _ = run(finished.config, tmp_path, "arm=base")
+    before = snapshot(first.folder)
+    outcomes, notes = run(finished.config, tmp_path, "arm=[base, lora]")
+    assert [o.reused for o in outcomes] == [True, False]
+    assert snapshot(first.folder) == before
+    assert any(note.startswith("train lora") for note in notes)
+    assert not any(note.startswith("evaluate base") for note in notes)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_slots_change_no_result_beyond_rounding(finished: Finished, tmp_path: Path) -> None:
+    outcomes, notes = run(finished.config, tmp_path, "engine.slots=2")
+    assert any("train lora seed 42, schemabank seed 42" in note for note in notes)
+    solo = [finished.base, finished.lora, finished.schemabank]
+    for outcome, alone in zip(outcomes, solo, strict=True):
+        assert outcome.folder.name == alone.folder.name, "engine settings are no identity"
+        if alone.folder.name.startswith("base"):
+            continue
+        weights = load_file(outcome.folder / "adapter" / "adapter_model.safetensors")
+        for key, value in load_file(alone.folder / "adapter" / "adapter_model.safetensors").items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=SOLO_TOLERANCE)
+        pairs = zip(
+            rows(outcome.folder / "metrics.jsonl"),
+            rows(alone.folder / "metrics.jsonl"),
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=SOLO_TOLERANCE)
+        for ours, theirs in zip(
+            rows(outcome.folder / "predictions.jsonl"),
+            rows(alone.folder / "predictions.jsonl"),
+            strict=True,
+        ):
+            for key in ("gold_nll", "gold_nll_with_end"):
+                assert ours.pop(key) == pytest.approx(theirs.pop(key), abs=1e-3)
+            assert ours == theirs
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_seeds_and_prefixes_make_runs_of_their_own(finished: Finished, tmp_path: Path) -> None:
+    overrides = ["arm=[base, schemabank]", "seed=[1, 2]", "tags.delivery=prefix"]
+    outcomes, _ = run(finished.config, tmp_path, *overrides, "train.max_steps=4")
+    names = [o.folder.name.rpartition("-")[0] for o in outcomes]
+    assert names == ["base-seed1", "schemabank-seed1", "schemabank-seed2"]
+    first, second = (rows(o.folder / "metrics.jsonl") for o in outcomes[1:])
+    assert [r["loss"] for r in first] != [r["loss"] for r in second]
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:
+    """Make the loss of some slots non-finite, and give up after three such steps."""
+    monkeypatch.setattr("schemabank.cohort.slots.MAX_SKIPPED_IN_ROW", 3)
+
+    def losses(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        mean = mean_per_slot(values, weights)
+        factors = [float("nan") if spoiled(slot) else 1.0 for slot in range(len(mean))]
+        return mean * torch.tensor(factors)
+
+    monkeypatch.setattr("schemabank.cohort.engine.mean_per_slot", losses)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        poison(patch, lambda slot: slot == 1)
+        outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=2")
+    good, bad = outcomes
+    assert good.failure is None
+    assert contents(good.folder) == contents(finished.lora.folder)
+    assert bad.failure == "no finite gradient in 3 steps in a row, up to step 2"
+    assert bad.result is None
+    assert not bad.folder.exists(), "a folder with a run's name is complete"
+    aside = bad.folder.with_name(bad.folder.name + ".unfinished-1")
+    failure = json.loads((aside / "failure.json").read_text())
+    assert failure == {"failure": bad.failure}
+    assert len(rows(aside / "metrics.jsonl")) == 3
+    outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
+    assert [(o.reused, o.failure) for o in outcomes] == [(True, None), (False, None)]
+    assert aside.is_dir(), "nothing is deleted"
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.target_modules=[query]", r"target_modules names 'query', .*allowed are .*q_proj"),
+        ("bank.last_n=4", r"bank\.last_n is 4, but the model has 3 blocks: allowed is 1 to 3"),
+        ("model.name=/nowhere/model", r"'/nowhere/model' was not found"),
+        ("task.max_length=15", r"'gsm8k/train/0': its prompt alone has 15 tokens, .* at least 16"),
+        ("task.max_length=32", r"cuts \d+ of 23 training examples"),
+        ("{tags: {tagger: field}}", "is not KEY=VALUE"),
+        ("bank.num_schemas=64", "'cluster' allows 1 to 23"),
+        ("eval.few_shot=24", "24 few-shot examples were asked for, .* allows 0 to 23"),
+        ("task.gsm8k.validation_ratio=0", "holds 0 items"),
+    ],
+)
+def test_bad_input_touches_nothing(
+    override: str, message: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    extra = ["tags.tagger=cluster"] if "num_schemas" in override else []
+    extra += ["eval.split=validation"] if "validation_ratio" in override else []
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(finished.config, tmp_path / "new" / "out", override, *extra)
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_something_else_under_a_runs_name_is_never_overwritten(
+    finished: Finished, tmp_path: Path
+) -> None:
+    (tmp_path / finished.lora.folder.name).mkdir()
+    before = snapshot(tmp_path)
+    with pytest.raises(InputError, match=r"exists but holds no result\.json"):
+        run(finished.config, tmp_path)
+    assert snapshot(tmp_path) == before
+
+
+def test_the_device_is_resolved_and_part_of_what_was_computed(finished: Finished) -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == torch.device("cpu")
+        with pytest.raises(InputError, match="'cuda', but no GPU is visible: use auto or cpu"):
+            resolve_device("cuda")
+    auto = RunConfig(arm="base")
+    filled = resolved(auto, torch.device("cpu"))
+    assert auto.model.dtype == "auto"
+    assert filled.model.dtype in {"float32", "bfloat16"}
+    assert run_id(filled) != run_id(auto)
+    recorded = yaml.safe_load((finished.base.folder / "config.yaml").read_text())
+    assert recorded["model"]["dtype"] == "float32"
+
+
+def test_configurations_differ_only_where_asked(finished: Finished, tmp_path: Path) -> None:
+    path = write_config(tmp_path / "c.yaml", finished.model, train={"batch_size": 2})
+    ours, theirs = load_experiment(path), load_experiment(finished.config)
+    assert ours.train.batch_size == 2
+    assert ours.model_copy(update={"train": theirs.train}) == theirs

@@ -1,0 +1,202 @@
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from conftest import Finished
+from runs import Notes, snapshot
+from tiny import tiny_model
+from transformers import AutoModelForCausalLM
+
+from schemabank.errors import InputError
+from schemabank.runner import Outcome
+from schemabank.saved import evaluate_saved, export_run
+
+pytestmark = [
+    pytest.mark.usefixtures("gsm8k"),
+    # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+]
+TOKENS = torch.tensor([[5, 9, 200, 33, 12]])
+
+
+def evaluated(folder: Path, *overrides: str, out: Path | None = None) -> Outcome:
+    return evaluate_saved(folder, overrides, out, Notes())
+
+
+def losses(folder: Path) -> list[float]:
+    rows = (folder / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(row)["gold_nll_with_end"] for row in rows]
+
+
+@pytest.mark.parametrize("arm", ["base", "lora", "schemabank"])
+def test_routing_off_reproduces_the_runs_own_predictions_byte_for_byte(
+    arm: str, finished: Finished, tmp_path: Path
+) -> None:
+    run: Outcome = getattr(finished, arm)
+    outcome = evaluated(run.folder, "eval.routing=off", out=tmp_path / "eval")
+    names = {p.name for p in outcome.folder.iterdir()}
+    assert names == {"config.yaml", "predictions.jsonl", "result.json"}
+    again, own = (f / "predictions.jsonl" for f in (outcome.folder, run.folder))
+    assert again.read_bytes() == own.read_bytes()
+    assert outcome.result is not None
+    assert run.result is not None
+    assert outcome.result["groups"] == run.result["groups"]
+    assert outcome.result["training"] is None
+
+
+def test_routing_on_and_dense_measure_something_else(finished: Finished, tmp_path: Path) -> None:
+    folder = finished.schemabank.folder
+    found = {
+        routing: losses(evaluated(folder, f"eval.routing={routing}", out=tmp_path / routing).folder)
+        for routing in ("off", "on", "dense")
+    }
+    assert found["off"] == losses(folder)
+    assert found["on"] != found["off"]
+    assert found["dense"] != found["off"]
+    assert found["dense"] != found["on"]
+    trained_with_bank = sum(found["on"])
+    assert trained_with_bank < sum(losses(finished.base.folder))
+
+
+@pytest.mark.parametrize("arm", ["base", "lora"])
+@pytest.mark.parametrize("routing", ["on", "dense"])
+def test_routing_without_a_bank_is_an_error(
+    arm: str, routing: str, finished: Finished, tmp_path: Path
+) -> None:
+    run: Outcome = getattr(finished, arm)
+    before = snapshot(finished.out)
+    with pytest.raises(InputError, match=r"holds no bank .*: allowed is --routing off, or a run"):
+        evaluated(run.folder, f"eval.routing={routing}", out=tmp_path / "eval")
+    assert snapshot(finished.out) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_are_kept_with_the_run_and_reused(finished: Finished, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    export_run(finished.lora.folder, adapter, merge=False)
+    first = evaluated(adapter, "eval.limit=2")
+    assert first.folder.parent == adapter / "evals"
+    assert first.folder.name.startswith("gsm8k-test-routing-off-")
+    assert not first.reused
+    before = snapshot(tmp_path)
+    notes = Notes()
+    again = evaluate_saved(adapter, ["eval.limit=2"], None, notes)
+    assert again.reused
+    assert again.result == first.result
+    assert notes.lines == [f"reused: {first.folder} (same settings, finished)"]
+    assert snapshot(tmp_path) == before
+    other = evaluated(adapter, "eval.limit=3")
+    assert other.folder != first.folder
+    same = evaluated(adapter, "eval.limit=2", "engine.max_buckets=3")
+    assert same.reused, "engine settings change no result"
+
+
+def test_an_exported_adapter_evaluates_as_the_run(finished: Finished, tmp_path: Path) -> None:
+    export_run(finished.schemabank.folder, tmp_path / "adapter", merge=False)
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "schemabank.yaml",
+    }
+    outcome = evaluated(tmp_path / "adapter")
+    assert losses(outcome.folder) == losses(finished.schemabank.folder)
+    with pytest.raises(InputError, match="holds no bank"):
+        evaluated(tmp_path / "adapter", "eval.routing=on")
+
+
+def test_an_adapter_that_peft_wrote_is_evaluated(finished: Finished, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    model = AutoModelForCausalLM.from_pretrained(finished.model)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    outcome = evaluated(
+        tmp_path / "adapter",
+        "task.name=gsm8k",
+        "model.dtype=float32",
+        "eval.max_new_tokens=8",
+        "eval.batch_size=4",
+    )
+    assert len(losses(outcome.folder)) == 6
+    assert losses(outcome.folder) != losses(finished.base.folder)
+
+
+def test_few_shot_and_other_settings_reach_the_evaluation(
+    finished: Finished, tmp_path: Path
+) -> None:
+    outcome = evaluated(
+        finished.base.folder, "eval.few_shot=2", "eval.limit=1", out=tmp_path / "eval"
+    )
+    (row,) = (outcome.folder / "predictions.jsonl").read_text().splitlines()
+    assert json.loads(row)["prompt"].count("The answer is: ") == 3
+    assert outcome.result is not None
+    assert outcome.result["few_shot"] == 2
+
+
+def test_a_folder_that_is_no_run(finished: Finished, tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nothing", finished.out, finished.model):
+        with pytest.raises(InputError) as error:
+            evaluated(folder)
+        assert str(error.value) == (
+            f"{str(folder)!r} is neither a finished run (config.yaml and result.json) nor a LoRA "
+            "adapter (adapter_config.json): name one of those"
+        )
+        with pytest.raises(InputError, match="neither a finished run"):
+            export_run(folder, tmp_path / "out", merge=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_settings_leave_nothing_behind(finished: Finished, tmp_path: Path) -> None:
+    before = snapshot(finished.out)
+    for overrides, message in (
+        (["eval.routing=sideways"], "eval.routing is 'sideways'"),
+        (["eval.few_shot=99"], "99 few-shot examples"),
+        (["model.name=/nowhere"], "'/nowhere' was not found"),
+        (["eval.nonsense=1"], "unknown key 'eval.nonsense'"),
+    ):
+        for out in (None, tmp_path / "new" / "eval"):
+            with pytest.raises(InputError, match=message):
+                evaluate_saved(finished.lora.folder, overrides, out, Notes())
+    assert snapshot(finished.out) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="exists and is not overwritten: choose another --out"):
+        evaluated(finished.lora.folder, out=tmp_path / "taken")
+    for merge in (False, True):
+        with pytest.raises(InputError, match="exists and is not overwritten: choose another --out"):
+            export_run(finished.lora.folder, tmp_path / "taken", merge=merge)
+    assert [p.name for p in tmp_path.rglob("*")] == ["taken"]
+
+
+@pytest.mark.parametrize("arm", ["lora", "schemabank"])
+def test_exports_give_the_runs_logits(arm: str, finished: Finished, tmp_path: Path) -> None:
+    run: Outcome = getattr(finished, arm)
+    assert export_run(run.folder, tmp_path / "adapter", merge=False) < 1e-5
+    assert export_run(run.folder, tmp_path / "merged", merge=True) < 1e-5
+    with torch.no_grad():
+        base = AutoModelForCausalLM.from_pretrained(finished.model)
+        adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")(TOKENS).logits
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(TOKENS).logits
+        plain = tiny_model("llama")(TOKENS).logits
+    torch.testing.assert_close(adapted, merged, rtol=0, atol=1e-5)
+    assert (adapted - plain).abs().max() > 1e-2
+
+
+def test_the_base_has_nothing_to_export(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no adapter to export \(its arm is 'base'\): allowed"):
+        export_run(finished.base.folder, tmp_path / "out", merge=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_export_leaves_nothing(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.export.TOLERANCE", -1.0)
+    for merge in (False, True):
+        with pytest.raises(RuntimeError, match="gives other logits than the run"):
+            export_run(finished.lora.folder, tmp_path / "new" / "out", merge=merge)
+    assert not list(tmp_path.iterdir())

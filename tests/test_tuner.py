@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from runs import write_model
+from tiny import Kind, tiny_model, tiny_tokenizer
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import schemabank
+from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
+from schemabank.config import THREE_STAGES
+
+# PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+PAIRS = [(f"{i}+{i}=", f"{2 * i}") for i in range(12)]
+TOKENS = torch.tensor([[5, 9, 200, 33, 12]])
+KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
+
+
+def config(**changes: object) -> RunConfig:
+    stages = [stage.model_copy(update={"learning_rate": 1e-2}) for stage in THREE_STAGES]
+    return RunConfig.model_validate(
+        {
+            "arm": "schemabank",
+            "lora": LoraSettings(r=4, lora_alpha=10),
+            "bank": BankSettings(num_schemas=8, rank=4),
+            "curriculum": stages,
+            "train": TrainSettings(num_train_epochs=4, learning_rate=1e-2),
+        }
+        | changes
+    )
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        result: Tensor = model(input_ids=TOKENS, use_cache=False).logits
+    return result
+
+
+def test_the_readmes_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path
+    folder = write_model(root / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    untouched = logits(model)
+    tuner = schemabank.Tuner(model, tokenizer, config())
+    steps = tuner.train(PAIRS)
+    assert [s.stage for s in steps] == ["router"] * 4 + ["schemas"] * 3 + ["joint"] * 5
+    bare = logits(model)
+    tuner.set_routing("on")
+    routed = logits(model)
+    tuner.set_routing("dense")
+    dense = logits(model)
+    assert not torch.equal(routed, bare)
+    assert not torch.equal(dense, routed)
+    tuner.detach()
+    assert torch.equal(logits(model), bare), "detach restores the unrouted logits bit for bit"
+    assert (bare - untouched).abs().max() > 1e-3
+    tuner.save(root / "adapter")
+    fresh = AutoModelForCausalLM.from_pretrained(folder)
+    stock = peft.PeftModel.from_pretrained(fresh, root / "adapter")
+    torch.testing.assert_close(logits(stock), bare, rtol=0, atol=1e-5)
+    assert stock.peft_config["default"].base_model_name_or_path == str(folder)
+    tuner.remove()
+    assert torch.equal(logits(model), untouched)
+    assert capsys.readouterr().out == "", "progress goes to stderr"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_was_never_saved_trains_and_comes_back(kind: Kind) -> None:
+    model, plain = tiny_model(kind), tiny_model(kind)
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    assert torch.equal(logits(model), logits(plain)), "LoRA's B starts at zero"
+    steps = tuner.train(PAIRS)
+    assert sum(s.loss for s in steps[-3:]) < sum(s.loss for s in steps[:3])
+    tuner.remove()
+    assert torch.equal(logits(model), logits(plain))
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+def test_generation_runs_with_the_adapter() -> None:
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    tuner.train([("1+1=", "2")] * 40)
+    prompt = torch.tensor([tiny_tokenizer()("1+1=")["input_ids"]])
+    made = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=2
+    )
+    assert tiny_tokenizer().decode(made[0, prompt.shape[1] :]) == "2<|end|>"
+
+
+def test_lora_alone_and_defaults() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    assert {s.stage for s in tuner.train(PAIRS)} == {"lora"}
+    with pytest.raises(InputError, match="routing 'on' needs banks, and none are attached"):
+        tuner.set_routing("on")
+    tuner.set_routing("off")
+    assert schemabank.Tuner(tiny_model("llama"), tiny_tokenizer()).config == RunConfig(
+        arm="schemabank"
+    )
+
+
+def test_training_twice_starts_from_fresh_weights() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    assert tuner.train(PAIRS) == tuner.train(PAIRS)
+    other = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(seed=7))
+    assert [s.loss for s in other.train(PAIRS)] != [s.loss for s in tuner.train(PAIRS)]
+
+
+def test_what_came_off_cannot_train_or_route() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    tuner.detach()
+    with pytest.raises(InputError, match=r"train\(\) after the banks came off: allowed is"):
+        tuner.train(PAIRS)
+    with pytest.raises(InputError, match="routing 'dense' needs banks"):
+        tuner.set_routing("dense")
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    tuner.remove()
+    with pytest.raises(InputError, match=r"train\(\) after the adapter came off"):
+        tuner.train(PAIRS)
+
+
+def test_removing_twice_leaves_a_later_adapter_alone() -> None:
+    model = tiny_model("llama")
+    first = schemabank.Tuner(model, tiny_tokenizer(), config())
+    first.remove()
+    second = schemabank.Tuner(model, tiny_tokenizer(), config())
+    second.train(PAIRS)
+    adapted = logits(model)
+    first.remove()
+    assert torch.equal(logits(model), adapted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": LoraSettings(target_modules=("query",))}, r"'query', which matches no linear"),
+        ({"bank": BankSettings(last_n=4)}, r"last_n is 4, but the model has 3 blocks"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_the_model_alone(
+    changes: dict[str, object], message: str
+) -> None:
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match=message):
+        schemabank.Tuner(model, tiny_tokenizer(), config(**changes))
+    assert torch.equal(logits(model), logits(tiny_model("llama")))
+    assert list(model.state_dict()) == list(tiny_model("llama").state_dict())
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "0 training examples"),
+        ([("", "x")], "'examples/0' has an empty prompt"),
+        ([("1" * 600, "x")], r"'examples/0': its prompt alone has 600 tokens"),
+    ],
+)
+def test_examples_that_cannot_be_trained_on(pairs: list[tuple[str, str]], message: str) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    with pytest.raises(InputError, match=message):
+        tuner.train(pairs)
+
+
+def test_pairs_have_no_columns_to_tag_by() -> None:
+    tags = TagSettings(tagger="field", field="template")
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(tags=tags))
+    with pytest.raises(InputError, match="no field 'template'"):
+        tuner.train(PAIRS)
+
+
+def test_gradients_that_stay_non_finite_are_a_failure() -> None:
+    train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
+    tuner = schemabank.Tuner(
+        tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train)
+    )
+    with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):
+        tuner.train(PAIRS * 10)
+
+
+def test_saving_never_overwrites(tmp_path: Path) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    with pytest.raises(InputError, match="exists and is not overwritten"):
+        tuner.save(tmp_path)
