@@ -372,7 +372,7 @@ class TestEvalAndExport:
         ended = schemabank("eval", finished.schemabank.folder, "--out", "new", "--routing", "on")
         assert ended.code == 0
         assert ended.out.splitlines()[-1] == "predictions: new/predictions.jsonl"
-        assert "routing on" in ended.out
+        assert "schemabank, routing on" in ended.out
         assert len(Path("new/predictions.jsonl").read_text().splitlines()) == 6
 
     def test_options_of_eval_reach_the_evaluation(

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 import transformers
-from tiny import tiny_model, tiny_tokenizer
 from typer.main import get_command
 
 from schemabank.cli import app
 from schemabank.configfile import load_experiment
+from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

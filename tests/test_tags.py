@@ -220,13 +220,6 @@ def test_every_cluster_has_an_example_even_when_points_coincide() -> None:
     assert {tagger(ask("q", id_=f"e{i}"), rng=rng) for i in range(53)} == {(0,), (1,), (2,), (3,)}
 
 
-def test_an_empty_cluster_gets_the_worst_fitting_point() -> None:
-    points = np.array([[0.0], [1.0], [9.0], [50.0]])
-    distances = tags._squared_distances(points, np.array([[0.0], [50.0], [400.0]]))
-    assigned = tags._without_empty(distances.argmin(1), distances)
-    assert assigned.tolist() == [0, 0, 2, 1]
-
-
 def test_fewer_distinct_embeddings_than_schemas_are_refused() -> None:
     embeddings = {f"e{i}": np.array([float(i % 3)]) for i in range(10)}
     with pytest.raises(InputError, match="3 distinct embeddings cannot form 4 clusters"):

@@ -16,7 +16,7 @@ from rich.console import Console
 from schemabank import __version__
 from schemabank.errors import InputError
 
-NARROW = 150  # columns of a table that goes to a file or a pipe
+PLAIN_WIDTH = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 
 app = typer.Typer(
     help="LoRA adapters trained with sparse routing as a curriculum, compared with plain LoRA.",
@@ -158,6 +158,6 @@ def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ())
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=NARROW)
+        console = Console(width=PLAIN_WIDTH)
     if results or failed:
         console.print(results_table(results, failed=failed))

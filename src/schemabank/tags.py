@@ -9,11 +9,13 @@ import hashlib
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.cluster.vq import kmeans2
 
 from schemabank.errors import InputError
 from schemabank.tasks.base import Example
@@ -29,8 +31,8 @@ OPERATION_KEYWORDS: Mapping[str, str] = {
 }
 NO_OPERATION = "none"
 
-NUM_RESTARTS = 5
-MAX_ITERATIONS = 100
+NUM_RESTARTS = 3
+NUM_ITERATIONS = 25
 
 Floats = npt.NDArray[np.float64]
 
@@ -225,45 +227,15 @@ def _stacked(
 
 
 def _kmeans(points: Floats, num_clusters: int, rng: np.random.Generator) -> Floats:
-    """Return the centroids, (cluster, hidden), of the best of several runs of Lloyd's algorithm."""
-    runs = [_lloyd(points, _spread_out(points, num_clusters, rng)) for _ in range(NUM_RESTARTS)]
+    """Return the centroids, (cluster, hidden), of the best of several k-means++ starts."""
+    with warnings.catch_warnings():
+        # A cluster that loses its last point keeps its centroid, which serves a schema well enough.
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        runs = [
+            kmeans2(points, num_clusters, iter=NUM_ITERATIONS, minit="++", rng=rng)[0]
+            for _ in range(NUM_RESTARTS)
+        ]
     return min(runs, key=lambda centroids: _squared_distances(points, centroids).min(1).sum())
-
-
-def _spread_out(points: Floats, num_clusters: int, rng: np.random.Generator) -> Floats:
-    """Return first centroids by k-means++ (Arthur and Vassilvitskii 2007): distinct points."""
-    chosen = [int(rng.integers(len(points)))]
-    gaps = np.square(points - points[chosen[0]]).sum(1)
-    while len(chosen) < num_clusters:
-        chosen.append(int(rng.choice(len(points), p=gaps / gaps.sum())))
-        gaps = np.minimum(gaps, np.square(points - points[chosen[-1]]).sum(1))
-    return points[chosen]
-
-
-def _lloyd(points: Floats, centroids: Floats) -> Floats:
-    previous = np.full(len(points), -1)
-    for _ in range(MAX_ITERATIONS):
-        distances = _squared_distances(points, centroids)
-        assigned = _without_empty(distances.argmin(1), distances)
-        if np.array_equal(assigned, previous):
-            break
-        one_hot = np.eye(len(centroids))[assigned]
-        centroids = (one_hot.T @ points) / one_hot.sum(0)[:, None]
-        previous = assigned
-    return centroids
-
-
-def _without_empty(assigned: npt.NDArray[np.intp], distances: Floats) -> npt.NDArray[np.intp]:
-    """Give each empty cluster the point that fits its own cluster of several points worst."""
-    assigned = assigned.copy()
-    misfit = distances[np.arange(len(assigned)), assigned]
-    for cluster in range(distances.shape[1]):
-        counts = np.bincount(assigned, minlength=distances.shape[1])
-        if counts[cluster] == 0:
-            worst = int(np.where(counts[assigned] > 1, misfit, -1.0).argmax())
-            assigned[worst] = cluster
-            misfit[worst] = 0.0
-    return assigned
 
 
 def _squared_distances(points: Floats, centroids: Floats) -> Floats:
