@@ -1,29 +1,21 @@
 """Fixtures that several files of tests share: the tiny experiment is trained once."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from runs import Notes, write_config, write_gsm8k, write_model
+from runs import Finished, Notes, write_config, write_gsm8k, write_model
 from schemabank.configfile import load_experiment
 from schemabank.experiment import run_experiment
-from schemabank.runner import Outcome
 
 
-@dataclass(frozen=True)
-class Finished:
-    """The tiny experiment after its runs; tests must not change its folders."""
-
-    model: Path
-    data: Path
-    config: Path
-    out: Path
-    base: Outcome
-    lora: Outcome
-    schemabank: Outcome
-    notes: tuple[str, ...]
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tiny models gain nothing from threads, and lose much where processes share the cores."""
+    real_weights = item.get_closest_marker("integration") is not None
+    torch.set_num_threads((os.cpu_count() or 1) if real_weights else 1)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 @pytest.fixture
-def gsm8k(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def gsm8k(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny GSM8K folder as the data of this test."""
     monkeypatch.setenv("SCHEMABANK_DATA", str(finished.data))
-    yield finished.data
+    return finished.data

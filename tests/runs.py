@@ -4,10 +4,13 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from schemabank.runner import Outcome
 from tiny import Kind, tiny_model, tiny_tokenizer
 
 STAGES = [
@@ -25,6 +28,20 @@ SETTINGS: dict[str, Any] = {
     "train": {"num_train_epochs": 3, "learning_rate": 1e-2},
     "eval": {"max_new_tokens": 8, "batch_size": 4},
 }
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The tiny experiment after its runs; tests must not change its folders."""
+
+    model: Path
+    data: Path
+    config: Path
+    out: Path
+    base: Outcome
+    lora: Outcome
+    schemabank: Outcome
+    notes: tuple[str, ...]
 
 
 class Notes:

@@ -1,15 +1,15 @@
 import pytest
 import torch
-from cohorts import bank_run, cohort, data, train
-from tiny import Kind, tiny_model
 from torch import Tensor, nn
 
+from cohorts import bank_run, cohort, data, train
 from schemabank.attach import attach_banks, bank_layers
 from schemabank.bank import SchemaBank
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.errors import InputError
+from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
 TOKENS = torch.tensor([[5, 9, 200, 33, 12, 99], [1, 2, 3, 4, 5, 6]])
@@ -62,7 +62,13 @@ def test_removal_restores_the_base_model_bit_for_bit(kind: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("last_n", "layers", "expected"),
-    [(2, None, (1, 2)), (3, None, (0, 1, 2)), (1, None, (2,)), (2, (2, 0), (0, 2)), (9, (1,), (1,))],
+    [
+        (2, None, (1, 2)),
+        (3, None, (0, 1, 2)),
+        (1, None, (2,)),
+        (2, (2, 0), (0, 2)),
+        (9, (1,), (1,)),
+    ],
 )
 def test_where_banks_sit(
     last_n: int, layers: tuple[int, ...] | None, expected: tuple[int, ...]

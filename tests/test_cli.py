@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Finished
-from runs import snapshot, write_config, write_gsm8k
 
+from runs import Finished, snapshot, write_config, write_gsm8k
 from schemabank import __version__
 from schemabank.cli import main
 from schemabank.cohort.loss import mean_per_slot
@@ -104,7 +103,10 @@ class TestBadInput:
                 r"--set: unknown key 'train\.lerning_rate', did you mean 'train\.learning_rate'\? "
                 r"\(allowed are num_train_epochs, .*\)",
             ),
-            ("learning_rate=1", r"unknown key 'learning_rate', did you mean 'train\.learning_rate'"),
+            (
+                "learning_rate=1",
+                r"unknown key 'learning_rate', did you mean 'train\.learning_rate'",
+            ),
             (
                 "train.batch_size=four",
                 r"--set: train\.batch_size is 'four', but input should be a valid integer.*change",
@@ -184,10 +186,11 @@ class TestBadInput:
         self, command: str, schemabank: Program, finished: Finished
     ) -> None:
         source = finished.config if command == "train" else finished.lora.folder
-        ended = schemabank(command, source, "--out", finished.config / "inside")
+        out = finished.config / "inside"
+        ended = schemabank(command, source, "--out", out)
         assert ended.code == 2
         assert ended.sentence == (
-            f"cannot write to {str(finished.config / 'inside' if command == 'train' else finished.config)!r} "
+            f"cannot write to {str(out if command == 'train' else out.parent)!r} "
             f"({str(finished.config)!r} is no folder): allowed is a folder that you may write to, "
             "choose another --out"
         )
@@ -289,7 +292,9 @@ class TestTrain:
         before = snapshot(finished.out)
         ended = schemabank("train", finished.config, "--out", finished.out)
         assert ended.code == 0
-        adapters = [f"adapter: {o.folder / 'adapter'}" for o in (finished.lora, finished.schemabank)]
+        adapters = [
+            f"adapter: {o.folder / 'adapter'}" for o in (finished.lora, finished.schemabank)
+        ]
         assert ended.out.splitlines()[-2:] == adapters
         for text in ("base", "lora", "schemabank", "always answer 100", "6 all"):
             assert f"│ {text} " in ended.out
@@ -491,7 +496,9 @@ class TestHelp:
         colours = []
         for more in ({"FORCE_COLOR": "1"}, {"FORCE_COLOR": "1", "NO_COLOR": "1"}):
             command = [*PROGRAM, "train", "--help"]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env=env | more)
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=env | more
+            )
             colours.append(bool(COLOR.search(done.stdout)))
         assert colours == [True, False]
 

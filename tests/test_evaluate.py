@@ -3,9 +3,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from cohorts import BANK
-from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
 
+from cohorts import BANK
 from schemabank.cohort.decode import greedy
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
@@ -13,6 +12,7 @@ from schemabank.evaluate import evaluate, gold_losses, summaries
 from schemabank.metrics import ItemRecord
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
+from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7)]
 TARGETS = ("add them: #### 7", "7", "the sum of both is\n#### 12", "", "4", "10 #### 10", "1", "9")

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Finished
-from runs import Notes, snapshot, write_config
 from safetensors.torch import load_file
 
+from runs import Finished, Notes, snapshot, write_config
 from schemabank.cohort.loss import mean_per_slot
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id

@@ -8,13 +8,12 @@ from typing import NoReturn
 import peft
 import pytest
 import torch
-from cohorts import BANK, FAST_STAGES, bank_run, data, train
-from runs import write_model
 from safetensors.torch import load_file, save_file
-from tiny import Kind, tiny_model, tiny_tokenizer
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from cohorts import BANK, FAST_STAGES, bank_run, data, train
+from runs import write_model
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
@@ -32,6 +31,7 @@ from schemabank.export import (
     save_merged,
 )
 from schemabank.models import BaseModel, load_base_model
+from tiny import Kind, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -3,7 +3,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
-from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.stack import AdapterStack
@@ -32,6 +31,7 @@ from schemabank.prepare import (
 )
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.prompts import few_shot_examples
+from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 BANK = BankSettings(num_schemas=8, rank=4, attribute_dim=4)
@@ -131,7 +131,11 @@ class TestTokens:
 
 
 class TestLimits:
-    TEXTS = (("a", "how many are left? ", "12345678"), ("b", "how many are left? ", "1"), ("c", "2+2+2+2+2=", "10"))
+    TEXTS = (
+        ("a", "how many are left? ", "12345678"),
+        ("b", "how many are left? ", "1"),
+        ("c", "2+2+2+2+2=", "10"),
+    )
 
     def test_examples_within_the_budget_are_cut_on_the_right(self) -> None:
         whole = tokenise(self.TEXTS, TaskSettings(), TOKENIZER)
@@ -189,9 +193,7 @@ class TestTags:
         )
         data = task_training_data(examples(), run, TOKENIZER)
         stack = stacked(run)
-        cohort = Cohort(
-            stack, [engine_run(run, data.examples, stack, TOKENIZER, name="run")], data
-        )
+        cohort = Cohort(stack, [engine_run(run, data.examples, stack, TOKENIZER, name="run")], data)
         settings = cohort.slots[0].settings(0)
         rows, tags = cohort.slots[0].rows(0, settings)
         width, num_labels = data.shape(0)
@@ -245,7 +247,7 @@ class TestTags:
     def test_too_few_questions_for_clusters_are_found_early(self) -> None:
         run = run_config(tags=TagSettings(tagger="cluster"))
         check_tags(run, examples(8))
-        with pytest.raises(InputError, match="num_schemas is 8, .* 'cluster' allows 1 to 7"):
+        with pytest.raises(InputError, match=r"num_schemas is 8, .* 'cluster' allows 1 to 7"):
             check_tags(run, examples(7))
 
 

@@ -4,14 +4,13 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from conftest import Finished
-from runs import Notes, snapshot
-from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
+from runs import Finished, Notes, snapshot
 from schemabank.errors import InputError
 from schemabank.runner import Outcome
 from schemabank.saved import evaluate_saved, export_run
+from tiny import tiny_model
 
 pytestmark = [
     pytest.mark.usefixtures("gsm8k"),

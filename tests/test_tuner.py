@@ -3,14 +3,14 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from runs import write_model
-from tiny import Kind, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import schemabank
+from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.config import THREE_STAGES
+from tiny import Kind, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -174,9 +174,7 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
 
 def test_gradients_that_stay_non_finite_are_a_failure() -> None:
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
-    tuner = schemabank.Tuner(
-        tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train)
-    )
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
     with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):
         tuner.train(PAIRS * 10)
 

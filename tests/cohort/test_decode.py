@@ -2,14 +2,14 @@ from collections import Counter
 
 import pytest
 import torch
-from cohorts import BANK
-from tiny import Kind, tiny_model
 from transformers import PreTrainedModel
 
+from cohorts import BANK
 from schemabank.bank import Routing
 from schemabank.cohort.decode import Completion, greedy
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
+from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
 LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7), LoraSettings(r=4)]
@@ -45,7 +45,9 @@ def own_model(stack: AdapterStack, slot: int, kind: Kind, routing: Routing) -> P
     """A slot's model by itself: the adapter merged into plain weights, the bank of one slot."""
     model = tiny_model(kind).double()
     model.config.sliding_window = getattr(stack.model.config, "sliding_window", None)
-    for own, other in zip(model.get_decoder().layers, stack.model.get_decoder().layers, strict=True):
+    for own, other in zip(
+        model.get_decoder().layers, stack.model.get_decoder().layers, strict=True
+    ):
         own.self_attn.sliding_window = getattr(other.self_attn, "sliding_window", None)
     settings = stack.lora_settings[slot]
     for path, (a, b) in stack.lora_tensors(slot).items():

@@ -160,6 +160,8 @@ def test_a_starts_as_in_peft_and_b_at_zero() -> None:
 
 def test_the_start_depends_on_the_generator_and_the_slots_own_rank() -> None:
     layer = new_layer(new_dropout()).float()
+    layer.A.data.fill_(3)
+    layer.B.data.fill_(3)
     before = layer.A.detach().clone()
     torch.manual_seed(1)
     layer.initialise(0, torch.Generator().manual_seed(5))
@@ -168,7 +170,9 @@ def test_the_start_depends_on_the_generator_and_the_slots_own_rank() -> None:
     alone.initialise(0, torch.Generator().manual_seed(5))
     assert torch.equal(layer.A[0, :2], alone.A[0])
     assert not layer.A[0, 2:].any()
+    assert not layer.B[0].any()
     assert torch.equal(layer.A[1:], before[1:])
+    assert layer.B[1:].all()
 
 
 # Dropout.

@@ -268,7 +268,9 @@ def _new_banks(
 
 
 def _sizes(bank: Mapping[str, Tensor]) -> str:
-    return ", ".join(f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router")))
+    return ", ".join(
+        f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router"))
+    )
 
 
 def _named_groups(
