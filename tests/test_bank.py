@@ -134,8 +134,7 @@ def test_gradients_pass_gradcheck(top_k: int, residual: bool) -> None:
 
 @pytest.mark.parametrize("residual", [True, False])
 def test_dense_mode_is_the_mean_of_all_schemas_without_the_router(residual: bool) -> None:
-    bank = new_bank(residual=residual)
-    hidden = random_hidden()
+    bank, hidden = new_bank(residual=residual), random_hidden()
     output, routed = bank(hidden, scale=SCALE, dense=True)
     expected = naive_forward(bank, hidden, scale=SCALE, dense=True)
     torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
@@ -202,8 +201,7 @@ def test_slots_do_not_mix(dense: bool) -> None:
     before, routed_before = bank(hidden, scale=SCALE, dense=dense)
     for parameter in bank.parameters():
         parameter.data[1] = torch.nan
-    changed = hidden.clone()
-    changed[BATCH:] = 1e9
+    changed = torch.cat([hidden[:BATCH], torch.full_like(hidden[BATCH:], 1e9)])
     after, routed = bank(changed, scale=SCALE * torch.tensor([1.0, 7.0]), dense=dense)
     assert torch.equal(after[:BATCH], before[:BATCH])
     assert torch.equal(routed.log_probs[0], routed_before.log_probs[0])

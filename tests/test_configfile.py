@@ -1,5 +1,6 @@
 """Files, overrides and ids; every error says where, what is wrong, what is allowed, what to do."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -103,7 +104,6 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
         ("? [a]\n: 2\n", "run.yaml is not valid YAML (while constructing"),
         ("- arm\n", "run.yaml holds a list, allowed are keys and values: write settings like"),
         ("", "run.yaml: arm is missing: add it (One arm, base, lora or schemabank"),
-        ("seed: 1", "run.yaml: arm is missing"),
         (
             "arm: lora\nseed: 1\narm: base\n",
             "run.yaml:3: arm stands in line 1 already, allowed is once: remove one of them",
@@ -259,12 +259,10 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(path: Path) -> 
         ("seed", "--set 'seed' is not KEY=VALUE: write it like train.learning_rate=1e-4"),
         ("=1", "--set '=1' is not KEY=VALUE: write it like train.learning_rate=1e-4"),
         ("seed=[", "--set 'seed=[': the value is not valid YAML: quote it"),
-        ("sede=1", "--set: unknown key 'sede', did you mean 'seed'?"),
         ("foo.bar=1", "--set: unknown key 'foo': allowed are preset, model"),
         ("train.foo.bar=1", "--set: unknown key 'train.foo': allowed are"),
         ("train.lerning_rate=1", "--set: unknown key 'train.lerning_rate', did you mean"),
         ("learning_rate=1", "--set: unknown key 'learning_rate', did you mean 'train.learn"),
-        ("train..x=1", "--set: unknown key 'train.': allowed are"),
         ("train.seed.x=1", "--set: unknown key 'train.seed', did you mean 'seed'?"),
         ("train.learning_rate.x=1", "--set: train.learning_rate is {'x': 1}, but input should"),
         ("lora.r.x=1", "--set 'lora.r.x=1': lora.r is 4, which has no settings inside: set it as"),
@@ -378,9 +376,8 @@ def test_a_preset_is_what_it_resolves_to(path: Path) -> None:
 
 def test_a_run_id_is_arm_seed_and_hash() -> None:
     run = RunConfig(arm="schemabank", seed=5)
+    assert re.fullmatch(r"[0-9a-f]{10}", config_hash(run))
     assert run_id(run) == f"schemabank-seed5-{config_hash(run)}"
-    assert len(config_hash(run)) == 10
-    assert int(config_hash(run), 16) >= 0
 
 
 @pytest.mark.parametrize("key", VARIANTS)
@@ -395,7 +392,8 @@ def test_a_resolved_run_reads_back(key: str, path: Path) -> None:
 
 
 def test_a_changed_resolved_run_is_checked(path: Path) -> None:
-    path.write_text(to_yaml(RunConfig(arm="lora")).replace("r: 16", "r: 0", 1), encoding="utf-8")
-    line = 1 + path.read_text(encoding="utf-8").splitlines().index("  r: 0")
+    text = to_yaml(RunConfig(arm="lora")).replace("r: 16", "r: 0", 1)
+    path.write_text(text, encoding="utf-8")
+    line = 1 + text.splitlines().index("  r: 0")
     with pytest.raises(InputError, match=rf"run\.yaml:{line}: lora\.r is 0"):
         load_run(path)

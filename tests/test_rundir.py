@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -16,6 +16,8 @@ from schemabank import rundir
 from schemabank.errors import InputError
 from schemabank.rundir import (
     RESULT,
+    check_available,
+    check_new,
     claimed,
     is_finished,
     new_folder,
@@ -141,7 +143,7 @@ def test_an_exception_keeps_the_files_under_a_name_of_their_own(tmp_path: Path) 
     for number in (1, 2):
         with pytest.raises(RuntimeError, match="stop"):
             attempt(number)
-    with claimed(run):
+    with claimed(run), claimed(tmp_path / "deep" / "deeper" / "a"):
         pass
     assert names(tmp_path) == {"a.unfinished-1", "a.unfinished-2"}
     assert [(tmp_path / f"a.unfinished-{n}" / "log").read_text() for n in (1, 2)] == [
@@ -177,6 +179,34 @@ def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
         claimed(tmp_path / name).__enter__()
     with pytest.raises(InputError, match=r"cannot write to '.*runs.*choose another --out"):
         new_folder(tmp_path / name).__enter__()
+
+
+@pytest.mark.parametrize("check", [check_available, check_new])
+def test_a_check_beforehand_touches_nothing(tmp_path: Path, check: Callable[[Path], None]) -> None:
+    check(tmp_path / "runs" / "deeper" / "a")
+    check(tmp_path / "b")
+    assert names(tmp_path) == set()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write to .*file' is no folder.*choose another"):
+        check(tmp_path / "file" / "a")
+
+
+def test_a_run_in_progress_is_seen_beforehand(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run):
+        with pytest.raises(InputError, match="is in use by another run"):
+            check_available(run)
+        check_available(tmp_path / "b")
+    check_available(run)
+    (tmp_path / ".a.lock").touch()
+    check_available(run)
+    assert names(tmp_path) == {".a.lock"}
+
+
+def test_a_taken_name_is_seen_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not overwritten: choose another --out"):
+        check_new(tmp_path / "link")
 
 
 # Folders of others.
@@ -236,7 +266,7 @@ def test_a_new_folder_does_not_overwrite_what_appears_meanwhile(tmp_path: Path) 
 
 def test_a_failed_new_folder_leaves_nothing(tmp_path: Path) -> None:
     def attempt() -> None:
-        with new_folder(tmp_path / "a") as partial:
+        with new_folder(tmp_path / "deep" / "deeper" / "a") as partial:
             (partial / "inner").mkdir()
             (partial / "inner" / "weights").write_text("1")
             raise KeyboardInterrupt
@@ -271,6 +301,12 @@ def test_json_lines_are_one_object_a_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", [{"a": "two\nlines"}, {"a": "ß"}])
     text = (tmp_path / "x.jsonl").read_text(encoding="utf-8")
     assert text == '{"a": "two\\nlines"}\n{"a": "ß"}\n'
+
+
+def test_json_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / RESULT).write_text("[1]")
+    with pytest.raises(InputError, match=r"holds a list, allowed is a JSON object: restore it"):
+        read_json(tmp_path / RESULT)
 
 
 @pytest.mark.parametrize("content", [None, "{", b"\xff"])

@@ -7,7 +7,7 @@ Origin of the method's figures: the results document of SchemaBank on GSM8K.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Arm = Literal["base", "lora", "schemabank"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -250,12 +250,6 @@ class EvalSettings(Settings):
     """Worked examples in front of the arm base's prompt."""
     routing: Literal["off", "on", "dense"] = "off"
     """Bank at evaluation: removed, routed as in training, or all schemas without the router."""
-
-    @field_validator("routing", mode="before")
-    @classmethod
-    def _unquoted(cls, value: object) -> object:
-        """YAML 1.1 reads the bare words off and on as truth values."""
-        return ("on" if value else "off") if isinstance(value, bool) else value
 
 
 class EngineSettings(Settings):

@@ -49,10 +49,8 @@ def check_available(folder: Path) -> None:
         InputError: another process is writing this run, or the place cannot be written.
     """
     _check_writable(folder)
-    lock = _lock_file(folder)
-    if lock.is_file():
-        with lock.open() as file:
-            _lock(file, fcntl.LOCK_SH, folder)
+    with suppress(FileNotFoundError), _lock_file(folder).open() as file:
+        _lock(file, fcntl.LOCK_SH, folder)
 
 
 def check_new(folder: Path) -> None:
