@@ -9,7 +9,6 @@ Source: the SchemaBank paper's equations 5, 6 and 8 and the results document's s
 load-balancing term is equation 4 of Switch Transformers (arXiv 2101.03961).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,11 +180,6 @@ def tag_loss(routed: Routed, tags: Tensor, mask: Tensor) -> Tensor:
     picked = tags[:, :, None, :].expand(-1, -1, routed.log_probs.shape[2], -1)
     surprise = -routed.log_probs.gather(-1, picked).mean(-1)
     return _masked_mean(surprise, mask)
-
-
-def uniform_entropy(num_schemas: int) -> float:
-    """The largest entropy a router can have, in nats."""
-    return math.log(num_schemas)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -69,10 +69,15 @@ def evaluate(
         Literal["gsm8k", "gsm_symbolic"] | None, typer.Option(help="Default: the run's own task.")
     ] = None,
     routing: Annotated[
-        Literal["off", "on", "dense"], typer.Option(help="Bank at evaluation.")
-    ] = "off",
-    few_shot: Annotated[int, typer.Option(min=0, help="Worked examples in the prompt.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="First items of every group.")] = None,
+        Literal["off", "on", "dense"] | None,
+        typer.Option(help="Bank at evaluation; default: the run's own."),
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, help="Worked examples in the prompt; likewise.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="First items of every group; likewise.")
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
@@ -80,9 +85,14 @@ def evaluate(
     from schemabank.progress import reporter
     from schemabank.saved import evaluate_saved
 
-    settings = [f"eval.routing={routing}", f"eval.few_shot={few_shot}", *(overrides or ())]
-    settings += [] if task is None else [f"task.name={task}"]
-    settings += [] if limit is None else [f"eval.limit={limit}"]
+    options = {
+        "task.name": task,
+        "eval.routing": routing,
+        "eval.few_shot": few_shot,
+        "eval.limit": limit,
+    }
+    settings = [f"{key}={value}" for key, value in options.items() if value is not None]
+    settings += overrides or ()
     with reporter() as progress:
         outcome = evaluate_saved(run, settings, out, progress)
     _print_results([outcome.result] if outcome.result is not None else [])

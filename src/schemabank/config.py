@@ -214,9 +214,11 @@ class TrainSettings(Settings):
     num_train_epochs: PositiveInt = 2
     """Passes over the training examples."""
     max_steps: PositiveInt | None = None
-    """Stop after so many steps instead."""
+    """Train so many steps instead, through as many epochs as they take."""
     batch_size: PositiveInt = 4
     """Examples a step."""
+    max_buckets: PositiveInt = 8
+    """Distinct batch lengths; examples of similar length share a batch."""
     learning_rate: Rate = 1e-3
     """Peak learning rate of the arm lora; the arm schemabank has its stages' own."""
     lr_scheduler_type: Schedule = "linear"
@@ -259,8 +261,6 @@ class EngineSettings(Settings):
     """Device; auto takes the GPU if there is one."""
     slots: PositiveInt | Literal["auto"] = "auto"
     """Runs trained at once; auto: all that may share on a GPU, one on a CPU."""
-    max_buckets: PositiveInt = 8
-    """Distinct batch lengths."""
 
 
 class CommonSettings(Settings):
@@ -350,17 +350,26 @@ class ExperimentConfig(CommonSettings):
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
     ) = 42
     """One seed, or a list of seeds."""
+    base_shots: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Score the arm base once for each number of shots here, instead of eval.few_shot."""
 
     def runs(self) -> tuple[RunConfig, ...]:
         """Return one run for each arm and seed; the arm ``base`` needs only the first seed."""
         arms = (self.arm,) if isinstance(self.arm, str) else tuple(dict.fromkeys(self.arm))
         seeds = (self.seed,) if isinstance(self.seed, int) else tuple(dict.fromkeys(self.seed))
+        runs: list[RunConfig] = []
+        for arm in arms:
+            if arm == "base":
+                shots = dict.fromkeys(self.base_shots or (self.eval.few_shot,))
+                runs += [self._run(arm, seeds[0], few_shot=k) for k in shots]
+            else:
+                runs += [self._run(arm, seed, few_shot=self.eval.few_shot) for seed in seeds]
+        return tuple(runs)
+
+    def _run(self, arm: Arm, seed: int, *, few_shot: int) -> RunConfig:
         common = {name: getattr(self, name) for name in CommonSettings.model_fields}
-        return tuple(
-            RunConfig(arm=arm, seed=seed, **common)
-            for arm in arms
-            for seed in (seeds[:1] if arm == "base" else seeds)
-        )
+        common["eval"] = self.eval.model_copy(update={"few_shot": few_shot})
+        return RunConfig(arm=arm, seed=seed, **common)
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -24,6 +24,11 @@ Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
+UNUSED_BY_ARM: Mapping[str, set[str]] = {
+    "base": {"lora", "bank", "tags", "curriculum", "train"},
+    "lora": {"bank", "tags", "curriculum"},
+    "schemabank": set(),
+}
 BOOL_TAG = "tag:yaml.org,2002:bool"
 
 
@@ -82,7 +87,7 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
 
 def config_hash(run: RunConfig) -> str:
     """Return 10 hex digits of the settings that can change a run's result."""
-    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY)
+    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
 

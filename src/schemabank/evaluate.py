@@ -115,7 +115,7 @@ def _gold(item: Item) -> Encoded:
 def _record(
     item: Item, done: Completion, losses: tuple[float, float], base: BaseModel
 ) -> ItemRecord:
-    completion = str(base.tokenizer.decode(done.tokens, skip_special_tokens=True))
+    completion = str(base.tokenizer.decode(done.tokens, skip_special_tokens=False))
     score = score_completion(completion, item.gold)
     return ItemRecord(
         id=item.id,

@@ -18,6 +18,7 @@ from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.preflight import describe_data
 from schemabank.prepare import (
     Item,
+    check_positions,
     check_tags,
     evaluation_items,
     load_task,
@@ -60,8 +61,16 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
     if pending:
         context = _prepare(pending, device, reporter)
         for cohort in _cohorts(pending, device):
-            outcomes |= dict(zip(cohort, run_cohort(cohort, context, out), strict=True))
+            outcomes |= dict(zip(cohort, _attempt(cohort, context, out), strict=True))
     return [outcomes[run] for run in runs]
+
+
+def _attempt(runs: Sequence[RunConfig], context: Context, out: Path) -> list[Outcome]:
+    """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
+    try:
+        return run_cohort(runs, context, out)
+    except (InputError, RuntimeError, OSError) as error:
+        return [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -105,6 +114,7 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
         shots = run.evaluation().few_shot
         if shots not in items:
             items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
+            check_positions(items[shots], run.eval, base.model)
         if run.arm != "base" and uses_prefix(run) not in training:
             training[uses_prefix(run)] = task_training_data(task.train, run, base.tokenizer)
     for run in {run.arm: run for run in runs}.values():
@@ -119,13 +129,14 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
 def _cohorts(runs: Sequence[RunConfig], device: torch.device) -> Iterator[list[RunConfig]]:
     """Group runs that may share a cohort: equal shapes, and no more than the slots.
 
-    ``base`` needs no training. Runs with tag prefixes have longer rows than those without.
+    ``base`` needs no training and may have shots. Runs with tag prefixes have longer rows.
     """
     slots = runs[0].engine.slots
     width = slots if isinstance(slots, int) else (len(runs) if device.type == "cuda" else 1)
-    by_shape: dict[tuple[bool, bool], list[RunConfig]] = {}
+    by_shape: dict[tuple[bool, int, bool], list[RunConfig]] = {}
     for run in runs:
-        by_shape.setdefault((run.arm == "base", uses_prefix(run)), []).append(run)
+        shape = (run.arm == "base", run.evaluation().few_shot, uses_prefix(run))
+        by_shape.setdefault(shape, []).append(run)
     for group in by_shape.values():
         for start in range(0, len(group), width):
             yield group[start : start + width]

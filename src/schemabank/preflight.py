@@ -30,13 +30,14 @@ def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> lis
     lengths = [len(e.tokens) for e in data.encoded]
     quantiles = np.percentile(lengths, QUANTILES).astype(int)
     schedule = data.schedule
-    widths = ", ".join(str(b.width + data.prefix_room) for b in schedule.buckets)
+    widths = ", ".join(str(b.width) for b in schedule.buckets)
+    room = f", and room for {data.prefix_room} of tags where they show" * (data.prefix_room > 0)
     named = ", ".join(f"{q}%: {v}" for q, v in zip(QUANTILES, quantiles, strict=True))
     return [
         *describe_example(data.encoded[0], tokenizer),
         f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
-        f"batches: {schedule.batch_size} x {{{widths}}} tokens, {schedule.steps_per_epoch} steps "
-        f"an epoch, {schedule.padding_ratio(lengths):.1%} padding",
+        f"batches: {schedule.batch_size} x {{{widths}}} tokens{room}, "
+        f"{schedule.steps_per_epoch} steps an epoch, {schedule.padding_ratio(lengths):.1%} padding",
     ]
 
 
@@ -58,9 +59,7 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimat
     """Estimate peak memory and training time of a cohort from shapes and a short measurement."""
     model = stack.model
     schedule = data.schedule
-    positions = [
-        (schedule.buckets[b].width + data.prefix_room) * schedule.batch_size for b in schedule.order
-    ]
+    positions = [schedule.buckets[b].width * schedule.batch_size for b in schedule.order]
     num_positions = num_steps / len(positions) * sum(positions) * stack.num_slots
     frozen = sum(p.numel() for p in model.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -77,8 +76,8 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimat
 
 def _activation_bytes(model: PreTrainedModel, positions: int, num_slots: int) -> int:
     """Activations that a backward pass keeps: about 16 hidden and 4 MLP widths a block."""
-    config = model.config
-    width = 16 * config.hidden_size + 4 * config.intermediate_size
+    config = model.config.get_text_config()
+    width = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 0)
     size = next(model.parameters()).element_size()
     return int(num_slots * positions * config.num_hidden_layers * width * size)
 

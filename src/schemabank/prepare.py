@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import Encoded, collate, encode, plan_schedule
 from schemabank.cohort.slots import Run, TagPlan, TrainingData
@@ -131,7 +131,7 @@ def training_data(
         examples=examples,
         encoded=encoded,
         schedule=plan_schedule(
-            encoded, batch_size=run.train.batch_size, max_buckets=run.engine.max_buckets
+            encoded, batch_size=run.train.batch_size, max_buckets=run.train.max_buckets
         ),
         tokenizer=tokenizer,
         prefix_room=room,
@@ -202,13 +202,12 @@ def evaluation_items(
         taken[example.group] = taken.get(example.group, 0) + 1
         if settings.limit is not None and taken[example.group] > settings.limit:
             continue
-        prompt = _prompt(example, task, shots)
         items.append(
             Item(
                 id=example.id,
                 group=example.group,
-                prompt=prompt,
-                prompt_tokens=tuple(tokenizer(prompt)["input_ids"]),
+                prompt=_prompt(example, task, shots),
+                prompt_tokens=_prompt_tokens(example, task, shots, tokenizer),
                 target_tokens=_completion_tokens(
                     target_text(example, target=task.target), tokenizer, end_token=True
                 ),
@@ -287,6 +286,39 @@ def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) 
     return prompt_text(
         example.question, template=settings.prompt, shots=shots, target=settings.target
     )
+
+
+def _prompt_tokens(
+    example: Example,
+    settings: TaskSettings,
+    shots: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[int, ...]:
+    """Tokens of a prompt, with the seams of shots tokenised as the example's own seam is."""
+    pieces: list[str] = []
+    for shot in shots:
+        pieces += [_prompt(shot, settings, ()), target_text(shot, target=settings.target) + "\n\n"]
+    first, *rest = [*pieces, _prompt(example, settings, ())]
+    tokens = list(tokenizer(first)["input_ids"])
+    for piece in rest:
+        tokens += tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return tuple(tokens)
+
+
+def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTrainedModel) -> None:
+    """Refuse prompts and completions that outgrow the model's positions.
+
+    Raises:
+        InputError: naming the longest prompt.
+    """
+    allowed = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(len(item.prompt_tokens) for item in items)
+    if allowed is not None and longest + settings.max_new_tokens > allowed:
+        raise InputError(
+            f"the longest prompt has {longest} tokens and eval.max_new_tokens is "
+            f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots or "
+            "fewer new tokens"
+        )
 
 
 def _completion_tokens(

@@ -85,6 +85,11 @@ class Claim:
         self.path.rename(self.final)
         self.path = self.final
 
+    def abandon(self) -> Path:
+        """Keep the files of a run that failed under a name of its own, and return it."""
+        self.path = _set_aside(self.path, self.final)
+        return self.path
+
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[Claim]:
@@ -235,12 +240,12 @@ def _remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def _set_aside(partial: Path, folder: Path) -> None:
-    """Keep what an unfinished run left, under a name that is free."""
+def _set_aside(partial: Path, folder: Path) -> Path:
+    """Keep what an unfinished run left, if anything, under a name that is free."""
     if not partial.exists():
-        return
+        return partial
     if not any(partial.iterdir()):
         partial.rmdir()
-        return
+        return partial
     names = (folder.with_name(f"{folder.name}.unfinished-{n}") for n in range(1, 10**6))
-    partial.rename(next(name for name in names if not name.exists()))
+    return partial.rename(next(name for name in names if not name.exists()))

@@ -1,17 +1,18 @@
 """One cohort from its runs' settings to their folders: train, evaluate, write, check."""
 
 import json
+import math
 import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
 import torch
-import transformers
 from torch import Tensor
 
 from schemabank.bank import Routing
@@ -47,6 +48,8 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
+
+RECORDED_VERSIONS = ("schemabank", "torch", "transformers", "peft", "reasoning-gym")
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def result_of(
         "max_new_tokens": evaluation.max_new_tokens,
         "batch_size": evaluation.batch_size,
         "padding_side": "left",
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "training": training,
         "groups": summaries(records),
     }
@@ -186,10 +189,19 @@ def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -
     began, num_tokens = time.monotonic(), 0
     for steps in cohort.steps():
         for step in steps:
-            logs[step.run].write(json.dumps(asdict(step)) + "\n")
+            logs[step.run].write(_json_line(step))
             num_tokens += step.num_tokens
         speed = num_tokens / (time.monotonic() - began)
         reporter.advance(1, _detail(steps, speed))
+
+
+def _json_line(step: RunStep) -> str:
+    """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
+    row = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(step).items()
+    }
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:
@@ -259,15 +271,19 @@ def _close(
     """Check the adapter with stock PEFT and give the folder its name, or say why it failed."""
     training = result["training"]
     failure = training["failure"] if isinstance(training, dict) else None
+    if failure is None and run.arm != "base":
+        try:
+            difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
+        except RuntimeError as error:
+            failure = str(error)
+        else:
+            context.reporter.note(
+                f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
+                f"(largest relative difference {difference:.1e})"
+            )
     if failure is not None:
         write_json(claim.path / "failure.json", {"failure": failure})
-        return Outcome(folder=claim.final, result=None, failure=failure)
-    if run.arm != "base":
-        difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
-        context.reporter.note(
-            f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
-            f"(largest relative difference {difference:.1e})"
-        )
+        return Outcome(folder=claim.abandon(), result=None, failure=failure)
     write_json(claim.path / RESULT, result)
     claim.complete()
     return Outcome(folder=claim.path, result=result)
@@ -294,3 +310,10 @@ def _peak_memory_gib() -> float:
 
 def _names(runs: Sequence[RunConfig]) -> str:
     return ", ".join(f"{run.arm} seed {run.seed}" for run in runs)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # SchemaBank itself in a source tree, or a task's data package
+        return None

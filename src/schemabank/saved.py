@@ -27,7 +27,7 @@ from schemabank.export import (
     save_merged,
 )
 from schemabank.models import BaseModel
-from schemabank.prepare import evaluation_items, load_task
+from schemabank.prepare import check_positions, evaluation_items, load_task
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -63,7 +63,7 @@ def evaluate_saved(
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
     run, adapter = _locate(folder)
-    run = overridden(run, overrides)
+    run = overridden(run.model_copy(update={"eval": run.evaluation()}), overrides)
     device = resolve_device(run.engine.device)
     run = resolved(run, device)
     place = out or folder / "evals" / _evaluation_id(run)
@@ -75,6 +75,7 @@ def evaluate_saved(
     data = load_task(run.task)
     base = load_base(run, device)
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
+    check_positions(items, run.eval, base.model)
     stack = _stack(run, base, adapter, bank)
     with new_folder(place) as partial:
         reporter.start(f"evaluate {folder.name}", len(items))

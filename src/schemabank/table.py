@@ -15,11 +15,13 @@ COLUMNS = (
     "strict",
     "flexible",
     "ended",
+    "of ended",
     "at limit",
     "no answer",
     "new tokens",
     "gold NLL",
     "with end",
+    "LoRA steps",
 )
 
 
@@ -59,11 +61,13 @@ def _row(result: Result, group: str) -> tuple[str, ...]:
         f"{s['strict']:.1%}",
         f"{s['flexible']:.1%}",
         f"{s['ended_ratio']:.0%}",
+        f"{s['correct_among_ended']:.1%}" if "correct_among_ended" in s else "",
         f"{s['length_limit_ratio']:.0%}",
         f"{s['unparsable_ratio']:.0%}",
         f"{s['mean_new_tokens']:.1f}",
         f"{s['gold_nll']:.3f}",
         f"{s['gold_nll_with_end']:.3f}",
+        str(result["training"]["num_lora_updates"]) if result["training"] else "",
     )
 
 

@@ -41,6 +41,10 @@ class Tuner:
         config: RunConfig | None = None,
     ) -> None:
         config = config or RunConfig(arm="schemabank")
+        if config.arm == "base":
+            raise InputError("config.arm is 'base', which trains nothing: use lora or schemabank")
+        self._trainable = [p for p in model.parameters() if p.requires_grad]
+        self._was_training = model.training
         self.model, self.tokenizer, self.config = model, tokenizer, config
         bank = config.bank if config.arm == "schemabank" else None
         self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
@@ -62,6 +66,7 @@ class Tuner:
             RuntimeError: the gradient stayed non-finite.
         """
         self._check_attached()
+        self.stack.initialise(0, self.config.seed)
         named = [
             Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
             for i, (prompt, completion) in enumerate(examples)
@@ -98,7 +103,11 @@ class Tuner:
 
     def remove(self) -> None:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
-        self.stack.remove()
+        if self.stack.attached:
+            self.stack.remove()
+            for parameter in self._trainable:
+                parameter.requires_grad_(True)
+            self.model.train(self._was_training)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter for ``peft.PeftModel.from_pretrained``.
@@ -114,6 +123,11 @@ class Tuner:
 
     def _check_attached(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
+        if not self.stack.is_whole():
+            raise InputError(
+                "the model was moved or cast after the Tuner took it: allowed is to do so before, "
+                "make the Tuner of the model where it is to train"
+            )
         banks_missing = self.config.arm == "schemabank" and not self.stack.banks.handles
         if banks_missing or not self.stack.attached:
             what = "banks" if self.stack.attached else "adapter"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
@@ -100,7 +101,7 @@ class StackedLora(nn.Module):
 
 
 def install_lora(
-    model: nn.Module, settings: Sequence[LoraSettings], *, dropout: SlotDropout
+    model: PreTrainedModel, settings: Sequence[LoraSettings], *, dropout: SlotDropout
 ) -> dict[str, StackedLora]:
     """Replace the targeted linear layers of a model.
 
@@ -117,7 +118,11 @@ def install_lora(
     """
     targets = settings[0].target_modules
     assert all(s.target_modules == targets for s in settings)
-    linear = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear)}
+    # The engine applies the output layer to labelled positions itself, so it takes no adapter.
+    head = model.get_output_embeddings()
+    linear = {
+        path: m for path, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head
+    }
     for target in targets:
         if not any(_matches(path, target) for path in linear):
             names = sorted({path.rpartition(".")[2] for path in linear})

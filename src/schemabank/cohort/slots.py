@@ -80,12 +80,13 @@ class TrainingData:
     beginning: int = 0
     completion_only: bool = True
 
-    def shape(self, step: int) -> tuple[int, int]:
-        """Tokens and labels of every row of a step's batch."""
+    def shape(self, step: int, *, tagged: bool) -> tuple[int, int]:
+        """Tokens and labels of every row of a step's batch, with room for prefixes if tagged."""
         position = step % self.schedule.steps_per_epoch
         bucket = self.schedule.buckets[self.schedule.order[position]]
-        extra_labels = 0 if self.completion_only else self.prefix_room
-        return bucket.width + self.prefix_room, bucket.num_labels + extra_labels
+        room = self.prefix_room if tagged else 0
+        extra_labels = 0 if self.completion_only else room
+        return bucket.width + room, bucket.num_labels + extra_labels
 
 
 class Slot:
@@ -99,9 +100,8 @@ class Slot:
 
     def __init__(self, run: Run, data: TrainingData) -> None:
         self.run, self.data = run, data
-        self.num_steps = run.train.num_train_epochs * data.schedule.steps_per_epoch
-        if run.train.max_steps is not None:
-            self.num_steps = min(self.num_steps, run.train.max_steps)
+        epochs = run.train.num_train_epochs
+        self.num_steps = run.train.max_steps or epochs * data.schedule.steps_per_epoch
         self.plans = plan(run.stages, self.num_steps)
         self.num_skipped = 0
         self.failure: str | None = None

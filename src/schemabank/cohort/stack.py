@@ -39,6 +39,11 @@ class FlatGroup:
             parameter.data = self.weights[:, start:stop].view(shape)
             start = stop
 
+    def is_whole(self) -> bool:
+        """Whether the parameters still are views of the rows; moving or casting ends that."""
+        storage = self.weights.untyped_storage().data_ptr()
+        return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
+
     @property
     def size(self) -> int:
         """Weights of one slot."""
@@ -109,6 +114,10 @@ class AdapterStack:
             generator = seeded_generator(seed, "bank")
             for _, bank in sorted(self.banks.banks.items()):
                 bank.initialise(slot, generator, init_std=self.bank_settings.init_std)
+
+    def is_whole(self) -> bool:
+        """Whether the layers on the model still share their weights with the groups."""
+        return all(group.is_whole() for group in self.groups.values())
 
     def freeze(self) -> None:
         """Train nothing: the state in which a stack is evaluated."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _file_rows(path: Path) -> Iterator[Row]:
         raise InputError(
             f"{path} line {number} is not JSON ({error}): restore the upstream file"
         ) from error
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
+    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read after line {number} ({error}): restore the upstream file"
         ) from error
