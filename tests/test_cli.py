@@ -332,7 +332,7 @@ class TestTrain:
         )
         ended = schemabank("train", finished.config, "--set", f"arm={arms}")
         assert ended.code == code
-        folder = Path("runs") / "tiny" / finished.lora.folder.name
+        folder = Path("runs") / "tiny" / f"{finished.lora.folder.name}.unfinished-1"
         reason = "no finite gradient in 3 steps in a row, up to step 2"
         assert ended.err.splitlines()[-1] == f"failed: {folder}: {reason}"
         assert re.search(rf"│ {folder.name} +│ +│ +failed │", ended.out)
@@ -387,6 +387,7 @@ class TestEvalAndExport:
             "eval",
             finished.base.folder,
             *("--task", "gsm_symbolic", "--few-shot", "2", "--limit", "1", "--out", "new"),
+            *("--set", "task.gsm_symbolic.max_question_words=30"),
             *("--set", "task.gsm_symbolic.train_size=4", "--set", "task.gsm_symbolic.test_size=2"),
             *("--set", "task.gsm_symbolic.validation_size=0"),
         )

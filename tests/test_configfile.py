@@ -397,3 +397,21 @@ def test_a_changed_resolved_run_is_checked(path: Path) -> None:
     line = 1 + text.splitlines().index("  r: 0")
     with pytest.raises(InputError, match=rf"run\.yaml:{line}: lora\.r is 0"):
         load_run(path)
+
+
+def test_settings_that_an_arm_does_not_use_are_no_part_of_its_id() -> None:
+    def ids(**changes: object) -> dict[str, str]:
+        tree = {"arm": ["base", "lora", "schemabank"], **changes}
+        return {run.arm: run_id(run) for run in ExperimentConfig.model_validate(tree).runs()}
+
+    plain = ids()
+    assert {a for a, i in ids(bank={"rank": 3}).items() if i != plain[a]} == {"schemabank"}
+    changed = ids(train={"num_train_epochs": 3})
+    assert {a for a, i in changed.items() if i != plain[a]} == {"lora", "schemabank"}
+    assert all(i != plain[a] for a, i in ids(model={"name": "other"}).items())
+
+
+def test_the_base_model_can_be_scored_with_several_numbers_of_shots() -> None:
+    config = ExperimentConfig(arm=("base", "lora"), seed=(1, 2), base_shots=(0, 8))
+    runs = [(run.arm, run.seed, run.evaluation().few_shot) for run in config.runs()]
+    assert runs == [("base", 1, 0), ("base", 1, 8), ("lora", 1, 0), ("lora", 2, 0)]

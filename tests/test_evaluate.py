@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from cohorts import BANK
-from schemabank.cohort.decode import greedy
+from schemabank.cohort.decode import Completion, greedy
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
-from schemabank.evaluate import evaluate, gold_losses, summaries
+from schemabank.evaluate import _record, evaluate, gold_losses, summaries
 from schemabank.metrics import ItemRecord
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
@@ -227,3 +227,15 @@ def test_summaries_are_per_group() -> None:
     assert found["held_out"]["correct"] == 1.0
     assert found["held_out"]["num_items"] == 1
     assert found["held_out"]["mean_new_tokens"] == 20
+
+
+def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
+    model = base()
+    model.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    mark = model.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    done = Completion(
+        tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
+    )
+    record = _record(items()[0], done, (0.0, 0.0), model)
+    assert record.completion == "18<|im_start|>user\n3"
+    assert (record.strict, record.flexible) == ("18", "18"), "the next turn does not count"

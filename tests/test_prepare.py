@@ -18,6 +18,7 @@ from schemabank.config import (
 )
 from schemabank.errors import InputError
 from schemabank.prepare import (
+    check_positions,
     check_tags,
     embeddings,
     end_token_id,
@@ -30,7 +31,7 @@ from schemabank.prepare import (
     uses_prefix,
 )
 from schemabank.tasks import Example, TaskData
-from schemabank.tasks.prompts import few_shot_examples
+from schemabank.tasks.prompts import few_shot_examples, target_text
 from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -308,6 +309,24 @@ class TestItems:
             assert item.prompt == shown(first) + shown(second) + own
             assert text_of(item.prompt_tokens) == item.prompt
             assert item.gold == example.answer
+
+    def test_the_seams_of_shots_are_tokenised_as_the_examples_own(self) -> None:
+        task = TaskSettings(prompt="Q{question} is", target="final")
+        item = evaluation_items(self.DATA, task, EvalSettings(few_shot=1, limit=1), TOKENIZER)[0]
+        (shot,) = few_shot_examples(self.DATA, 1)
+        answer = TOKENIZER(target_text(shot, target="final") + "\n\n")["input_ids"]
+        own = TOKENIZER(f"Q{self.DATA.test[0].question} is")["input_ids"]
+        asked = TOKENIZER(f"Q{shot.question} is")["input_ids"]
+        assert list(item.prompt_tokens) == [*asked, *answer, *own]
+
+    def test_prompts_beyond_the_models_positions(self) -> None:
+        items = evaluation_items(self.DATA, TaskSettings(), EvalSettings(limit=1), TOKENIZER)
+        model = tiny_model("llama")
+        longest = max(len(item.prompt_tokens) for item in items)
+        fits = model.config.max_position_embeddings - longest
+        check_positions(items, EvalSettings(max_new_tokens=fits), model)
+        with pytest.raises(InputError, match=f"longest prompt has {longest} tokens"):
+            check_positions(items, EvalSettings(max_new_tokens=fits + 1), model)
 
     def test_more_shots_than_training_examples(self) -> None:
         with pytest.raises(InputError, match=r"10 few-shot .* allows 0 to 9"):

@@ -183,3 +183,26 @@ def test_saving_never_overwrites(tmp_path: Path) -> None:
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
     with pytest.raises(InputError, match="exists and is not overwritten"):
         tuner.save(tmp_path)
+
+
+def test_an_arm_without_training_is_refused() -> None:
+    with pytest.raises(InputError, match="arm is 'base'"):
+        schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="base"))
+
+
+def test_a_model_that_was_moved_meanwhile_is_refused() -> None:
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    model.to(torch.float64).to(torch.float32)
+    with pytest.raises(InputError, match="moved or cast"):
+        tuner.train(PAIRS)
+
+
+def test_removing_gives_back_what_the_user_trained() -> None:
+    model = tiny_model("llama").train()
+    model.requires_grad_(True)
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    assert not model.get_input_embeddings().weight.requires_grad
+    tuner.remove()
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.training

@@ -67,7 +67,7 @@ def _build(kind: Kind) -> PreTrainedModel:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "bos_token_id": None,
         "eos_token_id": END_TOKEN_ID,
         "pad_token_id": None,

@@ -321,7 +321,6 @@ TARGETS = [
     ("layers.1.mlp.up_proj", "k_proj"),
     ("model.layers.0.self_attn.o_proj",),
     ("1.self_attn.q_proj",),
-    ("lm_head",),
 ]
 
 
@@ -361,6 +360,12 @@ def test_a_target_that_matches_no_linear_layer_is_refused(target: str) -> None:
         install_lora(model, settings_for("q_proj", target), dropout=new_dropout([0.0, 0.0]))
     assert str(error.value) == (
         f"lora.target_modules names {target!r}, which matches no linear layer: allowed are "
-        "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj, name some of those"
+        "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name some of those"
     )
     assert dict(model.named_modules()) == before
+
+
+def test_the_output_layer_takes_no_adapter() -> None:
+    """The engine applies it by itself, so an adapter there would silently train nothing."""
+    with pytest.raises(InputError, match="lm_head"):
+        install_lora(tiny_model("llama"), settings_for("lm_head"), dropout=new_dropout([0.0, 0.0]))

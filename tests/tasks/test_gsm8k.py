@@ -134,7 +134,10 @@ def test_malformed_line_is_named_by_its_number(folder: Path, bad_line: str) -> N
         gsm8k.load(validation_ratio=0.0, calculator_marks=False)
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"x" * 5000)[:-12]])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"x" * 5000)[:-12], gzip.compress(b"")[:10] + b"\xff" * 40],
+)
 def test_broken_archive_is_refused(folder: Path, content: bytes) -> None:
     write_folder(folder, train=[CLIPS], test=numbered_rows(0, 1))
     (folder / "gsm8k" / "test.jsonl.gz").write_bytes(content)

@@ -107,9 +107,14 @@ class Schedule:
         """Steps that show every example once."""
         return len(self.order)
 
-    def padding_ratio(self, lengths: Sequence[int]) -> float:
-        """Share of an epoch's positions that hold no token, given every example's length."""
-        positions = sum(self.buckets[b].width for b in self.order) * self.batch_size
+    def padding_ratio(self, lengths: Sequence[int], *, extra: int = 0) -> float:
+        """Share of an epoch's positions that hold no token.
+
+        Args:
+            lengths: every example's.
+            extra: positions that every row has on top of its bucket's width.
+        """
+        positions = sum(self.buckets[b].width + extra for b in self.order) * self.batch_size
         return 1 - sum(lengths) / positions
 
     def rows(self, seed: int, epoch: int) -> list[list[int]]:

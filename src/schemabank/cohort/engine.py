@@ -120,9 +120,7 @@ class Cohort:
 
     def _input(self, step: int, settings: list[StepSettings | None]) -> _Input:
         drawn = [slot.rows(step, s) for slot, s in zip(self.slots, settings, strict=True)]
-        # Runs with prefixes share a cohort only with their like, so their stages agree on this.
-        room = any(s is not None and s.tag_keep > 0 for s in settings)
-        width, num_labels = self.data.shape(step, tagged=room)
+        width, num_labels = self.data.shape(step)
         batch = collate([rows for rows, _ in drawn], width=width, num_labels=num_labels)
         tags, tagged = tag_tensors([tags for _, tags in drawn])
         return _Input(batch.to(self.device), tags.to(self.device), tagged.to(self.device))

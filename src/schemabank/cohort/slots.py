@@ -80,13 +80,16 @@ class TrainingData:
     beginning: int = 0
     completion_only: bool = True
 
-    def shape(self, step: int, *, tagged: bool) -> tuple[int, int]:
-        """Tokens and labels of every row of a step's batch, with room for prefixes if tagged."""
+    def shape(self, step: int) -> tuple[int, int]:
+        """Tokens and labels of every row of a step's batch.
+
+        Room for prefixes is there in every step: a shape that followed the stages of some slots
+        would change the dropout masks of others.
+        """
         position = step % self.schedule.steps_per_epoch
         bucket = self.schedule.buckets[self.schedule.order[position]]
-        room = self.prefix_room if tagged else 0
-        extra_labels = 0 if self.completion_only else room
-        return bucket.width + room, bucket.num_labels + extra_labels
+        extra_labels = 0 if self.completion_only else self.prefix_room
+        return bucket.width + self.prefix_room, bucket.num_labels + extra_labels
 
 
 class Slot:
