@@ -353,7 +353,13 @@ class TestTrain:
         out = tmp_path / "runs"
         options = ["--set", "arm=lora", "--set", "train.num_train_epochs=100000"]
         command = [*PROGRAM, "train", str(finished.config), "--out", str(out), *options]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        # A shell's background jobs ignore SIGINT, and their children would inherit that.
+        own = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, own)
+        with process:
             assert process.stderr is not None
             for line in process.stderr:
                 if "steps, about" in line:

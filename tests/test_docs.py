@@ -1,6 +1,7 @@
 """README and docs are held to what the program does."""
 
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.main import get_command
 
 from schemabank.cli import app
 from schemabank.configfile import load_experiment
+from schemabank.table import results_table
 from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,20 @@ def test_the_python_example_runs_as_printed(
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda _: tiny_tokenizer())
     exec(code, {})  # noqa: S102 -- our own README
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_the_readmes_table_is_that_of_its_record() -> None:
+    order = ["base", "lora", "schemabank"]
+    records = [next((ROOT / "results" / "quickstart").glob(f"{arm}-*.json")) for arm in order]
+    table = results_table([json.loads(path.read_text(encoding="utf-8")) for path in records])
+    cells = zip(*(column.cells for column in table.columns), strict=True)
+    lines = [
+        [str(column.header) for column in table.columns],
+        *([str(c) for c in row] for row in cells),
+    ]
+    printed = README.partition("results/quickstart -->\n")[2].partition("\n\n")[0].splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed]
+    assert [shown[0], *shown[2:]] == lines
 
 
 def test_every_path_in_the_readme_exists() -> None:
