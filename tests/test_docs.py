@@ -13,7 +13,7 @@ from typer.main import get_command
 
 from schemabank.cli import app
 from schemabank.configfile import load_experiment
-from schemabank.table import results_table
+from schemabank.table import results_tables
 from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -38,15 +38,16 @@ def test_the_python_example_runs_as_printed(
 def test_the_readmes_table_is_that_of_its_record() -> None:
     order = ["base", "lora", "schemabank"]
     records = [next((ROOT / "results" / "quickstart").glob(f"{arm}-*.json")) for arm in order]
-    table = results_table([json.loads(path.read_text(encoding="utf-8")) for path in records])
-    cells = zip(*(column.cells for column in table.columns), strict=True)
-    lines = [
-        [str(column.header) for column in table.columns],
-        *([str(c) for c in row] for row in cells),
-    ]
-    printed = README.partition("results/quickstart -->\n")[2].partition("\n\n")[0].splitlines()
-    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed]
-    assert [shown[0], *shown[2:]] == lines
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in records]
+    printed = README.partition("results/quickstart -->\n")[2]
+    for table in results_tables(results):
+        shown, _, printed = printed.partition("\n\n")
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in shown.split("\n")
+        ]
+        rows = zip(*(column.cells for column in table.columns), strict=True)
+        headers = [str(column.header) for column in table.columns]
+        assert [lines[0], *lines[2:]] == [headers, *([str(cell) for cell in row] for row in rows)]
 
 
 def test_every_path_in_the_readme_exists() -> None:

@@ -164,10 +164,10 @@ def _fail(error: Exception, code: int) -> None:
 
 
 def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ()) -> None:
-    from schemabank.table import results_table
+    from schemabank.table import results_tables
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     if results or failed:
-        console.print(results_table(results, failed=failed))
+        console.print(*results_tables(results, failed=failed), sep="\n")
