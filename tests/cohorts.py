@@ -1,6 +1,7 @@
 """Small cohorts on tiny models, for the tests of the engine and of what stands on it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -15,6 +16,7 @@ from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 BANK = BankSettings(num_schemas=8, rank=4, attribute_dim=4, load_balance_weight=0.1)
 LORA_STAGE = Stage(name="lora", ratio=1.0, train=("lora",), learning_rate=1e-2)
+LORA = LoraSettings(r=4, lora_dropout=0.2)
 FAST_STAGES = tuple(s.model_copy(update={"learning_rate": 1e-2}) for s in THREE_STAGES)
 PREFIX_ROOM = 16
 
@@ -33,7 +35,7 @@ def examples(count: int = 22) -> list[Example]:
 
 
 def data(
-    *, batch_size: int = 4, completion_only: bool = True, prefix: bool = False
+    *, batch_size: int = 4, completion_only: bool = True
 ) -> TrainingData:
     """Tokenised examples with their schedule."""
     tokenizer = tiny_tokenizer()
@@ -52,14 +54,13 @@ def data(
         encoded=encoded,
         schedule=plan_schedule(encoded, batch_size=batch_size, max_buckets=3),
         tokenizer=tokenizer,
-        prefix_room=PREFIX_ROOM if prefix else 0,
         completion_only=completion_only,
     )
 
 
 def lora_run(seed: int, **train: object) -> Run:
     """A plain LoRA run of two epochs."""
-    return Run(name=f"lora-{seed}", seed=seed, stages=(LORA_STAGE,), train=_train(**train))
+    return Run(name=f"lora-{seed}", seed=seed, stages=(LORA_STAGE,), train=_train(**train), lora=LORA)
 
 
 def bank_run(
@@ -68,6 +69,7 @@ def bank_run(
     bank: BankSettings = BANK,
     stages: tuple[Stage, ...] = FAST_STAGES,
     prefix: bool = False,
+    lora: LoraSettings = LORA,
     **train: object,
 ) -> Run:
     """A run under the curriculum, with hash tags."""
@@ -77,8 +79,14 @@ def bank_run(
         seed=seed,
         stages=stages,
         train=_train(**train),
+        lora=lora,
         bank=bank,
-        tags=TagPlan(tagger=tagger, prefix=prefix, loss_weight=0.0 if prefix else 1.0),
+        tags=TagPlan(
+            tagger=tagger,
+            num_tags=2,
+            prefix_room=PREFIX_ROOM if prefix else 0,
+            loss_weight=0.0 if prefix else 1.0,
+        ),
     )
 
 
@@ -91,11 +99,12 @@ def cohort(
     dtype: torch.dtype = torch.float32,
 ) -> Cohort:
     """A cohort of runs on a fresh tiny model; dropout is on."""
-    settings = lora or LoraSettings(r=4, lora_dropout=0.2)
+    if lora is not None:
+        runs = [replace(run, lora=lora) for run in runs]
     banked = [run.bank is not None for run in runs]
     bank = next((run.bank for run in runs if run.bank is not None), None)
     model = tiny_model(kind).to(dtype)
-    stack = AdapterStack(model, lora=[settings] * len(runs), bank=bank, banked=banked)
+    stack = AdapterStack(model, lora=[run.lora for run in runs], bank=bank, banked=banked)
     return Cohort(stack, runs, training)
 
 

@@ -16,6 +16,7 @@ from schemabank.config import Stage
 from schemabank.tags import keep_probability
 
 Group = Literal["router", "schemas", "lora"]
+GROUPS: tuple[Group, ...] = ("router", "schemas", "lora")
 BANK_GROUPS: tuple[Group, ...] = ("router", "schemas")
 
 

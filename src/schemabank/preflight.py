@@ -30,14 +30,13 @@ def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> lis
     lengths = [len(e.tokens) for e in data.encoded]
     quantiles = np.percentile(lengths, QUANTILES).astype(int)
     schedule = data.schedule
-    widths = ", ".join(str(b.width + data.prefix_room) for b in schedule.buckets)
-    room = f" ({data.prefix_room} of them for tags)" * (data.prefix_room > 0)
+    widths = ", ".join(str(b.width) for b in schedule.buckets)
     named = ", ".join(f"{q}%: {v}" for q, v in zip(QUANTILES, quantiles, strict=True))
-    padding = schedule.padding_ratio(lengths, extra=data.prefix_room)
+    padding = schedule.padding_ratio(lengths)
     return [
         *describe_example(data.encoded[0], tokenizer),
         f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
-        f"batches: {schedule.batch_size} x {{{widths}}} tokens{room}, "
+        f"batches: {schedule.batch_size} x {{{widths}}} tokens, "
         f"{schedule.steps_per_epoch} steps an epoch, {padding:.1%} padding",
     ]
 
@@ -60,9 +59,7 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimat
     """Estimate peak memory and training time of a cohort from shapes and a short measurement."""
     model = stack.model
     schedule = data.schedule
-    positions = [
-        (schedule.buckets[b].width + data.prefix_room) * schedule.batch_size for b in schedule.order
-    ]
+    positions = [schedule.buckets[b].width * schedule.batch_size for b in schedule.order]
     num_positions = num_steps / len(positions) * sum(positions) * stack.num_slots
     frozen = sum(p.numel() for p in model.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -64,8 +64,6 @@ def tokenise(
     texts: Sequence[tuple[str, str, str]],
     settings: TaskSettings,
     tokenizer: PreTrainedTokenizerBase,
-    *,
-    prefix_room: int = 0,
 ) -> list[Encoded]:
     """Turn prompts and completions into tokens with their labels.
 
@@ -73,7 +71,6 @@ def tokenise(
         texts: id, prompt and completion of every example.
         settings: end token, loss and length limit.
         tokenizer: the base model's.
-        prefix_room: tokens of ``max_length`` that are kept free for a tag prefix.
 
     Raises:
         InputError: an example whose completion is cut off whole, or more cut ones than allowed.
@@ -84,7 +81,6 @@ def tokenise(
             _completion_tokens(completion, tokenizer, end_token=settings.end_token),
             example_id=example_id,
             max_length=settings.max_length,
-            prefix_room=prefix_room,
             completion_only=settings.completion_only_loss,
         )
         for example_id, prompt, completion in texts
@@ -125,8 +121,7 @@ def training_data(
     """
     if not examples:
         raise InputError("there are 0 training examples, allowed is at least 1: add some")
-    room = _prefix_room(run, tokenizer)
-    encoded = tokenise(texts, run.task, tokenizer, prefix_room=room)
+    encoded = tokenise(texts, run.task, tokenizer)
     return TrainingData(
         examples=examples,
         encoded=encoded,
@@ -134,7 +129,6 @@ def training_data(
             encoded, batch_size=run.train.batch_size, max_buckets=run.train.max_buckets
         ),
         tokenizer=tokenizer,
-        prefix_room=room,
         beginning=len(tokenizer("")["input_ids"]),
         completion_only=run.task.completion_only_loss,
     )
@@ -154,8 +148,9 @@ def engine_run(
         seed=run.seed,
         stages=run.stages(),
         train=run.train,
+        lora=run.lora,
         bank=run.bank if run.arm == "schemabank" else None,
-        tags=_tag_plan(run, lambda: embeddings(stack, tokenizer, examples)),
+        tags=_tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples)),
     )
 
 
@@ -251,13 +246,16 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _tag_plan(run: RunConfig, embed: Embed) -> TagPlan | None:
+def _tag_plan(
+    run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed
+) -> TagPlan | None:
     """How a run's examples are tagged, or ``None`` for a run without tags."""
     if run.arm != "schemabank" or run.tags.tagger == "none":
         return None
     return TagPlan(
         tagger=_tagger(run.tags, run.bank, run.seed, embed),
-        prefix=uses_prefix(run),
+        num_tags=run.tags.num_tags,
+        prefix_room=_prefix_room(run, tokenizer),
         loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
     )
 

@@ -50,11 +50,8 @@ def encode(
     example_id: str,
     max_length: int,
     completion_only: bool,
-    prefix_room: int = 0,
 ) -> Encoded:
     """Join prompt and completion token ids, and cut what exceeds the limit on the right.
-
-    The limit is ``max_length`` less the ``prefix_room`` that is kept free for a tag prefix.
 
     Raises:
         InputError: nothing of the completion is left, or there is no token before it.
@@ -63,19 +60,17 @@ def encode(
         empty = "completion" if prompt else "prompt"
         raise InputError(f"example {example_id!r} has an empty {empty}: give it some text")
     tokens = (*prompt, *completion)
-    limit = max_length - prefix_room
-    if len(prompt) >= limit:
-        prefix = f" and a tag prefix up to {prefix_room}" if prefix_room else ""
+    if len(prompt) >= max_length:
         raise InputError(
-            f"example {example_id!r}: its prompt alone has {len(prompt)} tokens{prefix}, so the "
-            f"limit task.max_length = {max_length} cuts off its whole completion: allowed is at "
-            f"least {len(prompt) + prefix_room + 1}, raise the limit or leave the example out"
+            f"example {example_id!r}: its prompt alone has {len(prompt)} tokens, so the limit "
+            f"task.max_length = {max_length} cuts off its whole completion: allowed is at least "
+            f"{len(prompt) + 1}, raise the limit or leave the example out"
         )
     return Encoded(
         id=example_id,
-        tokens=tokens[:limit],
+        tokens=tokens[:max_length],
         label_start=len(prompt) if completion_only else 1,
-        cut=len(tokens) > limit,
+        cut=len(tokens) > max_length,
     )
 
 
@@ -107,14 +102,9 @@ class Schedule:
         """Steps that show every example once."""
         return len(self.order)
 
-    def padding_ratio(self, lengths: Sequence[int], *, extra: int = 0) -> float:
-        """Share of an epoch's positions that hold no token.
-
-        Args:
-            lengths: every example's.
-            extra: positions that every row has on top of its bucket's width.
-        """
-        positions = sum(self.buckets[b].width + extra for b in self.order) * self.batch_size
+    def padding_ratio(self, lengths: Sequence[int]) -> float:
+        """Share of an epoch's positions that hold no token, from every example's length."""
+        positions = sum(self.buckets[b].width for b in self.order) * self.batch_size
         return 1 - sum(lengths) / positions
 
     def rows(self, seed: int, epoch: int) -> list[list[int]]:
@@ -176,39 +166,56 @@ class Batch:
     labels: Tensor
     weights: Tensor
 
+    @classmethod
+    def shapes(
+        cls, leading: tuple[int, int], *, width: int, num_labels: int
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and type of every field for ``leading``: slots and rows a slot."""
+        tokens, labels = (*leading, width), (*leading, num_labels)
+        return {
+            "tokens": (tokens, torch.int64),
+            "real": (tokens, torch.float32),
+            "positions": (labels, torch.int64),
+            "labels": (labels, torch.int64),
+            "weights": (labels, torch.float32),
+        }
+
     def to(self, device: torch.device) -> "Batch":
         """Copy to a device."""
         return Batch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
+
+    def fill(self, rows: Sequence[Sequence[Encoded | None]], *, padding: int = 0) -> None:
+        """Overwrite a batch on the CPU with the rows of every slot.
+
+        Args:
+            rows: examples, ``(slot, batch)``; ``None`` for a row without one.
+            padding: token id of padded positions, which no result depends on.
+        """
+        fields = [getattr(self, f).numpy() for f in self.__dataclass_fields__]
+        tokens, real, positions, labels, weights = fields
+        for field in (real, positions, labels, weights):
+            field.fill(0)
+        tokens.fill(padding)
+        for at in np.ndindex(tokens.shape[:2]):
+            example = rows[at[0]][at[1]]
+            if example is None:
+                continue
+            length, count = len(example.tokens), example.num_labels
+            tokens[at][:length] = example.tokens
+            real[at][:length] = 1
+            positions[at][:count] = np.arange(example.label_start - 1, length - 1)
+            labels[at][:count] = tokens[at][example.label_start : length]
+            weights[at][:count] = 1
 
 
 def collate(
     rows: Sequence[Sequence[Encoded | None]], *, width: int, num_labels: int, padding: int = 0
 ) -> Batch:
-    """Lay out the rows of every slot, ``(slot, batch)``, in tensors of a fixed shape.
-
-    Args:
-        rows: examples; ``None`` for a row without one.
-        width: tokens a row.
-        num_labels: labels a row.
-        padding: token id of padded positions, which no result depends on.
-    """
-    shape = (len(rows), len(rows[0]))
-    tokens = np.full((*shape, width), padding, dtype=np.int64)
-    real = np.zeros((*shape, width), dtype=np.float32)
-    positions = np.zeros((*shape, num_labels), dtype=np.int64)
-    labels = np.zeros_like(positions)
-    weights = np.zeros(positions.shape, dtype=np.float32)
-    for at in np.ndindex(*shape):
-        example = rows[at[0]][at[1]]
-        if example is None:
-            continue
-        length, count = len(example.tokens), example.num_labels
-        tokens[at][:length] = example.tokens
-        real[at][:length] = 1
-        positions[at][:count] = np.arange(example.label_start - 1, length - 1)
-        labels[at][:count] = example.tokens[example.label_start :]
-        weights[at][:count] = 1
-    return Batch(*(torch.from_numpy(a) for a in (tokens, real, positions, labels, weights)))
+    """Lay out the rows of every slot, ``(slot, batch)``, in new tensors; see :meth:`Batch.fill`."""
+    shapes = Batch.shapes((len(rows), len(rows[0])), width=width, num_labels=num_labels)
+    batch = Batch(**{name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()})
+    batch.fill(rows, padding=padding)
+    return batch
 
 
 def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: bool) -> Encoded:

@@ -1,23 +1,29 @@
 """The training loop of a cohort: every step advances all its runs at once.
 
 A run's result depends on its own seed and settings alone. Every slot has its own stage, learning
-rate, clipping, dropout and optimizer state, and all slots see batches of one common shape.
+rate, clipping, dropout and optimizer state, and all slots see batches of one common shape. A run
+that ends leaves its slot to the next one.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 
-from schemabank import bank as bank_maths
-from schemabank.cohort.batches import Batch, collate
-from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
+from schemabank.cohort.execute import DEPTH, Executor, Fetch, allow_many_shapes
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
-from schemabank.cohort.slots import Run, Slot, TrainingData, tag_tensors
+from schemabank.cohort.programs import Programs, Working
+from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.curriculum import StepSettings
+from schemabank.cohort.step import Training, penalise
+from schemabank.cohort.trunk import TrunkCache
+from schemabank.curriculum import Group, StepSettings
+
+CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
 
 
 @dataclass(frozen=True)
@@ -38,151 +44,198 @@ class RunStep:
 
 
 @dataclass(frozen=True)
-class _Input:
-    """One step's batch with its tags ``(slot, batch, tag)`` and which of them are shown."""
+class _Tick:
+    """The programs of one step of the cohort, on their way: slots, their steps, the reports."""
 
-    batch: Batch
-    tags: Tensor
-    tagged: Tensor
+    parts: list[tuple[dict[int, tuple[Slot, StepSettings, int]], Fetch]]
 
 
 class Cohort:
-    """Trains one run in each slot of a stack.
+    """Trains runs in the slots of a stack.
 
     Args:
         stack: adapters and banks; :meth:`steps` draws their initial weights.
-        runs: one a slot.
+        runs: any number; those beyond the stack's slots follow as slots come free.
         data: the training examples.
+        explain: told what a user should know about how the steps are executed.
+
+    Attributes:
+        slots: the runs' progress, in the order of ``runs``.
+        finished: weights of the runs that have ended, by name: a row for each group.
     """
 
-    def __init__(self, stack: AdapterStack, runs: Sequence[Run], data: TrainingData) -> None:
-        assert len(runs) == stack.num_slots
+    def __init__(
+        self,
+        stack: AdapterStack,
+        runs: Sequence[Run],
+        data: TrainingData,
+        *,
+        explain: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.stack, self.data = stack, data
         self.device = stack.model.device
         self.slots = [Slot(run, data) for run in runs]
-        self.max_norm = self._column([run.train.max_grad_norm for run in runs])
-        coefficients = AdamWSettings(
-            beta1=self._column([r.train.adam_beta1 for r in runs]),
-            beta2=self._column([r.train.adam_beta2 for r in runs]),
-            epsilon=self._column([r.train.adam_epsilon for r in runs]),
-            weight_decay=self._column([r.train.weight_decay for r in runs]),
-        )
+        self.finished: dict[str, dict[Group, Tensor]] = {}
+        self._seats: list[Slot | None] = [None] * stack.num_slots
+        self._waiting = deque(self.slots)
+        self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
+        self._max_norm = self._column()
+        on_gpu = self.device.type == "cuda"
         self.optimizers = {
-            name: SlotAdamW(group.weights, coefficients) for name, group in stack.groups.items()
+            name: SlotAdamW(
+                group.weights, self._coefficients, rounded=group.rounded, compiled=on_gpu
+            )
+            for name, group in stack.groups.items()
         }
+        if on_gpu:
+            allow_many_shapes(len(data.schedule.buckets))
+            stack.compile()
+        self._programs = Programs(
+            Training(
+                stack=stack,
+                optimizers=self.optimizers,
+                max_norm=self._max_norm,
+                clip=torch.compile(clip_factors, dynamic=False) if on_gpu else clip_factors,
+                penalise=torch.compile(penalise, dynamic=False) if on_gpu else penalise,
+                penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
+            ),
+            batch_size=data.schedule.batch_size,
+            num_tags=max((r.tags.num_tags for r in runs if r.tags is not None), default=1),
+            executor=Executor(self.device, capture=on_gpu, explain=explain),
+            cache=TrunkCache(_cache_limit(self.device)),
+        )
 
     @property
     def num_steps(self) -> int:
-        """Steps until the longest run ends."""
-        return max(slot.num_steps for slot in self.slots)
+        """Steps of the cohort until all runs have ended."""
+        per_epoch = self.data.schedule.steps_per_epoch
+        ends = [0] * len(self._seats)
+        for slot in self.slots:
+            seat = ends.index(min(ends))
+            ends[seat] = -(-ends[seat] // per_epoch) * per_epoch + slot.num_steps
+        return max(ends)
 
     def steps(self) -> Iterator[list[RunStep]]:
-        """Train all runs from their seeds; yield every step of the runs still in progress."""
-        for index, slot in enumerate(self.slots):
-            self.stack.initialise(index, slot.run.seed)
-        for step in range(self.num_steps):
-            settings = [slot.settings(step) for slot in self.slots]
-            if any(settings):
-                yield self._step(step, settings)
+        """Train all runs from their seeds; yield every step of the runs in progress.
+
+        On a GPU the reports come some steps late, so that nobody waits for them.
+        """
+        launched: deque[_Tick] = deque()
+        late = DEPTH - 1 if self.device.type == "cuda" else 0
+        tick = 0
+        while self._place(tick):
+            launched.append(self._launch(tick))
+            tick += 1
+            if len(launched) > late:
+                yield self._report(launched.popleft())
+        for ticked in launched:
+            yield self._report(ticked)
         self.stack.freeze()
         self.stack.dropout.begin_step(None)
         self.stack.banks.routing = "off"
 
-    def _step(self, step: int, settings: list[StepSettings | None]) -> list[RunStep]:
-        self._begin(step, settings)
-        given = self._input(step, settings)
-        task, total = self._losses(given, settings)
-        if total.requires_grad:
-            total.sum().backward()
-        norm = self._update(settings)
-        tokens = given.batch.real.sum((1, 2))
-        values = torch.stack([task, total, norm, tokens], dim=1).tolist()
-        reports = []
-        for slot, setting, value in zip(self.slots, settings, values, strict=True):
-            if setting is not None:
-                report = _report(slot, setting, step, value)
-                slot.count(skipped=report.skipped, step=step)
-                reports.append(report)
-        return reports
+    def seat(self, names: Sequence[str]) -> None:
+        """Put finished runs into the first slots, to be evaluated or saved."""
+        for index, name in enumerate(names):
+            run = next(slot.run for slot in self.slots if slot.run.name == name)
+            self.stack.configure(index, run.lora, banked=run.bank is not None)
+            for group, row in self.finished[name].items():
+                self.stack.groups[group].weights[index].copy_(row)
+        for group in self.stack.groups.values():
+            group.publish()
 
-    def _begin(self, step: int, settings: list[StepSettings | None]) -> None:
-        """Set stages, bank scales and dropout; clear gradients; restart optimizers."""
-        for name, group in self.stack.groups.items():
-            group.require_grad(any(s is not None and name in s.trained for s in settings))
-        for index, setting in enumerate(settings):
-            if setting is not None and setting.first:
-                for optimizer in self.optimizers.values():
-                    optimizer.reset(index)
-        scales = [slot.bank_scale(s) for slot, s in zip(self.slots, settings, strict=True)]
-        self.stack.banks.scale = torch.tensor(scales, device=self.device)
-        self.stack.banks.routing = "on" if any(scales) else "off"
-        self.stack.dropout.begin_step([(slot.run.seed, step) for slot in self.slots])
+    def _place(self, tick: int) -> bool:
+        """Empty the slots of runs that ended and fill them; return whether there is work.
 
-    def _input(self, step: int, settings: list[StepSettings | None]) -> _Input:
-        drawn = [slot.rows(step, s) for slot, s in zip(self.slots, settings, strict=True)]
-        width, num_labels = self.data.shape(step)
-        batch = collate([rows for rows, _ in drawn], width=width, num_labels=num_labels)
-        tags, tagged = tag_tensors([tags for _, tags in drawn])
-        return _Input(batch.to(self.device), tags.to(self.device), tagged.to(self.device))
+        A run starts where an epoch of the schedule does, so its batches never depend on when.
+        """
+        for index, slot in enumerate(self._seats):
+            if slot is not None and slot.has_ended:
+                self._leave(index, slot)
+        for index, slot in enumerate(self._seats):
+            starts = tick % self.data.schedule.steps_per_epoch == 0
+            if slot is None and self._waiting and starts:
+                self._enter(index, self._waiting.popleft())
+        return any(self._seats) or bool(self._waiting)
 
-    def _losses(self, given: _Input, settings: list[StepSettings | None]) -> tuple[Tensor, Tensor]:
-        """Task loss, and the loss that is minimised, ``(slot,)`` each."""
-        hidden = self.stack.hidden(given.batch.tokens)
-        picked = gather_labelled(hidden, given.batch.positions)
-        losses = token_losses(picked, given.batch.labels.flatten(), self.stack.head)
-        task = mean_per_slot(losses, given.batch.weights)
-        weights = [s.penalty_weights(t) for s, t in zip(self.slots, settings, strict=True)]
-        total = task
-        for name in sorted(set().union(*weights)):
-            weight = torch.tensor([w.get(name, 0.0) for w in weights], device=self.device)
-            total = total + weight * self._penalty(name, given)
-        return task.detach(), total
+    def _enter(self, index: int, slot: Slot) -> None:
+        """Give a run a slot in the state of a new one."""
+        train = slot.run.train
+        self._seats[index] = slot
+        self.stack.configure(index, slot.run.lora, banked=slot.run.bank is not None)
+        self.stack.initialise(index, slot.run.seed)
+        for optimizer in self.optimizers.values():
+            optimizer.reset(index)
+        s = self._coefficients
+        for column, value in (
+            (s.beta1, train.adam_beta1),
+            (s.beta2, train.adam_beta2),
+            (s.epsilon, train.adam_epsilon),
+            (s.weight_decay, train.weight_decay),
+            (self._max_norm, train.max_grad_norm),
+        ):
+            column[index] = value
 
-    def _penalty(self, name: str, given: _Input) -> Tensor:
-        """A term of the loss, averaged over the banks, ``(slot,)``."""
-        real, tagged = given.batch.real, given.tagged[..., None]
-        routed, banks = self.stack.banks.routed, self.stack.banks.banks
-        terms: dict[str, Callable[[], list[Tensor]]] = {
-            "entropy": lambda: [bank_maths.router_entropy(r, real) for r in routed],
-            "load_balance": lambda: [bank_maths.load_balance(r, real) for r in routed],
-            "orthonormality": lambda: [bank_maths.orthonormality(b) for b in banks.values()],
-            "tags": lambda: [bank_maths.tag_loss(r, given.tags, real * tagged) for r in routed],
+    def _leave(self, index: int, slot: Slot) -> None:
+        self.finished[slot.run.name] = {
+            name: group.weights[index].to("cpu", copy=True)
+            for name, group in self.stack.groups.items()
         }
-        return torch.stack(terms[name]()).mean(0)
+        self._seats[index] = None
 
-    def _update(self, settings: list[StepSettings | None]) -> Tensor:
-        """Clip and apply the gradients of every slot; return their norms, ``(slot,)``."""
-        trained = {
-            name: [s is not None and name in s.trained for s in settings]
-            for name in self.stack.groups
-        }
-        active = {name: self._column(flags) for name, flags in trained.items() if any(flags)}
-        grads = {name: self.stack.groups[name].grads() for name in active}
-        norm, factor = clip_factors([(grads[n], active[n]) for n in active], self.max_norm)
-        rates = self._column([0.0 if s is None else s.learning_rate for s in settings])
-        for name, grad in grads.items():
-            self.optimizers[name].update(
-                grad * factor, learning_rate=rates, active=active[name] & norm.isfinite()
-            )
-        return norm[:, 0]
+    def _launch(self, tick: int) -> _Tick:
+        """Take a step with every seated run: one program for every kind of step among them."""
+        kinds: dict[Kind, Working] = {}
+        for index, slot in enumerate(self._seats):
+            if slot is not None:
+                settings = slot.settings()
+                kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
+        parts = []
+        for kind, working in sorted(kinds.items()):
+            shape = self.data.shape(tick, kind.prefix_room)
+            report = self._programs.launch(kind, shape, working)
+            steps = {i: (slot, settings, slot.step) for i, (slot, settings) in working.items()}
+            parts.append((steps, report))
+        for slot in self._seats:
+            if slot is not None:
+                slot.step += 1
+        return _Tick(parts)
 
-    def _column(self, values: Sequence[float | bool]) -> Tensor:
+    def _report(self, tick: _Tick) -> list[RunStep]:
+        """Wait for a tick's numbers; a run that was given up meanwhile reports nothing."""
+        reports: dict[int, RunStep] = {}
+        for steps, fetch in tick.parts:
+            values = fetch.get()
+            for index, (slot, settings, step) in steps.items():
+                if slot.failure is None:
+                    reports[index] = _run_step(slot, settings, step, values[index])
+                    slot.count(skipped=reports[index].skipped, step=step)
+        return [reports[index] for index in sorted(reports)]
+
+    def _column(self) -> Tensor:
         """One value a slot, ``(slot, 1)``."""
-        return torch.tensor(values, device=self.device)[:, None]
+        return torch.zeros(self.stack.num_slots, 1, device=self.device)
 
 
-def _report(slot: Slot, setting: StepSettings, step: int, value: list[float]) -> RunStep:
-    task, total, norm, tokens = value
+def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:
+    task, total, norm, tokens = values
     return RunStep(
         run=slot.run.name,
         step=step,
         num_steps=slot.num_steps,
-        stage=setting.stage_name,
+        stage=settings.stage_name,
         loss=task,
         total_loss=total,
-        learning_rate=setting.learning_rate,
+        learning_rate=settings.learning_rate,
         grad_norm=norm,
-        bank_scale=slot.bank_scale(setting),
+        bank_scale=slot.bank_scale(settings),
         num_tokens=int(tokens),
         skipped=not math.isfinite(norm),
     )
+
+
+def _cache_limit(device: torch.device) -> int:
+    """Bytes that the states below the first bank may take."""
+    if device.type == "cuda":
+        return int(CACHE_SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(CACHE_SHARE * psutil.virtual_memory().available)

@@ -6,11 +6,11 @@ number of slots.
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
-from torch.nn.functional import cross_entropy
 
 CHUNK_ROWS = 1024
 
@@ -52,11 +52,11 @@ class _TokenLosses(torch.autograd.Function):
             chunk = rows.detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 logits = head(chunk)
-                wide = torch.promote_types(logits.dtype, torch.float32)
-                loss = cross_entropy(logits.to(wide), targets, reduction="none")
-            losses.append(loss.detach())
+            fused = _compiled() if logits.is_cuda else _loss_and_gradient
+            loss, grad = fused(logits.detach(), targets)
+            losses.append(loss)
             if wanted:
-                grads += torch.autograd.grad(loss, chunk, torch.ones_like(loss))
+                grads += torch.autograd.grad(logits, chunk, grad)
         if wanted:
             ctx.save_for_backward(torch.cat(grads))
         return torch.cat(losses)
@@ -65,6 +65,21 @@ class _TokenLosses(torch.autograd.Function):
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (grad * upstream[:, None]).to(grad.dtype), None, None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    log_probs = wide.log_softmax(-1)
+    target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
+    loss = -log_probs.gather(-1, targets[:, None])[:, 0]
+    return loss, (log_probs.exp() - target.to(wide.dtype)).to(logits.dtype)
+
+
+@cache
+def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The same as one pass over the logits."""
+    return torch.compile(_loss_and_gradient, dynamic=False)
 
 
 def mean_per_slot(losses: Tensor, weights: Tensor) -> Tensor:

@@ -30,13 +30,28 @@ class SlotAdamW:
     Args:
         weights: ``(slot, size)``, float32, updated in place.
         settings: coefficients of every row.
+        rounded: a copy of the weights in another type, kept up to date.
+        compiled: fuse the update into one pass over the weights.
     """
 
-    def __init__(self, weights: Tensor, settings: AdamWSettings) -> None:
-        self.weights, self.settings = weights, settings
+    def __init__(
+        self,
+        weights: Tensor,
+        settings: AdamWSettings,
+        *,
+        rounded: Tensor | None = None,
+        compiled: bool = False,
+    ) -> None:
+        self.weights, self.settings, self.rounded = weights, settings, rounded
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
+        self._update = torch.compile(_update, dynamic=False) if compiled else _update
+
+    @property
+    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Weights, moments and step counts: all that a row carries from step to step."""
+        return self.weights, self.mean, self.square, self.step
 
     def reset(self, slot: int) -> None:
         """Forget a slot's moments and step count: a fresh optimizer."""
@@ -44,28 +59,56 @@ class SlotAdamW:
             state[slot].zero_()
 
     @torch.no_grad()
-    def update(self, grad: Tensor, *, learning_rate: Tensor, active: Tensor) -> None:
+    def update(
+        self,
+        grad: Tensor,
+        *,
+        factor: Tensor | float = 1.0,
+        learning_rate: Tensor,
+        active: Tensor,
+        fresh: Tensor | None = None,
+    ) -> None:
         """Take one step.
 
         Args:
-            grad: ``(slot, size)``.
+            grad: ``(slot, size)``, of any floating-point type.
+            factor: ``(slot, 1)``, scales the gradient.
             learning_rate: ``(slot, 1)``.
             active: ``(slot, 1)``, bool; other rows do not change.
+            fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
         """
-        s = self.settings
-        step = self.step + 1
-        mean = torch.lerp(grad, self.mean, s.beta1)
-        square = self.square * s.beta2 + grad.square() * (1 - s.beta2)
-        denominator = (square / (1 - s.beta2**step)).sqrt() + s.epsilon
-        decayed = self.weights * (1 - learning_rate * s.weight_decay)
-        weights = decayed - learning_rate / (1 - s.beta1**step) * mean / denominator
-        for state, new in (
-            (self.step, step),
-            (self.mean, mean),
-            (self.square, square),
-            (self.weights, weights),
-        ):
-            state.copy_(torch.where(active, new, state))
+        self._update(
+            self.state, self.rounded, grad, factor, learning_rate, active, fresh, self.settings
+        )
+
+
+def _update(
+    state: tuple[Tensor, Tensor, Tensor, Tensor],
+    rounded: Tensor | None,
+    grad: Tensor,
+    factor: Tensor | float,
+    learning_rate: Tensor,
+    active: Tensor,
+    fresh: Tensor | None,
+    s: AdamWSettings,
+) -> None:
+    """See :meth:`SlotAdamW.update`; a plain function, which compiles into one pass."""
+    weights, *moments = state
+    if fresh is not None:
+        moments = [torch.where(fresh, 0.0, value) for value in moments]
+    old_mean, old_square, old_step = moments
+    scaled = grad.to(weights.dtype) * factor
+    step = old_step + 1
+    mean = torch.lerp(scaled, old_mean, s.beta1)
+    square = old_square * s.beta2 + scaled.square() * (1 - s.beta2)
+    denominator = (square / (1 - s.beta2**step)).sqrt() + s.epsilon
+    decayed = weights * (1 - learning_rate * s.weight_decay)
+    updated = decayed - learning_rate / (1 - s.beta1**step) * mean / denominator
+    before = (weights, old_mean, old_square, old_step)
+    for place, old, new in zip(state, before, (updated, mean, square, step), strict=True):
+        place.copy_(torch.where(active, new, old))
+    if rounded is not None:
+        rounded.copy_(weights)
 
 
 def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +123,7 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
         Norms and factors, ``(slot, 1)`` each. A norm that is not finite means: skip the step.
     """
     squares = [torch.zeros_like(max_norm)] + [
-        torch.where(active, grad.square().sum(1, keepdim=True), 0.0) for grad, active in grads
+        torch.where(active, grad.float().square().sum(1, keepdim=True), 0.0) for grad, active in grads
     ]
     norm = torch.stack(squares).sum(0).sqrt()
     return norm, (max_norm / (norm + 1e-6)).clamp(max=1.0)

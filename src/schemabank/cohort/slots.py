@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import EMPTY, Encoded, Schedule, prepend
-from schemabank.config import BankSettings, Stage, TrainSettings
-from schemabank.curriculum import StepSettings, plan, step_settings
+from schemabank.config import BankSettings, LoraSettings, Stage, TrainSettings
+from schemabank.curriculum import GROUPS, Group, StepSettings, plan, step_settings
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 
@@ -27,13 +27,15 @@ class TagPlan:
     """How a run's examples are tagged and how the model is told.
 
     Attributes:
-        tagger: maps an example to schema ids.
-        prefix: tell by a text prefix.
+        tagger: maps an example to ``num_tags`` schema ids.
+        num_tags: how many.
+        prefix_room: most tokens of a text prefix that tells them; 0 for no prefix.
         loss_weight: tell by a router loss of this weight; 0 for none.
     """
 
     tagger: Tagger
-    prefix: bool
+    num_tags: int
+    prefix_room: int
     loss_weight: float
 
 
@@ -46,6 +48,7 @@ class Run:
         seed: of initial weights, data order, dropout and tags.
         stages: the curriculum.
         train: optimizer and length.
+        lora: the adapter; rank and targets as the stack has room for.
         bank: the bank's regulariser weights; ``None`` for a run without a bank.
         tags: ``None`` for a run without tags.
     """
@@ -54,6 +57,7 @@ class Run:
     seed: int
     stages: tuple[Stage, ...]
     train: TrainSettings
+    lora: LoraSettings
     bank: BankSettings | None = None
     tags: TagPlan | None = None
 
@@ -67,7 +71,6 @@ class TrainingData:
         encoded: the same examples as tokens, in the same order.
         schedule: the shapes of an epoch's steps.
         tokenizer: for tag prefixes.
-        prefix_room: tokens that a tag prefix may add to a row; 0 where no run has prefixes.
         beginning: tokens at the front of every example that stay before a prefix.
         completion_only: whether the loss leaves out the prompt.
     """
@@ -76,26 +79,41 @@ class TrainingData:
     encoded: Sequence[Encoded]
     schedule: Schedule
     tokenizer: PreTrainedTokenizerBase
-    prefix_room: int = 0
     beginning: int = 0
     completion_only: bool = True
 
-    def shape(self, step: int) -> tuple[int, int]:
-        """Tokens and labels of every row of a step's batch.
-
-        Room for prefixes is there in every step: a shape that followed the stages of some slots
-        would change the dropout masks of others.
-        """
+    def shape(self, step: int, prefix_room: int) -> tuple[int, int]:
+        """Tokens and labels of every row of a step's batch that has room for a tag prefix."""
         position = step % self.schedule.steps_per_epoch
         bucket = self.schedule.buckets[self.schedule.order[position]]
-        extra_labels = 0 if self.completion_only else self.prefix_room
-        return bucket.width + self.prefix_room, bucket.num_labels + extra_labels
+        extra_labels = 0 if self.completion_only else prefix_room
+        return bucket.width + prefix_room, bucket.num_labels + extra_labels
+
+
+@dataclass(frozen=True, order=True)
+class Kind:
+    """The kind of program that computes a step.
+
+    A run's own stage decides it, and a program computes the runs of its kind alone, so that no
+    neighbour's stage changes the order of a run's arithmetic.
+
+    Attributes:
+        trained: groups that get a gradient, sorted.
+        cached: LoRA is untouched and stays so: the base model's states below the first bank are
+            the same for all runs, and no gradient goes there.
+        prefix_room: tokens that a row has on top of its bucket's width.
+    """
+
+    trained: tuple[Group, ...]
+    cached: bool
+    prefix_room: int
 
 
 class Slot:
     """Progress of one run.
 
     Attributes:
+        step: the next step, from 0.
         num_steps: how many steps the run has in all.
         num_skipped: steps skipped because a gradient was not finite.
         failure: why the run was given up, or ``None``.
@@ -106,39 +124,56 @@ class Slot:
         epochs = run.train.num_train_epochs
         self.num_steps = run.train.max_steps or epochs * data.schedule.steps_per_epoch
         self.plans = plan(run.stages, self.num_steps)
+        self.step = 0
         self.num_skipped = 0
         self.failure: str | None = None
         self._skipped_in_row = 0
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
-    def settings(self, step: int) -> StepSettings | None:
-        """Return the settings of a step, or ``None`` once the run has ended or failed."""
-        if step >= self.num_steps or self.failure is not None:
-            return None
-        return step_settings(self.plans, step, seed=self.run.seed)
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has taken its last step or was given up."""
+        return self.step >= self.num_steps or self.failure is not None
 
-    def bank_scale(self, settings: StepSettings | None) -> float:
+    def settings(self) -> StepSettings:
+        """Return the settings of the next step."""
+        return step_settings(self.plans, self.step, seed=self.run.seed)
+
+    def bank_scale(self, settings: StepSettings) -> float:
         """Return the bank scale of a step; 0 for a run without a bank."""
-        return 0.0 if settings is None or self.run.bank is None else settings.bank_scale
+        return 0.0 if self.run.bank is None else settings.bank_scale
 
-    def rows(
-        self, step: int, settings: StepSettings | None
-    ) -> tuple[list[Encoded | None], list[Tags]]:
-        """Return the rows of a step's batch, ``None`` where there is no example, and their tags."""
-        schedule = self.data.schedule
-        if settings is None:
-            return [None] * schedule.batch_size, [()] * schedule.batch_size
-        epoch, position = divmod(step, schedule.steps_per_epoch)
+    def kind(self, settings: StepSettings) -> Kind:
+        """Return the kind of a step."""
+        stages = [p.stage for p in self.plans[: settings.stage + 1] if p.stop > p.start]
+        tagged = self.run.tags is not None and settings.tag_keep > 0
+        cached = self.run.bank is not None and not any("lora" in s.train for s in stages)
+        groups = stages[-1].train if cached else GROUPS
+        return Kind(
+            trained=tuple(sorted(groups)),
+            cached=cached,
+            prefix_room=self.run.tags.prefix_room if self.run.tags and tagged else 0,
+        )
+
+    def rows(self, settings: StepSettings) -> tuple[list[int], list[Tags], list[Encoded | None]]:
+        """Return the next step's examples, ``EMPTY`` for none, with their tags, and its rows."""
+        epoch, position = divmod(self.step, self.data.schedule.steps_per_epoch)
         if self._epoch_rows[0] != epoch:
-            self._epoch_rows = (epoch, schedule.rows(self.run.seed, epoch))
+            self._epoch_rows = (epoch, self.data.schedule.rows(self.run.seed, epoch))
         indices = self._epoch_rows[1][position]
-        tags = [self._tags(settings, index, step) for index in indices]
-        return [self._row(i, t) for i, t in zip(indices, tags, strict=True)], tags
+        tags = [self._tags(settings, index) for index in indices]
+        return indices, tags, [self._row(i, t) for i, t in zip(indices, tags, strict=True)]
 
-    def penalty_weights(self, settings: StepSettings | None) -> dict[str, float]:
-        """Return the weight of every term that this step's loss adds to the task's."""
+    def penalty_names(self) -> frozenset[str]:
+        """Return the terms that some step of the run adds to the task's loss."""
+        placed = [p for p in self.plans if p.stop > p.start]
+        steps = [step_settings(self.plans, p.start, seed=self.run.seed) for p in placed]
+        return frozenset().union(*(self.penalty_weights(settings) for settings in steps))
+
+    def penalty_weights(self, settings: StepSettings) -> dict[str, float]:
+        """Return the weight of every term that a step's loss adds to the task's."""
         bank = self.run.bank
-        if bank is None or settings is None or settings.bank_scale == 0:
+        if bank is None or settings.bank_scale == 0:
             return {}
         weights = {"entropy": bank.entropy_weight, "load_balance": bank.load_balance_weight}
         if "schemas" in settings.trained:
@@ -156,11 +191,11 @@ class Slot:
                 f"no finite gradient in {MAX_SKIPPED_IN_ROW} steps in a row, up to step {step}"
             )
 
-    def _tags(self, settings: StepSettings, index: int, step: int) -> Tags:
+    def _tags(self, settings: StepSettings, index: int) -> Tags:
         """Tags of an example, or none where the tag schedule drops them."""
         if self.run.tags is None or settings.tag_keep == 0 or index == EMPTY:
             return ()
-        rng = np.random.default_rng([self.run.seed, step, index])
+        rng = np.random.default_rng([self.run.seed, self.step, index])
         if rng.random() >= settings.tag_keep:
             return ()
         return self.run.tags.tagger(self.data.examples[index], rng=rng)
@@ -169,16 +204,8 @@ class Slot:
         if index == EMPTY:
             return None
         example = self.data.encoded[index]
-        if not tags or self.run.tags is None or not self.run.tags.prefix:
+        if not tags or self.run.tags is None or not self.run.tags.prefix_room:
             return example
         prefix = self.data.tokenizer(prefix_text(tags), add_special_tokens=False)["input_ids"]
         in_loss = not self.data.completion_only
         return prepend(example, prefix, after=self.data.beginning, in_loss=in_loss)
-
-
-def tag_tensors(tags: Sequence[Sequence[Tags]]) -> tuple[Tensor, Tensor]:
-    """Return tags ``(slot, batch, tag)`` and which examples show them, ``(slot, batch)``."""
-    num_tags = max((len(t) for slot in tags for t in slot), default=0) or 1
-    ids = [[t or (0,) * num_tags for t in slot] for slot in tags]
-    shown = [[float(bool(t)) for t in slot] for slot in tags]
-    return torch.tensor(ids), torch.tensor(shown)

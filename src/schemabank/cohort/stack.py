@@ -5,7 +5,7 @@ whole group of all slots, and a slot is loaded, saved or cleared as a row.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
 from schemabank.bank import Routing, SchemaBank
+from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
 from schemabank.cohort.loss import Head
 from schemabank.config import BankSettings, LoraSettings
@@ -22,26 +23,56 @@ from schemabank.errors import InputError
 from schemabank.models import decoder_blocks
 
 HEAD_TOLERANCE = 1e-3
+JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
+CONTIGUOUS = torch.contiguous_format
 
 
 class FlatGroup:
-    """The weights of one group, ``(slot, size)``, which its parameters are views of."""
+    """The weights of one group, ``(slot, size)`` in float32, and what the model computes with.
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], *, num_slots: int) -> None:
+    Args:
+        parameters: the group's, slots outermost; they become views of :attr:`compute`.
+        num_slots: rows.
+        dtype: what the model computes in; another one than float32 gets a rounded copy.
+
+    Attributes:
+        weights: ``(slot, size)``, float32; the optimizer's.
+        compute: the same in ``dtype``; ``weights`` itself where that is float32.
+        master: views of ``weights`` by the name of their parameter.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, num_slots: int, dtype: torch.dtype
+    ) -> None:
         self.parameters = dict(parameters)
         size = sum(p[0].numel() for p in self.parameters.values())
         device = next(iter(self.parameters.values())).device
         self.weights = torch.zeros(num_slots, size, device=device)
+        narrow = dtype.itemsize < self.weights.dtype.itemsize
+        self.compute = self.weights.to(dtype) if narrow else self.weights
+        self.master: dict[str, Tensor] = {}
         start = 0
-        for parameter in self.parameters.values():
+        for name, parameter in self.parameters.items():
             shape, stop = parameter.shape, start + parameter[0].numel()
-            self.weights[:, start:stop].view(shape).copy_(parameter.data)
-            parameter.data = self.weights[:, start:stop].view(shape)
+            self.master[name] = self.weights[:, start:stop].view(shape)
+            self.master[name].copy_(parameter.data)
+            parameter.data = self.compute[:, start:stop].view(shape)
             start = stop
+        self.publish()
+
+    def publish(self) -> None:
+        """Let the model see the weights as they are now."""
+        if self.rounded is not None:
+            self.rounded.copy_(self.weights)
+
+    @property
+    def rounded(self) -> Tensor | None:
+        """The copy that the model computes with, where it is one."""
+        return None if self.compute is self.weights else self.compute
 
     def is_whole(self) -> bool:
         """Whether the parameters still are views of the rows; moving or casting ends that."""
-        storage = self.weights.untyped_storage().data_ptr()
+        storage = self.compute.untyped_storage().data_ptr()
         return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
 
     @property
@@ -50,20 +81,9 @@ class FlatGroup:
         return self.weights.shape[1]
 
     def require_grad(self, wanted: bool) -> None:
-        """Say whether the next backward pass reaches this group, and forget older gradients."""
+        """Say whether gradients are to reach this group."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(wanted)
-            parameter.grad = None
-
-    def grads(self) -> Tensor:
-        """Return the last backward pass's gradients, ``(slot, size)``; zero where none came."""
-        return torch.cat(
-            [
-                (torch.zeros_like(p) if p.grad is None else p.grad).flatten(1)
-                for p in self.parameters.values()
-            ],
-            dim=1,
-        )
 
 
 class AdapterStack:
@@ -92,14 +112,20 @@ class AdapterStack:
         self.lora_settings, self.bank_settings = list(lora), bank
         self.banked = [bank is not None] * len(lora) if banked is None else list(banked)
         self.head = output_head(model)
-        blocks = decoder_blocks(model)
-        banks = _new_banks(model, blocks, bank, self.num_slots)
+        self.blocks = decoder_blocks(model)
+        banks = _new_banks(model, self.blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
+        small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
+        self.joined = join_linears(model) if small else {}
         self.lora = install_lora(model, lora, dropout=self.dropout)
         self.attached = True
-        self.banks: AttachedBanks = attach_banks(blocks, banks, num_slots=self.num_slots)
+        self.banks: AttachedBanks = attach_banks(self.blocks, banks, num_slots=self.num_slots)
         self.groups: dict[Group, FlatGroup] = {
-            name: FlatGroup(parameters, num_slots=self.num_slots)
+            name: FlatGroup(
+                parameters,
+                num_slots=self.num_slots,
+                dtype=model.dtype if name == "lora" else torch.float32,
+            )
             for name, parameters in _named_groups(self.lora, banks).items()
             if parameters
         }
@@ -108,12 +134,26 @@ class AdapterStack:
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed: LoRA's the same with and without banks."""
         generator = seeded_generator(seed, "lora")
-        for layer in self.lora.values():
-            layer.initialise(slot, generator)
+        for path, layer in self.lora.items():
+            self._master(path, "A")[slot].copy_(layer.initial_a(slot, generator))
+            self._master(path, "B")[slot].zero_()
+        self.groups["lora"].publish()
         if self.bank_settings is not None:
             generator = seeded_generator(seed, "bank")
             for _, bank in sorted(self.banks.banks.items()):
                 bank.initialise(slot, generator, init_std=self.bank_settings.init_std)
+
+    def configure(self, slot: int, lora: LoraSettings, *, banked: bool) -> None:
+        """Give a slot another run's adapter settings; its rank is at most the stack's largest."""
+        self.lora_settings[slot], self.banked[slot] = lora, banked
+        for layer in self.lora.values():
+            layer.configure(slot, lora)
+        self.dropout.set_rate(slot, lora.lora_dropout)
+
+    def compile(self) -> None:
+        """Compile blocks and banks; blocks of one shape share their code."""
+        for module in (*self.blocks, *self.banks.banks.values()):
+            module.forward = torch.compile(module.forward, dynamic=False)
 
     def is_whole(self) -> bool:
         """Whether the layers on the model still share their weights with the groups."""
@@ -124,15 +164,67 @@ class AdapterStack:
         for group in self.groups.values():
             group.require_grad(False)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
+    def begin_step(self, dropout_keys: Tensor, bank_scale: Tensor) -> None:
+        """Prepare a training step: new dropout masks, banks routed at their scales.
+
+        Args:
+            dropout_keys: ``(slot,)``, from :func:`dropout_keys`.
+            bank_scale: ``(slot,)``; 0 leaves a slot without its bank.
+        """
+        self.dropout.begin_step(dropout_keys if any(self.dropout.rates) else None)
+        self.banks.scale = bank_scale
+        self.banks.routing = "on" if self.banks.banks else "off"
+
+    def hidden(self, tokens: Tensor, *, states: Tensor | None = None) -> Tensor:
         """Run all slots' models up to the final norm.
 
         Args:
             tokens: ``(slot, batch, token)``, right-padded.
+            states: :meth:`trunk` of these tokens, to start from there.
 
         Returns:
             ``(slot * batch, token, hidden)``.
         """
+        if states is None:
+            return self._run(tokens)
+        below = self.blocks[: min(self.banks.banks) + 1]
+        with _replaced(below, lambda _block: lambda *_args, **_kwargs: states):
+            return self._run(tokens)
+
+    @torch.no_grad()
+    def trunk(self, tokens: Tensor) -> Tensor:
+        """Return the base model's states below the first bank, which no adapter acts on.
+
+        Args:
+            tokens: ``(row, token)``, right-padded.
+
+        Returns:
+            ``(row, token, hidden)``, what :meth:`hidden` takes as ``states``.
+        """
+        first = min(self.banks.banks)
+        found: list[Tensor] = []
+
+        def keep(block: nn.Module) -> Callable[..., Tensor]:
+            forward = block.forward
+
+            def run(*args: object, **kwargs: object) -> Tensor:
+                found.append(forward(*args, **kwargs))
+                return found[0]
+
+            return run
+
+        routing, self.banks.routing, self.dropout.adapters = self.banks.routing, "off", False
+        try:
+            with (
+                _replaced(self.blocks[first : first + 1], keep),
+                _replaced(self.blocks[first + 1 :], lambda _block: lambda x, **_: x),
+            ):
+                self._run(tokens[None])
+        finally:
+            self.banks.routing, self.dropout.adapters = routing, True
+        return found[0]
+
+    def _run(self, tokens: Tensor) -> Tensor:
         trunk = self.model.base_model
         output: Tensor = trunk(input_ids=tokens.flatten(0, 1), use_cache=False).last_hidden_state
         return output
@@ -156,10 +248,10 @@ class AdapterStack:
         rank = self.lora_settings[slot].r
         return {
             path: (
-                layer.A.detach()[slot, :rank].clone().contiguous(),
-                layer.B.detach()[slot, :, :rank].clone().contiguous(),
+                self._master(path, "A")[slot, :, :rank].T.clone(memory_format=CONTIGUOUS),
+                self._master(path, "B")[slot, :rank].T.clone(memory_format=CONTIGUOUS),
             )
-            for path, layer in self.lora.items()
+            for path in self.lora
         }
 
     def load_lora(self, slot: int, tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -170,14 +262,15 @@ class AdapterStack:
         """
         for path, (a, b) in tensors.items():
             self._check_fits(path, a, b)
-        with torch.no_grad():
-            for path, layer in self.lora.items():
-                layer.A[slot].zero_()
-                layer.B[slot].zero_()
-                if path in tensors:
-                    a, b = tensors[path]
-                    layer.A[slot, : a.shape[0]].copy_(a)
-                    layer.B[slot, :, : b.shape[1]].copy_(b)
+        for path in self.lora:
+            own_a, own_b = self._master(path, "A")[slot], self._master(path, "B")[slot]
+            own_a.zero_()
+            own_b.zero_()
+            if path in tensors:
+                a, b = tensors[path]
+                own_a[:, : a.shape[0]].copy_(a.T)
+                own_b[: b.shape[1]].copy_(b.T)
+        self.groups["lora"].publish()
 
     def bank_tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's bank weights by ``layers.INDEX.NAME``."""
@@ -211,9 +304,16 @@ class AdapterStack:
     def remove(self) -> None:
         """Take banks and adapters off; the model is the base model again, bit for bit."""
         self.banks.detach()
+        for block in self.blocks:
+            vars(block).pop("forward", None)
         if self.attached:
             remove_lora(self.model, self.lora)
+            for path, layer in self.joined.items():
+                self.model.set_submodule(path, layer)
             self.attached = False
+
+    def _master(self, path: str, name: str) -> Tensor:
+        return self.groups["lora"].master[f"{path}.{name}"]
 
     def _check_fits(self, path: str, a: Tensor, b: Tensor) -> None:
         layer = self.lora.get(path)
@@ -224,6 +324,23 @@ class AdapterStack:
                 f"the adapter has weights for {path!r}, {a.shape[1]} to {b.shape[0]}, but the "
                 f"model has {found}: allowed is the base model that it was trained on, name that"
             )
+
+
+@contextmanager
+def _replaced(
+    blocks: Sequence[nn.Module], make: Callable[[nn.Module], Callable[..., Tensor]]
+) -> Iterator[None]:
+    """Give blocks another ``forward`` for a while; their hooks stay."""
+    before = [vars(block).get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = make(block)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def output_head(model: PreTrainedModel) -> Head:

@@ -1,0 +1,156 @@
+"""Running a step's program: at once on a CPU, compiled and captured as one graph on CUDA.
+
+A batch of four short examples keeps a GPU busy for less time than Python needs to ask for it. A
+program therefore runs once to compile, is recorded as a CUDA graph and from then on replayed: one
+call a step, no Python inside and no waiting for the device (the technique of PyTorch's whole-network
+capture, pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+
+DEPTH = 3  # steps that the host may be ahead of the device
+ALIGNMENT = 64
+WARM_UPS = 2
+
+
+class Staging:
+    """Named tensors in one piece of device memory, filled from the host by one copy.
+
+    Args:
+        fields: shape and type of each.
+        device: where they are needed.
+
+    Attributes:
+        device: the tensors on the device; their addresses never change.
+    """
+
+    def __init__(self, fields: Fields, device: torch.device) -> None:
+        size = sum(_num_bytes(shape, dtype) for shape, dtype in fields.values())
+        self._bytes = torch.zeros(size, dtype=torch.uint8, device=device)
+        self.device = _views(self._bytes, fields)
+        pinned = device.type == "cuda"
+        self._hosts = (
+            [torch.zeros(size, dtype=torch.uint8, pin_memory=True) for _ in range(DEPTH)]
+            if pinned
+            else [self._bytes]
+        )
+        self._views = [_views(host, fields) for host in self._hosts]
+        self._copied = [torch.cuda.Event() if pinned else None for _ in self._hosts]
+        self._turn = 0
+
+    def host(self) -> dict[str, Tensor]:
+        """Return the CPU tensors to fill next; waits until their last copy is over."""
+        event = self._copied[self._turn]
+        if event is not None:
+            event.synchronize()
+        return self._views[self._turn]
+
+    def send(self) -> None:
+        """Copy what :meth:`host` returned to the device, without waiting."""
+        event = self._copied[self._turn]
+        if event is not None:
+            self._bytes.copy_(self._hosts[self._turn], non_blocking=True)
+            event.record()
+        self._turn = (self._turn + 1) % len(self._hosts)
+
+
+class Fetch:
+    """A device tensor on its way to the host."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._values = values
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def get(self) -> list[list[float]]:
+        """Wait for the values."""
+        if self._event is not None:
+            self._event.synchronize()
+        rows: list[list[float]] = self._values.tolist()
+        return rows
+
+
+class Executor:
+    """Runs programs on one device.
+
+    Args:
+        device: where.
+        capture: record programs as CUDA graphs.
+        explain: told why a program cannot be captured.
+    """
+
+    def __init__(
+        self, device: torch.device, *, capture: bool, explain: Callable[[str], None]
+    ) -> None:
+        self.device, self.capture, self._explain = device, capture, explain
+        self._pool = torch.cuda.graph_pool_handle() if capture else None
+        self._stream = torch.cuda.Stream(device) if capture else None
+
+    def program(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return ``function`` as a program.
+
+        It must read its input from fixed addresses, and must change nothing when run on input that
+        is zero: so it is warmed up here.
+        """
+        if not self.capture:
+            return function
+        torch.cuda.synchronize(self.device)
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                function()
+        torch.cuda.synchronize(self.device)
+        try:
+            return self._captured(function)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.capture = False
+            reason = str(error).strip().partition("\n")[0]
+            self._explain(f"steps run one operation at a time, since capture failed: {reason}")
+            return function
+
+    def _captured(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        # Transformers asks whether a stream is being captured. The answer changes a guard of the
+        # compiled blocks, which must not be compiled again in the middle of a capture.
+        with (
+            torch.compiler.set_stance(skip_guard_eval_unsafe=True),
+            torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+        ):
+            output = function()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return output
+
+        return replay
+
+
+def allow_many_shapes(num_shapes: int) -> None:
+    """Raise the compiler's limits on how often one function is compiled for new shapes."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 16 * num_shapes)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 64 * num_shapes)
+
+
+def _num_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
+    return -(-math.prod(shape) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+
+
+def _views(memory: Tensor, fields: Fields) -> dict[str, Tensor]:
+    views, start = {}, 0
+    for name, (shape, dtype) in fields.items():
+        used = math.prod(shape) * dtype.itemsize
+        views[name] = memory[start : start + used].view(dtype).view(shape)
+        start += _num_bytes(shape, dtype)
+    return views

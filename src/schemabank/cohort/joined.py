@@ -1,0 +1,71 @@
+"""Frozen linear layers with a common input, computed as one matrix product.
+
+On a GPU a product of a few hundred rows takes less time than launching it, so fewer and larger
+ones pay. The weights are shared with the layers that are replaced.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+class JoinedLinears:
+    """Frozen linear layers that read the same input, computed as one matrix product.
+
+    Args:
+        layers: in the order in which the model calls them; their weights become views of one.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.sizes = [layer.out_features for layer in layers]
+        self.weight = torch.cat([layer.weight.data for layer in layers])
+        biases = [layer.bias for layer in layers]
+        self.bias = None if biases[0] is None else torch.cat([b.data for b in biases])
+        for layer, weight in zip(layers, self.weight.split(self.sizes), strict=True):
+            layer.weight.data = weight
+        self._inputs: Tensor | None = None
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def output(self, index: int, inputs: Tensor) -> Tensor:
+        """Return one layer's output; all are computed when the first is asked for."""
+        if self._inputs is not inputs:
+            joined = nn.functional.linear(inputs, self.weight, self.bias)
+            self._inputs, self._outputs = inputs, joined.split(self.sizes, dim=-1)
+        output = self._outputs[index]
+        if index == len(self.sizes) - 1:
+            self._inputs, self._outputs = None, ()
+        return output
+
+
+class JoinedLinear(nn.Module):
+    """One of :class:`JoinedLinears`, in the place of the layer itself."""
+
+    def __init__(self, base: nn.Linear, joined: JoinedLinears, index: int) -> None:
+        super().__init__()
+        self.base, self.joined, self.index = base, joined, index
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight = base.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply the layer to ``inputs``: ``(..., in)``."""
+        return self.joined.output(self.index, inputs)
+
+
+def join_linears(model: nn.Module) -> dict[str, nn.Linear]:
+    """Replace the layers named in ``SIBLINGS`` by joined ones; return the replaced by path."""
+    replaced: dict[str, nn.Linear] = {}
+    for path, parent in list(model.named_modules()):
+        for names in SIBLINGS:
+            layers = [getattr(parent, name, None) for name in names]
+            if not all(type(layer) is nn.Linear for layer in layers):
+                continue
+            if len({layer.bias is None for layer in layers}) > 1:
+                continue
+            joined = JoinedLinears(layers)
+            for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+                replaced[f"{path}.{name}"] = layer
+                setattr(parent, name, JoinedLinear(layer, joined, index))
+    return replaced

@@ -1,0 +1,147 @@
+"""The programs of a cohort: one for every kind of step and shape of batch, made when first needed."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from schemabank.cohort.batches import EMPTY, Batch, Encoded
+from schemabank.cohort.execute import Executor, Fetch, Staging
+from schemabank.cohort.lora import dropout_keys
+from schemabank.cohort.slots import Kind, Slot, Tags
+from schemabank.cohort.step import PENALTIES, StepInput, Training, train_step
+from schemabank.cohort.trunk import TrunkCache
+from schemabank.curriculum import GROUPS, StepSettings
+
+Working = Mapping[int, tuple[Slot, StepSettings]]  # by position in the stack
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A kind of step at one shape: its input, and how to run it."""
+
+    staging: Staging
+    run: Callable[[], Tensor]
+    trunk: Callable[[], Tensor] | None = None
+    states: Tensor | None = None
+
+
+class Programs:
+    """Takes steps with the slots of a stack.
+
+    Args:
+        training: what is trained.
+        batch_size: rows a slot.
+        num_tags: tags an example has where it has any.
+        executor: runs programs.
+        cache: states below the first bank.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        *,
+        batch_size: int,
+        num_tags: int,
+        executor: Executor,
+        cache: TrunkCache,
+    ) -> None:
+        self._training, self._executor, self._cache = training, executor, cache
+        self._leading = (training.stack.num_slots, batch_size)
+        self._num_tags = num_tags
+        self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
+
+    def launch(self, kind: Kind, shape: tuple[int, int], working: Working) -> Fetch:
+        """Take one step of some slots, all of one kind; the others stay as they are.
+
+        Args:
+            kind: of the step.
+            shape: tokens and labels a row.
+            working: the slots that take a step.
+
+        Returns:
+            The report of :func:`train_step`.
+        """
+        if (kind, shape) not in self._programs:
+            self._programs[kind, shape] = self._make(kind, shape)
+        program = self._programs[kind, shape]
+        keys = self._fill(program.staging.host(), kind, shape, working)
+        program.staging.send()
+        if program.trunk is not None and program.states is not None:
+            self._cache.states(keys, program.trunk, program.states)
+        return Fetch(program.run())
+
+    def _make(self, kind: Kind, shape: tuple[int, int]) -> _Program:
+        """Lay out a program's input, compile and capture it."""
+        stack = self._training.stack
+        staging = Staging(self._fields(*shape), self._executor.device)
+        given = _step_input(staging.device)
+        if not kind.cached:
+            step = self._executor.program(lambda: train_step(self._training, kind, given, None))
+            return _Program(staging, step)
+        size = (self._leading[0] * self._leading[1], shape[0], stack.model.config.hidden_size)
+        states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
+        trunk = self._executor.program(lambda: stack.trunk(given.batch.tokens.flatten(0, 1)))
+        step = self._executor.program(lambda: train_step(self._training, kind, given, states))
+        return _Program(staging, step, trunk, states)
+
+    def _fields(self, width: int, num_labels: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        slots, batch_size = self._leading
+        return {
+            **Batch.shapes(self._leading, width=width, num_labels=num_labels),
+            "tags": ((slots, batch_size, self._num_tags), torch.int64),
+            "tagged": ((slots, batch_size), torch.float32),
+            "dropout_keys": ((slots,), torch.int32),
+            "bank_scale": ((slots,), torch.float32),
+            "learning_rate": ((slots,), torch.float32),
+            "fresh": ((slots,), torch.bool),
+            "active": ((slots, len(GROUPS)), torch.bool),
+            "penalties": ((slots, len(PENALTIES)), torch.float32),
+        }
+
+    def _fill(
+        self, host: Mapping[str, Tensor], kind: Kind, shape: tuple[int, int], working: Working
+    ) -> list[Hashable | None]:
+        """Write a step's input; return what identifies every row's states below the first bank."""
+        given = _step_input(host)
+        for name, tensor in host.items():
+            if name not in Batch.__dataclass_fields__:
+                tensor.zero_()
+        nothing: list[Encoded | None] = [None] * self._leading[1]
+        rows = [nothing] * self._leading[0]
+        keys: list[Hashable | None] = [None] * (self._leading[0] * self._leading[1])
+        for index, (slot, settings) in working.items():
+            _write_settings(given, index, slot, settings)
+            indices, tags, rows[index] = slot.rows(settings)
+            _write_tags(given, index, tags)
+            for row, (example, shown) in enumerate(zip(indices, tags, strict=True)):
+                if example == EMPTY:
+                    continue
+                seen = shown if kind.prefix_room else ()
+                keys[index * self._leading[1] + row] = (shape[0], example, seen)
+        given.batch.fill(rows)
+        return keys
+
+
+def _write_settings(given: StepInput, index: int, slot: Slot, settings: StepSettings) -> None:
+    penalties = slot.penalty_weights(settings)
+    given.dropout_keys[index] = dropout_keys([(slot.run.seed, slot.step)])[0]
+    given.bank_scale[index] = slot.bank_scale(settings)
+    given.learning_rate[index] = settings.learning_rate
+    given.fresh[index] = settings.first
+    given.active[index] = torch.tensor([name in settings.trained for name in GROUPS])
+    given.penalties[index] = torch.tensor([penalties.get(name, 0.0) for name in PENALTIES])
+
+
+def _write_tags(given: StepInput, index: int, tags: Sequence[Tags]) -> None:
+    for row, shown in enumerate(tags):
+        if shown:
+            given.tags[index, row] = torch.tensor(shown)
+            given.tagged[index, row] = 1
+
+
+def _step_input(tensors: Mapping[str, Tensor]) -> StepInput:
+    batch = Batch(**{name: tensors[name] for name in Batch.__dataclass_fields__})
+    others = [f.name for f in fields(StepInput) if f.name != "batch"]
+    return StepInput(batch=batch, **{name: tensors[name] for name in others})
