@@ -34,9 +34,7 @@ def examples(count: int = 22) -> list[Example]:
     ]
 
 
-def data(
-    *, batch_size: int = 4, completion_only: bool = True
-) -> TrainingData:
+def data(*, batch_size: int = 4, completion_only: bool = True) -> TrainingData:
     """Tokenised examples with their schedule."""
     tokenizer = tiny_tokenizer()
     encoded: list[Encoded] = [
@@ -60,7 +58,9 @@ def data(
 
 def lora_run(seed: int, **train: object) -> Run:
     """A plain LoRA run of two epochs."""
-    return Run(name=f"lora-{seed}", seed=seed, stages=(LORA_STAGE,), train=_train(**train), lora=LORA)
+    return Run(
+        name=f"lora-{seed}", seed=seed, stages=(LORA_STAGE,), train=_train(**train), lora=LORA
+    )
 
 
 def bank_run(

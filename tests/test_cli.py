@@ -327,7 +327,7 @@ class TestTrain:
     ) -> None:
         monkeypatch.setattr("schemabank.cohort.slots.MAX_SKIPPED_IN_ROW", 3)
         monkeypatch.setattr(
-            "schemabank.cohort.engine.mean_per_slot",
+            "schemabank.cohort.step.mean_per_slot",
             lambda losses, weights: mean_per_slot(losses, weights) * torch.nan,
         )
         ended = schemabank("train", finished.config, "--set", f"arm={arms}")

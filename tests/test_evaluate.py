@@ -82,7 +82,11 @@ def test_records_stand_in_the_order_of_the_items_and_say_what_was_decoded() -> N
     for index, item in enumerate(items()):
         with stack.evaluating("on"):
             completions = greedy(
-                stack, [item.prompt_tokens], max_new_tokens=6, end_token_ids=model.end_token_ids
+                stack,
+                [item.prompt_tokens],
+                max_new_tokens=6,
+                end_token_ids=model.end_token_ids,
+                batch_size=1,
             )
         for slot in range(2):
             record, done = scored[slot][index], completions[slot][0]

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from runs import Finished, Notes, snapshot, write_config
+from schemabank.cohort.engine import Cohort
 from schemabank.cohort.loss import mean_per_slot
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
@@ -166,6 +168,17 @@ def test_seeds_and_prefixes_make_runs_of_their_own(finished: Finished, tmp_path:
     assert [r["loss"] for r in first] != [r["loss"] for r in second]
 
 
+@pytest.mark.usefixtures("gsm8k")
+def test_steps_in_which_all_slots_wait_are_no_error(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = Cohort.steps
+    monkeypatch.setattr(Cohort, "steps", lambda self: chain([[]], steps(self), [[]]))
+    (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+    assert rows(outcome.folder / "metrics.jsonl") == rows(finished.lora.folder / "metrics.jsonl")
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:
     """Make the loss of some slots non-finite, and give up after three such steps."""
     monkeypatch.setattr("schemabank.cohort.slots.MAX_SKIPPED_IN_ROW", 3)
@@ -175,7 +188,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> N
         factors = [float("nan") if spoiled(slot) else 1.0 for slot in range(len(mean))]
         return mean * torch.tensor(factors)
 
-    monkeypatch.setattr("schemabank.cohort.engine.mean_per_slot", losses)
+    monkeypatch.setattr("schemabank.cohort.step.mean_per_slot", losses)
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cohorts import BANK, FAST_STAGES, bank_run, data, train
 from runs import write_model
 from schemabank.cohort.engine import Cohort
+from schemabank.cohort.joined import join_linears
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
@@ -67,7 +68,7 @@ except ImportError:
 def trained_stack(kind: Kind) -> AdapterStack:
     """Two slots of different rank and alpha, trained with banks, seeds of their own."""
     stack = AdapterStack(tiny_model(kind), lora=LORA, bank=BANK)
-    train(Cohort(stack, [bank_run(1), bank_run(2)], data()))
+    train(Cohort(stack, [bank_run(1, lora=LORA[0]), bank_run(2, lora=LORA[1])], data()))
     return stack
 
 
@@ -348,16 +349,34 @@ def test_the_check_accepts_what_was_saved_and_leaves_the_base_as_it_was(
     assert all(torch.equal(after[name], values) for name, values in before.items())
 
 
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_a_bfloat16_base_is_compared_in_float32_and_stays_bfloat16(
-    stack: AdapterStack, base: BaseModel, tmp_path: Path
+    kind: Kind, joined: bool, tmp_path: Path
 ) -> None:
+    """Its adapters are compared as they are saved, not as bfloat16 rounds them for computing."""
+    trained = trained_stack(kind)
+    folder = write_model(tmp_path / "base", kind)
+    base = load_base_model(str(folder), dtype=torch.float32, device=torch.device("cpu"))
     base.model.to(torch.bfloat16)
+    before = {name: value.clone() for name, value in base.model.state_dict().items()}
+    linears = join_linears(base.model) if joined else {}
     half = AdapterStack(base.model, lora=LORA, bank=None)
+    half.joined = linears
     for slot in range(2):
-        half.load_lora(slot, stack.lora_tensors(slot))
+        half.load_lora(slot, trained.lora_tensors(slot))
+    routed = stack_logits(half)
     expected = probe_logits(half, base)
+    assert torch.equal(stack_logits(half), routed), "the model computes in bfloat16 again"
+    assert half.is_whole()
     half.remove()
-    assert check_with_peft(export(stack, 0, tmp_path / "a"), base, expected[0]) < 1e-5
+    for slot in range(2):
+        assert (
+            check_with_peft(export(half, slot, tmp_path / str(slot)), base, expected[slot]) < 1e-5
+        )
+    after = base.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
     assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
 
 

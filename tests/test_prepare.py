@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from schemabank.cohort.engine import Cohort
+from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import (
     PRESETS,
@@ -68,6 +69,10 @@ def stacked(run: RunConfig, slots: int = 1) -> AdapterStack:
     for slot in range(slots):
         stack.initialise(slot, slot)
     return stack
+
+
+def training_data_of(run: RunConfig) -> TrainingData:
+    return task_training_data(examples(), run, TOKENIZER)
 
 
 def text_of(tokens: Sequence[int]) -> str:
@@ -155,20 +160,29 @@ class TestLimits:
             "of task.max_cut_ratio = 0.3, raise either"
         )
 
-    @pytest.mark.parametrize("prefix_room", [0, 5])
-    def test_a_completion_that_is_cut_off_whole(self, prefix_room: int) -> None:
+    def test_a_completion_that_is_cut_off_whole(self) -> None:
         length = len(TOKENIZER(self.TEXTS[0][1])["input_ids"])
-        settings = TaskSettings(max_length=length + prefix_room, max_cut_ratio=1.0)
+        settings = TaskSettings(max_length=length, max_cut_ratio=1.0)
         with pytest.raises(InputError) as error:
-            tokenise(self.TEXTS, settings, TOKENIZER, prefix_room=prefix_room)
-        prefix = " and a tag prefix up to 5" if prefix_room else ""
+            tokenise(self.TEXTS, settings, TOKENIZER)
         assert str(error.value) == (
-            f"example 'a': its prompt alone has {length} tokens{prefix}, so the limit "
-            f"task.max_length = {length + prefix_room} cuts off its whole completion: allowed is "
-            f"at least {length + prefix_room + 1}, raise the limit or leave the example out"
+            f"example 'a': its prompt alone has {length} tokens, so the limit "
+            f"task.max_length = {length} cuts off its whole completion: allowed is "
+            f"at least {length + 1}, raise the limit or leave the example out"
         )
-        wider = settings.model_copy(update={"max_length": length + prefix_room + 1})
-        assert tokenise(self.TEXTS, wider, TOKENIZER, prefix_room=prefix_room)[0].num_labels == 1
+        wider = settings.model_copy(update={"max_length": length + 1})
+        assert tokenise(self.TEXTS, wider, TOKENIZER)[0].num_labels == 1
+
+    def test_a_tag_prefix_takes_nothing_from_the_length_limit(self) -> None:
+        longest = max(len(e.tokens) for e in training_data_of(run_config()).encoded)
+        task = TaskSettings(max_length=longest)
+        plain, prefixed = (
+            training_data_of(run_config(task=task, tags=TagSettings(delivery=delivery)))
+            for delivery in ("loss", "prefix")
+        )
+        assert not any(e.cut for e in prefixed.encoded)
+        assert prefixed.encoded == plain.encoded
+        assert prefixed.schedule == plain.schedule
 
     def test_no_examples(self) -> None:
         with pytest.raises(InputError, match="0 training examples, allowed is at least 1"):
@@ -179,12 +193,15 @@ class TestTags:
     def test_only_runs_with_a_prefix_keep_room_for_it(self) -> None:
         for delivery, prefixed in (("loss", False), ("prefix", True), ("both", True)):
             run = run_config(tags=TagSettings(delivery=delivery))
-            data = task_training_data(examples(), run, TOKENIZER)
+            planned = engine_run(run, examples(), stacked(run), TOKENIZER, name="run")
             assert uses_prefix(run) is prefixed
             longest = len(TOKENIZER("[Schema: 7,7] ")["input_ids"])
-            assert data.prefix_room == (longest if prefixed else 0)
+            assert planned.tags is not None
+            assert planned.tags.prefix_room == (longest if prefixed else 0)
         for other in ({"arm": "lora"}, {"tags": TagSettings(tagger="none", delivery="prefix")}):
-            assert not uses_prefix(run_config(**({"tags": {"delivery": "prefix"}} | other)))
+            run = run_config(**({"tags": {"delivery": "prefix"}} | other))
+            assert not uses_prefix(run)
+            assert engine_run(run, examples(), stacked(run), TOKENIZER, name="run").tags is None
 
     @pytest.mark.parametrize("completion_only", [True, False])
     def test_a_prefix_fits_its_room_and_shifts_the_loss(self, completion_only: bool) -> None:
@@ -195,12 +212,20 @@ class TestTags:
         data = task_training_data(examples(), run, TOKENIZER)
         stack = stacked(run)
         cohort = Cohort(stack, [engine_run(run, data.examples, stack, TOKENIZER, name="run")], data)
-        settings = cohort.slots[0].settings(0)
-        rows, tags = cohort.slots[0].rows(0, settings)
-        width, num_labels = data.shape(0)
-        for row, given in zip(rows, tags, strict=True):
+        slot = cohort.slots[0]
+        settings = slot.settings()
+        room = slot.kind(settings).prefix_room
+        indices, tags, rows = slot.rows(settings)
+        width, num_labels = data.shape(0, room)
+        plain_width, plain_labels = data.shape(0, 0)
+        assert (width, num_labels) == (
+            plain_width + room,
+            plain_labels + (0 if completion_only else room),
+        )
+        for index, row, given in zip(indices, rows, tags, strict=True):
             assert row is not None
             assert text_of(row.tokens).startswith(f"[Schema: {given[0]},{given[1]}] Tom has")
+            assert 0 < len(row.tokens) - len(data.encoded[index].tokens) <= room
             assert len(row.tokens) <= width
             assert row.num_labels <= num_labels
             first = text_of(row.tokens[row.label_start :])
@@ -222,7 +247,8 @@ class TestTags:
             assert planned.tags is None
         else:
             assert planned.tags is not None
-            assert planned.tags.prefix == (delivery != "loss")
+            assert (planned.tags.prefix_room > 0) == (delivery != "loss")
+            assert planned.tags.num_tags == 2
             assert planned.tags.loss_weight == (0.0 if delivery == "prefix" else 2.0)
             rng = np.random.default_rng(0)
             for example in examples():

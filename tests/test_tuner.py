@@ -1,3 +1,4 @@
+from itertools import chain
 from pathlib import Path
 
 import peft
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import schemabank
 from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
+from schemabank.cohort.engine import Cohort
 from schemabank.config import THREE_STAGES
 from tiny import Kind, tiny_model, tiny_tokenizer
 
@@ -173,6 +175,18 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
 
 
 def test_gradients_that_stay_non_finite_are_a_failure() -> None:
+    train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
+    with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):
+        tuner.train(PAIRS * 10)
+
+
+def test_steps_that_a_failed_run_does_not_report_are_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU, steps are under way when the run is given up."""
+    steps = Cohort.steps
+    monkeypatch.setattr(Cohort, "steps", lambda self: chain(steps(self), [[], []]))
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
     with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):

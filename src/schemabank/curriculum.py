@@ -110,6 +110,12 @@ def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
     return stage.learning_rate * (1 - progress)
 
 
+def keyed_uniform(key: str) -> float:
+    """Return a number in [0, 1) that depends on the key alone."""
+    digest = hashlib.sha256(key.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
 def _bank_scale(placed: StagePlan, step: int, *, seed: int) -> float:
     """The bank scale of a step: annealed, then dropped by chance, and 0 in the bare tail."""
     stage = placed.stage
@@ -119,16 +125,10 @@ def _bank_scale(placed: StagePlan, step: int, *, seed: int) -> float:
         return 0.0
     progress = (step - placed.start) / max(1, bare_from - placed.start - 1)
     probability = _between(stage.bank_probability, progress)
-    if probability < 1 and _uniform(seed, step) >= probability:
+    if probability < 1 and keyed_uniform(f"bank/{seed}/{step}") >= probability:
         return 0.0
     return _between(stage.bank_scale, progress)
 
 
 def _between(ends: tuple[float, float], progress: float) -> float:
     return ends[0] + (ends[1] - ends[0]) * progress
-
-
-def _uniform(seed: int, step: int) -> float:
-    """A number in [0, 1) that depends on the seed and the step alone."""
-    digest = hashlib.sha256(f"bank/{seed}/{step}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,12 +1,13 @@
 """Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from schemabank.bank import Routing
 from schemabank.cohort.batches import Encoded, collate
-from schemabank.cohort.decode import Completion, greedy
+from schemabank.cohort.decode import Advance, Completion, greedy, uncompiled
+from schemabank.cohort.execute import Executor
 from schemabank.cohort.loss import gather_labelled, token_losses
 from schemabank.cohort.stack import AdapterStack
 from schemabank.metrics import (
@@ -19,7 +20,6 @@ from schemabank.metrics import (
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
 
-Advance = Callable[[int], None]
 NLL_BATCH = 8
 
 
@@ -32,6 +32,7 @@ def evaluate(
     max_new_tokens: int,
     batch_size: int,
     advance: Advance,
+    executor: Executor | None = None,
 ) -> list[list[ItemRecord]]:
     """Score every slot's adapter on the same items.
 
@@ -42,29 +43,30 @@ def evaluate(
         routing: bank removed, routed, or dense.
         max_new_tokens: limit of a completion.
         batch_size: completions decoded at once for each slot.
-        advance: called with the number of items done since the last call.
+        advance: called with the number of items that all slots have completed since the last call.
+        executor: runs the decoding step; without it, it runs one operation at a time.
 
     Returns:
         Records as ``[slot][item]``, in the order of ``items``.
     """
     longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
-    records: list[dict[int, ItemRecord]] = [{} for _ in range(stack.num_slots)]
+    chosen = [items[i] for i in longest_first]
     with stack.evaluating(routing):
-        for start in range(0, len(items), batch_size):
-            chosen = longest_first[start : start + batch_size]
-            completions = greedy(
-                stack,
-                [items[i].prompt_tokens for i in chosen],
-                max_new_tokens=max_new_tokens,
-                end_token_ids=base.end_token_ids,
-            )
-            losses = gold_losses(stack, [items[i] for i in chosen])
-            for slot in range(stack.num_slots):
-                for row, i in enumerate(chosen):
-                    done = completions[slot][row]
-                    records[slot][i] = _record(items[i], done, losses[slot][row], base)
-            advance(len(chosen))
-    return [[by_item[i] for i in range(len(items))] for by_item in records]
+        completions = greedy(
+            stack,
+            [item.prompt_tokens for item in chosen],
+            max_new_tokens=max_new_tokens,
+            end_token_ids=base.end_token_ids,
+            batch_size=batch_size,
+            executor=executor,
+            advance=advance,
+        )
+        losses = gold_losses(stack, chosen)
+    records: list[list[ItemRecord]] = []
+    for done, lost in zip(completions, losses, strict=True):
+        pairs = dict(zip(longest_first, zip(done, lost, strict=True), strict=True))
+        records.append([_record(item, *pairs[i], base) for i, item in enumerate(items)])
+    return records
 
 
 def gold_losses(stack: AdapterStack, items: Sequence[Item]) -> list[list[tuple[float, float]]]:
@@ -80,11 +82,13 @@ def gold_losses(stack: AdapterStack, items: Sequence[Item]) -> list[list[tuple[f
             width=max(len(e.tokens) for e in encoded),
             num_labels=max(e.num_labels for e in encoded),
         ).to(stack.model.device)
-        picked = gather_labelled(stack.hidden(batch.tokens), batch.positions)
+        with uncompiled(stack):
+            hidden = stack.hidden(batch.tokens)
+        picked = gather_labelled(hidden, batch.positions)
         losses = token_losses(picked, batch.labels.flatten(), stack.head)
-        for slot, rows in enumerate(losses.view_as(batch.weights)):
+        for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
             for example, row in zip(encoded, rows, strict=True):
-                values = row[: example.num_labels].double()
+                values = row[: example.num_labels]
                 without = values[:-1].mean() if len(values) > 1 else torch.zeros(())
                 results[slot].append((without.item(), values.mean().item()))
     return results

@@ -16,9 +16,10 @@ from peft import PeftModel
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from schemabank.cohort.joined import JoinedLinear
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
@@ -180,9 +181,14 @@ def load_bank(folder: Path) -> dict[str, Tensor]:
 
 
 def probe_logits(stack: AdapterStack, base: BaseModel) -> Tensor:
-    """Every slot's logits on a short text with the banks off, ``(slot, token, vocabulary)``."""
+    """Every slot's logits on a short text with the banks off, ``(slot, token, vocabulary)``.
+
+    The adapters are those that are saved, in float32, even where the model computes with others.
+    """
     tokens = _probe(base).expand(stack.num_slots, 1, -1)
-    with stack.evaluating("off"), _in_float32(base.model):
+    adapters = stack.groups["lora"]
+    saved = {p: adapters.master[name] for name, p in adapters.parameters.items()}
+    with stack.evaluating("off"), _in_float32(base.model, saved):
         return stack.head(stack.hidden(tokens)).float().cpu()
 
 
@@ -250,16 +256,30 @@ def _probe(base: BaseModel) -> Tensor:
 
 
 @contextmanager
-def _in_float32(model: PreTrainedModel) -> Iterator[None]:
-    """Compute in float32 for a while; the same weights stand there again afterwards."""
+def _in_float32(
+    model: PreTrainedModel, exact: Mapping[nn.Parameter, Tensor] | None = None
+) -> Iterator[None]:
+    """Compute in float32 for a while; the same weights stand there again afterwards.
+
+    Args:
+        model: the model.
+        exact: parameters that are known in float32, where they need no conversion.
+    """
+    known = exact or {}
     originals = [(p, p.data) for p in model.parameters() if p.dtype != torch.float32]
+    joined = {m.joined for m in model.modules() if isinstance(m, JoinedLinear)}
+    products = [(each, each.weight, each.bias) for each in joined]
     for parameter, data in originals:
-        parameter.data = data.float()
+        parameter.data = known[parameter] if parameter in known else data.float()
+    for each, weight, bias in products:
+        each.weight, each.bias = weight.float(), None if bias is None else bias.float()
     try:
         yield
     finally:
         for parameter, data in originals:
             parameter.data = data
+        for each, weight, bias in products:
+            each.weight, each.bias = weight, bias
 
 
 def _lora_settings(folder: Path, config: Mapping[str, Any]) -> LoraSettings:

@@ -246,9 +246,7 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _tag_plan(
-    run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed
-) -> TagPlan | None:
+def _tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -> TagPlan | None:
     """How a run's examples are tagged, or ``None`` for a run without tags."""
     if run.arm != "schemabank" or run.tags.tagger == "none":
         return None
@@ -257,6 +255,7 @@ def _tag_plan(
         num_tags=run.tags.num_tags,
         prefix_room=_prefix_room(run, tokenizer),
         loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
+        fixed=run.tags.tagger != "random",
     )
 
 

@@ -205,6 +205,8 @@ def _json_line(step: RunStep) -> str:
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:
+    if not steps:
+        return f"waiting for the next epoch, {speed:,.0f} tokens/s"
     stages = "/".join(dict.fromkeys(step.stage for step in steps))
     loss = sum(step.loss for step in steps) / len(steps)
     return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"

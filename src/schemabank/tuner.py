@@ -78,9 +78,9 @@ class Tuner:
         done: list[RunStep] = []
         with reporter() as progress:
             progress.start(f"train {self.config.arm}", cohort.num_steps)
-            for (step,) in cohort.steps():
-                done.append(step)
-                progress.advance(1, f"stage {step.stage}, loss {step.loss:.3f}")
+            for steps in cohort.steps():
+                done += steps  # none for a step that was under way when the run was given up
+                progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
             progress.finish()
         if cohort.slots[0].failure is not None:
             raise RuntimeError(cohort.slots[0].failure)

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from schemabank.cohort.batches import (
     EMPTY,
     WIDTH_MULTIPLE,
+    Batch,
     Encoded,
     Schedule,
     collate,
     encode,
+    fill_rows,
     plan_schedule,
     prepend,
 )
@@ -292,3 +294,30 @@ def test_a_batch_moves_as_a_whole() -> None:
     for name in ("tokens", "real", "positions", "labels", "weights"):
         assert getattr(moved, name).device.type == "meta"
         assert getattr(moved, name).shape == getattr(batch, name).shape
+
+
+def test_shapes_are_those_of_a_collated_batch() -> None:
+    batch = collate([[example(3), None]] * 3, width=8, num_labels=2)
+    shapes = Batch.shapes((3, 2), width=8, num_labels=2)
+    assert list(shapes) == list(Batch.__dataclass_fields__)
+    for name, (shape, dtype) in shapes.items():
+        assert getattr(batch, name).shape == shape
+        assert getattr(batch, name).dtype == dtype
+
+
+@given(data=datasets(), seed=st.integers(0, 100))
+def test_filling_again_leaves_nothing_of_what_was_there(
+    data: tuple[list[Encoded], int, int], seed: int
+) -> None:
+    """Steps of one shape share their memory."""
+    examples, _, _ = data
+    schedule = planned(data)
+    width, num_labels = schedule.buckets[-1].width, schedule.buckets[-1].num_labels
+    used = collate([[None] * schedule.batch_size], width=width, num_labels=num_labels)
+    arrays = {name: getattr(used, name).numpy() for name in Batch.__dataclass_fields__}
+    for padding, row in enumerate(schedule.rows(seed, 0)):
+        shown = [None if index == EMPTY else examples[index] for index in row]
+        fill_rows(arrays, [shown], padding=padding)
+        new = collate([shown], width=width, num_labels=num_labels, padding=padding)
+        for name in arrays:
+            assert torch.equal(getattr(used, name), getattr(new, name))

@@ -1,5 +1,8 @@
 import math
-from functools import partialmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from cohorts import (
     BANK,
     FAST_STAGES,
     LORA_STAGE,
+    PREFIX_ROOM,
     bank_run,
     cohort,
     data,
@@ -15,11 +19,17 @@ from cohorts import (
     train,
     weights,
 )
-from schemabank.cohort.batches import Batch, collate
+from schemabank.bank import Routing
+from schemabank.cohort.batches import Batch, collate, fill_rows
 from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.execute import Fetch
 from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
+from schemabank.cohort.programs import Programs, Working
+from schemabank.cohort.slots import Kind as StepKind
+from schemabank.cohort.slots import Run, TrainingData
+from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings, Stage
-from tiny import Kind
+from tiny import Kind, tiny_model
 
 # Rounding alone: other shapes give the matrix products another order of summation, and Adam's
 # square root stretches it where gradients are tiny.
@@ -265,9 +275,11 @@ def test_a_padded_position_never_changes_a_loss(kind: Kind) -> None:
 
 
 def test_what_stands_in_padding_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    states, fill = [], Batch.fill
+    states = []
     for padding in (0, 123):
-        monkeypatch.setattr(Batch, "fill", partialmethod(fill, padding=padding))
+        monkeypatch.setattr(
+            "schemabank.cohort.programs.fill_rows", partial(fill_rows, padding=padding)
+        )
         trained = cohort([bank_run(5)], data())
         train(trained)
         states.append(weights(trained, 0))
@@ -327,3 +339,316 @@ def _task_loss(trained: Cohort, batch: Batch) -> torch.Tensor:
     picked = gather_labelled(trained.stack.hidden(batch.tokens), batch.positions)
     losses = token_losses(picked, batch.labels.flatten(), trained.stack.head)
     return mean_per_slot(losses, batch.weights)
+
+
+# Slots that are refilled.
+
+WIDE = LoraSettings(r=4, lora_alpha=8, lora_dropout=0.2)
+SMALL = LoraSettings(r=2, lora_alpha=7, lora_dropout=0.5)
+STILL = LoraSettings(r=3, lora_alpha=1, lora_dropout=0.0)
+
+
+def mixed_runs() -> list[Run]:
+    """Four runs of different lengths, arms, ranks, alphas, dropouts and optimizers."""
+    return [
+        replace(lora_run(1, max_steps=4), lora=WIDE),
+        bank_run(2, lora=WIDE, num_train_epochs=2),
+        bank_run(
+            3,
+            lora=SMALL,
+            num_train_epochs=3,
+            adam_beta1=0.8,
+            weight_decay=0.3,
+            max_grad_norm=0.1,
+        ),
+        replace(lora_run(4, max_steps=7, adam_beta2=0.9, adam_epsilon=1e-3), lora=STILL),
+    ]
+
+
+def two_slots(
+    runs: Sequence[Run], training: TrainingData, *, dtype: torch.dtype = torch.float32
+) -> Cohort:
+    """A cohort in two slots with banks and room for rank 4, whatever its runs."""
+    model = tiny_model("llama").to(dtype)
+    return Cohort(AdapterStack(model, lora=[WIDE, WIDE], bank=BANK), runs, training)
+
+
+def reports_of(steps: list[list[RunStep]], name: str) -> list[RunStep]:
+    return [report for step in steps for report in step if report.run == name]
+
+
+def assert_same_run(name: str, one: Cohort, other: Cohort) -> None:
+    """Every weight of the finished run is the same, bit for bit."""
+    assert list(one.finished[name]) == ["router", "schemas", "lora"]
+    for group, row in one.finished[name].items():
+        assert torch.equal(row, other.finished[name][group]), group
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("neighbour", [lora_run(8), bank_run(9, num_train_epochs=1)])
+def test_a_refilled_slot_gives_the_bits_of_a_fresh_cohort(
+    neighbour: Run, dtype: torch.dtype
+) -> None:
+    training, runs = data(), mixed_runs()
+    refilled = two_slots(runs, training, dtype=dtype)
+    steps = train(refilled)
+    assert set(refilled.finished) == {run.name for run in runs}
+    for run in runs:
+        for seated in ([run, neighbour], [neighbour, run]):
+            fresh = two_slots(seated, training, dtype=dtype)
+            alone = reports_of(train(fresh), run.name)
+            assert reports_of(steps, run.name) == alone
+            assert_same_run(run.name, refilled, fresh)
+            assert len(alone) == fresh.slots[seated.index(run)].num_steps
+    lora = [refilled.finished[run.name]["lora"] for run in runs]
+    assert not any(torch.equal(a, b) for a, b in combinations(lora, 2))
+
+
+def test_the_order_of_runs_changes_no_bit() -> None:
+    training, runs = data(), mixed_runs()
+    one, other = two_slots(runs, training), two_slots(runs[::-1], training)
+    steps_one, steps_other = train(one), train(other)
+    for run in runs:
+        assert reports_of(steps_one, run.name) == reports_of(steps_other, run.name)
+        assert_same_run(run.name, one, other)
+
+
+def test_smaller_ranks_stay_padded_with_zeros_after_larger_ones() -> None:
+    trained = two_slots(mixed_runs(), data())
+    train(trained)
+    trained.seat(["bank-3", "lora-4"])
+    for layer in trained.stack.lora.values():
+        for slot, rank in enumerate((2, 3)):
+            assert not layer.A[slot, :, rank:].any()
+            assert not layer.B[slot, rank:].any()
+            assert layer.B[slot, :rank].any()
+
+
+def test_nothing_of_a_failed_run_reaches_the_next_one_in_its_slot() -> None:
+    runs = [
+        bank_run(1, num_train_epochs=6, lora=WIDE),
+        bank_run(2, lora=WIDE),
+        bank_run(3, lora=WIDE),
+    ]
+    trained = two_slots(runs, data())
+    names: list[str] = []
+    for reports in trained.steps():
+        names += [r.run for r in reports]
+        if trained.slots[0].failure is None:
+            for group in trained.stack.groups.values():
+                group.weights[0] = torch.nan
+                group.publish()
+    assert trained.slots[0].failure is not None
+    assert [slot.failure for slot in trained.slots[1:]] == [None, None]
+    assert [names.count(run.name) for run in runs] == [21, 12, 12], "the first step was fine"
+    for run in runs[1:]:
+        fresh = two_slots([run, lora_run(9)], data())
+        train(fresh)
+        assert_same_run(run.name, trained, fresh)
+
+
+LENGTHS = [(4,), (4, 3), (4, 3, 12), (6, 6, 6), (13, 1, 2, 3, 5), (2, 30, 7, 7), (1, 1, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_the_number_of_steps_is_known_before(lengths: tuple[int, ...]) -> None:
+    runs = [lora_run(seed, max_steps=length) for seed, length in enumerate(lengths)]
+    trained = two_slots([replace(run, lora=WIDE) for run in runs], data())
+    expected = trained.num_steps
+    steps = train(trained)
+    assert len(steps) == expected == trained.num_steps
+    assert steps[-1]
+    for run, length in zip(runs, lengths, strict=True):
+        assert [report.step for report in reports_of(steps, run.name)] == list(range(length))
+
+
+def test_a_run_starts_where_an_epoch_does_and_slots_wait_for_it() -> None:
+    runs = [lora_run(seed, max_steps=length) for seed, length in ((1, 4), (2, 3), (3, 7))]
+    trained = two_slots([replace(run, lora=WIDE) for run in runs], data())
+    assert trained.data.schedule.steps_per_epoch == 6
+    running = [[report.run for report in step] for step in trained.steps()]
+    both = ["lora-1", "lora-2"]
+    assert running == [*[both] * 3, ["lora-1"], [], [], *[["lora-3"]] * 7]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_seat_restores_finished_runs(dtype: torch.dtype) -> None:
+    training, runs = data(), mixed_runs()
+    trained = two_slots(runs, training, dtype=dtype)
+    train(trained)
+    tokens = torch.arange(3, 40)[None, None].expand(2, 1, -1)
+
+    def states(stack: AdapterStack, routing: Routing) -> torch.Tensor:
+        with stack.evaluating(routing):
+            return stack.hidden(tokens)
+
+    for names in (["lora-1", "bank-3"], ["lora-4", "bank-2"], ["bank-3", "lora-1"]):
+        trained.seat(names)
+        by_name = {run.name: run for run in runs}
+        chosen = [by_name[name] for name in names]
+        fresh = two_slots(chosen, training, dtype=dtype)
+        train(fresh)
+        fresh.seat(names)
+        assert trained.stack.lora_settings == [run.lora for run in chosen]
+        assert trained.stack.banked == [run.bank is not None for run in chosen]
+        for slot, name in enumerate(names):
+            for group, row in trained.finished[name].items():
+                assert torch.equal(trained.stack.groups[group].weights[slot], row)
+            ours, theirs = trained.stack.lora_tensors(slot), fresh.stack.lora_tensors(slot)
+            assert list(ours) == list(theirs)
+            assert all(all(map(torch.equal, ours[path], theirs[path])) for path in ours)
+        found = {routing: states(trained.stack, routing) for routing in ("off", "on", "dense")}
+        for routing, output in found.items():
+            assert torch.equal(output, states(fresh.stack, routing))
+        for slot, run in enumerate(chosen):
+            routed = not torch.equal(found["on"][slot], found["off"][slot])
+            assert routed == (run.bank is not None)
+
+
+# Kinds of steps.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("prefix", [False, True])
+def test_the_trunk_cache_changes_no_bit_whatever_its_limit(
+    prefix: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training, trunk = data(completion_only=not prefix), AdapterStack.trunk
+    stages = (
+        FAST_STAGES[0].model_copy(update={"ratio": 0.7, "tag_keep": (1.0, 0.5)}),
+        FAST_STAGES[2].model_copy(update={"ratio": 0.3}),
+    )
+    runs = [
+        bank_run(seed, stages=stages, prefix=prefix, lora=WIDE, num_train_epochs=6)
+        for seed in (5, 6)
+    ]
+    states, calls = [], []
+    row_bytes = 64 * tiny_model("llama").config.hidden_size * dtype.itemsize
+    for limit in (0, 5 * row_bytes, 2**40):
+        calls.append(0)
+
+        def counted(stack: AdapterStack, tokens: torch.Tensor) -> torch.Tensor:
+            calls[-1] += 1
+            return trunk(stack, tokens)
+
+        monkeypatch.setattr(AdapterStack, "trunk", counted)
+        monkeypatch.setattr("schemabank.cohort.engine._cache_limit", lambda _, n=limit: n)
+        trained = two_slots(runs, training, dtype=dtype)
+        states.append((trained, train(trained)))
+    num_cached = sum(step[0].stage == "router" for step in states[0][1])
+    assert num_cached > 12, "every example is seen twice"
+    assert calls[0] == num_cached
+    assert calls[2] < calls[1] <= calls[0]
+    for trained, steps in states[1:]:
+        assert steps == states[0][1]
+        for run in runs:
+            assert_same_run(run.name, trained, states[0][0])
+
+
+def test_the_trunk_is_cached_only_while_lora_is_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router's stage after LoRA's has other states below the banks at every step."""
+    calls, trunk = [], AdapterStack.trunk
+    monkeypatch.setattr(AdapterStack, "trunk", lambda *args: calls.append(1) or trunk(*args))
+    router, _, joint = (stage.model_copy(update={"ratio": 1 / 3}) for stage in FAST_STAGES)
+    again = router.model_copy(update={"name": "router again"})
+    run = bank_run(5, stages=(router, joint, again), num_train_epochs=3)
+    trained = cohort([run], data())
+    stages = [step.stage for (step,) in train(trained)]
+    assert stages == ["router"] * 6 + ["joint"] * 6 + ["router again"] * 6
+    assert len(calls) == 6, "one epoch, in which every batch is new"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_neighbours_stage_changes_no_bit(dtype: torch.dtype) -> None:
+    """A run in its first stage beside plain LoRA, beside a short curriculum and beside its like."""
+    run, training = bank_run(5, lora=WIDE, num_train_epochs=4), data()
+    neighbours = [
+        replace(lora_run(9, num_train_epochs=4), lora=SMALL),
+        bank_run(9, lora=SMALL, num_train_epochs=1),
+        bank_run(9, lora=WIDE, num_train_epochs=4),
+        bank_run(9, lora=WIDE, prefix=True, num_train_epochs=4),
+    ]
+    found = []
+    for neighbour in neighbours:
+        trained = two_slots([run, neighbour], training, dtype=dtype)
+        found.append((trained, train(trained)))
+    stages = [{r.run: r.stage for r in step} for step in found[0][1]]
+    assert {"bank-5": "router", "lora-9": "lora"} in stages
+    assert {"bank-5": "router", "bank-9": "router"} in (
+        {r.run: r.stage for r in step} for step in found[2][1]
+    )
+    for trained, steps in found[1:]:
+        assert reports_of(steps, run.name) == reports_of(found[0][1], run.name)
+        assert_same_run(run.name, trained, found[0][0])
+
+
+@pytest.mark.parametrize("completion_only", [True, False])
+def test_only_steps_with_tag_prefixes_have_room_for_them(
+    completion_only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[tuple[dict[str, float], StepKind, tuple[int, int]]] = []
+    launch = Programs.launch
+
+    def watched(
+        programs: Programs, kind: StepKind, shape: tuple[int, int], working: Working
+    ) -> Fetch:
+        keep = {slot.run.name: settings.tag_keep for slot, settings in working.values()}
+        launched.append((keep, kind, shape))
+        return launch(programs, kind, shape, working)
+
+    monkeypatch.setattr(Programs, "launch", watched)
+    training = data(completion_only=completion_only)
+    prefixed = bank_run(1, prefix=True, lora=WIDE, num_train_epochs=3)
+    plain = replace(lora_run(2, num_train_epochs=3), lora=WIDE)
+    steps = train(two_slots([prefixed, plain], training))
+    schedule = training.schedule
+    buckets = [schedule.buckets[schedule.order[i % 6]] for i in range(len(steps))]
+    tagged = [s.stage == "router" for s in reports_of(steps, "bank-1")]
+    assert 0 < sum(tagged) < len(tagged)
+    for name in ("bank-1", "lora-2"):
+        entries = [entry for entry in launched if name in entry[0]]
+        for bucket, shows, (keep, kind, shape) in zip(buckets, tagged, entries, strict=True):
+            if name == "bank-1":
+                assert (keep[name] > 0) == shows
+            room = PREFIX_ROOM if name == "bank-1" and shows else 0
+            assert kind.prefix_room == room
+            extra = 0 if completion_only else room
+            assert shape == (bucket.width + room, bucket.num_labels + extra)
+            assert len(keep) == (1 if shows else 2), "untagged steps share a program"
+
+
+RISING = {
+    "bank scale": {"bank_scale": (0.0, 1.0)},
+    "bank probability": {"bank_probability": (0.0, 1.0)},
+    "tags": {"tag_keep": (0.0, 1.0)},
+}
+
+
+@pytest.mark.xfail(
+    strict=True, reason="Slot.penalty_names looks at the first step of every stage alone"
+)
+@pytest.mark.parametrize("changes", RISING.values(), ids=RISING)
+def test_terms_that_start_later_in_a_stage_count_whatever_the_neighbour(
+    changes: dict[str, object],
+) -> None:
+    stage = Stage(
+        name="all",
+        ratio=1.0,
+        train=("router", "schemas", "lora"),
+        learning_rate=1e-2,
+        **{"tag_keep": (1.0,), **changes},
+    )
+    run = bank_run(5, stages=(stage,), lora=WIDE, num_train_epochs=4)
+    found = []
+    for neighbour in (lora_run(9), bank_run(9)):
+        trained = two_slots([run, replace(neighbour, lora=WIDE)], data())
+        found.append((trained, reports_of(train(trained), run.name)))
+    weight = BANK.load_balance_weight
+    for trained, reports in found:
+        for report in reports:
+            extra = report.total_loss - report.loss
+            assert (extra > 0.5 * weight) == (report.bank_scale > 0)
+        last = reports[-1].total_loss - reports[-1].loss
+        assert last > 1, "the tags' term counts too"
+        assert reports == found[0][1]
+        assert_same_run(run.name, trained, found[0][0])

@@ -8,7 +8,7 @@ attention a real token never sees what is to its right.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -184,38 +184,44 @@ class Batch:
         """Copy to a device."""
         return Batch(*(getattr(self, f).to(device) for f in self.__dataclass_fields__))
 
-    def fill(self, rows: Sequence[Sequence[Encoded | None]], *, padding: int = 0) -> None:
-        """Overwrite a batch on the CPU with the rows of every slot.
 
-        Args:
-            rows: examples, ``(slot, batch)``; ``None`` for a row without one.
-            padding: token id of padded positions, which no result depends on.
-        """
-        fields = [getattr(self, f).numpy() for f in self.__dataclass_fields__]
-        tokens, real, positions, labels, weights = fields
-        for field in (real, positions, labels, weights):
-            field.fill(0)
-        tokens.fill(padding)
-        for at in np.ndindex(tokens.shape[:2]):
-            example = rows[at[0]][at[1]]
-            if example is None:
-                continue
-            length, count = len(example.tokens), example.num_labels
-            tokens[at][:length] = example.tokens
-            real[at][:length] = 1
-            positions[at][:count] = np.arange(example.label_start - 1, length - 1)
-            labels[at][:count] = tokens[at][example.label_start : length]
-            weights[at][:count] = 1
+def fill_rows(
+    arrays: Mapping[str, np.ndarray],
+    rows: Sequence[Sequence[Encoded | None]],
+    *,
+    padding: int = 0,
+) -> None:
+    """Overwrite a batch's arrays with the rows of every slot.
+
+    Args:
+        arrays: by the names of :class:`Batch`'s fields.
+        rows: examples, ``(slot, batch)``; ``None`` for a row without one.
+        padding: token id of padded positions, which no result depends on.
+    """
+    tokens, real, positions, labels, weights = (arrays[f] for f in Batch.__dataclass_fields__)
+    for array in (real, positions, labels, weights):
+        array.fill(0)
+    tokens.fill(padding)
+    for at in np.ndindex(tokens.shape[:2]):
+        example = rows[at[0]][at[1]]
+        if example is None:
+            continue
+        length, count = len(example.tokens), example.num_labels
+        tokens[at][:length] = example.tokens
+        real[at][:length] = 1
+        positions[at][:count] = np.arange(example.label_start - 1, length - 1)
+        labels[at][:count] = tokens[at][example.label_start : length]
+        weights[at][:count] = 1
 
 
 def collate(
     rows: Sequence[Sequence[Encoded | None]], *, width: int, num_labels: int, padding: int = 0
 ) -> Batch:
-    """Lay out the rows of every slot, ``(slot, batch)``, in new tensors; see :meth:`Batch.fill`."""
+    """Lay out the rows of every slot, ``(slot, batch)``, in new tensors; see :func:`fill_rows`."""
     shapes = Batch.shapes((len(rows), len(rows[0])), width=width, num_labels=num_labels)
-    batch = Batch(**{name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()})
-    batch.fill(rows, padding=padding)
-    return batch
+    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shapes.items()}
+    fill_rows({name: t.numpy() for name, t in tensors.items()}, rows, padding=padding)
+    return Batch(**tensors)
 
 
 def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: bool) -> Encoded:

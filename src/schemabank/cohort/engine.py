@@ -96,7 +96,7 @@ class Cohort:
                 optimizers=self.optimizers,
                 max_norm=self._max_norm,
                 clip=torch.compile(clip_factors, dynamic=False) if on_gpu else clip_factors,
-                penalise=torch.compile(penalise, dynamic=False) if on_gpu else penalise,
+                penalise=torch.compile(penalise, dynamic=True) if on_gpu else penalise,
                 penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
             ),
             batch_size=data.schedule.batch_size,

@@ -9,6 +9,7 @@ capture, pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,16 +41,19 @@ class Staging:
             if pinned
             else [self._bytes]
         )
-        self._views = [_views(host, fields) for host in self._hosts]
+        self._arrays = [
+            {name: view.numpy() for name, view in _views(host, fields).items()}
+            for host in self._hosts
+        ]
         self._copied = [torch.cuda.Event() if pinned else None for _ in self._hosts]
         self._turn = 0
 
-    def host(self) -> dict[str, Tensor]:
-        """Return the CPU tensors to fill next; waits until their last copy is over."""
+    def host(self) -> dict[str, np.ndarray]:
+        """Return the arrays to fill next; waits until their last copy is over."""
         event = self._copied[self._turn]
         if event is not None:
             event.synchronize()
-        return self._views[self._turn]
+        return self._arrays[self._turn]
 
     def send(self) -> None:
         """Copy what :meth:`host` returned to the device, without waiting."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from schemabank.cohort.joined import JoinedLinear
+from schemabank.cohort.joined import SIBLINGS, JoinedLinear
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 
@@ -108,6 +108,8 @@ class StackedLora(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.dropout = base, dropout
+        self.shared: SharedInput
+        self.position: int
         self.ranks = [s.r for s in settings]
         num_slots, rank = len(settings), max(self.ranks)
         device = base.weight.device
@@ -140,13 +142,54 @@ class StackedLora(nn.Module):
         output: Tensor = self.base(inputs)
         if not self.dropout.adapters:
             return output
-        num_slots = self.A.shape[0]
-        states = inputs.unflatten(0, (num_slots, -1))
-        kept, factor = self.dropout(states, self.layer_key)
+        if self.dropout.keys is not None and inputs.is_cuda:
+            low = self.shared.low(self, inputs, self.dropout.keys)
+        else:
+            low = self._low(inputs)
+        return output + (low @ self.B.to(inputs.dtype)).view(output.shape)
+
+    def _low(self, inputs: Tensor) -> Tensor:
+        """Return the scaled product with A, ``(slot, batch * token, rank)``."""
+        kept, factor = self.dropout(inputs.unflatten(0, (len(self.ranks), -1)), self.layer_key)
         scaling = self.scaling if factor is None else self.scaling * factor
         low = kept.flatten(1, 2) @ self.A.to(inputs.dtype)
-        low = (low * scaling[:, None, None]).to(inputs.dtype)
-        return output + (low @ self.B.to(inputs.dtype)).view(output.shape)
+        return (low * scaling[:, None, None]).to(inputs.dtype)
+
+
+class SharedInput:
+    """Adapters whose layers read the same input, so that a GPU reads it once for all of them.
+
+    Args:
+        adapters: at most three, in the order in which the model calls them.
+    """
+
+    def __init__(self, adapters: Sequence[StackedLora]) -> None:
+        self.adapters = list(adapters)
+        self.layer_keys = torch.stack([adapter.layer_key for adapter in adapters])
+        self._inputs: Tensor | None = None
+        self._lows: tuple[Tensor, ...] = ()
+        for position, adapter in enumerate(adapters):
+            adapter.shared, adapter.position = self, position
+
+    def low(self, adapter: StackedLora, inputs: Tensor, keys: Tensor) -> Tensor:
+        """Return an adapter's product with A under dropout; all are computed with the first."""
+        from schemabank.cohort.kernels import masked_down  # noqa: PLC0415 -- needs Triton
+
+        if self._inputs is not inputs:
+            first = self.adapters[0]
+            lows = masked_down(
+                inputs.unflatten(0, (len(first.ranks), -1)),
+                [a.A.to(inputs.dtype) for a in self.adapters],
+                keys=keys,
+                layers=self.layer_keys,
+                least=first.dropout.least,
+                scale=first.scaling * first.dropout.factor,
+            )
+            self._inputs, self._lows = inputs, lows.unbind()
+        low = self._lows[adapter.position]
+        if adapter.position == len(self.adapters) - 1:
+            self._inputs, self._lows = None, ()
+        return low
 
 
 def install_lora(
@@ -186,7 +229,19 @@ def install_lora(
     for index, path in enumerate(chosen):
         layers[path] = StackedLora(linear[path], layer=index, settings=settings, dropout=dropout)
         model.set_submodule(path, layers[path])
+    for group in _siblings(layers):
+        SharedInput(group)
     return layers
+
+
+def _siblings(layers: dict[str, StackedLora]) -> list[list[StackedLora]]:
+    """Group the adapters by common input, as far as ``SIBLINGS`` knows."""
+    groups: dict[str, list[StackedLora]] = {}
+    for path, layer in layers.items():
+        parent, _, name = path.rpartition(".")
+        family = next((names[0] for names in SIBLINGS if name in names), name)
+        groups.setdefault(f"{parent}.{family}", []).append(layer)
+    return list(groups.values())
 
 
 def remove_lora(model: nn.Module, layers: dict[str, StackedLora]) -> None:
@@ -198,4 +253,3 @@ def remove_lora(model: nn.Module, layers: dict[str, StackedLora]) -> None:
 def _matches(path: str, target: str) -> bool:
     """PEFT's rule for a list of targets: the whole path or its last names."""
     return path == target or path.endswith("." + target)
-

@@ -79,7 +79,7 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 @cache
 def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The same as one pass over the logits."""
-    return torch.compile(_loss_and_gradient, dynamic=False)
+    return torch.compile(_loss_and_gradient, dynamic=True)
 
 
 def mean_per_slot(losses: Tensor, weights: Tensor) -> Tensor:

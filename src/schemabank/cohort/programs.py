@@ -1,15 +1,16 @@
 """The programs of a cohort: one for every kind of step and shape of batch, made when first needed."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from schemabank.cohort.batches import EMPTY, Batch, Encoded
+from schemabank.cohort.batches import EMPTY, Batch, Encoded, fill_rows
 from schemabank.cohort.execute import Executor, Fetch, Staging
 from schemabank.cohort.lora import dropout_keys
-from schemabank.cohort.slots import Kind, Slot, Tags
+from schemabank.cohort.slots import Kind, Slot
 from schemabank.cohort.step import PENALTIES, StepInput, Training, train_step
 from schemabank.cohort.trunk import TrunkCache
 from schemabank.curriculum import GROUPS, StepSettings
@@ -86,7 +87,9 @@ class Programs:
         step = self._executor.program(lambda: train_step(self._training, kind, given, states))
         return _Program(staging, step, trunk, states)
 
-    def _fields(self, width: int, num_labels: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def _fields(
+        self, width: int, num_labels: int
+    ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         slots, batch_size = self._leading
         return {
             **Batch.shapes(self._leading, width=width, num_labels=num_labels),
@@ -101,44 +104,40 @@ class Programs:
         }
 
     def _fill(
-        self, host: Mapping[str, Tensor], kind: Kind, shape: tuple[int, int], working: Working
+        self, host: Mapping[str, np.ndarray], kind: Kind, shape: tuple[int, int], working: Working
     ) -> list[Hashable | None]:
         """Write a step's input; return what identifies every row's states below the first bank."""
-        given = _step_input(host)
-        for name, tensor in host.items():
+        for name, array in host.items():
             if name not in Batch.__dataclass_fields__:
-                tensor.zero_()
-        nothing: list[Encoded | None] = [None] * self._leading[1]
+                array.fill(0)
+        batch_size = self._leading[1]
+        nothing: list[Encoded | None] = [None] * batch_size
         rows = [nothing] * self._leading[0]
-        keys: list[Hashable | None] = [None] * (self._leading[0] * self._leading[1])
+        keys: list[Hashable | None] = [None] * (self._leading[0] * batch_size)
         for index, (slot, settings) in working.items():
-            _write_settings(given, index, slot, settings)
+            _write_settings(host, index, slot, settings)
             indices, tags, rows[index] = slot.rows(settings)
-            _write_tags(given, index, tags)
             for row, (example, shown) in enumerate(zip(indices, tags, strict=True)):
-                if example == EMPTY:
-                    continue
-                seen = shown if kind.prefix_room else ()
-                keys[index * self._leading[1] + row] = (shape[0], example, seen)
-        given.batch.fill(rows)
+                if shown:
+                    host["tags"][index, row] = shown
+                    host["tagged"][index, row] = 1
+                if example != EMPTY:
+                    seen = shown if kind.prefix_room else ()
+                    keys[index * batch_size + row] = (shape[0], example, seen)
+        fill_rows(host, rows)
         return keys
 
 
-def _write_settings(given: StepInput, index: int, slot: Slot, settings: StepSettings) -> None:
+def _write_settings(
+    host: Mapping[str, np.ndarray], index: int, slot: Slot, settings: StepSettings
+) -> None:
     penalties = slot.penalty_weights(settings)
-    given.dropout_keys[index] = dropout_keys([(slot.run.seed, slot.step)])[0]
-    given.bank_scale[index] = slot.bank_scale(settings)
-    given.learning_rate[index] = settings.learning_rate
-    given.fresh[index] = settings.first
-    given.active[index] = torch.tensor([name in settings.trained for name in GROUPS])
-    given.penalties[index] = torch.tensor([penalties.get(name, 0.0) for name in PENALTIES])
-
-
-def _write_tags(given: StepInput, index: int, tags: Sequence[Tags]) -> None:
-    for row, shown in enumerate(tags):
-        if shown:
-            given.tags[index, row] = torch.tensor(shown)
-            given.tagged[index, row] = 1
+    host["dropout_keys"][index] = dropout_keys([(slot.run.seed, slot.step)])[0]
+    host["bank_scale"][index] = slot.bank_scale(settings)
+    host["learning_rate"][index] = settings.learning_rate
+    host["fresh"][index] = settings.first
+    host["active"][index] = [name in settings.trained for name in GROUPS]
+    host["penalties"][index] = [penalties.get(name, 0.0) for name in PENALTIES]
 
 
 def _step_input(tensors: Mapping[str, Tensor]) -> StepInput:

@@ -7,6 +7,7 @@ heads that share a key head together (arXiv 2305.13245), so no key or value is e
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,11 @@ class RowLayer(CacheLayerMixin):
         window: how many tokens back this block looks; ``None`` for all.
     """
 
+    keys: Tensor
+    values: Tensor
+
     def __init__(self, *, num_rows: int, length: int, window: int | None) -> None:
-        super().__init__()
+        CacheLayerMixin.__init__(self)
         self.num_rows, self.length, self.window = num_rows, length, window
         self.is_sliding = window is not None
         self.write: Write = _unset
@@ -88,14 +92,13 @@ class RowCache(Cache):
         InputError: the model has attention of another kind.
     """
 
-    layers: list[RowLayer]
-
     def __init__(self, model: PreTrainedModel, *, num_rows: int, length: int) -> None:
         self.length = length
-        windows = attention_windows(model)
-        super().__init__(
-            layers=[RowLayer(num_rows=num_rows, length=length, window=w) for w in windows]
-        )
+        self.blocks = [
+            RowLayer(num_rows=num_rows, length=length, window=window)
+            for window in attention_windows(model)
+        ]
+        super().__init__(layers=[*self.blocks])
 
     def admit(self, sources: Tensor, targets: Tensor) -> None:
         """From now on take whole prompts.
@@ -133,19 +136,19 @@ class RowCache(Cache):
         self._use(write)
         keys = torch.arange(visible, device=positions.device)
         by_window = {
-            window: _bias(positions[:, None] - keys, window, self.layers[0].keys.dtype)
-            for window in {layer.window for layer in self.layers}
+            window: _bias(positions[:, None] - keys, window, self.blocks[0].keys.dtype)
+            for window in {layer.window for layer in self.blocks}
         }
-        return [by_window[layer.window] for layer in self.layers]
+        return [by_window[layer.window] for layer in self.blocks]
 
     def keep(self, rows: Tensor) -> None:
         """Move some rows, ``(kept,)``, to the front of the cache."""
-        for layer in self.layers:
+        for layer in self.blocks:
             for memory in (layer.keys, layer.values):
                 memory[: len(rows)] = memory[rows]
 
     def _use(self, write: Write) -> None:
-        for layer in self.layers:
+        for layer in self.blocks:
             layer.write = write
 
 
@@ -307,7 +310,7 @@ def row_attention(
     scores = grouped @ key.transpose(2, 3)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores += row_biases[int(module.layer_idx)][:, None]
+    scores += row_biases[cast(int, module.layer_idx)][:, None]
     # Of bfloat16, too, softmax is computed in float32.
     return (scores.softmax(-1) @ value).view(rows, 1, heads, -1), None
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import EMPTY, Encoded, Schedule, prepend
 from schemabank.config import BankSettings, LoraSettings, Stage, TrainSettings
-from schemabank.curriculum import GROUPS, Group, StepSettings, plan, step_settings
+from schemabank.curriculum import GROUPS, Group, StepSettings, keyed_uniform, plan, step_settings
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 
@@ -31,12 +31,14 @@ class TagPlan:
         num_tags: how many.
         prefix_room: most tokens of a text prefix that tells them; 0 for no prefix.
         loss_weight: tell by a router loss of this weight; 0 for none.
+        fixed: whether an example has the same tags every time.
     """
 
     tagger: Tagger
     num_tags: int
     prefix_room: int
     loss_weight: float
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Slot:
         self.num_skipped = 0
         self.failure: str | None = None
         self._skipped_in_row = 0
+        self._fixed_tags: dict[int, Tags] = {}
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
     @property
@@ -195,10 +198,16 @@ class Slot:
         """Tags of an example, or none where the tag schedule drops them."""
         if self.run.tags is None or settings.tag_keep == 0 or index == EMPTY:
             return ()
-        rng = np.random.default_rng([self.run.seed, self.step, index])
-        if rng.random() >= settings.tag_keep:
+        key = (self.run.seed, self.step, index)
+        if keyed_uniform(f"tags/{key}") >= settings.tag_keep:
             return ()
-        return self.run.tags.tagger(self.data.examples[index], rng=rng)
+        tags = self._fixed_tags.get(index)
+        if tags is None:
+            rng = np.random.default_rng(key)
+            tags = self.run.tags.tagger(self.data.examples[index], rng=rng)
+            if self.run.tags.fixed:
+                self._fixed_tags[index] = tags
+        return tags
 
     def _row(self, index: int, tags: Tags) -> Encoded | None:
         if index == EMPTY:

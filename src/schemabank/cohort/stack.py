@@ -6,10 +6,11 @@ whole group of all slots, and a slot is loaded, saved or cleared as a row.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
@@ -129,6 +130,8 @@ class AdapterStack:
             for name, parameters in _named_groups(self.lora, banks).items()
             if parameters
         }
+        self._any_width: dict[nn.Module, Callable[..., Tensor]] = {}
+        self._hooks: list[RemovableHandle] = []
         self.freeze()
 
     def initialise(self, slot: int, seed: int) -> None:
@@ -151,9 +154,17 @@ class AdapterStack:
         self.dropout.set_rate(slot, lora.lora_dropout)
 
     def compile(self) -> None:
-        """Compile blocks and banks; blocks of one shape share their code."""
-        for module in (*self.blocks, *self.banks.banks.values()):
-            module.forward = torch.compile(module.forward, dynamic=False)
+        """Compile blocks and banks; blocks of one shape share their code.
+
+        A training step's blocks are compiled anew for every width, which makes them faster; all
+        else once for all widths.
+        """
+        for block in self.blocks:
+            self._any_width[block] = torch.compile(block.forward, dynamic=True)
+            block.forward = torch.compile(block.forward, dynamic=False)
+        for bank in self.banks.banks.values():
+            bank.forward = torch.compile(bank.forward, dynamic=True)
+        self._hooks.append(self.model.get_input_embeddings().register_forward_hook(_requiring_grad))
 
     def is_whole(self) -> bool:
         """Whether the layers on the model still share their weights with the groups."""
@@ -187,8 +198,11 @@ class AdapterStack:
         """
         if states is None:
             return self._run(tokens)
-        below = self.blocks[: min(self.banks.banks) + 1]
-        with _replaced(below, lambda _block: lambda *_args, **_kwargs: states):
+        first = min(self.banks.banks) + 1
+        with (
+            _replaced(self.blocks[:first], lambda _block: lambda *_args, **_kwargs: states),
+            _replaced(self.blocks[first:], self._at_any_width),
+        ):
             return self._run(tokens)
 
     @torch.no_grad()
@@ -205,7 +219,7 @@ class AdapterStack:
         found: list[Tensor] = []
 
         def keep(block: nn.Module) -> Callable[..., Tensor]:
-            forward = block.forward
+            forward = self._at_any_width(block)
 
             def run(*args: object, **kwargs: object) -> Tensor:
                 found.append(forward(*args, **kwargs))
@@ -216,6 +230,7 @@ class AdapterStack:
         routing, self.banks.routing, self.dropout.adapters = self.banks.routing, "off", False
         try:
             with (
+                _replaced(self.blocks[:first], self._at_any_width),
                 _replaced(self.blocks[first : first + 1], keep),
                 _replaced(self.blocks[first + 1 :], lambda _block: lambda x, **_: x),
             ):
@@ -224,10 +239,24 @@ class AdapterStack:
             self.banks.routing, self.dropout.adapters = routing, True
         return found[0]
 
+    def _at_any_width(self, block: nn.Module) -> Callable[..., Tensor]:
+        return self._any_width.get(block, block.forward)
+
     def _run(self, tokens: Tensor) -> Tensor:
-        trunk = self.model.base_model
-        output: Tensor = trunk(input_ids=tokens.flatten(0, 1), use_cache=False).last_hidden_state
+        rows = tokens.flatten(0, 1)
+        with self._attention():
+            output: Tensor = self.model.base_model(
+                input_ids=rows, use_cache=False
+            ).last_hidden_state
         return output
+
+    def _attention(self) -> AbstractContextManager[None]:
+        """Attention made for short rows, where Triton can run it."""
+        if self.model.device.type != "cuda":
+            return nullcontext()
+        from schemabank.cohort.attention import short_attention  # noqa: PLC0415 -- needs Triton
+
+        return short_attention(self.model)
 
     @contextmanager
     def evaluating(self, routing: Routing) -> Iterator[None]:
@@ -306,6 +335,8 @@ class AdapterStack:
         self.banks.detach()
         for block in self.blocks:
             vars(block).pop("forward", None)
+        for hook in self._hooks:
+            hook.remove()
         if self.attached:
             remove_lora(self.model, self.lora)
             for path, layer in self.joined.items():
@@ -324,6 +355,11 @@ class AdapterStack:
                 f"the adapter has weights for {path!r}, {a.shape[1]} to {b.shape[0]}, but the "
                 f"model has {found}: allowed is the base model that it was trained on, name that"
             )
+
+
+def _requiring_grad(_embedding: nn.Module, _args: object, output: Tensor) -> Tensor:
+    """Let the first block's input look like the other blocks', so that it needs no own code."""
+    return output.requires_grad_() if torch.is_grad_enabled() else output
 
 
 @contextmanager

@@ -111,7 +111,9 @@ def _losses(training: Training, given: StepInput, states: Tensor | None) -> tupl
     if not training.penalties:
         return task.detach(), task
     banks = list(stack.banks.banks.values())
-    return task.detach(), task + training.penalise(training.penalties, banks, stack.banks.routed, given)
+    return task.detach(), task + training.penalise(
+        training.penalties, banks, stack.banks.routed, given
+    )
 
 
 def penalise(

@@ -1,0 +1,375 @@
+"""Measure the cohort engine against a PEFT training loop, in one process and on the same batches.
+
+    python benchmarks/engine.py --model qwen2-0.5b-shape --target final --out FILE.json
+    python benchmarks/engine.py --model smollm2-135m-instruct --target solution --out FILE.json
+
+Every case trains with dropout, clipping and AdamW on; tokens are real ones, not padding. A case's
+first epoch, which compiles, captures and fills caches, is not timed; ``start_s`` says how long it
+took. Needs GSM8K (``SCHEMABANK_DATA`` or the hub); Qwen2's shape has random weights.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from schemabank.cohort.batches import Batch, collate
+from schemabank.cohort.decode import greedy
+from schemabank.cohort.engine import Cohort
+from schemabank.cohort.execute import DEPTH, Executor
+from schemabank.cohort.slots import Run, TrainingData
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import RunConfig, Stage
+from schemabank.models import EMBEDDED, BaseModel, load_base_model, resolve_dtype
+from schemabank.prepare import engine_run, load_task, task_training_data
+
+Row = dict[str, object]
+
+QWEN2 = "qwen2-0.5b-shape"
+QWEN2_SHAPE = {
+    "vocab_size": 151936,
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": True,
+}
+LEARNING_RATE = 1e-4
+STAGES = (
+    Stage(name="stage 1", ratio=0.5, train=("router",), learning_rate=LEARNING_RATE),
+    Stage(
+        name="stages 2-3",
+        ratio=0.5,
+        train=("router", "schemas", "lora"),
+        learning_rate=LEARNING_RATE,
+    ),
+)
+PEFT_STEPS, PEFT_WARM_UP = 40, 5
+MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cases share."""
+
+    base: BaseModel
+    config: RunConfig
+    data: TrainingData
+    device: torch.device
+    model_name: str
+
+    @property
+    def padding_ratio(self) -> float:
+        """Padding in the engine's batches of an epoch."""
+        return self.data.schedule.padding_ratio([len(e.tokens) for e in self.data.encoded])
+
+
+def main() -> None:
+    """Run the cases, print a table and write the rows."""
+    arguments = _arguments()
+    bench = _bench(arguments)
+    rows: list[Row] = []
+
+    def add(case: str, slots: int, **values: object) -> None:
+        rows.append(_row(bench, case, slots, values, rows=rows))
+        print(_line(rows[-1]), flush=True)  # noqa: T201 -- this is a script
+        Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+    add("matrix product", 0, tflops=_matrix_tflops(bench))
+    for tuned in (False, True):
+        add("PEFT, tuned" if tuned else "PEFT", 1, **_peft(bench, tuned=tuned))
+    for slots in arguments.slots:
+        for case, values in _engine(bench, slots).items():
+            add(f"engine, {case}", slots, **values)
+    if arguments.decode:
+        slots, prompts, new_tokens = arguments.decode
+        add("engine, decoding", slots, **_decode(bench, slots, prompts, new_tokens))
+
+
+def _peft(bench: Bench, *, tuned: bool) -> dict[str, object]:
+    """Time a training loop around PEFT: plain, or with what a careful user would switch on.
+
+    Plain: the adapter in float32, the loss of the full logits by the model itself, AdamW as it
+    comes. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
+    attention mask, fused AdamW.
+    """
+    lora = bench.config.lora
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=list(lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    base = bench.base.model
+    model = get_peft_model(base, config, autocast_adapter_dtype=not tuned)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01, fused=tuned or None)
+    loss_of = _labelled_loss if tuned else _full_loss
+
+    def step(batch: Batch) -> None:
+        loss = loss_of(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    batches = [b.to(bench.device) for b in _peft_batches(bench)]
+    began = time.perf_counter()
+    for batch in batches[:PEFT_WARM_UP]:
+        step(batch)
+    _synchronize(bench.device)
+    start_s = time.perf_counter() - began
+    timed, began = batches[PEFT_WARM_UP:], time.perf_counter()
+    for batch in timed:
+        step(batch)
+    _synchronize(bench.device)
+    elapsed = time.perf_counter() - began
+    model.unload()
+    base.requires_grad_(False)
+    real, positions = (sum(f(b) for b in timed) for f in (_num_real, lambda b: b.real.numel()))
+    return _speed(elapsed, len(timed), real, 1 - real / positions) | {"start_s": start_s}
+
+
+def _peft_batches(bench: Bench) -> list[Batch]:
+    """One run's batches of an epoch, padded to their own longest row as a collator would."""
+    rows = bench.data.schedule.rows(0, 0)
+    batches = []
+    for indices in rows[: PEFT_STEPS + PEFT_WARM_UP]:
+        examples = [bench.data.encoded[i] for i in indices if i >= 0]
+        width = max(len(e.tokens) for e in examples)
+        labels = max(e.num_labels for e in examples)
+        batches.append(collate([examples], width=width, num_labels=labels))
+    return batches
+
+
+def _full_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    tokens, real = batch.tokens[0], batch.real[0]
+    labels = torch.full_like(tokens, -100)
+    kept = batch.weights[0] > 0
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(kept)
+    labels[rows[kept], batch.positions[0][kept] + 1] = batch.labels[0][kept]
+    output = model(input_ids=tokens, attention_mask=real.long(), labels=labels, use_cache=False)
+    loss: Tensor = output.loss
+    return loss
+
+
+def _labelled_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    inner = model.get_base_model()
+    hidden = inner.base_model(input_ids=batch.tokens[0], use_cache=False).last_hidden_state
+    index = batch.positions[0][..., None].expand(-1, -1, hidden.shape[-1])
+    logits = inner.get_output_embeddings()(hidden.gather(1, index)).float()
+    losses = cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
+    weights = batch.weights.flatten()
+    return (losses * weights).sum() / weights.sum()
+
+
+def _engine(bench: Bench, slots: int) -> dict[str, dict[str, object]]:
+    """Time a cohort in stage 1 and in the later stages, each in its second epoch."""
+    _free(bench.device)
+    stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=bench.config.bank)
+    config = bench.config
+    runs = [_bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
+    cohort = Cohort(stack, runs, bench.data, explain=_note)
+    per_epoch = bench.data.schedule.steps_per_epoch
+    results: dict[str, dict[str, object]] = {}
+    began, marked, real = time.perf_counter(), 0.0, 0
+    for number, reports in enumerate(cohort.steps(), start=1):
+        real += sum(r.num_tokens for r in reports)
+        if number % (2 * per_epoch) == per_epoch:
+            now = time.perf_counter()
+            start_s, marked, real = now - began, now, 0
+        elif number % (2 * per_epoch) == 2 * per_epoch - DEPTH:  # reports may come as late
+            began = time.perf_counter()
+            measured = _speed(began - marked, per_epoch - DEPTH, real, bench.padding_ratio)
+            results[reports[0].stage] = measured | {"start_s": start_s}
+    for result in results.values():
+        result["peak_memory_gib"] = _peak_gib(bench.device)
+    stack.remove()
+    return results
+
+
+def _note(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
+
+
+def _bench_run(bench: Bench, stack: AdapterStack, config: RunConfig) -> Run:
+    return engine_run(
+        config, bench.data.examples, stack, bench.base.tokenizer, name=f"seed {config.seed}"
+    )
+
+
+def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> dict[str, object]:
+    """Time greedy decoding that never meets an end token, twice; the second time counts."""
+    _free(bench.device)
+    stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=None)
+    for slot in range(slots):
+        stack.initialise(slot, slot)
+    texts = [e.tokens[: e.label_start] for e in bench.data.encoded[:prompts]]
+    times = []
+    executor = Executor(bench.device, capture=bench.device.type == "cuda", explain=_note)
+    with stack.evaluating("off"):
+        for _ in range(2):
+            began = time.perf_counter()
+            done = greedy(
+                stack,
+                texts,
+                max_new_tokens=new_tokens,
+                end_token_ids=[-1],
+                batch_size=prompts,
+                executor=executor,
+            )
+            times.append(time.perf_counter() - began)
+    stack.remove()
+    tokens = sum(c.num_new_tokens for slot in done for c in slot)
+    speed = _speed(times[1], new_tokens, tokens, 0.0)
+    return speed | {"start_s": times[0] - times[1], "peak_memory_gib": _peak_gib(bench.device)}
+
+
+def _matrix_tflops(bench: Bench) -> float:
+    """Rate of a large product of random matrices in the model's type."""
+    size, dtype = MATRIX_SIZE[bench.device.type], bench.base.model.dtype
+    a, b = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
+    times = []
+    for _ in range(8):
+        _synchronize(bench.device)
+        began = time.perf_counter()
+        a @ b
+        _synchronize(bench.device)
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / sorted(times)[len(times) // 2] / 1e12
+
+
+def _speed(elapsed: float, steps: int, real: int, padding: float) -> dict[str, object]:
+    return {
+        "ms_per_step": 1e3 * elapsed / steps,
+        "real_tokens_per_s": real / elapsed,
+        "padding_ratio": padding,
+    }
+
+
+def _row(
+    bench: Bench, case: str, slots: int, values: dict[str, object], *, rows: Sequence[Row]
+) -> Row:
+    tuned = next((r["real_tokens_per_s"] for r in rows if r["case"] == "PEFT, tuned"), None)
+    rate = values.get("real_tokens_per_s")
+    trains = case != "engine, decoding"
+    known = trains and isinstance(rate, float) and isinstance(tuned, float)
+    return {
+        "device": _device_name(bench.device),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+        "model": bench.model_name,
+        "dtype": str(bench.base.model.dtype).removeprefix("torch."),
+        "target": bench.config.task.target,
+        "case": case,
+        "slots": slots,
+        "ms_per_step": None,
+        "real_tokens_per_s": None,
+        "ratio_to_peft": rate / tuned if known else None,
+        "padding_ratio": None,
+        "peak_memory_gib": _peak_gib(bench.device),
+        **values,
+    }
+
+
+def _line(row: dict[str, object]) -> str:
+    def shown(name: str, form: str) -> str:
+        value = row.get(name)
+        return format(value, form) if isinstance(value, float) else "-"
+
+    return (
+        f"{row['case']!s:22s} {row['slots']:>3} slots {shown('ms_per_step', '9.2f')} ms/step "
+        f"{shown('real_tokens_per_s', '10,.0f')} tokens/s {shown('ratio_to_peft', '7.1f')} x PEFT "
+        f"{shown('padding_ratio', '6.1%')} padding {shown('peak_memory_gib', '5.1f')} GiB "
+        f"{shown('start_s', '6.1f')} s to start {shown('tflops', '6.1f')} TFLOP/s"
+    )
+
+
+def _bench(arguments: argparse.Namespace) -> Bench:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = next(iter(EMBEDDED)) if arguments.model == QWEN2 else arguments.model
+    config = RunConfig.model_validate(
+        {
+            "arm": "schemabank",
+            "task": {
+                "name": "gsm8k",
+                "target": arguments.target,
+                "train_limit": arguments.examples,
+            },
+            "curriculum": [stage.model_dump() for stage in STAGES],
+            "tags": {"tagger": "hash", "delivery": "loss"},
+            "train": {"num_train_epochs": 4, "batch_size": 4},
+        }
+    )
+    base = load_base_model(name, dtype=resolve_dtype("auto", device), device=device)
+    if arguments.model == QWEN2:
+        base = BaseModel(**{**vars(base), "model": _random_qwen2(base.model.dtype, device)})
+    task = load_task(config.task)
+    data = task_training_data(task.train, config, base.tokenizer)
+    return Bench(base=base, config=config, data=data, device=device, model_name=arguments.model)
+
+
+def _random_qwen2(dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    torch.manual_seed(0)
+    with device:
+        return Qwen2ForCausalLM(Qwen2Config(**QWEN2_SHAPE)).to(dtype).eval()
+
+
+def _num_real(batch: Batch) -> int:
+    return int(batch.real.sum())
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak_gib(device: torch.device) -> float:
+    """Most memory held so far: of the device since the case began, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default=QWEN2)
+    parser.add_argument("--target", choices=["final", "solution"], default="final")
+    parser.add_argument("--examples", type=int, default=320)
+    parser.add_argument("--slots", type=int, nargs="*", default=[1, 4, 8, 20, 40])
+    parser.add_argument(
+        "--decode", type=int, nargs=3, metavar=("SLOTS", "PROMPTS", "TOKENS"), default=None
+    )
+    parser.add_argument("--out", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

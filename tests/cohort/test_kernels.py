@@ -1,0 +1,86 @@
+"""CUDA kernels against plain PyTorch; skipped, and said so, where there is no GPU."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from schemabank.cohort.lora import SlotDropout, dropout_keys
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+SHAPES = [(3, 4, 72, 896, 16), (2, 3, 37, 100, 4), (1, 4, 200, 576, 64)]
+
+
+def masked(inputs: Tensor, dropout: SlotDropout, layers: Tensor) -> list[Tensor]:
+    return [dropout(inputs, layer)[0].flatten(1, 2) for layer in layers]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_adapters", [1, 2, 3])
+def test_masked_down_equals_masks_and_matrix_products(
+    shape: tuple[int, ...], dtype: torch.dtype, num_adapters: int
+) -> None:
+    from schemabank.cohort.kernels import masked_down
+
+    slots, batch, tokens, width, rank = shape
+    generator = torch.Generator("cuda").manual_seed(1)
+    randn = lambda *s: torch.randn(*s, generator=generator, device="cuda").to(dtype)  # noqa: E731
+    inputs = randn(slots, batch, tokens, width).requires_grad_()
+    # As in a flat row, slots do not lie one after another.
+    rows = randn(slots, num_adapters, width + 5, rank)
+    weights = [rows[:, i, :width].requires_grad_() for i in range(num_adapters)]
+    dropout = SlotDropout([0.3, 0.05, 0.0][:slots], device=torch.device("cuda"))
+    keys = dropout_keys([(i, 7) for i in range(slots)])
+    dropout.begin_step(torch.tensor(keys, dtype=torch.int32, device="cuda"))
+    layers = torch.arange(num_adapters, dtype=torch.int32, device="cuda") * 77777 + 5
+    scale = torch.linspace(0.5, 2, slots, device="cuda")
+    low = masked_down(
+        inputs, weights, keys=dropout.keys, layers=layers, least=dropout.least, scale=scale
+    )
+    wide = inputs.detach().double().requires_grad_()
+    wider = [w.detach().double().requires_grad_() for w in weights]
+    expected = torch.stack(
+        [
+            x @ w * scale[:, None, None]
+            for x, w in zip(masked(wide, dropout, layers), wider, strict=True)
+        ]
+    )
+    upstream = torch.randn(low.shape, generator=generator, device="cuda").to(dtype)
+    grads = torch.autograd.grad(low, [inputs, *weights], upstream)
+    references = torch.autograd.grad(expected, [wide, *wider], upstream.double())
+    limit = 1e-5 if dtype == torch.float32 else 8e-3
+    for ours, theirs in zip([low, *grads], [expected, *references], strict=True):
+        assert ours.shape == theirs.shape
+        error = (ours.double() - theirs).norm() / theirs.norm()
+        assert error < limit
+
+
+@pytest.mark.parametrize("tokens", [5, 72, 128, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(14, 2, 64), (3, 3, 32)])
+def test_causal_attention_equals_the_librarys(
+    tokens: int, dtype: torch.dtype, heads: int, kv_heads: int, dim: int
+) -> None:
+    from schemabank.cohort.attention import causal_attention
+
+    generator = torch.Generator("cuda").manual_seed(2)
+
+    def states(num_heads: int) -> Tensor:
+        shape = (3, tokens, num_heads, dim)
+        drawn = torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+        return drawn.transpose(1, 2).requires_grad_()
+
+    ours = [states(heads), states(kv_heads), states(kv_heads)]
+    output, _ = causal_attention(torch.nn.Module(), *ours, None)
+    upstream = torch.randn(output.shape, generator=generator, device="cuda").to(dtype)
+    wide = [s.detach().double().requires_grad_() for s in ours]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *wide, is_causal=True, enable_gqa=True
+    ).transpose(1, 2)
+    found = torch.autograd.grad(output, ours, upstream)
+    references = torch.autograd.grad(expected, wide, upstream.double())
+    limit = 1e-5 if dtype == torch.float32 else 1e-2
+    for mine, theirs in zip([output, *found], [expected, *references], strict=True):
+        assert mine.shape == theirs.shape
+        assert (mine.double() - theirs).norm() / theirs.norm() < limit
