@@ -624,9 +624,6 @@ RISING = {
 }
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Slot.penalty_names looks at the first step of every stage alone"
-)
 @pytest.mark.parametrize("changes", RISING.values(), ids=RISING)
 def test_terms_that_start_later_in_a_stage_count_whatever_the_neighbour(
     changes: dict[str, object],

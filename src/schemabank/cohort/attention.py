@@ -52,12 +52,13 @@ def causal_attention(
     Args:
         module: the attention layer.
         query: ``(row, head, token, dim)``.
-        key, value: ``(row, kv head, token, dim)``.
+        key: ``(row, kv head, token, dim)``.
+        value: ``(row, kv head, token, dim)``.
         attention_mask: must be ``None``.
         scaling: factor of the scores.
         sliding_window: the last tokens that are seen.
         softcap: soft cap of the scores.
-        others: ignored by causal attention, as ``position_ids``.
+        **others: what causal attention has no use for, as ``position_ids``.
 
     Returns:
         ``(row, token, head, dim)``.
@@ -68,7 +69,7 @@ def causal_attention(
     if tokens > LONGEST or dim not in HEAD_DIMS or not wide or softcap is not None:
         return _library_attention(module, query, key, value, scaling, sliding_window)
     scale = dim**-0.5 if scaling is None else scaling
-    result: Tensor = _Attention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attention.apply(query, key, value, scale)
     return result, None
 
 
@@ -153,7 +154,7 @@ def _backward(
         query, key, value, upstream, log_sums, sums, to_key, to_value,
         *strides, *sizes, D=dim, **tiles,
     )  # fmt: skip
-    return tuple(g.transpose(1, 2) for g in (to_query, to_key, to_value))
+    return to_query.transpose(1, 2), to_key.transpose(1, 2), to_value.transpose(1, 2)
 
 
 @_backward.register_fake
@@ -198,7 +199,7 @@ def _forward_kernel(
     top = tl.full((BM,), -float("inf"), dtype=tl.float32)
     total = tl.zeros((BM,), dtype=tl.float32)
     out = tl.zeros((BM, D), dtype=tl.float32)
-    for j in range(0, tile + 1):
+    for j in range(tile + 1):
         n = j * BM + tl.arange(0, BM)
         seen = (n < tokens)[:, None]
         k = tl.load(k_ptr + n[:, None] * kt + d, mask=seen, other=0.0)
@@ -238,7 +239,7 @@ def _query_kernel(
     k_ptr += row * kr + (head // group) * kh
     v_ptr += row * vr + (head // group) * vh
     grad = tl.zeros((BM, D), dtype=tl.float32)
-    for j in range(0, tile + 1):
+    for j in range(tile + 1):
         n = j * BM + tl.arange(0, BM)
         seen = (n < tokens)[:, None]
         k = tl.load(k_ptr + n[:, None] * kt + d, mask=seen, other=0.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from schemabank.cohort.execute import DEPTH, Executor, Fetch, allow_many_shapes
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
-from schemabank.cohort.programs import Programs, Working
+from schemabank.cohort.programs import Programs
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
@@ -80,6 +80,7 @@ class Cohort:
         self._waiting = deque(self.slots)
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
+        stack.has_dropout = any(run.lora.lora_dropout for run in runs)
         on_gpu = self.device.type == "cuda"
         self.optimizers = {
             name: SlotAdamW(
@@ -100,7 +101,7 @@ class Cohort:
                 penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
             ),
             batch_size=data.schedule.batch_size,
-            num_tags=max((r.tags.num_tags for r in runs if r.tags is not None), default=1),
+            num_tags=_num_tags(runs),
             executor=Executor(self.device, capture=on_gpu, explain=explain),
             cache=TrunkCache(_cache_limit(self.device)),
         )
@@ -139,8 +140,8 @@ class Cohort:
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
             self.stack.configure(index, run.lora, banked=run.bank is not None)
-            for group, row in self.finished[name].items():
-                self.stack.groups[group].weights[index].copy_(row)
+            for group_name, row in self.finished[name].items():
+                self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
             group.publish()
 
@@ -185,7 +186,7 @@ class Cohort:
 
     def _launch(self, tick: int) -> _Tick:
         """Take a step with every seated run: one program for every kind of step among them."""
-        kinds: dict[Kind, Working] = {}
+        kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
         for index, slot in enumerate(self._seats):
             if slot is not None:
                 settings = slot.settings()
@@ -232,6 +233,13 @@ def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]
         num_tokens=int(tokens),
         skipped=not math.isfinite(norm),
     )
+
+
+def _num_tags(runs: Sequence[Run]) -> int:
+    """Tags of an example, which all tagged runs of a cohort have in common."""
+    counts = {run.tags.num_tags for run in runs if run.tags is not None}
+    assert len(counts) <= 1
+    return max(counts, default=1)
 
 
 def _cache_limit(device: torch.device) -> int:

@@ -2,8 +2,8 @@
 
 A batch of four short examples keeps a GPU busy for less time than Python needs to ask for it. A
 program therefore runs once to compile, is recorded as a CUDA graph and from then on replayed: one
-call a step, no Python inside and no waiting for the device (the technique of PyTorch's whole-network
-capture, pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+call a step, no Python inside and no waiting for the device (PyTorch calls it whole-network capture,
+pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
 """
 
 import math

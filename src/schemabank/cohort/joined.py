@@ -59,8 +59,9 @@ def join_linears(model: nn.Module) -> dict[str, nn.Linear]:
     replaced: dict[str, nn.Linear] = {}
     for path, parent in list(model.named_modules()):
         for names in SIBLINGS:
-            layers = [getattr(parent, name, None) for name in names]
-            if not all(type(layer) is nn.Linear for layer in layers):
+            found = [getattr(parent, name, None) for name in names]
+            layers = [layer for layer in found if type(layer) is nn.Linear]
+            if len(layers) < len(names):
                 continue
             if len({layer.bias is None for layer in layers}) > 1:
                 continue

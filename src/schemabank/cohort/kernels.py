@@ -60,14 +60,15 @@ def masked_down(
     Args:
         inputs: ``(slot, batch, token, in)``.
         weights: ``(slot, in, rank)`` each.
-        keys, least: ``(slot,)``, as in :class:`SlotDropout`.
+        keys: ``(slot,)``, as in :class:`SlotDropout`.
+        least: ``(slot,)``, as there.
         layers: ``(adapter,)``, the adapters' layer keys.
         scale: ``(slot,)``, what the result is multiplied with.
 
     Returns:
         ``(adapter, slot, batch * token, rank)``.
     """
-    result: Tensor = MaskedDown.apply(inputs, keys, layers, least, scale, *weights)  # type: ignore[no-untyped-call]
+    result: Tensor = MaskedDown.apply(inputs, keys, layers, least, scale, *weights)
     return result
 
 

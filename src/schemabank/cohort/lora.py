@@ -51,7 +51,7 @@ class SlotDropout:
     def set_rate(self, slot: int, rate: float) -> None:
         """Change a slot's probability of being dropped, rounded to a multiple of 2⁻³²."""
         self.rates[slot] = rate
-        self.least[slot] = round(rate * INT32_RANGE) - INT32_RANGE // 2
+        self.least[slot] = min(round(rate * INT32_RANGE), INT32_RANGE - 1) - INT32_RANGE // 2
         self.factor[slot] = 1 / (1 - rate)
 
     def begin_step(self, keys: Tensor | None) -> None:

@@ -11,10 +11,40 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+from transformers import PreTrainedModel
+
+from schemabank.errors import InputError
 
 CHUNK_ROWS = 1024
 
+HEAD_TOLERANCE = 1e-3
+
 Head = Callable[[Tensor], Tensor]
+
+
+def output_head(model: PreTrainedModel) -> Head:
+    """Return the map from final hidden states to logits.
+
+    Raises:
+        InputError: the map reproduces the model's own logits in no known form.
+    """
+    layer = model.get_output_embeddings()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+
+    def head(hidden: Tensor) -> Tensor:
+        logits: Tensor = layer(hidden)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    tokens = torch.arange(1, 5, device=model.device)[None]
+    with torch.no_grad():
+        ours = head(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
+        theirs = model(input_ids=tokens, use_cache=False).logits.float()
+    if not torch.allclose(ours, theirs, rtol=HEAD_TOLERANCE, atol=HEAD_TOLERANCE):
+        raise InputError(
+            f"the model {type(model).__name__} changes its logits after the output layer: allowed "
+            "are a linear output layer and final_logit_softcapping, use a model of that kind"
+        )
+    return head
 
 
 def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:

@@ -78,7 +78,14 @@ class SlotAdamW:
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
         """
         self._update(
-            self.state, self.rounded, grad, factor, learning_rate, active, fresh, self.settings
+            self.state,
+            self.rounded,
+            grad,
+            factor=factor,
+            learning_rate=learning_rate,
+            active=active,
+            fresh=fresh,
+            s=self.settings,
         )
 
 
@@ -86,6 +93,7 @@ def _update(
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     rounded: Tensor | None,
     grad: Tensor,
+    *,
     factor: Tensor | float,
     learning_rate: Tensor,
     active: Tensor,
@@ -122,8 +130,10 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
     Returns:
         Norms and factors, ``(slot, 1)`` each. A norm that is not finite means: skip the step.
     """
-    squares = [torch.zeros_like(max_norm)] + [
-        torch.where(active, grad.float().square().sum(1, keepdim=True), 0.0) for grad, active in grads
+    squares = [torch.zeros_like(max_norm)]
+    squares += [
+        torch.where(active, grad.to(max_norm.dtype).square().sum(1, keepdim=True), 0.0)
+        for grad, active in grads
     ]
     norm = torch.stack(squares).sum(0).sqrt()
     return norm, (max_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -1,4 +1,4 @@
-"""The programs of a cohort: one for every kind of step and shape of batch, made when first needed."""
+"""The programs of a cohort: one for every kind of step and shape, made when first needed."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, fields

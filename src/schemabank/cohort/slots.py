@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import EMPTY, Encoded, Schedule, prepend
@@ -168,10 +166,17 @@ class Slot:
         return indices, tags, [self._row(i, t) for i, t in zip(indices, tags, strict=True)]
 
     def penalty_names(self) -> frozenset[str]:
-        """Return the terms that some step of the run adds to the task's loss."""
-        placed = [p for p in self.plans if p.stop > p.start]
-        steps = [step_settings(self.plans, p.start, seed=self.run.seed) for p in placed]
-        return frozenset().union(*(self.penalty_weights(settings) for settings in steps))
+        """Return the terms that the run may add to the task's loss."""
+        bank, tags = self.run.bank, self.run.tags
+        if bank is None:
+            return frozenset()
+        weights = {
+            "entropy": bank.entropy_weight,
+            "load_balance": bank.load_balance_weight,
+            "orthonormality": bank.orthonormality_weight,
+            "tags": 0.0 if tags is None else tags.loss_weight,
+        }
+        return frozenset(name for name, weight in weights.items() if weight != 0)
 
     def penalty_weights(self, settings: StepSettings) -> dict[str, float]:
         """Return the weight of every term that a step's loss adds to the task's."""

@@ -1,8 +1,4 @@
-"""The trainable weights of all slots: one flat float32 row a slot for each group.
-
-LoRA layers and banks see their weights as views into the rows, so one optimizer call updates a
-whole group of all slots, and a slot is loaded, saved or cleared as a row.
-"""
+"""Adapters and banks of all slots on one frozen model: built, seeded, loaded, run and removed."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,76 +11,17 @@ from transformers import PreTrainedModel
 
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
 from schemabank.bank import Routing, SchemaBank
+from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
-from schemabank.cohort.loss import Head
+from schemabank.cohort.loss import output_head
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
 from schemabank.models import decoder_blocks
 
-HEAD_TOLERANCE = 1e-3
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
-
-
-class FlatGroup:
-    """The weights of one group, ``(slot, size)`` in float32, and what the model computes with.
-
-    Args:
-        parameters: the group's, slots outermost; they become views of :attr:`compute`.
-        num_slots: rows.
-        dtype: what the model computes in; another one than float32 gets a rounded copy.
-
-    Attributes:
-        weights: ``(slot, size)``, float32; the optimizer's.
-        compute: the same in ``dtype``; ``weights`` itself where that is float32.
-        master: views of ``weights`` by the name of their parameter.
-    """
-
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, num_slots: int, dtype: torch.dtype
-    ) -> None:
-        self.parameters = dict(parameters)
-        size = sum(p[0].numel() for p in self.parameters.values())
-        device = next(iter(self.parameters.values())).device
-        self.weights = torch.zeros(num_slots, size, device=device)
-        narrow = dtype.itemsize < self.weights.dtype.itemsize
-        self.compute = self.weights.to(dtype) if narrow else self.weights
-        self.master: dict[str, Tensor] = {}
-        start = 0
-        for name, parameter in self.parameters.items():
-            shape, stop = parameter.shape, start + parameter[0].numel()
-            self.master[name] = self.weights[:, start:stop].view(shape)
-            self.master[name].copy_(parameter.data)
-            parameter.data = self.compute[:, start:stop].view(shape)
-            start = stop
-        self.publish()
-
-    def publish(self) -> None:
-        """Let the model see the weights as they are now."""
-        if self.rounded is not None:
-            self.rounded.copy_(self.weights)
-
-    @property
-    def rounded(self) -> Tensor | None:
-        """The copy that the model computes with, where it is one."""
-        return None if self.compute is self.weights else self.compute
-
-    def is_whole(self) -> bool:
-        """Whether the parameters still are views of the rows; moving or casting ends that."""
-        storage = self.compute.untyped_storage().data_ptr()
-        return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
-
-    @property
-    def size(self) -> int:
-        """Weights of one slot."""
-        return self.weights.shape[1]
-
-    def require_grad(self, wanted: bool) -> None:
-        """Say whether gradients are to reach this group."""
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(wanted)
 
 
 class AdapterStack:
@@ -115,6 +52,8 @@ class AdapterStack:
         self.head = output_head(model)
         self.blocks = decoder_blocks(model)
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
+        # Asked once: a captured step would not notice that a later run wants dropout.
+        self.has_dropout = any(s.lora_dropout for s in lora)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
         self.joined = join_linears(model) if small else {}
@@ -148,6 +87,7 @@ class AdapterStack:
 
     def configure(self, slot: int, lora: LoraSettings, *, banked: bool) -> None:
         """Give a slot another run's adapter settings; its rank is at most the stack's largest."""
+        assert lora.target_modules == self.lora_settings[slot].target_modules
         self.lora_settings[slot], self.banked[slot] = lora, banked
         for layer in self.lora.values():
             layer.configure(slot, lora)
@@ -159,10 +99,13 @@ class AdapterStack:
         A training step's blocks are compiled anew for every width, which makes them faster; all
         else once for all widths.
         """
+        if self._any_width:
+            return
         for block in self.blocks:
             self._any_width[block] = torch.compile(block.forward, dynamic=True)
             block.forward = torch.compile(block.forward, dynamic=False)
-        for bank in self.banks.banks.values():
+        banks: list[nn.Module] = list(self.banks.banks.values())
+        for bank in banks:
             bank.forward = torch.compile(bank.forward, dynamic=True)
         self._hooks.append(self.model.get_input_embeddings().register_forward_hook(_requiring_grad))
 
@@ -182,7 +125,7 @@ class AdapterStack:
             dropout_keys: ``(slot,)``, from :func:`dropout_keys`.
             bank_scale: ``(slot,)``; 0 leaves a slot without its bank.
         """
-        self.dropout.begin_step(dropout_keys if any(self.dropout.rates) else None)
+        self.dropout.begin_step(dropout_keys if self.has_dropout else None)
         self.banks.scale = bank_scale
         self.banks.routing = "on" if self.banks.banks else "off"
 
@@ -377,31 +320,6 @@ def _replaced(
             del block.forward
             if forward is not None:
                 block.forward = forward
-
-
-def output_head(model: PreTrainedModel) -> Head:
-    """Return the map from final hidden states to logits.
-
-    Raises:
-        InputError: the map reproduces the model's own logits in no known form.
-    """
-    layer = model.get_output_embeddings()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = layer(hidden)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
-
-    tokens = torch.arange(1, 5, device=model.device)[None]
-    with torch.no_grad():
-        ours = head(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
-        theirs = model(input_ids=tokens, use_cache=False).logits.float()
-    if not torch.allclose(ours, theirs, rtol=HEAD_TOLERANCE, atol=HEAD_TOLERANCE):
-        raise InputError(
-            f"the model {type(model).__name__} changes its logits after the output layer: allowed "
-            "are a linear output layer and final_logit_softcapping, use a model of that kind"
-        )
-    return head
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""What one step computes: forward, loss, backward, clipping and update of every slot, on the device.
+"""What one step computes on the device: forward, loss, backward, clipping and update.
 
 A step reads everything that changes from tensors of fixed addresses and writes into the weights,
 the optimizer's moments and its report. It never asks the device for a number, so that it can be

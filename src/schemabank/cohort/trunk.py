@@ -39,17 +39,16 @@ class TrunkCache:
             out: where they go.
         """
         missing = [row for row, key in enumerate(keys) if key is not None and key not in self._rows]
-        computed = compute() if missing else None
-        if computed is not None:
+        if missing:
+            computed = compute()
             self._keep({keys[row]: row for row in missing}, computed)
-        found = {
-            row: self._rows[key] if key in self._rows else computed[row]
-            for row, key in enumerate(keys)
-            if key is not None
-        }
-        if found:
-            filler = next(iter(found.values()))
-            torch.stack([found.get(row, filler) for row in range(len(keys))], out=out)
+            rows = {row: computed[row] for row in missing}
+        else:
+            rows = {}
+        rows |= {row: self._rows[key] for row, key in enumerate(keys) if key in self._rows}
+        if rows:
+            filler = next(iter(rows.values()))
+            torch.stack([rows.get(row, filler) for row in range(len(keys))], out=out)
 
     def _keep(self, rows: dict[Hashable, int], computed: Tensor) -> None:
         """Keep as many of the new rows as the limit allows, in memory of their own."""

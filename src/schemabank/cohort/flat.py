@@ -1,0 +1,69 @@
+"""The trainable weights of all slots: one flat float32 row a slot for each group.
+
+LoRA layers and banks see their weights as views into the rows, so one optimizer call updates a
+whole group of all slots, and a slot is loaded, saved or cleared as a row.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class FlatGroup:
+    """The weights of one group, ``(slot, size)`` in float32, and what the model computes with.
+
+    Args:
+        parameters: the group's, slots outermost; they become views of :attr:`compute`.
+        num_slots: rows.
+        dtype: what the model computes in; another one than float32 gets a rounded copy.
+
+    Attributes:
+        weights: ``(slot, size)``, float32; the optimizer's.
+        compute: the same in ``dtype``; ``weights`` itself where that is float32.
+        master: views of ``weights`` by the name of their parameter.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], *, num_slots: int, dtype: torch.dtype
+    ) -> None:
+        self.parameters = dict(parameters)
+        size = sum(p[0].numel() for p in self.parameters.values())
+        device = next(iter(self.parameters.values())).device
+        self.weights = torch.zeros(num_slots, size, device=device)
+        narrow = dtype.itemsize < self.weights.dtype.itemsize
+        self.compute = self.weights.to(dtype) if narrow else self.weights
+        self.master: dict[str, Tensor] = {}
+        start = 0
+        for name, parameter in self.parameters.items():
+            shape, stop = parameter.shape, start + parameter[0].numel()
+            self.master[name] = self.weights[:, start:stop].view(shape)
+            self.master[name].copy_(parameter.data)
+            parameter.data = self.compute[:, start:stop].view(shape)
+            start = stop
+        self.publish()
+
+    def publish(self) -> None:
+        """Let the model see the weights as they are now."""
+        if self.rounded is not None:
+            self.rounded.copy_(self.weights)
+
+    @property
+    def rounded(self) -> Tensor | None:
+        """The copy that the model computes with, where it is one."""
+        return None if self.compute is self.weights else self.compute
+
+    def is_whole(self) -> bool:
+        """Whether the parameters still are views of the rows; moving or casting ends that."""
+        storage = self.compute.untyped_storage().data_ptr()
+        return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
+
+    @property
+    def size(self) -> int:
+        """Weights of one slot."""
+        return self.weights.shape[1]
+
+    def require_grad(self, wanted: bool) -> None:
+        """Say whether gradients are to reach this group."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(wanted)
