@@ -101,9 +101,10 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     log_probs = wide.log_softmax(-1)
-    target = torch.arange(logits.shape[-1], device=logits.device) == targets[:, None]
-    loss = -log_probs.gather(-1, targets[:, None])[:, 0]
-    return loss, (log_probs.exp() - target.to(wide.dtype)).to(logits.dtype)
+    of_target = log_probs.gather(-1, targets[:, None])
+    grad = log_probs.exp().to(logits.dtype)
+    grad.scatter_(-1, targets[:, None], (of_target.exp() - 1).to(logits.dtype))
+    return -of_target[:, 0], grad
 
 
 @cache
