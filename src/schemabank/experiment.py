@@ -5,7 +5,7 @@ runs are found by their configuration's hash and reused.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.preflight import describe_data
+from schemabank.planner import fewest_slots, plan_cohorts
+from schemabank.preflight import describe_data, slots_that_fit
 from schemabank.prepare import (
     Item,
     check_positions,
@@ -23,7 +24,6 @@ from schemabank.prepare import (
     evaluation_items,
     load_task,
     task_training_data,
-    uses_prefix,
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished, read_json
@@ -60,15 +60,25 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
         check_available(out / run_id(run))
     if pending:
         context = _prepare(pending, device, reporter)
-        for cohort in _cohorts(pending, device):
-            outcomes |= dict(zip(cohort, _attempt(cohort, context, out), strict=True))
+        plans = plan_cohorts(pending)
+        if len(plans) > 1:
+            for number, plan in enumerate(plans, start=1):
+                reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
+        for plan in plans:
+            slots = _num_slots(plan.runs, context, device)
+            # One at a time, each is written as soon as it is done.
+            for chosen in [plan.runs] if slots > 1 else [(run,) for run in plan.runs]:
+                done = _attempt(chosen, context, out, slots=slots)
+                outcomes |= dict(zip(chosen, done, strict=True))
     return [outcomes[run] for run in runs]
 
 
-def _attempt(runs: Sequence[RunConfig], context: Context, out: Path) -> list[Outcome]:
+def _attempt(
+    runs: Sequence[RunConfig], context: Context, out: Path, *, slots: int
+) -> list[Outcome]:
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
-        return run_cohort(runs, context, out)
+        return run_cohort(runs, context, out, slots=slots)
     except (InputError, RuntimeError, OSError) as error:
         return [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
 
@@ -108,35 +118,39 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
     )
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
-    training: dict[bool, TrainingData] = {}
+    training: TrainingData | None = None
     items: dict[int, list[Item]] = {}
     for run in runs:
         shots = run.evaluation().few_shot
         if shots not in items:
             items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
             check_positions(items[shots], run.eval, base.model)
-        if run.arm != "base" and uses_prefix(run) not in training:
-            training[uses_prefix(run)] = task_training_data(task.train, run, base.tokenizer)
+        if run.arm != "base" and training is None:
+            training = task_training_data(task.train, run, base.tokenizer)
     for run in {run.arm: run for run in runs}.values():
-        build_stack([run], base).remove()
+        build_stack([run], base, slots=1).remove()
         check_tags(run, task.train[: run.task.train_limit])
-    for data in training.values():
-        for line in describe_data(data, base.tokenizer):
+    if training is not None:
+        for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     return Context(base=base, training=training, items=items, reporter=reporter)
 
 
-def _cohorts(runs: Sequence[RunConfig], device: torch.device) -> Iterator[list[RunConfig]]:
-    """Group runs that may share a cohort: equal shapes, and no more than the slots.
+def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:
+    """Return how many runs to train at once.
 
-    ``base`` needs no training and may have shots. Runs with tag prefixes have longer rows.
+    On a GPU without a number in the settings: as many as fit, or fewer that end as early.
     """
-    slots = runs[0].engine.slots
-    width = slots if isinstance(slots, int) else (len(runs) if device.type == "cuda" else 1)
-    by_shape: dict[tuple[bool, int, bool], list[RunConfig]] = {}
-    for run in runs:
-        shape = (run.arm == "base", run.evaluation().few_shot, uses_prefix(run))
-        by_shape.setdefault(shape, []).append(run)
-    for group in by_shape.values():
-        for start in range(0, len(group), width):
-            yield group[start : start + width]
+    wanted = runs[0].engine.slots
+    if isinstance(wanted, int):
+        return min(wanted, len(runs))
+    if device.type != "cuda" or context.training is None:
+        return 1
+    schedule = context.training.schedule
+    stack = build_stack(runs, context.base, slots=1)
+    fitting = slots_that_fit(stack, context.training)
+    stack.remove()
+    lengths = [
+        run.train.max_steps or run.train.num_train_epochs * schedule.steps_per_epoch for run in runs
+    ]
+    return fewest_slots(lengths, epoch=schedule.steps_per_epoch, at_most=fitting)

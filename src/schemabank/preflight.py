@@ -15,6 +15,7 @@ QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
 PROBE_SIZE = 1024
 GIB = 2**30
+MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimat
         / GIB,
         time_s=flop / (EFFICIENCY * _matrix_rate(model)),
     )
+
+
+def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
+    """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
+    widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
+    trained = sum(group.weights.numel() for group in stack.groups.values())
+    per_slot = 20 * trained + _activation_bytes(stack.model, widest, 1)
+    free, _ = torch.cuda.mem_get_info(stack.model.device)
+    return max(1, int(MEMORY_SHARE * free / per_slot))
 
 
 def _activation_bytes(model: PreTrainedModel, positions: int, num_slots: int) -> int:

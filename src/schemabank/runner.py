@@ -17,6 +17,7 @@ from torch import Tensor
 
 from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.execute import default_executor
 from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
@@ -33,7 +34,7 @@ from schemabank.export import (
 from schemabank.metrics import ItemRecord
 from schemabank.models import EMBEDDED, BaseModel
 from schemabank.preflight import estimate
-from schemabank.prepare import Item, engine_run, uses_prefix
+from schemabank.prepare import Item, engine_run
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -58,13 +59,13 @@ class Context:
 
     Attributes:
         base: the base model.
-        training: training data for runs without and with tag prefixes.
+        training: training data; ``None`` where no run trains.
         items: evaluation items by the number of shots.
         reporter: where progress goes.
     """
 
     base: BaseModel
-    training: Mapping[bool, TrainingData]
+    training: TrainingData | None
     items: Mapping[int, Sequence[Item]]
     reporter: Reporter
 
@@ -86,46 +87,53 @@ class Outcome:
     failure: str | None = None
 
 
-def run_cohort(runs: Sequence[RunConfig], context: Context, out: Path) -> list[Outcome]:
+def run_cohort(
+    runs: Sequence[RunConfig], context: Context, out: Path, *, slots: int
+) -> list[Outcome]:
     """Train and evaluate runs that share a cohort, and write each one's folder.
+
+    Args:
+        runs: in the order in which they get slots.
+        context: what all runs share.
+        out: folder of the runs.
+        slots: how many train at once.
 
     Raises:
         InputError: something in the configuration does not fit model or data.
     """
     with ExitStack() as exits:
         claims = [exits.enter_context(claimed(out / run_id(run))) for run in runs]
-        stack = build_stack(runs, context.base)
-        exits.callback(stack.remove)
         for run, claim in zip(runs, claims, strict=True):
             (claim.path / CONFIG).write_text(to_yaml(run), encoding="utf-8")
         began = time.monotonic()
-        trained = _train(runs, stack, context, claims)
+        cohort, stack = _train(runs, slots, context, claims, exits)
         trained_s = time.monotonic() - began
-        records = _evaluate(runs, stack, context)
-        evaluated_s = time.monotonic() - began - trained_s
-        logits = probe_logits(stack, context.base)
-        cost = _cost(trained_s, evaluated_s, len(runs))
-        for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
-            _write_weights(stack, index, run, claim.path, context.base)
-            write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
-            write_json(claim.path / COST, cost)
+        evaluated: list[_Evaluated] = []
+        for start in range(0, len(runs), stack.num_slots):
+            chosen = slice(start, start + stack.num_slots)
+            if cohort is not None:
+                cohort.seat([run_id(run) for run in runs[chosen]])
+            evaluated += _evaluate(runs[chosen], claims[chosen], stack, context)
+        cost = _cost(trained_s, time.monotonic() - began - trained_s, len(runs))
         stack.remove()
         outcomes = []
         for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
-            result = result_of(run, run.evaluation(), records[index], training=trained[index])
-            outcomes.append(_close(run, claim, result, logits[index], context))
+            write_json(claim.path / COST, cost)
+            training = None if cohort is None else _training_summary(cohort, index)
+            done = evaluated[index]
+            result = result_of(run, run.evaluation(), done.records, training=training)
+            outcomes.append(_close(run, claim, result, done.logits, context))
         return outcomes
 
 
-def build_stack(runs: Sequence[RunConfig], base: BaseModel) -> AdapterStack:
-    """Put one slot a run on the base model, with banks if any run needs them."""
-    banked = [run.arm == "schemabank" for run in runs]
-    return AdapterStack(
-        base.model,
-        lora=[run.lora for run in runs],
-        bank=runs[0].bank if any(banked) else None,
-        banked=banked,
-    )
+def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
+    """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
+    banked = any(run.arm == "schemabank" for run in runs)
+    widest = max((run.lora for run in runs), key=lambda lora: lora.r)
+    stack = AdapterStack(base.model, lora=[widest] * slots, bank=runs[0].bank if banked else None)
+    for slot, run in enumerate(runs[:slots]):
+        stack.configure(slot, run.lora, banked=run.arm == "schemabank")
+    return stack
 
 
 def result_of(
@@ -156,43 +164,71 @@ def result_of(
 
 
 def _train(
-    runs: Sequence[RunConfig], stack: AdapterStack, context: Context, claims: Sequence[Claim]
-) -> list[dict[str, object] | None]:
-    """Train every run; return what ``result.json`` says of it."""
+    runs: Sequence[RunConfig],
+    slots: int,
+    context: Context,
+    claims: Sequence[Claim],
+    exits: ExitStack,
+) -> tuple[Cohort | None, AdapterStack]:
+    """Train every run; where memory runs out, go on in half the slots."""
+    stack = build_stack(runs, context.base, slots=slots)
+    exits.callback(stack.remove)
     if runs[0].arm == "base":
-        return [None for _ in runs]
-    data = context.training[uses_prefix(runs[0])]
+        return None, stack
+    data = context.training
+    assert data is not None
     cohort = Cohort(
         stack,
         [engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs],
         data,
+        explain=context.reporter.note,
     )
     names = _names(runs)
     expected = estimate(stack, data, cohort.num_steps)
+    at_once = f", {slots} at once" if slots < len(runs) else ""
     context.reporter.note(
-        f"{names}: {cohort.num_steps} steps, about {expected.time_s:.0f} s and "
+        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
         f"{expected.memory_gib:.1f} GiB"
     )
     context.reporter.start(f"train {names}", cohort.num_steps)
-    with ExitStack() as exits:
+    with ExitStack() as files:
         logs = {
-            run_id(run): exits.enter_context((claim.path / METRICS).open("w", encoding="utf-8"))
+            run_id(run): files.enter_context((claim.path / METRICS).open("w", encoding="utf-8"))
             for run, claim in zip(runs, claims, strict=True)
         }
-        _log_steps(cohort, logs, context.reporter)
+        while not _log_steps(cohort, logs, context.reporter):
+            slots = stack.num_slots // 2
+            context.reporter.note(
+                f"{stack.num_slots} runs at once do not fit into the device's memory: going on "
+                f"with {slots}; no step is lost (engine.slots sets the number)"
+            )
+            stack.remove()
+            stack = build_stack(runs, context.base, slots=slots)
+            exits.callback(stack.remove)
+            cohort = cohort.moved(stack)
     context.reporter.finish()
-    return [_training_summary(cohort, index) for index in range(len(runs))]
+    return cohort, stack
 
 
-def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -> None:
-    """Write one line a run and step, and report progress with the speed so far."""
+def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -> bool:
+    """Write one line a run and step, and report progress with the speed so far.
+
+    Returns:
+        Whether all runs ended; otherwise memory ran out, with more than one slot.
+    """
     began, num_tokens = time.monotonic(), 0
-    for steps in cohort.steps():
-        for step in steps:
-            logs[step.run].write(_json_line(step))
-            num_tokens += step.num_tokens
-        speed = num_tokens / (time.monotonic() - began)
-        reporter.advance(1, _detail(steps, speed))
+    try:
+        for steps in cohort.steps():
+            for step in steps:
+                logs[step.run].write(_json_line(step))
+                num_tokens += step.num_tokens
+            speed = num_tokens / (time.monotonic() - began)
+            reporter.advance(1, _detail(steps, speed))
+    except torch.OutOfMemoryError:
+        if cohort.stack.num_slots == 1:
+            raise
+        return False
+    return True
 
 
 def _json_line(step: RunStep) -> str:
@@ -221,15 +257,26 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
         "num_skipped_steps": slot.num_skipped,
         "num_lora_updates": sum(p.stop - p.start for p in slot.plans if "lora" in p.stage.train),
         "num_trained_parameters": sum(
-            group.size for name, group in cohort.stack.groups.items() if name in groups
+            cohort.stack.num_weights(name, slot.run.lora.r)
+            for name in cohort.stack.groups
+            if name in groups
         ),
         "failure": slot.failure,
     }
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """A run's records, and its logits on a probe, to be compared with stock PEFT's."""
+
+    records: list[ItemRecord]
+    logits: Tensor
+
+
 def _evaluate(
-    runs: Sequence[RunConfig], stack: AdapterStack, context: Context
-) -> list[list[ItemRecord]]:
+    runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
+) -> list[_Evaluated]:
+    """Evaluate the runs in the first slots; write their weights and predictions."""
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
@@ -242,9 +289,14 @@ def _evaluate(
         max_new_tokens=settings.max_new_tokens,
         batch_size=settings.batch_size,
         advance=lambda done: context.reporter.advance(done, ""),
+        executor=default_executor(stack.model.device, explain=context.reporter.note),
     )
     context.reporter.finish()
-    return records
+    logits = probe_logits(stack, context.base)
+    for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
+        _write_weights(stack, index, run, claim.path, context.base)
+        write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
+    return [_Evaluated(records[i], logits[i]) for i in range(len(runs))]
 
 
 def _write_weights(

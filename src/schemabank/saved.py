@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.configfile import load_run, overridden, to_yaml
@@ -87,6 +88,7 @@ def evaluate_saved(
             max_new_tokens=run.eval.max_new_tokens,
             batch_size=run.eval.batch_size,
             advance=lambda done: reporter.advance(done, ""),
+            executor=default_executor(device, explain=reporter.note),
         )
         reporter.finish()
         result = result_of(run, run.eval, records, training=None)

@@ -14,7 +14,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from schemabank.cohort.execute import DEPTH, Executor, Fetch, allow_many_shapes
+from schemabank.cohort.batches import last_step
+from schemabank.cohort.execute import DEPTH, Fetch, allow_many_shapes, default_executor
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.cohort.programs import Programs
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
@@ -78,6 +79,8 @@ class Cohort:
         self.finished: dict[str, dict[Group, Tensor]] = {}
         self._seats: list[Slot | None] = [None] * stack.num_slots
         self._waiting = deque(self.slots)
+        self._begun: dict[str, dict[Group, list[Tensor]]] = {}
+        self._tick, self._explain = 0, explain
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
         stack.has_dropout = any(run.lora.lora_dropout for run in runs)
@@ -102,35 +105,39 @@ class Cohort:
             ),
             batch_size=data.schedule.batch_size,
             num_tags=_num_tags(runs),
-            executor=Executor(self.device, capture=on_gpu, explain=explain),
+            executor=default_executor(self.device, explain=explain),
             cache=TrunkCache(_cache_limit(self.device)),
         )
 
     @property
     def num_steps(self) -> int:
         """Steps of the cohort until all runs have ended."""
-        per_epoch = self.data.schedule.steps_per_epoch
-        ends = [0] * len(self._seats)
-        for slot in self.slots:
-            seat = ends.index(min(ends))
-            ends[seat] = -(-ends[seat] // per_epoch) * per_epoch + slot.num_steps
-        return max(ends)
+        lengths = [slot.num_steps for slot in self.slots]
+        epoch = self.data.schedule.steps_per_epoch
+        return last_step(lengths, epoch=epoch, slots=len(self._seats))
 
     def steps(self) -> Iterator[list[RunStep]]:
         """Train all runs from their seeds; yield every step of the runs in progress.
 
         On a GPU the reports come some steps late, so that nobody waits for them.
+
+        Raises:
+            torch.OutOfMemoryError: no step was lost; :meth:`moved` goes on with fewer slots.
         """
         launched: deque[_Tick] = deque()
         late = DEPTH - 1 if self.device.type == "cuda" else 0
-        tick = 0
-        while self._place(tick):
-            launched.append(self._launch(tick))
-            tick += 1
+        exhausted: torch.OutOfMemoryError | None = None
+        while exhausted is None and self._place():
+            try:
+                launched.append(self._launch())
+            except torch.OutOfMemoryError as error:
+                exhausted = error
             if len(launched) > late:
                 yield self._report(launched.popleft())
         for ticked in launched:
             yield self._report(ticked)
+        if exhausted is not None:
+            raise exhausted
         self.stack.freeze()
         self.stack.dropout.begin_step(None)
         self.stack.banks.routing = "off"
@@ -145,22 +152,47 @@ class Cohort:
         for group in self.stack.groups.values():
             group.publish()
 
-    def _place(self, tick: int) -> bool:
+    def moved(self, stack: AdapterStack) -> "Cohort":
+        """Return a cohort that goes on where this one stands, in another stack of the same model.
+
+        Its results are those of a cohort of the new stack's slots, within rounding.
+        """
+        runs = [slot.run for slot in self.slots]
+        cohort = Cohort(stack, runs, self.data, explain=self._explain)
+        cohort.slots, cohort.finished, cohort._tick = self.slots, self.finished, self._tick
+        for index, slot in enumerate(self._seats):
+            if slot is not None:
+                cohort._begun[slot.run.name] = self._rows(index)
+        seated = [slot for slot in self._seats if slot is not None]
+        cohort._waiting = deque([*seated, *self._waiting])
+        return cohort
+
+    def _rows(self, index: int) -> dict[Group, list[Tensor]]:
+        """A copy of a slot's weights, moments and optimizer steps, on the CPU."""
+        return {
+            name: [state[index].to("cpu", copy=True) for state in optimizer.state]
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def _place(self) -> bool:
         """Empty the slots of runs that ended and fill them; return whether there is work.
 
-        A run starts where an epoch of the schedule does, so its batches never depend on when.
+        All runs are at the same place of the schedule's epoch, so that a run's batches do not
+        depend on when it got its slot.
         """
+        epoch = self.data.schedule.steps_per_epoch
         for index, slot in enumerate(self._seats):
             if slot is not None and slot.has_ended:
                 self._leave(index, slot)
-        for index, slot in enumerate(self._seats):
-            starts = tick % self.data.schedule.steps_per_epoch == 0
-            if slot is None and self._waiting and starts:
-                self._enter(index, self._waiting.popleft())
+        for index, seated in enumerate(self._seats):
+            fitting = [s for s in self._waiting if (s.step - self._tick) % epoch == 0]
+            if seated is None and fitting:
+                self._waiting.remove(fitting[0])
+                self._enter(index, fitting[0])
         return any(self._seats) or bool(self._waiting)
 
     def _enter(self, index: int, slot: Slot) -> None:
-        """Give a run a slot in the state of a new one."""
+        """Give a run a slot: in the state of a new one, or where the run left off."""
         train = slot.run.train
         self._seats[index] = slot
         self.stack.configure(index, slot.run.lora, banked=slot.run.bank is not None)
@@ -176,6 +208,10 @@ class Cohort:
             (self._max_norm, train.max_grad_norm),
         ):
             column[index] = value
+        for name, rows in self._begun.pop(slot.run.name, {}).items():
+            for state, row in zip(self.optimizers[name].state, rows, strict=True):
+                state[index].copy_(row)
+            self.stack.groups[name].publish()
 
     def _leave(self, index: int, slot: Slot) -> None:
         self.finished[slot.run.name] = {
@@ -184,22 +220,24 @@ class Cohort:
         }
         self._seats[index] = None
 
-    def _launch(self, tick: int) -> _Tick:
+    def _launch(self) -> _Tick:
         """Take a step with every seated run: one program for every kind of step among them."""
         kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
         for index, slot in enumerate(self._seats):
             if slot is not None:
                 settings = slot.settings()
                 kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
+        shapes = {kind: self.data.shape(self._tick, kind.prefix_room) for kind in kinds}
+        for kind, shape in shapes.items():
+            self._programs.prepare(kind, shape)
         parts = []
         for kind, working in sorted(kinds.items()):
-            shape = self.data.shape(tick, kind.prefix_room)
-            report = self._programs.launch(kind, shape, working)
+            report = self._programs.launch(kind, shapes[kind], working)
             steps = {i: (slot, settings, slot.step) for i, (slot, settings) in working.items()}
             parts.append((steps, report))
-        for slot in self._seats:
-            if slot is not None:
+            for slot, _ in working.values():
                 slot.step += 1
+        self._tick += 1
         return _Tick(parts)
 
     def _report(self, tick: _Tick) -> list[RunStep]:

@@ -140,6 +140,11 @@ class Executor:
         return replay
 
 
+def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
+    """Return an executor that captures where there is CUDA."""
+    return Executor(device, capture=device.type == "cuda", explain=explain)
+
+
 def allow_many_shapes(num_shapes: int) -> None:
     """Raise the compiler's limits on how often one function is compiled for new shapes."""
     config = torch._dynamo.config

@@ -53,6 +53,11 @@ class Programs:
         self._num_tags = num_tags
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
 
+    def prepare(self, kind: Kind, shape: tuple[int, int]) -> None:
+        """Compile and capture what :meth:`launch` will need; changes no weight."""
+        if (kind, shape) not in self._programs:
+            self._programs[kind, shape] = self._make(kind, shape)
+
     def launch(self, kind: Kind, shape: tuple[int, int], working: Working) -> Fetch:
         """Take one step of some slots, all of one kind; the others stay as they are.
 
@@ -64,8 +69,7 @@ class Programs:
         Returns:
             The report of :func:`train_step`.
         """
-        if (kind, shape) not in self._programs:
-            self._programs[kind, shape] = self._make(kind, shape)
+        self.prepare(kind, shape)
         program = self._programs[kind, shape]
         keys = self._fill(program.staging.host(), kind, shape, working)
         program.staging.send()

@@ -109,6 +109,12 @@ class AdapterStack:
             bank.forward = torch.compile(bank.forward, dynamic=True)
         self._hooks.append(self.model.get_input_embeddings().register_forward_hook(_requiring_grad))
 
+    def num_weights(self, name: Group, rank: int) -> int:
+        """Weights of a slot's group, for an adapter of a rank; without what pads it."""
+        if name != "lora":
+            return self.groups[name].size
+        return sum(rank * (a.base.in_features + a.base.out_features) for a in self.lora.values())
+
     def is_whole(self) -> bool:
         """Whether the layers on the model still share their weights with the groups."""
         return all(group.is_whole() for group in self.groups.values())
@@ -125,7 +131,9 @@ class AdapterStack:
             dropout_keys: ``(slot,)``, from :func:`dropout_keys`.
             bank_scale: ``(slot,)``; 0 leaves a slot without its bank.
         """
-        self.dropout.begin_step(dropout_keys if self.has_dropout else None)
+        # On CUDA the kernel that draws masks sums in another order than a plain product does.
+        drawn = self.has_dropout or dropout_keys.is_cuda
+        self.dropout.begin_step(dropout_keys if drawn else None)
         self.banks.scale = bank_scale
         self.banks.routing = "on" if self.banks.banks else "off"
 
