@@ -13,8 +13,10 @@ import gc
 import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,10 +26,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from schemabank.cohort import engine
 from schemabank.cohort.batches import Batch, collate
 from schemabank.cohort.decode import greedy
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import DEPTH, Executor
+from schemabank.cohort.lora import SharedInput
 from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig, Stage
@@ -58,6 +62,13 @@ STAGES = (
     ),
 )
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
+TECHNIQUES: dict[str, tuple[object, str, object]] = {
+    "capture": (engine, "default_executor", partial(Executor, capture=False)),
+    "compiling": (torch, "compile", lambda function, **_: function),
+    "attention kernel": (AdapterStack, "_attention", lambda _stack: nullcontext()),
+    "LoRA kernel": (SharedInput, "low", lambda _shared, adapter, x, _keys: adapter._low(x)),
+    "cached trunk": (engine, "CACHE_SHARE", 0.0),
+}
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
 
 
@@ -80,23 +91,64 @@ class Bench:
 def main() -> None:
     """Run the cases, print a table and write the rows."""
     arguments = _arguments()
+    if arguments.show:
+        print(table(_read(arguments.out)))  # noqa: T201
+        return
     bench = _bench(arguments)
-    rows: list[Row] = []
+    rows = _read(arguments.out) if arguments.append else []
 
     def add(case: str, slots: int, **values: object) -> None:
         rows.append(_row(bench, case, slots, values, rows=rows))
         print(_line(rows[-1]), flush=True)  # noqa: T201 -- this is a script
         Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
-    add("matrix product", 0, tflops=_matrix_tflops(bench))
-    for tuned in (False, True):
-        add("PEFT, tuned" if tuned else "PEFT", 1, **_peft(bench, tuned=tuned))
+    if not arguments.append:
+        add("matrix product", 0, tflops=_matrix_tflops(bench))
+        for tuned in (False, True):
+            add("PEFT, tuned" if tuned else "PEFT", 1, **_peft(bench, tuned=tuned))
     for slots in arguments.slots:
         for case, values in _engine(bench, slots).items():
             add(f"engine, {case}", slots, **values)
+        for technique in arguments.without:
+            with without(technique):
+                for case, values in _engine(bench, slots).items():
+                    add(f"engine, {case}, without {technique}", slots, **values)
     if arguments.decode:
         slots, prompts, new_tokens = arguments.decode
         add("engine, decoding", slots, **_decode(bench, slots, prompts, new_tokens))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table."""
+    columns = {
+        "ms a step": ("ms_per_step", ",.1f"),
+        "real tokens/s": ("real_tokens_per_s", ",.0f"),
+        "x PEFT, tuned": ("ratio_to_peft", ",.1f"),
+        "padding": ("padding_ratio", ".1%"),
+        "GiB": ("peak_memory_gib", ".1f"),
+    }
+    lines = [
+        f"| case | slots | {' | '.join(columns)} |",
+        f"|---|---:|{'---:|' * len(columns)}",
+    ]
+    for row in rows:
+        cells = [_shown(row, name, form) for name, form in columns.values()]
+        if row["case"] == "matrix product":
+            cells[1] = f"{_shown(row, 'tflops', ',.0f')} TFLOP/s"
+        lines.append(f"| {row['case']} | {row['slots'] or ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@contextmanager
+def without(technique: str) -> Iterator[None]:
+    """Switch one of ``TECHNIQUES`` off, to see what it brings."""
+    replaced, name, replacement = TECHNIQUES[technique]
+    before = getattr(replaced, name)
+    setattr(replaced, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(replaced, name, before)
 
 
 def _peft(bench: Bench, *, tuned: bool) -> dict[str, object]:
@@ -286,10 +338,19 @@ def _row(
     }
 
 
-def _line(row: dict[str, object]) -> str:
+def _shown(row: Row, name: str, form: str) -> str:
+    value = row.get(name)
+    return format(value, form) if isinstance(value, float) else "-"
+
+
+def _read(path: str) -> list[Row]:
+    rows: list[Row] = json.loads(Path(path).read_text(encoding="utf-8"))
+    return rows
+
+
+def _line(row: Row) -> str:
     def shown(name: str, form: str) -> str:
-        value = row.get(name)
-        return format(value, form) if isinstance(value, float) else "-"
+        return _shown(row, name, form)
 
     return (
         f"{row['case']!s:22s} {row['slots']:>3} slots {shown('ms_per_step', '9.2f')} ms/step "
@@ -367,6 +428,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--decode", type=int, nargs=3, metavar=("SLOTS", "PROMPTS", "TOKENS"), default=None
     )
+    parser.add_argument("--without", nargs="*", default=[], choices=list(TECHNIQUES))
+    parser.add_argument("--append", action="store_true", help="add rows to those in --out")
+    parser.add_argument("--show", action="store_true", help="only print --out as a table")
     parser.add_argument("--out", required=True)
     return parser.parse_args()
 

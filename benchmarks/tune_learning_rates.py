@@ -72,7 +72,7 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
     first, reporter = runs[0], LineReporter()
     task, base = load_task(first.task), load_base(first, device)
     data = task_training_data(task.train, first, base.tokenizer)
-    stack = build_stack(runs, base)
+    stack = build_stack(runs, base, slots=len(runs))
     cohort = Cohort(
         stack,
         [engine_run(r, data.examples, stack, base.tokenizer, name=run_id(r)) for r in runs],

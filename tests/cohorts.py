@@ -1,6 +1,6 @@
 """Small cohorts on tiny models, for the tests of the engine and of what stands on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -34,7 +34,9 @@ def examples(count: int = 22) -> list[Example]:
     ]
 
 
-def data(*, batch_size: int = 4, completion_only: bool = True) -> TrainingData:
+def data(
+    *, batch_size: int = 4, completion_only: bool = True, max_buckets: int = 3
+) -> TrainingData:
     """Tokenised examples with their schedule."""
     tokenizer = tiny_tokenizer()
     encoded: list[Encoded] = [
@@ -50,7 +52,7 @@ def data(*, batch_size: int = 4, completion_only: bool = True) -> TrainingData:
     return TrainingData(
         examples=examples(),
         encoded=encoded,
-        schedule=plan_schedule(encoded, batch_size=batch_size, max_buckets=3),
+        schedule=plan_schedule(encoded, batch_size=batch_size, max_buckets=max_buckets),
         tokenizer=tokenizer,
         completion_only=completion_only,
     )
@@ -97,15 +99,19 @@ def cohort(
     kind: Kind = "llama",
     lora: LoraSettings | None = None,
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    slots: int | None = None,
+    explain: Callable[[str], None] = lambda _: None,
 ) -> Cohort:
-    """A cohort of runs on a fresh tiny model; dropout is on."""
+    """A cohort of runs on a fresh tiny model, in ``slots`` or one a run; dropout is on."""
     if lora is not None:
         runs = [replace(run, lora=lora) for run in runs]
-    banked = [run.bank is not None for run in runs]
+    seated = runs[:slots]
+    banked = [run.bank is not None for run in seated]
     bank = next((run.bank for run in runs if run.bank is not None), None)
-    model = tiny_model(kind).to(dtype)
-    stack = AdapterStack(model, lora=[run.lora for run in runs], bank=bank, banked=banked)
-    return Cohort(stack, runs, training)
+    model = tiny_model(kind).to(dtype).to(device)
+    stack = AdapterStack(model, lora=[run.lora for run in seated], bank=bank, banked=banked)
+    return Cohort(stack, runs, training, explain=explain)
 
 
 def train(trained: Cohort) -> list[list[RunStep]]:

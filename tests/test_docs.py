@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -124,3 +125,17 @@ def _module(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_performance_table_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    record = re.search(r"<!-- benchmark: (\S+) -->\n", page)
+    assert record is not None
+    script = ROOT / "benchmarks" / "engine.py"
+    shown = subprocess.run(
+        [sys.executable, script, "--show", "--out", ROOT / record[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert page[record.end() :].startswith(shown)

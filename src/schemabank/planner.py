@@ -4,11 +4,15 @@ Runs share a cohort when their steps have equal shapes. Slots are reused as runs
 slots that finish as early as the most allowed ones keep the device busiest.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemabank.cohort.batches import last_step
-from schemabank.config import RunConfig
+from schemabank.config import RunConfig, Settings
+
+# Terms of a run's own loss; the other settings of banks are the stack's.
+BANK_WEIGHTS = {"bank.orthonormality_weight", "bank.entropy_weight", "bank.load_balance_weight"}
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class CohortPlan:
 
     Attributes:
         runs: in the order in which they get slots.
-        reason: the settings that these runs and no others have in common; empty for one cohort.
+        reason: what these runs have in common and some others lack; empty for one cohort.
     """
 
     runs: tuple[RunConfig, ...]
@@ -32,8 +36,8 @@ def plan_cohorts(runs: Sequence[RunConfig]) -> list[CohortPlan]:
     commons = [dict(key) for key in groups]
     plans = []
     for common, group in zip(commons, groups.values(), strict=True):
-        differing = [n for n in common if any(c.get(n) != common[n] for c in commons)]
-        reason = ", ".join(f"{name} {common[name]}" for name in differing)
+        differing = [n for n in common if any(c.get(n, common[n]) != common[n] for c in commons)]
+        reason = ", ".join(f"{name} = {_words(common[name])}" for name in differing)
         longest_first = sorted(group, key=lambda r: -_length(r))
         plans.append(CohortPlan(runs=tuple(longest_first), reason=reason))
     return plans
@@ -58,25 +62,36 @@ def fewest_slots(lengths: Sequence[int], *, epoch: int, at_most: int) -> int:
 
 def _common(run: RunConfig) -> Mapping[str, object]:
     """What all runs of a cohort have in common; ``base`` trains nothing and may have shots."""
-    evaluation = run.evaluation()
     common: dict[str, object] = {
-        "arm base": run.arm == "base",
-        "model": (run.model.name, run.model.revision, run.model.dtype),
-        "task": run.task,
-        "eval": (evaluation.split, evaluation.limit, evaluation.few_shot),
-        "eval.max_new_tokens": evaluation.max_new_tokens,
-        "eval.batch_size": evaluation.batch_size,
+        "arm": "base" if run.arm == "base" else "lora or schemabank",
+        **_named("model", run.model),
+        **_named("task", run.task),
+        **_named("eval", run.evaluation()),
         "eval.routing": run.eval.routing,
     }
     if run.arm != "base":
         common["train.batch_size"] = run.train.batch_size
         common["train.max_buckets"] = run.train.max_buckets
         common["lora.target_modules"] = run.lora.target_modules
-        bank, tags = run.bank, run.tags
-        shape = (bank.num_schemas, bank.rank, bank.top_k, bank.attribute_dim, bank.residual)
-        common["bank"] = (*shape, bank.last_n, bank.layers)
-        common["tags.num_tags"] = tags.num_tags
+        bank = _named("bank", run.bank)
+        common |= {name: value for name, value in bank.items() if name not in BANK_WEIGHTS}
+        common["tags.num_tags"] = run.tags.num_tags
     return common
+
+
+def _named(name: str, value: object) -> dict[str, object]:
+    """Single settings by the names that they have in a configuration."""
+    if not isinstance(value, Settings):
+        return {name: value}
+    found: dict[str, object] = {}
+    for field in type(value).model_fields:
+        found |= _named(f"{name}.{field}", getattr(value, field))
+    return found
+
+
+def _words(value: object) -> str:
+    """A setting as a user writes it, in one line."""
+    return json.dumps(value, ensure_ascii=False).strip('"')
 
 
 def _length(run: RunConfig) -> float:
