@@ -21,9 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from peft_loop import Alternating, PeftLoop
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from schemabank.cohort import engine
@@ -151,48 +149,21 @@ def without(technique: str) -> Iterator[None]:
         setattr(replaced, name, before)
 
 
-def _peft(bench: Bench, *, tuned: bool) -> dict[str, object]:
-    """Time a training loop around PEFT: plain, or with what a careful user would switch on.
-
-    Plain: the adapter in float32, the loss of the full logits by the model itself, AdamW as it
-    comes. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
-    attention mask, fused AdamW.
-    """
-    lora = bench.config.lora
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=list(lora.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    base = bench.base.model
-    model = get_peft_model(base, config, autocast_adapter_dtype=not tuned)
-    model.train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.01, fused=tuned or None)
-    loss_of = _labelled_loss if tuned else _full_loss
-
-    def step(batch: Batch) -> None:
-        loss = loss_of(model, batch)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
+def _peft(bench: Bench, *, tuned: bool) -> Row:
+    """Time a training loop around PEFT."""
+    loop = PeftLoop(bench.base.model, bench.config.lora, tuned=tuned)
     batches = [b.to(bench.device) for b in _peft_batches(bench)]
     began = time.perf_counter()
     for batch in batches[:PEFT_WARM_UP]:
-        step(batch)
+        loop.step(batch)
     _synchronize(bench.device)
     start_s = time.perf_counter() - began
     timed, began = batches[PEFT_WARM_UP:], time.perf_counter()
     for batch in timed:
-        step(batch)
+        loop.step(batch)
     _synchronize(bench.device)
     elapsed = time.perf_counter() - began
-    model.unload()
-    base.requires_grad_(False)
+    loop.close()
     real, positions = (sum(f(b) for b in timed) for f in (_num_real, lambda b: b.real.numel()))
     return _speed(elapsed, len(timed), real, 1 - real / positions) | {"start_s": start_s}
 
@@ -209,46 +180,27 @@ def _peft_batches(bench: Bench) -> list[Batch]:
     return batches
 
 
-def _full_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
-    tokens, real = batch.tokens[0], batch.real[0]
-    labels = torch.full_like(tokens, -100)
-    kept = batch.weights[0] > 0
-    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(kept)
-    labels[rows[kept], batch.positions[0][kept] + 1] = batch.labels[0][kept]
-    output = model(input_ids=tokens, attention_mask=real.long(), labels=labels, use_cache=False)
-    loss: Tensor = output.loss
-    return loss
-
-
-def _labelled_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
-    inner = model.get_base_model()
-    hidden = inner.base_model(input_ids=batch.tokens[0], use_cache=False).last_hidden_state
-    index = batch.positions[0][..., None].expand(-1, -1, hidden.shape[-1])
-    logits = inner.get_output_embeddings()(hidden.gather(1, index)).float()
-    losses = cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
-    weights = batch.weights.flatten()
-    return (losses * weights).sum() / weights.sum()
-
-
-def _engine(bench: Bench, slots: int) -> dict[str, dict[str, object]]:
+def _engine(bench: Bench, slots: int) -> dict[str, Row]:
     """Time a cohort in stage 1 and in the later stages, each in its second epoch."""
     _free(bench.device)
+    clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench))
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=bench.config.bank)
     config = bench.config
     runs = [_bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
     cohort = Cohort(stack, runs, bench.data, explain=_note)
     per_epoch = bench.data.schedule.steps_per_epoch
-    results: dict[str, dict[str, object]] = {}
-    began, marked, real = time.perf_counter(), 0.0, 0
+    results: dict[str, Row] = {}
+    started = time.perf_counter()
     for number, reports in enumerate(cohort.steps(), start=1):
-        real += sum(r.num_tokens for r in reports)
+        clock.count(reports)
         if number % (2 * per_epoch) == per_epoch:
-            now = time.perf_counter()
-            start_s, marked, real = now - began, now, 0
+            start_s = time.perf_counter() - started
+            clock.reset()
         elif number % (2 * per_epoch) == 2 * per_epoch - DEPTH:  # reports may come as late
-            began = time.perf_counter()
-            measured = _speed(began - marked, per_epoch - DEPTH, real, bench.padding_ratio)
-            results[reports[0].stage] = measured | {"start_s": start_s}
+            speed = _speed(clock.elapsed_s, clock.steps, clock.real, bench.padding_ratio)
+            ratio = {} if clock.ratio is None else {"ratio_to_peft": clock.ratio}
+            results[reports[0].stage] = speed | ratio | {"start_s": start_s}
+            started = time.perf_counter()
     for result in results.values():
         result["peak_memory_gib"] = _peak_gib(bench.device)
     stack.remove()
@@ -265,7 +217,7 @@ def _bench_run(bench: Bench, stack: AdapterStack, config: RunConfig) -> Run:
     )
 
 
-def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> dict[str, object]:
+def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
     """Time greedy decoding that never meets an end token, twice; the second time counts."""
     _free(bench.device)
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=None)
@@ -306,7 +258,7 @@ def _matrix_tflops(bench: Bench) -> float:
     return 2 * size**3 / sorted(times)[len(times) // 2] / 1e12
 
 
-def _speed(elapsed: float, steps: int, real: int, padding: float) -> dict[str, object]:
+def _speed(elapsed: float, steps: int, real: int, padding: float) -> Row:
     return {
         "ms_per_step": 1e3 * elapsed / steps,
         "real_tokens_per_s": real / elapsed,
@@ -314,9 +266,7 @@ def _speed(elapsed: float, steps: int, real: int, padding: float) -> dict[str, o
     }
 
 
-def _row(
-    bench: Bench, case: str, slots: int, values: dict[str, object], *, rows: Sequence[Row]
-) -> Row:
+def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row]) -> Row:
     tuned = next((r["real_tokens_per_s"] for r in rows if r["case"] == "PEFT, tuned"), None)
     rate = values.get("real_tokens_per_s")
     trains = case != "engine, decoding"

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Callable
 from itertools import chain
@@ -11,7 +12,8 @@ from safetensors.torch import load_file
 from runs import Finished, Notes, snapshot, write_config
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.loss import mean_per_slot
-from schemabank.config import RunConfig
+from schemabank.cohort.programs import Programs
+from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved, run_experiment
@@ -32,6 +34,24 @@ def contents(folder: Path) -> set[str]:
 
 def rows(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    """Weights, every step's loss and predictions are those of the other folder within rounding."""
+    weights = load_file(folder / "adapter" / "adapter_model.safetensors")
+    for key, value in load_file(other / "adapter" / "adapter_model.safetensors").items():
+        torch.testing.assert_close(weights[key], value, rtol=0, atol=SOLO_TOLERANCE)
+    for ours, theirs in zip(
+        rows(folder / "metrics.jsonl"), rows(other / "metrics.jsonl"), strict=True
+    ):
+        assert ours["step"] == theirs["step"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=SOLO_TOLERANCE)
+    for ours, theirs in zip(
+        rows(folder / "predictions.jsonl"), rows(other / "predictions.jsonl"), strict=True
+    ):
+        for key in ("gold_nll", "gold_nll_with_end"):
+            assert ours.pop(key) == pytest.approx(theirs.pop(key), abs=1e-3)
+        assert ours == theirs
 
 
 def test_a_runs_folder_is_laid_out_as_designed(finished: Finished) -> None:
@@ -138,24 +158,7 @@ def test_slots_change_no_result_beyond_rounding(finished: Finished, tmp_path: Pa
         assert outcome.folder.name == alone.folder.name, "engine settings are no identity"
         if alone.folder.name.startswith("base"):
             continue
-        weights = load_file(outcome.folder / "adapter" / "adapter_model.safetensors")
-        for key, value in load_file(alone.folder / "adapter" / "adapter_model.safetensors").items():
-            torch.testing.assert_close(weights[key], value, rtol=0, atol=SOLO_TOLERANCE)
-        pairs = zip(
-            rows(outcome.folder / "metrics.jsonl"),
-            rows(alone.folder / "metrics.jsonl"),
-            strict=True,
-        )
-        for ours, theirs in pairs:
-            assert ours["loss"] == pytest.approx(theirs["loss"], abs=SOLO_TOLERANCE)
-        for ours, theirs in zip(
-            rows(outcome.folder / "predictions.jsonl"),
-            rows(alone.folder / "predictions.jsonl"),
-            strict=True,
-        ):
-            for key in ("gold_nll", "gold_nll_with_end"):
-                assert ours.pop(key) == pytest.approx(theirs.pop(key), abs=1e-3)
-            assert ours == theirs
+        assert_close(outcome.folder, alone.folder)
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -273,3 +276,207 @@ def test_configurations_differ_only_where_asked(finished: Finished, tmp_path: Pa
     ours, theirs = load_experiment(path), load_experiment(finished.config)
     assert ours.train.batch_size == 2
     assert ours.model_copy(update={"train": theirs.train}) == theirs
+
+
+# Runs of different lengths, arms, ranks and tags in one cohort.
+
+
+class Listed(ExperimentConfig):
+    """Runs that differ in more than arm and seed, which a configuration file cannot name."""
+
+    listed: tuple[RunConfig, ...]
+
+    def runs(self) -> tuple[RunConfig, ...]:
+        return self.listed
+
+
+MIXED = [
+    ("arm=lora", "seed=1", "train.num_train_epochs=1"),
+    ("arm=schemabank", "seed=1"),
+    ("arm=lora", "seed=2", "train.max_steps=5", "lora.r=2"),
+    ("arm=schemabank", "seed=2", "train.num_train_epochs=2", "tags.delivery=prefix"),
+    ("arm=lora", "seed=3", "train.learning_rate=3e-3", "lora.lora_dropout=0"),
+    ("arm=schemabank", "seed=3", "train.max_steps=4", "lora.r=3", "tags.delivery=both"),
+]
+NUM_STEPS = [6, 18, 5, 12, 18, 4]
+
+
+def run_mixed(config: Path, out: Path, slots: int) -> tuple[list[Outcome], list[str]]:
+    """Run them all, with so many slots."""
+    common = load_experiment(config, [f"engine.slots={slots}"])
+    listed = tuple(
+        run
+        for changes in MIXED
+        for run in load_experiment(config, [f"engine.slots={slots}", *changes]).runs()
+    )
+    reporter = Notes()
+    settings = {name: getattr(common, name) for name in ExperimentConfig.model_fields}
+    return run_experiment(Listed(**settings, listed=listed), out, reporter), reporter.lines
+
+
+@pytest.fixture(scope="module")
+def mixed(
+    finished: Finished, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[list[Outcome], list[str]]:
+    """All of them at once, each in a slot of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        return run_mixed(finished.config, tmp_path_factory.mktemp("mixed"), len(MIXED))
+
+
+def assert_complete_and_close(outcomes: list[Outcome], others: list[Outcome]) -> None:
+    """Every run has a whole folder, every step once, and the results of the others."""
+    assert [o.failure for o in outcomes] == [None] * len(MIXED)
+    for outcome, other, num_steps in zip(outcomes, others, NUM_STEPS, strict=True):
+        assert outcome.folder.name == other.folder.name
+        assert contents(outcome.folder) == contents(other.folder)
+        steps = rows(outcome.folder / "metrics.jsonl")
+        assert [step["step"] for step in steps] == list(range(num_steps))
+        assert {step["run"] for step in steps} == {outcome.folder.name}
+        assert outcome.result["training"] == other.result["training"]
+        assert_close(outcome.folder, other.folder)
+    assert {p.name for p in outcomes[0].folder.parent.iterdir()} == {
+        outcome.folder.name for outcome in outcomes
+    }, "no lock, no temporary folder is left"
+
+
+def starting(notes: list[str], words: str) -> list[str]:
+    return [note for note in notes if note.startswith(words)]
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_runs_that_follow_one_another_in_slots_equal_those_with_a_slot_each(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+) -> None:
+    outcomes, notes = run_mixed(finished.config, tmp_path, 2)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert len(starting(notes, "train ")) == 1, "both arms and prefixes share a cohort"
+    assert len(starting(notes, "evaluate ")) == 3, "two runs at once"
+    assert any("34 steps, 2 at once, about" in note for note in notes)
+
+
+def test_a_cohort_of_both_arms_is_trained_and_evaluated_at_once(
+    mixed: tuple[list[Outcome], list[str]],
+) -> None:
+    outcomes, notes = mixed
+    longest_first = (
+        "schemabank seed 1, lora seed 3, schemabank seed 2, lora seed 1, lora seed 2, "
+        "schemabank seed 3"
+    )
+    names = f"{longest_first}: "
+    assert starting(notes, "train ") == [f"train {names}18"]
+    assert starting(notes, "evaluate ") == [f"evaluate {names}6"]
+    assert not starting(notes, "cohort "), "one cohort needs no explanation"
+    assert [o.folder.name.rpartition("-")[0] for o in outcomes] == [
+        f"{arm}-seed{seed}" for seed in (1, 2, 3) for arm in ("lora", "schemabank")
+    ]
+    losses = [o.result["groups"]["all"]["gold_nll"] for o in outcomes]
+    assert len(set(losses)) == len(losses)
+
+
+def test_trained_parameters_are_those_in_a_runs_folder(
+    mixed: tuple[list[Outcome], list[str]],
+) -> None:
+    found = []
+    for outcome in mixed[0]:
+        files = sorted(outcome.folder.rglob("*.safetensors"))
+        saved = sum(t.numel() for file in files for t in load_file(file).values())
+        assert outcome.result["training"]["num_trained_parameters"] == saved
+        found.append(saved)
+    assert found[0] == 2 * found[2], "ranks 4 and 2"
+    assert found[1] > found[5] > found[4]
+
+
+def test_notes_say_why_there_are_several_cohorts(finished: Finished) -> None:
+    assert starting(list(finished.notes), "cohort ") == [
+        "cohort 1 of 2: arm = base",
+        "cohort 2 of 2: arm = lora or schemabank",
+    ]
+
+
+# Memory that runs out.
+
+
+def exhaust(monkeypatch: pytest.MonkeyPatch, *programs: int) -> None:
+    """Let memory run out where a step needs a new program: some of them, counted from 0."""
+    make, count = Programs._make, itertools.count()
+
+    def full(self: Programs, *args: object) -> object:
+        if next(count) in programs:
+            raise torch.OutOfMemoryError("no room for 20 GiB")
+        return make(self, *args)
+
+    monkeypatch.setattr(Programs, "_make", full)
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("program", [0, 2, 5])
+def test_runs_go_on_in_half_the_slots_where_memory_runs_out(
+    program: int,
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exhaust(monkeypatch, program)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 4)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert starting(notes, "4 runs at once") == [
+        "4 runs at once do not fit into the device's memory: going on with 2; no step is lost "
+        "(engine.slots sets the number)"
+    ]
+    assert len(starting(notes, "train ")) == 2, "progress starts anew with what is left"
+    assert len(starting(notes, "evaluate ")) == 3, "two runs at once"
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_slots_are_halved_again_where_memory_runs_out_again(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exhaust(monkeypatch, 5, 7)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 4)
+    halved = [note.partition(":")[0] for note in notes if " do not fit " in note]
+    assert [note.partition(" ")[0] for note in halved] == ["4", "2"]
+    assert_complete_and_close(outcomes, mixed[0])
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_an_odd_number_of_slots_is_halved_to_a_whole_one(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exhaust(monkeypatch, 4)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 3)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert any("going on with 1;" in note for note in starting(notes, "3 runs at once"))
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        exhaust(patch, 1)
+        (failed, fine), notes = run(
+            finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1"
+        )
+    assert failed.result is None
+    assert failed.failure == (
+        "train.batch_size is 4, but a step of a single run does not fit into the device's memory: "
+        "lower it or task.max_length (no room for 20 GiB)"
+    )
+    assert not starting(notes, "1 runs at once")
+    assert fine.failure is None
+    assert contents(fine.folder) == contents(finished.schemabank.folder)
+    kept = {p.name for p in tmp_path.iterdir()}
+    assert kept == {f"{failed.folder.name}.unfinished-1", fine.folder.name}
+    outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
+    assert [(o.reused, o.failure) for o in outcomes] == [(False, None), (True, None)]
+    assert_close(outcomes[0].folder, finished.lora.folder)

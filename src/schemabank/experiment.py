@@ -15,7 +15,7 @@ from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.planner import fewest_slots, plan_cohorts
+from schemabank.planner import fewest_slots, num_steps, plan_cohorts
 from schemabank.preflight import describe_data, slots_that_fit
 from schemabank.prepare import (
     Item,
@@ -60,7 +60,8 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
         check_available(out / run_id(run))
     if pending:
         context = _prepare(pending, device, reporter)
-        plans = plan_cohorts(pending)
+        data = context.training
+        plans = plan_cohorts(pending, epoch=data.schedule.steps_per_epoch if data else 1)
         if len(plans) > 1:
             for number, plan in enumerate(plans, start=1):
                 reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
@@ -150,7 +151,6 @@ def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device
     stack = build_stack(runs, context.base, slots=1)
     fitting = slots_that_fit(stack, context.training)
     stack.remove()
-    lengths = [
-        run.train.max_steps or run.train.num_train_epochs * schedule.steps_per_epoch for run in runs
-    ]
-    return fewest_slots(lengths, epoch=schedule.steps_per_epoch, at_most=fitting)
+    epoch = schedule.steps_per_epoch
+    lengths = [num_steps(run, epoch=epoch) for run in runs]
+    return fewest_slots(lengths, epoch=epoch, at_most=fitting)

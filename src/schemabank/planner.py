@@ -28,8 +28,13 @@ class CohortPlan:
     reason: str = ""
 
 
-def plan_cohorts(runs: Sequence[RunConfig]) -> list[CohortPlan]:
-    """Group runs by what a cohort has in common."""
+def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPlan]:
+    """Group runs by what a cohort has in common.
+
+    Args:
+        runs: in any order; those of equal length keep it.
+        epoch: steps of an epoch.
+    """
     groups: dict[tuple[tuple[str, object], ...], list[RunConfig]] = {}
     for run in runs:
         groups.setdefault(tuple(_common(run).items()), []).append(run)
@@ -38,9 +43,14 @@ def plan_cohorts(runs: Sequence[RunConfig]) -> list[CohortPlan]:
     for common, group in zip(commons, groups.values(), strict=True):
         differing = [n for n in common if any(c.get(n, common[n]) != common[n] for c in commons)]
         reason = ", ".join(f"{name} = {_words(common[name])}" for name in differing)
-        longest_first = sorted(group, key=lambda r: -_length(r))
+        longest_first = sorted(group, key=lambda r: -num_steps(r, epoch=epoch))
         plans.append(CohortPlan(runs=tuple(longest_first), reason=reason))
     return plans
+
+
+def num_steps(run: RunConfig, *, epoch: int) -> int:
+    """Return how many steps a run has, given those of an epoch."""
+    return run.train.max_steps or run.train.num_train_epochs * epoch
 
 
 def fewest_slots(lengths: Sequence[int], *, epoch: int, at_most: int) -> int:
@@ -91,9 +101,5 @@ def _named(name: str, value: object) -> dict[str, object]:
 
 def _words(value: object) -> str:
     """A setting as a user writes it, in one line."""
-    return json.dumps(value, ensure_ascii=False).strip('"')
-
-
-def _length(run: RunConfig) -> float:
-    """Something that grows with the number of steps."""
-    return run.train.max_steps or 1e9 * run.train.num_train_epochs
+    text = json.dumps(value, ensure_ascii=False)
+    return text[1:-1] if isinstance(value, str) else text

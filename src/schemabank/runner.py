@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
@@ -22,6 +23,7 @@ from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
+from schemabank.errors import InputError
 from schemabank.evaluate import evaluate, summaries
 from schemabank.export import (
     PROVENANCE,
@@ -106,7 +108,12 @@ def run_cohort(
         for run, claim in zip(runs, claims, strict=True):
             (claim.path / CONFIG).write_text(to_yaml(run), encoding="utf-8")
         began = time.monotonic()
-        cohort, stack = _train(runs, slots, context, claims, exits)
+        if runs[0].arm == "base":
+            cohort, stack = None, build_stack(runs, context.base, slots=slots)
+        else:
+            cohort = _train(runs, slots, context, claims)
+            stack = cohort.stack
+        exits.callback(stack.remove)
         trained_s = time.monotonic() - began
         evaluated: list[_Evaluated] = []
         for start in range(0, len(runs), stack.num_slots):
@@ -164,27 +171,12 @@ def result_of(
 
 
 def _train(
-    runs: Sequence[RunConfig],
-    slots: int,
-    context: Context,
-    claims: Sequence[Claim],
-    exits: ExitStack,
-) -> tuple[Cohort | None, AdapterStack]:
+    runs: Sequence[RunConfig], slots: int, context: Context, claims: Sequence[Claim]
+) -> Cohort:
     """Train every run; where memory runs out, go on in half the slots."""
-    stack = build_stack(runs, context.base, slots=slots)
-    exits.callback(stack.remove)
-    if runs[0].arm == "base":
-        return None, stack
-    data = context.training
-    assert data is not None
-    cohort = Cohort(
-        stack,
-        [engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs],
-        data,
-        explain=context.reporter.note,
-    )
+    cohort = _cohort(runs, slots, context)
     names = _names(runs)
-    expected = estimate(stack, data, cohort.num_steps)
+    expected = estimate(cohort.stack, cohort.data, cohort.num_steps)
     at_once = f", {slots} at once" if slots < len(runs) else ""
     context.reporter.note(
         f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
@@ -197,17 +189,29 @@ def _train(
             for run, claim in zip(runs, claims, strict=True)
         }
         while not _log_steps(cohort, logs, context.reporter):
-            slots = stack.num_slots // 2
+            slots, before = slots // 2, slots
             context.reporter.note(
-                f"{stack.num_slots} runs at once do not fit into the device's memory: going on "
-                f"with {slots}; no step is lost (engine.slots sets the number)"
+                f"{before} runs at once do not fit into the device's memory: going on with "
+                f"{slots}; no step is lost (engine.slots sets the number)"
             )
-            stack.remove()
-            stack = build_stack(runs, context.base, slots=slots)
-            exits.callback(stack.remove)
-            cohort = cohort.moved(stack)
+            cohort = cohort.moved(partial(build_stack, runs, context.base, slots=slots))
+            context.reporter.start(f"train {names}", cohort.steps_left)
     context.reporter.finish()
-    return cohort, stack
+    return cohort
+
+
+def _cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
+    data = context.training
+    assert data is not None
+    with ExitStack() as on_failure:
+        stack = build_stack(runs, context.base, slots=slots)
+        on_failure.callback(stack.remove)
+        engine_runs = [
+            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+        ]
+        cohort = Cohort(stack, engine_runs, data, explain=context.reporter.note)
+        on_failure.pop_all()
+    return cohort
 
 
 def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -> bool:
@@ -215,6 +219,9 @@ def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -
 
     Returns:
         Whether all runs ended; otherwise memory ran out, with more than one slot.
+
+    Raises:
+        InputError: memory ran out with one slot.
     """
     began, num_tokens = time.monotonic(), 0
     try:
@@ -224,10 +231,17 @@ def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -
                 num_tokens += step.num_tokens
             speed = num_tokens / (time.monotonic() - began)
             reporter.advance(1, _detail(steps, speed))
-    except torch.OutOfMemoryError:
-        if cohort.stack.num_slots == 1:
-            raise
-        return False
+    except torch.OutOfMemoryError as error:
+        if cohort.stack.num_slots > 1:
+            return False
+        cohort.stack.remove()
+        raise InputError(
+            f"train.batch_size is {cohort.data.schedule.batch_size}, but a step of a single "
+            f"run does not fit into the device's memory: lower it or task.max_length ({error})"
+        ) from error
+    except BaseException:
+        cohort.stack.remove()
+        raise
     return True
 
 

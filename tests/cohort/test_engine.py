@@ -1,5 +1,5 @@
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -649,3 +649,208 @@ def test_terms_that_start_later_in_a_stage_count_whatever_the_neighbour(
         assert last > 1, "the tags' term counts too"
         assert reports == found[0][1]
         assert_same_run(run.name, trained, found[0][0])
+
+
+# Slots that do not fit into memory.
+
+
+def in_slots(num_slots: int, runs: Sequence[Run], training: TrainingData) -> Cohort:
+    """A cohort with banks and room for rank 4, whatever its runs."""
+    return Cohort(
+        AdapterStack(tiny_model("llama"), lora=[WIDE] * num_slots, bank=BANK), runs, training
+    )
+
+
+def six_runs() -> list[Run]:
+    """More runs than four slots, of both arms, with and without prefixes."""
+    return [
+        *mixed_runs(),
+        bank_run(5, lora=SMALL, prefix=True, num_train_epochs=3),
+        replace(lora_run(6, num_train_epochs=2), lora=STILL),
+    ]
+
+
+Trained = tuple[Cohort, list[list[RunStep]]]
+
+
+@pytest.fixture(scope="module")
+def six() -> Trained:
+    """The six runs in four slots, undisturbed."""
+    torch.set_num_threads(1)
+    trained = in_slots(4, six_runs(), data())
+    return trained, train(trained)
+
+
+def exhausted(
+    trained: Cohort,
+    monkeypatch: pytest.MonkeyPatch,
+    when: Callable[[StepKind, int], bool],
+    *,
+    method: str = "prepare",
+) -> list[list[RunStep]]:
+    """Train until memory runs out: where a kind of step after so many ticks says so."""
+    steps: list[list[RunStep]] = []
+    wrapped = getattr(Programs, method)
+
+    def full(programs: Programs, kind: StepKind, *args: object) -> object:
+        if when(kind, len(steps)):
+            raise torch.OutOfMemoryError("no room")
+        return wrapped(programs, kind, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Programs, method, full)
+        with pytest.raises(torch.OutOfMemoryError, match="no room"):
+            steps.extend(trained.steps())
+    return steps
+
+
+def moved(trained: Cohort, num_slots: int) -> Cohort:
+    """Go on with other slots on the same model, as the runner does."""
+    model = trained.stack.model
+    return trained.moved(lambda: AdapterStack(model, lora=[WIDE] * num_slots, bank=BANK))
+
+
+def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
+    assert set(trained.finished) == {slot.run.name for slot in trained.slots}
+    for slot in trained.slots:
+        found = [report.step for report in reports_of(steps, slot.run.name)]
+        assert found == list(range(slot.num_steps)), slot.run.name
+
+
+def assert_within_rounding(
+    steps: list[list[RunStep]], trained: Cohort, expected: list[list[RunStep]], undisturbed: Cohort
+) -> None:
+    for name, groups in undisturbed.finished.items():
+        for ours, theirs in zip(reports_of(steps, name), reports_of(expected, name), strict=True):
+            assert ours.loss == pytest.approx(theirs.loss, abs=SOLO_TOLERANCE)
+            assert ours.stage == theirs.stage
+            assert ours.learning_rate == theirs.learning_rate
+        for group, row in groups.items():
+            torch.testing.assert_close(
+                trained.finished[name][group], row, rtol=0, atol=SOLO_TOLERANCE
+            )
+
+
+# Before the first step; in stage 1; while a free slot waits for the epoch's end; after refills.
+@pytest.mark.parametrize("tick", [0, 2, 5, 9, 13])
+@pytest.mark.parametrize("num_slots", [1, 2, 4, 6])
+def test_a_moved_cohort_goes_on_where_memory_ran_out(
+    tick: int, num_slots: int, six: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, training = six_runs(), data()
+    undisturbed, expected = six
+    first = in_slots(4, runs, training)
+    steps = exhausted(first, monkeypatch, lambda _, done: done == tick)
+    assert steps == expected[:tick]
+    second = moved(first, num_slots)
+    steps += train(second)
+    working, before = ([report.run for report in done[tick]] for done in (steps, expected))
+    assert working[: len(before)] == before[:num_slots], "those that had slots, without a wait"
+    assert_each_step_once(steps, second)
+    assert_within_rounding(steps, second, expected, undisturbed)
+    if num_slots == 4:
+        for run in runs:
+            assert reports_of(steps, run.name) == reports_of(expected, run.name)
+            assert_same_run(run.name, second, undisturbed)
+
+
+@pytest.mark.parametrize("num_slots", [2, 4])
+def test_memory_that_runs_out_at_a_new_stages_program_loses_no_neighbours_step(
+    num_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some runs are still in stage 1 in the step in which the first one needs stage 2's program."""
+    lengths = {1: 4, 2: 1, 3: 2, 4: 4, 5: 2}
+    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in lengths.items()]
+    training = data()
+    undisturbed = in_slots(4, runs, training)
+    expected = train(undisturbed)
+    first = in_slots(4, runs, training)
+    steps = exhausted(first, monkeypatch, lambda kind, _: not kind.cached, method="_make")
+    assert {r.run: r.stage for r in expected[len(steps)]} == {
+        "bank-1": "router",
+        "bank-2": "schemas",
+        "bank-3": "router",
+        "bank-4": "router",
+    }
+    assert steps == expected[: len(steps)]
+    second = moved(first, num_slots)
+    steps += train(second)
+    assert_each_step_once(steps, second)
+    assert_within_rounding(steps, second, expected, undisturbed)
+    if num_slots == 4:
+        for run in runs:
+            assert reports_of(steps, run.name) == reports_of(expected, run.name)
+            assert_same_run(run.name, second, undisturbed)
+
+
+def test_memory_that_runs_out_at_a_new_width_loses_no_neighbours_step(
+    six: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of a step's programs are made before the first of them, plain LoRA's, is launched."""
+    runs, training = six_runs(), data()
+    undisturbed, expected = six
+    first = in_slots(4, runs, training)
+    steps = exhausted(
+        first, monkeypatch, lambda kind, done: kind.cached and done > 0, method="_make"
+    )
+    assert {"lora", "router"} <= {report.stage for report in expected[len(steps)]}
+    second = moved(first, 4)
+    steps += train(second)
+    assert steps == expected
+    for run in runs:
+        assert_same_run(run.name, second, undisturbed)
+
+
+@pytest.mark.parametrize("ticks", [(3, 0), (3, 2), (9, 4)], ids=str)
+def test_a_cohort_that_is_moved_twice_loses_nothing(
+    ticks: tuple[int, int], six: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that had begun and wait for one of fewer slots keep their weights and moments."""
+    runs, training = six_runs(), data()
+    undisturbed, expected = six
+    trained, steps = in_slots(4, runs, training), []
+    for tick, num_slots in zip(ticks, (2, 1), strict=True):
+        steps += exhausted(trained, monkeypatch, lambda _, done, at=tick: done == at)
+        trained = moved(trained, num_slots)
+    steps += train(trained)
+    assert_each_step_once(steps, trained)
+    assert_within_rounding(steps, trained, expected, undisturbed)
+
+
+def test_memory_that_runs_out_between_two_programs_of_a_step_loses_no_report(
+    six: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """States of stage 1 are kept while a step is launched, which takes memory too."""
+    runs, training = six_runs(), data()
+    undisturbed, expected = six
+    first = in_slots(4, runs, training)
+    steps = exhausted(
+        first, monkeypatch, lambda kind, done: done == 2 and kind.cached, method="launch"
+    )
+    second = moved(first, 2)
+    steps += train(second)
+    assert_each_step_once(steps, second)
+    assert_within_rounding(steps, second, expected, undisturbed)
+
+
+# Runs of different ranks.
+
+
+def test_weights_are_counted_without_what_pads_a_smaller_rank() -> None:
+    runs = [replace(lora_run(1, max_steps=1), lora=WIDE), bank_run(2, lora=SMALL, max_steps=1)]
+    trained = two_slots(runs, data())
+    train(trained)
+    stack = trained.stack
+    trained.seat([run.name for run in runs])
+    counts = []
+    for slot, run in enumerate(runs):
+        tensors = [t for pair in stack.lora_tensors(slot).values() for t in pair]
+        counts.append(sum(t.numel() for t in tensors))
+        assert stack.num_weights("lora", run.lora.r) == counts[slot]
+    assert counts[0] == 2 * counts[1], "ranks 4 and 2"
+    bank = stack.bank_tensors(1)
+    for group, in_group in (("router", True), ("schemas", False)):
+        found = sum(t.numel() for n, t in bank.items() if n.endswith(".router") == in_group)
+        assert [stack.num_weights(group, rank) for rank in (2, 4)] == [found, found]

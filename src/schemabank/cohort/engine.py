@@ -5,6 +5,7 @@ rate, clipping, dropout and optimizer state, and all slots see batches of one co
 that ends leaves its slot to the next one.
 """
 
+import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -111,8 +112,15 @@ class Cohort:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the cohort until all runs have ended."""
-        lengths = [slot.num_steps for slot in self.slots]
+        """Steps of the cohort from the start until all runs have ended, in these slots."""
+        return self._until_end([slot.num_steps for slot in self.slots])
+
+    @property
+    def steps_left(self) -> int:
+        """About how many steps there are from where the cohort stands."""
+        return self._until_end([slot.num_steps - slot.step for slot in self.slots])
+
+    def _until_end(self, lengths: Sequence[int]) -> int:
         epoch = self.data.schedule.steps_per_epoch
         return last_step(lengths, epoch=epoch, slots=len(self._seats))
 
@@ -128,10 +136,13 @@ class Cohort:
         late = DEPTH - 1 if self.device.type == "cuda" else 0
         exhausted: torch.OutOfMemoryError | None = None
         while exhausted is None and self._place():
+            tick = _Tick([])
             try:
-                launched.append(self._launch())
+                self._launch(tick)
             except torch.OutOfMemoryError as error:
                 exhausted = error
+            if exhausted is None or tick.parts:
+                launched.append(tick)
             if len(launched) > late:
                 yield self._report(launched.popleft())
         for ticked in launched:
@@ -152,19 +163,28 @@ class Cohort:
         for group in self.stack.groups.values():
             group.publish()
 
-    def moved(self, stack: AdapterStack) -> "Cohort":
-        """Return a cohort that goes on where this one stands, in another stack of the same model.
+    def moved(self, build: Callable[[], AdapterStack]) -> "Cohort":
+        """Return a cohort that goes on where this one stands; this one is of no use any more.
 
         Its results are those of a cohort of the new stack's slots, within rounding.
+
+        Args:
+            build: puts another stack on the same model, once this one's memory is free.
         """
+        begun = dict(self._begun)  # of runs that wait since an earlier move
+        seated = [(i, slot) for i, slot in enumerate(self._seats) if slot is not None]
+        begun |= {slot.run.name: self._rows(index) for index, slot in seated}
+        self.stack.remove()
+        # Captured programs hold their memory, and themselves in a circle.
+        del self._programs, self.optimizers, self.stack
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
         runs = [slot.run for slot in self.slots]
-        cohort = Cohort(stack, runs, self.data, explain=self._explain)
+        cohort = Cohort(build(), runs, self.data, explain=self._explain)
         cohort.slots, cohort.finished, cohort._tick = self.slots, self.finished, self._tick
-        for index, slot in enumerate(self._seats):
-            if slot is not None:
-                cohort._begun[slot.run.name] = self._rows(index)
-        seated = [slot for slot in self._seats if slot is not None]
-        cohort._waiting = deque([*seated, *self._waiting])
+        cohort._begun = begun
+        cohort._waiting = deque([*(slot for _, slot in seated), *self._waiting])
         return cohort
 
     def _rows(self, index: int) -> dict[Group, list[Tensor]]:
@@ -220,8 +240,11 @@ class Cohort:
         }
         self._seats[index] = None
 
-    def _launch(self) -> _Tick:
-        """Take a step with every seated run: one program for every kind of step among them."""
+    def _launch(self, tick: _Tick) -> None:
+        """Take a step with every seated run: one program for every kind of step among them.
+
+        Where memory runs out, ``tick`` has the programs that were launched before.
+        """
         kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
         for index, slot in enumerate(self._seats):
             if slot is not None:
@@ -230,15 +253,13 @@ class Cohort:
         shapes = {kind: self.data.shape(self._tick, kind.prefix_room) for kind in kinds}
         for kind, shape in shapes.items():
             self._programs.prepare(kind, shape)
-        parts = []
         for kind, working in sorted(kinds.items()):
             report = self._programs.launch(kind, shapes[kind], working)
             steps = {i: (slot, settings, slot.step) for i, (slot, settings) in working.items()}
-            parts.append((steps, report))
+            tick.parts.append((steps, report))
             for slot, _ in working.values():
                 slot.step += 1
         self._tick += 1
-        return _Tick(parts)
 
     def _report(self, tick: _Tick) -> list[RunStep]:
         """Wait for a tick's numbers; a run that was given up meanwhile reports nothing."""

@@ -1,0 +1,117 @@
+"""What the engine is compared with: a training loop around PEFT, plain and tuned."""
+
+import copy
+import time
+from collections.abc import Sequence
+from itertools import cycle
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from schemabank.cohort.batches import Batch
+from schemabank.cohort.engine import RunStep
+from schemabank.config import LoraSettings
+
+LEARNING_RATE = 1e-4
+
+
+class PeftLoop:
+    """A training loop around PEFT: plain, or with what a careful user would switch on.
+
+    Plain: the adapter in float32, the loss of the full logits by the model itself, AdamW as it
+    comes. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
+    attention mask, fused AdamW.
+    """
+
+    def __init__(self, base: PreTrainedModel, lora: LoraSettings, *, tuned: bool) -> None:
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=list(lora.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        self._base = base
+        self._model = get_peft_model(base, config, autocast_adapter_dtype=not tuned).train()
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=LEARNING_RATE, weight_decay=0.01, fused=tuned or None
+        )
+        self._loss_of = _labelled_loss if tuned else _full_loss
+
+    def step(self, batch: Batch) -> None:
+        """Train on a batch."""
+        self._loss_of(self._model, batch).backward()
+        torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def close(self) -> None:
+        """Take the adapter off."""
+        self._model.unload()
+        self._base.requires_grad_(False)
+
+
+class Alternating:
+    """A clock for the engine's steps and, on a CPU, the tuned PEFT loop's, one after the other.
+
+    A CPU shares its time with others, so that only what runs at the same time can be compared.
+    """
+
+    def __init__(self, base: PreTrainedModel, lora: LoraSettings, batches: Sequence[Batch]) -> None:
+        self._loop: PeftLoop | None = None
+        if base.device.type == "cpu":
+            self._loop = PeftLoop(copy.deepcopy(base), lora, tuned=True)
+        self._batches = cycle(batches)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting."""
+        self.began, self.steps, self.real = time.perf_counter(), 0, 0
+        self._peft_s, self._peft_real = 0.0, 0
+
+    def count(self, reports: Sequence[RunStep]) -> None:
+        """Take note of a step of the engine, and let PEFT take one."""
+        self.steps += 1
+        self.real += sum(r.num_tokens for r in reports)
+        if self._loop is not None:
+            batch, began = next(self._batches), time.perf_counter()
+            self._loop.step(batch)
+            self._peft_s += time.perf_counter() - began
+            self._peft_real += int(batch.real.sum())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time of the engine's steps since the last reset."""
+        return time.perf_counter() - self.began - self._peft_s
+
+    @property
+    def ratio(self) -> float | None:
+        """The engine's tokens a second over PEFT's, where both ran."""
+        if self._loop is None:
+            return None
+        return self.real / self.elapsed_s / (self._peft_real / self._peft_s)
+
+
+def _full_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    tokens, real = batch.tokens[0], batch.real[0]
+    labels = torch.full_like(tokens, -100)
+    kept = batch.weights[0] > 0
+    rows = torch.arange(len(tokens), device=tokens.device)[:, None].expand_as(kept)
+    labels[rows[kept], batch.positions[0][kept] + 1] = batch.labels[0][kept]
+    output = model(input_ids=tokens, attention_mask=real.long(), labels=labels, use_cache=False)
+    loss: Tensor = output.loss
+    return loss
+
+
+def _labelled_loss(model: torch.nn.Module, batch: Batch) -> Tensor:
+    inner = model.get_base_model()
+    hidden = inner.base_model(input_ids=batch.tokens[0], use_cache=False).last_hidden_state
+    index = batch.positions[0][..., None].expand(-1, -1, hidden.shape[-1])
+    logits = inner.get_output_embeddings()(hidden.gather(1, index)).float()
+    losses = cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none")
+    weights = batch.weights.flatten()
+    return (losses * weights).sum() / weights.sum()

@@ -1,0 +1,256 @@
+"""Runs share a cohort exactly where their steps have equal shapes; slots are few but never late."""
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cohorts import LORA, data, lora_run
+from schemabank.cohort.batches import last_step
+from schemabank.cohort.engine import Cohort
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import PRESETS, RunConfig
+from schemabank.planner import CohortPlan, fewest_slots, plan_cohorts
+from tiny import tiny_model
+
+Changes = dict[str, Any]
+
+lengths_of_runs = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+
+
+def settings(arm: str = "schemabank", **changes: object) -> RunConfig:
+    return RunConfig.model_validate({"arm": arm, **changes})
+
+
+# Which runs share a cohort.
+
+SHARED: dict[str, Changes] = {
+    "seed": {"seed": 7},
+    "arm": {"arm": "lora"},
+    "arm and seed": {"arm": "lora", "seed": 7},
+    "length": {"train": {"num_train_epochs": 5}},
+    "max_steps": {"train": {"max_steps": 7}},
+    "learning rate": {
+        "train": {"learning_rate": 3e-4, "lr_scheduler_type": "cosine", "warmup_ratio": 0.2}
+    },
+    "adam": {
+        "train": {
+            "weight_decay": 0.5,
+            "adam_beta1": 0.5,
+            "adam_beta2": 0.9,
+            "adam_epsilon": 1e-3,
+            "max_grad_norm": 0.1,
+        }
+    },
+    "lora": {"lora": {"r": 2, "lora_alpha": 3, "lora_dropout": 0.5}},
+    "curriculum": {
+        "curriculum": [{"name": "all", "ratio": 1.0, "train": ["lora"], "learning_rate": 1e-3}]
+    },
+    "bank's terms": {
+        "bank": {"orthonormality_weight": 0.5, "entropy_weight": -1, "load_balance_weight": 0.5}
+    },
+    "tagger": {"tags": {"tagger": "random"}},
+    "no tagger": {"tags": {"tagger": "none"}},
+    "field": {"tags": {"tagger": "field", "field": "template"}},
+    "delivery": {"tags": {"delivery": "prefix", "loss_weight": 0.5}},
+    "engine": {"engine": {"slots": 3}},
+    "preset": {"preset": "paper"},
+    "shots, which a trained run has none of": {"eval": {"few_shot": 8}},
+}
+
+
+@pytest.mark.parametrize("changes", SHARED.values(), ids=SHARED)
+def test_runs_share_a_cohort_whatever_a_slot_has_for_itself(changes: Changes) -> None:
+    runs = (settings(), settings(**changes))
+    (plan,) = plan_cohorts(runs)
+    assert set(plan.runs) == set(runs)
+    assert plan.reason == ""
+
+
+# Changes of one run, and what they and the defaults are called.
+SPLIT: dict[str, tuple[Changes, str, str]] = {
+    "base": ({"arm": "base"}, "arm = lora or schemabank", "arm = base"),
+    "model": (
+        {"model": {"name": "other"}},
+        "model.name = smollm2-135m-instruct",
+        "model.name = other",
+    ),
+    "revision": ({"model": {"revision": "v2"}}, "model.revision = null", "model.revision = v2"),
+    "dtype": ({"model": {"dtype": "float32"}}, "model.dtype = auto", "model.dtype = float32"),
+    "task": ({"task": {"name": "gsm8k"}}, "task.name = gsm_symbolic", "task.name = gsm8k"),
+    "prompt": (
+        {"task": {"prompt": 'Say "so".\n{question}'}},
+        r"task.prompt = {question}\nThe answer is: ",
+        r"task.prompt = Say \"so\".\n{question}",
+    ),
+    "a task's own setting": (
+        {"task": {"gsm_symbolic": {"held_out_ratio": 0.5}}},
+        "task.gsm_symbolic.held_out_ratio = 0.2",
+        "task.gsm_symbolic.held_out_ratio = 0.5",
+    ),
+    "two of the task": (
+        {"task": {"end_token": False, "train_limit": 5}},
+        "task.end_token = true, task.train_limit = null",
+        "task.end_token = false, task.train_limit = 5",
+    ),
+    "batch size": ({"train": {"batch_size": 2}}, "train.batch_size = 4", "train.batch_size = 2"),
+    "buckets": ({"train": {"max_buckets": 2}}, "train.max_buckets = 8", "train.max_buckets = 2"),
+    "targets": (
+        {"lora": {"target_modules": ["q_proj", "v_proj"]}},
+        'lora.target_modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
+        'lora.target_modules = ["q_proj", "v_proj"]',
+    ),
+    "schemas": ({"bank": {"num_schemas": 8}}, "bank.num_schemas = 32", "bank.num_schemas = 8"),
+    "bank's rank": ({"bank": {"rank": 8}}, "bank.rank = 16", "bank.rank = 8"),
+    "top_k": ({"bank": {"top_k": 1}}, "bank.top_k = 2", "bank.top_k = 1"),
+    "attributes": (
+        {"bank": {"attribute_dim": 8}},
+        "bank.attribute_dim = 32",
+        "bank.attribute_dim = 8",
+    ),
+    "residual": ({"bank": {"residual": False}}, "bank.residual = true", "bank.residual = false"),
+    "init_std": ({"bank": {"init_std": 0.1}}, "bank.init_std = 0.02", "bank.init_std = 0.1"),
+    "last_n": ({"bank": {"last_n": 1}}, "bank.last_n = 2", "bank.last_n = 1"),
+    "layers": ({"bank": {"layers": [1, 3]}}, "bank.layers = null", "bank.layers = [1, 3]"),
+    "tags": ({"tags": {"num_tags": 1}}, "tags.num_tags = 2", "tags.num_tags = 1"),
+    "split": ({"eval": {"split": "validation"}}, "eval.split = test", "eval.split = validation"),
+    "limit": ({"eval": {"limit": 9}}, "eval.limit = null", "eval.limit = 9"),
+    "new tokens": (
+        {"eval": {"max_new_tokens": 8}},
+        "eval.max_new_tokens = 256",
+        "eval.max_new_tokens = 8",
+    ),
+    "decoding": ({"eval": {"batch_size": 8}}, "eval.batch_size = 64", "eval.batch_size = 8"),
+    "routing": ({"eval": {"routing": "on"}}, "eval.routing = off", "eval.routing = on"),
+}
+
+
+@pytest.mark.parametrize(("changes", "usual", "changed"), SPLIT.values(), ids=SPLIT)
+def test_what_all_slots_share_splits_runs_and_the_reason_says_it(
+    changes: Changes, usual: str, changed: str
+) -> None:
+    for first, arm in (("lora", "schemabank"), ("schemabank", "lora")):
+        one, other = settings(first), settings(**{"arm": arm, **changes})
+        assert plan_cohorts([one, other]) == [
+            CohortPlan(runs=(one,), reason=usual),
+            CohortPlan(runs=(other,), reason=changed),
+        ]
+
+
+def test_shots_split_runs_of_the_base_model_and_training_settings_do_not() -> None:
+    train = {"batch_size": 2, "max_buckets": 1}
+    lora, bank = {"target_modules": ["q_proj"]}, {"num_schemas": 4}
+    runs = [
+        settings("base"),
+        settings("base", eval={"few_shot": 8}),
+        settings("base", seed=1, train=train, lora=lora, bank=bank),
+    ]
+    plans = plan_cohorts(runs)
+    assert [set(plan.runs) for plan in plans] == [{runs[0], runs[2]}, {runs[1]}]
+    assert [plan.reason for plan in plans] == ["eval.few_shot = 0", "eval.few_shot = 8"]
+
+
+def test_a_reason_leaves_out_what_all_cohorts_that_have_it_have_in_common() -> None:
+    runs = [settings("base"), settings("lora"), settings("schemabank", train={"batch_size": 2})]
+    assert [plan.reason for plan in plan_cohorts(runs)] == [
+        "arm = base",
+        "arm = lora or schemabank, train.batch_size = 4",
+        "arm = lora or schemabank, train.batch_size = 2",
+    ]
+
+
+def test_every_run_is_in_one_cohort_longest_first_and_else_in_their_order() -> None:
+    epochs = [2, 6, 2, 10, 6, 10]
+    runs = [
+        settings(arm, seed=seed, train={"num_train_epochs": n, "batch_size": batch_size})
+        for seed, n in enumerate(epochs)
+        for batch_size in (2, 4)
+        for arm in ("lora", "schemabank")
+    ]
+    plans = plan_cohorts(runs)
+    assert [{run.train.batch_size for run in plan.runs} for plan in plans] == [{2}, {4}]
+    for plan in plans:
+        assert [(run.seed, run.arm) for run in plan.runs] == [
+            (seed, arm) for seed in (3, 5, 1, 4, 0, 2) for arm in ("lora", "schemabank")
+        ]
+    steps = [settings(train={"max_steps": n}) for n in (3, 9, 5)]
+    (plan,) = plan_cohorts(steps)
+    assert plan.runs == (steps[1], steps[2], steps[0])
+
+
+def test_no_runs_need_no_cohort() -> None:
+    assert plan_cohorts([]) == []
+
+
+# How many slots.
+
+
+@given(lengths=lengths_of_runs, epoch=st.integers(1, 9), at_most=st.integers(1, 14))
+@example(lengths=[7, 3, 3, 3], epoch=6, at_most=4)
+def test_fewest_slots_equals_brute_force(lengths: list[int], epoch: int, at_most: int) -> None:
+    allowed = range(1, at_most + 1)
+    ends = {slots: _last_tick(lengths, epoch=epoch, slots=slots) for slots in allowed}
+    best = min(ends.values())
+    fewest = min(slots for slots, end in ends.items() if end == best)
+    assert fewest_slots(lengths, epoch=epoch, at_most=at_most) == fewest
+
+
+@pytest.mark.parametrize(
+    ("fitting", "slots"), [(100, 24), (40, 24), (24, 24), (23, 20), (8, 8), (1, 1)]
+)
+def test_the_papers_suite_needs_24_slots_for_its_40_runs(fitting: int, slots: int) -> None:
+    """Lengths of 2 to 10 epochs, eight runs each: 10, 8 + 2 and 6 + 4 epochs fill a slot."""
+    preset = PRESETS["paper"]
+    train = preset.get("train", {})
+    runs = [
+        settings("lora", **{**preset, "train": {**train, "num_train_epochs": n}, "seed": seed})
+        for n in (2, 4, 6, 8, 10)
+        for seed in range(8)
+    ]
+    (plan,) = plan_cohorts(runs)
+    lengths = [100 * run.train.num_train_epochs for run in plan.runs]
+    assert fewest_slots(lengths, epoch=100, at_most=fitting) == slots
+    if fitting >= 24:
+        assert last_step(lengths, epoch=100, slots=slots) == 1000
+
+
+# When a cohort ends.
+
+
+@given(lengths=lengths_of_runs, epoch=st.integers(1, 9), slots=st.integers(1, 14))
+@example(lengths=[4, 3, 12], epoch=6, slots=2)
+def test_the_last_step_equals_a_simulation_step_by_step(
+    lengths: list[int], epoch: int, slots: int
+) -> None:
+    assert last_step(lengths, epoch=epoch, slots=slots) == _last_tick(
+        lengths, epoch=epoch, slots=slots
+    )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "slots"), [((7, 6, 3, 2, 1), 3), ((13, 7, 1), 1), ((2, 2, 9, 12, 1, 5, 6), 4)]
+)
+def test_the_last_step_is_the_number_of_steps_that_a_cohort_yields(
+    lengths: tuple[int, ...], slots: int
+) -> None:
+    training = data()
+    runs = [lora_run(seed, max_steps=length) for seed, length in enumerate(lengths)]
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * slots, bank=None)
+    epoch = training.schedule.steps_per_epoch
+    assert epoch == 6
+    steps = list(Cohort(stack, runs, training).steps())
+    assert len(steps) == last_step(lengths, epoch=epoch, slots=slots)
+    assert sum(map(len, steps)) == sum(lengths)
+
+
+def _last_tick(lengths: list[int], *, epoch: int, slots: int) -> int:
+    """Count ticks: every busy slot takes a step; free ones take a run where an epoch begins."""
+    waiting, left, tick = list(lengths), [0] * slots, 0
+    while waiting or any(left):
+        for slot in range(slots):
+            if left[slot] == 0 and waiting and tick % epoch == 0:
+                left[slot] = waiting.pop(0)
+        left = [max(0, steps - 1) for steps in left]
+        tick += 1
+    return tick
