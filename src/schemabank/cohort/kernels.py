@@ -16,8 +16,9 @@ from torch import Tensor
 from schemabank.cohort.lora import BATCH_STRIDE, MIX_IN, MIX_OUT
 
 MAX_ADAPTERS = 3
-# Rows, features and warps of a block, where the slots together have few rows and where many; the
-# fastest of 16 to 128 rows, 32 to 256 features and 2 to 8 warps on an H200.
+# Rows, features and warps of a block, where the slots together have few rows and where many. Those
+# for many rows were the fastest of a grid on an H200; those for few are smaller, so that there are
+# enough of them.
 SMALL_ROWS = 4096
 BLOCKS = {
     "down": ((16, 128, 2), (32, 128, 4)),
