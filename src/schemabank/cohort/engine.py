@@ -84,7 +84,6 @@ class Cohort:
         self._tick, self._explain = 0, explain
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
-        stack.has_dropout = any(run.lora.lora_dropout for run in runs)
         on_gpu = self.device.type == "cuda"
         self.optimizers = {
             name: SlotAdamW(

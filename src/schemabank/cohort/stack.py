@@ -52,8 +52,6 @@ class AdapterStack:
         self.head = output_head(model)
         self.blocks = decoder_blocks(model)
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
-        # Asked once: a captured step would not notice that a later run wants dropout.
-        self.has_dropout = any(s.lora_dropout for s in lora)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
         self.joined = join_linears(model) if small else {}
@@ -131,8 +129,9 @@ class AdapterStack:
             dropout_keys: ``(slot,)``, from :func:`dropout_keys`.
             bank_scale: ``(slot,)``; 0 leaves a slot without its bank.
         """
-        # On CUDA the kernel that draws masks sums in another order than a plain product does.
-        drawn = self.has_dropout or dropout_keys.is_cuda
+        # On CUDA always: a captured step would not notice that a later run wants dropout, and the
+        # kernel that draws masks sums in another order than a plain product does.
+        drawn = dropout_keys.is_cuda or any(self.dropout.rates)
         self.dropout.begin_step(dropout_keys if drawn else None)
         self.banks.scale = bank_scale
         self.banks.routing = "on" if self.banks.banks else "off"
