@@ -537,7 +537,7 @@ def test_the_trunk_cache_changes_no_bit_whatever_its_limit(
         states.append((trained, train(trained)))
     num_cached = sum(step[0].stage == "router" for step in states[0][1])
     assert num_cached > 12, "every example is seen twice"
-    assert calls[0] == num_cached
+    assert calls[0] >= num_cached
     assert calls[2] < calls[1] <= calls[0]
     for trained, steps in states[1:]:
         assert steps == states[0][1]

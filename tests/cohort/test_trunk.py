@@ -1,115 +1,141 @@
-"""The cache of states below the first bank: limits, recomputation, and the model on top of it."""
+"""States below the first bank: limits, recomputation, batches, and the model on top of them."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from cohorts import BANK, LORA
+from schemabank.cohort.execute import Executor
 from schemabank.cohort.lora import dropout_keys
 from schemabank.cohort.stack import AdapterStack
-from schemabank.cohort.trunk import TrunkCache
+from schemabank.cohort.trunk import TrunkRow, TrunkStates
 from tiny import Kind, tiny_model
 
-TOKENS, HIDDEN = 3, 2
-ROW_BYTES = TOKENS * HIDDEN * 4
-Batch = Sequence[Hashable | None]
-BATCHES: tuple[Batch, ...] = (
+HIDDEN = 2
+POSITION_BYTES = HIDDEN * 4
+WIDTHS = {"a": 3, "b": 3, "c": 3, "d": 3, "e": 3, "w": 5, "x": 5}
+BATCHES: tuple[Sequence[str | None], ...] = (
     ["a", "b", "c"],
     ["b", None, "d"],
     [None, None, None],
-    ["a", "e", "a"],
+    ["a", "w", "a"],
     ["e", "d", "c"],
-    ["c", "b", "a"],
+    ["x", "b", "w"],
 )
+POSITIONS = sum(WIDTHS.values())
 
 
-def row_of(key: Hashable | None) -> Tensor:
-    """The states of one row; undefined for a row without an example."""
-    if key is None:
-        return torch.full((TOKENS, HIDDEN), torch.nan)
-    return torch.arange(TOKENS * HIDDEN).view(TOKENS, HIDDEN) + 10.0 * ord(str(key))
+def row(key: str, *, lasting: bool = True) -> TrunkRow:
+    """A row of one token less than its width."""
+    tokens = [ord(key) + i for i in range(WIDTHS[key] - 1)]
+    return TrunkRow(key, tokens, WIDTHS[key], lasting)
+
+
+def states_of(key: str, width: int) -> Tensor:
+    """What :class:`Model` makes of a row in a step of a width."""
+    states = torch.zeros(width, HIDDEN)
+    tokens = torch.tensor([*row(key).tokens, 0])[:, None].float()
+    states[: WIDTHS[key]] = tokens + torch.arange(HIDDEN)
+    return states
 
 
 class Model:
-    """Counts how often states are computed; its result is overwritten by the next one."""
+    """Counts how often states are computed; each result overwrites the one before."""
 
-    def __init__(self) -> None:
-        self.calls = 0
-        self.result = torch.zeros(3, TOKENS, HIDDEN)
+    def __init__(self, limit: float, *, ahead: Sequence[str] = ()) -> None:
+        self.computed: list[set[int]] = []
+        self.results: dict[int, Tensor] = {}
+        in_width = {3: [row(k) for k in ahead if WIDTHS[k] == 3]}
+        self.states = TrunkStates(
+            self.compute,
+            num_rows=3,
+            like=torch.empty(0, HIDDEN),
+            executor=Executor(torch.device("cpu"), capture=False, explain=pytest.fail),
+            limit_bytes=int(limit * POSITION_BYTES),
+            ahead={width: iter(rows) for width, rows in in_width.items()},
+        )
 
-    def states(self, cache: TrunkCache, keys: Batch) -> Tensor:
-        def compute() -> Tensor:
-            self.calls += 1
-            self.result.copy_(torch.stack([row_of(key) for key in keys]))
-            return self.result
+    def compute(self, tokens: Tensor) -> Tensor:
+        self.computed.append(set(tokens[:, 0].tolist()) - {0})
+        result = self.results.setdefault(tokens.shape[1], torch.empty(*tokens.shape, HIDDEN))
+        return result.copy_(tokens[..., None] + torch.arange(HIDDEN))
 
-        out = torch.full((3, TOKENS, HIDDEN), torch.nan)
-        cache.states(keys, compute, out)
-        self.result.fill_(torch.nan)
+    def write(self, keys: Sequence[str | None], *, width: int = 5, lasting: bool = True) -> Tensor:
+        out = torch.full((3, width, HIDDEN), torch.nan)
+        self.states.write([k and row(k, lasting=lasting) for k in keys], out)
+        for result in self.results.values():
+            result.fill_(torch.nan)
         return out
 
+    def check(self, keys: Sequence[str | None], **options: bool) -> None:
+        found = self.write(keys, **options)
+        for states, key in zip(found, keys, strict=True):
+            expected = torch.zeros(5, HIDDEN) if key is None else states_of(key, 5)
+            assert torch.equal(states, expected)
 
-@pytest.mark.parametrize("rows", [0, 0.9, 1, 2, 4, 4.5, 5, 1000])
-def test_any_limit_is_respected_and_changes_no_state(rows: float) -> None:
-    cache, model = TrunkCache(int(rows * ROW_BYTES)), Model()
+
+@pytest.mark.parametrize("limit", [0, 2.9, 3, 5, 9, 14.5, POSITIONS - 1, POSITIONS, 1000])
+def test_any_limit_is_respected_and_changes_no_state(limit: float) -> None:
+    model = Model(limit)
     for keys in (*BATCHES, *BATCHES):
-        found = model.states(cache, keys)
-        for state, key in zip(found, keys, strict=True):
-            assert key is None or torch.equal(state, row_of(key))
-        assert cache.used_bytes == len(cache) * ROW_BYTES <= cache.limit_bytes
-    assert len(cache) == min(int(rows), 5)
+        model.check(keys)
+        assert model.states.used_bytes <= limit * POSITION_BYTES
+    assert (len(model.states) == len(WIDTHS)) == (limit >= POSITIONS)
+    assert (len(model.states) == 0) == (limit < min(WIDTHS.values()))
 
 
 def test_what_is_kept_is_not_computed_again() -> None:
-    cache, model = TrunkCache(1000 * ROW_BYTES), Model()
-    for keys in BATCHES:
-        model.states(cache, keys)
-    assert model.calls == 3, "d and e were new to the second and fourth batch, no row to the others"
-    for keys in BATCHES:
-        model.states(cache, keys)
-    assert model.calls == 3
-
-
-def test_without_room_every_batch_with_examples_is_computed() -> None:
-    cache, model = TrunkCache(0), Model()
+    model = Model(1000)
     for keys in (*BATCHES, *BATCHES):
-        model.states(cache, keys)
-    assert model.calls == 2 * 5
-    assert len(cache) == 0
+        model.check(keys)
+    assert model.computed == [{ord(k) for k in new} for new in ("abc", "d", "w", "e", "x")]
+
+
+def test_without_room_a_step_computes_every_row_once_for_each_width() -> None:
+    model = Model(0)
+    for keys in (*BATCHES, *BATCHES):
+        model.check(keys)
+    once = [{ord(k) for k in rows} for rows in ("abc", "bd", "a", "w", "edc", "b", "xw")]
+    assert model.computed == 2 * once
+    assert len(model.states) == 0
 
 
 def test_what_does_not_fit_is_computed_again_and_nothing_is_evicted() -> None:
-    cache, model = TrunkCache(2 * ROW_BYTES), Model()
-    model.states(cache, ["a", "b", "c"])
+    model = Model(2 * 3)
+    model.check(["a", "b", "c"])
     for calls, keys in enumerate((["c", "d", "e"], ["a", "c", None], ["d", "d", "d"]), start=2):
-        model.states(cache, keys)
-        assert model.calls == calls
-    model.states(cache, ["b", "a", "b"])
-    assert model.calls == 4
-    assert len(cache) == 2
+        model.check(keys)
+        assert len(model.computed) == calls
+    model.check(["b", "a", "b"])
+    assert len(model.computed) == 4
+    assert len(model.states) == 2
 
 
-def test_rows_without_an_example_are_never_kept_and_never_undefined() -> None:
-    """Undefined states would reach other rows' gradients as zero times not-a-number."""
-    cache, model = TrunkCache(1000 * ROW_BYTES), Model()
-    model.states(cache, [None, None, None])
-    assert (model.calls, len(cache)) == (0, 0)
+def test_what_does_not_last_is_not_kept() -> None:
+    model = Model(1000)
     for _ in range(2):
-        found = model.states(cache, [None, "b", None])
-        assert found.isfinite().all()
-        assert (model.calls, len(cache)) == (1, 1)
+        model.check(["a", "w", None], lasting=False)
+    assert len(model.states) == 0
+    assert len(model.computed) == 4
 
 
-def test_rows_of_other_shapes_live_beside_each_other() -> None:
-    limit = ROW_BYTES + 2 * ROW_BYTES
-    cache = TrunkCache(limit)
-    for width, made in ((TOKENS, 1.0), (2 * TOKENS, 2.0), (2 * TOKENS, 3.0)):
-        out = torch.zeros(1, width, HIDDEN)
-        cache.states([(width, "a")], lambda m=made, o=out: torch.full_like(o, m), out)
-        assert torch.equal(out, torch.full_like(out, min(made, 2.0)))
-    assert cache.used_bytes == limit
+def test_free_rows_of_a_batch_are_computed_ahead() -> None:
+    model = Model(1000, ahead="abcde")
+    model.check(["b", None, "w"])
+    assert model.computed == [{ord(k) for k in "bac"}, {ord("w")}]
+    model.check(["a", "c", "d"])
+    assert model.computed[2:] == [{ord(k) for k in "de"}]
+    model.check(["e", "d", "b"])
+    assert len(model.computed) == 3
+
+
+def test_a_step_of_nothing_gets_defined_states() -> None:
+    """Undefined states would reach other rows' gradients as zero times not-a-number."""
+    model = Model(1000)
+    model.check([None, None, None])
+    assert model.computed == []
 
 
 # On a model.

@@ -103,6 +103,11 @@ class Schedule:
         """Steps that show every example once."""
         return len(self.order)
 
+    def widths(self) -> list[int]:
+        """Width of every example's own bucket."""
+        own = {index: bucket.width for bucket in self.buckets for index in bucket.members}
+        return [own[index] for index in range(len(own))]
+
     def padding_ratio(self, lengths: Sequence[int]) -> float:
         """Share of an epoch's positions that hold no token, from every example's length."""
         positions = sum(self.buckets[b].width for b in self.order) * self.batch_size

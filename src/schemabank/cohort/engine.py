@@ -22,7 +22,6 @@ from schemabank.cohort.programs import Programs
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
-from schemabank.cohort.trunk import TrunkCache
 from schemabank.curriculum import Group, StepSettings
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
@@ -103,10 +102,10 @@ class Cohort:
                 penalise=torch.compile(penalise, dynamic=True) if on_gpu else penalise,
                 penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
             ),
-            batch_size=data.schedule.batch_size,
+            data=data,
             num_tags=_num_tags(runs),
             executor=default_executor(self.device, explain=explain),
-            cache=TrunkCache(_cache_limit(self.device)),
+            limit_bytes=_cache_limit(self.device),
         )
 
     @property

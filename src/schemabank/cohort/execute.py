@@ -97,7 +97,7 @@ class Executor:
         self, device: torch.device, *, capture: bool, explain: Callable[[str], None]
     ) -> None:
         self.device, self.capture, self._explain = device, capture, explain
-        self._pool = torch.cuda.graph_pool_handle() if capture else None
+        self._pool = torch.cuda.MemPool() if capture else None
         self._stream = torch.cuda.Stream(device) if capture else None
 
     def program(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -106,15 +106,20 @@ class Executor:
         It must read its input from fixed addresses, and must change nothing when run on input that
         is zero: so it is warmed up here.
         """
-        if not self.capture:
+        if not self.capture or self._pool is None:
             return function
         torch.cuda.synchronize(self.device)
-        with torch.cuda.stream(self._stream):
+        # In the graphs' own memory, which is a thread's: so the backward pass stays in this one.
+        with (
+            torch.cuda.stream(self._stream),
+            torch.cuda.use_mem_pool(self._pool),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             for _ in range(WARM_UPS):
                 function()
         torch.cuda.synchronize(self.device)
         try:
-            return self._captured(function)
+            return self._captured(function, self._pool)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -123,13 +128,15 @@ class Executor:
             self._explain(f"steps run one operation at a time, since capture failed: {reason}")
             return function
 
-    def _captured(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def _captured(
+        self, function: Callable[[], Tensor], pool: torch.cuda.MemPool
+    ) -> Callable[[], Tensor]:
         graph = torch.cuda.CUDAGraph()
         # Transformers asks whether a stream is being captured. The answer changes a guard of the
         # compiled blocks, which must not be compiled again in the middle of a capture.
         with (
             torch.compiler.set_stance(skip_guard_eval_unsafe=True),
-            torch.cuda.graph(graph, pool=self._pool, stream=self._stream),
+            torch.cuda.graph(graph, pool=pool.id, stream=self._stream),  # type: ignore[arg-type]
         ):
             output = function()
 

@@ -1,18 +1,19 @@
 """The programs of a cohort: one for every kind of step and shape, made when first needed."""
 
-from collections.abc import Callable, Hashable, Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from schemabank.cohort.batches import EMPTY, Batch, Encoded, fill_rows
+from schemabank.cohort.batches import Batch, Encoded, fill_rows
 from schemabank.cohort.execute import Executor, Fetch, Staging
 from schemabank.cohort.lora import dropout_keys
-from schemabank.cohort.slots import Kind, Slot
+from schemabank.cohort.slots import Kind, Slot, Tags, TrainingData
 from schemabank.cohort.step import PENALTIES, StepInput, Training, train_step
-from schemabank.cohort.trunk import TrunkCache
+from schemabank.cohort.trunk import TrunkRow, TrunkStates
 from schemabank.curriculum import GROUPS, StepSettings
 
 Working = Mapping[int, tuple[Slot, StepSettings]]  # by position in the stack
@@ -24,7 +25,6 @@ class _Program:
 
     staging: Staging
     run: Callable[[], Tensor]
-    trunk: Callable[[], Tensor] | None = None
     states: Tensor | None = None
 
 
@@ -33,25 +33,27 @@ class Programs:
 
     Args:
         training: what is trained.
-        batch_size: rows a slot.
+        data: the training examples.
         num_tags: tags an example has where it has any.
         executor: runs programs.
-        cache: states below the first bank.
+        limit_bytes: memory for the states below the first bank.
     """
 
     def __init__(
         self,
         training: Training,
         *,
-        batch_size: int,
+        data: TrainingData,
         num_tags: int,
         executor: Executor,
-        cache: TrunkCache,
+        limit_bytes: int,
     ) -> None:
-        self._training, self._executor, self._cache = training, executor, cache
-        self._leading = (training.stack.num_slots, batch_size)
+        self._training, self._data, self._executor = training, data, executor
+        self._leading = (training.stack.num_slots, data.schedule.batch_size)
         self._num_tags = num_tags
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
+        self._widths = data.schedule.widths()
+        self._trunk = self._trunk_states(limit_bytes)
 
     def prepare(self, kind: Kind, shape: tuple[int, int]) -> None:
         """Compile and capture what :meth:`launch` will need; changes no weight."""
@@ -71,10 +73,10 @@ class Programs:
         """
         self.prepare(kind, shape)
         program = self._programs[kind, shape]
-        keys = self._fill(program.staging.host(), kind, shape, working)
+        rows = self._fill(program.staging.host(), kind, working)
         program.staging.send()
-        if program.trunk is not None and program.states is not None:
-            self._cache.states(keys, program.trunk, program.states)
+        if program.states is not None:
+            self._trunk.write(rows, program.states)
         return Fetch(program.run())
 
     def _make(self, kind: Kind, shape: tuple[int, int]) -> _Program:
@@ -87,9 +89,31 @@ class Programs:
             return _Program(staging, step)
         size = (self._leading[0] * self._leading[1], shape[0], stack.model.config.hidden_size)
         states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
-        trunk = self._executor.program(lambda: stack.trunk(given.batch.tokens.flatten(0, 1)))
         step = self._executor.program(lambda: train_step(self._training, kind, given, states))
-        return _Program(staging, step, trunk, states)
+        self._trunk.prepare(shape[0])
+        return _Program(staging, step, states)
+
+    def _trunk_states(self, limit_bytes: int) -> TrunkStates:
+        """What computes the states below the first bank, and keeps them."""
+        model = self._training.stack.model
+        ahead = {
+            bucket.width: (self._trunk_row(i, self._data.encoded[i]) for i in bucket.members)
+            for bucket in self._data.schedule.buckets
+        }
+        return TrunkStates(
+            self._training.stack.trunk,
+            num_rows=math.prod(self._leading),
+            like=torch.empty(0, model.config.hidden_size, dtype=model.dtype, device=model.device),
+            executor=self._executor,
+            limit_bytes=limit_bytes,
+            ahead=ahead,
+        )
+
+    def _trunk_row(
+        self, index: int, row: Encoded, *, room: int = 0, seen: Tags = (), lasting: bool = True
+    ) -> TrunkRow:
+        """An example's row, whose text shows some tags and has room for them."""
+        return TrunkRow((room, index, seen), row.tokens, self._widths[index] + room, lasting)
 
     def _fields(
         self, width: int, num_labels: int
@@ -108,16 +132,16 @@ class Programs:
         }
 
     def _fill(
-        self, host: Mapping[str, np.ndarray], kind: Kind, shape: tuple[int, int], working: Working
-    ) -> list[Hashable | None]:
-        """Write a step's input; return what identifies every row's states below the first bank."""
+        self, host: Mapping[str, np.ndarray], kind: Kind, working: Working
+    ) -> list[TrunkRow | None]:
+        """Write a step's input; return what tells every row's states below the first bank."""
         for name, array in host.items():
             if name not in Batch.__dataclass_fields__:
                 array.fill(0)
         batch_size = self._leading[1]
         nothing: list[Encoded | None] = [None] * batch_size
         rows = [nothing] * self._leading[0]
-        keys: list[Hashable | None] = [None] * (self._leading[0] * batch_size)
+        trunk: list[TrunkRow | None] = [None] * math.prod(self._leading)
         for index, (slot, settings) in working.items():
             _write_settings(host, index, slot, settings)
             indices, tags, rows[index] = slot.rows(settings)
@@ -125,11 +149,18 @@ class Programs:
                 if shown:
                     host["tags"][index, row] = shown
                     host["tagged"][index, row] = 1
-                if example != EMPTY:
+                encoded = rows[index][row]
+                if encoded is not None and kind.cached:
                     seen = shown if kind.prefix_room else ()
-                    keys[index * batch_size + row] = (shape[0], example, seen)
+                    trunk[index * batch_size + row] = self._trunk_row(
+                        example,
+                        encoded,
+                        room=kind.prefix_room,
+                        seen=seen,
+                        lasting=not seen or slot.has_fixed_tags,
+                    )
         fill_rows(host, rows)
-        return keys
+        return trunk
 
 
 def _write_settings(

@@ -136,6 +136,11 @@ class Slot:
         """Whether the run has taken its last step or was given up."""
         return self.step >= self.num_steps or self.failure is not None
 
+    @property
+    def has_fixed_tags(self) -> bool:
+        """Whether an example has the same tags every time."""
+        return self.run.tags is not None and self.run.tags.fixed
+
     def settings(self) -> StepSettings:
         """Return the settings of the next step."""
         return step_settings(self.plans, self.step, seed=self.run.seed)
