@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from schemabank.cohort.batches import last_step
-from schemabank.cohort.execute import DEPTH, Fetch, allow_many_shapes, default_executor
+from schemabank.cohort.execute import DEPTH, Fetch, allow_many_versions, default_executor
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.cohort.programs import Programs
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
@@ -91,7 +91,7 @@ class Cohort:
             for name, group in stack.groups.items()
         }
         if on_gpu:
-            allow_many_shapes(len(data.schedule.buckets))
+            allow_many_versions()
             stack.compile()
         self._programs = Programs(
             Training(

@@ -19,6 +19,9 @@ DEPTH = 3  # steps that the host may be ahead of the device
 ALIGNMENT = 64
 WARM_UPS = 2
 
+# Of captures that failed. PyTorch still counts on them and aborts the process when one goes.
+_BROKEN_POOLS: list[torch.cuda.MemPool] = []
+
 
 class Staging:
     """Named tensors in one piece of device memory, filled from the host by one copy.
@@ -108,22 +111,25 @@ class Executor:
         """
         if not self.capture or self._pool is None:
             return function
-        torch.cuda.synchronize(self.device)
-        # In the graphs' own memory, which is a thread's: so the backward pass stays in this one.
-        with (
-            torch.cuda.stream(self._stream),
-            torch.cuda.use_mem_pool(self._pool),
-            torch.autograd.set_multithreading_enabled(False),
-        ):
-            for _ in range(WARM_UPS):
-                function()
-        torch.cuda.synchronize(self.device)
+        # Warmed up in the graphs' own memory, which one thread has: the backward pass stays in it.
+        with torch.autograd.set_multithreading_enabled(False):
+            torch.cuda.synchronize(self.device)
+            with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
+                for _ in range(WARM_UPS):
+                    function()
+            torch.cuda.synchronize(self.device)
+            return self._captured_or_not(function, self._pool)
+
+    def _captured_or_not(
+        self, function: Callable[[], Tensor], pool: torch.cuda.MemPool
+    ) -> Callable[[], Tensor]:
         try:
-            return self._captured(function, self._pool)
+            return self._captured(function, pool)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             self.capture = False
+            _BROKEN_POOLS.append(pool)
             reason = str(error).strip().partition("\n")[0]
             self._explain(f"steps run one operation at a time, since capture failed: {reason}")
             return function
@@ -132,12 +138,7 @@ class Executor:
         self, function: Callable[[], Tensor], pool: torch.cuda.MemPool
     ) -> Callable[[], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        # Transformers asks whether a stream is being captured. The answer changes a guard of the
-        # compiled blocks, which must not be compiled again in the middle of a capture.
-        with (
-            torch.compiler.set_stance(skip_guard_eval_unsafe=True),
-            torch.cuda.graph(graph, pool=pool.id, stream=self._stream),  # type: ignore[arg-type]
-        ):
+        with torch.cuda.graph(graph, pool=pool.id, stream=self._stream):  # type: ignore[arg-type]
             output = function()
 
         def replay() -> Tensor:
@@ -152,11 +153,11 @@ def default_executor(device: torch.device, *, explain: Callable[[str], None]) ->
     return Executor(device, capture=device.type == "cuda", explain=explain)
 
 
-def allow_many_shapes(num_shapes: int) -> None:
-    """Raise the compiler's limits on how often one function is compiled for new shapes."""
+def allow_many_versions() -> None:
+    """Raise the compiler's limits on versions of one function, whose code all cohorts share."""
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, 16 * num_shapes)
-    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 64 * num_shapes)
+    config.recompile_limit = max(config.recompile_limit, 256)
+    config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
 
 
 def _num_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:

@@ -67,7 +67,6 @@ class AdapterStack:
             for name, parameters in _named_groups(self.lora, banks).items()
             if parameters
         }
-        self._any_width: dict[nn.Module, Callable[..., Tensor]] = {}
         self._hooks: list[RemovableHandle] = []
         self.freeze()
 
@@ -92,20 +91,12 @@ class AdapterStack:
         self.dropout.set_rate(slot, lora.lora_dropout)
 
     def compile(self) -> None:
-        """Compile blocks and banks; blocks of one shape share their code.
-
-        A training step's blocks are compiled anew for every width, which makes them faster; all
-        else once for all widths.
-        """
-        if self._any_width:
-            return
-        for block in self.blocks:
-            self._any_width[block] = torch.compile(block.forward, dynamic=True)
-            block.forward = torch.compile(block.forward, dynamic=False)
-        banks: list[nn.Module] = list(self.banks.banks.values())
-        for bank in banks:
-            bank.forward = torch.compile(bank.forward, dynamic=True)
-        self._hooks.append(self.model.get_input_embeddings().register_forward_hook(_requiring_grad))
+        """Compile blocks and banks, once for all widths; blocks of one shape share their code."""
+        if not self._hooks:
+            for module in (*self.blocks, *self.banks.banks.values()):
+                module.forward = _compiled(module.forward)
+            embeddings = self.model.get_input_embeddings()
+            self._hooks.append(embeddings.register_forward_hook(_requiring_grad))
 
     def num_weights(self, name: Group, rank: int) -> int:
         """Weights of a slot's group, for an adapter of a rank; without what pads it."""
@@ -149,10 +140,7 @@ class AdapterStack:
         if states is None:
             return self._run(tokens)
         first = min(self.banks.banks) + 1
-        with (
-            _replaced(self.blocks[:first], lambda _block: lambda *_args, **_kwargs: states),
-            _replaced(self.blocks[first:], self._at_any_width),
-        ):
+        with _replaced(self.blocks[:first], lambda _block: lambda *_args, **_kwargs: states):
             return self._run(tokens)
 
     @torch.no_grad()
@@ -169,7 +157,7 @@ class AdapterStack:
         found: list[Tensor] = []
 
         def keep(block: nn.Module) -> Callable[..., Tensor]:
-            forward = self._at_any_width(block)
+            forward = block.forward
 
             def run(*args: object, **kwargs: object) -> Tensor:
                 found.append(forward(*args, **kwargs))
@@ -180,17 +168,13 @@ class AdapterStack:
         routing, self.banks.routing, self.dropout.adapters = self.banks.routing, "off", False
         try:
             with (
-                _replaced(self.blocks[:first], self._at_any_width),
-                _replaced(self.blocks[first : first + 1], keep),
+                _replaced([self.blocks[first]], keep),
                 _replaced(self.blocks[first + 1 :], lambda _block: lambda x, **_: x),
             ):
                 self._run(tokens[None])
         finally:
             self.banks.routing, self.dropout.adapters = routing, True
         return found[0]
-
-    def _at_any_width(self, block: nn.Module) -> Callable[..., Tensor]:
-        return self._any_width.get(block, block.forward)
 
     def _run(self, tokens: Tensor) -> Tensor:
         rows = tokens.flatten(0, 1)
@@ -305,6 +289,24 @@ class AdapterStack:
                 f"the adapter has weights for {path!r}, {a.shape[1]} to {b.shape[0]}, but the "
                 f"model has {found}: allowed is the base model that it was trained on, name that"
             )
+
+
+def _compiled(forward: Callable[..., object]) -> Callable[..., object]:
+    """Compile a forward pass over ``(row, token, hidden)`` for any number of tokens.
+
+    All other sizes are fixed, which makes faster code than leaving them open.
+    """
+    compiled = torch.compile(forward, dynamic=False)
+
+    def run(hidden: Tensor, *args: object, **kwargs: object) -> object:
+        width = hidden.shape[1]
+        for value in (hidden, *args, *kwargs.values()):
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Tensor) and item.dim() > 1 and item.shape[1] == width:
+                    torch._dynamo.maybe_mark_dynamic(item, 1)
+        return compiled(hidden, *args, **kwargs)
+
+    return run
 
 
 def _requiring_grad(_embedding: nn.Module, _args: object, output: Tensor) -> Tensor:

@@ -94,26 +94,29 @@ def train_step(training: Training, kind: Kind, given: StepInput, states: Tensor 
     trained = [name for name in GROUPS if name in kind.trained and name in stack.groups]
     for name, group in stack.groups.items():
         group.require_grad(name in trained)
-    task, total = _losses(training, given, states)
+    task, total = _losses(training, kind, given, states)
     norm = _update(training, trained, given, total)
     stack.banks.routed.clear()  # it holds the step's graph, and with it its memory
     tokens = given.batch.real.sum((1, 2))
     return torch.stack([task, total.detach(), norm, tokens], dim=1)
 
 
-def _losses(training: Training, given: StepInput, states: Tensor | None) -> tuple[Tensor, Tensor]:
+def _losses(
+    training: Training, kind: Kind, given: StepInput, states: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Task loss, and the loss that is minimised, ``(slot,)`` each."""
     stack, batch = training.stack, given.batch
     hidden = stack.hidden(batch.tokens, states=states)
     picked = gather_labelled(hidden, batch.positions)
     losses = token_losses(picked, batch.labels.flatten(), stack.head)
     task = mean_per_slot(losses, batch.weights)
-    if not training.penalties:
+    names = training.penalties
+    if "schemas" not in kind.trained:
+        names -= {"orthonormality"}  # its weight is 0 then
+    if not names:
         return task.detach(), task
     banks = list(stack.banks.banks.values())
-    return task.detach(), task + training.penalise(
-        training.penalties, banks, stack.banks.routed, given
-    )
+    return task.detach(), task + training.penalise(names, banks, stack.banks.routed, given)
 
 
 def penalise(
