@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from schemabank.cohort.batches import last_step
-from schemabank.cohort.execute import DEPTH, Fetch, allow_many_versions, default_executor
+from schemabank.cohort.execute import (
+    DEPTH,
+    Fetch,
+    allow_many_versions,
+    default_executor,
+    keep_freed_memory,
+)
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.cohort.programs import Programs
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
@@ -93,6 +99,8 @@ class Cohort:
         if on_gpu:
             allow_many_versions()
             stack.compile()
+        else:
+            keep_freed_memory()
         self._programs = Programs(
             Training(
                 stack=stack,

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
 from schemabank.bank import Routing, SchemaBank
+from schemabank.cohort.attention import short_attention
 from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
@@ -185,12 +186,10 @@ class AdapterStack:
         return output
 
     def _attention(self) -> AbstractContextManager[None]:
-        """Attention made for short rows, where Triton can run it."""
-        if self.model.device.type != "cuda":
-            return nullcontext()
-        from schemabank.cohort.attention import short_attention  # noqa: PLC0415 -- needs Triton
-
-        return short_attention(self.model)
+        """Attention made for short rows, where it is faster than the library's."""
+        if self.model.device.type == "cuda" or self.model.dtype == torch.bfloat16:
+            return short_attention(self.model)
+        return nullcontext()
 
     @contextmanager
     def evaluating(self, routing: Routing) -> Iterator[None]:
