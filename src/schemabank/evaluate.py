@@ -8,7 +8,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.batches import Encoded, collate
 from schemabank.cohort.decode import Advance, Completion, greedy, uncompiled
 from schemabank.cohort.execute import Executor
-from schemabank.cohort.loss import gather_labelled, token_losses
+from schemabank.cohort.loss import labelled_losses
 from schemabank.cohort.stack import AdapterStack
 from schemabank.metrics import (
     ItemRecord,
@@ -84,8 +84,7 @@ def gold_losses(stack: AdapterStack, items: Sequence[Item]) -> list[list[tuple[f
         ).to(stack.model.device)
         with uncompiled(stack):
             hidden = stack.hidden(batch.tokens)
-        picked = gather_labelled(hidden, batch.positions)
-        losses = token_losses(picked, batch.labels.flatten(), stack.head)
+        losses = labelled_losses(hidden, batch, stack.head)
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
             for example, row in zip(encoded, rows, strict=True):
                 values = row[: example.num_labels]

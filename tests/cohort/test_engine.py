@@ -23,7 +23,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.batches import Batch, collate, fill_rows
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.execute import Fetch
-from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
+from schemabank.cohort.loss import labelled_losses, mean_per_slot
 from schemabank.cohort.programs import Programs, Working
 from schemabank.cohort.slots import Kind as StepKind
 from schemabank.cohort.slots import Run, TrainingData
@@ -336,8 +336,7 @@ def test_a_stage_plan_needs_no_bank() -> None:
 
 
 def _task_loss(trained: Cohort, batch: Batch) -> torch.Tensor:
-    picked = gather_labelled(trained.stack.hidden(batch.tokens), batch.positions)
-    losses = token_losses(picked, batch.labels.flatten(), trained.stack.head)
+    losses = labelled_losses(trained.stack.hidden(batch.tokens), batch, trained.stack.head)
     return mean_per_slot(losses, batch.weights)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from schemabank.cohort import loss
-from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
+from schemabank.cohort.batches import Batch
+from schemabank.cohort.loss import gather_labelled, labelled_losses, mean_per_slot, token_losses
 
 ROWS, HIDDEN, VOCABULARY = 11, 5, 13
 
@@ -98,6 +99,25 @@ def test_gather_labelled_sends_gradients_back_to_where_they_came_from() -> None:
     picked = gather_labelled(hidden, torch.tensor([[[0, 2]], [[1, 1]]]))
     picked.backward(torch.tensor([[1.0], [2.0], [4.0], [8.0]]))
     assert hidden.grad.squeeze(-1).tolist() == [[1, 0, 2], [0, 12, 0]]
+
+
+@pytest.mark.parametrize("num_labels", [(2, 1, 2, 0), (0, 0, 1, 1), (0, 0, 0, 0)])
+def test_losses_of_labels_are_those_at_their_positions(num_labels: tuple[int, ...]) -> None:
+    hidden = randoms(4, 3, HIDDEN, seed=5).requires_grad_()
+    weight = randoms(HIDDEN, VOCABULARY, seed=6)
+    positions = torch.tensor([[[0, 2], [1, 1]], [[2, 0], [0, 1]]])
+    targets = torch.tensor([[[1, 2], [3, 4]], [[5, 6], [0, 1]]])
+    weights = torch.tensor([[float(i < count) for i in range(2)] for count in num_labels])
+    batch = Batch(torch.zeros(0), torch.zeros(0), positions, targets, weights.view(2, 2, 2))
+    found = labelled_losses(hidden, batch, lambda h: h @ weight)
+    rows = gather_labelled(hidden, positions)
+    expected = (
+        torch.nn.functional.cross_entropy(rows @ weight, targets.flatten(), reduction="none")
+        * weights.flatten()
+    )
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(losses.sum(), hidden)[0] for losses in (found, expected)]
+    torch.testing.assert_close(*grads)
 
 
 def test_mean_per_slot_by_hand() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedModel
 
+from schemabank.cohort.batches import Batch
 from schemabank.errors import InputError
 
 CHUNK_ROWS = 1024
@@ -59,6 +60,33 @@ def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:
     """
     index = positions.flatten(0, 1)[..., None].expand(-1, -1, hidden.shape[-1])
     return hidden.gather(1, index).flatten(0, 1)
+
+
+def labelled_losses(hidden: Tensor, batch: Batch, head: Head) -> Tensor:
+    """Return the negative log-likelihood of every label in nats, ``(slot * batch * label,)``.
+
+    Undefined for padded labels on a GPU, where shapes are fixed. A CPU leaves them out, slot by
+    slot: so the size of no slot's products depends on another's labels.
+
+    Args:
+        hidden: ``(slot * batch, token, hidden)``, after the final norm.
+        batch: what was run.
+        head: the frozen output layer.
+    """
+    picked = gather_labelled(hidden, batch.positions)
+    if picked.is_cuda:
+        return token_losses(picked, batch.labels.flatten(), head)
+    parts = []
+    for rows, labels, weights in zip(
+        picked.unflatten(0, (len(batch.labels), -1)),
+        batch.labels.flatten(1),
+        batch.weights.flatten(1),
+        strict=True,
+    ):
+        (kept,) = weights.nonzero(as_tuple=True)
+        losses = token_losses(rows[kept], labels[kept], head)
+        parts.append(losses.new_zeros(len(labels)).index_put((kept,), losses))
+    return torch.cat(parts)
 
 
 def token_losses(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:

@@ -20,7 +20,7 @@ from schemabank.bank import (
     tag_loss,
 )
 from schemabank.cohort.batches import Batch
-from schemabank.cohort.loss import gather_labelled, mean_per_slot, token_losses
+from schemabank.cohort.loss import labelled_losses, mean_per_slot
 from schemabank.cohort.optim import SlotAdamW
 from schemabank.cohort.slots import Kind
 from schemabank.cohort.stack import AdapterStack
@@ -107,9 +107,7 @@ def _losses(
     """Task loss, and the loss that is minimised, ``(slot,)`` each."""
     stack, batch = training.stack, given.batch
     hidden = stack.hidden(batch.tokens, states=states)
-    picked = gather_labelled(hidden, batch.positions)
-    losses = token_losses(picked, batch.labels.flatten(), stack.head)
-    task = mean_per_slot(losses, batch.weights)
+    task = mean_per_slot(labelled_losses(hidden, batch, stack.head), batch.weights)
     names = training.penalties
     if "schemas" not in kind.trained:
         names -= {"orthonormality"}  # its weight is 0 then
