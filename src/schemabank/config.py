@@ -217,7 +217,7 @@ class TrainSettings(Settings):
     """Train so many steps instead, through as many epochs as they take."""
     batch_size: PositiveInt = 4
     """Examples a step."""
-    max_buckets: PositiveInt = 16
+    max_buckets: PositiveInt = 20
     """Distinct batch lengths; examples of similar length share a batch."""
     learning_rate: Rate = 1e-3
     """Peak learning rate of the arm lora; the arm schemabank has its stages' own."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from schemabank.errors import InputError
 
-WIDTH_MULTIPLE = 8
+WIDTH_MULTIPLE = 4
 EMPTY = -1  # a row of a batch that holds no example
 
 
