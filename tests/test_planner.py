@@ -95,7 +95,7 @@ SPLIT: dict[str, tuple[Changes, str, str]] = {
         "task.end_token = false, task.train_limit = 5",
     ),
     "batch size": ({"train": {"batch_size": 2}}, "train.batch_size = 4", "train.batch_size = 2"),
-    "buckets": ({"train": {"max_buckets": 2}}, "train.max_buckets = 8", "train.max_buckets = 2"),
+    "buckets": ({"train": {"max_buckets": 2}}, "train.max_buckets = 20", "train.max_buckets = 2"),
     "targets": (
         {"lora": {"target_modules": ["q_proj", "v_proj"]}},
         'lora.target_modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
