@@ -9,20 +9,27 @@ took. Needs GSM8K (``SCHEMABANK_DATA`` or the hub); Qwen2's shape has random wei
 """
 
 import argparse
-import gc
 import json
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from bench import (
+    QWEN2,
+    Bench,
+    Row,
+    bench_run,
+    free,
+    make_bench,
+    origin,
+    peak_gib,
+    read_rows,
+    synchronize,
+)
 from peft_loop import Alternating, PeftLoop
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from schemabank.cohort import engine
 from schemabank.cohort.batches import Batch, collate
@@ -30,35 +37,8 @@ from schemabank.cohort.decode import greedy
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import DEPTH, Executor
 from schemabank.cohort.lora import SharedInput
-from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig, Stage
-from schemabank.models import EMBEDDED, BaseModel, load_base_model, resolve_dtype
-from schemabank.prepare import engine_run, load_task, task_training_data
 
-Row = dict[str, object]
-
-QWEN2 = "qwen2-0.5b-shape"
-QWEN2_SHAPE = {
-    "vocab_size": 151936,
-    "hidden_size": 896,
-    "intermediate_size": 4864,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 14,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 32768,
-    "tie_word_embeddings": True,
-}
-LEARNING_RATE = 1e-4
-STAGES = (
-    Stage(name="stage 1", ratio=0.5, train=("router",), learning_rate=LEARNING_RATE),
-    Stage(
-        name="stages 2-3",
-        ratio=0.5,
-        train=("router", "schemas", "lora"),
-        learning_rate=LEARNING_RATE,
-    ),
-)
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
 TECHNIQUES: dict[str, tuple[object, str, object]] = {
     "capture": (engine, "default_executor", partial(Executor, capture=False)),
@@ -70,30 +50,14 @@ TECHNIQUES: dict[str, tuple[object, str, object]] = {
 MATRIX_SIZE = {"cuda": 8192, "cpu": 2048}
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all cases share."""
-
-    base: BaseModel
-    config: RunConfig
-    data: TrainingData
-    device: torch.device
-    model_name: str
-
-    @property
-    def padding_ratio(self) -> float:
-        """Padding in the engine's batches of an epoch."""
-        return self.data.schedule.padding_ratio([len(e.tokens) for e in self.data.encoded])
-
-
 def main() -> None:
     """Run the cases, print a table and write the rows."""
     arguments = _arguments()
     if arguments.show:
-        print(table(_read(arguments.out)))  # noqa: T201
+        print(table(read_rows(arguments.out)))  # noqa: T201
         return
-    bench = _bench(arguments)
-    rows = _read(arguments.out) if arguments.append else []
+    bench = make_bench(arguments.model, target=arguments.target, num_examples=arguments.examples)
+    rows = read_rows(arguments.out) if arguments.append else []
 
     def add(case: str, slots: int, **values: object) -> None:
         rows.append(_row(bench, case, slots, values, rows=rows))
@@ -131,8 +95,10 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         cells = [_shown(row, name, form) for name, form in columns.values()]
-        if row["case"] == "matrix product":
+        if "tflops" in row:
             cells[1] = f"{_shown(row, 'tflops', ',.0f')} TFLOP/s"
+        if "total_s" in row:
+            cells[1] = f"{_shown(row, 'total_s', ',.0f')} s in all"
         lines.append(f"| {row['case']} | {row['slots'] or ''} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -156,12 +122,12 @@ def _peft(bench: Bench, *, tuned: bool) -> Row:
     began = time.perf_counter()
     for batch in batches[:PEFT_WARM_UP]:
         loop.step(batch)
-    _synchronize(bench.device)
+    synchronize(bench.device)
     start_s = time.perf_counter() - began
     timed, began = batches[PEFT_WARM_UP:], time.perf_counter()
     for batch in timed:
         loop.step(batch)
-    _synchronize(bench.device)
+    synchronize(bench.device)
     elapsed = time.perf_counter() - began
     loop.close()
     real, positions = (sum(f(b) for b in timed) for f in (_num_real, lambda b: b.real.numel()))
@@ -182,11 +148,11 @@ def _peft_batches(bench: Bench) -> list[Batch]:
 
 def _engine(bench: Bench, slots: int) -> dict[str, Row]:
     """Time a cohort in stage 1 and in the later stages, each in its second epoch."""
-    _free(bench.device)
+    free(bench.device)
     clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench))
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=bench.config.bank)
     config = bench.config
-    runs = [_bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
+    runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
     cohort = Cohort(stack, runs, bench.data, explain=_note)
     per_epoch = bench.data.schedule.steps_per_epoch
     results: dict[str, Row] = {}
@@ -202,7 +168,7 @@ def _engine(bench: Bench, slots: int) -> dict[str, Row]:
             results[reports[0].stage] = speed | ratio | {"start_s": start_s}
             started = time.perf_counter()
     for result in results.values():
-        result["peak_memory_gib"] = _peak_gib(bench.device)
+        result["peak_memory_gib"] = peak_gib(bench.device)
     stack.remove()
     return results
 
@@ -211,15 +177,9 @@ def _note(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def _bench_run(bench: Bench, stack: AdapterStack, config: RunConfig) -> Run:
-    return engine_run(
-        config, bench.data.examples, stack, bench.base.tokenizer, name=f"seed {config.seed}"
-    )
-
-
 def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
     """Time greedy decoding that never meets an end token, twice; the second time counts."""
-    _free(bench.device)
+    free(bench.device)
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=None)
     for slot in range(slots):
         stack.initialise(slot, slot)
@@ -241,7 +201,7 @@ def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
     stack.remove()
     tokens = sum(c.num_new_tokens for slot in done for c in slot)
     speed = _speed(times[1], new_tokens, tokens, 0.0)
-    return speed | {"start_s": times[0] - times[1], "peak_memory_gib": _peak_gib(bench.device)}
+    return speed | {"start_s": times[0] - times[1], "peak_memory_gib": peak_gib(bench.device)}
 
 
 def _matrix_tflops(bench: Bench) -> float:
@@ -250,10 +210,10 @@ def _matrix_tflops(bench: Bench) -> float:
     a, b = (torch.randn(size, size, device=bench.device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(8):
-        _synchronize(bench.device)
+        synchronize(bench.device)
         began = time.perf_counter()
         a @ b
-        _synchronize(bench.device)
+        synchronize(bench.device)
         times.append(time.perf_counter() - began)
     return 2 * size**3 / sorted(times)[len(times) // 2] / 1e12
 
@@ -272,10 +232,7 @@ def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row
     trains = case != "engine, decoding"
     known = trains and isinstance(rate, float) and isinstance(tuned, float)
     return {
-        "device": _device_name(bench.device),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-        "model": bench.model_name,
-        "dtype": str(bench.base.model.dtype).removeprefix("torch."),
+        **origin(bench.base.model, bench.model_name),
         "target": bench.config.task.target,
         "case": case,
         "slots": slots,
@@ -283,7 +240,7 @@ def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row
         "real_tokens_per_s": None,
         "ratio_to_peft": rate / tuned if known else None,
         "padding_ratio": None,
-        "peak_memory_gib": _peak_gib(bench.device),
+        "peak_memory_gib": peak_gib(bench.device),
         **values,
     }
 
@@ -293,9 +250,8 @@ def _shown(row: Row, name: str, form: str) -> str:
     return format(value, form) if isinstance(value, float) else "-"
 
 
-def _read(path: str) -> list[Row]:
-    rows: list[Row] = json.loads(Path(path).read_text(encoding="utf-8"))
-    return rows
+def _num_real(batch: Batch) -> int:
+    return int(batch.real.sum())
 
 
 def _line(row: Row) -> str:
@@ -308,65 +264,6 @@ def _line(row: Row) -> str:
         f"{shown('padding_ratio', '6.1%')} padding {shown('peak_memory_gib', '5.1f')} GiB "
         f"{shown('start_s', '6.1f')} s to start {shown('tflops', '6.1f')} TFLOP/s"
     )
-
-
-def _bench(arguments: argparse.Namespace) -> Bench:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = next(iter(EMBEDDED)) if arguments.model == QWEN2 else arguments.model
-    config = RunConfig.model_validate(
-        {
-            "arm": "schemabank",
-            "task": {
-                "name": "gsm8k",
-                "target": arguments.target,
-                "train_limit": arguments.examples,
-            },
-            "curriculum": [stage.model_dump() for stage in STAGES],
-            "tags": {"tagger": "hash", "delivery": "loss"},
-            "train": {"num_train_epochs": 4, "batch_size": 4},
-        }
-    )
-    base = load_base_model(name, dtype=resolve_dtype("auto", device), device=device)
-    if arguments.model == QWEN2:
-        base = BaseModel(**{**vars(base), "model": _random_qwen2(base.model.dtype, device)})
-    task = load_task(config.task)
-    data = task_training_data(task.train, config, base.tokenizer)
-    return Bench(base=base, config=config, data=data, device=device, model_name=arguments.model)
-
-
-def _random_qwen2(dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    torch.manual_seed(0)
-    with device:
-        return Qwen2ForCausalLM(Qwen2Config(**QWEN2_SHAPE)).to(dtype).eval()
-
-
-def _num_real(batch: Batch) -> int:
-    return int(batch.real.sum())
-
-
-def _free(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _peak_gib(device: torch.device) -> float:
-    """Most memory held so far: of the device since the case began, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def _arguments() -> argparse.Namespace:

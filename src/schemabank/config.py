@@ -260,7 +260,7 @@ class EngineSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto takes the GPU if there is one."""
     slots: PositiveInt | Literal["auto"] = "auto"
-    """Runs trained at once; auto: all that may share on a GPU, one on a CPU."""
+    """Runs trained at once; auto: on a GPU as many as fit or are of use, on a CPU one."""
 
 
 class CommonSettings(Settings):

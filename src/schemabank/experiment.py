@@ -45,7 +45,27 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
         InputError: something in the configuration cannot be had; nothing was trained.
     """
     device = resolve_device(experiment.engine.device)
-    runs = [resolved(run, device) for run in experiment.runs()]
+    return run_all(experiment.runs(), out, reporter, device=device)
+
+
+def run_all(
+    runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, device: torch.device
+) -> list[Outcome]:
+    """Train and evaluate runs of one model and task that are not finished yet.
+
+    Args:
+        runs: their settings.
+        out: folder of the runs, one folder a run inside.
+        reporter: where progress goes.
+        device: where they are computed.
+
+    Returns:
+        One outcome a run, in the order of ``runs``.
+
+    Raises:
+        InputError: something in the settings cannot be had; nothing was trained.
+    """
+    runs = [resolved(run, device) for run in runs]
     finished = {run: is_finished(out / run_id(run)) for run in runs}
     for run in runs:
         if finished[run]:

@@ -115,13 +115,20 @@ def run_cohort(
             stack = cohort.stack
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
+        parts = [slice(i, i + stack.num_slots) for i in range(0, len(runs), stack.num_slots)]
+        if cohort is not None:
+            cohort.free()
+            for part in parts:  # all weights are on disk before anything can go wrong
+                cohort.seat([run_id(run) for run in runs[part]])
+                for index, (run, claim) in enumerate(zip(runs[part], claims[part], strict=True)):
+                    _write_weights(stack, index, run, claim.path, context.base)
         evaluated: list[_Evaluated] = []
-        for start in range(0, len(runs), stack.num_slots):
-            chosen = slice(start, start + stack.num_slots)
+        for part in parts:
             if cohort is not None:
-                cohort.seat([run_id(run) for run in runs[chosen]])
-            evaluated += _evaluate(runs[chosen], claims[chosen], stack, context)
-        cost = _cost(trained_s, time.monotonic() - began - trained_s, len(runs))
+                cohort.seat([run_id(run) for run in runs[part]])
+            evaluated += _evaluate(runs[part], claims[part], stack, context)
+        evaluated_s = time.monotonic() - began - trained_s
+        cost = _cost(trained_s, evaluated_s, num_runs=len(runs), slots=stack.num_slots)
         stack.remove()
         outcomes = []
         for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
@@ -290,7 +297,7 @@ class _Evaluated:
 def _evaluate(
     runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
 ) -> list[_Evaluated]:
-    """Evaluate the runs in the first slots; write their weights and predictions."""
+    """Evaluate the runs in the first slots; write their predictions."""
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
@@ -307,8 +314,7 @@ def _evaluate(
     )
     context.reporter.finish()
     logits = probe_logits(stack, context.base)
-    for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
-        _write_weights(stack, index, run, claim.path, context.base)
+    for index, claim in enumerate(claims):
         write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
     return [_Evaluated(records[i], logits[i]) for i in range(len(runs))]
 
@@ -317,8 +323,6 @@ def _write_weights(
     stack: AdapterStack, slot: int, run: RunConfig, folder: Path, base: BaseModel
 ) -> None:
     """Write a trained run's adapter and bank."""
-    if run.arm == "base":
-        return
     name = base.hub_id or base.name
     training = (
         f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
@@ -362,10 +366,11 @@ def _close(
     return Outcome(folder=claim.path, result=result)
 
 
-def _cost(trained_s: float, evaluated_s: float, num_runs: int) -> dict[str, object]:
+def _cost(trained_s: float, evaluated_s: float, *, num_runs: int, slots: int) -> dict[str, object]:
     """Wall-clock of the whole cohort and the process's peak memory so far."""
     cost: dict[str, object] = {
         "runs_in_cohort": num_runs,
+        "slots": slots,
         "training_s": round(trained_s, 1),
         "evaluation_s": round(evaluated_s, 1),
         "peak_host_memory_gib": round(_peak_memory_gib(), 2),

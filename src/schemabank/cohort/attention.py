@@ -21,10 +21,15 @@ LONGEST = 256  # tokens; beyond, the library's attention is as good, and keeps n
 
 @contextmanager
 def short_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend causally to right-padded rows without a mask, in here alone."""
+    """Let a model attend causally to right-padded rows without a mask, in here alone.
+
+    Models that choose their attention in another way than transformers' interface keep theirs, and
+    so do those with a soft cap on the scores.
+    """
     config = model.config.get_text_config()
     before = config._attn_implementation
-    if before == "sdpa":
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    if before == "sdpa" and model._supports_attention_backend and not capped:
         config._attn_implementation = NAME
     try:
         yield
@@ -41,7 +46,6 @@ def causal_attention(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    softcap: float | None = None,
     **_others: object,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers' interface asks for.
@@ -54,7 +58,6 @@ def causal_attention(
         attention_mask: must be ``None``.
         scaling: factor of the scores.
         sliding_window: the last tokens that are seen.
-        softcap: soft cap of the scores.
         **_others: what causal attention has no use for, as ``position_ids``.
 
     Returns:
@@ -63,7 +66,7 @@ def causal_attention(
     assert attention_mask is None
     tokens, dim = query.shape[2:]
     wide = sliding_window is None or sliding_window >= tokens
-    if tokens > LONGEST or not wide or softcap is not None:
+    if tokens > LONGEST or not wide or value.shape[-1] != dim:
         return _library_attention(module, (query, key, value), scaling, sliding_window), None
     scale = dim**-0.5 if scaling is None else scaling
     if not query.is_cuda:

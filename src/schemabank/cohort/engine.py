@@ -159,6 +159,13 @@ class Cohort:
         self.stack.dropout.begin_step(None)
         self.stack.banks.routing = "off"
 
+    def free(self) -> None:
+        """Give back the memory that only training needs; no step can be taken any more."""
+        del self._programs, self.optimizers
+        gc.collect()  # captured programs hold themselves in a circle
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def seat(self, names: Sequence[str]) -> None:
         """Put finished runs into the first slots, to be evaluated or saved."""
         for index, name in enumerate(names):
@@ -177,15 +184,13 @@ class Cohort:
         Args:
             build: puts another stack on the same model, once this one's memory is free.
         """
+        self._empty_seats()
         begun = dict(self._begun)  # of runs that wait since an earlier move
         seated = [(i, slot) for i, slot in enumerate(self._seats) if slot is not None]
         begun |= {slot.run.name: self._rows(index) for index, slot in seated}
         self.stack.remove()
-        # Captured programs hold their memory, and themselves in a circle.
-        del self._programs, self.optimizers, self.stack
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        del self.stack
+        self.free()
         runs = [slot.run for slot in self.slots]
         cohort = Cohort(build(), runs, self.data, explain=self._explain)
         cohort.slots, cohort.finished, cohort._tick = self.slots, self.finished, self._tick
@@ -207,9 +212,7 @@ class Cohort:
         depend on when it got its slot.
         """
         epoch = self.data.schedule.steps_per_epoch
-        for index, slot in enumerate(self._seats):
-            if slot is not None and slot.has_ended:
-                self._leave(index, slot)
+        self._empty_seats()
         for index, seated in enumerate(self._seats):
             fitting = [s for s in self._waiting if (s.step - self._tick) % epoch == 0]
             if seated is None and fitting:
@@ -239,12 +242,15 @@ class Cohort:
                 state[index].copy_(row)
             self.stack.groups[name].publish()
 
-    def _leave(self, index: int, slot: Slot) -> None:
-        self.finished[slot.run.name] = {
-            name: group.weights[index].to("cpu", copy=True)
-            for name, group in self.stack.groups.items()
-        }
-        self._seats[index] = None
+    def _empty_seats(self) -> None:
+        """Keep the weights of runs that have ended, and give up their slots."""
+        for index, slot in enumerate(self._seats):
+            if slot is not None and slot.has_ended:
+                self.finished[slot.run.name] = {
+                    name: group.weights[index].to("cpu", copy=True)
+                    for name, group in self.stack.groups.items()
+                }
+                self._seats[index] = None
 
     def _launch(self, tick: _Tick) -> None:
         """Take a step with every seated run: one program for every kind of step among them.

@@ -21,7 +21,7 @@ DEPTH = 3  # steps that the host may be ahead of the device
 ALIGNMENT = 64
 WARM_UPS = 2
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-KEPT_BYTES = 2**31 - 1
+KEPT_BYTES, KEPT_PIECE_BYTES = 2**29, 2**26
 
 # Of captures that failed. PyTorch still counts on them and aborts the process when one goes.
 _BROKEN_POOLS: list[torch.cuda.MemPool] = []
@@ -160,12 +160,12 @@ def default_executor(device: torch.device, *, explain: Callable[[str], None]) ->
 def keep_freed_memory() -> None:
     """Let the C library keep what a step on a CPU frees, for the next step.
 
-    By default it gives large pieces back, and the system clears them page by page when they are
-    asked for again: an eighth of a step of a small model. Does nothing where it is not glibc.
+    By default it gives pieces of some MiB back, and the system clears them page by page when they
+    are asked for again. Holds for the whole process; does nothing where the library is not glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_MMAP_THRESHOLD, KEPT_PIECE_BYTES)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 

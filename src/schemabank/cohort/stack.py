@@ -56,7 +56,11 @@ class AdapterStack:
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
         self.joined = join_linears(model) if small else {}
-        self.lora = install_lora(model, lora, dropout=self.dropout)
+        try:
+            self.lora = install_lora(model, lora, dropout=self.dropout)
+        except InputError:
+            self._unjoin()
+            raise
         self.attached = True
         self.banks: AttachedBanks = attach_banks(self.blocks, banks, num_slots=self.num_slots)
         self.groups: dict[Group, FlatGroup] = {
@@ -170,7 +174,7 @@ class AdapterStack:
         try:
             with (
                 _replaced([self.blocks[first]], keep),
-                _replaced(self.blocks[first + 1 :], lambda _block: lambda x, **_: x),
+                _replaced(self.blocks[first + 1 :], lambda _block: lambda x, *_, **__: x),
             ):
                 self._run(tokens[None])
         finally:
@@ -272,9 +276,12 @@ class AdapterStack:
             hook.remove()
         if self.attached:
             remove_lora(self.model, self.lora)
-            for path, layer in self.joined.items():
-                self.model.set_submodule(path, layer)
+            self._unjoin()
             self.attached = False
+
+    def _unjoin(self) -> None:
+        for path, layer in self.joined.items():
+            self.model.set_submodule(path, layer)
 
     def _master(self, path: str, name: str) -> Tensor:
         return self.groups["lora"].master[f"{path}.{name}"]

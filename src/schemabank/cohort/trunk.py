@@ -142,12 +142,11 @@ class TrunkStates:
         for row in left:
             passing[row.key] = end
             end += row.width
-        if end > len(self._states):
-            larger = self._states.new_zeros(
-                max(end, 2 * len(self._states)), *self._states.shape[1:]
-            )
-            larger[: len(self._states)] = self._states
-            self._states = larger
+        room = len(self._states)
+        if end > room:
+            before, room_wanted = self._states, max(end, min(2 * room, self._limit))
+            self._states = before.new_zeros(room_wanted, before.shape[1])
+            self._states[:room] = before
         return passing
 
     def _run(self, batch: Sequence[TrunkRow], passing: Mapping[Hashable, int]) -> None:

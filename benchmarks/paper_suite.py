@@ -1,0 +1,83 @@
+"""Measure the document's whole suite: its 40 runs trained on all of GSM8K, and evaluated.
+
+    python benchmarks/paper_suite.py --out FILE.json
+
+As ``schemabank train`` does it, from the model to 40 checked adapters on disk, with random weights
+of Qwen2-0.5B's shape: the accuracies mean nothing, and no completion ends early. Adds a row to the
+file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from bench import QWEN2, Row, origin, random_qwen2, read_rows
+
+from schemabank import experiment
+from schemabank.config import RunConfig
+from schemabank.configfile import load_experiment
+from schemabank.models import EMBEDDED, BaseModel, load_base_model, resolve_dtype
+from schemabank.progress import LineReporter
+from schemabank.rundir import COST, read_json
+
+PAPER = Path(__file__).parent.parent / "configs" / "paper"
+NUM_RUNS = 40
+
+
+def main() -> None:
+    """Train and evaluate; print and write the row."""
+    arguments = _arguments()
+    device = experiment.resolve_device("auto")
+    base = _random_base(device)
+    experiment.load_base = lambda _run, _device: base
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = experiment.run_all(
+            _runs(), Path(folder), LineReporter(every_s=30), device=device
+        )
+        total_s = time.perf_counter() - began
+        failures = [o.failure for o in outcomes if o.failure is not None]
+        assert len(outcomes) == NUM_RUNS
+        assert not failures, failures
+        cost = read_json(outcomes[0].folder / COST)
+    row: Row = {
+        **origin(base.model, QWEN2),
+        "target": "final",
+        "case": "paper suite",
+        "slots": cost["slots"],
+        "total_s": total_s,
+        "training_s": cost["training_s"],
+        "evaluation_s": cost["evaluation_s"],
+        "peak_memory_gib": cost["peak_device_memory_gib"],
+    }
+    print(row)  # noqa: T201 -- this is a script
+    out = Path(arguments.out)
+    rows = read_rows(arguments.out) if out.exists() else []
+    out.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+
+
+def _runs() -> list[RunConfig]:
+    """The document's runs, on a model that needs no hub."""
+    name = next(iter(EMBEDDED))
+    paths = sorted(PAPER.glob("*.yaml"))
+    return [r for p in paths for r in load_experiment(p, [f"model.name={name}"]).runs()]
+
+
+def _random_base(device: torch.device) -> BaseModel:
+    dtype = resolve_dtype("auto", device)
+    base = load_base_model(next(iter(EMBEDDED)), dtype=dtype, device=device)
+    return replace(base, model=random_qwen2(dtype, device))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
