@@ -38,9 +38,9 @@ from schemabank.cohort.stack import AdapterStack
 
 # By the names of kernels and operations; the first that fits counts.
 PARTS = {
+    "loss": "log_softmax",
     "attention": "^_(forward|query|key_value)_kernel|attention|_softmax$|_softmax_backward_data",
     "LoRA with dropout, first product": "^_(down|input|weight)_kernel|bitwise|shift",
-    "loss": "log_softmax",
     "matrix products": "nvjet|gemm|gemv|splitK|cutlass|aten::(mm|bmm|addmm|baddbmm)$",
     "SwiGLU": "silu",
     "optimizer and clipping": "lerp|pow_sum_[0-9]+$",

@@ -128,12 +128,16 @@ def _module(path: Path) -> ModuleType:
 
 
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-RECORDS = re.findall(r"<!-- benchmark: (\S+) -->", PERFORMANCE)
+RECORDS = {
+    record: script
+    for script in ("engine.py", "profile_step.py")
+    for record in re.findall(rf"<!-- {script}: (\S+) -->", PERFORMANCE)
+}
 
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_performance_tables_are_those_of_their_records(record: str) -> None:
-    script = ROOT / "benchmarks" / "engine.py"
+    script = ROOT / "benchmarks" / RECORDS[record]
     shown = subprocess.run(
         [sys.executable, script, "--show", "--out", ROOT / record],
         capture_output=True,
