@@ -1,8 +1,8 @@
 """Causal attention for training on short, right-padded rows, in the place of a library's.
 
 Libraries tune attention for thousands of tokens. On a GPU, rows of a hundred have kernels of their
-own; in bfloat16 on a CPU, a few plain matrix products over a row's whole square of scores are
-three times as fast as working through it in tiles, and as exact.
+own; in bfloat16 on a CPU, a few plain matrix products over a row's whole square of scores take
+less time than working through it in tiles.
 """
 
 from collections.abc import Iterator
