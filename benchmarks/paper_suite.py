@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from bench import QWEN2, Row, origin, random_qwen2, read_rows
+from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 
 from schemabank import experiment
 from schemabank.config import RunConfig
@@ -52,7 +52,7 @@ def main() -> None:
         "total_s": total_s,
         "training_s": cost["training_s"],
         "evaluation_s": cost["evaluation_s"],
-        "peak_memory_gib": cost["peak_device_memory_gib"],
+        "peak_memory_gib": peak_gib(device),
     }
     print(row)  # noqa: T201 -- this is a script
     out = Path(arguments.out)

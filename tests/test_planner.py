@@ -1,22 +1,14 @@
-"""Runs share a cohort exactly where their steps have equal shapes; slots are few but never late."""
+"""Runs share a cohort where their steps have equal shapes, in the fastest number of slots."""
 
 from typing import Any
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from cohorts import LORA, data, lora_run
-from schemabank.cohort.batches import last_step
-from schemabank.cohort.engine import Cohort
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import PRESETS, RunConfig
-from schemabank.planner import CohortPlan, fewest_slots, plan_cohorts
-from tiny import tiny_model
+from schemabank.cohort.seating import Journey, count_steps
+from schemabank.config import RunConfig
+from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
 
 Changes = dict[str, Any]
-
-lengths_of_runs = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
 def settings(arm: str = "schemabank", **changes: object) -> RunConfig:
@@ -186,71 +178,35 @@ def test_no_runs_need_no_cohort() -> None:
 # How many slots.
 
 
-@given(lengths=lengths_of_runs, epoch=st.integers(1, 9), at_most=st.integers(1, 14))
-@example(lengths=[7, 3, 3, 3], epoch=6, at_most=4)
-def test_fewest_slots_equals_brute_force(lengths: list[int], epoch: int, at_most: int) -> None:
-    allowed = range(1, at_most + 1)
-    ends = {slots: _last_tick(lengths, epoch=epoch, slots=slots) for slots in allowed}
-    best = min(ends.values())
-    fewest = min(slots for slots, end in ends.items() if end == best)
-    assert fewest_slots(lengths, epoch=epoch, at_most=at_most) == fewest
-
-
-@pytest.mark.parametrize(
-    ("fitting", "slots"), [(100, 24), (40, 24), (24, 24), (23, 20), (8, 8), (1, 1)]
-)
-def test_the_papers_suite_needs_24_slots_for_its_40_runs(fitting: int, slots: int) -> None:
-    """Lengths of 2 to 10 epochs, eight runs each: 10, 8 + 2 and 6 + 4 epochs fill a slot."""
-    preset = PRESETS["paper"]
-    train = preset.get("train", {})
+@pytest.mark.parametrize(("fitting", "slots"), [(100, 22), (22, 22), (8, 8), (1, 1)])
+def test_the_papers_suite_takes_22_slots_for_its_40_runs(fitting: int, slots: int) -> None:
+    """Of 240 epochs, 36 are the routers' alone; 10 epochs are the longest run's."""
     runs = [
-        settings("lora", **{**preset, "train": {**train, "num_train_epochs": n}, "seed": seed})
+        settings(arm, preset="paper", seed=seed, train={"num_train_epochs": n})
+        for arm in ("lora", "schemabank")
         for n in (2, 4, 6, 8, 10)
-        for seed in range(8)
+        for seed in range(4)
     ]
-    (plan,) = plan_cohorts(runs)
-    lengths = [100 * run.train.num_train_epochs for run in plan.runs]
-    assert fewest_slots(lengths, epoch=100, at_most=fitting) == slots
-    if fitting >= 24:
-        assert last_step(lengths, epoch=100, slots=slots) == 1000
+    (cohort,) = plan_cohorts(runs)
+    journeys = [journey(run, epoch=100) for run in cohort.runs]
+    assert sum(j.num_steps for j in journeys) == 24000
+    assert sum(j.num_cached for j in journeys) == 3600
+    assert best_slots(journeys, epoch=100, at_most=fitting) == slots
+    if fitting >= 22:
+        assert count_steps(journeys, num_slots=slots, epoch=100) == (300, 1000)
 
 
-# When a cohort ends.
+def test_equal_runs_that_all_fit_train_at_once() -> None:
+    runs = [Journey(num_cached=30, num_steps=100) for _ in range(12)]
+    assert best_slots(runs, epoch=50, at_most=40) == 12
+    assert best_slots(runs, epoch=50, at_most=7) == 6, "two times six"
 
 
-@given(lengths=lengths_of_runs, epoch=st.integers(1, 9), slots=st.integers(1, 14))
-@example(lengths=[4, 3, 12], epoch=6, slots=2)
-def test_the_last_step_equals_a_simulation_step_by_step(
-    lengths: list[int], epoch: int, slots: int
-) -> None:
-    assert last_step(lengths, epoch=epoch, slots=slots) == _last_tick(
-        lengths, epoch=epoch, slots=slots
-    )
-
-
-@pytest.mark.parametrize(
-    ("lengths", "slots"), [((7, 6, 3, 2, 1), 3), ((13, 7, 1), 1), ((2, 2, 9, 12, 1, 5, 6), 4)]
-)
-def test_the_last_step_is_the_number_of_steps_that_a_cohort_yields(
-    lengths: tuple[int, ...], slots: int
-) -> None:
-    training = data()
-    runs = [lora_run(seed, max_steps=length) for seed, length in enumerate(lengths)]
-    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * slots, bank=None)
-    epoch = training.schedule.steps_per_epoch
-    assert epoch == 6
-    steps = list(Cohort(stack, runs, training).steps())
-    assert len(steps) == last_step(lengths, epoch=epoch, slots=slots)
-    assert sum(map(len, steps)) == sum(lengths)
-
-
-def _last_tick(lengths: list[int], *, epoch: int, slots: int) -> int:
-    """Count ticks: every busy slot takes a step; free ones take a run where an epoch begins."""
-    waiting, left, tick = list(lengths), [0] * slots, 0
-    while waiting or any(left):
-        for slot in range(slots):
-            if left[slot] == 0 and waiting and tick % epoch == 0:
-                left[slot] = waiting.pop(0)
-        left = [max(0, steps - 1) for steps in left]
-        tick += 1
-    return tick
+def test_a_runs_journey_is_cached_while_lora_is_untouched() -> None:
+    train = {"num_train_epochs": 2}
+    found = journey(settings(train=train), epoch=10)
+    assert (found.num_cached, found.num_steps) == (6, 20)
+    assert journey(settings("lora", train=train), epoch=10).num_cached == 0
+    only_router = [{"name": "r", "ratio": 1.0, "train": ["router"], "learning_rate": 1e-3}]
+    found = journey(settings(train={"max_steps": 7}, curriculum=only_router), epoch=10)
+    assert (found.num_cached, found.num_steps) == (7, 7)

@@ -15,7 +15,7 @@ from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.planner import fewest_slots, num_steps, plan_cohorts
+from schemabank.planner import best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, slots_that_fit
 from schemabank.prepare import (
     Item,
@@ -160,7 +160,7 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
 def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:
     """Return how many runs to train at once.
 
-    On a GPU without a number in the settings: as many as fit, or fewer that end as early.
+    On a GPU without a number in the settings: as many as fit, or fewer that are faster.
     """
     wanted = runs[0].engine.slots
     if isinstance(wanted, int):
@@ -172,5 +172,5 @@ def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device
     fitting = slots_that_fit(stack, context.training)
     stack.remove()
     epoch = schedule.steps_per_epoch
-    lengths = [num_steps(run, epoch=epoch) for run in runs]
-    return fewest_slots(lengths, epoch=epoch, at_most=fitting)
+    journeys = [journey(run, epoch=epoch) for run in runs]
+    return best_slots(journeys, epoch=epoch, at_most=fitting)

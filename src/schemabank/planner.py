@@ -1,18 +1,25 @@
 """Which runs train together, in how many slots, and in which order.
 
-Runs share a cohort when their steps have equal shapes. Slots are reused as runs end, so the fewest
-slots that finish as early as the most allowed ones keep the device busiest.
+Runs share a cohort when their steps have equal shapes. Slots are reused as runs end: fewer slots
+than runs may well be faster, since a step costs what all its slots cost, used or not.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemabank.cohort.batches import last_step
+from schemabank.cohort.seating import Journey, count_steps
+from schemabank.cohort.slots import steps_before_lora
 from schemabank.config import RunConfig, Settings
+from schemabank.curriculum import plan
 
 # Terms of a run's own loss; the other settings of banks are the stack's.
 BANK_WEIGHTS = {"bank.orthonormality_weight", "bank.entropy_weight", "bank.load_balance_weight"}
+
+# From results/benchmarks/nvidia-h200.json: a step of n slots takes about the time of n + 4, and one
+# with the base model's trunk a tenth to a half of another's.
+OVERHEAD_SLOTS = 4
+CACHED_COST = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,21 +60,27 @@ def num_steps(run: RunConfig, *, epoch: int) -> int:
     return run.train.max_steps or run.train.num_train_epochs * epoch
 
 
-def fewest_slots(lengths: Sequence[int], *, epoch: int, at_most: int) -> int:
-    """Return the fewest slots in which runs end as early as in ``at_most``.
+def journey(run: RunConfig, *, epoch: int) -> Journey:
+    """Return how long a run is, given the steps of an epoch."""
+    total = num_steps(run, epoch=epoch)
+    cached = steps_before_lora(plan(run.stages(), total)) if run.arm == "schemabank" else 0
+    return Journey(num_cached=cached, num_steps=total)
+
+
+def best_slots(runs: Sequence[Journey], *, epoch: int, at_most: int) -> int:
+    """Return in how many slots a GPU should be through with runs first; the fewest of equals.
 
     Args:
-        lengths: steps of every run, in the order in which they get slots.
+        runs: how long each is.
         epoch: steps of an epoch, at whose ends runs begin.
         at_most: slots that there is room for.
     """
-    at_most = min(at_most, len(lengths))
-    best = last_step(lengths, epoch=epoch, slots=at_most)
-    return next(
-        slots
-        for slots in range(1, at_most + 1)
-        if last_step(lengths, epoch=epoch, slots=slots) == best
-    )
+
+    def cost(slots: int) -> float:
+        cached, others = count_steps(runs, num_slots=slots, epoch=epoch)
+        return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
+
+    return min(range(1, min(at_most, len(runs)) + 1), key=cost)
 
 
 def _common(run: RunConfig) -> Mapping[str, object]:

@@ -202,7 +202,7 @@ def _train(
                 f"{slots}; no step is lost (engine.slots sets the number)"
             )
             cohort = cohort.moved(partial(build_stack, runs, context.base, slots=slots))
-            context.reporter.start(f"train {names}", cohort.steps_left)
+            context.reporter.start(f"train {names}", cohort.num_steps)
     context.reporter.finish()
     return cohort
 
@@ -262,8 +262,6 @@ def _json_line(step: RunStep) -> str:
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:
-    if not steps:
-        return f"waiting for the next epoch, {speed:,.0f} tokens/s"
     stages = "/".join(dict.fromkeys(step.stage for step in steps))
     loss = sum(step.loss for step in steps) / len(steps)
     return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"

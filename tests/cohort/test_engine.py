@@ -55,8 +55,8 @@ def test_training_lowers_the_loss() -> None:
     steps = train(
         cohort([lora_run(1, num_train_epochs=12), bank_run(1, num_train_epochs=12)], data())
     )
-    for slot in range(2):
-        losses = [step[slot].loss for step in steps]
+    for name in ("lora-1", "bank-1"):
+        losses = [report.loss for report in reports_of(steps, name)]
         assert sum(losses[-6:]) < 0.98 * sum(losses[:6])
 
 
@@ -88,8 +88,8 @@ def test_lora_beside_a_banked_run_equals_lora_alone() -> None:
     train(together)
     train(alone)
     torch.testing.assert_close(
-        together.stack.groups["lora"].weights[0],
-        alone.stack.groups["lora"].weights[0],
+        together.finished["lora-3"]["lora"],
+        alone.finished["lora-3"]["lora"],
         rtol=0,
         atol=SOLO_TOLERANCE,
     )
@@ -455,8 +455,9 @@ def test_the_number_of_steps_is_known_before(lengths: tuple[int, ...]) -> None:
     trained = two_slots([replace(run, lora=WIDE) for run in runs], data())
     expected = trained.num_steps
     steps = train(trained)
-    assert len(steps) == expected == trained.num_steps
-    assert steps[-1]
+    assert len(steps) == expected
+    assert trained.num_steps == 0
+    assert all(steps)
     for run, length in zip(runs, lengths, strict=True):
         assert [report.step for report in reports_of(steps, run.name)] == list(range(length))
 
@@ -466,8 +467,24 @@ def test_a_run_starts_where_an_epoch_does_and_slots_wait_for_it() -> None:
     trained = two_slots([replace(run, lora=WIDE) for run in runs], data())
     assert trained.data.schedule.steps_per_epoch == 6
     running = [[report.run for report in step] for step in trained.steps()]
-    both = ["lora-1", "lora-2"]
-    assert running == [*[both] * 3, ["lora-1"], [], [], *[["lora-3"]] * 7]
+    longest = ["lora-3"]
+    assert running == [
+        *[["lora-3", "lora-1"]] * 4,
+        *[longest] * 2,
+        ["lora-3", "lora-2"],
+        *[["lora-2"]] * 2,
+    ]
+
+
+def test_runs_wait_until_all_are_through_the_steps_with_the_base_models_trunk() -> None:
+    runs = [lora_run(1, max_steps=4), bank_run(2, max_steps=20), bank_run(3, max_steps=10)]
+    trained = in_slots(3, [replace(run, lora=WIDE) for run in runs], data())
+    running = [{report.run: report.stage for report in step} for step in train(trained)]
+    alone = {"bank-2": "router"}
+    assert running[:6] == [*[{**alone, "bank-3": "router"}] * 3, *[alone] * 3]
+    assert running[6] == {"bank-2": "schemas", "lora-1": "lora"}
+    assert running[9] == {"bank-2": "schemas", "bank-3": "schemas", "lora-1": "lora"}
+    assert len(running) == 20, "the longest never waits"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -571,11 +588,10 @@ def test_a_neighbours_stage_changes_no_bit(dtype: torch.dtype) -> None:
     for neighbour in neighbours:
         trained = two_slots([run, neighbour], training, dtype=dtype)
         found.append((trained, train(trained)))
-    stages = [{r.run: r.stage for r in step} for step in found[0][1]]
-    assert {"bank-5": "router", "lora-9": "lora"} in stages
-    assert {"bank-5": "router", "bank-9": "router"} in (
-        {r.run: r.stage for r in step} for step in found[2][1]
-    )
+    running = [[{r.run: r.stage for r in step} for step in steps] for _, steps in found]
+    assert running[0][0] == {"bank-5": "router"}
+    assert {"bank-5": "joint", "lora-9": "lora"} in running[0]
+    assert {"bank-5": "router", "bank-9": "router"} in running[2]
     for trained, steps in found[1:]:
         assert reports_of(steps, run.name) == reports_of(found[0][1], run.name)
         assert_same_run(run.name, trained, found[0][0])
@@ -601,7 +617,7 @@ def test_only_steps_with_tag_prefixes_have_room_for_them(
     plain = replace(lora_run(2, num_train_epochs=3), lora=WIDE)
     steps = train(two_slots([prefixed, plain], training))
     schedule = training.schedule
-    buckets = [schedule.buckets[schedule.order[i % 6]] for i in range(len(steps))]
+    buckets = [schedule.buckets[schedule.order[i % 6]] for i in range(18)]
     tagged = [s.stage == "router" for s in reports_of(steps, "bank-1")]
     assert 0 < sum(tagged) < len(tagged)
     for name in ("bank-1", "lora-2"):
@@ -609,11 +625,12 @@ def test_only_steps_with_tag_prefixes_have_room_for_them(
         for bucket, shows, (keep, kind, shape) in zip(buckets, tagged, entries, strict=True):
             if name == "bank-1":
                 assert (keep[name] > 0) == shows
+                assert len(keep) == 1 or not shows
             room = PREFIX_ROOM if name == "bank-1" and shows else 0
             assert kind.prefix_room == room
             extra = 0 if completion_only else room
             assert shape == (bucket.width + room, bucket.num_labels + extra)
-            assert len(keep) == (1 if shows else 2), "untagged steps share a program"
+        assert any(len(entry[0]) == 2 for entry in entries), "untagged steps share a program"
 
 
 RISING = {
@@ -648,6 +665,31 @@ def test_terms_that_start_later_in_a_stage_count_whatever_the_neighbour(
         assert last > 1, "the tags' term counts too"
         assert reports == found[0][1]
         assert_same_run(run.name, trained, found[0][0])
+
+
+def test_what_only_the_base_models_trunk_needs_is_given_back() -> None:
+    trained = two_slots([bank_run(1, lora=WIDE), bank_run(2, lora=WIDE)], data())
+    kept = []
+    for step in trained.steps():
+        kinds = {kind.cached for kind, _ in trained._programs._programs}
+        kept.append((step[0].stage, trained._programs._trunk is not None, kinds))
+    assert kept[0] == ("router", True, {True})
+    assert kept[-1] == ("joint", False, {False})
+    assert all((stage == "router") == has_trunk for stage, has_trunk, _ in kept)
+
+
+def test_the_shapes_to_come_are_those_of_the_steps_that_are_left() -> None:
+    training = data()
+    trained = two_slots([bank_run(1, lora=WIDE, max_steps=4)], training)
+    next(trained.steps())
+    order = training.schedule.order
+    shapes = {step: training.shape(step, 0) for step in range(len(order))}
+    for cached, steps in ((True, {0}), (False, {0, 1, 2, 3})):
+        kind = StepKind(trained=("router",), cached=cached, prefix_room=0)
+        trained.slots[0].step = 0
+        trained._seating.tick = 0
+        expected = sorted({shapes[step] for step in steps}, reverse=True)
+        assert trained._shapes_to_come(kind) == expected
 
 
 # Slots that do not fit into memory.
@@ -743,8 +785,7 @@ def test_a_moved_cohort_goes_on_where_memory_ran_out(
     assert steps == expected[:tick]
     second = moved(first, num_slots)
     steps += train(second)
-    working, before = ([report.run for report in done[tick]] for done in (steps, expected))
-    assert working[: len(before)] == before[:num_slots], "those that had slots, without a wait"
+    assert all(steps), "nothing waits for all"
     assert_each_step_once(steps, second)
     assert_within_rounding(steps, second, expected, undisturbed)
     if num_slots == 4:
@@ -757,7 +798,7 @@ def test_a_moved_cohort_goes_on_where_memory_ran_out(
 def test_memory_that_runs_out_at_a_new_stages_program_loses_no_neighbours_step(
     num_slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some runs are still in stage 1 in the step in which the first one needs stage 2's program."""
+    """Some runs wait in the step in which the first one needs stage 2's program."""
     lengths = {1: 4, 2: 1, 3: 2, 4: 4, 5: 2}
     runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in lengths.items()]
     training = data()
@@ -765,12 +806,8 @@ def test_memory_that_runs_out_at_a_new_stages_program_loses_no_neighbours_step(
     expected = train(undisturbed)
     first = in_slots(4, runs, training)
     steps = exhausted(first, monkeypatch, lambda kind, _: not kind.cached, method="_make")
-    assert {r.run: r.stage for r in expected[len(steps)]} == {
-        "bank-1": "router",
-        "bank-2": "schemas",
-        "bank-3": "router",
-        "bank-4": "router",
-    }
+    assert {r.stage for step in steps for r in step} == {"router"}
+    assert {r.run: r.stage for r in expected[len(steps)]} == {"bank-2": "schemas"}
     assert steps == expected[: len(steps)]
     second = moved(first, num_slots)
     steps += train(second)
@@ -786,14 +823,14 @@ def test_memory_that_runs_out_at_a_new_width_loses_no_neighbours_step(
     six: Trained,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All of a step's programs are made before the first of them, plain LoRA's, is launched."""
+    """All of a step's programs are made before the first of them is launched."""
     runs, training = six_runs(), data()
     undisturbed, expected = six
     first = in_slots(4, runs, training)
     steps = exhausted(
-        first, monkeypatch, lambda kind, done: kind.cached and done > 0, method="_make"
+        first, monkeypatch, lambda kind, done: kind.prefix_room > 0 and done > 0, method="_make"
     )
-    assert {"lora", "router"} <= {report.stage for report in expected[len(steps)]}
+    assert {"bank-2", "bank-5"} <= {report.run for report in expected[len(steps)]}
     second = moved(first, 4)
     steps += train(second)
     assert steps == expected

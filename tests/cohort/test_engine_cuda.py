@@ -1,5 +1,6 @@
 """The engine's promises with compiling and capture on; skipped, and said so, without a GPU."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 
 import cohorts
 from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
-from schemabank.cohort.decode import greedy
+from schemabank.cohort import execute
+from schemabank.cohort.decode import Completion, greedy
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import Run
+from schemabank.cohort.stack import AdapterStack
 from tiny import END_TOKEN_ID
 
 pytestmark = [
@@ -21,7 +24,7 @@ pytestmark = [
 SOLO_TOLERANCE = {torch.float32: 5e-4, torch.bfloat16: 5e-2}
 DTYPES = [torch.float32, torch.bfloat16]
 STAGE_1 = replace(bank_run(5), stages=(FAST_STAGES[0].model_copy(update={"ratio": 1.0}),))
-DATA = cohorts.data(max_buckets=1)
+DATA = cohorts.data(max_buckets=3)
 
 
 def captured(runs: list[Run], *, dtype: torch.dtype, slots: int | None = None) -> Cohort:
@@ -47,26 +50,44 @@ def test_neighbours_change_no_bit(dtype: torch.dtype) -> None:
     found = []
     for neighbour in (bank_run(6), bank_run(7, weight_decay=0.5), lora_run(9), STAGE_1):
         together = captured([bank_run(5), replace(neighbour, name="neighbour")], dtype=dtype)
-        found.append((losses(train(together), "bank-5"), weights(together, 0)))
+        found.append((losses(train(together), "bank-5"), together.finished["bank-5"]))
         together.stack.remove()
     for other in found[1:]:
         assert other[0] == found[0][0]
         assert_same_bits(other[1], found[0][1])
 
 
+@pytest.mark.parametrize("prefix", [False, True])
+def test_the_trunk_cache_changes_no_bit_whatever_its_limit(
+    prefix: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With prefixes beside a run without them: two kinds of step at a time."""
+    runs = [bank_run(5, prefix=prefix), bank_run(6)]
+    found = []
+    for limit in (0, 20_000, 2**40):
+        monkeypatch.setattr("schemabank.cohort.engine._cache_limit", lambda _, n=limit: n)
+        trained = captured(runs, dtype=torch.bfloat16)
+        found.append((train(trained), trained.finished))
+        trained.stack.remove()
+    for steps, finished in found[1:]:
+        assert steps == found[0][0]
+        for run in runs:
+            assert_same_bits(finished[run.name], found[0][1][run.name])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_together_equals_alone(dtype: torch.dtype) -> None:
     together = captured([bank_run(3), lora_run(4)], dtype=dtype)
     steps = train(together)
-    for slot, run in enumerate([bank_run(3), lora_run(4)]):
+    for run in [bank_run(3), lora_run(4)]:
         alone = captured([run], dtype=dtype)
         solo = losses(train(alone), run.name)
         pairs = zip(losses(steps, run.name), solo, strict=True)
         assert max(abs(a[0] - b[0]) for a, b in pairs) < SOLO_TOLERANCE[dtype]
         if dtype == torch.float32:
-            for name, values in weights(alone, 0).items():
+            for name, row in alone.finished[run.name].items():
                 torch.testing.assert_close(
-                    weights(together, slot)[name], values, rtol=0, atol=SOLO_TOLERANCE[dtype]
+                    together.finished[run.name][name], row, rtol=0, atol=SOLO_TOLERANCE[dtype]
                 )
         alone.stack.remove()
 
@@ -123,37 +144,59 @@ def test_a_step_that_is_not_finite_changes_nothing_and_no_neighbour() -> None:
     reports = []
     for number, step in enumerate(poisoned.steps()):
         if number == 0:
-            poisoned.stack.banks.banks[2].router.data[1, 0, 0] = float("nan")
+            # The longer run has the first slot.
+            poisoned.stack.banks.banks[2].router.data[0, 0, 0] = float("nan")
         reports.append(step)
     assert poisoned.slots[1].failure is not None
     assert losses(reports, "bank-5") == losses(train(clean), "bank-5")
-    assert_same_bits(weights(poisoned, 0), weights(clean, 0))
+    assert_same_bits(poisoned.finished["bank-5"], clean.finished["bank-5"])
 
 
 def test_forty_runs_evaluate_as_one_alone() -> None:
     runs = [bank_run(seed) if seed % 2 else lora_run(seed) for seed in range(40)]
     together = captured(runs, dtype=torch.float32)
     train(together)
+    together.seat([run.name for run in runs])
     prompts = [e.tokens[: e.label_start] for e in DATA.encoded]
     for index in (3, 38):
         alone = captured([runs[index]], dtype=torch.float32)
         train(alone)
-        for name, values in weights(alone, 0).items():
+        for name, row in alone.finished[runs[index].name].items():
             torch.testing.assert_close(
-                weights(together, index)[name], values, rtol=0, atol=SOLO_TOLERANCE[torch.float32]
+                together.finished[runs[index].name][name],
+                row,
+                rtol=0,
+                atol=SOLO_TOLERANCE[torch.float32],
             )
-        with alone.stack.evaluating("off"):
-            (expected,) = greedy(
-                alone.stack, prompts, max_new_tokens=8, end_token_ids=[END_TOKEN_ID], batch_size=8
-            )
+        expected, found = (
+            _completions(cohort.stack, prompts)[slot]
+            for cohort, slot in ((alone, 0), (together, index))
+        )
         alone.stack.remove()
-        with together.stack.evaluating("off"):
-            found = greedy(
-                together.stack,
-                prompts,
-                max_new_tokens=8,
-                end_token_ids=[END_TOKEN_ID],
-                batch_size=8,
-            )[index]
         same = sum(a.tokens == b.tokens for a, b in zip(found, expected, strict=True))
         assert same >= len(prompts) - 1, "near ties may turn on rounding"
+
+
+def _completions(stack: AdapterStack, prompts: list[tuple[int, ...]]) -> list[list[Completion]]:
+    with stack.evaluating("off"):
+        return greedy(stack, prompts, max_new_tokens=8, end_token_ids=[END_TOKEN_ID], batch_size=8)
+
+
+def test_without_triton_runs_train_as_plain_pytorch_and_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = captured([bank_run(5), lora_run(4)], dtype=torch.float32)
+    expected = losses(train(compiled), "bank-5")
+    compiled.stack.remove()
+    monkeypatch.setattr(execute, "_lack_of_triton", lambda: "there is none")
+    for name in ("schemabank.cohort.flash", "schemabank.cohort.kernels", "triton"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("needs Triton"))
+    notes: list[str] = []
+    runs = [bank_run(5), lora_run(4)]
+    plain = cohorts.cohort(runs, DATA, device="cuda", explain=notes.append)
+    found = losses(train(plain), "bank-5")
+    pairs = zip(found, expected, strict=True)
+    assert max(abs(a[0] - b[0]) for a, b in pairs) < SOLO_TOLERANCE[torch.float32]
+    (note,) = notes
+    assert note.endswith("there is none")

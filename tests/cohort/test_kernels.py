@@ -54,3 +54,24 @@ def test_masked_down_equals_masks_and_matrix_products(
         assert ours.shape == theirs.shape
         error = (ours.double() - theirs).norm() / theirs.norm()
         assert error < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [100, 8192, 49152, 151936])
+def test_cross_entropy_and_its_gradient(dtype: torch.dtype, vocabulary: int) -> None:
+    from schemabank.cohort.cross_entropy import cross_entropy
+
+    generator = torch.Generator("cuda").manual_seed(3)
+    logits = 4 * torch.randn(37, vocabulary, generator=generator, device="cuda").to(dtype)
+    targets = torch.randint(vocabulary, (37,), generator=generator, device="cuda")
+    logits[0, : vocabulary // 2] = -torch.inf
+    targets[0] = vocabulary - 1
+    logits[1, targets[1]] = 90
+    losses, gradient = cross_entropy(logits, targets)
+    wide = logits.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(wide, targets, reduction="none")
+    expected.sum().backward()
+    torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-6, atol=2e-5)
+    assert gradient.dtype == dtype
+    limit = 2e-6 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(gradient.double(), wide.grad, rtol=0, atol=limit)

@@ -8,7 +8,6 @@ attention a real token never sees what is to its right.
 """
 
 import hashlib
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -242,15 +241,6 @@ def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: boo
     tokens = (*example.tokens[:after], *prefix, *example.tokens[after:])
     start = example.label_start if in_loss else example.label_start + len(prefix)
     return replace(example, tokens=tokens, label_start=start)
-
-
-def last_step(lengths: Sequence[int], *, epoch: int, slots: int) -> int:
-    """Return when the last run ends; a slot that comes free waits for the end of an epoch."""
-    ends = [0] * slots
-    for length in lengths:
-        start = -(-heapq.heappop(ends) // epoch) * epoch
-        heapq.heappush(ends, start + length)
-    return max(ends)
 
 
 def _round_up(length: int) -> int:

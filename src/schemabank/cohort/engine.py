@@ -8,14 +8,13 @@ that ends leaves its slot to the next one.
 import gc
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psutil
 import torch
 from torch import Tensor
 
-from schemabank.cohort.batches import last_step
 from schemabank.cohort.execute import (
     DEPTH,
     Fetch,
@@ -25,6 +24,7 @@ from schemabank.cohort.execute import (
 )
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.cohort.programs import Programs
+from schemabank.cohort.seating import Seating, count_steps
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
@@ -83,10 +83,9 @@ class Cohort:
         self.device = stack.model.device
         self.slots = [Slot(run, data) for run in runs]
         self.finished: dict[str, dict[Group, Tensor]] = {}
-        self._seats: list[Slot | None] = [None] * stack.num_slots
-        self._waiting = deque(self.slots)
+        self._seating = self._seat_from(0)
         self._begun: dict[str, dict[Group, list[Tensor]]] = {}
-        self._tick, self._explain = 0, explain
+        self._explain = explain
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
         on_gpu = self.device.type == "cuda"
@@ -118,17 +117,13 @@ class Cohort:
 
     @property
     def num_steps(self) -> int:
-        """Steps of the cohort from the start until all runs have ended, in these slots."""
-        return self._until_end([slot.num_steps for slot in self.slots])
-
-    @property
-    def steps_left(self) -> int:
-        """About how many steps there are from where the cohort stands."""
-        return self._until_end([slot.num_steps - slot.step for slot in self.slots])
-
-    def _until_end(self, lengths: Sequence[int]) -> int:
-        epoch = self.data.schedule.steps_per_epoch
-        return last_step(lengths, epoch=epoch, slots=len(self._seats))
+        """How many steps the cohort takes, from where it stands, until all runs have ended."""
+        seating = self._seating
+        return sum(
+            count_steps(
+                self.slots, num_slots=len(seating.slots), epoch=seating.epoch, tick=seating.tick
+            )
+        )
 
     def steps(self) -> Iterator[list[RunStep]]:
         """Train all runs from their seeds; yield every step of the runs in progress.
@@ -184,18 +179,16 @@ class Cohort:
         Args:
             build: puts another stack on the same model, once this one's memory is free.
         """
-        self._empty_seats()
-        begun = dict(self._begun)  # of runs that wait since an earlier move
-        seated = [(i, slot) for i, slot in enumerate(self._seats) if slot is not None]
-        begun |= {slot.run.name: self._rows(index) for index, slot in seated}
+        for index, slot in self._seating.seated.items():
+            self._keep(index, slot)
+        begun = self._begun
         self.stack.remove()
         del self.stack
         self.free()
         runs = [slot.run for slot in self.slots]
         cohort = Cohort(build(), runs, self.data, explain=self._explain)
-        cohort.slots, cohort.finished, cohort._tick = self.slots, self.finished, self._tick
-        cohort._begun = begun
-        cohort._waiting = deque([*(slot for _, slot in seated), *self._waiting])
+        cohort.slots, cohort.finished, cohort._begun = self.slots, self.finished, begun
+        cohort._seating = cohort._seat_from(self._seating.tick)
         return cohort
 
     def _rows(self, index: int) -> dict[Group, list[Tensor]]:
@@ -205,25 +198,34 @@ class Cohort:
             for name, optimizer in self.optimizers.items()
         }
 
-    def _place(self) -> bool:
-        """Empty the slots of runs that ended and fill them; return whether there is work.
-
-        All runs are at the same place of the schedule's epoch, so that a run's batches do not
-        depend on when it got its slot.
-        """
+    def _seat_from(self, tick: int) -> Seating[Slot]:
+        """Nobody has a slot yet."""
         epoch = self.data.schedule.steps_per_epoch
-        self._empty_seats()
-        for index, seated in enumerate(self._seats):
-            fitting = [s for s in self._waiting if (s.step - self._tick) % epoch == 0]
-            if seated is None and fitting:
-                self._waiting.remove(fitting[0])
-                self._enter(index, fitting[0])
-        return any(self._seats) or bool(self._waiting)
+        return Seating(self.slots, num_slots=self.stack.num_slots, epoch=epoch, tick=tick)
+
+    def _place(self) -> bool:
+        """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
+        for index, slot in self._seating.leave().items():
+            self._keep(index, slot)
+        for index, slot in self._seating.enter().items():
+            self._enter(index, slot)
+        if not self._seating.is_cached:
+            self._programs.drop_trunk()
+        return bool(self._seating.seated)
+
+    def _keep(self, index: int, slot: Slot) -> None:
+        """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""
+        if not slot.has_ended:
+            self._begun[slot.run.name] = self._rows(index)
+            return
+        self.finished[slot.run.name] = {
+            name: group.weights[index].to("cpu", copy=True)
+            for name, group in self.stack.groups.items()
+        }
 
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
         train = slot.run.train
-        self._seats[index] = slot
         self.stack.configure(index, slot.run.lora, banked=slot.run.bank is not None)
         self.stack.initialise(index, slot.run.seed)
         for optimizer in self.optimizers.values():
@@ -242,36 +244,43 @@ class Cohort:
                 state[index].copy_(row)
             self.stack.groups[name].publish()
 
-    def _empty_seats(self) -> None:
-        """Keep the weights of runs that have ended, and give up their slots."""
-        for index, slot in enumerate(self._seats):
-            if slot is not None and slot.has_ended:
-                self.finished[slot.run.name] = {
-                    name: group.weights[index].to("cpu", copy=True)
-                    for name, group in self.stack.groups.items()
-                }
-                self._seats[index] = None
-
     def _launch(self, tick: _Tick) -> None:
         """Take a step with every seated run: one program for every kind of step among them.
 
         Where memory runs out, ``tick`` has the programs that were launched before.
         """
         kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
-        for index, slot in enumerate(self._seats):
-            if slot is not None:
-                settings = slot.settings()
-                kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
-        shapes = {kind: self.data.shape(self._tick, kind.prefix_room) for kind in kinds}
-        for kind, shape in shapes.items():
-            self._programs.prepare(kind, shape)
+        for index, slot in self._seating.seated.items():
+            settings = slot.settings()
+            kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
+        shapes = {k: self.data.shape(self._seating.tick, k.prefix_room) for k in kinds}
+        self._prepare(shapes)
         for kind, working in sorted(kinds.items()):
             report = self._programs.launch(kind, shapes[kind], working)
             steps = {i: (slot, settings, slot.step) for i, (slot, settings) in working.items()}
             tick.parts.append((steps, report))
             for slot, _ in working.values():
                 slot.step += 1
-        self._tick += 1
+        self._seating.tick += 1
+
+    def _prepare(self, shapes: Mapping[Kind, tuple[int, int]]) -> None:
+        """Make a step's programs, and on a GPU those to come of a kind that is new.
+
+        All at once and the largest first, they share their memory best, and what does not fit
+        shows at the start.
+        """
+        for kind, shape in shapes.items():
+            if self.device.type == "cuda" and not self._programs.has(kind):
+                for coming in self._shapes_to_come(kind):
+                    self._programs.prepare(kind, coming)
+            self._programs.prepare(kind, shape)
+
+    def _shapes_to_come(self, kind: Kind) -> list[tuple[int, int]]:
+        """Shapes of the steps that runs may still take as a kind, the largest first."""
+        tick, epoch = self._seating.tick, self._seating.epoch
+        left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in self.slots)
+        steps = range(tick, tick + min(left, epoch))
+        return sorted({self.data.shape(step, kind.prefix_room) for step in steps}, reverse=True)
 
     def _report(self, tick: _Tick) -> list[RunStep]:
         """Wait for a tick's numbers; a run that was given up meanwhile reports nothing."""

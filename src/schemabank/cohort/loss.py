@@ -6,7 +6,6 @@ number of slots.
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -110,8 +109,7 @@ class _TokenLosses(torch.autograd.Function):
             chunk = rows.detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 logits = head(chunk)
-            fused = _compiled() if logits.is_cuda else _loss_and_gradient
-            loss, grad = fused(logits.detach(), targets)
+            loss, grad = _loss_and_gradient(logits.detach(), targets)
             losses.append(loss)
             if wanted:
                 grads += torch.autograd.grad(logits, chunk, grad)
@@ -127,6 +125,10 @@ class _TokenLosses(torch.autograd.Function):
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
+    if logits.is_cuda and logits.itemsize <= torch.float32.itemsize:
+        from schemabank.cohort.cross_entropy import cross_entropy  # noqa: PLC0415 -- needs Triton
+
+        return cross_entropy(logits, targets)
     wide = torch.promote_types(logits.dtype, torch.float32)
     log_probs = logits.log_softmax(-1, dtype=wide)
     of_target = log_probs.gather(-1, targets[:, None])[:, 0]
@@ -134,12 +136,6 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     rows = torch.arange(len(targets), device=targets.device)
     grad[rows, targets] = (of_target.exp() - 1).to(grad.dtype)
     return -of_target, grad
-
-
-@cache
-def _compiled() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The same as one pass over the logits."""
-    return torch.compile(_loss_and_gradient, dynamic=True)
 
 
 def mean_per_slot(losses: Tensor, weights: Tensor) -> Tensor:

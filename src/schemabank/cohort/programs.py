@@ -53,12 +53,25 @@ class Programs:
         self._num_tags = num_tags
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
         self._widths = data.schedule.widths()
-        self._trunk = self._trunk_states(limit_bytes)
+        self._trunk: TrunkStates | None = self._trunk_states(limit_bytes)
+
+    def has(self, kind: Kind) -> bool:
+        """Whether there is any program of a kind."""
+        return any(made == kind for made, _ in self._programs)
 
     def prepare(self, kind: Kind, shape: tuple[int, int]) -> None:
         """Compile and capture what :meth:`launch` will need; changes no weight."""
         if (kind, shape) not in self._programs:
             self._programs[kind, shape] = self._make(kind, shape)
+
+    def drop_trunk(self) -> None:
+        """Give back what cached kinds of steps need; none of them can be taken any more."""
+        if self._trunk is None:
+            return
+        if self._executor.device.type == "cuda":
+            torch.cuda.synchronize(self._executor.device)  # a program may still run
+        self._trunk = None
+        self._programs = {key: p for key, p in self._programs.items() if not key[0].cached}
 
     def launch(self, kind: Kind, shape: tuple[int, int], working: Working) -> Fetch:
         """Take one step of some slots, all of one kind; the others stay as they are.
@@ -76,6 +89,7 @@ class Programs:
         rows = self._fill(program.staging.host(), kind, working)
         program.staging.send()
         if program.states is not None:
+            assert self._trunk is not None
             self._trunk.write(rows, program.states)
         return Fetch(program.run())
 
@@ -87,6 +101,7 @@ class Programs:
         if not kind.cached:
             step = self._executor.program(lambda: train_step(self._training, kind, given, None))
             return _Program(staging, step)
+        assert self._trunk is not None
         size = (self._leading[0] * self._leading[1], shape[0], stack.model.config.hidden_size)
         states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
         step = self._executor.program(lambda: train_step(self._training, kind, given, states))

@@ -11,7 +11,15 @@ from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import EMPTY, Encoded, Schedule, prepend
 from schemabank.config import BankSettings, LoraSettings, Stage, TrainSettings
-from schemabank.curriculum import GROUPS, Group, StepSettings, keyed_uniform, plan, step_settings
+from schemabank.curriculum import (
+    GROUPS,
+    Group,
+    StagePlan,
+    StepSettings,
+    keyed_uniform,
+    plan,
+    step_settings,
+)
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 
@@ -115,6 +123,7 @@ class Slot:
     Attributes:
         step: the next step, from 0.
         num_steps: how many steps the run has in all.
+        num_cached: how many of them come before LoRA is trained.
         num_skipped: steps skipped because a gradient was not finite.
         failure: why the run was given up, or ``None``.
     """
@@ -124,11 +133,13 @@ class Slot:
         epochs = run.train.num_train_epochs
         self.num_steps = run.train.max_steps or epochs * data.schedule.steps_per_epoch
         self.plans = plan(run.stages, self.num_steps)
+        self.num_cached = 0 if run.bank is None else steps_before_lora(self.plans)
         self.step = 0
         self.num_skipped = 0
         self.failure: str | None = None
         self._skipped_in_row = 0
         self._fixed_tags: dict[int, Tags] = {}
+        self._prefixes: dict[Tags, list[int]] = {}
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
     @property
@@ -151,10 +162,9 @@ class Slot:
 
     def kind(self, settings: StepSettings) -> Kind:
         """Return the kind of a step."""
-        stages = [p.stage for p in self.plans[: settings.stage + 1] if p.stop > p.start]
         tagged = self.run.tags is not None and settings.tag_keep > 0
-        cached = self.run.bank is not None and not any("lora" in s.train for s in stages)
-        groups = stages[-1].train if cached else GROUPS
+        cached = self.step < self.num_cached
+        groups = self.plans[settings.stage].stage.train if cached else GROUPS
         return Kind(
             trained=tuple(sorted(groups)),
             cached=cached,
@@ -225,6 +235,15 @@ class Slot:
         example = self.data.encoded[index]
         if not tags or self.run.tags is None or not self.run.tags.prefix_room:
             return example
-        prefix = self.data.tokenizer(prefix_text(tags), add_special_tokens=False)["input_ids"]
+        prefix = self._prefixes.get(tags)
+        if prefix is None:
+            prefix = self.data.tokenizer(prefix_text(tags), add_special_tokens=False)["input_ids"]
+            self._prefixes[tags] = prefix
         in_loss = not self.data.completion_only
         return prepend(example, prefix, after=self.data.beginning, in_loss=in_loss)
+
+
+def steps_before_lora(plans: Sequence[StagePlan]) -> int:
+    """Return how many of a run's first steps leave its adapter untouched."""
+    trained = (p.start for p in plans if p.stop > p.start and "lora" in p.stage.train)
+    return next(trained, plans[-1].stop)

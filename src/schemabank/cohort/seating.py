@@ -1,0 +1,149 @@
+"""Which runs have the slots, and when; no tensors here.
+
+All runs follow one schedule of shapes, so a run may take a slot only where the schedule stands at
+that place of the epoch which the run's next step has. A program costs what all slots cost, used or
+not. So a cohort first takes all steps whose trunk is the base model's, which cost little (see
+:class:`schemabank.cohort.slots.Kind`), and then all others: no step needs both kinds of program. A
+run that is ahead gives up its slot until the others are through.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+class Progress(Protocol):
+    """How far a run has come.
+
+    Attributes:
+        step: the next step, from 0.
+        num_cached: steps from the first on whose trunk is the base model's.
+        num_steps: steps in all.
+    """
+
+    step: int
+    num_cached: int
+    num_steps: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no step left to take."""
+
+
+@dataclass(eq=False)
+class Journey:
+    """A run to come, of which nothing but its length is known; see :class:`Progress`."""
+
+    num_cached: int
+    num_steps: int
+    step: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no step left to take."""
+        return self.step >= self.num_steps
+
+
+R = TypeVar("R", bound=Progress)
+
+
+class Seating(Generic[R]):
+    """The slots of a cohort and the runs in them.
+
+    Args:
+        runs: in the order in which they get slots; they may be on their way already.
+        num_slots: how many slots there are.
+        epoch: steps of an epoch.
+        tick: where the schedule stands.
+
+    Attributes:
+        slots: the run in each, or ``None``.
+    """
+
+    def __init__(self, runs: Sequence[R], *, num_slots: int, epoch: int, tick: int = 0) -> None:
+        self.runs, self.epoch, self.tick = list(runs), epoch, tick
+        self.slots: list[R | None] = [None] * num_slots
+
+    @property
+    def seated(self) -> dict[int, R]:
+        """The runs that have a slot, by its index."""
+        return {index: run for index, run in enumerate(self.slots) if run is not None}
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the cohort is at the steps whose trunk is the base model's."""
+        return any(run.step < run.num_cached for run in self.runs if not run.has_ended)
+
+    def leave(self) -> dict[int, R]:
+        """Take slots from runs that have ended or are ahead; return these by their slot."""
+        cached = self.is_cached
+        leaving = {i: run for i, run in self.seated.items() if not _may_step(run, cached=cached)}
+        for index in leaving:
+            self.slots[index] = None
+        return leaving
+
+    def enter(self) -> dict[int, R]:
+        """Give free slots to runs that can go on here; return these by their slot.
+
+        Where nobody has a slot, the schedule moves to where the first can.
+        """
+        called = self._called()
+        if called and not self.seated:
+            self.tick += self._distance(called[0])
+        fitting = [run for run in called if self._distance(run) == 0]
+        free = [index for index, run in enumerate(self.slots) if run is None]
+        entering = dict(zip(free, fitting, strict=False))
+        for index, run in entering.items():
+            self.slots[index] = run
+        return entering
+
+    def steps_to_change(self) -> int:
+        """At least how many steps there are until a run can leave or enter; 0 without any run."""
+        cached = self.is_cached
+        left = [_num_left(run, cached=cached) for run in self.seated.values()]
+        return min([*left, *map(self._distance, self._called())], default=0)
+
+    def _called(self) -> list[R]:
+        """Who gets the free slots: those with the most steps left, if need be later."""
+        cached, seated = self.is_cached, self.seated.values()
+        waiting = [r for r in self.runs if r not in seated and _may_step(r, cached=cached)]
+        waiting.sort(key=lambda run: -_num_left(run, cached=cached))
+        return waiting[: len(self.slots) - len(seated)]
+
+    def _distance(self, run: R) -> int:
+        """Steps until the schedule is where a run can go on."""
+        return (run.step - self.tick) % self.epoch
+
+
+def count_steps(
+    runs: Sequence[Progress], *, num_slots: int, epoch: int, tick: int = 0
+) -> tuple[int, int]:
+    """Return how many steps a cohort still takes: with the base model's trunk, and others.
+
+    Args:
+        runs: who has not ended; nobody has a slot yet.
+        num_slots: how many slots there are.
+        epoch: steps of an epoch.
+        tick: where the schedule stands.
+    """
+    journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
+    seating = Seating(journeys, num_slots=num_slots, epoch=epoch, tick=tick)
+    counts = {True: 0, False: 0}
+    while not all(journey.has_ended for journey in journeys):
+        seating.leave()
+        seating.enter()
+        steps = seating.steps_to_change()
+        counts[seating.is_cached] += steps if seating.seated else 0
+        seating.tick += steps
+        for journey in seating.seated.values():
+            journey.step += steps
+    return counts[True], counts[False]
+
+
+def _num_left(run: Progress, *, cached: bool) -> int:
+    """Steps until a run ends, or is ahead of those with the base model's trunk."""
+    return (run.num_cached if cached else run.num_steps) - run.step
+
+
+def _may_step(run: Progress, *, cached: bool) -> bool:
+    return not run.has_ended and (run.step < run.num_cached) == cached

@@ -1,0 +1,93 @@
+"""Who has a slot when: every run takes all its steps in order, each at its place."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemabank.cohort.seating import Journey, Seating, count_steps
+
+
+@st.composite
+def journeys(draw: st.DrawFn) -> list[Journey]:
+    """Runs of up to 40 steps, some on their way."""
+    found = []
+    for _ in range(draw(st.integers(1, 12))):
+        num_steps = draw(st.integers(1, 40))
+        num_cached = draw(st.one_of(st.just(0), st.integers(0, num_steps)))
+        step = draw(st.one_of(st.just(0), st.integers(0, num_steps)))
+        found.append(Journey(num_cached, num_steps, step))
+    return found
+
+
+def walk(
+    runs: list[Journey], *, num_slots: int, epoch: int, tick: int = 0
+) -> list[tuple[int, dict[int, Journey]]]:
+    """Let a cohort take its steps one by one: where the schedule stood, and who took a step."""
+    seating = Seating(runs, num_slots=num_slots, epoch=epoch, tick=tick)
+    steps = []
+    while True:
+        left = seating.leave()
+        entered = seating.enter()
+        assert not set(left) & {i for i, r in seating.seated.items() if i not in entered}
+        if not seating.seated:
+            return steps
+        steps.append((seating.tick, seating.seated))
+        for run in seating.seated.values():
+            run.step += 1
+        seating.tick += 1
+
+
+@given(
+    runs=journeys(),
+    num_slots=st.integers(1, 14),
+    epoch=st.integers(1, 9),
+    tick=st.integers(0, 20),
+)
+def test_a_cohort_step_by_step(runs: list[Journey], num_slots: int, epoch: int, tick: int) -> None:
+    expected = count_steps(runs, num_slots=num_slots, epoch=epoch, tick=tick)
+    next_step = [run.step for run in runs]
+    cached = []
+    for at, seated in walk(runs, num_slots=num_slots, epoch=epoch, tick=tick):
+        assert 1 <= len(seated) <= num_slots
+        indices = [runs.index(run) for run in seated.values()]
+        assert len(set(indices)) == len(indices)
+        kinds = {next_step[i] < runs[i].num_cached for i in indices}
+        assert len(kinds) == 1, "one kind of trunk at a time"
+        cached += kinds
+        for index in indices:
+            assert (next_step[index] - at) % epoch == 0, "the schedule is at the run's own place"
+            next_step[index] += 1
+    assert next_step == [run.num_steps for run in runs], "all have ended"
+    assert (sum(cached), len(cached) - sum(cached)) == expected
+    assert cached == sorted(cached, reverse=True), "the base model's trunk comes first"
+
+
+def test_a_run_keeps_its_slot_until_it_ends_or_is_ahead() -> None:
+    runs = [Journey(0, 9), Journey(0, 4), Journey(0, 7)]
+    seats = [
+        {runs.index(run): slot for slot, run in seated.items()}
+        for _, seated in walk(runs, num_slots=2, epoch=3)
+    ]
+    assert seats == [{0: 0, 2: 1}] * 7 + [{0: 0}] * 2 + [{1: 0}] * 4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "slots", "steps"),
+    [
+        ((10, 8, 6, 4, 2), 3, 10),  # 8 + 2 and 6 + 4 fill a slot
+        ((10, 8, 6, 4, 2), 2, 16),
+        ((5, 5, 5), 1, 15),
+        ((5,), 9, 5),
+    ],
+)
+def test_the_longest_go_first_and_others_follow(
+    lengths: tuple[int, ...], slots: int, steps: int
+) -> None:
+    runs = [Journey(0, 100 * length) for length in lengths]
+    assert count_steps(runs, num_slots=slots, epoch=100) == (0, 100 * steps)
+
+
+def test_the_schedule_moves_on_where_nobody_can_take_a_step() -> None:
+    """A run that stopped at step 2 of an epoch of 5 goes on there, at once."""
+    run = Journey(0, 9, step=2)
+    assert [at for at, _ in walk([run], num_slots=1, epoch=5, tick=10)] == list(range(12, 19))
