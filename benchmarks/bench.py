@@ -136,5 +136,5 @@ def peak_gib(device: torch.device) -> float:
 def device_name(device: torch.device) -> str:
     """Name what the figures are of."""
     if device.type == "cuda":
-        return torch.cuda.getdevice_name()
+        return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"

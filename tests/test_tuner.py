@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import schemabank
 from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
-from schemabank.cohort.engine import Cohort
+from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.config import THREE_STAGES
 from tiny import Kind, tiny_model, tiny_tokenizer
 
@@ -103,6 +105,48 @@ def test_lora_alone_and_defaults() -> None:
     assert schemabank.Tuner(tiny_model("llama"), tiny_tokenizer()).config == RunConfig(
         arm="schemabank"
     )
+
+
+@pytest.mark.parametrize("failure", [None, KeyboardInterrupt])
+def test_a_trained_model_runs_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, failure: type[BaseException] | None
+) -> None:
+    """As the engine does on a GPU, blocks are compiled for the training."""
+    steps = Cohort.steps
+
+    def compiled_steps(self: Cohort) -> Iterator[list[RunStep]]:
+        self.stack.compile()
+        yield from steps(self)
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(Cohort, "steps", compiled_steps)
+    monkeypatch.setattr(torch, "compile", lambda forward, **_: lambda *a, **k: forward(*a, **k))
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    for _ in range(2):
+        with nullcontext() if failure is None else pytest.raises(failure):
+            tuner.train(PAIRS)
+        assert not any("forward" in vars(module) for module in model.modules())
+        assert not model.get_input_embeddings()._forward_hooks
+    tuner.set_routing("on")
+    routed = logits(model)
+    tuner.detach()
+    assert not torch.equal(logits(model), routed), "adapter and banks are still there"
+
+
+def test_what_the_engine_explains_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = Cohort.steps
+
+    def explained_steps(self: Cohort) -> Iterator[list[RunStep]]:
+        self._explain("there is no Triton")
+        yield from steps(self)
+
+    monkeypatch.setattr(Cohort, "steps", explained_steps)
+    schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config()).train(PAIRS)
+    assert capsys.readouterr().err.count("there is no Triton") == 1
 
 
 def test_training_twice_starts_from_fresh_weights() -> None:

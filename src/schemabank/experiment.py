@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from schemabank.cohort.rowcache import attention_windows
 from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import run_id
@@ -137,6 +138,7 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
         f"base model: {base.name}, {runs[0].model.dtype} on {device.type}; {base.source} "
         f"({time.monotonic() - began:.0f} s)"
     )
+    attention_windows(base.model)  # refuses a model that cannot be evaluated
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
     training: TrainingData | None = None

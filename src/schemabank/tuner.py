@@ -15,7 +15,7 @@ from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.export import model_card, save_adapter
 from schemabank.prepare import engine_run, training_data
-from schemabank.progress import reporter
+from schemabank.progress import Reporter, reporter
 from schemabank.tasks import Example
 
 
@@ -74,14 +74,12 @@ class Tuner:
         texts = [(e.id, e.question, e.solution) for e in named]
         data = training_data(named, texts, self.config, self.tokenizer)
         run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
-        cohort = Cohort(self.stack, [run], data)
-        done: list[RunStep] = []
-        with reporter() as progress:
-            progress.start(f"train {self.config.arm}", cohort.num_steps)
-            for steps in cohort.steps():
-                done += steps  # none for a step that was under way when the run was given up
-                progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
-            progress.finish()
+        try:
+            with reporter() as progress:
+                cohort = Cohort(self.stack, [run], data, explain=progress.note)
+                done = _steps(cohort, f"train {self.config.arm}", progress)
+        finally:
+            self.stack.uncompile()
         if cohort.slots[0].failure is not None:
             raise RuntimeError(cohort.slots[0].failure)
         return done
@@ -135,3 +133,14 @@ class Tuner:
                 f"train() after the {what} came off: allowed is to train before detach() and "
                 "remove(), make a new Tuner of the model"
             )
+
+
+def _steps(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
+    """Train a cohort of one run to its end."""
+    done: list[RunStep] = []
+    progress.start(title, cohort.num_steps)
+    for steps in cohort.steps():
+        done += steps  # none for a step that was under way when the run was given up
+        progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
+    progress.finish()
+    return done

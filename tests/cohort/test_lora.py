@@ -14,7 +14,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from cohorts import BANK, LORA, cohort, data, lora_run, train
+from schemabank.cohort import lora
 from schemabank.cohort.lora import (
+    SharedInput,
     SlotDropout,
     StackedLora,
     dropout_keys,
@@ -113,6 +115,28 @@ def test_output_and_gradients_are_those_of_the_definition(training: bool) -> Non
     for found, reference in zip(ours, theirs, strict=True):
         assert reference.abs().max() > 0.1
         torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("can_compile", [False, True])
+def test_kernels_draw_the_masks_in_training_where_they_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, can_compile: bool
+) -> None:
+    calls: list[Tensor] = []
+
+    def low(_shared: SharedInput, layer: StackedLora, inputs: Tensor, keys: Tensor) -> Tensor:
+        calls.append(keys)
+        return layer._low(inputs)
+
+    monkeypatch.setattr(lora, "can_compile", lambda _device: can_compile)
+    monkeypatch.setattr(SharedInput, "low", low)
+    layer = new_layer(new_dropout())
+    SharedInput([layer])
+    inputs = randoms(len(SETTINGS) * BATCH, TOKENS, IN, seed=3)
+    layer(inputs)
+    assert not calls, "evaluation has no masks"
+    layer.dropout.begin_step(KEYS)
+    layer(inputs)
+    assert len(calls) == can_compile
 
 
 def test_gradients_pass_gradcheck() -> None:

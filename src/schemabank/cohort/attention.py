@@ -15,7 +15,9 @@ from torch.autograd.function import FunctionCtx
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-NAME = "schemabank_causal"
+from schemabank.cohort.execute import can_compile
+
+NAME, LIBRARY_NAME = "schemabank_causal", "schemabank_library"
 LONGEST = 256  # tokens; beyond, the library's attention is as good, and keeps no scores
 
 
@@ -30,11 +32,16 @@ def short_attention(model: PreTrainedModel) -> Iterator[None]:
     before = config._attn_implementation
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     if before == "sdpa" and model._supports_attention_backend and not capped:
-        config._attn_implementation = NAME
+        config._attn_implementation = attention_name(model.device)
     try:
         yield
     finally:
         config._attn_implementation = before
+
+
+def attention_name(device: torch.device) -> str:
+    """Return which attention is the one for short rows: a GPU's own needs its kernels."""
+    return NAME if device.type != "cuda" or can_compile(device) else LIBRARY_NAME
 
 
 def causal_attention(
@@ -67,7 +74,9 @@ def causal_attention(
     tokens, dim = query.shape[2:]
     wide = sliding_window is None or sliding_window >= tokens
     if tokens > LONGEST or not wide or value.shape[-1] != dim:
-        return _library_attention(module, (query, key, value), scaling, sliding_window), None
+        return library_attention(
+            module, query, key, value, None, scaling=scaling, sliding_window=sliding_window
+        )
     scale = dim**-0.5 if scaling is None else scaling
     if not query.is_cuda:
         result: Tensor = _Products.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
@@ -75,17 +84,23 @@ def causal_attention(
     from schemabank.cohort.flash import HEAD_DIMS, flash_attention  # noqa: PLC0415 -- needs Triton
 
     if dim not in HEAD_DIMS:
-        return _library_attention(module, (query, key, value), scaling, None), None
+        return library_attention(module, query, key, value, None, scaling=scaling)
     return flash_attention(query, key, value, scale), None
 
 
-def _library_attention(
+def library_attention(
     module: nn.Module,
-    states: tuple[Tensor, Tensor, Tensor],
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    query, key, value = states
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_others: object,
+) -> tuple[Tensor, None]:
+    """As :func:`causal_attention`, by the library; the model makes no mask here, either."""
+    assert attention_mask is None
     tokens = query.shape[2]
     mask = None
     if sliding_window is not None and sliding_window < tokens:
@@ -93,10 +108,11 @@ def _library_attention(
         distance = place[:, None] - place[None, :]
         mask = ((distance >= 0) & (distance < sliding_window))[None, None]
     result: Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
-    return result
+    return result, None
 
 
 AttentionInterface.register(NAME, causal_attention)
+AttentionInterface.register(LIBRARY_NAME, library_attention)
 
 
 class _Products(torch.autograd.Function):

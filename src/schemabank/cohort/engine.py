@@ -19,6 +19,7 @@ from schemabank.cohort.execute import (
     DEPTH,
     Fetch,
     allow_many_versions,
+    can_compile,
     default_executor,
     keep_freed_memory,
 )
@@ -88,25 +89,25 @@ class Cohort:
         self._explain = explain
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
-        on_gpu = self.device.type == "cuda"
+        compiled = can_compile(self.device, explain=explain)
         self.optimizers = {
             name: SlotAdamW(
-                group.weights, self._coefficients, rounded=group.rounded, compiled=on_gpu
+                group.weights, self._coefficients, rounded=group.rounded, compiled=compiled
             )
             for name, group in stack.groups.items()
         }
-        if on_gpu:
+        if compiled:
             allow_many_versions()
             stack.compile()
-        else:
+        elif self.device.type == "cpu":
             keep_freed_memory()
         self._programs = Programs(
             Training(
                 stack=stack,
                 optimizers=self.optimizers,
                 max_norm=self._max_norm,
-                clip=torch.compile(clip_factors, dynamic=False) if on_gpu else clip_factors,
-                penalise=torch.compile(penalise, dynamic=True) if on_gpu else penalise,
+                clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
+                penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
                 penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
             ),
             data=data,

@@ -3,13 +3,20 @@
 A batch of four short examples keeps a GPU busy for less time than Python needs to ask for it. A
 program therefore runs once to compile, is recorded as a CUDA graph and from then on replayed: one
 call a step, no Python inside and no waiting for the device (PyTorch calls it whole-network capture,
-pytorch.org/docs/stable/notes/cuda.html#cuda-graphs).
+pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). Compiling needs Triton and a C compiler;
+:func:`can_compile` alone says whether they are there.
 """
 
 import ctypes
+import importlib.util
 import math
+import os
+import shutil
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +27,7 @@ Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 DEPTH = 3  # steps that the host may be ahead of the device
 ALIGNMENT = 64
 WARM_UPS = 2
+OLDEST_GPU = (7, 0)  # compute capability that torch.compile asks for
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES, KEPT_PIECE_BYTES = 2**29, 2**26
 
@@ -157,6 +165,39 @@ def default_executor(device: torch.device, *, explain: Callable[[str], None]) ->
     return Executor(device, capture=device.type == "cuda", explain=explain)
 
 
+def can_compile(device: torch.device, *, explain: Callable[[str], None] = lambda _: None) -> bool:
+    """Say whether programs are compiled and Triton's kernels used; never on a CPU.
+
+    Args:
+        device: where programs run.
+        explain: told why a GPU has to do without.
+    """
+    if device.type != "cuda":
+        return False
+    lack = _lack_of_triton() or _lack_of_gpu(torch.cuda.get_device_capability(device))
+    if lack is not None:
+        explain(f"steps run as plain PyTorch, which takes longer and more memory: {lack}")
+    return lack is None
+
+
+def compiled(forward: Callable[..., object]) -> Callable[..., object]:
+    """Compile a forward pass over ``(row, token, hidden)`` for any number of tokens.
+
+    All other sizes are fixed, which makes faster code than leaving them open.
+    """
+    fixed = torch.compile(forward, dynamic=False)
+
+    def run(hidden: Tensor, *args: object, **kwargs: object) -> object:
+        width = hidden.shape[1]
+        for value in (hidden, *args, *kwargs.values()):
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Tensor) and item.dim() > 1 and item.shape[1] == width:
+                    torch._dynamo.maybe_mark_dynamic(item, 1)
+        return fixed(hidden, *args, **kwargs)
+
+    return run
+
+
 def keep_freed_memory() -> None:
     """Let the C library keep what a step on a CPU frees, for the next step.
 
@@ -174,6 +215,40 @@ def allow_many_versions() -> None:
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 256)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+
+
+def _lack_of_gpu(capability: tuple[int, int]) -> str | None:
+    if capability >= OLDEST_GPU:
+        return None
+    found, allowed = (".".join(map(str, version)) for version in (capability, OLDEST_GPU))
+    return (
+        "the GPU is older than those that PyTorch compiles for (compute capability "
+        f"{found}, allowed is {allowed} and later), use a newer one"
+    )
+
+
+@cache
+def _lack_of_triton() -> str | None:
+    """What Triton lacks to make kernels, and the mend; ``None`` for nothing.
+
+    It builds an extension module of Python first, with the compiler that it looks for as is done
+    here (github.com/triton-lang/triton, python/triton/runtime/build.py).
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed, install the package triton"
+    compiler = os.environ.get("CC", shutil.which("gcc") or shutil.which("clang"))
+    if compiler is None:
+        return "there is no C compiler for Triton, install gcc or name one in the variable CC"
+    headers = sysconfig.get_path("include", "posix_prefix")
+    command = [compiler, f"-I{headers}", "-fsyntax-only", "-xc", "-"]
+    try:
+        subprocess.run(command, input=b"#include <Python.h>\n", capture_output=True, check=True)  # noqa: S603 -- Triton runs it, too
+    except (OSError, subprocess.CalledProcessError):
+        return (
+            f"the C compiler {compiler!r} cannot build Triton's module for Python, install gcc and "
+            f"Python's headers ({headers}/Python.h)"
+        )
+    return None
 
 
 def _num_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from schemabank.cohort.execute import can_compile
 from schemabank.cohort.joined import SIBLINGS, JoinedLinear
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
@@ -37,12 +38,14 @@ class SlotDropout:
     Attributes:
         keys: ``(slot,)``, int32, one for every run and step; ``None`` in evaluation.
         adapters: whether adapters act at all; without them the model is the base model.
+        in_kernels: whether a GPU's kernels make the masks where they are used.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
         self.rates = [0.0] * len(rates)
         self.keys: Tensor | None = None
         self.adapters = True
+        self.in_kernels = can_compile(device)
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):
@@ -145,7 +148,7 @@ class StackedLora(nn.Module):
         output: Tensor = self.base(inputs)
         if not self.dropout.adapters:
             return output
-        if self.dropout.keys is not None and inputs.is_cuda:
+        if self.dropout.keys is not None and self.dropout.in_kernels:
             low = self.shared.low(self, inputs, self.dropout.keys)
         else:
             low = self._low(inputs)

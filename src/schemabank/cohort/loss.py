@@ -13,6 +13,7 @@ from torch.autograd.function import FunctionCtx
 from transformers import PreTrainedModel
 
 from schemabank.cohort.batches import Batch
+from schemabank.cohort.execute import can_compile
 from schemabank.errors import InputError
 
 CHUNK_ROWS = 1024
@@ -125,7 +126,7 @@ class _TokenLosses(torch.autograd.Function):
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
-    if logits.is_cuda and logits.itemsize <= torch.float32.itemsize:
+    if can_compile(logits.device) and logits.itemsize <= torch.float32.itemsize:
         from schemabank.cohort.cross_entropy import cross_entropy  # noqa: PLC0415 -- needs Triton
 
         return cross_entropy(logits, targets)

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
 from schemabank.bank import Routing, SchemaBank
 from schemabank.cohort.attention import short_attention
+from schemabank.cohort.blocks import Forward, noting, probed, replaced, returning
+from schemabank.cohort.execute import compiled
 from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
-from schemabank.cohort.loss import output_head
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
@@ -35,8 +36,8 @@ class AdapterStack:
         banked: which slots' runs use the banks; all of them without it.
 
     Raises:
-        InputError: targets or layers that the model does not have, or an output layer that is more
-            than a linear map with an optional soft cap.
+        InputError: targets or layers that the model does not have, blocks that return no states,
+            or an output layer that is more than a linear map with an optional soft cap.
     """
 
     def __init__(
@@ -50,8 +51,8 @@ class AdapterStack:
         self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
         self.lora_settings, self.bank_settings = list(lora), bank
         self.banked = [bank is not None] * len(lora) if banked is None else list(banked)
-        self.head = output_head(model)
         self.blocks = decoder_blocks(model)
+        self.head, self._in_tuples = probed(model, self.blocks)
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
@@ -99,9 +100,16 @@ class AdapterStack:
         """Compile blocks and banks, once for all widths; blocks of one shape share their code."""
         if not self._hooks:
             for module in (*self.blocks, *self.banks.banks.values()):
-                module.forward = _compiled(module.forward)
+                module.forward = compiled(module.forward)
             embeddings = self.model.get_input_embeddings()
             self._hooks.append(embeddings.register_forward_hook(_requiring_grad))
+
+    def uncompile(self) -> None:
+        """Let blocks and banks run as they are written again; adapters and banks stay."""
+        if self._hooks:
+            for module in (*self.blocks, *self.banks.banks.values()):
+                del module.forward
+            self._hooks.pop().remove()
 
     def num_weights(self, name: Group, rank: int) -> int:
         """Weights of a slot's group, for an adapter of a rank; without what pads it."""
@@ -145,7 +153,7 @@ class AdapterStack:
         if states is None:
             return self._run(tokens)
         first = min(self.banks.banks) + 1
-        with _replaced(self.blocks[:first], lambda _block: lambda *_args, **_kwargs: states):
+        with replaced(self.blocks[:first], self._returning(states)):
             return self._run(tokens)
 
     @torch.no_grad()
@@ -160,26 +168,20 @@ class AdapterStack:
         """
         first = min(self.banks.banks)
         found: list[Tensor] = []
-
-        def keep(block: nn.Module) -> Callable[..., Tensor]:
-            forward = block.forward
-
-            def run(*args: object, **kwargs: object) -> Tensor:
-                found.append(forward(*args, **kwargs))
-                return found[0]
-
-            return run
-
         routing, self.banks.routing, self.dropout.adapters = self.banks.routing, "off", False
         try:
             with (
-                _replaced([self.blocks[first]], keep),
-                _replaced(self.blocks[first + 1 :], lambda _block: lambda x, *_, **__: x),
+                replaced([self.blocks[first]], lambda block: noting(block.forward, found)),
+                replaced(self.blocks[first + 1 :], self._returning()),
             ):
                 self._run(tokens[None])
         finally:
             self.banks.routing, self.dropout.adapters = routing, True
         return found[0]
+
+    def _returning(self, states: Tensor | None = None) -> Callable[[nn.Module], Forward]:
+        """What to give blocks that are to return ``states``, or their input, as they stand."""
+        return lambda block: returning(states, in_tuple=block in self._in_tuples)
 
     def _run(self, tokens: Tensor) -> Tensor:
         rows = tokens.flatten(0, 1)
@@ -270,10 +272,7 @@ class AdapterStack:
     def remove(self) -> None:
         """Take banks and adapters off; the model is the base model again, bit for bit."""
         self.banks.detach()
-        for block in self.blocks:
-            vars(block).pop("forward", None)
-        for hook in self._hooks:
-            hook.remove()
+        self.uncompile()
         if self.attached:
             remove_lora(self.model, self.lora)
             self._unjoin()
@@ -297,44 +296,9 @@ class AdapterStack:
             )
 
 
-def _compiled(forward: Callable[..., object]) -> Callable[..., object]:
-    """Compile a forward pass over ``(row, token, hidden)`` for any number of tokens.
-
-    All other sizes are fixed, which makes faster code than leaving them open.
-    """
-    compiled = torch.compile(forward, dynamic=False)
-
-    def run(hidden: Tensor, *args: object, **kwargs: object) -> object:
-        width = hidden.shape[1]
-        for value in (hidden, *args, *kwargs.values()):
-            for item in value if isinstance(value, tuple) else (value,):
-                if isinstance(item, Tensor) and item.dim() > 1 and item.shape[1] == width:
-                    torch._dynamo.maybe_mark_dynamic(item, 1)
-        return compiled(hidden, *args, **kwargs)
-
-    return run
-
-
 def _requiring_grad(_embedding: nn.Module, _args: object, output: Tensor) -> Tensor:
     """Let the first block's input look like the other blocks', so that it needs no own code."""
     return output.requires_grad_() if torch.is_grad_enabled() else output
-
-
-@contextmanager
-def _replaced(
-    blocks: Sequence[nn.Module], make: Callable[[nn.Module], Callable[..., Tensor]]
-) -> Iterator[None]:
-    """Give blocks another ``forward`` for a while; their hooks stay."""
-    before = [vars(block).get("forward") for block in blocks]
-    for block in blocks:
-        block.forward = make(block)
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
 
 
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:
