@@ -22,7 +22,7 @@ from schemabank.evaluate import evaluate, summaries
 from schemabank.experiment import load_base, resolve_device, resolved
 from schemabank.prepare import engine_run, evaluation_items, load_task, task_training_data
 from schemabank.progress import LineReporter
-from schemabank.runner import build_stack
+from schemabank.training import build_stack
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -10,13 +10,16 @@ import yaml
 from safetensors.torch import load_file
 
 from runs import Finished, Notes, snapshot, write_config
+from schemabank import training
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.loss import mean_per_slot
 from schemabank.cohort.programs import Programs
+from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved, run_experiment
+from schemabank.models import BaseModel
 from schemabank.runner import Outcome
 
 # Two runs in a cohort add up in another order than one run alone; Adam stretches the rounding.
@@ -204,7 +207,8 @@ def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
     good, bad = outcomes
     assert good.failure is None
     assert contents(good.folder) == contents(finished.lora.folder)
-    assert bad.failure == "no finite gradient in 3 steps in a row, up to step 2"
+    # In the routers' stage it has the first slot, and then the second.
+    assert bad.failure == "no finite gradient in 3 steps in a row, up to step 7"
     assert bad.result is None
     aside = bad.folder
     assert aside.name.endswith(".unfinished-1")
@@ -212,7 +216,7 @@ def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
     assert not named.exists(), "a folder with a run's name is complete"
     failure = json.loads((aside / "failure.json").read_text())
     assert failure == {"failure": bad.failure}
-    assert len(rows(aside / "metrics.jsonl")) == 3
+    assert len(rows(aside / "metrics.jsonl")) == 8
     outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
     assert [(o.reused, o.failure) for o in outcomes] == [(True, None), (False, None)]
     assert aside.is_dir(), "nothing is deleted"
@@ -354,20 +358,16 @@ def test_runs_that_follow_one_another_in_slots_equal_those_with_a_slot_each(
     assert_complete_and_close(outcomes, mixed[0])
     assert len(starting(notes, "train ")) == 1, "both arms and prefixes share a cohort"
     assert len(starting(notes, "evaluate ")) == 3, "two runs at once"
-    assert any("34 steps, 2 at once, about" in note for note in notes)
+    assert any("37 steps, 2 at once, about" in note for note in notes)
 
 
 def test_a_cohort_of_both_arms_is_trained_and_evaluated_at_once(
     mixed: tuple[list[Outcome], list[str]],
 ) -> None:
     outcomes, notes = mixed
-    longest_first = (
-        "schemabank seed 1, lora seed 3, schemabank seed 2, lora seed 1, lora seed 2, "
-        "schemabank seed 3"
-    )
-    names = f"{longest_first}: "
-    assert starting(notes, "train ") == [f"train {names}18"]
-    assert starting(notes, "evaluate ") == [f"evaluate {names}6"]
+    # 5 steps of routers alone, and 18 of the longest plain LoRA.
+    assert starting(notes, "train ") == ["train 6 runs (3 schemabank, 3 lora): 23"]
+    assert starting(notes, "evaluate ") == ["evaluate 6 runs (3 schemabank, 3 lora): 6"]
     assert not starting(notes, "cohort "), "one cohort needs no explanation"
     assert [o.folder.name.rpartition("-")[0] for o in outcomes] == [
         f"{arm}-seed{seed}" for seed in (1, 2, 3) for arm in ("lora", "schemabank")
@@ -459,6 +459,64 @@ def test_an_odd_number_of_slots_is_halved_to_a_whole_one(
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_a_run_that_does_not_even_fit_alone_fails_and_no_other_does(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory runs out with two slots, with one, and does not for the others."""
+    exhaust(monkeypatch, 5, 7)
+    outcomes, _ = run_mixed(finished.config, tmp_path, 2)
+    failures = [o.failure for o in outcomes if o.failure is not None]
+    assert len(failures) == 1
+    assert failures[0].startswith("train.batch_size is 4, but a step of a single run does not fit")
+    for outcome, other in zip(outcomes, mixed[0], strict=True):
+        if outcome.failure is None:
+            assert contents(outcome.folder) == contents(other.folder)
+            assert_close(outcome.folder, other.folder)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_slots_are_halved_where_there_is_no_room_to_begin_with(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = training.build_stack
+
+    def full(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
+        if slots > 2:
+            raise torch.OutOfMemoryError("no room")
+        return build(runs, base, slots=slots)
+
+    monkeypatch.setattr(training, "build_stack", full)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 5)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert any("going on with 2;" in note for note in starting(notes, "5 runs at once"))
+    assert any("37 steps, 2 at once, about" in note for note in notes)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("schemabank.runner.evaluate", full)
+    (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
+    assert outcome.failure == (
+        f"eval.batch_size is {load_experiment(finished.config).eval.batch_size}, but so many "
+        "questions at once for each of 1 runs do not fit into the device's memory: lower it "
+        "(no room)"
+    )
+    (aside,) = tmp_path.iterdir()
+    assert (aside / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +534,8 @@ def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
     assert fine.failure is None
     assert contents(fine.folder) == contents(finished.schemabank.folder)
     kept = {p.name for p in tmp_path.iterdir()}
-    assert kept == {f"{failed.folder.name}.unfinished-1", fine.folder.name}
+    assert kept == {failed.folder.name, fine.folder.name}
+    assert failed.folder.name.endswith(".unfinished-1")
     outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
     assert [(o.reused, o.failure) for o in outcomes] == [(False, None), (True, None)]
     assert_close(outcomes[0].folder, finished.lora.folder)

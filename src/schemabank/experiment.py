@@ -28,7 +28,8 @@ from schemabank.prepare import (
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished, read_json
-from schemabank.runner import Context, Outcome, build_stack, run_cohort
+from schemabank.runner import Outcome, run_cohort
+from schemabank.training import Context, build_stack
 
 
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:

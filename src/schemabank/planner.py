@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemabank.cohort.seating import Journey, count_steps
+from schemabank.cohort.seating import CACHED_COST, Journey, count_steps
 from schemabank.cohort.slots import steps_before_lora
 from schemabank.config import RunConfig, Settings
 from schemabank.curriculum import plan
@@ -16,10 +16,7 @@ from schemabank.curriculum import plan
 # Terms of a run's own loss; the other settings of banks are the stack's.
 BANK_WEIGHTS = {"bank.orthonormality_weight", "bank.entropy_weight", "bank.load_balance_weight"}
 
-# From results/benchmarks/nvidia-h200.json: a step of n slots takes about the time of n + 4, and one
-# with the base model's trunk a tenth to a half of another's.
-OVERHEAD_SLOTS = 4
-CACHED_COST = 0.3
+OVERHEAD_SLOTS = 4  # a step of n slots takes about n + 4: results/benchmarks/nvidia-h200.json
 
 
 @dataclass(frozen=True)

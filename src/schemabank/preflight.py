@@ -8,12 +8,14 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import Encoded
+from schemabank.cohort.seating import CACHED_COST
 from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
-PROBE_SIZE = 1024
+PROBES = 3
+PROBE_SIZES = {"cuda": 8192, "cpu": 1024}
 GIB = 2**30
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
 
@@ -56,22 +58,31 @@ def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> li
     ]
 
 
-def estimate(stack: AdapterStack, data: TrainingData, num_steps: int) -> Estimate:
-    """Estimate peak memory and training time of a cohort from shapes and a short measurement."""
+def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]) -> Estimate:
+    """Estimate peak memory and training time of a cohort from shapes and a short measurement.
+
+    Args:
+        stack: of the cohort.
+        data: the training examples.
+        num_steps: with the base model's trunk, and others.
+    """
     model = stack.model
     schedule = data.schedule
-    positions = [schedule.buckets[b].width * schedule.batch_size for b in schedule.order]
-    num_positions = num_steps / len(positions) * sum(positions) * stack.num_slots
-    frozen = sum(p.numel() for p in model.parameters())
+    rows = schedule.batch_size * stack.num_slots
+    shapes = np.array([data.shape(step, 0) for step in range(schedule.steps_per_epoch)])
+    positions, labels = rows * shapes.mean(0)  # of a step
+    head = model.get_output_embeddings().weight.numel()
+    blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    flop = 4 * frozen * num_positions
+    flop = 4 * (blocks * positions + head * labels)
+    whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
     return Estimate(
         memory_gib=(
-            bytes_frozen + 20 * trained + _activation_bytes(model, max(positions), stack.num_slots)
+            bytes_frozen + 20 * trained + _activation_bytes(model, rows * int(shapes[:, 0].max()))
         )
         / GIB,
-        time_s=flop / (EFFICIENCY * _matrix_rate(model)),
+        time_s=whole_steps * flop / (EFFICIENCY * _matrix_rate(model)),
     )
 
 
@@ -79,24 +90,27 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
     """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
     widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    per_slot = 20 * trained + _activation_bytes(stack.model, widest, 1)
+    per_slot = 20 * trained + _activation_bytes(stack.model, widest)
     free, _ = torch.cuda.mem_get_info(stack.model.device)
     return max(1, int(MEMORY_SHARE * free / per_slot))
 
 
-def _activation_bytes(model: PreTrainedModel, positions: int, num_slots: int) -> int:
+def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
     """Activations that a backward pass keeps: about 16 hidden and 4 MLP widths a block."""
     config = model.config.get_text_config()
     width = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 0)
     size = next(model.parameters()).element_size()
-    return int(num_slots * positions * config.num_hidden_layers * width * size)
+    return int(positions * config.num_hidden_layers * width * size)
 
 
 def _matrix_rate(model: PreTrainedModel) -> float:
     """Measured floating-point operations a second of a matrix product in the model's type."""
     weight = next(model.parameters())
-    a = torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=weight.dtype, device=weight.device)
-    (a @ a).sum().item()
-    began = time.perf_counter()
-    (a @ a @ a).sum().item()
-    return 4 * PROBE_SIZE**3 / (time.perf_counter() - began)
+    size = PROBE_SIZES[weight.device.type]
+    a = torch.ones(size, size, dtype=weight.dtype, device=weight.device)
+    times = []
+    for _ in range(PROBES):
+        began = time.perf_counter()
+        (a @ a)[0, 0].item()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)

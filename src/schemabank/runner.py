@@ -1,25 +1,20 @@
 """One cohort from its runs' settings to their folders: train, evaluate, write, check."""
 
-import json
-import math
 import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from torch import Tensor
 
 from schemabank.bank import Routing
-from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import default_executor
-from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
@@ -35,15 +30,11 @@ from schemabank.export import (
 )
 from schemabank.metrics import ItemRecord
 from schemabank.models import EMBEDDED, BaseModel
-from schemabank.preflight import estimate
-from schemabank.prepare import Item, engine_run
-from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
     BANK,
     CONFIG,
     COST,
-    METRICS,
     PREDICTIONS,
     RESULT,
     Claim,
@@ -51,25 +42,9 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
+from schemabank.training import Context, build_stack, names_of, train_runs
 
 RECORDED_VERSIONS = ("schemabank", "torch", "transformers", "peft", "reasoning-gym")
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all runs of an experiment share.
-
-    Attributes:
-        base: the base model.
-        training: training data; ``None`` where no run trains.
-        items: evaluation items by the number of shots.
-        reporter: where progress goes.
-    """
-
-    base: BaseModel
-    training: TrainingData | None
-    items: Mapping[int, Sequence[Item]]
-    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -111,7 +86,8 @@ def run_cohort(
         if runs[0].arm == "base":
             cohort, stack = None, build_stack(runs, context.base, slots=slots)
         else:
-            cohort = _train(runs, slots, context, claims)
+            folders = [claim.path for claim in claims]
+            cohort = train_runs(runs, slots, context, folders)
             stack = cohort.stack
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
@@ -140,16 +116,6 @@ def run_cohort(
         return outcomes
 
 
-def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
-    """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
-    banked = any(run.arm == "schemabank" for run in runs)
-    widest = max((run.lora for run in runs), key=lambda lora: lora.r)
-    stack = AdapterStack(base.model, lora=[widest] * slots, bank=runs[0].bank if banked else None)
-    for slot, run in enumerate(runs[:slots]):
-        stack.configure(slot, run.lora, banked=run.arm == "schemabank")
-    return stack
-
-
 def result_of(
     run: RunConfig,
     evaluation: EvalSettings,
@@ -175,96 +141,6 @@ def result_of(
         "training": training,
         "groups": summaries(records),
     }
-
-
-def _train(
-    runs: Sequence[RunConfig], slots: int, context: Context, claims: Sequence[Claim]
-) -> Cohort:
-    """Train every run; where memory runs out, go on in half the slots."""
-    cohort = _cohort(runs, slots, context)
-    names = _names(runs)
-    expected = estimate(cohort.stack, cohort.data, cohort.num_steps)
-    at_once = f", {slots} at once" if slots < len(runs) else ""
-    context.reporter.note(
-        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
-        f"{expected.memory_gib:.1f} GiB"
-    )
-    context.reporter.start(f"train {names}", cohort.num_steps)
-    with ExitStack() as files:
-        logs = {
-            run_id(run): files.enter_context((claim.path / METRICS).open("w", encoding="utf-8"))
-            for run, claim in zip(runs, claims, strict=True)
-        }
-        while not _log_steps(cohort, logs, context.reporter):
-            slots, before = slots // 2, slots
-            context.reporter.note(
-                f"{before} runs at once do not fit into the device's memory: going on with "
-                f"{slots}; no step is lost (engine.slots sets the number)"
-            )
-            cohort = cohort.moved(partial(build_stack, runs, context.base, slots=slots))
-            context.reporter.start(f"train {names}", cohort.num_steps)
-    context.reporter.finish()
-    return cohort
-
-
-def _cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
-    data = context.training
-    assert data is not None
-    with ExitStack() as on_failure:
-        stack = build_stack(runs, context.base, slots=slots)
-        on_failure.callback(stack.remove)
-        engine_runs = [
-            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
-        ]
-        cohort = Cohort(stack, engine_runs, data, explain=context.reporter.note)
-        on_failure.pop_all()
-    return cohort
-
-
-def _log_steps(cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter) -> bool:
-    """Write one line a run and step, and report progress with the speed so far.
-
-    Returns:
-        Whether all runs ended; otherwise memory ran out, with more than one slot.
-
-    Raises:
-        InputError: memory ran out with one slot.
-    """
-    began, num_tokens = time.monotonic(), 0
-    try:
-        for steps in cohort.steps():
-            for step in steps:
-                logs[step.run].write(_json_line(step))
-                num_tokens += step.num_tokens
-            speed = num_tokens / (time.monotonic() - began)
-            reporter.advance(1, _detail(steps, speed))
-    except torch.OutOfMemoryError as error:
-        if cohort.stack.num_slots > 1:
-            return False
-        cohort.stack.remove()
-        raise InputError(
-            f"train.batch_size is {cohort.data.schedule.batch_size}, but a step of a single "
-            f"run does not fit into the device's memory: lower it or task.max_length ({error})"
-        ) from error
-    except BaseException:
-        cohort.stack.remove()
-        raise
-    return True
-
-
-def _json_line(step: RunStep) -> str:
-    """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
-    row = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(step).items()
-    }
-    return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _detail(steps: Sequence[RunStep], speed: float) -> str:
-    stages = "/".join(dict.fromkeys(step.stage for step in steps))
-    loss = sum(step.loss for step in steps) / len(steps)
-    return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"
 
 
 def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
@@ -295,21 +171,31 @@ class _Evaluated:
 def _evaluate(
     runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
 ) -> list[_Evaluated]:
-    """Evaluate the runs in the first slots; write their predictions."""
+    """Evaluate the runs in the first slots; write their predictions.
+
+    Raises:
+        InputError: memory ran out.
+    """
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
-    context.reporter.start(f"evaluate {_names(runs)}", len(items))
-    records = evaluate(
-        stack,
-        context.base,
-        items,
-        routing=routing,
-        max_new_tokens=settings.max_new_tokens,
-        batch_size=settings.batch_size,
-        advance=lambda done: context.reporter.advance(done, ""),
-        executor=default_executor(stack.model.device, explain=context.reporter.note),
-    )
+    context.reporter.start(f"evaluate {names_of(runs)}", len(items))
+    try:
+        records = evaluate(
+            stack,
+            context.base,
+            items,
+            routing=routing,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            advance=lambda done: context.reporter.advance(done, ""),
+            executor=default_executor(stack.model.device, explain=context.reporter.note),
+        )
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"eval.batch_size is {settings.batch_size}, but so many questions at once for each of "
+            f"{stack.num_slots} runs do not fit into the device's memory: lower it ({error})"
+        ) from error
     context.reporter.finish()
     logits = probe_logits(stack, context.base)
     for index, claim in enumerate(claims):
@@ -382,10 +268,6 @@ def _peak_memory_gib() -> float:
     """Largest resident size of this process; the kernel counts KiB, on macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-def _names(runs: Sequence[RunConfig]) -> str:
-    return ", ".join(f"{run.arm} seed {run.seed}" for run in runs)
 
 
 def _version(package: str) -> str | None:

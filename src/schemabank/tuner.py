@@ -78,6 +78,7 @@ class Tuner:
             with reporter() as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
                 done = _steps(cohort, f"train {self.config.arm}", progress)
+                cohort.free()
         finally:
             self.stack.uncompile()
         if cohort.slots[0].failure is not None:

@@ -101,4 +101,5 @@ def test_a_gpu_without_its_kernels_attends_by_the_library(
     monkeypatch: pytest.MonkeyPatch, device: str, lack: str | None, name: str
 ) -> None:
     monkeypatch.setattr(execute, "_lack_of_triton", lambda: lack)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     assert attention_name(torch.device(device)) == name

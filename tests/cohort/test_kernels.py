@@ -8,7 +8,7 @@ from schemabank.cohort.lora import SlotDropout, dropout_keys
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-SHAPES = [(3, 4, 72, 896, 16), (2, 3, 37, 100, 4), (1, 4, 200, 576, 64)]
+SHAPES = [(3, 4, 72, 896, 16), (2, 3, 37, 100, 4), (1, 4, 200, 576, 64), (1, 4, 90, 576, 128)]
 
 
 def masked(inputs: Tensor, dropout: SlotDropout, layers: Tensor) -> list[Tensor]:
@@ -21,9 +21,11 @@ def masked(inputs: Tensor, dropout: SlotDropout, layers: Tensor) -> list[Tensor]
 def test_masked_down_equals_masks_and_matrix_products(
     shape: tuple[int, ...], dtype: torch.dtype, num_adapters: int
 ) -> None:
-    from schemabank.cohort.kernels import masked_down
+    from schemabank.cohort.kernels import fits, masked_down
 
     slots, batch, tokens, width, rank = shape
+    if not fits(torch.device("cuda"), rank=rank, itemsize=dtype.itemsize):
+        pytest.skip("too large for the kernels")
     generator = torch.Generator("cuda").manual_seed(1)
     randn = lambda *s: torch.randn(*s, generator=generator, device="cuda").to(dtype)  # noqa: E731
     inputs = randn(slots, batch, tokens, width).requires_grad_()
@@ -75,3 +77,12 @@ def test_cross_entropy_and_its_gradient(dtype: torch.dtype, vocabulary: int) -> 
     assert gradient.dtype == dtype
     limit = 2e-5 if dtype == torch.float32 else 4e-3
     torch.testing.assert_close(gradient.double(), wide.grad, rtol=0, atol=limit)
+
+
+def test_adapters_of_large_ranks_are_left_to_plain_products() -> None:
+    from schemabank.cohort.kernels import fits
+
+    if torch.cuda.get_device_capability() == (9, 0):
+        assert fits(torch.device("cuda"), rank=64, itemsize=4)
+        assert fits(torch.device("cuda"), rank=128, itemsize=2)
+    assert not fits(torch.device("cuda"), rank=256, itemsize=4)

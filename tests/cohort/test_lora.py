@@ -117,9 +117,9 @@ def test_output_and_gradients_are_those_of_the_definition(training: bool) -> Non
         torch.testing.assert_close(found, reference, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("can_compile", [False, True])
+@pytest.mark.parametrize("fits", [False, True])
 def test_kernels_draw_the_masks_in_training_where_they_can_be_had(
-    monkeypatch: pytest.MonkeyPatch, can_compile: bool
+    monkeypatch: pytest.MonkeyPatch, fits: bool
 ) -> None:
     calls: list[Tensor] = []
 
@@ -127,7 +127,7 @@ def test_kernels_draw_the_masks_in_training_where_they_can_be_had(
         calls.append(keys)
         return layer._low(inputs)
 
-    monkeypatch.setattr(lora, "can_compile", lambda _device: can_compile)
+    monkeypatch.setattr(lora, "_fits_a_kernel", lambda _adapter: fits)
     monkeypatch.setattr(SharedInput, "low", low)
     layer = new_layer(new_dropout())
     SharedInput([layer])
@@ -136,7 +136,7 @@ def test_kernels_draw_the_masks_in_training_where_they_can_be_had(
     assert not calls, "evaluation has no masks"
     layer.dropout.begin_step(KEYS)
     layer(inputs)
-    assert len(calls) == can_compile
+    assert len(calls) == fits
 
 
 def test_gradients_pass_gradcheck() -> None:

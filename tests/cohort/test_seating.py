@@ -87,6 +87,15 @@ def test_the_longest_go_first_and_others_follow(
     assert count_steps(runs, num_slots=slots, epoch=100) == (0, 100 * steps)
 
 
+def test_the_longest_does_not_wait_for_its_place_where_the_base_models_trunk_is_done_with() -> None:
+    """Ten epochs of plain LoRA beside runs that are through after 2.1: ten more, not 10.9."""
+    runs = [Journey(21, 70), Journey(0, 70), Journey(21, 70)]
+    assert count_steps(runs, num_slots=3, epoch=10) == (21, 70)
+    seats = walk(runs, num_slots=3, epoch=10)
+    assert [len(seated) for _, seated in seats] == [*[2] * 21, 1, *[3] * 49, *[1] * 20]
+    assert seats[21][0] == 30, "the schedule moved to the beginning of an epoch"
+
+
 def test_the_schedule_moves_on_where_nobody_can_take_a_step() -> None:
     """A run that stopped at step 2 of an epoch of 5 goes on there, at once."""
     run = Journey(0, 9, step=2)

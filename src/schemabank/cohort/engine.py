@@ -119,11 +119,14 @@ class Cohort:
     @property
     def num_steps(self) -> int:
         """How many steps the cohort takes, from where it stands, until all runs have ended."""
+        return sum(self.steps_to_come)
+
+    @property
+    def steps_to_come(self) -> tuple[int, int]:
+        """The same, apart: steps with the base model's trunk, and others."""
         seating = self._seating
-        return sum(
-            count_steps(
-                self.slots, num_slots=len(seating.slots), epoch=seating.epoch, tick=seating.tick
-            )
+        return count_steps(
+            self.slots, num_slots=len(seating.slots), epoch=seating.epoch, tick=seating.tick
         )
 
     def steps(self) -> Iterator[list[RunStep]]:
@@ -161,6 +164,11 @@ class Cohort:
         gc.collect()  # captured programs hold themselves in a circle
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def give_up(self, reason: str) -> None:
+        """Let the runs that have slots fail."""
+        for slot in self._seating.seated.values():
+            slot.failure = reason
 
     def seat(self, names: Sequence[str]) -> None:
         """Put finished runs into the first slots, to be evaluated or saved."""

@@ -25,8 +25,23 @@ BLOCKS = {
     "input": ((32, 64, 2), (32, 128, 4)),
     "weights": ((32, 32, 2), (16, 64, 4)),
 }
+# Bytes of a row of A in 227 KiB of shared memory, for which the kernels are tested.
+TESTED_ROW_BYTES, TESTED_ROOM = 256, 227 * 1024
 _MIX_IN, _MIX_OUT = tl.constexpr(MIX_IN), tl.constexpr(MIX_OUT)
 _BATCH_STRIDE = tl.constexpr(BATCH_STRIDE)
+
+
+def fits(device: torch.device, *, rank: int, itemsize: int) -> bool:
+    """Say whether the kernels' tiles should fit into the device's shared memory.
+
+    Args:
+        device: a GPU.
+        rank: of the adapters.
+        itemsize: bytes of an input's entry.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    room: int = triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+    return _block_rank(rank) * itemsize * TESTED_ROOM <= TESTED_ROW_BYTES * room
 
 
 class MaskedDown(torch.autograd.Function):
@@ -176,14 +191,18 @@ def _padded(weights: Sequence[Tensor]) -> list[Tensor]:
 def _blocks(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int]:
     """Constants of a kernel for as many ``rows`` in all slots."""
     block_rows, features, warps = BLOCKS[kernel][rows > SMALL_ROWS]
-    block_rank = max(16, triton.next_power_of_2(rank))
     return {
         "NUM": len(adapters),
         "BM": block_rows,
         "BF": features,
-        "BR": block_rank,
+        "BR": _block_rank(rank),
         "num_warps": warps,
     }
+
+
+def _block_rank(rank: int) -> int:
+    padded: int = triton.next_power_of_2(rank)
+    return max(16, padded)
 
 
 @triton.jit

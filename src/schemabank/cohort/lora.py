@@ -38,14 +38,12 @@ class SlotDropout:
     Attributes:
         keys: ``(slot,)``, int32, one for every run and step; ``None`` in evaluation.
         adapters: whether adapters act at all; without them the model is the base model.
-        in_kernels: whether a GPU's kernels make the masks where they are used.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
         self.rates = [0.0] * len(rates)
         self.keys: Tensor | None = None
         self.adapters = True
-        self.in_kernels = can_compile(device)
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):
@@ -128,6 +126,7 @@ class StackedLora(nn.Module):
         self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
         self.A = nn.Parameter(torch.zeros(num_slots, base.in_features, rank, device=device))
         self.B = nn.Parameter(torch.zeros(num_slots, rank, base.out_features, device=device))
+        SharedInput([self])
 
     def configure(self, slot: int, settings: LoraSettings) -> None:
         """Give a slot another adapter; its rank fits into the stack's."""
@@ -148,7 +147,7 @@ class StackedLora(nn.Module):
         output: Tensor = self.base(inputs)
         if not self.dropout.adapters:
             return output
-        if self.dropout.keys is not None and self.dropout.in_kernels:
+        if self.dropout.keys is not None and self.shared.in_kernel:
             low = self.shared.low(self, inputs, self.dropout.keys)
         else:
             low = self._low(inputs)
@@ -167,11 +166,15 @@ class SharedInput:
 
     Args:
         adapters: at most three, in the order in which the model calls them.
+
+    Attributes:
+        in_kernel: whether a GPU's kernel takes the product.
     """
 
     def __init__(self, adapters: Sequence[StackedLora]) -> None:
         self.adapters = list(adapters)
         self.layer_keys = torch.stack([adapter.layer_key for adapter in adapters])
+        self.in_kernel = _fits_a_kernel(adapters[0])
         self._inputs: Tensor | None = None
         self._lows: tuple[Tensor, ...] = ()
         for position, adapter in enumerate(adapters):
@@ -196,6 +199,15 @@ class SharedInput:
         if adapter.position == len(self.adapters) - 1:
             self._inputs, self._lows = None, ()
         return low
+
+
+def _fits_a_kernel(adapter: StackedLora) -> bool:
+    weight = adapter.base.weight
+    if not can_compile(weight.device):
+        return False
+    from schemabank.cohort.kernels import fits  # noqa: PLC0415 -- needs Triton
+
+    return fits(weight.device, rank=adapter.A.shape[2], itemsize=weight.itemsize)
 
 
 def install_lora(

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+# What a step with the base model's trunk takes of another's time: a tenth where the states are kept
+# (results/benchmarks/nvidia-h200.json), nearly a half where they have to be computed.
+CACHED_COST = 0.3
+
 
 class Progress(Protocol):
     """How far a run has come.
@@ -63,6 +67,7 @@ class Seating(Generic[R]):
     def __init__(self, runs: Sequence[R], *, num_slots: int, epoch: int, tick: int = 0) -> None:
         self.runs, self.epoch, self.tick = list(runs), epoch, tick
         self.slots: list[R | None] = [None] * num_slots
+        self._was_cached = self.is_cached
 
     @property
     def seated(self) -> dict[int, R]:
@@ -75,9 +80,16 @@ class Seating(Generic[R]):
         return any(run.step < run.num_cached for run in self.runs if not run.has_ended)
 
     def leave(self) -> dict[int, R]:
-        """Take slots from runs that have ended or are ahead; return these by their slot."""
-        cached = self.is_cached
+        """Take slots from runs that have ended or have to wait; return these by their slot.
+
+        Where the steps with the base model's trunk are over, all wait for the longest run if that
+        cannot go on here: the schedule may then move to its place.
+        """
+        cached, before = self.is_cached, self._was_cached
+        self._was_cached = cached
         leaving = {i: run for i, run in self.seated.items() if not _may_step(run, cached=cached)}
+        if before and not cached and any(map(self._distance, self._longest(self.runs)[:1])):
+            leaving = self.seated
         for index in leaving:
             self.slots[index] = None
         return leaving
@@ -105,10 +117,15 @@ class Seating(Generic[R]):
 
     def _called(self) -> list[R]:
         """Who gets the free slots: those with the most steps left, if need be later."""
-        cached, seated = self.is_cached, self.seated.values()
-        waiting = [r for r in self.runs if r not in seated and _may_step(r, cached=cached)]
-        waiting.sort(key=lambda run: -_num_left(run, cached=cached))
+        seated = self.seated.values()
+        waiting = self._longest([run for run in self.runs if run not in seated])
         return waiting[: len(self.slots) - len(seated)]
+
+    def _longest(self, runs: Sequence[R]) -> list[R]:
+        """Those that may take a step now, first who has most steps left."""
+        cached = self.is_cached
+        able = [run for run in runs if _may_step(run, cached=cached)]
+        return sorted(able, key=lambda run: -_num_left(run, cached=cached))
 
     def _distance(self, run: R) -> int:
         """Steps until the schedule is where a run can go on."""

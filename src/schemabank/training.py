@@ -1,0 +1,185 @@
+"""The training of runs that share a cohort: logs, progress, and memory that runs out."""
+
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.slots import TrainingData
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import RunConfig
+from schemabank.configfile import run_id
+from schemabank.models import BaseModel
+from schemabank.preflight import estimate
+from schemabank.prepare import Item, engine_run
+from schemabank.progress import Reporter
+from schemabank.rundir import METRICS
+
+MOST_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all runs of an experiment share.
+
+    Attributes:
+        base: the base model.
+        training: training data; ``None`` where no run trains.
+        items: evaluation items by the number of shots.
+        reporter: where progress goes.
+    """
+
+    base: BaseModel
+    training: TrainingData | None
+    items: Mapping[int, Sequence[Item]]
+    reporter: Reporter
+
+
+def train_runs(
+    runs: Sequence[RunConfig], slots: int, context: Context, folders: Sequence[Path]
+) -> Cohort:
+    """Train every run; where memory runs out, go on in half the slots.
+
+    A run that fails, or does not fit even alone, says so in its slot's ``failure``.
+
+    Args:
+        runs: in the order in which they get slots.
+        slots: how many train at once.
+        context: what all runs share.
+        folders: of the runs, for their logs.
+    """
+    names = names_of(runs)
+    cohort = _first_cohort(runs, slots, context)
+    slots = cohort.stack.num_slots
+    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
+    at_once = f", {slots} at once" if slots < len(runs) else ""
+    context.reporter.note(
+        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
+        f"{expected.memory_gib:.1f} GiB"
+    )
+    context.reporter.start(f"train {names}", cohort.num_steps)
+    with ExitStack() as files:
+        logs = {
+            run_id(run): files.enter_context((folder / METRICS).open("w", encoding="utf-8"))
+            for run, folder in zip(runs, folders, strict=True)
+        }
+        while (lack := _log_steps(cohort, logs, context.reporter)) is not None:
+            slots = _halved(slots, context.reporter)
+            if slots == 0:
+                cohort.give_up(_too_large(cohort, lack))
+            cohort = cohort.moved(partial(build_stack, runs, context.base, slots=max(1, slots)))
+            slots = cohort.stack.num_slots
+            context.reporter.start(f"train {names}", cohort.num_steps)
+    context.reporter.finish()
+    return cohort
+
+
+def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
+    """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
+    banked = any(run.arm == "schemabank" for run in runs)
+    widest = max((run.lora for run in runs), key=lambda lora: lora.r)
+    stack = AdapterStack(base.model, lora=[widest] * slots, bank=runs[0].bank if banked else None)
+    for slot, run in enumerate(runs[:slots]):
+        stack.configure(slot, run.lora, banked=run.arm == "schemabank")
+    return stack
+
+
+def names_of(runs: Sequence[RunConfig]) -> str:
+    """Name a few runs, count many."""
+    if len(runs) <= MOST_NAMED:
+        return ", ".join(f"{run.arm} seed {run.seed}" for run in runs)
+    counts = Counter(run.arm for run in runs)
+    return f"{len(runs)} runs ({', '.join(f'{n} {arm}' for arm, n in counts.items())})"
+
+
+def _first_cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
+    """A cohort in as many slots as there is memory for, or fewer."""
+    while True:
+        try:
+            return _cohort(runs, slots, context)
+        except torch.OutOfMemoryError:
+            if slots == 1:
+                raise
+            torch.cuda.empty_cache()
+        slots = _halved(slots, context.reporter)
+
+
+def _cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
+    data = context.training
+    assert data is not None
+    with ExitStack() as on_failure:
+        stack = build_stack(runs, context.base, slots=slots)
+        on_failure.callback(stack.remove)
+        engine_runs = [
+            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+        ]
+        cohort = Cohort(stack, engine_runs, data, explain=context.reporter.note)
+        on_failure.pop_all()
+    return cohort
+
+
+def _halved(slots: int, reporter: Reporter) -> int:
+    """How many slots to go on with; 0 for a single one that does not fit."""
+    if slots > 1:
+        reporter.note(
+            f"{slots} runs at once do not fit into the device's memory: going on with "
+            f"{slots // 2}; no step is lost (engine.slots sets the number)"
+        )
+    return slots // 2
+
+
+def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> str:
+    return (
+        f"train.batch_size is {cohort.data.schedule.batch_size}, but a step of a single run does "
+        f"not fit into the device's memory: lower it or task.max_length ({error})"
+    )
+
+
+def _log_steps(
+    cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter
+) -> torch.OutOfMemoryError | None:
+    """Write one line a run and step, and report progress with the speed so far.
+
+    Returns:
+        ``None`` if all runs ended; otherwise how memory ran out.
+    """
+    began, num_tokens = time.monotonic(), 0
+    try:
+        for steps in cohort.steps():
+            for step in steps:
+                logs[step.run].write(_json_line(step))
+                num_tokens += step.num_tokens
+            speed = num_tokens / (time.monotonic() - began)
+            reporter.advance(1, _detail(steps, speed))
+    except torch.OutOfMemoryError as error:
+        return error.with_traceback(None)  # which holds on to what did not fit
+    except BaseException:
+        cohort.stack.remove()
+        raise
+    return None
+
+
+def _json_line(step: RunStep) -> str:
+    """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
+    row = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(step).items()
+    }
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _detail(steps: Sequence[RunStep], speed: float) -> str:
+    if not steps:  # runs that were given up while the step was under way
+        return f"{speed:,.0f} tokens/s"
+    stages = "/".join(dict.fromkeys(step.stage for step in steps))
+    loss = sum(step.loss for step in steps) / len(steps)
+    return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"
