@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from schemabank.cohort.execute import use_given_cores
 from schemabank.cohort.rowcache import attention_windows
 from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, RunConfig
@@ -67,6 +68,8 @@ def run_all(
     Raises:
         InputError: something in the settings cannot be had; nothing was trained.
     """
+    if device.type == "cpu":
+        use_given_cores()
     runs = [resolved(run, device) for run in runs]
     finished = {run: is_finished(out / run_id(run)) for run in runs}
     for run in runs:

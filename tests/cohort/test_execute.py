@@ -366,3 +366,25 @@ def test_an_old_gpu_runs_plain_pytorch_and_says_why(machine: Machine, tmp_path: 
         "the GPU is older than those that PyTorch compiles for (compute capability 6.1, allowed is "
         "7.0 and later), use a newer one"
     )
+
+
+# The cores of a CPU.
+
+
+@pytest.mark.parametrize(("given", "threads"), [(1, 1), (2, 2), (64, 3)])
+def test_no_more_threads_than_the_process_was_given_cores(
+    monkeypatch: pytest.MonkeyPatch, given: int, threads: int
+) -> None:
+    counts = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", counts.append)
+    monkeypatch.setattr(execute.loky, "cpu_count", lambda: given)
+    execute.use_given_cores()
+    assert counts == [threads]
+
+
+def test_a_number_of_threads_in_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(torch, "set_num_threads", pytest.fail)
+    execute.use_given_cores()

@@ -22,6 +22,7 @@ from schemabank.cohort.execute import (
     can_compile,
     default_executor,
     keep_freed_memory,
+    use_given_cores,
 )
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.cohort.programs import Programs
@@ -100,6 +101,7 @@ class Cohort:
             allow_many_versions()
             stack.compile()
         elif self.device.type == "cpu":
+            use_given_cores()
             keep_freed_memory()
         self._programs = Programs(
             Training(

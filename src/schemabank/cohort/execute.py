@@ -18,6 +18,7 @@ import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
+import loky
 import numpy as np
 import torch
 from torch import Tensor
@@ -196,6 +197,16 @@ def compiled(forward: Callable[..., object]) -> Callable[..., object]:
         return fixed(hidden, *args, **kwargs)
 
     return run
+
+
+def use_given_cores() -> None:
+    """Compute in no more threads than the process was given cores.
+
+    A container's quota is not seen by the libraries, which start a thread for every core of the
+    machine and then wait for each other. ``OMP_NUM_THREADS`` sets another number.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), loky.cpu_count()))
 
 
 def keep_freed_memory() -> None:
