@@ -396,3 +396,81 @@ def test_a_slot_without_tokens_has_penalty_zero() -> None:
     values = penalties(random_routed(), mask)
     assert (values[:, 0] > 0).all()
     assert torch.equal(values[:, 1], torch.zeros(3, dtype=torch.float64))
+
+
+# Slots of different ranks and top k.
+
+
+def unequal(*, top_k: int, rank: int) -> tuple[SchemaBank, SchemaBank]:
+    """A bank with room for more, whose second slot is the other bank's only one."""
+    shared, own = (
+        SchemaBank(
+            num_slots=slots,
+            hidden_size=HIDDEN,
+            num_schemas=SCHEMAS,
+            rank=most,
+            top_k=k,
+            attribute_dim=ATTRIBUTES,
+            residual=True,
+        ).double()
+        for slots, most, k in ((2, 3, SCHEMAS), (1, rank, top_k))
+    )
+    shared.configure(1, rank=rank, top_k=top_k)
+    for bank, slot in ((shared, 1), (own, 0)):
+        bank.initialise(slot, torch.Generator().manual_seed(4), init_std=0.5)
+    shared.initialise(0, torch.Generator().manual_seed(5), init_std=0.5)
+    return shared, own
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3, SCHEMAS])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_slot_of_smaller_rank_and_top_k_is_a_bank_of_its_own(top_k: int, rank: int) -> None:
+    shared, own = unequal(top_k=top_k, rank=rank)
+    hidden, scale = random_hidden(), torch.tensor([0.7, 0.4], dtype=torch.float64)
+    outputs = []
+    for bank, rows, slot in ((shared, hidden, 1), (own, hidden[BATCH:], 0)):
+        moved, routed = bank(rows, scale=scale[1 - slot :] if bank is own else scale)
+        real = torch.ones(bank.num_slots, BATCH, TOKENS, dtype=torch.float64)
+        terms = [orthonormality(bank), load_balance(routed, real), router_entropy(routed, real)]
+        loss = moved.square()[-BATCH:].sum() + sum(term[slot] for term in terms)
+        loss.backward()
+        grads = {name: weight.grad[slot] for name, weight in bank.named_parameters()}
+        outputs.append((moved[-BATCH:], routed.gates[slot], *(t[slot] for t in terms), grads))
+    for ours, theirs in zip(outputs[0][:-1], outputs[1][:-1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    padding = torch.arange(3) >= rank
+    grads = outputs[0][-1]
+    for name, pad in (
+        ("U", grads["U"].unflatten(1, (SCHEMAS, 3))[..., padding]),
+        ("V", grads["V"].unflatten(0, (SCHEMAS, 3))[:, padding]),
+    ):
+        assert not pad.any(), name
+    for name in ("router", "attributes", "query"):
+        torch.testing.assert_close(grads[name], outputs[1][-1][name], rtol=1e-12, atol=1e-12)
+
+
+def test_weights_leave_out_what_pads_them_and_come_back_to_their_places() -> None:
+    shared, own = unequal(top_k=2, rank=2)
+    found, expected = shared.tensors(1), own.tensors(0)
+    assert list(found) == list(expected)
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+    before = {name: weight.clone() for name, weight in shared.named_parameters()}
+    with torch.no_grad():
+        for weight in shared.parameters():
+            weight[1] = 7
+    shared.load(1, found)
+    for name, weight in shared.named_parameters():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_a_slot_that_gets_another_rank_starts_without_the_former_runs_maps() -> None:
+    shared, own = unequal(top_k=2, rank=1)
+    shared.configure(1, rank=3, top_k=SCHEMAS)
+    shared.initialise(1, torch.Generator().manual_seed(9), init_std=0.5)
+    shared.configure(1, rank=1, top_k=2)
+    shared.initialise(1, torch.Generator().manual_seed(4), init_std=0.5)
+    for name, tensor in shared.tensors(1).items():
+        assert torch.equal(tensor, own.tensors(0)[name])
+    assert not shared.U[1].unflatten(1, (SCHEMAS, 3))[..., 1:].any()
+    assert not shared.V[1].unflatten(0, (SCHEMAS, 3))[:, 1:].any()

@@ -42,6 +42,7 @@ SHARED: dict[str, Changes] = {
     "bank's terms": {
         "bank": {"orthonormality_weight": 0.5, "entropy_weight": -1, "load_balance_weight": 0.5}
     },
+    "bank": {"bank": {"rank": 8, "top_k": 1, "init_std": 0.1}},
     "tagger": {"tags": {"tagger": "random"}},
     "no tagger": {"tags": {"tagger": "none"}},
     "field": {"tags": {"tagger": "field", "field": "template"}},
@@ -94,15 +95,12 @@ SPLIT: dict[str, tuple[Changes, str, str]] = {
         'lora.target_modules = ["q_proj", "v_proj"]',
     ),
     "schemas": ({"bank": {"num_schemas": 8}}, "bank.num_schemas = 32", "bank.num_schemas = 8"),
-    "bank's rank": ({"bank": {"rank": 8}}, "bank.rank = 16", "bank.rank = 8"),
-    "top_k": ({"bank": {"top_k": 1}}, "bank.top_k = 2", "bank.top_k = 1"),
     "attributes": (
         {"bank": {"attribute_dim": 8}},
         "bank.attribute_dim = 32",
         "bank.attribute_dim = 8",
     ),
     "residual": ({"bank": {"residual": False}}, "bank.residual = true", "bank.residual = false"),
-    "init_std": ({"bank": {"init_std": 0.1}}, "bank.init_std = 0.02", "bank.init_std = 0.1"),
     "last_n": ({"bank": {"last_n": 1}}, "bank.last_n = 2", "bank.last_n = 1"),
     "layers": ({"bank": {"layers": [1, 3]}}, "bank.layers = null", "bank.layers = [1, 3]"),
     "tags": ({"tags": {"num_tags": 1}}, "tags.num_tags = 2", "tags.num_tags = 1"),

@@ -9,6 +9,7 @@ Source: the SchemaBank paper's equations 5, 6 and 8 and the results document's s
 load-balancing term is equation 4 of Switch Transformers (arXiv 2101.03961).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,11 +44,16 @@ class SchemaBank(nn.Module):
         num_slots: leading dimension of every weight.
         hidden_size: width of the hidden states.
         num_schemas: ``S``, how many low-rank maps the router chooses from.
-        rank: ``r``, the rank of each map.
-        top_k: how many maps a token uses.
+        rank: ``r``, the rank of each map, in the slot in which it is largest.
+        top_k: how many maps a token uses, in the slot in which they are most.
         attribute_dim: ``a``, width of the schemas' attribute vectors.
         residual: add the mixture to the input (paper eq. 5); otherwise the output is the mixture
             alone, as in the public code.
+
+    Attributes:
+        ranks: of each slot's maps; what pads them to ``rank`` is zero and stays so.
+        top_ks: ``(slot,)``, how many maps a token of each slot uses.
+        in_rank: ``(slot, rank)``, 1 for what is not padding.
     """
 
     def __init__(
@@ -65,12 +71,25 @@ class SchemaBank(nn.Module):
         assert 1 <= top_k <= num_schemas
         self.num_slots, self.num_schemas, self.rank = num_slots, num_schemas, rank
         self.top_k, self.residual = top_k, residual
+        self.ranks = [rank] * num_slots
+        self.top_ks: Tensor
+        self.register_buffer("top_ks", torch.full((num_slots,), top_k), persistent=False)
+        self.in_rank: Tensor
+        self.register_buffer("in_rank", torch.ones(num_slots, rank), persistent=False)
         width = num_schemas * rank
         self.router = nn.Parameter(torch.zeros(num_slots, num_schemas, hidden_size))
         self.U = nn.Parameter(torch.zeros(num_slots, hidden_size, width))
         self.V = nn.Parameter(torch.zeros(num_slots, width, hidden_size))
         self.attributes = nn.Parameter(torch.zeros(num_slots, num_schemas, attribute_dim))
         self.query = nn.Parameter(torch.zeros(num_slots, attribute_dim))
+
+    def configure(self, slot: int, *, rank: int, top_k: int) -> None:
+        """Give a slot another rank and top k, of at most the bank's own."""
+        assert rank <= self.rank
+        assert top_k <= self.top_k
+        self.ranks[slot] = rank
+        self.top_ks[slot] = top_k
+        self.in_rank[slot] = (torch.arange(self.rank) < rank).float()
 
     @torch.no_grad()
     def initialise(self, slot: int, generator: torch.Generator, *, init_std: float) -> None:
@@ -84,12 +103,42 @@ class SchemaBank(nn.Module):
             return torch.randn(*shape, generator=generator) * std
 
         _, num_schemas, hidden = self.router.shape
+        rank = self.ranks[slot]
         self.router[slot].copy_(normal(num_schemas, hidden, std=init_std))
-        self.U[slot].copy_(normal(*self.U.shape[1:], std=init_std))
-        basis = torch.linalg.qr(normal(num_schemas, hidden, self.rank, std=1.0)).Q
-        self.V[slot].copy_(basis.transpose(1, 2).reshape(-1, hidden))
+        self._set_maps(
+            slot,
+            normal(hidden, num_schemas * rank, std=init_std),
+            torch.linalg.qr(normal(num_schemas, hidden, rank, std=1.0)).Q.transpose(1, 2),
+        )
         self.attributes[slot].copy_(normal(*self.attributes.shape[1:], std=1.0))
         self.query[slot].copy_(normal(*self.query.shape[1:], std=init_std))
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """Return a slot's weights by name, without what pads its rank."""
+        found = {name: weight.detach()[slot] for name, weight in self.named_parameters()}
+        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
+        found["U"] = found["U"].unflatten(1, shape)[..., :rank].flatten(1)
+        found["V"] = found["V"].unflatten(0, shape)[:, :rank].flatten(0, 1)
+        return {name: weight.clone().contiguous() for name, weight in found.items()}
+
+    @torch.no_grad()
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Set a slot's weights from :meth:`tensors` of a bank with the slot's settings."""
+        maps = {name: tensors[name] for name in ("U", "V")}
+        for name, weight in self.named_parameters():
+            if name not in maps:
+                weight[slot].copy_(tensors[name])
+        self._set_maps(slot, maps["U"], maps["V"].unflatten(0, (self.num_schemas, -1)))
+
+    def _set_maps(self, slot: int, down: Tensor, up: Tensor) -> None:
+        """Set ``U`` from ``(hidden, schema * rank)`` and ``V`` from ``(schema, rank, hidden)``."""
+        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
+        for weight in (self.U, self.V):
+            weight[slot].zero_()
+        self.U[slot].unflatten(1, shape)[..., :rank].copy_(
+            down.unflatten(1, (self.num_schemas, rank))
+        )
+        self.V[slot].unflatten(0, shape)[:, :rank].copy_(up)
 
     def forward(
         self, hidden: Tensor, *, scale: Tensor, dense: bool = False
@@ -117,14 +166,17 @@ class SchemaBank(nn.Module):
     def route(self, states: Tensor) -> Routed:
         """Return log-probabilities and gates for ``states``: ``(slot, batch, token, hidden)``.
 
-        The ``top_k`` probabilities are renormalised to sum to 1. With ``top_k = 1`` that would make
+        The top k probabilities are renormalised to sum to 1. With a top k of 1 that would make
         every gate 1 and starve the router of gradient, so the probability itself is the gate.
         """
         wide = torch.promote_types(states.dtype, torch.float32)
         logits = torch.einsum("nbth,nsh->nbts", states.to(wide), self.router.to(wide))
         log_probs = logits.log_softmax(-1)
         top = log_probs.topk(self.top_k, dim=-1)
-        kept = top.values.exp() if self.top_k == 1 else top.values.softmax(-1)
+        top_ks = self.top_ks[:, None, None, None]
+        inside = torch.arange(self.top_k, device=top_ks.device) < top_ks
+        shares = top.values.masked_fill(~inside, -torch.inf).softmax(-1)
+        kept = torch.where(top_ks == 1, top.values.exp() * inside, shares)
         gates = torch.zeros_like(log_probs).scatter(-1, top.indices, kept)
         return Routed(log_probs=log_probs, gates=gates)
 
@@ -146,8 +198,7 @@ def orthonormality(bank: SchemaBank) -> Tensor:
     """
     rows = bank.V.unflatten(1, (bank.num_schemas, bank.rank))
     gram = torch.einsum("nsrh,nsqh->nsrq", rows, rows)
-    identity = torch.eye(bank.rank, device=gram.device, dtype=gram.dtype)
-    deviation = gram - identity
+    deviation = gram - torch.diag_embed(bank.in_rank)[:, None]
     deviation = torch.where(deviation.abs() < ORTHONORMAL_WITHIN, 0.0, deviation)
     return deviation.square().sum((-1, -2)).mean(-1)
 

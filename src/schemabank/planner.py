@@ -13,8 +13,18 @@ from schemabank.cohort.slots import steps_before_lora
 from schemabank.config import RunConfig, Settings
 from schemabank.curriculum import plan
 
-# Terms of a run's own loss; the other settings of banks are the stack's.
-BANK_WEIGHTS = {"bank.orthonormality_weight", "bank.entropy_weight", "bank.load_balance_weight"}
+# Settings of banks that every slot has for itself; the others are the stack's.
+OWN_BANK_SETTINGS = {
+    f"bank.{name}"
+    for name in (
+        "rank",
+        "top_k",
+        "init_std",
+        "orthonormality_weight",
+        "entropy_weight",
+        "load_balance_weight",
+    )
+}
 
 OVERHEAD_SLOTS = 4  # a step of n slots takes about n + 4: results/benchmarks/nvidia-h200.json
 
@@ -94,7 +104,7 @@ def _common(run: RunConfig) -> Mapping[str, object]:
         common["train.max_buckets"] = run.train.max_buckets
         common["lora.target_modules"] = run.lora.target_modules
         bank = _named("bank", run.bank)
-        common |= {name: value for name, value in bank.items() if name not in BANK_WEIGHTS}
+        common |= {name: value for name, value in bank.items() if name not in OWN_BANK_SETTINGS}
         common["tags.num_tags"] = run.tags.num_tags
     return common
 

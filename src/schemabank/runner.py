@@ -152,7 +152,7 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
         "num_skipped_steps": slot.num_skipped,
         "num_lora_updates": sum(p.stop - p.start for p in slot.plans if "lora" in p.stage.train),
         "num_trained_parameters": sum(
-            cohort.stack.num_weights(name, slot.run.lora.r)
+            cohort.stack.num_weights(name, slot.run.lora, slot.run.bank)
             for name in cohort.stack.groups
             if name in groups
         ),

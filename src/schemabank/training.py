@@ -85,11 +85,15 @@ def train_runs(
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
     """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
-    banked = any(run.arm == "schemabank" for run in runs)
+    banks = [run.bank for run in runs if run.arm == "schemabank"]
     widest = max((run.lora for run in runs), key=lambda lora: lora.r)
-    stack = AdapterStack(base.model, lora=[widest] * slots, bank=runs[0].bank if banked else None)
+    largest = {
+        name: max((getattr(b, name) for b in banks), default=0) for name in ("rank", "top_k")
+    }
+    bank = banks[0].model_copy(update=largest) if banks else None
+    stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank)
     for slot, run in enumerate(runs[:slots]):
-        stack.configure(slot, run.lora, banked=run.arm == "schemabank")
+        stack.configure(slot, run.lora, run.bank if run.arm == "schemabank" else None)
     return stack
 
 

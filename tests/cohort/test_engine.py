@@ -116,7 +116,7 @@ def test_a_neighbours_settings_change_no_bit() -> None:
     for neighbour in neighbours:
         trained = cohort([bank_run(5), neighbour], data())
         train(trained)
-        states.append(weights(trained, 0))
+        states.append(trained.finished["bank-5"])
     for name, values in states[0].items():
         assert torch.equal(values, states[1][name])
 
@@ -347,14 +347,18 @@ SMALL = LoraSettings(r=2, lora_alpha=7, lora_dropout=0.5)
 STILL = LoraSettings(r=3, lora_alpha=1, lora_dropout=0.0)
 
 
+SMALL_BANK = BANK.model_copy(update={"rank": 2, "top_k": 1, "init_std": 0.1})
+
+
 def mixed_runs() -> list[Run]:
-    """Four runs of different lengths, arms, ranks, alphas, dropouts and optimizers."""
+    """Four runs of different lengths, arms, ranks, alphas, dropouts, banks and optimizers."""
     return [
         replace(lora_run(1, max_steps=4), lora=WIDE),
         bank_run(2, lora=WIDE, num_train_epochs=2),
         bank_run(
             3,
             lora=SMALL,
+            bank=SMALL_BANK,
             num_train_epochs=3,
             adam_beta1=0.8,
             weight_decay=0.3,
@@ -807,7 +811,10 @@ def test_memory_that_runs_out_at_a_new_stages_program_loses_no_neighbours_step(
     first = in_slots(4, runs, training)
     steps = exhausted(first, monkeypatch, lambda kind, _: not kind.cached, method="_make")
     assert {r.stage for step in steps for r in step} == {"router"}
-    assert {r.run: r.stage for r in expected[len(steps)]} == {"bank-2": "schemas"}
+    assert {r.run: r.stage for r in expected[len(steps)]} == {
+        "bank-1": "schemas",
+        "bank-4": "schemas",
+    }
     assert steps == expected[: len(steps)]
     second = moved(first, num_slots)
     steps += train(second)
@@ -874,8 +881,29 @@ def test_memory_that_runs_out_between_two_programs_of_a_step_loses_no_report(
 # Runs of different ranks.
 
 
+def test_runs_with_banks_of_other_ranks_and_top_k_equal_those_alone() -> None:
+    runs = [bank_run(1, lora=WIDE), bank_run(2, lora=WIDE, bank=SMALL_BANK)]
+    together = two_slots(runs, data())
+    steps = train(together)
+    for run in runs:
+        stack = AdapterStack(tiny_model("llama"), lora=[WIDE], bank=run.bank)
+        alone = Cohort(stack, [run], data())
+        pairs = zip(reports_of(steps, run.name), reports_of(train(alone), run.name), strict=True)
+        assert max(abs(a.loss - b.loss) for a, b in pairs) < SOLO_TOLERANCE
+        alone.seat([run.name])
+        together.seat([run.name])
+        expected = alone.stack.bank_tensors(0)
+        found = together.stack.bank_tensors(0)
+        assert found.keys() == expected.keys()
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=SOLO_TOLERANCE)
+
+
 def test_weights_are_counted_without_what_pads_a_smaller_rank() -> None:
-    runs = [replace(lora_run(1, max_steps=1), lora=WIDE), bank_run(2, lora=SMALL, max_steps=1)]
+    runs = [
+        replace(lora_run(1, max_steps=1), lora=WIDE),
+        bank_run(2, lora=SMALL, bank=SMALL_BANK, max_steps=1),
+    ]
     trained = two_slots(runs, data())
     train(trained)
     stack = trained.stack
@@ -884,9 +912,9 @@ def test_weights_are_counted_without_what_pads_a_smaller_rank() -> None:
     for slot, run in enumerate(runs):
         tensors = [t for pair in stack.lora_tensors(slot).values() for t in pair]
         counts.append(sum(t.numel() for t in tensors))
-        assert stack.num_weights("lora", run.lora.r) == counts[slot]
+        assert stack.num_weights("lora", run.lora, run.bank) == counts[slot]
     assert counts[0] == 2 * counts[1], "ranks 4 and 2"
     bank = stack.bank_tensors(1)
     for group, in_group in (("router", True), ("schemas", False)):
         found = sum(t.numel() for n, t in bank.items() if n.endswith(".router") == in_group)
-        assert [stack.num_weights(group, rank) for rank in (2, 4)] == [found, found]
+        assert stack.num_weights(group, SMALL, SMALL_BANK) == found

@@ -176,7 +176,7 @@ class Cohort:
         """Put finished runs into the first slots, to be evaluated or saved."""
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
-            self.stack.configure(index, run.lora, banked=run.bank is not None)
+            self.stack.configure(index, run.lora, run.bank)
             for group_name, row in self.finished[name].items():
                 self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
@@ -237,7 +237,7 @@ class Cohort:
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
         train = slot.run.train
-        self.stack.configure(index, slot.run.lora, banked=slot.run.bank is not None)
+        self.stack.configure(index, slot.run.lora, slot.run.bank)
         self.stack.initialise(index, slot.run.seed)
         for optimizer in self.optimizers.values():
             optimizer.reset(index)

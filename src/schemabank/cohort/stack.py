@@ -50,7 +50,7 @@ class AdapterStack:
     ) -> None:
         self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
         self.lora_settings, self.bank_settings = list(lora), bank
-        self.banked = [bank is not None] * len(lora) if banked is None else list(banked)
+        self.slot_banks = [bank if b else None for b in banked or [True] * len(lora)]
         self.blocks = decoder_blocks(model)
         self.head, self._in_tuples = probed(model, self.blocks)
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
@@ -83,17 +83,27 @@ class AdapterStack:
             self._master(path, "A")[slot].copy_(layer.initial_a(slot, generator))
             self._master(path, "B")[slot].zero_()
         self.groups["lora"].publish()
-        if self.bank_settings is not None:
+        settings = self.slot_banks[slot] or self.bank_settings
+        if settings is not None:
             generator = seeded_generator(seed, "bank")
             for _, bank in sorted(self.banks.banks.items()):
-                bank.initialise(slot, generator, init_std=self.bank_settings.init_std)
+                bank.initialise(slot, generator, init_std=settings.init_std)
 
-    def configure(self, slot: int, lora: LoraSettings, *, banked: bool) -> None:
-        """Give a slot another run's adapter settings; its rank is at most the stack's largest."""
+    @property
+    def banked(self) -> list[bool]:
+        """Which slots' runs use the banks."""
+        return [settings is not None for settings in self.slot_banks]
+
+    def configure(self, slot: int, lora: LoraSettings, bank: BankSettings | None) -> None:
+        """Give a slot another run's settings; ranks and top k are at most the stack's largest."""
         assert lora.target_modules == self.lora_settings[slot].target_modules
-        self.lora_settings[slot], self.banked[slot] = lora, banked
+        self.lora_settings[slot], self.slot_banks[slot] = lora, bank
         for layer in self.lora.values():
             layer.configure(slot, lora)
+        settings = bank or self.bank_settings
+        if settings is not None:
+            for schemas in self.banks.banks.values():
+                schemas.configure(slot, rank=settings.rank, top_k=settings.top_k)
         self.dropout.set_rate(slot, lora.lora_dropout)
 
     def compile(self) -> None:
@@ -111,11 +121,17 @@ class AdapterStack:
                 del module.forward
             self._hooks.pop().remove()
 
-    def num_weights(self, name: Group, rank: int) -> int:
-        """Weights of a slot's group, for an adapter of a rank; without what pads it."""
-        if name != "lora":
-            return self.groups[name].size
-        return sum(rank * (a.base.in_features + a.base.out_features) for a in self.lora.values())
+    def num_weights(self, name: Group, lora: LoraSettings, bank: BankSettings | None) -> int:
+        """Weights of a group in a slot with these settings; without what pads their ranks."""
+        if name == "lora":
+            layers = [adapter.base for adapter in self.lora.values()]
+            return sum(lora.r * (base.in_features + base.out_features) for base in layers)
+        group = self.groups[name]
+        if name == "router" or bank is None or self.bank_settings is None:
+            return group.size
+        padding = self.bank_settings.num_schemas * (self.bank_settings.rank - bank.rank)
+        hidden: int = self.model.config.hidden_size
+        return group.size - 2 * padding * hidden * len(self.banks.banks)
 
     def is_whole(self) -> bool:
         """Whether the layers on the model still share their weights with the groups."""
@@ -243,9 +259,9 @@ class AdapterStack:
     def bank_tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's bank weights by ``layers.INDEX.NAME``."""
         return {
-            f"layers.{index}.{name}": parameter.detach()[slot].clone().contiguous()
+            f"layers.{index}.{name}": tensor
             for index, bank in sorted(self.banks.banks.items())
-            for name, parameter in bank.named_parameters()
+            for name, tensor in bank.tensors(slot).items()
         }
 
     def load_bank(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
@@ -260,10 +276,10 @@ class AdapterStack:
                 f"the saved bank, {_sizes(tensors)}, does not fit the settings in bank, which give "
                 f"{_sizes(own)}: allowed are those of the training, leave bank settings out"
             )
-        with torch.no_grad():
-            for index, bank in self.banks.banks.items():
-                for name, parameter in bank.named_parameters():
-                    parameter[slot].copy_(tensors[f"layers.{index}.{name}"])
+        for index, bank in self.banks.banks.items():
+            prefix = f"layers.{index}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            bank.load(slot, own)
 
     def detach_banks(self) -> None:
         """Take the banks off; the adapters stay."""
