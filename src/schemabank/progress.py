@@ -53,8 +53,12 @@ class LineReporter:
         now = time.monotonic()
         if now - self._spoke >= self.every_s:
             self._spoke = now
-            left = (now - self._began) / self._done * (self._total - self._done)
-            self._say(f"{left:.0f} s left")
+            self._say(self._left(now - self._began))
+
+    def _left(self, elapsed_s: float) -> str:
+        if self._done == 0:
+            return f"{elapsed_s:.0f} s so far"
+        return f"{elapsed_s / self._done * (self._total - self._done):.0f} s left"
 
     def finish(self) -> None:
         """Say how the phase ended."""
