@@ -1,10 +1,12 @@
 """Measure the document's whole suite: its 40 runs trained on all of GSM8K, and evaluated.
 
     python benchmarks/paper_suite.py --out FILE.json
+    python benchmarks/paper_suite.py --answers-only --out FILE.json
 
 As ``schemabank train`` does it, from the model to 40 checked adapters on disk, with random weights
-of Qwen2-0.5B's shape: the accuracies mean nothing, and no completion ends early. Adds a row to the
-file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
+of Qwen2-0.5B's shape: the accuracies mean nothing, and no completion ends early. The document's
+loss is on the whole text; ``--answers-only`` takes it on the bare numbers alone, else the same. Adds
+a row to the file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
 """
 
 import argparse
@@ -37,7 +39,10 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         outcomes = experiment.run_all(
-            _runs(), Path(folder), LineReporter(every_s=30), device=device
+            _runs(answers_only=arguments.answers_only),
+            Path(folder),
+            LineReporter(every_s=30),
+            device=device,
         )
         total_s = time.perf_counter() - began
         failures = [o.failure for o in outcomes if o.failure is not None]
@@ -47,7 +52,7 @@ def main() -> None:
     row: Row = {
         **origin(base.model, QWEN2),
         "target": "final",
-        "case": "paper suite",
+        "case": "paper suite, loss on answers only" if arguments.answers_only else "paper suite",
         "slots": cost["slots"],
         "total_s": total_s,
         "training_s": cost["training_s"],
@@ -60,11 +65,12 @@ def main() -> None:
     out.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
 
 
-def _runs() -> list[RunConfig]:
+def _runs(*, answers_only: bool) -> list[RunConfig]:
     """The document's runs, on a model that needs no hub."""
-    name = next(iter(EMBEDDED))
-    paths = sorted(PAPER.glob("*.yaml"))
-    return [r for p in paths for r in load_experiment(p, [f"model.name={name}"]).runs()]
+    changes = [f"model.name={next(iter(EMBEDDED))}"]
+    if answers_only:
+        changes.append("task.completion_only_loss=true")
+    return [r for p in sorted(PAPER.glob("*.yaml")) for r in load_experiment(p, changes).runs()]
 
 
 def _random_base(device: torch.device) -> BaseModel:
@@ -75,6 +81,7 @@ def _random_base(device: torch.device) -> BaseModel:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--answers-only", action="store_true", help="no loss on the questions")
     parser.add_argument("--out", required=True)
     return parser.parse_args()
 
