@@ -31,7 +31,7 @@ from bench import (
 )
 from peft_loop import Alternating, PeftLoop
 
-from schemabank.cohort import engine
+from schemabank.cohort import engine, loss
 from schemabank.cohort.batches import Batch, collate
 from schemabank.cohort.decode import greedy
 from schemabank.cohort.engine import Cohort
@@ -44,6 +44,7 @@ TECHNIQUES: dict[str, tuple[object, str, object]] = {
     "capture": (engine, "default_executor", partial(Executor, capture=False)),
     "compiling": (torch, "compile", lambda function, **_: function),
     "attention kernel": (AdapterStack, "_attention", lambda _stack: nullcontext()),
+    "loss kernel": (loss, "can_compile", lambda _device: False),
     "LoRA kernel": (SharedInput, "low", lambda _shared, adapter, x, _keys: adapter._low(x)),
     "cached trunk": (engine, "CACHE_SHARE", 0.0),
 }

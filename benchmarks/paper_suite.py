@@ -5,8 +5,8 @@
 
 As ``schemabank train`` does it, from the model to 40 checked adapters on disk, with random weights
 of Qwen2-0.5B's shape: the accuracies mean nothing, and no completion ends early. The document's
-loss is on the whole text; ``--answers-only`` takes it on the bare numbers alone, else the same. Adds
-a row to the file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
+loss is on the whole text; ``--answers-only`` takes it on the bare numbers alone, else the same.
+Adds a row to the file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
 """
 
 import argparse

@@ -38,7 +38,7 @@ from schemabank.cohort.stack import AdapterStack
 
 # By the names of kernels and operations; the first that fits counts.
 PARTS = {
-    "loss": "log_softmax",
+    "loss": "log_softmax|^_cross_entropy_kernel",
     "attention": "^_(forward|query|key_value)_kernel|attention|_softmax$|_softmax_backward_data",
     "LoRA with dropout, first product": "^_(down|input|weight)_kernel|bitwise|shift",
     "matrix products": "nvjet|gemm|gemv|splitK|cutlass|aten::(mm|bmm|addmm|baddbmm)$",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from runs import Finished, Notes, snapshot, write_config
 from schemabank import training
+from schemabank.cohort import engine, lora, stack
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.loss import mean_per_slot
 from schemabank.cohort.programs import Programs
@@ -496,6 +497,70 @@ def test_slots_are_halved_where_there_is_no_room_to_begin_with(
     assert_complete_and_close(outcomes, mixed[0])
     assert any("going on with 2;" in note for note in starting(notes, "5 runs at once"))
     assert any("37 steps, 2 at once, about" in note for note in notes)
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("place", ["FlatGroup", "attach_banks", "install_lora"])
+def test_memory_that_runs_out_while_a_stack_is_built_leaves_the_model_as_it_was(
+    place: str,
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module, name = (lora, "StackedLora") if place == "install_lora" else (stack, place)
+    build, calls = getattr(module, name), itertools.count()
+
+    def full(*args: object, **kwargs: object) -> object:
+        if next(calls) == (5 if place == "install_lora" else 0) + first:
+            raise torch.OutOfMemoryError("no room")
+        return build(*args, **kwargs)
+
+    # The stacks that only check the settings come before.
+    first = {"FlatGroup": 4, "attach_banks": 2, "install_lora": 2 * 12}[place]
+    monkeypatch.setattr(module, name, full)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 4)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert any("going on with 2;" in note for note in starting(notes, "4 runs at once"))
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_an_error_before_the_first_step_leaves_the_model_to_the_next_run(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimate, calls = training.estimate, itertools.count()
+
+    def full(*args: object) -> object:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("no room for the probe")
+        return estimate(*args)
+
+    monkeypatch.setattr(training, "estimate", full)
+    (failed, fine), _ = run(finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1")
+    assert failed.failure == "no room for the probe"
+    assert fine.failure is None
+    assert contents(fine.folder) == contents(finished.schemabank.folder)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_slots_are_halved_again_where_even_half_has_no_room_for_moments(
+    finished: Finished,
+    mixed: tuple[list[Outcome], list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exhaust(monkeypatch, 1)
+    adamw, calls = engine.SlotAdamW, itertools.count()
+
+    def full(*args: object, **kwargs: object) -> object:
+        if next(calls) == 4:  # three groups with four slots, then with two
+            raise torch.OutOfMemoryError("no room")
+        return adamw(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "SlotAdamW", full)
+    outcomes, notes = run_mixed(finished.config, tmp_path, 4)
+    assert_complete_and_close(outcomes, mixed[0])
+    assert [note[0] for note in notes if " do not fit " in note] == ["4", "2"]
 
 
 @pytest.mark.usefixtures("gsm8k")

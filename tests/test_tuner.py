@@ -13,6 +13,7 @@ import schemabank
 from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.programs import Programs
 from schemabank.config import THREE_STAGES
 from tiny import Kind, tiny_model, tiny_tokenizer
 
@@ -264,3 +265,25 @@ def test_removing_gives_back_what_the_user_trained() -> None:
     tuner.remove()
     assert all(p.requires_grad for p in model.parameters())
     assert model.training
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+def test_training_that_is_interrupted_leaves_a_model_that_can_be_used(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    launch, calls = Programs.launch, iter(range(100))
+
+    def interrupted(self: Programs, *args: object) -> object:
+        if next(calls) == 5:
+            raise error
+        return launch(self, *args)
+
+    monkeypatch.setattr(Programs, "launch", interrupted)
+    with pytest.raises(error):
+        tuner.train(PAIRS)
+    found = logits(model)
+    with tuner.stack.evaluating("off"):
+        assert torch.equal(logits(model), found)
+    assert not any(p.requires_grad for p in model.parameters())

@@ -68,8 +68,6 @@ def run_all(
     Raises:
         InputError: something in the settings cannot be had; nothing was trained.
     """
-    if device.type == "cpu":
-        use_given_cores()
     runs = [resolved(run, device) for run in runs]
     finished = {run: is_finished(out / run_id(run)) for run in runs}
     for run in runs:
@@ -125,6 +123,8 @@ def resolved(run: RunConfig, device: torch.device) -> RunConfig:
 
 def load_base(run: RunConfig, device: torch.device) -> BaseModel:
     """Load a run's base model."""
+    if device.type == "cpu":
+        use_given_cores()
     return load_base_model(
         run.model.name,
         dtype=resolve_dtype(run.model.dtype, device),

@@ -34,7 +34,7 @@ class CohortPlan:
     """Runs that share a cohort, longest first, and what sets them apart from the other cohorts.
 
     Attributes:
-        runs: in the order in which they get slots.
+        runs: the longest first.
         reason: what these runs have in common and some others lack; empty for one cohort.
     """
 
@@ -79,7 +79,7 @@ def best_slots(runs: Sequence[Journey], *, epoch: int, at_most: int) -> int:
 
     Args:
         runs: how long each is.
-        epoch: steps of an epoch, at whose ends runs begin.
+        epoch: steps of an epoch.
         at_most: slots that there is room for.
     """
 

@@ -15,7 +15,7 @@ from schemabank.cohort.stack import AdapterStack
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
 PROBES = 3
-PROBE_SIZES = {"cuda": 8192, "cpu": 1024}
+PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
 GIB = 2**30
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
 

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -70,7 +70,7 @@ def run_cohort(
     """Train and evaluate runs that share a cohort, and write each one's folder.
 
     Args:
-        runs: in the order in which they get slots.
+        runs: in the order in which they are evaluated.
         context: what all runs share.
         out: folder of the runs.
         slots: how many train at once.
@@ -91,18 +91,14 @@ def run_cohort(
             stack = cohort.stack
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
-        parts = [slice(i, i + stack.num_slots) for i in range(0, len(runs), stack.num_slots)]
-        if cohort is not None:
+        if cohort is not None:  # all weights are on disk before anything can go wrong
             cohort.free()
-            for part in parts:  # all weights are on disk before anything can go wrong
-                cohort.seat([run_id(run) for run in runs[part]])
+            for part in _parts(runs, stack, cohort):
                 for index, (run, claim) in enumerate(zip(runs[part], claims[part], strict=True)):
                     _write_weights(stack, index, run, claim.path, context.base)
-        evaluated: list[_Evaluated] = []
-        for part in parts:
-            if cohort is not None:
-                cohort.seat([run_id(run) for run in runs[part]])
-            evaluated += _evaluate(runs[part], claims[part], stack, context)
+        evaluated: list[_Evaluated | str] = []
+        for part in _parts(runs, stack, cohort):
+            evaluated += _evaluated_or_why_not(runs[part], claims[part], stack, context)
         evaluated_s = time.monotonic() - began - trained_s
         cost = _cost(trained_s, evaluated_s, num_runs=len(runs), slots=stack.num_slots)
         stack.remove()
@@ -111,6 +107,9 @@ def run_cohort(
             write_json(claim.path / COST, cost)
             training = None if cohort is None else _training_summary(cohort, index)
             done = evaluated[index]
+            if isinstance(done, str):
+                outcomes.append(_failed(claim, done))
+                continue
             result = result_of(run, run.evaluation(), done.records, training=training)
             outcomes.append(_close(run, claim, result, done.logits, context))
         return outcomes
@@ -160,12 +159,33 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     }
 
 
+def _parts(
+    runs: Sequence[RunConfig], stack: AdapterStack, cohort: Cohort | None
+) -> Iterator[slice]:
+    """Put the trained runs into the slots, as many at a time as there are."""
+    for first in range(0, len(runs), stack.num_slots):
+        part = slice(first, first + stack.num_slots)
+        if cohort is not None:
+            cohort.seat([run_id(run) for run in runs[part]])
+        yield part
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     """A run's records, and its logits on a probe, to be compared with stock PEFT's."""
 
     records: list[ItemRecord]
     logits: Tensor
+
+
+def _evaluated_or_why_not(
+    runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
+) -> Sequence["_Evaluated | str"]:
+    """Evaluate the runs in the first slots, or say why all of them fail."""
+    try:
+        return _evaluate(runs, claims, stack, context)
+    except InputError as error:
+        return [str(error)] * len(runs)
 
 
 def _evaluate(
@@ -243,11 +263,16 @@ def _close(
                 f"(largest relative difference {difference:.1e})"
             )
     if failure is not None:
-        write_json(claim.path / "failure.json", {"failure": failure})
-        return Outcome(folder=claim.abandon(), result=None, failure=failure)
+        return _failed(claim, failure)
     write_json(claim.path / RESULT, result)
     claim.complete()
     return Outcome(folder=claim.path, result=result)
+
+
+def _failed(claim: Claim, failure: str) -> Outcome:
+    """Put a run's folder aside, with the reason in it."""
+    write_json(claim.path / "failure.json", {"failure": failure})
+    return Outcome(folder=claim.abandon(), result=None, failure=failure)
 
 
 def _cost(trained_s: float, evaluated_s: float, *, num_runs: int, slots: int) -> dict[str, object]:

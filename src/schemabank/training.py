@@ -1,10 +1,11 @@
 """The training of runs that share a cohort: logs, progress, and memory that runs out."""
 
+import gc
 import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TextIO
 
 import torch
 
-from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.engine import Cohort, Halted, RunStep
 from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
@@ -52,33 +53,35 @@ def train_runs(
     A run that fails, or does not fit even alone, says so in its slot's ``failure``.
 
     Args:
-        runs: in the order in which they get slots.
+        runs: the longest first.
         slots: how many train at once.
         context: what all runs share.
         folders: of the runs, for their logs.
     """
-    names = names_of(runs)
-    cohort = _first_cohort(runs, slots, context)
-    slots = cohort.stack.num_slots
-    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
-    at_once = f", {slots} at once" if slots < len(runs) else ""
-    context.reporter.note(
-        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
-        f"{expected.memory_gib:.1f} GiB"
+    cohort: Cohort | None = _in_slots_that_fit(
+        slots, context.reporter, partial(_new_cohort, runs, context)
     )
-    context.reporter.start(f"train {names}", cohort.num_steps)
-    with ExitStack() as files:
-        logs = {
-            run_id(run): files.enter_context((folder / METRICS).open("w", encoding="utf-8"))
-            for run, folder in zip(runs, folders, strict=True)
-        }
-        while (lack := _log_steps(cohort, logs, context.reporter)) is not None:
-            slots = _halved(slots, context.reporter)
-            if slots == 0:
-                cohort.give_up(_too_large(cohort, lack))
-            cohort = cohort.moved(partial(build_stack, runs, context.base, slots=max(1, slots)))
-            slots = cohort.stack.num_slots
-            context.reporter.start(f"train {names}", cohort.num_steps)
+    assert cohort is not None
+    try:
+        _announce(cohort, runs, context.reporter)
+        with ExitStack() as files:
+            logs = {
+                run_id(run): files.enter_context((folder / METRICS).open("w", encoding="utf-8"))
+                for run, folder in zip(runs, folders, strict=True)
+            }
+            while (lack := _log_steps(cohort, logs, context.reporter)) is not None:
+                slots = _halved(cohort.stack.num_slots, context.reporter)
+                if slots == 0:
+                    cohort.give_up(_too_large(cohort, lack))
+                halted = cohort.halt()
+                cohort = None  # nothing holds its memory any more
+                make = partial(_resumed, runs, context, halted)
+                cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
+                context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
+    except BaseException:
+        if cohort is not None:
+            cohort.stack.remove()
+        raise
     context.reporter.finish()
     return cohort
 
@@ -105,19 +108,33 @@ def names_of(runs: Sequence[RunConfig]) -> str:
     return f"{len(runs)} runs ({', '.join(f'{n} {arm}' for arm, n in counts.items())})"
 
 
-def _first_cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
-    """A cohort in as many slots as there is memory for, or fewer."""
+def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> None:
+    """Say what is to come."""
+    names, slots = names_of(runs), cohort.stack.num_slots
+    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
+    at_once = f", {slots} at once" if slots < len(runs) else ""
+    reporter.note(
+        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
+        f"{expected.memory_gib:.1f} GiB"
+    )
+    reporter.start(f"train {names}", cohort.num_steps)
+
+
+def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Cohort]) -> Cohort:
+    """Make a cohort of so many slots, or of half as often as there is no memory for them."""
     while True:
         try:
-            return _cohort(runs, slots, context)
+            return make(slots)
         except torch.OutOfMemoryError:
             if slots == 1:
                 raise
+        gc.collect()  # layers hold each other in circles
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        slots = _halved(slots, context.reporter)
+        slots = _halved(slots, reporter)
 
 
-def _cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
+def _new_cohort(runs: Sequence[RunConfig], context: Context, slots: int) -> Cohort:
     data = context.training
     assert data is not None
     with ExitStack() as on_failure:
@@ -127,6 +144,15 @@ def _cohort(runs: Sequence[RunConfig], slots: int, context: Context) -> Cohort:
             engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
         ]
         cohort = Cohort(stack, engine_runs, data, explain=context.reporter.note)
+        on_failure.pop_all()
+    return cohort
+
+
+def _resumed(runs: Sequence[RunConfig], context: Context, halted: Halted, slots: int) -> Cohort:
+    with ExitStack() as on_failure:
+        stack = build_stack(runs, context.base, slots=slots)
+        on_failure.callback(stack.remove)
+        cohort = halted.resume(stack)
         on_failure.pop_all()
     return cohort
 
@@ -166,9 +192,6 @@ def _log_steps(
             reporter.advance(1, _detail(steps, speed))
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # which holds on to what did not fit
-    except BaseException:
-        cohort.stack.remove()
-        raise
     return None
 
 

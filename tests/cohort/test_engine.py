@@ -2,7 +2,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, count
 
 import pytest
 import torch
@@ -752,7 +752,7 @@ def exhausted(
 def moved(trained: Cohort, num_slots: int) -> Cohort:
     """Go on with other slots on the same model, as the runner does."""
     model = trained.stack.model
-    return trained.moved(lambda: AdapterStack(model, lora=[WIDE] * num_slots, bank=BANK))
+    return trained.halt().resume(AdapterStack(model, lora=[WIDE] * num_slots, bank=BANK))
 
 
 def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
@@ -876,6 +876,49 @@ def test_memory_that_runs_out_between_two_programs_of_a_step_loses_no_report(
     steps += train(second)
     assert_each_step_once(steps, second)
     assert_within_rounding(steps, second, expected, undisturbed)
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5])
+def test_memory_that_runs_out_while_runs_take_their_slots_loses_nothing(
+    fails_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first runs, those that go on after stage 1, and one in a slot that came free."""
+    lengths = {1: 6, 2: 3, 3: 3}
+    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in lengths.items()]
+    training = data()
+    undisturbed = in_slots(2, runs, training)
+    expected = train(undisturbed)
+    first = in_slots(2, runs, training)
+    initialise, calls = first.stack.initialise, count(1)
+
+    def full(slot: int, seed: int) -> None:
+        if next(calls) == fails_at:
+            raise torch.OutOfMemoryError("no room")
+        initialise(slot, seed)
+
+    monkeypatch.setattr(first.stack, "initialise", full)
+    steps: list[list[RunStep]] = []
+    with pytest.raises(torch.OutOfMemoryError):
+        steps.extend(first.steps())
+    second = moved(first, 2)
+    steps += train(second)
+    assert_each_step_once(steps, second)
+    assert_within_rounding(steps, second, expected, undisturbed)
+
+
+def test_a_run_that_is_given_up_while_it_waits_is_kept() -> None:
+    """On a GPU a step's report comes late: the run may have left its slot meanwhile."""
+    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in ((1, 4), (2, 2))]
+    trained = two_slots(runs, data())
+    given_up = trained.slots[1]
+    for _ in trained.steps():
+        waits = given_up not in trained._seating.seated.values()
+        if waits and 0 < given_up.step < given_up.num_steps:
+            given_up.failure = "late"
+    assert given_up.failure == "late"
+    assert given_up.step == given_up.num_cached
+    assert set(trained.finished) == {"bank-1", "bank-2"}
+    trained.seat(["bank-1", "bank-2"])
 
 
 # Runs of different ranks.

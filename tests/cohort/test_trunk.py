@@ -76,6 +76,26 @@ class Model:
             assert torch.equal(states, expected)
 
 
+def test_where_memory_runs_out_no_more_rows_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room for the first step's rows and, once, for those that pass."""
+    model, grow = Model(1000), TrunkStates._grow
+    sizes: list[int] = []
+
+    def full(states: TrunkStates, positions: int) -> None:
+        sizes.append(positions)
+        if len(sizes) == 2:
+            raise torch.OutOfMemoryError("no room")
+        grow(states, positions)
+
+    monkeypatch.setattr(TrunkStates, "_grow", full)
+    kept = []
+    for batch in BATCHES:
+        model.check(batch)
+        kept.append(len(model.states))
+    assert sizes[1] > sizes[2], "first as much as it would like, then as it must"
+    assert kept[-1] == kept[2] < len(WIDTHS), "those before memory ran out"
+
+
 @pytest.mark.parametrize("limit", [0, 2.9, 3, 5, 9, 14.5, POSITIONS - 1, POSITIONS, 1000])
 def test_any_limit_is_respected_and_changes_no_state(limit: float) -> None:
     model = Model(limit)

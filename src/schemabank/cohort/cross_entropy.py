@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     logits = logits.contiguous()
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     gradient = torch.empty_like(logits)
-    _kernel[len(logits),](
+    _cross_entropy_kernel[len(logits),](
         logits, targets, losses, gradient, SIZE=logits.shape[1],
         BLOCK=BLOCK, num_warps=WARPS,
     )  # fmt: skip
@@ -32,7 +32,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit
-def _kernel(logits, targets, losses, gradient, SIZE: tl.constexpr, BLOCK: tl.constexpr):
+def _cross_entropy_kernel(
+    logits, targets, losses, gradient, SIZE: tl.constexpr, BLOCK: tl.constexpr
+):
     """A row: ``exp2`` is what the hardware has, so scores are in units of log 2."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * SIZE

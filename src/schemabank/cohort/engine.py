@@ -64,7 +64,7 @@ class Cohort:
 
     Args:
         stack: adapters and banks; :meth:`steps` draws their initial weights.
-        runs: any number; those beyond the stack's slots follow as slots come free.
+        runs: any number; the longest come first, others follow as slots come free.
         data: the training examples.
         explain: told what a user should know about how the steps are executed.
 
@@ -137,28 +137,34 @@ class Cohort:
         On a GPU the reports come some steps late, so that nobody waits for them.
 
         Raises:
-            torch.OutOfMemoryError: no step was lost; :meth:`moved` goes on with fewer slots.
+            torch.OutOfMemoryError: no captured step was lost; :meth:`halt` lets the runs go on in
+                fewer slots.
         """
         launched: deque[_Tick] = deque()
         late = DEPTH - 1 if self.device.type == "cuda" else 0
         exhausted: torch.OutOfMemoryError | None = None
-        while exhausted is None and self._place():
-            tick = _Tick([])
-            try:
-                self._launch(tick)
-            except torch.OutOfMemoryError as error:
-                exhausted = error
-            if exhausted is None or tick.parts:
-                launched.append(tick)
-            if len(launched) > late:
-                yield self._report(launched.popleft())
-        for ticked in launched:
-            yield self._report(ticked)
-        if exhausted is not None:
-            raise exhausted
-        self.stack.freeze()
-        self.stack.dropout.begin_step(None)
-        self.stack.banks.routing = "off"
+        try:
+            while exhausted is None:
+                tick = _Tick([])
+                try:
+                    if not self._place():
+                        break
+                    self._launch(tick)
+                except torch.OutOfMemoryError as error:
+                    exhausted = error
+                if exhausted is None or tick.parts:
+                    launched.append(tick)
+                if len(launched) > late:
+                    yield self._report(launched.popleft())
+            for ticked in launched:
+                yield self._report(ticked)
+            if exhausted is not None:
+                raise exhausted
+            self._keep_failed()
+        finally:
+            self.stack.freeze()
+            self.stack.dropout.begin_step(None)
+            self.stack.banks.routing = "off"
 
     def free(self) -> None:
         """Give back the memory that only training needs; no step can be taken any more."""
@@ -182,25 +188,19 @@ class Cohort:
         for group in self.stack.groups.values():
             group.publish()
 
-    def moved(self, build: Callable[[], AdapterStack]) -> "Cohort":
-        """Return a cohort that goes on where this one stands; this one is of no use any more.
+    def halt(self) -> "Halted":
+        """Take the stack off the model and return all that the runs have come to.
 
-        Its results are those of a cohort of the new stack's slots, within rounding.
-
-        Args:
-            build: puts another stack on the same model, once this one's memory is free.
+        Their results will be those of a cohort of the next stack's slots, within rounding. This
+        cohort is of no use any more.
         """
         for index, slot in self._seating.seated.items():
             self._keep(index, slot)
-        begun = self._begun
         self.stack.remove()
-        del self.stack
         self.free()
-        runs = [slot.run for slot in self.slots]
-        cohort = Cohort(build(), runs, self.data, explain=self._explain)
-        cohort.slots, cohort.finished, cohort._begun = self.slots, self.finished, begun
-        cohort._seating = cohort._seat_from(self._seating.tick)
-        return cohort
+        return Halted(
+            self.slots, self.data, self.finished, self._begun, self._seating.tick, self._explain
+        )
 
     def _rows(self, index: int) -> dict[Group, list[Tensor]]:
         """A copy of a slot's weights, moments and optimizer steps, on the CPU."""
@@ -218,8 +218,13 @@ class Cohort:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
         for index, slot in self._seating.leave().items():
             self._keep(index, slot)
-        for index, slot in self._seating.enter().items():
-            self._enter(index, slot)
+        entering = self._seating.enter()
+        try:
+            for index, slot in entering.items():
+                self._enter(index, slot)
+        except BaseException:
+            self._seating.vacate(entering)
+            raise
         if not self._seating.is_cached:
             self._programs.drop_trunk()
         return bool(self._seating.seated)
@@ -229,10 +234,17 @@ class Cohort:
         if not slot.has_ended:
             self._begun[slot.run.name] = self._rows(index)
             return
+        self._begun.pop(slot.run.name, None)
         self.finished[slot.run.name] = {
             name: group.weights[index].to("cpu", copy=True)
             for name, group in self.stack.groups.items()
         }
+
+    def _keep_failed(self) -> None:
+        """Keep the weights of runs that were given up while they waited for a slot."""
+        for name, states in self._begun.items():
+            self.finished[name] = {group: rows[0] for group, rows in states.items()}
+        self._begun.clear()
 
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
@@ -250,7 +262,7 @@ class Cohort:
             (self._max_norm, train.max_grad_norm),
         ):
             column[index] = value
-        for name, rows in self._begun.pop(slot.run.name, {}).items():
+        for name, rows in self._begun.get(slot.run.name, {}).items():
             for state, row in zip(self.optimizers[name].state, rows, strict=True):
                 state[index].copy_(row)
             self.stack.groups[name].publish()
@@ -277,8 +289,7 @@ class Cohort:
     def _prepare(self, shapes: Mapping[Kind, tuple[int, int]]) -> None:
         """Make a step's programs, and on a GPU those to come of a kind that is new.
 
-        All at once and the largest first, they share their memory best, and what does not fit
-        shows at the start.
+        So what does not fit shows at the start.
         """
         for kind, shape in shapes.items():
             if self.device.type == "cuda" and not self._programs.has(kind):
@@ -289,7 +300,8 @@ class Cohort:
     def _shapes_to_come(self, kind: Kind) -> list[tuple[int, int]]:
         """Shapes of the steps that runs may still take as a kind, the largest first."""
         tick, epoch = self._seating.tick, self._seating.epoch
-        left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in self.slots)
+        going = [slot for slot in self.slots if not slot.has_ended]
+        left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in going)
         steps = range(tick, tick + min(left, epoch))
         return sorted({self.data.shape(step, kind.prefix_room) for step in steps}, reverse=True)
 
@@ -307,6 +319,26 @@ class Cohort:
     def _column(self) -> Tensor:
         """One value a slot, ``(slot, 1)``."""
         return torch.zeros(self.stack.num_slots, 1, device=self.device)
+
+
+@dataclass(frozen=True)
+class Halted:
+    """A cohort without a stack; see :meth:`Cohort.halt`."""
+
+    slots: list[Slot]
+    data: TrainingData
+    finished: dict[str, dict[Group, Tensor]]
+    begun: dict[str, dict[Group, list[Tensor]]]
+    tick: int
+    explain: Callable[[str], None]
+
+    def resume(self, stack: AdapterStack) -> Cohort:
+        """Return a cohort that goes on in the slots of another stack on the same model."""
+        runs = [slot.run for slot in self.slots]
+        cohort = Cohort(stack, runs, self.data, explain=self.explain)
+        cohort.slots, cohort.finished, cohort._begun = self.slots, self.finished, self.begun
+        cohort._seating = cohort._seat_from(self.tick)
+        return cohort
 
 
 def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:

@@ -4,7 +4,8 @@ On a GPU a product of a few hundred rows takes less time than launching it, so f
 ones pay. The weights are shared with the layers that are replaced.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -57,16 +58,28 @@ class JoinedLinear(nn.Module):
 def join_linears(model: nn.Module) -> dict[str, nn.Linear]:
     """Replace the layers named in ``SIBLINGS`` by joined ones; return the replaced by path."""
     replaced: dict[str, nn.Linear] = {}
-    for path, parent in list(model.named_modules()):
-        for names in SIBLINGS:
-            found = [getattr(parent, name, None) for name in names]
-            layers = [layer for layer in found if type(layer) is nn.Linear]
-            if len(layers) < len(names):
-                continue
-            if len({layer.bias is None for layer in layers}) > 1:
-                continue
-            joined = JoinedLinears(layers)
-            for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
-                replaced[f"{path}.{name}"] = layer
-                setattr(parent, name, JoinedLinear(layer, joined, index))
+    with ExitStack() as undo:
+        undo.callback(put_back, model, replaced)
+        for path, parent in list(model.named_modules()):
+            for names in SIBLINGS:
+                replaced |= _joined(parent, path, names)
+        undo.pop_all()
     return replaced
+
+
+def put_back(model: nn.Module, replaced: Mapping[str, nn.Linear]) -> None:
+    """Undo :func:`join_linears`."""
+    for path, layer in replaced.items():
+        model.set_submodule(path, layer)
+
+
+def _joined(parent: nn.Module, path: str, names: Sequence[str]) -> dict[str, nn.Linear]:
+    """Join the layers of these names, if all are there; return the replaced by path."""
+    found = [getattr(parent, name, None) for name in names]
+    layers = [layer for layer in found if type(layer) is nn.Linear]
+    if len(layers) < len(names) or len({layer.bias is None for layer in layers}) > 1:
+        return {}
+    joined = JoinedLinears(layers)
+    for index, (name, layer) in enumerate(zip(names, layers, strict=True)):
+        setattr(parent, name, JoinedLinear(layer, joined, index))
+    return {f"{path}.{name}": layer for name, layer in zip(names, layers, strict=True)}

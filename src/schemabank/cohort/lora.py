@@ -9,6 +9,7 @@ stay zero: each of A and B gets its gradient through the other.
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -243,10 +244,14 @@ def install_lora(
                 f"allowed are {', '.join(names)}, name some of those"
             )
     chosen = [path for path in linear if any(_matches(path, t) for t in targets)]
-    layers = {}
-    for index, path in enumerate(chosen):
-        layers[path] = StackedLora(linear[path], layer=index, settings=settings, dropout=dropout)
-        model.set_submodule(path, layers[path])
+    layers: dict[str, StackedLora] = {}
+    with ExitStack() as undo:
+        undo.callback(remove_lora, model, layers)
+        for index, path in enumerate(chosen):
+            layer = StackedLora(linear[path], layer=index, settings=settings, dropout=dropout)
+            model.set_submodule(path, layer)
+            layers[path] = layer
+        undo.pop_all()
     for group in _siblings(layers):
         SharedInput(group)
     return layers

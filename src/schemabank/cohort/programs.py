@@ -1,5 +1,6 @@
 """The programs of a cohort: one for every kind of step and shape, made when first needed."""
 
+import gc
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -68,10 +69,14 @@ class Programs:
         """Give back what cached kinds of steps need; none of them can be taken any more."""
         if self._trunk is None:
             return
-        if self._executor.device.type == "cuda":
+        on_gpu = self._executor.device.type == "cuda"
+        if on_gpu:
             torch.cuda.synchronize(self._executor.device)  # a program may still run
         self._trunk = None
         self._programs = {key: p for key, p in self._programs.items() if not key[0].cached}
+        gc.collect()  # programs hold what they run in a circle
+        if on_gpu:
+            torch.cuda.empty_cache()  # captured programs have memory of their own
 
     def launch(self, kind: Kind, shape: tuple[int, int], working: Working) -> Fetch:
         """Take one step of some slots, all of one kind; the others stay as they are.

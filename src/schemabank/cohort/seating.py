@@ -7,12 +7,12 @@ not. So a cohort first takes all steps whose trunk is the base model's, which co
 run that is ahead gives up its slot until the others are through.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-# What a step with the base model's trunk takes of another's time: a tenth where the states are kept
-# (results/benchmarks/nvidia-h200.json), nearly a half where they have to be computed.
+# What a step with the base model's trunk takes of another's time, roughly: a tenth where the states
+# are kept (results/benchmarks/nvidia-h200.json), more where they have to be computed.
 CACHED_COST = 0.3
 
 
@@ -55,7 +55,7 @@ class Seating(Generic[R]):
     """The slots of a cohort and the runs in them.
 
     Args:
-        runs: in the order in which they get slots; they may be on their way already.
+        runs: those with the most steps left get slots first; they may be on their way already.
         num_slots: how many slots there are.
         epoch: steps of an epoch.
         tick: where the schedule stands.
@@ -109,6 +109,11 @@ class Seating(Generic[R]):
             self.slots[index] = run
         return entering
 
+    def vacate(self, indices: Iterable[int]) -> None:
+        """Take these slots back from runs that have taken no step in them."""
+        for index in indices:
+            self.slots[index] = None
+
     def steps_to_change(self) -> int:
         """At least how many steps there are until a run can leave or enter; 0 without any run."""
         cached = self.is_cached
@@ -138,7 +143,7 @@ def count_steps(
     """Return how many steps a cohort still takes: with the base model's trunk, and others.
 
     Args:
-        runs: who has not ended; nobody has a slot yet.
+        runs: of the cohort; nobody has a slot yet.
         num_slots: how many slots there are.
         epoch: steps of an epoch.
         tick: where the schedule stands.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from schemabank.cohort.attention import short_attention
 from schemabank.cohort.blocks import Forward, noting, probed, replaced, returning
 from schemabank.cohort.execute import compiled
 from schemabank.cohort.flat import FlatGroup
-from schemabank.cohort.joined import join_linears
+from schemabank.cohort.joined import join_linears, put_back
 from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
@@ -56,24 +56,26 @@ class AdapterStack:
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
-        self.joined = join_linears(model) if small else {}
-        try:
-            self.lora = install_lora(model, lora, dropout=self.dropout)
-        except InputError:
-            self._unjoin()
-            raise
-        self.attached = True
-        self.banks: AttachedBanks = attach_banks(self.blocks, banks, num_slots=self.num_slots)
-        self.groups: dict[Group, FlatGroup] = {
-            name: FlatGroup(
-                parameters,
-                num_slots=self.num_slots,
-                dtype=model.dtype if name == "lora" else torch.float32,
-            )
-            for name, parameters in _named_groups(self.lora, banks).items()
-            if parameters
-        }
         self._hooks: list[RemovableHandle] = []
+        self._uncompiled: list[tuple[nn.Module, Forward | None]] = []
+        with ExitStack() as undo:  # memory may run out at any point
+            self.joined = join_linears(model) if small else {}
+            undo.callback(put_back, model, self.joined)
+            self.lora = install_lora(model, lora, dropout=self.dropout)
+            undo.callback(remove_lora, model, self.lora)
+            self.banks: AttachedBanks = attach_banks(self.blocks, banks, num_slots=self.num_slots)
+            undo.callback(self.banks.detach)
+            self.groups: dict[Group, FlatGroup] = {
+                name: FlatGroup(
+                    parameters,
+                    num_slots=self.num_slots,
+                    dtype=model.dtype if name == "lora" else torch.float32,
+                )
+                for name, parameters in _named_groups(self.lora, banks).items()
+                if parameters
+            }
+            undo.pop_all()
+        self.attached = True
         self.freeze()
 
     def initialise(self, slot: int, seed: int) -> None:
@@ -110,16 +112,21 @@ class AdapterStack:
         """Compile blocks and banks, once for all widths; blocks of one shape share their code."""
         if not self._hooks:
             for module in (*self.blocks, *self.banks.banks.values()):
+                self._uncompiled.append((module, vars(module).get("forward")))
                 module.forward = compiled(module.forward)
             embeddings = self.model.get_input_embeddings()
             self._hooks.append(embeddings.register_forward_hook(_requiring_grad))
 
     def uncompile(self) -> None:
         """Let blocks and banks run as they are written again; adapters and banks stay."""
-        if self._hooks:
-            for module in (*self.blocks, *self.banks.banks.values()):
-                del module.forward
-            self._hooks.pop().remove()
+        for module, forward in self._uncompiled:
+            del module.forward
+            if forward is not None:  # not the class's own
+                module.forward = forward
+        self._uncompiled.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
     def num_weights(self, name: Group, lora: LoraSettings, bank: BankSettings | None) -> int:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
@@ -291,12 +298,8 @@ class AdapterStack:
         self.uncompile()
         if self.attached:
             remove_lora(self.model, self.lora)
-            self._unjoin()
+            put_back(self.model, self.joined)
             self.attached = False
-
-    def _unjoin(self) -> None:
-        for path, layer in self.joined.items():
-            self.model.set_submodule(path, layer)
 
     def _master(self, path: str, name: str) -> Tensor:
         return self.groups["lora"].master[f"{path}.{name}"]

@@ -131,6 +131,7 @@ class TrunkStates:
 
     def _find_places(self, rows: Sequence[TrunkRow]) -> dict[Hashable, int]:
         """Give rows to keep a place for ever, as far as there is room, and others one behind."""
+        self._make_room(self._used + sum(row.width for row in rows))
         left = []
         for row in rows:
             if row.lasting and self._used + row.width <= self._limit:
@@ -142,12 +143,23 @@ class TrunkStates:
         for row in left:
             passing[row.key] = end
             end += row.width
-        room = len(self._states)
-        if end > room:
-            before, room_wanted = self._states, max(end, min(2 * room, self._limit))
-            self._states = before.new_zeros(room_wanted, before.shape[1])
-            self._states[:room] = before
         return passing
+
+    def _make_room(self, end: int) -> None:
+        """Grow as far as ``end``; where memory runs out, keep no more rows than by now."""
+        room = len(self._states)
+        if end <= room:
+            return
+        try:
+            self._grow(max(end, min(2 * room, self._limit)))
+        except torch.OutOfMemoryError:
+            self._limit = self._used
+            self._grow(end)
+
+    def _grow(self, positions: int) -> None:
+        before = self._states
+        self._states = before.new_zeros(positions, before.shape[1])
+        self._states[: len(before)] = before
 
     def _run(self, batch: Sequence[TrunkRow], passing: Mapping[Hashable, int]) -> None:
         self.prepare(batch[0].width)
