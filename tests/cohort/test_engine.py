@@ -878,7 +878,7 @@ def test_memory_that_runs_out_between_two_programs_of_a_step_loses_no_report(
     assert_within_rounding(steps, second, expected, undisturbed)
 
 
-@pytest.mark.parametrize("fails_at", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 4])
 def test_memory_that_runs_out_while_runs_take_their_slots_loses_nothing(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
