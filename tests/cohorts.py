@@ -107,10 +107,9 @@ def cohort(
     if lora is not None:
         runs = [replace(run, lora=lora) for run in runs]
     seated = runs[:slots]
-    banked = [run.bank is not None for run in seated]
     bank = next((run.bank for run in runs if run.bank is not None), None)
     model = tiny_model(kind).to(dtype).to(device)
-    stack = AdapterStack(model, lora=[run.lora for run in seated], bank=bank, banked=banked)
+    stack = AdapterStack(model, lora=[run.lora for run in seated], bank=bank)
     return Cohort(stack, runs, training, explain=explain)
 
 

@@ -14,7 +14,7 @@ from typing import TextIO
 
 import torch
 
-from schemabank.cohort.engine import Cohort, Halted, RunStep
+from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
@@ -58,8 +58,9 @@ def train_runs(
         context: what all runs share.
         folders: of the runs, for their logs.
     """
+    new = partial(_new_cohort, runs, context)
     cohort: Cohort | None = _in_slots_that_fit(
-        slots, context.reporter, partial(_new_cohort, runs, context)
+        slots, context.reporter, partial(_cohort, runs, context, new)
     )
     assert cohort is not None
     try:
@@ -75,7 +76,7 @@ def train_runs(
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
                 cohort = None  # nothing holds its memory any more
-                make = partial(_resumed, runs, context, halted)
+                make = partial(_cohort, runs, context, halted.resume)
                 cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
                 context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
     except BaseException:
@@ -134,27 +135,28 @@ def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Coh
         slots = _halved(slots, reporter)
 
 
-def _new_cohort(runs: Sequence[RunConfig], context: Context, slots: int) -> Cohort:
+def _cohort(
+    runs: Sequence[RunConfig],
+    context: Context,
+    make: Callable[[AdapterStack], Cohort],
+    slots: int,
+) -> Cohort:
+    """Put a stack on the model and make a cohort of it; what fails leaves the model as it was."""
+    with ExitStack() as on_failure:
+        stack = build_stack(runs, context.base, slots=slots)
+        on_failure.callback(stack.remove)
+        cohort = make(stack)
+        on_failure.pop_all()
+    return cohort
+
+
+def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack) -> Cohort:
     data = context.training
     assert data is not None
-    with ExitStack() as on_failure:
-        stack = build_stack(runs, context.base, slots=slots)
-        on_failure.callback(stack.remove)
-        engine_runs = [
-            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
-        ]
-        cohort = Cohort(stack, engine_runs, data, explain=context.reporter.note)
-        on_failure.pop_all()
-    return cohort
-
-
-def _resumed(runs: Sequence[RunConfig], context: Context, halted: Halted, slots: int) -> Cohort:
-    with ExitStack() as on_failure:
-        stack = build_stack(runs, context.base, slots=slots)
-        on_failure.callback(stack.remove)
-        cohort = halted.resume(stack)
-        on_failure.pop_all()
-    return cohort
+    engine_runs = [
+        engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+    ]
+    return Cohort(stack, engine_runs, data, explain=context.reporter.note)
 
 
 def _halved(slots: int, reporter: Reporter) -> int:

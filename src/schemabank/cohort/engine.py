@@ -1,8 +1,9 @@
 """The training loop of a cohort: every step advances all its runs at once.
 
-A run's result depends on its own seed and settings alone. Every slot has its own stage, learning
-rate, clipping, dropout and optimizer state, and all slots see batches of one common shape. A run
-that ends leaves its slot to the next one.
+A run's result depends on its own seed and settings alone, but for rounding where the number of
+slots or the largest ranks differ. Every slot has its own stage, learning rate, clipping, dropout
+and optimizer state, and all slots see batches of one common shape. A run that ends or is ahead
+leaves its slot to another.
 """
 
 import gc

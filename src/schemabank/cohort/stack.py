@@ -33,7 +33,6 @@ class AdapterStack:
         model: the base model; it is changed in place until :meth:`remove`.
         lora: LoRA settings of each slot; all with the same target modules.
         bank: the banks' settings, or ``None`` for no banks.
-        banked: which slots' runs use the banks; all of them without it.
 
     Raises:
         InputError: targets or layers that the model does not have, blocks that return no states,
@@ -46,11 +45,10 @@ class AdapterStack:
         *,
         lora: Sequence[LoraSettings],
         bank: BankSettings | None,
-        banked: Sequence[bool] | None = None,
     ) -> None:
         self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
         self.lora_settings, self.bank_settings = list(lora), bank
-        self.slot_banks = [bank if b else None for b in banked or [True] * len(lora)]
+        self.slot_banks: list[BankSettings | None] = [bank] * len(lora)
         self.blocks = decoder_blocks(model)
         self.head, self._in_tuples = probed(model, self.blocks)
         banks = _new_banks(model, self.blocks, bank, self.num_slots)
