@@ -65,7 +65,7 @@ def main() -> None:
         print(_line(rows[-1]), flush=True)  # noqa: T201 -- this is a script
         Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
-    if not arguments.append:
+    if _tuned_rate(bench, rows) is None:
         add("matrix product", 0, tflops=_matrix_tflops(bench))
         for tuned in (False, True):
             add("PEFT, tuned" if tuned else "PEFT", 1, **_peft(bench, tuned=tuned))
@@ -82,7 +82,15 @@ def main() -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
+    """Rows as Markdown tables, one for each model and target."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['model']}, {row['target']}", []).append(row)
+    tables = {title: _table(group) for title, group in groups.items()}
+    return "\n\n".join(f"*{title}*\n\n{table}" for title, table in tables.items())
+
+
+def _table(rows: Sequence[Row]) -> str:
     columns = {
         "ms a step": ("ms_per_step", ",.1f"),
         "real tokens/s": ("real_tokens_per_s", ",.0f"),
@@ -228,10 +236,10 @@ def _speed(elapsed: float, steps: int, real: int, padding: float) -> Row:
 
 
 def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row]) -> Row:
-    tuned = next((r["real_tokens_per_s"] for r in rows if r["case"] == "PEFT, tuned"), None)
+    tuned = _tuned_rate(bench, rows)
     rate = values.get("real_tokens_per_s")
     trains = case != "engine, decoding"
-    known = trains and isinstance(rate, float) and isinstance(tuned, float)
+    known = trains and isinstance(rate, float) and tuned is not None
     return {
         **origin(bench.base.model, bench.model_name),
         "target": bench.config.task.target,
@@ -244,6 +252,13 @@ def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row
         "peak_memory_gib": peak_gib(bench.device),
         **values,
     }
+
+
+def _tuned_rate(bench: Bench, rows: Sequence[Row]) -> float | None:
+    """Real tokens a second of the tuned PEFT loop on the same model and target, where measured."""
+    same = {"case": "PEFT, tuned", "model": bench.model_name, "target": bench.config.task.target}
+    rates = (r["real_tokens_per_s"] for r in rows if same.items() <= r.items())
+    return next((rate for rate in rates if isinstance(rate, float)), None)
 
 
 def _shown(row: Row, name: str, form: str) -> str:

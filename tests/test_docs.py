@@ -130,7 +130,7 @@ def _module(path: Path) -> ModuleType:
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 RECORDS = {
     record: script
-    for script in ("engine.py", "profile_step.py")
+    for script in ("engine.py", "profile_step.py", "liger.py")
     for record in re.findall(rf"<!-- {script}: (\S+) -->", PERFORMANCE)
 }
 
@@ -148,5 +148,6 @@ def test_performance_tables_are_those_of_their_records(record: str) -> None:
 
 
 def test_every_benchmark_record_is_shown() -> None:
-    records = (ROOT / "results" / "benchmarks").glob("*.json")
+    folders = (ROOT / "results" / name for name in ("benchmarks", "profiles"))
+    records = [path for folder in folders for path in folder.glob("*.json")]
     assert {str(path.relative_to(ROOT)) for path in records} == set(RECORDS)
