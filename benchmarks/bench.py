@@ -14,7 +14,8 @@ from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig, Stage
 from schemabank.models import EMBEDDED, BaseModel, load_base_model, resolve_dtype
-from schemabank.prepare import engine_run, load_task, task_training_data
+from schemabank.prepare import engine_run, task_training_data
+from schemabank.tasks.catalog import load_task
 
 Row = dict[str, object]
 

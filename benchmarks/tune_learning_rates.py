@@ -20,7 +20,8 @@ from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, run_id
 from schemabank.evaluate import evaluate, summaries
 from schemabank.experiment import load_base, resolve_device, resolved
-from schemabank.prepare import engine_run, evaluation_items, load_task, task_training_data
+from schemabank.prepare import engine_run, evaluation_items, task_training_data
+from schemabank.tasks.catalog import load_task
 from schemabank.progress import LineReporter
 from schemabank.training import build_stack
 

@@ -45,7 +45,8 @@ BOTH = {
     "train.warmup_ratio": 0.05,
     "train.lr_scheduler_type": "linear",
     "task.max_length": 512,
-    "task.prompt": "{question}\nThe answer is: ",
+    "task.prompt": None,
+    "task.metric": None,
     "eval.routing": "off",
     "eval.split": "test",
 }

@@ -26,6 +26,7 @@ from schemabank.configfile import (
     to_yaml,
 )
 from schemabank.errors import InputError
+from schemabank.taskconfig import TASK_NAMES
 
 TWO_STAGES = """\
 arm: schemabank
@@ -309,8 +310,9 @@ def candidates(model: Settings, name: str) -> Iterator[object]:
         yield not value
     elif isinstance(value, int | float):
         yield from (value + 1, value / 2, value + 0.25)
-    yield from get_args(type(model).model_fields[name].annotation)
-    yield from (7, "other", (0,), ("lora",), (0.5,), (0.5, 0.5))
+    for choice in get_args(type(model).model_fields[name].annotation):
+        yield from (choice, *get_args(choice))
+    yield from (7, "other", (0,), ("lora",), (0.5,), (0.5, 0.5), (128, 1024))
 
 
 def changed(model: Settings, name: str) -> Settings:
@@ -340,6 +342,8 @@ def variants(model: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, changed(model, name)
 
 
+OTHER_TASKS = [f"task.{name}." for name in TASK_NAMES if name != RunConfig(arm="lora").task.name]
+NO_IDENTITY = ("engine.", *OTHER_TASKS)
 VARIANTS = dict(variants(RunConfig(arm="schemabank")))
 
 
@@ -349,14 +353,24 @@ def test_the_walk_over_the_settings_meets_every_kind_of_leaf() -> None:
 
 
 @pytest.mark.parametrize("key", VARIANTS)
-def test_every_setting_but_the_engines_changes_the_hash(key: str) -> None:
+def test_every_setting_but_the_engines_and_other_tasks_changes_the_hash(key: str) -> None:
     same = config_hash(VARIANTS[key]) == config_hash(RunConfig(arm="schemabank"))
-    assert same == (key == "preset" or key.startswith("engine."))
+    assert same == (key == "preset" or key.startswith(NO_IDENTITY))
 
 
 def test_no_two_settings_share_a_hash() -> None:
-    hashes = {config_hash(run) for key, run in VARIANTS.items() if "engine." not in key}
-    assert len(hashes) == len([key for key in VARIANTS if "engine." not in key])
+    own = [key for key in VARIANTS if not key.startswith(NO_IDENTITY)]
+    assert len({config_hash(VARIANTS[key]) for key in own}) == len(own)
+
+
+def test_a_tasks_settings_are_part_of_its_own_runs_ids() -> None:
+    runs = [
+        RunConfig.model_validate(
+            {"arm": "lora", "task": {"name": "gsm8k", "gsm8k": {"validation_ratio": ratio}}}
+        )
+        for ratio in (0.1, 0.2)
+    ]
+    assert config_hash(runs[0]) != config_hash(runs[1])
 
 
 def test_equal_settings_have_equal_hashes_however_they_were_written(path: Path) -> None:

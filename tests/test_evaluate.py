@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -8,12 +8,13 @@ from cohorts import BANK
 from schemabank.cohort.decode import Completion, greedy
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
-from schemabank.evaluate import _record, evaluate, gold_losses, summaries
-from schemabank.metrics import ItemRecord
+from schemabank.evaluate import _record, _text, evaluate, gold_losses
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
+from schemabank.scoring import METRICS, ItemRecord
 from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
 
+NUMERIC = METRICS["numeric"]
 LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7)]
 TARGETS = ("add them: #### 7", "7", "the sum of both is\n#### 12", "", "4", "10 #### 10", "1", "9")
 
@@ -30,7 +31,7 @@ def items() -> list[Item]:
                 prompt=prompt,
                 prompt_tokens=tuple(tokenizer(prompt)["input_ids"]),
                 target_tokens=(*tokenizer(target)["input_ids"], END_TOKEN_ID),
-                gold=str(i + 1),
+                golds=(str(i + 1),),
             )
         )
     return made
@@ -65,6 +66,7 @@ def records(batch_size: int = 3, routing: str = "on") -> list[list[ItemRecord]]:
         stacked(model),
         model,
         items(),
+        metric=NUMERIC,
         routing=routing,
         max_new_tokens=6,
         batch_size=batch_size,
@@ -91,7 +93,7 @@ def test_records_stand_in_the_order_of_the_items_and_say_what_was_decoded() -> N
         for slot in range(2):
             record, done = scored[slot][index], completions[slot][0]
             assert (record.id, record.group, record.prompt) == (item.id, item.group, item.prompt)
-            assert record.gold == item.gold
+            assert record.golds == item.golds
             assert record.completion == model.tokenizer.decode(done.tokens)
             assert record.new_tokens == done.num_new_tokens
             assert record.stop_reason == done.stop_reason
@@ -105,17 +107,24 @@ def test_completions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = AdapterStack(model.model, lora=LORA[:1], bank=None)
     same_length = [items()[0]] * 8
     given = [
-        Item(**(asdict(item) | {"id": str(i), "gold": str(i + 1)}))
+        Item(**(asdict(item) | {"id": str(i), "golds": (str(i + 1),)}))
         for i, item in enumerate(same_length)
     ]
     (scored,) = evaluate(
-        stack, model, given, routing="off", max_new_tokens=2, batch_size=8, advance=lambda _: None
+        stack,
+        model,
+        given,
+        metric=NUMERIC,
+        routing="off",
+        max_new_tokens=2,
+        batch_size=8,
+        advance=lambda _: None,
     )
-    assert [r.correct for r in scored] == [True, True, False, False, False, False, False, False]
-    assert [r.strict for r in scored][:4] == ["1", "2", None, "5"]
-    assert [r.flexible for r in scored][:4] == ["1", "5", None, "5"]
-    assert [r.strict_correct for r in scored][:3] == [True, True, False]
-    assert [r.flexible_correct for r in scored][:3] == [True, False, False]
+    assert [r.scores["correct"] for r in scored] == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert [r.readings["strict"] for r in scored][:4] == ["1", "2", None, "5"]
+    assert [r.readings["flexible"] for r in scored][:4] == ["1", "5", None, "5"]
+    assert [r.scores["strict"] for r in scored][:3] == [1, 1, 0]
+    assert [r.scores["flexible"] for r in scored][:3] == [1, 0, 0]
     assert [r.extracted for r in scored][:4] == ["1", "2", None, "5"]
 
 
@@ -168,69 +177,13 @@ def test_routing_changes_what_is_measured_and_is_off_again_afterwards() -> None:
         stack,
         model,
         items()[:1],
+        metric=NUMERIC,
         routing="on",
         max_new_tokens=1,
         batch_size=1,
         advance=lambda _: None,
     )
     assert stack.banks.routing == "off"
-
-
-def test_summaries_are_per_group() -> None:
-    """Three items of one group and one of another, counted by hand."""
-
-    def record(number: int, group: str, **changes: object) -> ItemRecord:
-        fields: dict[str, object] = {
-            "id": str(number),
-            "group": group,
-            "prompt": "p",
-            "completion": "c",
-            "gold": "5",
-            "strict": None,
-            "flexible": None,
-            "extracted": None,
-            "strict_correct": False,
-            "flexible_correct": False,
-            "correct": False,
-            "new_tokens": 10 * number,
-            "stop_reason": "length",
-            "gold_nll": 0.5 * number,
-            "gold_nll_with_end": 0.25 * number,
-        }
-        return ItemRecord(**(fields | changes))
-
-    good = {"strict": "5", "strict_correct": True, "correct": True, "stop_reason": "end_token"}
-    found = summaries(
-        [
-            record(1, "seen", **good),
-            record(2, "held_out", **good),
-            record(3, "seen", flexible="4", stop_reason="end_token"),
-            record(4, "seen", gold="7"),
-            record(5, "seen", gold="6", flexible="6", flexible_correct=True, correct=True),
-        ]
-    )
-    assert list(found) == ["seen", "held_out"]
-    seen = found["seen"]
-    # Wilson's interval for 2 of 4: centre 1/2, half-width z sqrt(1/16 + z²/64) / (1 + z²/4).
-    assert seen.pop("correct_interval_95") == pytest.approx([0.15004, 0.84996], abs=1e-5)
-    assert seen == {
-        "num_items": 4,
-        "correct": 0.5,
-        "strict": 0.25,
-        "flexible": 0.25,
-        "ended_ratio": 0.5,
-        "length_limit_ratio": 0.5,
-        "unparsable_ratio": 0.25,
-        "mean_new_tokens": 32.5,
-        "correct_among_ended": 0.5,
-        "gold_nll": 1.625,
-        "gold_nll_with_end": 0.8125,
-        "best_constant_answer": "5",
-        "best_constant_correct": 0.5,
-    }
-    assert found["held_out"]["correct"] == 1.0
-    assert found["held_out"]["num_items"] == 1
-    assert found["held_out"]["mean_new_tokens"] == 20
 
 
 def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
@@ -240,6 +193,45 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
     done = Completion(
         tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
     )
-    record = _record(items()[0], done, (0.0, 0.0), model)
+    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ()), NUMERIC)
     assert record.completion == "18<|im_start|>user\n3"
-    assert (record.strict, record.flexible) == ("18", "18"), "the next turn does not count"
+    assert record.readings == {"strict": "18", "flexible": "18"}, "the next turn does not count"
+
+
+def test_a_completion_is_cut_at_the_first_stop_text() -> None:
+    model = base()
+    done = Completion(tokens=model.tokenizer("18\n\nand 3")["input_ids"])
+    assert _text(done, model, ["and", "\n\n"]) == ("18", "stop_text")
+    assert _text(done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
+    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ["\n\n"]), NUMERIC)
+    assert (record.completion, record.stop_reason) == ("18", "stop_text")
+    assert record.new_tokens == done.num_new_tokens
+
+
+def test_likelihoods_alone_are_measured_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "schemabank.evaluate.greedy", lambda *_args, **_options: pytest.fail("decoded")
+    )
+    monkeypatch.setattr("schemabank.evaluate.NLL_TOKENS", 40)
+    model = base()
+    stack = stacked(model)
+    given = [replace(item, has_end=False) for item in items()]
+    done: list[int] = []
+    scored = evaluate(
+        stack,
+        model,
+        given,
+        metric=METRICS["perplexity"],
+        routing="off",
+        max_new_tokens=1,
+        batch_size=1,
+        advance=done.append,
+    )
+    assert sum(done) == len(given) > len(done) > 1
+    with stack.evaluating("off"):
+        expected = gold_losses(stack, items())
+    for slot, slot_records in enumerate(scored):
+        for record, item, (_, with_end) in zip(slot_records, given, expected[slot], strict=True):
+            assert record.gold_nll == record.gold_nll_with_end == pytest.approx(with_end, rel=1e-5)
+            assert record.gold_tokens == len(item.target_tokens)
+            assert (record.completion, record.stop_reason) == ("", "not_decoded")

@@ -74,7 +74,7 @@ SPLIT: dict[str, tuple[Changes, str, str]] = {
     "task": ({"task": {"name": "gsm8k"}}, "task.name = gsm_symbolic", "task.name = gsm8k"),
     "prompt": (
         {"task": {"prompt": 'Say "so".\n{question}'}},
-        r"task.prompt = {question}\nThe answer is: ",
+        "task.prompt = null",
         r"task.prompt = Say \"so\".\n{question}",
     ),
     "a task's own setting": (

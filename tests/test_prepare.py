@@ -25,13 +25,13 @@ from schemabank.prepare import (
     end_token_id,
     engine_run,
     evaluation_items,
-    load_task,
     task_training_data,
     tokenise,
     training_data,
     uses_prefix,
 )
 from schemabank.tasks import Example, TaskData
+from schemabank.tasks.catalog import load_task
 from schemabank.tasks.prompts import few_shot_examples, target_text
 from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
 
@@ -334,7 +334,7 @@ class TestItems:
             own = f"{example.question}\nThe answer is: "
             assert item.prompt == shown(first) + shown(second) + own
             assert text_of(item.prompt_tokens) == item.prompt
-            assert item.gold == example.answer
+            assert item.golds == (example.answer,)
 
     def test_the_seams_of_shots_are_tokenised_as_the_examples_own(self) -> None:
         task = TaskSettings(prompt="Q{question} is", target="final")

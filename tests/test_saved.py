@@ -21,7 +21,8 @@ TOKENS = torch.tensor([[5, 9, 200, 33, 12]])
 
 
 def evaluated(folder: Path, *overrides: str, out: Path | None = None) -> Outcome:
-    return evaluate_saved(folder, overrides, out, Notes())
+    (outcome,) = evaluate_saved(folder, overrides, out, Notes())
+    return outcome
 
 
 def losses(folder: Path) -> list[float]:
@@ -81,7 +82,7 @@ def test_results_are_kept_with_the_run_and_reused(finished: Finished, tmp_path: 
     assert not first.reused
     before = snapshot(tmp_path)
     notes = Notes()
-    again = evaluate_saved(adapter, ["eval.limit=2"], None, notes)
+    (again,) = evaluate_saved(adapter, ["eval.limit=2"], None, notes)
     assert again.reused
     assert again.result == first.result
     assert notes.lines == [f"reused: {first.folder} (same settings, finished)"]
@@ -199,3 +200,19 @@ def test_a_failed_export_leaves_nothing(
         with pytest.raises(RuntimeError, match="gives other logits than the run"):
             export_run(finished.lora.folder, tmp_path / "new" / "out", merge=merge)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_routing_in_one_evaluation_is_each_on_its_own(
+    finished: Finished, tmp_path: Path
+) -> None:
+    routings = ("off", "on", "dense")
+    folder = finished.schemabank.folder
+    together = evaluate_saved(folder, [], tmp_path / "all", Notes(), routings=routings)
+    assert [o.folder.name for o in together] == [f"routing-{r}" for r in routings]
+    for routing, outcome in zip(routings, together, strict=True):
+        alone = evaluated(folder, f"eval.routing={routing}", out=tmp_path / f"alone-{routing}")
+        for name in ("predictions.jsonl", "result.json"):
+            assert (outcome.folder / name).read_bytes() == (alone.folder / name).read_bytes()
+    with pytest.raises(InputError, match="bank"):
+        evaluate_saved(finished.lora.folder, [], tmp_path / "none", Notes(), routings=routings)
+    assert not (tmp_path / "none").exists()

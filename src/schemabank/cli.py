@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
@@ -66,11 +66,11 @@ def evaluate(
         Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Folder of a run or a LoRA adapter.")
     ],
     task: Annotated[
-        Literal["gsm8k", "gsm_symbolic"] | None, typer.Option(help="Default: the run's own task.")
+        str | None, typer.Option(metavar="TASK", help="Default: the run's own task.")
     ] = None,
     routing: Annotated[
-        Literal["off", "on", "dense"] | None,
-        typer.Option(help="Bank at evaluation; default: the run's own."),
+        Literal["off", "on", "dense", "all"] | None,
+        typer.Option(help="Bank at evaluation, all for each in turn; default: the run's own."),
     ] = None,
     few_shot: Annotated[
         int | None, typer.Option(min=0, help="Worked examples in the prompt; likewise.")
@@ -82,21 +82,24 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
+    from schemabank.bank import Routing
     from schemabank.progress import reporter
     from schemabank.saved import evaluate_saved
 
     options = {
         "task.name": task,
-        "eval.routing": routing,
+        "eval.routing": None if routing == "all" else routing,
         "eval.few_shot": few_shot,
         "eval.limit": limit,
     }
     settings = [f"{key}={value}" for key, value in options.items() if value is not None]
     settings += overrides or ()
     with reporter() as progress:
-        outcome = evaluate_saved(run, settings, out, progress)
-    _print_results([outcome.result] if outcome.result is not None else [])
-    sys.stdout.write(f"predictions: {outcome.folder / 'predictions.jsonl'}\n")
+        routings = get_args(Routing) if routing == "all" else ()
+        outcomes = evaluate_saved(run, settings, out, progress, routings=routings)
+    _print_results([o.result for o in outcomes if o.result is not None])
+    for outcome in outcomes:
+        sys.stdout.write(f"predictions: {outcome.folder / 'predictions.jsonl'}\n")
 
 
 @app.command()
@@ -120,7 +123,7 @@ def score(
     file: Annotated[Path, typer.Argument(help="JSON lines with completion and gold.")],
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
-    from schemabank.metrics import score_lines
+    from schemabank.answers import score_lines
 
     try:
         lines = file.read_text(encoding="utf-8").split("\n")

@@ -7,24 +7,15 @@ Origin of the method's figures: the results document of SchemaBank on GSM8K.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from schemabank.basesettings import PositiveInt, Rate, Settings, Share, Weight
+from schemabank.taskconfig import TaskSettings
 
 Arm = Literal["base", "lora", "schemabank"]
-PositiveInt = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Schedule = Literal["linear", "cosine", "constant"]
 
 RATIO_TOLERANCE = 1e-6
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, strict about names, documented by attribute docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
 
 class ModelSettings(Settings):
@@ -36,57 +27,6 @@ class ModelSettings(Settings):
     """Revision on the hub; the default branch without it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number type of the frozen weights; auto is bfloat16 where the processor has it."""
-
-
-class Gsm8kSettings(Settings):
-    """GSM8K, from the hub or from SCHEMABANK_DATA."""
-
-    validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of train that is set aside for validation by a hash of the question."""
-    calculator_marks: bool = False
-    """Keep the marks <<48/2=24>> in worked solutions."""
-
-
-class GsmSymbolicSettings(Settings):
-    """Generated GSM8K-like problems from the package reasoning-gym."""
-
-    train_size: PositiveInt = 2000
-    """Training problems."""
-    validation_size: Annotated[int, Field(ge=0)] = 200
-    """Validation problems, of seen templates."""
-    test_size: PositiveInt = 200
-    """Test problems of seen templates, and as many of held-out ones."""
-    held_out_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the 85 templates that training never sees."""
-    max_question_words: PositiveInt | None = None
-    """Longest question, in words."""
-    data_seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the problems' numbers and names."""
-
-
-class TaskSettings(Settings):
-    """What is learned: the data, the prompt and the target."""
-
-    name: Literal["gsm8k", "gsm_symbolic"] = "gsm_symbolic"
-    """The task."""
-    prompt: str = "{question}\nThe answer is: "
-    """Prompt template; {question} stands for the question."""
-    target: Literal["solution", "final"] = "solution"
-    """What follows the prompt: the worked solution or the bare final answer."""
-    end_token: bool = True
-    """End the target with the end-of-sequence token."""
-    completion_only_loss: bool = True
-    """Loss on the target alone, not on the prompt."""
-    max_length: Annotated[int, Field(ge=8)] = 512
-    """Longest training example in tokens; the rest is cut off."""
-    max_cut_ratio: Share = 0.01
-    """More training examples cut off than this share is an error."""
-    train_limit: PositiveInt | None = None
-    """Train on the first so many examples only."""
-    gsm8k: Gsm8kSettings = Gsm8kSettings()
-    """Settings of gsm8k."""
-    gsm_symbolic: GsmSymbolicSettings = GsmSymbolicSettings()
-    """Settings of gsm_symbolic."""
 
 
 class LoraSettings(Settings):
@@ -297,6 +237,11 @@ class CommonSettings(Settings):
         names = [stage.name for stage in self.curriculum]
         if len(set(names)) < len(names):
             raise ValueError(f"stage names {names} repeat: give every stage a name of its own")
+        if self.task.chat_template and self.tags.delivery != "loss" and self.tags.tagger != "none":
+            raise ValueError(
+                f"tags.delivery is {self.tags.delivery!r}, but a prefix has no place in "
+                "task.chat_template: allowed is loss"
+            )
         if self.tags.num_tags > self.bank.num_schemas:
             raise ValueError(
                 f"tags.num_tags is {self.tags.num_tags}, allowed is 1 to bank.num_schemas = "

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from schemabank.config import PRESETS, ExperimentConfig, RunConfig
 from schemabank.errors import InputError
+from schemabank.taskconfig import TASK_NAMES
 
 Tree = dict[str, Any]
 Location = tuple[str | int, ...]
@@ -88,6 +89,9 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
 def config_hash(run: RunConfig) -> str:
     """Return 10 hex digits of the settings that can change a run's result."""
     tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
+    for other in TASK_NAMES:
+        if other != run.task.name:
+            del tree["task"][other]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
 
 

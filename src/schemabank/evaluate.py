@@ -1,6 +1,6 @@
 """Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -10,17 +10,12 @@ from schemabank.cohort.decode import Advance, Completion, greedy, uncompiled
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.loss import labelled_losses
 from schemabank.cohort.stack import AdapterStack
-from schemabank.metrics import (
-    ItemRecord,
-    best_constant,
-    score_completion,
-    summarise,
-    wilson_interval,
-)
 from schemabank.models import BaseModel
-from schemabank.prepare import Item
+from schemabank.scoring import ItemRecord, Metric, StopReason
+from schemabank.tasks import Item
 
 NLL_BATCH = 8
+NLL_TOKENS = 8192  # of a batch, at most, where one item has no more
 
 
 def evaluate(
@@ -28,6 +23,8 @@ def evaluate(
     base: BaseModel,
     items: Sequence[Item],
     *,
+    metric: Metric,
+    stop: Sequence[str] = (),
     routing: Routing,
     max_new_tokens: int,
     batch_size: int,
@@ -40,6 +37,8 @@ def evaluate(
         stack: the adapters.
         base: the model they sit on.
         items: the questions.
+        metric: how completions are scored.
+        stop: texts that end a completion; it is cut there before it is scored.
         routing: bank removed, routed, or dense.
         max_new_tokens: limit of a completion.
         batch_size: completions decoded at once for each slot.
@@ -51,32 +50,41 @@ def evaluate(
     """
     longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
     chosen = [items[i] for i in longest_first]
+    completions: Sequence[Sequence[Completion | None]]
     with stack.evaluating(routing):
-        completions = greedy(
-            stack,
-            [item.prompt_tokens for item in chosen],
-            max_new_tokens=max_new_tokens,
-            end_token_ids=base.end_token_ids,
-            batch_size=batch_size,
-            executor=executor,
-            advance=advance,
-        )
-        losses = gold_losses(stack, chosen)
+        if metric.decodes:
+            completions = greedy(
+                stack,
+                [item.prompt_tokens for item in chosen],
+                max_new_tokens=max_new_tokens,
+                end_token_ids=base.end_token_ids,
+                batch_size=batch_size,
+                executor=executor,
+                advance=advance,
+            )
+            losses = gold_losses(stack, chosen)
+        else:
+            completions = [[None] * len(items)] * stack.num_slots
+            losses = gold_losses(stack, chosen, advance=advance)
     records: list[list[ItemRecord]] = []
     for done, lost in zip(completions, losses, strict=True):
         pairs = dict(zip(longest_first, zip(done, lost, strict=True), strict=True))
-        records.append([_record(item, *pairs[i], base) for i, item in enumerate(items)])
+        texts = [_text(pairs[i][0], base, stop) for i in range(len(items))]
+        records.append([_record(item, *pairs[i], texts[i], metric) for i, item in enumerate(items)])
     return records
 
 
-def gold_losses(stack: AdapterStack, items: Sequence[Item]) -> list[list[tuple[float, float]]]:
+def gold_losses(
+    stack: AdapterStack, items: Sequence[Item], *, advance: Advance = lambda _: None
+) -> list[list[tuple[float, float]]]:
     """Return the gold target's mean loss without and with its end token, ``[slot][item]``.
 
-    Loss is in nats per token. Call it inside ``stack.evaluating(...)``.
+    Loss is in nats per token; both are the same for a target without an end token. Call it inside
+    ``stack.evaluating(...)``.
     """
     results: list[list[tuple[float, float]]] = [[] for _ in range(stack.num_slots)]
-    for start in range(0, len(items), NLL_BATCH):
-        encoded = [_gold(item) for item in items[start : start + NLL_BATCH]]
+    for chosen in _batches(items):
+        encoded = [_gold(item) for item in chosen]
         batch = collate(
             [encoded] * stack.num_slots,
             width=max(len(e.tokens) for e in encoded),
@@ -86,28 +94,27 @@ def gold_losses(stack: AdapterStack, items: Sequence[Item]) -> list[list[tuple[f
             hidden = stack.hidden(batch.tokens)
         losses = labelled_losses(hidden, batch, stack.head)
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
-            for example, row in zip(encoded, rows, strict=True):
+            for item, example, row in zip(chosen, encoded, rows, strict=True):
                 values = row[: example.num_labels]
-                without = values[:-1].mean() if len(values) > 1 else torch.zeros(())
+                text = values[:-1] if item.has_end else values
+                without = text.mean() if len(text) else torch.zeros(())
                 results[slot].append((without.item(), values.mean().item()))
+        advance(len(chosen))
     return results
 
 
-def summaries(records: Sequence[ItemRecord]) -> dict[str, dict[str, object]]:
-    """Summarise every group of items, each with a Wilson interval and the best constant answer."""
-    groups = list(dict.fromkeys(r.group for r in records))
-    return {group: _summary([r for r in records if r.group == group]) for group in groups}
-
-
-def _summary(records: Sequence[ItemRecord]) -> dict[str, object]:
-    answer, share = best_constant([r.gold for r in records])
-    low, high = wilson_interval(sum(r.correct for r in records), len(records))
-    return {
-        **summarise(records),
-        "correct_interval_95": [low, high],
-        "best_constant_answer": answer,
-        "best_constant_correct": share,
-    }
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items in their order, as many at a time as have few enough tokens together."""
+    start = 0
+    while start < len(items):
+        stop, width = start, 0
+        while stop < len(items) and stop - start < NLL_BATCH:
+            width = max(width, len(items[stop].prompt_tokens) + len(items[stop].target_tokens))
+            if stop > start and width * (stop - start + 1) > NLL_TOKENS:
+                break
+            stop += 1
+        yield items[start:stop]
+        start = stop
 
 
 def _gold(item: Item) -> Encoded:
@@ -115,25 +122,37 @@ def _gold(item: Item) -> Encoded:
     return Encoded(id=item.id, tokens=tokens, label_start=len(item.prompt_tokens))
 
 
+def _text(done: Completion | None, base: BaseModel, stop: Sequence[str]) -> tuple[str, StopReason]:
+    """Return a completion up to the first stop text, and why it ended."""
+    if done is None:
+        return "", "not_decoded"
+    text = str(base.tokenizer.decode(done.tokens, skip_special_tokens=False))
+    ends = [text.find(mark) for mark in stop if mark in text]
+    return (text[: min(ends)], "stop_text") if ends else (text, done.stop_reason)
+
+
 def _record(
-    item: Item, done: Completion, losses: tuple[float, float], base: BaseModel
+    item: Item,
+    done: Completion | None,
+    losses: tuple[float, float],
+    text: tuple[str, StopReason],
+    metric: Metric,
 ) -> ItemRecord:
-    completion = str(base.tokenizer.decode(done.tokens, skip_special_tokens=False))
-    score = score_completion(completion, item.gold)
+    completion, stop_reason = text
+    scored = metric.score(completion, item.golds)
     return ItemRecord(
         id=item.id,
         group=item.group,
+        cluster=item.cluster,
         prompt=item.prompt,
         completion=completion,
-        gold=item.gold,
-        strict=score.extraction.strict,
-        flexible=score.extraction.flexible,
-        extracted=score.extraction.answer,
-        strict_correct=score.strict,
-        flexible_correct=score.flexible,
-        correct=score.correct,
-        new_tokens=done.num_new_tokens,
-        stop_reason=done.stop_reason,
+        golds=item.golds,
+        extracted=scored.extracted,
+        readings=scored.readings,
+        scores=scored.scores,
+        new_tokens=0 if done is None else done.num_new_tokens,
+        stop_reason=stop_reason,
+        gold_tokens=len(item.target_tokens),
         gold_nll=losses[0],
         gold_nll_with_end=losses[1],
     )

@@ -20,16 +20,16 @@ from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.planner import best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, slots_that_fit
 from schemabank.prepare import (
-    Item,
     check_positions,
     check_tags,
     evaluation_items,
-    load_task,
     task_training_data,
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished, read_json
 from schemabank.runner import Outcome, run_cohort
+from schemabank.tasks import Item, records
+from schemabank.tasks.catalog import load_task, metric_of, prompt_of
 from schemabank.training import Context, build_stack
 
 
@@ -116,9 +116,16 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolved(run: RunConfig, device: torch.device) -> RunConfig:
-    """Fill in what depends on the machine, so that a run's hash says what was computed."""
+    """Fill in what depends on machine, task and data, so that a hash says what was computed."""
     dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")
-    return run.model_copy(update={"model": run.model.model_copy(update={"dtype": dtype})})
+    model = run.model.model_copy(update={"dtype": dtype})
+    own = {"prompt": prompt_of(run.task), "metric": metric_of(run.task)}
+    task = run.task.model_copy(update=own)
+    if task.name == "records" and task.records.digest is None:
+        digest = records.data_digest(task.records)
+        known = task.records.model_copy(update={"digest": digest})
+        task = task.model_copy(update={"records": known})
+    return run.model_copy(update={"model": model, "task": task})
 
 
 def load_base(run: RunConfig, device: torch.device) -> BaseModel:

@@ -1,395 +1,221 @@
-"""Answer extraction, exact match, and the diagnostics that stand beside every accuracy.
+"""Owns how text is scored: answers in words, choices by letter, and several samples a task.
 
-A completion is read by two rules side by side: ``strict`` takes the answer the model marked,
-``flexible`` the last number it wrote; both compare exact decimal values. Accuracy alone confuses
-skill with format, so a summary also says how completions ended and how likely the gold target was.
+Predictions and references come in as strings, numbers go out; every score is a fraction in [0, 1].
+Where an item has several references, the best one counts. docs/scoring.md states the rules and
+where they differ from the reference implementations.
 
-GSM8K and its ``####`` mark: Cobbe et al., arXiv 2110.14168. The rules follow, and mend,
-https://github.com/EleutherAI/lm-evaluation-harness/blob/47f16bf6a68ec19467e728ce52ac6c5937d5b3da/lm_eval/tasks/gsm8k/gsm8k.yaml
-Every choice, with an example and its reason: docs/scoring.md.
+- pass@k: Chen et al., arXiv 2107.03374, eq. 1.
+- Exact match and token F1: Rajpurkar et al., SQuAD, arXiv 1606.05250, sections 6.1 and 6.2.
+- ROUGE-L: Lin 2004, https://aclanthology.org/W04-1013, through the package rouge-score.
+- BLEU: Papineni et al. 2002, https://aclanthology.org/P02-1040, through the package sacrebleu (Post
+  2018, arXiv 1804.08771).
+- METEOR: Banerjee and Lavie 2005, https://aclanthology.org/W05-0909, through the package nltk.
 """
 
-import json
 import re
+import string
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
-from math import fsum
-from typing import Literal
-
-from scipy.stats import binomtest
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from math import comb
+from typing import Any
 
 from schemabank.errors import InputError
+
+_ARTICLE = re.compile(r"\b(?:a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
 
 # Every repetition below is possessive or bounded, and no two can start in the same run of
 # characters: matching stays linear in the length of a completion, however odd it is.
 _BLANK = r"[^\S\n]"
-_CURRENCY = rf"(?:[$€£¥₹]|USD|EUR|GBP){_BLANK}?"
-# Only ASCII digits count. Digits that touch a letter before them (x2), a slash or a colon (3/4,
-# 3:30) or a second decimal point (1.2.3) are part of something that is not a number.
-_NUMBER = rf"""
-    (?:
-        (?P<currency_first>(?<![0-9]){_CURRENCY}-)
-      | (?P<sign>(?<![^\W_])(?<![)\]}}%$€£¥₹-])-)(?:{_CURRENCY})?
-      | {_CURRENCY}
-    )?
-    (?<![^\W_])(?<![^\W_]_)(?<![0-9][./:])
-    (?P<digits>
-        (?>
-            (?<![0-9],)[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})++(?!,?[0-9])
-          | [0-9]++
-        )(?:\.[0-9]++)?+
-      | (?<!\.)\.[0-9]++
+_WRAPPING = rf"""(?:{_BLANK}|[*_:=$"'`“‘]|\\(?:text|textbf|mathrm)\{{|\\[(\[])*+"""
+# A lone A or I before a word is a word itself ("A dog", "I think"), save before a reason.
+_PROSE = rf"{_BLANK}++(?!(?:because|since|as|for|with|and|or)\b)[^\W\d_]"
+_BARE = rf"(?P<bare>[A-J])(?![\w'’+\#]|[-.]\w)(?:(?<=[B-HJ])|(?!{_PROSE}))"
+_BRACKETED = r"[(\[{](?P<bracketed>[A-Ja-j])[)\]}]"
+# "B or C" chooses neither; after a comma a further letter may begin a clause: "B, C is wrong".
+_ANOTHER = rf"""
+    [*_]*+{_BLANK}*+(?:
+        (?:[/&]|(?:and|or)\b){_BLANK}*+[*_(\[]*+[A-J](?![\w'’])
+      | ,{_BLANK}*+(?:(?:and|or)\b{_BLANK}*+)?+[*_(\[]*+[A-J](?![\w'’])
+        (?![)\]*_]*+{_BLANK}++(?!(?:and|or)\b)[a-z])
     )
-    (?![./:]?[0-9]|\d)
 """
-_WRAPPING = r"""(?:[^\S\n]|[*_:=~≈+"'`“‘(\[{]|\\[(\[]|\\text\{|\$(?=\$))*+"""
-_NUMBER_ANYWHERE = re.compile(_NUMBER, re.VERBOSE)
-_NUMBER_AFTER_MARK = re.compile(
-    rf"{_WRAPPING}(?:\n{_WRAPPING})?+(?:\$?[A-Za-z]{_BLANK}*+={_WRAPPING})?+(?:{_NUMBER})",
-    re.VERBOSE,
-)
-_BARE_NUMBER = re.compile(
+_LETTER = rf"(?:{_BRACKETED}|{_BARE})(?!{_ANOTHER})"
+_LETTER_AFTER_MARK = re.compile(
     rf"""
-    \s*+{_WRAPPING}(?:{_NUMBER})
-    (?:{_BLANK}|[*_%.!$€£¥₹)\]}}"'`”’]|\\[)\]]|USD|EUR|GBP)*+(?:\n|\Z)
+    {_WRAPPING}(?:\n{_WRAPPING})?+
+    (?:(?i:the|option|choice|letter)\b{_WRAPPING}){{0,2}}+
+    {_LETTER}
     """,
     re.VERBOSE,
 )
-_OPERATOR = r"(?:[-+*/×÷=xX]|\\times|\\cdot|\\div)"
-_OPERATION = re.compile(rf"[ \t%$€£¥₹)]*+{_OPERATOR}[ \t]*+[-($€£¥₹]*+\.?[0-9]")
-_FORMULA = re.compile(rf"(?:{_OPERATOR}|[0-9.,$€£¥₹%() \t])*+")
-
-_HASH_MARK = re.compile("#{4,}")
-_BOX_MARK = re.compile(r"\\boxed")
-_ANSWER_MARK = re.compile(r"\banswer[ \t*_]{0,4}(?:is|=|:)", re.IGNORECASE)
-_ANY_MARK = re.compile(rf"(?i:{_ANSWER_MARK.pattern})|{_BOX_MARK.pattern}|{_HASH_MARK.pattern}")
-
-_CALCULATOR = re.compile(r"<<[^<>\n]*+(?:>>|>?\Z)")  # the second form was cut by the token limit
-_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
-_FRACTION_COMMAND = re.compile(r"\\[dt]?frac\{(-?[0-9]++)\}\{([0-9]++)\}")
-_LATEX = re.compile(r"\\[$%,!]|\{,\}")
-_LATEX_PLAIN = {r"\$": "$", r"\%": "%", r"\,": ",", r"\!": "", "{,}": ","}
-
-_TURN = r"(?:question|problem|exercise|q|user|human|input|instruction)"
-_NEXT_QUESTION = re.compile(
-    rf"""
-    ^{_BLANK}*+(?P<heading>\#{{1,6}}{_BLANK}*+)?+\*{{0,2}}{_TURN}
-        {_BLANK}*+\#?+[0-9]*+{_BLANK}*+\*{{0,2}}{_BLANK}*+(?(heading)(?::|$)|:)
-    | ^{_BLANK}*+\[schema:
-    | <\|(?:im_start|start_header_id)\|>\s*+(?:user|human|system)
-    | <start_of_turn>\s*+user | \[INST\] | <\|(?:user|human|system)\|>
-    | </s> | <end_of_turn> | <\|(?:im_end|eot_id|end|end_of_text|endoftext)\|>
-    """,
-    re.VERBOSE | re.MULTILINE | re.IGNORECASE,
+_LETTER_AT_START = re.compile(
+    rf"\s*+{_WRAPPING}{_LETTER}"
+    rf"(?(bare)[*_]*+(?:[.:,)\]\"'`”’]|{_BLANK}*+(?:\n|\Z)|{_BLANK}++[-–—]))",
+    re.VERBOSE,
 )
-_BLANK_LINE = re.compile(rf"\n{_BLANK}*+\n")
-_PROMPT_AGAIN = re.compile(rf"\?{_BLANK}*+\n{_BLANK}*+\**+the answer is:", re.IGNORECASE)
+_BOX_MARK = re.compile(r"\\boxed\{")
+_ANSWER_MARK = re.compile(r"\b(?:answer|option|choice)[ \t*_]{0,4}(?:is\b|=|:)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Extraction:
-    """What the two rules read in one completion, as canonical numbers.
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Return the chance that ``k`` samples hold a correct one, from ``num_samples`` drawn.
 
-    Attributes:
-        strict: the marked answer, or None.
-        flexible: the last number, or None.
+    The unbiased estimator 1 - C(n - c, k) / C(n, k) of Chen et al., arXiv 2107.03374, eq. 1, in
+    exact fractions; the mean over problems is taken by the caller.
     """
-
-    strict: str | None
-    flexible: str | None
-
-    @property
-    def answer(self) -> str | None:
-        """The marked answer where there is one, else the last number."""
-        return self.flexible if self.strict is None else self.strict
-
-
-@dataclass(frozen=True)
-class Score:
-    """Whether each rule hits the gold answer; ``correct`` judges ``extraction.answer``."""
-
-    strict: bool
-    flexible: bool
-    correct: bool
-    extraction: Extraction
-
-
-@dataclass(frozen=True)
-class ItemRecord:
-    """One evaluated item: a row of ``predictions.jsonl``.
-
-    Attributes:
-        id: the example's id.
-        group: the part of the split it is reported under.
-        prompt: text the model was given.
-        completion: text it produced, without the end token.
-        gold: the gold answer.
-        strict: the marked answer as a canonical number, or None.
-        flexible: the last number, or None.
-        extracted: the marked answer, else the last number, or None.
-        strict_correct: ``strict`` equals the gold answer by value.
-        flexible_correct: ``flexible`` equals it.
-        correct: ``extracted`` equals it.
-        new_tokens: tokens produced.
-        stop_reason: the model ended by itself, or ran to the token limit.
-        gold_nll: mean nats per token of the gold target without its end token.
-        gold_nll_with_end: the same with its end token.
-    """
-
-    id: str
-    group: str
-    prompt: str
-    completion: str
-    gold: str
-    strict: str | None
-    flexible: str | None
-    extracted: str | None
-    strict_correct: bool
-    flexible_correct: bool
-    correct: bool
-    new_tokens: int
-    stop_reason: Literal["end_token", "length"]
-    gold_nll: float
-    gold_nll_with_end: float
-
-
-def score_lines(lines: Iterable[str]) -> Iterator[dict[str, object]]:
-    """Score JSON lines with ``completion`` and ``gold``, one result per line that is not blank."""
-    for line_number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = _row(line)
-            score = score_completion(_completion(row), _gold(row))
-        except InputError as error:
-            raise InputError(f"line {line_number}: {error}") from error
-        result: dict[str, object] = {"id": row["id"]} if "id" in row else {}
-        result["strict"] = score.extraction.strict
-        result["flexible"] = score.extraction.flexible
-        result["correct"] = score.correct
-        yield result
-
-
-def score_completion(completion: str, gold: str) -> Score:
-    """Score one completion; ``gold`` is a number or a worked solution that ends in ``#### 72``."""
-    gold_number = _gold_number(gold)
-    extraction = extract(completion)
-    return Score(
-        strict=same_value(extraction.strict, gold_number),
-        flexible=same_value(extraction.flexible, gold_number),
-        correct=same_value(extraction.answer, gold_number),
-        extraction=extraction,
-    )
-
-
-def extract(completion: str) -> Extraction:
-    """Read a completion by both rules; never raises, whatever the text."""
-    text = _plain(cut_next_question(completion))
-    return Extraction(strict=_marked_answer(text), flexible=_last_number(text))
-
-
-def cut_next_question(completion: str) -> str:
-    """Return the text before the start of a next question (docs/scoring.md lists the starts).
-
-    A completion that opens with a question answers nothing: the result is then empty or blank.
-    """
-    start = _NEXT_QUESTION.search(completion)
-    text = completion if start is None else completion[: start.start()]
-    return text[: _repeated_prompt(text)]
-
-
-def same_value(left: str | None, right: str | None) -> bool:
-    """Compare two numbers by exact decimal value; a missing number equals nothing."""
-    if left is None or right is None:
-        return False
-    numbers = canonical_number(left), canonical_number(right)
-    if numbers[0] is None or numbers[1] is None:
-        return False
-    return Decimal(numbers[0]) == Decimal(numbers[1])
-
-
-def canonical_number(text: str) -> str | None:
-    """Return a text's first number in one spelling, or None: ``'-$1,234.50'`` -> ``'-1234.5'``."""
-    number = _NUMBER_ANYWHERE.search(_plain(text))
-    return None if number is None else _spell(number)
-
-
-def summarise(records: Sequence[ItemRecord]) -> dict[str, float | int]:
-    """Average the records of one evaluation; ``correct_among_ended`` is absent if none ended."""
-    if not records:
-        raise InputError("0 records to summarise, at least 1 is needed: evaluate some items first")
-    ended = [record for record in records if record.stop_reason == "end_token"]
-    summary: dict[str, float | int] = {
-        "num_items": len(records),
-        "correct": _mean([record.correct for record in records]),
-        "strict": _mean([record.strict_correct for record in records]),
-        "flexible": _mean([record.flexible_correct for record in records]),
-        "ended_ratio": len(ended) / len(records),
-        "length_limit_ratio": _mean([record.stop_reason == "length" for record in records]),
-        "unparsable_ratio": _mean([_unparsable(record) for record in records]),
-        "mean_new_tokens": _mean([record.new_tokens for record in records]),
-    }
-    if ended:
-        summary["correct_among_ended"] = _mean([record.correct for record in ended])
-    summary["gold_nll"] = _mean([record.gold_nll for record in records])
-    summary["gold_nll_with_end"] = _mean([record.gold_nll_with_end for record in records])
-    return summary
-
-
-def best_constant(golds: Sequence[str]) -> tuple[str, float]:
-    """Return the most frequent gold answer and the share it scores; ties go to the smallest."""
-    if not golds:
-        raise InputError("0 gold answers, at least 1 is needed: name a split that holds examples")
-    counts = Counter(_gold_number(gold) for gold in golds)
-    value, count = min(counts.items(), key=lambda item: (-item[1], Decimal(item[0])))
-    return value, count / len(golds)
-
-
-def wilson_interval(
-    num_correct: int, num_items: int, *, confidence: float = 0.95
-) -> tuple[float, float]:
-    """Return Wilson's score interval of a share (Wilson 1927, JASA 22:209-212)."""
-    if num_items < 1 or not 0 <= num_correct <= num_items:
+    if k < 1:
+        raise InputError(f"k {k} of pass@k is not positive: use 1 or more")
+    if num_samples < k:
         raise InputError(
-            f"{num_correct} correct of {num_items} items is no share: "
-            "give at least 1 item and a count between 0 and the number of items"
+            f"pass@{k} cannot be estimated from {num_samples} samples a problem, it needs at least "
+            f"{k}: draw more samples or lower k"
         )
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence {confidence} is not between 0 and 1: give one such as 0.95")
-    share = binomtest(num_correct, num_items)
-    interval = share.proportion_ci(confidence_level=confidence, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def _repeated_prompt(text: str) -> int:
-    """Where a further question starts that ends in our own prompt line, else the text's length.
-
-    ``18`` / blank line / ``Tom has 5 apples. How many now?`` / ``The answer is: 7``: only after an
-    answer, and only below a line that ends in a question mark, so that a second look at the same
-    question (``Wait. The answer is: 7``) still counts.
-    """
-    answer = _ANY_MARK.search(text)
-    after = 0 if _bare_number(_plain(text)) is not None else answer.end() if answer else len(text)
-    blank_lines = [match.start() for match in _BLANK_LINE.finditer(text, after)]
-    prompt = _PROMPT_AGAIN.search(text, blank_lines[0]) if blank_lines else None
-    if prompt is None:
-        return len(text)
-    return max(start for start in blank_lines if start < prompt.start())
-
-
-def _plain(text: str) -> str:
-    """Drop calculator marks; bring dashes and LaTeX spellings to plain characters."""
-    text = _CALCULATOR.sub("", text).translate(_DASHES)
-    text = _FRACTION_COMMAND.sub(r"\1/\2", text)
-    return _LATEX.sub(lambda match: _LATEX_PLAIN[match.group()], text)
-
-
-def _marked_answer(text: str) -> str | None:
-    """The answer by the strict rule: ``####``, then a box, then "answer is", then a bare number."""
-    # GSM8K's format ends at its first ``####``; elsewhere a later mark corrects an earlier one.
-    for mark, which in ((_HASH_MARK, 0), (_BOX_MARK, -1), (_ANSWER_MARK, -1)):
-        numbers = [_number_after(text, match.end()) for match in mark.finditer(text)]
-        found = [number for number in numbers if number is not None]
-        if found:
-            return found[which]
-    return _bare_number(text)
-
-
-def _number_after(text: str, start: int) -> str | None:
-    """The number that follows a mark closely; of arithmetic (``5 + 3 = 8``) the result."""
-    number = _NUMBER_AFTER_MARK.match(text, start)
-    if number is not None and _OPERATION.match(text, number.end()):
-        formula = _FORMULA.match(text, number.end())
-        assert formula is not None
-        equals = text.rfind("=", *formula.span())
-        number = None if equals < 0 else _NUMBER_AFTER_MARK.match(text, equals + 1)
-        if number is not None and _OPERATION.match(text, number.end()):
-            return None
-    return None if number is None else _spell(number)
-
-
-def _bare_number(text: str) -> str | None:
-    """The first line's number when that line holds nothing else (prompts end in "answer is: ")."""
-    number = _BARE_NUMBER.match(text)
-    return None if number is None else _spell(number)
-
-
-def _last_number(text: str) -> str | None:
-    last = None
-    for number in _NUMBER_ANYWHERE.finditer(text):
-        last = number
-    return None if last is None else _spell(last)
-
-
-def _spell(number: re.Match[str]) -> str:
-    # By characters, not by Decimal.normalize(), which rounds to the context's precision.
-    whole, _, decimals = number["digits"].replace(",", "").partition(".")
-    whole = whole.lstrip("0") or "0"
-    decimals = decimals.rstrip("0")
-    value = f"{whole}.{decimals}" if decimals else whole
-    negative = number["sign"] is not None or number["currency_first"] is not None
-    return f"-{value}" if negative and value != "0" else value
-
-
-def _gold_number(gold: str) -> str:
-    number = extract(gold).answer
-    if number is None:
+    if not 0 <= num_correct <= num_samples:
         raise InputError(
-            f"gold {gold!r:.80} holds no number; a number such as 72 or a solution that ends in "
-            "'#### 72' is allowed: correct it"
+            f"{num_correct} correct of {num_samples} samples is no count: give one from 0 to "
+            f"{num_samples}"
         )
-    return number
+    return float(1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k)))
 
 
-def _row(line: str) -> dict[str, object]:
+def normalised(text: str) -> str:
+    """Return a text in SQuAD's form: lower case, no ASCII punctuation, no articles, single blanks.
+
+    As in https://worksheets.codalab.org/rest/bundles/0x6b567e1cf2e041ec80d7098f031c5c9e/contents/blob/
+    a mark is deleted, not replaced by a blank: ``well-known`` becomes ``wellknown``.
+    """
+    return " ".join(_ARTICLE.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """Return 1 where the normalised prediction equals a normalised reference, else 0."""
+    _check_references(references)
+    return float(normalised(prediction) in {normalised(reference) for reference in references})
+
+
+def token_f1(prediction: str, references: Sequence[str]) -> float:
+    """Return the best F1 between the bags of normalised words of prediction and reference.
+
+    Where one side has no words left, the score is 1 if the other has none either, else 0 (the rule
+    of SQuAD 2.0), so an exact match always scores 1.
+    """
+    _check_references(references)
+    words = normalised(prediction).split()
+    return max(_bag_f1(words, normalised(reference).split()) for reference in references)
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """Return the best ROUGE-L F-measure: the longest common subsequence of words, without stemming.
+
+    Words are runs of ASCII letters and digits, lower-cased; a text without any scores 0.
+    """
+    _check_references(references)
+    scores = _rouge_scorer().score_multi(list(references), prediction)
+    return float(scores["rougeL"].fmeasure)
+
+
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return ``bleu_1`` and ``bleu_4`` of a corpus, in lower case, one row of references an item.
+
+    sacreBLEU's signature is ``case:lc|eff:no|tok:13a|smooth:exp``; items may have different numbers
+    of references. Scores of a corpus are not the mean of its items' scores.
+    """
+    if not predictions or len(predictions) != len(references):
+        raise InputError(
+            f"{len(predictions)} predictions and {len(references)} rows of references: give one "
+            f"row for each prediction, at least 1"
+        )
+    for row in references:
+        _check_references(row)
+    # Imported on use: scoring numbers must not wait for packages that it does not need.
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415
+
+    most = max(map(len, references))
+    # None is sacrebleu's mark for a missing reference, which its annotations leave out.
+    streams: list[Any] = [
+        [row[i] if i < len(row) else None for row in references] for i in range(most)
+    ]
+    scores = {}
+    for order in (1, 4):
+        # Tokenised text is meant to come in, which sacrebleu would warn about for every call.
+        metric = BLEU(lowercase=True, tokenize="13a", max_ngram_order=order, force=True)
+        scores[f"bleu_{order}"] = metric.corpus_score(predictions, streams).score / 100
+    return scores
+
+
+def meteor(prediction: str, references: Sequence[str]) -> float | None:
+    """Return the best METEOR, or None where WordNet is missing; `meteor_obstacle` says why.
+
+    nltk's version with alpha 0.9, beta 3 and gamma 0.5: words match exactly, by stem or by WordNet
+    synonym, in lower case. Nothing is ever downloaded.
+    """
+    _check_references(references)
+    if meteor_obstacle() is not None:
+        return None
+    from nltk.translate.meteor_score import meteor_score  # noqa: PLC0415
+
+    tokens = [_WORD_OR_MARK.findall(reference) for reference in references]
+    return float(meteor_score(tokens, _WORD_OR_MARK.findall(prediction)))
+
+
+def meteor_obstacle() -> str | None:
+    """Return why METEOR cannot be computed and how to mend it, or None where it can."""
+    from nltk.corpus import wordnet  # noqa: PLC0415
+
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
-        raise InputError(
-            f"{line.strip()!r:.80} is not valid JSON ({error}); each line must be one JSON object "
-            "with 'completion' and 'gold': correct or remove it"
-        ) from error
-    if not isinstance(row, dict):
-        raise InputError(
-            f"{line.strip()!r:.80} is not a JSON object; each line must be one with 'completion' "
-            "and 'gold': wrap it in braces"
+        wordnet.ensure_loaded()
+    except (LookupError, OSError):
+        return (
+            "METEOR needs WordNet, which nltk does not find whole in its data folders: install it "
+            "with 'python -m nltk.downloader wordnet'"
         )
-    return row
+    return None
 
 
-def _completion(row: dict[str, object]) -> str:
-    completion = _required(row, "completion")
-    if not isinstance(completion, str):
+def choice_letter(completion: str) -> str | None:
+    r"""Return the letter from A to J that a completion chooses, or None; never raises.
+
+    The last of ``\boxed{B}`` counts, else the last of "answer is B" and its kin, else a letter that
+    opens the completion, alone on its line or before a mark: ``B``, ``(B)``, ``B.``, ``B) Paris``.
+    Text from the start of a next question on is the caller's to cut.
+    """
+    for mark in (_BOX_MARK, _ANSWER_MARK):
+        letters = [_LETTER_AFTER_MARK.match(completion, m.end()) for m in mark.finditer(completion)]
+        found = [letter for letter in letters if letter is not None]
+        if found:
+            return _spell(found[-1])
+    opening = _LETTER_AT_START.match(completion)
+    return None if opening is None else _spell(opening)
+
+
+def _check_references(references: Sequence[str]) -> None:
+    if isinstance(references, str):
         raise InputError(
-            f"'completion' is {completion!r:.80}, only text is allowed: put it in quotes"
+            f"references {references!r:.80} is one text, a sequence of texts is needed: put it in "
+            f"a list"
         )
-    return completion
+    if not references:
+        raise InputError("an item has 0 references, at least 1 is needed: give its gold answers")
 
 
-def _gold(row: dict[str, object]) -> str:
-    gold = _required(row, "gold")
-    if isinstance(gold, str):
-        return gold
-    if isinstance(gold, bool) or not isinstance(gold, int | float):
-        raise InputError(
-            f"'gold' is {gold!r:.80}, only text or a number is allowed: give the answer"
-        )
-    # Through repr: the shortest decimal that gives this float back is what the file spelt out.
-    return format(Decimal(repr(gold)), "f")
+def _bag_f1(prediction: list[str], reference: list[str]) -> float:
+    if not prediction or not reference:
+        return float(prediction == reference)
+    num_common = (Counter(prediction) & Counter(reference)).total()
+    # 2PR / (P + R) with precision P and recall R, without their rounding.
+    return 2 * num_common / (len(prediction) + len(reference))
 
 
-def _required(row: dict[str, object], key: str) -> object:
-    if key not in row:
-        keys = ", ".join(map(repr, row)) or "none"
-        raise InputError(f"key {key!r} is missing, the line has {keys[:80]}: add {key!r}")
-    return row[key]
+def _spell(letter: re.Match[str]) -> str:
+    return str(letter["bracketed"] or letter["bare"]).upper()
 
 
-def _unparsable(record: ItemRecord) -> bool:
-    return record.strict is None and record.flexible is None
+@cache
+def _rouge_scorer() -> Any:  # noqa: ANN401 -- the package has no types
+    from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415
 
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values)
+    return RougeScorer(["rougeL"], use_stemmer=False)

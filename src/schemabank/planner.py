@@ -8,9 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from schemabank.basesettings import Settings
 from schemabank.cohort.seating import CACHED_COST, Journey, count_steps
 from schemabank.cohort.slots import steps_before_lora
-from schemabank.config import RunConfig, Settings
+from schemabank.config import RunConfig
 from schemabank.curriculum import plan
 
 # Settings of banks that every slot has for itself; the others are the stack's.

@@ -4,8 +4,8 @@ Prompt and completion are tokenised apart and joined, so that training and decod
 same prompt tokens whatever a tokenizer would merge across the seam.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from schemabank.cohort.batches import Encoded, collate, encode, plan_schedule
 from schemabank.cohort.slots import Run, TagPlan, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import BankSettings, EvalSettings, RunConfig, TagSettings, TaskSettings
+from schemabank.config import BankSettings, EvalSettings, RunConfig, TagSettings
 from schemabank.errors import InputError
+from schemabank.scoring import METRICS, Metric
 from schemabank.tags import (
     Tagger,
     cluster_tagger,
@@ -24,40 +25,13 @@ from schemabank.tags import (
     prefix_text,
     random_tagger,
 )
-from schemabank.tasks import Example, TaskData, gsm8k, gsm_symbolic
+from schemabank.taskconfig import TaskSettings
+from schemabank.tasks import Example, Item, TaskData
+from schemabank.tasks.catalog import TASKS, metric_of, prompt_of
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 
 Embed = Callable[[], Mapping[str, np.ndarray]]
 EMBEDDING_BATCH = 16
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question of an evaluation.
-
-    Attributes:
-        id, group: the example's.
-        prompt: what the model is given, as text.
-        prompt_tokens: the same as token ids.
-        target_tokens: the gold target with its end token.
-        gold: the final answer.
-    """
-
-    id: str
-    group: str
-    prompt: str
-    prompt_tokens: tuple[int, ...]
-    target_tokens: tuple[int, ...]
-    gold: str
-
-
-def load_task(settings: TaskSettings) -> TaskData:
-    """Load the task that the settings name."""
-    loaders: dict[str, Callable[[], TaskData]] = {
-        "gsm8k": lambda: gsm8k.load(**settings.gsm8k.model_dump()),
-        "gsm_symbolic": lambda: gsm_symbolic.load(**settings.gsm_symbolic.model_dump()),
-    }
-    return loaders[settings.name]()
 
 
 def tokenise(
@@ -77,7 +51,7 @@ def tokenise(
     """
     encoded = [
         encode(
-            tokenizer(prompt)["input_ids"],
+            _ids(_in_chat(prompt, settings, tokenizer), settings, tokenizer),
             _completion_tokens(completion, tokenizer, end_token=settings.end_token),
             example_id=example_id,
             max_length=settings.max_length,
@@ -188,33 +162,57 @@ def evaluation_items(
     """Return the items to score: the first ``limit`` of every group of the split.
 
     Raises:
-        InputError: the split is empty, or there are fewer training examples than shots.
+        InputError: the split is empty, there are fewer training examples than shots, or a gold
+            answer that the metric cannot use.
     """
-    shots = few_shot_examples(data, settings.few_shot)
-    items: list[Item] = []
-    taken: dict[str, int] = {}
-    for example in data.split(settings.split):
-        taken[example.group] = taken.get(example.group, 0) + 1
-        if settings.limit is not None and taken[example.group] > settings.limit:
-            continue
-        items.append(
-            Item(
-                id=example.id,
-                group=example.group,
-                prompt=_prompt(example, task, shots),
-                prompt_tokens=_prompt_tokens(example, task, shots, tokenizer),
-                target_tokens=_completion_tokens(
-                    target_text(example, target=task.target), tokenizer, end_token=True
-                ),
-                gold=example.answer,
-            )
-        )
-    if not items:
+    examples = _limited(data.split(settings.split), settings.limit)
+    if not examples:
         raise InputError(
             f"the split {settings.split!r} of {task.name} holds 0 items, allowed is at least 1: "
             "choose another split or enlarge it"
         )
-    return items
+    of_task = TASKS[task.name].items
+    if of_task is not None:
+        if settings.few_shot:
+            raise InputError(
+                f"eval.few_shot is {settings.few_shot}, but {task.name} has no prompts for "
+                "examples to stand in: allowed is 0"
+            )
+        return of_task(examples, task, tokenizer)
+    shots = few_shot_examples(data, settings.few_shot)
+    metric = METRICS[metric_of(task)]
+    for example in examples:
+        _check_golds(example, metric)
+    return [_item(example, task, shots, tokenizer) for example in examples]
+
+
+def _limited(examples: Sequence[Example], limit: int | None) -> list[Example]:
+    """The first so many examples of every group, in their order."""
+    taken: Counter[str] = Counter()
+    chosen = []
+    for example in examples:
+        taken[example.group] += 1
+        if limit is None or taken[example.group] <= limit:
+            chosen.append(example)
+    return chosen
+
+
+def _item(
+    example: Example,
+    task: TaskSettings,
+    shots: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Item:
+    target = target_text(example, target=task.target)
+    return Item(
+        id=example.id,
+        group=example.group,
+        cluster=example.cluster,
+        prompt=_in_chat(_prompt(example, task, shots), task, tokenizer),
+        prompt_tokens=_prompt_tokens(example, task, shots, tokenizer),
+        target_tokens=_completion_tokens(target, tokenizer, end_token=True),
+        golds=example.golds,
+    )
 
 
 def uses_prefix(run: RunConfig) -> bool:
@@ -280,9 +278,26 @@ def _prefix_room(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) -> str:
-    return prompt_text(
-        example.question, template=settings.prompt, shots=shots, target=settings.target
-    )
+    template = prompt_of(settings)
+    return prompt_text(example, template=template, shots=shots, target=settings.target)
+
+
+def _in_chat(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a prompt as the user's turn of a chat, where the settings ask for one."""
+    if not settings.chat_template:
+        return prompt
+    if tokenizer.chat_template is None:
+        raise InputError(
+            "task.chat_template is true, but the tokenizer has no chat template: allowed are "
+            "models that have one, set it to false"
+        )
+    turn = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+
+def _ids(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a whole prompt; a chat template has its own beginning token in its text."""
+    return list(tokenizer(prompt, add_special_tokens=not settings.chat_template)["input_ids"])
 
 
 def _prompt_tokens(
@@ -292,14 +307,26 @@ def _prompt_tokens(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[int, ...]:
     """Tokens of a prompt, with the seams of shots tokenised as the example's own seam is."""
+    if settings.chat_template:
+        text = _in_chat(_prompt(example, settings, shots), settings, tokenizer)
+        return tuple(_ids(text, settings, tokenizer))
     pieces: list[str] = []
     for shot in shots:
         pieces += [_prompt(shot, settings, ()), target_text(shot, target=settings.target) + "\n\n"]
     first, *rest = [*pieces, _prompt(example, settings, ())]
-    tokens = list(tokenizer(first)["input_ids"])
+    tokens = _ids(first, settings, tokenizer)
     for piece in rest:
         tokens += tokenizer(piece, add_special_tokens=False)["input_ids"]
     return tuple(tokens)
+
+
+def _check_golds(example: Example, metric: Metric) -> None:
+    """Find a gold answer that no completion can match, before anything is computed."""
+    try:
+        for gold in example.golds:
+            metric.canonical(gold)
+    except InputError as error:
+        raise InputError(f"{example.id}: {error}") from error
 
 
 def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTrainedModel) -> None:
@@ -310,7 +337,11 @@ def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTra
     """
     allowed = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(len(item.prompt_tokens) for item in items)
-    if allowed is not None and longest + settings.max_new_tokens > allowed:
+    needed = max(
+        len(i.prompt_tokens) + (settings.max_new_tokens if i.has_end else len(i.target_tokens))
+        for i in items
+    )
+    if allowed is not None and needed > allowed:
         raise InputError(
             f"the longest prompt has {longest} tokens and eval.max_new_tokens is "
             f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots or "

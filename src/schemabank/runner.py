@@ -19,7 +19,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.errors import InputError
-from schemabank.evaluate import evaluate, summaries
+from schemabank.evaluate import evaluate
 from schemabank.export import (
     PROVENANCE,
     check_with_peft,
@@ -28,7 +28,6 @@ from schemabank.export import (
     save_adapter,
     save_bank,
 )
-from schemabank.metrics import ItemRecord
 from schemabank.models import EMBEDDED, BaseModel
 from schemabank.rundir import (
     ADAPTER,
@@ -42,9 +41,11 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
+from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
+from schemabank.tasks.catalog import metric_of
 from schemabank.training import Context, build_stack, names_of, train_runs
 
-RECORDED_VERSIONS = ("schemabank", "torch", "transformers", "peft", "reasoning-gym")
+RECORDED_VERSIONS = ("schemabank", "torch", "transformers", "peft", "reasoning-gym", "rouge-score")
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,9 @@ def result_of(
         "padding_side": "left",
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "training": training,
-        "groups": summaries(records),
+        "metric": metric_of(run.task),
+        "scores": score_names(records, METRICS[metric_of(run.task)]),
+        "groups": summaries(records, METRICS[metric_of(run.task)]),
     }
 
 
@@ -205,6 +208,8 @@ def _evaluate(
             stack,
             context.base,
             items,
+            metric=METRICS[metric_of(runs[0].task)],
+            stop=runs[0].task.stop,
             routing=routing,
             max_new_tokens=settings.max_new_tokens,
             batch_size=settings.batch_size,

@@ -2,12 +2,13 @@
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+from schemabank.bank import Routing
 from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
@@ -28,7 +29,7 @@ from schemabank.export import (
     save_merged,
 )
 from schemabank.models import BaseModel
-from schemabank.prepare import check_positions, evaluation_items, load_task
+from schemabank.prepare import check_positions, evaluation_items
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -44,51 +45,111 @@ from schemabank.rundir import (
     write_lines,
 )
 from schemabank.runner import Outcome, result_of
+from schemabank.scoring import METRICS
+from schemabank.tasks import Item
+from schemabank.tasks.catalog import load_task, metric_of
 
 
 def evaluate_saved(
-    folder: Path, overrides: Sequence[str], out: Path | None, reporter: Reporter
-) -> Outcome:
+    folder: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    reporter: Reporter,
+    *,
+    routings: Sequence[Routing] = (),
+) -> list[Outcome]:
     """Evaluate a run or a plain LoRA adapter.
 
-    The default place for the result is inside ``folder``, under a name that is a hash of all
+    The default place for a result is inside ``folder``, under a name that is a hash of all
     settings; a result that is there already is reused.
 
     Args:
         folder: a run, an exported adapter, or an adapter that PEFT wrote.
         overrides: ``a.b=value`` settings on top of the run's own.
-        out: folder to write; must not exist.
+        out: folder to write, with several routings a folder for each inside; must not exist.
         reporter: where progress goes.
+        routings: evaluate once with each; empty: with the run's own.
+
+    Returns:
+        One outcome a routing.
 
     Raises:
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
     run, adapter = _locate(folder)
-    run = overridden(run.model_copy(update={"eval": run.evaluation()}), overrides)
-    device = resolve_device(run.engine.device)
-    run = resolved(run, device)
-    place = out or folder / "evals" / _evaluation_id(run)
-    if out is None and is_finished(place):
-        reporter.note(f"reused: {place} (same settings, finished)")
-        return Outcome(place, read_json(place / RESULT), reused=True)
-    bank = load_bank(folder / BANK) if run.eval.routing != "off" else None
-    check_new(place)
+    run = _asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
+    run = resolved(run, resolve_device(run.engine.device))
+    if out is not None:
+        check_new(out)
+    outcomes: dict[Path, Outcome | None] = {}
+    pending: dict[Path, RunConfig] = {}
+    for routing in routings or (run.eval.routing,):
+        routed = run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
+        place = _place(routed, folder, out, several=len(routings) > 1)
+        outcomes[place] = _reused(place, reporter) if out is None else None
+        if outcomes[place] is None:
+            pending[place] = routed
+    if pending:
+        outcomes |= _evaluate_all(pending, folder, adapter, reporter)
+    return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> Path:
+    if out is None:
+        return folder / "evals" / _evaluation_id(run)
+    return out / f"routing-{run.eval.routing}" if several else out
+
+
+def _reused(place: Path, reporter: Reporter) -> Outcome | None:
+    if not is_finished(place):
+        return None
+    reporter.note(f"reused: {place} (same settings, finished)")
+    return Outcome(place, read_json(place / RESULT), reused=True)
+
+
+def _evaluate_all(
+    pending: Mapping[Path, RunConfig], folder: Path, adapter: Path | None, reporter: Reporter
+) -> dict[Path, Outcome]:
+    """Evaluate settings that differ in routing alone; all is checked before any is computed."""
+    routed = any(run.eval.routing != "off" for run in pending.values())
+    bank = load_bank(folder / BANK) if routed else None
+    for place in pending:
+        check_new(place)
+    run = next(iter(pending.values()))
     data = load_task(run.task)
-    base = load_base(run, device)
+    base = load_base(run, resolve_device(run.engine.device))
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
     check_positions(items, run.eval, base.model)
     stack = _stack(run, base, adapter, bank)
+    return {
+        place: _evaluated(asked, stack, base, items, place=place, reporter=reporter)
+        for place, asked in pending.items()
+    }
+
+
+def _evaluated(
+    run: RunConfig,
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Sequence[Item],
+    *,
+    place: Path,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate once, and write the folder of the result."""
     with new_folder(place) as partial:
-        reporter.start(f"evaluate {folder.name}", len(items))
+        reporter.start(f"evaluate routing {run.eval.routing}", len(items))
         (records,) = evaluate(
             stack,
             base,
             items,
+            metric=METRICS[metric_of(run.task)],
+            stop=run.task.stop,
             routing=run.eval.routing,
             max_new_tokens=run.eval.max_new_tokens,
             batch_size=run.eval.batch_size,
             advance=lambda done: reporter.advance(done, ""),
-            executor=default_executor(device, explain=reporter.note),
+            executor=default_executor(stack.model.device, explain=reporter.note),
         )
         reporter.finish()
         result = result_of(run, run.eval, records, training=None)
@@ -142,6 +203,14 @@ def _locate(folder: Path) -> tuple[RunConfig, Path | None]:
         f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
         f"({ADAPTER_CONFIG}): name one of those"
     )
+
+
+def _asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Apply overrides; another task is asked and scored in its own way unless they say how."""
+    if overridden(run, overrides).task.name == run.task.name:
+        return overridden(run, overrides)
+    task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})
+    return overridden(run.model_copy(update={"task": task}), overrides)
 
 
 def _stack(

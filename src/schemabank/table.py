@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
 
-SCORES = ("arm", "seed", "items", "correct (95 %)", "strict", "flexible", "LoRA steps")
+LONGEST_ANSWER = 40  # characters shown
+NO_SHARES = {"perplexity"}  # scores that are no fractions
+TITLES = {"correct": "exact match", "exact_match": "exact match", "f1": "token F1"}
 DIAGNOSTICS = (
     "arm",
     "seed",
@@ -24,30 +27,41 @@ DIAGNOSTICS = (
 )
 
 
-def results_tables(results: Sequence[Result], *, failed: Sequence[str] = ()) -> tuple[Table, Table]:
+def results_tables(results: Sequence[Result], *, failed: Sequence[str] = ()) -> list[Table]:
     """Lay out results of runs, one row an arm, seed and group of items.
 
     Args:
-        results: contents of ``result.json``.
+        results: contents of ``result.json``, all of one metric.
         failed: names of runs that have none.
 
     Returns:
-        Exact match, and the diagnostics that tell format from skill.
+        Scores, the one that runs are compared by first; and, where there are completions, the
+        diagnostics that tell format from skill.
     """
-    scores = _table("exact match", SCORES)
+    names: Sequence[str] = results[0]["scores"] if results else ()
+    scores = _table(*_score_columns(names))
     diagnostics = _table("completions; NLL of the gold target in nats per token", DIAGNOSTICS)
     for group in dict.fromkeys(group for r in results for group in r["groups"]):
         scored = [r for r in results if group in r["groups"]]
-        for row in _constant_rows(scored, group):
-            scores.add_row(*row)
+        if names and f"best_constant_{names[0]}" in scored[0]["groups"][group]:
+            for row in _constant_rows(scored, group, names):
+                scores.add_row(*row)
         for result in scored:
-            scores.add_row(*_scores(result, group))
-            diagnostics.add_row(*_diagnostics(result, group))
+            scores.add_row(*_scores(result, group, names))
+            if "ended_ratio" in result["groups"][group]:
+                diagnostics.add_row(*_diagnostics(result, group, names))
         scores.add_section()
         diagnostics.add_section()
     for name in failed:
         scores.add_row(name, "", "failed")
-    return scores, diagnostics
+    return [scores, diagnostics] if diagnostics.row_count else [scores]
+
+
+def _score_columns(names: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Title and columns of the table of scores."""
+    shown = [f"{names[0]} (95 %)", *names[1:]] if names else []
+    title = TITLES.get(names[0], names[0]) if names else "no metric, so no scores"
+    return title, ("arm", "seed", "items", *shown, "LoRA steps")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -58,24 +72,28 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _scores(result: Result, group: str) -> Row:
+def _scores(result: Result, group: str, names: Sequence[str]) -> Row:
     s, training = result["groups"][group], result["training"]
-    low, high = s["correct_interval_95"]
-    return (
-        *_name(result, group),
-        f"{s['correct']:.1%} ({100 * low:.1f}–{100 * high:.1f})",
-        f"{s['strict']:.1%}",
-        f"{s['flexible']:.1%}",
-        str(training["num_lora_updates"]) if training else "",
-    )
+    cells = [_shown(name, s[name]) for name in names]
+    interval = s[f"{names[0]}_interval_95"] if names else None
+    if interval is not None:
+        low, high = (_shown(names[0], end).rstrip("%") for end in interval)
+        cells[0] += f" ({low}–{high})"
+    updates = str(training["num_lora_updates"]) if training else ""
+    return (*_name(result, group), *cells, updates)
 
 
-def _diagnostics(result: Result, group: str) -> Row:
+def _shown(name: str, value: float) -> str:
+    return f"{value:.2f}" if name in NO_SHARES else f"{value:.1%}"
+
+
+def _diagnostics(result: Result, group: str, names: Sequence[str]) -> Row:
     s = result["groups"][group]
+    among = s.get(f"{names[0]}_among_ended") if names else None
     return (
         *_name(result, group),
         f"{s['ended_ratio']:.0%}",
-        f"{s['correct_among_ended']:.1%}" if "correct_among_ended" in s else "",
+        "" if among is None else f"{among:.1%}",
         f"{s['length_limit_ratio']:.0%}",
         f"{s['unparsable_ratio']:.0%}",
         f"{s['mean_new_tokens']:.1f}",
@@ -94,11 +112,13 @@ def _name(result: Result, group: str) -> Row:
     return ", ".join(parts), str(result["seed"]), f"{num_items} {group}"
 
 
-def _constant_rows(results: Sequence[Result], group: str) -> Iterator[Row]:
+def _constant_rows(results: Sequence[Result], group: str, names: Sequence[str]) -> Iterator[Row]:
     """The best constant answer on each set of items that the results were scored on."""
     seen = {
-        (s["num_items"], s["best_constant_answer"], s["best_constant_correct"])
+        (s["num_items"], s["best_constant_answer"], s[f"best_constant_{names[0]}"])
         for s in (r["groups"][group] for r in results)
     }
     for num_items, answer, share in sorted(seen):
-        yield (f"always answer {answer}", "", f"{num_items} {group}", f"{share:.1%}", "", "", "")
+        shown = answer if len(answer) <= LONGEST_ANSWER else answer[:LONGEST_ANSWER] + "…"
+        name = "always answer " + escape(" ".join(shown.split()))
+        yield (name, "", f"{num_items} {group}", f"{share:.1%}", *[""] * len(names))

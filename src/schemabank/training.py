@@ -21,9 +21,10 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
-from schemabank.prepare import Item, engine_run
+from schemabank.prepare import engine_run
 from schemabank.progress import Reporter
 from schemabank.rundir import METRICS
+from schemabank.tasks import Item
 
 MOST_NAMED = 4
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,11 @@ def example(number: int, *, answer: str = "") -> Example:
     )
 
 
+HOW = replace(example(0), question="How?")
+
+
 def test_prompt_keeps_the_space_after_the_colon() -> None:
-    text = prompt_text("How?", template=PAPER_TEMPLATE, shots=[], target="final")
+    text = prompt_text(HOW, template=PAPER_TEMPLATE, shots=[], target="final")
     assert text == "How?\nThe answer is: "
 
 
@@ -40,26 +44,38 @@ def test_prompt_keeps_the_space_after_the_colon() -> None:
 )
 def test_shots_stand_in_front_with_their_targets(target: str, expected: str) -> None:
     shots = [example(1), example(2)]
-    text = prompt_text("How?", template="Q: {question}\nA: ", shots=shots, target=target)
+    text = prompt_text(HOW, template="Q: {question}\nA: ", shots=shots, target=target)
     assert text == expected
 
 
-def test_other_braces_are_literal() -> None:
-    text = prompt_text("How?", template="{0} {question} {x} {{", shots=[], target="final")
-    assert text == "{0} How? {x} {{"
-
-
-def test_a_question_may_hold_the_placeholder_itself() -> None:
-    question = "What does {question} mean?"
-    assert prompt_text(question, template="{question}!", shots=[], target="final") == question + "!"
-
-
 @pytest.mark.parametrize(
-    "template", ["", "The answer is: ", "{question} {question}", "{ question }"]
+    ("template", "expected"),
+    [
+        ("{0} {question} { x } {{ {}", "{0} How? { x } {{ {}"),
+        ("{{question}}: {question}", "{question}: How?"),
+        ("{topic}: {question} {topic}", "sums: How? sums"),
+    ],
 )
-def test_template_must_hold_the_question_once(template: str) -> None:
-    with pytest.raises(InputError, match="exactly once"):
-        prompt_text("How?", template=template, shots=[], target="final")
+def test_columns_are_filled_in_and_other_braces_are_literal(template: str, expected: str) -> None:
+    asked = replace(HOW, fields={"topic": "sums"})
+    assert prompt_text(asked, template=template, shots=[], target="final") == expected
+
+
+def test_a_question_may_hold_a_placeholder_itself() -> None:
+    asked = replace(HOW, question="What does {question} mean?")
+    text = prompt_text(asked, template="{question}!", shots=[], target="final")
+    assert text == "What does {question} mean?!"
+
+
+@pytest.mark.parametrize("template", ["", "The answer is: ", "{ question }", "{{question}}"])
+def test_a_template_without_a_column_is_refused(template: str) -> None:
+    with pytest.raises(InputError, match=r"holds no column: allowed are \{question\}"):
+        prompt_text(HOW, template=template, shots=[], target="final")
+
+
+def test_a_column_that_the_data_lacks_is_named_with_the_example() -> None:
+    with pytest.raises(InputError, match=r"\{topic\}, which the example 'task/train/0' lacks"):
+        prompt_text(HOW, template="{topic}: {question}", shots=[], target="final")
 
 
 @pytest.mark.parametrize(

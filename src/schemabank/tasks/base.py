@@ -1,4 +1,4 @@
-"""What every task hands over: examples in three splits, each with a stable id."""
+"""What every task hands over: examples in three splits, and what an evaluation asks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,17 @@ from schemabank.errors import InputError
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its worked solution and final answer.
+    """One question with what may be asked as its answer.
 
     Attributes:
         id: stable over processes and versions, unique within the task.
-        question: the question's text, without any prompt around it.
-        solution: worked solution that ends in a marked answer, ``#### 72``.
-        answer: the final answer alone, as the data set writes it.
-        fields: named columns that a tagger or a report may use (``template``, ...).
+        question: what is asked, without any prompt around it; taggers read it.
+        solution: the long target; a worked solution that ends in a marked answer, ``#### 72``.
+        answer: the short target; the final answer alone, as the data set writes it.
+        fields: named columns that a prompt template, a tagger or a report may use.
         group: which part of the split results are reported for (``all``, ``seen``, ``held_out``).
+        references: answers that count as right, where there are others beside ``answer``.
+        cluster: what the example was drawn with (a document), where it was not drawn alone.
     """
 
     id: str
@@ -25,6 +27,37 @@ class Example:
     answer: str
     fields: Mapping[str, str] = field(default_factory=dict)
     group: str = "all"
+    references: tuple[str, ...] = ()
+    cluster: str = ""
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """All answers that count as right."""
+        return self.references or (self.answer,)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of an evaluation.
+
+    Attributes:
+        id, group: the example's.
+        prompt: what the model is given, as text.
+        prompt_tokens: the same as token ids.
+        target_tokens: the gold target with its end token.
+        golds: all answers that count as right.
+        cluster: the example's.
+        has_end: whether the target's last token ends it.
+    """
+
+    id: str
+    group: str
+    prompt: str
+    prompt_tokens: tuple[int, ...]
+    target_tokens: tuple[int, ...]
+    golds: tuple[str, ...]
+    cluster: str = ""
+    has_end: bool = True
 
 
 @dataclass(frozen=True)

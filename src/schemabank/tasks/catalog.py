@@ -1,0 +1,68 @@
+"""All tasks by name: how each is loaded, asked and scored where the settings do not say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from schemabank.taskconfig import MetricName, TaskSettings
+from schemabank.tasks import conditional, gsm8k, gsm_symbolic, narrativeqa, perplexity, records
+from schemabank.tasks.base import Example, Item, TaskData
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task brings.
+
+    Attributes:
+        load: reads or makes its three splits.
+        prompt: template of its prompt.
+        metric: name of its metric.
+        items: what an evaluation asks of a split's examples, where it is not their prompts.
+    """
+
+    load: Callable[[TaskSettings], TaskData]
+    prompt: str = "{question}\nThe answer is: "
+    metric: MetricName = "numeric"
+    items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
+
+
+TASKS = {
+    "gsm8k": Task(lambda settings: gsm8k.load(**settings.gsm8k.model_dump())),
+    "gsm_symbolic": Task(lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump())),
+    "conditional": Task(
+        lambda settings: conditional.load(**settings.conditional.model_dump()),
+    ),
+    "narrativeqa": Task(
+        lambda settings: narrativeqa.load(**settings.narrativeqa.model_dump()),
+        prompt="{title}\n\n{summary}\n\nQuestion: {question}\nAnswer: ",
+        metric="reading",
+    ),
+    "records": Task(
+        lambda settings: records.load(settings.records, prompt=prompt_of(settings)),
+        metric="exact_match",
+    ),
+    "perplexity": Task(
+        lambda settings: perplexity.load(settings.perplexity),
+        prompt="{question}",
+        metric="perplexity",
+        items=lambda books, settings, tokenizer: perplexity.items(
+            books, settings.perplexity, tokenizer
+        ),
+    ),
+}
+
+
+def load_task(settings: TaskSettings) -> TaskData:
+    """Load the task that the settings name."""
+    return TASKS[settings.name].load(settings)
+
+
+def prompt_of(settings: TaskSettings) -> str:
+    """Return the template of the prompt: the settings' or the task's own."""
+    return TASKS[settings.name].prompt if settings.prompt is None else settings.prompt
+
+
+def metric_of(settings: TaskSettings) -> MetricName:
+    """Return the name of the metric: the settings' or the task's own."""
+    return settings.metric or TASKS[settings.name].metric

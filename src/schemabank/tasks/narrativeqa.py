@@ -1,0 +1,391 @@
+"""Owns the task NarrativeQA: questions on a story, answered from its plot summary.
+
+Each question has two human answers, and about 30 questions share a summary, so an example's
+cluster is its document. Paper: Kočiský et al., TACL 2018, arXiv 1712.07040.
+
+Rows come from the first of these that is there:
+
+- ``$SCHEMABANK_DATA/narrativeqa`` as https://github.com/google-deepmind/narrativeqa lays it out:
+  ``qaps.csv``, ``documents.csv`` and ``summaries.csv``, there or in ``third_party/wikipedia``;
+- the same folder with ``valid_questions.jsonl.gz``, ``valid_summaries.jsonl.gz`` and the same of
+  ``test``, which hold tokenised text and no training split: ``valid`` is trained on;
+- the Hugging Face hub, where ``SCHEMABANK_DATA`` is not set.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from schemabank.errors import InputError
+from schemabank.tasks.base import Example, TaskData
+
+DATA_VARIABLE = "SCHEMABANK_DATA"
+HUB_ID = "deepmind/narrativeqa"
+HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
+SUMMARY_FILES = ("third_party/wikipedia/summaries.csv", "summaries.csv")
+
+CLOSING = re.compile(r"(?<=\S) +(?=(?:[.,;:!?)\]}%]+|n't|')(?: |$))")
+OPENING = re.compile(r"(?<!\S)([(\[{]) +(?=\S)|(?<!\S)([$£€#]) +(?=\d)")
+POSSESSIVE = re.compile(r"(?<=[\w.)]) ([sS])(?= |$|[.,;:!?)])")
+# Only after a pronoun: "150,000 m" and "the labour d mole" are none.
+CONTRACTION = re.compile(
+    r"\b(I|you|he|she|it|we|they|who|that|there) (ll|d|ve)(?!\S)|\b(I) (m)(?!\S)"
+    r"|\b(you|we|they|who|there) (re)(?!\S)",
+    re.IGNORECASE,
+)
+
+Row = tuple[str, Mapping[str, object]]  # where the row stands, for messages, and its columns
+
+
+@dataclass(frozen=True)
+class _Document:
+    kind: str
+    title: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class _Question:
+    where: str
+    id: str
+    document: str
+    text: str
+    answers: tuple[str, ...]
+
+
+@dataclass
+class _Split:
+    documents: dict[str, _Document] = field(default_factory=dict)
+    questions: list[_Question] = field(default_factory=list)
+
+    def add_document(self, where: str, id_: str, document: _Document) -> None:
+        if id_ in self.documents:
+            raise InputError(
+                f"{where}: document_id {id_!r} stands there a second time: remove one of the rows"
+            )
+        self.documents[id_] = document
+
+    def known_document(self, where: str, row: Mapping[str, object]) -> str:
+        id_ = _text(where, row, "document_id")
+        if id_ not in self.documents:
+            raise InputError(
+                f"{where}: document_id {id_!r} has no summary in this split: add it to the "
+                f"summaries or remove the question"
+            )
+        return id_
+
+
+def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int | None) -> TaskData:
+    """Load NarrativeQA with its summaries.
+
+    Args:
+        validation_ratio: share of the documents of ``valid`` that become the validation split where
+            the data has no training split; a document belongs to it by its id alone, and a larger
+            share keeps all of a smaller one. With a training split it has no effect.
+        natural_text: texts as people write them; else tokenised, ``Mark 's car .``. Where only
+            tokenised text is there, `join_punctuation` restores most of it.
+        max_summary_words: leave out questions whose summary has more words, in all splits; ``None``
+            for no limit. No summary is ever cut.
+
+    An id such as ``narrativeqa/valid/DOCUMENT-007`` names the split upstream and counts a
+    document's questions, in whichever split it ends. ``answer`` and ``solution`` are the first
+    answer, ``references`` the distinct ones, and the fields are ``summary``, ``title``, ``kind``
+    (``gutenberg`` or ``movie``) and ``document``.
+    """
+    _check(validation_ratio, max_summary_words)
+    folder = os.environ.get(DATA_VARIABLE)
+    splits = _folder(Path(folder) / "narrativeqa", natural_text) if folder else _hub(natural_text)
+    _check_disjoint(splits)
+    examples = {
+        name: _examples(name, split, max_summary_words=max_summary_words)
+        for name, split in splits.items()
+    }
+    if "train" in examples:
+        return TaskData(examples["train"], examples["valid"], examples["test"])
+    in_validation = [_position(e.cluster) < validation_ratio for e in examples["valid"]]
+    pairs = list(zip(examples["valid"], in_validation, strict=True))
+    return TaskData(
+        train=[example for example, chosen in pairs if not chosen],
+        validation=[example for example, chosen in pairs if chosen],
+        test=examples["test"],
+    )
+
+
+def join_punctuation(text: str) -> str:
+    """Join the tokens of a text to what people write.
+
+    ``Mark s car ( red ) .`` becomes ``Mark's car (red).``: punctuation joins its word, a lone ``s``
+    is a possessive, and contractions get their apostrophe back after a pronoun. Quotation marks
+    that the tokeniser dropped stay lost.
+    """
+    text = POSSESSIVE.sub(r"'\1", OPENING.sub(r"\1\2", CLOSING.sub("", text)))
+    return CONTRACTION.sub(lambda match: "'".join(part for part in match.groups() if part), text)
+
+
+def _examples(name: str, split: _Split, *, max_summary_words: int | None) -> list[Example]:
+    limit = max_summary_words
+    lengths = {id_: len(document.summary.split()) for id_, document in split.documents.items()}
+    examples: dict[str, Example] = {}
+    for question in split.questions:
+        id_ = f"narrativeqa/{name}/{question.id}"
+        if id_ in examples:
+            raise InputError(
+                f"{question.where}: question_id {question.id!r} stands in {name} a second time: "
+                f"remove the row or give it an id of its own"
+            )
+        examples[id_] = _example(id_, question, split.documents[question.document])
+    if not examples:
+        raise InputError(
+            f"NarrativeQA's split {name} holds no question: restore the original files"
+        )
+    kept = [e for e in examples.values() if limit is None or lengths[e.cluster] <= limit]
+    if not kept:
+        shortest = min(lengths[example.cluster] for example in examples.values())
+        raise InputError(
+            f"max_summary_words {limit} leaves no question of NarrativeQA's split {name}, whose "
+            f"shortest summary has {shortest} words: raise the limit"
+        )
+    return kept
+
+
+def _example(id_: str, question: _Question, document: _Document) -> Example:
+    return Example(
+        id=id_,
+        question=question.text,
+        solution=question.answers[0],
+        answer=question.answers[0],
+        fields={
+            "summary": document.summary,
+            "title": document.title,
+            "kind": document.kind,
+            "document": question.document,
+        },
+        references=question.answers,
+        cluster=question.document,
+    )
+
+
+def _folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
+    if (folder / "qaps.csv").is_file():
+        return _upstream_folder(folder, natural_text)
+    parts = {"summaries": "{}_summaries.jsonl.gz", "questions": "{}_questions.jsonl.gz"}
+    paths = {
+        split: {part: folder / name.format(split) for part, name in parts.items()}
+        for split in ("valid", "test")
+    }
+    missing = [str(p) for files in paths.values() for p in files.values() if not p.is_file()]
+    if missing:
+        raise InputError(
+            f"NarrativeQA is not in {DATA_VARIABLE}: no file {folder / 'qaps.csv'}, and of the "
+            f"tokenised files no {' and no '.join(missing)}; put the files of "
+            f"https://github.com/google-deepmind/narrativeqa there, or unset {DATA_VARIABLE} to "
+            f"read {HUB_ID!r} from the Hugging Face hub"
+        )
+    return {
+        split: _tokenised_split(files["summaries"], files["questions"], natural_text)
+        for split, files in paths.items()
+    }
+
+
+def _tokenised_split(summaries: Path, questions: Path, natural_text: bool) -> _Split:
+    restore: Callable[[str], str] = join_punctuation if natural_text else str
+    split = _Split()
+    for where, row in _json_rows(summaries):
+        id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "title"))
+        document = _Document(kind, title, restore(_text(where, row, "summary")))
+        split.add_document(where, id_, document)
+    for where, row in _json_rows(questions):
+        question = _Question(
+            where,
+            _text(where, row, "question_id"),
+            split.known_document(where, row),
+            restore(_text(where, row, "question")),
+            tuple(map(restore, _references(where, row.get("answers")))),
+        )
+        split.questions.append(question)
+    return split
+
+
+def _upstream_folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
+    suffix = "" if natural_text else "_tokenized"
+    summary_files = [folder / name for name in SUMMARY_FILES if (folder / name).is_file()]
+    if not summary_files or not (folder / "documents.csv").is_file():
+        raise InputError(
+            f"{folder} holds qaps.csv, but not both documents.csv and {' or '.join(SUMMARY_FILES)}:"
+            f" put all three of https://github.com/google-deepmind/narrativeqa there"
+        )
+    summaries = {
+        _text(where, row, "document_id"): _text(where, row, f"summary{suffix}")
+        for where, row in _csv_rows(summary_files[0])
+    }
+    splits = {name: _Split() for name in HUB_SPLITS}
+    for where, row in _csv_rows(folder / "documents.csv"):
+        id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "wiki_title"))
+        if id_ in summaries:
+            document = _Document(kind, title, summaries[id_])
+            splits[_split_name(where, row)].add_document(where, id_, document)
+    counts: Counter[str] = Counter()
+    for where, row in _csv_rows(folder / "qaps.csv"):
+        split = splits[_split_name(where, row)]
+        id_ = split.known_document(where, row)
+        answers = _references(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
+        text = _text(where, row, f"question{suffix}")
+        split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
+    return splits
+
+
+def _hub(natural_text: bool) -> dict[str, _Split]:
+    mend = f"or set {DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its companions"
+    try:
+        # Only this source needs the slow import, and a local folder must work without the package.
+        import datasets  # noqa: PLC0415
+    except ImportError as error:
+        raise InputError(
+            f"NarrativeQA was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub, "
+            f"which needs the package datasets: install it with 'pip install datasets', {mend}"
+        ) from error
+    try:
+        hub_data = datasets.load_dataset(HUB_ID)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"NarrativeQA was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub "
+            f"as {HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, {mend}"
+        ) from error
+    return {
+        split: _hub_split(hub_name, hub_data[hub_name], natural_text)
+        for split, hub_name in HUB_SPLITS.items()
+    }
+
+
+def _hub_split(name: str, rows: Any, natural_text: bool) -> _Split:  # noqa: ANN401 -- has no types
+    # Each row repeats its document's whole story, hundreds of kilobytes that nothing here reads.
+    rows = rows.flatten().remove_columns("document.text")
+    part = "text" if natural_text else "tokens"
+    split, counts = _Split(), Counter[str]()
+    for index, row in enumerate(rows):
+        where = f"{HUB_ID} {name} row {index}"
+        id_ = _text(where, row, "document.id")
+        if id_ not in split.documents:
+            keys = ("document.kind", "document.summary.title", f"document.summary.{part}")
+            split.documents[id_] = _Document(*(_text(where, row, key) for key in keys))
+        answers = _references(where, [_joined(answer[part]) for answer in row["answers"]])
+        text = _text(where, row, f"question.{part}")
+        split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
+    return split
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise InputError(
+                        f"{path} line {number} must be a JSON object: restore the original file"
+                    )
+                yield f"{path} line {number}", row
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path} line {number} is not JSON ({error}): restore the original file"
+        ) from error
+    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): restore the original file"
+        ) from error
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = csv.DictReader(lines)
+            for row in rows:
+                number = rows.line_num
+                yield f"{path} line {number}", row
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): restore the original file"
+        ) from error
+
+
+def _text(where: str, row: Mapping[str, object], key: str) -> str:
+    text = _joined(row.get(key))
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(
+            f"{where}: {key!r} must be a text that is not blank, not {text!r:.60}: restore the "
+            f"original file"
+        )
+    return text.strip()
+
+
+def _joined(text: object) -> object:
+    """Return a list of tokens as one text, and anything else as it is."""
+    if isinstance(text, list) and all(isinstance(token, str) for token in text):
+        return " ".join(text)
+    return text
+
+
+def _references(where: str, answers: object) -> tuple[str, ...]:
+    """Return the distinct answers in their order; blank ones are none."""
+    texts = answers if isinstance(answers, list) else []
+    distinct = dict.fromkeys(text.strip() for text in texts if isinstance(text, str))
+    references = tuple(text for text in distinct if text)
+    if not references:
+        raise InputError(
+            f"{where}: the question has no answer, {answers!r:.60}: give at least one text"
+        )
+    return references
+
+
+def _split_name(where: str, row: Mapping[str, object]) -> str:
+    name = _text(where, row, "set")
+    if name not in HUB_SPLITS:
+        raise InputError(
+            f"{where}: set {name!r} is not one of {', '.join(HUB_SPLITS)}: restore the original "
+            f"file"
+        )
+    return name
+
+
+def _numbered(document: str, counts: Counter[str]) -> str:
+    """Return the id of a document's next question, which upstream has no ids for."""
+    counts[document] += 1
+    return f"{document}-{counts[document] - 1:03}"
+
+
+def _check_disjoint(splits: Mapping[str, _Split]) -> None:
+    first: dict[str, str] = {}
+    for name, split in splits.items():
+        for id_ in split.documents:
+            if id_ in first:
+                raise InputError(
+                    f"document {id_!r} of NarrativeQA stands in {first[id_]} and in {name}: "
+                    f"restore the original files, whose splits share none"
+                )
+            first[id_] = name
+
+
+def _position(document: str) -> float:
+    """Return a fixed place in [0, 1) for a document."""
+    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
+
+
+def _check(validation_ratio: float, max_summary_words: int | None) -> None:
+    if not 0 <= validation_ratio < 1:
+        raise InputError(
+            f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"
+        )
+    if max_summary_words is not None and max_summary_words < 1:
+        raise InputError(
+            f"max_summary_words {max_summary_words} is not positive: use 1 or more, or null"
+        )

@@ -1,0 +1,239 @@
+"""Owns the task records: data of the user's own, as JSON lines or from the Hugging Face hub.
+
+A row's columns fill two templates, the prompt and the target. Splits that the data lacks are carved
+out of the training rows by a hash of the prompt, so equal prompts never part and more rows move
+none.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from schemabank.errors import InputError
+from schemabank.taskconfig import RecordsSettings
+from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.prompts import fill
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+SPLITS = ("train", "validation", "test")
+
+Row = tuple[str, Mapping[str, object]]  # where it stands, for messages, and its columns
+Rows = dict[str, list[Row]]  # by split
+
+
+def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
+    """Load the data.
+
+    Args:
+        settings: where it is, and which columns mean what.
+        prompt: template of the prompt, which every row must be able to fill.
+
+    Every column is a field of the example, as text. An id is the column ``settings.id``, or the
+    split and the row's number, ``records/train/3``.
+
+    Raises:
+        InputError: what cannot be read, a template's column that a row lacks, an id or a prompt
+            that occurs in two places, other data than ``settings.digest`` says.
+    """
+    rows = _rows(settings)
+    found = digest(rows)
+    if settings.digest not in (None, found):
+        raise InputError(
+            f"the data of {settings.path!r} has changed since it was first used (task.records."
+            f"digest is {settings.digest:.12}…, now it is {found:.12}…): restore it, or set "
+            "task.records.digest to null to take it as it is"
+        )
+    examples = {
+        split: [_example(row, f"records/{split}/{i}", settings, prompt) for i, row in enumerate(r)]
+        for split, r in rows.items()
+    }
+    data = _carved(examples, settings)
+    _check_distinct(data)
+    return data
+
+
+def data_digest(settings: RecordsSettings) -> str:
+    """Return the SHA-256 of all rows, whatever file or hub they come from."""
+    return digest(_rows(settings))
+
+
+def digest(rows: Rows) -> str:
+    """Return the SHA-256 of rows."""
+    plain = {split: [columns for _, columns in found] for split, found in rows.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _rows(settings: RecordsSettings) -> Rows:
+    path = Path(settings.path)
+    names = {
+        "train": settings.train_split,
+        "validation": settings.validation_split,
+        "test": settings.test_split,
+    }
+    if path.is_file():
+        named = [split for split in ("validation", "test") if names[split] is not None]
+        if named:
+            raise InputError(
+                f"task.records.{named[0]}_split is {names[named[0]]!r}, but {settings.path!r} is "
+                "one file: name a folder with a file a split, or leave the split out"
+            )
+        return {"train": list(_file_rows(path))}
+    wanted = {split: name for split, name in names.items() if name is not None}
+    if path.is_dir():
+        return {split: list(_file_rows(_split_file(path, n))) for split, n in wanted.items()}
+    return _hub_rows(settings, wanted)
+
+
+def _split_file(folder: Path, name: str) -> Path:
+    for suffix in SUFFIXES:
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    there = ", ".join(sorted(p.name for p in folder.iterdir() if p.name.endswith(SUFFIXES)))
+    raise InputError(
+        f"{str(folder)!r} holds no {name}.jsonl and no {name}.jsonl.gz, allowed are the names of "
+        f"its files ({there or 'there are none'}): put the file there or name another split"
+    )
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _row(f"{path} line {number}", json.loads(line))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} line {number} is not JSON ({error}): correct the line") from error
+    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): it must be JSON lines in UTF-8"
+        ) from error
+
+
+def _hub_rows(settings: RecordsSettings, names: Mapping[str, str]) -> Rows:
+    # Slow to import, and files must work without it.
+    import datasets  # noqa: PLC0415
+
+    try:
+        data = datasets.load_dataset(settings.path, settings.config, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"task.records.path {settings.path!r} is no file and no folder, and cannot be read as "
+            f"a data set of the Hugging Face hub ({error}): correct the path, or allow network "
+            "access and unset HF_HUB_OFFLINE"
+        ) from error
+    for split, name in names.items():
+        if name not in data:
+            raise InputError(
+                f"task.records.{split}_split is {name!r}, but {settings.path!r} has "
+                f"{', '.join(map(repr, data))}: name one of those"
+            )
+    return {split: list(_hub_split(settings.path, n, data[n])) for split, n in names.items()}
+
+
+def _hub_split(path: str, name: str, rows: Iterable[object]) -> Iterator[Row]:
+    for index, row in enumerate(rows):
+        yield _row(f"{path} {name} row {index}", row)
+
+
+def _row(where: str, row: object) -> Row:
+    if not isinstance(row, dict):
+        raise InputError(f"{where} must be an object with named columns, not {row!r:.60}: mend it")
+    return where, row
+
+
+def _example(row: Row, default_id: str, settings: RecordsSettings, prompt: str) -> Example:
+    where, columns = row
+    texts = {name: _text(value) for name, value in columns.items() if value is not None}
+    target = fill(settings.target, texts, where=where)
+    if not target.strip():
+        raise InputError(f"{where} has an empty target: fill the columns of task.records.target")
+    return Example(
+        id=default_id if settings.id is None else _column(row, "id", settings.id),
+        question=fill(prompt, texts, where=where),
+        solution=target,
+        answer=target.strip(),
+        fields=texts,
+        group="all" if settings.group is None else _column(row, "group", settings.group),
+        references=_references(row, settings.references),
+        cluster="" if settings.cluster is None else _column(row, "cluster", settings.cluster),
+    )
+
+
+def _references(row: Row, name: str | None) -> tuple[str, ...]:
+    if name is None:
+        return ()
+    where, columns = row
+    value: Any = columns.get(name)
+    values = value if isinstance(value, list) else [value]
+    texts = tuple(_text(v) for v in values if v is not None and _text(v).strip())
+    if not texts:
+        raise InputError(
+            f"{where} has no references in column {name!r} (task.records.references): a text or a "
+            "list of texts is allowed, add one"
+        )
+    return texts
+
+
+def _column(row: Row, setting: str, name: str) -> str:
+    where, columns = row
+    value = columns.get(name)
+    if value is None or not _text(value):
+        raise InputError(
+            f"{where} has no column {name!r}, which task.records.{setting} names: allowed are "
+            f"{', '.join(map(repr, columns))}, add the column or name another"
+        )
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
+    """Fill the splits that the data lacks from its training rows."""
+    train = examples["train"]
+    carved: dict[str, list[Example]] = {}
+    start = 0.0
+    for split, ratio in (
+        ("test", settings.test_ratio),
+        ("validation", settings.validation_ratio),
+    ):
+        if split not in examples:
+            carved[split] = [e for e in train if start <= _position(e) < start + ratio]
+            start += ratio
+    rest = [e for e in train if _position(e) >= start]
+    return TaskData(
+        train=rest,
+        validation=carved.get("validation", examples.get("validation", [])),
+        test=carved.get("test", examples.get("test", [])),
+    )
+
+
+def _position(example: Example) -> float:
+    """Return a fixed place in [0, 1) for a prompt."""
+    return int.from_bytes(hashlib.sha256(example.question.encode()).digest()[:8], "big") / 2**64
+
+
+def _check_distinct(data: TaskData) -> None:
+    ids: set[str] = set()
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for example in data.split(split):
+            if example.id in ids:
+                raise InputError(
+                    f"the id {example.id!r} occurs twice: every row needs an id of its own, mend "
+                    "the column that task.records.id names"
+                )
+            ids.add(example.id)
+            first = splits.setdefault(example.question, split)
+            if first != split:
+                raise InputError(
+                    f"{example.id} in {split} has the same prompt as an example in {first}: no "
+                    "prompt may stand in two splits, remove it from one"
+                )

@@ -1,0 +1,147 @@
+"""From a file of one's own to an adapter, a score and its evaluation again, on a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from runs import Notes, write_model
+from schemabank.configfile import load_experiment
+from schemabank.errors import InputError
+from schemabank.experiment import run_experiment
+from schemabank.runner import Outcome
+from schemabank.saved import evaluate_saved
+
+ROOT = Path(__file__).parents[2]
+CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A model, 40 rows about 5 documents and a configuration of a few lines."""
+    write_model(tmp_path / "model")
+    data = [
+        {
+            "sum": f"{i}+{i % 5}=",
+            "result": str(i + i % 5),
+            "page": f"page {i % 5}",
+            "tag": "abc"[i % 3],
+        }
+        for i in range(40)
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    return tmp_path
+
+
+def config(place: Path, **task: object) -> Path:
+    path = place / "mine.yaml"
+    tree = {
+        "arm": ["base", "lora", "schemabank"],
+        "model": {"name": str(place / "model"), "dtype": "float32"},
+        "task": {
+            "name": "records",
+            "prompt": "{sum}",
+            "records": {"path": str(place / "sums.jsonl"), "target": "{result}", "test_ratio": 0.3},
+            **task,
+        },
+        "tags": {"tagger": "field", "field": "tag"},
+        "train": {"max_steps": 6},
+        "eval": {"max_new_tokens": 4, "batch_size": 4},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def trained(path: Path, out: Path) -> list[Outcome]:
+    outcomes = run_experiment(load_experiment(path, ()), out, Notes())
+    assert [o.failure for o in outcomes] == [None] * 3
+    return outcomes
+
+
+def records_of(outcome: Outcome) -> list[dict[str, object]]:
+    text = (outcome.folder / "predictions.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("metric", ["numeric", "exact_match", "f1", "rouge_l", "none"])
+def test_every_metric_scores_a_file_of_ones_own(place: Path, metric: str) -> None:
+    (_, lora, _) = trained(config(place, metric=metric), place / "runs")
+    assert lora.result is not None
+    summary = lora.result["groups"]["all"]
+    assert lora.result["metric"] == metric
+    for name in lora.result["scores"]:
+        scored = [r["scores"][name] for r in records_of(lora)]
+        assert summary[name] == pytest.approx(sum(scored) / len(scored))
+    assert summary["num_items"] == len(records_of(lora)) > 4
+
+
+def test_items_of_one_document_are_a_cluster(place: Path) -> None:
+    path = config(place, metric="f1")
+    tree = yaml.safe_load(path.read_text())
+    tree["task"]["records"]["cluster"] = "page"
+    path.write_text(yaml.safe_dump(tree))
+    (base, _, _) = trained(path, place / "runs")
+    assert {r["cluster"] for r in records_of(base)} <= {f"page {i}" for i in range(5)}
+
+
+def test_a_chat_template_wraps_the_prompt_in_training_and_evaluation(place: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(place / "model")
+    reporter = Notes()
+    path = config(place, chat_template=True)
+    outcomes = run_experiment(load_experiment(path, ()), place / "runs", reporter)
+    for outcome in outcomes:
+        prompts = [str(r["prompt"]) for r in records_of(outcome)]
+        assert all(p.startswith("<user>") and p.endswith("=<assistant>") for p in prompts)
+    first = next(i for i, line in enumerate(reporter.lines) if line.startswith("example records/"))
+    assert "<user>" in reporter.lines[first + 1]
+    assert "<assistant>" in reporter.lines[first + 1]
+
+
+def test_a_chat_template_that_is_not_there_is_refused(place: Path) -> None:
+    path = config(place, chat_template=True)
+    with pytest.raises(InputError, match="the tokenizer has no chat template"):
+        run_experiment(load_experiment(path, ()), place / "runs", Notes())
+    assert not (place / "runs").exists()
+
+
+def test_a_run_knows_its_data_by_its_content(place: Path) -> None:
+    path = config(place)
+    (_, lora, _) = trained(path, place / "runs")
+    again = run_experiment(load_experiment(path, ()), place / "runs", Notes())
+    assert all(outcome.reused for outcome in again)
+    (outcome,) = evaluate_saved(lora.folder, ["eval.limit=2"], None, Notes())
+    assert len(records_of(outcome)) == 2
+    with (place / "sums.jsonl").open("a") as file:
+        file.write(json.dumps({"sum": "9+9=", "result": "18", "page": "x", "tag": "a"}) + "\n")
+    with pytest.raises(InputError, match="has changed since it was first used"):
+        evaluate_saved(lora.folder, ["eval.limit=3"], None, Notes())
+    evaluate_saved(lora.folder, ["eval.limit=3", "task.records.digest=null"], None, Notes())
+    anew = trained(path, place / "runs")
+    assert not any(outcome.reused for outcome in anew), "other data, another run"
+
+
+def test_a_gold_that_no_completion_can_match_is_found_before_training(place: Path) -> None:
+    path = config(place, metric="choice")
+    with pytest.raises(InputError, match=r"records/train/\d+: gold '\d+' is no choice"):
+        run_experiment(load_experiment(path, ()), place / "runs", Notes())
+    assert not (place / "runs").exists()
+
+
+def test_the_configuration_in_the_docs_runs_as_printed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    printed = text.partition("<!-- config -->")[2].partition("```yaml\n")[2].partition("```")[0]
+    assert 0 < len(printed.splitlines()) < 15
+    monkeypatch.chdir(place)
+    (place / "mine.yaml").write_text(printed)
+    rows = [{"question": f"{i}+1?", "answer": str(i + 1)} for i in range(60)]
+    (place / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    tiny = [f"model.name={place / 'model'}", "train.num_train_epochs=1", "eval.max_new_tokens=4"]
+    outcomes = run_experiment(load_experiment(Path("mine.yaml"), tiny), Path("runs"), Notes())
+    assert [o.failure for o in outcomes] == [None] * 3
+    assert (outcomes[2].folder / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,0 +1,209 @@
+"""Data of the user's own: columns, splits, and every way in which a file can be wrong."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemabank.config import RunConfig
+from schemabank.errors import InputError
+from schemabank.taskconfig import RecordsSettings
+from schemabank.tasks import TaskData
+from schemabank.tasks.records import data_digest, load
+
+PROMPT = "Q: {question}\nA: "
+
+
+def rows(count: int, start: int = 0) -> list[dict[str, object]]:
+    return [
+        {"question": f"What is {i} + 1?", "answer": str(i + 1), "kind": ["odd", "even"][i % 2]}
+        for i in range(start, start + count)
+    ]
+
+
+def write(path: Path, content: list[dict[str, object]]) -> Path:
+    lines = "".join(json.dumps(row) + "\n\n" for row in content)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(lines, encoding="utf-8")
+    return path
+
+
+def loaded(path: Path, prompt: str = PROMPT, **changes: object) -> TaskData:
+    return load(RecordsSettings(path=str(path), **changes), prompt=prompt)
+
+
+@pytest.mark.parametrize("name", ["sums.jsonl", "sums.jsonl.gz"])
+def test_columns_become_prompt_target_and_fields(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, rows(300))
+    data = loaded(path, target=" {answer}!", group="kind", cluster="kind")
+    assert len(data.train) + len(data.validation) + len(data.test) == 300
+    everything = [*data.train, *data.validation, *data.test]
+    example = next(e for e in everything if e.id == "records/train/7")
+    assert example.question == "Q: What is 7 + 1?\nA: "
+    assert (example.solution, example.answer) == (" 8!", "8!")
+    assert example.fields == {"question": "What is 7 + 1?", "answer": "8", "kind": "even"}
+    assert (example.group, example.cluster, example.golds) == ("even", "even", ("8!",))
+
+
+def test_splits_are_carved_by_a_hash_of_the_prompt(tmp_path: Path) -> None:
+    one = loaded(write(tmp_path / "one.jsonl", rows(300)))
+    more = loaded(write(tmp_path / "more.jsonl", rows(400)[::-1]))
+    assert 15 <= len(one.validation) <= 45
+    assert 15 <= len(one.test) <= 45
+    for split in ("train", "validation", "test"):
+        few, many = ({e.question for e in d.split(split)} for d in (one, more))
+        assert few <= many, "more rows move none"
+    twice = loaded(write(tmp_path / "twice.jsonl", [*rows(100), *rows(100)]))
+    for split in ("train", "validation", "test"):
+        questions = [e.question for e in twice.split(split)]
+        assert all(questions.count(q) == 2 for q in questions), "equal prompts never part"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.floats(0, 0.49), st.floats(0, 0.49))
+def test_shares_are_as_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, validation: float, test: float
+) -> None:
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    data = loaded(write(path, rows(400)), validation_ratio=validation, test_ratio=test)
+    for split, ratio in (("validation", validation), ("test", test)):
+        # Five standard deviations of a share of 400.
+        assert abs(len(data.split(split)) / 400 - ratio) <= 0.125
+
+
+def test_a_folder_has_a_file_a_split(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", rows(20))
+    write(tmp_path / "dev.jsonl.gz", rows(5, start=20))
+    data = loaded(tmp_path, validation_split="dev", test_ratio=0)
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [20, 5, 0]
+    assert data.validation[0].id == "records/validation/0"
+    with pytest.raises(InputError, match=r"no test.jsonl .* \(dev.jsonl.gz, train.jsonl\)"):
+        loaded(tmp_path, test_split="test")
+
+
+def test_a_data_set_of_the_hub_is_its_named_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"train": rows(9), "dev": rows(3, start=9)}
+    asked = []
+
+    def load_dataset(*args: object, **options: object) -> dict[str, list[dict[str, object]]]:
+        asked.append((args, options))
+        return found
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    name = "someone/sums"
+    settings = RecordsSettings(
+        path=name, config="main", revision="abc", test_split="dev", validation_ratio=0
+    )
+    data = load(settings, prompt=PROMPT)
+    assert (len(data.train), len(data.test)) == (9, 3)
+    assert asked[0] == ((name, "main"), {"revision": "abc"})
+    with pytest.raises(InputError, match=r"validation_split is 'val', .* 'train', 'dev'"):
+        load(settings.model_copy(update={"validation_split": "val"}), prompt=PROMPT)
+
+    def unreachable(*_args: object, **_options: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(InputError, match=r"no file and no folder, and cannot be read .*no route"):
+        load(settings, prompt=PROMPT)
+
+
+def test_references_are_a_text_or_a_list(tmp_path: Path) -> None:
+    content = [{"q": "a", "t": "x", "refs": ["x", "y"]}, {"q": "b", "t": "z", "refs": "z"}]
+    path = write(tmp_path / "r.jsonl", content)
+    options = {"target": "{t}", "references": "refs", "validation_ratio": 0, "test_ratio": 0}
+    data = loaded(path, prompt="{q}", **options)
+    assert [e.golds for e in data.train] == [("x", "y"), ("z",)]
+    for bad in ([], [" "], None):
+        broken = write(tmp_path / "b.jsonl", [content[0] | {"refs": bad}])
+        with pytest.raises(InputError, match="line 1 has no references in column 'refs'"):
+            loaded(broken, prompt="{q}", **options)
+
+
+def test_values_that_are_no_texts_are_written_as_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "n.jsonl", [{"question": {"a": [1, "ü"]}, "answer": 3, "no": None}])
+    (example,) = loaded(path, validation_ratio=0, test_ratio=0).train
+    assert example.question == 'Q: {"a": [1, "ü"]}\nA: '
+    assert example.fields["answer"] == "3"
+    assert "no" not in example.fields
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 3 is not JSON"),
+        ("[1]", r"line 3 must be an object .* not \[1\]"),
+        ('{"answer": "1"}', r"\{question\}, which .*line 3 lacks: allowed are \{answer\}"),
+        ('{"question": null, "answer": "1"}', r"\{question\}, which .*line 3 lacks"),
+        ('{"question": "q"}', r"'\{answer\}' names \{answer\}, which .*line 3 lacks"),
+        ('{"question": "q", "answer": " "}', "line 3 has an empty target"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path / "bad.jsonl", rows(1))
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(InputError, match=message):
+        loaded(path)
+
+
+@pytest.mark.parametrize("column", ["id", "group", "cluster"])
+def test_a_named_column_must_be_there(tmp_path: Path, column: str) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(2))
+    message = f"line 1 has no column 'nowhere', which task.records.{column} names: .*'kind'"
+    with pytest.raises(InputError, match=message):
+        loaded(path, **{column: "nowhere"})
+
+
+def test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(30))
+    with pytest.raises(InputError, match=r"the id 'even' occurs twice|the id 'odd' occurs twice"):
+        loaded(path, id="kind")
+    write(tmp_path / "train.jsonl", rows(30))
+    write(tmp_path / "test.jsonl", rows(2, start=29))
+    with pytest.raises(InputError, match=r"records/test/0 in test has the same prompt as .* train"):
+        loaded(tmp_path, test_split="test", validation_ratio=0)
+
+
+def test_a_file_cannot_be_split_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(2))
+    with pytest.raises(InputError, match=r"test_split is 'test', but .* is one file"):
+        loaded(path, test_split="test")
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read after line 0"):
+        loaded(path)
+
+
+def test_data_that_changed_since_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", rows(30))
+    digest = data_digest(RecordsSettings(path=str(path)))
+    moved = write(tmp_path / "moved.jsonl.gz", rows(30))
+    assert data_digest(RecordsSettings(path=str(moved))) == digest
+    assert loaded(path, digest=digest) == loaded(path)
+    write(path, rows(31))
+    with pytest.raises(InputError, match=r"has changed since .* set task.records.digest to null"):
+        loaded(path, digest=digest)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"name": "records"}, "no data is named: set records.path"),
+        (
+            {"records": {"validation_ratio": 0.5, "test_ratio": 0.5}},
+            "leave nothing to train on",
+        ),
+        ({"chat_template": True}, "allowed is loss"),
+    ],
+)
+def test_settings_that_do_not_go_together(task: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"arm": "lora", "task": task, "tags": {"delivery": "prefix"}})
