@@ -33,7 +33,7 @@ from peft_loop import Alternating, PeftLoop
 
 from schemabank.cohort import engine, loss
 from schemabank.cohort.batches import Batch, collate
-from schemabank.cohort.decode import greedy
+from schemabank.cohort.decode import generate
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import DEPTH, Executor
 from schemabank.cohort.lora import SharedInput
@@ -198,7 +198,7 @@ def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
     with stack.evaluating("off"):
         for _ in range(2):
             began = time.perf_counter()
-            done = greedy(
+            done = generate(
                 stack,
                 texts,
                 max_new_tokens=new_tokens,

@@ -18,11 +18,12 @@ import transformers
 from schemabank.cohort.engine import Cohort
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, run_id
-from schemabank.evaluate import evaluate, summaries
+from schemabank.evaluate import Procedure, evaluate
 from schemabank.experiment import load_base, resolve_device, resolved
 from schemabank.prepare import engine_run, evaluation_items, task_training_data
-from schemabank.tasks.catalog import load_task
 from schemabank.progress import LineReporter
+from schemabank.scoring import METRICS, summaries
+from schemabank.tasks.catalog import load_task, metric_of
 from schemabank.training import build_stack
 
 
@@ -91,9 +92,7 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
         stack,
         base,
         items,
-        routing="off",
-        max_new_tokens=first.eval.max_new_tokens,
-        batch_size=first.eval.batch_size,
+        Procedure.of(first.task, first.eval, routing="off"),
         advance=lambda n: reporter.advance(n, ""),
     )
     reporter.finish()
@@ -120,7 +119,7 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
             **common,
         }
         for run, slot, found in zip(runs, cohort.slots, records, strict=True)
-        for group, summary in summaries(found).items()
+        for group, summary in summaries(found, METRICS[metric_of(first.task)]).items()
     ]
 
 

@@ -10,6 +10,7 @@ from schemabank.config import (
     THREE_STAGES,
     BankSettings,
     CommonSettings,
+    EvalSettings,
     ExperimentConfig,
     LoraSettings,
     RunConfig,
@@ -270,3 +271,18 @@ def test_runs_carry_all_common_settings() -> None:
         assert getattr(run, name) == getattr(config, name)
     assert run.lora == LoraSettings(r=3)
     assert run.preset == "paper"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_samples": 2}, "at temperature 0 all samples"),
+        ({"pass_at": [1, 5], "num_samples": 4, "temperature": 1}, "pass_at names 5, which 4"),
+        ({"top_p": 0}, "top_p"),
+    ],
+)
+def test_samples_that_cannot_be_drawn_are_refused(
+    settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvalSettings.model_validate(settings)

@@ -303,6 +303,9 @@ def test_overrides_of_a_run() -> None:
 # Ids.
 
 
+PARTNERS = {"num_samples": {"temperature": 0.3}}  # what a setting cannot change without
+
+
 def candidates(model: Settings, name: str) -> Iterator[object]:
     """Other values that a setting might allow."""
     value = getattr(model, name)
@@ -312,12 +315,12 @@ def candidates(model: Settings, name: str) -> Iterator[object]:
         yield from (value + 1, value / 2, value + 0.25)
     for choice in get_args(type(model).model_fields[name].annotation):
         yield from (choice, *get_args(choice))
-    yield from (7, "other", (0,), ("lora",), (0.5,), (0.5, 0.5), (128, 1024))
+    yield from (7, "other", (0,), ("lora",), (0.5,), (0.5, 0.5), (128, 1024), (1,))
 
 
 def changed(model: Settings, name: str) -> Settings:
     """The same settings with another value that its own checks allow."""
-    value, fields = getattr(model, name), model.model_dump()
+    value, fields = getattr(model, name), {**model.model_dump(), **PARTNERS.get(name, {})}
     for candidate in candidates(model, name):
         try:
             other = type(model).model_validate({**fields, name: candidate})

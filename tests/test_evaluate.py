@@ -5,16 +5,17 @@ import pytest
 import torch
 
 from cohorts import BANK
-from schemabank.cohort.decode import Completion, greedy
+from schemabank.cohort.decode import Completion, generate
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
-from schemabank.evaluate import _record, _text, evaluate, gold_losses
+from schemabank.evaluate import Procedure, _record, _text, evaluate, gold_losses
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
 from schemabank.scoring import METRICS, ItemRecord
 from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 NUMERIC = METRICS["numeric"]
+HOW = Procedure(metric=NUMERIC, routing="off", max_new_tokens=1, batch_size=1)
 LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7)]
 TARGETS = ("add them: #### 7", "7", "the sum of both is\n#### 12", "", "4", "10 #### 10", "1", "9")
 
@@ -66,10 +67,7 @@ def records(batch_size: int = 3, routing: str = "on") -> list[list[ItemRecord]]:
         stacked(model),
         model,
         items(),
-        metric=NUMERIC,
-        routing=routing,
-        max_new_tokens=6,
-        batch_size=batch_size,
+        Procedure(metric=NUMERIC, routing=routing, max_new_tokens=6, batch_size=batch_size),
         advance=done.append,
     )
     assert sum(done) == len(TARGETS)
@@ -83,7 +81,7 @@ def test_records_stand_in_the_order_of_the_items_and_say_what_was_decoded() -> N
     assert [len(slot) for slot in scored] == [len(TARGETS)] * 2
     for index, item in enumerate(items()):
         with stack.evaluating("on"):
-            completions = greedy(
+            completions = generate(
                 stack,
                 [item.prompt_tokens],
                 max_new_tokens=6,
@@ -114,10 +112,7 @@ def test_completions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
         stack,
         model,
         given,
-        metric=NUMERIC,
-        routing="off",
-        max_new_tokens=2,
-        batch_size=8,
+        Procedure(metric=NUMERIC, routing="off", max_new_tokens=2, batch_size=8),
         advance=lambda _: None,
     )
     assert [r.scores["correct"] for r in scored] == [1, 1, 0, 0, 0, 0, 0, 0]
@@ -177,10 +172,7 @@ def test_routing_changes_what_is_measured_and_is_off_again_afterwards() -> None:
         stack,
         model,
         items()[:1],
-        metric=NUMERIC,
-        routing="on",
-        max_new_tokens=1,
-        batch_size=1,
+        Procedure(metric=NUMERIC, routing="on", max_new_tokens=1, batch_size=1),
         advance=lambda _: None,
     )
     assert stack.banks.routing == "off"
@@ -193,7 +185,7 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
     done = Completion(
         tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
     )
-    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ()), NUMERIC)
+    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ()), HOW)
     assert record.completion == "18<|im_start|>user\n3"
     assert record.readings == {"strict": "18", "flexible": "18"}, "the next turn does not count"
 
@@ -203,14 +195,14 @@ def test_a_completion_is_cut_at_the_first_stop_text() -> None:
     done = Completion(tokens=model.tokenizer("18\n\nand 3")["input_ids"])
     assert _text(done, model, ["and", "\n\n"]) == ("18", "stop_text")
     assert _text(done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
-    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ["\n\n"]), NUMERIC)
+    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ["\n\n"]), HOW)
     assert (record.completion, record.stop_reason) == ("18", "stop_text")
     assert record.new_tokens == done.num_new_tokens
 
 
 def test_likelihoods_alone_are_measured_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "schemabank.evaluate.greedy", lambda *_args, **_options: pytest.fail("decoded")
+        "schemabank.evaluate.generate", lambda *_args, **_options: pytest.fail("decoded")
     )
     monkeypatch.setattr("schemabank.evaluate.NLL_TOKENS", 40)
     model = base()
@@ -221,10 +213,7 @@ def test_likelihoods_alone_are_measured_without_decoding(monkeypatch: pytest.Mon
         stack,
         model,
         given,
-        metric=METRICS["perplexity"],
-        routing="off",
-        max_new_tokens=1,
-        batch_size=1,
+        Procedure(metric=METRICS["perplexity"], routing="off", max_new_tokens=1, batch_size=1),
         advance=done.append,
     )
     assert sum(done) == len(given) > len(done) > 1

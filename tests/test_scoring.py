@@ -19,6 +19,7 @@ prop = settings(deadline=None, max_examples=150)
 def record(number: int = 1, *, correct: float = 1, **changes: object) -> ItemRecord:
     base = ItemRecord(
         id=str(number),
+        sample=0,
         group="all",
         cluster="",
         prompt="How many?\nThe answer is: ",
@@ -136,6 +137,24 @@ def test_scores_of_the_whole_corpus_stand_beside_the_means() -> None:
     found = bleu([r.completion for r in records], [r.golds for r in records])
     assert {name: summary[name] for name in found} == found
     assert summary["bleu_1"] == pytest.approx(1)
+
+
+def test_samples_of_an_item_are_no_items() -> None:
+    """Three items of four samples, of which 4, 1 and 0 are right."""
+    records = [
+        record(item, sample=sample, correct=float(sample < right))
+        for item, right in ((1, 4), (2, 1), (3, 0))
+        for sample in range(4)
+    ]
+    summary = summarise(records, NUMERIC, pass_at=(1, 2, 4))
+    assert (summary["num_items"], summary["num_samples"]) == (3, 4)
+    assert summary["correct"] == summary["pass@1"] == pytest.approx(5 / 12)
+    assert summary["pass@2"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert summary["pass@4"] == pytest.approx(2 / 3)
+    interval = clustered_interval([1, 0.25, 0], ["a", "b", "c"])
+    assert summary["correct_interval_95"] == pytest.approx(list(interval or ()))
+    with pytest.raises(InputError, match="pass@k needs answers that are right or wrong"):
+        summarise([record(scores={"f1": 0.5})], F1, pass_at=(1,))
 
 
 def test_without_a_metric_the_likelihoods_remain() -> None:

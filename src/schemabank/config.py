@@ -188,10 +188,34 @@ class EvalSettings(Settings):
     """Longest completion in tokens."""
     batch_size: PositiveInt = 64
     """Completions decoded at once for each run."""
+    num_samples: PositiveInt = 1
+    """Completions of every item; scores are means over them."""
+    temperature: Weight = 0.0
+    """Tokens are drawn from the logits divided by it; 0: the most likely one is taken."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the most likely ones that hold this probability."""
+    sampling_seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the draws."""
+    pass_at: tuple[PositiveInt, ...] = ()
+    """Numbers k of samples for pass@k, the chance that one of k is right."""
     few_shot: Annotated[int, Field(ge=0)] = 0
     """Worked examples in front of the arm base's prompt."""
     routing: Literal["off", "on", "dense"] = "off"
     """Bank at evaluation: removed, routed as in training, or all schemas without the router."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"num_samples is {self.num_samples}, but at temperature 0 all samples of an item "
+                "are the same: set eval.temperature, such as 0.8, or take 1 sample"
+            )
+        if any(k > self.num_samples for k in self.pass_at):
+            raise ValueError(
+                f"pass_at names {max(self.pass_at)}, which {self.num_samples} samples cannot "
+                f"estimate: allowed are 1 to num_samples, draw more samples or lower k"
+            )
+        return self
 
 
 class EngineSettings(Settings):

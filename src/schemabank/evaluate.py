@@ -1,33 +1,80 @@
 """Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from schemabank.bank import Routing
 from schemabank.cohort.batches import Encoded, collate
-from schemabank.cohort.decode import Advance, Completion, greedy, uncompiled
+from schemabank.cohort.decode import Advance, Completion, generate, uncompiled
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.loss import labelled_losses
+from schemabank.cohort.sampling import Sampling, sample_keys
 from schemabank.cohort.stack import AdapterStack
+from schemabank.config import EvalSettings
 from schemabank.models import BaseModel
-from schemabank.scoring import ItemRecord, Metric, StopReason
+from schemabank.scoring import METRICS, ItemRecord, Metric, StopReason
+from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Item
+from schemabank.tasks.catalog import metric_of
 
 NLL_BATCH = 8
 NLL_TOKENS = 8192  # of a batch, at most, where one item has no more
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How items are completed and scored.
+
+    Attributes:
+        metric: how completions are scored.
+        routing: bank removed, routed, or dense.
+        max_new_tokens: limit of a completion.
+        batch_size: completions decoded at once for each slot.
+        stop: texts that end a completion; it is cut there before it is scored.
+        temperature: tokens are drawn from the logits divided by it; 0: the likeliest one is taken.
+        top_p: tokens are drawn from the most likely ones that hold this probability.
+        sampling_seed: seed of the draws.
+    """
+
+    metric: Metric
+    routing: Routing
+    max_new_tokens: int
+    batch_size: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    sampling_seed: int = 0
+
+    @classmethod
+    def of(cls, task: TaskSettings, settings: EvalSettings, *, routing: Routing) -> "Procedure":
+        """Take it from a run's settings."""
+        return cls(
+            metric=METRICS[metric_of(task)],
+            routing=routing,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            stop=task.stop,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            sampling_seed=settings.sampling_seed,
+        )
+
+    def sampling(self, items: Sequence[Item]) -> Sampling | None:
+        """How the items' tokens are drawn, if they are."""
+        if self.temperature == 0:
+            return None
+        keys = sample_keys(self.sampling_seed, [(item.id, item.sample) for item in items])
+        return Sampling(keys=keys, temperature=self.temperature, top_p=self.top_p)
 
 
 def evaluate(
     stack: AdapterStack,
     base: BaseModel,
     items: Sequence[Item],
+    how: Procedure,
     *,
-    metric: Metric,
-    stop: Sequence[str] = (),
-    routing: Routing,
-    max_new_tokens: int,
-    batch_size: int,
     advance: Advance,
     executor: Executor | None = None,
 ) -> list[list[ItemRecord]]:
@@ -36,12 +83,8 @@ def evaluate(
     Args:
         stack: the adapters.
         base: the model they sit on.
-        items: the questions.
-        metric: how completions are scored.
-        stop: texts that end a completion; it is cut there before it is scored.
-        routing: bank removed, routed, or dense.
-        max_new_tokens: limit of a completion.
-        batch_size: completions decoded at once for each slot.
+        items: the questions, samples of the same one next to each other.
+        how: decoding and metric.
         advance: called with the number of items that all slots have completed since the last call.
         executor: runs the decoding step; without it, it runs one operation at a time.
 
@@ -50,27 +93,36 @@ def evaluate(
     """
     longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
     chosen = [items[i] for i in longest_first]
+    questions = [item for item in chosen if item.sample == 0]
     completions: Sequence[Sequence[Completion | None]]
-    with stack.evaluating(routing):
-        if metric.decodes:
-            completions = greedy(
+    with stack.evaluating(how.routing):
+        if how.metric.decodes:
+            completions = generate(
                 stack,
                 [item.prompt_tokens for item in chosen],
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=how.max_new_tokens,
                 end_token_ids=base.end_token_ids,
-                batch_size=batch_size,
+                batch_size=how.batch_size,
+                sampling=how.sampling(chosen),
                 executor=executor,
                 advance=advance,
             )
-            losses = gold_losses(stack, chosen)
+            losses = gold_losses(stack, questions)
         else:
             completions = [[None] * len(items)] * stack.num_slots
-            losses = gold_losses(stack, chosen, advance=advance)
+            losses = gold_losses(stack, questions, advance=advance)
     records: list[list[ItemRecord]] = []
     for done, lost in zip(completions, losses, strict=True):
-        pairs = dict(zip(longest_first, zip(done, lost, strict=True), strict=True))
-        texts = [_text(pairs[i][0], base, stop) for i in range(len(items))]
-        records.append([_record(item, *pairs[i], texts[i], metric) for i, item in enumerate(items)])
+        completed = dict(zip(longest_first, done, strict=True))
+        loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
+        records.append(
+            [
+                _record(
+                    item, completed[i], loss_of[item.id], _text(completed[i], base, how.stop), how
+                )
+                for i, item in enumerate(items)
+            ]
+        )
     return records
 
 
@@ -136,12 +188,13 @@ def _record(
     done: Completion | None,
     losses: tuple[float, float],
     text: tuple[str, StopReason],
-    metric: Metric,
+    how: Procedure,
 ) -> ItemRecord:
     completion, stop_reason = text
-    scored = metric.score(completion, item.golds)
+    scored = how.metric.score(completion, item.golds)
     return ItemRecord(
         id=item.id,
+        sample=item.sample,
         group=item.group,
         cluster=item.cluster,
         prompt=item.prompt,

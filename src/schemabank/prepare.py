@@ -6,6 +6,7 @@ same prompt tokens whatever a tokenizer would merge across the seam.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,7 +16,7 @@ from schemabank.cohort.slots import Run, TagPlan, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import BankSettings, EvalSettings, RunConfig, TagSettings
 from schemabank.errors import InputError
-from schemabank.scoring import METRICS, Metric
+from schemabank.scoring import METRICS, Metric, check_pass_at
 from schemabank.tags import (
     Tagger,
     cluster_tagger,
@@ -181,9 +182,11 @@ def evaluation_items(
         return of_task(examples, task, tokenizer)
     shots = few_shot_examples(data, settings.few_shot)
     metric = METRICS[metric_of(task)]
+    check_pass_at(metric, settings.pass_at)
     for example in examples:
         _check_golds(example, metric)
-    return [_item(example, task, shots, tokenizer) for example in examples]
+    items = [_item(example, task, shots, tokenizer) for example in examples]
+    return [replace(i, sample=number) for i in items for number in range(settings.num_samples)]
 
 
 def _limited(examples: Sequence[Example], limit: int | None) -> list[Example]:

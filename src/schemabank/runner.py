@@ -19,7 +19,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.errors import InputError
-from schemabank.evaluate import evaluate
+from schemabank.evaluate import Procedure, evaluate
 from schemabank.export import (
     PROVENANCE,
     check_with_peft,
@@ -124,6 +124,7 @@ def result_of(
     training: Mapping[str, object] | None,
 ) -> dict[str, object]:
     """Return the contents of ``result.json``: the same bytes for the same computation."""
+    metric = METRICS[metric_of(run.task)]
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -135,13 +136,17 @@ def result_of(
         "few_shot": evaluation.few_shot,
         "routing": evaluation.routing,
         "max_new_tokens": evaluation.max_new_tokens,
+        "num_samples": evaluation.num_samples,
+        "temperature": evaluation.temperature,
+        "top_p": evaluation.top_p,
+        "sampling_seed": evaluation.sampling_seed,
         "batch_size": evaluation.batch_size,
         "padding_side": "left",
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "training": training,
         "metric": metric_of(run.task),
-        "scores": score_names(records, METRICS[metric_of(run.task)]),
-        "groups": summaries(records, METRICS[metric_of(run.task)]),
+        "scores": [*score_names(records, metric), *(f"pass@{k}" for k in evaluation.pass_at)],
+        "groups": summaries(records, metric, pass_at=evaluation.pass_at),
     }
 
 
@@ -208,11 +213,7 @@ def _evaluate(
             stack,
             context.base,
             items,
-            metric=METRICS[metric_of(runs[0].task)],
-            stop=runs[0].task.stop,
-            routing=routing,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size,
+            Procedure.of(runs[0].task, settings, routing=routing),
             advance=lambda done: context.reporter.advance(done, ""),
             executor=default_executor(stack.model.device, explain=context.reporter.note),
         )

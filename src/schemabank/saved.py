@@ -14,7 +14,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.configfile import load_run, overridden, to_yaml
 from schemabank.errors import InputError
-from schemabank.evaluate import evaluate
+from schemabank.evaluate import Procedure, evaluate
 from schemabank.experiment import load_base, resolve_device, resolved
 from schemabank.export import (
     CONFIG as ADAPTER_CONFIG,
@@ -45,9 +45,8 @@ from schemabank.rundir import (
     write_lines,
 )
 from schemabank.runner import Outcome, result_of
-from schemabank.scoring import METRICS
 from schemabank.tasks import Item
-from schemabank.tasks.catalog import load_task, metric_of
+from schemabank.tasks.catalog import load_task
 
 
 def evaluate_saved(
@@ -143,11 +142,7 @@ def _evaluated(
             stack,
             base,
             items,
-            metric=METRICS[metric_of(run.task)],
-            stop=run.task.stop,
-            routing=run.eval.routing,
-            max_new_tokens=run.eval.max_new_tokens,
-            batch_size=run.eval.batch_size,
+            Procedure.of(run.task, run.eval, routing=run.eval.routing),
             advance=lambda done: reporter.advance(done, ""),
             executor=default_executor(stack.model.device, explain=reporter.note),
         )

@@ -20,6 +20,7 @@ from schemabank.metrics import (
     meteor,
     meteor_obstacle,
     normalised,
+    pass_at_k,
     rouge_l,
     token_f1,
 )
@@ -72,6 +73,7 @@ class ItemRecord:
 
     Attributes:
         id: the example's id.
+        sample: which of its completions, counted from 0.
         group: the part of the split it is reported under.
         cluster: what it was drawn with, or empty.
         prompt: text the model was given.
@@ -88,6 +90,7 @@ class ItemRecord:
     """
 
     id: str
+    sample: int
     group: str
     cluster: str
     prompt: str
@@ -189,14 +192,36 @@ def score_names(records: Sequence[ItemRecord], metric: Metric) -> list[str]:
     return list(records[0].scores) if metric.decodes else [str(metric.primary)]
 
 
-def summaries(records: Sequence[ItemRecord], metric: Metric) -> dict[str, dict[str, object]]:
+def check_pass_at(metric: Metric, pass_at: Sequence[int]) -> None:
+    """Refuse pass@k for a metric whose scores are not right or wrong."""
+    if pass_at and not metric.binary:
+        binary = ", ".join(name for name, known in METRICS.items() if known.binary)
+        raise InputError(
+            f"eval.pass_at names {pass_at[0]}, but pass@k needs answers that are right or wrong: "
+            f"allowed are the metrics {binary}, leave it out or take one of those"
+        )
+
+
+def summaries(
+    records: Sequence[ItemRecord], metric: Metric, *, pass_at: Sequence[int] = ()
+) -> dict[str, dict[str, object]]:
     """Summarise every group of items; see :func:`summarise`."""
     groups = list(dict.fromkeys(r.group for r in records))
-    return {group: summarise([r for r in records if r.group == group], metric) for group in groups}
+    return {
+        group: summarise([r for r in records if r.group == group], metric, pass_at=pass_at)
+        for group in groups
+    }
 
 
-def summarise(records: Sequence[ItemRecord], metric: Metric) -> dict[str, object]:
+def summarise(
+    records: Sequence[ItemRecord], metric: Metric, *, pass_at: Sequence[int] = ()
+) -> dict[str, object]:
     """Average the records of one evaluation.
+
+    Args:
+        records: as many samples of every item.
+        metric: what scored them.
+        pass_at: numbers of samples for pass@k of a binary metric.
 
     Returns:
         The number of items and the mean of every score; how completions ended, and the primary
@@ -205,14 +230,19 @@ def summarise(records: Sequence[ItemRecord], metric: Metric) -> dict[str, object
     """
     if not records:
         raise InputError("0 records to summarise, at least 1 is needed: evaluate some items first")
+    check_pass_at(metric, pass_at)
     if not metric.decodes:
         return _likelihoods(records)
     ended = [record for record in records if record.stop_reason == "end_token"]
-    summary: dict[str, object] = {"num_items": len(records)}
+    num_items = len({record.id for record in records})
+    summary: dict[str, object] = {"num_items": num_items}
+    if num_items < len(records):
+        summary["num_samples"] = len(records) // num_items
     summary |= {name: _mean([r.scores[name] for r in records]) for name in records[0].scores}
+    summary |= {f"pass@{k}": _pass_at(records, metric, k) for k in pass_at}
     if metric.corpus is not None:
-        golds = [record.golds for record in records]
-        summary |= metric.corpus([record.completion for record in records], golds)
+        texts, every = zip(*((r.completion, r.golds) for r in records), strict=True)
+        summary |= metric.corpus(texts, every)
     summary |= {
         "ended_ratio": len(ended) / len(records),
         "length_limit_ratio": _mean([record.stop_reason == "length" for record in records]),
@@ -225,7 +255,8 @@ def summarise(records: Sequence[ItemRecord], metric: Metric) -> dict[str, object
     summary["gold_nll"] = _mean([record.gold_nll for record in records])
     summary["gold_nll_with_end"] = _mean([record.gold_nll_with_end for record in records])
     if metric.primary is not None:
-        answer, score = best_constant([record.golds for record in records], metric)
+        golds = list({record.id: record.golds for record in records}.values())
+        answer, score = best_constant(golds, metric)
         summary[f"{metric.primary}_interval_95"] = _interval(records, metric)
         summary["best_constant_answer"] = answer
         summary[f"best_constant_{metric.primary}"] = score
@@ -271,10 +302,20 @@ def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, 
     return next((gold, best) for gold in sorted(means) if means[gold] == best)
 
 
+def _pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
+    """The mean over items of the chance that one of ``k`` samples is right."""
+    assert metric.primary is not None
+    right: dict[str, list[bool]] = {}
+    for record in records:
+        right.setdefault(record.id, []).append(record.scores[metric.primary] == 1)
+    return _mean([pass_at_k(len(found), sum(found), k) for found in right.values()])
+
+
 def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
     assert metric.primary is not None
     values = [record.scores[metric.primary] for record in records]
-    if metric.binary and not any(record.cluster for record in records):
+    drawn_alone = not any(record.cluster or record.sample for record in records)
+    if metric.binary and drawn_alone:
         return list(wilson_interval(round(fsum(values)), len(values)))
     clusters = [record.cluster or record.id for record in records]
     interval = clustered_interval(values, clusters)

@@ -6,9 +6,7 @@ from pydantic import Field, model_validator
 
 from schemabank.basesettings import PositiveInt, Settings, Share
 
-TaskName = Literal[
-    "gsm8k", "gsm_symbolic", "conditional", "narrativeqa", "perplexity", "records"
-]
+TaskName = Literal["gsm8k", "gsm_symbolic", "conditional", "narrativeqa", "perplexity", "records"]
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 MetricName = Literal[
     "numeric", "exact_match", "choice", "f1", "rouge_l", "reading", "perplexity", "none"

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from cohorts import BANK
 from schemabank.bank import Routing
-from schemabank.cohort.decode import PACES, Completion, greedy
+from schemabank.cohort.decode import PACES, Completion, generate
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.rowcache import ROW_ATTENTION, RowCache, RowLayer, Rows, row_attention
 from schemabank.cohort.stack import AdapterStack
@@ -53,7 +53,7 @@ def decode(
     batch_size: int = 9,
     executor: Executor | None = None,
 ) -> list[list[Completion]]:
-    return greedy(
+    return generate(
         stack,
         prompts,
         max_new_tokens=limit,
@@ -355,7 +355,7 @@ def test_prompts_are_reported_once_all_slots_have_completed_them(pace: str) -> N
     done: list[int] = []
     with stack.evaluating("on"):
         end = spread_end_token(decode(stack))
-        completions = greedy(
+        completions = generate(
             stack,
             PROMPTS,
             max_new_tokens=LIMIT,

@@ -9,7 +9,7 @@ import torch
 import cohorts
 from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
 from schemabank.cohort import execute
-from schemabank.cohort.decode import Completion, greedy
+from schemabank.cohort.decode import Completion, generate
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import Run
 from schemabank.cohort.stack import AdapterStack
@@ -179,7 +179,9 @@ def test_forty_runs_evaluate_as_one_alone() -> None:
 
 def _completions(stack: AdapterStack, prompts: list[tuple[int, ...]]) -> list[list[Completion]]:
     with stack.evaluating("off"):
-        return greedy(stack, prompts, max_new_tokens=8, end_token_ids=[END_TOKEN_ID], batch_size=8)
+        return generate(
+            stack, prompts, max_new_tokens=8, end_token_ids=[END_TOKEN_ID], batch_size=8
+        )
 
 
 def test_without_triton_runs_train_as_plain_pytorch_and_it_is_said_once(

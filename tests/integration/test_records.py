@@ -77,6 +77,29 @@ def test_every_metric_scores_a_file_of_ones_own(place: Path, metric: str) -> Non
     assert summary["num_items"] == len(records_of(lora)) > 4
 
 
+def test_several_samples_of_an_item_give_pass_at_k(place: Path) -> None:
+    path = config(place, metric="numeric")
+    tree = yaml.safe_load(path.read_text())
+    tree["eval"] |= {"num_samples": 4, "temperature": 1.0, "pass_at": [1, 4]}
+    path.write_text(yaml.safe_dump(tree))
+    (_, lora, _) = trained(path, place / "runs")
+    assert lora.result is not None
+    summary = lora.result["groups"]["all"]
+    rows = records_of(lora)
+    assert lora.result["scores"][-2:] == ["pass@1", "pass@4"]
+    assert len(rows) == 4 * summary["num_items"] == summary["num_samples"] * summary["num_items"]
+    assert [row["sample"] for row in rows] == [0, 1, 2, 3] * summary["num_items"]
+    first = [str(row["completion"]) for row in rows[:4]]
+    assert len(set(first)) > 1
+    assert len({row["gold_nll"] for row in rows[:4]}) == 1
+    assert summary["pass@1"] == pytest.approx(summary["correct"])
+    assert summary["pass@4"] >= summary["pass@1"]
+    (again,) = evaluate_saved(lora.folder, [], place / "again", Notes())
+    assert records_of(again) == rows
+    with pytest.raises(InputError, match="allowed are the metrics numeric, exact_match, choice"):
+        evaluate_saved(lora.folder, ["task.metric=f1"], place / "graded", Notes())
+
+
 def test_items_of_one_document_are_a_cluster(place: Path) -> None:
     path = config(place, metric="f1")
     tree = yaml.safe_load(path.read_text())

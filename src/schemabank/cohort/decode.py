@@ -1,4 +1,4 @@
-"""Greedy decoding with all slots' adapters at once, unmerged.
+"""Decoding with all slots' adapters at once, unmerged: greedy or by drawing.
 
 Every slot completes the same prompts from a queue of its own: a completion that ends leaves its row
 of the batch to the slot's next prompt, as in serving engines (Orca, OSDI 2022), so the batch stays
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.rowcache import Rows, row_attention_in
+from schemabank.cohort.sampling import Sampling
 from schemabank.cohort.stack import AdapterStack
 from schemabank.errors import InputError
 
@@ -61,13 +62,14 @@ class Completion:
         return len(self.tokens) + (self.stop_reason == "end_token")
 
 
-def greedy(
+def generate(
     stack: AdapterStack,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     end_token_ids: Sequence[int],
     batch_size: int,
+    sampling: Sampling | None = None,
     executor: Executor | None = None,
     advance: Advance = lambda _: None,
 ) -> list[list[Completion]]:
@@ -81,6 +83,7 @@ def greedy(
         max_new_tokens: limit of a completion.
         end_token_ids: tokens that end a completion.
         batch_size: completions decoded at once for each slot.
+        sampling: how tokens are drawn; without it, the most likely one is taken.
         executor: runs the decoding step; without it, it runs one operation at a time.
         advance: called with the number of prompts that all slots have completed since the last
             call.
@@ -101,7 +104,7 @@ def greedy(
     limits = _Limits(max_new_tokens, frozenset(end_token_ids))
     ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
     with uncompiled(stack):
-        batch = _Batch(stack, ledger, executor)
+        batch = _Batch(stack, ledger, executor, sampling)
         while True:
             _admit(batch, ledger)
             advance(ledger.newly_done())
@@ -220,12 +223,19 @@ class _Batch:
         stack: the adapters.
         ledger: what is to be decoded.
         executor: runs the decoding step.
+        sampling: how tokens are drawn, if they are.
 
     Attributes:
         per_slot: rows a slot.
     """
 
-    def __init__(self, stack: AdapterStack, ledger: _Ledger, executor: Executor | None) -> None:
+    def __init__(
+        self,
+        stack: AdapterStack,
+        ledger: _Ledger,
+        executor: Executor | None,
+        sampling: Sampling | None,
+    ) -> None:
         self.pace = PACES["cuda" if stack.model.device.type == "cuda" else "cpu"]
         self.num_slots, self.per_slot = stack.num_slots, len(ledger.occupants[0])
         self.rows = Rows(
@@ -234,6 +244,7 @@ class _Batch:
             longest=max(map(len, ledger.prompts)),
             max_new_tokens=ledger.limits.max_new_tokens,
             steps=self.pace.steps,
+            sampling=sampling,
         )
         self._executor = executor
         self._programs: dict[tuple[int, int], Callable[[], Tensor]] = {}
@@ -293,12 +304,17 @@ def _admit(batch: _Batch, ledger: _Ledger) -> None:
     while count := _prefill_rows(batch, ledger):
         prompts: list[Sequence[int]] = []
         targets: list[int | None] = []
+        keys: list[int] = []
+        sampling = batch.rows.sampling
         for slot, waiting in enumerate(ledger.waiting):
             chosen = ledger.rows(slot, free=True)[: min(count, waiting)]
             dummies = count - len(chosen)
+            if sampling is not None:
+                start = ledger.next_prompt[slot]
+                keys += sampling.keys[start : start + len(chosen)]
             prompts += [ledger.take(slot, row) for row in chosen] + [[0]] * dummies
             targets += [slot * batch.per_slot + row for row in chosen] + [None] * dummies
-        first = batch.rows.prefill(prompts, targets)
+        first = batch.rows.prefill(prompts, targets, keys)
         rows = [target for target in targets if target is not None]
         for row, token in zip(rows, first, strict=True):
             ledger.record(row // batch.per_slot, row % batch.per_slot, token)

@@ -72,9 +72,9 @@ class SlotDropout:
         _, batch, token, feature = inputs.shape
         rows = torch.arange(batch, dtype=torch.int32, device=inputs.device)[:, None] * BATCH_STRIDE
         rows = rows + torch.arange(token, dtype=torch.int32, device=inputs.device)
-        row = _mix(_mix(self.keys + layer)[:, None, None] ^ rows)
-        columns = _mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
-        kept = _mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
+        row = mix(mix(self.keys + layer)[:, None, None] ^ rows)
+        columns = mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
+        kept = mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
         # As a number: on a CPU much faster than choosing by a truth value.
         return inputs * kept.view(torch.uint8).to(inputs.dtype), self.factor
 
@@ -85,7 +85,7 @@ def dropout_keys(runs: Sequence[tuple[int, int]]) -> list[int]:
     return [int.from_bytes(digest[:4], "big", signed=True) for digest in digests]
 
 
-def _mix(value: Tensor) -> Tensor:
+def mix(value: Tensor) -> Tensor:
     """Hash int32 values; the high bits of the result are the good ones."""
     value = value * MIX_IN
     value ^= value >> 15

@@ -19,6 +19,7 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from schemabank.cohort.sampling import Sampling, draw
 from schemabank.cohort.stack import AdapterStack
 from schemabank.errors import InputError
 
@@ -161,18 +162,27 @@ class Rows:
         longest: tokens of the longest prompt.
         max_new_tokens: limit of a completion.
         steps: steps between two looks at the tokens.
+        sampling: how tokens are drawn; ``None``: the most likely one is taken.
 
     Attributes:
         current: ``(row,)``, the last token of each row, not yet in the cache.
         positions: ``(row,)``, where it stands.
         tokens: ``(step, row)``, what the steps since the last look have generated.
         column: ``(1,)``, the next step's place in ``tokens``.
+        keys: ``(row,)``, int32, of each row's sample.
     """
 
     def __init__(
-        self, stack: AdapterStack, *, num_rows: int, longest: int, max_new_tokens: int, steps: int
+        self,
+        stack: AdapterStack,
+        *,
+        num_rows: int,
+        longest: int,
+        max_new_tokens: int,
+        steps: int,
+        sampling: Sampling | None = None,
     ) -> None:
-        self.stack, self.longest = stack, longest
+        self.stack, self.longest, self.sampling = stack, longest, sampling
         # The last token of a completion is never looked back at and has no place in the cache.
         self.last = longest + max_new_tokens - 2
         self.cache = RowCache(stack.model, num_rows=num_rows, length=_aligned(self.last + 1))
@@ -181,14 +191,20 @@ class Rows:
             return torch.zeros(shape, dtype=torch.long, device=stack.model.device)
 
         self.current, self.positions, self.column = zeros(num_rows), zeros(num_rows), zeros(1)
-        self.tokens = zeros(steps, num_rows)
+        self.tokens, self.keys = zeros(steps, num_rows), zeros(num_rows).to(torch.int32)
 
-    def prefill(self, prompts: Sequence[Sequence[int]], targets: Sequence[int | None]) -> list[int]:
+    def prefill(
+        self,
+        prompts: Sequence[Sequence[int]],
+        targets: Sequence[int | None],
+        keys: Sequence[int] = (),
+    ) -> list[int]:
         """Read prompts into rows, and return the first token after each that is no dummy.
 
         Args:
             prompts: as many for every slot, slots outermost.
             targets: the row of each; ``None`` for a dummy.
+            keys: of the samples, one for each that is no dummy, where tokens are drawn.
         """
         width = min(_aligned(max(map(len, prompts))), self.longest)
         sources = [i for i, target in enumerate(targets) if target is not None]
@@ -206,7 +222,10 @@ class Rows:
         hidden = self.stack.model.base_model(
             input_ids=tokens, past_key_values=self.cache, use_cache=True
         ).last_hidden_state
-        first = self.stack.head(hidden[source, last]).argmax(-1)
+        if self.sampling is not None:
+            self.keys[target] = torch.tensor(keys, dtype=torch.int32, device=self.keys.device)
+        logits = self.stack.head(hidden[source, last])
+        first = self._chosen(logits, self.keys[target], last + 1)
         self.current[target], self.positions[target] = first, last + 1
         return [int(token) for token in first.tolist()]
 
@@ -220,7 +239,8 @@ class Rows:
             use_cache=True,
             row_biases=self.cache.extend(positions, visible=visible),
         ).last_hidden_state
-        chosen: Tensor = self.stack.head(hidden[:, -1]).argmax(-1)
+        logits = self.stack.head(hidden[:, -1])
+        chosen = self._chosen(logits, self.keys[:num_rows], positions + 1)
         self.tokens[:, :num_rows].index_copy_(0, self.column, chosen[None])
         self.column.add_(1).remainder_(len(self.tokens))
         current.copy_(chosen)
@@ -231,8 +251,14 @@ class Rows:
         """Move some rows to the front."""
         index = torch.tensor(rows, device=self.tokens.device)
         self.cache.keep(index)
-        for values in (self.current, self.positions):
+        for values in (self.current, self.positions, self.keys):
             values[: len(rows)] = values[index]
+
+    def _chosen(self, logits: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+        """The next token of each row, which will stand at its position."""
+        if self.sampling is None:
+            return logits.argmax(-1)
+        return draw(logits, self.sampling, keys=keys, positions=positions)
 
 
 def attention_windows(model: PreTrainedModel) -> list[int | None]:

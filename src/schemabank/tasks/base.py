@@ -48,6 +48,7 @@ class Item:
         golds: all answers that count as right.
         cluster: the example's.
         has_end: whether the target's last token ends it.
+        sample: which of the completions of the same question, counted from 0.
     """
 
     id: str
@@ -58,6 +59,7 @@ class Item:
     golds: tuple[str, ...]
     cluster: str = ""
     has_end: bool = True
+    sample: int = 0
 
 
 @dataclass(frozen=True)
