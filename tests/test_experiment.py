@@ -268,7 +268,7 @@ def test_the_device_is_resolved_and_part_of_what_was_computed(finished: Finished
         with pytest.raises(InputError, match="'cuda', but no GPU is visible: use auto or cpu"):
             resolve_device("cuda")
     auto = RunConfig(arm="base")
-    filled = resolved(auto, torch.device("cpu"))
+    (filled,) = resolved([auto], torch.device("cpu"))
     assert auto.model.dtype == "auto"
     assert filled.model.dtype in {"float32", "bfloat16"}
     assert run_id(filled) != run_id(auto)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from schemabank.errors import InputError
 from schemabank.metrics import bleu
 from schemabank.scoring import METRICS, ItemRecord, best_constant, summaries, summarise
-from schemabank.stats import clustered_interval
+from schemabank.stats import clustered_interval, wilson_interval
 
 NUMERIC, F1 = METRICS["numeric"], METRICS["f1"]
 prop = settings(deadline=None, max_examples=150)
@@ -47,6 +47,10 @@ def record(number: int = 1, *, correct: float = 1, **changes: object) -> ItemRec
         ("exact_match", "  ", ["cat"], None, (0,)),
         ("choice", "The answer is (B).", ["b"], "B", (1,)),
         ("choice", "I cannot say", ["B"], None, (0,)),
+        ("choice", "B\n\nQuestion: and?\nThe answer is: C", ["B"], "B", (1,)),
+        ("choice", "B\n\nWhat now?\nThe answer is: C", ["B"], "B", (1,)),
+        ("choice", "A dog.\nThe answer is: C", ["C"], "C", (1,)),
+        ("f1", "cat\nQuestion: what?\nThe answer is: dog", ["cat"], "cat", (1, 1)),
         ("f1", "a black cat", ["black dog", "white cat here"], "a black cat", (0.5, 0)),
         ("rouge_l", "black cat", ["black cat"], "black cat", (1, 1)),
         ("reading", "black cat", ["black dog", "the black cat"], "black cat", (1, 0.8, 1)),
@@ -71,7 +75,14 @@ def test_metrics_score_against_every_gold(
 
 @pytest.mark.parametrize(
     ("metric", "gold"),
-    [("numeric", "many"), ("exact_match", " The. "), ("f1", ""), ("choice", "BC"), ("choice", "Z")],
+    [
+        ("numeric", "many"),
+        ("exact_match", " The. "),
+        ("f1", ""),
+        ("choice", "BC"),
+        ("choice", "Z"),
+        ("rouge_l", "привет"),
+    ],
 )
 def test_a_gold_that_nothing_can_match_is_refused(metric: str, gold: str) -> None:
     with pytest.raises(InputError, match=f"gold {gold!r}"):
@@ -127,6 +138,20 @@ def test_items_of_one_document_count_as_one_draw() -> None:
     assert one["f1_interval_95"] is None
 
 
+def test_the_same_score_everywhere_is_no_certainty() -> None:
+    binary = summarise([record(i, cluster=f"book {i % 3}") for i in range(1, 7)], NUMERIC)
+    assert binary["correct_interval_95"] == pytest.approx(list(wilson_interval(3, 3)))
+    graded = [record(i, scores={"f1": 0.0, "exact_match": 0.0}) for i in range(1, 7)]
+    assert summarise(graded, F1)["f1_interval_95"] is None
+
+
+def test_an_interval_stays_between_nothing_and_all() -> None:
+    values = [1, 1, 1, 1, 0, 0]
+    records = [record(i, cluster=f"{i // 2}", correct=v) for i, v in enumerate(values)]
+    low, high = summarise(records, NUMERIC)["correct_interval_95"]
+    assert 0 <= low < high == 1
+
+
 def test_scores_of_the_whole_corpus_stand_beside_the_means() -> None:
     scores = {"f1": 1.0}
     records = [
@@ -151,8 +176,9 @@ def test_samples_of_an_item_are_no_items() -> None:
     assert summary["correct"] == summary["pass@1"] == pytest.approx(5 / 12)
     assert summary["pass@2"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert summary["pass@4"] == pytest.approx(2 / 3)
-    interval = clustered_interval([1, 0.25, 0], ["a", "b", "c"])
-    assert summary["correct_interval_95"] == pytest.approx(list(interval or ()))
+    many = [replace(r, id=f"{r.id}/{copy}") for r in records for copy in range(9)]
+    interval = clustered_interval([1, 0.25, 0] * 9, range(27))
+    assert summarise(many, NUMERIC)["correct_interval_95"] == pytest.approx(list(interval or ()))
     with pytest.raises(InputError, match="pass@k needs answers that are right or wrong"):
         summarise([record(scores={"f1": 0.5})], F1, pass_at=(1,))
 

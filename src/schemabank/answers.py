@@ -145,6 +145,11 @@ def extract(completion: str) -> Extraction:
     return Extraction(strict=_marked_answer(text), flexible=_last_number(text))
 
 
+def plain_decimal(value: float) -> str:
+    """Spell a number without an exponent, in the shortest way that gives it back."""
+    return format(Decimal(repr(value)), "f")
+
+
 def cut_next_question(completion: str) -> str:
     """Return the text before the start of a next question (docs/scoring.md lists the starts).
 
@@ -289,8 +294,7 @@ def _gold(row: dict[str, object]) -> str:
         raise InputError(
             f"'gold' is {gold!r:.80}, only text or a number is allowed: give the answer"
         )
-    # Through repr: the shortest decimal that gives this float back is what the file spelt out.
-    return format(Decimal(repr(gold)), "f")
+    return plain_decimal(gold)
 
 
 def _required(row: dict[str, object], key: str) -> object:

@@ -5,7 +5,7 @@ runs are found by their configuration's hash and reused.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from schemabank.prepare import (
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished, read_json
 from schemabank.runner import Outcome, run_cohort
+from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of
 from schemabank.training import Context, build_stack
@@ -68,7 +69,7 @@ def run_all(
     Raises:
         InputError: something in the settings cannot be had; nothing was trained.
     """
-    runs = [resolved(run, device) for run in runs]
+    runs = resolved(runs, device)
     finished = {run: is_finished(out / run_id(run)) for run in runs}
     for run in runs:
         if finished[run]:
@@ -115,17 +116,23 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def resolved(run: RunConfig, device: torch.device) -> RunConfig:
+def resolved(runs: Sequence[RunConfig], device: torch.device) -> list[RunConfig]:
     """Fill in what depends on machine, task and data, so that a hash says what was computed."""
+    of_records = {r.task.records for r in runs if r.task.name == "records"}
+    digests = {own: own.digest or records.data_digest(own) for own in of_records}
+    return [_resolved(run, device, digests) for run in runs]
+
+
+def _resolved(
+    run: RunConfig, device: torch.device, digests: Mapping[RecordsSettings, str]
+) -> RunConfig:
     dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")
     model = run.model.model_copy(update={"dtype": dtype})
-    own = {"prompt": prompt_of(run.task), "metric": metric_of(run.task)}
-    task = run.task.model_copy(update=own)
-    if task.name == "records" and task.records.digest is None:
-        digest = records.data_digest(task.records)
-        known = task.records.model_copy(update={"digest": digest})
-        task = task.model_copy(update={"records": known})
-    return run.model_copy(update={"model": model, "task": task})
+    own: dict[str, object] = {"prompt": prompt_of(run.task), "metric": metric_of(run.task)}
+    if run.task.name == "records":
+        digest = digests[run.task.records]
+        own["records"] = run.task.records.model_copy(update={"digest": digest})
+    return run.model_copy(update={"model": model, "task": run.task.model_copy(update=own)})
 
 
 def load_base(run: RunConfig, device: torch.device) -> BaseModel:

@@ -50,10 +50,11 @@ def tokenise(
     Raises:
         InputError: an example whose completion is cut off whole, or more cut ones than allowed.
     """
+    ends = settings.end_token and TASKS[settings.name].ends
     encoded = [
         encode(
             _ids(_in_chat(prompt, settings, tokenizer), settings, tokenizer),
-            _completion_tokens(completion, tokenizer, end_token=settings.end_token),
+            _completion_tokens(completion, tokenizer, end_token=ends),
             example_id=example_id,
             max_length=settings.max_length,
             completion_only=settings.completion_only_loss,
@@ -174,6 +175,11 @@ def evaluation_items(
         )
     of_task = TASKS[task.name].items
     if of_task is not None:
+        if metric_of(task) != TASKS[task.name].metric:
+            raise InputError(
+                f"task.metric is {metric_of(task)!r}, but {task.name} allows only "
+                f"{TASKS[task.name].metric!r}: leave it out"
+            )
         if settings.few_shot:
             raise InputError(
                 f"eval.few_shot is {settings.few_shot}, but {task.name} has no prompts for "
@@ -341,14 +347,14 @@ def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTra
     allowed = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(len(item.prompt_tokens) for item in items)
     needed = max(
-        len(i.prompt_tokens) + (settings.max_new_tokens if i.has_end else len(i.target_tokens))
+        len(i.prompt_tokens) + max(len(i.target_tokens), settings.max_new_tokens * i.has_end)
         for i in items
     )
     if allowed is not None and needed > allowed:
         raise InputError(
             f"the longest prompt has {longest} tokens and eval.max_new_tokens is "
-            f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots or "
-            "fewer new tokens"
+            f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots, "
+            "fewer new tokens or shorter windows"
         )
 
 

@@ -45,7 +45,16 @@ from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
 from schemabank.tasks.catalog import metric_of
 from schemabank.training import Context, build_stack, names_of, train_runs
 
-RECORDED_VERSIONS = ("schemabank", "torch", "transformers", "peft", "reasoning-gym", "rouge-score")
+RECORDED_VERSIONS = (
+    "schemabank",
+    "torch",
+    "transformers",
+    "peft",
+    "reasoning-gym",
+    "rouge-score",
+    "sacrebleu",
+    "nltk",
+)
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ def evaluate_saved(
     """
     run, adapter = _locate(folder)
     run = _asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
-    run = resolved(run, resolve_device(run.engine.device))
+    (run,) = resolved([run], resolve_device(run.engine.device))
     if out is not None:
         check_new(out)
     outcomes: dict[Path, Outcome | None] = {}
@@ -202,8 +202,12 @@ def _locate(folder: Path) -> tuple[RunConfig, Path | None]:
 
 def _asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """Apply overrides; another task is asked and scored in its own way unless they say how."""
-    if overridden(run, overrides).task.name == run.task.name:
-        return overridden(run, overrides)
+    asked = overridden(run, overrides)
+    if asked.task.name == run.task.name:
+        own, other = run.task.records, asked.task.records
+        if other != own and other.digest == own.digest:  # other data, which has not been seen yet
+            return overridden(asked, ["task.records.digest=null"])
+        return asked
     task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})
     return overridden(run.model_copy(update={"task": task}), overrides)
 

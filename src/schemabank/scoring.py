@@ -4,6 +4,7 @@ A score alone confuses skill with format, so a summary also says how completions
 held an answer, and how likely the gold target was.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,14 +12,13 @@ from decimal import Decimal
 from math import exp, fsum
 from typing import Literal
 
-from schemabank.answers import gold_number, score_completion
+from schemabank.answers import cut_next_question, gold_number, score_completion
 from schemabank.errors import InputError
 from schemabank.metrics import (
     bleu,
     choice_letter,
     exact_match,
     meteor,
-    meteor_obstacle,
     normalised,
     pass_at_k,
     rouge_l,
@@ -27,6 +27,7 @@ from schemabank.metrics import (
 from schemabank.stats import clustered_interval, resampled_ratio_interval, wilson_interval
 
 StopReason = Literal["end_token", "stop_text", "length", "not_decoded"]
+LETTER_ALONE = re.compile(r"\s*[(*]*[A-J][).*:]*[^\S\n]*(?:\n|\Z)")
 NUM_CONSTANTS = 50  # most frequent golds that are tried as a constant answer
 
 
@@ -49,6 +50,8 @@ class Scored:
 class Metric:
     """A way to score completions.
 
+    A question that a completion goes on to ask itself, and what follows it, is never scored.
+
     Attributes:
         primary: the score that runs are compared by; ``None``: there is no score.
         score: from a completion and all gold answers.
@@ -56,6 +59,7 @@ class Metric:
             completion could match.
         binary: whether the primary score is 0 or 1.
         decodes: whether it needs completions.
+        graded: the primary score alone, where it is not 0 or 1.
         corpus: scores of all completions with their golds that are no means of items' scores.
     """
 
@@ -64,6 +68,7 @@ class Metric:
     canonical: Callable[[str], str]
     binary: bool = False
     decodes: bool = True
+    graded: Callable[[str, Sequence[str]], float] | None = None
     corpus: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]] | None = None
 
 
@@ -120,35 +125,44 @@ def _numeric(completion: str, golds: Sequence[str]) -> Scored:
     )
 
 
+def _answer(completion: str) -> str:
+    return cut_next_question(completion).strip()
+
+
 def _exact(completion: str, golds: Sequence[str]) -> Scored:
-    return Scored(completion.strip() or None, {"exact_match": exact_match(completion, golds)})
+    answer = _answer(completion)
+    return Scored(answer or None, {"exact_match": exact_match(answer, golds)})
 
 
 def _choice(completion: str, golds: Sequence[str]) -> Scored:
-    letter = choice_letter(completion)
+    alone = LETTER_ALONE.match(completion)  # whatever is written below it
+    letter = choice_letter(alone[0] if alone else _answer(completion))
     return Scored(letter, {"correct": float(any(letter == _letter(gold) for gold in golds))})
 
 
 def _f1(completion: str, golds: Sequence[str]) -> Scored:
-    scores = {"f1": token_f1(completion, golds), "exact_match": exact_match(completion, golds)}
-    return Scored(completion.strip() or None, scores)
+    answer = _answer(completion)
+    scores = {"f1": token_f1(answer, golds), "exact_match": exact_match(answer, golds)}
+    return Scored(answer or None, scores)
 
 
 def _rouge(completion: str, golds: Sequence[str]) -> Scored:
-    scores = {"rouge_l": rouge_l(completion, golds), "f1": token_f1(completion, golds)}
-    return Scored(completion.strip() or None, scores)
+    answer = _answer(completion)
+    scores = {"rouge_l": rouge_l(answer, golds), "f1": token_f1(answer, golds)}
+    return Scored(answer or None, scores)
 
 
 def _reading(completion: str, golds: Sequence[str]) -> Scored:
+    answer = _answer(completion)
     scores = {
-        "f1": token_f1(completion, golds),
-        "rouge_l": rouge_l(completion, golds),
-        "exact_match": exact_match(completion, golds),
+        "f1": token_f1(answer, golds),
+        "rouge_l": rouge_l(answer, golds),
+        "exact_match": exact_match(answer, golds),
     }
-    found = None if meteor_obstacle() else meteor(completion, golds)
-    if found is not None:
+    found = meteor(answer, golds)
+    if found is not None:  # WordNet is there
         scores["meteor"] = found
-    return Scored(completion.strip() or None, scores)
+    return Scored(answer or None, scores)
 
 
 def _unscored(completion: str, _golds: Sequence[str]) -> Scored:
@@ -175,13 +189,22 @@ def _normalised(gold: str) -> str:
     return text
 
 
+def _ascii_word(gold: str) -> str:
+    if not re.search("[a-z0-9]", gold.lower()):
+        raise InputError(
+            f"gold {gold!r:.80} has no ASCII letter or digit, and ROUGE-L sees no others: take the "
+            "metric f1"
+        )
+    return _normalised(gold)
+
+
 METRICS: dict[str, Metric] = {
     "numeric": Metric("correct", _numeric, gold_number, binary=True),
     "exact_match": Metric("exact_match", _exact, _normalised, binary=True),
     "choice": Metric("correct", _choice, _letter, binary=True),
-    "f1": Metric("f1", _f1, _normalised),
-    "rouge_l": Metric("rouge_l", _rouge, _normalised),
-    "reading": Metric("f1", _reading, _normalised, corpus=bleu),
+    "f1": Metric("f1", _f1, _normalised, graded=token_f1),
+    "rouge_l": Metric("rouge_l", _rouge, _ascii_word, graded=rouge_l),
+    "reading": Metric("f1", _reading, _normalised, graded=token_f1, corpus=bleu),
     "perplexity": Metric("perplexity", _unscored, str, decodes=False),
     "none": Metric(None, _unscored, str),
 }
@@ -189,7 +212,10 @@ METRICS: dict[str, Metric] = {
 
 def score_names(records: Sequence[ItemRecord], metric: Metric) -> list[str]:
     """Return the names of the scores in a summary, the primary first."""
-    return list(records[0].scores) if metric.decodes else [str(metric.primary)]
+    if not metric.decodes:
+        return [str(metric.primary)]
+    of_corpus = [] if metric.corpus is None else [*metric.corpus(["a"], [["a"]])]
+    return [*records[0].scores, *of_corpus]
 
 
 def check_pass_at(metric: Metric, pass_at: Sequence[int]) -> None:
@@ -241,7 +267,7 @@ def summarise(
     summary |= {name: _mean([r.scores[name] for r in records]) for name in records[0].scores}
     summary |= {f"pass@{k}": _pass_at(records, metric, k) for k in pass_at}
     if metric.corpus is not None:
-        texts, every = zip(*((r.completion, r.golds) for r in records), strict=True)
+        texts, every = zip(*((_answer(r.completion), r.golds) for r in records), strict=True)
         summary |= metric.corpus(texts, every)
     summary |= {
         "ended_ratio": len(ended) / len(records),
@@ -296,8 +322,8 @@ def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, 
     ranked = sorted(counts, key=lambda gold: (-counts[gold], order(gold)))[:NUM_CONSTANTS]
     if metric.binary:  # what scores is what is spelt alike
         return ranked[0], counts[ranked[0]] / len(golds)
-    primary = metric.primary
-    means = {c: _mean([metric.score(c, item).scores[primary] for item in golds]) for c in ranked}
+    assert metric.graded is not None
+    means = {c: _mean([metric.graded(c, item) for item in golds]) for c in ranked}
     best = max(means.values())
     return next((gold, best) for gold in sorted(means) if means[gold] == best)
 
@@ -318,8 +344,13 @@ def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | No
     if metric.binary and drawn_alone:
         return list(wilson_interval(round(fsum(values)), len(values)))
     clusters = [record.cluster or record.id for record in records]
+    if metric.binary and len(set(values)) == 1:  # no spread, but no certainty either
+        num = len(set(clusters))
+        return list(wilson_interval(num * round(values[0]), num))
     interval = clustered_interval(values, clusters)
-    return None if interval is None else list(interval)
+    if interval is None or interval[0] == interval[1]:
+        return None
+    return [max(interval[0], 0.0), min(interval[1], 1.0)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from scipy.stats import t as student
 
 from schemabank.errors import InputError
 
+RESAMPLES_AT_ONCE = 256  # of any number of clusters fit into memory
 Interval = tuple[float, float]
 
 
@@ -91,8 +92,14 @@ def resampled_ratio_interval(
     num = len(numerators)
     if num < 2:
         return None
-    counts = np.random.default_rng(seed).multinomial(num, [1 / num] * num, size=num_resamples)
-    ratios = (counts @ np.asarray(numerators)) / (counts @ np.asarray(denominators))
+    rng = np.random.default_rng(seed)
+    sums = np.asarray([numerators, denominators], dtype=np.float64).T
+    ratios = np.empty(num_resamples)
+    for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, num_resamples - start)
+        counts = rng.multinomial(num, [1 / num] * num, size=size).astype(np.float64)
+        above, below = (counts @ sums).T
+        ratios[start : start + size] = above / below
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 

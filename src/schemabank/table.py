@@ -38,7 +38,7 @@ def results_tables(results: Sequence[Result], *, failed: Sequence[str] = ()) -> 
         Scores, the one that runs are compared by first; and, where there are completions, the
         diagnostics that tell format from skill.
     """
-    names: Sequence[str] = results[0]["scores"] if results else ()
+    names = list(dict.fromkeys(name for r in results for name in r["scores"]))
     scores = _table(*_score_columns(names))
     diagnostics = _table("completions; NLL of the gold target in nats per token", DIAGNOSTICS)
     for group in dict.fromkeys(group for r in results for group in r["groups"]):
@@ -74,7 +74,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 def _scores(result: Result, group: str, names: Sequence[str]) -> Row:
     s, training = result["groups"][group], result["training"]
-    cells = [_shown(name, s[name]) for name in names]
+    cells = [_shown(name, s[name]) if name in s else "" for name in names]
     interval = s[f"{names[0]}_interval_95"] if names else None
     if interval is not None:
         low, high = (_shown(names[0], end).rstrip("%") for end in interval)
@@ -109,7 +109,7 @@ def _name(result: Result, group: str) -> Row:
     if result["routing"] != "off":
         parts.append(f"routing {result['routing']}")
     num_items = result["groups"][group]["num_items"]
-    return ", ".join(parts), str(result["seed"]), f"{num_items} {group}"
+    return ", ".join(parts), str(result["seed"]), f"{num_items} {escape(group)}"
 
 
 def _constant_rows(results: Sequence[Result], group: str, names: Sequence[str]) -> Iterator[Row]:
@@ -121,4 +121,4 @@ def _constant_rows(results: Sequence[Result], group: str, names: Sequence[str]) 
     for num_items, answer, share in sorted(seen):
         shown = answer if len(answer) <= LONGEST_ANSWER else answer[:LONGEST_ANSWER] + "…"
         name = "always answer " + escape(" ".join(shown.split()))
-        yield (name, "", f"{num_items} {group}", f"{share:.1%}", *[""] * len(names))
+        yield (name, "", f"{num_items} {escape(group)}", f"{share:.1%}", *[""] * len(names))

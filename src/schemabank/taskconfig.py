@@ -87,9 +87,9 @@ class RecordsSettings(Settings):
     train_split: str = "train"
     """Name of the training split; of a single file, all rows are its."""
     validation_split: str | None = None
-    """Name of the validation split; without it, validation_ratio of the training rows."""
+    """Validation split; null: "validation" if there is one, else a share of the training rows."""
     test_split: str | None = None
-    """Name of the test split; without it, test_ratio of the training rows."""
+    """Test split; null: "test" if there is one, else a share of the training rows."""
     validation_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training rows set aside by a hash of the prompt."""
     test_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -120,6 +120,8 @@ class PerplexitySettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.windows)) < len(self.windows):
+            raise ValueError(f"windows {self.windows} repeat: allowed are distinct lengths")
         if min(self.windows) <= self.num_targets:
             raise ValueError(
                 f"num_targets is {self.num_targets}, but a window has {min(self.windows)} tokens: "

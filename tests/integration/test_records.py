@@ -1,10 +1,12 @@
 """From a file of one's own to an adapter, a score and its evaluation again, on a tiny model."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from transformers import AutoTokenizer
 
 from runs import Notes, write_model
@@ -13,6 +15,7 @@ from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.runner import Outcome
 from schemabank.saved import evaluate_saved
+from schemabank.table import results_tables
 
 ROOT = Path(__file__).parents[2]
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
@@ -143,6 +146,12 @@ def test_a_run_knows_its_data_by_its_content(place: Path) -> None:
     with pytest.raises(InputError, match="has changed since it was first used"):
         evaluate_saved(lora.folder, ["eval.limit=3"], None, Notes())
     evaluate_saved(lora.folder, ["eval.limit=3", "task.records.digest=null"], None, Notes())
+    (place / "other.jsonl").write_text(
+        "".join(json.dumps({"sum": f"{i}+7=", "result": str(i + 7)}) + "\n" for i in range(30))
+    )
+    elsewhere = [f"task.records.path={place / 'other.jsonl'}", "task.records.cluster=null"]
+    (other,) = evaluate_saved(lora.folder, elsewhere, None, Notes())
+    assert all("+7=" in str(r["prompt"]) for r in records_of(other))
     anew = trained(path, place / "runs")
     assert not any(outcome.reused for outcome in anew), "other data, another run"
 
@@ -168,3 +177,54 @@ def test_the_configuration_in_the_docs_runs_as_printed(
     outcomes = run_experiment(load_experiment(Path("mine.yaml"), tiny), Path("runs"), Notes())
     assert [o.failure for o in outcomes] == [None] * 3
     assert (outcomes[2].folder / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_moved_file_is_the_same_data(place: Path) -> None:
+    trained(config(place), place / "runs")
+    (place / "sums.jsonl").rename(place / "moved.jsonl")
+    path = config(place)
+    path.write_text(path.read_text().replace("sums.jsonl", "moved.jsonl"))
+    again = run_experiment(load_experiment(path, ()), place / "runs", Notes())
+    assert all(outcome.reused for outcome in again)
+
+
+def test_a_group_with_brackets_is_shown_as_it_is(place: Path) -> None:
+    path = config(place)
+    rows = [json.loads(line) for line in (place / "sums.jsonl").read_text().splitlines()]
+    (place / "sums.jsonl").write_text(
+        "".join(json.dumps(row | {"part": "[/math]"}) + "\n" for row in rows)
+    )
+    tree = yaml.safe_load(path.read_text())
+    tree["task"]["records"]["group"] = "part"
+    path.write_text(yaml.safe_dump(tree))
+    (base, _, _) = trained(path, place / "runs")
+    console = Console(width=200, file=io.StringIO())
+    console.print(*results_tables([base.result or {}]))
+    assert "[/math]" in console.file.getvalue()
+
+
+def test_a_task_of_likelihoods_has_its_own_metric_alone(place: Path) -> None:
+    books = place / "books"
+    books.mkdir()
+    for name in ("a", "b", "c"):
+        (books / f"{name}.txt").write_text(" ".join(f"{name}{i}" for i in range(400)))
+    splits = {"a": "train", "b": "test", "c": "test"}
+    lines = [{"book_id": n, "file": f"{n}.txt", "split": s} for n, s in splits.items()]
+    (books / "index.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    path = config(place)
+    tree = yaml.safe_load(path.read_text())
+    sizes = {"path": str(books), "windows": [16, 48], "num_targets": 4, "validation_ratio": 0}
+    tree["task"] = {"name": "perplexity", "perplexity": sizes, "max_length": 2048}
+    tree["arm"], tree["tags"] = ["base", "lora"], {"tagger": "none"}
+    path.write_text(yaml.safe_dump(tree))
+    outcomes = run_experiment(load_experiment(path, ()), place / "runs", Notes())
+    for outcome in outcomes:
+        assert outcome.result is not None
+        groups = outcome.result["groups"]
+        assert list(groups) == ["16 tokens", "48 tokens"]
+        assert groups["16 tokens"]["num_tokens"] == groups["48 tokens"]["num_tokens"] == 2 * 4 * 4
+        table = results_tables([outcome.result])
+        assert len(table) == 1
+    for metric in ("f1", "none"):
+        with pytest.raises(InputError, match="perplexity allows only 'perplexity'"):
+            run_experiment(load_experiment(path, [f"task.metric={metric}"]), place / "x", Notes())

@@ -109,6 +109,44 @@ def test_targets_must_leave_room_for_a_context() -> None:
         PerplexitySettings(windows=(20, 60), num_targets=20)
 
 
+def test_windows_differ() -> None:
+    with pytest.raises(ValueError, match="repeat"):
+        PerplexitySettings(windows=(512, 512))
+
+
+def test_a_beginning_token_stands_in_front_of_every_window(folder: Path) -> None:
+    class Beginning:
+        """A tokenizer that begins what it reads with token 1."""
+
+        plain = tiny_tokenizer()
+
+        def __call__(self, text: str, **options: object) -> dict[str, list[int]]:
+            found = self.plain(text, add_special_tokens=False)["input_ids"]
+            return {
+                "input_ids": found if options.get("add_special_tokens") is False else [1, *found]
+            }
+
+        def decode(self, tokens: list[int]) -> str:
+            return str(self.plain.decode(tokens))
+
+    settings = PerplexitySettings(**SETTINGS)
+    books = loaded(folder).test
+    plain, begun = (items(books, settings, t) for t in (tiny_tokenizer(), Beginning()))
+    for without, with_it in zip(plain, begun, strict=True):
+        assert with_it.target_tokens == without.target_tokens
+        assert with_it.prompt_tokens == (1, *without.prompt_tokens[1:])
+
+
+def test_books_of_ones_own_are_plain_texts_with_a_split(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(words(430))
+    (tmp_path / "b.txt").write_text(words(430, 500))
+    rows = [{"book_id": "a", "file": "a.txt"}, {"book_id": "b", "file": "b.txt", "split": "test"}]
+    (tmp_path / "index.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = loaded(tmp_path, validation_ratio=0)
+    assert {e.cluster for e in data.train} == {"a"}
+    assert [e.cluster for e in data.test] == ["b"]
+
+
 def test_where_the_books_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCHEMABANK_DATA", str(folder.parent))
     assert load(PerplexitySettings(**SETTINGS)) == loaded(folder)

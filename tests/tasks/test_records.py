@@ -2,9 +2,11 @@
 
 import gzip
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,15 +84,19 @@ def test_a_folder_has_a_file_a_split(tmp_path: Path) -> None:
     data = loaded(tmp_path, validation_split="dev", test_ratio=0)
     assert [len(data.split(s)) for s in ("train", "validation", "test")] == [20, 5, 0]
     assert data.validation[0].id == "records/validation/0"
-    with pytest.raises(InputError, match=r"no test.jsonl .* \(dev.jsonl.gz, train.jsonl\)"):
-        loaded(tmp_path, test_split="test")
+    with pytest.raises(InputError, match=r"no eval.jsonl .* \(dev.jsonl.gz, train.jsonl\)"):
+        loaded(tmp_path, test_split="eval")
 
 
 def test_a_data_set_of_the_hub_is_its_named_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"train": rows(9), "dev": rows(3, start=9)}
+    nested = [
+        row | {"answers": {"text": [row["answer"], "x"]}, "when": datetime(2020, 1, 1, tzinfo=UTC)}
+        for row in rows(12)
+    ]
+    found = DatasetDict(train=Dataset.from_list(nested[:9]), dev=Dataset.from_list(nested[9:]))
     asked = []
 
-    def load_dataset(*args: object, **options: object) -> dict[str, list[dict[str, object]]]:
+    def load_dataset(*args: object, **options: object) -> DatasetDict:
         asked.append((args, options))
         return found
 
@@ -98,9 +104,11 @@ def test_a_data_set_of_the_hub_is_its_named_splits(monkeypatch: pytest.MonkeyPat
     name = "someone/sums"
     settings = RecordsSettings(
         path=name, config="main", revision="abc", test_split="dev", validation_ratio=0
-    )
+    ).model_copy(update={"references": "answers.text"})
     data = load(settings, prompt=PROMPT)
     assert (len(data.train), len(data.test)) == (9, 3)
+    assert data.test[0].golds == ("10", "x"), "columns of an object are columns"
+    assert "when" not in data.test[0].fields, "what JSON cannot say is left out"
     assert asked[0] == ((name, "main"), {"revision": "abc"})
     with pytest.raises(InputError, match=r"validation_split is 'val', .* 'train', 'dev'"):
         load(settings.model_copy(update={"validation_split": "val"}), prompt=PROMPT)
@@ -113,15 +121,55 @@ def test_a_data_set_of_the_hub_is_its_named_splits(monkeypatch: pytest.MonkeyPat
         load(settings, prompt=PROMPT)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_splits_with_the_usual_names_are_used_without_being_named(
+    tmp_path: Path, suffix: str
+) -> None:
+    write(tmp_path / "train.jsonl", rows(50))
+    write(tmp_path / f"test{suffix}", rows(7, start=60))
+    data = loaded(tmp_path)
+    assert len(data.test) == 7
+    assert len(data.train) + len(data.validation) == 50
+    assert data.validation
+    write(tmp_path / f"validation{suffix}", rows(5, start=80))
+    assert [len(loaded(tmp_path).split(s)) for s in ("train", "validation", "test")] == [50, 5, 7]
+
+
+def test_numbers_are_spelt_without_exponents(tmp_path: Path) -> None:
+    content = [{"question": "q", "answer": value} for value in (1e16, 1e-7, 2.5)]
+    path = write(tmp_path / "n.jsonl", content)
+    data = loaded(path, validation_ratio=0, test_ratio=0)
+    assert [e.answer for e in data.train] == ["10000000000000000", "0.0000001", "2.5"]
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"question": "q", "answer": "1"}\r\n')
+    (example,) = loaded(path, validation_ratio=0, test_ratio=0).train
+    assert example.question == "Q: q\nA: "
+
+
+def test_columns_may_have_any_name_of_letters(tmp_path: Path) -> None:
+    path = write(tmp_path / "n.jsonl", [{"вопрос": "q", "answer-1": "1"}])
+    options = {"target": "{answer-1}", "validation_ratio": 0, "test_ratio": 0}
+    (example,) = loaded(path, prompt="{вопрос}", **options).train
+    assert (example.question, example.answer) == ("q", "1")
+
+
 def test_references_are_a_text_or_a_list(tmp_path: Path) -> None:
     content = [{"q": "a", "t": "x", "refs": ["x", "y"]}, {"q": "b", "t": "z", "refs": "z"}]
     path = write(tmp_path / "r.jsonl", content)
     options = {"target": "{t}", "references": "refs", "validation_ratio": 0, "test_ratio": 0}
     data = loaded(path, prompt="{q}", **options)
     assert [e.golds for e in data.train] == [("x", "y"), ("z",)]
-    for bad in ([], [" "], None):
+    for bad, message in (
+        ([], "no references in column 'refs'"),
+        ([" "], "no references"),
+        (None, "no references"),
+        ({"text": ["x"]}, r"an object in column 'refs' .*of its own columns \(text\)"),
+    ):
         broken = write(tmp_path / "b.jsonl", [content[0] | {"refs": bad}])
-        with pytest.raises(InputError, match="line 1 has no references in column 'refs'"):
+        with pytest.raises(InputError, match=f"line 1 has {message}"):
             loaded(broken, prompt="{q}", **options)
 
 
@@ -142,6 +190,8 @@ def test_values_that_are_no_texts_are_written_as_json(tmp_path: Path) -> None:
         ('{"question": null, "answer": "1"}', r"\{question\}, which .*line 3 lacks"),
         ('{"question": "q"}', r"'\{answer\}' names \{answer\}, which .*line 3 lacks"),
         ('{"question": "q", "answer": " "}', "line 3 has an empty target"),
+        ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is no Unicode"),
+        ('{"question": ' + "1" * 5000 + "}", "line 3 is not JSON"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -164,7 +214,7 @@ def test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"the id 'even' occurs twice|the id 'odd' occurs twice"):
         loaded(path, id="kind")
     write(tmp_path / "train.jsonl", rows(30))
-    write(tmp_path / "test.jsonl", rows(2, start=29))
+    write(tmp_path / "test.jsonl.gz", rows(2, start=29))
     with pytest.raises(InputError, match=r"records/test/0 in test has the same prompt as .* train"):
         loaded(tmp_path, test_split="test", validation_ratio=0)
 

@@ -1,5 +1,6 @@
 """What every task hands over: examples in three splits, and what an evaluation asks."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -76,3 +77,8 @@ class TaskData:
         if name not in splits:
             raise InputError(f"split {name!r} is not one of {', '.join(splits)}: name one of them")
         return splits[name]
+
+
+def hash_position(text: str) -> float:
+    """Return a fixed place in [0, 1) for a text, by which a share of a split is set aside."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

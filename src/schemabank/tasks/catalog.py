@@ -18,12 +18,14 @@ class Task:
         load: reads or makes its three splits.
         prompt: template of its prompt.
         metric: name of its metric.
+        ends: whether a target may end with the end token; pieces of a longer text do not.
         items: what an evaluation asks of a split's examples, where it is not their prompts.
     """
 
     load: Callable[[TaskSettings], TaskData]
     prompt: str = "{question}\nThe answer is: "
     metric: MetricName = "numeric"
+    ends: bool = True
     items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
 
 
@@ -46,6 +48,7 @@ TASKS = {
         lambda settings: perplexity.load(settings.perplexity),
         prompt="{question}",
         metric="perplexity",
+        ends=False,
         items=lambda books, settings, tokenizer: perplexity.items(
             books, settings.perplexity, tokenizer
         ),

@@ -6,7 +6,6 @@ hash rule carves one out of ``train``; the test split is left as it is. Paper: C
 """
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schemabank.errors import InputError
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, hash_position
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
 HUB_ID = "openai/gsm8k"
@@ -56,7 +55,7 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
         for split, split_rows in rows.items()
     }
     _check_disjoint(examples["train"], examples["test"])
-    in_validation = [_position(e.question) < validation_ratio for e in examples["train"]]
+    in_validation = [hash_position(e.question) < validation_ratio for e in examples["train"]]
     return TaskData(
         train=[e for e, chosen in zip(examples["train"], in_validation, strict=True) if not chosen],
         validation=[
@@ -162,8 +161,3 @@ def _check_disjoint(train: list[Example], test: list[Example]) -> None:
                 f"{example.id} asks the same question as {ids[example.question]}: restore the "
                 f"upstream files, whose splits share none"
             )
-
-
-def _position(question: str) -> float:
-    """Return a fixed place in [0, 1) for a question."""
-    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big") / 2**64

@@ -14,7 +14,6 @@ Rows come from the first of these that is there:
 
 import csv
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, hash_position
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
 HUB_ID = "deepmind/narrativeqa"
@@ -111,7 +110,7 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     }
     if "train" in examples:
         return TaskData(examples["train"], examples["valid"], examples["test"])
-    in_validation = [_position(e.cluster) < validation_ratio for e in examples["valid"]]
+    in_validation = [hash_position(e.cluster) < validation_ratio for e in examples["valid"]]
     pairs = list(zip(examples["valid"], in_validation, strict=True))
     return TaskData(
         train=[example for example, chosen in pairs if not chosen],
@@ -373,11 +372,6 @@ def _check_disjoint(splits: Mapping[str, _Split]) -> None:
                     f"restore the original files, whose splits share none"
                 )
             first[id_] = name
-
-
-def _position(document: str) -> float:
-    """Return a fixed place in [0, 1) for a document."""
-    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big") / 2**64
 
 
 def _check(validation_ratio: float, max_summary_words: int | None) -> None:

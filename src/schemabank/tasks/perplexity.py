@@ -2,11 +2,11 @@
 
 The same target tokens, the last few of a window, are scored with a short and with a long window in
 front of them, so that nothing but the context differs. Books come from a folder with
-``index.jsonl`` and ``text/``; whole books belong to one split, NarrativeQA's where it has the book.
+``index.jsonl``, a row a book with ``book_id``, ``file`` (plain or gzipped text) and, for those to
+test on, ``split: test`` or ``narrativeqa_set: test``; a book is whole in one split.
 """
 
 import gzip
-import hashlib
 import json
 import os
 import zlib
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemabank.errors import InputError
 from schemabank.taskconfig import PerplexitySettings
-from schemabank.tasks.base import Example, Item, TaskData
+from schemabank.tasks.base import Example, Item, TaskData, hash_position
 from schemabank.tasks.gsm8k import DATA_VARIABLE
 
 PROMPT_WORDS, TARGET_WORDS = 50, 150  # of a training example
@@ -43,7 +43,7 @@ def load(settings: PerplexitySettings) -> TaskData:
         text = _text(folder / file)
         if is_test:
             books["test"].append(_book(book_id, text))
-        elif _position(book_id) < settings.validation_ratio:
+        elif hash_position(book_id) < settings.validation_ratio:
             books["validation"].append(_book(book_id, text))
         else:
             train += _pieces(book_id, text)
@@ -64,6 +64,7 @@ def items(
         InputError: a book with fewer tokens than the longest window.
     """
     found: list[Item] = []
+    beginning = tuple(tokenizer("")["input_ids"])  # what training begins with, too
     for book in books:
         tokens = tokenizer(book.question, add_special_tokens=False, verbose=False)["input_ids"]
         longest = max(settings.windows)
@@ -77,7 +78,7 @@ def items(
         for number, end in enumerate(_ends(len(tokens), settings)):
             for window in settings.windows:
                 start = end - settings.num_targets
-                context = tuple(tokens[end - window : start])
+                context = (*beginning, *tokens[end - window + len(beginning) : start])
                 found.append(
                     Item(
                         id=f"{book.id}/{number}@{window}",
@@ -120,7 +121,8 @@ def _index(folder: Path) -> Iterator[tuple[str, str, bool]]:
     """Id, file and whether it is for testing, of every book."""
     path = folder / "index.jsonl"
     seen: set[str] = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             book_id, file = str(row["book_id"]), str(row["file"])
@@ -131,12 +133,13 @@ def _index(folder: Path) -> Iterator[tuple[str, str, bool]]:
         if book_id in seen:
             raise InputError(f"{path} line {number} has the book {book_id!r} again: remove one")
         seen.add(book_id)
-        yield book_id, file, row.get("narrativeqa_set") == TEST_SET
+        yield book_id, file, TEST_SET in (row.get("split"), row.get("narrativeqa_set"))
 
 
 def _text(path: Path) -> str:
     try:
-        return gzip.decompress(path.read_bytes()).decode()
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}): restore the file") from error
 
@@ -159,8 +162,3 @@ def _pieces(book_id: str, text: str) -> Iterator[Example]:
             answer=solution,
             cluster=book_id,
         )
-
-
-def _position(book_id: str) -> float:
-    """Return a fixed place in [0, 1) for a book."""
-    return int.from_bytes(hashlib.sha256(book_id.encode()).digest()[:8], "big") / 2**64

@@ -14,7 +14,7 @@ from schemabank.tasks.base import Example, TaskData
 
 TARGETS = ("solution", "final")
 # {name} is a column, {{name}} the text {name}; any other brace stands for itself.
-PLACEHOLDER = re.compile(r"\{(\{[A-Za-z_]\w*\})\}|\{([A-Za-z_]\w*)\}")
+PLACEHOLDER = re.compile(r"\{(\{[^\W\d][\w.-]*\})\}|\{([^\W\d][\w.-]*)\}")
 # A whole answer written with thousands commas: 1,200 or -$3,000,000.50, but no list such as "1, 2".
 THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
 

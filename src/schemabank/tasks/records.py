@@ -9,13 +9,14 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from schemabank.answers import plain_decimal
 from schemabank.errors import InputError
 from schemabank.taskconfig import RecordsSettings
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import fill
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -69,23 +70,33 @@ def digest(rows: Rows) -> str:
 
 def _rows(settings: RecordsSettings) -> Rows:
     path = Path(settings.path)
-    names = {
-        "train": settings.train_split,
-        "validation": settings.validation_split,
-        "test": settings.test_split,
+    named = {
+        split: name
+        for split, name in (
+            ("validation", settings.validation_split),
+            ("test", settings.test_split),
+        )
+        if name is not None
     }
     if path.is_file():
-        named = [split for split in ("validation", "test") if names[split] is not None]
-        if named:
+        for split, name in named.items():
             raise InputError(
-                f"task.records.{named[0]}_split is {names[named[0]]!r}, but {settings.path!r} is "
-                "one file: name a folder with a file a split, or leave the split out"
+                f"task.records.{split}_split is {name!r}, but {settings.path!r} is one file: name "
+                "a folder with a file a split, or leave the split out"
             )
         return {"train": list(_file_rows(path))}
-    wanted = {split: name for split, name in names.items() if name is not None}
+    named["train"] = settings.train_split
     if path.is_dir():
+        there = {p.name.partition(".")[0] for p in path.iterdir() if p.name.endswith(SUFFIXES)}
+        wanted = _wanted(named, there)
         return {split: list(_file_rows(_split_file(path, n))) for split, n in wanted.items()}
-    return _hub_rows(settings, wanted)
+    return _hub_rows(settings, named)
+
+
+def _wanted(named: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
+    """Names of the splits to read: those that were named, else those with the usual names."""
+    usual = {split: split for split in SPLITS if split in there}
+    return usual | dict(named)
 
 
 def _split_file(folder: Path, name: str) -> Path:
@@ -103,30 +114,37 @@ def _file_rows(path: Path) -> Iterator[Row]:
     number = 0
     try:
         opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield _row(f"{path} line {number}", json.loads(line))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} line {number} is not JSON ({error}): correct the line") from error
+                    yield _row(f"{path} line {number}", _parsed(line, f"{path} line {number}"))
     except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read after line {number} ({error}): it must be JSON lines in UTF-8"
         ) from error
 
 
-def _hub_rows(settings: RecordsSettings, names: Mapping[str, str]) -> Rows:
+def _parsed(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
+        raise InputError(f"{where} is not JSON ({error}): correct the line") from error
+
+
+def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
     # Slow to import, and files must work without it.
     import datasets  # noqa: PLC0415
 
     try:
         data = datasets.load_dataset(settings.path, settings.config, revision=settings.revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"task.records.path {settings.path!r} is no file and no folder, and cannot be read as "
             f"a data set of the Hugging Face hub ({error}): correct the path, or allow network "
             "access and unset HF_HUB_OFFLINE"
         ) from error
+    data = data.flatten()  # an object's own columns are columns, as answers.text
+    names = _wanted(named, data)
     for split, name in names.items():
         if name not in data:
             raise InputError(
@@ -144,18 +162,35 @@ def _hub_split(path: str, name: str, rows: Iterable[object]) -> Iterator[Row]:
 def _row(where: str, row: object) -> Row:
     if not isinstance(row, dict):
         raise InputError(f"{where} must be an object with named columns, not {row!r:.60}: mend it")
-    return where, row
+    known = {str(name): value for name, value in row.items() if _is_plain(value)}
+    try:
+        "".join(_text(value) for value in known.values() if value is not None).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where} holds text that is no Unicode ({error}): mend it") from error
+    return where, known
+
+
+def _is_plain(value: object) -> bool:
+    """Whether JSON can say a value; a picture or a time, as data sets have them, it cannot."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_plain(v) for name, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 def _example(row: Row, default_id: str, settings: RecordsSettings, prompt: str) -> Example:
     where, columns = row
     texts = {name: _text(value) for name, value in columns.items() if value is not None}
     target = fill(settings.target, texts, where=where)
+    question = fill(prompt, texts, where=where)
+    if not question:
+        raise InputError(f"{where} has an empty prompt: fill the columns of task.prompt")
     if not target.strip():
         raise InputError(f"{where} has an empty target: fill the columns of task.records.target")
     return Example(
         id=default_id if settings.id is None else _column(row, "id", settings.id),
-        question=fill(prompt, texts, where=where),
+        question=question,
         solution=target,
         answer=target.strip(),
         fields=texts,
@@ -170,6 +205,11 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
         return ()
     where, columns = row
     value: Any = columns.get(name)
+    if isinstance(value, dict):
+        raise InputError(
+            f"{where} has an object in column {name!r} (task.records.references): a text or a list "
+            f"of texts is allowed, perhaps one of its own columns ({', '.join(value)})"
+        )
     values = value if isinstance(value, list) else [value]
     texts = tuple(_text(v) for v in values if v is not None and _text(v).strip())
     if not texts:
@@ -192,6 +232,8 @@ def _column(row: Row, setting: str, name: str) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, float):
+        return plain_decimal(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -205,19 +247,14 @@ def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) ->
         ("validation", settings.validation_ratio),
     ):
         if split not in examples:
-            carved[split] = [e for e in train if start <= _position(e) < start + ratio]
+            carved[split] = [e for e in train if start <= hash_position(e.question) < start + ratio]
             start += ratio
-    rest = [e for e in train if _position(e) >= start]
+    rest = [e for e in train if hash_position(e.question) >= start]
     return TaskData(
         train=rest,
         validation=carved.get("validation", examples.get("validation", [])),
         test=carved.get("test", examples.get("test", [])),
     )
-
-
-def _position(example: Example) -> float:
-    """Return a fixed place in [0, 1) for a prompt."""
-    return int.from_bytes(hashlib.sha256(example.question.encode()).digest()[:8], "big") / 2**64
 
 
 def _check_distinct(data: TaskData) -> None:

@@ -1,0 +1,213 @@
+"""Check code that a model wrote: the public functions, and who talks to whom.
+
+The code runs in one sandbox, the tests in another, two pipes in between. This process sees only
+the judge's verdict and the clock, so nothing that either of them does can reach it.
+"""
+
+import math
+import os
+import select
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Self
+
+from schemabank.sandbox import reasons, wire
+from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, require_isolation
+from schemabank.sandbox.judge import BAD_TESTS, READY
+from schemabank.sandbox.verdict import SandboxError, Verdict
+
+JUDGE_MEMORY_MIB = 2048
+START_LIMIT_S = 60.0
+# The wall clock, which starts later, shall strike before the kernel's limit on processor time.
+SPARE_CPU_S = 5
+
+
+def run_program(source: str, *, timeout_s: float, memory_mib: int) -> Verdict:
+    """Run a whole program; it passes by reaching its end, and by nothing else.
+
+    Every top-level statement is sent to the sandbox by itself, after the one before has ended.
+
+    Args:
+        source: the program, untrusted.
+        timeout_s: wall clock time from the moment that the sandbox is up.
+        memory_mib: address space of the process that runs it.
+
+    Raises:
+        InputError: code cannot be isolated here.
+        SandboxError: the sandbox failed, so there is no verdict.
+    """
+    job = {"kind": "program", "source": source}
+    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+
+
+def check_function(
+    source: str,
+    entry_point: str,
+    test: str,
+    *,
+    timeout_s: float,
+    memory_mib: int,
+    prompt: str = "",
+) -> Verdict:
+    """Check a function in HumanEval's form.
+
+    Args:
+        source: code that defines the function, untrusted; the prompt included.
+        entry_point: the function's name.
+        test: trusted source that defines ``check(candidate)``, which asserts.
+        timeout_s: wall clock time from the moment that the sandboxes are up.
+        memory_mib: address space of the process that runs the code.
+        prompt: trusted source whose other functions the test may call; without it they are those
+            of the code under test.
+
+    Raises:
+        InputError: code cannot be isolated here.
+        SandboxError: the sandbox or the test failed, so there is no verdict.
+    """
+    job = {
+        "kind": "tests",
+        "source": source,
+        "tests": [test, f"check({entry_point})"],
+        "entry_point": entry_point,
+        "prompt": prompt,
+        "setup": "",
+    }
+    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+
+
+def check_asserts(
+    source: str,
+    asserts: Sequence[str],
+    *,
+    timeout_s: float,
+    memory_mib: int,
+    setup: str = "",
+    entry_point: str | None = None,
+) -> Verdict:
+    """Check functions in MBPP's form.
+
+    Args:
+        source: code that defines what the asserts call, untrusted.
+        asserts: trusted statements, run in their order.
+        timeout_s: wall clock time from the moment that the sandboxes are up.
+        memory_mib: address space of the process that runs the code.
+        setup: trusted source that runs after the code and before the asserts.
+        entry_point: the function's name; if left out, the first name that the asserts call and
+            that is no builtin's, or the first at all.
+
+    Raises:
+        InputError: code cannot be isolated here.
+        SandboxError: the sandbox or an assert failed, so there is no verdict.
+    """
+    job = {
+        "kind": "tests",
+        "source": source,
+        "tests": list(asserts),
+        "entry_point": entry_point,
+        "prompt": "",
+        "setup": setup,
+    }
+    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+
+
+def _judged(job: Mapping[str, object], *, timeout_s: float, memory_mib: int) -> Verdict:
+    require_isolation()
+    cpu_s = math.ceil(timeout_s) + SPARE_CPU_S
+    with _Check(
+        guest=Usage(memory_mib=memory_mib, cpu_s=cpu_s),
+        judge=Usage(memory_mib=JUDGE_MEMORY_MIB, cpu_s=cpu_s),
+    ) as check:
+        reason = check.reason(job, timeout_s=timeout_s)
+    return Verdict(passed=reason == reasons.PASSED, reason=reason)
+
+
+class _Check:
+    """The two sandboxes and the pipes of one check; leaving the context ends them all.
+
+    Args:
+        guest: limits of the process that runs the code.
+        judge: limits of the process that runs the tests.
+    """
+
+    def __init__(self, *, guest: Usage, judge: Usage) -> None:
+        with ExitStack() as stack:
+            request, reply, task, result = (_Pipe(stack) for _ in range(4))
+            self._task, self._result = task.write_end, result.read_end
+            given = (
+                (GUEST, (request.read_end, reply.write_end), guest),
+                (
+                    JUDGE,
+                    (task.read_end, result.write_end, request.write_end, reply.read_end),
+                    judge,
+                ),
+            )
+            self._boxes = [
+                stack.enter_context(Sandbox(modules, [end.fileno() for end in ends], usage=usage))
+                for modules, ends, usage in given
+            ]
+            # Whoever waits for a process that has ended sees the end of its pipe only if nobody
+            # else holds it open.
+            for _, ends, _ in given:
+                for end in ends:
+                    end.close()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def reason(self, job: Mapping[str, object], *, timeout_s: float) -> str:
+        """Have the judge do its job, and return the reason of its verdict."""
+        if self._read(len(READY), limit_s=START_LIMIT_S) != READY:
+            raise self._failure("the sandbox did not start")
+        for box in self._boxes:
+            box.hold()
+        data = wire.to_json(job)
+        with suppress(BrokenPipeError):  # then there is no verdict either
+            wire.write_all(self._task.fileno(), wire.HEADER.pack(len(data)) + data)
+        said = self._read(2**16, limit_s=timeout_s)
+        if said is None:
+            return reasons.TIMEOUT
+        reason = said.decode()
+        if reason.startswith(BAD_TESTS):
+            raise SandboxError(reason)
+        if reason not in reasons.REASONS:
+            raise self._failure("the judge ended without a verdict")
+        return reason
+
+    def _read(self, num_bytes: int, *, limit_s: float) -> bytes | None:
+        """Read that many bytes or up to the end; None if the time is over before."""
+        deadline = time.monotonic() + limit_s
+        poll = select.poll()
+        poll.register(self._result, select.POLLIN)
+        got = b""
+        while len(got) < num_bytes:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                return None
+            part = os.read(self._result.fileno(), num_bytes - len(got))
+            if not part:
+                break
+            got += part
+        return got
+
+    def _failure(self, what: str) -> SandboxError:
+        said = " ".join(filter(None, (box.stop() for box in self._boxes)))
+        return SandboxError(f"{what}: {said or 'it said nothing'}")
+
+
+class _Pipe:
+    """A pipe's two ends, closed with the stack unless they are already."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        reading, writing = os.pipe()
+        self.read_end = stack.enter_context(os.fdopen(reading, "rb", buffering=0))
+        self.write_end = stack.enter_context(os.fdopen(writing, "wb", buffering=0))

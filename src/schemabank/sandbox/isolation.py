@@ -1,0 +1,257 @@
+"""Starts a process inside bubblewrap: what it sees, what it may do, and that nothing is left of it.
+
+It sees the operating system's libraries, this Python without its site-packages, and the modules
+that it runs, all read-only, plus a small /tmp in memory. There is no /proc: a sandbox that root
+starts could write the kernel's settings there.
+"""
+
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from schemabank.errors import InputError
+from schemabank.sandbox.seccomp import ARCHITECTURES, call_filter
+
+TMP_BYTES = 16 * 2**20
+NOBODY = "65534"
+PROBE_LIMIT_S = 60
+MAX_COMPLAINT_BYTES = 2**12
+STOP_LIMIT_S = 30
+HERE = Path(__file__).parent
+SHARED = ("wire.py", "limits.py")
+GUEST = ("guest.py", *SHARED)
+JUDGE = ("judge.py", "remote.py", "reasons.py", *SHARED)
+
+
+def require_isolation() -> None:
+    """Find out whether code can be isolated here, by starting a sandbox once.
+
+    Raises:
+        InputError: bubblewrap is missing, or cannot do what is asked of it here.
+    """
+    _probe(_bubblewrap())
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process inside may use, at most.
+
+    Attributes:
+        memory_mib: address space.
+        cpu_s: processor time.
+    """
+
+    memory_mib: int
+    cpu_s: int
+
+
+class Sandbox:
+    """One process inside bubblewrap; leaving the context kills everything in there and reaps it.
+
+    Args:
+        modules: files of this package that it needs; the first one's ``main`` is run.
+        descriptors: open file descriptors that it gets, as its first arguments.
+        usage: its limits, which it sets itself before anything else.
+    """
+
+    def __init__(
+        self, modules: tuple[str, ...], descriptors: Sequence[int], *, usage: Usage
+    ) -> None:
+        module = modules[0].removesuffix(".py")
+        start = (
+            "import sys; sys.path.insert(0, '/sandbox'); "
+            f"from schemabank.sandbox.{module} import main; main()"
+        )
+        arguments = [*descriptors, usage.memory_mib, usage.cpu_s]
+        self._status, status = os.pipe()
+        self._init: int | None = None
+        self._stopped = False
+        self._said = ""
+        try:
+            self._process = _start(
+                [*_python(), "-c", start, *map(str, arguments)], modules, descriptors, status
+            )
+        except BaseException:
+            os.close(self._status)
+            raise
+        finally:
+            os.close(status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def hold(self) -> None:
+        """Take hold of the sandbox's first process, before anything untrusted may run.
+
+        Killing that one kills all others in there, and bubblewrap outside then reaps it; killing
+        bubblewrap itself would leave it to whatever reaps orphans here, or even alive if it has
+        not yet asked the kernel to die with its parent.
+        """
+        told = select.poll()
+        told.register(self._status, select.POLLIN)
+        if self._init is not None or not told.poll(STOP_LIMIT_S * 1000):
+            return
+        number = re.search(rb'"child-pid": *(\d+)', os.read(self._status, 4096))
+        if number is not None:
+            with suppress(ProcessLookupError):
+                self._init = os.pidfd_open(int(number[1]))
+
+    def wait(self, limit_s: float) -> int | None:
+        """Return its exit code when it has ended, None after that time."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(limit_s)
+        return None
+
+    def stop(self) -> str:
+        """Kill everything inside; return what bubblewrap complained about. May be called again."""
+        if self._stopped:
+            return self._said
+        self._stopped = True
+        if self._process.poll() is None:
+            self.hold()
+            if self._init is None:
+                self._process.kill()
+            else:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._init, signal.SIGKILL)
+        try:
+            self._process.wait(STOP_LIMIT_S)
+        finally:
+            self._close()
+        return self._said
+
+    def _close(self) -> None:
+        if self._init is not None:
+            os.close(self._init)
+        os.close(self._status)
+        errors = self._process.stderr
+        assert errors is not None
+        with errors:
+            os.set_blocking(errors.fileno(), False)
+            said = errors.read(MAX_COMPLAINT_BYTES) or b""
+        self._said = " ".join(said.decode(errors="replace").split())
+
+
+def _start(
+    command: Sequence[str], modules: tuple[str, ...], descriptors: Sequence[int], status: int
+) -> subprocess.Popen[bytes]:
+    """Start a command inside; ``status`` is told the number of the sandbox's first process."""
+    call_rules, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(call_filter())
+        return subprocess.Popen(  # noqa: S603 -- the command is put together here
+            [
+                *(_bubblewrap(), "--info-fd", str(status), "--seccomp", str(call_rules)),
+                *_options(),
+                *_files(modules),
+                # Last, because mount points are made in it.
+                *("--remount-ro", "/", "--chdir", "/tmp", "--"),  # noqa: S108 -- the sandbox's own
+                *command,
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(*descriptors, status, call_rules),
+        )
+    finally:
+        os.close(call_rules)
+
+
+def _options() -> list[str]:
+    return [
+        *("--unshare-all", "--unshare-user", "--disable-userns"),
+        *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        *("--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
+        # A fixed seed makes sets iterate the same way each time, so verdicts repeat.
+        *("--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
+        *("--dev", "/dev", "--remount-ro", "/dev"),
+        *("--size", str(TMP_BYTES), "--tmpfs", "/tmp"),  # noqa: S108 -- the sandbox's own
+    ]
+
+
+@lru_cache
+def _files(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """What stands in the file system: libraries, Python, and these modules of this package."""
+    options = ["--ro-bind", "/usr", "/usr"]
+    for name in ("/bin", "/lib", "/lib32", "/lib64", "/libx32"):
+        if Path(name).is_symlink():
+            options += ["--symlink", str(Path(name).readlink()), name]
+        elif Path(name).is_dir():
+            options += ["--ro-bind", name, name]
+    # Where the loader finds a shared libpython, and where Nix keeps every library.
+    for name in ("/etc/ld.so.cache", "/nix/store"):
+        options += ["--ro-bind-try", name, name]
+    prefixes = {sys.base_prefix, sys.base_exec_prefix}
+    for prefix in sorted(p for p in prefixes if not Path(p).is_relative_to("/usr")):
+        options += ["--ro-bind", prefix, prefix]
+    for folder in _site_packages(prefixes):
+        options += ["--size", "4096", "--tmpfs", folder, "--remount-ro", folder]
+    for module in modules:
+        options += ["--ro-bind", str(HERE / module), f"/sandbox/schemabank/sandbox/{module}"]
+    return tuple(options)
+
+
+def _site_packages(prefixes: Iterable[str]) -> list[str]:
+    """Folders of installed packages in what is mounted; they are covered by empty ones."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folders = {f"{prefix}/lib/{name}/site-packages" for prefix in prefixes}
+    folders |= {"/usr/lib/python3/dist-packages", f"/usr/local/lib/{name}/dist-packages"}
+    return sorted(folder for folder in folders if Path(folder).is_dir())
+
+
+def _python() -> tuple[str, ...]:
+    """This interpreter without site-packages; not ``-I``, which would ignore the hash seed."""
+    base: str = sys._base_executable  # type: ignore[attr-defined] # typeshed leaves it out
+    return (os.path.realpath(base), "-s", "-S", "-P", "-B")
+
+
+def _bubblewrap() -> str:
+    path = shutil.which("bwrap")
+    if path is None:
+        raise InputError(
+            "bubblewrap, which isolates code that a model wrote, is not installed: install it "
+            "with your package manager or `make sandbox`"
+        )
+    return path
+
+
+@lru_cache
+def _probe(bubblewrap: str) -> None:
+    """Start Python in a sandbox; only success is remembered."""
+    try:
+        call_filter()
+    except KeyError as error:
+        raise InputError(
+            f"code cannot be isolated on a processor of type {error}: allowed are "
+            f"{', '.join(ARCHITECTURES)}, run it on one of those"
+        ) from error
+    with Sandbox(("limits.py",), (), usage=Usage(memory_mib=1024, cpu_s=PROBE_LIMIT_S)) as probe:
+        code = probe.wait(PROBE_LIMIT_S)
+        said = probe.stop()
+    if code != 0:
+        raise InputError(
+            f"{bubblewrap!r} cannot isolate code here (exit {code}: {said or 'it said nothing'}): "
+            "needed are bubblewrap 0.8 or newer (`make sandbox` installs it) and user namespaces, "
+            "which your system may have to allow (sysctl user.max_user_namespaces, "
+            "kernel.apparmor_restrict_unprivileged_userns)"
+        )
