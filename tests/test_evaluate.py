@@ -11,11 +11,10 @@ from schemabank.config import LoraSettings
 from schemabank.evaluate import Procedure, _record, _text, evaluate, gold_losses
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
-from schemabank.scoring import METRICS, ItemRecord
+from schemabank.scoring import METRICS, ItemRecord, Scored
 from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
 
 NUMERIC = METRICS["numeric"]
-HOW = Procedure(metric=NUMERIC, routing="off", max_new_tokens=1, batch_size=1)
 LORA = [LoraSettings(r=4, lora_alpha=10), LoraSettings(r=2, lora_alpha=7)]
 TARGETS = ("add them: #### 7", "7", "the sum of both is\n#### 12", "", "4", "10 #### 10", "1", "9")
 
@@ -178,6 +177,10 @@ def test_routing_changes_what_is_measured_and_is_off_again_afterwards() -> None:
     assert stack.banks.routing == "off"
 
 
+def scored(completion: str) -> Scored:
+    return NUMERIC.score(completion, items()[0].golds)
+
+
 def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
     model = base()
     model.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
@@ -185,7 +188,9 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
     done = Completion(
         tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
     )
-    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ()), HOW)
+    record = _record(
+        items()[0], done, (0.0, 0.0), _text(done, model, ()), scored("18<|im_start|>user\n3")
+    )
     assert record.completion == "18<|im_start|>user\n3"
     assert record.readings == {"strict": "18", "flexible": "18"}, "the next turn does not count"
 
@@ -195,7 +200,8 @@ def test_a_completion_is_cut_at_the_first_stop_text() -> None:
     done = Completion(tokens=model.tokenizer("18\n\nand 3")["input_ids"])
     assert _text(done, model, ["and", "\n\n"]) == ("18", "stop_text")
     assert _text(done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
-    record = _record(items()[0], done, (0.0, 0.0), _text(done, model, ["\n\n"]), HOW)
+    text = _text(done, model, ["\n\n"])
+    record = _record(items()[0], done, (0.0, 0.0), text, scored(text[0]))
     assert (record.completion, record.stop_reason) == ("18", "stop_text")
     assert record.new_tokens == done.num_new_tokens
 

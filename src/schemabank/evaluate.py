@@ -1,6 +1,6 @@
 """Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,13 +14,16 @@ from schemabank.cohort.sampling import Sampling, sample_keys
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings
 from schemabank.models import BaseModel
-from schemabank.scoring import METRICS, ItemRecord, Metric, StopReason
+from schemabank.scoring import METRICS, ItemRecord, Metric, Scored, StopReason
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Item
-from schemabank.tasks.catalog import metric_of
+from schemabank.tasks.catalog import TASKS, metric_of
 
 NLL_BATCH = 8
 NLL_TOKENS = 8192  # of a batch, at most, where one item has no more
+
+
+Judge = Callable[[Sequence[tuple[Item, str]]], list[Scored]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Procedure:
         temperature: tokens are drawn from the logits divided by it; 0: the likeliest one is taken.
         top_p: tokens are drawn from the most likely ones that hold this probability.
         sampling_seed: seed of the draws.
+        judge: scores all completions, where the metric cannot.
     """
 
     metric: Metric
@@ -46,6 +50,7 @@ class Procedure:
     temperature: float = 0.0
     top_p: float = 1.0
     sampling_seed: int = 0
+    judge: Judge | None = None
 
     @classmethod
     def of(cls, task: TaskSettings, settings: EvalSettings, *, routing: Routing) -> "Procedure":
@@ -59,6 +64,7 @@ class Procedure:
             temperature=settings.temperature,
             top_p=settings.top_p,
             sampling_seed=settings.sampling_seed,
+            judge=_judge(task),
         )
 
     def sampling(self, items: Sequence[Item]) -> Sampling | None:
@@ -115,15 +121,37 @@ def evaluate(
     for done, lost in zip(completions, losses, strict=True):
         completed = dict(zip(longest_first, done, strict=True))
         loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
+        texts = [_text(completed[i], base, how.stop) for i in range(len(items))]
+        pairs = [(item, text) for item, (text, _) in zip(items, texts, strict=True)]
+        scored = _scored(pairs, how)
         records.append(
             [
-                _record(
-                    item, completed[i], loss_of[item.id], _text(completed[i], base, how.stop), how
-                )
+                _record(item, completed[i], loss_of[item.id], texts[i], scored[i])
                 for i, item in enumerate(items)
             ]
         )
     return records
+
+
+def _scored(pairs: Sequence[tuple[Item, str]], how: Procedure) -> list[Scored]:
+    if how.judge is not None:
+        return how.judge(pairs)
+    return [how.metric.score(text, item.golds) for item, text in pairs]
+
+
+def _judge(task: TaskSettings) -> Judge | None:
+    """What scores a task's completions, where that is not its metric."""
+    of_task = TASKS[task.name].judge
+    if of_task is None or metric_of(task) != TASKS[task.name].metric:
+        return None
+
+    def judge(pairs: Sequence[tuple[Item, str]]) -> list[Scored]:
+        return [
+            Scored(code or None, {"correct": float(v.passed)}, {"reason": v.reason})
+            for code, v in of_task(task, pairs)
+        ]
+
+    return judge
 
 
 def gold_losses(
@@ -188,10 +216,9 @@ def _record(
     done: Completion | None,
     losses: tuple[float, float],
     text: tuple[str, StopReason],
-    how: Procedure,
+    scored: Scored,
 ) -> ItemRecord:
     completion, stop_reason = text
-    scored = how.metric.score(completion, item.golds)
     return ItemRecord(
         id=item.id,
         sample=item.sample,

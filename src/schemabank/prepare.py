@@ -167,6 +167,7 @@ def evaluation_items(
         InputError: the split is empty, there are fewer training examples than shots, or a gold
             answer that the metric cannot use.
     """
+    TASKS[task.name].check(task)
     examples = _limited(data.split(settings.split), settings.limit)
     if not examples:
         raise InputError(
@@ -186,6 +187,11 @@ def evaluation_items(
                 "examples to stand in: allowed is 0"
             )
         return of_task(examples, task, tokenizer)
+    if metric_of(task) == "code" and TASKS[task.name].judge is None:
+        raise InputError(
+            f"task.metric is 'code', but {task.name} has no programs to run: allowed are the other "
+            "metrics, take one of those"
+        )
     shots = few_shot_examples(data, settings.few_shot)
     metric = METRICS[metric_of(task)]
     check_pass_at(metric, settings.pass_at)
@@ -221,6 +227,7 @@ def _item(
         prompt_tokens=_prompt_tokens(example, task, shots, tokenizer),
         target_tokens=_completion_tokens(target, tokenizer, end_token=True),
         golds=example.golds,
+        fields=example.fields,
     )
 
 

@@ -59,6 +59,7 @@ class Metric:
             completion could match.
         binary: whether the primary score is 0 or 1.
         decodes: whether it needs completions.
+        constant: whether one answer might be right for several items.
         graded: the primary score alone, where it is not 0 or 1.
         corpus: scores of all completions with their golds that are no means of items' scores.
     """
@@ -68,6 +69,7 @@ class Metric:
     canonical: Callable[[str], str]
     binary: bool = False
     decodes: bool = True
+    constant: bool = True
     graded: Callable[[str, Sequence[str]], float] | None = None
     corpus: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]] | None = None
 
@@ -205,6 +207,7 @@ METRICS: dict[str, Metric] = {
     "f1": Metric("f1", _f1, _normalised, graded=token_f1),
     "rouge_l": Metric("rouge_l", _rouge, _ascii_word, graded=rouge_l),
     "reading": Metric("f1", _reading, _normalised, graded=token_f1, corpus=bleu),
+    "code": Metric("correct", _unscored, str, binary=True, constant=False),
     "perplexity": Metric("perplexity", _unscored, str, decodes=False),
     "none": Metric(None, _unscored, str),
 }
@@ -281,9 +284,10 @@ def summarise(
     summary["gold_nll"] = _mean([record.gold_nll for record in records])
     summary["gold_nll_with_end"] = _mean([record.gold_nll_with_end for record in records])
     if metric.primary is not None:
+        summary[f"{metric.primary}_interval_95"] = _interval(records, metric)
+    if metric.primary is not None and metric.constant:
         golds = list({record.id: record.golds for record in records}.values())
         answer, score = best_constant(golds, metric)
-        summary[f"{metric.primary}_interval_95"] = _interval(records, metric)
         summary["best_constant_answer"] = answer
         summary[f"best_constant_{metric.primary}"] = score
     return summary

@@ -4,12 +4,28 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from schemabank.basesettings import PositiveInt, Settings, Share
+from schemabank.basesettings import PositiveInt, Rate, Settings, Share
 
-TaskName = Literal["gsm8k", "gsm_symbolic", "conditional", "narrativeqa", "perplexity", "records"]
+TaskName = Literal[
+    "gsm8k",
+    "gsm_symbolic",
+    "conditional",
+    "humaneval",
+    "narrativeqa",
+    "perplexity",
+    "records",
+]
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 MetricName = Literal[
-    "numeric", "exact_match", "choice", "f1", "rouge_l", "reading", "perplexity", "none"
+    "numeric",
+    "exact_match",
+    "choice",
+    "f1",
+    "rouge_l",
+    "reading",
+    "code",
+    "perplexity",
+    "none",
 ]
 
 
@@ -56,6 +72,17 @@ class ConditionalSettings(Settings):
     """Begin each question with its rule: a control."""
     data_seed: Annotated[int, Field(ge=0)] = 0
     """Seed of all draws."""
+
+
+class HumanevalSettings(Settings):
+    """Python functions, checked by running them in a sandbox."""
+
+    run_untrusted_code: bool = False
+    """Allow what a model wrote to be run, in the sandbox."""
+    timeout_s: Rate = 10.0
+    """Wall clock time of a check, in seconds."""
+    memory_mib: PositiveInt = 1024
+    """Memory of a check, in MiB."""
 
 
 class NarrativeqaSettings(Settings):
@@ -161,6 +188,8 @@ class TaskSettings(Settings):
     """Settings of gsm_symbolic."""
     conditional: ConditionalSettings = ConditionalSettings()
     """Settings of conditional."""
+    humaneval: HumanevalSettings = HumanevalSettings()
+    """Settings of humaneval."""
     narrativeqa: NarrativeqaSettings = NarrativeqaSettings()
     """Settings of narrativeqa."""
     records: RecordsSettings = RecordsSettings()

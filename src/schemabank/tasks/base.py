@@ -49,6 +49,7 @@ class Item:
         golds: all answers that count as right.
         cluster: the example's.
         has_end: whether the target's last token ends it.
+        fields: the example's columns, for those who judge completions by them.
         sample: which of the completions of the same question, counted from 0.
     """
 
@@ -60,6 +61,7 @@ class Item:
     golds: tuple[str, ...]
     cluster: str = ""
     has_end: bool = True
+    fields: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
 
 

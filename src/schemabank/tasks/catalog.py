@@ -5,9 +5,20 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from schemabank.sandbox import Verdict
 from schemabank.taskconfig import MetricName, TaskSettings
-from schemabank.tasks import conditional, gsm8k, gsm_symbolic, narrativeqa, perplexity, records
+from schemabank.tasks import (
+    conditional,
+    gsm8k,
+    gsm_symbolic,
+    humaneval,
+    narrativeqa,
+    perplexity,
+    records,
+)
 from schemabank.tasks.base import Example, Item, TaskData
+
+Judged = tuple[str, Verdict]  # what was taken from a completion, and what it is worth
 
 
 @dataclass(frozen=True)
@@ -19,6 +30,8 @@ class Task:
         prompt: template of its prompt.
         metric: name of its metric.
         ends: whether a target may end with the end token; pieces of a longer text do not.
+        check: raises ``InputError`` where the task cannot be scored under these settings.
+        judge: scores completions by what their examples' fields say; ``None``: the metric does.
         items: what an evaluation asks of a split's examples, where it is not their prompts.
     """
 
@@ -26,6 +39,8 @@ class Task:
     prompt: str = "{question}\nThe answer is: "
     metric: MetricName = "numeric"
     ends: bool = True
+    check: Callable[[TaskSettings], None] = lambda _settings: None
+    judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[Judged]] | None = None
     items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
 
 
@@ -34,6 +49,13 @@ TASKS = {
     "gsm_symbolic": Task(lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump())),
     "conditional": Task(
         lambda settings: conditional.load(**settings.conditional.model_dump()),
+    ),
+    "humaneval": Task(
+        lambda _settings: humaneval.load(),
+        prompt="{question}",
+        metric="code",
+        check=lambda settings: humaneval.check_allowed(settings.humaneval),
+        judge=lambda settings, completions: humaneval.judge(settings.humaneval, completions),
     ),
     "narrativeqa": Task(
         lambda settings: narrativeqa.load(**settings.narrativeqa.model_dump()),

