@@ -230,3 +230,25 @@ def test_likelihoods_alone_are_measured_without_decoding(monkeypatch: pytest.Mon
             assert record.gold_nll == record.gold_nll_with_end == pytest.approx(with_end, rel=1e-5)
             assert record.gold_tokens == len(item.target_tokens)
             assert (record.completion, record.stop_reason) == ("", "not_decoded")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_decoding_ends_at_a_stop_text(batch_size: int) -> None:
+    model = base()
+    stack = stacked(model)
+    how = Procedure(metric=NUMERIC, routing="off", max_new_tokens=12, batch_size=batch_size)
+    free = evaluate(stack, model, items(), how, advance=lambda _: None)
+    # What the models like to write, at least once in the middle of a completion.
+    mark = next(r.completion[4:6] for r in free[0] if len(r.completion) > 8)
+    cut = evaluate(stack, model, items(), replace(how, stop=(mark,)), advance=lambda _: None)
+    shorter = 0
+    for slot, other in zip(cut, free, strict=True):
+        for record, whole in zip(slot, other, strict=True):
+            if mark in whole.completion:
+                assert record.completion == whole.completion.partition(mark)[0]
+                assert record.stop_reason == "stop_text"
+                shorter += record.new_tokens < whole.new_tokens
+            else:
+                assert record.completion == whole.completion
+                assert record.stop_reason == whole.stop_reason
+    assert shorter

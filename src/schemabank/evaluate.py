@@ -7,7 +7,7 @@ import torch
 
 from schemabank.bank import Routing
 from schemabank.cohort.batches import Encoded, collate
-from schemabank.cohort.decode import Advance, Completion, generate, uncompiled
+from schemabank.cohort.decode import Advance, Completion, Stopped, generate, uncompiled
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.loss import labelled_losses
 from schemabank.cohort.sampling import Sampling, sample_keys
@@ -110,6 +110,7 @@ def evaluate(
                 end_token_ids=base.end_token_ids,
                 batch_size=how.batch_size,
                 sampling=how.sampling(chosen),
+                stopped=_stopped(base, how.stop),
                 executor=executor,
                 advance=advance,
             )
@@ -200,6 +201,20 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 def _gold(item: Item) -> Encoded:
     tokens = (*item.prompt_tokens, *item.target_tokens)
     return Encoded(id=item.id, tokens=tokens, label_start=len(item.prompt_tokens))
+
+
+def _stopped(base: BaseModel, stop: Sequence[str]) -> Stopped:
+    """Whether tokens have just written a stop text.
+
+    The last of them are looked at first: a text of so many bytes has no more tokens.
+    """
+    longest = 1 + max((len(mark.encode()) for mark in stop), default=0)
+
+    def holds(tokens: list[int]) -> bool:
+        text = str(base.tokenizer.decode(tokens, skip_special_tokens=False))
+        return any(mark in text for mark in stop)
+
+    return lambda tokens: bool(stop) and holds(tokens[-longest:]) and holds(tokens)
 
 
 def _text(done: Completion | None, base: BaseModel, stop: Sequence[str]) -> tuple[str, StopReason]:

@@ -169,7 +169,7 @@ class TaskSettings(Settings):
     metric: MetricName | None = None
     """How completions are scored; null: the task's own."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Texts that end a completion for scoring, beside the end token."""
+    """Texts that end a completion, beside the end token, and are no part of it."""
     target: Literal["solution", "final"] = "solution"
     """What follows the prompt: the worked solution or the bare final answer."""
     end_token: bool = True

@@ -19,8 +19,9 @@ from schemabank.cohort.sampling import Sampling
 from schemabank.cohort.stack import AdapterStack
 from schemabank.errors import InputError
 
-StopReason = Literal["end_token", "length"]
+StopReason = Literal["end_token", "stop_text", "length"]
 Advance = Callable[[int], None]
+Stopped = Callable[[list[int]], bool]
 
 PREFILL_SHARE = 8  # at most one in so many rows takes its prompt at a time
 LEAST_FILLED = 0.75  # of the rows of a prefill, as the slots that admit fewer prompts get dummies
@@ -70,6 +71,7 @@ def generate(
     end_token_ids: Sequence[int],
     batch_size: int,
     sampling: Sampling | None = None,
+    stopped: Stopped = lambda _: False,
     executor: Executor | None = None,
     advance: Advance = lambda _: None,
 ) -> list[list[Completion]]:
@@ -84,6 +86,7 @@ def generate(
         end_token_ids: tokens that end a completion.
         batch_size: completions decoded at once for each slot.
         sampling: how tokens are drawn; without it, the most likely one is taken.
+        stopped: whether a completion ends with these tokens, though none is an end token.
         executor: runs the decoding step; without it, it runs one operation at a time.
         advance: called with the number of prompts that all slots have completed since the last
             call.
@@ -101,7 +104,7 @@ def generate(
         )
     if not prompts:
         return [[] for _ in range(stack.num_slots)]
-    limits = _Limits(max_new_tokens, frozenset(end_token_ids))
+    limits = _Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
     with uncompiled(stack):
         batch = _Batch(stack, ledger, executor, sampling)
@@ -130,6 +133,7 @@ class _Limits:
 
     max_new_tokens: int
     ends: frozenset[int]
+    stopped: Stopped
 
 
 class _Ledger:
@@ -187,7 +191,12 @@ class _Ledger:
             completion.stop_reason = "end_token"
         else:
             completion.tokens.append(token)
-        if completion.num_new_tokens == self.limits.max_new_tokens or token in self.limits.ends:
+            if self.limits.stopped(completion.tokens):
+                completion.stop_reason = "stop_text"
+        if (
+            completion.num_new_tokens == self.limits.max_new_tokens
+            or completion.stop_reason != "length"
+        ):
             self.occupants[slot][row] = None
             self._going_slots[prompt] -= 1
             self._newly_done += self._going_slots[prompt] == 0
