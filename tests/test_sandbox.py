@@ -34,6 +34,7 @@ from schemabank.sandbox import (
     seccomp,
     wire,
 )
+from schemabank.sandbox.grade import _Check
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 DATA = Path(os.environ.get("SCHEMABANK_DATA") or SHARED_DATA)
@@ -157,6 +158,63 @@ def check(candidate):
     assert check_function(source, "f", test, **ENOUGH).passed
     for test in ("all(map(f, [2]))", "[f(2) for _ in [1]]", "list(f(2) for _ in [1]) == []"):
         assert check_asserts(source, [f"assert {test}"], **ENOUGH).reason != "passed"
+
+
+def test_exceptions_of_the_pipes_kind_are_the_codes_own() -> None:
+    test = """
+def check(candidate):
+    try:
+        candidate(1)
+    except EOFError:
+        return
+    assert False
+"""
+    for source, reason in (
+        ("def f(x): raise EOFError", "passed"),
+        ("def f(x): raise BrokenPipeError", "exception"),
+    ):
+        assert check_function(source, "f", test, timeout_s=10, memory_mib=512).reason == reason
+
+
+def test_a_test_cannot_swallow_a_broken_protocol() -> None:
+    test = "def check(candidate):\n    try:\n        candidate(1)\n    except:\n        pass"
+    source = "def f(x): return 'x' * 2**21"
+    verdict = check_function(source, "f", test, timeout_s=10, memory_mib=512)
+    assert verdict.reason == "reply too large"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_child_of_the_caller_that_holds_the_pipes_delays_nothing() -> None:
+    """Workers that are forked during a check inherit its pipes and keep them open."""
+    sleepers: list[int] = []
+
+    def fork(self: _Check, *args: object, **options: object) -> str:
+        child = os.fork()
+        if child == 0:
+            time.sleep(20)
+            os._exit(0)
+        sleepers.append(child)
+        return reason(self, *args, **options)
+
+    reason = _Check.reason
+    began = time.monotonic()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_Check, "reason", fork)
+            verdict = check_asserts(
+                "def f(x): return x", ["assert f(1) == 1"], timeout_s=8, memory_mib=512
+            )
+    finally:
+        for child in sleepers:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+    assert sleepers
+    assert verdict.passed
+    assert time.monotonic() - began < 8
+
+
+def test_a_byte_order_mark_begins_a_program() -> None:
+    assert run_program("\ufeffx = 1\nassert x == 1\n", timeout_s=10, memory_mib=512).passed
 
 
 def test_asserts_may_make_objects_of_the_codes_classes() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from schemabank.tasks.catalog import load_task
 from schemabank.tasks.humaneval import cut, judge, load
 from tiny import tiny_tokenizer
 
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("SCHEMABANK_DATA", ROOT.parent / "shared" / "data"))
 ALLOWED = HumanevalSettings(run_untrusted_code=True)
 
 
@@ -120,12 +123,23 @@ def test_a_helper_of_the_prompt_cannot_be_replaced(data: TaskData) -> None:
             "def f():\n    pass\ndef g():\n    pass",
         ),
         ("mbpp", "x = 1", "x = 1"),
+        ("mbpp", "# sums\nimport re\n# main\ndef f(): 1", "# sums\nimport re\n# main\ndef f(): 1"),
+        ("mbpp", '\n"""Doc."""\ndef f(): 1\n"""\nNext.', '\n"""Doc."""\ndef f(): 1'),
     ],
 )
 def test_completions_are_cut_where_something_else_begins(
     kind: str, completion: str, kept: str
 ) -> None:
     assert cut(completion, kind) == kept
+
+
+@pytest.mark.skipif(not (DATA / "mbpp").is_dir(), reason="needs MBPP and HumanEval")
+def test_no_published_solution_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEMABANK_DATA", str(DATA))
+    published = load()
+    assert len(published.test) == 164 + 257
+    for example in published.test:
+        assert cut(example.solution, example.fields["kind"]) == example.solution, example.id
 
 
 def test_nothing_runs_unless_it_is_allowed(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Self
 
 from schemabank.sandbox import reasons, wire
 from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, require_isolation
-from schemabank.sandbox.judge import BAD_TESTS, READY
+from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_VERDICT, READY
 from schemabank.sandbox.verdict import SandboxError, Verdict
 
 JUDGE_MEMORY_MIB = 2048
@@ -174,10 +174,10 @@ class _Check:
         data = wire.to_json(job)
         with suppress(BrokenPipeError):  # then there is no verdict either
             wire.write_all(self._task.fileno(), wire.HEADER.pack(len(data)) + data)
-        said = self._read(2**16, limit_s=timeout_s)
+        said = self._read(LONGEST_VERDICT, limit_s=timeout_s)
         if said is None:
             return reasons.TIMEOUT
-        reason = said.decode()
+        reason = said.removesuffix(END).decode(errors="replace")
         if reason.startswith(BAD_TESTS):
             raise SandboxError(reason)
         if reason not in reasons.REASONS:
@@ -185,7 +185,7 @@ class _Check:
         return reason
 
     def _read(self, num_bytes: int, *, limit_s: float) -> bytes | None:
-        """Read that many bytes or up to the end; None if the time is over before."""
+        """Read that many bytes or up to ``END``; None if the time is over before."""
         deadline = time.monotonic() + limit_s
         poll = select.poll()
         poll.register(self._result, select.POLLIN)
@@ -194,9 +194,9 @@ class _Check:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 return None
             part = os.read(self._result.fileno(), num_bytes - len(got))
-            if not part:
-                break
             got += part
+            if not part or part.endswith(END):
+                break
         return got
 
     def _failure(self, what: str) -> SandboxError:

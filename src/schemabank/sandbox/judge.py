@@ -20,6 +20,7 @@ from schemabank.sandbox.remote import Failed, Guest, UnsendableError
 
 READY = b"R"
 BAD_TESTS = "bad tests: "
+END, LONGEST_VERDICT = b"\n", 2**12  # the caller does not wait for the end of its pipe
 
 
 def main() -> None:
@@ -32,7 +33,8 @@ def main() -> None:
     wire.write_all(verdict_fd, READY)
     (length,) = wire.HEADER.unpack(wire.read_exactly(job_fd, wire.HEADER.size))
     job = cast("dict[str, Any]", wire.from_json(wire.read_exactly(job_fd, length)))
-    wire.write_all(verdict_fd, judge(guest, job).encode())
+    said = " ".join(judge(guest, job).split()).encode()
+    wire.write_all(verdict_fd, said[: LONGEST_VERDICT - 1] + END)
 
 
 def judge(guest: Guest, job: dict[str, Any]) -> str:
@@ -79,7 +81,7 @@ def _still_runs(guest: Guest) -> bool:
 
 def _statements(source: str) -> Iterable[str]:
     """Every top-level statement's text, after as many line breaks as keep its line numbers."""
-    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    source = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     tree = ast.parse(source)
     # Finds what the parser lets through, such as a return outside of any function.
     compile(tree, "program.py", "exec", dont_inherit=True)

@@ -44,6 +44,7 @@ class Guest:
         self._poll = select.poll()
         self._poll.register(replies, select.POLLIN)
         self.raised: Exception | None = None
+        self._failed: Failed | None = None
 
     def ask(self, operation: str, *values: object) -> object:
         """Have one operation done and return its value.
@@ -53,9 +54,22 @@ class Guest:
             UnsendableError: a value has no literal form.
             Exception: of the builtin kind that the code raised.
         """
-        self._check_silent()
+        if self._failed is not None:  # whatever the tests caught
+            raise self._failed
         fields = [_encode(value) for value in values]
-        request = wire.to_json([operation, *fields])
+        try:
+            answer = self._answer(wire.to_json([operation, *fields]))
+        except Failed as failed:
+            self._failed = failed
+            raise
+        if isinstance(answer, Exception):
+            self.raised = answer
+            raise answer
+        return answer
+
+    def _answer(self, request: bytes) -> object:
+        """Send a request; return the value that came back, or the exception that was raised."""
+        self._check_silent()
         nonce = os.urandom(wire.NONCE_BYTES)
         try:
             wire.write_all(self._requests, wire.HEADER.pack(len(request)) + request + nonce)
@@ -83,8 +97,7 @@ class Guest:
             case ["value", value]:
                 return wire.decode(value, lambda number: RemoteObject(self, number))
             case ["raised", str(name)]:
-                self.raised = _exception(name)
-                raise self.raised
+                return _exception(name)
             case ["large"]:
                 raise Failed(reasons.TOO_LARGE)
         raise Failed(reasons.PROTOCOL)

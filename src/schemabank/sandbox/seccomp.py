@@ -26,6 +26,7 @@ CALLS: dict[str, tuple[int, int | None]] = {
     "fork": (57, None),
     "vfork": (58, None),
     "ptrace": (101, 117),
+    "pidfd_getfd": (438, 438),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "socket": (41, 198),

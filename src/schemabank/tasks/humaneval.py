@@ -10,6 +10,7 @@ import gzip
 import importlib.util
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +26,14 @@ from schemabank.tasks.gsm8k import DATA_VARIABLE
 MBPP_HUB_ID = "google-research-datasets/mbpp"
 # MBPP's own splits, by task_id: 1 to 10 are for prompts.
 TEST_IDS, VALIDATION_IDS, TRAIN_IDS = range(11, 511), range(511, 601), range(601, 975)
-# Where a completion goes on to something else; HumanEval's begin inside a function's body.
+# Where a completion goes on to something else; HumanEval's begin inside a function's body, and
+# the first of its stops are those of Chen et al.
 STOPS = {
     "humaneval": ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "\n```"),
-    "mbpp": ('\n"""', "\nassert ", "\nprint(", "\nif __name__", "\n#", "\n```"),
+    "mbpp": ("\nassert ", "\nprint(", "\nif __name__", "\n```"),
 }
+
+DEFINITION = re.compile(r"^(?:def|class)\b", re.MULTILINE)
 
 Row = Mapping[str, Any]
 
@@ -92,6 +96,9 @@ def judge(
 def cut(completion: str, kind: str) -> str:
     """Return a completion up to where it goes on to something else than was asked."""
     ends = [found for stop in STOPS[kind] if (found := completion.find(stop)) >= 0]
+    begun = DEFINITION.search(completion) if kind == "mbpp" else None
+    if begun is not None:  # the next problem's docstring
+        ends += [found for found in [completion.find('\n"""', begun.end())] if found >= 0]
     return completion[: min(ends)] if ends else completion
 
 
