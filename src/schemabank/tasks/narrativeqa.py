@@ -26,8 +26,8 @@ from typing import Any
 
 from schemabank.errors import InputError
 from schemabank.tasks.base import Example, TaskData, hash_position
+from schemabank.tasks.gsm8k import DATA_VARIABLE
 
-DATA_VARIABLE = "SCHEMABANK_DATA"
 HUB_ID = "deepmind/narrativeqa"
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 SUMMARY_FILES = ("third_party/wikipedia/summaries.csv", "summaries.csv")
