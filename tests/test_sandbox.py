@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import hostile
@@ -32,7 +30,6 @@ from schemabank.sandbox import (
     require_isolation,
     run_program,
     seccomp,
-    wire,
 )
 from schemabank.sandbox.grade import _Check
 
@@ -93,89 +90,6 @@ def test_a_program_passes_only_by_reaching_its_end() -> None:
     assert run("import sys\nif True:\n    sys.exit()").reason == "ended early"
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "None", "True", "1", "-(2**63)", "2**63", "10**3000", "1.5", "float('inf')", "1e-320",
-        "'a\\udc80\\n\\0'", "b'\\xff'", "bytearray(b'x')", "2j", "[1, (2, {3}), {}]", "()",
-        "{1: 'a', (2, 3): {'b': [None]}}", "frozenset({1})", "range(3)", "set()", "int",
-    ],
-)  # fmt: skip
-def test_values_arrive_as_they_are(value: str) -> None:
-    def nothing(_: object) -> int:
-        raise AssertionError
-
-    expected = eval(value)  # noqa: S307 -- the literals above
-    encoded = wire.encode(expected, nothing)
-    arrived = wire.decode(wire.from_json(wire.to_json(encoded)), nothing)
-    assert arrived == expected
-    assert type(arrived) is type(expected)
-
-
-@pytest.mark.parametrize(
-    "data",
-    ["{}", "[]", '["list", {}]', '["object"]', '["eval", "1"]', '["set", ["list"]]', '["int", 1]',
-     '["dict", 1]', '["complex", "x"]', '["Decimal", "x"]', '["Fraction", "1", "0"]', "[", "nul",
-     '["range", "1", "1", "0"]', '["type", "eval"]', "[[[", '["list",' * 200 + "1" + "]" * 200],
-)  # fmt: skip
-def test_anything_else_is_no_value(data: str) -> None:
-    with pytest.raises(wire.WireError):
-        wire.decode(wire.from_json(data.encode()), lambda _: 0)
-
-
-def test_values_follow_the_tests_own_equality() -> None:
-    check = partial(check_asserts, **ENOUGH)
-    echo = "from collections import *\nfrom fractions import *\ndef f(x): return "
-    assert check(f"{echo}x == 1", ["assert f(1) == 1"]).passed  # True is 1 for Python
-    assert check(f"{echo}x / 2", ["assert f(4) == 2"]).passed
-    assert check(f"{echo}Fraction(x, 2)", ["assert abs(f(1) - 0.5) < 1e-9"]).passed
-    assert check(f"{echo}Counter(x)", ["assert f('aab') == {'a': 2, 'b': 1}"]).passed
-    assert check(f"{echo}(i * i for i in x)", ["assert list(f([1, 2])) == [1, 4]"]).passed
-    assert check(f"{echo}map(str, x)", ["assert set(f([1, 2])) == {'1', '2'}"]).passed
-    assert not check(f"{echo}deque(x)", ["assert f([1]) == [1]"]).passed
-    assert not check(f"{echo}map(str, x)", ["assert f([1]) == ['1']"]).passed
-    # No comparison that the code itself could have written is ever asked.
-    equal = hostile.EQUAL.replace("BASE", "object") + "def f(x): return Equal()"
-    for test in ("f(1) == f(2)", "f(1) == 1", "1 == f(1)", "f(1) in [1]", "not f(1) != 1"):
-        assert not check(equal, [f"assert {test}"]).passed, test
-
-
-def test_arguments_go_by_value() -> None:
-    source = "def f(x):\n    x.clear()\n    return [1]"
-    test = "def check(candidate):\n    x = [1]\n    assert candidate(x) == x"
-    assert check_function(source, "f", test, **ENOUGH).passed
-
-
-def test_exceptions_reach_the_tests_by_their_builtin_name() -> None:
-    source = "class Mine(Exception): pass\ndef f(x): raise [KeyError, Mine, StopIteration][x]"
-    test = """
-def check(candidate):
-    try: candidate(0)
-    except KeyError: pass
-    try: candidate(1)
-    except Exception as error: assert type(error) is Exception
-"""
-    assert check_function(source, "f", test, **ENOUGH).passed
-    for test in ("all(map(f, [2]))", "[f(2) for _ in [1]]", "list(f(2) for _ in [1]) == []"):
-        assert check_asserts(source, [f"assert {test}"], **ENOUGH).reason != "passed"
-
-
-def test_exceptions_of_the_pipes_kind_are_the_codes_own() -> None:
-    test = """
-def check(candidate):
-    try:
-        candidate(1)
-    except EOFError:
-        return
-    assert False
-"""
-    for source, reason in (
-        ("def f(x): raise EOFError", "passed"),
-        ("def f(x): raise BrokenPipeError", "exception"),
-    ):
-        assert check_function(source, "f", test, timeout_s=10, memory_mib=512).reason == reason
-
-
 def test_a_test_cannot_swallow_a_broken_protocol() -> None:
     test = "def check(candidate):\n    try:\n        candidate(1)\n    except:\n        pass"
     source = "def f(x): return 'x' * 2**21"
@@ -215,18 +129,6 @@ def test_a_child_of_the_caller_that_holds_the_pipes_delays_nothing() -> None:
 
 def test_a_byte_order_mark_begins_a_program() -> None:
     assert run_program("\ufeffx = 1\nassert x == 1\n", timeout_s=10, memory_mib=512).passed
-
-
-def test_asserts_may_make_objects_of_the_codes_classes() -> None:
-    source = """
-class Node:
-    def __init__(self, value): self.value, self.left = value, None
-def depth(node): return 0 if node is None else 1 + depth(node.left)
-"""
-    setup = "root = Node(1)\nroot.left = Node(2)\nroot.left.left = Node(3)"
-    asserts = ["assert depth(root) == 3", "assert root.left.value == 2"]
-    assert check_asserts(source, asserts, setup=setup, **ENOUGH).passed
-    assert not check_asserts(source, ["assert depth(root) == 2"], setup=setup, **ENOUGH).passed
 
 
 def test_a_function_may_have_a_builtins_name() -> None:
@@ -276,23 +178,6 @@ def top(): return set(os.listdir("/")) - {"usr", "bin", "lib", "lib32", "lib64",
         assert check_asserts(source, [line], **ENOUGH) == Verdict(passed=True, reason="passed"), (
             line
         )
-
-
-def test_the_sandbox_dies_with_its_caller() -> None:
-    program = "from schemabank.sandbox import run_program\n"
-    program += "run_program('while True: pass', timeout_s=600, memory_mib=512)"
-    caller = subprocess.Popen([sys.executable, "-c", program])
-    deadline = time.monotonic() + 60
-    inside: list[psutil.Process] = []
-    # Each of the two sandboxes is bubblewrap outside, its first process, and Python.
-    while len(inside) < 6 and time.monotonic() < deadline:
-        time.sleep(0.2)
-        inside = psutil.Process(caller.pid).children(recursive=True)
-    caller.kill()
-    caller.wait()
-    assert len(inside) == 6
-    _, alive = psutil.wait_procs(inside, timeout=30)
-    assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_memory_is_limited() -> None:

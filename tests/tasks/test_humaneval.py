@@ -224,3 +224,74 @@ def test_a_run_is_scored_by_what_its_programs_do(tmp_path: Path) -> None:
         assert len(reasons) == 2 * 3
         assert set(reasons) <= set(REASONS) - {"passed"}
         results_tables([outcome.result])
+
+
+BODY = "    total = 0\n    for item in x:\n        total += item\n    return total\n"
+MULTILINE = '''    text = """
+Not the end.
+"""
+    total = sum(
+x
+)
+
+    return total
+'''
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "",
+        "\n",
+        "Explanation: adds them up.",
+        "Explanation: it's what you've asked for.\n\nNote: (see above\n",
+        "Output: 5",
+        "Done",
+        "That's it!\n    return None\n",
+        "1. First ```x```\n",
+        "'''The end'''",
+        "def other():\n    pass",
+        "async def other(): pass",
+        "class Other: pass",
+        "if __name__ == '__main__':\n    total(",
+        "print(total([1]))",
+        "assert total([1]) == 2",
+        "@other\ndef f(): pass",
+        "# Example\ntotal([1])",
+        "```\nExplanation",
+        "x = f(1)",
+        "import this",
+        "\0",
+        "?",
+        "<|endoftext|>",
+        ") and so on",
+    ],
+)
+def test_what_follows_a_functions_body_does_not_count(rest: str) -> None:
+    for body in (BODY, MULTILINE):
+        for gap in ("", "\n", "\n\n"):
+            kept = cut(body + gap + rest, "humaneval")
+            assert kept.rstrip() == body.rstrip()
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["", "    return 1", "return 1\nx", "    x = (\n", "    x = '''\nabc\n", "  a\n b\nc", "\t\n"],
+)
+def test_what_has_no_whole_body_stays_as_it_is(completion: str) -> None:
+    assert cut(completion, "humaneval") == completion
+
+
+def test_prose_after_a_solution_is_no_syntax_error() -> None:
+    prompt = 'def total(x):\n    """Add."""\n'
+    fields = {
+        "kind": "humaneval",
+        "prompt": prompt,
+        "entry_point": "total",
+        "test": "def check(candidate):\n    assert candidate([1, 2]) == 3",
+    }
+    item = Item("0", "humaneval", prompt, (1,), (2,), golds=(), fields=fields)
+    settings = HumanevalSettings(run_untrusted_code=True)
+    completions = [BODY + "\nExplanation: it's a sum.\n", MULTILINE + "Note: this", BODY[:-7] + "("]
+    verdicts = [verdict for _, verdict in judge(settings, [(item, c) for c in completions])]
+    assert [verdict.reason for verdict in verdicts] == ["passed", "passed", "syntax error"]

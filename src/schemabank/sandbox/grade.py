@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from schemabank.sandbox import reasons, wire
-from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, require_isolation
+from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, open_pipe, require_isolation
 from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_VERDICT, READY
 from schemabank.sandbox.verdict import SandboxError, Verdict
 
@@ -208,6 +208,6 @@ class _Pipe:
     """A pipe's two ends, closed with the stack unless they are already."""
 
     def __init__(self, stack: ExitStack) -> None:
-        reading, writing = os.pipe()
+        reading, writing = open_pipe()
         self.read_end = stack.enter_context(os.fdopen(reading, "rb", buffering=0))
         self.write_end = stack.enter_context(os.fdopen(writing, "wb", buffering=0))

@@ -6,6 +6,7 @@ of its own, and a reply is only a value, which the judge compares outside.
 
 import __future__
 
+import builtins
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import suppress
@@ -20,6 +21,12 @@ FILE_NAME = "program.py"
 FUTURES = 0
 for _name in __future__.all_feature_names:
     FUTURES |= getattr(__future__, _name).compiler_flag
+# By identity: a class of the code's may have a builtin's name, or a metaclass that lies.
+ERRORS = {
+    id(kind): kind.__name__
+    for kind in vars(builtins).values()
+    if isinstance(kind, type) and issubclass(kind, BaseException)
+}
 
 
 def main() -> None:
@@ -49,16 +56,17 @@ class Guest:
         """
         try:
             operation, *fields = cast("list[object]", wire.from_json(request))
-            values = [wire.decode(field, self.objects.__getitem__) for field in fields]
+            find = self.objects.__getitem__
+            values = [wire.decode(field, find, wire.MAX_REQUEST_DEPTH) for field in fields]
             result = getattr(self, f"do_{operation}")(*values)
             reply = wire.to_json(["value", wire.encode(result, self.refer)])
-        except (wire.WireError, RecursionError) as error:
-            deep = isinstance(error, wire.WireError)
-            return wire.to_json(["large"] if deep else ["raised", "RecursionError"])
+        except wire.WireError:
+            return wire.to_json(["large"])
         except SystemExit:
             raise
         except BaseException as error:  # whatever the code raises is its result
-            return wire.to_json(["raised", type(error).__name__])
+            nearest = next(ERRORS[id(kind)] for kind in type.mro(type(error)) if id(kind) in ERRORS)
+            return wire.to_json(["raised", nearest])
         return reply if len(reply) <= wire.MAX_REPLY_BYTES else wire.to_json(["large"])
 
     def refer(self, value: object) -> int:
@@ -106,7 +114,7 @@ class Guest:
 
     def do_list(self, owner: Iterable[object]) -> list[object]:
         """Iterate."""
-        return list(islice(owner, wire.MAX_ITEMS + 1))
+        return list(islice(owner, wire.MAX_REPLY_BYTES))
 
     def do_len(self, owner: Sized) -> int:
         """Its length."""

@@ -5,6 +5,7 @@ that it runs, all read-only, plus a small /tmp in memory. There is no /proc: a s
 starts could write the kernel's settings there.
 """
 
+import fcntl
 import os
 import re
 import select
@@ -22,6 +23,7 @@ from typing import Self
 
 from schemabank.errors import InputError
 from schemabank.sandbox.seccomp import ARCHITECTURES, call_filter
+from schemabank.sandbox.verdict import SandboxError
 
 TMP_BYTES = 16 * 2**20
 NOBODY = "65534"
@@ -40,7 +42,29 @@ def require_isolation() -> None:
     Raises:
         InputError: bubblewrap is missing, or cannot do what is asked of it here.
     """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise InputError(
+            "SIGCHLD is ignored in this process, so bubblewrap would never learn that code has "
+            "ended: call signal.signal(signal.SIGCHLD, signal.SIG_DFL) before"
+        )
     _probe(_bubblewrap())
+
+
+def open_pipe() -> tuple[int, int]:
+    """Make a pipe, its reading end first.
+
+    Never at 0, 1 or 2: these are free where the caller has closed its standard streams, but
+    belong to the streams of every process that it starts.
+    """
+    ends = os.pipe()
+    if min(ends) > 2:
+        return ends
+    try:
+        reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
+    finally:
+        for end in ends:
+            os.close(end)
+    return reading, writing
 
 
 @dataclass(frozen=True)
@@ -74,8 +98,8 @@ class Sandbox:
             f"from schemabank.sandbox.{module} import main; main()"
         )
         arguments = [*descriptors, usage.memory_mib, usage.cpu_s]
-        self._status, status = os.pipe()
-        self._init: int | None = None
+        self._status, status = open_pipe()
+        self._inside: int | None = None
         self._stopped = False
         self._said = ""
         try:
@@ -100,20 +124,19 @@ class Sandbox:
         self.stop()
 
     def hold(self) -> None:
-        """Take hold of the sandbox's first process, before anything untrusted may run.
+        """Take hold of the process inside, before anything untrusted may run.
 
-        Killing that one kills all others in there, and bubblewrap outside then reaps it; killing
-        bubblewrap itself would leave it to whatever reaps orphans here, or even alive if it has
-        not yet asked the kernel to die with its parent.
+        When that one is killed, bubblewrap outside reaps it; killing bubblewrap itself would leave
+        it to whatever reaps orphans here, or even alive if it has not yet asked the kernel to die
+        with its parent.
         """
         told = select.poll()
         told.register(self._status, select.POLLIN)
-        if self._init is not None or not told.poll(STOP_LIMIT_S * 1000):
+        if self._inside is not None or not told.poll(STOP_LIMIT_S * 1000):
             return
         number = re.search(rb'"child-pid": *(\d+)', os.read(self._status, 4096))
         if number is not None:
-            with suppress(ProcessLookupError):
-                self._init = os.pidfd_open(int(number[1]))
+            self._inside = _child(int(number[1]), self._process.pid)
 
     def wait(self, limit_s: float) -> int | None:
         """Return its exit code when it has ended, None after that time."""
@@ -122,26 +145,33 @@ class Sandbox:
         return None
 
     def stop(self) -> str:
-        """Kill everything inside; return what bubblewrap complained about. May be called again."""
-        if self._stopped:
-            return self._said
-        self._stopped = True
-        if self._process.poll() is None:
-            self.hold()
-            if self._init is None:
-                self._process.kill()
-            else:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(self._init, signal.SIGKILL)
-        try:
-            self._process.wait(STOP_LIMIT_S)
-        finally:
-            self._close()
+        """Kill everything inside; return what bubblewrap complained about. May be called again.
+
+        Raises:
+            SandboxError: it does not end.
+        """
+        if not self._stopped:
+            self._stopped = True
+            try:
+                self._kill()
+            finally:
+                self._close()
         return self._said
 
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            self.hold()
+        if self._inside is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._inside, signal.SIGKILL)
+        if self._inside is None or self.wait(STOP_LIMIT_S) is None:
+            self._process.kill()
+            if self.wait(STOP_LIMIT_S) is None:
+                raise SandboxError("bubblewrap was killed and does not end")
+
     def _close(self) -> None:
-        if self._init is not None:
-            os.close(self._init)
+        if self._inside is not None:
+            os.close(self._inside)
         os.close(self._status)
         errors = self._process.stderr
         assert errors is not None
@@ -151,11 +181,32 @@ class Sandbox:
         self._said = " ".join(said.decode(errors="replace").split())
 
 
+def _child(number: int, parent: int) -> int | None:
+    """Open a handle on a parent's child; None if it has ended, and others may have its number.
+
+    A child that the parent still has after the handle was opened is whom the handle is on.
+    """
+    try:
+        handle = os.pidfd_open(number)
+    except OSError:  # it has ended, or this process has no descriptor left
+        return None
+    if _parent(number) != parent:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _parent(number: int) -> int | None:
+    with suppress(OSError):
+        return int(Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    return None
+
+
 def _start(
     command: Sequence[str], modules: tuple[str, ...], descriptors: Sequence[int], status: int
 ) -> subprocess.Popen[bytes]:
-    """Start a command inside; ``status`` is told the number of the sandbox's first process."""
-    call_rules, writing = os.pipe()
+    """Start a command inside; ``status`` is told the number of its process."""
+    call_rules, writing = open_pipe()
     try:
         with os.fdopen(writing, "wb") as pipe:
             pipe.write(call_filter())
@@ -180,7 +231,8 @@ def _start(
 def _options() -> list[str]:
     return [
         *("--unshare-all", "--unshare-user", "--disable-userns"),
-        *("--die-with-parent", "--new-session", "--cap-drop", "ALL"),
+        # Bubblewrap's own first process would outlive the one outside, which should reap it.
+        *("--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
         # A fixed seed makes sets iterate the same way each time, so verdicts repeat.
         *("--clearenv", "--setenv", "PYTHONHASHSEED", "0"),

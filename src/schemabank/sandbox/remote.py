@@ -9,6 +9,7 @@ import builtins
 import os
 import select
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import cast
 
 from schemabank.sandbox import reasons, wire
@@ -152,7 +153,7 @@ class RemoteObject:
 
 def _encode(value: object) -> object:
     try:
-        return wire.encode(value, _number)
+        return wire.encode(value, _number, wire.MAX_REQUEST_DEPTH)
     except wire.WireError as error:
         raise UnsendableError(str(error)) from error
 
@@ -164,7 +165,7 @@ def _number(value: object) -> int:
 
 
 def _exception(name: str) -> Exception:
-    """An exception of the builtin class with this name, or a plain one.
+    """An exception of the builtin class with this name, without arguments, or a plain one.
 
     StopIteration would silently end the test's own loops, ``all(map(candidate, ...))`` say.
     """
@@ -172,8 +173,6 @@ def _exception(name: str) -> Exception:
         return RuntimeError(name)
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        try:
-            return kind()
-        except TypeError:  # Unicode errors need arguments
-            return Exception(name)
+        with suppress(TypeError):  # a group is nothing without its members
+            return kind.__new__(kind)
     return Exception(name)

@@ -50,6 +50,8 @@ CALLS: dict[str, tuple[int, int | None]] = {
     "unshare": (272, 97),
     "setns": (308, 268),
     "personality": (135, 92),
+    # With it code could ask not to die with its parent.
+    "prctl": (157, 167),
     "keyctl": (250, 219),
     "add_key": (248, 217),
     "request_key": (249, 218),

@@ -17,8 +17,10 @@ from typing import Any
 HEADER = struct.Struct(">I")
 NONCE_BYTES = 16
 MAX_REPLY_BYTES = 2**20
-MAX_DEPTH = 100
-MAX_ITEMS = MAX_REPLY_BYTES // 2
+MAX_REPLY_DEPTH = 100
+# Tests put what came back into larger values, so a request may be more than any reply.
+MAX_REQUEST_DEPTH = 300
+MAX_ITEMS = 2**21
 # Beyond 64 bits integers travel in hexadecimal, which is parsed in linear time.
 SMALL = range(-(2**63), 2**63)
 
@@ -70,7 +72,7 @@ def from_json(data: bytes) -> object:
     return value
 
 
-def encode(value: object, refer: Encode, depth: int = 0) -> object:
+def encode(value: object, refer: Encode, depth: int = MAX_REPLY_DEPTH) -> object:
     """Turn a value into lists, numbers and strings.
 
     A subclass of a builtin becomes the builtin, read below any method that it overrides.
@@ -78,12 +80,12 @@ def encode(value: object, refer: Encode, depth: int = 0) -> object:
     Args:
         value: anything.
         refer: gives an object that has no literal form its number.
-        depth: how many containers it stands in.
+        depth: how many containers may stand inside each other.
 
     Raises:
         WireError: too many containers inside each other, or too many items in one.
     """
-    if depth > MAX_DEPTH:
+    if depth < 0:
         raise WireError("too deep")
     kind = type(value)
     if value is None or kind in {bool, str, float} or (kind is int and value in SMALL):
@@ -93,25 +95,25 @@ def encode(value: object, refer: Encode, depth: int = 0) -> object:
     if isinstance(value, type) and TYPES.get(value.__name__) is value:
         return ["type", value.__name__]
     if kind in CONTAINERS:
-        return [kind.__name__, *(encode(item, refer, depth + 1) for item in _items(value))]
+        return [kind.__name__, *(encode(item, refer, depth - 1) for item in _items(value))]
     for base, plain in PLAIN.items():
         if issubclass(kind, base):
-            return encode(plain(value), refer, depth + 1)
+            return encode(plain(value), refer, depth - 1)
     return ["object", refer(value)]
 
 
-def decode(data: object, find: Decode, depth: int = 0) -> object:
+def decode(data: object, find: Decode, depth: int = MAX_REPLY_DEPTH) -> object:
     """Turn what :func:`encode` gave back into a value.
 
     Args:
         data: parsed JSON from the other side.
         find: gives the object with a number.
-        depth: how many containers it stands in.
+        depth: how many containers may stand inside each other.
 
     Raises:
         WireError: it is nothing that :func:`encode` gives.
     """
-    if depth > MAX_DEPTH:
+    if depth < 0:
         raise WireError("too deep")
     if not isinstance(data, list):
         if isinstance(data, dict):
@@ -124,7 +126,7 @@ def decode(data: object, find: Decode, depth: int = 0) -> object:
             return find(number)
         if name in MAKERS:
             return MAKERS[name](*fields)
-        return BUILDERS[name]([decode(field, find, depth + 1) for field in fields])
+        return BUILDERS[name]([decode(field, find, depth - 1) for field in fields])
     except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError) as error:
         raise WireError("malformed value") from error
 
@@ -154,6 +156,7 @@ SCALARS: dict[type, Callable[[Any], tuple[object, ...]]] = {
     bytes: lambda v: (v.hex(),),
     bytearray: lambda v: (v.hex(),),
     range: lambda v: (hex(v.start), hex(v.stop), hex(v.step)),
+    slice: lambda v: (v.start, v.stop, v.step),
     Fraction: lambda v: (hex(v.numerator), hex(v.denominator)),
     Decimal: lambda v: (str(v),),
 }
@@ -178,6 +181,7 @@ MAKERS: dict[str, Callable[..., object]] = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "range": lambda *texts: range(*(int(text, 16) for text in texts)),
+    "slice": slice,
     "Fraction": lambda *texts: Fraction(*(int(text, 16) for text in texts)),
     "Decimal": _decimal,
     "type": TYPES.__getitem__,

@@ -8,12 +8,15 @@ only if the settings say that it may. Papers: Chen et al., arXiv 2107.03374; Aus
 
 import gzip
 import importlib.util
+import io
 import json
 import os
 import re
+import tokenize
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ MBPP_HUB_ID = "google-research-datasets/mbpp"
 # MBPP's own splits, by task_id: 1 to 10 are for prompts.
 TEST_IDS, VALIDATION_IDS, TRAIN_IDS = range(11, 511), range(511, 601), range(601, 975)
 # Where a completion goes on to something else; HumanEval's begin inside a function's body, and
-# the first of its stops are those of Chen et al.
+# the first of its stops are those of Chen et al. (who let prose after a solution fail it).
 STOPS = {
     "humaneval": ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "\n```"),
     "mbpp": ("\nassert ", "\nprint(", "\nif __name__", "\n```"),
@@ -99,7 +102,23 @@ def cut(completion: str, kind: str) -> str:
     begun = DEFINITION.search(completion) if kind == "mbpp" else None
     if begun is not None:  # the next problem's docstring
         ends += [found for found in [completion.find('\n"""', begun.end())] if found >= 0]
-    return completion[: min(ends)] if ends else completion
+    kept = completion[: min(ends)] if ends else completion
+    return _first_block(kept) if kind == "humaneval" else kept
+
+
+def _first_block(text: str) -> str:
+    """Return the text up to the line after its first indented block, or all if there is none.
+
+    Tokens tell, because a line within brackets or a string may begin anywhere; the parser would
+    tell too, but can crash on what a model wrote.
+    """
+    lines = text.split("\n")
+    with suppress(tokenize.TokenError, SyntaxError):  # broken before any such line
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            row, column = token.start
+            if token.type == tokenize.DEDENT and column == 0 and any(lines[row - 1 :]):
+                return "\n".join(lines[: row - 1])
+    return text
 
 
 def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> Verdict:
