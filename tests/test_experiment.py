@@ -64,7 +64,13 @@ def test_a_runs_folder_is_laid_out_as_designed(finished: Finished) -> None:
     trained = evaluated | {"metrics.jsonl"} | {f"adapter/{name}" for name in adapter}
     assert contents(finished.base.folder) == evaluated
     assert contents(finished.lora.folder) == trained
-    assert contents(finished.schemabank.folder) == trained | {"bank/bank.safetensors"}
+    bank = {"bank/bank.safetensors"}
+    kept = {
+        f"stages/{stage}/{name}"
+        for stage in ("1-router", "2-schemas")
+        for name in bank | {f"adapter/{name}" for name in adapter}
+    }
+    assert contents(finished.schemabank.folder) == trained | bank | kept
     assert {p.name for p in finished.out.iterdir()} == {
         outcome.folder.name for outcome in (finished.base, finished.lora, finished.schemabank)
     }, "no lock, no temporary folder is left"
@@ -92,6 +98,53 @@ def test_a_runs_files_say_what_was_done(finished: Finished) -> None:
     assert result["groups"]["all"]["gold_nll"] == pytest.approx(
         sum(p["gold_nll"] for p in predictions) / 6
     )
+
+
+def test_what_a_run_had_come_to_is_kept_at_the_end_of_every_stage(finished: Finished) -> None:
+    folder = finished.schemabank.folder
+    router, schemas, end = (
+        (
+            load_file(place / "bank" / "bank.safetensors"),
+            load_file(place / "adapter" / "adapter_model.safetensors"),
+        )
+        for place in (folder / "stages" / "1-router", folder / "stages" / "2-schemas", folder)
+    )
+    for name, weight in router[0].items():
+        untouched = torch.equal(weight, schemas[0][name])
+        assert untouched == name.endswith("router"), "stage 2 trains all but the router"
+        if "attributes" not in name and "query" not in name:
+            assert not torch.equal(schemas[0][name], end[0][name])
+    assert all(not weight.any() for name, weight in router[1].items() if "lora_B" in name)
+    assert all(weight.any() for name, weight in schemas[1].items() if "lora_B" in name)
+    assert any(not torch.equal(w, end[1][name]) for name, w in schemas[1].items())
+    card = (folder / "stages" / "1-router" / "adapter" / "README.md").read_text()
+    assert "after the stage `router`, not at its end" in card
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_runs_in_turns_keep_their_stages_as_runs_at_once_do(
+    finished: Finished, tmp_path: Path
+) -> None:
+    seeds = ["arm=schemabank", "seed=[42, 43, 44]"]
+    apart, _ = run(finished.config, tmp_path / "apart", *seeds, "engine.slots=1")
+    at_once, _ = run(finished.config, tmp_path / "at-once", *seeds, "engine.slots=2")
+    for one, other in zip(apart, at_once, strict=True):
+        for stage in ("1-router", "2-schemas"):
+            ours, theirs = (
+                load_file(o.folder / "stages" / stage / "bank" / "bank.safetensors")
+                for o in (one, other)
+            )
+            for name, weight in ours.items():
+                # Other seeds' weights are a hundred times as far away.
+                torch.testing.assert_close(weight, theirs[name], rtol=0, atol=2e-3)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_no_stage_is_kept_where_none_is_wanted(finished: Finished, tmp_path: Path) -> None:
+    settings = ["arm=schemabank", "engine.keep_stages=false"]
+    (outcome,), _ = run(finished.config, tmp_path, *settings)
+    assert not (outcome.folder / "stages").exists()
+    assert outcome.folder.name == finished.schemabank.folder.name
 
 
 def test_training_helped_and_arms_differ(finished: Finished) -> None:
@@ -139,7 +192,7 @@ def test_two_fresh_runs_are_byte_identical(finished: Finished, tmp_path: Path) -
             again = tmp_path / "again" / path.relative_to(finished.out)
             assert again.read_bytes() == path.read_bytes(), path
             compared += 1
-    assert compared == 3 + 8 + 9
+    assert compared == 3 + 8 + 9 + 2 * 5
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -382,7 +435,7 @@ def test_trained_parameters_are_those_in_a_runs_folder(
 ) -> None:
     found = []
     for outcome in mixed[0]:
-        files = sorted(outcome.folder.rglob("*.safetensors"))
+        files = sorted(outcome.folder.glob("[ab]*/*.safetensors"))
         saved = sum(t.numel() for file in files for t in load_file(file).values())
         assert outcome.result["training"]["num_trained_parameters"] == saved
         found.append(saved)

@@ -20,16 +20,14 @@ from schemabank.config import (
 from schemabank.errors import InputError
 from schemabank.prepare import (
     check_positions,
-    check_tags,
-    embeddings,
     end_token_id,
     engine_run,
     evaluation_items,
     task_training_data,
     tokenise,
     training_data,
-    uses_prefix,
 )
+from schemabank.tagging import check_tags, embeddings, uses_prefix
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.catalog import load_task
 from schemabank.tasks.prompts import few_shot_examples, target_text

@@ -103,6 +103,48 @@ def evaluate(
 
 
 @app.command()
+def routing(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of the arm schemabank.")],
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="Whose examples to route; default: what the run was evaluated on."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=2, help="First examples of every group.")] = 256,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Relate it to schemas; default: every column with few enough values.",
+        ),
+    ] = None,
+    meaning: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Same for examples that mean the same."),
+    ] = None,
+    wording: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="How an example is said.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default: inside RUN/routing.")
+    ] = None,
+) -> None:
+    """Look into a run's router: what it chooses, on what, and how that came about."""
+    from schemabank.progress import reporter
+    from schemabank.routing.analysis import Question
+    from schemabank.routing.command import route
+    from schemabank.routing.report import tables
+
+    question = Question(
+        split=split, limit=limit, fields=tuple(field or ()), meaning=meaning, wording=wording
+    )
+    with reporter() as progress:
+        folder, report = route(run, question, overrides or (), out, progress)
+    _print_tables(tables(report))
+    sys.stdout.write(f"tables and figures: {folder / 'routing.md'}\n")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
@@ -169,8 +211,16 @@ def _fail(error: Exception, code: int) -> None:
 def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ()) -> None:
     from schemabank.table import results_tables
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PLAIN_WIDTH)
     if results or failed:
-        console.print(*results_tables(results, failed=failed), sep="\n")
+        _console().print(*results_tables(results, failed=failed), sep="\n")
+
+
+def _print_tables(tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
+    from schemabank.table import plain_table
+
+    _console().print(*(plain_table(*table) for table in tables), sep="\n")
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)

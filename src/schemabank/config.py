@@ -113,8 +113,8 @@ class TagSettings(Settings):
 class Stage(Settings):
     """One stage of the curriculum."""
 
-    name: Annotated[str, Field(min_length=1)]
-    """Its name in logs."""
+    name: Annotated[str, Field(pattern=r"^\w[\w .-]*$")]
+    """Its name in logs and file names: letters, digits, blanks, dots, dashes and underscores."""
     ratio: Annotated[float, Field(gt=0, le=1)]
     """Its share of the run's steps."""
     train: Annotated[tuple[Literal["router", "schemas", "lora"], ...], Field(min_length=1)]
@@ -225,6 +225,8 @@ class EngineSettings(Settings):
     """Device; auto takes the GPU if there is one."""
     slots: PositiveInt | Literal["auto"] = "auto"
     """Runs trained at once; auto: on a GPU as many as fit or are of use, on a CPU one."""
+    keep_stages: bool = True
+    """Keep the arm schemabank's adapter and bank at the end of every stage, in RUN/stages."""
 
 
 class CommonSettings(Settings):

@@ -21,13 +21,13 @@ from schemabank.planner import best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, slots_that_fit
 from schemabank.prepare import (
     check_positions,
-    check_tags,
     evaluation_items,
     task_training_data,
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished, read_json
 from schemabank.runner import Outcome, run_cohort
+from schemabank.tagging import check_tags
 from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of

@@ -1,38 +1,26 @@
-"""From a task's examples to tokens: what the loss sees, what is asked at evaluation, which tags.
+"""From a task's examples to tokens: what the loss sees and what is asked at evaluation.
 
 Prompt and completion are tokenised apart and joined, so that training and decoding see the very
 same prompt tokens whatever a tokenizer would merge across the seam.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from schemabank.cohort.batches import Encoded, collate, encode, plan_schedule
-from schemabank.cohort.slots import Run, TagPlan, TrainingData
+from schemabank.cohort.batches import Encoded, encode, plan_schedule
+from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import BankSettings, EvalSettings, RunConfig, TagSettings
+from schemabank.config import EvalSettings, RunConfig
 from schemabank.errors import InputError
 from schemabank.scoring import METRICS, Metric, check_pass_at
-from schemabank.tags import (
-    Tagger,
-    cluster_tagger,
-    content_tagger,
-    field_tagger,
-    hash_tagger,
-    prefix_text,
-    random_tagger,
-)
+from schemabank.tagging import embeddings, tag_plan
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
-
-Embed = Callable[[], Mapping[str, np.ndarray]]
-EMBEDDING_BATCH = 16
 
 
 def tokenise(
@@ -126,33 +114,8 @@ def engine_run(
         train=run.train,
         lora=run.lora,
         bank=run.bank if run.arm == "schemabank" else None,
-        tags=_tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples)),
+        tags=tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples)),
     )
-
-
-def embeddings(
-    stack: AdapterStack, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
-) -> dict[str, np.ndarray]:
-    """Mean-pooled final hidden states of the questions, by example id.
-
-    Before training, when LoRA's B is zero, these are the base model's.
-    """
-    found: dict[str, np.ndarray] = {}
-    with stack.evaluating("off"):
-        for start in range(0, len(examples), EMBEDDING_BATCH):
-            chosen = examples[start : start + EMBEDDING_BATCH]
-            encoded = [
-                Encoded(id=e.id, tokens=tuple(tokenizer(e.question)["input_ids"]), label_start=1)
-                for e in chosen
-            ]
-            width = max(len(e.tokens) for e in encoded)
-            batch = collate([encoded] * stack.num_slots, width=width, num_labels=width)
-            batch = batch.to(stack.model.device)
-            hidden = stack.hidden(batch.tokens)[: len(chosen)].float()
-            real = batch.real[0][..., None]
-            pooled = (hidden * real).sum(1) / real.sum(1)
-            found |= dict(zip((e.id for e in chosen), pooled.cpu().numpy(), strict=True))
-    return found
 
 
 def evaluation_items(
@@ -168,12 +131,40 @@ def evaluation_items(
             answer that the metric cannot use.
     """
     TASKS[task.name].check(task)
-    examples = _limited(data.split(settings.split), settings.limit)
+    examples = chosen_examples(data, task, split=settings.split, limit=settings.limit)
+    return items_of(examples, data, task, settings, tokenizer)
+
+
+def chosen_examples(
+    data: TaskData, task: TaskSettings, *, split: str, limit: int | None
+) -> list[Example]:
+    """Return the first ``limit`` examples of every group of a split.
+
+    Raises:
+        InputError: the split is empty.
+    """
+    examples = data.split(split)
     if not examples:
         raise InputError(
-            f"the split {settings.split!r} of {task.name} holds 0 items, allowed is at least 1: "
-            "choose another split or enlarge it"
+            f"the split {split!r} of {task.name} holds 0 items, allowed is at least 1: choose "
+            "another split or enlarge it"
         )
+    return _limited(examples, limit)
+
+
+def items_of(
+    examples: Sequence[Example],
+    data: TaskData,
+    task: TaskSettings,
+    settings: EvalSettings,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Item]:
+    """Turn examples into the items that an evaluation asks.
+
+    Raises:
+        InputError: there are fewer training examples than shots, or a gold answer that the metric
+            cannot use.
+    """
     of_task = TASKS[task.name].items
     if of_task is not None:
         if metric_of(task) != TASKS[task.name].metric:
@@ -231,66 +222,11 @@ def _item(
     )
 
 
-def uses_prefix(run: RunConfig) -> bool:
-    """Whether a run puts tags in front of its prompts."""
-    tagged = run.arm == "schemabank" and run.tags.tagger != "none"
-    return tagged and run.tags.delivery in {"prefix", "both"}
-
-
-def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
-    """Find what no tagger can work with, a missing field for one, before anything is computed."""
-    if run.arm != "schemabank" or run.tags.tagger == "none":
-        return
-    if run.tags.tagger == "cluster":
-        num_questions = len({example.question for example in examples})
-        if num_questions < run.bank.num_schemas:
-            raise InputError(
-                f"bank.num_schemas is {run.bank.num_schemas}, but tags.tagger 'cluster' allows 1 "
-                f"to {num_questions}, the number of distinct training questions: lower it"
-            )
-        return
-    tagger = _tagger(run.tags, run.bank, run.seed, dict)
-    tagger(examples[0], rng=np.random.default_rng(0))
-
-
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that ends a target."""
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token: give it an eos_token")
     return int(tokenizer.eos_token_id)
-
-
-def _tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -> TagPlan | None:
-    """How a run's examples are tagged, or ``None`` for a run without tags."""
-    if run.arm != "schemabank" or run.tags.tagger == "none":
-        return None
-    return TagPlan(
-        tagger=_tagger(run.tags, run.bank, run.seed, embed),
-        num_tags=run.tags.num_tags,
-        prefix_room=_prefix_room(run, tokenizer),
-        loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
-        fixed=run.tags.tagger != "random",
-    )
-
-
-def _tagger(tags: TagSettings, bank: BankSettings, seed: int, embed: Embed) -> Tagger:
-    sizes = {"num_schemas": bank.num_schemas, "num_tags": tags.num_tags}
-    makers: dict[str, Callable[[], Tagger]] = {
-        "hash": lambda: hash_tagger(**sizes),
-        "content": lambda: content_tagger(**sizes),
-        "field": lambda: field_tagger(field=str(tags.field), **sizes),
-        "random": lambda: random_tagger(**sizes),
-        "cluster": lambda: cluster_tagger(embed(), seed=seed, **sizes),
-    }
-    return makers[tags.tagger]()
-
-
-def _prefix_room(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest tag prefix; 0 for a run without prefixes."""
-    if not uses_prefix(run):
-        return 0
-    prefixes = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]
-    return max(len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in prefixes)
 
 
 def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) -> str:

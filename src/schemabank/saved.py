@@ -75,8 +75,8 @@ def evaluate_saved(
     Raises:
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
-    run, adapter = _locate(folder)
-    run = _asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
+    run, adapter = locate(folder)
+    run = as_asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
     (run,) = resolved([run], resolve_device(run.engine.device))
     if out is not None:
         check_new(out)
@@ -119,7 +119,7 @@ def _evaluate_all(
     base = load_base(run, resolve_device(run.engine.device))
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
     check_positions(items, run.eval, base.model)
-    stack = _stack(run, base, adapter, bank)
+    stack = loaded_stack(run, base, adapter, bank)
     return {
         place: _evaluated(asked, stack, base, items, place=place, reporter=reporter)
         for place, asked in pending.items()
@@ -164,7 +164,7 @@ def export_run(folder: Path, out: Path, *, merge: bool) -> float:
         InputError: ``folder`` is no trained run, or ``out`` exists.
         RuntimeError: what was written gives other logits.
     """
-    run, adapter = _locate(folder)
+    run, adapter = locate(folder)
     if adapter is None:
         raise InputError(
             f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
@@ -175,7 +175,7 @@ def export_run(folder: Path, out: Path, *, merge: bool) -> float:
     with new_folder(out) as partial:
         if merge:
             return save_merged(partial, adapter, base)
-        stack = _stack(run, base, adapter, None)
+        stack = loaded_stack(run, base, adapter, None)
         (expected,) = probe_logits(stack, base)
         stack.remove()
         shutil.copytree(
@@ -184,8 +184,12 @@ def export_run(folder: Path, out: Path, *, merge: bool) -> float:
         return check_with_peft(partial, base, expected)
 
 
-def _locate(folder: Path) -> tuple[RunConfig, Path | None]:
-    """Return the settings of a run or adapter, and the folder of its adapter if it has one."""
+def locate(folder: Path) -> tuple[RunConfig, Path | None]:
+    """Return the settings of a run or adapter, and the folder of its adapter if it has one.
+
+    Raises:
+        InputError: neither of them is there.
+    """
     if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
         adapter = folder / ADAPTER
         return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
@@ -200,7 +204,7 @@ def _locate(folder: Path) -> tuple[RunConfig, Path | None]:
     )
 
 
-def _asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
+def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """Apply overrides; another task is asked and scored in its own way unless they say how."""
     asked = overridden(run, overrides)
     if asked.task.name == run.task.name:
@@ -212,9 +216,10 @@ def _asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
     return overridden(run.model_copy(update={"task": task}), overrides)
 
 
-def _stack(
+def loaded_stack(
     run: RunConfig, base: BaseModel, adapter: Path | None, bank: dict[str, torch.Tensor] | None
 ) -> AdapterStack:
+    """Put an adapter from disk and a bank on a model, as a stack of one slot."""
     settings, tensors = (run.lora, LoraTensors()) if adapter is None else load_adapter(adapter)
     stack = AdapterStack(base.model, lora=[settings], bank=run.bank if bank is not None else None)
     stack.load_lora(0, tensors)

@@ -72,6 +72,17 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Lay out cells as they stand, which may be anybody's text; numbers to the right."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, column in enumerate(head):
+        is_text = any(row[index][:1].isalpha() for row in rows)
+        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
 def _scores(result: Result, group: str, names: Sequence[str]) -> Row:
     s, training = result["groups"][group], result["training"]
     cells = [_shown(name, s[name]) if name in s else "" for name in names]

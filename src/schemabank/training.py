@@ -17,7 +17,7 @@ import torch
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig
+from schemabank.config import RunConfig, Stage
 from schemabank.configfile import run_id
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
@@ -27,6 +27,8 @@ from schemabank.rundir import METRICS
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
+
+KeepStage = Callable[[AdapterStack, int, str, Stage], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Context:
 
 
 def train_runs(
-    runs: Sequence[RunConfig], slots: int, context: Context, folders: Sequence[Path]
+    runs: Sequence[RunConfig],
+    slots: int,
+    context: Context,
+    folders: Sequence[Path],
+    *,
+    keep_stage: KeepStage,
 ) -> Cohort:
     """Train every run; where memory runs out, go on in half the slots.
 
@@ -58,10 +65,11 @@ def train_runs(
         slots: how many train at once.
         context: what all runs share.
         folders: of the runs, for their logs.
+        keep_stage: called with the stack, the slot, the run's id and the stage that it has ended.
     """
     new = partial(_new_cohort, runs, context)
     cohort: Cohort | None = _in_slots_that_fit(
-        slots, context.reporter, partial(_cohort, runs, context, new)
+        slots, context.reporter, partial(_cohort, runs, context, new, keep_stage)
     )
     assert cohort is not None
     try:
@@ -77,7 +85,7 @@ def train_runs(
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
                 cohort = None  # nothing holds its memory any more
-                make = partial(_cohort, runs, context, halted.resume)
+                make = partial(_cohort, runs, context, halted.resume, keep_stage)
                 cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
                 context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
     except BaseException:
@@ -140,6 +148,7 @@ def _cohort(
     runs: Sequence[RunConfig],
     context: Context,
     make: Callable[[AdapterStack], Cohort],
+    keep_stage: KeepStage,
     slots: int,
 ) -> Cohort:
     """Put a stack on the model and make a cohort of it; what fails leaves the model as it was."""
@@ -147,6 +156,7 @@ def _cohort(
         stack = build_stack(runs, context.base, slots=slots)
         on_failure.callback(stack.remove)
         cohort = make(stack)
+        cohort.stage_ended = partial(keep_stage, stack)
         on_failure.pop_all()
     return cohort
 

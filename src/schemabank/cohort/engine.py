@@ -31,6 +31,7 @@ from schemabank.cohort.seating import Seating, count_steps
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
+from schemabank.config import Stage
 from schemabank.curriculum import Group, StepSettings
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
@@ -72,6 +73,8 @@ class Cohort:
     Attributes:
         slots: the runs' progress, in the order of ``runs``.
         finished: weights of the runs that have ended, by name: a row for each group.
+        stage_ended: called with slot, run and stage when a run has taken the last step of a stage
+            but its last, while the stack holds the weights that it came to.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class Cohort:
         self.device = stack.model.device
         self.slots = [Slot(run, data) for run in runs]
         self.finished: dict[str, dict[Group, Tensor]] = {}
+        self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
         self._seating = self._seat_from(0)
         self._begun: dict[str, dict[Group, list[Tensor]]] = {}
         self._explain = explain
@@ -276,6 +280,8 @@ class Cohort:
         kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
         for index, slot in self._seating.seated.items():
             settings = slot.settings()
+            if settings.first and slot.step > 0:
+                self.stage_ended(index, slot.run.name, slot.stage_before)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
         shapes = {k: self.data.shape(self._seating.tick, k.prefix_room) for k in kinds}
         self._prepare(shapes)

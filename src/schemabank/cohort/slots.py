@@ -152,6 +152,11 @@ class Slot:
         """Whether an example has the same tags every time."""
         return self.run.tags is not None and self.run.tags.fixed
 
+    @property
+    def stage_before(self) -> Stage:
+        """The stage of the step before the next one."""
+        return next(p.stage for p in self.plans if p.start < self.step <= p.stop)
+
     def settings(self) -> StepSettings:
         """Return the settings of the next step."""
         return step_settings(self.plans, self.step, seed=self.run.seed)

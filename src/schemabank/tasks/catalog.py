@@ -33,6 +33,8 @@ class Task:
         check: raises ``InputError`` where the task cannot be scored under these settings.
         judge: scores completions by what their examples' fields say; ``None``: the metric does.
         items: what an evaluation asks of a split's examples, where it is not their prompts.
+        meaning: column that is the same for examples that mean the same.
+        wording: column that tells how an example is said.
     """
 
     load: Callable[[TaskSettings], TaskData]
@@ -42,13 +44,20 @@ class Task:
     check: Callable[[TaskSettings], None] = lambda _settings: None
     judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[Judged]] | None = None
     items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
+    meaning: str | None = None
+    wording: str | None = None
 
 
 TASKS = {
     "gsm8k": Task(lambda settings: gsm8k.load(**settings.gsm8k.model_dump())),
-    "gsm_symbolic": Task(lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump())),
+    "gsm_symbolic": Task(
+        lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump()),
+        meaning="template",
+    ),
     "conditional": Task(
         lambda settings: conditional.load(**settings.conditional.model_dump()),
+        meaning="rule",
+        wording="template",
     ),
     "humaneval": Task(
         lambda _settings: humaneval.load(),

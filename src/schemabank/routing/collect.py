@@ -1,0 +1,120 @@
+"""What the routers of one adapter choose, token by token, on a task's examples."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemabank.cohort.batches import Batch, Encoded, collate
+from schemabank.cohort.stack import AdapterStack
+from schemabank.progress import Reporter
+from schemabank.routing.measures import Floats, Ints
+from schemabank.tasks import Item
+
+BATCH_ROWS = 8
+BATCH_TOKENS = 8192
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of the examples, those of one example after those of another.
+
+    Attributes:
+        ids: ``(token,)``.
+        example_of: ``(token,)``, index of the example.
+        answers: ``(token,)``, whether it is the prompt's last, which answers the question.
+        in_target: ``(token,)``, whether it is of the gold target.
+    """
+
+    ids: Ints
+    example_of: Ints
+    answers: Bools
+    in_target: Bools
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a router did with every token.
+
+    Attributes:
+        log_probs: ``(token, schema)``, log of its softmax.
+        shares: ``(token, schema)``, ``1 / top_k`` where the schema is chosen, else 0.
+    """
+
+    log_probs: Floats
+    shares: Floats
+
+
+def tokens_of(items: Sequence[Item]) -> Tokens:
+    """Lay prompts and gold targets out as one sequence; a target's last token is never routed."""
+    lengths = [(len(i.prompt_tokens), len(i.target_tokens) - 1) for i in items]
+    places = [np.arange(-prompt, target) for prompt, target in lengths]
+    place = np.concatenate(places)
+    return Tokens(
+        ids=np.array([token for item in items for token in _routed(item)]),
+        example_of=np.repeat(np.arange(len(items)), [len(p) for p in places]),
+        answers=place == -1,
+        in_target=place >= 0,
+    )
+
+
+def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> dict[int, Choices]:
+    """Route prompts and gold targets with the bank on, as in training without dropout.
+
+    Args:
+        stack: one slot, with a bank.
+        items: the examples.
+        reporter: told how many examples are done.
+
+    Returns:
+        Choices by the index of the bank's layer; tokens are in the order of :func:`tokens_of`.
+    """
+    assert stack.num_slots == 1
+    parts: dict[int, list[Choices]] = {index: [] for index in sorted(stack.banks.banks)}
+    with stack.evaluating("on"):
+        for batch in _batches(items):
+            moved = batch.to(stack.model.device)
+            stack.hidden(moved.tokens)
+            real = moved.real[0].bool()
+            for index, routed in zip(parts, stack.banks.routed, strict=True):
+                chosen = (routed.gates[0][real] > 0).float()
+                parts[index].append(
+                    Choices(
+                        log_probs=routed.log_probs[0][real].cpu().numpy(),
+                        shares=(chosen / chosen.sum(-1, keepdim=True)).cpu().numpy(),
+                    )
+                )
+            stack.banks.routed.clear()
+            reporter.advance(batch.tokens.shape[1], "")
+    return {
+        index: Choices(
+            log_probs=np.concatenate([p.log_probs for p in found]),
+            shares=np.concatenate([p.shares for p in found]),
+        )
+        for index, found in parts.items()
+    }
+
+
+def _routed(item: Item) -> tuple[int, ...]:
+    return (*item.prompt_tokens, *item.target_tokens[:-1])
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Batch]:
+    """Examples in their order, a few at a time."""
+    rows: list[Encoded] = []
+    for item in items:
+        row = Encoded(id=item.id, tokens=_routed(item), label_start=1)
+        width = max(len(r.tokens) for r in (*rows, row))
+        if len(rows) == BATCH_ROWS or (rows and width * (len(rows) + 1) > BATCH_TOKENS):
+            yield _collated(rows)
+            rows = []
+        rows.append(row)
+    yield _collated(rows)
+
+
+def _collated(rows: Sequence[Encoded]) -> Batch:
+    width = max(len(row.tokens) for row in rows)
+    return collate([rows], width=width, num_labels=width)

@@ -1,0 +1,61 @@
+"""The command ``schemabank routing``: where its results lie, and that they are made once."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemabank.config import EngineSettings, RunConfig
+from schemabank.configfile import to_yaml
+from schemabank.experiment import resolve_device, resolved
+from schemabank.progress import Reporter
+from schemabank.routing.analysis import Question, analyse
+from schemabank.routing.report import JSON, write_report
+from schemabank.rundir import check_new, new_folder, read_json
+from schemabank.saved import as_asked, locate
+
+PLACE = "routing"
+
+
+def route(
+    folder: Path,
+    question: Question,
+    overrides: Sequence[str],
+    out: Path | None,
+    reporter: Reporter,
+) -> tuple[Path, Mapping[str, Any]]:
+    """Analyse a run's routing and write the report; one that is there already is reused.
+
+    Args:
+        folder: a finished run of the arm ``schemabank``.
+        question: what is asked.
+        overrides: ``a.b=value`` settings on top of the run's own.
+        out: folder to write; must not exist. ``None``: inside the run's folder, under a hash of
+            the question.
+        reporter: where progress goes.
+
+    Returns:
+        The folder, and the contents of its ``routing.json``.
+
+    Raises:
+        InputError: no such run, no bank, a column that the data lacks, or ``out`` exists.
+    """
+    run, _ = locate(folder)
+    (run,) = resolved([as_asked(run, overrides)], resolve_device(run.engine.device))
+    place = out or folder / PLACE / _id(run, question)
+    if out is None and (place / JSON).is_file():
+        reporter.note(f"reused: {place} (same question, finished)")
+        return place, read_json(place / JSON)
+    check_new(place)
+    report = analyse(folder, run, question, reporter)
+    with new_folder(place) as partial:
+        write_report(partial, report)
+    return place, report
+
+
+def _id(run: RunConfig, question: Question) -> str:
+    settings = to_yaml(run.model_copy(update={"engine": EngineSettings()}))
+    text = settings + json.dumps(asdict(question), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

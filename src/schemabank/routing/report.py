@@ -1,0 +1,167 @@
+"""A routing analysis for the eye: tables, a Markdown page and heat maps.
+
+Everything here is made from the contents of ``routing.json``.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from schemabank.figures import Spec, heat_map, write_figure
+from schemabank.rundir import write_json
+
+JSON, PAGE = "routing.json", "routing.md"
+MOST_VALUES = 40  # of a column in a heat map
+SHOWN_TOKENS = 6
+
+Report = Mapping[str, Any]
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write ``routing.json``, ``routing.md`` and the figures into a folder."""
+    write_json(folder / JSON, report)
+    figures = dict(_figures(report))
+    for name, (_, spec) in figures.items():
+        write_figure(folder / name, spec)
+    titles = {name: title for name, (title, _) in figures.items()}
+    (folder / PAGE).write_text(_page(report, titles), encoding="utf-8")
+
+
+def tables(report: Report) -> list[Table]:
+    """What the routers do, what they know and whether they use it again: title, head and rows."""
+    found = [_states(report)]
+    if report["information"]:
+        found.append(_information(report))
+    if report["reuse"]:
+        found.append(_reuse(report))
+    return found
+
+
+def _states(report: Report) -> Table:
+    tagged = "tag_agreement" in report["layers"][0]
+    head = ["state", "layer", "entropy", "schemas in use", "dead", "load balance", "changed"]
+    rows = []
+    for row in report["layers"]:
+        cells = [
+            row["state"],
+            str(row["layer"]),
+            f"{row['entropy']:.2f}",
+            f"{row['effective_schemas']:.1f}",
+            str(len(row["dead"])),
+            f"{row['load_balance']:.2f}",
+            "" if row["changed"] is None else f"{row['changed']:.0%}",
+        ]
+        if tagged:
+            chance = row["tag_agreement_by_chance"]
+            cells.append(f"{row['tag_agreement']:.1%} ({chance:.1%})")
+        rows.append(cells)
+    title = (
+        f"{report['num_schemas']} schemas, {report['top_k']} a token; "
+        f"{report['num_examples']} examples of {report['task']} {report['split']}"
+    )
+    return title, head + (["on tags (by chance)"] if tagged else []), rows
+
+
+def _information(report: Report) -> Table:
+    """One row a column, place and layer: before training and after."""
+    first, last = report["states"][0], report["states"][-1]
+    found = {
+        (row["field"], row["place"], row["layer"], row["state"]): row
+        for row in report["information"]
+    }
+    rows = []
+    for field, place, layer, state in found:
+        if state == last:
+            before, after = found[field, place, layer, first], found[field, place, layer, last]
+            numbers = [before["value"], after["value"]]
+            numbers += [after[key] for key in ("shuffled_mean", "shuffled_95", "field_entropy")]
+            cells = [f"{number:.3f}" for number in numbers]
+            rows.append([field, place, str(layer), *cells, f"{after['p_value']:.2g}"])
+    head = ["column", "place", "layer", first, last, "shuffled", "95 %", "at most", "p"]
+    return "mutual information of schema and column, in nats", head, sorted(rows)
+
+
+def _reuse(report: Report) -> Table:
+    rows = [
+        [
+            row["place"],
+            str(row["layer"]),
+            f"{row['same']:.3f}",
+            f"{row['other']:.3f}",
+            f"{row['num_pairs']:,}",
+            f"{row['p_value']:.2g}",
+        ]
+        for row in report["reuse"]
+    ]
+    head = ["place", "layer", "one meaning", "others", "pairs of one", "p"]
+    return "overlap of the choices of two examples, at the end", head, rows
+
+
+def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
+    """Heat maps by file name, each with what it shows."""
+    title = "share of choices by schema, layer and state of the training"
+    cells = [
+        {"schema": schema, "state": row["state"], "layer": f"layer {row['layer']}", "share": share}
+        for row in report["layers"]
+        for schema, share in enumerate(row["usage"])
+    ]
+    spec = heat_map(cells, x="schema", y="state", value="share", title=title, panel="layer")
+    yield "usage", (title, spec)
+    for field, place in dict.fromkeys((r["field"], r["place"]) for r in report["by_value"]):
+        cells = [
+            {"schema": schema, field: value, "layer": f"layer {row['layer']}", "share": share}
+            for row in report["by_value"]
+            if (row["field"], row["place"]) == (field, place) and len(row["values"]) <= MOST_VALUES
+            for value, shares in sorted(zip(row["values"], row["usage"], strict=True), key=_number)
+            for schema, share in enumerate(shares)
+        ]
+        if cells:
+            title = f"share of choices by {field} at the end of the training, {place}"
+            spec = heat_map(cells, x="schema", y=field, value="share", title=title, panel="layer")
+            yield f"by-{field}-{place.replace(' ', '-')}", (title, spec)
+
+
+def _number(pair: tuple[str, object]) -> list[tuple[int, str]]:
+    """Order of values with numbers in them: ``rule-2`` stands before ``rule-10``."""
+    pieces = re.findall(r"\d+|\D+", pair[0])
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in pieces]
+
+
+def _page(report: Report, figures: Mapping[str, str]) -> str:
+    lines = [f"# Routing of {report['run']}", ""]
+    if isinstance(report["tags"], str):
+        lines += [f"No agreement with tags is shown: {report['tags']}.", ""]
+    for title, head, rows in tables(report):
+        lines += [f"## {title[0].upper()}{title[1:]}", "", *_markdown(head, rows), ""]
+    for name, title in figures.items():
+        lines += [f"## {title[0].upper()}{title[1:]}", "", f"![{title}]({name}.svg)", ""]
+    lines += ["## Typical tokens and examples, at the end", "", *_typical(report)]
+    return "\n".join(lines) + "\n"
+
+
+def _typical(report: Report) -> Iterator[str]:
+    usage = {r["layer"]: r["usage"] for r in report["layers"] if r["state"] == report["states"][-1]}
+    rows = []
+    for row in report["schemas"]:
+        share = usage[row["layer"]][row["schema"]]
+        if share > 0:
+            kinds = ", ".join(_token(token) for token in row["tokens"][:SHOWN_TOKENS])
+            examples = ", ".join(f"{e['id']} ({e['share']:.0%})" for e in row["examples"])
+            rows.append([str(row["layer"]), str(row["schema"]), f"{share:.1%}", kinds, examples])
+    yield from _markdown(["layer", "schema", "usage", "tokens (times as often)", "examples"], rows)
+
+
+def _token(token: Mapping[str, Any]) -> str:
+    shown = repr(token["text"])[1:-1].replace("`", "'").replace("|", "\\|")
+    return f"`{shown}` {token['times_as_often']:.1f}"
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("\n", " ") for cell in row] for row in rows]
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
