@@ -118,10 +118,12 @@ def without(technique: str) -> Iterator[None]:
     replaced, name, replacement = TECHNIQUES[technique]
     before = getattr(replaced, name)
     setattr(replaced, name, replacement)
+    torch.compiler.reset()  # compiled code does not notice what was replaced
     try:
         yield
     finally:
         setattr(replaced, name, before)
+        torch.compiler.reset()
 
 
 def _peft(bench: Bench, *, tuned: bool) -> Row:

@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from schemabank.cli import app
 from schemabank.configfile import load_experiment
+from schemabank.routing.report import markdown_table, tables
 from schemabank.table import results_tables
 from tiny import tiny_model, tiny_tokenizer
 
@@ -145,6 +146,28 @@ def test_performance_tables_are_those_of_their_records(record: str) -> None:
         check=True,
     ).stdout
     assert PERFORMANCE.partition(f"{record} -->\n")[2].startswith(shown)
+
+
+ROUTING = (ROOT / "docs" / "routing.md").read_text(encoding="utf-8")
+ROUTING_RECORDS = re.findall(r"<!-- routing: (\S+) -->", ROUTING)
+
+
+@pytest.mark.parametrize("record", ROUTING_RECORDS)
+def test_routing_tables_are_those_of_their_records(record: str) -> None:
+    report = json.loads((ROOT / record).read_text(encoding="utf-8"))
+    states, information = ("\n".join(markdown_table(*t[1:])) for t in tables(report)[:2])
+    assert ROUTING.partition(f"{record} -->\n")[2].startswith(f"{states}\n\n{information}\n")
+
+
+def test_routing_accuracies_are_those_of_their_records() -> None:
+    shown = ROUTING.partition("<!-- routing accuracy: results/routing -->\n")[2]
+    rows = [line.strip("| ").split(" | ") for line in shown.partition("\n\n")[0].splitlines()[2:]]
+    assert len(rows) == 6
+    for tags, routing, *correct in rows:
+        name = {"the rule": "rule-tags", "none": "no-tags"}[tags]
+        record = ROOT / "results" / "routing" / f"{name}-{routing}.json"
+        groups = json.loads(record.read_text(encoding="utf-8"))["groups"]
+        assert correct == [f"{groups[g]['correct']:.1%}" for g in ("seen", "held_out")]
 
 
 def test_every_benchmark_record_is_shown() -> None:

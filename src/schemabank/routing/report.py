@@ -134,7 +134,7 @@ def _page(report: Report, figures: Mapping[str, str]) -> str:
     if isinstance(report["tags"], str):
         lines += [f"No agreement with tags is shown: {report['tags']}.", ""]
     for title, head, rows in tables(report):
-        lines += [f"## {title[0].upper()}{title[1:]}", "", *_markdown(head, rows), ""]
+        lines += [f"## {title[0].upper()}{title[1:]}", "", *markdown_table(head, rows), ""]
     for name, title in figures.items():
         lines += [f"## {title[0].upper()}{title[1:]}", "", f"![{title}]({name}.svg)", ""]
     lines += ["## Typical tokens and examples, at the end", "", *_typical(report)]
@@ -142,7 +142,8 @@ def _page(report: Report, figures: Mapping[str, str]) -> str:
 
 
 def _typical(report: Report) -> Iterator[str]:
-    usage = {r["layer"]: r["usage"] for r in report["layers"] if r["state"] == report["states"][-1]}
+    last = report["states"][-1]
+    usage = {row["layer"]: row["usage"] for row in report["layers"] if row["state"] == last}
     rows = []
     for row in report["schemas"]:
         share = usage[row["layer"]][row["schema"]]
@@ -150,7 +151,9 @@ def _typical(report: Report) -> Iterator[str]:
             kinds = ", ".join(_token(token) for token in row["tokens"][:SHOWN_TOKENS])
             examples = ", ".join(f"{e['id']} ({e['share']:.0%})" for e in row["examples"])
             rows.append([str(row["layer"]), str(row["schema"]), f"{share:.1%}", kinds, examples])
-    yield from _markdown(["layer", "schema", "usage", "tokens (times as often)", "examples"], rows)
+    yield from markdown_table(
+        ["layer", "schema", "usage", "tokens (times as often)", "examples"], rows
+    )
 
 
 def _token(token: Mapping[str, Any]) -> str:
@@ -158,7 +161,8 @@ def _token(token: Mapping[str, Any]) -> str:
     return f"`{shown}` {token['times_as_often']:.1f}"
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay cells out as the lines of a Markdown table."""
     cells = [[cell.replace("\n", " ") for cell in row] for row in rows]
     return [
         f"| {' | '.join(head)} |",
