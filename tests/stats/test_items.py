@@ -1,15 +1,19 @@
-"""Intervals: against their equations, and their coverage by simulation."""
-
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import ttest_1samp
+from scipy.stats import binom, ttest_1samp
 
 from schemabank.errors import InputError
-from schemabank.stats import clustered_interval, resampled_ratio_interval, wilson_interval
+from schemabank.stats import (
+    McNemar,
+    clustered_interval,
+    mcnemar,
+    resampled_ratio_interval,
+    wilson_interval,
+)
 
 prop = settings(deadline=None, max_examples=150)
 
@@ -25,6 +29,21 @@ class TestWilsonInterval:
             assert 0 <= end <= 1
             distance = math.sqrt(num_items) * abs(share - end)
             assert distance == pytest.approx(z * math.sqrt(end * (1 - end)), abs=1e-6)
+
+    @pytest.mark.parametrize(
+        ("num_correct", "num_items", "printed"),
+        [
+            (81, 263, (0.2553, 0.3662)),
+            (15, 148, (0.0624, 0.1605)),
+            (0, 20, (0, 0.1611)),
+            (1, 29, (0.0061, 0.1718)),
+        ],
+    )
+    def test_newcombes_examples(
+        self, num_correct: int, num_items: int, printed: tuple[float, float]
+    ) -> None:
+        """Newcombe 1998 (Statistics in Medicine 17:857-872), table I, method 3."""
+        assert wilson_interval(num_correct, num_items) == pytest.approx(printed, abs=5e-5)
 
     def test_confidence_widens_it(self) -> None:
         low, high = wilson_interval(30, 100)
@@ -77,6 +96,10 @@ class TestClusteredInterval:
     def test_one_cluster_says_nothing_about_the_spread(self) -> None:
         assert clustered_interval([0.0, 1.0], ["book", "book"]) is None
 
+    def test_values_are_finite(self) -> None:
+        with pytest.raises(InputError, match="is not finite"):
+            clustered_interval([1.0, math.nan], [1, 2])
+
     @pytest.mark.parametrize(("values", "clusters"), [([], []), ([1.0], []), ([1.0, 0.0], [1])])
     def test_values_and_clusters_must_match(self, values: list[float], clusters: list[int]) -> None:
         with pytest.raises(InputError, match="one of each an item"):
@@ -106,6 +129,40 @@ class TestResampledRatioInterval:
 
     def test_one_cluster_says_nothing_and_bad_sums_are_refused(self) -> None:
         assert resampled_ratio_interval([1], [1]) is None
-        for sums, counts in (([1.0], []), ([1.0, 2.0], [1, 0])):
+        for sums, counts in (([1.0], []), ([1.0, 2.0], [1, 0]), ([1.0, 2.0], [1, math.nan])):
             with pytest.raises(InputError, match="one of each a cluster"):
                 resampled_ratio_interval(sums, counts)
+
+    def test_losses_of_a_run_that_diverged_have_no_interval(self) -> None:
+        assert resampled_ratio_interval([1.0, math.nan], [1, 2]) is None
+        assert resampled_ratio_interval([1.0, math.inf], [1, 2]) is None
+
+
+class TestMcNemar:
+    @prop
+    @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+    def test_counts_and_binomial_tails(self, answers: list[tuple[bool, bool]]) -> None:
+        a, b = zip(*answers, strict=True)
+        (found,) = mcnemar([a], [b])
+        assert found.only_a == sum(x and not y for x, y in answers)
+        assert found.only_b == sum(y and not x for x, y in answers)
+        assert found.both == sum(x and y for x, y in answers)
+        assert found.only_a + found.only_b + found.both + found.neither == len(answers)
+        flips, fewer = found.only_a + found.only_b, min(found.only_a, found.only_b)
+        assert found.p == pytest.approx(min(1, 2 * binom.cdf(fewer, flips, 0.5)))
+
+    def test_approval_of_a_prime_minister(self) -> None:
+        """Agresti 2013, table 11.1: 794, 150, 86, 570; its z is 4.17, p 0.00003."""
+        a = [1] * 794 + [1] * 150 + [0] * 86 + [0] * 570
+        b = [1] * 794 + [0] * 150 + [1] * 86 + [0] * 570
+        (found,) = mcnemar([a], [b])
+        assert (found.both, found.only_a, found.only_b, found.neither) == (794, 150, 86, 570)
+        assert found.p == pytest.approx(3.7e-5, rel=0.02)
+
+    def test_each_seed_by_itself(self) -> None:
+        found = mcnemar([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 1]], [[0] * 6, [0, 0, 1, 1, 0, 1]])
+        assert found == [McNemar(6, 0, 0, 0, 0.03125), McNemar(0, 0, 3, 3, 1.0)]
+
+    def test_graded_scores_are_refused(self) -> None:
+        with pytest.raises(InputError, match=r"score 0\.5 is neither right nor wrong"):
+            mcnemar([[1, 0.5]], [[1, 0]])

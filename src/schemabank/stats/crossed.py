@@ -1,0 +1,231 @@
+"""Two arms over seeds and items at once, from one score for each seed and item.
+
+Another seed gives other weights, another test set other items: a difference that should hold for
+both varies with both. Every seed answers every item, so seeds and items are crossed, as readers and
+cases are in radiology, whose analysis this is (multi-reader multi-case; Dorfman, Berbaum and Metz
+1992, Investigative Radiology 27:723-731).
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
+
+from schemabank.errors import InputError
+from schemabank.stats.arms import student_interval
+from schemabank.stats.checks import (
+    DIGITS,
+    Array,
+    Interval,
+    check_confidence,
+    check_num_resamples,
+    cluster_numbers,
+    differences,
+)
+from schemabank.stats.contrasts import Difference
+
+RESAMPLES_AT_ONCE = 256  # of any number of items fit into memory
+SMALLEST_P = 1e-30  # in one tail; smaller ones mean nothing
+LOG_ROUNDING = 1e-9  # what there and back loses
+
+
+@dataclass(frozen=True)
+class CrossedDifference(Difference):
+    """A difference that counts the variation of seeds and of items.
+
+    Its degrees of freedom are those with which Student's quantile is the interval's.
+
+    Attributes:
+        num_seeds: that both arms share.
+        num_clusters: of items; the number of items where each is drawn by itself.
+        seed_part: what seeds, and noise of single answers, add to the squared standard error;
+            ``None`` for one seed or cluster.
+        item_part: what items add; ``None`` likewise.
+    """
+
+    num_seeds: int
+    num_clusters: int
+    seed_part: float | None
+    item_part: float | None
+
+
+def crossed_difference(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+) -> CrossedDifference:
+    """Compare two arms over seeds and items by the moments of a two-way layout.
+
+    The squared standard error is ``V_seed + max(V_item − V_cell, 0)``: the variance of the mean
+    seen between seeds, and that between items less what single answers' noise adds to it, which the
+    first term counts already. It is the denominator of Hillis, Berbaum and Metz 2008 (Academic
+    Radiology 15:647-661) for two arms' differences. Its quantile is that of Cochran 1964
+    (Biometrics 20:191-195): Student's quantiles for both terms' degrees of freedom, weighted by the
+    terms. Satterthwaite's degrees of freedom, as there, come out too many where the seeds happen to
+    agree, and the smallest p-values, which decide a family of comparisons, too small. With
+    clusters, sums over a cluster's items take the items' place, as in `clustered_interval`.
+
+    Simulated coverage at a stated 95 % is 94.8 % to 96.5 % for 4 and 8 seeds and 300 items,
+    whether seeds, items, clusters of items or single answers vary most.
+
+    Args:
+        a: (seed, item) scores of one arm.
+        b: (seed, item) scores of the other, same seeds and items in the same order. An arm without
+            seeds, such as the untouched model, is repeated for every seed.
+        clusters: what each item was drawn with; ``None`` where each is drawn by itself.
+        confidence: probability that the interval holds the mean difference over all seeds and
+            items.
+    """
+    check_confidence(confidence)
+    sums, sizes = _clustered(a, b, clusters)
+    num_seeds, num_clusters = sums.shape
+    mean = float(sums.sum() / (num_seeds * sizes.sum()))
+    parts = _parts(sums, sizes) if min(sums.shape) > 1 else None
+    error = None if parts is None else sum(parts) ** 0.5
+    df = p = None
+    if parts is not None and error:
+        student = Cochran(parts, (num_seeds - 1, num_clusters - 1))
+        df = student.df((1 - confidence) / 2)
+        p = student.two_sided_p(abs(mean) / error)
+    return CrossedDifference(
+        mean=mean,
+        standard_error=error,
+        df=df,
+        interval=student_interval(mean, error, df, confidence),
+        p=p,
+        confidence=confidence,
+        num_seeds=num_seeds,
+        num_clusters=num_clusters,
+        seed_part=None if parts is None else parts[0],
+        item_part=None if parts is None else parts[1],
+    )
+
+
+def pigeonhole_interval(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval | None:
+    """Return the percentile interval of a difference, resampling seeds and items independently.
+
+    The pigeonhole bootstrap of Owen 2007 (Annals of Applied Statistics 1:386-411, arXiv
+    math/0504389): it counts the noise of single answers up to three times, which makes it wide, and
+    reads few seeds as if they were all, which makes it narrow. Simulated coverage at a stated 95 %
+    with 8 seeds: 99.8 % where single answers vary most and 93.8 % where seeds do; with 4
+    seeds 90.8 % there. Hence `crossed_difference` comes first.
+
+    Args:
+        a: (seed, item) scores of one arm.
+        b: (seed, item) scores of the other, same seeds and items in the same order.
+        clusters: what each item was drawn with; clusters are then resampled whole.
+        confidence: share of resamples between the two ends.
+        num_resamples: how often is drawn.
+        seed: of the draws.
+
+    Returns:
+        Both ends; ``None`` for one seed or one cluster, and where nothing varies.
+    """
+    check_confidence(confidence)
+    check_num_resamples(num_resamples)
+    sums, sizes = _clustered(a, b, clusters)
+    if min(sums.shape) < 2 or np.ptp(sums / sizes) <= 10.0**-DIGITS * np.abs(sums).max():
+        return None
+    rng = np.random.default_rng(seed)
+    means = np.empty(num_resamples)
+    for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
+        size = min(RESAMPLES_AT_ONCE, num_resamples - start)
+        of_seeds, of_items = (_draws(rng, size, num) for num in sums.shape)
+        totals = ((of_items @ sums.T) * of_seeds).sum(axis=1)
+        means[start : start + size] = totals / (len(sums) * (of_items @ sizes))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Cochran:
+    """Student's distribution for a variance estimated in two parts (Cochran 1964).
+
+    Attributes:
+        parts: of the variance, not both 0.
+        freedom: their degrees of freedom.
+    """
+
+    parts: tuple[float, float]
+    freedom: tuple[int, int]
+
+    def quantile(self, tail: float) -> float:
+        """Return what the statistic exceeds with this probability."""
+        return float(np.average(-stdtrit(self.freedom, tail), weights=self.parts))
+
+    def df(self, tail: float) -> float:
+        """Return the degrees of freedom with which Student's quantile is the same."""
+        aim, (least, most) = self.quantile(tail), sorted(self.freedom)
+        if aim >= -stdtrit(least, tail):
+            return least
+        if aim <= -stdtrit(most, tail):
+            return most
+        return float(brentq(lambda df: -stdtrit(df, tail) - aim, least, most))
+
+    def two_sided_p(self, statistic: float) -> float:
+        """Return the p-value of a statistic of at least 0, which lies between both Student's."""
+        tails = stdtr(self.freedom, -statistic)
+        least, most = (max(float(tail), SMALLEST_P) for tail in (tails.min(), tails.max()))
+        if self.quantile(least) <= statistic:
+            return 2 * least
+        if self.quantile(most) >= statistic:
+            return 2 * most
+        ends = math.log(least) - LOG_ROUNDING, math.log(most) + LOG_ROUNDING
+        return 2 * math.exp(brentq(lambda log: self.quantile(math.exp(log)) - statistic, *ends))
+
+
+def _clustered(
+    a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None
+) -> tuple[Array, Array]:
+    """Sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
+    values = differences(a, b, dims=2)
+    if clusters is None:
+        return values, np.ones(values.shape[1])
+    if len(clusters) != values.shape[1]:
+        raise InputError(
+            f"{len(clusters)} clusters for {values.shape[1]} items: give one an item, in the "
+            "order of the scores' second axis"
+        )
+    numbers = cluster_numbers(clusters)
+    sums = np.stack([np.bincount(numbers, weights=row) for row in values])
+    return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
+
+
+def _parts(sums: Array, sizes: Array) -> tuple[float, float]:
+    """What seeds and items add to the squared standard error; 0 below rounding.
+
+    The variances of the overall mean by seeds, by clusters and by cells, each from the residuals of
+    the means, weighted by the items in them.
+    """
+    num_seeds, num_clusters = sums.shape
+    of_seed = sums.sum(axis=1, keepdims=True) / sizes.sum()
+    of_item = (sums.mean(axis=0) - sizes * of_seed.mean()) / sizes.sum()
+    of_cell = (sums - sizes * of_seed) / sizes.sum() - of_item
+    spread = num_clusters / (num_clusters - 1)
+    by_seed = float(of_seed.var(ddof=1)) / num_seeds
+    by_item = spread * float(np.square(of_item).sum())
+    by_cell = spread * float(np.square(of_cell).sum()) / (num_seeds * (num_seeds - 1))
+    least = (10.0**-DIGITS * float(np.abs(sums).max())) ** 2
+    seed_part = by_seed if by_seed > least else 0.0
+    item_part = by_item - by_cell if by_item > (1 + 10.0**-DIGITS) * by_cell + least else 0.0
+    return seed_part, item_part
+
+
+def _draws(rng: np.random.Generator, size: int, num: int) -> Array:
+    """How often each of ``num`` was drawn in ``num`` draws: (size, num)."""
+    drawn = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
+    return np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)

@@ -1,0 +1,165 @@
+"""What a comparison says, by rules stated before it was made.
+
+The primary contrast and the smallest difference of interest belong to the plan, not to the result;
+every further contrast belongs to a family whose p-values `holm` adjusts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from schemabank.errors import InputError
+from schemabank.stats.checks import Interval
+from schemabank.stats.contrasts import Difference
+from schemabank.stats.power import detectable_from_error
+
+Outcome = Literal["better", "worse", "no difference detected"]
+Relevance = Literal["of interest", "too small to matter", "undecided"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison says, and the numbers that it rests on.
+
+    Attributes:
+        outcome: of the first arm, against the second.
+        relevance: the interval against the smallest difference of interest, if one was given:
+            beyond it, within it, or across it.
+        difference: of the means.
+        interval: of the difference, not adjusted for other comparisons.
+        p: adjusted where it was given so.
+        detectable: true difference that would have been found with a probability of 80 %; ``None``
+            where too few seeds or no spread leave that unknown.
+        sentence: all that in words.
+    """
+
+    outcome: Outcome
+    relevance: Relevance | None
+    difference: float
+    interval: Interval | None
+    p: float | None
+    detectable: float | None
+    sentence: str
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust the p-values of a family, so that at most a share alpha of families errs at all.
+
+    The step-down procedure of Holm 1979 (Scandinavian Journal of Statistics 6:65-70): the smallest
+    is multiplied by their number, the next by one less, and none falls below the one before.
+
+    Args:
+        p_values: one a comparison, each in [0, 1]; count one that could not be tested as 1.
+
+    Returns:
+        Adjusted p-values in the order given, at most 1.
+    """
+    if not len(p_values) or not all(0 <= p <= 1 for p in p_values):
+        raise InputError(
+            f"p-values {list(p_values)} are no family: give at least one, all between 0 and 1"
+        )
+    found = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(found)
+    stepped = np.maximum.accumulate(found[order] * np.arange(len(found), 0, -1))
+    adjusted = np.empty_like(found)
+    adjusted[order] = np.minimum(stepped, 1)
+    return [float(p) for p in adjusted]
+
+
+def verdict(
+    contrast: Difference,
+    *,
+    p: float | None = None,
+    num_comparisons: int = 1,
+    smallest: float | None = None,
+    higher_is_better: bool = True,
+) -> Verdict:
+    """Judge a comparison.
+
+    A difference is detected where the p-value is at most one less the contrast's confidence *and*
+    the interval excludes 0; without an interval nothing is. The detectable difference is that of
+    the first step of `holm`, at alpha over the number of comparisons.
+
+    Args:
+        contrast: from `paired_difference`, `welch_difference` or `crossed_difference`.
+        p: from `holm` where the contrast is one of a family, or of another test that was planned;
+            the contrast's own if ``None``.
+        num_comparisons: in that family.
+        smallest: smallest difference of interest, positive, in units of the score.
+        higher_is_better: false for losses.
+    """
+    _check(p, num_comparisons, smallest)
+    p = contrast.p if p is None else p
+    alpha = 1 - contrast.confidence
+    outcome = _outcome(contrast, p, alpha, higher_is_better)
+    detectable = None
+    if contrast.standard_error and contrast.df is not None:
+        detectable = detectable_from_error(
+            contrast.standard_error, contrast.df, alpha=alpha / num_comparisons
+        )
+    relevance = None if smallest is None else _relevance(contrast.interval, smallest)
+    return Verdict(
+        outcome=outcome,
+        relevance=relevance,
+        difference=contrast.mean,
+        interval=contrast.interval,
+        p=p,
+        detectable=detectable,
+        sentence=_sentence(contrast, outcome, relevance, p, detectable),
+    )
+
+
+def _outcome(
+    contrast: Difference, p: float | None, alpha: float, higher_is_better: bool
+) -> Outcome:
+    if p is None or contrast.interval is None or p > alpha:
+        return "no difference detected"
+    low, high = contrast.interval
+    if low <= 0 <= high:
+        return "no difference detected"
+    return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def _relevance(interval: Interval | None, smallest: float) -> Relevance:
+    if interval is None:
+        return "undecided"
+    low, high = interval
+    if low >= smallest or high <= -smallest:
+        return "of interest"
+    return "too small to matter" if -smallest < low and high < smallest else "undecided"
+
+
+def _sentence(
+    contrast: Difference,
+    outcome: Outcome,
+    relevance: Relevance | None,
+    p: float | None,
+    detectable: float | None,
+) -> str:
+    if contrast.interval is None or p is None or detectable is None:
+        return (
+            f"No difference detected: {contrast.mean:+.4g}, but one seed, or seeds without any "
+            "spread, cannot tell it from chance."
+        )
+    low, high = contrast.interval
+    interval = f"{100 * contrast.confidence:.4g} % interval {low:+.4g} to {high:+.4g}"
+    numbers = f"{contrast.mean:+.4g} ({interval}, p = {p:.2g})"
+    numbers += "" if relevance is None else f", {relevance}"
+    if outcome == "no difference detected":
+        found = f"{detectable:.4g} would have been found 4 times in 5"
+        return f"No difference detected: {numbers}; a true difference of {found}."
+    return f"{outcome.capitalize()}: {numbers}."
+
+
+def _check(p: float | None, num_comparisons: int, smallest: float | None) -> None:
+    if p is not None and not 0 <= p <= 1:
+        raise InputError(f"p {p} is not between 0 and 1: give what holm returns")
+    if num_comparisons < 1:
+        raise InputError(f"{num_comparisons} comparisons: give at least 1")
+    if smallest is not None and not 0 < smallest < float("inf"):
+        raise InputError(
+            f"smallest difference of interest {smallest} is not above 0: give one in units of the "
+            "score, whichever arm it favours"
+        )
