@@ -117,7 +117,7 @@ def _timed(arguments: list[str]) -> tuple[float, float]:
     process = os.posix_spawn(sys.executable, program, os.environ)
     _, status, usage = os.wait4(process, 0)
     if status:
-        sys.exit(f"schemabank {' '.join(arguments)}: status {status}")
+        sys.exit(f"schemabank {' '.join(arguments)}: status {os.waitstatus_to_exitcode(status)}")
     return time.perf_counter() - began, usage.ru_maxrss / 2**20
 
 

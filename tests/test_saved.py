@@ -60,6 +60,19 @@ def test_routing_on_and_dense_measure_something_else(finished: Finished, tmp_pat
     assert trained_with_bank < sum(losses(finished.base.folder))
 
 
+def test_what_a_run_had_come_to_after_a_stage_is_evaluated_like_a_run(
+    finished: Finished, tmp_path: Path
+) -> None:
+    stage = finished.schemabank.folder / "stages" / "2-schemas"
+    found = {
+        routing: losses(evaluated(stage, f"eval.routing={routing}", out=tmp_path / routing).folder)
+        for routing in ("off", "on")
+    }
+    assert found["off"] != found["on"]
+    assert found["off"] != losses(finished.schemabank.folder)
+    assert sum(found["on"]) < sum(losses(finished.base.folder))
+
+
 @pytest.mark.parametrize("arm", ["base", "lora"])
 @pytest.mark.parametrize("routing", ["on", "dense"])
 def test_routing_without_a_bank_is_an_error(

@@ -113,8 +113,8 @@ class TagSettings(Settings):
 class Stage(Settings):
     """One stage of the curriculum."""
 
-    name: Annotated[str, Field(pattern=r"^\w[\w .-]*$")]
-    """Its name in logs and file names: letters, digits, blanks, dots, dashes and underscores."""
+    name: Annotated[str, Field(min_length=1)]
+    """Its name in logs."""
     ratio: Annotated[float, Field(gt=0, le=1)]
     """Its share of the run's steps."""
     train: Annotated[tuple[Literal["router", "schemas", "lora"], ...], Field(min_length=1)]

@@ -3,7 +3,8 @@
 Charts are Vega-Lite specifications made with altair and drawn by vl-convert, without a browser.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +25,53 @@ PRINT_SCALE = 2.0
 Spec = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a heat map: its place, its value, and the panel that it is in."""
+
+    x: str
+    y: str
+    value: float
+    panel: str = ""
+
+
 def heat_map(
-    cells: Sequence[Mapping[str, object]],
-    *,
-    x: str,
-    y: str,
-    value: str,
-    title: str,
-    panel: str | None = None,
+    cells: Sequence[Cell], *, x_title: str, y_title: str, value_title: str, title: str
 ) -> Spec:
     """A heat map whose cells are the stronger in colour, the larger the value; 0 is the page.
 
     Args:
-        cells: rows of data.
-        x: column across; its values stand in the order of the data.
-        y: column down; likewise.
-        value: column between 0 and the largest one, which sets the scale.
+        cells: in the order of their rows, columns and panels, which stand below each other.
+        x_title: what stands across.
+        y_title: what stands below each other.
+        value_title: what the colour means.
         title: of the figure.
-        panel: column by which it is cut into panels below each other.
     """
-    data = altair.InlineData(values=[dict(cell) for cell in cells])
+    data = altair.InlineData(values=[asdict(cell) for cell in cells])
+    across = altair.Axis(labelAngle=0, labelOverlap=True)
     place = altair.Chart(data).encode(
-        x=altair.X(f"{x}:O", sort=None, axis=altair.Axis(labelAngle=0, labelOverlap=True)),
-        y=altair.Y(f"{y}:O", sort=None),
+        x=altair.X("x:O", sort=None, axis=across, title=x_title),
+        y=altair.Y("y:O", sort=None, title=y_title),
     )
-    grid = place.mark_rect(fill=None, stroke="currentColor", strokeWidth=0.3, strokeOpacity=0.3)
+    grid = place.mark_rect(
+        aria=False, fill=None, stroke="currentColor", strokeWidth=0.3, strokeOpacity=0.3
+    )
     strength = altair.Opacity(
-        f"{value}:Q",
+        "value:Q",
         scale=altair.Scale(range=[0, 1], domainMin=0),
         legend=altair.Legend(format=".2"),
+        title=value_title,
     )
-    filled = place.mark_rect(color=COLOUR).encode(
-        opacity=strength,
-        tooltip=[f"{x}:O", f"{y}:O", altair.Tooltip(f"{value}:Q", format=".3f")],
-    )
+    tooltip = [
+        altair.Tooltip("x:O", title=x_title),
+        altair.Tooltip("y:O", title=y_title),
+        altair.Tooltip("value:Q", title=value_title, format=".3f"),
+    ]
+    filled = place.mark_rect(aria=False, color=COLOUR).encode(opacity=strength, tooltip=tooltip)
     chart = altair.layer(filled, grid).properties(width=altair.Step(16), height=altair.Step(16))
-    if panel is not None:
-        chart = chart.facet(row=altair.Row(f"{panel}:N", sort=None, title=None), title=title)
-        chart = chart.resolve_scale(y="independent")
-    else:
-        chart = chart.properties(title=title)
-    return dict(chart.configure(**_LOOK).to_dict())
+    panels = altair.Row("panel:N", sort=None, title=None)
+    rows = chart.facet(row=panels, title=title).resolve_scale(y="independent")
+    return dict(rows.configure(**_LOOK).to_dict())
 
 
 def write_figure(path: Path, spec: Spec) -> None:

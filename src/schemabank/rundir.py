@@ -7,6 +7,7 @@ reused, and what an interrupted one left behind is moved aside under a name of i
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,11 @@ STAGES = "stages"
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.jsonl"
 COST = "cost.json"
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
 
 
 def is_finished(folder: Path) -> bool:

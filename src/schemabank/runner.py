@@ -39,6 +39,8 @@ from schemabank.rundir import (
     STAGES,
     Claim,
     claimed,
+    new_folder,
+    slug,
     write_json,
     write_lines,
 )
@@ -76,7 +78,12 @@ class Outcome:
 
 
 def run_cohort(
-    runs: Sequence[RunConfig], context: Context, out: Path, *, slots: int
+    runs: Sequence[RunConfig],
+    context: Context,
+    out: Path,
+    *,
+    slots: int,
+    planned: Sequence[RunConfig],
 ) -> list[Outcome]:
     """Train and evaluate runs that share a cohort, and write each one's folder.
 
@@ -85,6 +92,7 @@ def run_cohort(
         context: what all runs share.
         out: folder of the runs.
         slots: how many train at once.
+        planned: these runs and those of their cohort that are finished already.
 
     Raises:
         InputError: something in the configuration does not fit model or data.
@@ -95,11 +103,11 @@ def run_cohort(
             (claim.path / CONFIG).write_text(to_yaml(run), encoding="utf-8")
         began = time.monotonic()
         if runs[0].arm == "base":
-            cohort, stack = None, build_stack(runs, context.base, slots=slots)
+            cohort, stack = None, build_stack(planned, context.base, slots=slots)
         else:
             folders = [claim.path for claim in claims]
             keep = _stage_keeper(runs, claims, context)
-            cohort = train_runs(runs, slots, context, folders, keep_stage=keep)
+            cohort = train_runs(runs, slots, context, folders, planned=planned, keep_stage=keep)
             stack = cohort.stack
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
@@ -282,15 +290,15 @@ def _stage_keeper(
         place = stage_folder(folder, run, stage)
         kept = run.arm == "schemabank" and run.engine.keep_stages
         if kept and not place.exists():  # a step that ran out of memory begins again
-            place.mkdir(parents=True)
-            _write_weights(stack, slot, run, place, context.base, after=stage)
+            with new_folder(place) as partial:
+                _write_weights(stack, slot, run, partial, context.base, after=stage)
 
     return keep
 
 
 def stage_folder(run_folder: Path, run: RunConfig, stage: Stage) -> Path:
     """Return where a run keeps what it had come to at the end of a stage."""
-    return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{stage.name}"
+    return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{slug(stage.name)}"
 
 
 def _close(

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from runs import Notes
@@ -48,7 +49,10 @@ def test_choices_are_those_of_every_example_by_itself() -> None:
     assert list(found) == [1, 2]
     router = stack.banks.banks[1].router[0]
     log_probs = (torch.cat(expected) @ router.T).log_softmax(-1)
-    np.testing.assert_allclose(found[1].log_probs, log_probs.detach().numpy(), atol=2e-5)
+    probs = log_probs.exp()
+    np.testing.assert_allclose(found[1].probability, probs.mean(0).detach().numpy(), atol=2e-5)
+    entropy = -(probs * log_probs).sum(1).mean()
+    assert found[1].entropy == pytest.approx(entropy.item(), abs=2e-5)
     top = log_probs.topk(2).indices
     shares = torch.zeros_like(log_probs).scatter(-1, top, 0.5)
     assert np.array_equal(found[1].shares, shares.numpy())

@@ -9,9 +9,9 @@ from runs import Finished, Notes, snapshot
 from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
-from schemabank.routing.analysis import Question
 from schemabank.routing.command import route
 from schemabank.routing.report import tables
+from schemabank.routing.subject import Question
 
 pytestmark = pytest.mark.usefixtures("gsm8k")
 FILES = {"routing.json", "routing.md", "usage.svg", "usage.png"}
@@ -37,7 +37,7 @@ def test_every_state_is_measured_on_the_same_examples(finished: Finished, tmp_pa
     place, report, lines = routed(folder, tmp_path / "out", split="train", limit=12)
     assert {p.name for p in place.iterdir()} == FILES
     assert report == json.loads((place / "routing.json").read_text())
-    assert report["states"] == ["start", "router", "schemas", "end"]
+    assert report["states"] == ["start", "1-router", "2-schemas", "end"]
     assert lines == [f"route {state}: 12" for state in report["states"]]
     assert report["run"] == folder.name
     assert (report["split"], report["num_examples"]) == ("train", 12)
@@ -46,7 +46,7 @@ def test_every_state_is_measured_on_the_same_examples(finished: Finished, tmp_pa
     assert all(sum(row["usage"]) == pytest.approx(1) for row in layers.values())
     first = min(layer for _, layer in layers)
     assert layers["start", first]["changed"] is None
-    assert layers["router", first]["changed"] > 0
+    assert layers["1-router", first]["changed"] > 0
 
 
 def test_stage_1_teaches_the_tags(finished: Finished, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_stage_1_teaches_the_tags(finished: Finished, tmp_path: Path) -> None:
         ]
         for state in report["states"]
     }
-    assert max(agreement["router"]) > max(agreement["start"])
+    assert max(agreement["1-router"]) > max(agreement["start"])
     assert report["tags"] == 2
 
 
@@ -79,18 +79,18 @@ def test_columns_meanings_and_pages(own: Path, tmp_path: Path) -> None:
         own, tmp_path / "out", *settings, fields=("parity",), meaning="parity", wording="way"
     )
     assert {p.name for p in place.iterdir()} == FILES | {
-        f"by-parity-{place}.{kind}"
-        for place in ("all-tokens", "answer", "target")
+        f"by-1-parity-{place}.{kind}"
+        for place in ("prompt", "answer", "target")
         for kind in ("svg", "png")
     }
-    places = {"all tokens", "answer", "target"}
+    places = {"prompt", "answer", "target"}
     found = {(row["field"], row["place"]) for row in report["information"]}
     assert found == {("parity", name) for name in places}
     assert len(report["reuse"]) == len(places) * 2
     titles = [title for title, _, _ in tables(report)]
     assert len(titles) == 3
     page = (place / "routing.md").read_text()
-    assert "](by-parity-answer.svg)" in page
+    assert "](by-1-parity-answer.svg)" in page
     svg = (place / "usage.svg").read_text()
     assert "prefers-color-scheme:dark" in svg
     assert "currentColor" in svg
@@ -114,14 +114,14 @@ def test_the_same_question_gives_the_same_bytes_and_is_answered_once(own: Path) 
 def test_without_kept_stages_start_and_end_are_shown(own: Path, tmp_path: Path) -> None:
     shutil.rmtree(own / "stages" / "2-schemas")
     _, report, lines = routed(own, tmp_path / "out", limit=3)
-    assert report["states"] == ["start", "router", "end"]
+    assert report["states"] == ["start", "1-router", "end"]
     assert lines[0] == (
-        "nothing was kept at the end of schemas, so what changed there is not shown: "
-        "engine.keep_stages keeps it"
+        "nothing is kept of the end of 2-schemas, so what changed there is not shown: "
+        "engine.keep_stages keeps it, unless a stage took no step"
     )
 
 
-@pytest.mark.parametrize("tagger", ["random", "none", "cluster"])
+@pytest.mark.parametrize("tagger", ["random", "none", "cluster", "hash"])
 def test_tags_that_are_not_the_examples_own_are_not_compared(
     tagger: str, finished: Finished, tmp_path: Path
 ) -> None:
@@ -133,7 +133,7 @@ def test_tags_that_are_not_the_examples_own_are_not_compared(
     assert tagger in report["tags"]
     assert "tag_agreement" not in report["layers"][0]
     assert report["tags"] in (tmp_path / "out" / "routing.md").read_text()
-    if tagger == "cluster":
+    if tagger in {"cluster", "hash"}:
         _, report, _ = routed(outcome.folder, tmp_path / "train", split="train", limit=20)
         best = max(r["tag_agreement"] - r["tag_agreement_by_chance"] for r in report["layers"])
         assert best > 0
@@ -142,9 +142,10 @@ def test_tags_that_are_not_the_examples_own_are_not_compared(
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        ({"fields": ("colour",)}, r"'gsm8k/test/0' has no column 'colour': allowed are its col"),
-        ({"meaning": "colour"}, r"no column 'colour': allowed are its columns, operations"),
-        ({"wording": "colour"}, r"no column 'colour'"),
+        ({"fields": ("colour",)}, r"'gsm8k/test/0' has no field 'colour': allowed are its fie"),
+        ({"meaning": "colour"}, r"no field 'colour': allowed are its fields, operations"),
+        ({"wording": "colour"}, r"--wording is 'colour', but nothing says what examples mean"),
+        ({"meaning": "operations", "wording": "colour"}, r"no field 'colour'"),
         ({"split": "validation"}, r"the split 'validation' of gsm8k holds 0 items"),
     ],
 )

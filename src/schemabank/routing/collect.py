@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from schemabank.cohort.batches import Batch, Encoded, collate
 from schemabank.cohort.stack import AdapterStack
@@ -37,15 +39,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a router did with every token.
+    """What a router did.
 
     Attributes:
-        log_probs: ``(token, schema)``, log of its softmax.
         shares: ``(token, schema)``, ``1 / top_k`` where the schema is chosen, else 0.
+        probability: ``(schema,)``, the mean of its softmax over all tokens.
+        entropy: of a token's softmax, on average.
     """
 
-    log_probs: Floats
     shares: Floats
+    probability: Floats
+    entropy: float
 
 
 def tokens_of(items: Sequence[Item]) -> Tokens:
@@ -62,7 +66,7 @@ def tokens_of(items: Sequence[Item]) -> Tokens:
 
 
 def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> dict[int, Choices]:
-    """Route prompts and gold targets with the bank on, as in training without dropout.
+    """Route prompts and gold targets with the bank on at full scale, without dropout.
 
     Args:
         stack: one slot, with a bank.
@@ -73,29 +77,34 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
         Choices by the index of the bank's layer; tokens are in the order of :func:`tokens_of`.
     """
     assert stack.num_slots == 1
-    parts: dict[int, list[Choices]] = {index: [] for index in sorted(stack.banks.banks)}
+    layers = sorted(stack.banks.banks)
+    shares: dict[int, list[Floats]] = {index: [] for index in layers}
+    sums = {index: np.zeros(bank.num_schemas + 1) for index, bank in stack.banks.banks.items()}
     with stack.evaluating("on"):
         for batch in _batches(items):
             moved = batch.to(stack.model.device)
             stack.hidden(moved.tokens)
             real = moved.real[0].bool()
-            for index, routed in zip(parts, stack.banks.routed, strict=True):
+            for index, routed in zip(layers, stack.banks.routed, strict=True):
                 chosen = (routed.gates[0][real] > 0).float()
-                parts[index].append(
-                    Choices(
-                        log_probs=routed.log_probs[0][real].cpu().numpy(),
-                        shares=(chosen / chosen.sum(-1, keepdim=True)).cpu().numpy(),
-                    )
-                )
+                shares[index].append((chosen / chosen.sum(-1, keepdim=True)).cpu().numpy())
+                sums[index] += _sums(routed.log_probs[0][real].double())
             stack.banks.routed.clear()
             reporter.advance(batch.tokens.shape[1], "")
-    return {
-        index: Choices(
-            log_probs=np.concatenate([p.log_probs for p in found]),
-            shares=np.concatenate([p.shares for p in found]),
-        )
-        for index, found in parts.items()
-    }
+    choices = {}
+    for index in layers:
+        whole = np.concatenate(shares.pop(index))
+        *probability, entropy = sums[index] / len(whole)
+        choices[index] = Choices(whole, np.array(probability), float(entropy))
+    return choices
+
+
+def _sums(log_probs: Tensor) -> Floats:
+    """Each schema's probability and, last, the entropy, summed over tokens."""
+    probs = log_probs.exp()
+    entropy = -(probs * log_probs).sum()
+    found: Floats = torch.cat([probs.sum(0), entropy[None]]).cpu().numpy()
+    return found
 
 
 def _routed(item: Item) -> tuple[int, ...]:

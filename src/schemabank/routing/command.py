@@ -11,8 +11,9 @@ from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
 from schemabank.experiment import resolve_device, resolved
 from schemabank.progress import Reporter
-from schemabank.routing.analysis import Question, analyse
+from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
+from schemabank.routing.subject import Question
 from schemabank.rundir import check_new, new_folder, read_json
 from schemabank.saved import as_asked, locate
 
@@ -40,16 +41,17 @@ def route(
         The folder, and the contents of its ``routing.json``.
 
     Raises:
-        InputError: no such run, no bank, a column that the data lacks, or ``out`` exists.
+        InputError: no such run, no bank, a field that the data lacks, or ``out`` exists.
     """
-    run, _ = locate(folder)
-    (run,) = resolved([as_asked(run, overrides)], resolve_device(run.engine.device))
+    own, _ = locate(folder)
+    run = as_asked(own, overrides)
+    (run,) = resolved([run], resolve_device(run.engine.device))
     place = out or folder / PLACE / _id(run, question)
     if out is None and (place / JSON).is_file():
         reporter.note(f"reused: {place} (same question, finished)")
         return place, read_json(place / JSON)
     check_new(place)
-    report = analyse(folder, run, question, reporter)
+    report = analyse(folder, run, question, reporter, trained_on=own.task)
     with new_folder(place) as partial:
         write_report(partial, report)
     return place, report

@@ -5,8 +5,8 @@ Everywhere ``layer`` counts the layers that have a bank and ``schema`` a bank's 
 nats.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,20 +78,20 @@ class Reuse:
     p_value: float
 
 
-def layer_measures(log_probs: Floats, shares: Floats) -> Layer:
+def layer_measures(shares: Floats, probability: Floats, token_entropy: float) -> Layer:
     """Measure one layer.
 
     Args:
-        log_probs: ``(token, schema)``.
         shares: ``(token, schema)``, ``1 / top_k`` where the schema is chosen, else 0.
+        probability: ``(schema,)``, the mean of the router's softmax.
+        token_entropy: of a single token's softmax, on average.
     """
-    probs = np.exp(log_probs)
-    usage, probability = shares.mean(0, dtype=float), probs.mean(0, dtype=float)
+    usage = shares.mean(0, dtype=float)
     num_schemas = len(usage)
     return Layer(
         usage=usage,
         probability=probability,
-        entropy=float(-(probs * log_probs).sum(1).mean(dtype=float)),
+        entropy=token_entropy,
         effective_schemas=float(np.exp(entropy(usage))),
         load_balance=float(num_schemas * (usage * probability).sum()),
         dead=np.flatnonzero(usage < RARE_SHARE / num_schemas),
@@ -126,27 +126,64 @@ def profiles(shares: Floats, example_of: Ints, num_examples: int) -> Floats:
     return sums / np.bincount(example_of, minlength=num_examples)[:, None]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """How examples were drawn, which says what may be shuffled against what.
+
+    Attributes:
+        clusters: what each example was drawn with, such as its document.
+        strata: kinds of example that are kept apart, such as their group.
+    """
+
+    clusters: Sequence[str]
+    strata: Sequence[str]
+
+    @classmethod
+    def apart(cls, num_examples: int) -> "Drawn":
+        """Every example by itself, all of one kind."""
+        return cls([str(i) for i in range(num_examples)], [""] * num_examples)
+
+    def dealer(self, codes: Ints) -> Callable[[np.random.Generator], Ints]:
+        """Return what deals an example's value anew, as it may be where nothing is related.
+
+        Within a stratum, values are dealt to whole clusters where a cluster has but one, and to the
+        examples of each cluster otherwise.
+        """
+        cluster = np.unique(np.asarray(self.clusters), return_inverse=True)[1]
+        first = np.unique(cluster, return_index=True)[1]
+        stratum = np.unique(np.asarray(self.strata), return_inverse=True)[1]
+        if (codes == codes[first][cluster]).all() and (stratum == stratum[first][cluster]).all():
+            deal = _within(stratum[first])
+            return lambda rng: codes[first][deal(rng)][cluster]
+        deal = _within(stratum * (cluster.max() + 1) + cluster)
+        return lambda rng: codes[deal(rng)]
+
+
 def information(
-    profile: Floats, values: Sequence[str], *, seed: int = 0, num_shuffles: int = NUM_SHUFFLES
+    profile: Floats,
+    values: Sequence[str],
+    drawn: Drawn,
+    *,
+    seed: int = 0,
+    num_shuffles: int = NUM_SHUFFLES,
 ) -> Information:
     """Mutual information between a field and a schema chosen by an example.
 
     The joint distribution is that of an example drawn at random, its field's value, and a choice
     drawn from its tokens. The plug-in estimate is biased upwards, the more so the more values there
-    are; examples are therefore shuffled against values to show what no relation would give.
+    are; values are therefore shuffled to show what no relation would give.
 
     Args:
         profile: ``(example, schema)``, from :func:`profiles`.
         values: the field of each example.
+        drawn: what may be shuffled.
         seed: of the shuffles.
         num_shuffles: how many; the smallest p-value is ``1 / (1 + num_shuffles)``.
     """
     names, codes = np.unique(np.asarray(values), return_inverse=True)
-    rng = np.random.default_rng(seed)
+    rng, deal = np.random.default_rng(seed), drawn.dealer(codes)
     found = _information(profile, codes, len(names))
-    shuffled = np.array(
-        [_information(profile, rng.permutation(codes), len(names)) for _ in range(num_shuffles)]
-    )
+    shuffled = np.array([_information(profile, deal(rng), len(names)) for _ in range(num_shuffles)])
     return Information(
         value=found,
         field_entropy=entropy(np.bincount(codes) / len(codes)),
@@ -166,6 +203,7 @@ def reuse(
     profile: Floats,
     meanings: Sequence[str],
     wordings: Sequence[str] | None,
+    drawn: Drawn,
     *,
     seed: int = 0,
     num_shuffles: int = NUM_SHUFFLES,
@@ -178,7 +216,9 @@ def reuse(
     Args:
         profile: ``(example, schema)``.
         meanings: what each example means.
-        wordings: how it is said: only pairs that are said differently count; ``None``: all do.
+        wordings: how it is said: only pairs that are said differently count, and meanings are
+            shuffled among examples that are said alike; ``None``: all do.
+        drawn: what may be shuffled.
         seed: of the shuffles.
         num_shuffles: how many.
 
@@ -187,6 +227,8 @@ def reuse(
     """
     first, second = np.triu_indices(len(profile), k=1)
     if wordings is not None:
+        strata = [f"{kind}/{way}" for kind, way in zip(drawn.strata, wordings, strict=True)]
+        drawn = replace(drawn, strata=strata)
         said = np.unique(np.asarray(wordings), return_inverse=True)[1]
         differ = said[first] != said[second]
         first, second = first[differ], second[differ]
@@ -195,13 +237,13 @@ def reuse(
     if is_same.all() or not is_same.any():
         return None
     overlap = _overlaps(profile)[first, second]
-    rng = np.random.default_rng(seed)
+    rng, deal = np.random.default_rng(seed), drawn.dealer(codes)
 
     def difference(meaning: Ints) -> float:
         alike = meaning[first] == meaning[second]
         return float(overlap[alike].mean() - overlap[~alike].mean()) if alike.any() else 0.0
 
-    shuffled = np.array([difference(rng.permutation(codes)) for _ in range(num_shuffles)])
+    shuffled = np.array([difference(deal(rng)) for _ in range(num_shuffles)])
     return Reuse(
         same=float(overlap[is_same].mean()),
         other=float(overlap[~is_same].mean()),
@@ -241,6 +283,19 @@ def typical(shares: Floats, kinds: Ints, *, count: int) -> list[list[tuple[int, 
         best = np.argsort(-added, kind="stable")[:count]
         found.append([(int(names[i]), float(ratio[i])) for i in best if added[i] > 0])
     return found
+
+
+def _within(strata: Ints) -> Callable[[np.random.Generator], Ints]:
+    """Return what draws a permutation that moves nothing from one stratum to another."""
+    by_stratum = np.argsort(strata, kind="stable")
+
+    def draw(rng: np.random.Generator) -> Ints:
+        shuffled = np.lexsort((rng.random(len(strata)), strata))
+        order = np.empty(len(strata), dtype=np.int64)
+        order[by_stratum] = shuffled
+        return order
+
+    return draw
 
 
 def _overlaps(profile: Floats) -> Floats:

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemabank.figures import Spec, heat_map, write_figure
-from schemabank.rundir import write_json
+from schemabank.figures import Cell, Spec, heat_map, write_figure
+from schemabank.rundir import slug, write_json
+from schemabank.table import PlainTable
 
 JSON, PAGE = "routing.json", "routing.md"
-MOST_VALUES = 40  # of a column in a heat map
+MOST_VALUES = 40  # of a field in a heat map
+LONGEST_LABEL = 40
 SHOWN_TOKENS = 6
 
 Report = Mapping[str, Any]
-Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
 
 
 def write_report(folder: Path, report: Report) -> None:
@@ -29,7 +30,7 @@ def write_report(folder: Path, report: Report) -> None:
     (folder / PAGE).write_text(_page(report, titles), encoding="utf-8")
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: Report) -> list[PlainTable]:
     """What the routers do, what they know and whether they use it again: title, head and rows."""
     found = [_states(report)]
     if report["information"]:
@@ -39,7 +40,7 @@ def tables(report: Report) -> list[Table]:
     return found
 
 
-def _states(report: Report) -> Table:
+def _states(report: Report) -> PlainTable:
     tagged = "tag_agreement" in report["layers"][0]
     head = ["state", "layer", "entropy", "schemas in use", "dead", "load balance", "changed"]
     rows = []
@@ -64,26 +65,23 @@ def _states(report: Report) -> Table:
     return title, head + (["on tags (by chance)"] if tagged else []), rows
 
 
-def _information(report: Report) -> Table:
-    """One row a column, place and layer: before training and after."""
-    first, last = report["states"][0], report["states"][-1]
-    found = {
-        (row["field"], row["place"], row["layer"], row["state"]): row
-        for row in report["information"]
-    }
+def _information(report: Report) -> PlainTable:
+    """One row a field, place and layer; a column a state: the information, and chance's 95 %."""
+    last = report["states"][-1]
+    found = {(r["field"], r["place"], r["layer"], r["state"]): r for r in report["information"]}
     rows = []
-    for field, place, layer, state in found:
-        if state == last:
-            before, after = found[field, place, layer, first], found[field, place, layer, last]
-            numbers = [before["value"], after["value"]]
-            numbers += [after[key] for key in ("shuffled_mean", "shuffled_95", "field_entropy")]
-            cells = [f"{number:.3f}" for number in numbers]
-            rows.append([field, place, str(layer), *cells, f"{after['p_value']:.2g}"])
-    head = ["column", "place", "layer", first, last, "shuffled", "95 %", "at most", "p"]
-    return "mutual information of schema and column, in nats", head, sorted(rows)
+    for field, place, layer in sorted({key[:3] for key in found}):
+        own = [found[field, place, layer, state] for state in report["states"]]
+        cells = [f"{row['value']:.3f} ({row['shuffled_95']:.3f})" for row in own]
+        end = found[field, place, layer, last]
+        cells += [f"{end['field_entropy']:.3f}", f"{end['p_value']:.2g}"]
+        rows.append([field, place, str(layer), *cells])
+    head = ["field", "place", "layer", *report["states"], "at most", "p at the end"]
+    title = "mutual information of schema and field, in nats (95 % of shuffles stay below)"
+    return title, head, rows
 
 
-def _reuse(report: Report) -> Table:
+def _reuse(report: Report) -> PlainTable:
     rows = [
         [
             row["place"],
@@ -103,15 +101,15 @@ def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
     """Heat maps by file name, each with what it shows."""
     title = "share of choices by schema, layer and state of the training"
     cells = [
-        {"schema": schema, "state": row["state"], "layer": f"layer {row['layer']}", "share": share}
+        Cell(str(schema), row["state"], share, f"layer {row['layer']}")
         for row in report["layers"]
         for schema, share in enumerate(row["usage"])
     ]
-    spec = heat_map(cells, x="schema", y="state", value="share", title=title, panel="layer")
-    yield "usage", (title, spec)
+    yield "usage", (title, _heat_map(cells, "state", title))
+    fields = list(dict.fromkeys(row["field"] for row in report["by_value"]))
     for field, place in dict.fromkeys((r["field"], r["place"]) for r in report["by_value"]):
         cells = [
-            {"schema": schema, field: value, "layer": f"layer {row['layer']}", "share": share}
+            Cell(str(schema), _short(value), share, f"layer {row['layer']}")
             for row in report["by_value"]
             if (row["field"], row["place"]) == (field, place) and len(row["values"]) <= MOST_VALUES
             for value, shares in sorted(zip(row["values"], row["usage"], strict=True), key=_number)
@@ -119,18 +117,31 @@ def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
         ]
         if cells:
             title = f"share of choices by {field} at the end of the training, {place}"
-            spec = heat_map(cells, x="schema", y=field, value="share", title=title, panel="layer")
-            yield f"by-{field}-{place.replace(' ', '-')}", (title, spec)
+            name = f"by-{fields.index(field) + 1}-{slug(field)}-{place}"
+            yield name, (title, _heat_map(cells, field, title))
+
+
+def _heat_map(cells: Sequence[Cell], rows: str, title: str) -> Spec:
+    return heat_map(cells, x_title="schema", y_title=rows, value_title="share", title=title)
+
+
+def _short(text: str) -> str:
+    """A value as a label."""
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
 def _number(pair: tuple[str, object]) -> list[tuple[int, str]]:
     """Order of values with numbers in them: ``rule-2`` stands before ``rule-10``."""
     pieces = re.findall(r"\d+|\D+", pair[0])
-    return [(int(p), "") if p.isdigit() else (-1, p) for p in pieces]
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces]
 
 
 def _page(report: Report, figures: Mapping[str, str]) -> str:
     lines = [f"# Routing of {report['run']}", ""]
+    lines += [
+        "Bank on at full scale, no dropout, no tag prefix. What the figures mean: docs/routing.md."
+    ]
+    lines += [""]
     if isinstance(report["tags"], str):
         lines += [f"No agreement with tags is shown: {report['tags']}.", ""]
     for title, head, rows in tables(report):
@@ -157,13 +168,13 @@ def _typical(report: Report) -> Iterator[str]:
 
 
 def _token(token: Mapping[str, Any]) -> str:
-    shown = repr(token["text"])[1:-1].replace("`", "'").replace("|", "\\|")
-    return f"`{shown}` {token['times_as_often']:.1f}"
+    shown = repr(token["text"])[1:-1].replace("`", "'")
+    return f"`{shown or ' '}` {token['times_as_often']:.1f}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay cells out as the lines of a Markdown table."""
-    cells = [[cell.replace("\n", " ") for cell in row] for row in rows]
+    cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
     return [
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",

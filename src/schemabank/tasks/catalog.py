@@ -33,8 +33,8 @@ class Task:
         check: raises ``InputError`` where the task cannot be scored under these settings.
         judge: scores completions by what their examples' fields say; ``None``: the metric does.
         items: what an evaluation asks of a split's examples, where it is not their prompts.
-        meaning: column that is the same for examples that mean the same.
-        wording: column that tells how an example is said.
+        meaning: field that is the same for examples that mean the same.
+        wording: field that tells how an example is said.
     """
 
     load: Callable[[TaskSettings], TaskData]
@@ -50,10 +50,7 @@ class Task:
 
 TASKS = {
     "gsm8k": Task(lambda settings: gsm8k.load(**settings.gsm8k.model_dump())),
-    "gsm_symbolic": Task(
-        lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump()),
-        meaning="template",
-    ),
+    "gsm_symbolic": Task(lambda settings: gsm_symbolic.load(**settings.gsm_symbolic.model_dump())),
     "conditional": Task(
         lambda settings: conditional.load(**settings.conditional.model_dump()),
         meaning="rule",
