@@ -12,15 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from runs import Finished, snapshot, write_config, write_gsm8k
+from runs import SETTINGS, Finished, snapshot, write_config, write_gsm8k
 from schemabank import __version__
 from schemabank.cli import main
 from schemabank.cohort.loss import mean_per_slot
 from schemabank.configfile import load_experiment
 from schemabank.progress import reporter
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+YAML = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in YAML if path.stem != "suite"]
 PROGRAM = [sys.executable, "-c", "from schemabank.cli import main; main()"]
 COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])(?:;\d+)*m")
 
@@ -419,6 +421,54 @@ class TestEvalAndExport:
         assert Path("new", wanted).is_file()
 
 
+def test_routing_prints_what_routers_do_and_where_the_rest_is(
+    schemabank: Program, finished: Finished, gsm8k: Path
+) -> None:
+    del gsm8k
+    folder = finished.schemabank.folder
+    ended = schemabank("routing", folder, "--split", "train", "--limit", 4, "--out", "routing")
+    assert ended.code == 0
+    for shown in ("8 schemas, 2 a token; 4 examples", "start", "1-router", "2-schemas", "end"):
+        assert shown in ended.out
+    assert ended.out.endswith("tables and figures: routing/routing.md\n")
+    assert Path("routing", "usage.svg").is_file()
+    again = schemabank("routing", folder, "--out", "routing")
+    assert (again.code, again.out) == (2, "")
+    assert "exists and is not overwritten" in again.err
+    other = schemabank("routing", finished.lora.folder, "--out", "other")
+    assert other.code == 2
+    assert "holds no bank" in other.err
+
+
+def test_a_suite_is_planned_run_and_gone_on_with(
+    schemabank: Program, finished: Finished, gsm8k: Path
+) -> None:
+    del gsm8k
+    settings = {key: value for key, value in SETTINGS.items() if key != "arm"}
+    settings["model"] = {"name": str(finished.model), "dtype": "float32"}
+    arms = {"plain": {"arm": "lora"}, "wide": {"arm": "lora", "train": {"batch_size": 8}}}
+    suite = {"defaults": settings, "arms": arms, "seeds": [1, 2]}
+    Path("suite.yaml").write_text(yaml.safe_dump(suite))
+    planned = schemabank("suite", "suite.yaml", "--dry-run", "--out", "runs")
+    assert planned.code == 0
+    assert "4 runs in 'runs'" in planned.out
+    assert not Path("runs").exists()
+    ended = schemabank("suite", "suite.yaml", "--out", "runs")
+    assert ended.code == 0
+    assert "plain" in ended.out
+    assert "95 % over seeds" in ended.out
+    again = schemabank("suite", "suite.yaml", "--out", "runs", "--json")
+    rows = json.loads(again.out)
+    assert [(row["arm"], row["seed"]) for row in rows] == [
+        ("plain", 1),
+        ("plain", 2),
+        ("wide", 1),
+        ("wide", 2),
+    ]
+    assert all(row["failure"] is None and row["result"]["metric"] == "numeric" for row in rows)
+    assert again.err.count("reused: ") == 4
+
+
 def test_score_prints_one_object_a_row(schemabank: Program) -> None:
     rows = [
         {"completion": "so it is\n#### 1,234", "gold": "1234"},
@@ -459,10 +509,20 @@ class TestConfigSchema:
     def test_knows_every_key_of_our_configurations(
         self, path: Path, schema: dict[str, Any]
     ) -> None:
-        import yaml
-
         assert _unknown_keys(yaml.safe_load(path.read_text()), schema, schema["$defs"]) == []
         assert load_experiment(path).runs()
+
+    def test_describes_suites_too(self, schemabank: Program) -> None:
+        schema = json.loads(schemabank("config-schema", "--suite").out)
+        assert set(schema["properties"]) == {
+            "arms",
+            "contrast",
+            "defaults",
+            "exclude",
+            "grid",
+            "seeds",
+        }
+        assert all("description" in setting for setting in schema["properties"].values())
 
     def test_the_check_itself_finds_unknown_keys(self, schema: dict[str, Any]) -> None:
         tree = {"arm": "lora", "x": 1, "train": {"y": 1}, "curriculum": [{"name": "a", "z": 2}]}

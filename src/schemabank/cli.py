@@ -8,13 +8,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 from rich.console import Console
 
 from schemabank import __version__
 from schemabank.errors import InputError
+
+if TYPE_CHECKING:  # torch takes seconds to import
+    from schemabank.runner import Outcome
+    from schemabank.table import PlainTable
 
 PLAIN_WIDTH = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 
@@ -51,13 +55,47 @@ def train(
         failed=[o.folder.name for o in outcomes if o.failure is not None],
     )
     for outcome in outcomes:
-        if outcome.failure is not None:
-            sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
-        elif (outcome.folder / "adapter").is_dir():
+        if outcome.failure is None and (outcome.folder / "adapter").is_dir():
             sys.stdout.write(f"adapter: {outcome.folder / 'adapter'}\n")
-    failed = sum(outcome.failure is not None for outcome in outcomes)
-    if failed:
-        raise typer.Exit(1 if failed == len(outcomes) else 3)
+    _exit_for_failures(outcomes)
+
+
+@app.command()
+def suite(
+    file: Annotated[Path, typer.Argument(help="YAML suite.", show_default=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be computed.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default: runs/ and the suite's name.")
+    ] = None,
+) -> None:
+    """Train and evaluate every run of a suite; call it again to go on where it stopped."""
+    from schemabank.progress import reporter
+    from schemabank.suite import load_suite, plan_suite, result_tables, run_suite
+
+    changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
+    found = load_suite(file, changes)
+    place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
+    with reporter() as progress:
+        if dry_run and as_json:
+            _print_json(found.rows())
+            return
+        if dry_run:
+            _print_tables(plan_suite(found, place, progress))
+            return
+        outcomes = run_suite(found, place, progress)
+    if as_json:
+        pairs = zip(found.rows(), outcomes, strict=True)
+        _print_json([{**row, "failure": o.failure, "result": o.result} for row, o in pairs])
+    else:
+        _print_tables(result_tables(found, outcomes))
+    _exit_for_failures(outcomes)
 
 
 @app.command("eval")
@@ -113,16 +151,16 @@ def routing(
     field: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="COLUMN",
-            help="Relate it to schemas; default: every column with few enough values.",
+            metavar="FIELD",
+            help="Relate it to schemas; default: every field with few and short values.",
         ),
     ] = None,
     meaning: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="Same for examples that mean the same."),
+        typer.Option(metavar="FIELD", help="Same for examples that mean the same."),
     ] = None,
     wording: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="How an example is said.")
+        str | None, typer.Option(metavar="FIELD", help="How an example is said.")
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
@@ -131,9 +169,9 @@ def routing(
 ) -> None:
     """Look into a run's router: what it chooses, on what, and how that came about."""
     from schemabank.progress import reporter
-    from schemabank.routing.analysis import Question
     from schemabank.routing.command import route
     from schemabank.routing.report import tables
+    from schemabank.routing.subject import Question
 
     question = Question(
         split=split, limit=limit, fields=tuple(field or ()), meaning=meaning, wording=wording
@@ -176,11 +214,14 @@ def score(
 
 
 @app.command("config-schema")
-def config_schema() -> None:
+def config_schema(
+    of_suites: Annotated[bool, typer.Option("--suite", help="That of suite files.")] = False,
+) -> None:
     """Print the JSON Schema of configuration files, for editors."""
     from schemabank.config import ExperimentConfig
+    from schemabank.suite import SuiteConfig
 
-    sys.stdout.write(json.dumps(ExperimentConfig.model_json_schema(), indent=2) + "\n")
+    _print_json((SuiteConfig if of_suites else ExperimentConfig).model_json_schema())
 
 
 @app.callback(invoke_without_command=True)
@@ -208,6 +249,19 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
+def _exit_for_failures(outcomes: Sequence["Outcome"]) -> None:
+    """Name the runs that failed, and end with 1 for all or 3 for some."""
+    failed = [outcome for outcome in outcomes if outcome.failure is not None]
+    for outcome in failed:
+        sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
+    if failed:
+        raise typer.Exit(1 if len(failed) == len(outcomes) else 3)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
 def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ()) -> None:
     from schemabank.table import results_tables
 
@@ -215,7 +269,7 @@ def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ())
         _console().print(*results_tables(results, failed=failed), sep="\n")
 
 
-def _print_tables(tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
+def _print_tables(tables: Sequence["PlainTable"]) -> None:
     from schemabank.table import plain_table
 
     _console().print(*(plain_table(*table) for table in tables), sep="\n")

@@ -55,22 +55,27 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
     Raises:
         InputError: the file is missing or malformed, or a setting is unknown or out of range.
     """
-    source = _Source(path)
+    source = Source(path)
     tree = source.tree
     for override in overrides:
-        source.overridden.add(_override(tree, override))
+        source.overridden.add(apply_override(tree, override))
+    return source.validate(with_preset(tree, source.at), ExperimentConfig)
+
+
+def with_preset(tree: Tree, at: Callable[[Location], str]) -> Tree:
+    """Put settings on top of those of the preset that they name; ``at`` says where they stand."""
     preset = tree.get("preset", "sound")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(
-            f"{source.at(('preset',))}: preset is {preset!r}, allowed are {', '.join(PRESETS)}: "
+            f"{at(('preset',))}: preset is {preset!r}, allowed are {', '.join(PRESETS)}: "
             "name one of them"
         )
-    return source.validate(_merged(PRESETS[preset], tree), ExperimentConfig)
+    return merge(PRESETS[preset], tree)
 
 
 def load_run(path: Path) -> RunConfig:
     """Read the resolved ``config.yaml`` of a run."""
-    source = _Source(path)
+    source = Source(path)
     return source.validate(source.tree, RunConfig)
 
 
@@ -82,8 +87,8 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
     """
     tree = run.model_dump(mode="json")
     for override in overrides:
-        _override(tree, override)
-    return _validated(tree, RunConfig, lambda _: "--set")
+        apply_override(tree, override)
+    return validated(tree, RunConfig, lambda _: "--set")
 
 
 def config_hash(run: RunConfig) -> str:
@@ -107,7 +112,7 @@ def to_yaml(run: RunConfig) -> str:
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class _Source:
+class Source:
     """A YAML file with the line of every key."""
 
     def __init__(self, path: Path) -> None:
@@ -149,10 +154,16 @@ class _Source:
         return f"{self.path} with --set" if self.overridden else str(self.path)
 
     def validate(self, tree: Tree, model: type[Model]) -> Model:
-        return _validated(tree, model, self.at)
+        """Make settings of a tree that the file gave.
+
+        Raises:
+            InputError: the first problem, as one sentence.
+        """
+        return validated(tree, model, self.at)
 
 
-def _validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> Model:
+def validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> Model:
+    """Make settings of a tree; ``at`` says where each was made."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -180,7 +191,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Loca
     return f"{where}: {key} is {value!r}, but {' or '.join(reasons)}: change it there"
 
 
-def _override(tree: Tree, text: str) -> Location:
+def apply_override(tree: Tree, text: str) -> Location:
     """Change a tree by one ``--set`` and return where."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -189,38 +200,48 @@ def _override(tree: Tree, text: str) -> Location:
         parsed = yaml.load(value, _Loader)  # noqa: S506 -- it is a SafeLoader
     except yaml.YAMLError as error:
         raise InputError(f"--set {text!r}: the value is not valid YAML: quote it") from error
-    return _assign(tree, key.strip().split("."), parsed, text)
+    return assign(tree, key.strip().split("."), parsed, f"--set {text!r}")
 
 
-def _assign(tree: Tree, key: Sequence[str], value: object, override: str) -> Location:
-    """Set a dotted key, where a stage of the curriculum is given by its name; return its place."""
+def assign(tree: Tree, key: Sequence[str], value: object, said: str) -> Location:
+    """Set a dotted key, where a stage of the curriculum is given by its name; return its place.
+
+    Args:
+        tree: changed in place.
+        key: the key's parts.
+        value: its value.
+        said: how the user said it, for messages.
+
+    Raises:
+        InputError: the key leads nowhere.
+    """
     if key[0] == "curriculum":
         tree.setdefault("curriculum", _default_stages())
     node: Any = tree
     location: Location = ()
     for part in key[:-1]:
-        index = _index(node, location, part, override)
+        index = _index(node, location, part, said)
         if isinstance(node, dict):
             node.setdefault(part, {})
         node, location = node[index], (*location, index)
-    index = _index(node, location, key[-1], override)
+    index = _index(node, location, key[-1], said)
     node[index] = value
     return (*location, index)
 
 
-def _index(node: object, location: Location, part: str, override: str) -> str | int:
+def _index(node: object, location: Location, part: str, said: str) -> str | int:
     """Return where a part of a dotted key leads inside ``node``."""
     if isinstance(node, dict):
         return part
     if location != ("curriculum",) or not isinstance(node, list):
         raise InputError(
-            f"--set {override!r}: {_dotted(location)} is {node!r}, which has no settings inside: "
+            f"{said}: {_dotted(location)} is {node!r}, which has no settings inside: "
             "set it as a whole"
         )
     names = [item.get("name") if isinstance(item, dict) else None for item in node]
     if part not in names:
         raise InputError(
-            f"--set {override!r}: the curriculum has no stage {part!r}, allowed are "
+            f"{said}: the curriculum has no stage {part!r}, allowed are "
             f"{', '.join(map(str, names))}: name one of them"
         )
     return names.index(part)
@@ -231,12 +252,13 @@ def _default_stages() -> list[Tree]:
     return stages
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """Put settings on top of others, sections into sections."""
     merged = dict(under)
     for key, value in over.items():
         old = merged.get(key)
         nested = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(old, value) if nested else value  # type: ignore[arg-type]
+        merged[key] = merge(old, value) if nested else value  # type: ignore[arg-type]
     return merged
 
 

@@ -5,20 +5,22 @@ runs are found by their configuration's hash and reused.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from schemabank.cohort.execute import use_given_cores
 from schemabank.cohort.rowcache import attention_windows
+from schemabank.cohort.seating import count_steps
 from schemabank.cohort.slots import TrainingData
-from schemabank.config import ExperimentConfig, RunConfig
+from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.planner import best_slots, journey, plan_cohorts
-from schemabank.preflight import describe_data, slots_that_fit
+from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
+from schemabank.preflight import describe_data, estimate, slots_that_fit
 from schemabank.prepare import (
     check_positions,
     evaluation_items,
@@ -55,7 +57,10 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
 def run_all(
     runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, device: torch.device
 ) -> list[Outcome]:
-    """Train and evaluate runs of one model and task that are not finished yet.
+    """Train and evaluate runs that are not finished yet.
+
+    Cohorts and slots are planned for all runs, finished or not, so that a result does not depend on
+    how often the work was interrupted.
 
     Args:
         runs: their settings.
@@ -79,31 +84,100 @@ def run_all(
         for run in runs
         if finished[run]
     }
-    pending = [run for run in runs if not finished[run]]
+    pending = {run for run in runs if not finished[run]}
     for run in pending:
         check_available(out / run_id(run))
-    if pending:
-        context = _prepare(pending, device, reporter)
-        data = context.training
-        plans = plan_cohorts(pending, epoch=data.schedule.steps_per_epoch if data else 1)
-        if len(plans) > 1:
-            for number, plan in enumerate(plans, start=1):
-                reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
-        for plan in plans:
-            slots = _num_slots(plan.runs, context, device)
+    groups = [group for group in _sharing(runs) if not pending.isdisjoint(group)]
+    models: dict[ModelSettings, BaseModel] = {}
+    contexts = [_prepare(group, models, device, reporter) for group in groups]
+    for group, context in zip(groups, contexts, strict=True):
+        for plan, slots in _planned(group, context, device):
+            left = [run for run in plan.runs if run in pending]
             # One at a time, each is written as soon as it is done.
-            for chosen in [plan.runs] if slots > 1 else [(run,) for run in plan.runs]:
-                done = _attempt(chosen, context, out, slots=slots)
+            for chosen in [left] if slots > 1 and left else [[run] for run in left]:
+                done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
     return [outcomes[run] for run in runs]
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A cohort as it will be trained.
+
+    Attributes:
+        runs: in it, the longest first.
+        slots: how many train at once.
+        num_steps: of the whole cohort, all slots at once.
+        time_s: what training takes, roughly.
+    """
+
+    runs: tuple[RunConfig, ...]
+    slots: int
+    num_steps: int
+    time_s: float
+
+
+def plan_all(
+    runs: Sequence[RunConfig], reporter: Reporter, *, device: torch.device
+) -> list[Planned]:
+    """Load and check what the runs need, and say what training them would take.
+
+    Raises:
+        InputError: something in the settings cannot be had.
+    """
+    found: list[Planned] = []
+    models: dict[ModelSettings, BaseModel] = {}
+    for group in _sharing(resolved(runs, device)):
+        context = _prepare(group, models, device, reporter)
+        for plan, slots in _planned(group, context, device):
+            data = context.training
+            if plan.runs[0].arm == "base" or data is None:
+                found.append(Planned(plan.runs, slots, 0, 0.0))
+                continue
+            epoch = data.schedule.steps_per_epoch
+            journeys = [journey(run, epoch=epoch) for run in plan.runs]
+            steps = count_steps(journeys, num_slots=slots, epoch=epoch)
+            stack = build_stack(plan.runs, context.base, slots=slots)
+            expected = estimate(stack, data, steps)
+            stack.remove()
+            found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
+    return found
+
+
+def _sharing(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """Part runs by model, data and evaluation, which a context holds once."""
+    groups: dict[tuple[object, ...], list[RunConfig]] = {}
+    for run in runs:
+        asked = run.eval.model_copy(update={"few_shot": 0, "routing": "off"})
+        shapes = (run.train.batch_size, run.train.max_buckets)
+        groups.setdefault((run.model, run.task, asked, shapes), []).append(run)
+    return list(groups.values())
+
+
+def _planned(
+    runs: Sequence[RunConfig], context: Context, device: torch.device
+) -> Iterator[tuple[CohortPlan, int]]:
+    """Plan cohorts and their slots."""
+    data = context.training
+    plans = plan_cohorts(runs, epoch=data.schedule.steps_per_epoch if data else 1)
+    if len(plans) > 1:
+        for number, plan in enumerate(plans, start=1):
+            context.reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
+    for plan in plans:
+        yield plan, _num_slots(plan.runs, context, device)
+
+
 def _attempt(
-    runs: Sequence[RunConfig], context: Context, out: Path, *, slots: int
+    runs: Sequence[RunConfig],
+    context: Context,
+    out: Path,
+    *,
+    slots: int,
+    planned: Sequence[RunConfig],
 ) -> list[Outcome]:
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
-        return run_cohort(runs, context, out, slots=slots)
+        return run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError) as error:
         return [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
 
@@ -147,16 +221,17 @@ def load_base(run: RunConfig, device: torch.device) -> BaseModel:
     )
 
 
-def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter) -> Context:
+def _prepare(
+    runs: Sequence[RunConfig],
+    models: dict[ModelSettings, BaseModel],
+    device: torch.device,
+    reporter: Reporter,
+) -> Context:
     """Load and check everything that can be wrong before any compute is spent."""
     task = load_task(runs[0].task)
-    began = time.monotonic()
-    base = load_base(runs[0], device)
-    reporter.note(
-        f"base model: {base.name}, {runs[0].model.dtype} on {device.type}; {base.source} "
-        f"({time.monotonic() - began:.0f} s)"
-    )
-    attention_windows(base.model)  # refuses a model that cannot be evaluated
+    if runs[0].model not in models:
+        models[runs[0].model] = _announced_base(runs[0], device, reporter)
+    base = models[runs[0].model]
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
     training: TrainingData | None = None
@@ -175,6 +250,17 @@ def _prepare(runs: Sequence[RunConfig], device: torch.device, reporter: Reporter
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     return Context(base=base, training=training, items=items, reporter=reporter)
+
+
+def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:
+    began = time.monotonic()
+    base = load_base(run, device)
+    reporter.note(
+        f"base model: {base.name}, {run.model.dtype} on {device.type}; {base.source} "
+        f"({time.monotonic() - began:.0f} s)"
+    )
+    attention_windows(base.model)  # refuses a model that cannot be evaluated
+    return base
 
 
 def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:

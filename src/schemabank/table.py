@@ -9,6 +9,7 @@ from rich.table import Table
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
+PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
 LONGEST_ANSWER = 40  # characters shown
 NO_SHARES = {"perplexity"}  # scores that are no fractions

@@ -54,6 +54,7 @@ def train_runs(
     context: Context,
     folders: Sequence[Path],
     *,
+    planned: Sequence[RunConfig],
     keep_stage: KeepStage,
 ) -> Cohort:
     """Train every run; where memory runs out, go on in half the slots.
@@ -65,11 +66,13 @@ def train_runs(
         slots: how many train at once.
         context: what all runs share.
         folders: of the runs, for their logs.
+        planned: these runs and those of their cohort that are finished already; the slots have
+            room for any of them, so that no result depends on which are left.
         keep_stage: called with the stack, the slot, the run's id and the stage that it has ended.
     """
     new = partial(_new_cohort, runs, context)
     cohort: Cohort | None = _in_slots_that_fit(
-        slots, context.reporter, partial(_cohort, runs, context, new, keep_stage)
+        slots, context.reporter, partial(_cohort, planned, context, new, keep_stage)
     )
     assert cohort is not None
     try:
@@ -85,7 +88,7 @@ def train_runs(
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
                 cohort = None  # nothing holds its memory any more
-                make = partial(_cohort, runs, context, halted.resume, keep_stage)
+                make = partial(_cohort, planned, context, halted.resume, keep_stage)
                 cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
                 context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
     except BaseException:
@@ -145,7 +148,7 @@ def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Coh
 
 
 def _cohort(
-    runs: Sequence[RunConfig],
+    planned: Sequence[RunConfig],
     context: Context,
     make: Callable[[AdapterStack], Cohort],
     keep_stage: KeepStage,
@@ -153,7 +156,7 @@ def _cohort(
 ) -> Cohort:
     """Put a stack on the model and make a cohort of it; what fails leaves the model as it was."""
     with ExitStack() as on_failure:
-        stack = build_stack(runs, context.base, slots=slots)
+        stack = build_stack(planned, context.base, slots=slots)
         on_failure.callback(stack.remove)
         cohort = make(stack)
         cohort.stage_ended = partial(keep_stage, stack)
