@@ -5,7 +5,8 @@
 
 Each task is one call of ``schemabank train`` in a process of its own, whose wall time and largest
 resident size are written down beside its scores; they include loading the base model. The adapters
-are hardly trained: what is measured is the way through. Needs ``SCHEMABANK_DATA`` or the hub, for
+are hardly trained: what is measured is the way through. With ``--tasks`` the rows of other tasks
+stay. Needs ``SCHEMABANK_DATA`` or the hub, for
 ``humaneval`` the sandbox, and SmolLM2's package.
 """
 
@@ -57,7 +58,8 @@ def main() -> None:
     """Run the cases, print a table and write the rows."""
     arguments = _arguments()
     if not arguments.show:
-        rows: list[Row] = []
+        old = read_rows(arguments.out) if Path(arguments.out).exists() else []
+        rows: list[Row] = [row for row in old if row["task"] not in arguments.tasks]
         for name in arguments.tasks:
             rows += _measured(name)
             Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -72,9 +74,10 @@ def table(rows: list[Row]) -> str:
     ]
     for row in rows:
         score = f"{row['score']:.2f}" if row["metric"] == "perplexity" else f"{row['score']:.1%}"
+        loss = "" if row["gold_nll"] is None else f"{row['gold_nll']:.3f}"
         lines.append(
             f"| `{row['task']}` | {row['num_items']} {row['group']} | {row['metric']} {score} "
-            f"| {row['gold_nll']:.3f} | {row['wall_s']:.0f} s | {row['peak_memory_gib']:.1f} GiB |"
+            f"| {loss} | {row['wall_s']:.0f} s | {row['peak_memory_gib']:.1f} GiB |"
         )
     return "\n".join(lines)
 
@@ -99,7 +102,7 @@ def _measured(name: str) -> Iterator[Row]:
             "num_items": scores["num_items"],
             "metric": score,
             "score": scores[score],
-            "gold_nll": scores["gold_nll"],
+            "gold_nll": scores.get("gold_nll"),
             "wall_s": wall_s,
             "peak_memory_gib": memory_gib,
         }

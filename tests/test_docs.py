@@ -148,6 +148,19 @@ def test_performance_tables_are_those_of_their_records(record: str) -> None:
     assert PERFORMANCE.partition(f"{record} -->\n")[2].startswith(shown)
 
 
+def test_the_tasks_table_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    record = "results/tasks/cpu-2-threads.json"
+    script = ROOT / "benchmarks" / "tasks.py"
+    shown = subprocess.run(
+        [sys.executable, script, "--show", "--out", ROOT / record],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert page.partition(f"<!-- tasks.py: {record} -->\n")[2].startswith(shown)
+
+
 ROUTING = (ROOT / "docs" / "routing.md").read_text(encoding="utf-8")
 ROUTING_RECORDS = re.findall(r"<!-- routing: (\S+) -->", ROUTING)
 

@@ -51,6 +51,21 @@ def test_the_papers_suite_is_its_forty_configurations() -> None:
         assert config == apart[key].model_copy(update={"task": task})
 
 
+def test_the_pages_suite_is_what_it_says(tmp_path: Path) -> None:
+    page = (PAPER.parents[1] / "docs" / "suites.md").read_text(encoding="utf-8")
+    text = page.partition("<!-- suite -->\n```yaml\n")[2].partition("```")[0]
+    path = tmp_path / "suite.yaml"
+    path.write_text(text, encoding="utf-8")
+    arms = [run.arm for run in load_suite(path).runs]
+    assert {arm: arms.count(arm) for arm in arms} == {
+        "zero-shot": 1,
+        "eight-shot": 1,
+        "lora": 16,
+        "lora, all layers": 16,
+        "schemabank": 8,
+    }
+
+
 def test_arms_stand_on_defaults_and_the_grid_on_arms(tmp_path: Path) -> None:
     path = write(
         tmp_path / "suite.yaml",
