@@ -118,6 +118,7 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ({"grid": {"seed": [1]}}, r"grid names 'seed', allowed are other settings: use seeds"),
         ({"grid": {"curriculum.last.ratio": [1]}}, r"has no stage 'last', allowed are router, "),
         ({"exclude": [{"seed": 7}]}, r"\{'seed': 7\} matches no run"),
+        ({"exclude": [{"seed": 42}]}, r"s\.yaml:\d+: exclude leaves 0 of 2 runs"),
         ({"contrast": {"treatment": "x", "control": "lora"}}, r"contrast\.treatment is 'x', all"),
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),
@@ -220,6 +221,17 @@ def test_a_suite_may_grow_but_not_forget(finished: Finished, tmp_path: Path) -> 
     with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
         ran(tiny(finished, tmp_path / "s.yaml", seeds=[2]), out)
     assert snapshot(out) == before
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_what_is_compared_is_declared_before_the_runs(finished: Finished, tmp_path: Path) -> None:
+    out, declared = tmp_path / "runs", {"treatment": "schemabank", "control": "lora"}
+    some = {"seeds": [1], "grid": {}}
+    ran(tiny(finished, tmp_path / "s.yaml", **some), out)
+    ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=declared), out)
+    for other in ({"treatment": "lora", "control": "schemabank"}, None):
+        with pytest.raises(InputError, match=r"contrast is .*declared \{'treatment': 'schemab"):
+            ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=other), out)
 
 
 @pytest.mark.usefixtures("gsm8k")

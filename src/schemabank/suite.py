@@ -129,6 +129,11 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         SuiteRun(*place, _config(suite, place, source, changes))
         for place in _kept(places, suite, source)
     )
+    if not runs:
+        raise InputError(
+            f"{source.at(('exclude',))}: exclude leaves 0 of {len(places)} runs, allowed is at "
+            "least 1: exclude less"
+        )
     device = resolve_device(runs[0].config.engine.device)
     configs = resolved([run.config for run in runs], device)
     whole = [replace(run, config=c) for run, c in zip(runs, configs, strict=True)]
@@ -231,21 +236,33 @@ def _groups(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
 def _claim(out: Path, suite: Suite) -> None:
     """Write which run is what into the suite's folder; a suite may grow, but not forget a run."""
     path, rows = out / SUITE, suite.rows()
-    if path.exists():
-        known = read_json(path)["runs"]
-        assert isinstance(known, list)
-        lost = [row for row in known if row not in rows]
-        if lost:
-            raise InputError(
-                f"{str(out)!r} holds a suite with the run {lost[0]}, which this one has not: "
-                "allowed is the same suite or a larger one, choose another --out"
-            )
-    check_available(out / SUITE)
-    out.mkdir(parents=True, exist_ok=True)
     contrast = None if suite.contrast is None else suite.contrast.model_dump()
+    if path.exists():
+        _check_grows(out, read_json(path), rows, contrast)
+    check_available(path)
+    out.mkdir(parents=True, exist_ok=True)
     partial = out / f".{SUITE}.{secrets.token_hex(4)}.partial"
     write_json(partial, {"contrast": contrast, "runs": rows})
     partial.replace(path)
+
+
+def _check_grows(
+    out: Path,
+    known: Mapping[str, Any],
+    rows: Sequence[Mapping[str, object]],
+    contrast: Mapping[str, str] | None,
+) -> None:
+    lost = [row for row in known["runs"] if row not in rows]
+    if lost:
+        raise InputError(
+            f"{str(out)!r} holds a suite with the run {lost[0]}, which this one has not: "
+            "allowed is the same suite or a larger one, choose another --out"
+        )
+    if known["contrast"] is not None and known["contrast"] != contrast:
+        raise InputError(
+            f"contrast is {contrast}, but the suite in {str(out)!r} declared {known['contrast']}: "
+            "allowed is what was declared before the runs, restore it or choose another --out"
+        )
 
 
 def _check_names(suite: SuiteConfig, source: Source) -> None:
