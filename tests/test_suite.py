@@ -1,5 +1,10 @@
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +178,39 @@ def test_an_interrupted_suite_ends_with_the_very_bytes(
     for name, (_, digest) in snapshot(tmp_path / "whole").items():
         if any(record in name for record in records):
             assert snapshot(tmp_path / "runs")[name][1] == digest, name
+
+
+def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """``SUITE_KILLS=20`` kills it more often."""
+    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}})
+    program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
+    environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> "subprocess.Popen[bytes]":
+        quiet = subprocess.DEVNULL
+        command = [*program, "--out", str(out)]
+        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    whole_s = time.monotonic() - began
+    rng, kills = random.Random(0), 0
+    while kills < int(os.environ.get("SUITE_KILLS", "3")):
+        process = start(tmp_path / "runs")
+        try:
+            assert process.wait(rng.uniform(0, whole_s)) == 0
+            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+    assert start(tmp_path / "runs").wait() == 0
+    for place in sorted((tmp_path / "whole").rglob("*")):
+        if place.is_file() and place.name not in {"cost.json", "suite.json"}:
+            again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")
+            assert again.read_bytes() == place.read_bytes(), place
 
 
 @pytest.mark.usefixtures("gsm8k")
