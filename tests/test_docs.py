@@ -136,28 +136,26 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("record", RECORDS)
-def test_performance_tables_are_those_of_their_records(record: str) -> None:
-    script = ROOT / "benchmarks" / RECORDS[record]
-    shown = subprocess.run(
-        [sys.executable, script, "--show", "--out", ROOT / record],
+def shown_by(script: str, record: str) -> str:
+    """What a benchmark prints of a record."""
+    return subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / script, "--show", "--out", ROOT / record],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_performance_tables_are_those_of_their_records(record: str) -> None:
+    shown = shown_by(RECORDS[record], record)
     assert PERFORMANCE.partition(f"{record} -->\n")[2].startswith(shown)
 
 
 def test_the_tasks_table_is_that_of_its_record() -> None:
     page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
     record = "results/tasks/cpu-2-threads.json"
-    script = ROOT / "benchmarks" / "tasks.py"
-    shown = subprocess.run(
-        [sys.executable, script, "--show", "--out", ROOT / record],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    shown = shown_by("tasks.py", record)
     assert page.partition(f"<!-- tasks.py: {record} -->\n")[2].startswith(shown)
 
 
