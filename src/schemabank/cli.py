@@ -183,6 +183,44 @@ def routing(
 
 
 @app.command()
+def report(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE.csv", help="arm,epochs,seed,score[,n_items], shares.")
+    ],
+    claims: Annotated[
+        Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
+    ] = None,
+    treatment: Annotated[str | None, typer.Option(metavar="ARM", help="Arm examined.")] = None,
+    control: Annotated[
+        str | None, typer.Option(metavar="ARM", help="Arm that it is compared with.")
+    ] = None,
+    primary: Annotated[
+        str | None,
+        typer.Option(metavar="EPOCHS", help="Declared primary; default: mean over all epochs."),
+    ] = None,
+    test_size: Annotated[
+        int | None, typer.Option(min=1, help="Items of the whole test split.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")] = None,
+) -> None:
+    """Examine a table of results: figures, what a reviewer would raise, claims that do not hold."""
+    from schemabank.report.command import Question
+    from schemabank.report.command import report as examined
+    from schemabank.report.page import tables, text
+
+    question = Question(
+        treatment=treatment, control=control, primary=primary, test_size=test_size, claims=claims
+    )
+    found = examined(table, question, out)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_tables(tables(found))
+        sys.stdout.write(text(found))
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],

@@ -1,0 +1,1 @@
+"""A report on a table of results: its numbers, a reviewer's warnings, and what was claimed."""

@@ -1,0 +1,386 @@
+"""The numbers of a comparison of two arms over seeds, at every setting of ``epochs`` and pooled.
+
+The primary contrast is each seed's mean over the settings, unless one setting was named; Holm's
+adjustment covers the family of settings. Every figure comes from `schemabank.stats`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from schemabank import stats
+from schemabank.errors import InputError
+from schemabank.report.scores import ScoreTable, in_order
+
+CONFIDENCE = 0.95
+POOLED = "mean over epochs"
+PEAK_NOTE = (
+    "a peak over epochs is chosen on the scores that it is reported with: it overstates what the "
+    "chosen setting would score on other items, the more so the noisier an arm is"
+)
+Test = Literal["paired", "welch"]
+
+
+@dataclass(frozen=True)
+class ArmAt:
+    """One arm at one setting of ``epochs``; ``None`` for each seed's mean over all of them."""
+
+    arm: str
+    epochs: str | None
+    scores: dict[str, float]
+    summary: stats.ArmSummary
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row without a seed, with its Wilson interval over items."""
+
+    arm: str
+    epochs: str
+    score: float
+    num_items: int | None
+    interval: stats.Interval | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What needs runs that share a seed."""
+
+    difference: stats.PairedDifference
+    p_holm: float | None
+    d_z: stats.Effect
+    sign_flip: stats.PermutationTest
+    outperformance: stats.Outperformance
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Welch:
+    """What takes the seeds of both arms for independent."""
+
+    difference: stats.Difference
+    p_holm: float | None
+    g: stats.Effect
+    label_permutation: stats.PermutationTest
+    outperformance: stats.Outperformance
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Treatment against control; differences and ratios are of the treatment.
+
+    Attributes:
+        epochs: the setting; ``None`` for each seed's mean over all that both arms have.
+        seeds: that both arms have, in the order of pairs.
+        left_out: runs without a partner, by arm, which the paired figures do not use.
+        ratio: of means, of pairs where the verdict is; with Fieller's interval.
+        sd_ratio: of the arms' standard deviations.
+        test: that the verdict rests on: paired where two seeds are shared, else Welch's.
+        verdict: on the p-value adjusted by Holm at a setting, unadjusted for the primary contrast.
+    """
+
+    epochs: str | None
+    seeds: list[str]
+    left_out: dict[str, list[str]]
+    treatment: stats.ArmSummary
+    control: stats.ArmSummary
+    paired: Paired | None
+    welch: Welch
+    ratio: stats.MeanRatio
+    sd_ratio: stats.SpreadRatio
+    test: Test
+    verdict: stats.Verdict
+
+
+@dataclass(frozen=True)
+class Primary:
+    """Which contrast counts, and what Holm's adjustment covers."""
+
+    contrast: str
+    chosen_by: str
+    test: Test
+    verdict: stats.Verdict
+    holm_family: list[str]
+    holm_covers: str
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The best score of a seed over the settings, and every setting that reaches it."""
+
+    score: float
+    epochs: list[str]
+
+
+@dataclass(frozen=True)
+class SeedPeaks:
+    """Both arms' peaks of one seed; the ratio is treatment over control."""
+
+    seed: str
+    treatment: Peak
+    control: Peak
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peaks of the seeds that both arms have."""
+
+    note: str
+    seeds: list[SeedPeaks]
+    mean_treatment: float | None
+    mean_control: float | None
+    ratio_of_means: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is computed from the rows alone."""
+
+    treatment: str
+    control: str
+    confidence: float
+    primary: Primary
+    pooled: Contrast
+    contrasts: list[Contrast]
+    arms: list[ArmAt]
+    references: list[Reference]
+    peaks: Peaks
+
+
+def compare(table: ScoreTable, treatment: str, control: str, primary: str | None) -> Comparison:
+    """Compare two arms of a table.
+
+    Args:
+        table: with both arms.
+        treatment: arm.
+        control: arm.
+        primary: setting of ``epochs`` that was declared primary; ``None`` for the pooled contrast.
+
+    Raises:
+        InputError: no such setting, or no seed of an arm has them all.
+    """
+    epochs = table.epochs(treatment, control)
+    if primary is not None and primary not in epochs:
+        raise InputError(
+            f"--primary {primary!r}: {treatment} and {control} have {', '.join(map(repr, epochs))} "
+            "in the column epochs: name one of these"
+        )
+    at = [_runs(table, (treatment, control), [name]) for name in epochs]
+    contrasts = _family(epochs, at, primary)
+    pooled = _contrast(None, _runs(table, (treatment, control), epochs))
+    chosen = pooled if primary is None else contrasts[epochs.index(primary)]
+    return Comparison(
+        treatment=treatment,
+        control=control,
+        confidence=CONFIDENCE,
+        primary=_primary(chosen, primary, epochs),
+        pooled=pooled,
+        contrasts=contrasts,
+        arms=_arms(table),
+        references=_references(table),
+        peaks=_peaks(table, treatment, control, epochs),
+    )
+
+
+def plain(value: object) -> object:
+    """Return dataclasses, tuples and mappings as what JSON knows; infinite numbers as ``None``."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+Runs = tuple[dict[str, float], dict[str, float]]
+
+
+def _runs(table: ScoreTable, arms: tuple[str, str], epochs: Sequence[str]) -> Runs:
+    """Both arms' scores by seed, each a mean over settings of ``epochs``."""
+    first, second = (_floats(table.means(arm, epochs)) for arm in arms)
+    for arm, found in zip(arms, (first, second), strict=True):
+        if not found:
+            raise InputError(
+                f"no seed of {arm!r} in {table.name} has a row at each of epochs "
+                f"{', '.join(epochs)}: give the missing rows, or tables of fewer settings"
+            )
+    return first, second
+
+
+def _floats(scores: Mapping[str, Fraction]) -> dict[str, float]:
+    return {seed: float(score) for seed, score in scores.items()}
+
+
+def _family(epochs: Sequence[str], at: Sequence[Runs], primary: str | None) -> list[Contrast]:
+    """One contrast a setting, p-values adjusted over all; what cannot be tested counts as 1."""
+    raw = [_contrast(name, runs) for name, runs in zip(epochs, at, strict=True)]
+    paired = stats.holm([_p(None if c.paired is None else c.paired.difference.p) for c in raw])
+    welch = stats.holm([_p(c.welch.difference.p) for c in raw])
+    return [
+        _adjusted(contrast, one, other, 1 if contrast.epochs == primary else len(epochs))
+        for contrast, one, other in zip(raw, paired, welch, strict=True)
+    ]
+
+
+def _adjusted(contrast: Contrast, paired: float, welch: float, num: int) -> Contrast:
+    """Add adjusted p-values; the verdict rests on them where it is one of several."""
+    judged = replace(
+        contrast,
+        paired=contrast.paired and replace(contrast.paired, p_holm=paired),
+        welch=replace(contrast.welch, p_holm=welch),
+    )
+    return judged if num == 1 else replace(judged, verdict=_verdict(judged, num))
+
+
+def _verdict(contrast: Contrast, num: int) -> stats.Verdict:
+    own = contrast.paired if contrast.test == "paired" else contrast.welch
+    assert own is not None
+    p = None if own.difference.p is None else own.p_holm
+    return stats.verdict(own.difference, p=p, num_comparisons=num)
+
+
+def _p(p: float | None) -> float:
+    return 1.0 if p is None else p
+
+
+def _contrast(epochs: str | None, runs: Runs) -> Contrast:
+    """Compare, without any adjustment."""
+    first, second = runs
+    seeds = [seed for seed in first if seed in second]
+    a, b = list(first.values()), list(second.values())
+    pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+    paired = _paired(*pairs) if seeds else None
+    welch = _welch(a, b)
+    by_pairs = paired is not None and len(seeds) > 1
+    return Contrast(
+        epochs=epochs,
+        seeds=seeds,
+        left_out={
+            "treatment": [seed for seed in first if seed not in second],
+            "control": [seed for seed in second if seed not in first],
+        },
+        treatment=stats.summarise_arm(a),
+        control=stats.summarise_arm(b),
+        paired=paired,
+        welch=welch,
+        ratio=stats.ratio_of_means(*(pairs if by_pairs else (a, b)), paired=by_pairs),
+        sd_ratio=stats.sd_ratio(a, b),
+        test="paired" if by_pairs else "welch",
+        verdict=stats.verdict((paired if paired and by_pairs else welch).difference),
+    )
+
+
+def _paired(a: list[float], b: list[float]) -> Paired:
+    difference = stats.paired_difference(a, b)
+    sd, num = difference.sd, difference.num_seeds
+    return Paired(
+        difference=difference,
+        p_holm=None,
+        d_z=stats.paired_d_z(a, b),
+        sign_flip=stats.sign_flip_test(a, b),
+        outperformance=stats.paired_outperformance(a, b),
+        detectable=stats.detectable_difference(sd=sd, num_seeds=num) if sd else None,
+    )
+
+
+def _welch(a: list[float], b: list[float]) -> Welch:
+    difference = stats.welch_difference(a, b)
+    error, df = difference.standard_error, difference.df
+    return Welch(
+        difference=difference,
+        p_holm=None,
+        g=stats.hedges_g(a, b),
+        label_permutation=stats.label_test(a, b),
+        outperformance=stats.unpaired_outperformance(a, b),
+        detectable=stats.detectable_from_error(error, df) if error and df is not None else None,
+    )
+
+
+def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str]) -> Primary:
+    return Primary(
+        contrast=POOLED if primary is None else f"epochs {primary}",
+        chosen_by="default: each seed's mean over all epochs" if primary is None else "--primary",
+        test=chosen.test,
+        verdict=chosen.verdict,
+        holm_family=list(epochs),
+        holm_covers=(
+            f"the paired p-values of the {len(epochs)} settings of epochs and, as a family of its "
+            "own, their Welch p-values; not the pooled contrast, sd ratios or permutation tests. "
+            "The primary contrast's verdict rests on its unadjusted p-value, which is fair only if "
+            "it was declared before the scores were seen"
+        ),
+    )
+
+
+def _arms(table: ScoreTable) -> list[ArmAt]:
+    found = []
+    for arm in table.arms:
+        epochs = table.epochs(arm)
+        for name in epochs:
+            scores = _floats(table.scores(arm, name))
+            found.append(ArmAt(arm, name, scores, stats.summarise_arm(list(scores.values()))))
+        pooled = _floats(table.means(arm, epochs))
+        if pooled:
+            found.append(ArmAt(arm, None, pooled, stats.summarise_arm(list(pooled.values()))))
+    return found
+
+
+def _references(table: ScoreTable) -> list[Reference]:
+    return [
+        Reference(
+            row.arm,
+            row.epochs,
+            row.score,
+            row.num_items,
+            stats.wilson_interval(row.num_correct, row.num_items)
+            if row.num_items and row.num_correct is not None
+            else None,
+        )
+        for row in table.references
+    ]
+
+
+def _peaks(table: ScoreTable, treatment: str, control: str, epochs: Sequence[str]) -> Peaks:
+    first, second = (peaks_by_seed(table, arm, epochs) for arm in (treatment, control))
+    seeds = in_order([seed for seed in first if seed in second])
+    above = sum((first[seed][0] for seed in seeds), Fraction(0))
+    below = sum((second[seed][0] for seed in seeds), Fraction(0))
+    return Peaks(
+        note=PEAK_NOTE,
+        seeds=[
+            SeedPeaks(
+                seed=seed,
+                treatment=Peak(float(first[seed][0]), first[seed][1]),
+                control=Peak(float(second[seed][0]), second[seed][1]),
+                ratio=_quotient(first[seed][0], second[seed][0]),
+            )
+            for seed in seeds
+        ],
+        mean_treatment=_quotient(above, Fraction(len(seeds))),
+        mean_control=_quotient(below, Fraction(len(seeds))),
+        ratio_of_means=_quotient(above, below),
+    )
+
+
+def _quotient(above: Fraction, below: Fraction) -> float | None:
+    return float(above / below) if below else None
+
+
+def peaks_by_seed(
+    table: ScoreTable, arm: str, epochs: Sequence[str]
+) -> dict[str, tuple[Fraction, list[str]]]:
+    """Return each seed's best score, and every setting of ``epochs`` that reaches it."""
+    found: dict[str, tuple[Fraction, list[str]]] = {}
+    for name in epochs:
+        for seed, score in table.scores(arm, name).items():
+            best, at = found.get(seed, (Fraction(-1), []))
+            if score >= best:
+                found[seed] = (score, [*at, name] if score == best else [name])
+    return found
