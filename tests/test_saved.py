@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import peft
@@ -71,6 +72,15 @@ def test_what_a_run_had_come_to_after_a_stage_is_evaluated_like_a_run(
     assert found["off"] != found["on"]
     assert found["off"] != losses(finished.schemabank.folder)
     assert sum(found["on"]) < sum(losses(finished.base.folder))
+
+
+def test_a_run_that_did_not_finish_is_no_run(finished: Finished, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(finished.schemabank.folder, tmp_path / "run.unfinished-1"))
+    (broken / "result.json").unlink()
+    with pytest.raises(InputError, match="neither a finished run"):
+        evaluated(broken)
+    with pytest.raises(InputError, match="neither a finished run"):
+        export_run(broken, tmp_path / "out", merge=False)
 
 
 @pytest.mark.parametrize("arm", ["base", "lora"])

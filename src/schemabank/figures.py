@@ -32,7 +32,7 @@ class Cell:
     x: str
     y: str
     value: float
-    panel: str = ""
+    panel: str
 
 
 def heat_map(

@@ -37,6 +37,7 @@ from schemabank.rundir import (
     CONFIG,
     PREDICTIONS,
     RESULT,
+    STAGES,
     check_new,
     is_finished,
     new_folder,
@@ -193,7 +194,8 @@ def locate(folder: Path) -> tuple[RunConfig, Path | None]:
     if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
         adapter = folder / ADAPTER
         return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
-    if (folder / ADAPTER / PROVENANCE).is_file():  # what a run had come to after a stage
+    kept_stage = folder.resolve().parent.name == STAGES  # and no run that failed on its way
+    if kept_stage and (folder / ADAPTER / PROVENANCE).is_file():
         return load_run(folder / ADAPTER / PROVENANCE), folder / ADAPTER
     if (folder / ADAPTER_CONFIG).is_file():
         if (folder / PROVENANCE).is_file():

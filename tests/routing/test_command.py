@@ -59,7 +59,8 @@ def test_stage_1_teaches_the_tags(finished: Finished, tmp_path: Path) -> None:
         ]
         for state in report["states"]
     }
-    assert max(agreement["1-router"]) > max(agreement["start"])
+    for before, after in zip(agreement["start"], agreement["1-router"], strict=True):
+        assert after > before + 0.03
     assert report["tags"] == 2
 
 
@@ -136,7 +137,7 @@ def test_tags_that_are_not_the_examples_own_are_not_compared(
     if tagger in {"cluster", "hash"}:
         _, report, _ = routed(outcome.folder, tmp_path / "train", split="train", limit=20)
         best = max(r["tag_agreement"] - r["tag_agreement_by_chance"] for r in report["layers"])
-        assert best > 0
+        assert best > 0.05
 
 
 @pytest.mark.parametrize(

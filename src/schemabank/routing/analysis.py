@@ -191,7 +191,7 @@ def _profiles(subject: Subject, chosen: Choices) -> dict[str, Floats]:
         name: measures.profiles(
             chosen.shares[there], subject.tokens.example_of[there], len(subject.items)
         )
-        for name, there in subject.places().items()
+        for name, there in subject.places.items()
     }
 
 

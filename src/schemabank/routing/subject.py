@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -58,6 +59,7 @@ class Subject:
     wordings: Sequence[str] | None
     drawn: Drawn
 
+    @cached_property
     def places(self) -> dict[str, Bools]:
         """Which tokens to look at: those of a place that every example has."""
         tokens = self.tokens
