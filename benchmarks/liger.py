@@ -80,7 +80,10 @@ def _measure(model: PreTrainedModel, num_rows: int) -> float:
     upstream = torch.randn_like(hidden)
 
     def step() -> Tensor:
-        output = model.model(inputs_embeds=hidden, use_cache=False).last_hidden_state
+        # No mask: attention is causal by itself, and one made in a capture would be another.
+        output = model.model(
+            inputs_embeds=hidden, attention_mask={"full_attention": None}, use_cache=False
+        ).last_hidden_state
         return torch.autograd.grad(output, hidden, upstream)[0]
 
     def explain(reason: str) -> None:

@@ -21,12 +21,12 @@ from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 
 from schemabank import experiment
 from schemabank.config import RunConfig
-from schemabank.configfile import load_experiment
 from schemabank.models import EMBEDDED, BaseModel, load_base_model, resolve_dtype
 from schemabank.progress import LineReporter
 from schemabank.rundir import COST, read_json
+from schemabank.suite import load_suite
 
-PAPER = Path(__file__).parent.parent / "configs" / "paper"
+SUITE = Path(__file__).parent.parent / "configs" / "paper" / "suite.yaml"
 NUM_RUNS = 40
 
 
@@ -70,7 +70,7 @@ def _runs(*, answers_only: bool) -> list[RunConfig]:
     changes = [f"model.name={next(iter(EMBEDDED))}"]
     if answers_only:
         changes.append("task.completion_only_loss=true")
-    return [r for p in sorted(PAPER.glob("*.yaml")) for r in load_experiment(p, changes).runs()]
+    return [run.config for run in load_suite(SUITE, changes).runs]
 
 
 def _random_base(device: torch.device) -> BaseModel:

@@ -19,6 +19,7 @@ from schemabank.cohort.execute import can_compile
 from schemabank.cohort.joined import SIBLINGS, JoinedLinear
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
+from schemabank.models import decoder_blocks
 
 MIX_IN, MIX_OUT = 0x2C1B3C6D, 0x297A2D39  # odd constants of a 32-bit integer hash (lowbias32)
 BATCH_STRIDE = 2**20  # more tokens than any row has
@@ -75,8 +76,10 @@ class SlotDropout:
         row = mix(mix(self.keys + layer)[:, None, None] ^ rows)
         columns = mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
         kept = mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
-        # As a number: on a CPU much faster than choosing by a truth value.
-        return inputs * kept.view(torch.uint8).to(inputs.dtype), self.factor
+        # As a number: on a CPU much faster than choosing by a truth value. Compilers know it anyway,
+        # and refuse the view.
+        bits = kept if torch.compiler.is_compiling() else kept.view(torch.uint8)
+        return inputs * bits.to(inputs.dtype), self.factor
 
 
 def dropout_keys(runs: Sequence[tuple[int, int]]) -> list[int]:
@@ -218,17 +221,18 @@ def install_lora(
 
     Args:
         model: the frozen base model; changed in place until :func:`remove_lora`.
-        settings: one a slot; all with the same target modules.
+        settings: one a slot; all with the same target modules on the same blocks.
         dropout: the stack's common source of masks.
 
     Returns:
         The new layers by the path of the layer they replaced.
 
     Raises:
-        InputError: a target that matches no linear layer.
+        InputError: a block that the model does not have, or a target that matches no linear layer.
     """
-    targets = settings[0].target_modules
-    assert all(s.target_modules == targets for s in settings)
+    targets, indices = settings[0].target_modules, settings[0].layers_to_transform
+    assert all((s.target_modules, s.layers_to_transform) == (targets, indices) for s in settings)
+    inside = _inside(model, indices)
     # The engine applies the output layer to labelled positions itself, so it takes no adapter.
     head = model.get_output_embeddings()
     linear = {
@@ -237,13 +241,14 @@ def install_lora(
         if isinstance(m, nn.Linear | JoinedLinear) and m is not head and ".base" not in path
     }
     for target in targets:
-        if not any(_matches(path, target) for path in linear):
-            names = sorted({path.rpartition(".")[2] for path in linear})
+        if not any(_matches(path, target, inside) for path in linear):
+            names = sorted({p.rpartition(".")[2] for p in linear if p.startswith(inside)})
+            of_blocks = "" if indices is None else f" of the blocks {_listed(indices)}"
             raise InputError(
-                f"lora.target_modules names {target!r}, which matches no linear layer: "
+                f"lora.target_modules names {target!r}, which matches no linear layer{of_blocks}: "
                 f"allowed are {', '.join(names)}, name some of those"
             )
-    chosen = [path for path in linear if any(_matches(path, t) for t in targets)]
+    chosen = [path for path in linear if any(_matches(path, t, inside) for t in targets)]
     layers: dict[str, StackedLora] = {}
     with ExitStack() as undo:
         undo.callback(remove_lora, model, layers)
@@ -273,6 +278,25 @@ def remove_lora(model: nn.Module, layers: dict[str, StackedLora]) -> None:
         model.set_submodule(path, layer.base)
 
 
-def _matches(path: str, target: str) -> bool:
-    """PEFT's rule for a list of targets: the whole path or its last names."""
-    return path == target or path.endswith("." + target)
+def _inside(model: PreTrainedModel, indices: Sequence[int] | None) -> tuple[str, ...]:
+    """Return how paths of the layers in these blocks begin; without indices, those of all."""
+    if indices is None:
+        return ("",)
+    blocks = decoder_blocks(model)
+    unknown = [index for index in indices if index >= len(blocks)]
+    if unknown:
+        raise InputError(
+            f"lora.layers_to_transform names block {unknown[0]}, but the model has {len(blocks)} "
+            f"blocks: allowed are 0 to {len(blocks) - 1}, name those"
+        )
+    paths = {module: path for path, module in model.named_modules()}
+    return tuple(f"{paths[blocks[index]]}." for index in indices)
+
+
+def _matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
+    """PEFT's rule for a list of targets: the whole path, or its last names in a chosen block."""
+    return path == target or (path.endswith("." + target) and path.startswith(inside))
+
+
+def _listed(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, indices))
