@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run test unit integration lint type format clean
+.PHONY: help install sandbox run suite test unit integration lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,11 @@ sandbox: ## install bubblewrap, which isolates code that a model wrote
 
 run: $(STAMP) ## train lora and schemabank on the embedded default and compare them with base
 	$(BIN)/schemabank train configs/quickstart.yaml
+
+suite: $(STAMP) ## train a miniature of the document's suite and report on it, in minutes
+	$(BIN)/schemabank suite configs/miniature/suite.yaml
+	rm -rf runs/miniature/report
+	$(BIN)/schemabank report runs/miniature --out runs/miniature/report
 
 test: $(STAMP) ## all tests, unit first
 	$(BIN)/python -m pytest

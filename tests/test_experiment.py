@@ -3,6 +3,7 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
-from schemabank.experiment import resolve_device, resolved, run_experiment
+from schemabank.experiment import resolve_device, resolved, run_all, run_experiment
 from schemabank.models import BaseModel
 from schemabank.runner import Outcome
 
@@ -60,6 +61,7 @@ def assert_close(folder: Path, other: Path) -> None:
 
 def test_a_runs_folder_is_laid_out_as_designed(finished: Finished) -> None:
     evaluated = {"config.yaml", "predictions.jsonl", "result.json", "cost.json"}
+    evaluated |= {"scores.safetensors"}
     adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors", "schemabank.yaml"}
     trained = evaluated | {"metrics.jsonl"} | {f"adapter/{name}" for name in adapter}
     assert contents(finished.base.folder) == evaluated
@@ -192,7 +194,7 @@ def test_two_fresh_runs_are_byte_identical(finished: Finished, tmp_path: Path) -
             again = tmp_path / "again" / path.relative_to(finished.out)
             assert again.read_bytes() == path.read_bytes(), path
             compared += 1
-    assert compared == 3 + 8 + 9 + 2 * 5
+    assert compared == 4 + 9 + 10 + 2 * 5
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -564,13 +566,13 @@ def test_memory_that_runs_out_while_a_stack_is_built_leaves_the_model_as_it_was(
     module, name = (lora, "StackedLora") if place == "install_lora" else (stack, place)
     build, calls = getattr(module, name), itertools.count()
 
-    def full(*args: object, **kwargs: object) -> object:
-        if next(calls) == (5 if place == "install_lora" else 0) + first:
+    def full(*args: object, **kwargs: Any) -> object:  # noqa: ANN401 -- of three functions
+        # Stacks of one slot only check the settings.
+        of_all = kwargs.get("num_slots", len(kwargs.get("settings", ()))) == 4
+        if of_all and next(calls) == (5 if place == "install_lora" else 0):
             raise torch.OutOfMemoryError("no room")
         return build(*args, **kwargs)
 
-    # The stacks that only check the settings come before.
-    first = {"FlatGroup": 4, "attach_banks": 2, "install_lora": 2 * 12}[place]
     monkeypatch.setattr(module, name, full)
     outcomes, notes = run_mixed(finished.config, tmp_path, 4)
     assert_complete_and_close(outcomes, mixed[0])
@@ -657,3 +659,36 @@ def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
     outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
     assert [(o.reused, o.failure) for o in outcomes] == [(False, None), (True, None)]
     assert_close(outcomes[0].folder, finished.lora.folder)
+
+
+# What is said about every run.
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_every_run_is_named_and_followed_to_its_end(finished: Finished, tmp_path: Path) -> None:
+    notes = Notes()
+    settings = ["arm=[base, lora]", "train.max_steps=3"]
+    run(finished.config, tmp_path, "arm=base")
+    (base, plain) = run_experiment(load_experiment(finished.config, settings), tmp_path, notes)
+    assert notes.titles == {base.folder.name: "base seed 42", plain.folder.name: "lora seed 42"}
+    assert notes.stepped == {plain.folder.name}
+    assert notes.states[base.folder.name] == [("reused", "")]
+    assert plain.result is not None
+    score = plain.result["groups"]["all"]["correct"]  # type: ignore[index]
+    assert notes.states[plain.folder.name] == [
+        ("evaluating", ""),
+        ("finished", f"correct {score:.3f} all"),
+    ]
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_runs_go_by_the_titles_that_they_are_given(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = Notes()
+    poison(monkeypatch, lambda _: True)
+    runs = load_experiment(finished.config, ["arm=lora"]).runs()
+    (outcome,) = run_all(runs, tmp_path, notes, device=torch.device("cpu"), titles=["mine"])
+    assert list(notes.titles.values()) == ["mine"]
+    (states,) = notes.states.values()
+    assert states[-1] == ("failed", outcome.failure)

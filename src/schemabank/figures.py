@@ -3,7 +3,8 @@
 Charts are Vega-Lite specifications made with altair and drawn by vl-convert, without a browser.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,28 @@ STYLE = (
 FONT = "system-ui, 'DejaVu Sans', sans-serif"
 LONGEST_LABEL = 160  # pixels
 PRINT_SCALE = 2.0
+# No SVG can hold what is not here: vl-convert ends the whole process on one such character.
+# Ends of lines break Vega's expressions, marks of direction would turn the text around them.
+DRAWN = (
+    r"\t\n\r\x20-\x7e\x85\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff"
+)
+NOT_DRAWN = re.compile(f"[^{DRAWN}]")
+_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelLimit": LONGEST_LABEL}
+LOOK: dict[str, Any] = {
+    "background": "transparent",
+    "font": FONT,
+    "axis": {
+        **_TEXT,
+        "domainColor": "currentColor",
+        "tickColor": "currentColor",
+        "gridColor": "currentColor",
+        "gridOpacity": 0.12,
+    },
+    "legend": _TEXT,
+    "header": _TEXT,
+    "title": {"color": "currentColor", "anchor": "start", "subtitleColor": "currentColor"},
+    "view": {"stroke": None},
+}
 
 Spec = dict[str, Any]
 
@@ -71,39 +94,39 @@ def heat_map(
     chart = altair.layer(filled, grid).properties(width=altair.Step(16), height=altair.Step(16))
     panels = altair.Row("panel:N", sort=None, title=None)
     rows = chart.facet(row=panels, title=title).resolve_scale(y="independent")
-    return dict(rows.configure(**_LOOK).to_dict())
+    return dict(rows.configure(**LOOK).to_dict())
 
 
 def write_figure(path: Path, spec: Spec) -> None:
     """Write ``path`` as SVG and PNG; its suffix is added."""
-    svg = vl_convert.vegalite_to_svg(spec)
-    head, end, rest = svg.partition(">")
+    head, end, rest = svg(spec).partition(">")
     path.with_name(f"{path.name}.svg").write_text(head + end + STYLE + rest, encoding="utf-8")
-    printed = _with_ink(spec)
+    printed = _with_ink(drawable(spec))
     png = vl_convert.vegalite_to_png(printed, scale=PRINT_SCALE)
     path.with_name(f"{path.name}.png").write_bytes(png)
 
 
+def svg(spec: Spec) -> str:
+    """Return the drawing as an SVG element whose ink is the text colour around it."""
+    return str(vl_convert.vegalite_to_svg(drawable(spec)))
+
+
+def drawable(spec: Spec) -> Spec:
+    """Return the figure with a mark in place of each character that no drawing can hold."""
+    found = _mapped(spec, lambda text: NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", text))
+    return dict(found)
+
+
 def _with_ink(spec: Spec) -> Spec:
     """The figure on white: a PNG knows no page."""
-
-    def inked(value: Any) -> Any:  # noqa: ANN401 -- any JSON
-        if isinstance(value, dict):
-            return {key: inked(v) for key, v in value.items()}
-        if isinstance(value, list):
-            return [inked(v) for v in value]
-        return INK if value == "currentColor" else value
-
-    return {**inked(spec), "background": "white"}
+    inked = _mapped(spec, lambda text: INK if text == "currentColor" else text)
+    return {**inked, "background": "white"}
 
 
-_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelLimit": LONGEST_LABEL}
-_LOOK: dict[str, Any] = {
-    "background": "transparent",
-    "font": FONT,
-    "axis": {**_TEXT, "domainColor": "currentColor", "tickColor": "currentColor"},
-    "legend": _TEXT,
-    "header": _TEXT,
-    "title": {"color": "currentColor", "anchor": "start"},
-    "view": {"stroke": None},
-}
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 -- any JSON
+    """A copy of JSON with every text but the keys changed."""
+    if isinstance(value, dict):
+        return {key: _mapped(item, change) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mapped(item, change) for item in value]
+    return change(value) if isinstance(value, str) else value

@@ -26,6 +26,8 @@ STAGES = "stages"
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.jsonl"
 COST = "cost.json"
+ROUTING = "routing"
+SUITE = "suite.json"
 
 
 def slug(text: str) -> str:

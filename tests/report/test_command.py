@@ -75,7 +75,9 @@ def _claims(folder: Path) -> Path:
 def test_a_folder_is_written_once(schemabank: Program, small: Path, tmp_path: Path) -> None:
     out = tmp_path / "a" / "out"
     assert schemabank(small, "--out", out)[0] == 0
-    assert {path.name for path in out.iterdir()} == {"report.json", "report.md"}
+    figures = {"differences.png", "differences.svg", "means.png", "means.svg"}
+    pages = {"report.html", "report.json", "report.md"}
+    assert {path.name for path in out.iterdir()} == pages | figures
     found = json.loads((out / "report.json").read_text())
     assert found == report(small, Question())
     assert (out / "report.md").read_text() == page(found)

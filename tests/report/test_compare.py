@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from schemabank.errors import InputError
-from schemabank.report.compare import POOLED, Comparison, compare, plain
+from schemabank.report.compare import Comparison, compare, plain
 from schemabank.report.scores import read_scores
 from schemabank.stats import holm
 
@@ -78,7 +78,10 @@ def test_holm_covers_the_settings_and_the_pooled_contrast_stands_alone(found: Co
 
 
 def test_the_primary_contrast_is_said(found: Comparison, tmp_path: Path) -> None:
-    assert (found.primary.contrast, found.primary.verdict) == (POOLED, found.pooled.verdict)
+    assert (found.primary.contrast, found.primary.verdict) == (
+        "mean over epochs",
+        found.pooled.verdict,
+    )
     assert found.primary.holm_family == ["1", "2"]
     named = compared(tmp_path, *rows("new", A), *rows("lora", B), primary="2")
     assert (named.primary.contrast, named.primary.chosen_by) == ("epochs 2", "--primary")

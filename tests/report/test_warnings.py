@@ -116,7 +116,7 @@ def test_few_seeds_and_their_floor(tmp_path: Path) -> None:
 def test_epochs_may_be_empty(tmp_path: Path) -> None:
     lines = [*rows("new", NEW, ""), *rows("lora", LORA, ""), "base,,,0.45,100"]
     finding = one(warned(tmp_path, *lines), "not-above-reference")
-    assert "over all epochs and at epochs (empty)" in finding.sentence
+    assert "(45 %, taken as exact), by Student's" in finding.sentence
 
 
 def test_runs_left_out(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from schemabank.errors import InputError
 from schemabank.report.scores import ScoreTable, in_order
 
 CONFIDENCE = 0.95
-POOLED = "mean over epochs"
+MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
+MOST_DRAWN = 10**7  # scores in all arrangements of a test
 PEAK_NOTE = (
     "a peak over epochs is chosen on the scores that it is reported with: it overstates what the "
     "chosen setting would score on other items, the more so the noisier an arm is"
@@ -140,6 +141,7 @@ class Peaks:
 class Comparison:
     """Everything that is computed from the rows alone."""
 
+    setting: str
     treatment: str
     control: str
     confidence: float
@@ -174,10 +176,11 @@ def compare(table: ScoreTable, treatment: str, control: str, primary: str | None
     pooled = _contrast(None, _runs(table, (treatment, control), epochs))
     chosen = pooled if primary is None else contrasts[epochs.index(primary)]
     return Comparison(
+        setting=table.setting,
         treatment=treatment,
         control=control,
         confidence=CONFIDENCE,
-        primary=_primary(chosen, primary, epochs),
+        primary=_primary(chosen, primary, epochs, table.setting),
         pooled=pooled,
         contrasts=contrasts,
         arms=_arms(table),
@@ -284,7 +287,7 @@ def _paired(a: list[float], b: list[float]) -> Paired:
         difference=difference,
         p_holm=None,
         d_z=stats.paired_d_z(a, b),
-        sign_flip=stats.sign_flip_test(a, b),
+        sign_flip=stats.sign_flip_test(a, b, num_resamples=_num_resamples(len(a))),
         outperformance=stats.paired_outperformance(a, b),
         detectable=stats.detectable_difference(sd=sd, num_seeds=num) if sd else None,
     )
@@ -297,24 +300,40 @@ def _welch(a: list[float], b: list[float]) -> Welch:
         difference=difference,
         p_holm=None,
         g=stats.hedges_g(a, b),
-        label_permutation=stats.label_test(a, b),
+        label_permutation=stats.label_test(a, b, num_resamples=_num_resamples(len(a) + len(b))),
         outperformance=stats.unpaired_outperformance(a, b),
         detectable=stats.detectable_from_error(error, df) if error and df is not None else None,
     )
 
 
-def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str]) -> Primary:
+def at_settings(setting: str, names: Sequence[str]) -> str:
+    """Return settings as a reader knows them: ``epochs 2 and 4``; nothing where nothing varies."""
+    *rest, last = (name or "(empty)" for name in names)
+    listed = f"{', '.join(rest)} and {last}" if rest else last
+    return f"{setting} {listed}" if setting and any(names) else ""
+
+
+def _num_resamples(num_scores: int) -> int:
+    """How many arrangements to draw: fewer of so many scores that they say next to the same."""
+    return max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, MOST_DRAWN // num_scores))
+
+
+def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setting: str) -> Primary:
+    single = at_settings(setting, epochs) or "the only setting"
+    pooled = f"mean over {setting}" if len(epochs) > 1 else single
+    default = f"default: each seed's mean over all {setting}" if len(epochs) > 1 else "default"
     return Primary(
-        contrast=POOLED if primary is None else f"epochs {primary}",
-        chosen_by="default: each seed's mean over all epochs" if primary is None else "--primary",
+        contrast=pooled if primary is None else at_settings(setting, [primary]),
+        chosen_by=default if primary is None else "--primary",
         test=chosen.test,
         verdict=chosen.verdict,
         holm_family=list(epochs),
         holm_covers=(
-            f"the paired p-values of the {len(epochs)} settings of epochs and, as a family of its "
-            "own, their Welch p-values; not the pooled contrast, sd ratios or permutation tests. "
-            "The primary contrast's verdict rests on its unadjusted p-value, which is fair only if "
-            "it was declared before the scores were seen"
+            f"the paired p-values of the {len(epochs)} settings"
+            + (f" of {setting}" if setting else "")
+            + " and, as a family of its own, their Welch p-values; not the pooled contrast, sd "
+            "ratios or permutation tests. The primary contrast's verdict rests on its unadjusted "
+            "p-value, which is fair only if it was declared before the scores were seen"
         ),
     )
 

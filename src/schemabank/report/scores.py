@@ -66,11 +66,13 @@ class ScoreTable:
         name: of the file.
         sha256: of its bytes.
         rows: in the file's order.
+        setting: what the column ``epochs`` stands for; empty where nothing varies.
     """
 
     name: str
     sha256: str
     rows: tuple[Row, ...]
+    setting: str = "epochs"
 
     @property
     def references(self) -> list[Row]:
@@ -133,7 +135,8 @@ def read_scores(path: Path) -> ScoreTable:
                 f"{path.name} line {row.line}: {row.arm!r} has rows with a seed, and a row without "
                 "one is a reference: give it its seed or a name of its own"
             )
-    return ScoreTable(path.name, digest, tuple(rows))
+    setting = "epochs" if any(row.epochs for row in rows) else ""
+    return ScoreTable(path.name, digest, tuple(rows), setting)
 
 
 def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -> tuple[str, str]:

@@ -3,15 +3,16 @@
 A warning says what the rows show and no more; its id is stable, so that a program can look for it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from scipy.stats import binomtest
 
 from schemabank import stats
 from schemabank.errors import InputError
-from schemabank.report.compare import ArmAt, Comparison, Contrast, Reference
+from schemabank.report.compare import ArmAt, Comparison, Contrast, Reference, at_settings
 from schemabank.report.scores import Row, ScoreTable
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
@@ -101,8 +102,9 @@ def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
             yield Finding(
                 "identical-rows",
                 {"arm": arm, "epochs": same, "scores": {s: float(x) for s, x in scores}},
-                f"{arm} has the same score for every seed at {_settings(same)} (seeds "
-                f"{shown}): independent runs hardly ever agree so, a row may have been copied.",
+                f"{arm} has the same score for every seed at {at_settings(table.setting, same)} "
+                f"(seeds {shown}): independent runs hardly ever agree so, a row may have been "
+                "copied.",
             )
 
 
@@ -167,14 +169,14 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
             for rule in ("not-above-reference", "below-reference"):
                 own = [placed for placed in found if placed.finding == rule]
                 if own:
-                    yield _reference_finding(rule, arm, reference, own)
+                    yield _reference_finding(rule, arm, reference, own, table.setting)
 
 
 def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
     """An arm against a reference, by the seeds' interval; without one, by exact tests of runs."""
     runs = [r for r in table.runs(at.arm, at.epochs) if r.num_items is not None]
     counts = [(r.num_correct or 0, r.num_items or 1) for r in runs]
-    exact = [float(binomtest(*count, reference.score).pvalue) for count in counts]
+    exact = [_binomial_p(*count, reference.score) for count in counts]
     far = zip(stats.holm(exact) if exact else [], counts, strict=True)
     signs = [k / n > reference.score for p, (k, n) in far if p <= ALPHA]
     above, below = sum(signs), len(signs) - sum(signs)
@@ -196,6 +198,11 @@ def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
     )
 
 
+@cache
+def _binomial_p(num_correct: int, num_items: int, share: float) -> float:
+    return float(binomtest(num_correct, num_items, share).pvalue)
+
+
 def _finding(above: bool, below: bool) -> str:
     if above:
         return "above-reference"
@@ -208,16 +215,18 @@ def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
     return stats.wilson_interval(sum(k for k, _ in counts), sum(n for _, n in counts))
 
 
-def _reference_finding(rule: str, arm: str, reference: Reference, found: list[Placed]) -> Finding:
+def _reference_finding(
+    rule: str, arm: str, reference: Reference, found: list[Placed], setting: str
+) -> Finding:
     shown = next((placed for placed in found if placed.epochs is None), found[0])
-    at = [placed.epochs for placed in found if placed.epochs is not None]
-    where = "over all epochs" if shown.epochs is None else ""
-    where += " and " * bool(where and at) + (f"at {_settings(at)}" if at else "")
+    pooled = f"over all {setting}" if shown.epochs is None and setting else ""
+    every = _at(setting, [placed.epochs for placed in found if placed.epochs is not None])
+    own = pooled or _at(setting, [shown.epochs] if shown.epochs else [])
+    where = f" {' and '.join(part for part in (pooled, every) if part)}".rstrip()
     by = shown.rule
     if shown.interval is not None:
         low, high = map(_percent, shown.interval)
-        place = "over all epochs" if shown.epochs is None else f"at {_settings([shown.epochs])}"
-        by += f", {low} to {high} {place}"
+        by += f", {low} to {high} {own}".rstrip()
     if shown.num_runs_tested:
         by += (
             f"; exact binomial tests, Holm-adjusted, find {shown.num_runs_above} of "
@@ -234,7 +243,7 @@ def _reference_finding(rule: str, arm: str, reference: Reference, found: list[Pl
             "found": found,
         },
         f"{arm} is {words} the reference {reference.arm!r} ({_percent(reference.score)}, taken as "
-        f"exact) {where}, by {by}.",
+        f"exact){where}, by {by}.",
     )
 
 
@@ -258,7 +267,10 @@ def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _left_out(comparison: Comparison) -> Iterator[Finding]:
-    rows = {_place(c): c.left_out for c in comparison.contrasts if any(c.left_out.values())}
+    setting = comparison.setting
+    rows = {
+        _place(c, setting): c.left_out for c in comparison.contrasts if any(c.left_out.values())
+    }
     if rows:
         yield Finding(
             "runs-left-out",
@@ -271,12 +283,13 @@ def _left_out(comparison: Comparison) -> Iterator[Finding]:
 def _spreads(comparison: Comparison) -> Iterator[Finding]:
     """Settings at which the interval of the ratio of standard deviations contains 1."""
     unclear, rows = [], {}
-    for contrast in (*comparison.contrasts, comparison.pooled):
-        found = contrast.sd_ratio
+    several = len(comparison.contrasts) > 1
+    for contrast in (*comparison.contrasts, *([comparison.pooled] if several else [])):
+        found, place = contrast.sd_ratio, _place(contrast, comparison.setting)
         if found.interval is not None:
-            rows[_place(contrast)] = found
+            rows[place] = found
             if found.interval[0] <= 1 <= found.interval[1]:
-                unclear.append(f"{_place(contrast)} ({found.ratio:.3g}, {_span(found.interval)})")
+                unclear.append(f"{place} ({found.ratio:.3g}, {_span(found.interval)})")
     if unclear:
         yield Finding(
             "lower-variance-unsupported",
@@ -289,7 +302,7 @@ def _spreads(comparison: Comparison) -> Iterator[Finding]:
 
 def _selection(comparison: Comparison) -> Iterator[Finding]:
     """A peak over several settings is reported."""
-    peaks, pooled = comparison.peaks, comparison.pooled
+    peaks, pooled, setting = comparison.peaks, comparison.pooled, comparison.setting
     if len(comparison.contrasts) < 2 or None in (peaks.mean_treatment, peaks.mean_control):
         return
     shown = [
@@ -303,27 +316,30 @@ def _selection(comparison: Comparison) -> Iterator[Finding]:
             "mean_peaks": {arm: peak for arm, peak, _ in shown},
             "means": {arm: mean for arm, _, mean in shown},
         },
-        f"A peak over {len(comparison.contrasts)} settings of epochs is chosen on the scores that "
-        "it is reported with: "
+        f"A peak over {len(comparison.contrasts)} settings of {setting} is chosen on the scores "
+        "that it is reported with: "
         + " and ".join(
-            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all epochs"
+            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {setting}"
             for arm, peak, mean in shown
         )
         + ".",
     )
 
 
-def _place(contrast: Contrast) -> str:
-    return "the mean over epochs" if contrast.epochs is None else _settings([contrast.epochs])
+def _at(setting: str, names: Sequence[str]) -> str:
+    found = at_settings(setting, names) if names else ""
+    return f"at {found}" if found else ""
+
+
+def _place(contrast: Contrast, setting: str) -> str:
+    if contrast.epochs is None:
+        return f"the mean over {setting}"
+    return at_settings(setting, [contrast.epochs]) or "all runs"
 
 
 def _run(row: Row) -> str:
     parts = [row.arm, row.epochs and f"epochs {row.epochs}", row.seed and f"seed {row.seed}"]
     return ", ".join(part for part in parts if part)
-
-
-def _settings(epochs: list[str]) -> str:
-    return f"epochs {_listed([name or '(empty)' for name in epochs])}"
 
 
 def _listed(names: list[str] | list[int]) -> str:

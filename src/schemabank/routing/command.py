@@ -14,10 +14,8 @@ from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
 from schemabank.routing.subject import Question
-from schemabank.rundir import check_new, new_folder, read_json
+from schemabank.rundir import ROUTING, check_new, new_folder, read_json
 from schemabank.saved import as_asked, locate
-
-PLACE = "routing"
 
 
 def route(
@@ -46,7 +44,7 @@ def route(
     own, _ = locate(folder)
     run = as_asked(own, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device))
-    place = out or folder / PLACE / _id(run, question)
+    place = out or folder / ROUTING / _id(run, question)
     if out is None and (place / JSON).is_file():
         reporter.note(f"reused: {place} (same question, finished)")
         return place, read_json(place / JSON)

@@ -99,13 +99,19 @@ def _reuse(report: Report) -> PlainTable:
 
 def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
     """Heat maps by file name, each with what it shows."""
+    for name, (rows, title, cells) in heat_map_cells(report).items():
+        yield name, (title, _heat_map(cells, rows, title))
+
+
+def heat_map_cells(report: Report) -> dict[str, tuple[str, str, list[Cell]]]:
+    """Return heat maps by name: what their rows are, their title and their cells."""
     title = "share of choices by schema, layer and state of the training"
     cells = [
         Cell(str(schema), row["state"], share, f"layer {row['layer']}")
         for row in report["layers"]
         for schema, share in enumerate(row["usage"])
     ]
-    yield "usage", (title, _heat_map(cells, "state", title))
+    found = {"usage": ("state", title, cells)}
     fields = list(dict.fromkeys(row["field"] for row in report["by_value"]))
     for field, place in dict.fromkeys((r["field"], r["place"]) for r in report["by_value"]):
         cells = [
@@ -117,8 +123,8 @@ def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
         ]
         if cells:
             title = f"share of choices by {field} at the end of the training, {place}"
-            name = f"by-{fields.index(field) + 1}-{slug(field)}-{place}"
-            yield name, (title, _heat_map(cells, field, title))
+            found[f"by-{fields.index(field) + 1}-{slug(field)}-{place}"] = field, title, cells
+    return found
 
 
 def _heat_map(cells: Sequence[Cell], rows: str, title: str) -> Spec:

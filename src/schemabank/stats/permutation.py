@@ -22,6 +22,7 @@ from schemabank.stats.checks import (
 )
 
 MOST_FLIPPED = 16  # pairs whose 65,536 sign flips are all tried
+SCORES_AT_ONCE = 2**23  # fit into memory
 MOST_LABELLED = 20_000  # label arrangements that are all tried: 8 runs in each of 2 arms
 
 
@@ -72,6 +73,7 @@ def sign_flip_test(
         permutation_type="samples",
         vectorized=True,
         n_resamples=np.inf if exact else num_resamples,
+        batch=max(1, SCORES_AT_ONCE // len(values)),
         rng=np.random.default_rng(seed),
     )
     num = 2 ** len(values) if exact else num_resamples
@@ -111,6 +113,7 @@ def label_test(
         permutation_type="independent",
         vectorized=True,
         n_resamples=np.inf if exact else num_resamples,
+        batch=max(1, SCORES_AT_ONCE // (len(first) + len(second))),
         rng=np.random.default_rng(seed),
     )
     floor = label_floor(len(first), len(second)) if exact else _drawn_floor(num_resamples)

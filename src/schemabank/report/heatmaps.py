@@ -1,0 +1,36 @@
+"""Heat maps of what routers chose, from the routing analyses that lie in runs' folders."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from schemabank.figures import Cell
+from schemabank.report.runs import RunSet
+from schemabank.routing.report import JSON, heat_map_cells
+from schemabank.rundir import ROUTING, read_json
+
+MOST_MAPS = 8
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """One heat map of one run."""
+
+    run: str
+    title: str
+    x_title: str
+    y_title: str
+    value_title: str
+    cells: list[Cell]
+
+
+def heat_maps(runs: RunSet) -> list[HeatMap]:
+    """Return the maps of the first routing analyses that are there, at most ``MOST_MAPS``."""
+    found: list[HeatMap] = []
+    for run in runs.runs:
+        for path in sorted((run.folder / ROUTING).glob(f"*/{JSON}")):
+            report: Any = read_json(path)
+            for rows, title, cells in heat_map_cells(report).values():
+                found.append(HeatMap(run.run_id, title, "schema", rows, "share", cells))
+            if len(found) >= MOST_MAPS:
+                return found[:MOST_MAPS]
+    return found

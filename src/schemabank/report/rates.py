@@ -1,0 +1,100 @@
+"""Scores against learning rates: what was tried for every arm, and what was chosen."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemabank import stats
+from schemabank.report.runs import RunSet, words
+from schemabank.rundir import RESULT, read_json
+
+
+@dataclass(frozen=True)
+class Tried:
+    """An arm at one learning rate.
+
+    Attributes:
+        arm, epochs: of the runs.
+        learning_rate: peak of the stages that train LoRA.
+        split: that they were scored on.
+        scores: by seed; runs that failed are missing.
+        mean: over seeds; ``None`` if all failed.
+        interval: Student's over seeds.
+        chosen: whether the arm's final runs have it.
+        at_edge: whether it was chosen and no rate beyond it was tried.
+    """
+
+    arm: str
+    epochs: str
+    learning_rate: float
+    split: str
+    scores: dict[str, float]
+    mean: float | None
+    interval: stats.Interval | None
+    chosen: bool
+    at_edge: bool
+
+
+def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
+    """Return what a suite's tuning tried; nothing for runs that were not tuned.
+
+    Args:
+        path: the suite's folder.
+        runs: of the suite.
+        group: of items; where the tuning's split lacks it, its own first.
+    """
+    if runs.tuning is None:
+        return []
+    chosen = {
+        (row["arm"], _setting(row["settings"], runs), row["factor"]): bool(row["at_edge"])
+        for row in runs.tuning["chosen"]
+    }
+    places: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
+    for row in runs.tuning["runs"]:
+        key = row["arm"], _setting(row["settings"], runs), row["factor"]
+        places.setdefault(key, []).append(row)
+    found = [
+        _tried(key, own, dict(_scores(path, runs, group, own)), str(runs.tuning["split"]), chosen)
+        for key, own in places.items()
+    ]
+    order = {key[:2]: n for n, key in enumerate(places)}
+    return sorted(found, key=lambda tried: (order[tried.arm, tried.epochs], tried.learning_rate))
+
+
+def _tried(
+    key: tuple[str, str, float],
+    rows: Sequence[Mapping[str, Any]],
+    scores: dict[str, float],
+    split: str,
+    chosen: Mapping[tuple[str, str, float], bool],
+) -> Tried:
+    arm, setting, _ = key
+    summary = stats.summarise_arm(list(scores.values())) if scores else None
+    return Tried(
+        arm=arm,
+        epochs=setting,
+        learning_rate=rows[0]["learning_rate"],
+        split=split,
+        scores=scores,
+        mean=None if summary is None else summary.mean,
+        interval=None if summary is None else summary.interval,
+        chosen=key in chosen,
+        at_edge=chosen.get(key, False),
+    )
+
+
+def _scores(
+    path: Path, runs: RunSet, group: str, rows: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, float]]:
+    for row in rows:
+        result = path / row["run_id"] / RESULT
+        if result.exists():
+            groups: Any = read_json(result)["groups"]
+            own = groups.get(group) or next(iter(groups.values()))
+            yield str(row["seed"]), own[runs.score]
+
+
+def _setting(settings: Mapping[str, object], runs: RunSet) -> str:
+    names = runs.setting.split(", ") if runs.setting else []
+    return ", ".join(words(settings.get(name)) for name in names)

@@ -1,0 +1,157 @@
+"""What the arms wrote, item by item, side by side; an even choice of items where there are many."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from schemabank.errors import InputError
+from schemabank.report.runs import ReportedRun, RunSet
+from schemabank.rundir import PREDICTIONS
+
+MOST_ITEMS = 300
+MOST_SEEDS = 3
+MOST_ARMS = 8
+LONGEST_TEXT = 4_000  # characters of a prompt or completion
+
+Flip = Literal["gained", "lost", "mixed", "both", "neither"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion; its text may be cut."""
+
+    arm: str
+    seed: int
+    epochs: str
+    completion: str
+    extracted: str | None
+    score: float
+    stop_reason: str
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item and what the arms answered.
+
+    Attributes:
+        id, group, prompt, golds: the item's.
+        flip: over the seeds shown: whether the treatment scores above the control (gained), below
+            it (lost), or alike, right (both) or not (neither); mixed where seeds disagree.
+        answers: of the arms.
+    """
+
+    id: str
+    group: str
+    prompt: str
+    golds: list[str]
+    flip: Flip
+    answers: list[Answer]
+
+
+def samples(runs: RunSet, group: str, treatment: str, control: str, epochs: str) -> list[Sample]:
+    """Return items of a group with the answers of every arm, for the first seeds that they share.
+
+    Args:
+        runs: all of them.
+        group: of items.
+        treatment: arm.
+        control: arm.
+        epochs: setting whose answers are shown; arms without it show the one that they have.
+
+    Raises:
+        InputError: predictions cannot be read.
+    """
+    chosen = _chosen_runs(runs, treatment, control, epochs)
+    answers = [(run, _predictions(run, group)) for run in chosen]
+    ids = list(answers[0][1])
+    step = max(1, -(-len(ids) // MOST_ITEMS))
+    return [_sample(name, answers, runs.score, treatment, control) for name in ids[::step]]
+
+
+def _chosen_runs(runs: RunSet, treatment: str, control: str, epochs: str) -> list[ReportedRun]:
+    """Some seeds of some arms: the treatment first, the control second."""
+    arms = dict.fromkeys([treatment, control, *(run.arm for run in runs.runs)])
+    found = []
+    for arm in list(arms)[:MOST_ARMS]:
+        own = [run for run in runs.runs if run.arm == arm]
+        at = [run for run in own if run.setting == epochs] or own
+        found += [run for run in at if run.setting == at[0].setting][:MOST_SEEDS]
+    return found
+
+
+def _predictions(run: ReportedRun, group: str) -> dict[str, Mapping[str, Any]]:
+    """The first completion of every item."""
+    path = run.folder / PREDICTIONS
+    found: dict[str, Mapping[str, Any]] = {}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if row["group"] == group:
+                    found.setdefault(row["id"], row)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"cannot read {str(path)!r} ({error!r}): restore it, or move the run's folder away"
+        ) from error
+    return found
+
+
+def _sample(
+    name: str,
+    answers: Sequence[tuple[ReportedRun, Mapping[str, Mapping[str, Any]]]],
+    score: str,
+    treatment: str,
+    control: str,
+) -> Sample:
+    rows = [(run, own[name]) for run, own in answers if name in own]
+    item = rows[0][1]
+    return Sample(
+        id=name,
+        group=item["group"],
+        prompt=_cut(item["prompt"]),
+        golds=[_cut(gold) for gold in item["golds"]],
+        flip=_flip(list(_pairs(rows, score, treatment, control))),
+        answers=[
+            Answer(
+                arm=run.arm,
+                seed=run.seed,
+                epochs=run.setting,
+                completion=_cut(row["completion"]),
+                extracted=None if row["extracted"] is None else _cut(row["extracted"]),
+                score=row["scores"][score],
+                stop_reason=row["stop_reason"],
+                new_tokens=row["new_tokens"],
+            )
+            for run, row in rows
+        ],
+    )
+
+
+def _pairs(
+    rows: Sequence[tuple[ReportedRun, Mapping[str, Any]]], score: str, treatment: str, control: str
+) -> Iterator[tuple[float, float]]:
+    """Scores of treatment and control for every seed that both have."""
+    first = {run.seed: row["scores"][score] for run, row in rows if run.arm == treatment}
+    others = [(run, row["scores"][score]) for run, row in rows if run.arm == control]
+    for seed, own in first.items():
+        for run, other in others:
+            if run.seed == seed or not run.trained:
+                yield own, other
+
+
+def _flip(pairs: Sequence[tuple[float, float]]) -> Flip:
+    gained = any(own > other for own, other in pairs)
+    lost = any(own < other for own, other in pairs)
+    if gained or lost:
+        return "mixed" if gained and lost else "gained" if gained else "lost"
+    right = [own > 0 for own, _ in pairs]
+    if any(right) and not all(right):
+        return "mixed"
+    return "both" if any(right) else "neither"
+
+
+def _cut(text: str) -> str:
+    left = len(text) - LONGEST_TEXT
+    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} characters more)"

@@ -1,0 +1,200 @@
+"""The tables and lines that every report has, whatever it was made from.
+
+Everything here is made from the contents of ``report.json``. Titles and heads hold no names of
+arms, which are anybody's text.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from schemabank.report.cells import interval, number, percent, points, setting, short
+from schemabank.report.runtables import run_tables
+from schemabank.table import PlainTable
+
+Report = Mapping[str, Any]
+
+
+def tables(report: Report) -> list[PlainTable]:
+    """Return all tables for the terminal: title, head and rows."""
+    return [arms(report), *contrast_tables(report), *run_tables(report)]
+
+
+def arms(report: Report) -> PlainTable:
+    """Return the arms over seeds, and the references over items."""
+    rows = [
+        [
+            at["arm"],
+            setting(at),
+            str(at["summary"]["num_seeds"]),
+            percent(at["summary"]["mean"]),
+            percent(at["summary"]["sd"]),
+            number(at["summary"]["cv"]),
+            interval(at["summary"]["interval"], 100),
+        ]
+        for at in report["arms"]
+    ]
+    rows += [
+        [
+            r["arm"],
+            r["epochs"],
+            "reference",
+            percent(r["score"]),
+            "",
+            "",
+            interval(r["interval"], 100),
+        ]
+        for r in report["references"]
+    ]
+    head = ["arm", "epochs", "seeds", "mean", "sd", "cv", "95 % interval, %"]
+    return "arms, over seeds; references, over items", head, rows
+
+
+def contrast_tables(report: Report) -> list[PlainTable]:
+    """Return differences, effect sizes, ratios and, over several settings, peaks."""
+    found = [_differences(report), _effects(report), _ratios(report)]
+    if report["peaks"]["seeds"]:
+        found.append(_peaks(report))
+    return found
+
+
+def verdict(report: Report) -> str:
+    """Return the primary contrast's verdict, with what it is about."""
+    primary = report["primary"]
+    return (
+        f"{report['treatment']} against {report['control']}, {primary['contrast']} "
+        f"({primary['test']}, {primary['chosen_by']}): {primary['verdict']['sentence']}"
+    )
+
+
+def warning_lines(report: Report) -> list[str]:
+    """Return one line a warning, its id first."""
+    return [f"{found['id']}: {found['sentence']}" for found in report["warnings"]]
+
+
+def claim_lines(report: Report) -> list[str]:
+    """Return one line a claim that does not follow, with where it stands."""
+    return [
+        f"{claim['sentence']} ({claim['where']})"
+        for claim in report["claims"]
+        if not claim["follows"]
+    ]
+
+
+def claims_title(report: Report) -> str:
+    """Return how many claims were checked and how many do not follow."""
+    return f"{len(claim_lines(report))} of {len(report['claims'])} claims do not follow"
+
+
+def claims_table(report: Report) -> PlainTable:
+    """Return every claim that was checked."""
+    rows = [
+        [
+            claim["statistic"],
+            claim["arm"],
+            ", ".join(claim["epochs"]),
+            claim["seed"],
+            claim["value"],
+            "follows" if claim["follows"] else "does not follow",
+            claim["where"],
+        ]
+        for claim in report["claims"]
+    ]
+    head = ["statistic", "arm", "epochs", "seed", "printed", "verdict", "where"]
+    return "all claims that were checked", head, rows
+
+
+def _differences(report: Report) -> PlainTable:
+    rows = []
+    for c in _contrasts(report):
+        paired, welch = c["paired"], c["welch"]
+        own = paired["difference"] if paired else {"mean": None, "interval": None, "p": None}
+        rows.append(
+            [
+                setting(c),
+                str(len(c["seeds"])),
+                points(own["mean"]),
+                interval(own["interval"], 100),
+                short(own["p"]),
+                short(paired and paired["p_holm"]),
+                short(paired and paired["sign_flip"]["p"]),
+                points(welch["difference"]["mean"]),
+                interval(welch["difference"]["interval"], 100),
+                short(welch["difference"]["p"]),
+                short(welch["p_holm"]),
+                short(welch["label_permutation"]["p"]),
+                c["verdict"]["outcome"],
+            ]
+        )
+    head = ["epochs", "pairs", "paired", "95 % interval", "p", "Holm", "sign flips"]
+    head += ["Welch", "95 % interval", "p", "Holm", "labels", "verdict"]
+    return "treatment against control: differences in points of percent", head, rows
+
+
+def _effects(report: Report) -> PlainTable:
+    rows = []
+    for c in _contrasts(report):
+        paired, welch = c["paired"], c["welch"]
+        d_z = paired["d_z"] if paired else {"corrected": None, "interval": None}
+        wins = (paired or welch)["outperformance"]
+        rows.append(
+            [
+                setting(c),
+                number(welch["g"]["corrected"]),
+                interval(welch["g"]["interval"]),
+                number(d_z["corrected"]),
+                interval(d_z["interval"]),
+                number(wins["probability"]),
+                interval(wins["interval"]),
+                points(paired and paired["detectable"]).lstrip("+"),
+                points(welch["detectable"]).lstrip("+"),
+            ]
+        )
+    head = ["epochs", "Hedges' g", "95 % interval", "d_z", "95 % interval", "wins", "95 % interval"]
+    head += ["paired detects", "Welch detects"]
+    return (
+        "treatment against control: effect sizes; differences found at 80 % power, in points",
+        head,
+        rows,
+    )
+
+
+def _ratios(report: Report) -> PlainTable:
+    rows = [
+        [
+            setting(c),
+            number(c["ratio"]["ratio"]),
+            interval(c["ratio"]["interval"])
+            or ("unbounded" if c["ratio"]["bounded"] is False else ""),
+            number(c["sd_ratio"]["ratio"]),
+            interval(c["sd_ratio"]["interval"]),
+            short(c["sd_ratio"]["p"]),
+        ]
+        for c in _contrasts(report)
+    ]
+    head = ["epochs", "means", "95 % interval", "sds", "95 % interval", "p"]
+    return "treatment over control: ratios", head, rows
+
+
+def _peaks(report: Report) -> PlainTable:
+    found = report["peaks"]
+    rows = [
+        [
+            row["seed"],
+            *(part for arm in ("treatment", "control") for part in _peak(row[arm])),
+            number(row["ratio"]),
+        ]
+        for row in found["seeds"]
+    ]
+    means = percent(found["mean_treatment"]), percent(found["mean_control"])
+    rows.append(["all", means[0], "", means[1], "", number(found["ratio_of_means"])])
+    head = ["seed", "treatment", "epochs", "control", "epochs", "ratio"]
+    return "peaks over epochs, chosen on the scores shown", head, rows
+
+
+def _peak(peak: Mapping[str, Any]) -> tuple[str, str]:
+    return percent(peak["score"]), ", ".join(peak["epochs"])
+
+
+def _contrasts(report: Report) -> Iterator[Mapping[str, Any]]:
+    yield from report["contrasts"]
+    yield report["pooled"]

@@ -1,0 +1,52 @@
+"""A report on a suite that was really trained, tuned and all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runs import Finished, Notes
+from schemabank.itemscores import load_item_scores
+from schemabank.report.command import HTML, JSON, Question, report
+from schemabank.rundir import RESULT, read_json
+from schemabank.suite import load_suite
+from schemabank.suiterun import run_suite
+from suites import tiny
+
+ARMS = {
+    "zero-shot": {"arm": "base"},
+    "lora": {},
+    "schemabank, on": {"arm": "schemabank", "eval": {"routing": "on"}},
+}
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_tuned_suite_is_reported(finished: Finished, tmp_path: Path) -> None:
+    path = tiny(
+        finished,
+        tmp_path / "suite.yaml",
+        arms=ARMS,
+        grid={"train.num_train_epochs": [1]},
+        tune={"factors": [0.5, 1.0], "seeds": [8, 9], "extend": 0},
+        contrast={"treatment": "schemabank, on", "control": "lora"},
+    )
+    out = tmp_path / "runs"
+    run_suite(load_suite(path), out, Notes())
+    found = report(out, Question(), tmp_path / "report")
+    assert json.loads((tmp_path / "report" / JSON).read_text()) == found
+    assert len((tmp_path / "report" / HTML).read_text()) > 1000
+    assert (found["treatment"], found["control"]) == ("schemabank, on", "lora")
+    assert found["references"][0]["arm"] == "zero-shot"
+    assert found["references"][1]["arm"].startswith("best constant answer (")
+    tried = [(row["arm"], len(row["scores"])) for row in found["rates"]]
+    assert tried == [("lora", 2)] * 2 + [("schemabank, on", 2)] * 2
+    assert sum(row["chosen"] for row in found["rates"]) == 2
+    assert {"few-seeds", "unequal-updates", "rate-at-edge"} <= {w["id"] for w in found["warnings"]}
+    assert {row["arm"] for row in found["curves"]} == {"lora", "schemabank, on"}
+    stages = {row["arm"]: [s["name"] for s in row["stages"]] for row in found["curves"]}
+    assert stages["schemabank, on"] == ["router", "schemas", "joint"]
+    assert not found["provenance"]["excluded"]
+    for row in found["provenance"]["runs"]:
+        result = read_json(out / row["run_id"] / RESULT)
+        scores = load_item_scores(out / row["run_id"], "correct").scores
+        assert float(scores.mean()) == pytest.approx(result["groups"]["all"]["correct"])  # type: ignore[index, call-overload]
