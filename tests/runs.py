@@ -3,13 +3,15 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from schemabank.cohort.engine import RunStep
+from schemabank.progress import RunState
 from schemabank.runner import Outcome
 from tiny import Kind, tiny_model, tiny_tokenizer
 
@@ -50,6 +52,9 @@ class Notes:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.done = 0
+        self.titles: dict[str, str] = {}
+        self.stepped: set[str] = set()
+        self.states: dict[str, list[tuple[RunState, str]]] = {}
 
     def note(self, text: str) -> None:
         self.lines.append(text)
@@ -63,6 +68,15 @@ class Notes:
 
     def finish(self) -> None:
         pass
+
+    def runs(self, titles: Mapping[str, str]) -> None:
+        self.titles = dict(titles)
+
+    def run_steps(self, steps: Sequence[RunStep]) -> None:
+        self.stepped |= {step.run for step in steps}
+
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
+        self.states.setdefault(run, []).append((state, detail))
 
 
 def write_model(folder: Path, kind: Kind = "llama") -> Path:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
+from schemabank.live import LiveReporter
 from schemabank.progress import LineReporter
+from schemabank.progress import reporter as choose
 
 
 @pytest.fixture
@@ -50,3 +52,33 @@ def test_a_slow_start_is_no_error(
         "evaluate: 0/4, 12 s so far",
         "evaluate: 1/4, 72 s left",
     ]
+
+
+def test_a_line_is_said_whenever_a_run_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = LineReporter()
+    reporter.runs({"a": "lora seed 1", "b": "lora seed 2", "c": "base"})
+    reporter.runs({"d": "lora seed 3"})
+    reporter.run_state("c", "reused")
+    reporter.run_steps([])
+    reporter.run_state("a", "evaluating")
+    reporter.run_state("a", "finished", "correct 0.500 all")
+    reporter.run_state("b", "failed", "no finite gradient\nin 3 steps")
+    reporter.run_state("d", "finished")
+    assert capsys.readouterr().err.splitlines() == [
+        "lora seed 1: finished, correct 0.500 all, 2 of 4 runs",
+        "lora seed 2: failed, no finite gradient in 3 steps, 3 of 4 runs",
+        "lora seed 3: finished, 4 of 4 runs",
+    ]
+
+
+@pytest.mark.parametrize("terminal", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    terminal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", terminal)
+    with choose() as chosen:
+        assert isinstance(chosen, LineReporter)
+    monkeypatch.setenv("TERM", "xterm")
+    with choose() as chosen:
+        assert isinstance(chosen, LiveReporter)

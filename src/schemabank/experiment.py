@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -19,6 +20,7 @@ from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
+from schemabank.naming import titles_of
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, estimate, slots_that_fit
 from schemabank.prepare import (
@@ -33,6 +35,7 @@ from schemabank.tagging import check_tags
 from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of
+from schemabank.trackers import Trackers, trackers_of
 from schemabank.training import Context, build_stack
 
 
@@ -55,7 +58,12 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
 
 
 def run_all(
-    runs: Sequence[RunConfig], out: Path, reporter: Reporter, *, device: torch.device
+    runs: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    titles: Sequence[str] | None = None,
 ) -> list[Outcome]:
     """Train and evaluate runs that are not finished yet.
 
@@ -67,6 +75,7 @@ def run_all(
         out: folder of the runs, one folder a run inside.
         reporter: where progress goes.
         device: where they are computed.
+        titles: what the runs are called on a screen; by default arm, seed and what varies.
 
     Returns:
         One outcome a run, in the order of ``runs``.
@@ -76,9 +85,12 @@ def run_all(
     """
     runs = resolved(runs, device)
     finished = {run: is_finished(out / run_id(run)) for run in runs}
+    ids = map(run_id, runs)
+    reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
     for run in runs:
         if finished[run]:
             reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
+            reporter.run_state(run_id(run), "reused")
     outcomes = {
         run: Outcome(out / run_id(run), read_json(out / run_id(run) / RESULT), reused=True)
         for run in runs
@@ -89,7 +101,8 @@ def run_all(
         check_available(out / run_id(run))
     groups = [group for group in _sharing(runs) if not pending.isdisjoint(group)]
     models: dict[ModelSettings, BaseModel] = {}
-    contexts = [_prepare(group, models, device, reporter) for group in groups]
+    trackers = trackers_of([run for run in runs if run in pending], out, reporter)
+    contexts = [_prepare(group, models, device, reporter, trackers) for group in groups]
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in _planned(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -128,7 +141,7 @@ def plan_all(
     found: list[Planned] = []
     models: dict[ModelSettings, BaseModel] = {}
     for group in _sharing(resolved(runs, device)):
-        context = _prepare(group, models, device, reporter)
+        context = _prepare(group, models, device, reporter, Trackers({}, reporter))
         for plan, slots in _planned(group, context, device):
             data = context.training
             if plan.runs[0].arm == "base" or data is None:
@@ -177,9 +190,32 @@ def _attempt(
 ) -> list[Outcome]:
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
-        return run_cohort(runs, context, out, slots=slots, planned=planned)
+        context.trackers.begin(runs)
+        done = run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError) as error:
-        return [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
+        done = [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
+    except BaseException:
+        context.trackers.interrupt()
+        raise
+    for run, outcome in zip(runs, done, strict=True):
+        _tell_end(run_id(run), outcome, context)
+    return done
+
+
+def _tell_end(name: str, outcome: Outcome, context: Context) -> None:
+    """Say how a run ended, on the screen and in the trackers."""
+    end: Literal["finished", "failed"] = "finished" if outcome.failure is None else "failed"
+    told = outcome.failure or _first_scores(outcome.result)
+    context.reporter.run_state(name, end, told)
+    context.trackers.end(name, end, outcome.result, outcome.failure or "")
+
+
+def _first_scores(result: Mapping[str, Any] | None) -> str:
+    """A result's first score, or its likelihood where nothing is scored, in every group."""
+    assert result is not None
+    name = next(iter(result["scores"]), "gold_nll")
+    groups = result["groups"].items()
+    return ", ".join(f"{name} {scores[name]:.3f} {group}" for group, scores in groups)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -226,6 +262,7 @@ def _prepare(
     models: dict[ModelSettings, BaseModel],
     device: torch.device,
     reporter: Reporter,
+    trackers: Trackers,
 ) -> Context:
     """Load and check everything that can be wrong before any compute is spent."""
     task = load_task(runs[0].task)
@@ -243,13 +280,13 @@ def _prepare(
             check_positions(items[shots], run.eval, base.model)
         if run.arm != "base" and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
-    for run in {run.arm: run for run in runs}.values():
+    for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
         build_stack([run], base, slots=1).remove()
         check_tags(run, task.train[: run.task.train_limit])
     if training is not None:
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
-    return Context(base=base, training=training, items=items, reporter=reporter)
+    return Context(base, training, items, reporter, trackers)
 
 
 def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:

@@ -1,15 +1,21 @@
-"""Progress on stderr: bars on a terminal, plain lines everywhere else."""
+"""Progress on stderr: one live screen on a terminal, plain lines everywhere else."""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from schemabank.live import LiveReporter
+
+if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
+    from schemabank.cohort.engine import RunStep
 
 LINE_EVERY_S = 15.0
+
+RunState = Literal["waiting", "training", "evaluating", "finished", "reused", "failed"]
 
 
 class Reporter(Protocol):
@@ -27,14 +33,29 @@ class Reporter(Protocol):
     def finish(self) -> None:
         """End the phase."""
 
+    def runs(self, titles: Mapping[str, str]) -> None:
+        """Name runs that are to come, by their ids; others may follow later."""
+
+    def run_steps(self, steps: "Sequence[RunStep]") -> None:
+        """Take note of a step of every run that is training now; called at every step."""
+
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
+        """Say what has become of a run that was named: its scores, or why it failed."""
+
 
 class LineReporter:
-    """Plain lines, at most one every ``every_s`` seconds, for logs and pipes."""
+    """Plain lines for logs and pipes: one whenever a run ends, others rarely.
+
+    Args:
+        every_s: least time between two lines about a phase under way.
+    """
 
     def __init__(self, *, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
         self._title, self._total, self._done, self._detail = "", 0, 0, ""
         self._began = self._spoke = 0.0
+        self._titles: dict[str, str] = {}
+        self._ended: set[str] = set()
 
     def note(self, text: str) -> None:
         """Say one line."""
@@ -55,58 +76,46 @@ class LineReporter:
             self._spoke = now
             self._say(self._left(now - self._began))
 
+    def finish(self) -> None:
+        """Say how the phase ended."""
+        self._say(f"{time.monotonic() - self._began:.0f} s")
+
+    def runs(self, titles: Mapping[str, str]) -> None:
+        """Remember what the runs are called."""
+        self._titles.update(titles)
+
+    def run_steps(self, steps: "Sequence[RunStep]") -> None:
+        """Say nothing: lines about a phase speak of all its runs."""
+
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
+        """Say one line when a run ends; of a reused one a note has told already."""
+        if state not in {"finished", "reused", "failed"}:
+            return
+        self._ended.add(run)
+        if state != "reused":
+            count = f"{len(self._ended)} of {len(self._titles)} runs"
+            parts = [f"{self._titles[run]}: {state}", " ".join(detail.split()), count]
+            self.note(", ".join(part for part in parts if part))
+
     def _left(self, elapsed_s: float) -> str:
         if self._done == 0:
             return f"{elapsed_s:.0f} s so far"
         return f"{elapsed_s / self._done * (self._total - self._done):.0f} s left"
-
-    def finish(self) -> None:
-        """Say how the phase ended."""
-        self._say(f"{time.monotonic() - self._began:.0f} s")
 
     def _say(self, end: str) -> None:
         parts = [f"{self._title}: {self._done}/{self._total}", self._detail, end]
         self.note(", ".join(p for p in parts if p))
 
 
-class BarReporter:
-    """A rich progress bar for every phase."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task: TaskID | None = None
-
-    def note(self, text: str) -> None:
-        """Print above the bars."""
-        self._progress.console.print(text, highlight=False, markup=False)
-
-    def start(self, title: str, total: int) -> None:
-        """Show a new bar."""
-        self._task = self._progress.add_task(title, total=total, detail="")
-
-    def advance(self, units: int, detail: str) -> None:
-        """Move the bar."""
-        assert self._task is not None
-        self._progress.update(self._task, advance=units, detail=detail)
-
-    def finish(self) -> None:
-        """Leave the finished bar on the screen."""
-        self._task = None
-
-
 @contextmanager
 def reporter() -> Iterator[Reporter]:
-    """Choose bars or lines by what stderr is."""
+    """Choose a live screen or lines by what stderr is."""
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield LineReporter()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield BarReporter(progress)
+    screen = LiveReporter(console)
+    try:
+        yield screen
+    finally:
+        screen.close()

@@ -18,6 +18,7 @@ from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig, Stage
 from schemabank.configfile import config_hash, run_id, to_yaml
+from schemabank.curriculum import trained_groups
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
 from schemabank.export import (
@@ -28,6 +29,7 @@ from schemabank.export import (
     save_adapter,
     save_bank,
 )
+from schemabank.itemscores import save_item_scores
 from schemabank.models import EMBEDDED, BaseModel
 from schemabank.rundir import (
     ADAPTER,
@@ -171,7 +173,7 @@ def result_of(
 
 def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     slot = cohort.slots[index]
-    groups = set().union(*(stage.train for stage in slot.run.stages))
+    groups = trained_groups(slot.run.stages)
     return {
         "num_steps": slot.num_steps,
         "num_examples": len(cohort.data.examples),
@@ -226,6 +228,8 @@ def _evaluate(
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
+    for run in runs:
+        context.reporter.run_state(run_id(run), "evaluating")
     context.reporter.start(f"evaluate {names_of(runs)}", len(items))
     try:
         records = evaluate(
@@ -243,8 +247,13 @@ def _evaluate(
         ) from error
     context.reporter.finish()
     logits = probe_logits(stack, context.base)
+    metric = METRICS[metric_of(runs[0].task)]
+    scored_by = metric.primary if metric.decodes else None
     for index, claim in enumerate(claims):
-        write_lines(claim.path / PREDICTIONS, map(asdict, records[index]))
+        rows = [asdict(record) for record in records[index]]
+        write_lines(claim.path / PREDICTIONS, rows)
+        if scored_by is not None:
+            save_item_scores(claim.path, rows, scored_by)
     return [_Evaluated(records[i], logits[i]) for i in range(len(runs))]
 
 

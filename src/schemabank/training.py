@@ -25,6 +25,7 @@ from schemabank.prepare import engine_run
 from schemabank.progress import Reporter
 from schemabank.rundir import METRICS
 from schemabank.tasks import Item
+from schemabank.trackers import Trackers
 
 MOST_NAMED = 4
 
@@ -40,12 +41,14 @@ class Context:
         training: training data; ``None`` where no run trains.
         items: evaluation items by the number of shots.
         reporter: where progress goes.
+        trackers: where runs are followed.
     """
 
     base: BaseModel
     training: TrainingData | None
     items: Mapping[int, Sequence[Item]]
     reporter: Reporter
+    trackers: Trackers
 
 
 def train_runs(
@@ -82,7 +85,7 @@ def train_runs(
                 run_id(run): files.enter_context((folder / METRICS).open("w", encoding="utf-8"))
                 for run, folder in zip(runs, folders, strict=True)
             }
-            while (lack := _log_steps(cohort, logs, context.reporter)) is not None:
+            while (lack := _log_steps(cohort, logs, context)) is not None:
                 slots = _halved(cohort.stack.num_slots, context.reporter)
                 if slots == 0:
                     cohort.give_up(_too_large(cohort, lack))
@@ -191,7 +194,7 @@ def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> str:
 
 
 def _log_steps(
-    cohort: Cohort, logs: Mapping[str, TextIO], reporter: Reporter
+    cohort: Cohort, logs: Mapping[str, TextIO], context: Context
 ) -> torch.OutOfMemoryError | None:
     """Write one line a run and step, and report progress with the speed so far.
 
@@ -204,8 +207,10 @@ def _log_steps(
             for step in steps:
                 logs[step.run].write(_json_line(step))
                 num_tokens += step.num_tokens
+            context.reporter.run_steps(steps)
+            context.trackers.steps(steps)
             speed = num_tokens / (time.monotonic() - began)
-            reporter.advance(1, _detail(steps, speed))
+            context.reporter.advance(1, _detail(steps, speed))
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # which holds on to what did not fit
     return None
@@ -225,4 +230,4 @@ def _detail(steps: Sequence[RunStep], speed: float) -> str:
         return f"{speed:,.0f} tokens/s"
     stages = "/".join(dict.fromkeys(step.stage for step in steps))
     loss = sum(step.loss for step in steps) / len(steps)
-    return f"stage {stages}, loss {loss:.3f}, {speed:,.0f} tokens/s"
+    return f"{speed:,.0f} tokens/s, stage {stages}, loss {loss:.3f}"

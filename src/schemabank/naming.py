@@ -1,0 +1,59 @@
+"""What runs are called on a screen and in a tracker, and their settings by dotted name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from schemabank.config import RunConfig
+from schemabank.configfile import NOT_IDENTITY, UNUSED_BY_ARM, run_id
+
+MOST_SETTINGS = 4  # in a title
+
+
+def dotted_settings(run: RunConfig) -> dict[str, object]:
+    """Return the settings that a run's arm uses, by dotted name; a stage goes by its own name."""
+    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
+    if "curriculum" in tree:
+        tree["curriculum"] = {stage.pop("name"): stage for stage in tree["curriculum"]}
+    return _flat(tree, "")
+
+
+def titles_of(runs: Sequence[RunConfig]) -> dict[str, str]:
+    """Return a title for every run by its id: arm, seed, and the settings in which its arm varies.
+
+    Settings are called by the last part of their names where no other that varies ends so, and
+    beyond four they are counted.
+    """
+    titles: dict[str, str] = {}
+    for arm in dict.fromkeys(run.arm for run in runs):
+        settings = {run: dotted_settings(run) for run in runs if run.arm == arm}
+        names = _varying(list(settings.values()))
+        for run, own in settings.items():
+            told = [f"{short}={own[name]}" for name, short in names.items() if name in own]
+            more = [f"{len(told) - MOST_SETTINGS} more"] if len(told) > MOST_SETTINGS else []
+            start = f"{arm} seed {run.seed}"
+            titles[run_id(run)] = ", ".join([start, *told[:MOST_SETTINGS], *more])
+    return {run_id(run): titles[run_id(run)] for run in runs}
+
+
+def _varying(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Names of the settings that are not the same everywhere, and how they are called."""
+    names = [
+        name
+        for name in dict.fromkeys(name for own in settings for name in own)
+        if name != "seed" and len({repr(own.get(name)) for own in settings}) > 1
+    ]
+    last = [name.rpartition(".")[2] for name in names]
+    return {
+        name: short if last.count(short) == 1 else name
+        for name, short in zip(names, last, strict=True)
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
