@@ -3,9 +3,10 @@
     python benchmarks/liger.py --out FILE.json
     python benchmarks/liger.py --show --out FILE.json
 
-Forward and backward through the frozen blocks of Qwen2-0.5B's shape, captured: compiled as the engine
-does it, and not compiled but with Liger's norm, rotary embedding and SwiGLU, whose kernels Triton
-cannot analyse inside compiled blocks (liger-kernel 0.8.5). Needs a CUDA GPU and liger-kernel.
+Forward and backward through the frozen blocks of Qwen2-0.5B's shape, captured: compiled as the
+engine does it, and not compiled but with Liger's norm, rotary embedding and SwiGLU, whose kernels
+Triton cannot analyse inside compiled blocks (liger-kernel 0.8.5). Needs a CUDA GPU and
+liger-kernel.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Write synthetic runs by the thousand and measure the report on them.
 
     python benchmarks/report_scale.py --runs 10000 --items 1319 --out results/report_scale.json
+    python benchmarks/report_scale.py --show --out results/report_scale.json
 
 Ten arms, of which the first two are compared, at two settings, with seeds for the rest. Every
 run's folder has what a real one has, but for weights; a few runs have completions and logs, since a
@@ -9,11 +10,11 @@ report shows samples and curves of a few. Prints and writes seconds and the proc
 
 import argparse
 import json
-import platform
+import os
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from schemabank.rundir import (
     PREDICTIONS,
     RESULT,
     SUITE,
+    read_json,
     write_json,
     write_lines,
 )
@@ -50,6 +52,9 @@ Correct = npt.NDArray[np.bool_]  # (num_items)
 def main() -> None:
     """Write the runs, report on them, and print what that took."""
     arguments = _arguments()
+    if arguments.show:
+        print(table(read_json(Path(arguments.out))))  # noqa: T201 -- this is a script
+        return
     with TemporaryDirectory() as folder:
         runs = Path(folder) / "runs"
         num_seeds = arguments.runs // (ARMS * len(SETTINGS))
@@ -64,11 +69,18 @@ def main() -> None:
             "peak_memory_gib": round(_peak_gib(), 2),
             "page_mb": round((out / HTML).stat().st_size / 1e6, 2),
             "json_mb": round((out / JSON).stat().st_size / 1e6, 2),
-            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
         }
     print(json.dumps(row))  # noqa: T201 -- this is a script
-    if arguments.out:
-        Path(arguments.out).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    Path(arguments.out).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+
+
+def table(row: Mapping[str, object]) -> str:
+    """A record as a Markdown table."""
+    head = ["runs", "items", "cores", "seconds", "peak memory, GiB", "page, MB"]
+    names = ["runs", "items", "cores", "seconds", "peak_memory_gib", "page_mb"]
+    lines = [head, ["---:"] * len(head), [str(row[name]) for name in names]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_runs(
@@ -217,7 +229,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--items", type=int, default=1_319)
-    parser.add_argument("--out")
+    parser.add_argument("--show", action="store_true", help="only print --out as a table")
+    parser.add_argument("--out", required=True)
     return parser.parse_args()
 
 

@@ -13,6 +13,7 @@ from schemabank.config import (
     PRESETS,
     THREE_STAGES,
     ExperimentConfig,
+    LoraSettings,
     RunConfig,
     Settings,
     TrainSettings,
@@ -162,7 +163,7 @@ def test_an_unknown_key_like_no_other_names_the_allowed_ones(path: Path) -> None
     found = message(path, "arm: lora\nlora:\n  zzz: 1\n")
     assert found == (
         "run.yaml:3: unknown key 'lora.zzz': allowed are r, lora_alpha, lora_dropout, "
-        "target_modules; use one of them"
+        "target_modules, layers_to_transform; use one of them"
     )
 
 
@@ -315,7 +316,7 @@ def candidates(model: Settings, name: str) -> Iterator[object]:
         yield from (value + 1, value / 2, value + 0.25)
     for choice in get_args(type(model).model_fields[name].annotation):
         yield from (choice, *get_args(choice))
-    yield from (7, "other", (0,), ("lora",), (0.5,), (0.5, 0.5), (128, 1024), (1,))
+    yield from (7, "other", (0,), ("lora",), ("wandb",), (0.5,), (0.5, 0.5), (128, 1024), (1,))
 
 
 def changed(model: Settings, name: str) -> Settings:
@@ -389,6 +390,13 @@ def test_a_preset_is_what_it_resolves_to(path: Path) -> None:
     named = load(path, "arm: lora\npreset: paper\n").runs()[0]
     spelled = load(path, yaml.safe_dump({"arm": "lora", **PRESETS["paper"]})).runs()[0]
     assert config_hash(named) == config_hash(spelled)
+
+
+def test_settings_that_came_later_leave_the_ids_of_earlier_runs_alone() -> None:
+    assert config_hash(RunConfig(arm="lora")) == "09192dad33"
+    assert config_hash(RunConfig(arm="schemabank")) == "4b95f64b03"
+    explicit = RunConfig(arm="lora", lora=LoraSettings(layers_to_transform=(0,)))
+    assert config_hash(explicit) != config_hash(RunConfig(arm="lora"))
 
 
 def test_a_run_id_is_arm_seed_and_hash() -> None:

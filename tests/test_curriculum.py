@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemabank.config import THREE_STAGES, Stage
-from schemabank.curriculum import StepSettings, learning_rate, plan, step_settings
+from schemabank.curriculum import StepSettings, learning_rate, plan, step_settings, trained_groups
 
 BARE_TAIL = Stage(
     name="hand-over",
@@ -190,6 +190,28 @@ def test_a_full_bank_before_a_bare_tail() -> None:
     abrupt = BARE_TAIL.model_copy(update={"bank_scale": (1.0, 1.0)})
     scales = [s.bank_scale for s in all_settings(abrupt, num_steps=20)]
     assert scales == [1.0] * 15 + [0.0] * 5
+
+
+ALL = ("router", "schemas", "lora")
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        THREE_STAGES,
+        (BARE_TAIL,),
+        (stage(train=("router",)),),
+        (stage(train=ALL, bank_scale=(0, 0)),),
+        (stage(train=ALL, bank_probability=(0, 0)),),
+        (stage(train=ALL, bank_scale=(0, 1)),),
+        (stage(train=ALL, bank_probability=(1, 0)),),
+        (stage(train=("router",), bank_scale=(0, 0)),),
+    ],
+    ids=range(8),
+)
+def test_trained_are_the_groups_that_some_step_updates(stages: tuple[Stage, ...]) -> None:
+    updated = {group for step in all_settings(*stages, num_steps=40) for group in step.trained}
+    assert trained_groups(stages) == updated
 
 
 def test_a_tail_of_one_step_stage() -> None:

@@ -20,7 +20,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.stem != "suite")
+SUITES = sorted([*(ROOT / "configs").rglob("suite*.yaml"), *(ROOT / "configs/ablations").iterdir()])
+CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(SUITES))
 
 
 def test_the_python_example_runs_as_printed(
@@ -115,7 +116,7 @@ def test_configurations_use_the_chosen_learning_rate(config: str, arm: str, reco
     runs = load_experiment(ROOT / "configs" / f"{config}.yaml").runs()
     stages = next(run for run in runs if run.arm == arm).stages()
     highest = max(stage.learning_rate for stage in stages if "lora" in stage.train)
-    assert highest == tool.chosen(tried[arm]).learning_rate
+    assert highest == tool.choose(tried[arm]).learning_rate
 
 
 def _module(path: Path) -> ModuleType:
@@ -179,6 +180,17 @@ def test_routing_accuracies_are_those_of_their_records() -> None:
         record = ROOT / "results" / "routing" / f"{name}-{routing}.json"
         groups = json.loads(record.read_text(encoding="utf-8"))["groups"]
         assert correct == [f"{groups[g]['correct']:.1%}" for g in ("seen", "held_out")]
+
+
+def test_the_whole_suites_figures_are_those_of_the_record() -> None:
+    rows = json.loads((ROOT / "results" / "benchmarks" / "nvidia-h200.json").read_text())
+    (row,) = (row for row in rows if row["case"] == "paper suite")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    total, training, evaluation = (row[f"{name}_s"] for name in ("total", "training", "evaluation"))
+    assert (
+        f"takes {total:.1f} s, {training:.1f} s of training in {row['slots']} slots and "
+        f"{evaluation:.1f} s of evaluation, with {row['peak_memory_gib']:.1f} GiB"
+    ) in " ".join(page.split())
 
 
 def test_every_benchmark_record_is_shown() -> None:

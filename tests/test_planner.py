@@ -94,6 +94,11 @@ SPLIT: dict[str, tuple[Changes, str, str]] = {
         'lora.target_modules = ["q_proj", "k_proj", "v_proj", "o_proj"]',
         'lora.target_modules = ["q_proj", "v_proj"]',
     ),
+    "blocks": (
+        {"lora": {"layers_to_transform": [1, 3]}},
+        "lora.layers_to_transform = null",
+        "lora.layers_to_transform = [1, 3]",
+    ),
     "schemas": ({"bank": {"num_schemas": 8}}, "bank.num_schemas = 32", "bank.num_schemas = 8"),
     "attributes": (
         {"bank": {"attribute_dim": 8}},

@@ -1,43 +1,13 @@
-import json
-import os
-import random
-import shutil
-import subprocess
-import sys
-import time
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from runs import SETTINGS, Finished, Notes, snapshot
-from schemabank.cli import app
+from schemabank.config import PRESETS
 from schemabank.configfile import load_experiment, run_id
 from schemabank.errors import InputError
-from schemabank.runner import Outcome
-from schemabank.suite import Suite, load_suite, plan_suite, result_tables, run_suite
-
-PAPER = Path(__file__).parent.parent / "configs" / "paper"
-GRID = {"train.num_train_epochs": [1, 2]}
-
-
-def write(path: Path, **suite: object) -> Path:
-    path.write_text(yaml.safe_dump({"arms": {"lora": {}, "schemabank": {}}, **suite}))
-    return path
-
-
-def tiny(finished: Finished, path: Path, **changes: Any) -> Path:  # noqa: ANN401 -- YAML
-    defaults = {key: value for key, value in SETTINGS.items() if key != "arm"}
-    model = {"name": str(finished.model), "dtype": "float32"}
-    settings = {**defaults, "model": model, **changes.pop("defaults", {})}
-    return write(path, defaults=settings, **{"seeds": [1, 2], "grid": GRID, **changes})
-
-
-def ran(path: Path, out: Path) -> tuple[Suite, list[Outcome], list[str]]:
-    suite, notes = load_suite(path), Notes()
-    return suite, run_suite(suite, out, notes), notes.lines
+from schemabank.suite import load_suite
+from suites import GRID, PAPER, write
 
 
 def test_the_papers_suite_is_its_forty_configurations() -> None:
@@ -94,6 +64,17 @@ def test_arms_stand_on_defaults_and_the_grid_on_arms(tmp_path: Path) -> None:
     assert [row["run_id"] for row in suite.rows()] == [run_id(r.config) for r in suite.runs]
 
 
+def test_no_run_leaves_a_trace_in_the_preset(tmp_path: Path) -> None:
+    before = deepcopy(PRESETS)
+    path = write(
+        tmp_path / "s.yaml",
+        defaults={"preset": "paper"},
+        grid={"train.learning_rate": [1e-3, 2e-3], "bank.rank": [2]},
+    )
+    load_suite(path, ["model.dtype=float32", "eval.limit=3"])
+    assert before == PRESETS
+
+
 def test_what_is_excluded_is_left_out(tmp_path: Path) -> None:
     exclude = [{"arm": "lora", "train.num_train_epochs": 2}, {"seed": 5, "arm": "schemabank"}]
     path = write(tmp_path / "s.yaml", seeds=[4, 5], grid=GRID, exclude=exclude)
@@ -128,6 +109,14 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),
         ({"runs": 3}, r"s\.yaml:\d+: unknown key 'runs'"),
+        ({"tune": {"seeds": [7, 42]}}, r"s\.yaml:5: tune\.seeds names 42, a seed of the suite"),
+        ({"tune": {"seeds": []}}, r"tune\.seeds is \[\], but .* at least 1 item"),
+        ({"tune": {"seeds": [7, 7]}}, r"s\.yaml:\d+: tune: seeds are 7, 7, allowed are distinct"),
+        ({"tune": {"factors": [1, 2, 1]}}, r"tune: factors are 1\.0, 2\.0, 1\.0, allowed are dist"),
+        ({"tune": {"factors": [1]}}, r"tune\.factors is \[1\], but .* at least 2 items"),
+        ({"tune": {"factors": [0, 1]}}, r"tune\.factors\.0 is 0, but .* greater than 0"),
+        ({"tune": {"extend": -1}}, r"tune\.extend is -1, but .* greater than or equal to 0"),
+        ({"tune": {"rates": [1]}}, r"unknown key 'tune\.rates'"),
     ],
 )
 def test_slips_are_named_with_their_line(
@@ -135,165 +124,3 @@ def test_slips_are_named_with_their_line(
 ) -> None:
     with pytest.raises(InputError, match=message):
         load_suite(write(tmp_path / "s.yaml", **suite))
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_a_suite_runs_is_listed_and_is_reused(finished: Finished, tmp_path: Path) -> None:
-    path = tiny(finished, tmp_path / "s.yaml", contrast={"treatment": "lora", "control": "lora"})
-    suite, outcomes, _ = ran(path, tmp_path / "runs")
-    assert len(outcomes) == 8
-    assert [o.failure for o in outcomes] == [None] * 8
-    listed = json.loads((tmp_path / "runs" / "suite.json").read_text())
-    assert listed["runs"] == suite.rows()
-    assert listed["contrast"] == {"treatment": "lora", "control": "lora"}
-    assert [o.folder.name for o in outcomes] == [row["run_id"] for row in listed["runs"]]
-    before = snapshot(tmp_path / "runs")
-    before.pop("suite.json")
-    _, again, _ = ran(path, tmp_path / "runs")
-    after = snapshot(tmp_path / "runs")
-    after.pop("suite.json")
-    assert after == before
-    assert all(o.reused for o in again)
-    ((title, head, rows),) = result_tables(suite, outcomes)
-    assert title == "correct, all"
-    assert list(head[:4]) == ["arm", "train.num_train_epochs", "seeds", "mean"]
-    assert [row[:3] for row in rows] == [
-        [arm, epochs, "2"] for arm in ("lora", "schemabank") for epochs in ("1", "2")
-    ]
-
-
-@pytest.mark.usefixtures("gsm8k")
-@pytest.mark.parametrize("lost", [(0,), (1, 4, 6), (3, 2)])
-def test_an_interrupted_suite_ends_with_the_very_bytes(
-    lost: tuple[int, ...], finished: Finished, tmp_path: Path
-) -> None:
-    """With 3 slots for 8 runs of two lengths and arms: neighbours and slots change on resuming."""
-    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}})
-    _, outcomes, _ = ran(path, tmp_path / "runs")
-    records = ("predictions.jsonl", "result.json", "metrics.jsonl", "adapter/")
-    shutil.copytree(tmp_path / "runs", tmp_path / "whole")
-    for index in lost:
-        shutil.rmtree(outcomes[index].folder)
-    ran(path, tmp_path / "runs")
-    for name, (_, digest) in snapshot(tmp_path / "whole").items():
-        if any(record in name for record in records):
-            assert snapshot(tmp_path / "runs")[name][1] == digest, name
-
-
-def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
-    finished: Finished, tmp_path: Path
-) -> None:
-    """``SUITE_KILLS=20`` kills it more often."""
-    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}})
-    program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
-    environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
-
-    def start(out: Path) -> "subprocess.Popen[bytes]":
-        quiet = subprocess.DEVNULL
-        command = [*program, "--out", str(out)]
-        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
-
-    began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
-    whole_s = time.monotonic() - began
-    rng, kills = random.Random(0), 0
-    while kills < int(os.environ.get("SUITE_KILLS", "3")):
-        process = start(tmp_path / "runs")
-        try:
-            assert process.wait(rng.uniform(0, whole_s)) == 0
-            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-    assert start(tmp_path / "runs").wait() == 0
-    for place in sorted((tmp_path / "whole").rglob("*")):
-        if place.is_file() and place.name not in {"cost.json", "suite.json"}:
-            again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")
-            assert again.read_bytes() == place.read_bytes(), place
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_models_tasks_and_evaluations_may_differ(finished: Finished, tmp_path: Path) -> None:
-    arms = {
-        "base": {},
-        "2-shot": {"arm": "base", "eval": {"few_shot": 2}},
-        "lora": {},
-        "final": {"arm": "lora", "task": {"target": "final"}},
-        "short": {"arm": "lora", "eval": {"max_new_tokens": 2}},
-        "wide batches": {"arm": "lora", "train": {"batch_size": 8}},
-    }
-    path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], grid={})
-    suite, outcomes, notes = ran(path, tmp_path / "runs")
-    results = {run.arm: o.result for run, o in zip(suite.runs, outcomes, strict=True)}
-    assert [o.failure for o in outcomes] == [None] * 6
-    assert results["short"]["groups"]["all"]["mean_new_tokens"] <= 2  # type: ignore[index]
-    assert results["2-shot"]["few_shot"] == 2  # type: ignore[index]
-    targets = {
-        arm: result["groups"]["all"]["gold_nll"]  # type: ignore[index]
-        for arm, result in results.items()
-    }
-    assert len(set(targets.values())) == 5, "short has lora's likelihoods"
-    assert targets["short"] == targets["lora"]
-    assert sum(line.startswith("base model") for line in notes) == 1
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_what_cannot_be_had_is_found_before_anything_is_trained(
-    finished: Finished, tmp_path: Path
-) -> None:
-    arms = {"lora": {}, "later": {"arm": "lora", "task": {"max_length": 20}}}
-    path = tiny(finished, tmp_path / "s.yaml", arms=arms)
-    with pytest.raises(InputError, match=r"task\.max_length is 20, which cuts"):
-        ran(path, tmp_path / "runs")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"suite.json"}
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_a_suite_may_grow_but_not_forget(finished: Finished, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    ran(tiny(finished, tmp_path / "s.yaml", seeds=[1]), out)
-    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", seeds=[1, 2]), out)
-    assert [o.reused for o in outcomes].count(True) == 4
-    before = snapshot(out)
-    with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
-        ran(tiny(finished, tmp_path / "s.yaml", seeds=[2]), out)
-    assert snapshot(out) == before
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_what_is_compared_is_declared_before_the_runs(finished: Finished, tmp_path: Path) -> None:
-    out, declared = tmp_path / "runs", {"treatment": "schemabank", "control": "lora"}
-    some = {"seeds": [1], "grid": {}}
-    ran(tiny(finished, tmp_path / "s.yaml", **some), out)
-    ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=declared), out)
-    for other in ({"treatment": "lora", "control": "schemabank"}, None):
-        with pytest.raises(InputError, match=r"contrast is .*declared \{'treatment': 'schemab"):
-            ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=other), out)
-
-
-@pytest.mark.usefixtures("gsm8k")
-def test_a_plan_says_what_is_to_come_and_writes_nothing(finished: Finished, tmp_path: Path) -> None:
-    suite = load_suite(tiny(finished, tmp_path / "s.yaml"))
-    (title, _, arms), (_, head, cohorts) = plan_suite(suite, tmp_path / "runs", Notes())
-    assert title.startswith("8 runs in ")
-    assert arms == [["lora", "4", "2", "0"], ["schemabank", "4", "2", "0"]]
-    assert len(cohorts) == 1
-    assert dict(zip(head, cohorts[0], strict=True))["steps"] == "72"
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_plan_of_what_is_not_there_says_so(tmp_path: Path) -> None:
-    path = write(tmp_path / "s.yaml", defaults={"model": {"name": str(tmp_path / "none")}})
-    notes = Notes()
-    tables = plan_suite(load_suite(path), tmp_path / "runs", notes)
-    assert len(tables) == 1
-    assert notes.lines[-1].startswith("no cohorts and no expected time: ")
-
-
-def test_the_command_lists_forty_runs_as_json() -> None:
-    ran = CliRunner().invoke(app, ["suite", str(PAPER / "suite.yaml"), "--dry-run", "--json"])
-    assert ran.exit_code == 0, ran.output
-    rows = json.loads(ran.stdout)
-    assert len({row["run_id"] for row in rows}) == len(rows) == 40
-    assert rows[0].keys() == {"run_id", "arm", "seed", "settings"}

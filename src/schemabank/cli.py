@@ -77,25 +77,25 @@ def suite(
 ) -> None:
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
     from schemabank.progress import reporter
-    from schemabank.suite import load_suite, plan_suite, result_tables, run_suite
+    from schemabank.suite import load_suite
+    from schemabank.suiterun import plan_suite, planned_rows, run_suite
 
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     found = load_suite(file, changes)
     place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
     with reporter() as progress:
         if dry_run and as_json:
-            _print_json(found.rows())
+            _print_json(planned_rows(found, place))
             return
         if dry_run:
             _print_tables(plan_suite(found, place, progress))
             return
-        outcomes = run_suite(found, place, progress)
+        ended = run_suite(found, place, progress)
     if as_json:
-        pairs = zip(found.rows(), outcomes, strict=True)
-        _print_json([{**row, "failure": o.failure, "result": o.result} for row, o in pairs])
+        _print_json(ended.rows())
     else:
-        _print_tables(result_tables(found, outcomes))
-    _exit_for_failures(outcomes)
+        _print_tables(ended.tables())
+    _exit_for_failures(ended.outcomes)
 
 
 @app.command("eval")
@@ -184,8 +184,12 @@ def routing(
 
 @app.command()
 def report(
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE.csv", help="arm,epochs,seed,score[,n_items], shares.")
+    results: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUNS_OR_TABLE",
+            help="Folder of runs, or a CSV: arm,epochs,seed,score[,n_items], shares.",
+        ),
     ],
     claims: Annotated[
         Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
@@ -196,7 +200,12 @@ def report(
     ] = None,
     primary: Annotated[
         str | None,
-        typer.Option(metavar="EPOCHS", help="Declared primary; default: mean over all epochs."),
+        typer.Option(
+            metavar="SETTING", help="Declared primary, in epochs say; default: mean over all."
+        ),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Part of the split to compare runs on; default: the first.")
     ] = None,
     test_size: Annotated[
         int | None, typer.Option(min=1, help="Items of the whole test split.")
@@ -204,15 +213,20 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")] = None,
 ) -> None:
-    """Examine a table of results: figures, what a reviewer would raise, claims that do not hold."""
+    """Examine runs or a table of results: figures, and what a sceptical reviewer would raise."""
     from schemabank.report.command import Question
     from schemabank.report.command import report as examined
     from schemabank.report.page import tables, text
 
     question = Question(
-        treatment=treatment, control=control, primary=primary, test_size=test_size, claims=claims
+        treatment=treatment,
+        control=control,
+        primary=primary,
+        test_size=test_size,
+        claims=claims,
+        group=group,
     )
-    found = examined(table, question, out)
+    found = examined(results, question, out)
     if as_json:
         _print_json(found)
     else:

@@ -45,6 +45,20 @@ class LoraSettings(Settings):
         "o_proj",
     )
     """Names of the linear layers that get an adapter."""
+    layers_to_transform: (
+        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None
+    ) = None
+    """Indices of the blocks whose layers get one; null: all blocks."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        layers = self.layers_to_transform or ()
+        if len(set(layers)) < len(layers):
+            raise ValueError(
+                f"layers_to_transform is {layers}, allowed are distinct block indices: name each "
+                "block once"
+            )
+        return self
 
 
 class BankSettings(Settings):
@@ -227,6 +241,10 @@ class EngineSettings(Settings):
     """Runs trained at once; auto: on a GPU as many as fit or are of use, on a CPU one."""
     keep_stages: bool = True
     """Keep the arm schemabank's adapter and bank at the end of every stage, in RUN/stages."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Libraries in which runs are followed; each is a package of its own."""
+    tracker_project: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the project in a tracker; the output folder's name without it."""
 
 
 class CommonSettings(Settings):

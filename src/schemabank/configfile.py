@@ -30,6 +30,8 @@ UNUSED_BY_ARM: Mapping[str, set[str]] = {
     "lora": {"bank", "tags", "curriculum"},
     "schemabank": set(),
 }
+# Settings that came when runs had ids already; at their default, null, they are no part of it.
+LATER_SETTINGS = (("lora", "layers_to_transform"),)
 BOOL_TAG = "tag:yaml.org,2002:bool"
 
 
@@ -94,6 +96,9 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
 def config_hash(run: RunConfig) -> str:
     """Return 10 hex digits of the settings that can change a run's result."""
     tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
+    for section, name in LATER_SETTINGS:
+        if section in tree and tree[section][name] is None:
+            del tree[section][name]
     for other in TASK_NAMES:
         if other != run.task.name:
             del tree["task"][other]

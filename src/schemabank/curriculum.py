@@ -67,6 +67,15 @@ def plan(stages: tuple[Stage, ...], num_steps: int) -> tuple[StagePlan, ...]:
     )
 
 
+def trained_groups(stages: tuple[Stage, ...]) -> frozenset[Group]:
+    """Return the groups that some step updates; a stage without its bank trains none of it."""
+    found: set[Group] = set()
+    for stage in stages:
+        bare = (0.0, 0.0) in (stage.bank_scale, stage.bank_probability)
+        found |= set(stage.train) - set(BANK_GROUPS if bare else ())
+    return frozenset(found)
+
+
 def step_settings(plans: tuple[StagePlan, ...], step: int, *, seed: int) -> StepSettings:
     """Return the settings of ``step`` (from 0).
 

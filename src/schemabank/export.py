@@ -89,6 +89,8 @@ def save_adapter(
         "target_modules": list(settings.target_modules),
         "task_type": "CAUSAL_LM",
     }
+    if settings.layers_to_transform is not None:
+        config["layers_to_transform"] = list(settings.layers_to_transform)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     weights = {}
     for path, (a, b) in tensors.items():
@@ -119,7 +121,7 @@ tags:
 
 {training}
 
-Rank {settings.r}, alpha {settings.lora_alpha:g}, on {", ".join(settings.target_modules)}.
+Rank {settings.r}, alpha {settings.lora_alpha:g}, on {_places(settings)}.
 It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
 LoRA adapter costs.
 
@@ -131,6 +133,12 @@ base = AutoModelForCausalLM.from_pretrained("{base_name}")
 model = PeftModel.from_pretrained(base, "path/to/this/adapter")
 ```
 """
+
+
+def _places(settings: LoraSettings) -> str:
+    """The layers that have an adapter, in words."""
+    targets, blocks = ", ".join(settings.target_modules), settings.layers_to_transform
+    return targets if blocks is None else f"{targets} of the blocks {', '.join(map(str, blocks))}"
 
 
 def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
@@ -285,7 +293,8 @@ def _in_float32(
 def _lora_settings(folder: Path, config: Mapping[str, Any]) -> LoraSettings:
     names = ("r", "lora_alpha", "lora_dropout", "target_modules")
     try:
-        return LoraSettings.model_validate({name: config[name] for name in names})
+        found = {name: config[name] for name in names}
+        return LoraSettings.model_validate({**found, "layers_to_transform": _blocks(config)})
     except KeyError as error:
         raise InputError(
             f"{str(folder / CONFIG)!r} lacks {error}, allowed are {', '.join(names)}: restore the "
@@ -297,6 +306,17 @@ def _lora_settings(folder: Path, config: Mapping[str, Any]) -> LoraSettings:
             f"{str(folder / CONFIG)!r}: {problem['loc'][0]} is {problem['input']!r}, but "
             f"{problem['msg']}: restore the file that PEFT wrote"
         ) from error
+
+
+def _blocks(config: Mapping[str, Any]) -> object:
+    """The blocks that an adapter is on; ``None`` for all, or where a pattern of names says which.
+
+    PEFT also writes a single block as a number, and all of them as an empty list.
+    """
+    blocks = config.get("layers_to_transform")
+    if config.get("layers_pattern"):
+        return None
+    return [blocks] if isinstance(blocks, int) else blocks or None
 
 
 def _check_only_lora(folder: Path, weights: Iterable[str]) -> None:

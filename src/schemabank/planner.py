@@ -104,6 +104,7 @@ def _common(run: RunConfig) -> Mapping[str, object]:
         common["train.batch_size"] = run.train.batch_size
         common["train.max_buckets"] = run.train.max_buckets
         common["lora.target_modules"] = run.lora.target_modules
+        common["lora.layers_to_transform"] = run.lora.layers_to_transform
         bank = _named("bank", run.bank)
         common |= {name: value for name, value in bank.items() if name not in OWN_BANK_SETTINGS}
         common["tags.num_tags"] = run.tags.num_tags

@@ -1,15 +1,15 @@
 """A suite: named arms, seeds and a grid of settings, and the runs that they make."""
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from schemabank.basesettings import Settings
+from schemabank.basesettings import PositiveInt, Rate, Settings
 from schemabank.config import RunConfig
 from schemabank.configfile import (
     Location,
@@ -23,16 +23,11 @@ from schemabank.configfile import (
     with_preset,
 )
 from schemabank.errors import InputError
-from schemabank.experiment import plan_all, resolve_device, resolved, run_all
-from schemabank.progress import Reporter
-from schemabank.rundir import check_available, is_finished, read_json, write_json
-from schemabank.runner import Outcome
-from schemabank.stats import summarise_arm
-from schemabank.table import PlainTable
+from schemabank.experiment import resolve_device, resolved
 
 ARM, SEED = "arm", "seed"
-SUITE = "suite.json"
 Point = Mapping[str, object]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -45,6 +40,30 @@ class Contrast(Settings):
     """Name of the arm that it is compared with."""
 
 
+class TuneSettings(Settings):
+    """The search for every arm's learning rate on the validation split, before the final runs."""
+
+    factors: Annotated[tuple[Rate, ...], Field(min_length=2)] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """All learning rates of a run are multiplied by each of these in turn."""
+    seeds: Seeds = (1001, 1002)
+    """Seeds of the search, none of them a seed of the suite."""
+    extend: Annotated[int, Field(ge=0)] = 2
+    """How often the factors may be extended, for all arms, where one's best lies at an end."""
+    limit: PositiveInt | None = None
+    """Score the first so many items of every group only; without it, eval.limit counts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("factors", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name} are {', '.join(map(str, values))}, allowed are distinct ones: name "
+                    "each once"
+                )
+        return self
+
+
 class SuiteConfig(Settings):
     """A suite file: what is common to all runs, and in what they differ."""
 
@@ -52,7 +71,7 @@ class SuiteConfig(Settings):
     """Settings of all runs, as a configuration has them."""
     arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     """By name, settings of an arm on top of the defaults; its arm is its name if it says none."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (42,)
+    seeds: Seeds = (42,)
     """Seeds of every arm."""
     grid: dict[str, NonEmpty] = Field(default_factory=dict)
     """By dotted name, values of a setting; every arm has a run for every combination."""
@@ -60,6 +79,8 @@ class SuiteConfig(Settings):
     """Runs to leave out: those that agree with all of an entry's arm, seed and grid settings."""
     contrast: Contrast | None = None
     """The comparison that is declared in advance."""
+    tune: TuneSettings | None = None
+    """How learning rates are chosen; without it, the settings' own are used."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +104,12 @@ class SuiteRun:
         """Its place as one mapping."""
         return {ARM: self.arm, SEED: self.seed, **self.point}
 
+    @property
+    def title(self) -> str:
+        """Its place in words; settings go by the last part of their names."""
+        settings = [f"{name.rpartition('.')[2]}={value}" for name, value in self.point.items()]
+        return ", ".join([f"{self.arm} seed {self.seed}", *settings])
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -90,11 +117,14 @@ class Suite:
 
     Attributes:
         contrast: what is compared first of all, as declared in advance.
-        runs: all of them, their settings resolved for this machine.
+        runs: all of them, their settings resolved for this machine; of a tuned suite, at the
+            learning rates that the factors multiply.
+        tune: how learning rates are chosen, or ``None``.
     """
 
     contrast: Contrast | None
     runs: tuple[SuiteRun, ...]
+    tune: TuneSettings | None = None
 
     def rows(self) -> list[dict[str, object]]:
         """Every run's id and place."""
@@ -113,11 +143,13 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
 
     Raises:
         InputError: a setting is unknown or out of range, a grid names what an arm or the seeds set
-            already, an exclusion matches nothing, or two places hold the same run.
+            already, an exclusion matches nothing, two places hold the same run, or the search
+            for learning rates has a seed of the suite.
     """
     source = Source(path)
     suite = source.validate(source.tree, SuiteConfig)
     _check_names(suite, source)
+    _check_tuning(suite, source)
     places = [
         (arm, seed, dict(zip(suite.grid, values, strict=True)))
         for arm in suite.arms
@@ -137,132 +169,7 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
     device = resolve_device(runs[0].config.engine.device)
     configs = resolved([run.config for run in runs], device)
     whole = [replace(run, config=c) for run, c in zip(runs, configs, strict=True)]
-    return Suite(suite.contrast, _distinct(whole, path))
-
-
-def run_suite(suite: Suite, out: Path, reporter: Reporter) -> list[Outcome]:
-    """Train and evaluate what is not finished yet.
-
-    Args:
-        suite: the suite.
-        out: folder of the runs, one folder a run inside, and of ``suite.json``.
-        reporter: where progress goes.
-
-    Returns:
-        One outcome a run, in their order.
-
-    Raises:
-        InputError: ``out`` belongs to another suite, or something in the settings cannot be had;
-            nothing was trained.
-    """
-    configs = [run.config for run in suite.runs]
-    device = resolve_device(configs[0].engine.device)
-    _claim(out, suite)
-    return run_all(configs, out, reporter, device=device)
-
-
-def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
-    """Say what running a suite would mean: its arms, and its cohorts with their expected time.
-
-    Where the model or the data cannot be had, the cohorts are left out and the reason is noted.
-    """
-    arms = dict.fromkeys(run.arm for run in suite.runs)
-    rows = []
-    for arm in arms:
-        own = [run for run in suite.runs if run.arm == arm]
-        seeds = len({run.seed for run in own})
-        rows.append(
-            [
-                arm,
-                str(len(own)),
-                str(seeds),
-                str(sum(is_finished(out / run_id(run.config)) for run in own)),
-            ]
-        )
-    tables: list[PlainTable] = [
-        (f"{len(suite.runs)} runs in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows)
-    ]
-    configs = [run.config for run in suite.runs]
-    try:
-        plans = plan_all(configs, reporter, device=resolve_device(configs[0].engine.device))
-    except InputError as error:
-        reporter.note(f"no cohorts and no expected time: {error}")
-        return tables
-    cells = [
-        [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
-        for n, p in enumerate(plans, start=1)
-    ]
-    head = ["cohort", "runs", "at once", "steps", "training, about"]
-    return [*tables, ("cohorts, as if nothing were finished", head, cells)]
-
-
-def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]:
-    """Mean and spread over seeds of the first score, one table a group of items."""
-    results = [outcome.result for outcome in outcomes]
-    groups = dict.fromkeys(g for r in results if r is not None for g in _groups(r))
-    return [_result_table(suite, results, group) for group in groups]
-
-
-def _result_table(
-    suite: Suite, results: Sequence[Mapping[str, Any] | None], group: str
-) -> PlainTable:
-    names = list(dict.fromkeys(name for run in suite.runs for name in run.point))
-    scores: dict[tuple[str, ...], list[float]] = {}
-    metric = ""
-    for run, result in zip(suite.runs, results, strict=True):
-        key = (run.arm, *(str(run.point.get(name, "")) for name in names))
-        scores.setdefault(key, [])
-        if result is not None and group in _groups(result) and result["scores"]:
-            metric = result["scores"][0]
-            scores[key].append(_groups(result)[group][metric])
-    rows = [[*key, str(len(found)), *_spread(found)] for key, found in scores.items()]
-    head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
-    return f"{metric}, {group}", head, rows
-
-
-def _spread(scores: Sequence[float]) -> list[str]:
-    if not scores:
-        return ["", "", ""]
-    found = summarise_arm(scores)
-    sd = "" if found.sd is None else f"{found.sd:.4f}"
-    ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
-    return [f"{found.mean:.4f}", sd, ends]
-
-
-def _groups(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-    return dict(result["groups"])
-
-
-def _claim(out: Path, suite: Suite) -> None:
-    """Write which run is what into the suite's folder; a suite may grow, but not forget a run."""
-    path, rows = out / SUITE, suite.rows()
-    contrast = None if suite.contrast is None else suite.contrast.model_dump()
-    if path.exists():
-        _check_grows(out, read_json(path), rows, contrast)
-    check_available(path)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{SUITE}.{secrets.token_hex(4)}.partial"
-    write_json(partial, {"contrast": contrast, "runs": rows})
-    partial.replace(path)
-
-
-def _check_grows(
-    out: Path,
-    known: Mapping[str, Any],
-    rows: Sequence[Mapping[str, object]],
-    contrast: Mapping[str, str] | None,
-) -> None:
-    lost = [row for row in known["runs"] if row not in rows]
-    if lost:
-        raise InputError(
-            f"{str(out)!r} holds a suite with the run {lost[0]}, which this one has not: "
-            "allowed is the same suite or a larger one, choose another --out"
-        )
-    if known["contrast"] is not None and known["contrast"] != contrast:
-        raise InputError(
-            f"contrast is {contrast}, but the suite in {str(out)!r} declared {known['contrast']}: "
-            "allowed is what was declared before the runs, restore it or choose another --out"
-        )
+    return Suite(suite.contrast, _distinct(whole, path), suite.tune)
 
 
 def _check_names(suite: SuiteConfig, source: Source) -> None:
@@ -280,6 +187,17 @@ def _check_names(suite: SuiteConfig, source: Source) -> None:
                     f"{source.at(('contrast', role))}: contrast.{role} is {name!r}, allowed are "
                     f"the arms {', '.join(suite.arms)}: name one of them"
                 )
+
+
+def _check_tuning(suite: SuiteConfig, source: Source) -> None:
+    if suite.tune is None:
+        return
+    common = sorted(set(suite.tune.seeds) & set(suite.seeds))
+    if common:
+        raise InputError(
+            f"{source.at(('tune', 'seeds'))}: tune.seeds names {common[0]}, a seed of the suite, "
+            "allowed are others: no final run may have a say in the choice, take another seed"
+        )
 
 
 def _kept(
@@ -321,7 +239,7 @@ def _config(
         return source.at(common if own not in source.lines and common in source.lines else own)
 
     tree = with_preset(merge(suite.defaults, suite.arms[arm]), at)
-    tree = merge({ARM: arm}, tree) | {SEED: seed}
+    tree = deepcopy(merge({ARM: arm}, tree) | {SEED: seed})  # sections are the preset's own
     for name, value in point.items():
         assign(tree, name.split("."), value, f"{source.at(('grid', name))}: {name}")
     for text in overrides:

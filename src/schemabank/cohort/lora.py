@@ -76,8 +76,8 @@ class SlotDropout:
         row = mix(mix(self.keys + layer)[:, None, None] ^ rows)
         columns = mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
         kept = mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
-        # As a number: on a CPU much faster than choosing by a truth value. Compilers know it anyway,
-        # and refuse the view.
+        # As a number: on a CPU much faster than choosing by a truth value. Compilers know that, and
+        # refuse the view.
         bits = kept if torch.compiler.is_compiling() else kept.view(torch.uint8)
         return inputs * bits.to(inputs.dtype), self.factor
 

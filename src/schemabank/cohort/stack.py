@@ -31,7 +31,7 @@ class AdapterStack:
 
     Args:
         model: the base model; it is changed in place until :meth:`remove`.
-        lora: LoRA settings of each slot; all with the same target modules.
+        lora: LoRA settings of each slot; all with the same target modules on the same blocks.
         bank: the banks' settings, or ``None`` for no banks.
 
     Raises:
@@ -96,7 +96,9 @@ class AdapterStack:
 
     def configure(self, slot: int, lora: LoraSettings, bank: BankSettings | None) -> None:
         """Give a slot another run's settings; ranks and top k are at most the stack's largest."""
-        assert lora.target_modules == self.lora_settings[slot].target_modules
+        before = self.lora_settings[slot]
+        assert lora.target_modules == before.target_modules
+        assert lora.layers_to_transform == before.layers_to_transform
         self.lora_settings[slot], self.slot_banks[slot] = lora, bank
         for layer in self.lora.values():
             layer.configure(slot, lora)

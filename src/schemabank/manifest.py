@@ -1,0 +1,137 @@
+"""``suite.json``: which run of a folder is which, and how the learning rates were chosen.
+
+A suite may grow, but not forget a run, nor change its declared contrast, nor, once its final runs
+are settled, how their learning rates were chosen.
+"""
+
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from schemabank.configfile import run_id
+from schemabank.errors import InputError
+from schemabank.rundir import SUITE, check_available, read_json, write_json
+from schemabank.suite import Suite, TuneSettings
+from schemabank.tuning import SPLIT, Search, trials
+
+
+Manifest = Mapping[str, Any]
+
+
+def read_manifest(out: Path) -> Manifest | None:
+    """Read a folder's ``suite.json``; ``None`` if it has none."""
+    path = out / SUITE
+    return read_json(path) if path.exists() else None
+
+
+def known_failures(out: Path) -> dict[str, str]:
+    """Return, by run id, why trials of a folder's suite diverged; they would do so again."""
+    tuning = (read_manifest(out) or {}).get("tuning")
+    return {} if tuning is None else {row["run_id"]: row["failure"] for row in tuning["failed"]}
+
+
+def check_manifest(out: Path, suite: Suite) -> None:
+    """Find out, before anything is computed, whether a folder is or may become this suite's.
+
+    Raises:
+        InputError: it belongs to another suite, or cannot be written.
+    """
+    known = read_manifest(out)
+    check_available(out / SUITE)
+    if known is None:
+        return
+    contrast = _contrast(suite)
+    if known["contrast"] is not None and known["contrast"] != contrast:
+        raise InputError(
+            f"contrast is {contrast}, but the suite in {str(out)!r} declared {known['contrast']}: "
+            "allowed is what was declared before the runs, restore it or choose another --out"
+        )
+    if known["runs"]:
+        _check_tuning(out, known.get("tuning"), suite)
+    if suite.tune is None:
+        _check_grows(out, known["runs"], suite.rows())
+
+
+def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
+    """Write which run is which, as far as it is settled.
+
+    Args:
+        out: the suite's folder, checked by :func:`check_manifest`.
+        suite: the suite; where the search has made its choices, with the final runs.
+        found: the search for its learning rates; ``None`` for a suite that is not tuned.
+
+    Raises:
+        InputError: other final runs than these were settled before.
+    """
+    known, rows = read_manifest(out), suite.rows()
+    if found is not None and found.choices is None:
+        if known is not None and known["runs"]:
+            return  # what was settled stands until all of it is again
+        rows = []
+    if known is not None:
+        _check_grows(out, known["runs"], rows)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / f".{SUITE}.{secrets.token_hex(4)}.partial"
+    tuning = None if found is None else _tuning(suite, found, known_failures(out))
+    write_json(partial, {"contrast": _contrast(suite), "runs": rows, "tuning": tuning})
+    partial.replace(out / SUITE)
+
+
+def _contrast(suite: Suite) -> dict[str, str] | None:
+    return None if suite.contrast is None else suite.contrast.model_dump()
+
+
+def _tuning(suite: Suite, found: Search, known: Mapping[str, str]) -> dict[str, object]:
+    assert suite.tune is not None
+    failed = {
+        run_id(trial.run.config): outcome.failure
+        for trial, outcome in zip(found.trials, found.outcomes, strict=False)
+        if outcome.failure is not None
+    }
+    if found.choices is None:
+        failed = {**known, **failed}
+    return {
+        "split": SPLIT,
+        "seeds": list(suite.tune.seeds),
+        "factors": list(found.factors),
+        "declared": _declared(suite.tune),
+        "runs": [trial.row() for trial in found.trials],
+        "failed": [{"run_id": name, "failure": failed[name]} for name in sorted(failed)],
+        "chosen": [choice.row() for choice in found.choices or ()],
+    }
+
+
+def _declared(tune: TuneSettings) -> dict[str, object]:
+    """A search's settings, in whatever order they were written."""
+    return {
+        **tune.model_dump(mode="json"),
+        "factors": sorted(tune.factors),
+        "seeds": sorted(tune.seeds),
+    }
+
+
+def _check_tuning(out: Path, known: Manifest | None, suite: Suite) -> None:
+    """Refuse another search than the one that settled a folder's final runs."""
+    declared = None if suite.tune is None else _declared(suite.tune)
+    before = None if known is None else known["declared"]
+    if declared != before:
+        raise InputError(
+            f"tune is {declared}, but the final runs in {str(out)!r} were settled with {before}: "
+            "allowed is the same search, restore it or choose another --out"
+        )
+    if known is not None:
+        _check_grows(out, known["runs"], [t.row() for t in trials(suite, known["factors"])])
+
+
+def _check_grows(
+    out: Path, known: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]
+) -> None:
+    kept = {json.dumps(row, sort_keys=True) for row in rows}
+    lost = [row for row in known if json.dumps(row, sort_keys=True) not in kept]
+    if lost:
+        raise InputError(
+            f"{str(out)!r} holds a suite with the run {lost[0]}, which this one has not: "
+            "allowed is the same suite or a larger one, choose another --out"
+        )

@@ -1,0 +1,354 @@
+"""How a suite chooses every arm's learning rate: one grid, one budget and one rule for all arms.
+
+All learning rates of a run are multiplied by each factor in turn; what does best on the validation
+split is taken. Where an arm's best lies at an end of the grid, the grid grows for all arms.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from schemabank.config import RunConfig
+from schemabank.configfile import run_id
+from schemabank.errors import InputError
+from schemabank.runner import Outcome
+from schemabank.scoring import METRICS
+from schemabank.suite import Point, Suite, SuiteRun, TuneSettings
+
+SPLIT = "validation"
+DIGITS = 12  # of a learning rate, so that 3e-4 stays 0.0003
+EXTENDED_DIGITS = 6  # of a factor that is not the user's own
+NO_SHARES = {None, "perplexity"}  # scores that are no shares of the items
+DIVERGED = ("no finite gradient", "gives other logits than the run")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One arm at one learning rate: means over seeds, all of which answered the same items.
+
+    Attributes:
+        learning_rate: the highest that LoRA is trained at.
+        score: share of the items that are right; ``None`` where nothing is scored.
+        gold_nll: mean loss of the gold target in nats per token.
+        ended: share of the completions that ended by themselves.
+        num_items: items that each run answered.
+        num_seeds: runs.
+    """
+
+    learning_rate: float
+    score: float | None
+    gold_nll: float
+    ended: float | None
+    num_items: int
+    num_seeds: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A tuning run.
+
+    Attributes:
+        run: its place; its seed and settings are those of the search.
+        factor: what its learning rates were multiplied by.
+    """
+
+    run: SuiteRun
+    factor: float
+
+    @property
+    def title(self) -> str:
+        """Its place in words."""
+        return f"{self.run.title}, learning rates x {self.factor:g}"
+
+    def row(self) -> dict[str, object]:
+        """Its id and place."""
+        return {
+            "run_id": run_id(self.run.config),
+            "arm": self.run.arm,
+            "seed": self.run.seed,
+            "settings": dict(self.run.point),
+            "factor": self.factor,
+            "learning_rate": peak_rate(self.run.config),
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rule chose for an arm at a point of the grid.
+
+    Attributes:
+        run: any of the arm's runs there, at the factor 1.
+        factor: the chosen one.
+        factors: all that were tried, ascending.
+        candidates: by factor, what it was chosen from; without those at which a trial failed.
+    """
+
+    run: SuiteRun
+    factor: float
+    factors: tuple[float, ...]
+    candidates: Mapping[float, Candidate]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether the chosen factor is the least or the greatest that was tried."""
+        return self.factor in (self.factors[0], self.factors[-1])
+
+    def row(self) -> dict[str, object]:
+        """What ``suite.json`` says of it."""
+        return {
+            "arm": self.run.arm,
+            "settings": dict(self.run.point),
+            "factor": self.factor,
+            "learning_rate": peak_rate(scaled(self.run.config, self.factor)),
+            "at_edge": self.at_edge,
+        }
+
+
+@dataclass(frozen=True)
+class Search:
+    """How far the choice of a suite's learning rates has come.
+
+    Attributes:
+        factors: those of all trials, ascending.
+        trials: those that are known to be needed, round by round.
+        outcomes: of the first trials, as many as there are.
+        extensions: how often the factors were extended.
+        choices: one an arm and point; ``None`` while trials are missing.
+    """
+
+    factors: tuple[float, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    extensions: int = 0
+    choices: tuple[Choice, ...] | None = None
+
+    @property
+    def missing(self) -> tuple[Trial, ...]:
+        """The trials of the last round, while they have no outcomes."""
+        return self.trials[len(self.outcomes) :]
+
+
+def search(suite: Suite, run: Callable[[Search], Sequence[Outcome] | None]) -> Search:
+    """Choose the learning rates of a suite.
+
+    Args:
+        suite: a suite that is tuned.
+        run: returns the outcomes of the trials that have none yet, or ``None`` if they are not to
+            be had.
+
+    Returns:
+        The search with its choices, or as far as it came.
+
+    Raises:
+        InputError: an arm whose trials failed at every factor.
+    """
+    assert suite.tune is not None
+    factors = tuple(sorted(suite.tune.factors))
+    found = Search(factors, tuple(trials(suite, factors)))
+    while (outcomes := run(found)) is not None:
+        found = replace(found, outcomes=(*found.outcomes, *outcomes))
+        choices = _choices(suite, found)
+        new = beyond(found.factors, [choice.factor for choice in choices])
+        if not new or found.extensions == suite.tune.extend:
+            return replace(found, choices=choices)
+        found = replace(
+            found,
+            factors=tuple(sorted({*found.factors, *new})),
+            trials=(*found.trials, *trials(suite, new)),
+            extensions=found.extensions + 1,
+        )
+    return found
+
+
+def notes(found: Search) -> list[str]:
+    """What a search's choices leave to be desired, a sentence each."""
+    failed = [
+        f"tuning run {outcome.folder.name} failed ({outcome.failure}): its factor was not chosen"
+        for outcome in found.outcomes
+        if outcome.failure is not None
+    ]
+    at_edge = [
+        f"arm {choice.run.arm!r}{_at(choice.run.point)}: the chosen factor {choice.factor:g} lies "
+        "at the edge of the grid, so a better one may lie beyond it (tune.extend goes further)"
+        for choice in found.choices or ()
+        if choice.at_edge
+    ]
+    return [*failed, *at_edge]
+
+
+def tuned(suite: Suite, found: Search) -> Suite:
+    """Return a suite's final runs, at the chosen learning rates."""
+    assert found.choices is not None
+    factors = {_key(choice.run): choice.factor for choice in found.choices}
+    runs = tuple(
+        replace(run, config=scaled(run.config, factors.get(_key(run), 1.0))) for run in suite.runs
+    )
+    return replace(suite, runs=runs)
+
+
+def trials(suite: Suite, factors: Sequence[float]) -> list[Trial]:
+    """Return a suite's tuning runs at some factors."""
+    assert suite.tune is not None
+    return [
+        Trial(_on_validation(place, seed, factor, suite.tune), factor)
+        for place in _places(suite)
+        for factor in factors
+        for seed in suite.tune.seeds
+    ]
+
+
+def choose(tried: Sequence[Candidate]) -> Candidate:
+    """Choose among learning rates.
+
+    The rule: of those whose mean score is within one standard error of the best mean score, the one
+    with the lowest mean loss of the gold target; of equals, the first. All runs answer the same
+    items, so the standard error is that of one run's items, not divided by the number of seeds. For
+    graded scores in [0, 1] it is the largest that their mean allows. Where nothing is scored, the
+    loss decides.
+    """
+    scored = [(c, c.score) for c in tried if c.score is not None]
+    if not scored:
+        return min(tried, key=lambda c: c.gold_nll)
+    best, score = max(scored, key=lambda pair: pair[1])
+    error = math.sqrt(score * (1 - score) / best.num_items)
+    return min((c for c, s in scored if s >= score - error), key=lambda c: c.gold_nll)
+
+
+def scaled(config: RunConfig, factor: float) -> RunConfig:
+    """Multiply all learning rates of a run."""
+    stages = tuple(
+        stage.model_copy(update={"learning_rate": _times(stage.learning_rate, factor)})
+        for stage in config.curriculum
+    )
+    rate = _times(config.train.learning_rate, factor)
+    train = config.train.model_copy(update={"learning_rate": rate})
+    return config.model_copy(update={"curriculum": stages, "train": train})
+
+
+def peak_rate(config: RunConfig) -> float:
+    """Return the highest learning rate of the stages that train LoRA, or of all if none does."""
+    stages = [stage for stage in config.stages() if "lora" in stage.train]
+    return max(stage.learning_rate for stage in stages or config.stages())
+
+
+def beyond(factors: Sequence[float], chosen: Sequence[float]) -> list[float]:
+    """Return the factors that go one further where a chosen one lies at an end."""
+    low, high = factors[0], factors[-1]
+    found = []
+    if low in chosen:
+        found.append(low * low / factors[1])
+    if high in chosen:
+        found.append(high * high / factors[-2])
+    return [_rounded(factor, EXTENDED_DIGITS) for factor in found]
+
+
+def has_diverged(outcome: Outcome) -> bool:
+    """Whether a run failed because its weights ran away, and not for want of memory or the like."""
+    return outcome.failure is not None and any(words in outcome.failure for words in DIVERGED)
+
+
+def _places(suite: Suite) -> list[SuiteRun]:
+    """The first run of every arm that trains, at every point of the grid."""
+    found: dict[tuple[str, str], SuiteRun] = {}
+    for run in suite.runs:
+        if run.config.arm != "base":
+            found.setdefault(_key(run), run)
+    return list(found.values())
+
+
+def _key(run: SuiteRun) -> tuple[str, str]:
+    return run.arm, json.dumps(dict(run.point), sort_keys=True, default=str)
+
+
+def _on_validation(place: SuiteRun, seed: int, factor: float, tune: TuneSettings) -> SuiteRun:
+    asked: dict[str, object] = {"split": SPLIT}
+    if tune.limit is not None:
+        asked["limit"] = tune.limit
+    config = scaled(place.config, factor)
+    evaluation = config.eval.model_copy(update=asked)
+    config = config.model_copy(update={"seed": seed, "eval": evaluation})
+    return replace(place, seed=seed, config=config)
+
+
+def _choices(suite: Suite, found: Search) -> tuple[Choice, ...]:
+    """Apply the rule to every arm at every point.
+
+    Raises:
+        InputError: there is one whose trials failed at every factor.
+    """
+    outcomes: dict[tuple[tuple[str, str], float], list[Outcome]] = {}
+    for trial, outcome in zip(found.trials, found.outcomes, strict=True):
+        outcomes.setdefault((_key(trial.run), trial.factor), []).append(outcome)
+    return tuple(
+        _choice(place, {factor: outcomes[_key(place), factor] for factor in found.factors})
+        for place in _places(suite)
+    )
+
+
+def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Choice:
+    """Apply the rule to an arm at a point; a factor with a failed trial cannot be chosen."""
+    candidates = {}
+    for factor, of_factor in outcomes.items():
+        results = [outcome.result for outcome in of_factor if outcome.result is not None]
+        if len(results) == len(of_factor):
+            rate = peak_rate(scaled(place.config, factor))
+            candidate = _candidate(rate, results)
+            if math.isfinite(candidate.gold_nll):
+                candidates[factor] = candidate
+    factors = tuple(outcomes)
+    if not candidates:
+        raise InputError(
+            f"arm {place.arm!r}{_at(place.point)} diverged at all of the factors "
+            f"{', '.join(f'{f:g}' for f in factors)}: allowed is a search in which some factor "
+            "trains, put smaller ones into tune.factors"
+        )
+    best = choose(list(candidates.values()))
+    factor = next(f for f, candidate in candidates.items() if candidate is best)
+    return Choice(place, factor, factors, candidates)
+
+
+def _at(point: Point) -> str:
+    return "".join(f", {name} {value}" for name, value in point.items())
+
+
+def _candidate(rate: float, results: Sequence[Mapping[str, Any]]) -> Candidate:
+    """Means over runs, each the mean over the items of all groups."""
+    primary = METRICS[results[0]["metric"]].primary
+    scores = [_of_items(result, primary) for result in results if primary not in NO_SHARES]
+    # Of perplexity there is only the loss that counts the end token.
+    loss = _mean([_of_items(result, "gold_nll") for result in results])
+    if loss is None:
+        loss = _mean([_of_items(result, "gold_nll_with_end") for result in results])
+    assert loss is not None
+    return Candidate(
+        learning_rate=rate,
+        score=_mean(scores),
+        gold_nll=loss,
+        ended=_mean([_of_items(result, "ended_ratio") for result in results]),
+        num_items=sum(group["num_items"] for group in results[0]["groups"].values()),
+        num_seeds=len(results),
+    )
+
+
+def _of_items(result: Mapping[str, Any], name: str | None) -> float | None:
+    """A mean over all items of a run, or ``None`` where it has no such figure."""
+    groups = result["groups"].values()
+    if name is None or any(name not in group for group in groups):
+        return None
+    num_items: int = sum(group["num_items"] for group in groups)
+    return math.fsum(group[name] * group["num_items"] for group in groups) / num_items
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _times(rate: float, factor: float) -> float:
+    return _rounded(rate * factor, DIGITS)
+
+
+def _rounded(value: float, digits: int) -> float:
+    return float(f"{value:.{digits}g}")
