@@ -16,7 +16,6 @@ from schemabank.rundir import SUITE, check_available, read_json, write_json
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 
-
 Manifest = Mapping[str, Any]
 
 
