@@ -48,13 +48,26 @@ def runs_report() -> dict[str, Any]:
         "behaviour": [_behaviour(arm) for arm in ARMS],
         "cost": [_cost(arm) for arm in ARMS],
         "routing": [_routing()],
+        "samples_of": samples_of(24),
         "provenance": _provenance(300),
+    }
+
+
+def samples_of(num: int, *, binary: bool = True, without: int = 0) -> dict[str, Any]:
+    """What so many samples are of."""
+    return {
+        "num_items": 3 * num,
+        "shown": num,
+        "seeds": [42, 43],
+        "epochs": "2",
+        "binary": binary,
+        "without_predictions": without,
     }
 
 
 def samples(num: int = 24) -> list[dict[str, Any]]:
     """Samples whose texts are in turn each of the nasty ones."""
-    flips = ("gained", "lost", "both", "neither", "mixed")
+    flips = ("gained", "lost", "both", "neither", "mixed", "unpaired", "gained")
     return [
         {
             "id": f"test-{index}" if index else "a/b c?<1>",
@@ -136,6 +149,7 @@ def _rate(arm: str, step: int) -> dict[str, Any]:
         "interval": [mean - 0.02, mean + 0.02],
         "chosen": step == best,
         "at_edge": step == best and step in {0, 4},
+        "failed": int(arm == "lora" and step == 0),
     }
 
 
@@ -202,6 +216,7 @@ def _provenance(num: int) -> dict[str, Any]:
         "tasks": ["gsm8k"],
         "dtypes": ["bfloat16"],
         "failed": [{"run": "lora-<7>", "reason": f"loss is not finite at step 12 {SCRIPT}"}],
+        "failed_trials": [{"run": "lora-t1", "reason": "no finite gradient in 3 steps in a row"}],
         "excluded": [{"run": "lora-8", "reason": "other model: Qwen/Qwen2-1.5B"}],
         "unfinished": ["lora-9"],
     }

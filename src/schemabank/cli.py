@@ -95,6 +95,7 @@ def suite(
         _print_json(ended.rows())
     else:
         _print_tables(ended.tables())
+        sys.stdout.write(f"next: schemabank report {place} --out {place}/report\n")
     _exit_for_failures(ended.outcomes)
 
 

@@ -81,27 +81,32 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
         InputError: neither file can be read, or they hold another score.
     """
     try:
-        if not (folder / SCORES).exists():
-            return _from_predictions(folder, score)
-        with safe_open(folder / SCORES, "np") as file:
-            about = json.loads(file.metadata()["about"])
-            if about["score"] != score:
-                raise InputError(
-                    f"{str(folder / SCORES)!r} holds the score {about['score']!r}, but "
-                    f"{score!r} is compared: report runs of one metric"
-                )
-            return ItemScores(
-                digest=about["digest"],
-                groups=tuple(about["groups"]),
-                group=file.get_tensor("group"),
-                cluster=file.get_tensor("cluster"),
-                scores=file.get_tensor("scores"),
-            )
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        held, found = _saved(folder, score)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot read the items' scores in {str(folder)!r} ({error!r}): restore the run, or "
             "move its folder away"
         ) from error
+    if held != score:
+        raise InputError(
+            f"{str(folder / SCORES)!r} holds the score {held!r}, but {score!r} is compared: report "
+            "runs of one metric"
+        )
+    return found
+
+
+def _saved(folder: Path, score: str) -> tuple[str, ItemScores]:
+    if not (folder / SCORES).exists():
+        return score, _from_predictions(folder, score)
+    with safe_open(folder / SCORES, "np") as file:
+        about = json.loads((file.metadata() or {})["about"])
+        return about["score"], ItemScores(
+            digest=about["digest"],
+            groups=tuple(about["groups"]),
+            group=file.get_tensor("group"),
+            cluster=file.get_tensor("cluster"),
+            scores=file.get_tensor("scores"),
+        )
 
 
 def _from_predictions(folder: Path, score: str) -> ItemScores:

@@ -41,9 +41,25 @@ def test_differences_are_those_of_the_report() -> None:
     assert means["mean over all"] == pytest.approx(6.27)
     dots = [row for row in rows if "seed" in row]
     assert len(dots) == 24
+    assert "not adjusted for several settings" in _caption(found, "differences")
     for label, mean in means.items():
         own = [dot["difference"] for dot in dots if dot["label"] == label]
         assert sum(own) / len(own) == pytest.approx(mean)
+
+
+def test_rings_are_the_contrasts_pairs_and_not_the_arms_means() -> None:
+    found = table_report()
+    for at in found["arms"]:
+        at["scores"] = {seed: score / 2 for seed, score in at["scores"].items()}
+    found["contrasts"] = found["contrasts"][:1]
+    found["contrasts"][0]["differences"] = {"42": 0.25, "123": -0.5}
+    dots = [row for row in _values(figures(found)["differences"]) if "seed" in row]
+    assert [(dot["seed"], dot["difference"]) for dot in dots] == [("42", 25), ("123", -50)]
+    assert "several" not in _caption(found, "differences")
+
+
+def _caption(report: dict[str, Any], name: str) -> str:
+    return next(chart.caption for chart in charts(report) if chart.name == name)
 
 
 def test_references_are_named_apart() -> None:
@@ -111,10 +127,8 @@ def test_several_settings_are_panels() -> None:
 def test_very_much_data_is_thinned_and_that_is_said() -> None:
     found = runs_report()
     seeds = {str(seed): seed / 1000 for seed in range(1000)}
-    for at in found["arms"]:
-        at["scores"] = seeds
     for contrast in (*found["contrasts"], found["pooled"]):
-        contrast["seeds"] = list(seeds)
+        contrast["differences"] = seeds
     point = found["curves"][0]["points"][0]
     for curve in found["curves"]:
         curve["points"] = [{**point, "step": step} for step in range(50_000)]
@@ -159,7 +173,10 @@ def test_the_page_in_markdown_names_the_figures_and_has_the_new_tables() -> None
         "## 30 of 129 claims do not follow", "## Completions", "## Routing", "## Cost",
         "## Provenance",
     ]  # fmt: skip
-    assert "| lora, equal \\<updates\\> | mean over all | 0.0001 | validation | 2 |" in shown
+    assert "| lora, equal \\<updates\\> | mean over all | 0.0001 | validation | 2 | 0 |" in shown
+    assert "| lora | mean over all | 5e-05 | validation | 2 | 1 |" in shown
+    assert "Without 1 run that failed." in shown
+    assert "\n\nOver other seeds and other items at once: Better.\n" in shown
     assert "200 of 600 rows; the others are in report.json." in shown
     assert "<script>" not in shown
     assert shown.encode()

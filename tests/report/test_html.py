@@ -4,17 +4,19 @@ import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pages import ARMS, NASTY, SCRIPT, runs_report, samples, table_report
-from schemabank.report.browser import LONGEST_TEXT, MOST_BYTES, browser, cut
+from pages import ARMS, NASTY, SCRIPT, runs_report, samples, samples_of, table_report
+from schemabank.report.browser import LONGEST_TEXT, MOST_BYTES, MOST_GOLDS, browser, cut
 from schemabank.report.html import html_page
 from schemabank.report.markup import clipped, html, isolated, json_script, listing, table, visible
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
+SHORT = {"treatment": ARMS[0], "control": ARMS[1], "setting": "epochs"}
 
 
 class Page(HTMLParser):
@@ -82,7 +84,25 @@ def test_the_page_has_every_part_in_order(whole: str) -> None:
         found.of("bdi")
     )
     assert len([c for tag, c in found.tags if tag == "figure"]) == 7
-    assert {"Failed runs: 1", "Excluded runs: 1", "Unfinished runs: 1"} <= set(found.of("summary"))
+    titles = {f"{kind} runs: 1" for kind in ("Failed", "Failed tuning", "Excluded", "Unfinished")}
+    assert titles <= set(found.of("summary"))
+
+
+def test_another_verdict_over_items_stands_out() -> None:
+    found = runs_report()
+    words = "Over other seeds and other items at once: Better."
+    assert _headlines(found) == [_headlines(found)[0]]
+    assert words in Page(html_page(found, [])).of("bdi")
+    sentence = "No difference detected: +0.0627."
+    found["items"]["verdict"] = {"outcome": "no difference detected", "sentence": sentence}
+    assert _headlines(found)[1:] == [
+        "The verdict changes where items vary too. "
+        f"Over other seeds and other items at once: {sentence}"
+    ]
+
+
+def _headlines(report: dict[str, Any]) -> list[str]:
+    return re.findall(r'<p class="headline"><bdi>(.*?)</bdi>', html_page(report, []))
 
 
 def test_a_table_of_scores_has_no_parts_of_runs() -> None:
@@ -136,7 +156,7 @@ def test_anchors_are_stable_and_single(whole: str) -> None:
     assert len(ids) == len(set(ids))
     assert {"sample-a%2Fb%20c%3F%3C1%3E", "sample-test-1"} <= set(ids)
     twice = [*samples(2), *samples(2)]
-    ids = Page(html_page(table_report(), twice)).ids()
+    ids = Page(html_page({**table_report(), "samples_of": samples_of(4)}, twice)).ids()
     assert len(ids) == len(set(ids))
     assert "sample-test-1~2" in ids
 
@@ -161,27 +181,75 @@ def test_every_chart_is_a_drawing_with_words_and_a_table(whole: str) -> None:
 
 def test_many_samples_are_cut_evenly() -> None:
     many = [{**sample, "id": str(at)} for at, sample in enumerate(samples(2400))]
-    kept = cut(many)
-    places = [int(sample["id"]) for sample in kept]
+    written = browser(many, {**SHORT, "samples_of": samples_of(2400, without=3)})
+    places = [int(at) for at in re.findall(r'id="sample-(\d+)"', written)]
     gaps = {after - before for before, after in pairwise(places)}
     assert len(gaps) <= 2
     assert max(gaps) - min(gaps) <= 1
-    written = html_page(table_report(), many)
-    assert len(written.encode()) < MOST_BYTES + 2_000_000
-    assert f"{len(kept)} of 2,400 samples are on this page, an even selection" in written
+    assert 0.9 * MOST_BYTES < len(written.encode()) < MOST_BYTES + 20_000
+    assert (
+        f"2,400 of 7,200 items, seeds 42, 43 at epochs 2; {len(places)} of 2,400 samples are on "
+        "this page, an even selection; the others are in samples.jsonl; 3 runs keep no predictions."
+    ) in written
 
 
 def test_few_samples_are_all_shown() -> None:
-    assert cut(samples(30)) == samples(30)
+    assert cut([30_000] * 60) == list(range(60))
+    assert len(cut([30_000] * 120)) == MOST_BYTES // 30_000
+    written = browser(samples(30), {**SHORT, "samples_of": samples_of(30)})
+    assert written.count('<details class="sample"') == 30
+    assert "30 of 90 items, seeds 42, 43 at epochs 2.</bdi> Each opens" in written
+
+
+@pytest.mark.parametrize("key", ["golds", "extracted", "id", "group"])
+def test_long_texts_of_every_kind_count_towards_the_pages_size(key: str) -> None:
+    many = [{**sample, "answers": [{**a} for a in sample["answers"]]} for sample in samples(300)]
+    for at, sample in enumerate(many):
+        sample["prompt"] = ""
+        long = f"{at}" + "<" * 1000
+        sample |= {} if key == "extracted" else {key: [long] * 400 if key == "golds" else long * 4}
+        for answer in sample["answers"]:
+            answer |= {"completion": "", "extracted": long if key == "extracted" else None}
+    written = browser(many, {**SHORT, "samples_of": samples_of(300)})
+    assert MOST_BYTES / 2 < len(written.encode()) < 2 * MOST_BYTES
+
+
+def test_of_many_right_answers_some_are_shown() -> None:
+    sample = {**samples(1)[0], "golds": [f"gold {at}" for at in range(MOST_GOLDS + 2)]}
+    written = browser([sample], {**SHORT, "samples_of": samples_of(1)})
+    assert "<bdi>gold 9</bdi></b> and 2 more. <a" in written
+    assert "gold 10" not in written
+
+
+def test_filters_say_what_the_scores_say() -> None:
+    def words(*, binary: bool) -> list[str]:
+        of = {**SHORT, "samples_of": samples_of(6, binary=binary)}
+        written = browser(samples(6), of)
+        assert ("✓ right" in written) is ("✗ wrong" in written) is binary
+        assert ("score 1.000" in written) is not binary
+        return Page(written).of("option")[1:7]
+
+    always = ["mixed: over seeds or settings", "no common seed"]
+    assert words(binary=False) == [
+        "treatment higher", "control higher", "equal", "both 0", *always
+    ]  # fmt: skip
+    assert words(binary=True)[0] == "gained: treatment right, control wrong"
+    assert words(binary=True)[2:] == ["both right", "neither right", *always]
+
+
+def test_runs_without_predictions_are_counted_where_there_is_no_sample() -> None:
+    of = {**samples_of(0), "without_predictions": 12}
+    assert "<p>No samples: 12 runs keep no predictions.</p>" in html_page(
+        {**runs_report(), "samples_of": of}, []
+    )
+    assert browser([], {**SHORT, "samples_of": None}) == ""
 
 
 def test_a_report_of_ten_thousand_runs_stays_small() -> None:
     found = runs_report()
     seeds = {str(seed): 0.1 + seed % 7 / 100 for seed in range(5000)}
-    for at in found["arms"]:
-        at["scores"] = seeds
     for contrast in (*found["contrasts"], found["pooled"]):
-        contrast["seeds"] = list(seeds)
+        contrast["differences"] = seeds
     found["peaks"]["seeds"] *= 1250
     run = found["provenance"]["runs"][0]
     found["provenance"]["runs"] = [{**run, "run_id": f"r{at}"} for at in range(10_000)]
@@ -244,8 +312,9 @@ def test_any_sample_stays_in_its_place(data: st.DataObject) -> None:
     sample |= {key: data.draw(TEXT) for key in ("id", "group", "prompt", "flip")}
     for answer in sample["answers"]:
         answer |= {key: data.draw(TEXT) for key in ("arm", "completion", "stop_reason", "epochs")}
-    found = Page(browser([sample], ARMS[:2]))
-    assert set(found.tags_alone()) <= set(Page(browser(samples(1), ARMS[:2])).tags_alone())
+    report = {**SHORT, "samples_of": samples_of(1)}
+    found = Page(browser([sample], report))
+    assert set(found.tags_alone()) <= set(Page(browser(samples(1), report)).tags_alone())
     places = {(a["epochs"], a["seed"], a["arm"]): a["completion"] for a in sample["answers"]}
     expected = sorted(visible(text) for text in (sample["prompt"], *places.values()))
     assert sorted(_after_line_feed(text) for text in found.of("pre")) == expected

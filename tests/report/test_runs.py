@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
@@ -78,6 +80,26 @@ def change_group(folder: Path, **values: object) -> None:
     groups: Any = result["groups"]
     groups["all"] |= values
     write_json(folder / RESULT, result)
+
+
+def rescore(folder: Path, num_correct: int) -> None:
+    """Let a run answer so many items right, in all of its files."""
+    path = folder / "predictions.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for number, row in enumerate(found):
+        row["scores"]["correct"] = float(number < num_correct)
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / SCORES).unlink(missing_ok=True)
+    change_group(folder, correct=num_correct / ITEMS)
+
+
+def fail(folder: Path, reason: str = "out of memory", times: int = 1) -> None:
+    """Let a run have failed instead."""
+    for number in range(1, times + 1):
+        aside = folder.with_name(f"{folder.name}.unfinished-{number}")
+        aside.mkdir()
+        write_json(aside / "failure.json", {"failure": f"{reason} {number}"})
+    shutil.rmtree(folder)
 
 
 def scores(folder: Path, arm: str, epochs: int) -> list[float]:
@@ -164,16 +186,13 @@ def test_samples_show_what_flips(runs: Path) -> None:
 def test_an_unfinished_a_failed_and_a_strange_run_are_named(runs: Path) -> None:
     gone, failed = (runs / row["run_id"] for row in rows(runs, "arm 5", 1)[:2])
     shutil.rmtree(gone)
-    aside = failed.with_name(f"{failed.name}.unfinished-1")
-    failed.rename(aside)
-    (aside / RESULT).unlink()
-    write_json(aside / "failure.json", {"failure": "out of memory"})
+    fail(failed, times=2)
     shutil.copytree(runs / rows(runs, "arm 4")[0]["run_id"], runs / "stranger")
     found = examined(runs)[0]["provenance"]
     assert found["unfinished"] == [gone.name]
-    assert found["failed"] == [{"run": failed.name, "reason": "out of memory"}]
+    assert found["failed"] == [{"run": failed.name, "reason": "out of memory 2"}]
     assert found["excluded"] == [{"run": "stranger", "reason": "not a run of this suite"}]
-    assert {"failed-runs", "unfinished-runs"} <= set(ids(runs))
+    assert {"failed-runs", "unfinished-runs", "excluded-runs"} <= set(ids(runs))
 
 
 def test_a_run_of_another_split_is_excluded(runs: Path) -> None:
@@ -198,9 +217,9 @@ def test_form_alone_may_explain_a_difference(runs: Path) -> None:
     for arm, base in (("arm 0", 0.6), ("arm 1", 0.3)):
         for n, row in enumerate(rows(runs, arm)):
             folder = runs / row["run_id"]
-            correct = round(base * ITEMS + (n + int(arm[-1])) % 3) / ITEMS
+            rescore(folder, round(base * ITEMS) + (n + int(arm[-1])) % 3)
             among = 0.6 + 0.01 * ((n + len(arm) + int(arm[-1])) % 3)
-            change_group(folder, correct=correct, correct_among_ended=among, ended_ratio=base)
+            change_group(folder, correct_among_ended=among, ended_ratio=base)
     found = finding(runs, "format-explains-difference")
     assert found["numbers"]["among"] == "ended by themselves"
     for row in rows(runs, "arm 1"):
@@ -304,9 +323,9 @@ def test_a_folder_without_a_suite_is_read_too(runs: Path) -> None:
 def test_what_varies_in_a_folder_is_found(runs: Path) -> None:
     (runs / SUITE).unlink()
     found = read_runs(runs)
-    assert found.setting == "lora.r, train.num_train_epochs"
+    assert found.names == ("lora.r", "train.num_train_epochs")
     assert {run.setting for run in found.runs} == {
-        f"{r}, {e}" for r in range(1, 11) for e in (1, 2)
+        f"r={r} num_train_epochs={e}" for r in range(1, 11) for e in (1, 2)
     }
 
 
@@ -334,3 +353,160 @@ def test_the_command_writes_all_of_it_and_the_same_bytes(runs: Path, tmp_path: P
     assert names[0] == names[1]
     assert {JSON, PAGE, HTML, SAMPLES} <= names[0].keys()
     assert json.loads(names[0][JSON])["metric"] == "correct"
+
+
+def test_a_failed_run_of_a_folder_without_a_suite_is_named(runs: Path) -> None:
+    (runs / SUITE).unlink()
+    failed = next(runs.iterdir())
+    fail(failed)
+    assert [left.run for left in read_runs(runs).failed] == [failed.name]
+
+
+def test_a_failed_trial_is_no_failed_run(runs: Path) -> None:
+    tuned(runs, {"arm 0": 2, "arm 1": 2}, at_edge=False)
+    tuning: Any = read_json(runs / SUITE)["tuning"]
+    fail(runs / tuning["runs"][0]["run_id"], "no finite gradient")
+    found, _ = examined(runs)
+    assert "failed-runs" not in {w["id"] for w in found["warnings"]}
+    trials = found["provenance"]["failed_trials"]
+    assert [row["reason"] for row in trials] == ["no finite gradient 1"]
+    assert [row["failed"] for row in found["rates"]] == [1, 0, 0, 0]
+    assert finding(runs, "unequal-tuning")["numbers"]["runs_by_arm"] == {"arm 0": 3, "arm 1": 4}
+
+
+def test_a_result_that_its_items_do_not_give_is_refused(runs: Path) -> None:
+    change_group(runs / rows(runs, "arm 0")[0]["run_id"], correct=0.987)
+    with pytest.raises(InputError, match=r"0\.987 in its result, but"):
+        examined(runs)
+
+
+def keep_rows(runs: Path, keep: Callable[[str, int, int], bool]) -> None:
+    """Leave some runs in the suite, by arm, epochs and seed."""
+    kept = [
+        row
+        for row in read_json(runs / SUITE)["runs"]  # type: ignore[attr-defined]
+        if keep(row["arm"], row["settings"]["train.num_train_epochs"], row["seed"])
+    ]
+    change(runs / SUITE, runs=kept)
+
+
+def test_a_base_model_as_the_control_is_no_arm_of_seeds(runs: Path) -> None:
+    first = rows(runs, "arm 1", 1)[0]
+    change(runs / first["run_id"] / RESULT, arm="base", training=None)
+    keep_rows(
+        runs, lambda arm, epochs, seed: arm != "arm 1" or (epochs, seed) == (1, first["seed"])
+    )
+    found, shown = examined(runs)
+    assert "arm 1" not in {row["arm"] for row in found["arms"]}
+    assert not [w for w in found["warnings"] if w["numbers"].get("arm") == "arm 1"]
+    assert found["pooled"]["control"]["sd"] == 0
+    assert len(found["items"]["mcnemar"]) == 2 * SEEDS
+    assert {sample["flip"] for sample in shown} <= {"gained", "lost", "mixed", "both", "neither"}
+
+
+def test_arms_without_a_common_setting(runs: Path) -> None:
+    keep_rows(runs, lambda arm, epochs, _: (arm, epochs) not in {("arm 0", 1), ("arm 1", 2)})
+    with pytest.raises(InputError, match="have no setting in common"):
+        examined(runs)
+
+
+def test_the_mean_over_all_is_the_contrasts(runs: Path) -> None:
+    """The control lacks a setting, so that the treatment's mean leaves it out too."""
+    keep_rows(runs, lambda arm, epochs, _: (arm, epochs) != ("arm 1", 2))
+    found, _ = examined(runs)
+    means = {(row["arm"], row["epochs"]): row["summary"]["mean"] for row in found["arms"]}
+    assert means["arm 0", None] == means["arm 0", "1"]
+    pairs = zip(scores(runs, "arm 0", 1), scores(runs, "arm 1", 1), strict=True)
+    expected = {str(seed): pytest.approx(a - b) for seed, (a, b) in enumerate(pairs)}
+    assert found["pooled"]["differences"] == expected
+
+
+def test_form_is_looked_at_where_the_contrast_is(runs: Path) -> None:
+    """At setting 2 all that ended scores alike; at setting 1 it does not."""
+    for arm, base in (("arm 0", 0.6), ("arm 1", 0.3)):
+        for epochs in (1, 2):
+            for n, row in enumerate(rows(runs, arm, epochs)):
+                rescore(runs / row["run_id"], round(base * ITEMS) + (n + int(arm[-1])) % 3)
+                among = 0.6 + 0.01 * ((n + int(arm[-1])) % 3) if epochs == 2 else base + 0.001 * n
+                change_group(runs / row["run_id"], correct_among_ended=among, ended_ratio=base)
+    assert "format-explains-difference" in ids(runs, primary="2")
+    for row in rows(runs, "arm 0", 1):
+        folder = runs / row["run_id"]
+        change_group(folder, correct_among_ended=0.6 + 0.001 * row["seed"] ** 2)
+    assert "format-explains-difference" not in ids(runs, primary="1")
+
+
+def test_learning_rates_that_differ_are_named(runs: Path) -> None:
+    for row in rows(runs, "arm 1"):
+        path = runs / row["run_id"] / CONFIG
+        config = yaml.safe_load(path.read_text())
+        config["train"]["learning_rate"] = 0.5
+        path.write_text(yaml.safe_dump(config))
+    sentence = finding(runs, "learning-rates-not-tuned")["sentence"]
+    assert "0.001 for arm 0 and 0.5 for arm 1" in sentence
+
+
+def test_other_conditions(runs: Path) -> None:
+    assert "other-conditions" not in ids(runs)
+    for row in rows(runs, "arm 1"):
+        change(runs / row["run_id"] / RESULT, dtype="float32")
+    assert "dtype bfloat16 and float32" in finding(runs, "other-conditions")["sentence"]
+
+
+def test_completions_that_were_not_kept(runs: Path) -> None:
+    for path in runs.glob("*/predictions.jsonl"):
+        path.unlink()
+    found, shown = examined(runs)
+    assert (shown, found["samples_of"]["without_predictions"]) == ([], 8 * 3)
+
+
+def test_samples_without_a_common_seed(runs: Path) -> None:
+    manifest: Any = read_json(runs / SUITE)
+    for row in manifest["runs"]:
+        row["seed"] += 100 * (row["arm"] == "arm 1")
+    write_json(runs / SUITE, manifest)
+    found, shown = examined(runs)
+    assert {sample["flip"] for sample in shown} == {"unpaired"}
+    assert found["items"] is None
+
+
+def test_the_declared_arm_stands_where_the_other_is_named(runs: Path) -> None:
+    found, _ = examined(runs, treatment="arm 7")
+    assert (found["treatment"], found["control"]) == ("arm 7", "arm 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (CONFIG, "a: [", "holds no settings"),
+        (CONFIG, "", "holds no settings"),
+        (RESULT, '{"arm": "lora"}', "lacks a usable"),
+        ("cost.json", '{"runs_in_cohort": 0}', "lacks seconds"),
+        ("predictions.jsonl", '{"id": "test-0", "group": "all"}', "cannot read"),
+        ("metrics.jsonl", '{"step": 1}', "is no log of a run"),
+    ],
+)
+def test_malformed_files_are_named(runs: Path, name: str, text: str, words: str) -> None:
+    epochs = 2 if name == "predictions.jsonl" else 1  # whose samples are shown
+    (runs / rows(runs, "arm 0", epochs)[0]["run_id"] / name).write_text(text)
+    with pytest.raises(InputError, match=words):
+        examined(runs)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [(None, "is no list of a suite's runs"), ("../x", "names of folders")]
+)
+def test_a_malformed_suite_is_named(runs: Path, name: str | None, words: str) -> None:
+    row = rows(runs, "arm 0")[0]
+    listed = [{**row, "run_id": name}] if name else [{"arm": "arm 0"}]
+    write_json(runs / SUITE, {"contrast": None, "runs": listed})
+    with pytest.raises(InputError, match=words):
+        examined(runs)
+
+
+def test_half_a_surrogate_in_a_completion(runs: Path, tmp_path: Path) -> None:
+    path = runs / rows(runs, "arm 0", 2)[0]["run_id"] / "predictions.jsonl"
+    text = path.read_text()
+    assert "add 1 to 0" in text
+    path.write_text(text.replace("add 1 to 0", "\\ud83d", 1))
+    report(runs, Question(), tmp_path / "out")

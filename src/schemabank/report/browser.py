@@ -9,56 +9,77 @@ from typing import Any
 from urllib.parse import quote
 
 from schemabank.report.cells import one_line
+from schemabank.report.compare import at_settings
 from schemabank.report.markup import clipped, html, isolated, scrolling, visible
 
+Report = Mapping[str, Any]
 Sample = Mapping[str, Any]
 MOST_BYTES = 2_000_000  # of all samples
-MARKUP_BYTES = 300  # around an answer
 MOST_SAMPLES = 1_000
 LONGEST_TEXT = 4_000  # characters of a prompt or a completion
 LONGEST_TEASER = 110
-FLIPS = {
+MOST_GOLDS = 10
+# What stands before a colon is the sample's mark.
+ALWAYS = {"mixed": "mixed: over seeds or settings", "unpaired": "no common seed"}
+RIGHT_OR_WRONG = {
     "gained": "gained: treatment right, control wrong",
     "lost": "lost: treatment wrong, control right",
     "both": "both right",
     "neither": "neither right",
-    "mixed": "mixed over seeds or settings",
+    **ALWAYS,
 }
+OF_SCORES = {
+    "gained": "treatment higher",
+    "lost": "control higher",
+    "both": "equal",
+    "neither": "both 0",
+    **ALWAYS,
+}
+FLIPS = {True: RIGHT_OR_WRONG, False: OF_SCORES}
 
 
-def browser(samples: Sequence[Sample], first_arms: Sequence[str]) -> str:
+def browser(samples: Sequence[Sample], report: Report) -> str:
     """Return the form and the samples as HTML.
 
     Args:
         samples: as in ``samples.jsonl``; texts are anybody's.
-        first_arms: arms whose answers stand first, treatment and control.
+        report: contents of ``report.json``; what the samples are of is known where there are any.
     """
+    of = report.get("samples_of")
     if not samples:
-        return ""
-    shown = cut(samples)
-    arms = _distinct((*first_arms, *(a["arm"] for s in shown for a in s["answers"])))
-    has = {answer["arm"] for sample in shown for answer in sample["answers"]}
-    arms = [arm for arm in arms if arm in has]
-    anchors = _anchors(shown)
-    body = "".join(_sample(s, a, arms) for s, a in zip(shown, anchors, strict=True))
-    count = f"{len(shown):,} of {len(samples):,} samples are on this page"
-    if len(shown) < len(samples):
-        count += ", an even selection; the others are in samples.jsonl"
+        without = (of or {}).get("without_predictions")
+        return f"<p>No samples: {_without(without)}.</p>" if without else ""
+    assert of is not None
+    has = {answer["arm"] for sample in samples for answer in sample["answers"]}
+    first = [arm for arm in (report["treatment"], report["control"]) if arm in has]
+    arms = _distinct((*first, *(a["arm"] for s in samples for a in s["answers"])))
+    binary = bool(of["binary"])
+    written = [
+        _sample(sample, anchor, arms, binary=binary)
+        for sample, anchor in zip(samples, _anchors(samples), strict=True)
+    ]
+    places = cut([len(text.encode()) for text in written])
+    shown = [samples[at] for at in places]
+    what = _what(report, len(shown), len(samples))
     return (
-        f"<h3>Samples</h3><p>{count}. Each opens on its own; the arms' answers are side by "
-        f'side.</p>{_filters(shown, arms)}<div id="samples">{body}</div>'
+        f"<h3>Samples</h3><p>{isolated(what)} Each opens on its own; the arms' answers are side by "
+        f'side.</p>{_filters(shown, arms, binary=binary)}<div id="samples">'
+        f"{''.join(written[at] for at in places)}</div>"
     )
 
 
-def cut(samples: Sequence[Sample]) -> list[Sample]:
-    """Return an even selection of samples that is small enough for a page."""
-    sizes = [_size(sample) for sample in samples]
-    low, high = 0, min(len(samples), MOST_SAMPLES)
+def cut(sizes: Sequence[int]) -> list[int]:
+    """Return the places of an even selection that is small enough for a page.
+
+    Args:
+        sizes: of all samples, bytes.
+    """
+    low, high = 0, min(len(sizes), MOST_SAMPLES)
     while low < high:  # the largest number that fits
         middle = (low + high + 1) // 2
-        fits = sum(sizes[at] for at in _places(len(samples), middle)) <= MOST_BYTES
+        fits = sum(sizes[at] for at in _places(len(sizes), middle)) <= MOST_BYTES
         low, high = (middle, high) if fits else (low, middle - 1)
-    return [samples[at] for at in _places(len(samples), low)]
+    return _places(len(sizes), low)
 
 
 def _places(total: int, num: int) -> list[int]:
@@ -66,11 +87,27 @@ def _places(total: int, num: int) -> list[int]:
     return [index * total // num for index in range(num)]
 
 
-def _size(sample: Sample) -> int:
-    """Bytes of a sample on the page, nearly."""
-    texts = [sample["prompt"], *(answer["completion"] for answer in sample["answers"])]
-    shown = "".join(html(clipped(text, LONGEST_TEXT)) for text in texts)
-    return len(shown.encode()) + MARKUP_BYTES * len(texts)
+def _what(report: Report, num_shown: int, num: int) -> str:
+    """Of which items, seeds and setting the samples are, and what is left out."""
+    of = report["samples_of"]
+    seeds = ", ".join(map(str, of["seeds"]))
+    parts = [
+        f"{of['shown']:,} of {of['num_items']:,} items",
+        f"{'seed' if len(of['seeds']) == 1 else 'seeds'} {seeds}" if seeds else "",
+    ]
+    setting = at_settings(report["setting"], [of["epochs"]])
+    found = ", ".join(filter(None, parts)) + (f" at {setting}" if setting else "")
+    if num_shown < num:
+        found += (
+            f"; {num_shown:,} of {num:,} samples are on this page, an even selection; the others "
+            "are in samples.jsonl"
+        )
+    without = of["without_predictions"]
+    return found + (f"; {_without(without)}." if without else ".")
+
+
+def _without(num: int) -> str:
+    return f"{num:,} runs keep no predictions" if num > 1 else "1 run keeps no predictions"
 
 
 def _anchors(samples: Sequence[Sample]) -> list[str]:
@@ -84,11 +121,11 @@ def _anchors(samples: Sequence[Sample]) -> list[str]:
     return found
 
 
-def _filters(samples: Sequence[Sample], arms: Sequence[str]) -> str:
+def _filters(samples: Sequence[Sample], arms: Sequence[str], *, binary: bool) -> str:
     groups = _distinct(str(sample["group"]) for sample in samples)
     stops = _distinct(str(a["stop_reason"]) for sample in samples for a in sample["answers"])
     has = {sample["flip"] for sample in samples}
-    flips = {flip: words for flip, words in FLIPS.items() if flip in has}
+    flips = {flip: words for flip, words in FLIPS[binary].items() if flip in has}
     return (
         '<form id="filters" role="search" aria-label="Samples" hidden>'
         '<label>Search <input type="search" name="words" autocomplete="off"></label>'
@@ -111,18 +148,24 @@ def _choice(name: str, label: str, values: Sequence[str], words: Sequence[str]) 
     return f'<label>{label} <select name="{name}">{every}{options}</select></label>'
 
 
-def _sample(sample: Sample, anchor: str, arms: Sequence[str]) -> str:
-    flip, group = html(str(sample["flip"])), str(sample["group"])
-    golds = ", ".join(f"<b>{isolated(str(gold))}</b>" for gold in sample["golds"])
+def _sample(sample: Sample, anchor: str, arms: Sequence[str], *, binary: bool) -> str:
+    flip, group = str(sample["flip"]), str(sample["group"])
+    mark = FLIPS[binary].get(flip, flip).partition(":")[0]
     return (
         f'<details class="sample" id="{html(anchor)}" '
-        f'data-flip="{flip}" data-group="{html(group)}">'
-        f'<summary><span class="flip">{flip}</span> {isolated(str(sample["id"]))} '
+        f'data-flip="{html(flip)}" data-group="{html(group)}">'
+        f'<summary><span class="flip">{html(mark)}</span> {isolated(str(sample["id"]))} '
         f'<span class="teaser">{isolated(_teaser(sample["prompt"]))}</span></summary>'
-        f'<p class="facts">Group {isolated(group)}; right answer {golds or "unknown"}. '
+        f'<p class="facts">Group {isolated(group)}; right answer {_golds(sample["golds"])}. '
         f'<a href="#{html(anchor)}">Link to this sample</a></p>'
-        f"{_text(sample['prompt'])}{_answers(sample, arms)}</details>"
+        f"{_text(sample['prompt'])}{_answers(sample, arms, binary=binary)}</details>"
     )
+
+
+def _golds(golds: Sequence[object]) -> str:
+    shown = ", ".join(f"<b>{isolated(str(gold))}</b>" for gold in golds[:MOST_GOLDS])
+    left = len(golds) - MOST_GOLDS
+    return (shown or "unknown") + (f" and {left:,} more" if left > 0 else "")
 
 
 def _teaser(prompt: str) -> str:
@@ -131,7 +174,7 @@ def _teaser(prompt: str) -> str:
     return words if len(words) <= LONGEST_TEASER else f"… {words[-LONGEST_TEASER:]}"
 
 
-def _answers(sample: Sample, arms: Sequence[str]) -> str:
+def _answers(sample: Sample, arms: Sequence[str], *, binary: bool) -> str:
     by_place: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
     for answer in sample["answers"]:
         place = ("" if answer["epochs"] is None else str(answer["epochs"]), str(answer["seed"]))
@@ -141,7 +184,8 @@ def _answers(sample: Sample, arms: Sequence[str]) -> str:
     )
     rows = "".join(
         f'<tr><th scope="row">{_place(*place)}</th>'
-        f"{''.join(_answer(at, answers.get(arm)) for at, arm in enumerate(arms))}</tr>"
+        + "".join(_answer(at, answers.get(arm), binary=binary) for at, arm in enumerate(arms))
+        + "</tr>"
         for place, answers in by_place.items()
     )
     head = f'<thead><tr><th scope="col">run</th>{head}</tr></thead>'
@@ -152,26 +196,25 @@ def _place(setting: str, seed: str) -> str:
     return (f"{isolated(setting)}, " if setting else "") + f"seed {isolated(seed)}"
 
 
-def _answer(at: int, answer: Mapping[str, Any] | None) -> str:
+def _answer(at: int, answer: Mapping[str, Any] | None, *, binary: bool) -> str:
     if answer is None:
-        return f'<td data-arm="{at}">no run</td>'
+        return f'<td data-arm="{at}">no completion</td>'
     extracted = answer["extracted"]
     read = "nothing was read" if extracted is None else f"read as {isolated(str(extracted))}"
     stop = html(str(answer["stop_reason"]))
+    mark, words = _judged(answer["score"], binary=binary)
     return (
-        f'<td data-arm="{at}" data-stop="{stop}"><p class="facts"><b class="{_mark(answer)}">'
-        f"{_verdict(answer)}</b>, {read}; {answer['new_tokens']} tokens, stop: {stop}</p>"
+        f'<td data-arm="{at}" data-stop="{stop}"><p class="facts"><b class="{mark}">'
+        f"{words}</b>, {read}; {answer['new_tokens']} tokens, stop: {stop}</p>"
         f"{_text(answer['completion'])}</td>"
     )
 
 
-def _mark(answer: Mapping[str, Any]) -> str:
-    return {1.0: "right", 0.0: "wrong"}.get(answer["score"], "partly")
-
-
-def _verdict(answer: Mapping[str, Any]) -> str:
-    words = {"right": "✓ right", "wrong": "✗ wrong"}
-    return words.get(_mark(answer), f"score {answer['score']:.3f}")
+def _judged(score: float, *, binary: bool) -> tuple[str, str]:
+    """An answer's class and its score in words."""
+    if binary and score in {0.0, 1.0}:
+        return ("right", "✓ right") if score else ("wrong", "✗ wrong")
+    return "partly", f"score {score:.3f}"
 
 
 def _text(text: str) -> str:

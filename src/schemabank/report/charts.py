@@ -90,11 +90,16 @@ def _rates(report: Report) -> Chart | None:
         title="Scores by learning rate",
         caption=f"Split: {splits}. Bars are 95 % intervals over seeds; a ring is the learning rate "
         "that the arm was given, 'edge of grid' one that may lie too low or too high to be the "
-        f"best.{_left_out(rows, len(drawn), 'points')}",
+        f"best.{_left_out(rows, len(drawn), 'points')}{_failed(report)}",
         spec=plots.rate_plot(drawn, arms, score=_score(report), alt="Mean score by learning rate"),
         table=table,
         arms=arms,
     )
+
+
+def _failed(report: Report) -> str:
+    num = sum(row["failed"] for row in report["rates"])
+    return f" Without {num:,} {'run' if num == 1 else 'runs'} that failed." if num else ""
 
 
 def _edge(row: Row, lowest: float) -> str:
@@ -171,15 +176,19 @@ def _differences(report: Report) -> Chart | None:
         own = contrast[contrast["test"]]["difference"]
         label = setting(contrast) or ALL
         rows.append(_line(label, own["mean"], own["interval"], contrast["verdict"]))
-        dots += list(_dots(report, contrast))
+        dots += [
+            {"label": label, "seed": seed, "difference": 100 * difference}
+            for seed, difference in contrast["differences"].items()
+        ]
     drawn = _evenly(dots, MOST_DOTS)
+    adjusted = " The intervals are not adjusted for several settings; the verdicts are."
     return _forest(
         report,
         "differences",
         "Differences, treatment less control",
         "Diamonds are mean differences with 95 % intervals, paired by seed where the arms share "
-        f"two; rings are single seeds.{_left_out(dots, len(drawn), 'seeds')} The intervals are not "
-        "adjusted for several settings; the verdicts are."
+        f"two; rings are single seeds.{_left_out(dots, len(drawn), 'seeds')}"
+        f"{adjusted if len(contrasts) > 1 else ''}"
         f"{_left_out(contrasts, len(rows), 'settings')}",
         (rows, drawn),
     )
@@ -236,18 +245,6 @@ def _ends(row: Row) -> str:
 
 def _line(label: str, mean: float | None, ends: Sequence[float] | None, verdict: Row) -> Row:
     return {"label": label, **_spread(mean, ends), "words": verdict["outcome"]}
-
-
-def _dots(report: Report, contrast: Row) -> Iterator[Row]:
-    """Each seed's difference at the contrast's setting."""
-    at = {
-        arm["arm"]: arm["scores"] for arm in report["arms"] if arm["epochs"] == contrast["epochs"]
-    }
-    treatment, control = (at.get(report[name], {}) for name in ("treatment", "control"))
-    for seed in contrast["seeds"]:
-        if seed in treatment and seed in control:
-            difference = 100 * (treatment[seed] - control[seed])
-            yield {"label": setting(contrast) or ALL, "seed": seed, "difference": difference}
 
 
 def _curves(report: Report) -> Chart | None:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from schemabank.errors import InputError
-from schemabank.report.compare import peaks_by_seed
+from schemabank.report.peaks import peaks_by_seed
 from schemabank.report.scores import ScoreTable
 
 ROOTS = Context(prec=40)

@@ -12,21 +12,18 @@ from typing import Literal
 
 from schemabank import stats
 from schemabank.errors import InputError
-from schemabank.report.scores import ScoreTable, in_order
+from schemabank.report.peaks import Peaks, find_peaks
+from schemabank.report.scores import ScoreTable
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
 MOST_DRAWN = 10**7  # scores in all arrangements of a test
-PEAK_NOTE = (
-    "a peak over epochs is chosen on the scores that it is reported with: it overstates what the "
-    "chosen setting would score on other items, the more so the noisier an arm is"
-)
 Test = Literal["paired", "welch"]
 
 
 @dataclass(frozen=True)
 class ArmAt:
-    """One arm at one setting of ``epochs``; ``None`` for each seed's mean over all of them."""
+    """One arm at one setting of ``epochs``; ``None`` for each seed's mean over the contrast's."""
 
     arm: str
     epochs: str | None
@@ -76,6 +73,7 @@ class Contrast:
     Attributes:
         epochs: the setting; ``None`` for each seed's mean over all that both arms have.
         seeds: that both arms have, in the order of pairs.
+        differences: by seed, treatment less control, of pairs.
         left_out: runs without a partner, by arm, which the paired figures do not use.
         ratio: of means, of pairs where the verdict is; with Fieller's interval.
         sd_ratio: of the arms' standard deviations.
@@ -85,6 +83,7 @@ class Contrast:
 
     epochs: str | None
     seeds: list[str]
+    differences: dict[str, float]
     left_out: dict[str, list[str]]
     treatment: stats.ArmSummary
     control: stats.ArmSummary
@@ -106,35 +105,6 @@ class Primary:
     verdict: stats.Verdict
     holm_family: list[str]
     holm_covers: str
-
-
-@dataclass(frozen=True)
-class Peak:
-    """The best score of a seed over the settings, and every setting that reaches it."""
-
-    score: float
-    epochs: list[str]
-
-
-@dataclass(frozen=True)
-class SeedPeaks:
-    """Both arms' peaks of one seed; the ratio is treatment over control."""
-
-    seed: str
-    treatment: Peak
-    control: Peak
-    ratio: float | None
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """Peaks of the seeds that both arms have."""
-
-    note: str
-    seeds: list[SeedPeaks]
-    mean_treatment: float | None
-    mean_control: float | None
-    ratio_of_means: float | None
 
 
 @dataclass(frozen=True)
@@ -166,6 +136,11 @@ def compare(table: ScoreTable, treatment: str, control: str, primary: str | None
         InputError: no such setting, or no seed of an arm has them all.
     """
     epochs = table.epochs(treatment, control)
+    if not epochs:
+        raise InputError(
+            f"{treatment!r} and {control!r} have no setting in common: name two arms that were run "
+            "at the same settings"
+        )
     if primary is not None and primary not in epochs:
         raise InputError(
             f"--primary {primary!r}: {treatment} and {control} have {', '.join(map(repr, epochs))} "
@@ -183,9 +158,9 @@ def compare(table: ScoreTable, treatment: str, control: str, primary: str | None
         primary=_primary(chosen, primary, epochs, table.setting),
         pooled=pooled,
         contrasts=contrasts,
-        arms=_arms(table),
+        arms=_arms(table, epochs),
         references=_references(table),
-        peaks=_peaks(table, treatment, control, epochs),
+        peaks=find_peaks(table, treatment, control, epochs),
     )
 
 
@@ -265,6 +240,7 @@ def _contrast(epochs: str | None, runs: Runs) -> Contrast:
     return Contrast(
         epochs=epochs,
         seeds=seeds,
+        differences={seed: first[seed] - second[seed] for seed in seeds},
         left_out={
             "treatment": [seed for seed in first if seed not in second],
             "control": [seed for seed in second if seed not in first],
@@ -338,14 +314,15 @@ def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setti
     )
 
 
-def _arms(table: ScoreTable) -> list[ArmAt]:
+def _arms(table: ScoreTable, epochs: Sequence[str]) -> list[ArmAt]:
+    """Every arm at every setting, and its mean over those of the contrast if it has them all."""
     found = []
-    for arm in table.arms:
-        epochs = table.epochs(arm)
-        for name in epochs:
+    for arm in table.trained:
+        own = table.epochs(arm)
+        for name in own:
             scores = _floats(table.scores(arm, name))
             found.append(ArmAt(arm, name, scores, stats.summarise_arm(list(scores.values()))))
-        pooled = _floats(table.means(arm, epochs))
+        pooled = _floats(table.means(arm, epochs)) if set(epochs) <= set(own) else {}
         if pooled:
             found.append(ArmAt(arm, None, pooled, stats.summarise_arm(list(pooled.values()))))
     return found
@@ -364,42 +341,3 @@ def _references(table: ScoreTable) -> list[Reference]:
         )
         for row in table.references
     ]
-
-
-def _peaks(table: ScoreTable, treatment: str, control: str, epochs: Sequence[str]) -> Peaks:
-    first, second = (peaks_by_seed(table, arm, epochs) for arm in (treatment, control))
-    seeds = in_order([seed for seed in first if seed in second])
-    above = sum((first[seed][0] for seed in seeds), Fraction(0))
-    below = sum((second[seed][0] for seed in seeds), Fraction(0))
-    return Peaks(
-        note=PEAK_NOTE,
-        seeds=[
-            SeedPeaks(
-                seed=seed,
-                treatment=Peak(float(first[seed][0]), first[seed][1]),
-                control=Peak(float(second[seed][0]), second[seed][1]),
-                ratio=_quotient(first[seed][0], second[seed][0]),
-            )
-            for seed in seeds
-        ],
-        mean_treatment=_quotient(above, Fraction(len(seeds))),
-        mean_control=_quotient(below, Fraction(len(seeds))),
-        ratio_of_means=_quotient(above, below),
-    )
-
-
-def _quotient(above: Fraction, below: Fraction) -> float | None:
-    return float(above / below) if below else None
-
-
-def peaks_by_seed(
-    table: ScoreTable, arm: str, epochs: Sequence[str]
-) -> dict[str, tuple[Fraction, list[str]]]:
-    """Return each seed's best score, and every setting of ``epochs`` that reaches it."""
-    found: dict[str, tuple[Fraction, list[str]]] = {}
-    for name in epochs:
-        for seed, score in table.scores(arm, name).items():
-            best, at = found.get(seed, (Fraction(-1), []))
-            if score >= best:
-                found[seed] = (score, [*at, name] if score == best else [name])
-    return found

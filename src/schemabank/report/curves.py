@@ -26,7 +26,7 @@ class Point:
 
 @dataclass(frozen=True)
 class StageStart:
-    """Where a stage begins."""
+    """Where a stage begins; steps count from 1."""
 
     name: str
     first_step: int
@@ -79,7 +79,7 @@ def _curve(arm: str, setting: str, logs: Sequence[Sequence[Any]], num_runs: int)
             points.append(Point(last, mean, min(means), max(means)))
     stages: dict[str, int] = {}
     for row in logs[0]:
-        stages.setdefault(row["stage"], row["step"])
+        stages.setdefault(row["stage"], row["step"] + 1)
     tokens = [sum(row["num_tokens"] for row in log) for log in logs]
     return Curve(
         arm=arm,

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from pathlib import Path
 from typing import Any
 
+from schemabank.errors import InputError
 from schemabank.report.curves import Curve
 from schemabank.report.runs import Left, ReportedRun, RunSet
 from schemabank.rundir import COST, read_json
 
+ENDINGS = ("ended_ratio", "length_limit_ratio", "mean_new_tokens", "unparsable_ratio")
 PEAKS = ("peak_host_memory_gib", "peak_device_memory_gib")
 
 
@@ -71,6 +74,7 @@ class Provenance:
     tasks: list[str]
     dtypes: list[str]
     failed: Sequence[Left]
+    failed_trials: Sequence[Left]
     excluded: Sequence[Left]
     unfinished: Sequence[str]
 
@@ -80,7 +84,7 @@ def behaviour(runs: RunSet, group: str) -> list[Behaviour]:
     found = []
     for (arm, setting), own in _by_place(runs).items():
         summaries = [run.result["groups"][group] for run in own]
-        if all("ended_ratio" in summary for summary in summaries):
+        if all(summary.get(name) is not None for summary in summaries for name in ENDINGS):
             found.append(
                 Behaviour(
                     arm=arm,
@@ -119,6 +123,7 @@ def provenance(runs: RunSet) -> Provenance:
         tasks=distinct(lambda run: run.result["task"]),
         dtypes=distinct(lambda run: run.result["dtype"]),
         failed=runs.failed,
+        failed_trials=runs.failed_trials,
         excluded=runs.excluded,
         unfinished=runs.unfinished,
     )
@@ -131,13 +136,13 @@ def _cost(
     tokens: Mapping[tuple[str, str], float],
 ) -> Cost:
     training = [run.result["training"] for run in own]
-    wall = [read_json(run.folder / COST) for run in own if (run.folder / COST).exists()]
+    wall = [_wall(run.folder / COST) for run in own if (run.folder / COST).exists()]
     seconds = {
-        name: fsum(float(str(c[name])) / int(str(c["runs_in_cohort"])) for c in wall) / len(wall)
+        name: fsum(c[name] / c["runs_in_cohort"] for c in wall) / len(wall)
         for name in ("training_s", "evaluation_s")
         if wall
     }
-    peaks = {name: [float(str(c[name])) for c in wall if name in c] for name in PEAKS}
+    peaks = {name: [c[name] for c in wall if name in c] for name in PEAKS}
     return Cost(
         arm=arm,
         epochs=setting,
@@ -151,6 +156,19 @@ def _cost(
         peak_host_memory_gib=max(peaks[PEAKS[0]], default=None),
         peak_device_memory_gib=max(peaks[PEAKS[1]], default=None),
     )
+
+
+def _wall(path: Path) -> dict[str, float]:
+    """A cohort's cost."""
+    found = read_json(path)
+    numbers = {name: float(x) for name, x in found.items() if isinstance(x, float | int)}
+    if not {"training_s", "evaluation_s", "runs_in_cohort"} <= numbers.keys() or (
+        numbers["runs_in_cohort"] < 1
+    ):
+        raise InputError(
+            f"{str(path)!r} lacks seconds or the number of runs: restore it, or move it away"
+        )
+    return numbers
 
 
 def _by_place(runs: RunSet) -> dict[tuple[str, str], list[ReportedRun]]:

@@ -12,6 +12,8 @@ from schemabank.report.scores import CONTROLS, Row, ScoreTable
 from schemabank.scoring import METRICS
 
 FLOAT_DIGITS = 17
+ROUNDING = 1e-9
+LONGEST_ANSWER = 30  # characters
 CONSTANT = "best constant answer"
 
 
@@ -32,8 +34,8 @@ def choose(runs: RunSet, treatment: str | None, control: str | None) -> tuple[st
     """
     arms = [*runs.arms(trained=True), *runs.arms(trained=False)]
     declared = runs.contrast or (None, None)
-    if treatment is None and control is None:
-        treatment, control = declared
+    if (treatment or declared[0]) != (control or declared[1]):
+        treatment, control = treatment or declared[0], control or declared[1]
     trained = runs.arms(trained=True)
     if treatment is None and control is None and len(trained) == 1 and len(arms) > 1:
         treatment, control = trained[0], runs.arms(trained=False)[0]
@@ -64,9 +66,11 @@ def with_control(table: ScoreTable, treatment: str, control: str) -> ScoreTable:
     if not own:
         return table
     by_setting = {row.epochs: row for row in own}
+    anywhere = own[0] if list(by_setting) == [""] else None
     paired = [
-        replace(by_setting.get(run.epochs, own[0]), seed=run.seed, epochs=run.epochs)
+        replace(row, seed=run.seed, epochs=run.epochs)
         for run in table.runs(treatment)
+        if (row := by_setting.get(run.epochs, anywhere)) is not None
     ]
     return replace(table, rows=(*table.rows, *paired))
 
@@ -89,7 +93,8 @@ def _score(run: ReportedRun, group: str, score: str) -> tuple[Fraction, int | No
     found: Mapping[str, Any] = run.result["groups"][group]
     value, num_items = found[score], found["num_items"]
     if METRICS[run.result["metric"]].binary and "num_samples" not in found:
-        return Fraction(round(value * num_items), num_items), num_items
+        exact = Fraction(round(value * num_items), num_items)
+        return exact if abs(exact - Fraction(value)) < ROUNDING else Fraction(value), num_items
     return Fraction(value), None
 
 
@@ -97,7 +102,9 @@ def _constant(runs: RunSet, group: str) -> Iterator[Row]:
     found = runs.runs[0].result["groups"][group]
     score = found.get(f"best_constant_{runs.score}")
     if score is not None:
-        name = f"{CONSTANT} ({found['best_constant_answer']})"
+        answer = " ".join(str(found["best_constant_answer"]).split())
+        shown = answer if len(answer) <= LONGEST_ANSWER else f"{answer[:LONGEST_ANSWER]}…"
+        name = f"{CONSTANT} ({shown})"
         exact = Fraction(round(score * found["num_items"]), found["num_items"])
         binary = METRICS[runs.runs[0].result["metric"]].binary
         num_items = found["num_items"] if binary else None

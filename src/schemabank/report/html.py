@@ -42,8 +42,9 @@ def html_page(report: Report, samples: Sequence[Mapping[str, Any]]) -> str:
         report: contents of ``report.json``.
         samples: contents of ``samples.jsonl``; may be empty. Their texts are anybody's.
     """
-    parts = [s for s in sections(report) if s.key != "completions" or s.tables or samples]
-    main = "".join(_section(part, report, samples) for part in parts)
+    answers = browser(samples, report)
+    parts = [s for s in sections(report) if s.key != "completions" or s.tables or answers]
+    main = "".join(_section(part, answers) for part in parts)
     charts = [chart for part in parts for chart in part.charts]
     data = {c.name: drawable({"spec": _quiet(c.spec), "arms": list(c.arms)}) for c in charts}
     links = "".join(f'<li><a href="#{p.key}">{p.key.capitalize()}</a></li>' for p in parts)
@@ -77,7 +78,7 @@ def _document(title: str, body: str, *, with_charts: bool) -> str:
     )
 
 
-def _section(section: Section, report: Report, samples: Sequence[Mapping[str, Any]]) -> str:
+def _section(section: Section, answers: str) -> str:
     drawn = [chart.table for chart in section.charts]
     content = [_paragraph(section, text, at) for at, text in enumerate(section.paragraphs)]
     content += [_figure(chart) for chart in section.charts]
@@ -88,14 +89,14 @@ def _section(section: Section, report: Report, samples: Sequence[Mapping[str, An
         if t not in drawn
     ]
     if section.key == "completions":
-        content.append(browser(samples, (report["treatment"], report["control"])))
+        content.append(answers)
     head = f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
     title = f'<h2 id="{section.key}-title">{html(section.title)}</h2>'
     return f"{head}{title}{''.join(content)}</section>"
 
 
 def _paragraph(section: Section, text: str, index: int) -> str:
-    kind = ' class="headline"' if section.key == "verdict" and index == 0 else ""
+    kind = ' class="headline"' if index < section.leading else ""
     return f"<p{kind}>{isolated(text)}</p>"
 
 

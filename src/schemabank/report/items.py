@@ -12,6 +12,8 @@ from schemabank.itemscores import ItemScores, load_item_scores
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.scoring import METRICS
 
+ROUNDING = 1e-5  # of means of scores in float32
+
 Matrix = npt.NDArray[np.float64]
 
 
@@ -76,7 +78,7 @@ def compare_items(
 
     def partner(setting: str, seed: int) -> ReportedRun | None:
         if of_base:
-            return of_base.get(setting) or next(iter(of_base.values()))
+            return of_base.get(setting) or of_base.get("")
         return at.get((control, setting), {}).get(seed)
 
     first = at.get((treatment, epochs[0]), {})
@@ -151,7 +153,14 @@ class _Reader:
                 f"{run.run_id} and {other.run_id} were scored on other items, allowed are runs "
                 "with the same items: evaluate them on one split and limit, or report them apart"
             )
-        return found.within(self.group)[0]
+        scores = found.within(self.group)[0]
+        said, mean = run.result["groups"][self.group][self.score], float(scores.mean())
+        if abs(said - mean) > ROUNDING:
+            raise InputError(
+                f"{run.run_id} has the {self.score} {said:g} in its result, but {mean:g} over its "
+                "items: restore the run, or move its folder away"
+            )
+        return scores
 
 
 def _flips(a: Matrix, b: Matrix, seeds: Sequence[int], setting: str) -> list[Flips]:

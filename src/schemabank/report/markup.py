@@ -1,4 +1,4 @@
-"""HTML out of anybody's text: nothing that is written through here can leave its place.
+"""Anybody's text for a page or a terminal: nothing written through here can leave its place.
 
 Text is escaped for its place, characters that a page cannot hold get a mark, and a direction that
 a text changes ends with it.
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from schemabank.figures import NOT_DRAWN
+from schemabank.report.cells import one_line
 from schemabank.table import PlainTable
 
 MOST_ROWS = 200
@@ -32,6 +34,11 @@ def visible(text: str) -> str:
 def html(text: str) -> str:
     """Return text escaped for an element's content or a quoted attribute."""
     return escape(visible(text), quote=True)
+
+
+def printable(text: str) -> str:
+    """Return text as one line without the characters that steer a terminal."""
+    return NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", one_line(text))
 
 
 def isolated(text: str) -> str:

@@ -39,7 +39,7 @@ class OfGroup:
 
 @dataclass(frozen=True)
 class OtherArm:
-    """The treatment against one of the other arms, at the primary contrast's settings."""
+    """The treatment against another arm, at the primary setting or all that they share."""
 
     arm: str
     seeds: int
@@ -83,10 +83,11 @@ def examine_runs(
     found_curves = curves(runs)
     ended, cost = behaviour(runs, group), costs(runs, found_curves)
     rates = tried_rates(path, runs, group)
+    samples_of, found_samples = samples(runs, group, treatment, control, epochs[-1])
     items = compare_items(runs, group, (treatment, control), epochs, primary=primary is not None)
     warnings = [
         *find_warnings(table, comparison, test_size),
-        *find_run_warnings(runs, group, comparison, Facts(rates, ended, cost)),
+        *find_run_warnings(runs, group, comparison, Facts(epochs, rates, ended, cost)),
     ]
     report = {
         "table": {"name": table.name, "sha256": table.sha256, "num_rows": len(runs.runs)},
@@ -102,12 +103,13 @@ def examine_runs(
         "behaviour": plain(ended),
         "cost": plain(cost),
         "routing": plain(heat_maps(runs)),
+        "samples_of": plain(samples_of),
         "warnings": plain(warnings),
         "claims_file": None,
         "claims": [],
         "provenance": plain(provenance(runs)),
     }
-    shown: Any = plain(samples(runs, group, treatment, control, epochs[-1]))
+    shown: Any = plain(found_samples)
     return report, shown
 
 

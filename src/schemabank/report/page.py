@@ -6,11 +6,12 @@ from typing import Any
 
 from schemabank.report.cells import one_line
 from schemabank.report.charts import Chart
-from schemabank.report.markup import MOST_ROWS, visible
+from schemabank.report.markup import MOST_ROWS, printable, visible
 from schemabank.report.sections import Section, sections
 from schemabank.report.tables import (
     claim_lines,
     claims_title,
+    items_verdict,
     tables,
     verdict,
     warning_lines,
@@ -34,11 +35,13 @@ MARKS = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 def text(report: Report) -> str:
     """Return what stands below the tables in a terminal."""
-    lines = [f"verdict: {verdict(report)}", ""]
-    lines += [f"{len(report['warnings'])} warnings", *_bullets(warning_lines(report))]
+    items = items_verdict(report)
+    lines = [f"verdict: {verdict(report)}"]
+    lines += [] if items is None else [items]
+    lines += ["", f"{len(report['warnings'])} warnings", *_bullets(warning_lines(report))]
     if report["claims"]:
         lines += ["", claims_title(report), *_bullets(claim_lines(report))]
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def page(report: Report) -> str:
@@ -58,8 +61,9 @@ def _section(section: Section) -> Iterator[str]:
     if section == Section(section.key, section.title):
         return  # it has what only a browser shows
     yield from ("", f"## {_escaped(section.title)}")
-    for paragraph in section.paragraphs:
-        yield from ("", _escaped(paragraph))
+    for at, paragraph in enumerate(section.paragraphs):
+        mark = "**" if at < section.leading else ""
+        yield from ("", f"{mark}{_escaped(paragraph)}{mark}")
     for chart in section.charts:
         yield from _chart(chart)
     if section.lines is not None:
@@ -80,7 +84,7 @@ def _table(table: PlainTable) -> Iterator[str]:
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:
-    return [f"- {one_line(line)}" for line in lines]
+    return [f"- {line}" for line in lines]
 
 
 def _items(lines: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank import stats
-from schemabank.report.runs import RunSet, words
+from schemabank.report.runs import RunSet, label
 from schemabank.rundir import RESULT, read_json
 
 
@@ -23,6 +23,7 @@ class Tried:
         interval: Student's over seeds.
         chosen: whether the arm's final runs have it.
         at_edge: whether it was chosen and no rate beyond it was tried.
+        failed: runs that failed.
     """
 
     arm: str
@@ -34,6 +35,7 @@ class Tried:
     interval: stats.Interval | None
     chosen: bool
     at_edge: bool
+    failed: int
 
 
 def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
@@ -42,20 +44,20 @@ def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
     Args:
         path: the suite's folder.
         runs: of the suite.
-        group: of items; where the tuning's split lacks it, its own first.
+        group: of items; a run whose split lacks it has no score here.
     """
     if runs.tuning is None:
         return []
     chosen = {
-        (row["arm"], _setting(row["settings"], runs), row["factor"]): bool(row["at_edge"])
+        (row["arm"], label(runs, row["settings"]), row["factor"]): bool(row["at_edge"])
         for row in runs.tuning["chosen"]
     }
     places: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
     for row in runs.tuning["runs"]:
-        key = row["arm"], _setting(row["settings"], runs), row["factor"]
+        key = row["arm"], label(runs, row["settings"]), row["factor"]
         places.setdefault(key, []).append(row)
     found = [
-        _tried(key, own, dict(_scores(path, runs, group, own)), str(runs.tuning["split"]), chosen)
+        _tried(key, own, dict(_scores(path, runs, group, own)), runs, chosen)
         for key, own in places.items()
     ]
     order = {key[:2]: n for n, key in enumerate(places)}
@@ -66,21 +68,23 @@ def _tried(
     key: tuple[str, str, float],
     rows: Sequence[Mapping[str, Any]],
     scores: dict[str, float],
-    split: str,
+    runs: RunSet,
     chosen: Mapping[tuple[str, str, float], bool],
 ) -> Tried:
     arm, setting, _ = key
+    failed = {left.run for left in runs.failed_trials}
     summary = stats.summarise_arm(list(scores.values())) if scores else None
     return Tried(
         arm=arm,
         epochs=setting,
         learning_rate=rows[0]["learning_rate"],
-        split=split,
+        split=str(runs.tuning and runs.tuning["split"]),
         scores=scores,
         mean=None if summary is None else summary.mean,
         interval=None if summary is None else summary.interval,
         chosen=key in chosen,
         at_edge=chosen.get(key, False),
+        failed=sum(row["run_id"] in failed for row in rows),
     )
 
 
@@ -91,10 +95,5 @@ def _scores(
         result = path / row["run_id"] / RESULT
         if result.exists():
             groups: Any = read_json(result)["groups"]
-            own = groups.get(group) or next(iter(groups.values()))
-            yield str(row["seed"]), own[runs.score]
-
-
-def _setting(settings: Mapping[str, object], runs: RunSet) -> str:
-    names = runs.setting.split(", ") if runs.setting else []
-    return ", ".join(words(settings.get(name)) for name in names)
+            if runs.score in groups.get(group, {}):
+                yield str(row["seed"]), groups[group][runs.score]

@@ -1,25 +1,22 @@
 """A folder of runs: what is compared, where each run stands, and what is left out and why."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from schemabank.errors import InputError
-from schemabank.rundir import CONFIG, RESULT, SUITE, read_json
+from schemabank.report.settings import Config, flat, label_of, read_config
+from schemabank.rundir import RESULT, SUITE, read_json
+from schemabank.scoring import METRICS
 
-SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
 FAILURE = "failure.json"
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
-
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,32 +64,42 @@ class RunSet:
 
     Attributes:
         name: of the folder.
-        setting: dotted names of what varies beside arm and seed.
+        names: dotted names of what varies beside arm and seed.
         score: name of the score that runs are compared by.
         split: that they were scored on.
         runs: that are compared.
         contrast: treatment and control, where they were declared before the runs.
         tuning: how learning rates were chosen, from ``suite.json``.
         failed: runs that failed and were not run again.
+        failed_trials: likewise, of the search for learning rates.
         excluded: finished runs that cannot be compared with the others.
         unfinished: runs of the suite that are yet to come.
     """
 
     name: str
-    setting: str
+    names: tuple[str, ...]
     score: str
     split: str
     runs: tuple[ReportedRun, ...]
     contrast: tuple[str, str] | None
     tuning: Mapping[str, Any] | None
     failed: tuple[Left, ...] = ()
+    failed_trials: tuple[Left, ...] = ()
     excluded: tuple[Left, ...] = ()
     unfinished: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Of the runs' ids; an id is a hash of all settings."""
-        return hashlib.sha256("\n".join(run.run_id for run in self.runs).encode()).hexdigest()
+        """Of the runs' ids and results."""
+        found = hashlib.sha256()
+        for run in self.runs:
+            found.update(json.dumps([run.run_id, run.result], sort_keys=True).encode())
+        return found.hexdigest()
+
+    @property
+    def setting(self) -> str:
+        """What a setting of an arm is called; empty where nothing varies."""
+        return self.names[0] if len(self.names) == 1 else "setting" if self.names else ""
 
     @property
     def groups(self) -> list[str]:
@@ -146,76 +153,39 @@ def read_runs(path: Path) -> RunSet:
             f"{str(path)!r} holds no finished run: allowed is a folder of runs or a CSV, run "
             "schemabank train or suite first"
         )
-    compared, excluded = _comparable(_one_setting_of_base(runs))
+    compared, excluded = _comparable(_base_once(runs))
     tuning: Any = None if manifest is None else manifest.get("tuning")
     tuned = {row["run_id"] for row in tuning["runs"]} if tuning else set()
-    failed = tuple(_failed(path, known | tuned))
-    missing = known - {run.run_id for run in runs} - {left.run for left in failed}
+    failed = _failed(path)
+    missing = known - {run.run_id for run in runs} - failed.keys()
     return RunSet(
         name=path.resolve().name,
-        setting=", ".join(names),
+        names=tuple(names),
         score=compared[0].result["scores"][0],
         split=str(compared[0].result["split"]),
         runs=tuple(compared),
         contrast=_declared(manifest),
         tuning=tuning,
-        failed=failed,
+        failed=tuple(f for n, f in failed.items() if n not in tuned - known),
+        failed_trials=tuple(f for n, f in failed.items() if n in tuned - known),
         excluded=(*excluded, *_strangers(path, known | tuned)),
         unfinished=tuple(sorted(missing)),
     )
 
 
-def read_config(folder: Path) -> Config:
-    """Return a run's settings without its seed.
-
-    Raises:
-        InputError: they cannot be read.
-    """
-    try:
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read {str(folder / CONFIG)!r} ({error}): restore it, or move the run's folder "
-            "away"
-        ) from error
-    return _parsed(SEED_LINE.sub("", text))
-
-
-@cache
-def _parsed(text: str) -> Config:
-    found = yaml.safe_load(text)
-    assert isinstance(found, dict)
-    return found
-
-
-def flat(config: Config, prefix: str = "") -> dict[str, object]:
-    """Return settings by their dotted names; a stage of the curriculum by its own name."""
-    found: dict[str, object] = {}
-    for key, value in config.items():
-        inner = value
-        if prefix + key == "curriculum" and isinstance(value, list):
-            inner = {stage["name"]: stage for stage in value}
-        if isinstance(inner, dict):
-            found |= flat(inner, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = inner
-    return found
-
-
-def words(value: object) -> str:
-    """A setting's value as a user writes it, in one line."""
-    if isinstance(value, str):
-        return value
-    return (
-        str(yaml.safe_dump(value, default_flow_style=True, width=10**9))
-        .removesuffix("...\n")
-        .strip()
-    )
-
-
 def _listed(manifest: Mapping[str, Any]) -> Iterator[_Place]:
-    for row in manifest["runs"]:
-        yield _Place(row["run_id"], row["arm"], row["seed"], row["settings"])
+    try:
+        for row in manifest["runs"]:
+            if Path(row["run_id"]).name != row["run_id"]:
+                raise InputError(
+                    f"{SUITE} names the run {row['run_id']!r}, allowed are names of folders beside "
+                    "it: restore the file"
+                )
+            yield _Place(row["run_id"], str(row["arm"]), int(row["seed"]), dict(row["settings"]))
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"{SUITE} is no list of a suite's runs ({error!r}): restore it, or run the suite again"
+        ) from error
 
 
 def _scanned(path: Path) -> list[_Place]:
@@ -270,52 +240,91 @@ def _finished(path: Path, place: _Place, names: Sequence[str]) -> ReportedRun | 
     if not (folder / RESULT).exists():
         return None
     result = read_json(folder / RESULT)
-    if not all(key in result for key in ("arm", "scores", "groups", "split", "metric")):
-        raise InputError(
-            f"{str(folder / RESULT)!r} lacks arm, scores, groups, split or metric: allowed are "
-            "runs of this version, move the folder away and run it again"
-        )
-    setting = ", ".join(words(place.settings.get(name)) for name in names)
+    _check_result(result, folder / RESULT)
+    setting = label_of(names, place.settings)
     return ReportedRun(place.run_id, place.arm, place.seed, setting, folder, result)
 
 
-def _one_setting_of_base(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
-    """A base model that was scored once stands for all settings."""
-    times = Counter(run.arm for run in runs if not run.trained)
-    return [
-        ReportedRun(run.run_id, run.arm, run.seed, "", run.folder, run.result)
-        if times[run.arm] == 1
-        else run
-        for run in runs
-    ]
+def label(runs: RunSet, settings: Mapping[str, object]) -> str:
+    """Return a place's settings as the runs' own are written."""
+    return label_of(runs.names, settings)
+
+
+def _check_result(result: Mapping[str, Any], path: Path) -> None:
+    """Refuse what is not the result of a run, before anything is made of it."""
+    kinds = {"arm": str, "metric": str, "split": str, "scores": list, "groups": dict}
+    kinds |= {"versions": dict, "model": str, "dtype": str, "task": str}
+    wrong = [name for name, kind in kinds.items() if not isinstance(result.get(name), kind)]
+    if result.get("arm") != "base" and not isinstance(result.get("training"), dict):
+        wrong.append("training")
+    if result.get("metric") not in METRICS:
+        wrong.append("metric")
+    if not wrong and result["scores"]:
+        score = result["scores"][0]
+        wrong += [
+            f"groups.{name}.{score}"
+            for name, group in result["groups"].items()
+            if not isinstance(group.get(score), float | int) or not group.get("num_items")
+        ]
+    if wrong:
+        raise InputError(
+            f"{str(path)!r} lacks a usable {wrong[0]}: allowed are results of this version's runs, "
+            "move the folder away and run it again"
+        )
+
+
+def _base_once(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """Keep one run of a base model a setting, and let a single one stand for all settings.
+
+    Nothing of it is drawn from a seed, so that others of its seeds have the same score.
+    """
+    settings: dict[str, set[str]] = {}
+    for run in runs:
+        if not run.trained:
+            settings.setdefault(run.arm, set()).add(run.setting)
+    found: dict[tuple[str, str], ReportedRun] = {}
+    for run in runs:
+        if run.trained:
+            found[run.run_id, "trained"] = run
+        else:
+            setting = run.setting if len(settings[run.arm]) > 1 else ""
+            found.setdefault((run.arm, setting), replace(run, setting=setting))
+    return list(found.values())
 
 
 def _comparable(runs: Sequence[ReportedRun]) -> tuple[list[ReportedRun], list[Left]]:
-    """Keep the runs of the most frequent task, metric and split; the first of equals."""
-    kinds = [tuple(str(run.result.get(key)) for key in ("task", "metric", "split")) for run in runs]
+    """Keep the runs of the most frequent task, metric, split and groups; the first of equals."""
+    kinds = [_kind(run.result) for run in runs]
     most, _ = Counter(kinds).most_common(1)[0]
+    if most[1] in {"perplexity", "none"}:
+        raise InputError(
+            f"the runs' metric is {most[1]!r}, allowed are metrics whose scores are shares from 0 "
+            "to 1: compare others with schemabank eval"
+        )
     kept, left = [], []
     for run, kind in zip(runs, kinds, strict=True):
-        if kind == most and run.result["scores"]:
+        if kind == most:
             kept.append(run)
         else:
             said = f"scored on {' '.join(kind)}, the others on {' '.join(most)}"
-            left.append(Left(run.run_id, said if kind != most else "it has no score"))
-    if not kept or kept[0].result["metric"] == "perplexity":
-        raise InputError(
-            f"the runs' metric is {runs[0].result['metric']!r}, allowed are metrics whose scores "
-            "are shares from 0 to 1: compare others with schemabank eval"
-        )
+            left.append(Left(run.run_id, said))
     return kept, left
 
 
-def _failed(path: Path, names: set[str]) -> Iterator[Left]:
-    """Runs of the suite that failed and have no finished folder."""
+def _kind(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What results must have in common to be compared."""
+    groups = "/".join(result["groups"])
+    return str(result["task"]), str(result["metric"]), str(result["split"]), groups
+
+
+def _failed(path: Path) -> dict[str, Left]:
+    """Runs that failed and have no finished folder, with the last reason."""
+    found = {}
     for file in sorted(path.glob(f"*.unfinished-*/{FAILURE}")):
         name = UNFINISHED.sub("", file.parent.name)
-        known = name in names or not names
-        if known and not (path / name / RESULT).exists():
-            yield Left(name, str(read_json(file).get("failure")))
+        if not (path / name / RESULT).exists():
+            found[name] = Left(name, str(read_json(file).get("failure")))
+    return found
 
 
 def _strangers(path: Path, known: set[str]) -> Iterator[Left]:

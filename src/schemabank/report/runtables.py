@@ -11,6 +11,12 @@ from schemabank.report.cells import interval, number, percent, points, setting, 
 from schemabank.table import PlainTable
 
 Report = Mapping[str, Any]
+LEFT = {
+    "failed": "failed runs",
+    "failed_trials": "failed tuning runs",
+    "excluded": "excluded runs",
+    "unfinished": "unfinished runs",
+}
 
 
 def run_tables(report: Report) -> list[PlainTable]:
@@ -34,6 +40,7 @@ def rates(report: Report) -> PlainTable | None:
             short(r["learning_rate"]),
             r["split"],
             str(len(r["scores"])),
+            str(r["failed"]),
             percent(r["mean"]),
             interval(r["interval"], 100),
             ", ".join(
@@ -42,7 +49,8 @@ def rates(report: Report) -> PlainTable | None:
         ]
         for r in _rows(report, "rates")
     ]
-    head = ["arm", "setting", "learning rate", "split", "seeds", "mean", "95 % interval, %", "note"]
+    head = ["arm", "setting", "learning rate", "split", "seeds", "failed", "mean"]
+    head += ["95 % interval, %", "note"]
     return _table("learning rates tried", head, rows)
 
 
@@ -89,7 +97,7 @@ def cost(report: Report) -> PlainTable | None:
 def left_tables(report: Report) -> list[PlainTable]:
     """Return the runs that failed, were excluded or are not finished."""
     found = report.get("provenance") or {}
-    tables = [_left(found, kind) for kind in ("failed", "excluded", "unfinished")]
+    tables = [_left(found.get(kind) or [], title) for kind, title in LEFT.items()]
     return [table for table in tables if table is not None]
 
 
@@ -169,13 +177,13 @@ def _mcnemar(report: Report) -> PlainTable | None:
     return _table("pairs of runs, item by item", head, rows)
 
 
-def _left(provenance: Mapping[str, Any], kind: str) -> PlainTable | None:
+def _left(entries: Sequence[Any], title: str) -> PlainTable | None:
     rows = [
         [str(entry["run"]), str(entry["reason"])] if isinstance(entry, Mapping) else [str(entry)]
-        for entry in provenance.get(kind) or []
+        for entry in entries
     ]
     head = ["run", "reason"] if rows and len(rows[0]) == 2 else ["run"]
-    return _table(f"{kind} runs: {len(rows)}", head, rows)
+    return _table(f"{title}: {len(rows)}", head, rows)
 
 
 def _versions(provenance: Mapping[str, Any]) -> PlainTable | None:

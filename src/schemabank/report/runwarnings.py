@@ -12,19 +12,29 @@ from schemabank import stats
 from schemabank.report.compare import Comparison
 from schemabank.report.facts import Behaviour, Cost
 from schemabank.report.rates import Tried
-from schemabank.report.runs import ReportedRun, RunSet, flat, words
+from schemabank.report.runs import ReportedRun, RunSet
+from schemabank.report.settings import flat, words
 from schemabank.report.warnings import MOST_NAMED, Finding
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 ON_TEST = "test"
+CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
 # What training may differ in between arms without a word: these make the arms what they are.
 OWN = ("arm", "seed", "preset", "engine", "curriculum", "bank", "tags")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """Learning rates that were tried, how completions ended, and what every arm cost."""
+    """What a report knows beside scores.
 
+    Attributes:
+        settings: that the primary contrast is over.
+        rates: learning rates that were tried.
+        ended: how completions ended.
+        cost: of every arm.
+    """
+
+    settings: Sequence[str]
     rates: Sequence[Tried]
     ended: Sequence[Behaviour]
     cost: Sequence[Cost]
@@ -48,11 +58,12 @@ def find_run_warnings(
         *_missing(runs),
         *_declared(runs, comparison),
         *_subset(runs),
-        *_tuning(runs, facts.rates),
+        *_tuning(runs, comparison, facts.rates),
         *_updates(comparison, facts.cost),
         *_other_settings(runs, comparison),
+        *_other_conditions(runs, comparison),
         *_at_limit(facts.ended),
-        *_format(runs, group, comparison),
+        *_format(runs, group, comparison, facts.settings),
     ]
 
 
@@ -65,6 +76,14 @@ def _missing(runs: RunSet) -> Iterator[Finding]:
             f"{_times(len(runs.failed), 'run')} failed and {_are(len(runs.failed))} not in the "
             f"figures: {named}{_more(runs.failed)}. A mean over the runs that went well flatters "
             "an arm that fails.",
+        )
+    if runs.excluded:
+        named = "; ".join(f"{left.run} ({left.reason})" for left in runs.excluded[:MOST_NAMED])
+        yield Finding(
+            "excluded-runs",
+            {"runs": runs.excluded},
+            f"{_times(len(runs.excluded), 'run')} of this folder {_are(len(runs.excluded))} not "
+            f"compared: {named}{_more(runs.excluded)}.",
         )
     if runs.unfinished:
         yield Finding(
@@ -106,27 +125,14 @@ def _subset(runs: RunSet) -> Iterator[Finding]:
         )
 
 
-def _tuning(runs: RunSet, rates: Sequence[Tried]) -> Iterator[Finding]:
+def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Iterator[Finding]:
     """Learning rates: not tuned, chosen on test, unequally often tried, or best at an edge."""
     if not rates:
-        tuned = _by_learning_rate(runs)
-        if not tuned:
-            yield Finding(
-                "learning-rates-not-tuned",
-                {"rates": 0},
-                "No learning rates were tried: an arm may lose because its rate suits it less.",
-            )
-        elif runs.split == ON_TEST:
-            yield Finding(
-                "learning-rates-on-test",
-                {"setting": runs.setting},
-                f"Learning rates vary in {runs.setting}, whose runs are scored on {ON_TEST}: to "
-                "choose one by these scores is to choose on the test data.",
-            )
+        yield from _untuned(runs, comparison)
         return
     counts: dict[str, int] = {}
     for tried in rates:
-        counts[tried.arm] = counts.get(tried.arm, 0) + max(1, len(tried.scores))
+        counts[tried.arm] = counts.get(tried.arm, 0) + len(tried.scores)
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{arm} {num}" for arm, num in counts.items())
         yield Finding(
@@ -144,8 +150,39 @@ def _tuning(runs: RunSet, rates: Sequence[Tried]) -> Iterator[Finding]:
             )
 
 
-def _by_learning_rate(runs: RunSet) -> bool:
-    return any(name.rpartition(".")[2] == "learning_rate" for name in runs.setting.split(", "))
+def _untuned(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    """Without a search, rates vary among the runs that are compared, or were never tried."""
+    arms = comparison.treatment, comparison.control
+    found = {arm: _learning_rates(runs, arm) for arm in arms if arm in runs.arms(trained=True)}
+    shown = " and ".join(
+        f"{', '.join(f'{rate:g}' for rate in rates)} for {arm}" for arm, rates in found.items()
+    )
+    if all(len(rates) > 1 for rates in found.values()) and runs.split == ON_TEST:
+        yield Finding(
+            "learning-rates-on-test",
+            {"learning_rates": found},
+            f"Learning rates vary ({shown}) among runs that are scored on {ON_TEST}: to choose one "
+            "by these scores is to choose on the test data.",
+        )
+    elif not all(len(rates) > 1 for rates in found.values()):
+        yield Finding(
+            "learning-rates-not-tuned",
+            {"learning_rates": found},
+            f"Learning rates were not tried for each arm ({shown}): an arm may lose because its "
+            "rate suits it less.",
+        )
+
+
+def _learning_rates(runs: RunSet, arm: str) -> list[float]:
+    """The highest rates at which an arm's runs train LoRA."""
+    firsts = {run.setting: run for run in runs.runs if run.arm == arm}
+    found = set()
+    for run in firsts.values():
+        config = run.config
+        stages = config["curriculum"] if config["arm"] == "schemabank" else ()
+        own = [stage["learning_rate"] for stage in stages if "lora" in stage["train"]]
+        found.add(max(own, default=config["train"]["learning_rate"]))
+    return sorted(found)
 
 
 def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
@@ -203,6 +240,29 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
         )
 
 
+def _other_conditions(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    """What results say of how they came about, in which treatment and control differ."""
+    arms = comparison.treatment, comparison.control
+    found: dict[str, list[list[str]]] = {}
+    for name in CONDITIONS:
+        values = [
+            sorted({words(run.result.get(name)) for run in runs.runs if run.arm == arm})
+            for arm in arms
+        ]
+        if values[0] != values[1]:
+            found[name] = values
+    if found:
+        shown = "; ".join(
+            f"{name} {' or '.join(own)} and {' or '.join(other)}"
+            for name, (own, other) in found.items()
+        )
+        yield Finding(
+            "other-conditions",
+            {"conditions": found},
+            f"{arms[0]} and {arms[1]} were not computed alike: {shown}.",
+        )
+
+
 def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
     far = [own for own in ended if own.at_limit_ratio > MOST_AT_LIMIT]
     if far:
@@ -217,7 +277,9 @@ def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
         )
 
 
-def _format(runs: RunSet, group: str, comparison: Comparison) -> Iterator[Finding]:
+def _format(
+    runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
+) -> Iterator[Finding]:
     """A difference that is not there among completions that ended, or that could be read.
 
     Scores among such completions say whether the arms answer differently, or only in another form.
@@ -225,7 +287,7 @@ def _format(runs: RunSet, group: str, comparison: Comparison) -> Iterator[Findin
     if comparison.primary.verdict.outcome == "no difference detected":
         return
     for words_for, share_of in (("ended by themselves", _ended), ("held an answer", _read)):
-        means = _by_seed(runs, group, comparison, share_of)
+        means = _by_seed(runs, group, comparison, settings, share_of)
         if len(means) < 2:
             continue
         difference = stats.paired_difference([a for a, _ in means], [b for _, b in means])
@@ -253,9 +315,10 @@ def _by_seed(
     runs: RunSet,
     group: str,
     comparison: Comparison,
+    settings: Sequence[str],
     of: Callable[[Mapping[str, Any], str], float | None],
 ) -> list[tuple[float, float]]:
-    """Both arms' scores among some completions, a mean over settings for every seed."""
+    """Both arms' scores among some completions, a mean over all settings for every seed."""
     found: dict[str, dict[tuple[int, str], float]] = {}
     fixed: float | None = None
     for run in runs.runs:
@@ -265,15 +328,17 @@ def _by_seed(
         elif run.arm == comparison.control:
             fixed = value
     first, second = found.get(comparison.treatment, {}), found.get(comparison.control, {})
-    pairs: dict[int, list[tuple[float, float]]] = {}
-    for (seed, setting), own in first.items():
-        other = second.get((seed, setting), fixed)
-        if other is not None:
-            pairs.setdefault(seed, []).append((own, other))
-    return [
-        (fsum(a for a, _ in own) / len(own), fsum(b for _, b in own) / len(own))
-        for own in pairs.values()
-    ]
+    means = []
+    for seed in dict.fromkeys(seed for seed, _ in first):
+        own = [first.get((seed, name)) for name in settings]
+        other = [second.get((seed, name), fixed) for name in settings]
+        if None not in own and None not in other:
+            means.append((_mean(own), _mean(other)))
+    return means
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return fsum(value for value in values if value is not None) / len(values)
 
 
 def _configs(runs: RunSet) -> list[Mapping[str, Any]]:

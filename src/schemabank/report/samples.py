@@ -8,13 +8,15 @@ from typing import Any, Literal
 from schemabank.errors import InputError
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.rundir import PREDICTIONS
+from schemabank.scoring import METRICS
 
 MOST_ITEMS = 300
 MOST_SEEDS = 3
 MOST_ARMS = 8
 LONGEST_TEXT = 4_000  # characters of a prompt or completion
 
-Flip = Literal["gained", "lost", "mixed", "both", "neither"]
+Flip = Literal["gained", "lost", "mixed", "both", "neither", "unpaired"]
+NEEDED = ("prompt", "golds", "completion", "extracted", "scores", "stop_reason", "new_tokens")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Sample:
     Attributes:
         id, group, prompt, golds: the item's.
         flip: over the seeds shown: whether the treatment scores above the control (gained), below
-            it (lost), or alike, right (both) or not (neither); mixed where seeds disagree.
+            it (lost), or alike, right (both) or not (neither); mixed where seeds disagree. Scores
+            between right and wrong count as right where both arms have the same.
         answers: of the arms.
     """
 
@@ -50,8 +53,31 @@ class Sample:
     answers: list[Answer]
 
 
-def samples(runs: RunSet, group: str, treatment: str, control: str, epochs: str) -> list[Sample]:
-    """Return items of a group with the answers of every arm, for the first seeds that they share.
+@dataclass(frozen=True)
+class Shown:
+    """What the samples are of.
+
+    Attributes:
+        num_items: in the group.
+        shown: of these.
+        seeds: whose answers are shown.
+        epochs: setting whose answers are shown.
+        binary: whether an answer is right or wrong, and nothing between.
+        without_predictions: runs of these seeds that keep no completions.
+    """
+
+    num_items: int
+    shown: int
+    seeds: list[int]
+    epochs: str
+    binary: bool
+    without_predictions: int
+
+
+def samples(
+    runs: RunSet, group: str, treatment: str, control: str, epochs: str
+) -> tuple[Shown, list[Sample]]:
+    """Return items of a group with the answers of every arm, of seeds that the contrast shares.
 
     Args:
         runs: all of them.
@@ -63,21 +89,39 @@ def samples(runs: RunSet, group: str, treatment: str, control: str, epochs: str)
     Raises:
         InputError: predictions cannot be read.
     """
-    chosen = _chosen_runs(runs, treatment, control, epochs)
-    answers = [(run, _predictions(run, group)) for run in chosen]
-    ids = list(answers[0][1])
+    seeds = _seeds(runs, treatment, control, epochs)
+    chosen = _chosen_runs(runs, [treatment, control], epochs, seeds)
+    kept = [run for run in chosen if (run.folder / PREDICTIONS).exists()]
+    answers = [(run, _predictions(run, group)) for run in kept]
+    ids = list(dict.fromkeys(name for _, own in answers for name in own))
     step = max(1, -(-len(ids) // MOST_ITEMS))
-    return [_sample(name, answers, runs.score, treatment, control) for name in ids[::step]]
+    binary = METRICS[runs.runs[0].result["metric"]].binary
+    contrast = treatment, control
+    found = [_sample(name, answers, runs.score, contrast, binary) for name in ids[::step]]
+    kept_seeds = {run.seed for run in kept if run.trained}
+    shown = [seed for seed in seeds if seed in kept_seeds]
+    return Shown(len(ids), len(found), shown, epochs, binary, len(chosen) - len(kept)), found
 
 
-def _chosen_runs(runs: RunSet, treatment: str, control: str, epochs: str) -> list[ReportedRun]:
+def _seeds(runs: RunSet, treatment: str, control: str, epochs: str) -> list[int]:
+    """The first seeds that both arms have; else the treatment's."""
+    at = {arm: [r.seed for r in own] for (arm, e), own in runs.at().items() if e == epochs}
+    first, second = at.get(treatment, []), at.get(control)
+    shared = [seed for seed in first if second is None or seed in second]
+    return (shared or first)[:MOST_SEEDS]
+
+
+def _chosen_runs(
+    runs: RunSet, contrast: Sequence[str], epochs: str, seeds: Sequence[int]
+) -> list[ReportedRun]:
     """Some seeds of some arms: the treatment first, the control second."""
-    arms = dict.fromkeys([treatment, control, *(run.arm for run in runs.runs)])
+    arms = dict.fromkeys([*contrast, *(run.arm for run in runs.runs)])
     found = []
     for arm in list(arms)[:MOST_ARMS]:
         own = [run for run in runs.runs if run.arm == arm]
         at = [run for run in own if run.setting == epochs] or own
-        found += [run for run in at if run.setting == at[0].setting][:MOST_SEEDS]
+        here = [run for run in at if run.setting == at[0].setting]
+        found += [run for run in here if run.seed in seeds or not run.trained] or here[:MOST_SEEDS]
     return found
 
 
@@ -90,7 +134,7 @@ def _predictions(run: ReportedRun, group: str) -> dict[str, Mapping[str, Any]]:
             for line in lines:
                 row = json.loads(line)
                 if row["group"] == group:
-                    found.setdefault(row["id"], row)
+                    found.setdefault(row["id"], {name: row[name] for name in ("group", *NEEDED)})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"cannot read {str(path)!r} ({error!r}): restore it, or move the run's folder away"
@@ -102,8 +146,8 @@ def _sample(
     name: str,
     answers: Sequence[tuple[ReportedRun, Mapping[str, Mapping[str, Any]]]],
     score: str,
-    treatment: str,
-    control: str,
+    contrast: tuple[str, str],
+    binary: bool,
 ) -> Sample:
     rows = [(run, own[name]) for run, own in answers if name in own]
     item = rows[0][1]
@@ -112,7 +156,7 @@ def _sample(
         group=item["group"],
         prompt=_cut(item["prompt"]),
         golds=[_cut(gold) for gold in item["golds"]],
-        flip=_flip(list(_pairs(rows, score, treatment, control))),
+        flip=_flip(list(_pairs(rows, score, *contrast)), binary=binary),
         answers=[
             Answer(
                 arm=run.arm,
@@ -141,17 +185,20 @@ def _pairs(
                 yield own, other
 
 
-def _flip(pairs: Sequence[tuple[float, float]]) -> Flip:
+def _flip(pairs: Sequence[tuple[float, float]], *, binary: bool) -> Flip:
+    if not pairs:
+        return "unpaired"
     gained = any(own > other for own, other in pairs)
     lost = any(own < other for own, other in pairs)
     if gained or lost:
         return "mixed" if gained and lost else "gained" if gained else "lost"
-    right = [own > 0 for own, _ in pairs]
+    right = [own == 1 if binary else own > 0 for own, _ in pairs]
     if any(right) and not all(right):
         return "mixed"
     return "both" if any(right) else "neither"
 
 
 def _cut(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode("utf-8")  # a model may write half a surrogate
     left = len(text) - LONGEST_TEXT
     return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} characters more)"

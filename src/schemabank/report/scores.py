@@ -84,6 +84,12 @@ class ScoreTable:
         """Arms that have seeds, in the file's order."""
         return list(dict.fromkeys(row.arm for row in self.rows if row.seed is not None))
 
+    @property
+    def trained(self) -> list[str]:
+        """Arms that have seeds and are no reference."""
+        references = {row.arm for row in self.references}
+        return [arm for arm in self.arms if arm not in references]
+
     def runs(self, arm: str, epochs: str | None = None) -> list[Row]:
         """Return an arm's runs, of one setting of ``epochs`` or, for ``None``, of all."""
         return [

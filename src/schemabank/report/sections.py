@@ -20,6 +20,8 @@ from schemabank.report.tables import (
     claims_table,
     claims_title,
     contrast_tables,
+    items_differ,
+    items_verdict,
     verdict,
     warning_lines,
 )
@@ -36,6 +38,7 @@ class Section:
         key: its anchor.
         title: without names of arms.
         paragraphs: texts, the most important first.
+        leading: how many of them, from the first, stand out.
         charts: drawings.
         lines: of a list; ``None`` where there is none.
         tables: beside those of the charts.
@@ -45,6 +48,7 @@ class Section:
     key: str
     title: str
     paragraphs: Sequence[str] = ()
+    leading: int = 0
     charts: Sequence[Chart] = ()
     lines: Sequence[str] | None = None
     tables: Sequence[PlainTable] = ()
@@ -56,7 +60,7 @@ def sections(report: Report) -> list[Section]:
     by_name = {chart.name: chart for chart in charts(report)}
     routing = [chart for name, chart in by_name.items() if name.startswith("routing")]
     found = [
-        Section("verdict", "Verdict", paragraphs=_verdict(report)),
+        Section("verdict", "Verdict", _verdict(report), leading=2 if items_differ(report) else 1),
         Section(
             "scores",
             "Scores",
@@ -105,11 +109,13 @@ def _seeds(report: Report) -> str:
 def _verdict(report: Report) -> list[str]:
     names = {"metric": "score", "split": "split", "group": "part of it"}
     asked = [f"{name}: {report[key]}" for key, name in names.items() if report.get(key)]
+    items, has_family = items_verdict(report), len(report["primary"]["holm_family"]) > 1
     return [
         headline(report),
+        *([] if items is None else [items]),
         verdict(report),
         *([f"What is compared: {'; '.join(asked)}."] if asked else []),
-        f"Holm's adjustment covers {report['primary']['holm_covers']}.",
+        *([f"Holm's adjustment covers {report['primary']['holm_covers']}."] if has_family else []),
     ]
 
 

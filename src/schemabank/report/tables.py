@@ -8,15 +8,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemabank.report.cells import interval, number, percent, points, setting, short
+from schemabank.report.markup import printable
 from schemabank.report.runtables import run_tables
 from schemabank.table import PlainTable
 
 Report = Mapping[str, Any]
+LONGEST_CELL = 60  # characters in a terminal
+CELL_END = 20  # of them, from the end: names often differ there
 
 
 def tables(report: Report) -> list[PlainTable]:
     """Return all tables for the terminal: title, head and rows."""
-    return [arms(report), *contrast_tables(report), *run_tables(report)]
+    found = [arms(report), *contrast_tables(report), *run_tables(report)]
+    return [(title, head, [list(map(_cell, row)) for row in rows]) for title, head, rows in found]
 
 
 def arms(report: Report) -> PlainTable:
@@ -66,6 +70,22 @@ def verdict(report: Report) -> str:
     )
 
 
+def items_verdict(report: Report) -> str | None:
+    """Return the verdict that lets items vary too; ``None`` where their scores are not known."""
+    items = report.get("items")
+    if items is None:
+        return None
+    changed = "The verdict changes where items vary too. " if items_differ(report) else ""
+    return f"{changed}Over other seeds and other items at once: {items['verdict']['sentence']}"
+
+
+def items_differ(report: Report) -> bool:
+    """Return whether that verdict is another one than the primary contrast's."""
+    items = report.get("items")
+    own = report["primary"]["verdict"]["outcome"]
+    return items is not None and bool(items["verdict"]["outcome"] != own)
+
+
 def warning_lines(report: Report) -> list[str]:
     """Return one line a warning, its id first."""
     return [f"{found['id']}: {found['sentence']}" for found in report["warnings"]]
@@ -101,6 +121,14 @@ def claims_table(report: Report) -> PlainTable:
     ]
     head = ["statistic", "arm", "epochs", "seed", "printed", "verdict", "where"]
     return "all claims that were checked", head, rows
+
+
+def _cell(text: str) -> str:
+    """Anybody's text in a terminal; of a long one the start and the end."""
+    shown = printable(text)
+    if len(shown) <= LONGEST_CELL:
+        return shown
+    return f"{shown[: LONGEST_CELL - CELL_END - 1]}…{shown[-CELL_END:]}"
 
 
 def _differences(report: Report) -> PlainTable:

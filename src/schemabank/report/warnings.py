@@ -91,7 +91,7 @@ def find_warnings(
 
 def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
     """Settings of an arm at which every seed, of two at least, has the same score."""
-    for arm in table.arms:
+    for arm in table.trained:
         groups: dict[tuple[tuple[str, Fraction], ...], list[str]] = {}
         for epochs in table.epochs(arm):
             groups.setdefault(tuple(table.scores(arm, epochs).items()), []).append(epochs)
@@ -162,7 +162,7 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
             "No row without a seed: neither the untouched model nor the best constant answer is "
             "there to tell whether any arm learned anything.",
         )
-    for arm in table.arms:
+    for arm in table.trained:
         places = [at for at in comparison.arms if at.arm == arm]
         for reference in comparison.references:
             found = [_placed(table, at, reference) for at in places]

@@ -1,0 +1,81 @@
+"""Settings of runs as a report reads and writes them."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemabank.errors import InputError
+from schemabank.rundir import CONFIG
+
+SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
+
+Config = Mapping[str, Any]
+
+
+def read_config(folder: Path) -> Config:
+    """Return a run's settings without its seed.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    try:
+        text = (folder / CONFIG).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read {str(folder / CONFIG)!r} ({error}): restore it, or move the run's folder "
+            "away"
+        ) from error
+    found = _parsed(SEED_LINE.sub("", text))
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{str(folder / CONFIG)!r} holds no settings: restore it, or move the run's folder away"
+        )
+    return found
+
+
+@cache
+def _parsed(text: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+
+
+def flat(config: Config, prefix: str = "") -> dict[str, object]:
+    """Return settings by their dotted names; a stage of the curriculum by its own name."""
+    found: dict[str, object] = {}
+    for key, value in config.items():
+        inner = value
+        if prefix + key == "curriculum" and isinstance(value, list):
+            inner = {stage["name"]: stage for stage in value}
+        if isinstance(inner, dict):
+            found |= flat(inner, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = inner
+    return found
+
+
+def words(value: object) -> str:
+    """A setting's value as a user writes it, in one line."""
+    if isinstance(value, str):
+        return value
+    return (
+        str(yaml.safe_dump(value, default_flow_style=True, width=10**9))
+        .removesuffix("...\n")
+        .strip()
+    )
+
+
+def label_of(names: Sequence[str], settings: Mapping[str, object]) -> str:
+    """Return settings as text: the value of a single one, else values by the names' last words."""
+    if len(names) == 1:
+        return words(settings.get(names[0]))
+    short = [name.rpartition(".")[2] for name in names]
+    told = short if len(set(short)) == len(short) else names
+    return " ".join(
+        f"{name}={words(settings.get(full))}" for name, full in zip(told, names, strict=True)
+    )
