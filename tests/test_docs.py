@@ -182,6 +182,13 @@ def test_routing_accuracies_are_those_of_their_records() -> None:
         assert correct == [f"{groups[g]['correct']:.1%}" for g in ("seen", "held_out")]
 
 
+def test_the_reports_table_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    record = "results/report_scale.json"
+    shown = shown_by("report_scale.py", record)
+    assert page.partition(f"<!-- report_scale.py: {record} -->\n")[2].startswith(shown)
+
+
 def test_the_whole_suites_figures_are_those_of_the_record() -> None:
     rows = json.loads((ROOT / "results" / "benchmarks" / "nvidia-h200.json").read_text())
     (row,) = (row for row in rows if row["case"] == "paper suite")
