@@ -124,3 +124,24 @@ def test_slips_are_named_with_their_line(
 ) -> None:
     with pytest.raises(InputError, match=message):
         load_suite(write(tmp_path / "s.yaml", **suite))
+
+
+@pytest.mark.parametrize("override", ["seed=7", "arm=lora"])
+def test_what_a_place_names_is_not_overridden(override: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "suite.yaml")
+    with pytest.raises(InputError, match=rf"--set '{override}': allowed are settings that"):
+        load_suite(path, [override])
+
+
+def test_a_search_and_its_final_runs_have_other_items(tmp_path: Path) -> None:
+    path = write(tmp_path / "suite.yaml", defaults={"eval": {"split": "validation"}}, tune={})
+    with pytest.raises(InputError, match="on which tune chooses the learning rates"):
+        load_suite(path)
+
+
+def test_an_exclusion_with_a_misspelt_name_matches_nothing(tmp_path: Path) -> None:
+    grid = {"lora.layers_to_transform": [None, [0]]}
+    exclude = [{"arm": "lora", "lora.layers_to_transfrom": None}]
+    path = write(tmp_path / "suite.yaml", grid=grid, exclude=exclude)
+    with pytest.raises(InputError, match="matches no run"):
+        load_suite(path)

@@ -104,7 +104,7 @@ def test_an_ablation_says_what_it_asks_and_has_seeds_enough(path: Path) -> None:
     assert [line.startswith("# ") for line in lines[:3]] == [True, True, False]
     for arm in {run.arm for run in suite.runs}:
         assert len({run.seed for run in suite.runs if run.arm == arm}) >= 6
-    assert suite.tune is not None
+    assert (suite.tune is None) == (path.stem == "routing")  # which compares the same weights
     assert {run.config.task.name for run in suite.runs} == {"gsm_symbolic"}
     assert {run.config.model.name for run in suite.runs} == {"smollm2-135m-instruct"}
 
@@ -204,7 +204,7 @@ def test_equal_parameters_are_as_many_as_schemabank_trains(sound: Suite) -> None
         )
         for config in (ours, theirs)
     }
-    assert counts["lora"] == pytest.approx(counts["schemabank"], rel=0.01)
+    assert counts["lora"] == pytest.approx(counts["schemabank"], rel=0.001)
     assert counts["lora"] == 4_055_040
 
 

@@ -399,7 +399,7 @@ def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
     assert manifest(out)["tuning"]["chosen"][0]["factor"] == 1
     settled = (out / "suite.json").read_text()
     wide = {"arm": "lora", "lora": {"r": 8}}
-    with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
+    with pytest.raises(InputError, match=r"has the final run .*search chooses otherwise where"):
         ran(tuned(finished, tmp_path / "s.yaml", arms={**arms, "wide": wide}, tune=WIDER), out)
     assert (out / "suite.json").read_text() == settled
 

@@ -185,6 +185,20 @@ def test_a_tracker_that_fails_is_left_off_and_stops_no_run(
     assert [run.ends[0][0] for run in other.runs.values()] == ["finished", "finished"]
 
 
+def test_the_other_runs_of_a_library_that_fails_are_closed() -> None:
+    runs = [RunConfig(arm="lora", seed=seed) for seed in (1, 2)]
+    runs = [r.model_copy(update={"engine": EngineSettings(trackers=("wandb",))}) for r in runs]
+    library, notes = Fake(), Notes()
+    followed = trackers.Trackers({"wandb": library}, notes)
+    followed.begin(runs)
+    broken, sound = (library.runs[run_id(run)] for run in runs)
+    broken.fails_at = "close"
+    followed.end(run_id(runs[0]), "finished", {"groups": {}, "scores": []})
+    assert [(end, why) for end, _, why in sound.ends] == [("interrupted", "no space left")]
+    followed.end(run_id(runs[1]), "finished", {"groups": {}, "scores": []})
+    assert len(sound.ends) == 1
+
+
 @pytest.mark.usefixtures("gsm8k")
 def test_failed_and_interrupted_runs_are_marked(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

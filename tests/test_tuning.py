@@ -278,3 +278,11 @@ def test_perplexity_is_chosen_by_the_loss_that_it_is_made_of() -> None:
 )
 def test_divergence_is_told_from_other_failures(reason: str | None, diverged: bool) -> None:
     assert has_diverged(Outcome(Path("run"), None, failure=reason)) == diverged
+
+
+@pytest.mark.parametrize(
+    ("difference", "diverged"), [("nan", True), ("inf", True), ("3.00e-01", False)]
+)
+def test_other_logits_that_are_finite_are_no_divergence(difference: str, diverged: bool) -> None:
+    said = f"the adapter gives other logits than the run: relative difference {difference}, allowed"
+    assert has_diverged(Outcome(Path("x"), None, failure=said)) is diverged

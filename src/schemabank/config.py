@@ -7,7 +7,7 @@ Origin of the method's figures: the results document of SchemaBank on GSM8K.
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemabank.basesettings import PositiveInt, Rate, Settings, Share, Weight
 from schemabank.taskconfig import TaskSettings
@@ -46,7 +46,12 @@ class LoraSettings(Settings):
     )
     """Names of the linear layers that get an adapter."""
     layers_to_transform: (
-        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None
+        Annotated[
+            tuple[Annotated[int, Field(ge=0)], ...],
+            Field(min_length=1),
+            AfterValidator(lambda indices: tuple(sorted(indices))),
+        ]
+        | None
     ) = None
     """Indices of the blocks whose layers get one; null: all blocks."""
 

@@ -30,7 +30,7 @@ UNUSED_BY_ARM: Mapping[str, set[str]] = {
     "lora": {"bank", "tags", "curriculum"},
     "schemabank": set(),
 }
-# Settings that came when runs had ids already; at their default, null, they are no part of it.
+# Settings whose default, null, is no part of a run's id.
 LATER_SETTINGS = (("lora", "layers_to_transform"),)
 BOOL_TAG = "tag:yaml.org,2002:bool"
 

@@ -67,15 +67,43 @@ def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
     known, rows = read_manifest(out), suite.rows()
     if found is not None and found.choices is None:
         if known is not None and known["runs"]:
-            return  # what was settled stands until all of it is again
+            # What was settled stands until all of it is again, but for what is known to diverge.
+            failed = _tuning(suite, found, known_failures(out))["failed"]
+            _replace(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
+            return
         rows = []
     if known is not None:
+        if found is not None:
+            _check_choices(out, known["runs"], rows)
         _check_grows(out, known["runs"], rows)
+    tuning = None if found is None else _tuning(suite, found, known_failures(out))
+    _replace(out, {"contrast": _contrast(suite), "runs": rows, "tuning": tuning})
+
+
+def _replace(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
     partial = out / f".{SUITE}.{secrets.token_hex(4)}.partial"
-    tuning = None if found is None else _tuning(suite, found, known_failures(out))
-    write_json(partial, {"contrast": _contrast(suite), "runs": rows, "tuning": tuning})
+    write_json(partial, manifest)
     partial.replace(out / SUITE)
+
+
+def _check_choices(
+    out: Path, known: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]
+) -> None:
+    """Refuse final runs at other learning rates than those that were settled."""
+    now = {json.dumps({**row, "run_id": ""}, sort_keys=True): row["run_id"] for row in rows}
+    places = [json.dumps({**row, "run_id": ""}, sort_keys=True) for row in known]
+    lost = [
+        row
+        for row, place in zip(known, places, strict=True)
+        if now.get(place, row["run_id"]) != row["run_id"]
+    ]
+    if lost:
+        raise InputError(
+            f"the suite in {str(out)!r} has the final run {lost[0]}, which now has other settings, "
+            "or another learning rate, since the search chooses otherwise where the suite has "
+            "grown: allowed is to grow without a change to what is there, choose another --out"
+        )
 
 
 def _contrast(suite: Suite) -> dict[str, str] | None:

@@ -1,4 +1,4 @@
-"""What runs are called on a screen and in a tracker, and their settings by dotted name."""
+"""What runs are called on a screen, and their settings by dotted name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

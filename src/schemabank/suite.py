@@ -26,6 +26,7 @@ from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved
 
 ARM, SEED = "arm", "seed"
+SEARCH_SPLIT = "validation"
 Point = Mapping[str, object]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
@@ -157,6 +158,7 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         for seed in suite.seeds
     ]
     changes = list(overrides)
+    _check_overrides(changes)
     runs = tuple(
         SuiteRun(*place, _config(suite, place, source, changes))
         for place in _kept(places, suite, source)
@@ -169,6 +171,8 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
     device = resolve_device(runs[0].config.engine.device)
     configs = resolved([run.config for run in runs], device)
     whole = [replace(run, config=c) for run, c in zip(runs, configs, strict=True)]
+    if suite.tune is not None:
+        _check_final_split(whole)
     return Suite(suite.contrast, _distinct(whole, path), suite.tune)
 
 
@@ -189,6 +193,26 @@ def _check_names(suite: SuiteConfig, source: Source) -> None:
                 )
 
 
+def _check_overrides(overrides: Iterable[str]) -> None:
+    """Refuse to give all runs one seed or arm: their places would say another."""
+    for text in overrides:
+        name = text.partition("=")[0].strip()
+        if name in {SEED, ARM}:
+            raise InputError(
+                f"--set {text!r}: allowed are settings that a suite's places do not name: change "
+                f"the suite's {name}s"
+            )
+
+
+def _check_final_split(runs: Iterable[SuiteRun]) -> None:
+    for run in runs:
+        if run.config.arm != "base" and run.config.eval.split == SEARCH_SPLIT:
+            raise InputError(
+                f"eval.split of the arm {run.arm!r} is {SEARCH_SPLIT!r}, on which tune chooses the "
+                "learning rates: allowed is test, set it or leave tune out"
+            )
+
+
 def _check_tuning(suite: SuiteConfig, source: Source) -> None:
     if suite.tune is None:
         return
@@ -207,7 +231,7 @@ def _kept(
     used = [False] * len(suite.exclude)
     for arm, seed, point in places:
         own = {ARM: arm, SEED: seed, **point}
-        matches = [all(own.get(k) == v for k, v in entry.items()) for entry in suite.exclude]
+        matches = [own | entry == own for entry in suite.exclude]
         used = [a or b for a, b in zip(used, matches, strict=True)]
         if not any(matches):
             yield arm, seed, point

@@ -5,7 +5,7 @@ runs, finished or not; so a suite that is interrupted ends with the very bytes o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,8 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
             write_manifest(out, suite, found)
             trials = [(trial.run.config, trial.title) for trial in found.missing]
             outcomes = _run(trials, out, reporter, device)
+            ended = replace(found, outcomes=(*found.outcomes, *outcomes))
+            write_manifest(out, suite, ended)  # what has diverged is not tried again
             _check_failures(outcomes)
         return outcomes
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -130,6 +130,11 @@ class Trackers:
         except Exception as error:  # what a library raises is not ours to foresee
             del self._libraries[name]
             reason = " ".join(str(error).split())
+            for followed in self._runs.values():
+                log = followed.logs.pop(name, None)
+                if log is not None:
+                    with suppress(Exception):  # it may well fail again
+                        log.close("interrupted", {}, reason)
             self._reporter.note(
                 f"tracker {name} is left off from here on ({type(error).__name__}: {reason}); the "
                 "runs go on, and metrics.jsonl has every step"
