@@ -1,9 +1,7 @@
 """The suites in configs/: they load, and arms differ in what they are said to differ in."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +14,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.curriculum import StepSettings, plan, step_settings, trained_groups
+from schemabank.naming import flat
 from schemabank.suite import Suite, SuiteRun, TuneSettings, load_suite
 from schemabank.suiterun import plan_suite
 from schemabank.tuning import trials
@@ -32,17 +31,6 @@ EMBEDDED_BLOCKS = 30  # of SmolLM2-135M
 
 def of_arm(suite: Suite, arm: str) -> SuiteRun:
     return next(run for run in suite.runs if run.arm == arm)
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name; a list, such as the curriculum, is one."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def differing(one: RunConfig, other: RunConfig) -> set[str]:

@@ -14,7 +14,7 @@ def dotted_settings(run: RunConfig) -> dict[str, object]:
     tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
     if "curriculum" in tree:
         tree["curriculum"] = {stage.pop("name"): stage for stage in tree["curriculum"]}
-    return _flat(tree, "")
+    return flat(tree)
 
 
 def titles_of(runs: Sequence[RunConfig]) -> dict[str, str]:
@@ -49,11 +49,12 @@ def _varying(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
     }
 
 
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, object]:
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """Return what stands in nested mappings by dotted names."""
     found: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
             found[prefix + key] = value
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
-from schemabank.report.settings import Config, flat, label_of, read_config
+from schemabank.report.settings import Config, label_of, read_config, settings_of
 from schemabank.rundir import RESULT, SUITE, read_json
 from schemabank.scoring import METRICS
 
@@ -218,14 +218,14 @@ def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], lis
     names = list(dict.fromkeys(n for own in by_arm.values() for n in _varying(own.values())))
     found = []
     for place in places:
-        settings = flat(configs[place.run_id])
+        settings = settings_of(configs[place.run_id])
         own = {name: settings.get(name) for name in names}
         found.append(_Place(place.run_id, place.arm, place.seed, own))
     return names, found
 
 
 def _varying(configs: Iterable[Config]) -> list[str]:
-    settings = [flat(config) for config in configs]
+    settings = [settings_of(config) for config in configs]
     names = dict.fromkeys(name for own in settings for name in own)
     return [
         name

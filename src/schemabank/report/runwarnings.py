@@ -13,7 +13,7 @@ from schemabank.report.compare import Comparison
 from schemabank.report.facts import Behaviour, Cost
 from schemabank.report.rates import Tried
 from schemabank.report.runs import ReportedRun, RunSet
-from schemabank.report.settings import flat, words
+from schemabank.report.settings import settings_of, words
 from schemabank.report.warnings import MOST_NAMED, Finding
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
@@ -114,7 +114,7 @@ def _declared(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
 
 
 def _subset(runs: RunSet) -> Iterator[Finding]:
-    limits = {flat(config).get("eval.limit") for config in _configs(runs)} - {None}
+    limits = {settings_of(config).get("eval.limit") for config in _configs(runs)} - {None}
     if limits:
         said = ", ".join(sorted(map(str, limits)))
         yield Finding(
@@ -222,7 +222,7 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
         first = at.get((comparison.treatment, c.epochs or ""))
         second = at.get((comparison.control, c.epochs or ""))
         if first and second:
-            one, other = flat(first[0].config), flat(second[0].config)
+            one, other = settings_of(first[0].config), settings_of(second[0].config)
             for name in dict.fromkeys((*one, *other)):
                 if name.partition(".")[0] in OWN or name == "train.learning_rate":
                     continue

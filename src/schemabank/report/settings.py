@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from schemabank.errors import InputError
+from schemabank.naming import flat
 from schemabank.rundir import CONFIG
 
 SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
@@ -45,18 +46,10 @@ def _parsed(text: str) -> object:
         return None
 
 
-def flat(config: Config, prefix: str = "") -> dict[str, object]:
+def settings_of(config: Config) -> dict[str, object]:
     """Return settings by their dotted names; a stage of the curriculum by its own name."""
-    found: dict[str, object] = {}
-    for key, value in config.items():
-        inner = value
-        if prefix + key == "curriculum" and isinstance(value, list):
-            inner = {stage["name"]: stage for stage in value}
-        if isinstance(inner, dict):
-            found |= flat(inner, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = inner
-    return found
+    stages = {stage["name"]: stage for stage in config.get("curriculum", ())}
+    return flat({**config, **({"curriculum": stages} if stages else {})})
 
 
 def words(value: object) -> str:
