@@ -14,23 +14,21 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cohorts import BANK, FAST_STAGES, bank_run, data, train
 from runs import write_model
+from schemabank.adapters import (
+    CONFIG,
+    WEIGHTS,
+    load_adapter,
+    load_bank,
+    model_card,
+    save_adapter,
+    save_bank,
+)
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
-from schemabank.export import (
-    CONFIG,
-    WEIGHTS,
-    check_with_peft,
-    load_adapter,
-    load_bank,
-    model_card,
-    probe_logits,
-    save_adapter,
-    save_bank,
-    save_merged,
-)
+from schemabank.export import check_with_peft, probe_logits, save_merged
 from schemabank.models import BaseModel, load_base_model
 from tiny import Kind, tiny_model, tiny_tokenizer
 

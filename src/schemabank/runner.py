@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from schemabank.adapters import PROVENANCE, model_card, save_adapter, save_bank
 from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import default_executor
@@ -21,14 +22,7 @@ from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.curriculum import trained_groups
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
-from schemabank.export import (
-    PROVENANCE,
-    check_with_peft,
-    model_card,
-    probe_logits,
-    save_adapter,
-    save_bank,
-)
+from schemabank.export import check_with_peft, probe_logits
 from schemabank.itemscores import save_item_scores
 from schemabank.models import EMBEDDED, BaseModel
 from schemabank.rundir import (

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from schemabank.adapters import CONFIG as ADAPTER_CONFIG
+from schemabank.adapters import PROVENANCE, LoraTensors, load_adapter, load_bank
 from schemabank.bank import Routing
 from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
@@ -16,18 +18,7 @@ from schemabank.configfile import load_run, overridden, to_yaml
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
 from schemabank.experiment import load_base, resolve_device, resolved
-from schemabank.export import (
-    CONFIG as ADAPTER_CONFIG,
-)
-from schemabank.export import (
-    PROVENANCE,
-    LoraTensors,
-    check_with_peft,
-    load_adapter,
-    load_bank,
-    probe_logits,
-    save_merged,
-)
+from schemabank.export import check_with_peft, probe_logits, save_merged
 from schemabank.models import BaseModel
 from schemabank.prepare import check_positions, evaluation_items
 from schemabank.progress import Reporter

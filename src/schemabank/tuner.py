@@ -8,12 +8,12 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.adapters import model_card, save_adapter
 from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
-from schemabank.export import model_card, save_adapter
 from schemabank.prepare import engine_run, training_data
 from schemabank.progress import Reporter, reporter
 from schemabank.tasks import Example

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cohorts import BANK, bank_run, data, lora_run, train, weights
 from runs import Finished, Notes, write_config
+from schemabank.adapters import load_adapter, model_card, save_adapter
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, dropout_keys, install_lora
@@ -24,7 +25,6 @@ from schemabank.config import LoraSettings
 from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
-from schemabank.export import load_adapter, model_card, save_adapter
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from schemabank.adapters import load_adapter, load_bank
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.experiment import load_base, resolve_device
-from schemabank.export import load_adapter, load_bank
 from schemabank.prepare import check_positions, chosen_examples, items_of
 from schemabank.progress import Reporter
 from schemabank.routing import measures
