@@ -2,9 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Whole files go to the processes, in the order that tests/parallel.py gives.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+SOAK_FACTOR ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite test unit integration lint type format clean
+.PHONY: help install sandbox run suite test unit integration soak lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,14 +46,18 @@ suite: $(STAMP) ## train a miniature of the document's suite and report on it, i
 	rm -rf runs/miniature/report
 	$(BIN)/schemabank report runs/miniature --out runs/miniature/report
 
-test: $(STAMP) ## all tests, unit first
-	$(BIN)/python -m pytest
+test: $(STAMP) ## all tests, in as many processes as there are cores
+	$(PYTEST)
 
 unit: $(STAMP) ## tests on tiny models, without real weights
-	$(BIN)/python -m pytest -m 'not integration'
+	$(PYTEST) -m 'not integration'
 
 integration: $(STAMP) ## tests on real weights
 	$(BIN)/python -m pytest -m integration
+
+soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples
+	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \
+	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

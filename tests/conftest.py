@@ -1,21 +1,57 @@
-"""Fixtures that several files of tests share: the tiny experiment is trained once."""
+"""Fixtures that several files of tests share, and how tests run: examples, threads, processes."""
 
 import os
+
+# Before torch is imported, and for every program that a test starts: processes share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import parallel
+from properties import register_profiles
 from runs import Finished, Notes, write_config, write_gsm8k, write_model
 from schemabank.configfile import load_experiment
 from schemabank.experiment import run_experiment
+
+register_profiles()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What ``-n auto`` means."""
+    return parallel.num_workers()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Long tests of ``make soak`` run only where ``-m`` names them."""
+    if "soak" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    if parallel.shared_folder(config) is not None:
+        items[:] = parallel.ordered(items, Path(__file__).parent)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test that is marked ``alone`` runs while the other processes wait."""
+    folder = parallel.shared_folder(item.config)
+    if folder is None:
+        return (yield)
+    with parallel.beside_others(folder, alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tiny models gain nothing from threads, and lose much where processes share the cores."""
     real_weights = item.get_closest_marker("integration") is not None
-    torch.set_num_threads((os.cpu_count() or 1) if real_weights else 1)
+    torch.set_num_threads(parallel.threads_of_real_weights() if real_weights else 1)
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.answers import (
     Extraction,
     canonical_number,
@@ -27,7 +28,7 @@ DATA = Path(os.environ.get("SCHEMABANK_DATA", ROOT.parent / "shared" / "data"))
 GSM8K_TEST = DATA / "gsm8k" / "test.jsonl.gz"
 
 # No deadline: the machine is shared, and a slow draw is no failure.
-prop = settings(deadline=None, max_examples=150)
+prop = examples(150)
 
 decimals = st.builds(
     lambda unscaled, places: Decimal(unscaled).scaleb(-places),

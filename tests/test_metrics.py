@@ -8,11 +8,12 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nltk.corpus import wordnet
 from rouge_score.rouge_scorer import RougeScorer
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.metrics import (
     bleu,
@@ -29,7 +30,7 @@ from schemabank.metrics import (
 SCORING = Path(__file__).parents[1] / "docs" / "scoring.md"
 
 # No deadline: the machine is shared, and a slow draw is no failure.
-prop = settings(deadline=None, max_examples=150)
+prop = examples(150)
 
 words = st.sampled_from(
     [
@@ -357,6 +358,7 @@ def test_each_form_of_a_letter_is_read(letter: str, form: str) -> None:
         assert choice_letter(text) == letter
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "unit",
     [

@@ -4,16 +4,17 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.metrics import bleu
 from schemabank.scoring import METRICS, ItemRecord, best_constant, summaries, summarise
 from schemabank.stats import clustered_interval, wilson_interval
 
 NUMERIC, F1 = METRICS["numeric"], METRICS["f1"]
-prop = settings(deadline=None, max_examples=150)
+prop = examples(150)
 
 
 def record(number: int = 1, *, correct: float = 1, **changes: object) -> ItemRecord:

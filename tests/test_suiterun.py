@@ -71,11 +71,11 @@ def test_an_interrupted_suite_ends_with_the_very_bytes(
             assert snapshot(tmp_path / "runs")[name][1] == digest, name
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("settings", [{}, {"grid": {}, "tune": TUNE}], ids=["plain", "tuned"])
 def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
-    settings: dict[str, object], finished: Finished, tmp_path: Path
+    settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
 ) -> None:
-    """``SUITE_KILLS=20`` kills it more often."""
     path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}}, **settings)
     program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
     environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
@@ -88,8 +88,8 @@ def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
     began = time.monotonic()
     assert start(tmp_path / "whole").wait() == 0
     whole_s = time.monotonic() - began
-    rng, kills = random.Random(0), 0
-    while kills < int(os.environ.get("SUITE_KILLS", "1")):
+    rng, num_killed = random.Random(0), 0
+    while num_killed < kills:
         process = start(tmp_path / "runs")
         try:
             assert process.wait(rng.uniform(0, whole_s)) == 0
@@ -97,7 +97,7 @@ def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            kills += 1
+            num_killed += 1
     assert start(tmp_path / "runs").wait() == 0
     for place in sorted((tmp_path / "whole").rglob("*")):
         if place.is_file() and place.name != "cost.json":

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.cli import main
 from schemabank.errors import InputError
 from schemabank.report.command import Question, report
@@ -142,9 +143,7 @@ RUNS = st.dictionaries(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=RUNS, reference=st.sampled_from(["", "0", "1", "0.4"]))
 def test_any_table_is_laid_out_or_refused(
     tmp_path: Path, runs: dict[tuple[str, str, int], tuple[int, str]], reference: str

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import ttest_ind, ttest_rel
 
+from properties import examples
 from schemabank.stats import paired_difference, welch_difference
 
-prop = settings(deadline=None, max_examples=100)
+prop = examples(100)
 accuracy = st.integers(0, 500).map(lambda k: k / 500)
 accuracies = st.lists(accuracy, min_size=2, max_size=12)
 levels = st.sampled_from([0.5, 0.9, 0.95, 0.99])

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import crossed_difference, paired_difference, pigeonhole_interval
 
-prop = settings(deadline=None, max_examples=60)
+prop = examples(60)
 shapes = st.tuples(st.integers(2, 6), st.integers(2, 9))
 answers = shapes.flatmap(lambda shape: arrays(float, (2, *shape), elements=st.sampled_from([0, 1])))
 

@@ -3,11 +3,12 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import binomtest, chi2, mannwhitneyu, norm
 
+from properties import examples
 from schemabank.stats import (
     hedges_g,
     paired_d_z,
@@ -15,7 +16,7 @@ from schemabank.stats import (
     unpaired_outperformance,
 )
 
-prop = settings(deadline=None, max_examples=60)
+prop = examples(60)
 accuracy = st.integers(0, 50).map(lambda k: k / 50)
 accuracies = st.lists(accuracy, min_size=2, max_size=8)
 # Miles per gallon by transmission (R's `mtcars`), and hours of sleep (R's `sleep`).

@@ -2,10 +2,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import (
     McNemar,
@@ -15,7 +16,7 @@ from schemabank.stats import (
     wilson_interval,
 )
 
-prop = settings(deadline=None, max_examples=150)
+prop = examples(150)
 
 
 class TestWilsonInterval:

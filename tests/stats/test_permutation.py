@@ -2,13 +2,14 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import label_floor, label_test, sign_flip_floor, sign_flip_test
 
-prop = settings(deadline=None, max_examples=60)
+prop = examples(60)
 counts = st.integers(0, 20)  # right answers of 20, so that ties are common and sums exact
 # Heights of crossed less self-fertilised plants, eighths of an inch (Darwin; Fisher 1935, s. 17).
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]

@@ -1,13 +1,14 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import nct
 from scipy.stats import t as student
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import detectable_difference, detectable_from_error, detection_power
 
-prop = settings(deadline=None, max_examples=60)
+prop = examples(60)
 
 
 class TestDetectionPower:

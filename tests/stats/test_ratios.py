@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
+from properties import examples
 from schemabank.stats import ratio_of_means
 
-prop = settings(deadline=None, max_examples=100)
+prop = examples(100)
 score = st.integers(-50, 50).map(lambda k: k / 50)
 BASELINE, SCHEMABANK = [3.4, 5.6, 2.0, 4.0], [10.8, 13.2, 12.6, 10.6]
 

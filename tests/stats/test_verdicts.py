@@ -1,7 +1,8 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import (
     Difference,
@@ -12,7 +13,7 @@ from schemabank.stats import (
     welch_difference,
 )
 
-prop = settings(deadline=None, max_examples=100)
+prop = examples(100)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 

@@ -7,9 +7,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.errors import InputError
 from schemabank.tasks import conditional
 from schemabank.tasks.base import Example, TaskData
@@ -173,7 +174,7 @@ def test_nothing_held_out_leaves_one_group() -> None:
     assert [e.group for e in data.test] == ["seen"] * 60
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(*[st.integers(0, 100)] * 3, st.integers(1, 12), st.integers(0, 5))
 def test_a_smaller_split_begins_a_larger_one_whatever_the_others(
     train_size: int, validation_size: int, test_size: int, num_rules: int, data_seed: int

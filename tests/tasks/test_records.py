@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from properties import examples
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.taskconfig import RecordsSettings
@@ -66,7 +67,7 @@ def test_splits_are_carved_by_a_hash_of_the_prompt(tmp_path: Path) -> None:
         assert all(questions.count(q) == 2 for q in questions), "equal prompts never part"
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.floats(0, 0.49), st.floats(0, 0.49))
 def test_shares_are_as_asked_for(
     tmp_path_factory: pytest.TempPathFactory, validation: float, test: float
