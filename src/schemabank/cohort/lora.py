@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from schemabank.architecture import decoder_blocks
 from schemabank.cohort.execute import can_compile
 from schemabank.cohort.joined import SIBLINGS, JoinedLinear
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
-from schemabank.models import decoder_blocks
 
 MIX_IN, MIX_OUT = 0x2C1B3C6D, 0x297A2D39  # odd constants of a 32-bit integer hash (lowbias32)
 BATCH_STRIDE = 2**20  # more tokens than any row has

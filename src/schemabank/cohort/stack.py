@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from schemabank.architecture import decoder_blocks
 from schemabank.attach import AttachedBanks, attach_banks, bank_layers
 from schemabank.bank import Routing, SchemaBank
 from schemabank.cohort.attention import short_attention
@@ -20,7 +21,6 @@ from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remov
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
-from schemabank.models import decoder_blocks
 
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
