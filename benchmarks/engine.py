@@ -5,7 +5,8 @@
 
 Every case trains with dropout, clipping and AdamW on; tokens are real ones, not padding. A case's
 first epoch, which compiles, captures and fills caches, is not timed; ``start_s`` says how long it
-took. Needs GSM8K (``SCHEMABANK_DATA`` or the hub); Qwen2's shape has random weights.
+took. On a GPU the PEFT loop is timed as compiled code too, since an eager one waits for Python.
+Needs GSM8K (``SCHEMABANK_DATA`` or the hub); Qwen2's shape has random weights.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from bench import (
     read_rows,
     synchronize,
 )
-from peft_loop import Alternating, PeftLoop
+from peft_loop import COMPILED, STATIC_LABELS, STATIC_WIDTH, Alternating, Kind, PeftLoop
 
 from schemabank.cohort import engine, loss
 from schemabank.cohort.batches import Batch, collate
@@ -40,6 +41,12 @@ from schemabank.cohort.lora import SharedInput
 from schemabank.cohort.stack import AdapterStack
 
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
+LOOPS: dict[Kind, str] = {
+    "plain": "PEFT",
+    "tuned": "PEFT, tuned",
+    "compiled": "PEFT, tuned and compiled",
+    "captured": "PEFT, tuned, compiled and captured",
+}
 TECHNIQUES: dict[str, tuple[object, str, object]] = {
     "capture": (engine, "default_executor", partial(Executor, capture=False)),
     "compiling": (torch, "compile", lambda function, **_: function),
@@ -65,10 +72,10 @@ def main() -> None:
         print(_line(rows[-1]), flush=True)  # noqa: T201 -- this is a script
         Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
-    if _tuned_rate(bench, rows) is None:
+    if _rate(bench, rows, ["tuned"]) is None:
         add("matrix product", 0, tflops=_matrix_tflops(bench))
-        for tuned in (False, True):
-            add("PEFT, tuned" if tuned else "PEFT", 1, **_peft(bench, tuned=tuned))
+        for kind in _loops(bench):
+            add(LOOPS[kind], 1, **_peft(bench, kind))
     for slots in arguments.slots:
         for case, values in _engine(bench, slots).items():
             add(f"engine, {case}", slots, **values)
@@ -95,9 +102,12 @@ def _table(rows: Sequence[Row]) -> str:
         "ms a step": ("ms_per_step", ",.1f"),
         "real tokens/s": ("real_tokens_per_s", ",.0f"),
         "x PEFT, tuned": ("ratio_to_peft", ",.1f"),
+        "x PEFT, compiled": ("ratio_to_compiled", ",.1f"),
         "padding": ("padding_ratio", ".1%"),
         "GiB": ("peak_memory_gib", ".1f"),
     }
+    if not any(isinstance(row.get("ratio_to_compiled"), float) for row in rows):
+        del columns["x PEFT, compiled"]
     lines = [
         f"| case | slots | {' | '.join(columns)} |",
         f"|---|---:|{'---:|' * len(columns)}",
@@ -126,12 +136,18 @@ def without(technique: str) -> Iterator[None]:
         torch.compiler.reset()
 
 
-def _peft(bench: Bench, *, tuned: bool) -> Row:
-    """Time a training loop around PEFT."""
-    loop = PeftLoop(bench.base.model, bench.config.lora, tuned=tuned)
-    batches = [b.to(bench.device) for b in _peft_batches(bench)]
+def _loops(bench: Bench) -> list[Kind]:
+    """The PEFT loops that a device has: compiling brings nothing on a CPU."""
+    return [kind for kind in LOOPS if bench.device.type == "cuda" or kind not in COMPILED]
+
+
+def _peft(bench: Bench, kind: Kind) -> Row:
+    """Time a training loop around PEFT, after a warm-up that has seen every shape."""
+    free(bench.device)
+    loop = PeftLoop(bench.base.model, bench.config.lora, kind=kind)
+    batches = [b.to(bench.device) for b in _peft_batches(bench, static=kind in COMPILED)]
     began = time.perf_counter()
-    for batch in batches[:PEFT_WARM_UP]:
+    for batch in _warm_up(batches, every_shape=kind in COMPILED):
         loop.step(batch)
     synchronize(bench.device)
     start_s = time.perf_counter() - began
@@ -145,22 +161,38 @@ def _peft(bench: Bench, *, tuned: bool) -> Row:
     return _speed(elapsed, len(timed), real, 1 - real / positions) | {"start_s": start_s}
 
 
-def _peft_batches(bench: Bench) -> list[Batch]:
-    """One run's batches of an epoch, padded to their own longest row as a collator would."""
+def _warm_up(batches: Sequence[Batch], *, every_shape: bool) -> list[Batch]:
+    """The first batches; for compiled code three of every shape, the third replays a capture."""
+    first = list(batches[:PEFT_WARM_UP])
+    if not every_shape:
+        return first
+    shapes = {(batch.tokens.shape, batch.labels.shape): batch for batch in batches}
+    return [*first, *(batch for batch in shapes.values() for _ in range(3))]
+
+
+def _peft_batches(bench: Bench, *, static: bool) -> list[Batch]:
+    """One run's batches of an epoch, padded to their own longest row as a collator would.
+
+    Args:
+        bench: the data.
+        static: round widths and labels up to a few sizes, as compiled code wants them.
+    """
     rows = bench.data.schedule.rows(0, 0)
+    wide, deep = (STATIC_WIDTH, STATIC_LABELS) if static else (1, 1)
     batches = []
     for indices in rows[: PEFT_STEPS + PEFT_WARM_UP]:
         examples = [bench.data.encoded[i] for i in indices if i >= 0]
         width = max(len(e.tokens) for e in examples)
         labels = max(e.num_labels for e in examples)
-        batches.append(collate([examples], width=width, num_labels=labels))
+        size = {"width": -(-width // wide) * wide, "num_labels": -(-labels // deep) * deep}
+        batches.append(collate([examples], **size))
     return batches
 
 
 def _engine(bench: Bench, slots: int) -> dict[str, Row]:
     """Time a cohort in stage 1 and in the later stages, each in its second epoch."""
     free(bench.device)
-    clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench))
+    clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench, static=False))
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=bench.config.bank)
     config = bench.config
     runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
@@ -238,10 +270,10 @@ def _speed(elapsed: float, steps: int, real: int, padding: float) -> Row:
 
 
 def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row]) -> Row:
-    tuned = _tuned_rate(bench, rows)
     rate = values.get("real_tokens_per_s")
-    trains = case != "engine, decoding"
-    known = trains and isinstance(rate, float) and tuned is not None
+    loops = {"ratio_to_peft": _rate(bench, rows, ["tuned"])}
+    loops["ratio_to_compiled"] = _rate(bench, rows, COMPILED)
+    known = isinstance(rate, float) and case != "engine, decoding"
     return {
         **origin(bench.base.model, bench.model_name),
         "target": bench.config.task.target,
@@ -249,18 +281,25 @@ def _row(bench: Bench, case: str, slots: int, values: Row, *, rows: Sequence[Row
         "slots": slots,
         "ms_per_step": None,
         "real_tokens_per_s": None,
-        "ratio_to_peft": rate / tuned if known else None,
+        **{name: rate / loop if known and loop else None for name, loop in loops.items()},
         "padding_ratio": None,
         "peak_memory_gib": peak_gib(bench.device),
         **values,
     }
 
 
-def _tuned_rate(bench: Bench, rows: Sequence[Row]) -> float | None:
-    """Real tokens a second of the tuned PEFT loop on the same model and target, where measured."""
-    same = {"case": "PEFT, tuned", "model": bench.model_name, "target": bench.config.task.target}
-    rates = (r["real_tokens_per_s"] for r in rows if same.items() <= r.items())
-    return next((rate for rate in rates if isinstance(rate, float)), None)
+def _rate(bench: Bench, rows: Sequence[Row], kinds: Sequence[Kind]) -> float | None:
+    """Real tokens a second of the fastest of some PEFT loops on the same model and target."""
+    same = {"model": bench.model_name, "target": bench.config.task.target}
+    cases = [LOOPS[kind] for kind in kinds]
+    rates = [
+        rate
+        for row in rows
+        if row["case"] in cases
+        and same.items() <= row.items()
+        and isinstance(rate := row["real_tokens_per_s"], float)
+    ]
+    return max(rates, default=None)
 
 
 def _shown(row: Row, name: str, form: str) -> str:
@@ -277,8 +316,9 @@ def _line(row: Row) -> str:
         return _shown(row, name, form)
 
     return (
-        f"{row['case']!s:22s} {row['slots']:>3} slots {shown('ms_per_step', '9.2f')} ms/step "
+        f"{row['case']!s:34s} {row['slots']:>3} slots {shown('ms_per_step', '9.2f')} ms/step "
         f"{shown('real_tokens_per_s', '10,.0f')} tokens/s {shown('ratio_to_peft', '7.1f')} x PEFT "
+        f"{shown('ratio_to_compiled', '6.1f')} x compiled "
         f"{shown('padding_ratio', '6.1%')} padding {shown('peak_memory_gib', '5.1f')} GiB "
         f"{shown('start_s', '6.1f')} s to start {shown('tflops', '6.1f')} TFLOP/s"
     )

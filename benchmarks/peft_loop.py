@@ -1,9 +1,10 @@
-"""What the engine is compared with: a training loop around PEFT, plain and tuned."""
+"""What the engine is compared with: a training loop around PEFT, from plain to compiled."""
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
+from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -17,16 +18,24 @@ from schemabank.config import LoraSettings
 
 LEARNING_RATE = 1e-4
 
+Kind = Literal["plain", "tuned", "compiled", "captured"]
+COMPILED: tuple[Kind, ...] = ("compiled", "captured")
+# Compiled code is made anew for every shape, so shapes are rounded up to few of them.
+STATIC_WIDTH, STATIC_LABELS = 32, 8
+
 
 class PeftLoop:
     """A training loop around PEFT: plain, or with what a careful user would switch on.
 
     Plain: the adapter in float32, the loss of the full logits by the model itself, AdamW as it
     comes. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
-    attention mask, fused AdamW.
+    attention mask, fused AdamW. Compiled: tuned, with forward, loss and backward as one compiled
+    graph for every shape. Captured: compiled, and replayed as CUDA graphs (PyTorch's mode
+    ``reduce-overhead``).
     """
 
-    def __init__(self, base: PreTrainedModel, lora: LoraSettings, *, tuned: bool) -> None:
+    def __init__(self, base: PreTrainedModel, lora: LoraSettings, *, kind: Kind) -> None:
+        tuned = kind != "plain"
         config = LoraConfig(
             r=lora.r,
             lora_alpha=lora.lora_alpha,
@@ -40,10 +49,16 @@ class PeftLoop:
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=LEARNING_RATE, weight_decay=0.01, fused=tuned or None
         )
-        self._loss_of = _labelled_loss if tuned else _full_loss
+        self._kind = kind
+        self._loss_of: Callable[..., Tensor] = _labelled_loss if tuned else _full_loss
+        if kind in COMPILED:
+            mode = "reduce-overhead" if kind == "captured" else None
+            self._loss_of = torch.compile(_labelled_loss, dynamic=False, mode=mode)
 
     def step(self, batch: Batch) -> None:
         """Train on a batch."""
+        if self._kind == "captured":
+            torch.compiler.cudagraph_mark_step_begin()
         self._loss_of(self._model, batch).backward()
         torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
@@ -53,6 +68,7 @@ class PeftLoop:
         """Take the adapter off."""
         self._model.unload()
         self._base.requires_grad_(False)
+        torch.compiler.reset()
 
 
 class Alternating:
@@ -64,7 +80,7 @@ class Alternating:
     def __init__(self, base: PreTrainedModel, lora: LoraSettings, batches: Sequence[Batch]) -> None:
         self._loop: PeftLoop | None = None
         if base.device.type == "cpu":
-            self._loop = PeftLoop(copy.deepcopy(base), lora, tuned=True)
+            self._loop = PeftLoop(copy.deepcopy(base), lora, kind="tuned")
         self._batches = cycle(batches)
         self.reset()
 
