@@ -336,8 +336,8 @@ class TestTrain:
         assert ended.code == code
         folder = Path("runs") / "tiny" / f"{finished.lora.folder.name}.unfinished-1"
         reason = "no finite gradient in 3 steps in a row, up to step 2"
-        assert ended.err.splitlines()[-1] == f"failed: {folder}: {reason}"
-        assert re.search(rf"{folder.name} +failed", ended.out)
+        assert ended.err.splitlines()[-1] == f"failed: {folder}: diverged: {reason}"
+        assert re.search(rf"{folder.name} +failed: diverged", ended.out)
         assert "adapter:" not in ended.out
 
     def test_a_runtime_error_is_one_sentence(

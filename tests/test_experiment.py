@@ -21,6 +21,7 @@ from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved, run_all, run_experiment
+from schemabank.failure import Failure
 from schemabank.models import BaseModel
 from schemabank.runner import Outcome
 
@@ -264,14 +265,16 @@ def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
     assert good.failure is None
     assert contents(good.folder) == contents(finished.lora.folder)
     # In the routers' stage it has the first slot, and then the second.
-    assert bad.failure == "no finite gradient in 3 steps in a row, up to step 7"
+    assert bad.failure == Failure(
+        "diverged", "no finite gradient in 3 steps in a row, up to step 7"
+    )
     assert bad.result is None
     aside = bad.folder
     assert aside.name.endswith(".unfinished-1")
     named = aside.with_name(aside.name.removesuffix(".unfinished-1"))
     assert not named.exists(), "a folder with a run's name is complete"
     failure = json.loads((aside / "failure.json").read_text())
-    assert failure == {"failure": bad.failure}
+    assert failure == bad.failure.row()
     assert len(rows(aside / "metrics.jsonl")) == 8
     outcomes, _ = run(finished.config, tmp_path, "arm=[lora, schemabank]")
     assert [(o.reused, o.failure) for o in outcomes] == [(True, None), (False, None)]
@@ -526,7 +529,9 @@ def test_a_run_that_does_not_even_fit_alone_fails_and_no_other_does(
     outcomes, _ = run_mixed(finished.config, tmp_path, 2)
     failures = [o.failure for o in outcomes if o.failure is not None]
     assert len(failures) == 1
-    assert failures[0].startswith("train.batch_size is 4, but a step of a single run does not fit")
+    assert failures[0].kind == "memory"
+    said = "train.batch_size is 4, but a step of a single run does not fit"
+    assert failures[0].message.startswith(said)
     for outcome, other in zip(outcomes, mixed[0], strict=True):
         if outcome.failure is None:
             assert contents(outcome.folder) == contents(other.folder)
@@ -592,7 +597,7 @@ def test_an_error_before_the_first_step_leaves_the_model_to_the_next_run(
 
     monkeypatch.setattr(training, "estimate", full)
     (failed, fine), _ = run(finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1")
-    assert failed.failure == "no room for the probe"
+    assert failed.failure == Failure("memory", "no room for the probe")
     assert fine.failure is None
     assert contents(fine.folder) == contents(finished.schemabank.folder)
 
@@ -627,10 +632,11 @@ def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter
 
     monkeypatch.setattr("schemabank.runner.evaluate", full)
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
-    assert outcome.failure == (
+    assert outcome.failure == Failure(
+        "memory",
         f"eval.batch_size is {load_experiment(finished.config).eval.batch_size}, but so many "
         "questions at once for each of 1 runs do not fit into the device's memory: lower it "
-        "(no room)"
+        "(no room)",
     )
     (aside,) = tmp_path.iterdir()
     assert (aside / "adapter" / "adapter_model.safetensors").is_file()
@@ -646,9 +652,10 @@ def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
             finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1"
         )
     assert failed.result is None
-    assert failed.failure == (
+    assert failed.failure == Failure(
+        "memory",
         "train.batch_size is 4, but a step of a single run does not fit into the device's memory: "
-        "lower it or task.max_length (no room for 20 GiB)"
+        "lower it or task.max_length (no room for 20 GiB)",
     )
     assert not starting(notes, "1 runs at once")
     assert fine.failure is None
@@ -691,4 +698,4 @@ def test_runs_go_by_the_titles_that_they_are_given(
     (outcome,) = run_all(runs, tmp_path, notes, device=torch.device("cpu"), titles=["mine"])
     assert list(notes.titles.values()) == ["mine"]
     (states,) = notes.states.values()
-    assert states[-1] == ("failed", outcome.failure)
+    assert states[-1] == ("failed", outcome.failure.message)

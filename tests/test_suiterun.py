@@ -16,7 +16,8 @@ from runs import Finished, Notes, snapshot
 from schemabank.cli import app
 from schemabank.config import RunConfig
 from schemabank.configfile import load_run, run_id
-from schemabank.errors import InputError
+from schemabank.errors import FailedRunsError, InputError
+from schemabank.failure import Failure
 from schemabank.rundir import read_json
 from schemabank.runner import Outcome
 from schemabank.suite import load_suite
@@ -25,6 +26,7 @@ from suites import PAPER, ran, tiny, write
 
 TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 1}
 WIDER = {**TUNE, "factors": [0.5, 1, 2]}
+FULL = Failure("disk", "No space left on device")
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -327,11 +329,11 @@ def interrupted(*_args: object, **_options: object) -> list[Outcome]:
 def test_a_trial_that_diverged_is_noted_and_not_run_again(
     finished: Finished, tmp_path: Path
 ) -> None:
-    path = tuned(finished, tmp_path / "s.yaml", tune={**TUNE, "factors": [1, 1e9], "extend": 0})
+    path = tuned(finished, tmp_path / "s.yaml", tune={**TUNE, "factors": [1, 1e30], "extend": 0})
     _, _, notes = ran(path, tmp_path / "runs")
     tuning = manifest(tmp_path / "runs")["tuning"]
     assert {row["factor"] for row in tuning["chosen"]} == {1}
-    lost = {row["run_id"] for row in tuning["runs"] if row["factor"] == 1e9}
+    lost = {row["run_id"] for row in tuning["runs"] if row["factor"] == 1e30}
     assert {row["run_id"] for row in tuning["failed"]} == lost
     assert sum("its factor was not chosen" in note for note in notes) == len(lost) == 2
     before = snapshot(tmp_path / "runs")
@@ -347,10 +349,12 @@ def test_a_search_stops_where_the_machine_failed(
     monkeypatch.setattr(
         "schemabank.suiterun.run_all",
         lambda runs, out, *_args, **_options: [
-            Outcome(out / run_id(run), None, failure="No space left on device") for run in runs
+            Outcome(out / run_id(run), None, failure=FULL) for run in runs
         ],
     )
-    with pytest.raises(RuntimeError, match=r"4 of 4 tuning runs failed, .*\(No space left on"):
+    with pytest.raises(
+        FailedRunsError, match=r"4 of 4 tuning runs failed, .*\(disk: No space left"
+    ):
         ran(tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs")
     assert manifest(tmp_path / "runs")["tuning"]["chosen"] == []
 

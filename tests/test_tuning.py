@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
+from schemabank.failure import Failure
 from schemabank.runner import Outcome
 from schemabank.suite import Suite, SuiteRun, TuneSettings
 from schemabank.tuning import (
@@ -16,7 +17,6 @@ from schemabank.tuning import (
     Trial,
     beyond,
     choose,
-    has_diverged,
     notes,
     peak_rate,
     scaled,
@@ -25,7 +25,7 @@ from schemabank.tuning import (
     tuned,
 )
 
-DIVERGED = "no finite gradient in 20 steps in a row, up to step 30"
+DIVERGED = Failure("diverged", "no finite gradient in 20 steps in a row, up to step 30")
 
 
 def candidate(score: float | None, gold_nll: float, *, num_items: int = 100) -> Candidate:
@@ -117,7 +117,7 @@ def outcome(score: float, gold_nll: float = 1.0) -> Outcome:
     return Outcome(Path("run"), {"metric": "numeric", "groups": {"all": group}})
 
 
-def failed(reason: str = DIVERGED) -> Outcome:
+def failed(reason: Failure = DIVERGED) -> Outcome:
     return Outcome(Path("run"), None, failure=reason)
 
 
@@ -265,24 +265,3 @@ def test_perplexity_is_chosen_by_the_loss_that_it_is_made_of() -> None:
 
     found, _ = searched(suite_of("a"), of)
     assert chosen(found) == {"a": (2, False)}
-
-
-@pytest.mark.parametrize(
-    ("reason", "diverged"),
-    [
-        (DIVERGED, True),
-        ("the adapter in 'x' gives other logits than the run: relative difference nan", True),
-        ("eval.batch_size is 64, but so many questions at once", False),
-        (None, False),
-    ],
-)
-def test_divergence_is_told_from_other_failures(reason: str | None, diverged: bool) -> None:
-    assert has_diverged(Outcome(Path("run"), None, failure=reason)) == diverged
-
-
-@pytest.mark.parametrize(
-    ("difference", "diverged"), [("nan", True), ("inf", True), ("3.00e-01", False)]
-)
-def test_other_logits_that_are_finite_are_no_divergence(difference: str, diverged: bool) -> None:
-    said = f"the adapter gives other logits than the run: relative difference {difference}, allowed"
-    assert has_diverged(Outcome(Path("x"), None, failure=said)) is diverged

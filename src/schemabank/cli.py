@@ -6,7 +6,7 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from schemabank import __version__
-from schemabank.errors import InputError
+from schemabank.errors import FailedRunsError, InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.runner import Outcome
@@ -52,7 +52,7 @@ def train(
         outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
     _print_results(
         [o.result for o in outcomes if o.result is not None],
-        failed=[o.folder.name for o in outcomes if o.failure is not None],
+        failed={o.folder.name: o.failure.kind for o in outcomes if o.failure is not None},
     )
     for outcome in outcomes:
         if outcome.failure is None and (outcome.folder / "adapter").is_dir():
@@ -293,6 +293,8 @@ def main() -> None:
         app()
     except InputError as error:
         _fail(error, 2)
+    except FailedRunsError as error:
+        _fail(error, 3)
     except (RuntimeError, OSError) as error:
         _fail(error, 1)
 
@@ -315,11 +317,13 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _print_results(results: list[dict[str, object]], failed: Sequence[str] = ()) -> None:
+def _print_results(
+    results: list[dict[str, object]], failed: Mapping[str, str] | None = None
+) -> None:
     from schemabank.table import results_tables
 
     if results or failed:
-        _console().print(*results_tables(results, failed=failed), sep="\n")
+        _console().print(*results_tables(results, failed=failed or {}), sep="\n")
 
 
 def _print_tables(tables: Sequence["PlainTable"]) -> None:

@@ -1,4 +1,4 @@
-"""The one exception that means "your input is wrong", which the command line turns into exit 2."""
+"""Exceptions that the command line turns into an exit code of their own: 2 and 3."""
 
 import textwrap
 
@@ -8,6 +8,10 @@ class InputError(ValueError):
 
     Its message is one sentence that names the value, what is allowed and how to mend it.
     """
+
+
+class FailedRunsError(RuntimeError):
+    """Some runs of several failed, and nothing can be made of the others as yet."""
 
 
 def first_line(error: BaseException) -> str:

@@ -36,7 +36,7 @@ from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of
 from schemabank.trackers import Trackers, trackers_of
-from schemabank.training import Context, build_stack
+from schemabank.training import Context, build_stack, failure_of
 
 
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
@@ -193,7 +193,7 @@ def _attempt(
         context.trackers.begin(runs)
         done = run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError) as error:
-        done = [Outcome(out / run_id(run), None, failure=str(error)) for run in runs]
+        done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
         context.trackers.interrupt()
         raise
@@ -205,9 +205,10 @@ def _attempt(
 def _tell_end(name: str, outcome: Outcome, context: Context) -> None:
     """Say how a run ended, on the screen and in the trackers."""
     end: Literal["finished", "failed"] = "finished" if outcome.failure is None else "failed"
-    told = outcome.failure or _first_scores(outcome.result)
+    failure = outcome.failure
+    told = _first_scores(outcome.result) if failure is None else failure.message
     context.reporter.run_state(name, end, told)
-    context.trackers.end(name, end, outcome.result, outcome.failure or "")
+    context.trackers.end(name, end, outcome.result, "" if failure is None else failure.message)
 
 
 def _first_scores(result: Mapping[str, Any] | None) -> str:

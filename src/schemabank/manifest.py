@@ -12,6 +12,7 @@ from typing import Any
 
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
+from schemabank.failure import Failure, read_failure
 from schemabank.rundir import SUITE, check_available, read_json, write_json
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
@@ -25,10 +26,14 @@ def read_manifest(out: Path) -> Manifest | None:
     return read_json(path) if path.exists() else None
 
 
-def known_failures(out: Path) -> dict[str, str]:
-    """Return, by run id, why trials of a folder's suite diverged; they would do so again."""
+def known_failures(out: Path) -> dict[str, Failure]:
+    """Return, by run id, the failures of a folder's trials that are settled: they diverged.
+
+    Whatever else may stand there, from versions that kept every failure, is tried again.
+    """
     tuning = (read_manifest(out) or {}).get("tuning")
-    return {} if tuning is None else {row["run_id"]: row["failure"] for row in tuning["failed"]}
+    rows = [] if tuning is None else tuning["failed"]
+    return {row["run_id"]: failure for row in rows if (failure := read_failure(row)).is_settled}
 
 
 def check_manifest(out: Path, suite: Suite) -> None:
@@ -110,12 +115,12 @@ def _contrast(suite: Suite) -> dict[str, str] | None:
     return None if suite.contrast is None else suite.contrast.model_dump()
 
 
-def _tuning(suite: Suite, found: Search, known: Mapping[str, str]) -> dict[str, object]:
+def _tuning(suite: Suite, found: Search, known: Mapping[str, Failure]) -> dict[str, object]:
     assert suite.tune is not None
     failed = {
         run_id(trial.run.config): outcome.failure
         for trial, outcome in zip(found.trials, found.outcomes, strict=False)
-        if outcome.failure is not None
+        if outcome.failure is not None and outcome.failure.is_settled
     }
     if found.choices is None:
         failed = {**known, **failed}
@@ -125,7 +130,7 @@ def _tuning(suite: Suite, found: Search, known: Mapping[str, str]) -> dict[str, 
         "factors": list(found.factors),
         "declared": _declared(suite.tune),
         "runs": [trial.row() for trial in found.trials],
-        "failed": [{"run_id": name, "failure": failed[name]} for name in sorted(failed)],
+        "failed": [{"run_id": name, **failed[name].row()} for name in sorted(failed)],
         "chosen": [choice.row() for choice in found.choices or ()],
     }
 

@@ -26,6 +26,7 @@ STAGES = "stages"
 PREDICTIONS = "predictions.jsonl"
 METRICS = "metrics.jsonl"
 COST = "cost.json"
+FAILURE = "failure.json"
 ROUTING = "routing"
 SUITE = "suite.json"
 

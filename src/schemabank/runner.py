@@ -1,5 +1,6 @@
 """One cohort from its runs' settings to their folders: train, evaluate, write, check."""
 
+import math
 import resource
 import sys
 import time
@@ -20,9 +21,9 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig, Stage
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.curriculum import trained_groups
-from schemabank.errors import InputError
 from schemabank.evaluate import Procedure, evaluate
 from schemabank.export import check_with_peft, probe_logits
+from schemabank.failure import Failure
 from schemabank.itemscores import save_item_scores
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
@@ -31,6 +32,7 @@ from schemabank.rundir import (
     BANK,
     CONFIG,
     COST,
+    FAILURE,
     PREDICTIONS,
     RESULT,
     STAGES,
@@ -71,7 +73,7 @@ class Outcome:
     folder: Path
     result: dict[str, object] | None
     reused: bool = False
-    failure: str | None = None
+    failure: Failure | None = None
 
 
 def run_cohort(
@@ -113,7 +115,7 @@ def run_cohort(
             for part in _parts(runs, stack, cohort):
                 for index, (run, claim) in enumerate(zip(runs[part], claims[part], strict=True)):
                     _write_weights(stack, index, run, claim.path, context.base)
-        evaluated: list[_Evaluated | str] = []
+        evaluated: list[_Evaluated | Failure] = []
         for part in _parts(runs, stack, cohort):
             evaluated += _evaluated_or_why_not(runs[part], claims[part], stack, context)
         evaluated_s = time.monotonic() - began - trained_s
@@ -123,8 +125,8 @@ def run_cohort(
         for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
             write_json(claim.path / COST, cost)
             training = None if cohort is None else _training_summary(cohort, index)
-            done = evaluated[index]
-            if isinstance(done, str):
+            done = _end_of(cohort, index) or evaluated[index]
+            if isinstance(done, Failure):
                 outcomes.append(_failed(claim, done))
                 continue
             result = result_of(run, run.evaluation(), done.records, training=training)
@@ -179,7 +181,7 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
             for name in cohort.stack.groups
             if name in groups
         ),
-        "failure": slot.failure,
+        "failure": None if slot.failure is None else slot.failure.row(),
     }
 
 
@@ -194,6 +196,26 @@ def _parts(
         yield part
 
 
+def _end_of(cohort: Cohort | None, index: int) -> Failure | None:
+    """Return why a run failed in training, if it did."""
+    if cohort is None:
+        return None
+    slot = cohort.slots[index]
+    weights = cohort.finished[slot.run.name].values()
+    if slot.failure is None and not all(bool(row.isfinite().all()) for row in weights):
+        return Failure("diverged", f"weights that are not finite after {slot.num_steps} steps")
+    return slot.failure
+
+
+def _not_finite(records: Sequence[ItemRecord]) -> Failure | None:
+    """Return the failure of a run whose weights are too large to compute with."""
+    lost = [record.id for record in records if not math.isfinite(record.gold_nll_with_end)]
+    if not lost:
+        return None
+    said = f"no finite likelihood for {len(lost)} of {len(records)} items, {lost[0]} the first"
+    return Failure("diverged", f"{said}: train at a lower learning rate")
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     """A run's records, and its logits on a probe, to be compared with stock PEFT's."""
@@ -204,42 +226,36 @@ class _Evaluated:
 
 def _evaluated_or_why_not(
     runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
-) -> Sequence["_Evaluated | str"]:
+) -> Sequence["_Evaluated | Failure"]:
     """Evaluate the runs in the first slots, or say why all of them fail."""
     try:
         return _evaluate(runs, claims, stack, context)
-    except InputError as error:
-        return [str(error)] * len(runs)
+    except torch.OutOfMemoryError as error:
+        why = (
+            f"eval.batch_size is {runs[0].eval.batch_size}, but so many questions at once for each "
+            f"of {stack.num_slots} runs do not fit into the device's memory: lower it ({error})"
+        )
+        return [Failure("memory", why)] * len(runs)
 
 
 def _evaluate(
     runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
-) -> list[_Evaluated]:
-    """Evaluate the runs in the first slots; write their predictions.
-
-    Raises:
-        InputError: memory ran out.
-    """
+) -> list[_Evaluated | Failure]:
+    """Evaluate the runs in the first slots; write their predictions."""
     settings = runs[0].evaluation()
     items = context.items[settings.few_shot]
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
     for run in runs:
         context.reporter.run_state(run_id(run), "evaluating")
     context.reporter.start(f"evaluate {names_of(runs)}", len(items))
-    try:
-        records = evaluate(
-            stack,
-            context.base,
-            items,
-            Procedure.of(runs[0].task, settings, routing=routing),
-            advance=lambda done: context.reporter.advance(done, ""),
-            executor=default_executor(stack.model.device, explain=context.reporter.note),
-        )
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"eval.batch_size is {settings.batch_size}, but so many questions at once for each of "
-            f"{stack.num_slots} runs do not fit into the device's memory: lower it ({error})"
-        ) from error
+    records = evaluate(
+        stack,
+        context.base,
+        items,
+        Procedure.of(runs[0].task, settings, routing=routing),
+        advance=lambda done: context.reporter.advance(done, ""),
+        executor=default_executor(stack.model.device, explain=context.reporter.note),
+    )
     context.reporter.finish()
     logits = probe_logits(stack, context.base)
     metric = METRICS[metric_of(runs[0].task)]
@@ -249,7 +265,10 @@ def _evaluate(
         write_lines(claim.path / PREDICTIONS, rows)
         if scored_by is not None:
             save_item_scores(claim.path, rows, scored_by)
-    return [_Evaluated(records[i], logits[i]) for i in range(len(runs))]
+    return [
+        _not_finite(records[index]) or _Evaluated(records[index], logits[index])
+        for index in range(len(runs))
+    ]
 
 
 def _write_weights(
@@ -309,28 +328,24 @@ def _close(
     run: RunConfig, claim: Claim, result: dict[str, object], logits: Tensor, context: Context
 ) -> Outcome:
     """Check the adapter with stock PEFT and give the folder its name, or say why it failed."""
-    training = result["training"]
-    failure = training["failure"] if isinstance(training, dict) else None
-    if failure is None and run.arm != "base":
+    if run.arm != "base":
         try:
             difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
         except RuntimeError as error:
-            failure = str(error)
+            return _failed(claim, Failure("error", str(error)))
         else:
             context.reporter.note(
                 f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
                 f"(largest relative difference {difference:.1e})"
             )
-    if failure is not None:
-        return _failed(claim, failure)
     write_json(claim.path / RESULT, result)
     claim.complete()
     return Outcome(folder=claim.path, result=result)
 
 
-def _failed(claim: Claim, failure: str) -> Outcome:
+def _failed(claim: Claim, failure: Failure) -> Outcome:
     """Put a run's folder aside, with the reason in it."""
-    write_json(claim.path / "failure.json", {"failure": failure})
+    write_json(claim.path / FAILURE, failure.row())
     return Outcome(folder=claim.abandon(), result=None, failure=failure)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
-from schemabank.errors import InputError
+from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import plan_all, resolve_device, run_all
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.progress import Reporter
@@ -22,7 +22,7 @@ from schemabank.runner import Outcome
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
 from schemabank.table import PlainTable
-from schemabank.tuning import Choice, Search, has_diverged, notes, search, tuned
+from schemabank.tuning import Choice, Search, notes, search, tuned
 
 Row = dict[str, object]
 
@@ -45,7 +45,7 @@ class SuiteOutcome:
         """Every run's place, failure and result, tuning runs first."""
         outcomes = [*(() if self.search is None else self.search.outcomes), *self.outcomes]
         return [
-            {**row, "failure": outcome.failure, "result": outcome.result}
+            {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
             for row, outcome in zip(_rows(self.suite, self.search), outcomes, strict=True)
         ]
 
@@ -66,7 +66,7 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
     Raises:
         InputError: ``out`` belongs to another suite, or something in the settings cannot be had,
             and nothing was trained; or an arm diverged at all factors.
-        RuntimeError: tuning runs failed for want of memory or the like; nothing was chosen.
+        FailedRunsError: tuning runs failed for want of memory or the like; nothing was chosen.
     """
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
@@ -176,12 +176,13 @@ def _run(
 
 
 def _check_failures(outcomes: Sequence[Outcome]) -> None:
-    failed = [o for o in outcomes if o.failure is not None and not has_diverged(o)]
-    if failed:
-        raise RuntimeError(
-            f"{len(failed)} of {len(outcomes)} tuning runs failed, the first of them "
-            f"{str(failed[0].folder)!r} ({failed[0].failure}): no learning rate was chosen, remove "
-            "the cause and run the suite again"
+    passing = [(o.folder, o.failure) for o in outcomes if o.failure and not o.failure.is_settled]
+    if passing:
+        (folder, first), *_ = passing
+        raise FailedRunsError(
+            f"{len(passing)} of {len(outcomes)} tuning runs failed, the first of them "
+            f"{str(folder)!r} ({first}): no learning rate was chosen, remove the cause and run the "
+            "suite again, which goes on from here"
         )
 
 

@@ -1,6 +1,7 @@
 """The tables of results that the command line prints: scores, and how completions ended."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -28,12 +29,14 @@ DIAGNOSTICS = (
 )
 
 
-def results_tables(results: Sequence[Result], *, failed: Sequence[str] = ()) -> list[Table]:
+def results_tables(
+    results: Sequence[Result], *, failed: Mapping[str, str] = MappingProxyType({})
+) -> list[Table]:
     """Lay out results of runs, one row an arm, seed and group of items.
 
     Args:
         results: contents of ``result.json``, all of one metric.
-        failed: names of runs that have none.
+        failed: runs that have none, by name what kind of failure it was.
 
     Returns:
         Scores, the one that runs are compared by first; and, where there are completions, the
@@ -53,8 +56,8 @@ def results_tables(results: Sequence[Result], *, failed: Sequence[str] = ()) -> 
                 diagnostics.add_row(*_diagnostics(result, group, names))
         scores.add_section()
         diagnostics.add_section()
-    for name in failed:
-        scores.add_row(name, "", "failed")
+    for name, kind in failed.items():
+        scores.add_row(name, "", f"failed: {kind}")
     return [scores, diagnostics] if diagnostics.row_count else [scores]
 
 

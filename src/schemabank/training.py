@@ -19,6 +19,8 @@ from schemabank.cohort.slots import TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig, Stage
 from schemabank.configfile import run_id
+from schemabank.errors import InputError
+from schemabank.failure import Failure
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
 from schemabank.prepare import engine_run
@@ -116,6 +118,16 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
     return stack
 
 
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception makes of a run."""
+    message = str(error) or type(error).__name__
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return Failure("memory", message)
+    if isinstance(error, InputError):
+        return Failure("input", message)
+    return Failure("disk" if isinstance(error, OSError) else "error", message)
+
+
 def names_of(runs: Sequence[RunConfig]) -> str:
     """Name a few runs, count many."""
     if len(runs) <= MOST_NAMED:
@@ -186,10 +198,11 @@ def _halved(slots: int, reporter: Reporter) -> int:
     return slots // 2
 
 
-def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> str:
-    return (
+def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> Failure:
+    return Failure(
+        "memory",
         f"train.batch_size is {cohort.data.schedule.batch_size}, but a step of a single run does "
-        f"not fit into the device's memory: lower it or task.max_length ({error})"
+        f"not fit into the device's memory: lower it or task.max_length ({error})",
     )
 
 

@@ -82,7 +82,7 @@ class Tuner:
         finally:
             self.stack.uncompile()
         if cohort.slots[0].failure is not None:
-            raise RuntimeError(cohort.slots[0].failure)
+            raise RuntimeError(cohort.slots[0].failure.message)
         return done
 
     def set_routing(self, routing: Routing) -> None:

@@ -6,7 +6,6 @@ split is taken. Where an arm's best lies at an end of the grid, the grid grows f
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,8 +21,6 @@ SPLIT = SEARCH_SPLIT
 DIGITS = 12  # of a learning rate, so that 3e-4 stays 0.0003
 EXTENDED_DIGITS = 6  # of a factor that is not the user's own
 NO_SHARES = {None, "perplexity"}  # scores that are no shares of the items
-# What is not finite is not the export's fault.
-DIVERGED = re.compile(r"no finite gradient|gives other logits than the run: [a-z ]+(nan|inf)\b")
 
 
 @dataclass(frozen=True)
@@ -244,11 +241,6 @@ def beyond(factors: Sequence[float], chosen: Sequence[float]) -> list[float]:
     if high in chosen:
         found.append(high * high / factors[-2])
     return [_rounded(factor, EXTENDED_DIGITS) for factor in found]
-
-
-def has_diverged(outcome: Outcome) -> bool:
-    """Whether a run failed because its weights ran away, and not for want of memory or the like."""
-    return outcome.failure is not None and DIVERGED.search(outcome.failure) is not None
 
 
 def _places(suite: Suite) -> list[SuiteRun]:

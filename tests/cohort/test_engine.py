@@ -29,6 +29,7 @@ from schemabank.cohort.slots import Kind as StepKind
 from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings, Stage
+from schemabank.failure import Failure
 from tiny import Kind, tiny_model
 
 # Rounding alone: other shapes give the matrix products another order of summation, and Adam's
@@ -228,7 +229,8 @@ def test_a_run_without_finite_gradients_fails_and_leaves_its_neighbour_alone() -
     assert [r.run for r in reports] == ["bank-6"]
     failed, fine = trained.slots
     assert failed.failure is not None
-    assert "20 steps" in failed.failure
+    assert failed.failure.kind == "diverged"
+    assert "20 steps" in failed.failure.message
     assert fine.failure is None
     assert fine.num_skipped == 0
 
@@ -910,12 +912,12 @@ def test_a_run_that_is_given_up_while_it_waits_is_kept() -> None:
     """On a GPU a step's report comes late: the run may have left its slot meanwhile."""
     runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in ((1, 4), (2, 2))]
     trained = two_slots(runs, data())
-    given_up = trained.slots[1]
+    given_up, late = trained.slots[1], Failure("diverged", "late")
     for _ in trained.steps():
         waits = given_up not in trained._seating.seated.values()
         if waits and 0 < given_up.step < given_up.num_steps:
-            given_up.failure = "late"
-    assert given_up.failure == "late"
+            given_up.failure = late
+    assert given_up.failure is late
     assert given_up.step == given_up.num_cached
     assert set(trained.finished) == {"bank-1", "bank-2"}
     trained.seat(["bank-1", "bank-2"])

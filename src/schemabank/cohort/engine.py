@@ -33,6 +33,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
 from schemabank.config import Stage
 from schemabank.curriculum import Group, StepSettings
+from schemabank.failure import Failure
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
 
@@ -178,7 +179,7 @@ class Cohort:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: Failure) -> None:
         """Let the runs that have slots fail."""
         for slot in self._seating.seated.values():
             slot.failure = reason

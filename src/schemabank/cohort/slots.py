@@ -20,6 +20,7 @@ from schemabank.curriculum import (
     plan,
     step_settings,
 )
+from schemabank.failure import Failure
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 
@@ -136,7 +137,7 @@ class Slot:
         self.num_cached = 0 if run.bank is None else steps_before_lora(self.plans)
         self.step = 0
         self.num_skipped = 0
-        self.failure: str | None = None
+        self.failure: Failure | None = None
         self._skipped_in_row = 0
         self._fixed_tags: dict[int, Tags] = {}
         self._prefixes: dict[Tags, list[int]] = {}
@@ -215,8 +216,9 @@ class Slot:
         self.num_skipped += skipped
         self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
         if self._skipped_in_row >= MAX_SKIPPED_IN_ROW:
-            self.failure = (
-                f"no finite gradient in {MAX_SKIPPED_IN_ROW} steps in a row, up to step {step}"
+            self.failure = Failure(
+                "diverged",
+                f"no finite gradient in {MAX_SKIPPED_IN_ROW} steps in a row, up to step {step}",
             )
 
     def _tags(self, settings: StepSettings, index: int) -> Tags:

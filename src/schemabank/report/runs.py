@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
+from schemabank.failure import read_failure
 from schemabank.report.settings import Config, label_of, read_config, settings_of
-from schemabank.rundir import RESULT, SUITE, read_json
+from schemabank.rundir import FAILURE, RESULT, SUITE, read_json
 from schemabank.scoring import METRICS
 
-FAILURE = "failure.json"
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
 
@@ -323,7 +323,7 @@ def _failed(path: Path) -> dict[str, Left]:
     for file in sorted(path.glob(f"*.unfinished-*/{FAILURE}")):
         name = UNFINISHED.sub("", file.parent.name)
         if not (path / name / RESULT).exists():
-            found[name] = Left(name, str(read_json(file).get("failure")))
+            found[name] = Left(name, read_failure(read_json(file)).message)
     return found
 
 

@@ -1,0 +1,49 @@
+"""Why a run failed: a kind, which alone decides what comes next, and a sentence for the reader.
+
+Only what has diverged would do so again, so only that is settled. Everything else may be over by
+the next call, which tries the run again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+FailureKind = Literal["diverged", "memory", "disk", "input", "error"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed.
+
+    Attributes:
+        kind: ``diverged`` for weights or gradients that ran away; ``memory`` and ``disk`` for what
+            the machine lacked; ``input`` for a setting or a file that did not fit; ``error`` for
+            everything else.
+        message: a sentence that says what to do about it.
+    """
+
+    kind: FailureKind
+    message: str
+
+    def __str__(self) -> str:
+        """The sentence with its kind."""
+        return f"{self.kind}: {self.message}"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the run would fail again, so that there is no use in trying."""
+        return self.kind == "diverged"
+
+    def row(self) -> dict[str, object]:
+        """What files and JSON output say of it."""
+        return {"kind": self.kind, "failure": self.message}
+
+
+def read_failure(row: Mapping[str, object]) -> Failure:
+    """Read :meth:`Failure.row`.
+
+    Earlier files have no kind, and a sentence does not tell one: theirs is ``error``, which is
+    tried again.
+    """
+    kinds = {str(kind): kind for kind in get_args(FailureKind)}
+    return Failure(kinds.get(str(row.get("kind")), "error"), str(row.get("failure")))
