@@ -8,7 +8,7 @@ from cohorts import BANK
 from schemabank.cohort.decode import Completion, generate
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
-from schemabank.evaluate import Procedure, _record, _text, evaluate, gold_losses
+from schemabank.evaluate import Procedure, _record, completion_text, evaluate, gold_losses
 from schemabank.models import BaseModel
 from schemabank.prepare import Item
 from schemabank.scoring import METRICS, ItemRecord, Scored
@@ -100,7 +100,7 @@ def test_records_stand_in_the_order_of_the_items_and_say_what_was_decoded() -> N
 def test_completions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = iter(["#### 1", "the answer is 2. 5", "no number", "#### 5", "6", "7", "8", "#### 9"])
     model = base()
-    monkeypatch.setattr(model.tokenizer, "decode", lambda *_args, **_options: next(texts))
+    monkeypatch.setattr("schemabank.evaluate.continuation_text", lambda *_args: next(texts))
     stack = AdapterStack(model.model, lora=LORA[:1], bank=None)
     same_length = [items()[0]] * 8
     given = [
@@ -188,9 +188,8 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
     done = Completion(
         tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
     )
-    record = _record(
-        items()[0], done, (0.0, 0.0), _text(done, model, ()), scored("18<|im_start|>user\n3")
-    )
+    text = completion_text(items()[0], done, model, ())
+    record = _record(items()[0], done, (0.0, 0.0), text, scored("18<|im_start|>user\n3"))
     assert record.completion == "18<|im_start|>user\n3"
     assert record.readings == {"strict": "18", "flexible": "18"}, "the next turn does not count"
 
@@ -198,9 +197,9 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
 def test_a_completion_is_cut_at_the_first_stop_text() -> None:
     model = base()
     done = Completion(tokens=model.tokenizer("18\n\nand 3")["input_ids"])
-    assert _text(done, model, ["and", "\n\n"]) == ("18", "stop_text")
-    assert _text(done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
-    text = _text(done, model, ["\n\n"])
+    assert completion_text(items()[0], done, model, ["and", "\n\n"]) == ("18", "stop_text")
+    assert completion_text(items()[0], done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
+    text = completion_text(items()[0], done, model, ["\n\n"])
     record = _record(items()[0], done, (0.0, 0.0), text, scored(text[0]))
     assert (record.completion, record.stop_reason) == ("18", "stop_text")
     assert record.new_tokens == done.num_new_tokens

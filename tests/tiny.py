@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -56,6 +56,45 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END_TOKEN, clean_up_tokenization_spaces=False
+    )
+
+
+def sentencepiece_tokenizer(*, end: bool = False) -> PreTrainedTokenizerFast:
+    """As Llama 2's: a blank before every text, which decoding takes away, and bytes as a fallback.
+
+    ``<s>`` stands before a text and, with ``end``, ``</s>`` behind it (``add_eos_token``).
+    """
+    unknown, start, end_of_text = special = ["<unk>", "<s>", "</s>"]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["▁", *map(chr, range(33, 127)), "▁▁", "▁▁▁▁"]
+    merges = [("▁", "▁"), ("▁▁", "▁▁")]
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)},
+            merges=merges,
+            byte_fallback=True,
+            fuse_unk=True,
+            unk_token=unknown,
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if end else "<s> $A", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=start,
+        eos_token=end_of_text,
+        unk_token=unknown,
+        clean_up_tokenization_spaces=False,
     )
 
 

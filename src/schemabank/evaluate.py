@@ -15,6 +15,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings
 from schemabank.models import BaseModel
 from schemabank.scoring import METRICS, ItemRecord, Metric, Scored, StopReason
+from schemabank.seams import continuation_text
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Item
 from schemabank.tasks.catalog import TASKS, metric_of
@@ -122,7 +123,9 @@ def evaluate(
     for done, lost in zip(completions, losses, strict=True):
         completed = dict(zip(longest_first, done, strict=True))
         loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
-        texts = [_text(completed[i], base, how.stop) for i in range(len(items))]
+        texts = [
+            completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)
+        ]
         pairs = [(item, text) for item, (text, _) in zip(items, texts, strict=True)]
         scored = _scored(pairs, how)
         records.append(
@@ -204,24 +207,32 @@ def _gold(item: Item) -> Encoded:
 
 
 def _stopped(base: BaseModel, stop: Sequence[str]) -> Stopped:
-    """Whether tokens have just written a stop text.
+    """Whether tokens have just written a stop text behind a prompt.
 
     The last of them are looked at first: a text of so many bytes has no more tokens.
     """
     longest = 1 + max((len(mark.encode()) for mark in stop), default=0)
 
-    def holds(tokens: list[int]) -> bool:
-        text = str(base.tokenizer.decode(tokens, skip_special_tokens=False))
+    def holds(before: Sequence[int], tokens: Sequence[int]) -> bool:
+        text = continuation_text(before, tokens, base.tokenizer)
         return any(mark in text for mark in stop)
 
-    return lambda tokens: bool(stop) and holds(tokens[-longest:]) and holds(tokens)
+    def stopped(prompt: Sequence[int], tokens: Sequence[int]) -> bool:
+        if not stop:
+            return False
+        last = tokens[-longest:] if len(tokens) >= longest else [*prompt[-1:], *tokens]
+        return holds((), last) and holds(prompt, tokens)
+
+    return stopped
 
 
-def _text(done: Completion | None, base: BaseModel, stop: Sequence[str]) -> tuple[str, StopReason]:
+def completion_text(
+    item: Item, done: Completion | None, base: BaseModel, stop: Sequence[str]
+) -> tuple[str, StopReason]:
     """Return a completion up to the first stop text, and why it ended."""
     if done is None:
         return "", "not_decoded"
-    text = str(base.tokenizer.decode(done.tokens, skip_special_tokens=False))
+    text = continuation_text(item.prompt_tokens, done.tokens, base.tokenizer)
     ends = [text.find(mark) for mark in stop if mark in text]
     return (text[: min(ends)], "stop_text") if ends else (text, done.stop_reason)
 

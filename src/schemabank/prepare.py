@@ -16,6 +16,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.errors import InputError
 from schemabank.scoring import METRICS, Metric, check_pass_at
+from schemabank.seams import beginning_tokens, continuation_tokens, plain_tokens
 from schemabank.tagging import embeddings, tag_plan
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Example, Item, TaskData
@@ -39,9 +40,10 @@ def tokenise(
         InputError: an example whose completion is cut off whole, or more cut ones than allowed.
     """
     ends = settings.end_token and TASKS[settings.name].ends
+    beginning = _beginning(settings, tokenizer)
     encoded = [
         encode(
-            _ids(_in_chat(prompt, settings, tokenizer), settings, tokenizer),
+            [*beginning, *plain_tokens(_in_chat(prompt, settings, tokenizer), tokenizer)],
             _completion_tokens(completion, tokenizer, end_token=ends),
             example_id=example_id,
             max_length=settings.max_length,
@@ -93,7 +95,7 @@ def training_data(
             encoded, batch_size=run.train.batch_size, max_buckets=run.train.max_buckets
         ),
         tokenizer=tokenizer,
-        beginning=len(tokenizer("")["input_ids"]),
+        beginning=len(beginning_tokens(tokenizer)),
         completion_only=run.task.completion_only_loss,
     )
 
@@ -247,9 +249,9 @@ def _in_chat(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizer
     return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
-def _ids(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of a whole prompt; a chat template has its own beginning token in its text."""
-    return list(tokenizer(prompt, add_special_tokens=not settings.chat_template)["input_ids"])
+def _beginning(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Special tokens in front of a prompt; a chat template has its own in its text."""
+    return () if settings.chat_template else beginning_tokens(tokenizer)
 
 
 def _prompt_tokens(
@@ -261,14 +263,14 @@ def _prompt_tokens(
     """Tokens of a prompt, with the seams of shots tokenised as the example's own seam is."""
     if settings.chat_template:
         text = _in_chat(_prompt(example, settings, shots), settings, tokenizer)
-        return tuple(_ids(text, settings, tokenizer))
+        return tuple(plain_tokens(text, tokenizer))
     pieces: list[str] = []
     for shot in shots:
         pieces += [_prompt(shot, settings, ()), target_text(shot, target=settings.target) + "\n\n"]
     first, *rest = [*pieces, _prompt(example, settings, ())]
-    tokens = _ids(first, settings, tokenizer)
+    tokens = [*_beginning(settings, tokenizer), *plain_tokens(first, tokenizer)]
     for piece in rest:
-        tokens += tokenizer(piece, add_special_tokens=False)["input_ids"]
+        tokens += continuation_tokens(piece, tokenizer)
     return tuple(tokens)
 
 
@@ -304,5 +306,5 @@ def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTra
 def _completion_tokens(
     text: str, tokenizer: PreTrainedTokenizerBase, *, end_token: bool
 ) -> tuple[int, ...]:
-    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = continuation_tokens(text, tokenizer)
     return (*tokens, end_token_id(tokenizer)) if end_token else tuple(tokens)

@@ -10,6 +10,7 @@ from schemabank.cohort.slots import TagPlan
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import BankSettings, RunConfig, TagSettings
 from schemabank.errors import InputError
+from schemabank.seams import beginning_tokens, plain_tokens
 from schemabank.tags import (
     Tagger,
     cluster_tagger,
@@ -81,11 +82,16 @@ def embeddings(
     Before training, when LoRA's B is zero, these are the base model's.
     """
     found: dict[str, np.ndarray] = {}
+    beginning = beginning_tokens(tokenizer)
     with stack.evaluating("off"):
         for start in range(0, len(examples), EMBEDDING_BATCH):
             chosen = examples[start : start + EMBEDDING_BATCH]
             encoded = [
-                Encoded(id=e.id, tokens=tuple(tokenizer(e.question)["input_ids"]), label_start=1)
+                Encoded(
+                    id=e.id,
+                    tokens=(*beginning, *plain_tokens(e.question, tokenizer)),
+                    label_start=1,
+                )
                 for e in chosen
             ]
             width = max(len(e.tokens) for e in encoded)
@@ -103,4 +109,4 @@ def _prefix_room(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     if not uses_prefix(run):
         return 0
     prefixes = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]
-    return max(len(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in prefixes)
+    return max(len(plain_tokens(p, tokenizer)) for p in prefixes)

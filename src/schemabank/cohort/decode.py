@@ -21,7 +21,7 @@ from schemabank.errors import InputError
 
 StopReason = Literal["end_token", "stop_text", "length"]
 Advance = Callable[[int], None]
-Stopped = Callable[[list[int]], bool]
+Stopped = Callable[[Sequence[int], list[int]], bool]
 
 PREFILL_SHARE = 8  # at most one in so many rows takes its prompt at a time
 LEAST_FILLED = 0.75  # of the rows of a prefill, as the slots that admit fewer prompts get dummies
@@ -71,7 +71,7 @@ def generate(
     end_token_ids: Sequence[int],
     batch_size: int,
     sampling: Sampling | None = None,
-    stopped: Stopped = lambda _: False,
+    stopped: Stopped = lambda _prompt, _tokens: False,
     executor: Executor | None = None,
     advance: Advance = lambda _: None,
 ) -> list[list[Completion]]:
@@ -86,7 +86,8 @@ def generate(
         end_token_ids: tokens that end a completion.
         batch_size: completions decoded at once for each slot.
         sampling: how tokens are drawn; without it, the most likely one is taken.
-        stopped: whether a completion ends with these tokens, though none is an end token.
+        stopped: from a prompt's tokens and its completion's, whether that ends here, though none
+            is an end token.
         executor: runs the decoding step; without it, it runs one operation at a time.
         advance: called with the number of prompts that all slots have completed since the last
             call.
@@ -191,7 +192,7 @@ class _Ledger:
             completion.stop_reason = "end_token"
         else:
             completion.tokens.append(token)
-            if self.limits.stopped(completion.tokens):
+            if self.limits.stopped(self.prompts[prompt], completion.tokens):
                 completion.stop_reason = "stop_text"
         if (
             completion.num_new_tokens == self.limits.max_new_tokens

@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.errors import InputError
+from schemabank.seams import beginning_tokens
 from schemabank.taskconfig import PerplexitySettings
 from schemabank.tasks.base import Example, Item, TaskData, hash_position
 from schemabank.tasks.gsm8k import DATA_VARIABLE
@@ -64,7 +65,7 @@ def items(
         InputError: a book with fewer tokens than the longest window.
     """
     found: list[Item] = []
-    beginning = tuple(tokenizer("")["input_ids"])  # what training begins with, too
+    beginning = beginning_tokens(tokenizer)  # what training begins with, too
     for book in books:
         tokens = tokenizer(book.question, add_special_tokens=False, verbose=False)["input_ids"]
         longest = max(settings.windows)
