@@ -155,9 +155,12 @@ def cut_next_question(completion: str) -> str:
 
     A completion that opens with a question answers nothing: the result is then empty or blank.
     """
-    start = _NEXT_QUESTION.search(completion)
-    text = completion if start is None else completion[: start.start()]
-    return text[: _repeated_prompt(text)]
+    text, longer = _cut_once(completion), completion
+    # A heading may come to stand alone by the first cut: "### Question</s>". The cut of a cut is
+    # the same cut, so nothing depends on how often a completion went through here.
+    while text != longer:
+        text, longer = _cut_once(text), text
+    return text
 
 
 def same_value(left: str | None, right: str | None) -> bool:
@@ -189,6 +192,12 @@ def gold_number(gold: str) -> str:
             "'#### 72' is allowed: correct it"
         )
     return number
+
+
+def _cut_once(text: str) -> str:
+    start = _NEXT_QUESTION.search(text)
+    text = text if start is None else text[: start.start()]
+    return text[: _repeated_prompt(text)]
 
 
 def _repeated_prompt(text: str) -> int:
