@@ -79,7 +79,7 @@ WRONG = {
     "a wrong function": "```python\ndef total(items):\n    return 3\n```",
     "another function": "```python\ndef totals(items): return 2\n```",
     "a helper replaced": f"```python\n{WRONG_HELPER}```",
-    "a test of its own": "```python\ndef check(candidate):\n    pass\n\ndef total(items):\n    1\n```",
+    "a test of its own": f"```python\n{CHECK}```",
     "leaving early": "```python\nimport sys\n\ndef total(items):\n    sys.exit(0)\n```",
     "an equal to all": "```python\nclass A:\n    def __eq__(self, other):\n        return True\n\n"
     "def total(items):\n    return A()\n```",
