@@ -14,6 +14,7 @@ import pytest
 
 from schemabank import rundir
 from schemabank.errors import InputError
+from schemabank.files import read_json
 from schemabank.rundir import (
     RESULT,
     check_available,
@@ -21,7 +22,6 @@ from schemabank.rundir import (
     claimed,
     is_finished,
     new_folder,
-    read_json,
     write_json,
     write_lines,
 )
