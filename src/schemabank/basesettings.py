@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 MOST = 2**31 - 1  # what sizes, counts and indices of tensors can be
-LARGEST = 1e9  # far above any useful rate, weight or scale, far below float32's end
+LARGEST = 3e38  # what float32 can hold
 
 Int = Annotated[int, Field(ge=0, le=MOST)]
 PositiveInt = Annotated[int, Field(ge=1, le=MOST)]

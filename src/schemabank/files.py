@@ -108,18 +108,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             total, allowed = 0, _largest(path)
             while line := lines.readline(LONGEST_LINE):
                 number, total = number + 1, total + len(line)
-                if len(line) == LONGEST_LINE and not line.endswith("\n"):
-                    raise InputError(
-                        f"{path} line {number} has more than {LONGEST_LINE} characters: allowed "
-                        "is one JSON object a line, mend the file"
-                    )
-                if total > allowed:
-                    raise InputError(
-                        f"{path} unpacks to more than {MOST_EXPANSION} times its size: allowed is "
-                        "less, give the file unpacked if it is meant"
-                    )
+                _check_size(path, number, line, is_too_much=total > allowed)
                 yield number, line
-    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, zlib.error, EOFError) as error:  # ValueError: no UTF-8, or a name
         raise InputError(
             f"{path} cannot be read after line {number} ({error}): it must be text lines in UTF-8"
         ) from error
@@ -180,6 +173,19 @@ def inside(folder: Path, name: str) -> Path:
             "the folder itself, copy the file there"
         )
     return path
+
+
+def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
+    if len(line) == LONGEST_LINE and not line.endswith("\n"):
+        raise InputError(
+            f"{path} line {number} has more than {LONGEST_LINE} characters: allowed is one JSON "
+            "object a line, mend the file"
+        )
+    if is_too_much:
+        raise InputError(
+            f"{path} unpacks to more than {MOST_EXPANSION} times its size: allowed is less, give "
+            "the file unpacked if it is meant"
+        )
 
 
 def _decoded(content: bytes, path: Path) -> str:
