@@ -254,8 +254,8 @@ def _curves(report: Report) -> Chart | None:
         return None
     arms, panels = _shown(report, curves), _kept((setting(c) for c in curves), MOST_PANELS)
     kept = [c for c in curves if c["arm"] in arms and setting(c) in panels]
-    drawn = [row for curve in kept for row in _curve(curve, MOST_POINTS // len(kept))]
-    drawn = with_places(drawn, plots.panel_size(drawn)[0])
+    rows = [row for curve in kept for row in _curve(curve, MOST_POINTS // len(kept))]
+    drawn = with_places(rows, plots.panel_size(rows)[0])
     starts = [row for row in drawn if row["kind"] == "stage"]
     named = sum(row["side"] in SIDES for row in starts)
     cells = [
