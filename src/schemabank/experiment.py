@@ -19,7 +19,6 @@ from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
-from schemabank.files import read_json
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.naming import titles_of
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
@@ -30,14 +29,16 @@ from schemabank.prepare import (
     task_training_data,
 )
 from schemabank.progress import Reporter
-from schemabank.rundir import RESULT, check_available, is_finished
+from schemabank.rundir import RESULT, check_available, is_finished, read_json
 from schemabank.runner import Outcome, run_cohort
 from schemabank.tagging import check_tags
-from schemabank.taskconfig import RecordsSettings
+from schemabank.taskconfig import RecordsSettings, TaskSettings
 from schemabank.tasks import Item, records
+from schemabank.tasks.base import TaskData
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of
 from schemabank.trackers import Trackers, trackers_of
 from schemabank.training import Context, build_stack, failure_of
+from schemabank.waiting import Note, waiting
 
 
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
@@ -84,7 +85,7 @@ def run_all(
     Raises:
         InputError: something in the settings cannot be had; nothing was trained.
     """
-    runs = resolved(runs, device)
+    runs = resolved(runs, device, note=reporter.note)
     finished = {run: is_finished(out / run_id(run)) for run in runs}
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
@@ -141,7 +142,7 @@ def plan_all(
     """
     found: list[Planned] = []
     models: dict[ModelSettings, BaseModel] = {}
-    for group in _sharing(resolved(runs, device)):
+    for group in _sharing(resolved(runs, device, note=reporter.note)):
         context = _prepare(group, models, device, reporter, Trackers({}, reporter))
         for plan, slots in _planned(group, context, device):
             data = context.training
@@ -228,10 +229,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
-def resolved(runs: Sequence[RunConfig], device: torch.device) -> list[RunConfig]:
+def resolved(
+    runs: Sequence[RunConfig], device: torch.device, *, note: Note = lambda _: None
+) -> list[RunConfig]:
     """Fill in what depends on machine, task and data, so that a hash says what was computed."""
     of_records = {r.task.records for r in runs if r.task.name == "records"}
-    digests = {own: own.digest or records.data_digest(own) for own in of_records}
+    with waiting("reading the data of the task records", note):
+        digests = {own: own.digest or records.data_digest(own) for own in of_records}
     return [_resolved(run, device, digests) for run in runs]
 
 
@@ -245,6 +249,18 @@ def _resolved(
         digest = digests[run.task.records]
         own["records"] = run.task.records.model_copy(update={"digest": digest})
     return run.model_copy(update={"model": model, "task": run.task.model_copy(update=own)})
+
+
+def loaded_base(run: RunConfig, device: torch.device, note: Note) -> BaseModel:
+    """Load a run's base model; where that takes long, say so."""
+    with waiting(f"loading the base model {run.model.name}", note):
+        return load_base(run, device)
+
+
+def loaded_task(task: TaskSettings, note: Note) -> TaskData:
+    """Load a task's data; where that takes long, say so."""
+    with waiting(f"loading the data of the task {task.name}", note):
+        return load_task(task)
 
 
 def load_base(run: RunConfig, device: torch.device) -> BaseModel:
@@ -267,7 +283,18 @@ def _prepare(
     trackers: Trackers,
 ) -> Context:
     """Load and check everything that can be wrong before any compute is spent."""
-    task = load_task(runs[0].task)
+    with waiting("checking what the runs need", reporter.note):
+        return _checked(runs, models, device, reporter, trackers)
+
+
+def _checked(
+    runs: Sequence[RunConfig],
+    models: dict[ModelSettings, BaseModel],
+    device: torch.device,
+    reporter: Reporter,
+    trackers: Trackers,
+) -> Context:
+    task = loaded_task(runs[0].task, reporter.note)
     if runs[0].model not in models:
         models[runs[0].model] = _announced_base(runs[0], device, reporter)
     base = models[runs[0].model]
@@ -293,7 +320,7 @@ def _prepare(
 
 def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:
     began = time.monotonic()
-    base = load_base(run, device)
+    base = loaded_base(run, device, reporter.note)
     reporter.note(
         f"base model: {base.name}, {run.model.dtype} on {device.type}; {base.source} "
         f"({time.monotonic() - began:.0f} s)"

@@ -26,6 +26,7 @@ from schemabank.configfile import run_id, to_yaml
 from schemabank.errors import InputError
 from schemabank.naming import dotted_settings
 from schemabank.progress import Reporter
+from schemabank.waiting import waiting
 
 LOG_EVERY_S = 1.0
 FINISH_TIMEOUT_S = 120  # a network that is gone must not hold back the next runs for ever
@@ -126,7 +127,8 @@ class Trackers:
         if name not in self._libraries:
             return
         try:
-            call()
+            with waiting(f"waiting for the tracker {name}", self._reporter.note):
+                call()
         except Exception as error:  # what a library raises is not ours to foresee
             del self._libraries[name]
             reason = " ".join(str(error).split())
@@ -156,7 +158,8 @@ def trackers_of(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> Tra
     for run in runs:
         for name in run.engine.trackers:
             if name not in libraries:
-                libraries[name] = LIBRARIES[name](out.resolve(), run.engine)
+                with waiting(f"waiting for the tracker {name}", reporter.note):
+                    libraries[name] = LIBRARIES[name](out.resolve(), run.engine)
     return Trackers(libraries, reporter)
 
 

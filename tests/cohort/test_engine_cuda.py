@@ -1,13 +1,18 @@
 """The engine's promises with compiling and capture on; skipped, and said so, without a GPU."""
 
+import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 import cohorts
 from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
+from runs import write_config, write_gsm8k, write_model
 from schemabank.cohort import execute
 from schemabank.cohort.decode import Completion, generate
 from schemabank.cohort.engine import Cohort, RunStep
@@ -175,6 +180,65 @@ def test_forty_runs_evaluate_as_one_alone() -> None:
         alone.stack.remove()
         same = sum(a.tokens == b.tokens for a, b in zip(found, expected, strict=True))
         assert same >= len(prompts) - 1, "near ties may turn on rounding"
+
+
+TWO_COHORTS = """
+import sys, time
+import torch._inductor.config as config
+config.quiesce_async_compile_time = 1
+import cohorts
+from cohorts import bank_run, lora_run, train
+from torch._inductor.async_compile import AsyncCompile
+for number, runs in enumerate([[lora_run(1)], [bank_run(2), lora_run(3)]]):
+    if number:
+        time.sleep(5)  # the processes that compile would be asleep by now
+    trained = cohorts.cohort(runs, cohorts.data(batch_size=3 + number), device="cuda")
+    train(trained)
+    assert [slot.failure for slot in trained.slots] == [None] * len(runs)
+    trained.stack.remove()
+    print("trained", number, "awake", AsyncCompile.process_pool().timer is None, flush=True)
+"""
+
+
+@pytest.mark.timeout(500)
+def test_two_cohorts_of_one_process_train_though_the_compiler_had_nothing_to_do_between(
+    tmp_path: Path,
+) -> None:
+    """With nothing in its caches, the second has to compile, too; it would hang."""
+    ended = _alone([sys.executable, "-c", TWO_COHORTS], tmp_path, timeout_s=450)
+    assert ended.stdout.splitlines() == ["trained 0 awake True", "trained 1 awake True"]
+
+
+def test_a_users_screen_shows_no_hint_of_the_compiler_and_no_bar(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", write_model(tmp_path / "model"))
+    command = [sys.executable, "-c", "from schemabank.cli import main; main()", "train", config]
+    write_gsm8k(tmp_path / "data")
+    ended = _alone(
+        [*map(str, command), "--out", str(tmp_path / "runs"), "--set", "model.dtype=bfloat16"],
+        tmp_path,
+        timeout_s=450,
+        SCHEMABANK_DATA=str(tmp_path / "data"),
+    )
+    sys.stdout.write(ended.stderr)
+    for unwanted in ("softmax", "TensorFloat32", "max_autotune", "it/s", "%|"):
+        assert unwanted not in ended.stderr
+    assert "Warning" not in ended.stderr, "something else that no user can act on?"
+
+
+def _alone(
+    command: Sequence[str], folder: Path, *, timeout_s: int, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, with empty caches of the compiler's."""
+    caches = {name: str(folder / name) for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")}
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        command,
+        env={**os.environ, **caches, **path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=True,
+    )
 
 
 def _completions(stack: AdapterStack, prompts: list[tuple[int, ...]]) -> list[list[Completion]]:

@@ -4,9 +4,12 @@ import ctypes
 import importlib.util
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +28,13 @@ from schemabank.cohort.execute import (
     compiled,
     default_executor,
     keep_freed_memory,
+    prepare_compiler,
 )
+
+# PyTorch's compiler warns, as it is imported, of its own deprecations.
+with warnings.catch_warnings(action="ignore"):
+    inductor = importlib.import_module("torch._inductor.config")
+    async_compile = importlib.import_module("torch._inductor.async_compile")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -231,6 +240,73 @@ def script(folder: Path, name: str, status: int) -> str:
     path.write_text(f'#!/bin/sh\necho "$@" >> {path}.log\ncat >> {path}.log\nexit {status}\n')
     path.chmod(0o700)
     return str(path)
+
+
+class Pool:
+    """Processes that compile, of PyTorch's own kind but for what they do."""
+
+    def __init__(self, _count: int, *, quiesce: bool) -> None:
+        self.timer = object() if quiesce else None
+
+    def shutdown(self) -> None:
+        """Nothing runs."""
+
+
+@pytest.fixture
+def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Pool]]:
+    """What gives the compiler its pool; with PyTorch's own defaults, none is made yet."""
+    monkeypatch.setattr(async_compile, "SubprocPool", Pool)
+    monkeypatch.setattr(async_compile, "get_compile_threads", lambda: 2)
+    monkeypatch.setattr(async_compile, "_pool_set", type(async_compile._pool_set)())
+    async_compile.AsyncCompile.process_pool.cache_clear()
+    with inductor.patch(quiesce_async_compile_pool=True, worker_start_method="subprocess"):
+        yield async_compile.AsyncCompile.process_pool
+    async_compile.AsyncCompile.process_pool.cache_clear()
+
+
+def test_the_compilers_processes_stay_awake(pools: Callable[[], Pool]) -> None:
+    prepare_compiler()
+    pool = pools()
+    assert pool.timer is None
+    prepare_compiler()
+    assert pools() is pool
+
+
+def test_processes_that_would_sleep_are_replaced(pools: Callable[[], Pool]) -> None:
+    """As where somebody compiled in this process before."""
+    before = pools()
+    assert before.timer is not None
+    prepare_compiler()
+    assert pools() is not before
+    assert pools().timer is None
+
+
+def test_a_pool_that_is_awake_already_stays_in_another_thread(pools: Callable[[], Pool]) -> None:
+    """Where PyTorch's settings are their defaults again."""
+    prepare_compiler()
+    pool = pools()
+    with ThreadPoolExecutor(1) as other, inductor.patch(quiesce_async_compile_pool=True):
+        other.submit(prepare_compiler).result()
+    assert pools() is pool
+
+
+def test_a_pytorch_without_the_setting_compiles_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "torch._inductor.config", older)
+    prepare_compiler()
+    assert vars(older) == {}
+
+
+def test_the_variable_that_forces_sleep_is_obeyed(
+    pools: Callable[[], Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch reads TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL as it is imported."""
+    setting = inductor._config["quiesce_async_compile_pool"]
+    monkeypatch.setattr(setting, "env_value_force", True)
+    pool = pools()
+    prepare_compiler()
+    assert pools() is pool
+    assert pool.timer is not None
 
 
 def test_a_cpu_never_compiles_and_nothing_is_said(machine: Machine) -> None:

@@ -303,7 +303,8 @@ def _program(
         return step
     changing = (rows.current, rows.positions, rows.column)
     before = [values.clone() for values in changing]
-    program = executor.program(step)
+    what = f"a decoding step of {num_rows} rows of up to {visible} tokens"
+    program = executor.program(step, what)
     for values, value in zip(changing, before, strict=True):
         values.copy_(value)
     return program

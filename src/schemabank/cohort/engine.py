@@ -19,10 +19,10 @@ from torch import Tensor
 from schemabank.cohort.execute import (
     DEPTH,
     Fetch,
-    allow_many_versions,
     can_compile,
     default_executor,
     keep_freed_memory,
+    prepare_compiler,
     use_given_cores,
 )
 from schemabank.cohort.optim import AdamWSettings, SlotAdamW, clip_factors
@@ -97,6 +97,8 @@ class Cohort:
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
         compiled = can_compile(self.device, explain=explain)
+        if compiled:
+            prepare_compiler()
         self.optimizers = {
             name: SlotAdamW(
                 group.weights, self._coefficients, rounded=group.rounded, compiled=compiled
@@ -104,7 +106,6 @@ class Cohort:
             for name, group in stack.groups.items()
         }
         if compiled:
-            allow_many_versions()
             stack.compile()
         elif self.device.type == "cpu":
             use_given_cores()
@@ -300,10 +301,9 @@ class Cohort:
         So what does not fit shows at the start.
         """
         for kind, shape in shapes.items():
-            if self.device.type == "cuda" and not self._programs.has(kind):
-                for coming in self._shapes_to_come(kind):
-                    self._programs.prepare(kind, coming)
-            self._programs.prepare(kind, shape)
+            is_new = self.device.type == "cuda" and not self._programs.has(kind)
+            coming = self._shapes_to_come(kind) if is_new else []
+            self._programs.prepare(kind, [*coming, shape])
 
     def _shapes_to_come(self, kind: Kind) -> list[tuple[int, int]]:
         """Shapes of the steps that runs may still take as a kind, the largest first."""

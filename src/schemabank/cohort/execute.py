@@ -17,11 +17,14 @@ import sys
 import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import loky
 import numpy as np
 import torch
 from torch import Tensor
+
+from schemabank.waiting import waiting
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -106,26 +109,33 @@ class Executor:
     Args:
         device: where.
         capture: record programs as CUDA graphs.
-        explain: told why a program cannot be captured.
+        explain: told why a program cannot be captured, and what is waited for.
     """
 
     def __init__(
         self, device: torch.device, *, capture: bool, explain: Callable[[str], None]
     ) -> None:
-        self.device, self.capture, self._explain = device, capture, explain
+        self.device, self.capture, self.explain = device, capture, explain
         self._pool = torch.cuda.MemPool() if capture else None
         self._stream = torch.cuda.Stream(device) if capture else None
 
-    def program(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def program(self, function: Callable[[], Tensor], what: str = "a step") -> Callable[[], Tensor]:
         """Return ``function`` as a program.
 
         It must read its input from fixed addresses, and must change nothing when run on input that
         is zero: so it is warmed up here.
+
+        Args:
+            function: to run.
+            what: it is, for a user who waits for it.
         """
         if not self.capture or self._pool is None:
             return function
         # Warmed up in the graphs' own memory, which one thread has: the backward pass stays in it.
-        with torch.autograd.set_multithreading_enabled(False):
+        with (
+            waiting(f"compiling {what}", self.explain),
+            torch.autograd.set_multithreading_enabled(False),
+        ):
             torch.cuda.synchronize(self.device)
             with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
                 for _ in range(WARM_UPS):
@@ -144,7 +154,7 @@ class Executor:
             self.capture = False
             _BROKEN_POOLS.append(pool)
             reason = str(error).strip().partition("\n")[0]
-            self._explain(f"steps run one operation at a time, since capture failed: {reason}")
+            self.explain(f"steps run one operation at a time, since capture failed: {reason}")
             return function
 
     def _captured(
@@ -221,11 +231,36 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def allow_many_versions() -> None:
+def prepare_compiler() -> None:
+    """Fit the compiler to many cohorts in one process, before anything is compiled."""
+    _allow_many_versions()
+    _keep_workers_awake()
+
+
+def _allow_many_versions() -> None:
     """Raise the compiler's limits on versions of one function, whose code all cohorts share."""
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 256)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+
+
+def _keep_workers_awake() -> None:
+    """Let the processes that compile stay, however long they have nothing to do.
+
+    By default they go to sleep after a minute, and what is to be compiled after that may wait for
+    ever (github.com/pytorch/pytorch/issues/176968): a second cohort would never start. A pool that
+    was made before us would sleep all the same, and another one takes its place.
+    """
+    config: Any = importlib.import_module("torch._inductor.config")
+    if not getattr(config, "quiesce_async_compile_pool", False):
+        return  # a PyTorch whose processes never sleep, or they were told so already
+    config.quiesce_async_compile_pool = False
+    if config.quiesce_async_compile_pool:
+        return  # TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL=1 has the last word
+    compiling = importlib.import_module("torch._inductor.async_compile")
+    made = compiling.AsyncCompile.process_pool
+    if made.cache_info().currsize and getattr(made(), "timer", None) is not None:
+        compiling.after_fork()  # forgets the pool, which ends with this process
 
 
 def _lack_of_gpu(capability: tuple[int, int]) -> str | None:

@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,6 +16,7 @@ from schemabank.cohort.slots import Kind, Slot, Tags, TrainingData
 from schemabank.cohort.step import PENALTIES, StepInput, Training, train_step
 from schemabank.cohort.trunk import TrunkRow, TrunkStates
 from schemabank.curriculum import GROUPS, StepSettings
+from schemabank.waiting import waiting
 
 Working = Mapping[int, tuple[Slot, StepSettings]]  # by position in the stack
 
@@ -60,10 +61,15 @@ class Programs:
         """Whether there is any program of a kind."""
         return any(made == kind for made, _ in self._programs)
 
-    def prepare(self, kind: Kind, shape: tuple[int, int]) -> None:
+    def prepare(self, kind: Kind, shapes: Sequence[tuple[int, int]]) -> None:
         """Compile and capture what :meth:`launch` will need; changes no weight."""
-        if (kind, shape) not in self._programs:
-            self._programs[kind, shape] = self._make(kind, shape)
+        missing = [shape for shape in shapes if (kind, shape) not in self._programs]
+        if not missing:
+            return
+        with waiting("compiling steps", self._executor.explain):
+            for shape in missing:
+                if (kind, shape) not in self._programs:
+                    self._programs[kind, shape] = self._make(kind, shape)
 
     def drop_trunk(self) -> None:
         """Give back what cached kinds of steps need; none of them can be taken any more."""
@@ -89,7 +95,7 @@ class Programs:
         Returns:
             The report of :func:`train_step`.
         """
-        self.prepare(kind, shape)
+        self.prepare(kind, [shape])
         program = self._programs[kind, shape]
         rows = self._fill(program.staging.host(), kind, working)
         program.staging.send()
@@ -103,13 +109,17 @@ class Programs:
         stack = self._training.stack
         staging = Staging(self._fields(*shape), self._executor.device)
         given = _step_input(staging.device)
+        slots, batch_size = self._leading
+        what = f"a step of {slots} x {batch_size} x {shape[0]} tokens"
         if not kind.cached:
-            step = self._executor.program(lambda: train_step(self._training, kind, given, None))
+            step = self._executor.program(
+                lambda: train_step(self._training, kind, given, None), what
+            )
             return _Program(staging, step)
         assert self._trunk is not None
-        size = (self._leading[0] * self._leading[1], shape[0], stack.model.config.hidden_size)
+        size = (slots * batch_size, shape[0], stack.model.config.hidden_size)
         states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
-        step = self._executor.program(lambda: train_step(self._training, kind, given, states))
+        step = self._executor.program(lambda: train_step(self._training, kind, given, states), what)
         self._trunk.prepare(shape[0])
         return _Program(staging, step, states)
 

@@ -85,7 +85,10 @@ class TrunkStates:
             shape = (self._num_rows, width)
             fields = {"tokens": (shape, torch.int64), "places": (shape, torch.int64)}
             staging = Staging(fields, self._states.device)
-            run = self._executor.program(lambda: self._compute(staging.device["tokens"]))
+            run = self._executor.program(
+                lambda: self._compute(staging.device["tokens"]),
+                f"the states below the first bank of {self._num_rows} x {width} tokens",
+            )
             self._batches[width] = staging, run
 
     def write(self, rows: Sequence[TrunkRow | None], out: Tensor) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from schemabank.adapters import load_adapter, load_bank, put_on
+from schemabank.adapters import load_adapter, load_bank
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
-from schemabank.experiment import load_base, resolve_device
+from schemabank.experiment import loaded_base, loaded_task, resolve_device
 from schemabank.prepare import check_positions, chosen_examples, items_of
 from schemabank.progress import Reporter
 from schemabank.routing import measures
@@ -23,7 +23,6 @@ from schemabank.runner import stage_folder
 from schemabank.saved import loaded_stack
 from schemabank.tagging import embeddings
 from schemabank.taskconfig import TaskSettings
-from schemabank.tasks.catalog import load_task
 
 START, END = "start", "end"
 NUM_TOKENS, NUM_EXAMPLES = 8, 3  # typical ones of every schema
@@ -57,17 +56,16 @@ def analyse(
         InputError: no bank, or a field that the data lacks.
     """
     bank = load_bank(folder / BANK)
-    adapter = load_adapter(folder / ADAPTER)
     states = _states(folder, run, reporter)
     split = question.split or run.eval.split
-    data = load_task(run.task)
+    data = loaded_task(run.task, reporter.note)
     examples = chosen_examples(data, run.task, split=split, limit=question.limit)
-    base = load_base(run, resolve_device(run.engine.device))
+    base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
     alone = {"few_shot": 0, "num_samples": 1, "pass_at": (), "max_new_tokens": 1}
     settings = run.eval.model_copy(update=alone)
     items = items_of(examples, data, run.task, settings, base.tokenizer)
     check_positions(items, settings, base.model)
-    stack = loaded_stack(run, base, adapter, bank)
+    stack = loaded_stack(run, base, folder / ADAPTER, bank)
 
     def embed() -> dict[str, np.ndarray]:
         stack.initialise(0, run.seed)  # LoRA does nothing yet
@@ -115,7 +113,8 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
     if state is None:
         stack.initialise(0, run.seed)
         return
-    put_on(stack, 0, load_adapter(state / ADAPTER))
+    _, tensors = load_adapter(state / ADAPTER)
+    stack.load_lora(0, tensors)
     stack.load_bank(0, load_bank(state / BANK))
 
 

@@ -10,12 +10,11 @@ from typing import Any
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
 from schemabank.experiment import resolve_device, resolved
-from schemabank.files import read_json
 from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
 from schemabank.routing.subject import Question
-from schemabank.rundir import ROUTING, check_new, new_folder
+from schemabank.rundir import ROUTING, check_new, new_folder, read_json
 from schemabank.saved import as_asked, locate
 
 
@@ -44,7 +43,7 @@ def route(
     """
     own, _ = locate(folder)
     run = as_asked(own, overrides)
-    (run,) = resolved([run], resolve_device(run.engine.device))
+    (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
     place = out or folder / ROUTING / _id(run, question)
     if out is None and (place / JSON).is_file():
         reporter.note(f"reused: {place} (same question, finished)")
