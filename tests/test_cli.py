@@ -327,7 +327,6 @@ class TestTrain:
         finished: Finished,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("schemabank.cohort.slots.MAX_SKIPPED_IN_ROW", 3)
         monkeypatch.setattr(
             "schemabank.cohort.step.mean_per_slot",
             lambda losses, weights: mean_per_slot(losses, weights) * torch.nan,
@@ -335,8 +334,9 @@ class TestTrain:
         ended = schemabank("train", finished.config, "--set", f"arm={arms}")
         assert ended.code == code
         folder = Path("runs") / "tiny" / f"{finished.lora.folder.name}.unfinished-1"
-        reason = "no finite gradient in 3 steps in a row, up to step 2"
-        assert ended.err.splitlines()[-1] == f"failed: {folder}: diverged: {reason}"
+        reason = "no finite gradient in 2 of the 18 steps of the run (allowed: 1), up to step 1: "
+        last = ended.err.splitlines()[-1]
+        assert last.startswith(f"failed: {folder}: diverged: {reason}")
         assert re.search(rf"{folder.name} +failed: diverged", ended.out)
         assert "adapter:" not in ended.out
 

@@ -222,7 +222,7 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
 def test_gradients_that_stay_non_finite_are_a_failure() -> None:
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
-    with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):
+    with pytest.raises(RuntimeError, match=r"no finite gradient in 2 of the \d+ steps of the run"):
         tuner.train(PAIRS * 10)
 
 
@@ -234,7 +234,7 @@ def test_steps_that_a_failed_run_does_not_report_are_no_error(
     monkeypatch.setattr(Cohort, "steps", lambda self: chain(steps(self), [[], []]))
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
-    with pytest.raises(RuntimeError, match="no finite gradient in 20 steps in a row"):
+    with pytest.raises(RuntimeError, match=r"no finite gradient in 2 of the \d+ steps of the run"):
         tuner.train(PAIRS * 10)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from schemabank import __version__
 from schemabank.errors import FailedRunsError, InputError
+from schemabank.quiet import quiet_libraries
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.runner import Outcome
@@ -244,9 +245,11 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
+    from schemabank.progress import reporter
     from schemabank.saved import export_run
 
-    difference = export_run(run, out, merge=merge)
+    with reporter() as progress:
+        difference = export_run(run, out, merge=merge, note=progress.note)
     sys.stdout.write(f"{out}: reloaded, largest relative difference of logits {difference:.1e}\n")
 
 
@@ -290,7 +293,8 @@ def common(
 def main() -> None:
     """Run the program and turn our exceptions into exit codes; typer handles its own."""
     try:
-        app()
+        with quiet_libraries():
+            app()
     except InputError as error:
         _fail(error, 2)
     except FailedRunsError as error:
@@ -320,10 +324,12 @@ def _print_json(value: object) -> None:
 def _print_results(
     results: list[dict[str, object]], failed: Mapping[str, str] | None = None
 ) -> None:
-    from schemabank.table import results_tables
+    from schemabank.table import results_tables, skipped_lines
 
     if results or failed:
         _console().print(*results_tables(results, failed=failed or {}), sep="\n")
+    for line in skipped_lines(results):
+        sys.stdout.write(line + "\n")
 
 
 def _print_tables(tables: Sequence["PlainTable"]) -> None:

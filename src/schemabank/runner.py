@@ -27,6 +27,7 @@ from schemabank.failure import Failure
 from schemabank.itemscores import save_item_scores
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
+from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
     BANK,
@@ -44,8 +45,10 @@ from schemabank.rundir import (
     write_lines,
 )
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
+from schemabank.tasks import Item
 from schemabank.tasks.catalog import metric_of
 from schemabank.training import Context, KeepStage, build_stack, names_of, train_runs
+from schemabank.waiting import waiting
 
 RECORDED_VERSIONS = (
     "schemabank",
@@ -130,7 +133,8 @@ def run_cohort(
                 outcomes.append(_failed(claim, done))
                 continue
             result = result_of(run, run.evaluation(), done.records, training=training)
-            outcomes.append(_close(run, claim, result, done.logits, context))
+            with waiting("checking the adapter with stock PEFT", context.reporter.note):
+                outcomes.append(_close(run, claim, result, done.logits, context))
         return outcomes
 
 
@@ -159,7 +163,7 @@ def result_of(
         "top_p": evaluation.top_p,
         "sampling_seed": evaluation.sampling_seed,
         "batch_size": evaluation.batch_size,
-        "padding_side": "left",
+        "padding_side": "right",
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "training": training,
         "metric": metric_of(run.task),
@@ -168,14 +172,33 @@ def result_of(
     }
 
 
+def evaluate_telling(
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Sequence[Item],
+    how: Procedure,
+    reporter: Reporter,
+) -> list[list[ItemRecord]]:
+    """Evaluate as :func:`evaluate` does, compiled where that is possible, and report progress."""
+    with waiting("completing and scoring items", reporter.note) as wait:
+
+        def advance(done: int) -> None:
+            wait.goes_on()
+            reporter.advance(done, "")
+
+        executor = default_executor(stack.model.device, explain=reporter.note)
+        return evaluate(stack, base, items, how, advance=advance, executor=executor)
+
+
 def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     slot = cohort.slots[index]
     groups = trained_groups(slot.run.stages)
     return {
         "num_steps": slot.num_steps,
         "num_examples": len(cohort.data.examples),
-        "num_skipped_steps": slot.num_skipped,
-        "num_lora_updates": sum(p.stop - p.start for p in slot.plans if "lora" in p.stage.train),
+        "num_skipped_steps": len(slot.skipped),
+        "num_lora_updates": slot.num_updates["lora"],
+        "num_updates": {name: slot.num_updates[name] for name in sorted(groups)},
         "num_trained_parameters": sum(
             cohort.stack.num_weights(name, slot.run.lora, slot.run.bank)
             for name in cohort.stack.groups
@@ -248,14 +271,8 @@ def _evaluate(
     for run in runs:
         context.reporter.run_state(run_id(run), "evaluating")
     context.reporter.start(f"evaluate {names_of(runs)}", len(items))
-    records = evaluate(
-        stack,
-        context.base,
-        items,
-        Procedure.of(runs[0].task, settings, routing=routing),
-        advance=lambda done: context.reporter.advance(done, ""),
-        executor=default_executor(stack.model.device, explain=context.reporter.note),
-    )
+    how = Procedure.of(runs[0].task, settings, routing=routing)
+    records = evaluate_telling(stack, context.base, items, how, context.reporter)
     context.reporter.finish()
     logits = probe_logits(stack, context.base)
     metric = METRICS[metric_of(runs[0].task)]

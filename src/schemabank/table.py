@@ -61,6 +61,20 @@ def results_tables(
     return [scores, diagnostics] if diagnostics.row_count else [scores]
 
 
+def skipped_lines(results: Sequence[Result]) -> list[str]:
+    """Say which runs made fewer updates than they took steps, one line each."""
+    lines = []
+    for result in results:
+        training = result["training"]
+        if training and training["num_skipped_steps"]:
+            lines.append(
+                f"{result['arm']}, seed {result['seed']}: {training['num_skipped_steps']} of "
+                f"{training['num_steps']} steps skipped, since their gradient was not finite; they "
+                "changed nothing"
+            )
+    return lines
+
+
 def _score_columns(names: Sequence[str]) -> tuple[str, Sequence[str]]:
     """Title and columns of the table of scores."""
     shown = [f"{names[0]} (95 %)", *names[1:]] if names else []
@@ -76,19 +90,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def without_empty_columns(table: PlainTable) -> PlainTable:
-    """Leave out the columns that hold nothing in any row."""
-    title, head, rows = table
-    kept = [at for at in range(len(head)) if not rows or any(row[at] for row in rows)]
-    return title, [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
-
-
 def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Lay out cells as they stand, which may be anybody's text; numbers to the right.
-
-    Columns that hold nothing are left out.
-    """
-    _, head, rows = without_empty_columns((title, head, rows))
+    """Lay out cells as they stand, which may be anybody's text; numbers to the right."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(head):
         is_text = any(row[index][:1].isalpha() for row in rows)

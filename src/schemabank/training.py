@@ -15,7 +15,7 @@ from typing import TextIO
 import torch
 
 from schemabank.cohort.engine import Cohort, RunStep
-from schemabank.cohort.slots import TrainingData
+from schemabank.cohort.slots import Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig, Stage
 from schemabank.configfile import run_id
@@ -28,6 +28,7 @@ from schemabank.progress import Reporter
 from schemabank.rundir import METRICS
 from schemabank.tasks import Item
 from schemabank.trackers import Trackers
+from schemabank.waiting import waiting
 
 MOST_NAMED = 4
 
@@ -101,7 +102,18 @@ def train_runs(
             cohort.stack.remove()
         raise
     context.reporter.finish()
+    for run, slot in zip(runs, cohort.slots, strict=True):
+        if slot.skipped and slot.failure is None:
+            context.reporter.note(f"{run.arm} seed {run.seed}: {skips(slot)}")
     return cohort
+
+
+def skips(slot: Slot) -> str:
+    """Say how many steps of a run changed nothing."""
+    return (
+        f"{len(slot.skipped)} of {slot.num_steps} steps skipped, since their gradient was not "
+        "finite"
+    )
 
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
@@ -216,14 +228,16 @@ def _log_steps(
     """
     began, num_tokens = time.monotonic(), 0
     try:
-        for steps in cohort.steps():
-            for step in steps:
-                logs[step.run].write(_json_line(step))
-                num_tokens += step.num_tokens
-            context.reporter.run_steps(steps)
-            context.trackers.steps(steps)
-            speed = num_tokens / (time.monotonic() - began)
-            context.reporter.advance(1, _detail(steps, speed))
+        with waiting("waiting for the next training step", context.reporter.note) as wait:
+            for steps in cohort.steps():
+                wait.goes_on()
+                for step in steps:
+                    logs[step.run].write(_json_line(step))
+                    num_tokens += step.num_tokens
+                context.reporter.run_steps(steps)
+                context.trackers.steps(steps)
+                speed = num_tokens / (time.monotonic() - began)
+                context.reporter.advance(1, _detail(steps, speed))
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # which holds on to what did not fit
     return None

@@ -16,7 +16,10 @@ from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.prepare import engine_run, training_data
 from schemabank.progress import Reporter, reporter
+from schemabank.quiet import quiet_compiler
 from schemabank.tasks import Example
+from schemabank.training import skips
+from schemabank.waiting import waiting
 
 
 class Tuner:
@@ -63,7 +66,7 @@ class Tuner:
         Raises:
             InputError: an example that the length limit cuts off, tags that do not fit, or an
                 adapter or banks that were taken off.
-            RuntimeError: the gradient stayed non-finite.
+            RuntimeError: too many steps had no finite gradient.
         """
         self._check_attached()
         self.stack.initialise(0, self.config.seed)
@@ -75,7 +78,7 @@ class Tuner:
         data = training_data(named, texts, self.config, self.tokenizer)
         run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
         try:
-            with reporter() as progress:
+            with quiet_compiler(), reporter() as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
                 done = _steps(cohort, f"train {self.config.arm}", progress)
                 cohort.free()
@@ -140,8 +143,12 @@ def _steps(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
     """Train a cohort of one run to its end."""
     done: list[RunStep] = []
     progress.start(title, cohort.num_steps)
-    for steps in cohort.steps():
-        done += steps  # none for a step that was under way when the run was given up
-        progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
+    with waiting("waiting for the next training step", progress.note) as wait:
+        for steps in cohort.steps():
+            wait.goes_on()
+            done += steps  # none for a step that was under way when the run was given up
+            progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
     progress.finish()
+    if cohort.slots[0].skipped:
+        progress.note(skips(cohort.slots[0]))
     return done

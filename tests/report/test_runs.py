@@ -17,12 +17,11 @@ from typer.testing import CliRunner
 from schemabank import stats
 from schemabank.cli import app
 from schemabank.errors import InputError
-from schemabank.files import read_json
 from schemabank.itemscores import SCORES, load_item_scores
 from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question, report
 from schemabank.report.ofruns import examine_runs
 from schemabank.report.runs import read_runs
-from schemabank.rundir import CONFIG, RESULT, SUITE, write_json
+from schemabank.rundir import CONFIG, RESULT, SUITE, read_json, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 SEEDS, ITEMS = 4, 60
@@ -245,6 +244,23 @@ def test_unequal_updates_and_other_settings(runs: Path) -> None:
         write_json(runs / row["run_id"] / RESULT, result)
     assert "200 and 7 at 2" in finding(runs, "unequal-updates")["sentence"]
     assert finding(runs, "other-settings")["numbers"]["settings"] == {"lora.r": ["1", "2"]}
+
+
+def test_skipped_steps_of_compared_runs_are_named(runs: Path) -> None:
+    assert "skipped-steps" not in ids(runs)
+    (first, *_), (second, *_) = rows(runs, "arm 1", 2), rows(runs, "arm 2", 1)
+    for row, skipped in ((first, 3), (second, 1)):
+        result = read_json(runs / row["run_id"] / RESULT)
+        training: Any = result["training"]
+        training["num_skipped_steps"] = skipped
+        write_json(runs / row["run_id"] / RESULT, result)
+    found = finding(runs, "skipped-steps")
+    assert {run: skips[0] for run, skips in found["numbers"]["runs"].items()} == {
+        first["run_id"]: 3,
+        second["run_id"]: 1,
+    }
+    assert f" in {first['run_id']}" in found["sentence"]
+    assert "made fewer updates" in found["sentence"]
 
 
 def test_a_contrast_is_declared_asked_for_or_missing(runs: Path) -> None:

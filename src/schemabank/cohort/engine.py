@@ -321,7 +321,7 @@ class Cohort:
             for index, (slot, settings, step) in steps.items():
                 if slot.failure is None:
                     reports[index] = _run_step(slot, settings, step, values[index])
-                    slot.count(skipped=reports[index].skipped, step=step)
+                    slot.count(step, settings, skipped=reports[index].skipped)
         return [reports[index] for index in sorted(reports)]
 
     def _column(self) -> Tensor:

@@ -3,6 +3,7 @@
 Everything here depends on the run's own seed and settings, never on another slot.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,11 @@ from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 
 MAX_SKIPPED_IN_ROW = 20
+# A loss in bfloat16 or float32 has no scale that must be searched for, so a healthy run skips
+# nothing. One bad step is forgiven; of more, one in twenty changes the number of updates by less
+# than arms are told apart by.
+MOST_SKIPPED_RATIO = 0.05  # of the steps of a run, and of each of its stages
+MOST_NAMED = 8
 
 Tags = tuple[int, ...]
 
@@ -125,7 +131,8 @@ class Slot:
         step: the next step, from 0.
         num_steps: how many steps the run has in all.
         num_cached: how many of them come before LoRA is trained.
-        num_skipped: steps skipped because a gradient was not finite.
+        skipped: steps that changed nothing because a gradient was not finite.
+        num_updates: how often each group of weights was really updated.
         failure: why the run was given up, or ``None``.
     """
 
@@ -136,7 +143,8 @@ class Slot:
         self.plans = plan(run.stages, self.num_steps)
         self.num_cached = 0 if run.bank is None else steps_before_lora(self.plans)
         self.step = 0
-        self.num_skipped = 0
+        self.skipped: list[int] = []
+        self.num_updates: Counter[Group] = Counter()
         self.failure: Failure | None = None
         self._skipped_in_row = 0
         self._fixed_tags: dict[int, Tags] = {}
@@ -211,15 +219,46 @@ class Slot:
             weights["tags"] = self.run.tags.loss_weight
         return {name: weight for name, weight in weights.items() if weight != 0}
 
-    def count(self, *, skipped: bool, step: int) -> None:
-        """Take note of a step; many skipped ones in a row end the run."""
-        self.num_skipped += skipped
-        self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
-        if self._skipped_in_row >= MAX_SKIPPED_IN_ROW:
+    def count(self, step: int, settings: StepSettings, *, skipped: bool) -> None:
+        """Take note of a step; too many skipped ones end the run."""
+        if not skipped:
+            self.num_updates.update(settings.trained)
+            self._skipped_in_row = 0
+            return
+        self.skipped.append(step)
+        self._skipped_in_row += 1
+        lack = self._lack_of_updates(self.plans[settings.stage])
+        if lack is not None:
             self.failure = Failure(
                 "diverged",
-                f"no finite gradient in {MAX_SKIPPED_IN_ROW} steps in a row, up to step {step}",
+                f"no finite gradient in {lack}, up to step {step}: lower the learning rate, or "
+                f"look at the examples of the skipped steps ({self._skipped_examples()})",
             )
+
+    def _lack_of_updates(self, placed: StagePlan) -> str | None:
+        """Which skipped steps are too many, after one in a stage."""
+        if self._skipped_in_row >= MAX_SKIPPED_IN_ROW:
+            return f"{MAX_SKIPPED_IN_ROW} steps in a row"
+        for what, start, stop in (
+            ("the run", 0, self.num_steps),
+            (f"the stage {placed.stage.name!r}", placed.start, placed.stop),
+        ):
+            num_skipped = sum(start <= step < stop for step in self.skipped)
+            allowed = most_skipped(stop - start)
+            if num_skipped > allowed:
+                return f"{num_skipped} of the {stop - start} steps of {what} (allowed: {allowed})"
+        return None
+
+    def _skipped_examples(self) -> str:
+        """Name the examples of the first skipped steps."""
+        schedule, found = self.data.schedule, dict[int, None]()
+        for step in self.skipped:
+            if len(found) > MOST_NAMED:
+                break
+            epoch, position = divmod(step, schedule.steps_per_epoch)
+            found |= dict.fromkeys(schedule.rows(self.run.seed, epoch)[position])
+        ids = [self.data.examples[index].id for index in found if index != EMPTY]
+        return ", ".join(ids[:MOST_NAMED]) + (" and more" if len(ids) > MOST_NAMED else "")
 
     def _tags(self, settings: StepSettings, index: int) -> Tags:
         """Tags of an example, or none where the tag schedule drops them."""
@@ -248,6 +287,11 @@ class Slot:
             self._prefixes[tags] = prefix
         in_loss = not self.data.completion_only
         return prepend(example, prefix, after=self.data.beginning, in_loss=in_loss)
+
+
+def most_skipped(num_steps: int) -> int:
+    """Return how many of a run's or a stage's steps may be skipped: never all."""
+    return min(num_steps - 1, max(1, int(MOST_SKIPPED_RATIO * num_steps)))
 
 
 def steps_before_lora(plans: Sequence[StagePlan]) -> int:

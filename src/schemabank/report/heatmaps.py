@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemabank.figures import Cell
-from schemabank.files import read_json
 from schemabank.report.runs import RunSet
 from schemabank.routing.report import JSON, heat_map_cells
-from schemabank.rundir import ROUTING
+from schemabank.rundir import ROUTING, read_json
 
 MOST_MAPS = 8
 

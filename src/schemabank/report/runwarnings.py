@@ -56,6 +56,7 @@ def find_run_warnings(
     """
     return [
         *_missing(runs),
+        *_skipped(runs),
         *_declared(runs, comparison),
         *_subset(runs),
         *_tuning(runs, comparison, facts.rates),
@@ -92,6 +93,27 @@ def _missing(runs: RunSet) -> Iterator[Finding]:
             f"{_times(len(runs.unfinished), 'run')} of the suite {_are(len(runs.unfinished))} not "
             "finished: a comparison that is looked at before it is complete is stopped by its "
             "scores.",
+        )
+
+
+def _skipped(runs: RunSet) -> Iterator[Finding]:
+    """Steps of runs that are compared, but whose gradient was not finite."""
+    found = {run.run_id: run.result["training"] for run in runs.runs if run.trained}
+    skips = {
+        name: (t["num_skipped_steps"], t["num_steps"])
+        for name, t in found.items()
+        if t["num_skipped_steps"]
+    }
+    if skips:
+        named = "; ".join(
+            f"{s} of {n} in {name}" for name, (s, n) in list(skips.items())[:MOST_NAMED]
+        )
+        yield Finding(
+            "skipped-steps",
+            {"runs": skips},
+            f"Steps were skipped, since their gradient was not finite: {named}{_more([*skips])}. "
+            "Something in the data or the settings breaks the arithmetic, and these runs made "
+            "fewer updates.",
         )
 
 
