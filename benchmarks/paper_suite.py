@@ -21,10 +21,11 @@ from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 
 from schemabank import experiment
 from schemabank.config import RunConfig
+from schemabank.files import read_json
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.progress import LineReporter
-from schemabank.rundir import COST, read_json
+from schemabank.rundir import COST
 from schemabank.suite import load_suite
 
 SUITE = Path(__file__).parent.parent / "configs" / "paper" / "suite.yaml"

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id, to_yaml
+from schemabank.files import read_json
 from schemabank.itemscores import save_item_scores
 from schemabank.report.command import HTML, JSON, Question, report
 from schemabank.rundir import (
@@ -34,7 +35,6 @@ from schemabank.rundir import (
     PREDICTIONS,
     RESULT,
     SUITE,
-    read_json,
     write_json,
     write_lines,
 )

@@ -179,7 +179,13 @@ class TestExtract:
         [
             *("1", "1,", ",234", "1/", ".1", "$", "-", "USD ", "<", "<<1", "#", "#### 5 + ", "*"),
             *("answer is ", "\\boxed{", "\\frac{1}{", "\n", "\n ", "5\n\n", "Q ", "5 + ", "="),
-            *("?\nThe answer is:", "<|im_start|> ", "The answer is 5\n\n?\nThe answer is:\n\n"),
+            *(
+                "1.\n",
+                "1.\n ",
+                "?\nThe answer is:",
+                "<|im_start|> ",
+                "The answer is 5\n\n?\nThe answer is:\n\n",
+            ),
         ],
     )
     def test_long_text_takes_linear_time(self, piece: str) -> None:
@@ -192,6 +198,61 @@ class TestExtract:
         digits = "12" + "0" * 50_000
         assert extract(f"#### {digits}").strict == digits
         assert not same_value(digits, digits[:-1] + "1")
+
+
+class TestScripts:
+    @pytest.mark.parametrize(
+        "frame",
+        [
+            *("她每天赚{}美元。", "答案是{}。", "答えは{}です。", "คำตอบคือ{}บาท", "답은{}입니다"),
+            *("الجواب و{}", "התשובה ב{}", "उत्तर{}है", "\\boxed{{{}}}元", "￥{}", "（{}）", "「{}」"),
+            *("ចម្លើយគឺ{}", "မှာ{}ပါ", "$‎{}", "US${}", "USD{}", "{}€", "{}dollars", "CNY {}"),
+        ],
+    )
+    @pytest.mark.parametrize("number", ["18", "１８", "١٨", "۱۸", "१८", "๑๘", "𝟏𝟖"])
+    def test_digits_are_read_in_any_of_them(self, frame: str, number: str) -> None:
+        assert score_completion(frame.format(number), "18").correct
+
+    @pytest.mark.parametrize(
+        "name", ["x18", "é18", "Ж18", "β18", "x_18", "ｘ18", "ł18", "İ18", "ß18", "XUSD18"]
+    )
+    def test_a_name_with_digits_is_none_in_cased_scripts(self, name: str) -> None:
+        assert extract(f"It is {name}").answer is None
+
+    @pytest.mark.parametrize(
+        ("text", "number"),
+        [
+            ("１，０００", "1000"),
+            ("３，１０００", "1000"),
+            ("有3，100个", "100"),
+            ("３：３０", None),
+            ("３／４", None),
+            ("－５", "-5"),
+            ("-₩1,200", "-1200"),
+            ("٣٫٥", "3.5"),
+            ("18。5个", "5"),
+            ("5×18", "18"),
+            ("5÷18", "18"),
+        ],
+    )
+    def test_marks_mean_what_they_mean_in_ascii(self, text: str, number: str | None) -> None:
+        assert extract(text).flexible == number
+
+
+@pytest.mark.skipif(not GSM8K_TEST.exists(), reason=f"{GSM8K_TEST} is not there")
+@pytest.mark.parametrize("gap", ["\n", "\n\n", ".\n"])
+@pytest.mark.parametrize("asked", ["{}\nThe answer is: ", "Question: {}\nThe answer is: "])
+def test_a_bare_answer_counts_whatever_the_model_goes_on_to_ask(gap: str, asked: str) -> None:
+    """The paper's format: a bare number without an end token, and then the next question."""
+    with gzip.open(GSM8K_TEST, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    right = 0
+    for row, following in zip(rows, [*rows[1:], rows[0]], strict=True):
+        bare = row["answer"].rpartition("#### ")[2]
+        other = following["answer"].rpartition("#### ")[2]
+        completion = bare + gap + asked.format(following["question"]) + other
+        right += score_completion(completion, row["answer"]).correct
+    assert right == 1319
 
 
 class TestAgreementWithLmEval:
@@ -284,7 +345,7 @@ class TestCanonicalNumber:
             ("1,2345", "1"),
             ("(10)-3 is 7", "10"),
             ("...6", "6"),
-            ("12２", None),
+            ("12２", "122"),
             ("", None),
         ],
     )

@@ -1,4 +1,3 @@
-import json
 import socket
 import subprocess
 import sys
@@ -8,25 +7,17 @@ from typing import NoReturn
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from adapterfiles import LORA, export, logits, stack_logits
 from cohorts import BANK, FAST_STAGES, bank_run, data, train
 from runs import write_model
-from schemabank.adapters import (
-    CONFIG,
-    WEIGHTS,
-    load_adapter,
-    load_bank,
-    model_card,
-    save_adapter,
-    save_bank,
-)
+from schemabank.adapters import save_bank
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.export import check_with_peft, probe_logits, save_merged
 from schemabank.models import BaseModel, load_base_model
@@ -35,12 +26,6 @@ from tiny import Kind, tiny_model, tiny_tokenizer
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
-TARGETS = ("q_proj", "v_proj", "down_proj")
-LORA = [
-    LoraSettings(r=4, lora_alpha=10, lora_dropout=0.2, target_modules=TARGETS),
-    LoraSettings(r=2, lora_alpha=7, lora_dropout=0.0, target_modules=TARGETS),
-]
-TOKENS = torch.tensor([[5, 9, 200, 33, 12, 99, 4, 4]])
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
 
 # A process in which our package does not exist.
@@ -68,25 +53,6 @@ def trained_stack(kind: Kind) -> AdapterStack:
     stack = AdapterStack(tiny_model(kind), lora=LORA, bank=BANK)
     train(Cohort(stack, [bank_run(1, lora=LORA[0]), bank_run(2, lora=LORA[1])], data()))
     return stack
-
-
-def logits(model: torch.nn.Module) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = model(input_ids=TOKENS, use_cache=False).logits
-    return result
-
-
-def stack_logits(stack: AdapterStack) -> Tensor:
-    """Every slot's logits with the banks off."""
-    with stack.evaluating("off"):
-        return stack.head(stack.hidden(TOKENS.expand(stack.num_slots, 1, -1)))
-
-
-def export(stack: AdapterStack, slot: int, folder: Path, *, base_name: str = "tiny") -> Path:
-    settings = stack.lora_settings[slot]
-    card = model_card(base_name, settings, training="Trained in a test.")
-    save_adapter(folder, stack.lora_tensors(slot), settings, base_name=base_name, card=card)
-    return folder
 
 
 def with_stock_peft(model: PreTrainedModel, folder: Path) -> Tensor:
@@ -129,151 +95,6 @@ def test_the_adapter_loads_where_schemabank_is_not_installed(
     torch.testing.assert_close(found, stack_logits(stack)[0], rtol=0, atol=1e-5)
 
 
-def test_the_adapter_is_minimal(stack: AdapterStack, tmp_path: Path) -> None:
-    folder = export(stack, 0, tmp_path / "new" / "adapter", base_name="owner/model")
-    assert {p.name for p in folder.iterdir()} == {CONFIG, WEIGHTS, "README.md"}
-    assert json.loads((folder / CONFIG).read_text()) == {
-        "base_model_name_or_path": "owner/model",
-        "bias": "none",
-        "inference_mode": True,
-        "lora_alpha": 10.0,
-        "lora_dropout": 0.2,
-        "peft_type": "LORA",
-        "r": 4,
-        "target_modules": ["q_proj", "v_proj", "down_proj"],
-        "task_type": "CAUSAL_LM",
-    }
-    weights = load_file(folder / WEIGHTS)
-    assert len(weights) == 3 * len(TARGETS) * 2
-    assert all(any(f".{target}.lora_" in key for target in TARGETS) for key in weights)
-    assert {w.dtype for w in weights.values()} == {torch.float32}
-    key = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
-    assert weights[key].shape == (4, 64)
-
-
-def test_the_card_carries_what_the_hub_reads(stack: AdapterStack, tmp_path: Path) -> None:
-    text = (export(stack, 0, tmp_path / "a", base_name="owner/model") / "README.md").read_text()
-    head = text.split("---\n")[1].splitlines()
-    assert "library_name: peft" in head
-    assert "base_model: owner/model" in head
-    assert head[head.index("tags:") :] == ["tags:", "- lora", "- schemabank"]
-    assert "Rank 4, alpha 10, on q_proj, v_proj, down_proj." in text
-
-
-def test_an_adapter_survives_the_round_trip_bit_for_bit(
-    stack: AdapterStack, tmp_path: Path
-) -> None:
-    settings, tensors = load_adapter(export(stack, 1, tmp_path / "adapter"))
-    assert settings == LORA[1]
-    fresh = AdapterStack(tiny_model("llama"), lora=[settings], bank=None)
-    fresh.load_lora(0, tensors)
-    for path, pair in stack.lora_tensors(1).items():
-        assert all(map(torch.equal, fresh.lora_tensors(0)[path], pair))
-    torch.testing.assert_close(stack_logits(fresh)[0], stack_logits(stack)[1], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("alpha", [4, 10])
-def test_what_peft_saved_computes_the_same_here(alpha: int, tmp_path: Path) -> None:
-    config = peft.LoraConfig(
-        r=4, lora_alpha=alpha, target_modules=["q_proj", "up_proj"], init_lora_weights=False
-    )
-    model = peft.get_peft_model(tiny_model("llama"), config)
-    model.save_pretrained(tmp_path)
-    settings, tensors = load_adapter(tmp_path)
-    assert (settings.r, settings.lora_alpha) == (4, alpha)
-    assert set(settings.target_modules) == {"q_proj", "up_proj"}
-    fresh = AdapterStack(tiny_model("llama"), lora=[settings], bank=None)
-    fresh.load_lora(0, tensors)
-    expected = logits(model)
-    torch.testing.assert_close(stack_logits(fresh), expected, rtol=0, atol=1e-5)
-    assert (expected - logits(tiny_model("llama"))).abs().max() > 1e-2
-
-
-def test_layers_that_peft_left_out_stay_untouched(tmp_path: Path) -> None:
-    config = peft.LoraConfig(
-        r=4, target_modules=["q_proj"], layers_to_transform=[1], init_lora_weights=False
-    )
-    model = peft.get_peft_model(tiny_model("llama"), config)
-    model.save_pretrained(tmp_path)
-    settings, tensors = load_adapter(tmp_path)
-    fresh = AdapterStack(tiny_model("llama"), lora=[settings], bank=None)
-    fresh.load_lora(0, tensors)
-    torch.testing.assert_close(stack_logits(fresh), logits(model), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"use_dora": True}, "use_dora"),
-        ({"use_rslora": True}, "use_rslora"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
-        ({"target_modules": r".*\.q_proj"}, "target_modules as a pattern"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"bias": "lora_only"}, "bias"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
-    ],
-)
-def test_more_than_plain_lora_is_refused(
-    options: dict[str, object], named: str, tmp_path: Path
-) -> None:
-    config = peft.LoraConfig(**({"r": 2, "target_modules": ["q_proj"]} | options))
-    peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path)
-    with pytest.raises(InputError) as error:
-        load_adapter(tmp_path)
-    assert str(error.value) == (
-        f"{str(tmp_path)!r} uses {named}, allowed is plain LoRA with a list of targets: evaluate "
-        "it with PEFT, or merge it and name the merged folder as the model"
-    )
-
-
-def test_another_kind_of_adapter_is_refused(tmp_path: Path) -> None:
-    config = peft.IA3Config(target_modules=["q_proj"], feedforward_modules=[])
-    peft.get_peft_model(tiny_model("llama"), config).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"of type 'IA3', allowed is LORA"):
-        load_adapter(tmp_path)
-
-
-def test_weights_beyond_lora_are_refused_whatever_the_configuration_says(
-    stack: AdapterStack, tmp_path: Path
-) -> None:
-    folder = export(stack, 0, tmp_path / "adapter")
-    key = "base_model.model.lm_head.weight"
-    save_file({**load_file(folder / WEIGHTS), key: torch.zeros(300, 32)}, folder / WEIGHTS)
-    with pytest.raises(InputError, match=rf"holds '{key}', allowed are LoRA's A and B"):
-        load_adapter(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"r": 0}, r"r is 0, but .* greater than or equal to 1"), ({"r": None}, "r is None")],
-)
-def test_a_damaged_configuration(
-    change: dict[str, object], message: str, stack: AdapterStack, tmp_path: Path
-) -> None:
-    path = export(stack, 0, tmp_path / "adapter") / CONFIG
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | change))
-    with pytest.raises(InputError, match=message):
-        load_adapter(path.parent)
-    del config["lora_alpha"]
-    path.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="lacks 'lora_alpha'"):
-        load_adapter(path.parent)
-
-
-def test_files_that_are_missing_or_torn(stack: AdapterStack, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"adapter_config\.json"):
-        load_adapter(tmp_path / "nothing")
-    folder = export(stack, 0, tmp_path / "adapter")
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:100])
-    with pytest.raises(InputError, match="cannot read"):
-        load_adapter(folder)
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(InputError, match="cannot read"):
-        load_adapter(folder)
-
-
 def test_an_adapter_of_another_model_is_refused(stack: AdapterStack) -> None:
     fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=None)
     path, (a, b) = next(iter(stack.lora_tensors(0).items()))
@@ -296,40 +117,6 @@ def test_a_bank_of_other_settings_is_refused(stack: AdapterStack) -> None:
     fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=elsewhere)
     with pytest.raises(InputError, match="leave bank settings out"):
         fresh.load_bank(0, stack.bank_tensors(0))
-
-
-def test_an_existing_folder_is_never_overwritten(stack: AdapterStack, tmp_path: Path) -> None:
-    folder = export(stack, 0, tmp_path / "adapter")
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(InputError, match="exists and is not overwritten: name a new folder"):
-        export(stack, 1, folder)
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-
-
-def test_a_bank_survives_the_round_trip_bit_for_bit(stack: AdapterStack, tmp_path: Path) -> None:
-    save_bank(tmp_path / "bank", stack.bank_tensors(1))
-    assert [p.name for p in (tmp_path / "bank").iterdir()] == ["bank.safetensors"]
-    loaded = load_bank(tmp_path / "bank")
-    assert set(loaded) == {
-        f"layers.{i}.{n}" for i in (1, 2) for n in ("router", "U", "V", "attributes", "query")
-    }
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[1]], bank=BANK)
-    fresh.load_lora(0, stack.lora_tensors(1))
-    fresh.load_bank(0, loaded)
-    for name, values in stack.bank_tensors(1).items():
-        assert torch.equal(fresh.bank_tensors(0)[name], values)
-    with fresh.evaluating("on"), stack.evaluating("on"):
-        torch.testing.assert_close(
-            fresh.hidden(TOKENS[None])[0],
-            stack.hidden(TOKENS.expand(2, 1, -1))[1],
-            rtol=1e-5,
-            atol=1e-5,
-        )
-
-
-def test_a_folder_without_a_bank(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no bank .*: allowed is --routing off, or a run"):
-        load_bank(tmp_path)
 
 
 def test_the_check_accepts_what_was_saved_and_leaves_the_base_as_it_was(

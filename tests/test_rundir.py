@@ -14,6 +14,7 @@ import pytest
 
 from schemabank import rundir
 from schemabank.errors import InputError
+from schemabank.files import read_json
 from schemabank.rundir import (
     RESULT,
     check_available,
@@ -21,7 +22,6 @@ from schemabank.rundir import (
     claimed,
     is_finished,
     new_folder,
-    read_json,
     write_json,
     write_lines,
 )
@@ -301,18 +301,3 @@ def test_json_lines_are_one_object_a_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", [{"a": "two\nlines"}, {"a": "ß"}])
     text = (tmp_path / "x.jsonl").read_text(encoding="utf-8")
     assert text == '{"a": "two\\nlines"}\n{"a": "ß"}\n'
-
-
-def test_json_of_another_kind(tmp_path: Path) -> None:
-    (tmp_path / RESULT).write_text("[1]")
-    with pytest.raises(InputError, match=r"holds a list, allowed is a JSON object: restore it"):
-        read_json(tmp_path / RESULT)
-
-
-@pytest.mark.parametrize("content", [None, "{", b"\xff"])
-def test_unreadable_json(tmp_path: Path, content: str | bytes | None) -> None:
-    path = tmp_path / RESULT
-    if content is not None:
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(InputError, match=r"cannot read '.*result\.json' \(.*\): name a folder"):
-        read_json(path)

@@ -5,9 +5,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from runs import Finished, Notes, snapshot
+from schemabank.adapters import BANK_WEIGHTS, WEIGHTS
 from schemabank.errors import InputError
 from schemabank.runner import Outcome
 from schemabank.saved import evaluate_saved, export_run
@@ -239,3 +241,71 @@ def test_every_routing_in_one_evaluation_is_each_on_its_own(
     with pytest.raises(InputError, match="bank"):
         evaluate_saved(finished.lora.folder, [], tmp_path / "none", Notes(), routings=routings)
     assert not (tmp_path / "none").exists()
+
+
+def damaged(file: Path) -> None:
+    weights = load_file(file)
+    name = next(iter(weights))
+    save_file({**weights, name: weights[name] * float("nan")}, file)
+
+
+def test_an_export_writes_what_was_read_and_nothing_that_only_lay_there(
+    finished: Finished, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished.lora.folder, tmp_path / "run"))
+    (tmp_path / "secret").write_text("secret")
+    (run / "adapter" / "notes.txt").symlink_to(tmp_path / "secret")
+    (run / "adapter" / "training_args.bin").write_bytes(b"a pickle")
+    export_run(run, tmp_path / "out", merge=False)
+    own = finished.lora.folder / "adapter"
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        p.name: p.read_bytes() for p in own.iterdir()
+    }
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_an_adapter_that_is_not_finite_is_neither_evaluated_nor_exported(
+    merge: bool, finished: Finished, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished.lora.folder, tmp_path / "run"))
+    damaged(run / "adapter" / WEIGHTS)
+    before = snapshot(tmp_path)
+    for folder in (run, run / "adapter"):
+        with pytest.raises(InputError, match="values that are not finite"):
+            evaluated(folder)
+        with pytest.raises(InputError, match="values that are not finite"):
+            export_run(folder, tmp_path / "out", merge=merge)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_merge_refuses_what_an_evaluation_refuses(finished: Finished, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(finished.model)
+    dora = peft.LoraConfig(r=4, target_modules=["q_proj"], use_dora=True)
+    peft.get_peft_model(model, dora).save_pretrained(tmp_path / "dora")
+    with pytest.raises(InputError, match="uses use_dora, allowed is plain LoRA"):
+        export_run(tmp_path / "dora", tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bank_or_a_stage_that_is_not_finite_is_not_evaluated(
+    finished: Finished, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished.schemabank.folder, tmp_path / "run"))
+    damaged(run / "bank" / BANK_WEIGHTS)
+    with pytest.raises(InputError, match="values that are not finite"):
+        evaluated(run, "eval.routing=on")
+    damaged(run / "stages" / "1-router" / "adapter" / WEIGHTS)
+    with pytest.raises(InputError, match="values that are not finite"):
+        evaluated(run / "stages" / "1-router")
+
+
+def test_an_adapter_that_names_no_base_model_needs_one(finished: Finished, tmp_path: Path) -> None:
+    adapter = Path(shutil.copytree(finished.lora.folder / "adapter", tmp_path / "adapter"))
+    (adapter / "schemabank.yaml").unlink()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    del config["base_model_name_or_path"]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"does not name its base model: .* set model\.name"):
+        evaluated(adapter)
+    asked = ("task.name=gsm8k", "model.dtype=float32", "eval.limit=1", "eval.max_new_tokens=2")
+    assert evaluated(adapter, f"model.name={finished.model}", *asked).result is not None

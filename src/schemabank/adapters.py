@@ -1,49 +1,49 @@
 """An adapter's folder on disk, in PEFT's format, and the bank's beside it.
 
-Writing is plain. Reading is strict: the folder may come from anywhere.
+An adapter may come from anywhere, so every way in passes one reader, :func:`load_adapter`. It takes
+plain LoRA alone: matrices A and B in pairs, of the configured rank, on every configured target and
+nowhere else, all values finite. What a folder holds beside that is neither read nor copied.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from schemabank.adapterconfig import CONFIG, AdapterConfig, is_named, read_config
+from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
-from schemabank.rundir import read_json
+from schemabank.files import inside, read_text
+from schemabank.tensorfiles import Header, read_tensors
 
 WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 PROVENANCE = "schemabank.yaml"
+CARD = "README.md"
+BANK_WEIGHTS = "bank.safetensors"
 PREFIX = "base_model.model."
+ENDS = (".lora_A.weight", ".lora_B.weight")
 
-# Settings of PEFT's LoraConfig that make another computation than plain LoRA's.
-SPECIAL = (
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "fan_in_fan_out",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "modules_to_save",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-    "use_rslora",
-)
-# Starts such as PiSSA's also change the base model's weights.
-PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+BANK_NAME = re.compile(r"layers\.\d{1,4}\.(router|U|V|attributes|query)")
 
 LoraTensors = dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A plain LoRA adapter.
+
+    Attributes:
+        config: rank, scale, targets and base model.
+        tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+    """
+
+    config: AdapterConfig
+    tensors: LoraTensors
 
 
 def save_adapter(
@@ -67,26 +67,19 @@ def save_adapter(
         raise InputError(
             f"{str(folder)!r} exists and is not overwritten: name a new folder"
         ) from error
-    config = {
-        "base_model_name_or_path": base_name,
-        "bias": "none",
-        "inference_mode": True,
-        "lora_alpha": settings.lora_alpha,
-        "lora_dropout": settings.lora_dropout,
-        "peft_type": "LORA",
-        "r": settings.r,
-        "target_modules": list(settings.target_modules),
-        "task_type": "CAUSAL_LM",
-    }
-    if settings.layers_to_transform is not None:
-        config["layers_to_transform"] = list(settings.layers_to_transform)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_adapter(folder, Adapter(AdapterConfig(settings, base_name), tensors), card=card)
+
+
+def write_adapter(folder: Path, adapter: Adapter, *, card: str) -> None:
+    """Write an adapter in PEFT's format into an empty folder."""
+    text = json.dumps(adapter.config.dump(), indent=2) + "\n"
+    (folder / CONFIG).write_text(text, encoding="utf-8")
     weights = {}
-    for path, (a, b) in tensors.items():
-        weights[f"{PREFIX}{path}.lora_A.weight"] = a.cpu()
-        weights[f"{PREFIX}{path}.lora_B.weight"] = b.cpu()
+    for path, pair in adapter.tensors.items():
+        for end, tensor in zip(ENDS, pair, strict=True):
+            weights[f"{PREFIX}{path}{end}"] = tensor.cpu().contiguous()
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def model_card(base_name: str, settings: LoraSettings, *, training: str) -> str:
@@ -130,108 +123,119 @@ def _places(settings: LoraSettings) -> str:
     return targets if blocks is None else f"{targets} of the blocks {', '.join(map(str, blocks))}"
 
 
-def load_adapter(folder: Path) -> tuple[LoraSettings, LoraTensors]:
-    """Read a LoRA adapter that PEFT or :func:`save_adapter` wrote.
+def load_adapter(folder: Path) -> Adapter:
+    """Read a plain LoRA adapter that PEFT or :func:`save_adapter` wrote.
 
     Raises:
-        InputError: files are missing, or the adapter is more than plain LoRA.
+        InputError: files are missing, damaged or lie elsewhere, or the adapter is more than plain
+            LoRA, not finite, or not what its configuration says.
     """
-    config = read_json(folder / CONFIG)
-    _check_plain(folder, config)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"cannot read {str(folder / WEIGHTS)!r} ({error}): name an adapter that has it whole"
-        ) from error
-    _check_only_lora(folder, weights)
-    settings = _lora_settings(folder, config)
-    paths = [key.removesuffix(".lora_A.weight") for key in weights if key.endswith("lora_A.weight")]
-    return settings, {
-        path.removeprefix(PREFIX): (
-            weights[f"{path}.lora_A.weight"].float(),
-            weights[f"{path}.lora_B.weight"].float(),
-        )
-        for path in paths
-    }
+    config = read_config(folder)
+
+    def check(found: Mapping[str, Header]) -> None:
+        _check_weights(folder, found, config)
+
+    mend = "name an adapter that has it whole; pickles (adapter_model.bin) are not read"
+    weights = read_tensors(inside(folder, WEIGHTS), mend=mend, check=check)
+    layers = [key.removesuffix(ENDS[0]) for key in weights if key.endswith(ENDS[0])]
+    return Adapter(
+        config,
+        {
+            layer.removeprefix(PREFIX): (weights[layer + ENDS[0]], weights[layer + ENDS[1]])
+            for layer in layers
+        },
+    )
+
+
+def put_on(stack: AdapterStack, slot: int, adapter: Adapter) -> None:
+    """Give a slot of a stack, which was made with its settings, an adapter's weights.
+
+    Raises:
+        InputError: the adapter is not one of this model.
+    """
+    excluded = [path for path in stack.lora if is_named(path, adapter.config.excluded)]
+    stack.load_lora(slot, adapter.tensors, without=excluded)
+
+
+def load_card(folder: Path) -> str | None:
+    """Read an adapter's model card, if it has one.
+
+    Raises:
+        InputError: it is damaged or lies elsewhere.
+    """
+    return read_text(inside(folder, CARD)) if (folder / CARD).exists() else None
 
 
 def save_bank(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a bank's weights as safetensors."""
     folder.mkdir()
-    save_file({k: v.cpu() for k, v in tensors.items()}, folder / "bank.safetensors")
+    save_file({k: v.cpu() for k, v in tensors.items()}, folder / BANK_WEIGHTS)
 
 
 def load_bank(folder: Path) -> dict[str, Tensor]:
     """Read a bank's weights.
 
     Raises:
-        InputError: there is no bank.
+        InputError: there is no bank, or it is damaged, not finite, or holds other weights.
     """
-    try:
-        return dict(load_file(folder / "bank.safetensors"))
-    except (OSError, ValueError, SafetensorError) as error:
+
+    def check(found: Mapping[str, Header]) -> None:
+        other = [name for name in found if BANK_NAME.fullmatch(name) is None]
+        if other or not found:
+            raise InputError(
+                f"{str(folder / BANK_WEIGHTS)!r} holds {other[0] if other else 'nothing'!r:.80}, "
+                "allowed are the weights of banks, such as 'layers.1.router': restore the file"
+            )
+
+    mend = "allowed is --routing off, or a run of the arm schemabank"
+    if not (folder / BANK_WEIGHTS).exists():
+        raise InputError(f"{str(folder)!r} holds no bank ({BANK_WEIGHTS} is missing): {mend}")
+    return read_tensors(inside(folder, BANK_WEIGHTS), mend=mend, check=check)
+
+
+def _check_weights(folder: Path, found: Mapping[str, Header], config: AdapterConfig) -> None:
+    """Refuse weights that are not those of the configuration, all of them and no others."""
+    _check_only_lora(folder, found)
+    where = str(folder / WEIGHTS)
+    layers = sorted({key.removesuffix(end) for key in found for end in ENDS if key.endswith(end)})
+    for layer in layers:
+        for end, axis in zip(ENDS, (0, 1), strict=True):
+            _check_matrix(where, layer + end, found.get(layer + end), axis, config.settings.r)
+    paths = [layer.removeprefix(PREFIX) for layer in layers]
+    targets = config.settings.target_modules
+    for path in paths:
+        if not is_named(path, targets) or is_named(path, config.excluded):
+            raise InputError(
+                f"{where} holds weights of {path!r}, allowed are the targets in {CONFIG}, "
+                f"{', '.join(targets)}: restore the file that belongs to it"
+            )
+    for target in targets:
+        if not any(is_named(path, [target]) for path in paths):
+            raise InputError(
+                f"{where} has no weights of the target {target!r}, which {CONFIG} names: allowed "
+                "is an adapter that is whole, restore the file"
+            )
+
+
+def _check_matrix(where: str, name: str, head: Header | None, axis: int, rank: int) -> None:
+    """Refuse an A or B that is missing or whose ``axis`` is not the rank."""
+    if head is None:
         raise InputError(
-            f"{str(folder)!r} holds no bank ({error}): allowed is --routing off, or a run of "
-            "the arm schemabank"
-        ) from error
-
-
-def _lora_settings(folder: Path, config: Mapping[str, Any]) -> LoraSettings:
-    names = ("r", "lora_alpha", "lora_dropout", "target_modules")
-    try:
-        found = {name: config[name] for name in names}
-        return LoraSettings.model_validate({**found, "layers_to_transform": _blocks(config)})
-    except KeyError as error:
+            f"{where} lacks {name!r}, allowed are A and B in pairs: name an adapter that is whole"
+        )
+    if len(head.shape) != 2 or head.shape[axis] != rank or 0 in head.shape:
         raise InputError(
-            f"{str(folder / CONFIG)!r} lacks {error}, allowed are {', '.join(names)}: restore the "
-            "file that PEFT wrote"
-        ) from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise InputError(
-            f"{str(folder / CONFIG)!r}: {problem['loc'][0]} is {problem['input']!r}, but "
-            f"{problem['msg']}: restore the file that PEFT wrote"
-        ) from error
-
-
-def _blocks(config: Mapping[str, Any]) -> object:
-    """The blocks that an adapter is on; ``None`` for all, or where a pattern of names says which.
-
-    PEFT also writes a single block as a number, and all of them as an empty list.
-    """
-    blocks = config.get("layers_to_transform")
-    if config.get("layers_pattern"):
-        return None
-    return [blocks] if isinstance(blocks, int) else blocks or None
+            f"{where} holds {name!r} of shape {list(head.shape)}, but {CONFIG} says r {rank}: "
+            "allowed is that rank, restore the file that belongs to it"
+        )
 
 
 def _check_only_lora(folder: Path, weights: Iterable[str]) -> None:
     """Refuse an adapter with more weights than LoRA's, whatever its configuration says."""
-    ends = (".lora_A.weight", ".lora_B.weight")
-    other = [key for key in weights if not (key.startswith(PREFIX) and key.endswith(ends))]
+    other = [key for key in weights if not (key.startswith(PREFIX) and key.endswith(ENDS))]
     if other:
         raise InputError(
-            f"{str(folder / WEIGHTS)!r} holds {other[0]!r}, allowed are LoRA's A and B of linear "
-            "layers: evaluate it with PEFT, or merge it and name the merged folder as the model"
-        )
-
-
-def _check_plain(folder: Path, config: Mapping[str, object]) -> None:
-    """Refuse what a plain LoRA stack would silently compute differently."""
-    if config.get("peft_type") != "LORA":
-        raise InputError(
-            f"{str(folder)!r} holds an adapter of type {config.get('peft_type')!r}, allowed is LORA"
-        )
-    used = [name for name in SPECIAL if config.get(name)]
-    if config.get("init_lora_weights", True) not in PLAIN_STARTS:
-        used.append(f"init_lora_weights {config['init_lora_weights']!r}")
-    if config.get("bias", "none") != "none":
-        used.append("bias")
-    if not isinstance(config.get("target_modules"), list):
-        used.append("target_modules as a pattern")
-    if used:
-        raise InputError(
-            f"{str(folder)!r} uses {', '.join(used)}, allowed is plain LoRA with a list of "
-            "targets: evaluate it with PEFT, or merge it and name the merged folder as the model"
+            f"{str(folder / WEIGHTS)!r} holds {other[0]!r:.200}, allowed are LoRA's A and B of "
+            "linear layers: evaluate it with PEFT, or merge it and name the merged folder as the "
+            "model"
         )

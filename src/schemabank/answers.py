@@ -10,6 +10,7 @@ Every choice, with an example and its reason: docs/scoring.md.
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,16 +20,27 @@ from schemabank.errors import InputError
 # Every repetition below is possessive or bounded, and no two can start in the same run of
 # characters: matching stays linear in the length of a completion, however odd it is.
 _BLANK = r"[^\S\n]"
-_CURRENCY = rf"(?:[$€£¥₹]|USD|EUR|GBP){_BLANK}?"
-# Only ASCII digits count. Digits that touch a letter before them (x2), a slash or a colon (3/4,
-# 3:30) or a second decimal point (1.2.3) are part of something that is not a number.
+_SIGNS = "$€£¥₹₩₽₺₫₱฿"
+_CODES = ("USD", "EUR", "GBP", "JPY", "CNY", "INR", "CAD", "AUD", "CHF")
+_CODE = "|".join(_CODES)
+_BEHIND_CODE = "|".join(rf"(?<=\b{code})" for code in _CODES)
+_CURRENCY = rf"(?:[{_SIGNS}]|{_CODE}){_BLANK}?"
+# Letters of the scripts that write names with digits in them (x2, H2O): Latin, Greek, Cyrillic and
+# their kin. Chinese, Japanese and Thai part words by no blank, and Arabic and Hebrew join a
+# preposition to its number: there a letter before digits says nothing.
+_LETTER = (
+    r"A-Za-zªµºÀ-ÖØ-öø-\u02af\u0370-\u058f\u10a0-\u10ff\u13a0-\u13ff\u1c80-\u1cbf\u1d00-\u1fff"
+    r"\u2c00-\u2dff\ua640-\ua69f\ua720-\ua7ff\uab30-\uabbf\uff21-\uff3a\uff41-\uff5a"
+)
+# Digits that touch such a letter before them, a slash or a colon (3/4, 3:30) or a second decimal
+# point (1.2.3) are part of something that is not a number.
 _NUMBER = rf"""
     (?:
         (?P<currency_first>(?<![0-9]){_CURRENCY}-)
-      | (?P<sign>(?<![^\W_])(?<![)\]}}%$€£¥₹-])-)(?:{_CURRENCY})?
+      | (?P<sign>(?<![{_LETTER}0-9])(?<![)\]}}%{_SIGNS}-])-)(?:{_CURRENCY})?
       | {_CURRENCY}
     )?
-    (?<![^\W_])(?<![^\W_]_)(?<![0-9][./:])
+    (?:(?<![{_LETTER}0-9])|{_BEHIND_CODE})(?<![{_LETTER}0-9]_)(?<![0-9][./:])
     (?P<digits>
         (?>
             (?<![0-9],)[1-9][0-9]{{0,2}}(?:,[0-9]{{3}})++(?!,?[0-9])
@@ -38,7 +50,7 @@ _NUMBER = rf"""
     )
     (?![./:]?[0-9]|\d)
 """
-_WRAPPING = r"""(?:[^\S\n]|[*_:=~≈+"'`“‘(\[{]|\\[(\[]|\\text\{|\$(?=\$))*+"""
+_WRAPPING = r"""(?:[^\S\n]|[*_:=~≈+"'`“‘「『【(\[{]|\\[(\[]|\\text\{|\$(?=\$))*+"""
 _NUMBER_ANYWHERE = re.compile(_NUMBER, re.VERBOSE)
 _NUMBER_AFTER_MARK = re.compile(
     rf"{_WRAPPING}(?:\n{_WRAPPING})?+(?:\$?[A-Za-z]{_BLANK}*+={_WRAPPING})?+(?:{_NUMBER})",
@@ -47,13 +59,14 @@ _NUMBER_AFTER_MARK = re.compile(
 _BARE_NUMBER = re.compile(
     rf"""
     \s*+{_WRAPPING}(?:{_NUMBER})
-    (?:{_BLANK}|[*_%.!$€£¥₹)\]}}"'`”’]|\\[)\]]|USD|EUR|GBP)*+(?:\n|\Z)
+    (?:{_BLANK}|[*_%.!。！{_SIGNS})\]}}"'`”’」』】]|\\[)\]]|{_CODE})*+(?:\n|\Z)
     """,
     re.VERBOSE,
 )
 _OPERATOR = r"(?:[-+*/×÷=xX]|\\times|\\cdot|\\div)"
-_OPERATION = re.compile(rf"[ \t%$€£¥₹)]*+{_OPERATOR}[ \t]*+[-($€£¥₹]*+\.?[0-9]")
-_FORMULA = re.compile(rf"(?:{_OPERATOR}|[0-9.,$€£¥₹%() \t])*+")
+_OPERATION = re.compile(rf"[ \t%{_SIGNS})]*+{_OPERATOR}[ \t]*+[-({_SIGNS}]*+\.?[0-9]")
+_FORMULA = re.compile(rf"(?:{_OPERATOR}|[0-9.,{_SIGNS}%() \t])*+")
+_LIST = re.compile(r"\s*+1[.)](?s:.*?)\n[^\S\n]*+2[.)]")
 
 _HASH_MARK = re.compile("#{4,}")
 _BOX_MARK = re.compile(r"\\boxed")
@@ -61,7 +74,13 @@ _ANSWER_MARK = re.compile(r"\banswer[ \t*_]{0,4}(?:is|=|:)", re.IGNORECASE)
 _ANY_MARK = re.compile(rf"(?i:{_ANSWER_MARK.pattern})|{_BOX_MARK.pattern}|{_HASH_MARK.pattern}")
 
 _CALCULATOR = re.compile(r"<<[^<>\n]*+(?:>>|>?\Z)")  # the second form was cut by the token limit
-_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-")
+    # Full-width forms, and what Arabic writes for a decimal point, a thousands comma and percent.
+    | dict(zip("．：％／＃＊＝＋（）＄￡￥￦٫٬٪", ".:%/#*=+()$£¥₩.,%", strict=True))
+)
+_OTHER_DIGIT = re.compile(r"(?![0-9])\d")
+_WIDE_COMMA = re.compile("(?<=[０-９])，(?=[０-９]{3}(?![０-９]))")
 _FRACTION_COMMAND = re.compile(r"\\[dt]?frac\{(-?[0-9]++)\}\{([0-9]++)\}")
 _LATEX = re.compile(r"\\[$%,!]|\{,\}")
 _LATEX_PLAIN = {r"\$": "$", r"\%": "%", r"\,": ",", r"\!": "", "{,}": ","}
@@ -217,21 +236,35 @@ def _repeated_prompt(text: str) -> int:
 
 
 def _plain(text: str) -> str:
-    """Drop calculator marks; bring dashes and LaTeX spellings to plain characters."""
-    text = _CALCULATOR.sub("", text).translate(_DASHES)
+    """Drop calculator marks; bring digits, marks and LaTeX spellings to plain characters."""
+    text = _WIDE_COMMA.sub(",", _CALCULATOR.sub("", text)).translate(_PLAIN)
+    text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match.group())), text)
     text = _FRACTION_COMMAND.sub(r"\1/\2", text)
     return _LATEX.sub(lambda match: _LATEX_PLAIN[match.group()], text)
 
 
 def _marked_answer(text: str) -> str | None:
-    """The answer by the strict rule: ``####``, then a box, then "answer is", then a bare number."""
+    """The answer by the strict rule: ``####``, then a box, then a bare number, then "answer is".
+
+    A first line that is a number alone answers a prompt that ends in "The answer is: "; whoever
+    goes on to "The answer is: 5" has asked the next question. Only the first number of a list
+    (``1.``, and ``2.`` further down) opens a worked solution.
+    """
     # GSM8K's format ends at its first ``####``; elsewhere a later mark corrects an earlier one.
-    for mark, which in ((_HASH_MARK, 0), (_BOX_MARK, -1), (_ANSWER_MARK, -1)):
-        numbers = [_number_after(text, match.end()) for match in mark.finditer(text)]
-        found = [number for number in numbers if number is not None]
-        if found:
-            return found[which]
-    return _bare_number(text)
+    marked = _marked(text, _HASH_MARK)[:1] or _marked(text, _BOX_MARK)[-1:]
+    if marked:
+        return marked[0]
+    bare = _bare_number(text)
+    if bare is not None and not _LIST.match(text):
+        return bare
+    said = _marked(text, _ANSWER_MARK)
+    return said[-1] if said else bare
+
+
+def _marked(text: str, mark: re.Pattern[str]) -> list[str]:
+    """The numbers that follow a mark closely, in their order."""
+    numbers = [_number_after(text, match.end()) for match in mark.finditer(text)]
+    return [number for number in numbers if number is not None]
 
 
 def _number_after(text: str, start: int) -> str | None:

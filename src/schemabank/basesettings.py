@@ -1,13 +1,22 @@
-"""What all settings share: frozen, strict about names, documented by their attribute docstrings."""
+"""What all settings share: frozen, strict about names, documented by their attribute docstrings.
 
-from typing import Annotated
+Numbers are bounded, so that a slip such as 1e20 is refused where it is read, and a truth value is
+no number.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Any, get_args
 
-PositiveInt = Annotated[int, Field(ge=1)]
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+MOST = 2**31 - 1  # what sizes, counts and indices of tensors can be
+LARGEST = 3e38  # what float32 can hold
+
+Int = Annotated[int, Field(ge=0, le=MOST)]
+PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -16,3 +25,25 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values_as_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse ``true`` where a number is meant: pydantic would take it for 1."""
+        assert info.field_name is not None
+        if _holds_bool(value) and not _allows_bool(cls.model_fields[info.field_name].annotation):
+            raise ValueError(
+                f"{value!r:.80} holds a truth value, allowed is none here: write the number or "
+                "the text itself"
+            )
+        return value
+
+
+def _holds_bool(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_holds_bool, value))
+    return isinstance(value, bool)
+
+
+def _allows_bool(annotation: Any) -> bool:  # noqa: ANN401 -- annotations have no common type
+    return annotation in {bool, Any} or any(map(_allows_bool, get_args(annotation)))

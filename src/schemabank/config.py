@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemabank.basesettings import PositiveInt, Rate, Settings, Share, Weight
+from schemabank.basesettings import (
+    LARGEST,
+    Int,
+    PositiveInt,
+    Rate,
+    Seed,
+    Settings,
+    Share,
+    Weight,
+)
 from schemabank.taskconfig import TaskSettings
 
 Arm = Literal["base", "lora", "schemabank"]
@@ -47,7 +56,7 @@ class LoraSettings(Settings):
     """Names of the linear layers that get an adapter."""
     layers_to_transform: (
         Annotated[
-            tuple[Annotated[int, Field(ge=0)], ...],
+            tuple[Int, ...],
             Field(min_length=1),
             AfterValidator(lambda indices: tuple(sorted(indices))),
         ]
@@ -83,11 +92,11 @@ class BankSettings(Settings):
     """Standard deviation of the router and of U at the start."""
     last_n: PositiveInt = 2
     """Banks sit on the last so many blocks."""
-    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    layers: tuple[Int, ...] | None = None
     """Indices of the blocks with a bank, instead of last_n."""
     orthonormality_weight: Weight = 0.01
     """Weight of the schemas' orthonormality term."""
-    entropy_weight: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    entropy_weight: Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)] = 0.0
     """Weight of the router's entropy in the loss: positive sharpens, negative spreads."""
     load_balance_weight: Weight = 0.0
     """Weight of the load-balancing term."""
@@ -213,11 +222,11 @@ class EvalSettings(Settings):
     """Tokens are drawn from the logits divided by it; 0: the most likely one is taken."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Tokens are drawn from the most likely ones that hold this probability."""
-    sampling_seed: Annotated[int, Field(ge=0)] = 0
+    sampling_seed: Seed = 0
     """Seed of the draws."""
     pass_at: tuple[PositiveInt, ...] = ()
     """Numbers k of samples for pass@k, the chance that one of k is right."""
-    few_shot: Annotated[int, Field(ge=0)] = 0
+    few_shot: Int = 0
     """Worked examples in front of the arm base's prompt."""
     routing: Literal["off", "on", "dense"] = "off"
     """Bank at evaluation: removed, routed as in training, or all schemas without the router."""
@@ -304,7 +313,7 @@ class RunConfig(CommonSettings):
 
     arm: Arm
     """What is trained: nothing, plain LoRA, or LoRA under the curriculum."""
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Seed = 42
     """Seed of initial weights, data order and dropout."""
 
     def stages(self) -> tuple[Stage, ...]:
@@ -339,12 +348,9 @@ class ExperimentConfig(CommonSettings):
 
     arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
     """One arm, base, lora or schemabank, or a list of them."""
-    seed: (
-        Annotated[int, Field(ge=0)]
-        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    ) = 42
+    seed: Seed | Annotated[tuple[Seed, ...], Field(min_length=1)] = 42
     """One seed, or a list of seeds."""
-    base_shots: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    base_shots: tuple[Int, ...] = ()
     """Score the arm base once for each number of shots here, instead of eval.few_shot."""
 
     def runs(self) -> tuple[RunConfig, ...]:

@@ -19,6 +19,7 @@ from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
+from schemabank.files import read_json
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.naming import titles_of
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
@@ -29,7 +30,7 @@ from schemabank.prepare import (
     task_training_data,
 )
 from schemabank.progress import Reporter
-from schemabank.rundir import RESULT, check_available, is_finished, read_json
+from schemabank.rundir import RESULT, check_available, is_finished
 from schemabank.runner import Outcome, run_cohort
 from schemabank.tagging import check_tags
 from schemabank.taskconfig import RecordsSettings, TaskSettings

@@ -13,7 +13,8 @@ from typing import Any
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.failure import Failure, read_failure
-from schemabank.rundir import SUITE, check_available, read_json, write_json
+from schemabank.files import read_json
+from schemabank.rundir import SUITE, check_available, write_json
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 

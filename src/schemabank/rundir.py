@@ -170,25 +170,6 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Read one JSON object.
-
-    Raises:
-        InputError: the file is missing or malformed.
-    """
-    try:
-        value: object = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"cannot read {str(path)!r} ({error}): name a folder that has it"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{str(path)!r} holds a {type(value).__name__}, allowed is a JSON object: restore it"
-        )
-    return value
-
-
 def _check_free(folder: Path) -> None:
     if os.path.lexists(folder):
         raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")

@@ -1,18 +1,28 @@
 """Runs and adapters that lie on disk: evaluate them again, or export them."""
 
 import hashlib
-import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from schemabank.adapters import CONFIG as ADAPTER_CONFIG
-from schemabank.adapters import PROVENANCE, LoraTensors, load_adapter, load_bank
+from schemabank.adapterconfig import CONFIG as ADAPTER_CONFIG
+from schemabank.adapterconfig import read_config
+from schemabank.adapters import (
+    PROVENANCE,
+    Adapter,
+    load_adapter,
+    load_bank,
+    load_card,
+    model_card,
+    put_on,
+    write_adapter,
+)
 from schemabank.bank import Routing
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig
+from schemabank.config import ModelSettings, RunConfig
 from schemabank.configfile import load_run, overridden, to_yaml
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
@@ -23,6 +33,7 @@ from schemabank.experiment import (
     resolved,
 )
 from schemabank.export import check_with_peft, probe_logits, save_merged
+from schemabank.files import inside, read_json, read_text
 from schemabank.models import BaseModel
 from schemabank.prepare import check_positions, evaluation_items
 from schemabank.progress import Reporter
@@ -36,7 +47,6 @@ from schemabank.rundir import (
     check_new,
     is_finished,
     new_folder,
-    read_json,
     write_json,
     write_lines,
 )
@@ -71,7 +81,7 @@ def evaluate_saved(
     Raises:
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
-    run, adapter = locate(folder)
+    run, adapter = locate(folder, overrides)
     run = as_asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
     if out is not None:
@@ -108,6 +118,7 @@ def _evaluate_all(
     """Evaluate settings that differ in routing alone; all is checked before any is computed."""
     routed = any(run.eval.routing != "off" for run in pending.values())
     bank = load_bank(folder / BANK) if routed else None
+    weights = None if adapter is None else load_adapter(adapter)
     for place in pending:
         check_new(place)
     run = next(iter(pending.values()))
@@ -115,7 +126,7 @@ def _evaluate_all(
     base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
     check_positions(items, run.eval, base.model)
-    stack = loaded_stack(run, base, adapter, bank)
+    stack = loaded_stack(run, base, weights, bank)
     return {
         place: _evaluated(asked, stack, base, items, place=place, reporter=reporter)
         for place, asked in pending.items()
@@ -171,23 +182,49 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
             f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
             "of the arms lora and schemabank"
         )
+    weights = load_adapter(adapter)
     check_new(out)
     exact = overridden(run, ["model.dtype=float32"])
     base = loaded_base(exact, resolve_device("cpu"), note)
     with waiting("writing and checking", note), new_folder(out) as partial:
-        if merge:
-            return save_merged(partial, adapter, base)
-        stack = loaded_stack(run, base, adapter, None)
+        stack = loaded_stack(run, base, weights, None)
         (expected,) = probe_logits(stack, base)
         stack.remove()
-        shutil.copytree(
-            adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("evals")
-        )
+        if merge:
+            return _write_merged(partial, weights, base)
+        _write_checked(partial, adapter, weights)
         return check_with_peft(partial, base, expected)
 
 
-def locate(folder: Path) -> tuple[RunConfig, Path | None]:
+def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
+    """Write what was read of an adapter's folder, and nothing that only lay there."""
+    config = adapter.config
+    card = load_card(folder)
+    if card is None:
+        name = config.base_name or "its base model"
+        card = model_card(name, config.settings, training="Exported by SchemaBank.")
+    write_adapter(out, adapter, card=card)
+    if (folder / PROVENANCE).exists():
+        provenance = inside(folder, PROVENANCE)
+        load_run(provenance)
+        (out / PROVENANCE).write_text(read_text(provenance), encoding="utf-8")
+
+
+def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> float:
+    """Merge what was read, not what lies in the adapter's folder: PEFT reads in its own way."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, "adapter")
+        copy.mkdir()
+        write_adapter(copy, adapter, card="")
+        return save_merged(out, copy, base)
+
+
+def locate(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Path | None]:
     """Return the settings of a run or adapter, and the folder of its adapter if it has one.
+
+    Args:
+        folder: a run, a kept stage or an adapter.
+        overrides: settings that will be put on top; they may name a base model where none is.
 
     Raises:
         InputError: neither of them is there.
@@ -201,12 +238,28 @@ def locate(folder: Path) -> tuple[RunConfig, Path | None]:
     if (folder / ADAPTER_CONFIG).is_file():
         if (folder / PROVENANCE).is_file():
             return load_run(folder / PROVENANCE), folder
-        name = str(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path"))
-        return RunConfig.model_validate({"arm": "lora", "model": {"name": name}}), folder
+        return _of_adapter(folder, overrides), folder
     raise InputError(
         f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
         f"({ADAPTER_CONFIG}): name one of those"
     )
+
+
+def _of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
+    """The settings of an adapter that somebody else trained."""
+    config = read_config(folder)
+    name = config.base_name
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = value if key.strip() == "model.name" else name
+    if not name:
+        raise InputError(
+            f"{str(folder / ADAPTER_CONFIG)!r} does not name its base model: allowed is a hub id "
+            "or a folder, set model.name with --set"
+        )
+    of_hub = config.base_name == name and not Path(name).is_dir()
+    model = ModelSettings(name=name, revision=config.revision if of_hub else None)
+    return RunConfig(arm="lora", model=model, lora=config.settings)
 
 
 def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
@@ -222,12 +275,15 @@ def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def loaded_stack(
-    run: RunConfig, base: BaseModel, adapter: Path | None, bank: dict[str, torch.Tensor] | None
+    run: RunConfig, base: BaseModel, adapter: Adapter | None, bank: dict[str, torch.Tensor] | None
 ) -> AdapterStack:
     """Put an adapter from disk and a bank on a model, as a stack of one slot."""
-    settings, tensors = (run.lora, LoraTensors()) if adapter is None else load_adapter(adapter)
+    settings = run.lora if adapter is None else adapter.config.settings
     stack = AdapterStack(base.model, lora=[settings], bank=run.bank if bank is not None else None)
-    stack.load_lora(0, tensors)
+    if adapter is None:
+        stack.load_lora(0, {})
+    else:
+        put_on(stack, 0, adapter)
     if bank is not None:
         stack.load_bank(0, bank)
     return stack

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from schemabank.basesettings import PositiveInt, Rate, Settings
+from schemabank.basesettings import Int, PositiveInt, Rate, Seed, Settings
 from schemabank.config import RunConfig
 from schemabank.configfile import (
     Location,
@@ -28,7 +28,7 @@ from schemabank.experiment import resolve_device, resolved
 ARM, SEED = "arm", "seed"
 SEARCH_SPLIT = "validation"
 Point = Mapping[str, object]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
@@ -48,7 +48,7 @@ class TuneSettings(Settings):
     """All learning rates of a run are multiplied by each of these in turn."""
     seeds: Seeds = (1001, 1002)
     """Seeds of the search, none of them a seed of the suite."""
-    extend: Annotated[int, Field(ge=0)] = 2
+    extend: Int = 2
     """How often the factors may be extended, for all arms, where one's best lies at an end."""
     limit: PositiveInt | None = None
     """Score the first so many items of every group only; without it, eval.limit counts."""

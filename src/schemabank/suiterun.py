@@ -15,9 +15,10 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import plan_all, resolve_device, run_all
+from schemabank.files import read_json
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.progress import Reporter
-from schemabank.rundir import RESULT, is_finished, read_json
+from schemabank.rundir import RESULT, is_finished
 from schemabank.runner import Outcome
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from schemabank.basesettings import PositiveInt, Rate, Settings, Share
+from schemabank.basesettings import Int, PositiveInt, Rate, Seed, Settings, Share
 
 TaskName = Literal[
     "gsm8k",
@@ -43,7 +43,7 @@ class GsmSymbolicSettings(Settings):
 
     train_size: PositiveInt = 2000
     """Training problems."""
-    validation_size: Annotated[int, Field(ge=0)] = 200
+    validation_size: Int = 200
     """Validation problems, of seen templates."""
     test_size: PositiveInt = 200
     """Test problems of seen templates, and as many of held-out ones."""
@@ -51,7 +51,7 @@ class GsmSymbolicSettings(Settings):
     """Share of the 85 templates that training never sees."""
     max_question_words: PositiveInt | None = None
     """Longest question, in words."""
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: Seed = 0
     """Seed of the problems' numbers and names."""
 
 
@@ -60,7 +60,7 @@ class ConditionalSettings(Settings):
 
     train_size: PositiveInt = 2000
     """Training examples."""
-    validation_size: Annotated[int, Field(ge=0)] = 200
+    validation_size: Int = 200
     """Validation examples, of seen words and wordings."""
     test_size: PositiveInt = 200
     """Test examples of seen words and wordings, and as many again of held-out ones."""
@@ -70,7 +70,7 @@ class ConditionalSettings(Settings):
     """Share of each rule's words and of the wordings that training never sees."""
     show_rule: bool = False
     """Begin each question with its rule: a control."""
-    data_seed: Annotated[int, Field(ge=0)] = 0
+    data_seed: Seed = 0
     """Seed of all draws."""
 
 

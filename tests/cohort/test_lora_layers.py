@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from cohorts import BANK, bank_run, data, lora_run, train, weights
 from runs import Finished, Notes, write_config
-from schemabank.adapters import load_adapter, model_card, save_adapter
+from schemabank.adapters import load_adapter, model_card, put_on, save_adapter
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.joined import join_linears
 from schemabank.cohort.lora import SlotDropout, StackedLora, dropout_keys, install_lora
@@ -132,9 +132,9 @@ def test_stock_peft_loads_exactly_these_and_gives_the_same_logits(
         config = json.loads((folder / "adapter_config.json").read_text())
         assert config["layers_to_transform"] == list(layers)
         assert f"down_proj of the blocks {', '.join(map(str, layers))}." in card
-        again, tensors = load_adapter(folder)
-        assert again == lora
-        assert tensors.keys() == stack.lora.keys()
+        again = load_adapter(folder)
+        assert again.config.settings == lora
+        assert again.tensors.keys() == stack.lora.keys()
 
 
 @pytest.mark.parametrize("said", [2, [2]])
@@ -146,11 +146,11 @@ def test_what_peft_saved_of_one_block_is_on_that_block(
     )
     model = peft.get_peft_model(tiny_model("llama"), config)
     model.save_pretrained(tmp_path)
-    found, tensors = load_adapter(tmp_path)
-    assert found.layers_to_transform == (2,)
-    stack = AdapterStack(tiny_model("llama"), lora=[found], bank=None)
-    assert stack.lora.keys() == tensors.keys()
-    stack.load_lora(0, tensors)
+    found = load_adapter(tmp_path)
+    assert found.config.settings.layers_to_transform == (2,)
+    stack = AdapterStack(tiny_model("llama"), lora=[found.config.settings], bank=None)
+    assert stack.lora.keys() == found.tensors.keys()
+    put_on(stack, 0, found)
     with torch.no_grad():
         expected = model(input_ids=TOKENS).logits
     torch.testing.assert_close(logits_of(stack), expected, rtol=0, atol=1e-5)

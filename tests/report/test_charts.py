@@ -1,4 +1,6 @@
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +8,14 @@ import pytest
 
 from pages import ARMS, NASTY, runs_report, table_report
 from schemabank.figures import drawable, svg, write_figure
-from schemabank.report.charts import MOST_CELLS, MOST_DOTS, MOST_POINTS, charts, figures
+from schemabank.report.charts import (
+    MOST_CELLS,
+    MOST_DOTS,
+    MOST_POINTS,
+    Chart,
+    charts,
+    figures,
+)
 from schemabank.report.page import page
 from schemabank.report.plots import DASHES, PALETTE, SHAPES
 
@@ -194,3 +203,79 @@ def _scales(spec: dict[str, Any]) -> dict[str, Any]:
         for channel, encoding in layer["encoding"].items()
         if channel in {"color", "shape", "strokeDash"} and "scale" in encoding
     }
+
+
+Stages = list[tuple[str, int]]
+
+
+def staged(stages: dict[str, Stages], panels: int = 1) -> Chart:
+    """The learning curves of arms with these stages, at each of some settings."""
+    found: dict[str, Any] = {**runs_report(), "contrasts": [], "arms": []}
+    for other in ("rates", "others", "groups", "routing"):
+        found[other] = []
+    found["pooled"]["paired"]["difference"]["mean"] = None
+    found["curves"] = [
+        {
+            **curve,
+            "epochs": str(panel) if panels > 1 else None,
+            "stages": [{"name": n, "first_step": s} for n, s in stages.get(curve["arm"], [])],
+        }
+        for curve in found["curves"]
+        for panel in range(panels)
+    ]
+    (chart,) = charts(found)
+    return chart
+
+
+def names_of_stages(chart: Chart) -> list[tuple[str, float, float, float]]:
+    """The names as they are drawn: text, left and right end, and height."""
+    place = r'text-anchor="(start|end)" transform="translate\(([-\d.]+),([-\d.]+)\)"'
+    pattern = rf"<text[^>]*{place}[^>]*>([^<]*)"
+    wanted = {row["label"] for row in _values(chart.spec) if "label" in row}
+    found = []
+    for anchor, x, y, text in re.findall(pattern, svg(chart.spec)):
+        name = html.unescape(text)
+        if name in wanted or name.endswith("…"):
+            ends = [float(x), float(x) + 6 * len(name) * (1 if anchor == "start" else -1)]
+            found.append((name, *sorted(ends), float(y)))
+    return list(dict.fromkeys(found))
+
+
+THREE: Stages = [("router", 1), ("schemas", 181), ("joint", 361)]
+
+
+@pytest.mark.parametrize(
+    ("stages", "panels"),
+    [
+        ({"schemabank": THREE, ARMS[2]: [("rest", 1), ("first", 181), ("second", 361)]}, 1),
+        ({"schemabank": THREE, ARMS[2]: [("rest", 1), ("first", 181), ("second", 361)]}, 2),
+        ({"schemabank": [("router with a long name", 1), ("schemas", 30), ("joint", 590)]}, 1),
+        (dict.fromkeys(ARMS, THREE), 2),
+    ],
+)
+def test_no_name_of_a_stage_lies_upon_another(stages: dict[str, Stages], panels: int) -> None:
+    names = names_of_stages(staged(stages, panels))
+    assert names
+    for at, (text, left, right, y) in enumerate(names):
+        for other, start, end, height in names[at + 1 :]:
+            apart = abs(y - height) >= 12 or right <= start or end <= left
+            assert apart or text == other, (text, other)
+
+
+def test_names_of_stages_name_their_arm_where_arms_differ() -> None:
+    texts = {name for name, *_ in names_of_stages(staged(dict.fromkeys(ARMS, THREE)))}
+    assert texts == {"router", "schemas", "joint"}
+    apart = staged({"schemabank": THREE, "lora": [("rest", 1), ("all", 181)]})
+    texts = {name for name, *_ in names_of_stages(apart)}
+    assert texts >= {"router (schemabank)", "rest (lora)", "all (lora)"}
+    assert "names of stages" not in apart.caption
+
+
+def test_curves_begin_below_the_names_and_what_has_no_room_is_said() -> None:
+    chart = staged({"schemabank": [(f"a very long stage {n}", 1 + n) for n in range(12)]})
+    names = names_of_stages(chart)
+    assert 0 < len(names) < 12
+    assert f"{len(names)} of 12 names of stages are drawn." in chart.caption
+    scales = [layer["encoding"].get("y", {}).get("scale", {}) for layer in chart.spec["layer"]]
+    top = min(scale["range"][1] for scale in scales if "range" in scale)
+    assert max(y for *_, y in names) < top

@@ -37,6 +37,16 @@ def judged(subject: Subject, tmp_path: Path, row: str) -> Judged:
     return found
 
 
+@pytest.mark.parametrize("na", ["NA", "NaN", "None"])
+def test_a_claims_cell_that_holds_nothing_is_empty(
+    subject: Subject, tmp_path: Path, na: str
+) -> None:
+    found = judged(subject, tmp_path, f"mean,new,2,{na},35%,")
+    assert (found.follows, found.seed) == (True, "")
+    found = judged(subject, tmp_path, f"num_seeds,{na},{na},{na},2,")
+    assert (found.follows, found.arm, found.epochs) == (True, "", [])
+
+
 FOLLOWS = [
     ("score,new,2,1,30%,", 0.3),
     ("mean,new,2,,35%,", 0.35),

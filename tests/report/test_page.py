@@ -3,6 +3,7 @@ from typing import Any
 
 from pages import ARMS, runs_report, table_report
 from schemabank.report.command import Question, report
+from schemabank.report.html import html_page
 from schemabank.report.page import page, tables, text
 
 STEERING = "\x1b[2J\x1b]0;title\x07 \x9b1A \x00 \x7f \r\n \u202e \u2066 \ud800"
@@ -68,3 +69,13 @@ def test_names_that_fit_are_whole() -> None:
 
 def _arms(found: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(row[0] for row in tables(found)[0][2]))
+
+
+def test_a_column_that_is_empty_in_all_rows_is_in_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"{arm},,{seed},0.{seed}" for arm in ("new", "lora") for seed in (1, 2, 4)]
+    path.write_text("\n".join(["arm,epochs,seed,score", *rows, ""]))
+    found = report(path, Question())
+    for shown in (page(found), html_page(found, [])):
+        assert "epochs" not in shown
+    assert "| epochs |" in page(table_report())

@@ -17,11 +17,12 @@ from typer.testing import CliRunner
 from schemabank import stats
 from schemabank.cli import app
 from schemabank.errors import InputError
+from schemabank.files import read_json
 from schemabank.itemscores import SCORES, load_item_scores
 from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question, report
 from schemabank.report.ofruns import examine_runs
 from schemabank.report.runs import read_runs
-from schemabank.rundir import CONFIG, RESULT, SUITE, read_json, write_json
+from schemabank.rundir import CONFIG, RESULT, SUITE, write_json
 
 ROOT = Path(__file__).parent.parent.parent
 SEEDS, ITEMS = 4, 60

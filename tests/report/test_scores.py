@@ -44,9 +44,9 @@ def test_epochs_and_seeds_come_in_order_of_value(tmp_path: Path) -> None:
     table = read(tmp_path, "arm,epochs,seed,score\n" + "".join(lines))
     assert table.epochs("lora") == ["2", "10"]
     assert list(table.scores("lora", "2")) == ["20", "100"]
-    named = [f"lora,{e},1,0.5\n" for e in ("long", "short", "nan")]
+    named = [f"lora,{e},1,0.5\n" for e in ("long", "short", "inf")]
     found = read(tmp_path, "arm,epochs,seed,score\n" + "".join(named))
-    assert found.epochs("lora") == ["long", "short", "nan"]
+    assert found.epochs("lora") == ["long", "short", "inf"]
 
 
 def test_means_are_of_seeds_that_have_every_setting(tmp_path: Path) -> None:
@@ -82,6 +82,31 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, words: str) -> None:
     message = refused(tmp_path, HEAD + row + "\n")
     assert words in message
     assert "t.csv line 2" in message
+
+
+NA = ["NA", "NaN", "nan", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "None", "nil", "missing"]
+
+
+@pytest.mark.parametrize("na", NA)
+def test_a_cell_that_says_it_holds_nothing_is_empty(tmp_path: Path, na: str) -> None:
+    rows = f"lora,2,1,0.1,500\nlora,4,1,0.1,{na}\nsix,{na},{na},0.036,{na}\n"
+    run, without_items, reference = read(tmp_path, HEAD + rows).rows
+    assert (run.num_items, without_items.num_items) == (500, None)
+    assert (reference.epochs, reference.seed, reference.num_items) == ("", None, None)
+    assert read(tmp_path, HEAD + f"lora,{na},1,0.1,500\n").setting == ""
+    assert f"score {na!r} is no share" in refused(tmp_path, HEAD + f"lora,2,1,{na},500\n")
+    message = refused(tmp_path, HEAD + f"lora,2,1,0.1,500\nlora,2,{na},0.2,500\n")
+    assert "a row without one is a reference" in message
+
+
+@pytest.mark.parametrize("na", ["NA", "NaN", "null"])
+def test_an_arm_has_a_name(tmp_path: Path, na: str) -> None:
+    message = refused(tmp_path, HEAD + f"{na},2,1,0.1,500\n")
+    assert f"line 2: arm is {na!r}, which stands for nothing: name what was trained" in message
+
+
+def test_an_arm_may_be_called_none(tmp_path: Path) -> None:
+    assert read(tmp_path, HEAD + "none,2,1,0.1,500\n").arms == ["none"]
 
 
 def test_a_run_is_one_row(tmp_path: Path) -> None:

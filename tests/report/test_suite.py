@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from runs import Finished, Notes
+from schemabank.files import read_json
 from schemabank.itemscores import load_item_scores
 from schemabank.report.command import HTML, JSON, Question, report
-from schemabank.rundir import RESULT, read_json
+from schemabank.rundir import RESULT
 from schemabank.suite import load_suite
 from schemabank.suiterun import run_suite
 from suites import tiny

@@ -20,7 +20,8 @@ from schemabank.table import results_tables
 from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import load_task
-from schemabank.tasks.humaneval import cut, judge, load
+from schemabank.tasks.humaneval import judge, load, taken
+from schemabank.tasks.programs import cut
 from tiny import tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +140,7 @@ def test_no_published_solution_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     published = load()
     assert len(published.test) == 164 + 257
     for example in published.test:
-        assert cut(example.solution, example.fields["kind"]) == example.solution, example.id
+        assert taken(example.solution, example.fields) == example.solution, example.id
 
 
 def test_nothing_runs_unless_it_is_allowed(data: TaskData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Adapters and banks of all slots on one frozen model: built, seeded, loaded, run and removed."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -245,14 +245,32 @@ class AdapterStack:
             for path in self.lora
         }
 
-    def load_lora(self, slot: int, tensors: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Set a slot's adapters; layers that are not named stay untouched by an adapter.
+    def load_lora(
+        self,
+        slot: int,
+        tensors: Mapping[str, tuple[Tensor, Tensor]],
+        *,
+        without: Collection[str] = (),
+    ) -> None:
+        """Set a slot's adapters; no tensors at all leave every layer untouched by an adapter.
+
+        Args:
+            slot: number of the slot.
+            tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+            without: paths of layers that stay untouched.
 
         Raises:
-            InputError: weights of a layer that the model does not have, or has in another size.
+            InputError: weights of a layer that the model does not have, or has in another size, or
+                none of a layer that the settings name.
         """
         for path, (a, b) in tensors.items():
             self._check_fits(path, a, b)
+        missing = [path for path in self.lora if path not in tensors and path not in without]
+        if tensors and missing:
+            raise InputError(
+                f"the adapter has no weights for {missing[0]!r}, which its targets name in this "
+                "model: allowed is the base model that it was trained on, name that"
+            )
         for path in self.lora:
             own_a, own_b = self._master(path, "A")[slot], self._master(path, "B")[slot]
             own_a.zero_()

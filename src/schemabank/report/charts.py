@@ -12,6 +12,7 @@ from schemabank.figures import Cell, Spec, heat_map
 from schemabank.report import plots
 from schemabank.report.cells import POOLED, interval, number, percent, points, setting, short
 from schemabank.report.runtables import rates as rates_table
+from schemabank.report.stagenames import SIDES, with_places
 from schemabank.table import PlainTable
 
 Report = Mapping[str, Any]
@@ -253,7 +254,10 @@ def _curves(report: Report) -> Chart | None:
         return None
     arms, panels = _shown(report, curves), _kept((setting(c) for c in curves), MOST_PANELS)
     kept = [c for c in curves if c["arm"] in arms and setting(c) in panels]
-    drawn = [row for curve in kept for row in _curve(curve, MOST_POINTS // len(kept))]
+    rows = [row for curve in kept for row in _curve(curve, MOST_POINTS // len(kept))]
+    drawn = with_places(rows, plots.panel_size(rows)[0])
+    starts = [row for row in drawn if row["kind"] == "stage"]
+    named = sum(row["side"] in SIDES for row in starts)
     cells = [
         [
             curve["arm"],
@@ -272,7 +276,7 @@ def _curves(report: Report) -> Chart | None:
         caption="Means over seeds, smoothed over equal windows of steps; a band reaches from the "
         f"lowest to the highest seed ({seeds} seeds). Thin lines "
         f"are the starts of stages. The table has ten steps of each curve."
-        f"{_left_out(curves, len(kept), 'curves')}",
+        f"{_left_out(curves, len(kept), 'curves')}{_left_out(starts, named, 'names of stages')}",
         spec=plots.curve_plot(drawn, arms, alt="Training loss by step"),
         table=("training loss", ["arm", "setting", "step", "mean", "seeds"], cells),
         arms=arms,

@@ -28,7 +28,7 @@ from schemabank.report.claimed import (
     sds,
 )
 from schemabank.report.printed import NUMBER, Printed, as_fraction, read_printed
-from schemabank.report.scores import in_order, read_cells, read_text
+from schemabank.report.scores import in_order, known, read_cells, read_text
 
 COLUMNS = ("statistic", "arm", "epochs", "seed", "value", "where")
 PART = re.compile(rf"(\w+)=({NUMBER})")
@@ -314,11 +314,12 @@ def _paired(claim: Claim, subject: Subject) -> tuple[list[float], list[float]]:
 def _claim(cells: Mapping[str, str], place: str, subject: Subject) -> Claim:
     """Check what a claim is about."""
     parts = {name: as_fraction(n) for name, n in PART.findall(cells["where"].partition("|")[2])}
-    epochs = tuple(e.strip() for e in cells["epochs"].split(";")) if cells["epochs"] else ()
+    arm, settings, seed = (known(cells[name]) for name in ("arm", "epochs", "seed"))
+    arm = cells["arm"] if cells["arm"] in subject.table.arms else arm
+    epochs = tuple(e.strip() for e in settings.split(";")) if settings else ()
     claim = Claim(
-        cells["statistic"], cells["arm"], epochs, cells["seed"], cells["value"], cells["where"],
-        parts, place,
-    )  # fmt: skip
+        cells["statistic"], arm, epochs, seed, cells["value"], cells["where"], parts, place
+    )
     _check_known(claim)
     _check_rows(claim, subject)
     return claim

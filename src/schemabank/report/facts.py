@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
+from schemabank.files import read_json
 from schemabank.report.curves import Curve
 from schemabank.report.runs import Left, ReportedRun, RunSet
-from schemabank.rundir import COST, read_json
+from schemabank.rundir import COST
 
 ENDINGS = ("ended_ratio", "length_limit_ratio", "mean_new_tokens", "unparsable_ratio")
 PEAKS = ("peak_host_memory_gib", "peak_device_memory_gib")

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemabank.figures import Cell
+from schemabank.files import read_json
 from schemabank.report.runs import RunSet
 from schemabank.routing.report import JSON, heat_map_cells
-from schemabank.rundir import ROUTING, read_json
+from schemabank.rundir import ROUTING
 
 MOST_MAPS = 8
 

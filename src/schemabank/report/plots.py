@@ -11,6 +11,7 @@ from typing import Any, Literal
 import altair
 
 from schemabank.figures import COLOUR, LONGEST_LABEL, LOOK, Spec
+from schemabank.report.stagenames import BESIDE, SIDES, rows_of
 
 Row = Mapping[str, Any]
 WIDTH, HEIGHT, ROW_HEIGHT, LINE_HEIGHT = 620, 260, 38, 14  # pixels
@@ -149,28 +150,47 @@ def curve_plot(rows: Sequence[Row], arms: Sequence[str], *, alt: str) -> Spec:
 
     Args:
         rows: ``kind, arm, panel, step`` and, of kind *point*, ``mean, low, high``, of kind *stage*,
-            ``name``.
+            ``name`` and its place, from `with_places`.
         arms: in their order.
         alt: what the chart shows, in words.
     """
+    _, height = panel_size(rows)
+    names = range(rows_of(rows))
     step = altair.X("step:Q", title="step", scale=altair.Scale(nice=False))
     base = _over(rows).encode(x=step.axis(grid=False), color=_colour(arms, LINES))
     points = base.transform_filter("datum.kind == 'point'")
     stages = base.transform_filter("datum.kind == 'stage'")
     title = "loss, nats per token"
-    y = altair.Y("mean:Q", title=title, scale=altair.Scale(zero=False))
-    low = altair.Y("low:Q", title=title)
+    # The names of stages stand above the curves.
+    scale = altair.Scale(zero=False, range=[height, LINE_HEIGHT * len(names)])
+    y = altair.Y("mean:Q", title=title, scale=scale)
+    low = altair.Y("low:Q", title=title, scale=scale)
     tooltip = _tooltip(arm="arm", step="step", mean="mean", low="lowest", high="highest")
     layers = [
         points.mark_area(fillOpacity=0.2).encode(y=low, y2="high:Q"),
         stages.mark_rule(strokeWidth=1).encode(tooltip=_tooltip(arm="arm", name="stage")),
         points.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(arms, LINES)),
         points.mark_circle(size=90, fillOpacity=0).encode(y=y, tooltip=tooltip),
-        stages.mark_text(align="left", baseline="top", dx=3).encode(
-            y=altair.value(2), text="name:N", color=TEXT
-        ),
+        *(_stage_names(stages, row, side) for side in SIDES for row in names),
     ]
     return _paneled(layers, rows, alt, arms)
+
+
+def _stage_names(stages: altair.Chart, row: int, side: str) -> altair.Chart:
+    """Names of stages in one row above the curves, on one side of the stages' starts."""
+    found = stages.transform_filter(f"datum.side == '{side}' && datum.row == {row}")
+    align: Literal["left", "right"] = "left" if side == "right" else "right"
+    dx = BESIDE if side == "right" else -BESIDE
+    named: altair.Chart = found.mark_text(
+        align=align, baseline="top", dx=dx, limit=LONGEST_LABEL
+    ).encode(y=altair.value(2 + LINE_HEIGHT * row), text="label:N", color=TEXT)
+    return named
+
+
+def panel_size(rows: Sequence[Row]) -> tuple[int, int]:
+    """Width and height of each panel in pixels."""
+    one = len({row["panel"] for row in rows}) == 1
+    return (WIDTH, HEIGHT) if one else (PANEL_WIDTH, HEIGHT * 2 // 3)
 
 
 def _over(rows: Sequence[Row]) -> altair.Chart:
@@ -238,10 +258,10 @@ def _paneled(
 ) -> Spec:
     """Layers of one set of rows, with a panel for each setting where there are several."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
+    width, height = panel_size(rows)
+    one = altair.layer(*layers).properties(width=width, height=height)
     if len(panels) == 1:
-        chart = altair.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-        return _finished(chart, alt, arms)
-    one = altair.layer(*layers).properties(width=PANEL_WIDTH, height=HEIGHT * 2 // 3)
+        return _finished(one, alt, arms)
     facet = altair.Facet("panel:N", sort=panels, title=None)
     return _finished(one.facet(facet, columns=PANEL_COLUMNS), alt, arms)
 

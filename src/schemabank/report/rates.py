@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from schemabank import stats
+from schemabank.files import read_json
 from schemabank.report.runs import RunSet, label
-from schemabank.rundir import RESULT, read_json
+from schemabank.rundir import RESULT
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 
 from schemabank.errors import InputError
 from schemabank.failure import read_failure
+from schemabank.files import read_json
 from schemabank.report.settings import Config, label_of, read_config, settings_of
-from schemabank.rundir import FAILURE, RESULT, SUITE, read_json
+from schemabank.rundir import FAILURE, RESULT, SUITE
 from schemabank.scoring import METRICS
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")

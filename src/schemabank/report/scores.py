@@ -23,6 +23,9 @@ SHARE = re.compile(r"(\d*)\.?(\d*)(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
 LONGEST_NUMBER = 40  # characters
 MOST_ITEMS = 10**9
 CONTROLS = ("lora", "baseline", "base", "control")
+# How pandas, R, Julia and databases write a cell that holds nothing; case does not count.
+MISSING = frozenset({"na", "nan", "n/a", "#n/a", "<na>", "<nan>", "null", "none", "nil", "missing"})
+NO_ARM = MISSING - {"none"}  # which an arm may well be called
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,11 @@ def read_cells(
         raise InputError(f"{path.name} is empty: give the columns {', '.join(columns)} and rows")
 
 
+def known(cell: str) -> str:
+    """Return a cell that may be empty, as empty where it says that it holds nothing."""
+    return "" if cell.lower() in MISSING else cell
+
+
 def read_text(path: Path) -> str:
     """Read a CSV's text.
 
@@ -260,16 +268,17 @@ def _check_head(
 
 
 def _row(cells: dict[str, str], place: str, line: int) -> Row:
-    if not cells["arm"]:
-        raise InputError(f"{place}: arm is empty: name what was trained, as lora")
+    if not cells["arm"] or cells["arm"].lower() in NO_ARM:
+        said = f"{cells['arm']!r}, which stands for nothing" if cells["arm"] else "empty"
+        raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
     exact, decimals = _share(cells["score"], place)
     return Row(
         arm=cells["arm"],
-        epochs=cells["epochs"],
-        seed=cells["seed"] or None,
+        epochs=known(cells["epochs"]),
+        seed=known(cells["seed"]) or None,
         exact=exact,
         decimals=decimals,
-        num_items=_count(cells.get("n_items", ""), place),
+        num_items=_count(known(cells.get("n_items", "")), place),
         line=line,
     )
 

@@ -1,7 +1,7 @@
 """What a report's page says, in the order in which it says it, whatever it is written in."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from schemabank.report.cells import interval, points, short
@@ -25,7 +25,7 @@ from schemabank.report.tables import (
     verdict,
     warning_lines,
 )
-from schemabank.table import PlainTable
+from schemabank.table import PlainTable, without_empty_columns
 
 Report = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def sections(report: Report) -> list[Section]:
         Section("cost", "Cost", tables=_tables(cost(report)), open_tables=1),
         _provenance(report),
     ]
-    return [section for section in found if _says_something(section)]
+    return [_without_empty_columns(section) for section in found if _says_something(section)]
 
 
 def headline(report: Report) -> str:
@@ -152,6 +152,15 @@ def _named(by_name: Mapping[str, Chart], *names: str) -> list[Chart]:
 
 def _tables(found: PlainTable | None) -> list[PlainTable]:
     return [] if found is None else [found]
+
+
+def _without_empty_columns(section: Section) -> Section:
+    """The section whose tables, and those of its charts, lack the columns that hold nothing."""
+    return replace(
+        section,
+        tables=[without_empty_columns(table) for table in section.tables],
+        charts=[replace(c, table=without_empty_columns(c.table)) for c in section.charts],
+    )
 
 
 def _says_something(section: Section) -> bool:

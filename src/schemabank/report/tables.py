@@ -25,6 +25,7 @@ def tables(report: Report) -> list[PlainTable]:
 
 def arms(report: Report) -> PlainTable:
     """Return the arms over seeds, and the references over items."""
+    several = len(report["contrasts"]) > 1
     rows = [
         [
             at["arm"],
@@ -36,6 +37,7 @@ def arms(report: Report) -> PlainTable:
             interval(at["summary"]["interval"], 100),
         ]
         for at in report["arms"]
+        if several or at["epochs"] is not None
     ]
     rows += [
         [
@@ -56,7 +58,7 @@ def arms(report: Report) -> PlainTable:
 def contrast_tables(report: Report) -> list[PlainTable]:
     """Return differences, effect sizes, ratios and, over several settings, peaks."""
     found = [_differences(report), _effects(report), _ratios(report)]
-    if report["peaks"]["seeds"]:
+    if report["peaks"]["seeds"] and len(report["contrasts"]) > 1:
         found.append(_peaks(report))
     return found
 
@@ -224,5 +226,7 @@ def _peak(peak: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _contrasts(report: Report) -> Iterator[Mapping[str, Any]]:
+    """All settings, and their mean where there are several."""
     yield from report["contrasts"]
-    yield report["pooled"]
+    if len(report["contrasts"]) > 1:
+        yield report["pooled"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from schemabank.adapters import load_adapter, load_bank
+from schemabank.adapters import load_adapter, load_bank, put_on
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.experiment import loaded_base, loaded_task, resolve_device
@@ -56,6 +56,7 @@ def analyse(
         InputError: no bank, or a field that the data lacks.
     """
     bank = load_bank(folder / BANK)
+    adapter = load_adapter(folder / ADAPTER)
     states = _states(folder, run, reporter)
     split = question.split or run.eval.split
     data = loaded_task(run.task, reporter.note)
@@ -65,7 +66,7 @@ def analyse(
     settings = run.eval.model_copy(update=alone)
     items = items_of(examples, data, run.task, settings, base.tokenizer)
     check_positions(items, settings, base.model)
-    stack = loaded_stack(run, base, folder / ADAPTER, bank)
+    stack = loaded_stack(run, base, adapter, bank)
 
     def embed() -> dict[str, np.ndarray]:
         stack.initialise(0, run.seed)  # LoRA does nothing yet
@@ -113,8 +114,7 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
     if state is None:
         stack.initialise(0, run.seed)
         return
-    _, tensors = load_adapter(state / ADAPTER)
-    stack.load_lora(0, tensors)
+    put_on(stack, 0, load_adapter(state / ADAPTER))
     stack.load_bank(0, load_bank(state / BANK))
 
 

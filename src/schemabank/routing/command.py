@@ -10,11 +10,12 @@ from typing import Any
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
 from schemabank.experiment import resolve_device, resolved
+from schemabank.files import read_json
 from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
 from schemabank.routing.subject import Question
-from schemabank.rundir import ROUTING, check_new, new_folder, read_json
+from schemabank.rundir import ROUTING, check_new, new_folder
 from schemabank.saved import as_asked, locate
 
 

@@ -8,15 +8,12 @@ only if the settings say that it may. Papers: Chen et al., arXiv 2107.03374; Aus
 
 import gzip
 import importlib.util
-import io
 import json
 import os
 import re
-import tokenize
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +22,13 @@ from schemabank.sandbox import Verdict, check_asserts, check_function, require_i
 from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks.base import Example, Item, TaskData
 from schemabank.tasks.gsm8k import DATA_VARIABLE
+from schemabank.tasks.programs import body_or_function, defines, module
 
 MBPP_HUB_ID = "google-research-datasets/mbpp"
 # MBPP's own splits, by task_id: 1 to 10 are for prompts.
 TEST_IDS, VALIDATION_IDS, TRAIN_IDS = range(11, 511), range(511, 601), range(601, 975)
-# Where a completion goes on to something else; HumanEval's begin inside a function's body, and
-# the first of its stops are those of Chen et al. (who let prose after a solution fail it).
-STOPS = {
-    "humaneval": ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\nassert ", "\n@", "\n```"),
-    "mbpp": ("\nassert ", "\nprint(", "\nif __name__", "\n```"),
-}
-
-DEFINITION = re.compile(r"^(?:def|class)\b", re.MULTILINE)
+# What an assertion calls.
+CALLED = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
 
 Row = Mapping[str, Any]
 
@@ -89,42 +81,34 @@ def judge(
 
     def check(pair: tuple[Item, str]) -> tuple[str, Verdict]:
         item, completion = pair
-        body = cut(completion, item.fields["kind"])
+        body = taken(completion, item.fields)
         return body, _verdict(settings, item.fields, body)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return list(pool.map(check, completions))
 
 
-def cut(completion: str, kind: str) -> str:
-    """Return a completion up to where it goes on to something else than was asked."""
-    ends = [found for stop in STOPS[kind] if (found := completion.find(stop)) >= 0]
-    begun = DEFINITION.search(completion) if kind == "mbpp" else None
-    if begun is not None:  # the next problem's docstring
-        ends += [found for found in [completion.find('\n"""', begun.end())] if found >= 0]
-    kept = completion[: min(ends)] if ends else completion
-    return _first_block(kept) if kind == "humaneval" else kept
+def taken(completion: str, fields: Mapping[str, str]) -> str:
+    """Return the part of a completion that is run, where its example has these fields."""
+    if fields["kind"] == "humaneval":
+        return body_or_function(completion, fields["entry_point"])
+    return module(completion, CALLED.findall(" ".join(json.loads(fields["tests"]))))
 
 
-def _first_block(text: str) -> str:
-    """Return the text up to the line after its first indented block, or all if there is none.
-
-    Tokens tell, because a line within brackets or a string may begin anywhere; the parser would
-    tell too, but can crash on what a model wrote.
-    """
-    lines = text.split("\n")
-    with suppress(tokenize.TokenError, SyntaxError):  # broken before any such line
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            row, column = token.start
-            if token.type == tokenize.DEDENT and column == 0 and any(lines[row - 1 :]):
-                return "\n".join(lines[: row - 1])
-    return text
+def _program(fields: Mapping[str, str], code: str) -> str:
+    """The prompt with the body that it lacks, or with its function in place of the prompt's own."""
+    prompt, name = fields["prompt"], fields["entry_point"]
+    if not defines(code, name):
+        return prompt + code
+    announced = re.search(rf"^(?:async )?def {re.escape(name)}\b", prompt, re.MULTILINE)
+    assert announced is not None
+    return prompt[: announced.start()] + code
 
 
 def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> Verdict:
     if fields["kind"] == "humaneval":
         return check_function(
-            fields["prompt"] + body,
+            _program(fields, body),
             fields["entry_point"],
             fields["test"],
             prompt=fields["prompt"],

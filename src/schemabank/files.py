@@ -1,0 +1,229 @@
+"""Reading files that may be damaged or hostile: regular files of bounded size, plain values.
+
+Whatever is wrong with a file ends as an ``InputError`` that names it. Numbers that JSON does not
+have, ``NaN`` and ``Infinity``, are refused where a reader asks for finite ones.
+"""
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NoReturn, cast
+
+from schemabank.errors import InputError
+
+MIB = 2**20
+LARGEST_JSON = 256 * MIB  # the suite.json of 10,000 runs has about 8
+LARGEST_TEXT = MIB  # of a file that people write
+LONGEST_LINE = 64 * MIB  # a long book in one row has about 10
+DEEPEST = 60  # far below Python's limit of recursion
+# A text that repeats itself shrinks to a thousandth; real rows shrink to a third or a tenth.
+FREE_EXPANSION, MOST_EXPANSION = 1024 * MIB, 200
+
+Tree = dict[str, object]
+
+
+def read_text(path: Path, *, at_most: int = LARGEST_TEXT) -> str:
+    """Read a whole text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it is missing, no file, too large, or not UTF-8.
+    """
+    return _decoded(read_bytes(path, at_most=at_most), path)
+
+
+def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
+    """Read a whole file, which may also be a pipe that is given as a file.
+
+    Raises:
+        InputError: it is missing, a folder, or too large.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(at_most + 1)
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
+    if len(content) > at_most:
+        raise InputError(
+            f"{str(path)!r} has more than {at_most} bytes, allowed are files of at most so many: "
+            "name the right file, or restore it"
+        )
+    return content
+
+
+def read_json(path: Path, *, finite: bool = False) -> Tree:
+    """Read one JSON object.
+
+    Raises:
+        InputError: the file is missing, no regular file, too large, or malformed.
+    """
+    check_regular(path)
+    value = parse_json(read_text(path, at_most=LARGEST_JSON), str(path), finite=finite)
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{str(path)!r} holds a {type(value).__name__}, allowed is a JSON object: restore it"
+        )
+    return value
+
+
+def parse_json(text: str, where: str, *, finite: bool = False) -> object:
+    """Parse JSON that comes from outside.
+
+    Args:
+        text: the JSON.
+        where: file and line, for messages.
+        finite: refuse ``NaN``, ``Infinity`` and numbers as large, which are no JSON.
+
+    Raises:
+        InputError: it is malformed, or nested too deeply.
+    """
+    try:
+        if finite:
+            value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        else:
+            value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
+        position = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(
+            f"{where} is no JSON{position} ({error or type(error).__name__}): mend it there"
+        ) from error
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise InputError(f"{where} is nested more than {DEEPEST} deep: allowed is less, flatten it")
+    return cast(object, value)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Read a text file's lines with their numbers, from 1; a name with ``.gz`` is unpacked.
+
+    Raises:
+        InputError: it is missing, no regular file, not UTF-8, torn, or a line or what a packed
+            file unpacks to is too long.
+    """
+    check_regular(path)
+    number = 0
+    try:
+        with _lines_of(path) as lines:
+            total, allowed = 0, _largest(path)
+            while line := lines.readline(LONGEST_LINE):
+                number, total = number + 1, total + len(line)
+                _check_size(path, number, line, is_too_much=total > allowed)
+                yield number, line
+    except InputError:
+        raise
+    except (OSError, ValueError, zlib.error, EOFError) as error:  # ValueError: no UTF-8, or a name
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): it must be text lines in UTF-8"
+        ) from error
+
+
+def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
+    """Read JSON lines: where each stands, and its object; empty lines are skipped.
+
+    Raises:
+        InputError: as :func:`read_lines`, and a line that is no JSON object.
+    """
+    for number, line in read_lines(path):
+        if line.strip():
+            where = f"{path} line {number}"
+            value = parse_json(line, where, finite=finite)
+            if not isinstance(value, dict):
+                raise InputError(
+                    f"{where} must be an object with named columns, not {line.strip()!r:.60}: "
+                    "mend it"
+                )
+            yield where, value
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a folder, a pipe or a device in place of a file; a missing file is left to others.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        is_other = path.exists() and not path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
+    if is_other:
+        raise InputError(f"{str(path)!r} is no regular file: put the file there, or name another")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a folder's file after making sure that no link leads out of the folder.
+
+    The hub's cache is made of links into its own store of files, and these count as inside.
+
+    Raises:
+        InputError: the file is missing, is no regular file, or lies elsewhere.
+    """
+    path = folder / name
+    try:
+        home, real = folder.resolve(), path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise InputError(
+            f"cannot read {str(path)!r} ({error}): name a folder that has it"
+        ) from error
+    check_regular(path)
+    store = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if real.parent not in {home, store}:
+        raise InputError(
+            f"{str(path)!r} is a link to {str(real)!r}, outside its folder: allowed are files of "
+            "the folder itself, copy the file there"
+        )
+    return path
+
+
+def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
+    if len(line) == LONGEST_LINE and not line.endswith("\n"):
+        raise InputError(
+            f"{path} line {number} has more than {LONGEST_LINE} characters: allowed is one JSON "
+            "object a line, mend the file"
+        )
+    if is_too_much:
+        raise InputError(
+            f"{path} unpacks to more than {MOST_EXPANSION} times its size: allowed is less, give "
+            "the file unpacked if it is meant"
+        )
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): save it as UTF-8") from error
+
+
+def _lines_of(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
+
+
+def _largest(path: Path) -> float:
+    """How many characters of a file to read: without end, unless it is packed."""
+    if path.suffix != ".gz":
+        return math.inf
+    return max(FREE_EXPANSION, MOST_EXPANSION * path.stat().st_size)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number that JSON has; leave an empty value out")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text:.40} is too large")
+    return value
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects lie in each other."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        depth += 1
+        inner = [v for v in level if isinstance(v, dict | list)]
+        level = [v for c in inner for v in (c.values() if isinstance(c, dict) else c)]
+    return depth
