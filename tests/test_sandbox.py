@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import hostile
+from parallel import num_cores
 from schemabank.errors import InputError
 from schemabank.sandbox import (
     REASONS,
@@ -35,7 +36,7 @@ from schemabank.sandbox.grade import _Check
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 DATA = Path(os.environ.get("SCHEMABANK_DATA") or SHARED_DATA)
-NUM_WORKERS = os.cpu_count() or 1
+NUM_WORKERS = num_cores()
 ENOUGH = {"timeout_s": 30.0, "memory_mib": 1024}
 
 
@@ -63,6 +64,7 @@ def test_right_and_wrong() -> None:
         assert reason in REASONS
 
 
+@pytest.mark.alone
 def test_a_loop_without_end_is_timed_out() -> None:
     began = time.monotonic()
     for source in ("while True: pass", "def sort_numbers(numbers):\n    while True: pass"):
@@ -97,6 +99,7 @@ def test_a_test_cannot_swallow_a_broken_protocol() -> None:
     assert verdict.reason == "reply too large"
 
 
+@pytest.mark.alone
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_child_of_the_caller_that_holds_the_pipes_delays_nothing() -> None:
     """Workers that are forked during a check inherit its pipes and keep them open."""

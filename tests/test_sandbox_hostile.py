@@ -4,7 +4,6 @@ All programs are run first, several at once; the tests then look at what came of
 """
 
 import ast
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ import pytest
 
 import hostile
 from hostile import SORT_ASSERTS, SORT_TEST
+from parallel import num_cores
 from schemabank.sandbox import REASONS, Verdict, check_function, run_program
 
 TESTS = Path(__file__).parent
-NUM_WORKERS = os.cpu_count() or 1
+NUM_WORKERS = num_cores()
 HOSTILE_TIMEOUT_S = 1.5
 
 CASES = [(kind, name) for kind, programs in hostile.PROGRAMS.items() for name in programs]
@@ -67,6 +67,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(outside, server, verdicts)
 
 
+@pytest.mark.alone
+def test_every_program_was_run(world: World) -> None:
+    """The first test, which makes the world: programs have a second and a half each."""
+    assert len(world.verdicts) == len(CASES) + len(PROGRAM_CASES)
+
+
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_hostile_function_scores_nothing(world: World, kind: str, name: str) -> None:
     verdict, took_s = world.verdicts[kind, name, False]
@@ -83,6 +89,7 @@ def test_a_hostile_program_scores_nothing(world: World, kind: str, name: str) ->
     assert took_s < HOSTILE_TIMEOUT_S + 15
 
 
+@pytest.mark.alone  # it looks at all processes, also those that tests beside it kill
 def test_hostile_programs_do_no_harm(world: World) -> None:
     assert [path.name for path in world.outside.iterdir()] == ["secret.txt"]
     assert (world.outside / "secret.txt").read_text(encoding="utf-8") == "secret"

@@ -17,6 +17,7 @@ from schemabank.sandbox import reasons, wire
 from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, open_pipe, require_isolation
 from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_VERDICT, READY
 from schemabank.sandbox.verdict import SandboxError, Verdict
+from schemabank.sandbox.watch import WATCH_EVERY_S, Watch
 
 JUDGE_MEMORY_MIB = 2048
 START_LIMIT_S = 60.0
@@ -172,9 +173,10 @@ class _Check:
         for box in self._boxes:
             box.hold()
         data = wire.to_json(job)
-        with suppress(BrokenPipeError):  # then there is no verdict either
-            wire.write_all(self._task.fileno(), wire.HEADER.pack(len(data)) + data)
-        said = self._read(LONGEST_VERDICT, limit_s=timeout_s)
+        with self._boxes[0].watch(START_LIMIT_S) as watch:
+            with suppress(BrokenPipeError):  # then there is no verdict either
+                wire.write_all(self._task.fileno(), wire.HEADER.pack(len(data)) + data)
+            said = self._read(LONGEST_VERDICT, limit_s=timeout_s, watch=watch)
         if said is None:
             return reasons.TIMEOUT
         reason = said.removesuffix(END).decode(errors="replace")
@@ -184,15 +186,25 @@ class _Check:
             raise self._failure("the judge ended without a verdict")
         return reason
 
-    def _read(self, num_bytes: int, *, limit_s: float) -> bytes | None:
-        """Read that many bytes or up to ``END``; None if the time is over before."""
+    def _read(self, num_bytes: int, *, limit_s: float, watch: Watch | None = None) -> bytes | None:
+        """Read that many bytes or up to ``END``; None if the time is over before.
+
+        A guest that takes too much of the kernel's memory meanwhile is killed; what the judge then
+        says is that it ended early.
+        """
         deadline = time.monotonic() + limit_s
         poll = select.poll()
         poll.register(self._result, select.POLLIN)
         got = b""
         while len(got) < num_bytes:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return None
+            left_s = max(0.0, deadline - time.monotonic())
+            wait_s = left_s if watch is None else min(left_s, WATCH_EVERY_S)
+            if not poll.poll(wait_s * 1000):
+                if wait_s == left_s:
+                    return None
+                if watch is not None and watch.is_over():
+                    self._boxes[0].kill()
+                continue
             part = os.read(self._result.fileno(), num_bytes - len(got))
             got += part
             if not part or part.endswith(END):

@@ -24,6 +24,7 @@ from typing import Self
 from schemabank.errors import InputError
 from schemabank.sandbox.seccomp import ARCHITECTURES, call_filter
 from schemabank.sandbox.verdict import SandboxError
+from schemabank.sandbox.watch import Inside, Watch
 
 TMP_BYTES = 16 * 2**20
 NOBODY = "65534"
@@ -99,7 +100,8 @@ class Sandbox:
         )
         arguments = [*descriptors, usage.memory_mib, usage.cpu_s]
         self._status, status = open_pipe()
-        self._inside: int | None = None
+        self._usage = usage
+        self._inside: Inside | None = None
         self._stopped = False
         self._said = ""
         try:
@@ -138,6 +140,23 @@ class Sandbox:
         if number is not None:
             self._inside = _child(int(number[1]), self._process.pid)
 
+    def watch(self, limit_s: float) -> Watch:
+        """Look at what the process inside holds of the kernel; :meth:`hold` comes before.
+
+        Raises:
+            SandboxError: it cannot be seen within that time.
+        """
+        if self._inside is None and self.wait(STOP_LIMIT_S) is None:
+            raise SandboxError("the process in the sandbox runs, and there is no handle on it")
+        memory_mib = self._usage.memory_mib
+        return Watch(self._inside, memory_mib=memory_mib, tmp_bytes=TMP_BYTES, limit_s=limit_s)
+
+    def kill(self) -> None:
+        """Kill the process inside; bubblewrap, which then ends too, is left to :meth:`stop`."""
+        if self._inside is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._inside.handle, signal.SIGKILL)
+
     def wait(self, limit_s: float) -> int | None:
         """Return its exit code when it has ended, None after that time."""
         with suppress(subprocess.TimeoutExpired):
@@ -161,9 +180,7 @@ class Sandbox:
     def _kill(self) -> None:
         if self._process.poll() is None:
             self.hold()
-        if self._inside is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._inside, signal.SIGKILL)
+        self.kill()
         if self._inside is None or self.wait(STOP_LIMIT_S) is None:
             self._process.kill()
             if self.wait(STOP_LIMIT_S) is None:
@@ -171,7 +188,7 @@ class Sandbox:
 
     def _close(self) -> None:
         if self._inside is not None:
-            os.close(self._inside)
+            os.close(self._inside.handle)
         os.close(self._status)
         errors = self._process.stderr
         assert errors is not None
@@ -181,7 +198,7 @@ class Sandbox:
         self._said = " ".join(said.decode(errors="replace").split())
 
 
-def _child(number: int, parent: int) -> int | None:
+def _child(number: int, parent: int) -> Inside | None:
     """Open a handle on a parent's child; None if it has ended, and others may have its number.
 
     A child that the parent still has after the handle was opened is whom the handle is on.
@@ -193,7 +210,7 @@ def _child(number: int, parent: int) -> int | None:
     if _parent(number) != parent:
         os.close(handle)
         return None
-    return handle
+    return Inside(number, handle)
 
 
 def _parent(number: int) -> int | None:

@@ -10,6 +10,7 @@ import sys
 MAX_FILE_BYTES = 16 * 2**20
 MAX_OPEN_FILES = 32
 MAX_PROCESSES = 8
+MAX_PENDING_SIGNALS = 64
 
 
 def main() -> None:
@@ -36,6 +37,8 @@ def apply_limits(*, memory_mib: int, cpu_s: int) -> None:
         # Locked memory and message queues of the kernel are counted nowhere else.
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
+        # Queued signals and timers.
+        resource.RLIMIT_SIGPENDING: MAX_PENDING_SIGNALS,
     }
     for kind, most in limits.items():
         ceiling = resource.getrlimit(kind)[1]

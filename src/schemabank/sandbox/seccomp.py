@@ -1,74 +1,35 @@
-"""The system calls that code in the sandbox may not make, as a filter for the kernel.
+"""The filter that lets code in the sandbox make the calls of ``calls.py`` and no others.
 
 No call that starts a process or a thread is let through, so the limits on one process bound
 everything, a fork bomb has no first fork, and it does not matter how the kernel counts processes
-of root. Also refused are the calls that hold memory outside the address space limit, that open
-sockets, and that have a history of ways out. The format is classic BPF (``man 2 seccomp``).
+of root. The format is classic BPF (``man 2 seccomp``).
 """
 
 import errno
 import platform
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
+
+from schemabank.sandbox.calls import CALLS, CHOICES, MAP_HUGETLB, MMAP_FLAGS_ARGUMENT
 
 ALLOW = 0x7FFF0000
 KILL = 0x80000000
 ERRNO = 0x00050000
-LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
-NUMBER_OFFSET, ARCHITECTURE_OFFSET = 0, 4
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16
 # On x86-64 numbers from here on are the same calls under another ABI.
 X32 = 0x40000000
-
-# Numbers on x86-64 and on architectures with the kernel's generic table (None: no such call).
-CALLS: dict[str, tuple[int, int | None]] = {
-    "clone": (56, 220),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "ptrace": (101, 117),
-    "pidfd_getfd": (438, 438),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "socket": (41, 198),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "personality": (135, 92),
-    # With it code could ask not to die with its parent.
-    "prctl": (157, 167),
-    "keyctl": (250, 219),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-}
-# The C library asks for a thread with this one first and takes "no such call" as "use clone".
-CLONE3 = 435
+# What an old kernel would say of a call that it lacks: libraries then use another one.
+UNKNOWN = ERRNO | errno.ENOSYS
+# What a file system says of a request that it does not know: Python then copies in another way.
+REFUSED = ERRNO | errno.EOPNOTSUPP
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A processor's name for the kernel, and its column in :data:`CALLS`."""
+    """A processor's name for the kernel, and its column in ``CALLS``."""
 
     audit: int
     column: int
@@ -100,13 +61,41 @@ def call_filter(machine: str | None = None) -> bytes:
         _step(LOAD, NUMBER_OFFSET),
     ]
     if here.column == 0:
-        program += [_step(AT_LEAST, X32, skip_else=1), _step(RETURN, ERRNO | errno.ENOSYS)]
-    program += [_step(EQUAL, CLONE3, skip_else=1), _step(RETURN, ERRNO | errno.ENOSYS)]
-    for numbers in CALLS.values():
+        program += [_step(AT_LEAST, X32, skip_else=1), _step(RETURN, UNKNOWN)]
+    for name, numbers in CALLS.items():
         number = numbers[here.column]
         if number is not None:
-            program += [_step(EQUAL, number, skip_else=1), _step(RETURN, ERRNO | errno.EPERM)]
-    return b"".join([*program, _step(RETURN, ALLOW)])
+            verdict = _verdict(name)
+            program += [_step(EQUAL, number, skip_else=len(verdict)), *verdict]
+    return b"".join([*program, _step(RETURN, UNKNOWN)])
+
+
+def _verdict(name: str) -> list[bytes]:
+    """The steps that decide on a call of that name; they always return."""
+    if name == "mmap":
+        return [
+            _load_argument(MMAP_FLAGS_ARGUMENT),
+            _step(ANY_BIT, MAP_HUGETLB, skip_else=1),
+            _step(RETURN, REFUSED),
+            _step(RETURN, ALLOW),
+        ]
+    if name in CHOICES:
+        argument, allowed = CHOICES[name]
+        return [_load_argument(argument), *_one_of(allowed), _step(RETURN, REFUSED)]
+    return [_step(RETURN, ALLOW)]
+
+
+def _load_argument(index: int) -> bytes:
+    # The lower half: the kernel looks at no more of these arguments. All three are little-endian.
+    return _step(LOAD, ARGUMENTS_OFFSET + 8 * index)
+
+
+def _one_of(values: Iterable[int]) -> list[bytes]:
+    return [
+        step
+        for value in values
+        for step in (_step(EQUAL, value, skip_else=1), _step(RETURN, ALLOW))
+    ]
 
 
 def _step(code: int, value: int, *, skip_if: int = 0, skip_else: int = 0) -> bytes:
