@@ -59,10 +59,13 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def sentencepiece_tokenizer(*, end: bool = False) -> PreTrainedTokenizerFast:
+def sentencepiece_tokenizer(
+    *, end: bool = False, byte_fallback: bool = True
+) -> PreTrainedTokenizerFast:
     """As Llama 2's: a blank before every text, which decoding takes away, and bytes as a fallback.
 
-    ``<s>`` stands before a text and, with ``end``, ``</s>`` behind it (``add_eos_token``).
+    Without ``byte_fallback`` other characters than ASCII's are unknown. ``<s>`` stands before a
+    text and, with ``end``, ``</s>`` behind it (``add_eos_token``).
     """
     unknown, start, end_of_text = special = ["<unk>", "<s>", "</s>"]
     pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -72,8 +75,8 @@ def sentencepiece_tokenizer(*, end: bool = False) -> PreTrainedTokenizerFast:
         models.BPE(
             vocab={piece: i for i, piece in enumerate(pieces)},
             merges=merges,
-            byte_fallback=True,
-            fuse_unk=True,
+            byte_fallback=byte_fallback,
+            fuse_unk=False,
             unk_token=unknown,
         )
     )

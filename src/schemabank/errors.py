@@ -1,6 +1,8 @@
 """Exceptions that the command line turns into an exit code of their own: 2 and 3."""
 
+import difflib
 import textwrap
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -18,3 +20,15 @@ def first_line(error: BaseException) -> str:
     """Return what an error of another library says, short enough for a sentence."""
     text = str(error).strip() or type(error).__name__
     return textwrap.shorten(text.splitlines()[0], width=300).rstrip(".")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the known name most like a wrong one, or nothing."""
+    spelt = {_bare(known): known for known in allowed}
+    close = difflib.get_close_matches(_bare(name), spelt, n=1, cutoff=0.7)
+    return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
+
+
+def _bare(name: str) -> str:
+    """A name without what is easily mistaken: case, blanks and the marks for them."""
+    return "".join(character for character in name.casefold() if character.isalnum())

@@ -5,11 +5,13 @@ same prompt tokens whatever a tokenizer would merge across the seam.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.chat import in_chat, is_within
 from schemabank.cohort.batches import Encoded, encode, plan_schedule
 from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
@@ -51,6 +53,7 @@ def tokenise(
         )
         for example_id, prompt, completion in texts
     ]
+    _check_known((e.tokens[: e.label_start] for e in encoded), tokenizer)
     num_cut = sum(e.cut for e in encoded)
     if num_cut > settings.max_cut_ratio * len(encoded):
         raise InputError(
@@ -191,6 +194,7 @@ def items_of(
     for example in examples:
         _check_golds(example, metric)
     items = [_item(example, task, shots, tokenizer) for example in examples]
+    _check_known((item.prompt_tokens for item in items), tokenizer)
     return [replace(i, sample=number) for i in items for number in range(settings.num_samples)]
 
 
@@ -232,21 +236,46 @@ def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) -> str:
+    """Fill the template; every prompt, of whatever task, goes through here.
+
+    Raises:
+        InputError: the prompt lacks its question.
+    """
     template = prompt_of(settings)
-    return prompt_text(example, template=template, shots=shots, target=settings.target)
+    prompt = prompt_text(example, template=template, shots=shots, target=settings.target)
+    if not example.question.strip():
+        raise InputError(f"{example.id!r} asks nothing: its question is empty, fill it in")
+    if not is_within(example.question, prompt):
+        raise InputError(
+            f"task.prompt {template!r} leaves the question of {example.id!r} out: allowed are "
+            "templates that hold {question}, add it"
+        )
+    return prompt
+
+
+def _check_known(
+    prompt_tokens: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse prompts that are lost on the tokenizer: its unknown token says nothing.
+
+    Raises:
+        InputError: more of the prompts' tokens are unknown than known.
+    """
+    if tokenizer.unk_token_id in {None, tokenizer.eos_token_id}:
+        return
+    counts = Counter(chain.from_iterable(prompt_tokens))
+    unknown, total = counts[tokenizer.unk_token_id], counts.total()
+    if 2 * unknown > total:
+        raise InputError(
+            f"{unknown:,} of the prompts' {total:,} tokens are {tokenizer.unk_token!r}, since the "
+            "tokenizer does not know their text: allowed are at most half of them, use a model "
+            "for this script or language"
+        )
 
 
 def _in_chat(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a prompt as the user's turn of a chat, where the settings ask for one."""
-    if not settings.chat_template:
-        return prompt
-    if tokenizer.chat_template is None:
-        raise InputError(
-            "task.chat_template is true, but the tokenizer has no chat template: allowed are "
-            "models that have one, set it to false"
-        )
-    turn = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    return in_chat(prompt, tokenizer) if settings.chat_template else prompt
 
 
 def _beginning(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans2
 
-from schemabank.errors import InputError
+from schemabank.errors import InputError, did_you_mean
 from schemabank.tasks.base import Example
 
 # Which words name which operation: whole words, any case. A percent sign is read as "percent".
@@ -73,8 +73,9 @@ def field_tagger(*, field: str, num_schemas: int, num_tags: int) -> Tagger:
         if field not in example.fields:
             known = ", ".join(sorted(example.fields)) or "no fields at all"
             raise InputError(
-                f"example {example.id!r} has no field {field!r} to take tags from, it has {known}: "
-                f"name one of the task's fields or use another tagger"
+                f"example {example.id!r} has no field {field!r} to take tags from"
+                f"{did_you_mean(field, example.fields)}: it has {known}, name one of the task's "
+                "fields or use another tagger"
             )
         return _take(_hashed(f"{field}={example.fields[field]}", num_schemas), num_tags)
 

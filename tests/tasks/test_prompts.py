@@ -8,7 +8,7 @@ import pytest
 
 from schemabank.errors import InputError
 from schemabank.tasks import Example, TaskData
-from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
+from schemabank.tasks.prompts import few_shot_examples, fill, prompt_text, target_text
 
 PAPER_TEMPLATE = "{question}\nThe answer is: "
 
@@ -54,10 +54,34 @@ def test_shots_stand_in_front_with_their_targets(target: str, expected: str) -> 
         ("{0} {question} { x } {{ {}", "{0} How? { x } {{ {}"),
         ("{{question}}: {question}", "{question}: How?"),
         ("{topic}: {question} {topic}", "sums: How? sums"),
+        ("{question text}|{factual?}|{2nd}", "text|yes|two"),
+        (
+            '{answer: "a"}{a.b}{a{b}}{naïve col-name/x}',
+            "quoted|dotted|nested|marks".replace("|", ""),
+        ),
+        (
+            "{{question text}} {{factual?}} {{any name, at all}} {topic}",
+            "{question text} {factual?} {any name, at all} sums",
+        ),
+        (
+            '{"a": 1, "b": {question}} \\frac{1}{2} {\n} {{1}}',
+            '{"a": 1, "b": How?} \\frac{1}{2} {\n} {{1}}',
+        ),
+        ("{{topic}} is {topic}, {{{topic}}}", "{topic} is sums, {{topic}}"),
     ],
 )
 def test_columns_are_filled_in_and_other_braces_are_literal(template: str, expected: str) -> None:
-    asked = replace(HOW, fields={"topic": "sums"})
+    fields = {
+        "topic": "sums",
+        "question text": "text",
+        "factual?": "yes",
+        "2nd": "two",
+        'answer: "a"': "quoted",
+        "a.b": "dotted",
+        "a{b}": "nested",
+        "naïve col-name/x": "marks",
+    }
+    asked = replace(HOW, fields=fields)
     assert prompt_text(asked, template=template, shots=[], target="final") == expected
 
 
@@ -67,10 +91,35 @@ def test_a_question_may_hold_a_placeholder_itself() -> None:
     assert text == "What does {question} mean?!"
 
 
-@pytest.mark.parametrize("template", ["", "The answer is: ", "{ question }", "{{question}}"])
+@pytest.mark.parametrize("template", ["", "The answer is: ", "{}", "{ x }", "{{question}}"])
 def test_a_template_without_a_column_is_refused(template: str) -> None:
     with pytest.raises(InputError, match=r"holds no column: allowed are \{question\}"):
         prompt_text(HOW, template=template, shots=[], target="final")
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("Question", "question"),
+        (" question ", "question"),
+        ("question_text", "question text"),
+        ("questiontext", "question text"),
+        ("factual", "factual?"),
+        ("what, then", None),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_known_one(
+    name: str, guess: str | None
+) -> None:
+    asked = replace(HOW, fields={"question text": "text", "factual?": "yes"})
+    with pytest.raises(InputError, match=r"write \{\{.*\}\} for these very characters") as caught:
+        prompt_text(asked, template=f"{{{name}}}: {{question}}", shots=[], target="final")
+    assert (f"(did you mean {guess!r}?)" in str(caught.value)) == (guess is not None)
+
+
+def test_a_column_that_other_rows_have_is_no_literal_text_in_this_one() -> None:
+    with pytest.raises(InputError, match=r"\{2\. part\}, which row 3 lacks"):
+        fill("{a} {2. part}", {"a": "x"}, where="row 3", names=("a", "2. part"))
 
 
 def test_a_column_that_the_data_lacks_is_named_with_the_example() -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from schemabank.config import RunConfig
-from schemabank.errors import InputError
+from schemabank.errors import InputError, did_you_mean
 from schemabank.routing.collect import Bools, Tokens, tokens_of
 from schemabank.routing.measures import Drawn, Floats
 from schemabank.tagging import Embed, make_tagger
@@ -123,7 +123,8 @@ def _field(items: Sequence[Item], name: str) -> list[str]:
         if name not in item.fields:
             known = ", ".join(sorted(item.fields)) or "none"
             raise InputError(
-                f"example {item.id!r} has no field {name!r}: allowed are its fields, {known}"
+                f"example {item.id!r} has no field {name!r}{did_you_mean(name, item.fields)}: "
+                f"allowed are its fields, {known}"
             )
     return [item.fields[name] for item in items]
 

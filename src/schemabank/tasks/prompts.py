@@ -7,14 +7,15 @@ therefore ends with the white space it wants.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
-from schemabank.errors import InputError
+from schemabank.errors import InputError, did_you_mean
 from schemabank.tasks.base import Example, TaskData
 
 TARGETS = ("solution", "final")
-# {name} is a column, {{name}} the text {name}; any other brace stands for itself.
-PLACEHOLDER = re.compile(r"\{(\{[^\W\d][\w.-]*\})\}|\{([^\W\d][\w.-]*)\}")
+# What looks like a column's name in braces, though there is none: {question text}, {factual?}.
+NAME = r'[^\W\d][^{}\n"]*'
 # A whole answer written with thousands commas: 1,200 or -$3,000,000.50, but no list such as "1, 2".
 THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
 
@@ -47,31 +48,56 @@ def target_text(example: Example, *, target: str) -> str:
     raise InputError(f"target {target!r} is not one of {', '.join(TARGETS)}: name one of them")
 
 
-def fill(template: str, columns: Mapping[str, str], *, where: str) -> str:
+def fill(
+    template: str, columns: Mapping[str, str], *, where: str, names: Iterable[str] | None = None
+) -> str:
     """Fill a template by plain replacement, so that braces in the columns stay as they are.
 
     Args:
-        template: text in which ``{name}`` stands for a column at least once; ``{{name}}`` is the
-            text ``{name}``, and all other braces are literal.
+        template: text in which ``{name}`` stands for a column at least once, whatever characters
+            its name has; ``{{name}}`` is the text ``{name}``. Braces around anything that cannot be
+            a name, such as ``{}``, ``{1}`` or ``{"a": 1}``, are literal.
         columns: texts by name.
         where: what the columns are of, for messages.
+        names: of the columns that the data has, where this row may lack some.
 
     Raises:
         InputError: a column that is not there, or a template without any.
     """
-    names = [match[2] for match in PLACEHOLDER.finditer(template) if match[2]]
+    known = tuple(columns) if names is None else tuple(names)
     allowed = ", ".join(f"{{{name}}}" for name in columns)
-    if not names:
+    found = list(_braces(known).finditer(template))
+    for brace in found:
+        name = brace["unknown"] or brace["column"]
+        if name is not None and name not in columns:
+            raise InputError(
+                f"the template {template!r} names {{{name}}}, which {where} lacks"
+                f"{did_you_mean(name, columns)}: allowed are {allowed}; write {{{{{name}}}}} for "
+                "these very characters"
+            )
+    if not any(brace["column"] for brace in found):
         raise InputError(
             f"the template {template!r} holds no column: allowed are {allowed}, write at least one"
         )
-    for name in names:
-        if name not in columns:
-            raise InputError(
-                f"the template {template!r} names {{{name}}}, which {where} lacks: allowed are "
-                f"{allowed}; write {{{{{name}}}}} for these very characters"
-            )
-    return PLACEHOLDER.sub(lambda m: m[1] or columns[m[2]], template)
+    return _braces(known).sub(lambda m: m["literal"] or columns[m["column"]], template)
+
+
+def columns_in(template: str, names: Iterable[str]) -> list[str]:
+    """Return the columns that a template fills in, of those with these names."""
+    return [
+        brace["column"] for brace in _braces(tuple(names)).finditer(template) if brace["column"]
+    ]
+
+
+@lru_cache
+def _braces(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Find braces around columns of these names, around their like, and doubled ones."""
+    longest_first = sorted(map(re.escape, names), key=len, reverse=True)
+    known = "|".join(longest_first) or "(?!)"
+    return re.compile(
+        rf"\{{(?P<literal>\{{(?:{known}|{NAME})\}})\}}|\{{(?P<column>{known})\}}"
+        rf"|\{{(?P<unknown>\s*(?:{known})\s*|{NAME})\}}"
+    )
 
 
 def few_shot_examples(data: TaskData, k: int) -> list[Example]:

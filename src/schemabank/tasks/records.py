@@ -9,15 +9,15 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from schemabank.answers import plain_decimal
-from schemabank.errors import InputError
+from schemabank.errors import InputError, did_you_mean
 from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks.base import Example, TaskData, hash_position
-from schemabank.tasks.prompts import fill
+from schemabank.tasks.prompts import columns_in, fill
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SPLITS = ("train", "validation", "test")
@@ -48,8 +48,12 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
             f"digest is {settings.digest:.12}…, now it is {found:.12}…): restore it, or set "
             "task.records.digest to null to take it as it is"
         )
+    names = tuple(dict.fromkeys(name for r in rows.values() for _, row in r for name in row))
     examples = {
-        split: [_example(row, f"records/{split}/{i}", settings, prompt) for i, row in enumerate(r)]
+        split: [
+            _example(row, f"records/{split}/{i}", settings, prompt, names)
+            for i, row in enumerate(r)
+        ]
         for split, r in rows.items()
     }
     data = _carved(examples, settings)
@@ -179,12 +183,14 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
 
 
-def _example(row: Row, default_id: str, settings: RecordsSettings, prompt: str) -> Example:
+def _example(
+    row: Row, default_id: str, settings: RecordsSettings, prompt: str, names: Sequence[str]
+) -> Example:
     where, columns = row
     texts = {name: _text(value) for name, value in columns.items() if value is not None}
-    target = fill(settings.target, texts, where=where)
-    question = fill(prompt, texts, where=where)
-    if not question:
+    target = fill(settings.target, texts, where=where, names=names)
+    question = fill(prompt, texts, where=where, names=names)
+    if not any(texts[name].strip() for name in columns_in(prompt, names)):
         raise InputError(f"{where} has an empty prompt: fill the columns of task.prompt")
     if not target.strip():
         raise InputError(f"{where} has an empty target: fill the columns of task.records.target")
@@ -213,9 +219,10 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     texts = tuple(_text(v) for v in values if v is not None and _text(v).strip())
     if not texts:
+        guess = "" if name in columns else did_you_mean(name, columns)
         raise InputError(
-            f"{where} has no references in column {name!r} (task.records.references): a text or a "
-            "list of texts is allowed, add one"
+            f"{where} has no references in column {name!r} (task.records.references){guess}: a "
+            "text or a list of texts is allowed, add one"
         )
     return texts
 
@@ -225,8 +232,9 @@ def _column(row: Row, setting: str, name: str) -> str:
     value = columns.get(name)
     if value is None or not _text(value):
         raise InputError(
-            f"{where} has no column {name!r}, which task.records.{setting} names: allowed are "
-            f"{', '.join(map(repr, columns))}, add the column or name another"
+            f"{where} has no column {name!r}, which task.records.{setting} names"
+            f"{did_you_mean(name, columns)}: allowed are {', '.join(map(repr, columns))}, add the "
+            "column or name another"
         )
     return _text(value)
 
