@@ -3,18 +3,20 @@ from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 
+import datasets
 import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
 
 import schemabank
 from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.programs import Programs
-from schemabank.config import THREE_STAGES
+from schemabank.config import THREE_STAGES, EngineSettings, EvalSettings, ModelSettings
+from schemabank.taskconfig import TaskSettings
 from tiny import Kind, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -287,3 +289,51 @@ def test_training_that_is_interrupted_leaves_a_model_that_can_be_used(
     with tuner.stack.evaluating("off"):
         assert torch.equal(logits(model), found)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_wrapped_model_does_not_save_itself(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    for _ in range(2):  # with banks, and without
+        for saver in (model.save_pretrained, model.push_to_hub):
+            with pytest.raises(InputError, match=r"allowed is tuner\.save\(folder\) for"):
+                saver(tmp_path / "model")
+        tuner.detach()
+    trainer = Trainer(model, TrainingArguments(str(tmp_path), report_to=[]))
+    with pytest.raises(InputError, match=r"tuner\.save"):
+        trainer.save_model(str(tmp_path / "model"))
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    tuner.remove()
+    assert not {"save_pretrained", "push_to_hub"} & vars(model).keys()
+    model.save_pretrained(tmp_path / "model")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert torch.equal(logits(again), logits(tiny_model("llama")))
+
+
+def test_a_saver_of_the_users_own_comes_back() -> None:
+    model = tiny_model("llama")
+    own = model.save_pretrained = lambda *_: None
+    schemabank.Tuner(model, tiny_tokenizer(), config()).remove()
+    assert vars(model)["save_pretrained"] is own
+
+
+def test_settings_without_effect_are_said() -> None:
+    idle = config(
+        eval=EvalSettings(limit=3),
+        engine=EngineSettings(slots=4),
+        model=ModelSettings(name="other"),
+        task=TaskSettings(name="gsm8k", max_length=99),
+    )
+    names = r"^model\.name, task\.name, eval\.limit, engine\.slots have no effect on a Tuner"
+    with pytest.warns(UserWarning, match=names) as said:
+        schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), idle)
+    assert said[0].filename == __file__, "it points at the user's line"
+
+
+def test_columns_train_as_pairs_do() -> None:
+    rows = [{"prompt": p, "completion": c, "source": 1} for p, c in PAIRS]
+    found = []
+    for examples in (PAIRS, [list(p) for p in PAIRS], rows, datasets.Dataset.from_list(rows)):
+        tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+        found.append([step.loss for step in tuner.train(examples)])
+    assert all(losses == found[0] for losses in found)

@@ -3,8 +3,11 @@
 It is the cohort engine with one slot, so a configuration file leads to the same computation.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,12 +17,28 @@ from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
+from schemabank.naming import flat
+from schemabank.pairs import as_pairs
 from schemabank.prepare import engine_run, training_data
 from schemabank.progress import Reporter, reporter
 from schemabank.quiet import quiet_compiler
 from schemabank.tasks import Example
 from schemabank.training import skips
 from schemabank.waiting import waiting
+
+if TYPE_CHECKING:
+    import datasets
+
+# A Tuner has the model, the examples and the device already, and does not evaluate.
+WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
+OF_TOKENS = (
+    "task.chat_template",
+    "task.end_token",
+    "task.completion_only_loss",
+    "task.max_length",
+    "task.max_cut_ratio",
+)
+SAVERS = ("save_pretrained", "push_to_hub")
 
 
 class Tuner:
@@ -28,10 +47,16 @@ class Tuner:
     The model is changed in place and stays usable all the time: ``model(...)`` and
     ``model.generate(...)`` run with the adapter, and with the banks as :meth:`set_routing` says.
 
+    Meanwhile its layers are wrapped, so ``model.save_pretrained`` and ``push_to_hub`` are refused:
+    they would write what loads with missing weights. :meth:`save` writes the adapter, and after
+    :meth:`remove` the model saves itself as before.
+
     Args:
         model: a decoder-only transformers model; all its weights are frozen.
         tokenizer: its tokenizer.
-        config: settings; the preset ``sound`` of the arm ``schemabank`` without it.
+        config: settings; the preset ``sound`` of the arm ``schemabank`` without it. Those of
+            ``model``, ``eval`` and ``engine``, and of ``task`` all that is not about tokens, have
+            no effect here, which a warning says.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -46,33 +71,41 @@ class Tuner:
         config = config or RunConfig(arm="schemabank")
         if config.arm == "base":
             raise InputError("config.arm is 'base', which trains nothing: use lora or schemabank")
+        _tell_without_effect(config)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._was_training = model.training
         self.model, self.tokenizer, self.config = model, tokenizer, config
         bank = config.bank if config.arm == "schemabank" else None
         self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
         self.stack.initialise(0, config.seed)
+        self._savers = {name: vars(model).get(name) for name in SAVERS}
+        for name in SAVERS:
+            setattr(model, name, partial(_refuse_to_save, name))
 
-    def train(self, examples: Sequence[tuple[str, str]]) -> list[RunStep]:
+    def train(
+        self, examples: "Sequence[tuple[str, str] | Mapping[str, object]] | datasets.Dataset"
+    ) -> list[RunStep]:
         """Train on pairs of prompt and completion, from fresh weights, through all stages.
 
         Args:
-            examples: texts; the end token is added, and the loss is on the completion, as the
-                configuration's ``task`` says.
+            examples: pairs of texts, or dictionaries or a ``datasets.Dataset`` with the columns
+                ``prompt`` and ``completion``; the end token is added, and the loss is on the
+                completion, as the configuration's ``task`` says.
 
         Returns:
             What every step did.
 
         Raises:
-            InputError: an example that the length limit cuts off, tags that do not fit, or an
-                adapter or banks that were taken off.
+            InputError: other examples, one that the length limit cuts off, tags that do not fit,
+                or an adapter or banks that were taken off.
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_attached()
+        pairs = as_pairs(examples)
         self.stack.initialise(0, self.config.seed)
         named = [
             Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
-            for i, (prompt, completion) in enumerate(examples)
+            for i, (prompt, completion) in enumerate(pairs)
         ]
         texts = [(e.id, e.question, e.solution) for e in named]
         data = training_data(named, texts, self.config, self.tokenizer)
@@ -110,6 +143,10 @@ class Tuner:
             for parameter in self._trainable:
                 parameter.requires_grad_(True)
             self.model.train(self._was_training)
+            for name, saver in self._savers.items():
+                delattr(self.model, name)
+                if saver is not None:  # the user's own, not the class's
+                    setattr(self.model, name, saver)
 
     def save(self, folder: str | Path) -> None:
         """Write the adapter for ``peft.PeftModel.from_pretrained``.
@@ -137,6 +174,30 @@ class Tuner:
                 f"train() after the {what} came off: allowed is to train before detach() and "
                 "remove(), make a new Tuner of the model"
             )
+
+
+def _tell_without_effect(config: RunConfig) -> None:
+    """Warn of settings that were changed and change nothing here."""
+    defaults = flat(RunConfig(arm=config.arm).model_dump())
+    idle = [
+        name
+        for name, value in flat(config.model_dump()).items()
+        if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
+    ]
+    if idle:
+        warnings.warn(
+            f"{', '.join(idle)} have no effect on a Tuner, which has its model and examples and "
+            "does not evaluate: leave them out",
+            stacklevel=3,
+        )
+
+
+def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
+    raise InputError(
+        f"model.{name}() while a Tuner's layers are on the model would write what loads with "
+        "missing weights: allowed is tuner.save(folder) for the adapter, or tuner.remove() first "
+        "for the model without it"
+    )
 
 
 def _steps(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
