@@ -15,8 +15,8 @@ from schemabank.metrics import choice_letter, normalised
 from schemabank.report.markup import printable, visible
 from schemabank.rundir import slug
 from schemabank.scoring import _answer as answer_line
-from schemabank.tasks.humaneval import cut as cut_program
 from schemabank.tasks.narrativeqa import join_punctuation
+from schemabank.tasks.programs import cut as cut_program
 
 MARKS = [
     *("### Question", "## Problem 4", "### Input:", "# Q", "Question:", "**Q**: ", "Exercise 3"),
