@@ -1,5 +1,6 @@
 import itertools
 import json
+import threading
 from collections.abc import Callable, Sequence
 from itertools import chain, count
 from pathlib import Path
@@ -20,7 +21,14 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
-from schemabank.experiment import resolve_device, resolved, run_all, run_experiment
+from schemabank.experiment import (
+    loaded_base,
+    loaded_task,
+    resolve_device,
+    resolved,
+    run_all,
+    run_experiment,
+)
 from schemabank.failure import Failure
 from schemabank.models import BaseModel
 from schemabank.runner import Outcome
@@ -241,6 +249,31 @@ def test_steps_in_which_all_slots_wait_are_no_error(
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
     assert contents(outcome.folder) == contents(finished.lora.folder)
     assert rows(outcome.folder / "metrics.jsonl") == rows(finished.lora.folder / "metrics.jsonl")
+
+
+def test_what_takes_long_to_load_is_announced(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.waiting.FIRST_S", 0.01)
+    run = load_run(finished.lora.folder / "config.yaml")
+    said = threading.Event()
+
+    def note(text: str) -> None:
+        heard.append(text)
+        said.set()
+
+    def stand_still(*_: object) -> None:
+        assert said.wait(30)
+
+    for load, ask, what in (
+        ("load_base", lambda: loaded_base(run, torch.device("cpu"), note), "the base model"),
+        ("load_task", lambda: loaded_task(run.task, note), "the data of the task gsm8k"),
+    ):
+        said.clear()
+        heard: list[str] = []
+        monkeypatch.setattr(f"schemabank.experiment.{load}", stand_still)
+        ask()
+        assert heard[0].startswith(f"still loading {what}")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[int], bool]) -> None:

@@ -194,9 +194,10 @@ def _cohort(
 def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack) -> Cohort:
     data = context.training
     assert data is not None
-    engine_runs = [
-        engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
-    ]
+    with waiting("tagging the examples", context.reporter.note):
+        engine_runs = [
+            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+        ]
     return Cohort(stack, engine_runs, data, explain=context.reporter.note)
 
 

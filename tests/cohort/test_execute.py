@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,25 @@ def test_a_program_is_warmed_up_and_then_captured(monkeypatch: pytest.MonkeyPatc
     assert executor.program(program) is replays
     assert (program.calls, replays.calls) == (WARM_UPS, 0)
     assert executor.capture
+
+
+def test_a_program_that_takes_long_to_compile_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("schemabank.waiting.FIRST_S", 0.01)
+    said = threading.Event()
+
+    def compile_slowly() -> Tensor:
+        assert said.wait(30)
+        return torch.zeros(())
+
+    def note(text: str) -> None:
+        notes.append(text)
+        said.set()
+
+    notes: list[str] = []
+    executor = capturing(monkeypatch, lambda *_: Program(), [])
+    executor.explain = note
+    executor.program(compile_slowly, "a step of 2 x 4 x 128 tokens")
+    assert notes[0] == "still compiling a step of 2 x 4 x 128 tokens, 0 s so far"
 
 
 def test_a_failed_capture_is_explained_once_and_not_tried_again(

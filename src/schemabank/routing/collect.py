@@ -13,6 +13,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.progress import Reporter
 from schemabank.routing.measures import Floats, Ints
 from schemabank.tasks import Item
+from schemabank.waiting import waiting
 
 BATCH_ROWS = 8
 BATCH_TOKENS = 8192
@@ -80,7 +81,7 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
     layers = sorted(stack.banks.banks)
     shares: dict[int, list[Floats]] = {index: [] for index in layers}
     sums = {index: np.zeros(bank.num_schemas + 1) for index, bank in stack.banks.banks.items()}
-    with stack.evaluating("on"):
+    with waiting("routing examples", reporter.note) as wait, stack.evaluating("on"):
         for batch in _batches(items):
             moved = batch.to(stack.model.device)
             stack.hidden(moved.tokens)
@@ -90,6 +91,7 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
                 shares[index].append((chosen / chosen.sum(-1, keepdim=True)).cpu().numpy())
                 sums[index] += _sums(routed.log_probs[0][real].double())
             stack.banks.routed.clear()
+            wait.goes_on()
             reporter.advance(batch.tokens.shape[1], "")
     choices = {}
     for index in layers:
