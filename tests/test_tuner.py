@@ -1,6 +1,8 @@
+import os
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 
 import datasets
@@ -14,6 +16,7 @@ import schemabank
 from runs import write_model
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.cohort.engine import Cohort, RunStep
+from schemabank.cohort.loss import mean_per_slot
 from schemabank.cohort.programs import Programs
 from schemabank.config import THREE_STAGES, EngineSettings, EvalSettings, ModelSettings
 from schemabank.taskconfig import TaskSettings
@@ -238,6 +241,45 @@ def test_steps_that_a_failed_run_does_not_report_are_no_error(
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
     with pytest.raises(RuntimeError, match=r"no finite gradient in 2 of the \d+ steps of the run"):
         tuner.train(PAIRS * 10)
+
+
+def test_the_compilers_hints_go_while_it_trains_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hint = "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled."
+    steps = Cohort.steps
+
+    def warn() -> None:
+        warnings.warn_explicit(hint, UserWarning, "file", 1, "torch._inductor.compile_fx", {})
+
+    def hinting(self: Cohort) -> Iterator[list[RunStep]]:
+        warn()
+        return steps(self)
+
+    monkeypatch.setattr(Cohort, "steps", hinting)
+    filters, variables = list(warnings.filters), dict(os.environ)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    tuner.train(PAIRS)
+    assert (list(warnings.filters), dict(os.environ)) == (filters, variables)
+    with pytest.raises(UserWarning, match="TensorFloat32"):
+        warn()
+
+
+def test_steps_that_were_skipped_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = count()
+    monkeypatch.setattr(
+        "schemabank.cohort.step.mean_per_slot",
+        lambda losses, weights: (
+            mean_per_slot(losses, weights) * (torch.nan if next(calls) == 5 else 1.0)
+        ),
+    )
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    done = tuner.train(PAIRS)
+    assert [step.step for step in done if step.skipped] == [5]
+    said = "1 of 12 steps skipped, since their gradient was not finite"
+    assert said in capsys.readouterr().err.splitlines()
 
 
 def test_saving_never_overwrites(tmp_path: Path) -> None:
