@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from schemabank.cohort.batches import Batch
 from schemabank.cohort.engine import RunStep
+from schemabank.cohort.execute import keep_workers_awake
 from schemabank.config import LoraSettings
 
 LEARNING_RATE = 1e-4
@@ -53,6 +54,7 @@ class PeftLoop:
         self._loss_of: Callable[..., Tensor] = _labelled_loss if tuned else _full_loss
         if kind in COMPILED:
             mode = "reduce-overhead" if kind == "captured" else None
+            keep_workers_awake()
             self._loss_of = torch.compile(_labelled_loss, dynamic=False, mode=mode)
 
     def step(self, batch: Batch) -> None:

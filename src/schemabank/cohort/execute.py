@@ -234,7 +234,7 @@ def keep_freed_memory() -> None:
 def prepare_compiler() -> None:
     """Fit the compiler to many cohorts in one process, before anything is compiled."""
     _allow_many_versions()
-    _keep_workers_awake()
+    keep_workers_awake()
 
 
 def _allow_many_versions() -> None:
@@ -244,7 +244,7 @@ def _allow_many_versions() -> None:
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
 
 
-def _keep_workers_awake() -> None:
+def keep_workers_awake() -> None:
     """Let the processes that compile stay, however long they have nothing to do.
 
     By default they go to sleep after a minute, and what is to be compiled after that may wait for
