@@ -28,7 +28,7 @@ COMMON = {
     "arm": "schemabank",
     "model": {"name": "smollm2-135m-instruct"},
     "train": {"max_steps": STEPS},
-    "eval": {"limit": 24},
+    "eval": {"split": "test", "limit": 24},
 }
 CASES: dict[str, dict[str, Any]] = {
     "conditional": {"task": {"name": "conditional"}, "eval": {"limit": 12, "max_new_tokens": 64}},

@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "bank": {"num_schemas": 8, "rank": 4, "attribute_dim": 4},
     "curriculum": STAGES,
     "train": {"num_train_epochs": 3, "learning_rate": 1e-2},
-    "eval": {"max_new_tokens": 8, "batch_size": 4},
+    "eval": {"split": "test", "max_new_tokens": 8, "batch_size": 4},
 }
 
 

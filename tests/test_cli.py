@@ -398,7 +398,7 @@ class TestEvalAndExport:
             *("--task", "gsm_symbolic", "--few-shot", "2", "--limit", "1", "--out", "new"),
             *("--set", "task.gsm_symbolic.max_question_words=30"),
             *("--set", "task.gsm_symbolic.train_size=4", "--set", "task.gsm_symbolic.test_size=2"),
-            *("--set", "task.gsm_symbolic.validation_size=0"),
+            *("--set", "task.gsm_symbolic.validation_size=0", "--set", "eval.split=test"),
         )
         assert ended.code == 0, ended.err
         result = json.loads(Path("new/result.json").read_text())

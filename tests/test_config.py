@@ -60,6 +60,7 @@ SOUND_ONLY = {
     "model.name": "smollm2-135m-instruct",
     "bank.residual": True,
     "tags.delivery": "loss",
+    "eval.split": None,
     "eval.limit": None,
 }
 PAPER_ONLY = {
@@ -73,6 +74,7 @@ PAPER_ONLY = {
     "tags.delivery": "prefix",
     "train.num_train_epochs": 10,
     "train.learning_rate": 1e-4,
+    "eval.split": "test",
     "eval.limit": 500,
     "eval.max_new_tokens": 200,
 }

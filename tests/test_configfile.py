@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from schemabank.config import (
     PRESETS,
     THREE_STAGES,
+    EvalSettings,
     ExperimentConfig,
     LoraSettings,
     RunConfig,
@@ -75,7 +76,7 @@ def test_a_preset_lies_under_the_file_and_overrides_above(path: Path) -> None:
     assert config.train == TrainSettings(num_train_epochs=4, learning_rate=1e-4)
     assert (config.eval.limit, config.eval.max_new_tokens) == (7, 200)
     assert config.task.gsm8k.validation_ratio == 0.0
-    assert PRESETS["paper"]["eval"] == {"limit": 500, "max_new_tokens": 200}
+    assert PRESETS["paper"]["eval"] == {"split": "test", "limit": 500, "max_new_tokens": 200}
 
 
 def test_a_preset_on_the_command_line(path: Path) -> None:
@@ -393,8 +394,9 @@ def test_a_preset_is_what_it_resolves_to(path: Path) -> None:
 
 
 def test_settings_that_came_later_leave_the_ids_of_earlier_runs_alone() -> None:
-    assert config_hash(RunConfig(arm="lora")) == "09192dad33"
-    assert config_hash(RunConfig(arm="schemabank")) == "4b95f64b03"
+    scored = EvalSettings(split="test")  # as every run was by default
+    assert config_hash(RunConfig(arm="lora", eval=scored)) == "09192dad33"
+    assert config_hash(RunConfig(arm="schemabank", eval=scored)) == "4b95f64b03"
     explicit = RunConfig(arm="lora", lora=LoraSettings(layers_to_transform=(0,)))
     assert config_hash(explicit) != config_hash(RunConfig(arm="lora"))
 

@@ -109,7 +109,7 @@ SPLIT: dict[str, tuple[Changes, str, str]] = {
     "last_n": ({"bank": {"last_n": 1}}, "bank.last_n = 2", "bank.last_n = 1"),
     "layers": ({"bank": {"layers": [1, 3]}}, "bank.layers = null", "bank.layers = [1, 3]"),
     "tags": ({"tags": {"num_tags": 1}}, "tags.num_tags = 2", "tags.num_tags = 1"),
-    "split": ({"eval": {"split": "validation"}}, "eval.split = test", "eval.split = validation"),
+    "split": ({"eval": {"split": "validation"}}, "eval.split = null", "eval.split = validation"),
     "limit": ({"eval": {"limit": 9}}, "eval.limit = null", "eval.limit = 9"),
     "new tokens": (
         {"eval": {"max_new_tokens": 8}},

@@ -29,7 +29,7 @@ from schemabank.prepare import (
 )
 from schemabank.tagging import check_tags, embeddings, uses_prefix
 from schemabank.tasks import Example, TaskData
-from schemabank.tasks.catalog import load_task
+from schemabank.tasks.catalog import TASKS, load_task, split_of
 from schemabank.tasks.prompts import few_shot_examples, target_text
 from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
 
@@ -91,7 +91,7 @@ class TestTokens:
         (item,) = evaluation_items(
             TaskData(train=[], validation=[], test=[example]),
             run.task,
-            EvalSettings(),
+            EvalSettings(split="test"),
             TOKENIZER,
         )
         length = len(item.prompt_tokens)
@@ -298,7 +298,12 @@ class TestItems:
     )
 
     def ids(self, **settings: object) -> list[str]:
-        items = evaluation_items(self.DATA, TaskSettings(), EvalSettings(**settings), TOKENIZER)
+        items = evaluation_items(
+            self.DATA,
+            TaskSettings(),
+            EvalSettings.model_validate({"split": "test", **settings}),
+            TOKENIZER,
+        )
         return [item.id for item in items]
 
     def test_the_limit_holds_for_every_group(self) -> None:
@@ -307,21 +312,30 @@ class TestItems:
         assert len(self.ids()) == 8
         assert self.ids(split="validation") == ["held back/0", "held back/1"]
 
+    def test_validation_is_scored_where_nothing_is_said(self) -> None:
+        items = evaluation_items(self.DATA, TaskSettings(), EvalSettings(), TOKENIZER)
+        assert [item.id for item in items] == ["held back/0", "held back/1"]
+        assert {
+            name: split_of(
+                TaskSettings.model_validate({"name": name, "records": {"path": "a.jsonl"}}), None
+            )
+            for name in TASKS
+        } == {name: "test" if name == "humaneval" else "validation" for name in TASKS}
+
     def test_an_empty_split(self) -> None:
         empty = TaskData(train=examples(1), validation=[], test=examples(1))
         with pytest.raises(InputError) as error:
-            evaluation_items(
-                empty, TaskSettings(name="gsm8k"), EvalSettings(split="validation"), TOKENIZER
-            )
+            evaluation_items(empty, TaskSettings(name="gsm8k"), EvalSettings(), TOKENIZER)
         assert str(error.value) == (
-            "the split 'validation' of gsm8k holds 0 items, allowed is at least 1: choose another "
-            "split or enlarge it"
+            "the split 'validation' of gsm8k holds 0 items, allowed is at least 1: set eval.split "
+            "(or --split of routing) to one that holds some (train with 1, test with 1), or "
+            "enlarge it by the settings of task.gsm8k"
         )
 
     @pytest.mark.parametrize("target", ["solution", "final"])
     def test_few_shot_prompts_show_training_examples_in_the_same_form(self, target: str) -> None:
         task = TaskSettings(target=target)
-        items = evaluation_items(self.DATA, task, EvalSettings(few_shot=2), TOKENIZER)
+        items = evaluation_items(self.DATA, task, EvalSettings(split="test", few_shot=2), TOKENIZER)
         first, second = few_shot_examples(self.DATA, 2)
 
         def shown(example: Example) -> str:
@@ -336,7 +350,9 @@ class TestItems:
 
     def test_the_seams_of_shots_are_tokenised_as_the_examples_own(self) -> None:
         task = TaskSettings(prompt="Q{question} is", target="final")
-        item = evaluation_items(self.DATA, task, EvalSettings(few_shot=1, limit=1), TOKENIZER)[0]
+        item = evaluation_items(
+            self.DATA, task, EvalSettings(split="test", few_shot=1, limit=1), TOKENIZER
+        )[0]
         (shot,) = few_shot_examples(self.DATA, 1)
         answer = TOKENIZER(target_text(shot, target="final") + "\n\n")["input_ids"]
         own = TOKENIZER(f"Q{self.DATA.test[0].question} is")["input_ids"]
@@ -344,7 +360,9 @@ class TestItems:
         assert list(item.prompt_tokens) == [*asked, *answer, *own]
 
     def test_prompts_beyond_the_models_positions(self) -> None:
-        items = evaluation_items(self.DATA, TaskSettings(), EvalSettings(limit=1), TOKENIZER)
+        items = evaluation_items(
+            self.DATA, TaskSettings(), EvalSettings(split="test", limit=1), TOKENIZER
+        )
         model = tiny_model("llama")
         longest = max(len(item.prompt_tokens) for item in items)
         fits = model.config.max_position_embeddings - longest
@@ -354,7 +372,9 @@ class TestItems:
 
     def test_more_shots_than_training_examples(self) -> None:
         with pytest.raises(InputError, match=r"10 few-shot .* allows 0 to 9"):
-            evaluation_items(self.DATA, TaskSettings(), EvalSettings(few_shot=10), TOKENIZER)
+            evaluation_items(
+                self.DATA, TaskSettings(), EvalSettings(split="test", few_shot=10), TOKENIZER
+            )
 
 
 def test_a_tokenizer_without_an_end_token() -> None:

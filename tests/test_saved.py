@@ -142,6 +142,7 @@ def test_an_adapter_that_peft_wrote_is_evaluated(finished: Finished, tmp_path: P
         "model.dtype=float32",
         "eval.max_new_tokens=8",
         "eval.batch_size=4",
+        "eval.split=test",
     )
     assert len(losses(outcome.folder)) == 6
     assert losses(outcome.folder) != losses(finished.base.folder)

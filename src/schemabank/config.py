@@ -208,8 +208,8 @@ class TrainSettings(Settings):
 class EvalSettings(Settings):
     """The evaluation after training."""
 
-    split: Literal["validation", "test"] = "test"
-    """Split to score; choose anything on validation, read test once."""
+    split: Literal["validation", "test"] | None = None
+    """Split to score; null: validation, but test for humaneval. Read test once, at the end."""
     limit: PositiveInt | None = None
     """Score the first so many items of every group only."""
     max_new_tokens: PositiveInt = 256
@@ -386,6 +386,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bank": {"residual": False},
         "tags": {"delivery": "prefix"},
         "train": {"num_train_epochs": 10, "learning_rate": 1e-4},
-        "eval": {"limit": 500, "max_new_tokens": 200},
+        "eval": {"split": "test", "limit": 500, "max_new_tokens": 200},
     },
 }

@@ -36,7 +36,7 @@ from schemabank.tagging import check_tags
 from schemabank.taskconfig import RecordsSettings, TaskSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.base import TaskData
-from schemabank.tasks.catalog import load_task, metric_of, prompt_of
+from schemabank.tasks.catalog import load_task, metric_of, prompt_of, split_of
 from schemabank.trackers import Trackers, trackers_of
 from schemabank.training import Context, build_stack, failure_of
 from schemabank.waiting import Note, waiting
@@ -249,7 +249,9 @@ def _resolved(
     if run.task.name == "records":
         digest = digests[run.task.records]
         own["records"] = run.task.records.model_copy(update={"digest": digest})
-    return run.model_copy(update={"model": model, "task": run.task.model_copy(update=own)})
+    asked = run.eval.model_copy(update={"split": split_of(run.task, run.eval.split)})
+    task = run.task.model_copy(update=own)
+    return run.model_copy(update={"model": model, "task": task, "eval": asked})
 
 
 def loaded_base(run: RunConfig, device: torch.device, note: Note) -> BaseModel:

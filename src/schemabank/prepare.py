@@ -22,7 +22,7 @@ from schemabank.seams import beginning_tokens, continuation_tokens, plain_tokens
 from schemabank.tagging import embeddings, tag_plan
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Example, Item, TaskData
-from schemabank.tasks.catalog import TASKS, metric_of, prompt_of
+from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 
 
@@ -136,7 +136,8 @@ def evaluation_items(
             answer that the metric cannot use.
     """
     TASKS[task.name].check(task)
-    examples = chosen_examples(data, task, split=settings.split, limit=settings.limit)
+    split = split_of(task, settings.split)
+    examples = chosen_examples(data, task, split=split, limit=settings.limit)
     return items_of(examples, data, task, settings, tokenizer)
 
 
@@ -150,9 +151,12 @@ def chosen_examples(
     """
     examples = data.split(split)
     if not examples:
+        sizes = {name: len(data.split(name)) for name in ("train", "validation", "test")}
+        held = ", ".join(f"{name} with {size:,}" for name, size in sizes.items() if size)
         raise InputError(
-            f"the split {split!r} of {task.name} holds 0 items, allowed is at least 1: choose "
-            "another split or enlarge it"
+            f"the split {split!r} of {task.name} holds 0 items, allowed is at least 1: set "
+            f"eval.split (or --split of routing) to one that holds some ({held or 'none does'}), "
+            f"or enlarge it by the settings of task.{task.name}"
         )
     return _limited(examples, limit)
 

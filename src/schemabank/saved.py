@@ -271,7 +271,8 @@ def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
             return overridden(asked, ["task.records.digest=null"])
         return asked
     task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})
-    return overridden(run.model_copy(update={"task": task}), overrides)
+    scored = run.eval.model_copy(update={"split": None})
+    return overridden(run.model_copy(update={"task": task, "eval": scored}), overrides)
 
 
 def loaded_stack(

@@ -23,6 +23,7 @@ from schemabank.runner import stage_folder
 from schemabank.saved import loaded_stack
 from schemabank.tagging import embeddings
 from schemabank.taskconfig import TaskSettings
+from schemabank.tasks.catalog import split_of
 
 START, END = "start", "end"
 NUM_TOKENS, NUM_EXAMPLES = 8, 3  # typical ones of every schema
@@ -58,7 +59,7 @@ def analyse(
     bank = load_bank(folder / BANK)
     adapter = load_adapter(folder / ADAPTER)
     states = _states(folder, run, reporter)
-    split = question.split or run.eval.split
+    split = question.split or split_of(run.task, run.eval.split)
     data = loaded_task(run.task, reporter.note)
     examples = chosen_examples(data, run.task, split=split, limit=question.limit)
     base = loaded_base(run, resolve_device(run.engine.device), reporter.note)

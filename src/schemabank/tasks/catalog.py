@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -18,6 +19,7 @@ from schemabank.tasks import (
 )
 from schemabank.tasks.base import Example, Item, TaskData
 
+Split = Literal["validation", "test"]
 Judged = tuple[str, Verdict]  # what was taken from a completion, and what it is worth
 
 
@@ -29,6 +31,7 @@ class Task:
         load: reads or makes its three splits.
         prompt: template of its prompt.
         metric: name of its metric.
+        split: what is scored by itself.
         ends: whether a target may end with the end token; pieces of a longer text do not.
         check: raises ``InputError`` where the task cannot be scored under these settings.
         judge: scores completions by what their examples' fields say; ``None``: the metric does.
@@ -40,6 +43,7 @@ class Task:
     load: Callable[[TaskSettings], TaskData]
     prompt: str = "{question}\nThe answer is: "
     metric: MetricName = "numeric"
+    split: Split = "validation"
     ends: bool = True
     check: Callable[[TaskSettings], None] = lambda _settings: None
     judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[Judged]] | None = None
@@ -60,6 +64,7 @@ TASKS = {
         lambda _settings: humaneval.load(),
         prompt="{question}",
         metric="code",
+        split="test",  # HumanEval is a benchmark: all of its problems are for testing
         check=lambda settings: humaneval.check_allowed(settings.humaneval),
         judge=lambda settings, completions: humaneval.judge(settings.humaneval, completions),
     ),
@@ -97,3 +102,8 @@ def prompt_of(settings: TaskSettings) -> str:
 def metric_of(settings: TaskSettings) -> MetricName:
     """Return the name of the metric: the settings' or the task's own."""
     return settings.metric or TASKS[settings.name].metric
+
+
+def split_of(settings: TaskSettings, asked: Split | None) -> Split:
+    """Return the split to score: the one that is asked for or the task's own."""
+    return asked or TASKS[settings.name].split
