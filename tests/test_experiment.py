@@ -72,7 +72,8 @@ def assert_close(folder: Path, other: Path) -> None:
 def test_a_runs_folder_is_laid_out_as_designed(finished: Finished) -> None:
     evaluated = {"config.yaml", "predictions.jsonl", "result.json", "cost.json"}
     evaluated |= {"scores.safetensors"}
-    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors", "schemabank.yaml"}
+    adapter = {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    adapter |= {"inputs.json", "schemabank.yaml"}
     trained = evaluated | {"metrics.jsonl"} | {f"adapter/{name}" for name in adapter}
     assert contents(finished.base.folder) == evaluated
     assert contents(finished.lora.folder) == trained
@@ -204,7 +205,7 @@ def test_two_fresh_runs_are_byte_identical(finished: Finished, tmp_path: Path) -
             again = tmp_path / "again" / path.relative_to(finished.out)
             assert again.read_bytes() == path.read_bytes(), path
             compared += 1
-    assert compared == 4 + 9 + 10 + 2 * 5
+    assert compared == 4 + 10 + 11 + 2 * 6
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -124,6 +124,7 @@ def test_an_exported_adapter_evaluates_as_the_run(finished: Finished, tmp_path: 
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "inputs.json",
         "schemabank.yaml",
     }
     outcome = evaluated(tmp_path / "adapter")

@@ -5,6 +5,7 @@ runs are found by their configuration's hash and reused.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.files import read_json
+from schemabank.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.naming import titles_of
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
@@ -99,6 +101,7 @@ def run_all(
         for run in runs
         if finished[run]
     }
+    check_all_reusable(outcomes, reporter)
     pending = {run for run in runs if not finished[run]}
     for run in pending:
         check_available(out / run_id(run))
@@ -114,6 +117,21 @@ def run_all(
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
     return [outcomes[run] for run in runs]
+
+
+def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
+    """Make sure that finished runs are of the model and the data that are there now.
+
+    Raises:
+        InputError: one is of others.
+    """
+    now = Present()
+    notes = [
+        check_reusable(run, outcome.folder, outcome.result or {}, now)
+        for run, outcome in finished.items()
+    ]
+    for note, count in Counter(filter(None, notes)).items():
+        reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
 @dataclass(frozen=True)
@@ -318,7 +336,8 @@ def _checked(
     if training is not None:
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
-    return Context(base, training, items, reporter, trackers)
+    inputs = {**base.digests, DATA: data_digest(task)}
+    return Context(base, training, items, reporter, trackers, inputs)
 
 
 def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:

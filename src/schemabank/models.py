@@ -5,8 +5,8 @@ Whatever a name means, it is loaded the same way: transformers reads a folder or
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from schemabank.errors import InputError, first_line
 from schemabank.ggufmodels import LOADING_ERRORS
+from schemabank.modeldigests import model_digests
 from schemabank.modelfiles import Located, locate
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -38,6 +39,7 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase  # a pad token may be missing
     end_token_ids: tuple[int, ...]  # every id that ends a text, sorted
     source: str  # one line that says where the weights came from
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its files, from modeldigests
 
 
 def load_base_model(
@@ -61,6 +63,7 @@ def load_base_model(
         tokenizer=tokenizer,
         end_token_ids=_end_token_ids(name, model, tokenizer),
         source=located.source,
+        digests=model_digests(located),
     )
 
 

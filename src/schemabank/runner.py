@@ -24,6 +24,7 @@ from schemabank.curriculum import trained_groups
 from schemabank.evaluate import Procedure, evaluate
 from schemabank.export import check_with_peft, probe_logits
 from schemabank.failure import Failure
+from schemabank.inputs import INPUTS
 from schemabank.itemscores import save_item_scores
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
@@ -132,7 +133,9 @@ def run_cohort(
             if isinstance(done, Failure):
                 outcomes.append(_failed(claim, done))
                 continue
-            result = result_of(run, run.evaluation(), done.records, training=training)
+            result = result_of(
+                run, run.evaluation(), done.records, training=training, inputs=context.inputs
+            )
             with waiting("checking the adapter with stock PEFT", context.reporter.note):
                 outcomes.append(_close(run, claim, result, done.logits, context))
         return outcomes
@@ -144,6 +147,7 @@ def result_of(
     records: Sequence[ItemRecord],
     *,
     training: Mapping[str, object] | None,
+    inputs: Mapping[str, str],
 ) -> dict[str, object]:
     """Return the contents of ``result.json``: the same bytes for the same computation."""
     metric = METRICS[metric_of(run.task)]
@@ -164,6 +168,7 @@ def result_of(
         "sampling_seed": evaluation.sampling_seed,
         "batch_size": evaluation.batch_size,
         "padding_side": "right",
+        "inputs": dict(inputs),
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "training": training,
         "metric": metric_of(run.task),
@@ -315,6 +320,7 @@ def _write_weights(
     tensors = stack.lora_tensors(slot)
     save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
+    write_json(folder / ADAPTER / INPUTS, base.digests)
     if run.arm == "schemabank":
         save_bank(folder / BANK, stack.bank_tensors(slot))
 

@@ -34,6 +34,16 @@ from schemabank.experiment import (
 )
 from schemabank.export import check_with_peft, probe_logits, save_merged
 from schemabank.files import inside, read_json, read_text
+from schemabank.inputs import (
+    DATA,
+    INPUTS,
+    Digests,
+    check_same,
+    check_used_again,
+    data_digest,
+    recorded_beside,
+    recorded_in,
+)
 from schemabank.models import BaseModel
 from schemabank.prepare import check_positions, evaluation_items
 from schemabank.progress import Reporter
@@ -86,12 +96,13 @@ def evaluate_saved(
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
     if out is not None:
         check_new(out)
+    found = check_used_again(folder, adapter, run, overrides, reporter.note)
     outcomes: dict[Path, Outcome | None] = {}
     pending: dict[Path, RunConfig] = {}
     for routing in routings or (run.eval.routing,):
         routed = run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
         place = _place(routed, folder, out, several=len(routings) > 1)
-        outcomes[place] = _reused(place, reporter) if out is None else None
+        outcomes[place] = _reused(place, found, reporter) if out is None else None
         if outcomes[place] is None:
             pending[place] = routed
     if pending:
@@ -105,11 +116,14 @@ def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> 
     return out / f"routing-{run.eval.routing}" if several else out
 
 
-def _reused(place: Path, reporter: Reporter) -> Outcome | None:
+def _reused(place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
     if not is_finished(place):
         return None
+    result = read_json(place / RESULT)
+    mend = "restore it, or name a new folder with --out"
+    check_same(recorded_in(result), found, place, mend=mend)
     reporter.note(f"reused: {place} (same settings, finished)")
-    return Outcome(place, read_json(place / RESULT), reused=True)
+    return Outcome(place, result, reused=True)
 
 
 def _evaluate_all(
@@ -127,8 +141,9 @@ def _evaluate_all(
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
     check_positions(items, run.eval, base.model)
     stack = loaded_stack(run, base, weights, bank)
+    inputs = {**base.digests, DATA: data_digest(data)}
     return {
-        place: _evaluated(asked, stack, base, items, place=place, reporter=reporter)
+        place: _evaluated(asked, stack, base, items, place=place, inputs=inputs, reporter=reporter)
         for place, asked in pending.items()
     }
 
@@ -140,6 +155,7 @@ def _evaluated(
     items: Sequence[Item],
     *,
     place: Path,
+    inputs: Digests,
     reporter: Reporter,
 ) -> Outcome:
     """Evaluate once, and write the folder of the result."""
@@ -153,7 +169,7 @@ def _evaluated(
             reporter,
         )
         reporter.finish()
-        result = result_of(run, run.eval, records, training=None)
+        result = result_of(run, run.eval, records, training=None, inputs=inputs)
         (partial / CONFIG).write_text(to_yaml(run), encoding="utf-8")
         write_lines(partial / PREDICTIONS, map(asdict, records))
         write_json(partial / RESULT, result)
@@ -184,6 +200,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         )
     weights = load_adapter(adapter)
     check_new(out)
+    check_used_again(folder, adapter, run, [], note, with_data=False)
     exact = overridden(run, ["model.dtype=float32"])
     base = loaded_base(exact, resolve_device("cpu"), note)
     with waiting("writing and checking", note), new_folder(out) as partial:
@@ -208,6 +225,8 @@ def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
         provenance = inside(folder, PROVENANCE)
         load_run(provenance)
         (out / PROVENANCE).write_text(read_text(provenance), encoding="utf-8")
+    if recorded := recorded_beside(folder):
+        write_json(out / INPUTS, recorded)
 
 
 def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> float:

@@ -14,7 +14,7 @@ import torch
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
-from schemabank.experiment import plan_all, resolve_device, run_all
+from schemabank.experiment import check_all_reusable, plan_all, resolve_device, run_all
 from schemabank.files import read_json
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.progress import Reporter
@@ -141,6 +141,12 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
         return outcomes
 
     found = search(suite, run)
+    reused = {
+        trial.run.config: outcome
+        for trial, outcome in zip(found.trials, found.outcomes, strict=True)
+        if outcome.reused and outcome.result is not None
+    }
+    check_all_reusable(reused, reporter)
     for note in notes(found):
         reporter.note(note)
     return found

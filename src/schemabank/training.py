@@ -45,6 +45,7 @@ class Context:
         items: evaluation items by the number of shots.
         reporter: where progress goes.
         trackers: where runs are followed.
+        inputs: digests of the base model, its tokenizer and the task's examples.
     """
 
     base: BaseModel
@@ -52,6 +53,7 @@ class Context:
     items: Mapping[int, Sequence[Item]]
     reporter: Reporter
     trackers: Trackers
+    inputs: Mapping[str, str]
 
 
 def train_runs(

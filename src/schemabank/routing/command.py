@@ -11,6 +11,7 @@ from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
 from schemabank.experiment import resolve_device, resolved
 from schemabank.files import read_json
+from schemabank.inputs import check_same, check_used_again, recorded_in
 from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
@@ -42,15 +43,20 @@ def route(
     Raises:
         InputError: no such run, no bank, a field that the data lacks, or ``out`` exists.
     """
-    own, _ = locate(folder)
+    own, adapter = locate(folder)
     run = as_asked(own, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
+    found = check_used_again(folder, adapter, run, overrides, reporter.note)
     place = out or folder / ROUTING / _id(run, question)
     if out is None and (place / JSON).is_file():
+        known = read_json(place / JSON)
+        mend = "restore it, or name a new folder with --out"
+        check_same(recorded_in(known), found, place, mend=mend)
         reporter.note(f"reused: {place} (same question, finished)")
-        return place, read_json(place / JSON)
+        return place, known
     check_new(place)
     report = analyse(folder, run, question, reporter, trained_on=own.task)
+    report["inputs"] = dict(found)
     with new_folder(place) as partial:
         write_report(partial, report)
     return place, report

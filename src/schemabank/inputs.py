@@ -1,0 +1,185 @@
+"""What a run was computed from, as digests: the base model, its tokenizer and the task's examples.
+
+A run's id is a hash of its settings, which name a model and a task but do not hold them. So the
+digests stand in its ``result.json``, and beside its adapter, and are compared before anything of
+the run is used again: other weights or other data in the same place are no longer that run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemabank.adapters import PROVENANCE
+from schemabank.config import ModelSettings, RunConfig
+from schemabank.errors import InputError
+from schemabank.files import read_json
+from schemabank.modeldigests import MODEL, TOKENIZER, model_digests
+from schemabank.modelfiles import locate
+from schemabank.rundir import RESULT
+from schemabank.taskconfig import TaskSettings
+from schemabank.tasks import TaskData
+from schemabank.tasks.catalog import load_task
+from schemabank.waiting import Note
+
+INPUTS = "inputs.json"
+DATA = "data"
+NAMES = {MODEL: "the base model", TOKENIZER: "the tokenizer", DATA: "the task's data"}
+OLDER = "made before the model and the data were recorded, so that both may be others now"
+
+Digests = Mapping[str, str]
+
+
+def data_digest(data: TaskData) -> str:
+    """Return the SHA-256 of a task's examples, with their splits and order."""
+    found = hashlib.sha256()
+    for split in ("train", "validation", "test"):
+        for example in data.split(split):
+            row = [split, asdict(example)]
+            found.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return f"sha256:{found.hexdigest()}"
+
+
+class Present:
+    """The inputs that are there now, each looked at once however many runs share it."""
+
+    def __init__(self) -> None:
+        self._models: dict[ModelSettings, Digests | str] = {}
+        self._data: dict[TaskSettings, Digests | str] = {}
+
+    def of(self, run: RunConfig, *, with_data: bool = True) -> tuple[dict[str, str], list[str]]:
+        """Return the digests for a run, and why some are missing: what cannot be had now."""
+        model = run.model.model_copy(update={"dtype": "auto"})
+        if model not in self._models:
+            self._models[model] = _model_now(model)
+        if with_data and run.task not in self._data:
+            self._data[run.task] = _data_now(run.task)
+        parts = [self._models[model], *([self._data[run.task]] if with_data else [])]
+        found: dict[str, str] = {}
+        missing: list[str] = []
+        for part in parts:
+            if isinstance(part, str):
+                missing.append(part)
+            else:
+                found |= part
+        return found, missing
+
+
+def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now: Present) -> str:
+    """Make sure that a finished run is one of the inputs that are there now.
+
+    Args:
+        run: its settings.
+        folder: where it is.
+        result: its ``result.json``.
+        now: the inputs.
+
+    Returns:
+        What could not be compared, for a note; empty if all was.
+
+    Raises:
+        InputError: an input is another one.
+    """
+    recorded = recorded_in(result)
+    if not recorded:
+        return OLDER
+    found, missing = now.of(run)
+    mend = "restore it, or choose another --out for runs of the new one"
+    check_same(recorded, found, folder, mend=mend)
+    return "; ".join(missing)
+
+
+def check_used_again(
+    folder: Path,
+    adapter: Path | None,
+    asked: RunConfig,
+    overrides: Sequence[str],
+    note: Note,
+    *,
+    with_data: bool = True,
+) -> Digests:
+    """Make sure that a run or adapter is used with the inputs that it was made with.
+
+    Args:
+        folder: the run, kept stage or adapter.
+        adapter: folder of its adapter, if it has one.
+        asked: the settings with which it is to be used.
+        overrides: those that were changed on purpose: another model or task is then allowed.
+        note: told what is not compared.
+        with_data: whether the task's data plays a part.
+
+    Returns:
+        The digests for these settings, as far as they can be had.
+
+    Raises:
+        InputError: an input is another one.
+    """
+    recorded = recorded_in(read_json(folder / RESULT)) if (folder / RESULT).exists() else {}
+    if not recorded and adapter is not None:
+        recorded = recorded_beside(adapter)
+    found, missing = Present().of(asked, with_data=with_data)
+    keys = [text.partition("=")[0].strip() for text in overrides]
+    new_model = any(key.startswith("model.") for key in keys)
+    of_data = ("task.name", f"task.{asked.task.name}.")
+    new = {MODEL, TOKENIZER} if new_model else set()
+    if any(key.startswith(of_data) for key in keys):
+        new.add(DATA)
+    compared = {name: digest for name, digest in recorded.items() if name not in new}
+    if recorded and new_model:
+        note(f"--set changes the base model: {folder} is used on another than its training's")
+    own = (folder / RESULT).exists() or (adapter is not None and (adapter / PROVENANCE).exists())
+    if not recorded and own:
+        note(f"{folder} was {OLDER}")
+    mend = "restore it, or name another on purpose with --set"
+    check_same(compared, found, folder, mend=mend)
+    for reason in missing:
+        note(reason)
+    return found
+
+
+def check_same(recorded: Digests, found: Digests, folder: Path, *, mend: str) -> None:
+    """Refuse inputs that are others than those recorded; what one side lacks is not compared.
+
+    Raises:
+        InputError: the first of them that differs.
+    """
+    for name, said in NAMES.items():
+        before, after = recorded.get(name), found.get(name)
+        if before is not None and after is not None and before != after:
+            raise InputError(
+                f"{said} is not the one that {str(folder)!r} was made with: it was {_short(before)}"
+                f", now it is {_short(after)}; allowed is the same, {mend}"
+            )
+
+
+def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests in a ``result.json``; none for a run of an older version."""
+    inputs = result.get("inputs")
+    known = inputs if isinstance(inputs, dict) else {}
+    return {name: known[name] for name in NAMES if isinstance(known.get(name), str)}
+
+
+def recorded_beside(adapter: Path) -> dict[str, str]:
+    """Return the digests beside an adapter; none where others have trained it."""
+    path = adapter / INPUTS
+    return recorded_in({"inputs": read_json(path)}) if path.exists() else {}
+
+
+def _model_now(settings: ModelSettings) -> Digests | str:
+    try:
+        return model_digests(locate(settings.name, settings.revision))
+    except InputError as error:
+        return f"the base model could not be compared ({error})"
+
+
+def _data_now(settings: TaskSettings) -> Digests | str:
+    try:
+        return {DATA: data_digest(load_task(settings))}
+    except InputError as error:
+        return f"the task's data could not be compared ({error})"
+
+
+def _short(digest: str) -> str:
+    return digest if "@" in digest else f"{digest:.19}…"

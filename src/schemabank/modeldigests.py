@@ -1,0 +1,83 @@
+"""Digests of a base model and of its tokenizer: a commit of the hub, or the contents of files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from huggingface_hub import cached_assets_path
+
+from schemabank.modelfiles import Located
+
+MODEL, TOKENIZER = "model", "tokenizer"
+OF_MODEL = ("*.safetensors", "config.json", "generation_config.json", "*.index.json")
+OF_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+)
+HASHED_EVERY_TIME = 2**20  # bytes; hashes of larger files are kept
+
+
+def model_digests(located: Located) -> dict[str, str]:
+    """Return what identifies a base model and its tokenizer.
+
+    A model of the hub is identified by its commit, a folder by the contents of its files.
+
+    Args:
+        located: where it is.
+    """
+    folder = Path(located.path)
+    if not folder.is_dir():
+        commit = f"{located.path}@{located.revision}"
+        return {MODEL: commit, TOKENIZER: commit}
+    return {MODEL: _files_digest(folder, OF_MODEL), TOKENIZER: _files_digest(folder, OF_TOKENIZER)}
+
+
+def _files_digest(folder: Path, patterns: Iterable[str]) -> str:
+    """The SHA-256 of some files' names and contents."""
+    files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    found = hashlib.sha256()
+    for path in sorted(files):
+        found.update(f"{path.name} {_file_digest(path)}\n".encode())
+    return f"sha256:{found.hexdigest()}"
+
+
+def _file_digest(path: Path) -> str:
+    """The SHA-256 of a file; that of a large one is kept until the file changes.
+
+    The kernel sets a file's time of change, which no program can set back, so that even a file that
+    is overwritten in place and given its old date is read again.
+    """
+    real = path.resolve()
+    stat = real.stat()
+    if stat.st_size <= HASHED_EVERY_TIME:
+        return _sha256(real)
+    said = [str(real), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    kept = cached_assets_path("schemabank", namespace="digests", subfolder="sha256") / key
+    if kept.is_file():
+        return kept.read_text(encoding="ascii")
+    digest = _sha256(real)
+    _keep(kept, digest)
+    return digest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep(path: Path, digest: str) -> None:
+    """Write a cached digest whole or not at all; a cache that cannot be written is none."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError):
+        partial.write_text(digest, encoding="ascii")
+        partial.replace(path)
