@@ -143,7 +143,7 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
     found = search(suite, run)
     reused = {
         trial.run.config: outcome
-        for trial, outcome in zip(found.trials, found.outcomes, strict=True)
+        for trial, outcome in zip(found.trials, found.outcomes, strict=False)
         if outcome.reused and outcome.result is not None
     }
     check_all_reusable(reused, reporter)
