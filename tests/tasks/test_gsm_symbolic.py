@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from schemabank.errors import InputError
-from schemabank.tasks import TaskData, gsm_symbolic
+from schemabank.tasks import Example, TaskData, gsm_symbolic
 
 SRC = Path(gsm_symbolic.__file__).parents[2]
 SETTINGS: dict[str, Any] = {
@@ -55,6 +55,29 @@ def test_no_question_and_no_id_stands_twice(data: TaskData) -> None:
     everything = data.train + data.validation + data.test
     assert len({e.question for e in everything}) == len(everything)
     assert len({e.id for e in everything}) == len(everything)
+
+
+def numbers(examples: list[Example]) -> set[tuple[str, ...]]:
+    return {(e.fields["template"], *re.findall(r"\d+(?:[.,:/]\d+)*", e.question)) for e in examples}
+
+
+@pytest.mark.parametrize("words", [None, 30])
+def test_no_item_has_template_and_numbers_of_another_split(words: int | None) -> None:
+    """At the default sizes 11 of 200 seen test and 18 of 200 validation items had, by chance."""
+    sizes = {"train_size": 2000, "validation_size": 200, "test_size": 200}
+    drawn = load(**sizes, max_question_words=words)
+    train, validation, test = map(numbers, (drawn.train, drawn.validation, drawn.test))
+    assert [len(drawn.split(s)) for s in ("train", "validation", "test")] == [2000, 200, 400]
+    assert not train & test
+    assert not train & validation
+    assert not validation & test
+    assert templates(drawn.validation) <= templates(drawn.train)
+
+
+def test_a_template_without_numbers_left_is_refused() -> None:
+    message = r"template \d+ has no numbers left for (validation|train): .* lower test_size"
+    with pytest.raises(InputError, match=message):
+        load(test_size=4000, validation_size=400, held_out_ratio=0, max_question_words=25)
 
 
 def test_held_out_templates_appear_in_one_group_only(data: TaskData) -> None:

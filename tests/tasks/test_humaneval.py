@@ -91,6 +91,17 @@ def test_mbpp_is_split_by_its_own_ids_and_humaneval_is_for_testing(data: TaskDat
     ]
 
 
+@pytest.mark.skipif(not (DATA / "mbpp").is_dir(), reason="needs MBPP and HumanEval")
+def test_no_problem_is_in_two_splits_under_another_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream, 5 training problems and one of validation are others' twins."""
+    monkeypatch.setenv("SCHEMABANK_DATA", str(DATA))
+    published = load()
+    splits = [published.train, published.validation, published.test]
+    texts = [{" ".join(e.solution.split()) for e in split} for split in splits]
+    assert not texts[0] & texts[1] | texts[0] & texts[2] | texts[1] & texts[2]
+    assert [len(split) for split in splits] == [374 - 5, 90 - 1, 164 + 257]
+
+
 def test_prompts_are_as_published_and_code_has_unix_lines(data: TaskData) -> None:
     assert data.test[0].question.endswith("'''Twice x.'''\n")
     assert data.train[0].question == '"""\nAdd 601.\nassert add(1) == 602\n"""\n'

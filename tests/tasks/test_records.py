@@ -258,3 +258,19 @@ def test_data_that_changed_since_is_refused(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_together(task: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RunConfig.model_validate({"arm": "lora", "task": task, "tags": {"delivery": "prefix"}})
+
+
+def test_prompts_that_differ_in_case_and_blanks_alone_are_set_aside_together(
+    tmp_path: Path,
+) -> None:
+    spellings = ("How many are {}?", "how many are  {}?", "How many are {}? ", "HOW MANY ARE {}?")
+    given = [
+        {"question": text.format(i), "answer": str(i), "kind": "a"}
+        for i in range(60)
+        for text in spellings
+    ]
+    path = write(tmp_path / "sums.jsonl", given)
+    data = loaded(path, validation_ratio=0.3, test_ratio=0.3)
+    splits = [{e.answer for e in data.split(name)} for name in ("train", "validation", "test")]
+    assert sum(map(len, splits)) == 60
+    assert all(splits)

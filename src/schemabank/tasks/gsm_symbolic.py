@@ -16,6 +16,7 @@ A final answer ``#### 32.0`` is written ``#### 32``. Anything else irregular is 
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
@@ -35,7 +36,11 @@ STREAMS = ("train", "validation", "test/seen", "test/held_out")
 MAX_FRUITLESS_DRAWS = 50_000
 FIRST_CHUNK = 4096
 
+# So many draws of a template in a row with numbers of other splits: it has none left for this one.
+MAX_TAKEN_DRAWS = 20
+
 WHOLE_NUMBER = re.compile(r"\d+")
+NUMBERS = re.compile(r"\d+(?:[.,:/]\d+)*")
 LONG_DECIMAL = re.compile(r"\.\d{7}")
 NUMBER = r"[$£€¥]?(\d+(?:\.\d+)?)"
 # Two operands with nothing arithmetic around them; a percentage or a longer expression is no match.
@@ -67,9 +72,10 @@ def load(
         max_question_words: longest question in words, ``None`` for no limit.
         data_seed: seed of all draws.
 
-    A split does not depend on the sizes of the splits drawn after it (the order is test,
-    validation, train), and a smaller one is the beginning of a larger one. The field ``template``
-    holds the template's number.
+    No item of a split has a template with the very numbers of an item of another: it would be known
+    but for its names. A split does not depend on the sizes of the splits drawn after it (the order
+    is test, validation, train), and a smaller one is the beginning of a larger one. The field
+    ``template`` holds the template's number.
     """
     _check(train_size, validation_size, test_size, max_question_words, data_seed)
     seen, held_out = split_templates(_generator_module().tasks_ok, held_out_ratio)
@@ -106,11 +112,12 @@ def states_falsehood(steps: str) -> bool:
 
 @dataclass
 class _Deck:
-    """Draws splits that share no question."""
+    """Draws splits that share no question, and no template with its numbers."""
 
     data_seed: int
     max_question_words: int | None
     used_questions: set[str] = field(default_factory=set)
+    owners: dict[tuple[int, tuple[str, ...]], str] = field(default_factory=dict)
 
     def draw(
         self, stream: str, size: int, *, templates: Collection[int], group: str
@@ -118,15 +125,20 @@ class _Deck:
         seed = (self.data_seed * len(STREAMS) + STREAMS.index(stream)) * STREAM_STRIDE
         examples: list[Example] = []
         num_fruitless, fewest_words = 0, 0
+        taken: Counter[int] = Counter()  # draws of a template whose numbers stand in other splits
         for template, item in _items(seed, templates) if size else ():
             text = _question_and_solution(template, item) if item else None
             if text is not None:
                 num_words = len(text[0].split())
                 fewest_words = min(fewest_words or num_words, num_words)
                 if self._is_new(text[0], num_words):
-                    id_ = f"gsm_symbolic/{stream}/{len(examples)}"
-                    examples.append(_example(id_, *text, template=template, group=group))
-                    num_fruitless = 0
+                    if self._owns(stream, template, text[0]):
+                        id_ = f"gsm_symbolic/{stream}/{len(examples)}"
+                        examples.append(_example(id_, *text, template=template, group=group))
+                        num_fruitless = taken[template] = 0
+                    else:
+                        taken[template] += 1
+                        self._check_left(stream, template, taken[template])
             if len(examples) == size:
                 break
             num_fruitless += 1
@@ -140,6 +152,19 @@ class _Deck:
             return False
         self.used_questions.add(question)
         return True
+
+    def _owns(self, stream: str, template: int, question: str) -> bool:
+        """Whether a template with a question's numbers is, or becomes, this split's."""
+        key = template, tuple(NUMBERS.findall(question))
+        return self.owners.setdefault(key, stream) == stream
+
+    def _check_left(self, stream: str, template: int, num_taken: int) -> None:
+        if num_taken > MAX_TAKEN_DRAWS:
+            raise InputError(
+                f"gsm_symbolic's template {template} has no numbers left for {stream}: the splits "
+                f"drawn before took them ({num_taken} draws in a row), and the numbers of an item "
+                "may stand in one split only; lower test_size or validation_size"
+            )
 
     def _exhausted(self, stream: str, size: int, found: int, fewest_words: int) -> InputError:
         limit = self.max_question_words

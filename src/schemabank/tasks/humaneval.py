@@ -38,6 +38,8 @@ def load() -> TaskData:
 
     ``fields`` of a test example hold what checks it: ``entry_point``, ``test`` and ``prompt`` of
     HumanEval's, ``tests`` (JSON) and ``setup`` of MBPP's. Groups are ``humaneval`` and ``mbpp``.
+    Of MBPP's problems a few are the same under two ids: what has the description or the code of a
+    test problem is left out of validation, and what has those of either out of training.
 
     Raises:
         InputError: a file that is missing or cannot be read, and where else the data may come from.
@@ -46,11 +48,21 @@ def load() -> TaskData:
     by_id = {int(row["task_id"]): row for row in full}
     test = [_humaneval_example(row) for row in problems]
     test += [_mbpp_example(row, "test") for row in checked if int(row["task_id"]) in TEST_IDS]
-    return TaskData(
-        train=[_mbpp_example(by_id[i], "train") for i in TRAIN_IDS if i in by_id],
-        validation=[_mbpp_example(by_id[i], "validation") for i in VALIDATION_IDS if i in by_id],
-        test=test,
-    )
+    validation = [_mbpp_example(by_id[i], "validation") for i in VALIDATION_IDS if i in by_id]
+    train = [_mbpp_example(by_id[i], "train") for i in TRAIN_IDS if i in by_id]
+    validation = _without_those_in(test, validation)
+    return TaskData(_without_those_in([*test, *validation], train), validation, test)
+
+
+def _without_those_in(others: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
+    """Leave out examples whose description or code others have, whatever the white space."""
+    known = {text for example in others for text in _sayings(example)}
+    return [example for example in examples if known.isdisjoint(_sayings(example))]
+
+
+def _sayings(example: Example) -> set[str]:
+    description = example.question.partition("\nassert")[0]
+    return {" ".join(text.casefold().split()) for text in (description, example.solution)}
 
 
 def check_allowed(settings: HumanevalSettings) -> None:

@@ -247,7 +247,7 @@ def _text(value: object) -> str:
 
 def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
     """Fill the splits that the data lacks from its training rows."""
-    train = examples["train"]
+    train = list(zip(examples["train"], _places(examples["train"]), strict=True))
     carved: dict[str, list[Example]] = {}
     start = 0.0
     for split, ratio in (
@@ -255,14 +255,22 @@ def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) ->
         ("validation", settings.validation_ratio),
     ):
         if split not in examples:
-            carved[split] = [e for e in train if start <= hash_position(e.question) < start + ratio]
+            carved[split] = [e for e, place in train if start <= place < start + ratio]
             start += ratio
-    rest = [e for e in train if hash_position(e.question) >= start]
     return TaskData(
-        train=rest,
+        train=[e for e, place in train if place >= start],
         validation=carved.get("validation", examples.get("validation", [])),
         test=carved.get("test", examples.get("test", [])),
     )
+
+
+def _places(examples: Sequence[Example]) -> list[float]:
+    """Places by which rows are set aside: one for prompts that differ in case and blanks alone."""
+    forms = [" ".join(e.question.casefold().split()) for e in examples]
+    first: dict[str, str] = {}
+    for form, example in zip(forms, examples, strict=True):
+        first[form] = min(first.get(form, example.question), example.question)
+    return [hash_position(first[form]) for form in forms]
 
 
 def _check_distinct(data: TaskData) -> None:
