@@ -30,7 +30,8 @@ class WarmingExecutor(Executor):
         super().__init__(torch.device("cpu"), capture=False, explain=lambda _: None)
         self.num_programs = 0
 
-    def program(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def program(self, function: Callable[[], Tensor], what: str = "") -> Callable[[], Tensor]:
+        del what
         function()
         function()
         self.num_programs += 1
