@@ -19,7 +19,6 @@ from schemabank.config import (
 )
 from schemabank.errors import InputError
 from schemabank.prepare import (
-    check_positions,
     end_token_id,
     engine_run,
     evaluation_items,
@@ -358,17 +357,6 @@ class TestItems:
         own = TOKENIZER(f"Q{self.DATA.test[0].question} is")["input_ids"]
         asked = TOKENIZER(f"Q{shot.question} is")["input_ids"]
         assert list(item.prompt_tokens) == [*asked, *answer, *own]
-
-    def test_prompts_beyond_the_models_positions(self) -> None:
-        items = evaluation_items(
-            self.DATA, TaskSettings(), EvalSettings(split="test", limit=1), TOKENIZER
-        )
-        model = tiny_model("llama")
-        longest = max(len(item.prompt_tokens) for item in items)
-        fits = model.config.max_position_embeddings - longest
-        check_positions(items, EvalSettings(max_new_tokens=fits), model)
-        with pytest.raises(InputError, match=f"longest prompt has {longest} tokens"):
-            check_positions(items, EvalSettings(max_new_tokens=fits + 1), model)
 
     def test_more_shots_than_training_examples(self) -> None:
         with pytest.raises(InputError, match=r"10 few-shot .* allows 0 to 9"):

@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "base_model_name_or_path",
     "bias",  # it has a check of its own, as have the next six
     "exclude_modules",
+    "fan_in_fan_out",  # how the base model's weights lie, which the adapter does not touch
     "init_lora_weights",
     "layers_pattern",
     "layers_to_transform",
@@ -57,12 +58,15 @@ class AdapterConfig:
         base_name: hub id or folder of the base model; ``None`` where nothing says so.
         revision: of the base model on the hub, or ``None``.
         excluded: names of layers that have no adapter though they match a target.
+        transposed: whether the base model's layers keep their weights transposed, as GPT-2's do,
+            which PEFT wants to know for merging.
     """
 
     settings: LoraSettings
     base_name: str | None = None
     revision: str | None = None
     excluded: tuple[str, ...] = ()
+    transposed: bool = False
 
     def dump(self) -> dict[str, object]:
         """Return the contents of the file."""
@@ -82,6 +86,8 @@ class AdapterConfig:
             config["layers_to_transform"] = list(settings.layers_to_transform)
         if self.excluded:
             config["exclude_modules"] = list(self.excluded)
+        if self.transposed:
+            config["fan_in_fan_out"] = True
         if self.revision is not None:
             config["revision"] = self.revision
         return config
@@ -101,6 +107,7 @@ def read_config(folder: Path) -> AdapterConfig:
         base_name=_text_or_none(path, config, "base_model_name_or_path"),
         revision=_text_or_none(path, config, "revision"),
         excluded=tuple(_names(path, config, "exclude_modules")),
+        transposed=config.get("fan_in_fan_out") is True,
     )
 
 

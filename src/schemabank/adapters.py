@@ -16,6 +16,7 @@ from torch import Tensor
 
 from schemabank.adapterconfig import CONFIG, AdapterConfig, is_named, read_config
 from schemabank.cohort.stack import AdapterStack
+from schemabank.cohort.targets import PLAIN, Layout
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.files import inside, read_text
@@ -47,7 +48,13 @@ class Adapter:
 
 
 def save_adapter(
-    folder: Path, tensors: LoraTensors, settings: LoraSettings, *, base_name: str, card: str
+    folder: Path,
+    tensors: LoraTensors,
+    settings: LoraSettings,
+    *,
+    base_name: str,
+    card: str,
+    layout: Layout = PLAIN,
 ) -> None:
     """Write an adapter in PEFT's format.
 
@@ -57,6 +64,7 @@ def save_adapter(
         settings: rank, scale and targets.
         base_name: hub id or folder of the base model.
         card: text of the model card.
+        layout: what PEFT must be told beside ``settings`` to find the same layers.
 
     Raises:
         InputError: the folder exists.
@@ -67,7 +75,9 @@ def save_adapter(
         raise InputError(
             f"{str(folder)!r} exists and is not overwritten: name a new folder"
         ) from error
-    write_adapter(folder, Adapter(AdapterConfig(settings, base_name), tensors), card=card)
+    transposed, excluded = layout.transposed, layout.excluded
+    config = AdapterConfig(settings, base_name, excluded=excluded, transposed=transposed)
+    write_adapter(folder, Adapter(config, tensors), card=card)
 
 
 def write_adapter(folder: Path, adapter: Adapter, *, card: str) -> None:

@@ -23,12 +23,14 @@ class AttachedBanks:
         banks: bank of each block index.
         routing: ``off`` skips the banks, ``on`` routes, ``dense`` averages all schemas.
         scale: ``(slot,)``, bank scale of every slot.
+        only: the one slot whose rows are run; ``None``: all.
         routed: what the routers did in the last forward pass, in block order.
     """
 
     banks: Mapping[int, SchemaBank]
     scale: Tensor
     routing: Routing = "off"
+    only: int | None = None
     routed: list[Routed] = field(default_factory=list)
     handles: list[RemovableHandle] = field(default_factory=list)
 
@@ -89,8 +91,12 @@ def _hook(attached: AttachedBanks, bank: SchemaBank):  # type: ignore[no-untyped
         if attached.routing == "off":
             return None
         hidden = output if isinstance(output, Tensor) else output[0]
-        moved, routed = bank(hidden, scale=attached.scale, dense=attached.routing == "dense")
+        rows, only = len(hidden), attached.only
+        given = hidden if only is None else hidden.repeat(len(attached.scale), 1, 1)
+        moved, routed = bank(given, scale=attached.scale, dense=attached.routing == "dense")
         attached.routed.append(routed)
+        if only is not None:  # the bank holds all slots' weights and computes all of them
+            moved = moved[only * rows : (only + 1) * rows]
         return moved if isinstance(output, Tensor) else (moved, *output[1:])
 
     return hook

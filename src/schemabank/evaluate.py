@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from schemabank.cohort.decode import Advance, Completion, Stopped, generate, unc
 from schemabank.cohort.execute import Executor
 from schemabank.cohort.loss import labelled_losses
 from schemabank.cohort.sampling import Sampling, sample_keys
+from schemabank.cohort.slotwise import generate_by_slot
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings
 from schemabank.models import BaseModel
@@ -104,7 +106,10 @@ def evaluate(
     completions: Sequence[Sequence[Completion | None]]
     with stack.evaluating(how.routing):
         if how.metric.decodes:
-            completions = generate(
+            decode = (
+                partial(generate, executor=executor) if base.by_slot is None else generate_by_slot
+            )
+            completions = decode(
                 stack,
                 [item.prompt_tokens for item in chosen],
                 max_new_tokens=how.max_new_tokens,
@@ -112,7 +117,6 @@ def evaluate(
                 batch_size=how.batch_size,
                 sampling=how.sampling(chosen),
                 stopped=_stopped(base, how.stop),
-                executor=executor,
                 advance=advance,
             )
             losses = gold_losses(stack, questions)

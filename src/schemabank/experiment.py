@@ -7,34 +7,36 @@ runs are found by their configuration's hash and reused.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from schemabank.cohort.execute import use_given_cores
-from schemabank.cohort.rowcache import attention_windows
 from schemabank.cohort.seating import count_steps
 from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
+from schemabank.decoding import check_generates, why_by_slot
 from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
+from schemabank.modelfit import check_items, check_training
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.naming import titles_of
+from schemabank.peftlayers import check_peft_layers
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, estimate, slots_that_fit
 from schemabank.prepare import (
-    check_positions,
     evaluation_items,
     task_training_data,
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished
 from schemabank.runner import Outcome, run_cohort
-from schemabank.tagging import check_tags
+from schemabank.scoring import METRICS
+from schemabank.tagging import check_tags, prefixes
 from schemabank.taskconfig import RecordsSettings, TaskSettings
 from schemabank.tasks import Item, records
 from schemabank.tasks.base import TaskData
@@ -288,12 +290,13 @@ def load_base(run: RunConfig, device: torch.device) -> BaseModel:
     """Load a run's base model."""
     if device.type == "cpu":
         use_given_cores()
-    return load_base_model(
+    base = load_base_model(
         run.model.name,
         dtype=resolve_dtype(run.model.dtype, device),
         device=device,
         revision=run.model.revision,
     )
+    return replace(base, by_slot=why_by_slot(base.model))
 
 
 def _prepare(
@@ -319,6 +322,7 @@ def _checked(
     if runs[0].model not in models:
         models[runs[0].model] = _announced_base(runs[0], device, reporter)
     base = models[runs[0].model]
+    announce_decoding(runs[0], base, reporter)
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
     training: TrainingData | None = None
@@ -327,12 +331,10 @@ def _checked(
         shots = run.evaluation().few_shot
         if shots not in items:
             items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
-            check_positions(items[shots], run.eval, base.model)
+            check_items(items[shots], run.eval, base)
         if run.arm != "base" and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
-    for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
-        build_stack([run], base, slots=1).remove()
-        check_tags(run, task.train[: run.task.train_limit])
+    _check_runs(runs, task, base, training)
     if training is not None:
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
@@ -347,8 +349,40 @@ def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) ->
         f"base model: {base.name}, {run.model.dtype} on {device.type}; {base.source} "
         f"({time.monotonic() - began:.0f} s)"
     )
-    attention_windows(base.model)  # refuses a model that cannot be evaluated
     return base
+
+
+def announce_decoding(run: RunConfig, base: BaseModel, reporter: Reporter) -> None:
+    """Say how a model's texts are decoded, if not all slots at once.
+
+    Raises:
+        InputError: they cannot be, but have to.
+    """
+    if base.by_slot is None or not METRICS[metric_of(run.task)].decodes:
+        return
+    check_generates(base.model)
+    reporter.note(
+        f"decoding: one run at a time, by transformers' generate, which takes longer: "
+        f"{base.by_slot}"
+    )
+
+
+def _check_runs(
+    runs: Sequence[RunConfig], data: TaskData, base: BaseModel, training: TrainingData | None
+) -> None:
+    """Find what a run's own settings ask in vain of model or data."""
+    checked: set[tuple[object, ...]] = set()
+    for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
+        if run.arm != "base":
+            assert training is not None
+            places = (run.lora.target_modules, run.lora.layers_to_transform)
+            if places not in checked:
+                check_peft_layers(base.model, run.lora)
+            checked.add(places)
+            shown = prefixes(run, base.tokenizer)
+            check_training(training, base.model, prefixes=shown)
+        build_stack([run], base, slots=1).remove()
+        check_tags(run, data.train[: run.task.train_limit])
 
 
 def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:

@@ -28,8 +28,8 @@ def probe_logits(stack: AdapterStack, base: BaseModel) -> Tensor:
     The adapters are those that are saved, in float32, even where the model computes with others.
     """
     tokens = _probe(base).expand(stack.num_slots, 1, -1)
-    adapters = stack.groups["lora"]
-    saved = {p: adapters.master[name] for name, p in adapters.parameters.items()}
+    adapters = stack.groups.get("lora")  # the arm base has none
+    saved = {p: adapters.master[n] for n, p in adapters.parameters.items()} if adapters else {}
     with stack.evaluating("off"), _in_float32(base.model, saved):
         return stack.head(stack.hidden(tokens)).float().cpu()
 

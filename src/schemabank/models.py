@@ -14,8 +14,10 @@ import transformers
 from huggingface_hub import constants
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -40,6 +42,7 @@ class BaseModel:
     end_token_ids: tuple[int, ...]  # every id that ends a text, sorted
     source: str  # one line that says where the weights came from
     digests: Mapping[str, str] = field(default_factory=dict)  # of its files, from modeldigests
+    by_slot: str | None = None  # why its texts are decoded one slot at a time; None: all at once
 
 
 def load_base_model(
@@ -103,6 +106,10 @@ def _load(
     name: str, located: Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            located.path, revision=located.revision, trust_remote_code=False
+        )
+        _check_unquantised(name, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             located.path,
             revision=located.revision,
@@ -114,6 +121,8 @@ def _load(
         tokenizer = AutoTokenizer.from_pretrained(
             located.path, revision=located.revision, trust_remote_code=False
         )
+    except InputError:
+        raise
     except LOADING_ERRORS as error:
         raise InputError(
             f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "
@@ -126,6 +135,19 @@ def _load(
             f"{missing[0]}; fetch or save it again."
         )
     return model, tokenizer
+
+
+def _check_unquantised(name: str, config: PretrainedConfig) -> None:
+    """Refuse quantised weights: adapters here sit on plain ones, and other packages read them."""
+    for each in (config, config.get_text_config(decoder=True)):
+        settings = getattr(each, "quantization_config", None) or {}
+        if settings:
+            method = settings.get("quant_method", "an unknown method")
+            raise InputError(
+                f"Base model {name!r} is quantised ({method}, in its config.json's "
+                "quantization_config); allowed are weights in float32, bfloat16 or float16: give "
+                "the model that it was made from."
+            )
 
 
 @contextlib.contextmanager

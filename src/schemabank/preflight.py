@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.architecture import hidden_size
 from schemabank.cohort.batches import Encoded
 from schemabank.cohort.seating import CACHED_COST
 from schemabank.cohort.slots import TrainingData
@@ -97,8 +98,10 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
 
 def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
     """Activations that a backward pass keeps: about 16 hidden and 4 MLP widths a block."""
-    config = model.config.get_text_config()
-    width = 16 * config.hidden_size + 4 * getattr(config, "intermediate_size", 0)
+    config = model.config.get_text_config(decoder=True)
+    inner = getattr(config, "intermediate_size", None) or 0  # one a block in some models
+    widest = max(inner) if isinstance(inner, list) else inner
+    width = 16 * hidden_size(model) + 4 * widest
     size = next(model.parameters()).element_size()
     return int(positions * config.num_hidden_layers * width * size)
 

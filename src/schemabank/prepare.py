@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from schemabank.chat import in_chat, is_within
 from schemabank.cohort.batches import Encoded, encode, plan_schedule
@@ -314,26 +314,6 @@ def _check_golds(example: Example, metric: Metric) -> None:
             metric.canonical(gold)
     except InputError as error:
         raise InputError(f"{example.id}: {error}") from error
-
-
-def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTrainedModel) -> None:
-    """Refuse prompts and completions that outgrow the model's positions.
-
-    Raises:
-        InputError: naming the longest prompt.
-    """
-    allowed = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    longest = max(len(item.prompt_tokens) for item in items)
-    needed = max(
-        len(i.prompt_tokens) + max(len(i.target_tokens), settings.max_new_tokens * i.has_end)
-        for i in items
-    )
-    if allowed is not None and needed > allowed:
-        raise InputError(
-            f"the longest prompt has {longest} tokens and eval.max_new_tokens is "
-            f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots, "
-            "fewer new tokens or shorter windows"
-        )
 
 
 def _completion_tokens(

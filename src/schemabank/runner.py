@@ -317,8 +317,8 @@ def _write_weights(
     if after is not None:
         training += f" This is what it was after the stage `{after.name}`, not at its end."
     card = model_card(name, run.lora, training=training)
-    tensors = stack.lora_tensors(slot)
-    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card)
+    tensors, layout = stack.lora_tensors(slot), stack.layout
+    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     write_json(folder / ADAPTER / INPUTS, base.digests)
     if run.arm == "schemabank":

@@ -27,6 +27,7 @@ from schemabank.configfile import load_run, overridden, to_yaml
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
 from schemabank.experiment import (
+    announce_decoding,
     loaded_base,
     loaded_task,
     resolve_device,
@@ -44,8 +45,9 @@ from schemabank.inputs import (
     recorded_beside,
     recorded_in,
 )
+from schemabank.modelfit import check_items
 from schemabank.models import BaseModel
-from schemabank.prepare import check_positions, evaluation_items
+from schemabank.prepare import evaluation_items
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -139,7 +141,8 @@ def _evaluate_all(
     data = loaded_task(run.task, reporter.note)
     base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
     items = evaluation_items(data, run.task, run.eval, base.tokenizer)
-    check_positions(items, run.eval, base.model)
+    check_items(items, run.eval, base)
+    announce_decoding(run, base, reporter)
     stack = loaded_stack(run, base, weights, bank)
     inputs = {**base.digests, DATA: data_digest(data)}
     return {
@@ -299,10 +302,13 @@ def loaded_stack(
 ) -> AdapterStack:
     """Put an adapter from disk and a bank on a model, as a stack of one slot."""
     settings = run.lora if adapter is None else adapter.config.settings
-    stack = AdapterStack(base.model, lora=[settings], bank=run.bank if bank is not None else None)
-    if adapter is None:
-        stack.load_lora(0, {})
-    else:
+    stack = AdapterStack(
+        base.model,
+        lora=[settings],
+        bank=run.bank if bank is not None else None,
+        adapters=adapter is not None,
+    )
+    if adapter is not None:
         put_on(stack, 0, adapter)
     if bank is not None:
         stack.load_bank(0, bank)

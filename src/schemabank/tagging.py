@@ -33,7 +33,7 @@ def tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -
     return TagPlan(
         tagger=make_tagger(run.tags, run.bank, run.seed, embed),
         num_tags=run.tags.num_tags,
-        prefix_room=_prefix_room(run, tokenizer),
+        prefix_room=max(map(len, prefixes(run, tokenizer)), default=0),
         loss_weight=run.tags.loss_weight if run.tags.delivery in {"loss", "both"} else 0.0,
         fixed=run.tags.tagger != "random",
     )
@@ -104,9 +104,9 @@ def embeddings(
     return found
 
 
-def _prefix_room(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the longest tag prefix; 0 for a run without prefixes."""
+def prefixes(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Tokens of tag prefixes, the longest one among them; none for a run without prefixes."""
     if not uses_prefix(run):
-        return 0
-    prefixes = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]
-    return max(len(plain_tokens(p, tokenizer)) for p in prefixes)
+        return []
+    texts = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]
+    return [plain_tokens(text, tokenizer) for text in texts]

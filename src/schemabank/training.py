@@ -126,7 +126,8 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
         name: max((getattr(b, name) for b in banks), default=0) for name in ("rank", "top_k")
     }
     bank = banks[0].model_copy(update=largest) if banks else None
-    stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank)
+    adapters = any(run.arm != "base" for run in runs)
+    stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank, adapters=adapters)
     for slot, run in enumerate(runs[:slots]):
         stack.configure(slot, run.lora, run.bank if run.arm == "schemabank" else None)
     return stack

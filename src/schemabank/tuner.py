@@ -17,11 +17,14 @@ from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
+from schemabank.modelfit import check_training
 from schemabank.naming import flat
 from schemabank.pairs import as_pairs
+from schemabank.peftlayers import check_peft_layers
 from schemabank.prepare import engine_run, training_data
 from schemabank.progress import Reporter, reporter
 from schemabank.quiet import quiet_compiler
+from schemabank.tagging import prefixes
 from schemabank.tasks import Example
 from schemabank.training import skips
 from schemabank.waiting import waiting
@@ -75,6 +78,7 @@ class Tuner:
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._was_training = model.training
         self.model, self.tokenizer, self.config = model, tokenizer, config
+        check_peft_layers(model, config.lora)
         bank = config.bank if config.arm == "schemabank" else None
         self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
         self.stack.initialise(0, config.seed)
@@ -109,6 +113,7 @@ class Tuner:
         ]
         texts = [(e.id, e.question, e.solution) for e in named]
         data = training_data(named, texts, self.config, self.tokenizer)
+        check_training(data, self.model, prefixes=prefixes(self.config, self.tokenizer))
         run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
         try:
             with quiet_compiler(), reporter() as progress:
@@ -158,7 +163,14 @@ class Tuner:
         training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
         card = model_card(name, self.config.lora, training=training)
         tensors = self.stack.lora_tensors(0)
-        save_adapter(Path(folder), tensors, self.config.lora, base_name=name, card=card)
+        save_adapter(
+            Path(folder),
+            tensors,
+            self.config.lora,
+            base_name=name,
+            card=card,
+            layout=self.stack.layout,
+        )
 
     def _check_attached(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""

@@ -143,7 +143,7 @@ class OddModel(nn.Module):
     def __init__(self, block: nn.Module, name: object) -> None:
         super().__init__()
         self.block, self.name = block, name
-        self.device, self.config = torch.device("cpu"), SimpleNamespace()
+        self.device, self.config = torch.device("cpu"), PreTrainedConfig()
         self.base_model = self.forward
         self.head = nn.Identity()
 

@@ -554,14 +554,24 @@ def test_the_chosen_layers_are_those_of_a_peft_model() -> None:
     assert set(found) == chosen
 
 
-@pytest.mark.parametrize("target", ["qproj", "proj", "self_attn", "embed_tokens", "layers"])
-def test_a_target_that_matches_no_linear_layer_is_refused(target: str) -> None:
+@pytest.mark.parametrize(
+    ("target", "other"),
+    [
+        ("qproj", ""),
+        ("proj", ""),
+        ("self_attn", "model.layers.0.self_attn (LlamaAttention) and "),
+        ("embed_tokens", "model.embed_tokens (Embedding) and "),
+        ("layers", "model.layers (ModuleList) and "),
+        ("norm.weight", "model.norm.weight (a weight, 32) and "),
+    ],
+)
+def test_a_target_that_matches_no_linear_layer_is_refused(target: str, other: str) -> None:
     model = tiny_model("llama")
     before = dict(model.named_modules())
     with pytest.raises(InputError) as error:
         install_lora(model, settings_for("q_proj", target), dropout=new_dropout([0.0, 0.0]))
     assert str(error.value) == (
-        f"lora.target_modules names {target!r}, which matches no linear layer: allowed are "
+        f"lora.target_modules names {target!r}, which matches {other}no linear layer: allowed are "
         "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name some of those"
     )
     assert dict(model.named_modules()) == before

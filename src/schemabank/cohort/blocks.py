@@ -64,8 +64,8 @@ def returning(states: Tensor | None, *, in_tuple: bool) -> Forward:
         in_tuple: in which form.
     """
 
-    def forward(hidden: Tensor, *_args: object, **_kwargs: object) -> object:
-        given = hidden if states is None else states
+    def forward(hidden_states: Tensor, *_args: object, **_kwargs: object) -> object:
+        given = hidden_states if states is None else states
         return (given,) if in_tuple else given
 
     return forward

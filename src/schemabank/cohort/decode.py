@@ -63,6 +63,33 @@ class Completion:
         return len(self.tokens) + (self.stop_reason == "end_token")
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What ends a completion.
+
+    Attributes:
+        max_new_tokens: limit of a completion.
+        ends: tokens that end it.
+        stopped: whether, behind a prompt, it ends with these tokens, though none is an end token.
+    """
+
+    max_new_tokens: int
+    ends: frozenset[int]
+    stopped: Stopped = lambda _prompt, _tokens: False
+
+    def extend(self, completion: Completion, token: int, prompt: Sequence[int]) -> bool:
+        """Add a token to a prompt's completion; say whether it ends there."""
+        if token in self.ends:
+            completion.stop_reason = "end_token"
+        else:
+            completion.tokens.append(token)
+            if self.stopped(prompt, completion.tokens):
+                completion.stop_reason = "stop_text"
+        return (
+            completion.num_new_tokens == self.max_new_tokens or completion.stop_reason != "length"
+        )
+
+
 def generate(
     stack: AdapterStack,
     prompts: Sequence[Sequence[int]],
@@ -98,14 +125,10 @@ def generate(
     Raises:
         InputError: a prompt without tokens, or a model with attention of an unknown kind.
     """
-    if not all(prompts):
-        raise InputError(
-            f"prompt {[bool(p) for p in prompts].index(False)} has no tokens: allowed is one or "
-            "more, begin it with some text or token"
-        )
+    check_prompts(prompts)
     if not prompts:
         return [[] for _ in range(stack.num_slots)]
-    limits = _Limits(max_new_tokens, frozenset(end_token_ids), stopped)
+    limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
     with uncompiled(stack):
         batch = _Batch(stack, ledger, executor, sampling)
@@ -117,6 +140,19 @@ def generate(
             _decode(batch, ledger)
 
 
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts that nothing can follow.
+
+    Raises:
+        InputError: a prompt without tokens.
+    """
+    if not all(prompts):
+        raise InputError(
+            f"prompt {[bool(p) for p in prompts].index(False)} has no tokens: allowed is one or "
+            "more, begin it with some text or token"
+        )
+
+
 @contextmanager
 def uncompiled(stack: AdapterStack) -> Iterator[None]:
     """Run a stack's blocks and banks as they are written: training compiles them for its shapes."""
@@ -126,15 +162,6 @@ def uncompiled(stack: AdapterStack) -> Iterator[None]:
             if forward is not None:
                 exits.callback(setattr, module, "forward", forward)
         yield
-
-
-@dataclass(frozen=True)
-class _Limits:
-    """What ends a completion."""
-
-    max_new_tokens: int
-    ends: frozenset[int]
-    stopped: Stopped
 
 
 class _Ledger:
@@ -153,7 +180,7 @@ class _Ledger:
     """
 
     def __init__(
-        self, num_slots: int, prompts: Sequence[Sequence[int]], limits: _Limits, rows: int
+        self, num_slots: int, prompts: Sequence[Sequence[int]], limits: Limits, rows: int
     ) -> None:
         self.prompts, self.limits = prompts, limits
         self.occupants: list[list[int | None]] = [[None] * rows for _ in range(num_slots)]
@@ -187,17 +214,7 @@ class _Ledger:
         prompt = self.occupants[slot][row]
         if prompt is None:
             return
-        completion = self.completions[slot][prompt]
-        if token in self.limits.ends:
-            completion.stop_reason = "end_token"
-        else:
-            completion.tokens.append(token)
-            if self.limits.stopped(self.prompts[prompt], completion.tokens):
-                completion.stop_reason = "stop_text"
-        if (
-            completion.num_new_tokens == self.limits.max_new_tokens
-            or completion.stop_reason != "length"
-        ):
+        if self.limits.extend(self.completions[slot][prompt], token, self.prompts[prompt]):
             self.occupants[slot][row] = None
             self._going_slots[prompt] -= 1
             self._newly_done += self._going_slots[prompt] == 0

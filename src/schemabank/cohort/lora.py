@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from schemabank.architecture import decoder_blocks
+from schemabank.architecture import linear_sizes
 from schemabank.cohort.execute import can_compile
-from schemabank.cohort.joined import SIBLINGS, JoinedLinear
+from schemabank.cohort.joined import SIBLINGS
+from schemabank.cohort.targets import Linear, target_layers
 from schemabank.config import LoraSettings
-from schemabank.errors import InputError
 
 MIX_IN, MIX_OUT = 0x2C1B3C6D, 0x297A2D39  # odd constants of a 32-bit integer hash (lowbias32)
 BATCH_STRIDE = 2**20  # more tokens than any row has
@@ -40,12 +40,16 @@ class SlotDropout:
     Attributes:
         keys: ``(slot,)``, int32, one for every run and step; ``None`` in evaluation.
         adapters: whether adapters act at all; without them the model is the base model.
+        only: the one slot whose rows are run; ``None``: all.
+        width: tokens of the rows that are run, which layers with flattened rows do not see.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
         self.rates = [0.0] * len(rates)
         self.keys: Tensor | None = None
         self.adapters = True
+        self.only: int | None = None
+        self.width = 1
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):
@@ -108,7 +112,7 @@ class StackedLora(nn.Module):
 
     def __init__(
         self,
-        base: nn.Linear | JoinedLinear,
+        base: Linear,
         *,
         layer: int,
         settings: Sequence[LoraSettings],
@@ -128,8 +132,9 @@ class StackedLora(nn.Module):
             device=device,
         )
         self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
-        self.A = nn.Parameter(torch.zeros(num_slots, base.in_features, rank, device=device))
-        self.B = nn.Parameter(torch.zeros(num_slots, rank, base.out_features, device=device))
+        self.in_features, self.out_features = linear_sizes(base)
+        self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
+        self.B = nn.Parameter(torch.zeros(num_slots, rank, self.out_features, device=device))
         SharedInput([self])
 
     def configure(self, slot: int, settings: LoraSettings) -> None:
@@ -140,14 +145,19 @@ class StackedLora(nn.Module):
 
     def initial_a(self, slot: int, generator: torch.Generator) -> Tensor:
         """Draw A as PEFT does (Kaiming uniform, ``a = √5``) from a CPU generator; B is zero."""
-        rank, width = self.ranks[slot], self.base.in_features
+        rank, width = self.ranks[slot], self.in_features
         drawn = torch.zeros(self.A.shape[1:])
         bound = 1 / math.sqrt(width)
         drawn[:, :rank] = (torch.rand(rank, width, generator=generator) * 2 - 1).T * bound
         return drawn
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Apply base layer and adapters to ``inputs``: ``(slot * batch, token, in)``."""
+        """Apply base layer and adapters.
+
+        Args:
+            inputs: ``(slot * batch, token, in)``, or with rows and tokens in one dimension, as a
+                mixture of experts gives them to its shared expert.
+        """
         output: Tensor = self.base(inputs)
         if not self.dropout.adapters:
             return output
@@ -155,14 +165,28 @@ class StackedLora(nn.Module):
             low = self.shared.low(self, inputs, self.dropout.keys)
         else:
             low = self._low(inputs)
-        return output + (low @ self.B.to(inputs.dtype)).view(output.shape)
+        return output + (low @ self._of_slots(self.B).to(inputs.dtype)).view(output.shape)
+
+    def by_slot(self, inputs: Tensor) -> Tensor:
+        """Return ``inputs`` as ``(slot, batch, token, in)``."""
+        num_slots = len(self.ranks) if self.dropout.only is None else 1
+        if inputs.dim() == 2:
+            # Without dropout nobody asks which token is which.
+            width = 1 if self.dropout.keys is None else self.dropout.width
+            inputs = inputs.view(-1, width, inputs.shape[-1])
+        return inputs.view(num_slots, -1, *inputs.shape[1:])
 
     def _low(self, inputs: Tensor) -> Tensor:
         """Return the scaled product with A, ``(slot, batch * token, rank)``."""
-        kept, factor = self.dropout(inputs.unflatten(0, (len(self.ranks), -1)), self.layer_key)
-        scaling = self.scaling if factor is None else self.scaling * factor
-        low = kept.flatten(1, 2) @ self.A.to(inputs.dtype)
+        kept, factor = self.dropout(self.by_slot(inputs), self.layer_key)
+        scaling = self._of_slots(self.scaling if factor is None else self.scaling * factor)
+        low = kept.flatten(1, 2) @ self._of_slots(self.A).to(inputs.dtype)
         return (low * scaling[:, None, None]).to(inputs.dtype)
+
+    def _of_slots(self, values: Tensor) -> Tensor:
+        """What belongs to the slots that are run, ``(slot, ...)``."""
+        only = self.dropout.only
+        return values if only is None else values[only : only + 1]
 
 
 class SharedInput:
@@ -191,7 +215,7 @@ class SharedInput:
         if self._inputs is not inputs:
             first = self.adapters[0]
             lows = masked_down(
-                inputs.unflatten(0, (len(first.ranks), -1)),
+                first.by_slot(inputs),
                 [a.A.to(inputs.dtype) for a in self.adapters],
                 keys=keys,
                 layers=self.layer_keys,
@@ -230,30 +254,16 @@ def install_lora(
     Raises:
         InputError: a block that the model does not have, or a target that matches no linear layer.
     """
-    targets, indices = settings[0].target_modules, settings[0].layers_to_transform
-    assert all((s.target_modules, s.layers_to_transform) == (targets, indices) for s in settings)
-    inside = _inside(model, indices)
-    # The engine applies the output layer to labelled positions itself, so it takes no adapter.
-    head = model.get_output_embeddings()
-    linear = {
-        path: m
-        for path, m in model.named_modules()
-        if isinstance(m, nn.Linear | JoinedLinear) and m is not head and ".base" not in path
+    first = settings[0]
+    assert {(s.target_modules, s.layers_to_transform) for s in settings} == {
+        (first.target_modules, first.layers_to_transform)
     }
-    for target in targets:
-        if not any(_matches(path, target, inside) for path in linear):
-            names = sorted({p.rpartition(".")[2] for p in linear if p.startswith(inside)})
-            of_blocks = "" if indices is None else f" of the blocks {_listed(indices)}"
-            raise InputError(
-                f"lora.target_modules names {target!r}, which matches no linear layer{of_blocks}: "
-                f"allowed are {', '.join(names)}, name some of those"
-            )
-    chosen = [path for path in linear if any(_matches(path, t, inside) for t in targets)]
+    chosen = target_layers(model, first)
     layers: dict[str, StackedLora] = {}
     with ExitStack() as undo:
         undo.callback(remove_lora, model, layers)
-        for index, path in enumerate(chosen):
-            layer = StackedLora(linear[path], layer=index, settings=settings, dropout=dropout)
+        for index, (path, base) in enumerate(chosen.items()):
+            layer = StackedLora(base, layer=index, settings=settings, dropout=dropout)
             model.set_submodule(path, layer)
             layers[path] = layer
         undo.pop_all()
@@ -276,27 +286,3 @@ def remove_lora(model: nn.Module, layers: dict[str, StackedLora]) -> None:
     """Put the original linear layers back; the model is then what it was, bit for bit."""
     for path, layer in layers.items():
         model.set_submodule(path, layer.base)
-
-
-def _inside(model: PreTrainedModel, indices: Sequence[int] | None) -> tuple[str, ...]:
-    """Return how paths of the layers in these blocks begin; without indices, those of all."""
-    if indices is None:
-        return ("",)
-    blocks = decoder_blocks(model)
-    unknown = [index for index in indices if index >= len(blocks)]
-    if unknown:
-        raise InputError(
-            f"lora.layers_to_transform names block {unknown[0]}, but the model has {len(blocks)} "
-            f"blocks: allowed are 0 to {len(blocks) - 1}, name those"
-        )
-    paths = {module: path for path, module in model.named_modules()}
-    return tuple(f"{paths[blocks[index]]}." for index in indices)
-
-
-def _matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
-    """PEFT's rule for a list of targets: the whole path, or its last names in a chosen block."""
-    return path == target or (path.endswith("." + target) and path.startswith(inside))
-
-
-def _listed(indices: Sequence[int]) -> str:
-    return ", ".join(map(str, indices))

@@ -5,7 +5,7 @@ computed chunk by chunk in the forward pass; memory is that of one chunk's logit
 number of slots.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from schemabank.errors import InputError
 CHUNK_ROWS = 1024
 
 HEAD_TOLERANCE = 1e-3
+# What configurations call a number that the logits are multiplied with, divided by and capped at.
+FACTORS, DIVISORS = ("logit_scale",), ("logits_scaling",)  # Cohere; Granite
+CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma; RecurrentGemma
 
 Head = Callable[[Tensor], Tensor]
 
@@ -30,10 +33,19 @@ def output_head(model: PreTrainedModel) -> Head:
         InputError: the map reproduces the model's own logits in no known form.
     """
     layer = model.get_output_embeddings()
-    cap = getattr(model.config, "final_logit_softcapping", None)
+    if layer is None:
+        raise InputError(
+            f"the model {type(model).__name__} has no output layer: allowed are causal language "
+            "models, use one"
+        )
+    factor, divisor, cap = (_first_of(model, names) for names in (FACTORS, DIVISORS, CAPS))
 
     def head(hidden: Tensor) -> Tensor:
         logits: Tensor = layer(hidden)
+        if factor is not None:
+            logits = logits * factor
+        if divisor is not None:
+            logits = logits / divisor
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     tokens = torch.arange(1, 5, device=model.device)[None]
@@ -43,9 +55,17 @@ def output_head(model: PreTrainedModel) -> Head:
     if not torch.allclose(ours, theirs, rtol=HEAD_TOLERANCE, atol=HEAD_TOLERANCE):
         raise InputError(
             f"the model {type(model).__name__} changes its logits after the output layer: allowed "
-            "are a linear output layer and final_logit_softcapping, use a model of that kind"
+            f"are a linear output layer, {', '.join((*FACTORS, *DIVISORS, *CAPS))}, use a model of "
+            "that kind"
         )
     return head
+
+
+def _first_of(model: PreTrainedModel, names: Sequence[str]) -> float | None:
+    """The first of these numbers that a model's configuration has and that changes something."""
+    config = model.config.get_text_config(decoder=True)
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if value not in {None, 1}), None)
 
 
 def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:

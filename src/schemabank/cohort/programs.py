@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from schemabank.architecture import hidden_size
 from schemabank.cohort.batches import Batch, Encoded, fill_rows
 from schemabank.cohort.execute import Executor, Fetch, Staging
 from schemabank.cohort.lora import dropout_keys
@@ -117,7 +118,7 @@ class Programs:
             )
             return _Program(staging, step)
         assert self._trunk is not None
-        size = (slots * batch_size, shape[0], stack.model.config.hidden_size)
+        size = (slots * batch_size, shape[0], hidden_size(stack.model))
         states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
         step = self._executor.program(lambda: train_step(self._training, kind, given, states), what)
         self._trunk.prepare(shape[0])
@@ -133,7 +134,7 @@ class Programs:
         return TrunkStates(
             self._training.stack.trunk,
             num_rows=math.prod(self._leading),
-            like=torch.empty(0, model.config.hidden_size, dtype=model.dtype, device=model.device),
+            like=torch.empty(0, hidden_size(model), dtype=model.dtype, device=model.device),
             executor=self._executor,
             limit_bytes=limit_bytes,
             ahead=ahead,

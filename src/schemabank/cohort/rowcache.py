@@ -232,6 +232,17 @@ class Rows:
     def step(self, num_rows: int, visible: int) -> Tensor:
         """Extend the first rows by a token each, without a wait for the device."""
         current, positions = self.current[:num_rows], self.positions[:num_rows]
+        logits = self.logits(num_rows, visible)
+        chosen = self._chosen(logits, self.keys[:num_rows], positions + 1)
+        self.tokens[:, :num_rows].index_copy_(0, self.column, chosen[None])
+        self.column.add_(1).remainder_(len(self.tokens))
+        current.copy_(chosen)
+        positions.add_(1).clamp_(max=self.last)  # a row that ended waits at the end
+        return chosen
+
+    def logits(self, num_rows: int, visible: int) -> Tensor:
+        """Return what follows the first rows' last tokens, ``(row, vocabulary)``."""
+        current, positions = self.current[:num_rows], self.positions[:num_rows]
         hidden = self.stack.model.base_model(
             input_ids=current[:, None],
             position_ids=positions[:, None],
@@ -239,13 +250,7 @@ class Rows:
             use_cache=True,
             row_biases=self.cache.extend(positions, visible=visible),
         ).last_hidden_state
-        logits = self.stack.head(hidden[:, -1])
-        chosen = self._chosen(logits, self.keys[:num_rows], positions + 1)
-        self.tokens[:, :num_rows].index_copy_(0, self.column, chosen[None])
-        self.column.add_(1).remainder_(len(self.tokens))
-        current.copy_(chosen)
-        positions.add_(1).clamp_(max=self.last)  # a row that ended waits at the end
-        return chosen
+        return self.stack.head(hidden[:, -1])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Move some rows to the front."""
@@ -299,7 +304,7 @@ def row_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row_biases: Sequence[Tensor],
+    row_biases: Sequence[Tensor] | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     **others: object,
@@ -312,7 +317,7 @@ def row_attention(
         key: ``(row, kv_head, visible, head_dim)``.
         value: the same shape but for ``head_dim``.
         attention_mask: none, since transformers makes none for attention that it does not know.
-        row_biases: of :meth:`RowCache.extend`.
+        row_biases: of :meth:`RowCache.extend`; a model that does not pass them on is refused.
         scaling: factor on the scores, by default one over the root of ``head_dim``.
         softcap: soft limit of the scores, as in Gemma 2.
         others: what else the model says.
@@ -324,12 +329,11 @@ def row_attention(
         InputError: the model asks for more than this.
     """
     unknown = [n for n, v in others.items() if v is not None and n not in IGNORED]
-    if unknown or attention_mask is not None or query.shape[2] != 1:
-        raise InputError(
-            f"decoding met attention with {', '.join(unknown) or 'a mask of its own'} in "
-            f"{type(module).__name__}: allowed is plain or sliding-window attention, use such a "
-            "model"
-        )
+    if row_biases is None:
+        unknown.append("no word of its rows")
+    if row_biases is None or unknown or attention_mask is not None or query.shape[2] != 1:
+        found = f"attention with {', '.join(unknown) or 'a mask of its own'}"
+        raise _unsupported(module, found)
     rows, heads, _, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
     grouped = (query * scale).view(rows, key.shape[1], -1, size)
@@ -357,10 +361,10 @@ def _bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
-def _unsupported(model: PreTrainedModel, found: str) -> InputError:
+def _unsupported(module: nn.Module, found: str) -> InputError:
     return InputError(
-        f"the model {type(model).__name__} cannot be decoded, it has {found}: allowed is plain or "
-        "sliding-window attention in every layer, use such a model"
+        f"{type(module).__name__} has {found}; to decode all slots at once, plain or "
+        "sliding-window attention is allowed alone"
     )
 
 

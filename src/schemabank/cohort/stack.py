@@ -1,7 +1,7 @@
 """Adapters and banks of all slots on one frozen model: built, seeded, loaded, run and removed."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -9,21 +9,24 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from schemabank.architecture import decoder_blocks
-from schemabank.attach import AttachedBanks, attach_banks, bank_layers
-from schemabank.bank import Routing, SchemaBank
+from schemabank.architecture import decoder_blocks, hidden_size
+from schemabank.attach import AttachedBanks, attach_banks
+from schemabank.bank import Routing
 from schemabank.cohort.attention import short_attention
 from schemabank.cohort.blocks import Forward, noting, probed, replaced, returning
 from schemabank.cohort.execute import compiled
 from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears, put_back
-from schemabank.cohort.lora import SlotDropout, StackedLora, install_lora, remove_lora
+from schemabank.cohort.lora import SlotDropout, install_lora, remove_lora
+from schemabank.cohort.targets import PLAIN, check_calls, layout_of
+from schemabank.cohort.weights import named_groups, new_banks
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
 
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
+TRUNK_TOLERANCE = 1e-2
 
 
 class AdapterStack:
@@ -33,6 +36,10 @@ class AdapterStack:
         model: the base model; it is changed in place until :meth:`remove`.
         lora: LoRA settings of each slot; all with the same target modules on the same blocks.
         bank: the banks' settings, or ``None`` for no banks.
+        adapters: whether there are LoRA adapters at all; the arm base has none.
+
+    Attributes:
+        layout: what an adapter's configuration says beside its LoRA settings.
 
     Raises:
         InputError: targets or layers that the model does not have, blocks that return no states,
@@ -45,21 +52,23 @@ class AdapterStack:
         *,
         lora: Sequence[LoraSettings],
         bank: BankSettings | None,
+        adapters: bool = True,
     ) -> None:
         self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
         self.lora_settings, self.bank_settings = list(lora), bank
         self.slot_banks: list[BankSettings | None] = [bank] * len(lora)
         self.blocks = decoder_blocks(model)
         self.head, self._in_tuples = probed(model, self.blocks)
-        banks = _new_banks(model, self.blocks, bank, self.num_slots)
+        banks = new_banks(model, self.blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
+        self.layout = layout_of(model, lora[0]) if adapters else PLAIN
         small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
         self._hooks: list[RemovableHandle] = []
         self._uncompiled: list[tuple[nn.Module, Forward | None]] = []
         with ExitStack() as undo:  # memory may run out at any point
             self.joined = join_linears(model) if small else {}
             undo.callback(put_back, model, self.joined)
-            self.lora = install_lora(model, lora, dropout=self.dropout)
+            self.lora = install_lora(model, lora, dropout=self.dropout) if adapters else {}
             undo.callback(remove_lora, model, self.lora)
             self.banks: AttachedBanks = attach_banks(self.blocks, banks, num_slots=self.num_slots)
             undo.callback(self.banks.detach)
@@ -69,12 +78,16 @@ class AdapterStack:
                     num_slots=self.num_slots,
                     dtype=model.dtype if name == "lora" else torch.float32,
                 )
-                for name, parameters in _named_groups(self.lora, banks).items()
+                for name, parameters in named_groups(self.lora, banks).items()
                 if parameters
             }
+            self.freeze()
+            if self.lora:
+                check_calls(self.lora, self.hidden, num_slots=self.num_slots, device=model.device)
+            if banks:
+                self._check_trunk()
             undo.pop_all()
         self.attached = True
-        self.freeze()
 
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed: LoRA's the same with and without banks."""
@@ -82,7 +95,8 @@ class AdapterStack:
         for path, layer in self.lora.items():
             self._master(path, "A")[slot].copy_(layer.initial_a(slot, generator))
             self._master(path, "B")[slot].zero_()
-        self.groups["lora"].publish()
+        if self.lora:
+            self.groups["lora"].publish()
         settings = self.slot_banks[slot] or self.bank_settings
         if settings is not None:
             generator = seeded_generator(seed, "bank")
@@ -131,14 +145,13 @@ class AdapterStack:
     def num_weights(self, name: Group, lora: LoraSettings, bank: BankSettings | None) -> int:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
         if name == "lora":
-            layers = [adapter.base for adapter in self.lora.values()]
-            return sum(lora.r * (base.in_features + base.out_features) for base in layers)
+            layers = self.lora.values()
+            return sum(lora.r * (layer.in_features + layer.out_features) for layer in layers)
         group = self.groups[name]
         if name == "router" or bank is None or self.bank_settings is None:
             return group.size
         padding = self.bank_settings.num_schemas * (self.bank_settings.rank - bank.rank)
-        hidden: int = self.model.config.hidden_size
-        return group.size - 2 * padding * hidden * len(self.banks.banks)
+        return group.size - 2 * padding * hidden_size(self.model) * len(self.banks.banks)
 
     def is_whole(self) -> bool:
         """Whether the layers on the model still share their weights with the groups."""
@@ -202,12 +215,34 @@ class AdapterStack:
             self.banks.routing, self.dropout.adapters = routing, True
         return found[0]
 
+    @torch.no_grad()
+    def _check_trunk(self) -> None:
+        """Refuse a model whose blocks cannot be left out.
+
+        Raises:
+            InputError: the states below the first bank do not lead to the same final states.
+        """
+        tokens = torch.arange(1, 5, device=self.model.device).expand(self.num_slots, 1, -1)
+        expected = self.hidden(tokens)
+        try:
+            found = self.hidden(tokens, states=self.trunk(tokens.flatten(0, 1)))
+            same = torch.allclose(found, expected, rtol=TRUNK_TOLERANCE, atol=TRUNK_TOLERANCE)
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            same = False
+        if not same:
+            raise InputError(
+                f"the blocks of {type(self.model).__name__} cannot be run from the first bank on: "
+                "allowed for the arm schemabank are models whose blocks pass hidden states alone, "
+                "use one, or the arm lora"
+            )
+
     def _returning(self, states: Tensor | None = None) -> Callable[[nn.Module], Forward]:
         """What to give blocks that are to return ``states``, or their input, as they stand."""
         return lambda block: returning(states, in_tuple=block in self._in_tuples)
 
     def _run(self, tokens: Tensor) -> Tensor:
         rows = tokens.flatten(0, 1)
+        self.dropout.width = rows.shape[1]
         with self._attention():
             output: Tensor = self.model.base_model(
                 input_ids=rows, use_cache=False
@@ -233,6 +268,15 @@ class AdapterStack:
                 yield
         finally:
             self.banks.routing = before
+
+    @contextmanager
+    def only(self, slot: int) -> Iterator[None]:
+        """Run rows of one slot alone; what :meth:`hidden` takes has the rows of all."""
+        self.dropout.only = self.banks.only = slot
+        try:
+            yield
+        finally:
+            self.dropout.only = self.banks.only = None
 
     def lora_tensors(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
         """Return a slot's ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer."""
@@ -279,7 +323,8 @@ class AdapterStack:
                 a, b = tensors[path]
                 own_a[:, : a.shape[0]].copy_(a.T)
                 own_b[: b.shape[1]].copy_(b.T)
-        self.groups["lora"].publish()
+        if self.lora:
+            self.groups["lora"].publish()
 
     def bank_tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's bank weights by ``layers.INDEX.NAME``."""
@@ -324,7 +369,7 @@ class AdapterStack:
 
     def _check_fits(self, path: str, a: Tensor, b: Tensor) -> None:
         layer = self.lora.get(path)
-        size = None if layer is None else (layer.base.in_features, layer.base.out_features)
+        size = None if layer is None else (layer.in_features, layer.out_features)
         if size != (a.shape[1], b.shape[0]):
             found = "no such layer" if size is None else f"{size[0]} to {size[1]} there"
             raise InputError(
@@ -344,50 +389,7 @@ def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _new_banks(
-    model: PreTrainedModel, blocks: list[nn.Module], bank: BankSettings | None, num_slots: int
-) -> dict[int, SchemaBank]:
-    if bank is None:
-        return {}
-    return {
-        index: SchemaBank(
-            num_slots=num_slots,
-            hidden_size=model.config.hidden_size,
-            num_schemas=bank.num_schemas,
-            rank=bank.rank,
-            top_k=bank.top_k,
-            attribute_dim=bank.attribute_dim,
-            residual=bank.residual,
-        ).to(model.device)
-        for index in bank_layers(len(blocks), last_n=bank.last_n, layers=bank.layers)
-    }
-
-
 def _sizes(bank: Mapping[str, Tensor]) -> str:
     return ", ".join(
         f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router"))
     )
-
-
-def _named_groups(
-    lora: Mapping[str, StackedLora], banks: Mapping[int, SchemaBank]
-) -> dict[Group, dict[str, nn.Parameter]]:
-    """The three groups that a stage may train, with their parameters in a fixed order."""
-
-    def of_banks(names: Iterable[str]) -> dict[str, nn.Parameter]:
-        return {
-            f"layers.{index}.{name}": bank.get_parameter(name)
-            for index, bank in sorted(banks.items())
-            for name in names
-        }
-
-    adapters = {
-        f"{path}.{name}": layer.get_parameter(name)
-        for path, layer in lora.items()
-        for name in ("A", "B")
-    }
-    return {
-        "router": of_banks(["router"]),
-        "schemas": of_banks(["U", "V", "attributes", "query"]),
-        "lora": adapters,
-    }

@@ -12,7 +12,8 @@ from schemabank.adapters import load_adapter, load_bank, put_on
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.experiment import loaded_base, loaded_task, resolve_device
-from schemabank.prepare import check_positions, chosen_examples, items_of
+from schemabank.modelfit import check_items
+from schemabank.prepare import chosen_examples, items_of
 from schemabank.progress import Reporter
 from schemabank.routing import measures
 from schemabank.routing.collect import Choices, collect
@@ -66,7 +67,7 @@ def analyse(
     alone = {"few_shot": 0, "num_samples": 1, "pass_at": (), "max_new_tokens": 1}
     settings = run.eval.model_copy(update=alone)
     items = items_of(examples, data, run.task, settings, base.tokenizer)
-    check_positions(items, settings, base.model)
+    check_items(items, settings, base)
     stack = loaded_stack(run, base, adapter, bank)
 
     def embed() -> dict[str, np.ndarray]:

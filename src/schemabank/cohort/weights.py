@@ -1,0 +1,57 @@
+"""What a stack trains: banks made for a model, and parameters in the groups that stages name."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from schemabank.architecture import hidden_size
+from schemabank.attach import bank_layers
+from schemabank.bank import SchemaBank
+from schemabank.cohort.lora import StackedLora
+from schemabank.config import BankSettings
+from schemabank.curriculum import Group
+
+
+def new_banks(
+    model: PreTrainedModel, blocks: list[nn.Module], bank: BankSettings | None, num_slots: int
+) -> dict[int, SchemaBank]:
+    """Make the banks that the settings ask for, by the index of their block."""
+    if bank is None:
+        return {}
+    return {
+        index: SchemaBank(
+            num_slots=num_slots,
+            hidden_size=hidden_size(model),
+            num_schemas=bank.num_schemas,
+            rank=bank.rank,
+            top_k=bank.top_k,
+            attribute_dim=bank.attribute_dim,
+            residual=bank.residual,
+        ).to(model.device)
+        for index in bank_layers(len(blocks), last_n=bank.last_n, layers=bank.layers)
+    }
+
+
+def named_groups(
+    lora: Mapping[str, StackedLora], banks: Mapping[int, SchemaBank]
+) -> dict[Group, dict[str, nn.Parameter]]:
+    """The three groups that a stage may train, with their parameters in a fixed order."""
+
+    def of_banks(names: Iterable[str]) -> dict[str, nn.Parameter]:
+        return {
+            f"layers.{index}.{name}": bank.get_parameter(name)
+            for index, bank in sorted(banks.items())
+            for name in names
+        }
+
+    adapters = {
+        f"{path}.{name}": layer.get_parameter(name)
+        for path, layer in lora.items()
+        for name in ("A", "B")
+    }
+    return {
+        "router": of_banks(["router"]),
+        "schemas": of_banks(["U", "V", "attributes", "query"]),
+        "lora": adapters,
+    }
