@@ -137,6 +137,7 @@ def test_malformed_line_is_named_by_its_number(folder: Path, bad_line: str) -> N
 @pytest.mark.parametrize(
     "content",
     [b"not gzip", gzip.compress(b"x" * 5000)[:-12], gzip.compress(b"")[:10] + b"\xff" * 40],
+    ids=["text", "cut", "damaged"],  # an archive begins with the time at which it was made
 )
 def test_broken_archive_is_refused(folder: Path, content: bytes) -> None:
     write_folder(folder, train=[CLIPS], test=numbered_rows(0, 1))
