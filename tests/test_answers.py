@@ -430,7 +430,7 @@ class TestScoreLines:
             ('{"completion": "5", "gold": true}', "'gold' is True, only text or a number"),
             ('{"completion": "5", "gold": null}', "'gold' is None, only text or a number"),
             ('{"completion": "5", "gold": "five"}', "gold 'five' holds no number"),
-            ('{"completion": "5", "gold": NaN}', "gold 'NaN' holds no number"),
+            ('{"completion": "5", "gold": NaN}', "holds no finite number in 'gold'"),
         ],
     )
     def test_a_bad_line_is_named(self, line: str, message: str) -> None:

@@ -8,7 +8,6 @@ https://github.com/EleutherAI/lm-evaluation-harness/blob/47f16bf6a68ec19467e728c
 Every choice, with an example and its reason: docs/scoring.md.
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from schemabank.errors import InputError
+from schemabank.files import parse_json
 
 # Every repetition below is possessive or bounded, and no two can start in the same run of
 # characters: matching stays linear in the length of a completion, however odd it is.
@@ -304,16 +304,17 @@ def _spell(number: re.Match[str]) -> str:
 
 
 def _row(line: str) -> dict[str, object]:
+    shown = f"{line.strip()!r:.80}"
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
+        row = parse_json(line, "the line", finite=True)
+    except InputError as error:
         raise InputError(
-            f"{line.strip()!r:.80} is not valid JSON ({error}); each line must be one JSON object "
-            "with 'completion' and 'gold': correct or remove it"
+            f"{shown} is not valid JSON ({error.__cause__ or error}); each line must be one JSON "
+            "object with 'completion' and 'gold': correct or remove it"
         ) from error
     if not isinstance(row, dict):
         raise InputError(
-            f"{line.strip()!r:.80} is not a JSON object; each line must be one with 'completion' "
+            f"{shown} is not a JSON object; each line must be one with 'completion' "
             "and 'gold': wrap it in braces"
         )
     return row

@@ -7,10 +7,11 @@ have, ``NaN`` and ``Infinity``, are refused where a reader asks for finite ones.
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, cast
 
 from schemabank.errors import InputError
 
@@ -21,6 +22,9 @@ LONGEST_LINE = 64 * MIB  # a long book in one row has about 10
 DEEPEST = 60  # far below Python's limit of recursion
 # A text that repeats itself shrinks to a thousandth; real rows shrink to a third or a tenth.
 FREE_EXPANSION, MOST_EXPANSION = 1024 * MIB, 200
+
+# What Python reads as NaN or infinity, though it may also stand in a text.
+UNBOUNDED = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
 
 Tree = dict[str, object]
 
@@ -80,10 +84,7 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
         InputError: it is malformed, or nested too deeply.
     """
     try:
-        if finite:
-            value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
-        else:
-            value = json.loads(text)
+        value: object = json.loads(text)
     except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
         position = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
@@ -91,7 +92,12 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
         ) from error
     if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
         raise InputError(f"{where} is nested more than {DEEPEST} deep: allowed is less, flatten it")
-    return cast(object, value)
+    if finite and UNBOUNDED.search(text) and (name := _unbounded(value)) is not None:
+        raise InputError(
+            f"{where} holds no finite number in {name!r}, though JSON has no NaN and no Infinity: "
+            "write the number, or leave an empty value out"
+        )
+    return value
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -118,6 +124,23 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
+def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
+    """Read a whole text file; a name with ``.gz`` is unpacked.
+
+    Raises:
+        InputError: it is missing, no regular file, torn, not UTF-8, or too large.
+    """
+    check_regular(path)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(at_most + 1)
+    except (OSError, ValueError, zlib.error, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}): restore the file") from error
+    if len(content) > at_most:
+        raise InputError(f"{path} holds more than {at_most} bytes, allowed are as many: split it")
+    return _decoded(content, path)
+
+
 def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
     """Read JSON lines: where each stands, and its object; empty lines are skipped.
 
@@ -130,8 +153,7 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
             value = parse_json(line, where, finite=finite)
             if not isinstance(value, dict):
                 raise InputError(
-                    f"{where} must be an object with named columns, not {line.strip()!r:.60}: "
-                    "mend it"
+                    f"{where} must be an object with named columns, not {value!r:.60}: mend it"
                 )
             yield where, value
 
@@ -208,15 +230,13 @@ def _largest(path: Path) -> float:
     return max(FREE_EXPANSION, MOST_EXPANSION * path.stat().st_size)
 
 
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number that JSON has; leave an empty value out")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text:.40} is too large")
-    return value
+def _unbounded(value: object, name: str = "") -> str | None:
+    """The dotted name of the first number that is not finite."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_unbounded(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+        return next((place for place in found if place is not None), None)
+    return name if isinstance(value, float) and not math.isfinite(value) else None
 
 
 def _depth(value: object) -> int:

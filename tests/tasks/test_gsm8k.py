@@ -118,7 +118,7 @@ def test_validation_ratio_out_of_range_is_refused(ratio: float) -> None:
     "bad_line",
     [
         '{"question": "q", ',
-        "",
+        '{"question": "q", "answer": NaN}',
         '["q", "a"]',
         '{"question": "q"}',
         '{"question": "q", "answer": 5}',

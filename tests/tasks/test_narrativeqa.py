@@ -263,7 +263,7 @@ GOOD = questions("v0", each=1)[0]
         ({**GOOD, "question_id": 7}, "'question_id' must be a text that is not blank, not 7"),
         ({**GOOD, "question_id": "x", "document_id": "t0"}, "'t0' has no summary in this split"),
         ({"question": "Who?"}, "'question_id' must be a text that is not blank, not None"),
-        (["v0"], "must be a JSON object"),
+        (["v0"], "must be an object with named columns"),
     ],
 )
 def test_a_bad_question_is_named_by_file_and_line(folder: Path, bad: Any, problem: str) -> None:  # noqa: ANN401
@@ -282,7 +282,7 @@ def test_bad_summaries_are_named(folder: Path) -> None:
     ):
         load()
     write_tokenised(folder, test_summaries="{")
-    with pytest.raises(InputError, match=r"test_summaries\.jsonl\.gz line 1 is not JSON"):
+    with pytest.raises(InputError, match=r"test_summaries\.jsonl\.gz line 1 is no JSON"):
         load()
     write_tokenised(folder, test_questions="")
     with pytest.raises(InputError, match="split test holds no question"):

@@ -14,7 +14,7 @@ from properties import examples
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.taskconfig import RecordsSettings
-from schemabank.tasks import TaskData
+from schemabank.tasks import TaskData, records
 from schemabank.tasks.records import data_digest, load
 
 PROMPT = "Q: {question}\nA: "
@@ -174,25 +174,59 @@ def test_references_are_a_text_or_a_list(tmp_path: Path) -> None:
             loaded(broken, prompt="{q}", **options)
 
 
-def test_values_that_are_no_texts_are_written_as_json(tmp_path: Path) -> None:
-    path = write(tmp_path / "n.jsonl", [{"question": {"a": [1, "ü"]}, "answer": 3, "no": None}])
-    (example,) = loaded(path, validation_ratio=0, test_ratio=0).train
-    assert example.question == 'Q: {"a": [1, "ü"]}\nA: '
-    assert example.fields["answer"] == "3"
+def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+    row = {"question": 5, "answer": 3, "no": None, "deep": {"a": [1, "ü"]}, "flag": True}
+    (example,) = loaded(write(tmp_path / "n.jsonl", [row]), validation_ratio=0, test_ratio=0).train
+    assert example.question == "Q: 5\nA: "
+    assert example.fields["deep"] == '{"a": [1, "ü"]}'
     assert "no" not in example.fields
+
+
+@pytest.mark.parametrize("name", ["question", "answer", "id", "group", "cluster", "right"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([1], "a list"),
+        ({"a": 1}, "an object"),
+        (True, "a truth value"),
+        (float("nan"), "no number"),
+        (float("inf"), "no number"),
+    ],
+)
+def test_what_is_no_text_and_no_number_is_refused_where_it_is_used(
+    name: str, value: object, said: str
+) -> None:
+    """As a data set of the hub has it; a file's line with NaN is refused before."""
+    row = {"question": "q", "answer": "a", "id": "i", "group": "g", "cluster": "c", "right": "r"}
+    row[name] = [value] if name == "right" and isinstance(value, list) else value
+    settings = RecordsSettings(
+        path="x", id="id", group="group", cluster="cluster", references="right"
+    )
+    with pytest.raises(InputError, match=rf"row 3 has {said}.* in column '{name}'"):
+        records._example(("row 3", row), "0", settings, PROMPT, list(row))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_does_not_have_are_refused_by_line_and_column(
+    value: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "n.jsonl"
+    path.write_text(f'{{"question": "q", "answer": 1}}\n{{"question": "r", "answer": {value}}}\n')
+    with pytest.raises(InputError, match=r"n\.jsonl line 2 holds no finite number in 'answer'"):
+        loaded(path)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3 is not JSON"),
+        ("{", "line 3 is no JSON"),
         ("[1]", r"line 3 must be an object .* not \[1\]"),
         ('{"answer": "1"}', r"\{question\}, which .*line 3 lacks: allowed are \{answer\}"),
         ('{"question": null, "answer": "1"}', r"\{question\}, which .*line 3 lacks"),
         ('{"question": "q"}', r"'\{answer\}' names \{answer\}, which .*line 3 lacks"),
         ('{"question": "q", "answer": " "}', "line 3 has an empty target"),
         ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is no Unicode"),
-        ('{"question": ' + "1" * 5000 + "}", "line 3 is not JSON"),
+        ('{"question": ' + "1" * 5000 + "}", "line 3 is no JSON"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -5,15 +5,13 @@ hash rule carves one out of ``train``; the test split is left as it is. Paper: C
 2110.14168.
 """
 
-import gzip
-import json
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines
 from schemabank.tasks.base import Example, TaskData, hash_position
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
@@ -74,23 +72,7 @@ def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
             f" put the upstream files there, gzipped, or unset {DATA_VARIABLE} to read {HUB_ID!r} "
             f"from the Hugging Face hub"
         )
-    return {split: _file_rows(path) for split, path in paths.items()}
-
-
-def _file_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield f"{path} line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} line {number} is not JSON ({error}): restore the upstream file"
-        ) from error
-    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read after line {number} ({error}): restore the upstream file"
-        ) from error
+    return {split: json_lines(path, finite=True) for split, path in paths.items()}
 
 
 def _hub_rows() -> dict[str, Iterator[Row]]:

@@ -6,18 +6,17 @@ only if the settings say that it may. Papers: Chen et al., arXiv 2107.03374; Aus
 2108.07732.
 """
 
-import gzip
 import importlib.util
 import json
 import os
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines, parse_json, read_unpacked
 from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
 from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks.base import Example, Item, TaskData
@@ -185,7 +184,10 @@ def _mbpp(version: str) -> list[Row]:
     if version == "full":
         return _lines(Path(folder) / "mbpp" / "mbpp.jsonl.gz")
     path = Path(folder) / "mbpp" / "sanitized-mbpp.json.gz"
-    return _read(path, json.loads)
+    rows = parse_json(read_unpacked(path), str(path), finite=True)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path} must hold a list of objects: put upstream's file there, gzipped")
+    return rows
 
 
 def _hub_mbpp(version: str) -> list[Row]:
@@ -204,14 +206,4 @@ def _hub_mbpp(version: str) -> list[Row]:
 
 
 def _lines(path: Path) -> list[Row]:
-    return _read(path, lambda text: [json.loads(line) for line in text.split("\n") if line])
-
-
-def _read(path: Path, parse: Callable[[str], list[Row]]) -> list[Row]:
-    try:
-        return parse(gzip.decompress(path.read_bytes()).decode())
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): put upstream's file there, gzipped, or unset "
-            f"{DATA_VARIABLE}"
-        ) from error
+    return [row for _, row in json_lines(path, finite=True)]

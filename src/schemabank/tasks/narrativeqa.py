@@ -13,11 +13,8 @@ Rows come from the first of these that is there:
 """
 
 import csv
-import gzip
-import json
 import os
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.gsm8k import DATA_VARIABLE
 
@@ -198,11 +196,11 @@ def _folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
 def _tokenised_split(summaries: Path, questions: Path, natural_text: bool) -> _Split:
     restore: Callable[[str], str] = join_punctuation if natural_text else str
     split = _Split()
-    for where, row in _json_rows(summaries):
+    for where, row in json_lines(summaries):
         id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "title"))
         document = _Document(kind, title, restore(_text(where, row, "summary")))
         split.add_document(where, id_, document)
-    for where, row in _json_rows(questions):
+    for where, row in json_lines(questions):
         question = _Question(
             where,
             _text(where, row, "question_id"),
@@ -280,27 +278,6 @@ def _hub_split(name: str, rows: Any, natural_text: bool) -> _Split:  # noqa: ANN
         text = _text(where, row, f"question.{part}")
         split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
     return split
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise InputError(
-                        f"{path} line {number} must be a JSON object: restore the original file"
-                    )
-                yield f"{path} line {number}", row
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} line {number} is not JSON ({error}): restore the original file"
-        ) from error
-    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read after line {number} ({error}): restore the original file"
-        ) from error
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

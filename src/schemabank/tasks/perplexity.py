@@ -6,16 +6,14 @@ front of them, so that nothing but the context differs. Books come from a folder
 test on, ``split: test`` or ``narrativeqa_set: test``; a book is whole in one split.
 """
 
-import gzip
-import json
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines, read_unpacked
 from schemabank.seams import beginning_tokens
 from schemabank.taskconfig import PerplexitySettings
 from schemabank.tasks.base import Example, Item, TaskData, hash_position
@@ -41,7 +39,7 @@ def load(settings: PerplexitySettings) -> TaskData:
     for book_id, file, is_test in _index(folder):
         if book_id in settings.leave_out:
             continue
-        text = _text(folder / file)
+        text = read_unpacked(folder / file)
         if is_test:
             books["test"].append(_book(book_id, text))
         elif hash_position(book_id) < settings.validation_ratio:
@@ -122,27 +120,17 @@ def _index(folder: Path) -> Iterator[tuple[str, str, bool]]:
     """Id, file and whether it is for testing, of every book."""
     path = folder / "index.jsonl"
     seen: set[str] = set()
-    lines = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
+    for where, row in json_lines(path, finite=True):
         try:
-            row = json.loads(line)
             book_id, file = str(row["book_id"]), str(row["file"])
-        except (ValueError, KeyError, TypeError) as error:
+        except KeyError as error:
             raise InputError(
-                f"{path} line {number} must be an object with book_id and file ({error!r}): mend it"
+                f"{where} must be an object with book_id and file ({error!r}): mend it"
             ) from error
         if book_id in seen:
-            raise InputError(f"{path} line {number} has the book {book_id!r} again: remove one")
+            raise InputError(f"{where} has the book {book_id!r} again: remove one")
         seen.add(book_id)
         yield book_id, file, TEST_SET in (row.get("split"), row.get("narrativeqa_set"))
-
-
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore the file") from error
 
 
 def _book(book_id: str, text: str) -> Example:

@@ -5,16 +5,16 @@ out of the training rows by a hash of the prompt, so equal prompts never part an
 none.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from schemabank.answers import plain_decimal
 from schemabank.errors import InputError, did_you_mean
+from schemabank.files import json_lines
 from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import columns_in, fill
@@ -115,24 +115,8 @@ def _split_file(folder: Path, name: str) -> Path:
 
 
 def _file_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _row(f"{path} line {number}", _parsed(line, f"{path} line {number}"))
-    except (OSError, zlib.error, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read after line {number} ({error}): it must be JSON lines in UTF-8"
-        ) from error
-
-
-def _parsed(line: str, where: str) -> object:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
-        raise InputError(f"{where} is not JSON ({error}): correct the line") from error
+    for where, row in json_lines(path, finite=True):
+        yield _row(where, row)
 
 
 def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
@@ -187,6 +171,9 @@ def _example(
     row: Row, default_id: str, settings: RecordsSettings, prompt: str, names: Sequence[str]
 ) -> Example:
     where, columns = row
+    for setting, template in (("task.prompt", prompt), ("task.records.target", settings.target)):
+        for name in columns_in(template, names):
+            _check_scalar(row, name, setting)
     texts = {name: _text(value) for name, value in columns.items() if value is not None}
     target = fill(settings.target, texts, where=where, names=names)
     question = fill(prompt, texts, where=where, names=names)
@@ -206,6 +193,26 @@ def _example(
     )
 
 
+def _check_scalar(row: Row, name: str, setting: str) -> None:
+    """Refuse what is no text and no number in a column that becomes text; a missing one may pass.
+
+    Raises:
+        InputError: a list, an object, a truth value, or a number that is not finite, such as the
+            NaN that pandas has for an empty cell.
+    """
+    where, columns = row
+    value = columns.get(name)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    is_number |= isinstance(value, float) and math.isfinite(value)
+    if value is None or isinstance(value, str) or is_number:
+        return
+    kind = {list: "a list", dict: "an object", bool: "a truth value"}.get(type(value), "no number")
+    raise InputError(
+        f"{where} has {kind}, {value!r:.60}, in column {name!r}, which {setting} names: allowed is "
+        "text or a number, write it as text or leave the row out"
+    )
+
+
 def _references(row: Row, name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
@@ -217,6 +224,8 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
             f"of texts is allowed, perhaps one of its own columns ({', '.join(value)})"
         )
     values = value if isinstance(value, list) else [value]
+    for each in values:
+        _check_scalar((where, {name: each}), name, "task.records.references")
     texts = tuple(_text(v) for v in values if v is not None and _text(v).strip())
     if not texts:
         guess = "" if name in columns else did_you_mean(name, columns)
@@ -230,6 +239,7 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
 def _column(row: Row, setting: str, name: str) -> str:
     where, columns = row
     value = columns.get(name)
+    _check_scalar(row, name, f"task.records.{setting}")
     if value is None or not _text(value):
         raise InputError(
             f"{where} has no column {name!r}, which task.records.{setting} names"
