@@ -1,5 +1,6 @@
 """The factorised bank against the method's definition, written out token by token in float64."""
 
+import itertools
 import math
 
 import pytest
@@ -347,23 +348,67 @@ def test_load_balance_sends_gradient_through_the_probabilities_alone() -> None:
     assert to_probs.abs().sum() > 0
 
 
-def test_tag_loss_against_a_loop() -> None:
+TAGS = torch.tensor([[[0, 3], [1, 2]], [[2, 0], [3, 1]]])
+
+
+@pytest.mark.parametrize("shown", [((1, 1), (1, 1)), ((1, 0), (0, 1)), ((0, 0), (0, 1))])
+def test_tag_loss_against_a_loop(shown: tuple[tuple[int, int], ...]) -> None:
+    """Summed over the tokens that are told of tags, divided by all real ones."""
     routed, mask = random_routed(), random_mask()
-    tags = torch.tensor([[[0, 3], [1, 2]], [[2, 0], [3, 1]]])
+    log_probs = routed.log_probs.detach()
+    found = tag_loss(routed, TAGS, mask, torch.tensor(shown, dtype=torch.float32)).detach()
     for n in range(SLOTS):
-        values = [
-            -routed.log_probs[n, b, t, tag]
-            for b, t in mask[n].nonzero().tolist()
-            for tag in tags[n, b].tolist()
-        ]
-        torch.testing.assert_close(tag_loss(routed, tags, mask)[n], torch.stack(values).mean())
+        places = mask[n].nonzero().tolist()
+        total = sum(
+            -float(log_probs[n, b, t, tag]) / len(TAGS[n, b])
+            for b, t in places
+            if shown[n][b]
+            for tag in TAGS[n, b].tolist()
+        )
+        assert float(found[n]) == pytest.approx(total / len(places), rel=1e-12)
+
+
+@pytest.mark.parametrize("keep", [0.75, 0.5, 0.25])
+def test_the_tag_losss_expected_strength_is_the_share_of_tags_that_are_kept(keep: float) -> None:
+    """Exactly, by all 16 ways to keep the tags of four examples of different lengths."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(1, 4, 6, SCHEMAS, generator=generator, dtype=torch.float64)
+    lengths = torch.tensor([6, 1, 4, 3])
+    mask = (torch.arange(6) < lengths[:, None]).double()[None]
+    tags = torch.randint(SCHEMAS, (1, 4, 2), generator=generator)
+
+    def gradient(shown: tuple[int, ...]) -> Tensor:
+        leaf = scores.clone().requires_grad_()
+        routed = Routed(log_probs=leaf.log_softmax(-1), gates=torch.zeros_like(leaf))
+        loss = tag_loss(routed, tags, mask, torch.tensor([shown], dtype=torch.float64))
+        return torch.autograd.grad(loss.sum(), leaf)[0]
+
+    expected = sum(
+        keep ** sum(shown) * (1 - keep) ** (4 - sum(shown)) * gradient(shown)
+        for shown in itertools.product((0, 1), repeat=4)
+    )
+    assert isinstance(expected, Tensor)
+    torch.testing.assert_close(expected, keep * gradient((1, 1, 1, 1)), rtol=1e-12, atol=1e-15)
+
+
+def test_rows_without_an_example_dilute_no_term() -> None:
+    """The last batch of an epoch may have rows to spare."""
+    routed, mask = random_routed(), random_mask()
+    shown = torch.ones(SLOTS, BATCH)
+    short = mask.clone()
+    short[:, 1] = 0
+    alone = Routed(log_probs=routed.log_probs[:, :1], gates=routed.gates[:, :1])
+    for of in (router_entropy, load_balance):
+        torch.testing.assert_close(of(routed, short), of(alone, mask[:, :1]))
+    torch.testing.assert_close(
+        tag_loss(routed, TAGS, short, shown),
+        tag_loss(alone, TAGS[:, :1], mask[:, :1], shown[:, :1]),
+    )
 
 
 def penalties(routed: Routed, mask: Tensor) -> Tensor:
-    tags = torch.tensor([[[0, 3], [1, 2]], [[2, 0], [3, 1]]])
-    return torch.stack(
-        [router_entropy(routed, mask), load_balance(routed, mask), tag_loss(routed, tags, mask)]
-    )
+    told = tag_loss(routed, TAGS, mask, torch.ones(SLOTS, BATCH))
+    return torch.stack([router_entropy(routed, mask), load_balance(routed, mask), told])
 
 
 def test_padded_positions_change_nothing_bit_for_bit() -> None:

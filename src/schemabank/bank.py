@@ -227,17 +227,23 @@ def load_balance(routed: Routed, mask: Tensor) -> Tensor:
     return share.shape[-1] * (share.detach() * prob).sum(-1)
 
 
-def tag_loss(routed: Routed, tags: Tensor, mask: Tensor) -> Tensor:
+def tag_loss(routed: Routed, tags: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
     """Router loss on tagged schemas, ``−log p_t`` (paper eq. 8), in nats, ``(slot,)``.
+
+    Summed over the tokens of examples whose tags are shown and divided by all real tokens. So an
+    example that is shown its tags with probability ``p`` gets ``p`` times the full strength on
+    average, and a schedule that shows ever fewer of them fades. A mean over the shown tokens alone
+    would keep its full strength as long as any example of the batch is shown its tags.
 
     Args:
         routed: what the router did.
         tags: ``(slot, batch, tag)``, schema ids.
-        mask: ``(slot, batch, token)``, 1 for real tokens of examples whose tags are kept.
+        mask: ``(slot, batch, token)``, 1 for real tokens, 0 for padding.
+        shown: ``(slot, batch)``, 1 for examples whose tags are shown.
     """
     picked = tags[:, :, None, :].expand(-1, -1, routed.log_probs.shape[2], -1)
     surprise = -routed.log_probs.gather(-1, picked).mean(-1)
-    return _masked_mean(surprise, mask)
+    return _masked_mean(torch.where(shown[..., None] > 0, surprise, 0.0), mask)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -121,12 +121,12 @@ def penalise(
     names: frozenset[str], banks: Sequence[SchemaBank], routed: Sequence[Routed], given: StepInput
 ) -> Tensor:
     """Return the weighted terms of the loss beside the task's, averaged over banks, ``(slot,)``."""
-    real, tagged = given.batch.real, given.tagged[..., None]
+    real = given.batch.real
     terms: dict[str, Callable[[], list[Tensor]]] = {
         "entropy": lambda: [router_entropy(r, real) for r in routed],
         "load_balance": lambda: [load_balance(r, real) for r in routed],
         "orthonormality": lambda: [orthonormality(b) for b in banks],
-        "tags": lambda: [tag_loss(r, given.tags, real * tagged) for r in routed],
+        "tags": lambda: [tag_loss(r, given.tags, real, given.tagged) for r in routed],
     }
     values = [
         given.penalties[:, index] * torch.stack(terms[name]()).mean(0)
