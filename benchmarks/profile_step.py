@@ -101,7 +101,7 @@ def _profiled(bench: Bench, slots: int) -> Row:
 
 def _most_frequent(bench: Bench, cohort: Cohort) -> tuple[int, Callable[[], Tensor]]:
     """Return the width of most steps, and the program that takes one."""
-    order = Counter(bench.data.schedule.order)
+    order = Counter(bench.data.schedule.order(0))
     width = bench.data.schedule.buckets[order.most_common(1)[0][0]].width
     programs = cohort._programs._programs.items()
     return width, next(program.run for (_, shape), program in programs if shape[0] == width)

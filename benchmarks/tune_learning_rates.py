@@ -52,12 +52,13 @@ def main() -> None:
 
 def at_rate(run: RunConfig, arm: str, rate: float, seed: int) -> RunConfig:
     """Return a run of an arm at a learning rate, scored on validation."""
-    highest = max(s.learning_rate for s in run.curriculum if "lora" in s.train)
+    resolved = tuple(stage.resolved(run.train) for stage in run.curriculum)
+    highest = max(s.learning_rate for s in resolved if "lora" in s.train)
     stages = tuple(
         s.model_copy(update={"learning_rate": s.learning_rate * rate / highest})
         if "lora" in s.train
         else s
-        for s in run.curriculum
+        for s in resolved
     )
     update = {
         "arm": arm,

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemabank.config import PRESETS, CommonSettings, RunConfig, Stage
+from schemabank.config import PRESETS, CommonSettings, RunConfig
+from schemabank.trainconfig import StageSettings
 
 TARGET = Path(__file__).with_name("settings.md")
 HEADER = """# Settings
 
-Made by `python docs/build_settings.py` from `schemabank/config.py`. A configuration file holds
+Made by `python docs/build_settings.py` from `schemabank/config.py` and its neighbours. A file holds
 these keys; `arm` and `seed` may be lists. `--set train.learning_rate=1e-4` overrides one; a stage
 is reached by its name: `--set curriculum.joint.learning_rate=1e-4`.
 """
@@ -22,7 +23,7 @@ def page() -> str:
     for name, field in CommonSettings.model_fields.items():
         if isinstance(field.default, BaseModel):
             parts.append(_section(name, type(field.default)))
-    parts.append(_section("curriculum (a list of stages)", Stage))
+    parts.append(_section("curriculum (a list of stages)", StageSettings))
     parts.append("## Preset `paper`\n\nDiffers from these defaults in:\n\n```json\n")
     parts.append(json.dumps(PRESETS["paper"], indent=2) + "\n```\n")
     return "\n".join(parts)

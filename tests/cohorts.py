@@ -35,7 +35,7 @@ def examples(count: int = 22) -> list[Example]:
 
 
 def data(
-    *, batch_size: int = 4, completion_only: bool = True, max_buckets: int = 3
+    *, batch_size: int = 4, completion_only: bool = True, max_buckets: int = 3, num_orders: int = 2
 ) -> TrainingData:
     """Tokenised examples with their schedule."""
     tokenizer = tiny_tokenizer()
@@ -52,7 +52,9 @@ def data(
     return TrainingData(
         examples=examples(),
         encoded=encoded,
-        schedule=plan_schedule(encoded, batch_size=batch_size, max_buckets=max_buckets),
+        schedule=plan_schedule(
+            encoded, batch_size=batch_size, max_buckets=max_buckets, num_orders=num_orders
+        ),
         tokenizer=tokenizer,
         completion_only=completion_only,
     )

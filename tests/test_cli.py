@@ -302,6 +302,12 @@ class TestTrain:
         for text in ("base", "lora", "schemabank", "always answer 100", "6 all"):
             assert re.search(rf"(^| ) *{re.escape(text)} ", ended.out, flags=re.MULTILINE)
         assert "reused" not in ended.out
+        unequal = [line for line in ended.out.splitlines() if line.startswith("unequal: ")]
+        assert "rates were not tried for each arm (0.01 for schemabank and 0.01 for" in unequal[0]
+        assert unequal[1].endswith(
+            "schemabank and lora have different numbers of updates of LoRA: 13 and 18."
+        )
+        assert "trained parameters" in unequal[2]
         folders = [o.folder for o in (finished.base, finished.lora, finished.schemabank)]
         notes = [f"reused: {folder} (same configuration, finished)" for folder in folders]
         assert ended.err.splitlines() == notes
@@ -318,6 +324,9 @@ class TestTrain:
             finished.lora.folder / "result.json"
         ).read_text()
         assert "18 steps, about" in ended.err
+        assert "unequal: " not in ended.out
+        assert "no effect: bank.num_schemas, bank.rank, " in ended.err.splitlines()[0]
+        assert "(the arm lora has neither bank nor stages)" in ended.err.splitlines()[0]
 
     @pytest.mark.parametrize(("arms", "code"), [("lora", 1), ("[base, lora]", 3)])
     def test_failed_runs_are_never_swallowed(

@@ -18,6 +18,7 @@ from schemabank.config import (
     Stage,
     TagSettings,
 )
+from schemabank.trainconfig import EQUAL_RATE_STAGES, StageSettings, TrainSettings
 
 SOUND = RunConfig(arm="lora")
 PAPER = ExperimentConfig.model_validate({"arm": "lora", "preset": "paper", **PRESETS["paper"]})
@@ -39,7 +40,6 @@ BOTH = {
     "bank.load_balance_weight": 0.0,
     "tags.tagger": "hash",
     "tags.num_tags": 2,
-    "curriculum": THREE_STAGES,
     "train.weight_decay": 0.01,
     "train.max_grad_norm": 1.0,
     "train.batch_size": 4,
@@ -56,9 +56,11 @@ SOUND_ONLY = {
     "task.end_token": True,
     "task.completion_only_loss": True,
     "task.gsm8k.validation_ratio": 0.1,
+    "curriculum": EQUAL_RATE_STAGES,
     "task.name": "gsm_symbolic",
     "model.name": "smollm2-135m-instruct",
     "bank.residual": True,
+    "train.epoch_orders": 4,
     "tags.delivery": "loss",
     "eval.split": None,
     "eval.limit": None,
@@ -68,11 +70,16 @@ PAPER_ONLY = {
     "task.end_token": False,
     "task.completion_only_loss": False,
     "task.gsm8k.validation_ratio": 0.0,
+    "curriculum": tuple(
+        StageSettings.model_validate(stage.model_dump(exclude_defaults=True))
+        for stage in THREE_STAGES
+    ),
     "task.name": "gsm8k",
     "model.name": "Qwen/Qwen2-0.5B",
     "bank.residual": False,
     "tags.delivery": "prefix",
     "train.num_train_epochs": 10,
+    "train.epoch_orders": 2,
     "train.learning_rate": 1e-4,
     "eval.split": "test",
     "eval.limit": 500,
@@ -232,7 +239,47 @@ def test_arm_lora_has_one_plain_stage_with_its_own_rate() -> None:
 
 def test_arm_base_trains_nothing_and_schemabank_has_the_curriculum() -> None:
     assert RunConfig(arm="base").stages() == ()
-    assert RunConfig(arm="schemabank").stages() == THREE_STAGES
+    paper = RunConfig(arm="schemabank", curriculum=PAPER.curriculum, train=PAPER.train)
+    assert paper.stages() == THREE_STAGES
+
+
+@pytest.mark.parametrize("preset", [SOUND, PAPER])
+def test_presets_keep_their_rates_for_both_arms(preset: CommonSettings) -> None:
+    rates = {SOUND: [1e-3, 1e-3, 1e-3, 5e-4], PAPER: [1e-4, 1e-3, 1e-4, 5e-5]}[preset]
+    common = {name: getattr(preset, name) for name in CommonSettings.model_fields}
+    runs = [RunConfig(arm=arm, **common) for arm in ("lora", "schemabank")]
+    assert [stage.learning_rate for run in runs for stage in run.stages()] == rates
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("learning_rate", 3e-3, [3e-3, 3e-3, 3e-3, 1.5e-3]),
+        ("lr_scheduler_type", "cosine", ["cosine"] * 4),
+        ("warmup_ratio", 0.2, [0.2] * 4),
+    ],
+)
+def test_what_train_says_of_the_learning_rate_moves_both_arms_alike(
+    name: str, value: object, expected: list[object]
+) -> None:
+    settings = {"arm": ["lora", "schemabank"], "train": {name: value}}
+    runs = ExperimentConfig.model_validate(settings).runs()
+    assert [getattr(stage, name) for run in runs for stage in run.stages()] == expected
+
+
+def test_a_stage_may_have_settings_of_its_own() -> None:
+    own = {"learning_rate": 2e-4, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+    stage = StageSettings.model_validate({"name": "a", "ratio": 1.0, "train": ["lora"], **own})
+    found = stage.resolved(TrainSettings(learning_rate=1.0, lr_scheduler_type="cosine"))
+    assert {name: getattr(found, name) for name in own} == own
+    assert found.resolved(TrainSettings()) == found
+    third = StageSettings(name="a", ratio=1.0, train=("lora",), learning_rate_ratio=0.3)
+    assert third.resolved(TrainSettings(learning_rate=1e-3)).learning_rate == 3e-4
+
+
+def test_a_stage_has_a_rate_or_a_share_of_one() -> None:
+    with pytest.raises(ValidationError, match=r"'a' has learning_rate 0\.1 and .*_ratio 2"):
+        StageSettings(name="a", ratio=1, train=["lora"], learning_rate=0.1, learning_rate_ratio=2)
 
 
 @pytest.mark.parametrize(

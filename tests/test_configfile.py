@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from schemabank.config import (
     PRESETS,
-    THREE_STAGES,
     EvalSettings,
     ExperimentConfig,
     LoraSettings,
@@ -29,6 +28,7 @@ from schemabank.configfile import (
 )
 from schemabank.errors import InputError
 from schemabank.taskconfig import TASK_NAMES
+from schemabank.trainconfig import EQUAL_RATE_STAGES
 
 TWO_STAGES = """\
 arm: schemabank
@@ -73,7 +73,7 @@ def test_a_preset_lies_under_the_file_and_overrides_above(path: Path) -> None:
     text = "preset: paper\narm: [lora, schemabank]\ntrain:\n  num_train_epochs: 4\n"
     config = load(path, text, "eval.limit=7")
     assert (config.preset, config.arm) == ("paper", ("lora", "schemabank"))
-    assert config.train == TrainSettings(num_train_epochs=4, learning_rate=1e-4)
+    assert config.train == TrainSettings(num_train_epochs=4, epoch_orders=2, learning_rate=1e-4)
     assert (config.eval.limit, config.eval.max_new_tokens) == (7, 200)
     assert config.task.gsm8k.validation_ratio == 0.0
     assert PRESETS["paper"]["eval"] == {"split": "test", "limit": 500, "max_new_tokens": 200}
@@ -243,8 +243,11 @@ def test_a_wrong_value_names_line_value_range_and_mend(
 
 def test_an_override_reaches_a_stage_by_its_name(path: Path) -> None:
     config = load(path, "arm: schemabank\n", "curriculum.joint.learning_rate=3e-4")
-    assert config.curriculum[:2] == THREE_STAGES[:2]
-    assert config.curriculum[2] == THREE_STAGES[2].model_copy(update={"learning_rate": 3e-4})
+    assert config.curriculum[:2] == EQUAL_RATE_STAGES[:2]
+    absolute = {"learning_rate": 3e-4, "learning_rate_ratio": None}
+    assert config.curriculum[2] == EQUAL_RATE_STAGES[2].model_copy(update=absolute)
+    config = load(path, TWO_STAGES, "curriculum.end.learning_rate_ratio=0.1")
+    assert [stage.learning_rate for stage in config.runs()[0].stages()] == [1e-3, 1e-4]
     config = load(path, TWO_STAGES, "curriculum.end.train=[lora, schemas]")
     assert config.curriculum[1].train == ("lora", "schemas")
     assert config.curriculum[0].learning_rate == 1e-3
@@ -305,7 +308,11 @@ def test_overrides_of_a_run() -> None:
 # Ids.
 
 
-PARTNERS = {"num_samples": {"temperature": 0.3}}  # what a setting cannot change without
+# What a setting cannot change without.
+PARTNERS: dict[str, dict[str, object]] = {
+    "num_samples": {"temperature": 0.3},
+    "learning_rate": {"learning_rate_ratio": None},
+}
 
 
 def candidates(model: Settings, name: str) -> Iterator[object]:
@@ -316,13 +323,14 @@ def candidates(model: Settings, name: str) -> Iterator[object]:
     elif isinstance(value, int | float):
         yield from (value + 1, value / 2, value + 0.25)
     for choice in get_args(type(model).model_fields[name].annotation):
-        yield from (choice, *get_args(choice))
-    yield from (7, "other", (0,), ("lora",), ("wandb",), (0.5,), (0.5, 0.5), (128, 1024), (1,))
+        yield from reversed((choice, *get_args(choice)))
+    yield from (7, 0.5, "other", (0,), ("lora",), ("wandb",), (0.5,), (0.5, 0.5), (128, 1024), (1,))
 
 
 def changed(model: Settings, name: str) -> Settings:
     """The same settings with another value that its own checks allow."""
-    value, fields = getattr(model, name), {**model.model_dump(), **PARTNERS.get(name, {})}
+    value, fields = getattr(model, name), model.model_dump()
+    fields |= {key: v for key, v in PARTNERS.get(name, {}).items() if key in fields}
     for candidate in candidates(model, name):
         try:
             other = type(model).model_validate({**fields, name: candidate})
@@ -395,10 +403,45 @@ def test_a_preset_is_what_it_resolves_to(path: Path) -> None:
 
 def test_settings_that_came_later_leave_the_ids_of_earlier_runs_alone() -> None:
     scored = EvalSettings(split="test")  # as every run was by default
-    assert config_hash(RunConfig(arm="lora", eval=scored)) == "09192dad33"
-    assert config_hash(RunConfig(arm="schemabank", eval=scored)) == "4b95f64b03"
+    before = TrainSettings(epoch_orders=1)
+    assert config_hash(RunConfig(arm="lora", train=before, eval=scored)) == "09192dad33"
+    for changed in ({}, {"epoch_orders": 1, "loss_weighting": "token"}):
+        train = TrainSettings.model_validate(changed)
+        other = RunConfig(arm="lora", train=train, eval=scored)
+        assert config_hash(other) != "09192dad33"
     explicit = RunConfig(arm="lora", lora=LoraSettings(layers_to_transform=(0,)))
     assert config_hash(explicit) != config_hash(RunConfig(arm="lora"))
+
+
+def schemabank(**train: object) -> RunConfig:
+    return RunConfig(arm="schemabank", train=TrainSettings.model_validate(train))
+
+
+def test_a_run_id_tells_a_stages_rate_however_it_was_given() -> None:
+    """The same rates give the same id, and a rate that no stage has gives no other one."""
+    absolute = tuple(stage.resolved(TrainSettings()) for stage in EQUAL_RATE_STAGES)
+    stated = schemabank().model_copy(update={"curriculum": absolute})
+    assert config_hash(stated) == config_hash(schemabank())
+    for name, value in (
+        ("learning_rate", 2e-3),
+        ("lr_scheduler_type", "cosine"),
+        ("warmup_ratio", 0.1),
+    ):
+        changed = schemabank(**{name: value})
+        assert config_hash(changed) != config_hash(schemabank())
+        unmoved = changed.model_copy(update={"curriculum": absolute})
+        assert config_hash(unmoved) == config_hash(stated)
+
+
+def test_a_stage_of_the_preset_that_an_override_names_is_changed(path: Path) -> None:
+    """In whatever order preset and stage are given; the other stages stay the preset's."""
+    for overrides in (
+        ["preset=paper", "curriculum.joint.learning_rate=1e-5"],
+        ["curriculum.joint.learning_rate=1e-5", "preset=paper"],
+    ):
+        (run,) = load(path, "arm: schemabank\n", *overrides).runs()
+        assert [stage.learning_rate for stage in run.stages()] == [1e-3, 1e-4, 1e-5]
+    assert [s["learning_rate"] for s in PRESETS["paper"]["curriculum"]] == [1e-3, 1e-4, 5e-5]
 
 
 def test_a_run_id_is_arm_seed_and_hash() -> None:

@@ -11,7 +11,8 @@ def lora(seed: int, rate: float, r: int = 16) -> RunConfig:
 
 def test_settings_have_dotted_names_and_stages_their_own() -> None:
     settings = dotted_settings(RunConfig(arm="schemabank", seed=3))
-    assert settings["curriculum.router.learning_rate"] == 1e-3
+    assert settings["curriculum.joint.learning_rate_ratio"] == 0.5
+    assert settings["train.learning_rate"] == 1e-3
     assert settings["seed"] == 3
     assert not any(name.startswith("engine.") for name in settings)
     assert not any(name.startswith("bank.") for name in dotted_settings(lora(1, 1e-3)))
@@ -35,10 +36,10 @@ def test_settings_whose_last_names_agree_are_named_in_full_and_many_are_counted(
         seed=1,
         lora=LoraSettings(r=8),
         curriculum=tuple(
-            stage.model_copy(update={"learning_rate": 0.5, "warmup_ratio": 0.0})
+            stage.model_copy(update={"learning_rate_ratio": 0.5, "warmup_ratio": 0.0})
             for stage in RunConfig(arm="schemabank").curriculum
         ),
     )
     (title, _) = titles_of([changed, RunConfig(arm="schemabank", seed=1)]).values()
-    assert title.startswith("schemabank seed 1, r=8, curriculum.router.learning_rate=0.5, ")
-    assert title.endswith(", 3 more")
+    assert title.startswith("schemabank seed 1, r=8, curriculum.router.learning_rate_ratio=0.5, ")
+    assert title.endswith(", 2 more")

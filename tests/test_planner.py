@@ -181,9 +181,12 @@ def test_no_runs_need_no_cohort() -> None:
 # How many slots.
 
 
-@pytest.mark.parametrize(("fitting", "slots"), [(100, 22), (22, 22), (8, 8), (1, 1)])
-def test_the_papers_suite_takes_22_slots_for_its_40_runs(fitting: int, slots: int) -> None:
-    """Of 240 epochs, 36 are the routers' alone; 10 epochs are the longest run's."""
+@pytest.mark.parametrize(("fitting", "slots"), [(100, 19), (19, 19), (8, 8), (1, 1)])
+def test_the_papers_suite_takes_19_slots_for_its_40_runs(fitting: int, slots: int) -> None:
+    """Of 240 epochs, 36 are the routers' alone; 10 epochs are the longest run's.
+
+    Two orders of batch lengths take turns. With one order it would be 22 slots, for 10 epochs.
+    """
     runs = [
         settings(arm, preset="paper", seed=seed, train={"num_train_epochs": n})
         for arm in ("lora", "schemabank")
@@ -194,15 +197,16 @@ def test_the_papers_suite_takes_22_slots_for_its_40_runs(fitting: int, slots: in
     journeys = [journey(run, epoch=100) for run in cohort.runs]
     assert sum(j.num_steps for j in journeys) == 24000
     assert sum(j.num_cached for j in journeys) == 3600
-    assert best_slots(journeys, epoch=100, at_most=fitting) == slots
-    if fitting >= 22:
-        assert count_steps(journeys, num_slots=slots, epoch=100) == (300, 1000)
+    assert best_slots(journeys, cycle=200, at_most=fitting) == slots
+    if fitting >= 19:
+        assert count_steps(journeys, num_slots=slots, cycle=200) == (300, 1200)
+        assert best_slots(journeys, cycle=100, at_most=100) == 22
 
 
 def test_equal_runs_that_all_fit_train_at_once() -> None:
     runs = [Journey(num_cached=30, num_steps=100) for _ in range(12)]
-    assert best_slots(runs, epoch=50, at_most=40) == 12
-    assert best_slots(runs, epoch=50, at_most=7) == 6, "two times six"
+    assert best_slots(runs, cycle=50, at_most=40) == 12
+    assert best_slots(runs, cycle=50, at_most=7) == 6, "two times six"
 
 
 def test_a_runs_journey_is_cached_while_lora_is_untouched() -> None:

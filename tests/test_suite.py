@@ -69,7 +69,8 @@ def test_no_run_leaves_a_trace_in_the_preset(tmp_path: Path) -> None:
     path = write(
         tmp_path / "s.yaml",
         defaults={"preset": "paper"},
-        grid={"train.learning_rate": [1e-3, 2e-3], "bank.rank": [2]},
+        grid={"train.weight_decay": [0.1, 0.2], "curriculum.joint.learning_rate": [1e-3]},
+        exclude=[{"arm": "lora"}],
     )
     load_suite(path, ["model.dtype=float32", "eval.limit=3"])
     assert before == PRESETS

@@ -11,6 +11,7 @@ from schemabank.errors import InputError
 from schemabank.failure import Failure
 from schemabank.runner import Outcome
 from schemabank.suite import Suite, SuiteRun, TuneSettings
+from schemabank.trainconfig import THREE_STAGES
 from schemabank.tuning import (
     Candidate,
     Search,
@@ -67,7 +68,10 @@ def test_a_factor_multiplies_all_learning_rates_and_nothing_else() -> None:
     config = RunConfig(arm="schemabank")
     found = scaled(config, 0.3)
     assert found.train.learning_rate == 0.0003
-    assert [stage.learning_rate for stage in found.curriculum] == [3e-4, 3e-5, 1.5e-5]
+    assert [stage.learning_rate for stage in found.stages()] == [3e-4, 3e-4, 1.5e-4]
+    config = config.model_copy(update={"curriculum": THREE_STAGES})
+    found = scaled(config, 0.3)
+    assert [stage.learning_rate for stage in found.stages()] == [3e-4, 3e-5, 1.5e-5]
     assert scaled(config, 1.0) == config
     back = {
         "train": config.train,
@@ -81,7 +85,9 @@ def test_a_factor_multiplies_all_learning_rates_and_nothing_else() -> None:
 
 def test_the_peak_rate_is_that_of_the_stages_that_train_lora() -> None:
     assert peak_rate(RunConfig(arm="lora")) == 1e-3
-    assert peak_rate(RunConfig(arm="schemabank")) == 1e-4, "the router's 1e-3 is none of LoRA's"
+    assert peak_rate(RunConfig(arm="schemabank")) == 1e-3
+    paper = RunConfig(arm="schemabank", curriculum=THREE_STAGES)
+    assert peak_rate(paper) == 1e-4, "the router's 1e-3 is none of LoRA's"
 
 
 @pytest.mark.parametrize(

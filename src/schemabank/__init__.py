@@ -8,15 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from schemabank.config import (
-        BankSettings,
-        LoraSettings,
-        RunConfig,
-        Stage,
-        TagSettings,
-        TrainSettings,
-    )
+    from schemabank.config import BankSettings, LoraSettings, RunConfig, TagSettings
     from schemabank.errors import InputError
+    from schemabank.trainconfig import StageSettings, TrainSettings
     from schemabank.tuner import Tuner
 
 try:
@@ -29,13 +23,18 @@ __all__ = [
     "InputError",
     "LoraSettings",
     "RunConfig",
-    "Stage",
+    "StageSettings",
     "TagSettings",
     "TrainSettings",
     "Tuner",
 ]
 
-_HOMES = {"Tuner": "tuner", "InputError": "errors"}
+_HOMES = {
+    "Tuner": "tuner",
+    "InputError": "errors",
+    "StageSettings": "trainconfig",
+    "TrainSettings": "trainconfig",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -45,7 +45,7 @@ def train(
 ) -> None:
     """Train and evaluate the runs of a configuration; finished runs are reused."""
     from schemabank.configfile import load_experiment
-    from schemabank.experiment import run_experiment
+    from schemabank.experiment import run_experiment, unequal_arms
     from schemabank.progress import reporter
 
     experiment = load_experiment(config, overrides or ())
@@ -55,6 +55,8 @@ def train(
         [o.result for o in outcomes if o.result is not None],
         failed={o.folder.name: o.failure.kind for o in outcomes if o.failure is not None},
     )
+    for sentence in unequal_arms(experiment.runs(), outcomes):
+        sys.stdout.write(f"unequal: {sentence}\n")
     for outcome in outcomes:
         if outcome.failure is None and (outcome.folder / "adapter").is_dir():
             sys.stdout.write(f"adapter: {outcome.folder / 'adapter'}\n")
@@ -96,6 +98,8 @@ def suite(
         _print_json(ended.rows())
     else:
         _print_tables(ended.tables())
+        for sentence in ended.inequalities():
+            sys.stdout.write(f"unequal: {sentence}\n")
         sys.stdout.write(f"next: schemabank report {place} --out {place}/report\n")
     _exit_for_failures(ended.outcomes)
 

@@ -16,13 +16,18 @@ from schemabank.basesettings import (
     Rate,
     Seed,
     Settings,
-    Share,
     Weight,
 )
 from schemabank.taskconfig import TaskSettings
+from schemabank.trainconfig import (
+    EQUAL_RATE_STAGES,
+    THREE_STAGES,
+    Stage,
+    StageSettings,
+    TrainSettings,
+)
 
 Arm = Literal["base", "lora", "schemabank"]
-Schedule = Literal["linear", "cosine", "constant"]
 
 RATIO_TOLERANCE = 1e-6
 
@@ -138,73 +143,6 @@ class TagSettings(Settings):
         return self
 
 
-class Stage(Settings):
-    """One stage of the curriculum."""
-
-    name: Annotated[str, Field(min_length=1)]
-    """Its name in logs."""
-    ratio: Annotated[float, Field(gt=0, le=1)]
-    """Its share of the run's steps."""
-    train: Annotated[tuple[Literal["router", "schemas", "lora"], ...], Field(min_length=1)]
-    """Groups that train; all others are frozen."""
-    learning_rate: Rate
-    """Peak learning rate."""
-    lr_scheduler_type: Schedule = "linear"
-    """Decay after the warm-up."""
-    warmup_ratio: Share = 0.05
-    """Share of the stage's steps that warm up."""
-    tag_keep: tuple[Share, ...] = ()
-    """Probability that an example's tags are shown, in equal parts of the stage; empty: none."""
-    bank_scale: tuple[Weight, Weight] = (1.0, 1.0)
-    """Bank scale at the start and the end of the stage."""
-    bank_probability: tuple[Share, Share] = (1.0, 1.0)
-    """Probability that a step uses the bank, at the start and the end of the stage."""
-    bare_tail_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the stage, at its end, that trains without the bank."""
-
-
-THREE_STAGES = (
-    Stage(
-        name="router",
-        ratio=0.3,
-        train=("router",),
-        learning_rate=1e-3,
-        tag_keep=(1.0, 0.75, 0.5, 0.25),
-    ),
-    Stage(name="schemas", ratio=0.3, train=("schemas", "lora"), learning_rate=1e-4),
-    Stage(name="joint", ratio=0.4, train=("router", "schemas", "lora"), learning_rate=5e-5),
-)
-
-
-class TrainSettings(Settings):
-    """Steps and optimizer; the learning rate here is the arm lora's."""
-
-    num_train_epochs: PositiveInt = 2
-    """Passes over the training examples."""
-    max_steps: PositiveInt | None = None
-    """Train so many steps instead, through as many epochs as they take."""
-    batch_size: PositiveInt = 4
-    """Examples a step."""
-    max_buckets: PositiveInt = 20
-    """Distinct batch lengths; examples of similar length share a batch."""
-    learning_rate: Rate = 1e-3
-    """Peak learning rate of the arm lora; the arm schemabank has its stages' own."""
-    lr_scheduler_type: Schedule = "linear"
-    """Decay of the arm lora."""
-    warmup_ratio: Share = 0.05
-    """Warm-up share of the arm lora."""
-    weight_decay: Weight = 0.01
-    """AdamW's weight decay."""
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's first decay rate."""
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """AdamW's second decay rate."""
-    adam_epsilon: Rate = 1e-8
-    """AdamW's epsilon."""
-    max_grad_norm: Rate = 1.0
-    """Gradients are clipped to this norm, each run by itself."""
-
-
 class EvalSettings(Settings):
     """The evaluation after training."""
 
@@ -276,7 +214,7 @@ class CommonSettings(Settings):
     """The schema bank."""
     tags: TagSettings = TagSettings()
     """Tags."""
-    curriculum: Annotated[tuple[Stage, ...], Field(min_length=1)] = THREE_STAGES
+    curriculum: Annotated[tuple[StageSettings, ...], Field(min_length=1)] = EQUAL_RATE_STAGES
     """Stages of the arm schemabank."""
     train: TrainSettings = TrainSettings()
     """Training."""
@@ -287,6 +225,15 @@ class CommonSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for stage in self.curriculum:
+            rate = stage.resolved(self.train).learning_rate
+            if not 0 < rate <= LARGEST:
+                raise ValueError(
+                    f"the stage {stage.name!r} has learning_rate_ratio "
+                    f"{stage.learning_rate_ratio:g} of train.learning_rate "
+                    f"{self.train.learning_rate:g}, which is {rate:g}, allowed is above 0 and at "
+                    f"most {LARGEST:g}: change one of them"
+                )
         total = sum(stage.ratio for stage in self.curriculum)
         if abs(total - 1) > RATIO_TOLERANCE:
             raise ValueError(
@@ -320,18 +267,9 @@ class RunConfig(CommonSettings):
         """Return the arm's curriculum: none, one plain LoRA stage, or the configured stages."""
         if self.arm == "base":
             return ()
-        if self.arm == "schemabank":
-            return self.curriculum
-        return (
-            Stage(
-                name="lora",
-                ratio=1.0,
-                train=("lora",),
-                learning_rate=self.train.learning_rate,
-                lr_scheduler_type=self.train.lr_scheduler_type,
-                warmup_ratio=self.train.warmup_ratio,
-            ),
-        )
+        plain = StageSettings(name="lora", ratio=1.0, train=("lora",))
+        stages = self.curriculum if self.arm == "schemabank" else (plain,)
+        return tuple(stage.resolved(self.train) for stage in stages)
 
     def evaluation(self) -> EvalSettings:
         """Return the evaluation's settings: shots for the arm base, routing where a bank is."""
@@ -385,7 +323,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "bank": {"residual": False},
         "tags": {"delivery": "prefix"},
-        "train": {"num_train_epochs": 10, "learning_rate": 1e-4},
+        "curriculum": [
+            stage.model_dump(mode="json", exclude_defaults=True) for stage in THREE_STAGES
+        ],
+        # Its runs have 2, 4, 6, 8 and 10 epochs: with two orders hardly a slot has to wait.
+        "train": {"num_train_epochs": 10, "epoch_orders": 2, "learning_rate": 1e-4},
         "eval": {"split": "test", "limit": 500, "max_new_tokens": 200},
     },
 }

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeGuard, TypeVar, get_args
 
@@ -19,6 +20,7 @@ from pydantic_core import ErrorDetails
 from schemabank.config import PRESETS, ExperimentConfig, RunConfig
 from schemabank.errors import InputError
 from schemabank.taskconfig import TASK_NAMES
+from schemabank.trainconfig import EQUAL_RATE_STAGES, INHERITED, StageSettings
 
 Tree = dict[str, Any]
 Location = tuple[str | int, ...]
@@ -30,8 +32,18 @@ UNUSED_BY_ARM: Mapping[str, set[str]] = {
     "lora": {"bank", "tags", "curriculum"},
     "schemabank": set(),
 }
-# Settings whose default, null, is no part of a run's id.
-LATER_SETTINGS = (("lora", "layers_to_transform"),)
+
+# Settings that came later, with the value that was meant before: it is no part of a run's id.
+LATER_SETTINGS: tuple[tuple[str, str, object], ...] = (
+    ("lora", "layers_to_transform", None),
+    ("train", "epoch_orders", 1),
+    ("train", "loss_weighting", "batch"),
+)
+# A stage has one of these; one that is set on top of the other replaces it.
+EITHER_OR = {
+    "learning_rate": "learning_rate_ratio",
+    "learning_rate_ratio": "learning_rate",
+}
 BOOL_TAG = "tag:yaml.org,2002:bool"
 
 
@@ -59,7 +71,8 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
     """
     source = Source(path)
     tree = source.tree
-    for override in overrides:
+    # The preset first: it decides which stages a setting inside the curriculum changes.
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "preset"):
         source.overridden.add(apply_override(tree, override))
     return source.validate(with_preset(tree, source.at), ExperimentConfig)
 
@@ -96,8 +109,13 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
 def config_hash(run: RunConfig) -> str:
     """Return 10 hex digits of the settings that can change a run's result."""
     tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
-    for section, name in LATER_SETTINGS:
-        if section in tree and tree[section][name] is None:
+    if run.arm == "schemabank":
+        ratio = {"learning_rate_ratio"}
+        tree["curriculum"] = [s.model_dump(mode="json", exclude=ratio) for s in run.stages()]
+        for name in INHERITED:
+            del tree["train"][name]
+    for section, name, before in LATER_SETTINGS:
+        if section in tree and tree[section][name] == before:
             del tree[section][name]
     for other in TASK_NAMES:
         if other != run.task.name:
@@ -221,7 +239,7 @@ def assign(tree: Tree, key: Sequence[str], value: object, said: str) -> Location
         InputError: the key leads nowhere.
     """
     if key[0] == "curriculum":
-        tree.setdefault("curriculum", _default_stages())
+        tree.setdefault("curriculum", _default_stages(tree.get("preset", "sound")))
     node: Any = tree
     location: Location = ()
     for part in key[:-1]:
@@ -230,6 +248,8 @@ def assign(tree: Tree, key: Sequence[str], value: object, said: str) -> Location
             node.setdefault(part, {})
         node, location = node[index], (*location, index)
     index = _index(node, location, key[-1], said)
+    if location[:1] == ("curriculum",) and index in EITHER_OR and isinstance(node, dict):
+        node.pop(EITHER_OR[index], None)
     node[index] = value
     return (*location, index)
 
@@ -252,9 +272,14 @@ def _index(node: object, location: Location, part: str, said: str) -> str | int:
     return names.index(part)
 
 
-def _default_stages() -> list[Tree]:
-    stages: list[Tree] = ExperimentConfig(arm="schemabank").model_dump(mode="json")["curriculum"]
-    return stages
+def _default_stages(preset: object) -> list[Tree]:
+    of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
+    own: list[Tree] | None = of_preset.get("curriculum")
+    return deepcopy(own) if own else [_stated(stage) for stage in EQUAL_RATE_STAGES]
+
+
+def _stated(stage: StageSettings) -> Tree:
+    return stage.model_dump(mode="json", exclude_defaults=True)
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:

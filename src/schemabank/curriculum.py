@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-from schemabank.config import Stage
 from schemabank.tags import keep_probability
+from schemabank.trainconfig import Stage
 
 Group = Literal["router", "schemas", "lora"]
 GROUPS: tuple[Group, ...] = ("router", "schemas", "lora")

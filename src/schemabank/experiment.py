@@ -19,7 +19,9 @@ from schemabank.cohort.slots import TrainingData
 from schemabank.config import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.configfile import run_id
 from schemabank.decoding import check_generates, why_by_slot
+from schemabank.effects import idle_in_experiment, sentences
 from schemabank.errors import InputError
+from schemabank.fairness import inequalities, trained
 from schemabank.files import read_json
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.modelfit import check_items, check_training
@@ -60,8 +62,27 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
     Raises:
         InputError: something in the configuration cannot be had; nothing was trained.
     """
+    for sentence in sentences(idle_in_experiment(experiment)):
+        reporter.note(sentence)
     device = resolve_device(experiment.engine.device)
     return run_all(experiment.runs(), out, reporter, device=device)
+
+
+def unequal_arms(runs: Sequence[RunConfig], outcomes: Sequence[Outcome]) -> list[str]:
+    """Say in what the arms of an experiment were not given the same, the last against the first.
+
+    Args:
+        runs: the experiment's.
+        outcomes: of each.
+    """
+    found = [
+        trained(run, outcome.result)
+        for run, outcome in zip(runs, outcomes, strict=True)
+        if outcome.result is not None
+    ]
+    known = [own for own in found if own is not None]
+    arms = list(dict.fromkeys(own.arm for own in known))
+    return inequalities(known, (arms[-1], arms[0]), tuned=False) if len(arms) > 1 else []
 
 
 def run_all(
@@ -172,7 +193,7 @@ def plan_all(
                 continue
             epoch = data.schedule.steps_per_epoch
             journeys = [journey(run, epoch=epoch) for run in plan.runs]
-            steps = count_steps(journeys, num_slots=slots, epoch=epoch)
+            steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
             stack = build_stack(plan.runs, context.base, slots=slots)
             expected = estimate(stack, data, steps)
             stack.remove()
@@ -185,7 +206,7 @@ def _sharing(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     groups: dict[tuple[object, ...], list[RunConfig]] = {}
     for run in runs:
         asked = run.eval.model_copy(update={"few_shot": 0, "routing": "off"})
-        shapes = (run.train.batch_size, run.train.max_buckets)
+        shapes = (run.train.batch_size, run.train.max_buckets, run.train.epoch_orders)
         groups.setdefault((run.model, run.task, asked, shapes), []).append(run)
     return list(groups.values())
 
@@ -399,6 +420,5 @@ def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device
     stack = build_stack(runs, context.base, slots=1)
     fitting = slots_that_fit(stack, context.training)
     stack.remove()
-    epoch = schedule.steps_per_epoch
-    journeys = [journey(run, epoch=epoch) for run in runs]
-    return best_slots(journeys, epoch=epoch, at_most=fitting)
+    journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
+    return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)

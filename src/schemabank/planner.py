@@ -75,17 +75,17 @@ def journey(run: RunConfig, *, epoch: int) -> Journey:
     return Journey(num_cached=cached, num_steps=total)
 
 
-def best_slots(runs: Sequence[Journey], *, epoch: int, at_most: int) -> int:
+def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
     """Return in how many slots a GPU should be through with runs first; the fewest of equals.
 
     Args:
         runs: how long each is.
-        epoch: steps of an epoch.
+        cycle: steps after which the shapes of steps come again.
         at_most: slots that there is room for.
     """
 
     def cost(slots: int) -> float:
-        cached, others = count_steps(runs, num_slots=slots, epoch=epoch)
+        cached, others = count_steps(runs, num_slots=slots, cycle=cycle)
         return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
 
     return min(range(1, min(at_most, len(runs)) + 1), key=cost)
@@ -103,6 +103,7 @@ def _common(run: RunConfig) -> Mapping[str, object]:
     if run.arm != "base":
         common["train.batch_size"] = run.train.batch_size
         common["train.max_buckets"] = run.train.max_buckets
+        common["train.epoch_orders"] = run.train.epoch_orders
         common["lora.target_modules"] = run.lora.target_modules
         common["lora.layers_to_transform"] = run.lora.layers_to_transform
         bank = _named("bank", run.bank)

@@ -95,7 +95,10 @@ def training_data(
         examples=examples,
         encoded=encoded,
         schedule=plan_schedule(
-            encoded, batch_size=run.train.batch_size, max_buckets=run.train.max_buckets
+            encoded,
+            batch_size=run.train.batch_size,
+            max_buckets=run.train.max_buckets,
+            num_orders=run.train.epoch_orders,
         ),
         tokenizer=tokenizer,
         beginning=len(beginning_tokens(tokenizer)),

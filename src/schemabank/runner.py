@@ -18,7 +18,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import EvalSettings, RunConfig, Stage
+from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.curriculum import trained_groups
 from schemabank.evaluate import Procedure, evaluate
@@ -48,6 +48,7 @@ from schemabank.rundir import (
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
 from schemabank.tasks import Item
 from schemabank.tasks.catalog import metric_of
+from schemabank.trainconfig import Stage
 from schemabank.training import Context, KeepStage, build_stack, names_of, train_runs
 from schemabank.waiting import waiting
 

@@ -22,6 +22,7 @@ from schemabank.configfile import (
     validated,
     with_preset,
 )
+from schemabank.effects import Idle, dotted, idle_settings, sentences
 from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved
 
@@ -121,11 +122,13 @@ class Suite:
         runs: all of them, their settings resolved for this machine; of a tuned suite, at the
             learning rates that the factors multiply.
         tune: how learning rates are chosen, or ``None``.
+        notes: what of the file changes no run, a sentence each.
     """
 
     contrast: Contrast | None
     runs: tuple[SuiteRun, ...]
     tune: TuneSettings | None = None
+    notes: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, object]]:
         """Every run's id and place."""
@@ -143,9 +146,9 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         overrides: ``a.b=value`` settings for every run, on top of all others.
 
     Raises:
-        InputError: a setting is unknown or out of range, a grid names what an arm or the seeds set
-            already, an exclusion matches nothing, two places hold the same run, or the search
-            for learning rates has a seed of the suite.
+        InputError: a setting is unknown or out of range, one in an arm changes none of its runs, a
+            grid names what an arm or the seeds set already, an exclusion matches nothing, two
+            places hold the same run, or the search for learning rates has a seed of the suite.
     """
     source = Source(path)
     suite = source.validate(source.tree, SuiteConfig)
@@ -168,12 +171,19 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
             f"{source.at(('exclude',))}: exclude leaves 0 of {len(places)} runs, allowed is at "
             "least 1: exclude less"
         )
+    of_arms = list(_idle_in_arms(suite, runs, source))
     device = resolve_device(runs[0].config.engine.device)
     configs = resolved([run.config for run in runs], device)
     whole = [replace(run, config=c) for run, c in zip(runs, configs, strict=True)]
     if suite.tune is not None:
         _check_final_split(whole)
-    return Suite(suite.contrast, _distinct(whole, path), suite.tune)
+    names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
+    return Suite(
+        contrast=suite.contrast,
+        runs=_distinct(whole, path),
+        tune=suite.tune,
+        notes=tuple(sentences([*idle_settings(names, configs), *of_arms])),
+    )
 
 
 def _check_names(suite: SuiteConfig, source: Source) -> None:
@@ -210,6 +220,26 @@ def _check_final_split(runs: Iterable[SuiteRun]) -> None:
             raise InputError(
                 f"eval.split of the arm {run.arm!r} is {SEARCH_SPLIT!r}, on which tune chooses the "
                 "learning rates: allowed is test, set it or leave tune out"
+            )
+
+
+def _idle_in_arms(suite: SuiteConfig, runs: Sequence[SuiteRun], source: Source) -> Iterator[Idle]:
+    """Find what arms say without effect; of a stage's details, which are often copied, only that.
+
+    Raises:
+        InputError: another setting of an arm changes none of its runs, and was to make it another
+            arm.
+    """
+    for arm, own in suite.arms.items():
+        configs = [run.config for run in runs if run.arm == arm]
+        for idle in idle_settings(dotted(own), configs) if configs else ():
+            if idle.name.startswith("curriculum.") and not idle_settings(["curriculum"], configs):
+                yield replace(idle, name=f"{idle.name} of the arm {arm!r}")
+                continue
+            place = source.at(("arms", arm, *idle.name.split(".")))
+            raise InputError(
+                f"{place}: {idle.name} has no effect in the arm {arm!r} ({idle.reason}): allowed "
+                "in an arm are settings that change it, leave it out or move it to defaults"
             )
 
 

@@ -15,6 +15,7 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import check_all_reusable, plan_all, resolve_device, run_all
+from schemabank.fairness import inequalities, trained
 from schemabank.files import read_json
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.progress import Reporter
@@ -55,6 +56,19 @@ class SuiteOutcome:
         choices = () if self.search is None else self.search.choices or ()
         return [*_tuning_tables(choices), *result_tables(self.suite, self.outcomes)]
 
+    def inequalities(self) -> list[str]:
+        """In what the arms of the declared contrast were not given the same."""
+        if self.suite.contrast is None:
+            return []
+        found = [
+            trained(run.config, outcome.result, arm=run.arm, setting=_setting(run))
+            for run, outcome in zip(self.suite.runs, self.outcomes, strict=True)
+            if outcome.result is not None
+        ]
+        arms = self.suite.contrast.treatment, self.suite.contrast.control
+        known = [own for own in found if own is not None]
+        return inequalities(known, arms, tuned=self.search is not None)
+
 
 def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
     """Train and evaluate what is not finished yet, the search for learning rates first.
@@ -69,6 +83,8 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
             and nothing was trained; or an arm diverged at all factors.
         FailedRunsError: tuning runs failed for want of memory or the like; nothing was chosen.
     """
+    for note in suite.notes:
+        reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
     found = None
@@ -94,6 +110,8 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
 
     Where the model or the data cannot be had, the cohorts are left out and the reason is noted.
     """
+    for note in suite.notes:
+        reporter.note(note)
     if suite.tune is None:
         tables = [_arms_table("runs", suite.runs, out)]
         phases: dict[str, Sequence[SuiteRun]] = {"cohorts": suite.runs}
@@ -285,6 +303,10 @@ def _result_table(
     rows = [[*key, str(len(found)), *_spread(found)] for key, found in scores.items()]
     head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
     return f"{metric}, {group}", head, rows
+
+
+def _setting(run: SuiteRun) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run.point.items())
 
 
 def _spread(scores: Sequence[float]) -> list[str]:

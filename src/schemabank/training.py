@@ -17,7 +17,7 @@ import torch
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.slots import Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig, Stage
+from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.failure import Failure
@@ -28,6 +28,7 @@ from schemabank.progress import Reporter
 from schemabank.rundir import METRICS
 from schemabank.tasks import Item
 from schemabank.trackers import Trackers
+from schemabank.trainconfig import Stage
 from schemabank.waiting import waiting
 
 MOST_NAMED = 4

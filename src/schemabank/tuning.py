@@ -217,8 +217,11 @@ def choose(tried: Sequence[Candidate]) -> Candidate:
 
 def scaled(config: RunConfig, factor: float) -> RunConfig:
     """Multiply all learning rates of a run."""
+    # Stages whose rate is a share of the run's follow it by themselves.
     stages = tuple(
-        stage.model_copy(update={"learning_rate": _times(stage.learning_rate, factor)})
+        stage
+        if stage.learning_rate is None
+        else stage.model_copy(update={"learning_rate": _times(stage.learning_rate, factor)})
         for stage in config.curriculum
     )
     rate = _times(config.train.learning_rate, factor)

@@ -6,10 +6,12 @@ from collections import Counter
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
 from schemabank.cohort.batches import (
     EMPTY,
@@ -44,7 +46,7 @@ def datasets(draw: st.DrawFn) -> tuple[list[Encoded], int, int]:
 
 def planned(data: tuple[list[Encoded], int, int]) -> Schedule:
     examples, batch_size, max_buckets = data
-    return plan_schedule(examples, batch_size=batch_size, max_buckets=max_buckets)
+    return plan_schedule(examples, batch_size=batch_size, max_buckets=max_buckets, num_orders=3)
 
 
 # Schedules.
@@ -64,9 +66,9 @@ def test_an_epoch_shows_every_example_exactly_once(
     assert sum(EMPTY in row for row in rows) == (len(examples) % batch_size > 0)
 
 
-@given(data=datasets(), seed=st.integers(0, 100))
+@given(data=datasets(), seed=st.integers(0, 100), epoch=st.integers(0, 7))
 def test_every_row_fits_its_buckets_tokens_and_labels(
-    data: tuple[list[Encoded], int, int], seed: int
+    data: tuple[list[Encoded], int, int], seed: int, epoch: int
 ) -> None:
     examples, _, max_buckets = data
     schedule = planned(data)
@@ -75,8 +77,9 @@ def test_every_row_fits_its_buckets_tokens_and_labels(
     assert widths == sorted(set(widths))
     assert all(width % WIDTH_MULTIPLE == 0 for width in widths)
     assert widths[-1] < max(len(e.tokens) for e in examples) + WIDTH_MULTIPLE
-    for step, row in enumerate(schedule.rows(seed, 0)):
-        bucket = schedule.buckets[schedule.order[step]]
+    first = epoch * schedule.steps_per_epoch
+    for step, row in enumerate(schedule.rows(seed, epoch), start=first):
+        bucket = schedule.bucket(step)
         shown = [examples[index] for index in row if index != EMPTY]
         assert max(len(e.tokens) for e in shown) <= bucket.width
         assert max(e.num_labels for e in shown) <= bucket.num_labels
@@ -107,22 +110,53 @@ def test_shapes_depend_on_the_data_and_members_on_seed_and_epoch(
 
 def test_members_change_with_seed_and_epoch_while_shapes_do_not() -> None:
     examples = [example(2 + i % 60) for i in range(100)]
-    schedule = plan_schedule(examples, batch_size=4, max_buckets=4)
+    schedule = plan_schedule(examples, batch_size=4, max_buckets=4, num_orders=2)
     epochs = [schedule.rows(*key) for key in ((1, 0), (1, 1), (2, 0), (2, 1))]
     assert all(a != b for a, b in combinations(epochs, 2))
     assert len(schedule.buckets) == 4
-    shuffled = list(schedule.order)
+    shuffled = list(schedule.order(0))
     assert shuffled != sorted(shuffled), "widths come in random order"
-    other = plan_schedule(examples, batch_size=5, max_buckets=4)
-    assert other.order != schedule.order
+    other = plan_schedule(examples, batch_size=5, max_buckets=4, num_orders=2)
+    assert other.orders != schedule.orders
+
+
+@given(data=datasets(), num_orders=st.integers(1, 4))
+def test_every_epoch_has_the_same_shapes_and_orders_take_turns(
+    data: tuple[list[Encoded], int, int], num_orders: int
+) -> None:
+    examples, batch_size, max_buckets = data
+    schedule = plan_schedule(
+        examples, batch_size=batch_size, max_buckets=max_buckets, num_orders=num_orders
+    )
+    epoch = schedule.steps_per_epoch
+    assert schedule.cycle == num_orders * epoch
+    shapes = [schedule.bucket(step) for step in range(2 * schedule.cycle)]
+    assert shapes[: schedule.cycle] == shapes[schedule.cycle :]
+    found = [Counter(shapes[n * epoch : (n + 1) * epoch]) for n in range(num_orders)]
+    assert all(of_epoch == found[0] for of_epoch in found)
+    fewer = plan_schedule(examples, batch_size=batch_size, max_buckets=max_buckets, num_orders=1)
+    assert fewer.orders == schedule.orders[:1], "the first epoch is the same however many follow"
+
+
+def test_widths_of_one_epoch_say_nothing_of_the_next() -> None:
+    """Rank correlations of the widths at a step, in all pairs of epochs; in the same order: 1."""
+    examples = [example(20 + i * i % 397) for i in range(4000)]
+    schedule = plan_schedule(examples, batch_size=4, max_buckets=20, num_orders=4)
+    steps = range(schedule.cycle)
+    widths = np.array([schedule.bucket(step).width for step in steps]).reshape(4, -1)
+    found = spearmanr(widths, axis=1).statistic
+    assert np.abs(found[~np.eye(4, dtype=bool)]).max() < 4 / widths.shape[1] ** 0.5
+    other = plan_schedule(examples, batch_size=5, max_buckets=20, num_orders=4)
+    assert other.orders != schedule.orders
 
 
 def test_which_example_is_which_does_not_change_the_shapes() -> None:
     examples = [example(2 + i % 60) for i in range(100)]
     schedule, mirrored = (
-        plan_schedule(order, batch_size=4, max_buckets=4) for order in (examples, examples[::-1])
+        plan_schedule(order, batch_size=4, max_buckets=4, num_orders=2)
+        for order in (examples, examples[::-1])
     )
-    assert schedule.order == mirrored.order
+    assert schedule.orders == mirrored.orders
     shapes = [[(b.width, b.num_labels) for b in s.buckets] for s in (schedule, mirrored)]
     assert shapes[0] == shapes[1]
 
@@ -143,16 +177,18 @@ def test_bounds_are_the_best_ones(lengths: list[int], max_buckets: int) -> None:
         for count in range(min(max_buckets, len(values)))
         for inner in combinations(values[:-1], count)
     )
-    schedule = plan_schedule([example(n) for n in lengths], batch_size=2, max_buckets=max_buckets)
+    schedule = plan_schedule(
+        [example(n) for n in lengths], batch_size=2, max_buckets=max_buckets, num_orders=2
+    )
     assert positions(tuple(bucket.width for bucket in schedule.buckets)) == best
 
 
 def test_leftovers_move_up_to_the_next_wider_bucket() -> None:
     examples = [example(n) for n in (8, 8, 8, 16, 16, 16, 16, 24)]
-    schedule = plan_schedule(examples, batch_size=3, max_buckets=3)
+    schedule = plan_schedule(examples, batch_size=3, max_buckets=3, num_orders=2)
     assert [b.width for b in schedule.buckets] == [8, 16, 24]
-    assert Counter(schedule.order) == {0: 1, 1: 1, 2: 1}
-    rows = dict(zip(schedule.order, schedule.rows(0, 0), strict=True))
+    assert Counter(schedule.order(0)) == {0: 1, 1: 1, 2: 1}
+    rows = dict(zip(schedule.order(0), schedule.rows(0, 0), strict=True))
     assert sorted(rows[0]) == [0, 1, 2]
     assert set(rows[1]) < {3, 4, 5, 6}
     (moved,) = {3, 4, 5, 6} - set(rows[1])
@@ -161,7 +197,7 @@ def test_leftovers_move_up_to_the_next_wider_bucket() -> None:
 
 def test_padding_ratio_by_hand() -> None:
     examples = [example(n) for n in (5, 8, 3, 20)]
-    schedule = plan_schedule(examples, batch_size=2, max_buckets=2)
+    schedule = plan_schedule(examples, batch_size=2, max_buckets=2, num_orders=2)
     assert [b.width for b in schedule.buckets] == [8, 20]
     assert schedule.padding_ratio([5, 8, 3, 20]) == 1 - 36 / (2 * 8 + 2 * 20)
 
@@ -187,7 +223,7 @@ def test_padding_on_gsm8k_is_at_most_15_percent(
         )
         for row in rows
     ]
-    schedule = plan_schedule(encoded, batch_size=batch_size, max_buckets=8)
+    schedule = plan_schedule(encoded, batch_size=batch_size, max_buckets=8, num_orders=2)
     lengths = [len(e.tokens) for e in encoded]
     assert 100 < sum(lengths) / len(lengths) < 250, "the stand-in is no likely tokenizer"
     assert 0 <= schedule.padding_ratio(lengths) <= MAX_PADDING
@@ -278,7 +314,7 @@ def test_a_label_is_the_token_after_its_position(
     schedule = planned(data)
     num_labels = 0.0
     for step, row in enumerate(schedule.rows(seed, 0)):
-        bucket = schedule.buckets[schedule.order[step]]
+        bucket = schedule.bucket(step)
         shown = [None if index == EMPTY else examples[index] for index in row]
         batch = collate([shown], width=bucket.width, num_labels=bucket.num_labels)
         after = batch.tokens.gather(2, (batch.positions + 1).clamp(max=bucket.width - 1))

@@ -73,14 +73,14 @@ def test_two_runs_together_equal_the_same_runs_alone(prefix: bool, orthonormalit
     together = cohort(runs, training)
     reports = train(together)
     assert any(r.grad_norm > 0.5 for step in reports for r in step), "clipping is on"
-    for slot, run in enumerate(runs):
+    for run in runs:
         alone = cohort([run], training)
         solo = train(alone)
         losses = [r.loss for step in reports for r in step if r.run == run.name]
         assert losses == pytest.approx([step[0].loss for step in solo], abs=SOLO_TOLERANCE)
-        for name, values in weights(alone, 0).items():
+        for name, values in alone.finished[run.name].items():
             torch.testing.assert_close(
-                together.stack.groups[name].weights[slot], values, rtol=0, atol=SOLO_TOLERANCE
+                together.finished[run.name][name], values, rtol=0, atol=SOLO_TOLERANCE
             )
 
 
@@ -437,7 +437,7 @@ def test_nothing_of_a_failed_run_reaches_the_next_one_in_its_slot() -> None:
         bank_run(2, lora=WIDE),
         bank_run(3, lora=WIDE),
     ]
-    trained = two_slots(runs, data())
+    trained = two_slots(runs, data(num_orders=1))
     names: list[str] = []
     for reports in trained.steps():
         names += [r.run for r in reports]
@@ -449,7 +449,7 @@ def test_nothing_of_a_failed_run_reaches_the_next_one_in_its_slot() -> None:
     assert [slot.failure for slot in trained.slots[1:]] == [None, None]
     assert [names.count(run.name) for run in runs] == [3, 12, 12], "the first step was fine"
     for run in runs[1:]:
-        fresh = two_slots([run, lora_run(9)], data())
+        fresh = two_slots([run, lora_run(9)], data(num_orders=1))
         train(fresh)
         assert_same_run(run.name, trained, fresh)
 
@@ -472,7 +472,7 @@ def test_the_number_of_steps_is_known_before(lengths: tuple[int, ...]) -> None:
 
 def test_a_run_starts_where_an_epoch_does_and_slots_wait_for_it() -> None:
     runs = [lora_run(seed, max_steps=length) for seed, length in ((1, 4), (2, 3), (3, 7))]
-    trained = two_slots([replace(run, lora=WIDE) for run in runs], data())
+    trained = two_slots([replace(run, lora=WIDE) for run in runs], data(num_orders=1))
     assert trained.data.schedule.steps_per_epoch == 6
     running = [[report.run for report in step] for step in trained.steps()]
     longest = ["lora-3"]
@@ -484,9 +484,30 @@ def test_a_run_starts_where_an_epoch_does_and_slots_wait_for_it() -> None:
     ]
 
 
+def test_a_run_starts_where_the_orders_of_batch_lengths_begin_anew() -> None:
+    """Else its batches would have other lengths than alone: two orders of six steps take turns."""
+    runs = [lora_run(seed, max_steps=length) for seed, length in ((1, 14), (2, 5), (3, 9))]
+    training = data(num_orders=2)
+    assert training.schedule.orders[0] != training.schedule.orders[1]
+    trained = two_slots([replace(run, lora=WIDE) for run in runs], training)
+    steps = train(trained)
+    running = [[report.run for report in step] for step in steps]
+    both = ["lora-1", "lora-3"]
+    assert running == [
+        *[both] * 9,
+        *[["lora-1"]] * 3,
+        *[["lora-1", "lora-2"]] * 2,
+        *[["lora-2"]] * 3,
+    ]
+    for run in runs:
+        alone = two_slots([replace(run, lora=WIDE), replace(lora_run(8), lora=WIDE)], training)
+        assert reports_of(steps, run.name) == reports_of(train(alone), run.name)
+        assert_same_run(run.name, trained, alone)
+
+
 def test_runs_wait_until_all_are_through_the_steps_with_the_base_models_trunk() -> None:
     runs = [lora_run(1, max_steps=4), bank_run(2, max_steps=20), bank_run(3, max_steps=10)]
-    trained = in_slots(3, [replace(run, lora=WIDE) for run in runs], data())
+    trained = in_slots(3, [replace(run, lora=WIDE) for run in runs], data(num_orders=1))
     running = [{report.run: report.stage for report in step} for step in train(trained)]
     alone = {"bank-2": "router"}
     assert running[:6] == [*[{**alone, "bank-3": "router"}] * 3, *[alone] * 3]
@@ -537,7 +558,7 @@ def test_seat_restores_finished_runs(dtype: torch.dtype) -> None:
 def test_the_trunk_cache_changes_no_bit_whatever_its_limit(
     prefix: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training, trunk = data(completion_only=not prefix), AdapterStack.trunk
+    training, trunk = data(completion_only=not prefix, num_orders=1), AdapterStack.trunk
     stages = (
         FAST_STAGES[0].model_copy(update={"ratio": 0.7, "tag_keep": (1.0, 0.5)}),
         FAST_STAGES[2].model_copy(update={"ratio": 0.3}),
@@ -625,7 +646,7 @@ def test_only_steps_with_tag_prefixes_have_room_for_them(
     plain = replace(lora_run(2, num_train_epochs=3), lora=WIDE)
     steps = train(two_slots([prefixed, plain], training))
     schedule = training.schedule
-    buckets = [schedule.buckets[schedule.order[i % 6]] for i in range(18)]
+    buckets = [schedule.bucket(step) for step in range(18)]
     tagged = [s.stage == "router" for s in reports_of(steps, "bank-1")]
     assert 0 < sum(tagged) < len(tagged)
     for name in ("bank-1", "lora-2"):
@@ -690,8 +711,7 @@ def test_the_shapes_to_come_are_those_of_the_steps_that_are_left() -> None:
     training = data()
     trained = two_slots([bank_run(1, lora=WIDE, max_steps=4)], training)
     next(trained.steps())
-    order = training.schedule.order
-    shapes = {step: training.shape(step, 0) for step in range(len(order))}
+    shapes = {step: training.shape(step, 0) for step in range(4)}
     for cached, steps in ((True, {0}), (False, {0, 1, 2, 3})):
         kind = StepKind(trained=("router",), cached=cached, prefix_room=0)
         trained.slots[0].step = 0

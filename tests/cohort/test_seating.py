@@ -20,10 +20,10 @@ def journeys(draw: st.DrawFn) -> list[Journey]:
 
 
 def walk(
-    runs: list[Journey], *, num_slots: int, epoch: int, tick: int = 0
+    runs: list[Journey], *, num_slots: int, cycle: int, tick: int = 0
 ) -> list[tuple[int, dict[int, Journey]]]:
     """Let a cohort take its steps one by one: where the schedule stood, and who took a step."""
-    seating = Seating(runs, num_slots=num_slots, epoch=epoch, tick=tick)
+    seating = Seating(runs, num_slots=num_slots, cycle=cycle, tick=tick)
     steps = []
     while True:
         left = seating.leave()
@@ -40,14 +40,14 @@ def walk(
 @given(
     runs=journeys(),
     num_slots=st.integers(1, 14),
-    epoch=st.integers(1, 9),
+    cycle=st.integers(1, 9),
     tick=st.integers(0, 20),
 )
-def test_a_cohort_step_by_step(runs: list[Journey], num_slots: int, epoch: int, tick: int) -> None:
-    expected = count_steps(runs, num_slots=num_slots, epoch=epoch, tick=tick)
+def test_a_cohort_step_by_step(runs: list[Journey], num_slots: int, cycle: int, tick: int) -> None:
+    expected = count_steps(runs, num_slots=num_slots, cycle=cycle, tick=tick)
     next_step = [run.step for run in runs]
     cached = []
-    for at, seated in walk(runs, num_slots=num_slots, epoch=epoch, tick=tick):
+    for at, seated in walk(runs, num_slots=num_slots, cycle=cycle, tick=tick):
         assert 1 <= len(seated) <= num_slots
         indices = [runs.index(run) for run in seated.values()]
         assert len(set(indices)) == len(indices)
@@ -55,7 +55,7 @@ def test_a_cohort_step_by_step(runs: list[Journey], num_slots: int, epoch: int, 
         assert len(kinds) == 1, "one kind of trunk at a time"
         cached += kinds
         for index in indices:
-            assert (next_step[index] - at) % epoch == 0, "the schedule is at the run's own place"
+            assert (next_step[index] - at) % cycle == 0, "the schedule is at the run's own place"
             next_step[index] += 1
     assert next_step == [run.num_steps for run in runs], "all have ended"
     assert (sum(cached), len(cached) - sum(cached)) == expected
@@ -66,7 +66,7 @@ def test_a_run_keeps_its_slot_until_it_ends_or_is_ahead() -> None:
     runs = [Journey(0, 9), Journey(0, 4), Journey(0, 7)]
     seats = [
         {runs.index(run): slot for slot, run in seated.items()}
-        for _, seated in walk(runs, num_slots=2, epoch=3)
+        for _, seated in walk(runs, num_slots=2, cycle=3)
     ]
     assert seats == [{0: 0, 2: 1}] * 7 + [{0: 0}] * 2 + [{1: 0}] * 4
 
@@ -84,19 +84,33 @@ def test_the_longest_go_first_and_others_follow(
     lengths: tuple[int, ...], slots: int, steps: int
 ) -> None:
     runs = [Journey(0, 100 * length) for length in lengths]
-    assert count_steps(runs, num_slots=slots, epoch=100) == (0, 100 * steps)
+    assert count_steps(runs, num_slots=slots, cycle=100) == (0, 100 * steps)
 
 
 def test_the_longest_does_not_wait_for_its_place_where_the_base_models_trunk_is_done_with() -> None:
-    """Ten epochs of plain LoRA beside runs that are through after 2.1: ten more, not 10.9."""
+    """Ten cycles of plain LoRA beside runs that are through after 2.1: ten more, not 10.9."""
     runs = [Journey(21, 70), Journey(0, 70), Journey(21, 70)]
-    assert count_steps(runs, num_slots=3, epoch=10) == (21, 70)
-    seats = walk(runs, num_slots=3, epoch=10)
+    assert count_steps(runs, num_slots=3, cycle=10) == (21, 70)
+    seats = walk(runs, num_slots=3, cycle=10)
     assert [len(seated) for _, seated in seats] == [*[2] * 21, 1, *[3] * 49, *[1] * 20]
-    assert seats[21][0] == 30, "the schedule moved to the beginning of an epoch"
+    assert seats[21][0] == 30, "the schedule moved to the beginning of a cycle"
 
 
 def test_the_schedule_moves_on_where_nobody_can_take_a_step() -> None:
-    """A run that stopped at step 2 of an epoch of 5 goes on there, at once."""
+    """A run that stopped at step 2 of a cycle of 5 goes on there, at once."""
     run = Journey(0, 9, step=2)
-    assert [at for at, _ in walk([run], num_slots=1, epoch=5, tick=10)] == list(range(12, 19))
+    assert [at for at, _ in walk([run], num_slots=1, cycle=5, tick=10)] == list(range(12, 19))
+
+
+@pytest.mark.parametrize(("cycle", "steps"), [(10, 100), (20, 100), (40, 120), (10**6, 140)])
+def test_a_longer_cycle_makes_runs_of_other_lengths_wait(cycle: int, steps: int) -> None:
+    """Lengths of 2 to 10 epochs of 10 steps, in as many slots as 10 epochs ask for."""
+    runs = [Journey(0, 10 * epochs) for epochs in (10, 8, 6, 4, 2)]
+    assert count_steps(runs, num_slots=3, cycle=cycle) == (0, steps)
+
+
+@pytest.mark.parametrize("cycle", [10, 20, 40, 10**6])
+def test_runs_of_equal_length_never_wait(cycle: int) -> None:
+    """Plain LoRA and runs whose first steps have the base model's trunk, in two waves."""
+    runs = [Journey(num_cached, 20) for num_cached in (0, 6) for _ in range(4)]
+    assert count_steps(runs, num_slots=4, cycle=cycle) == (6, 34)

@@ -1,8 +1,8 @@
 """Batches of fixed shapes: token-length buckets and a schedule that all slots share.
 
 Examples of similar length share a batch, padded on the right to the bucket's width. Which bucket
-step *i* uses depends on the data set and the batch size alone, so all slots agree on every shape;
-which examples fill it depends on the run's seed alone, so no neighbour changes a run's data.
+step *i* of a run uses depends on the data set and the batch size alone, so all slots agree on every
+shape; which examples fill it depends on the run's seed alone, so no neighbour changes a run's data.
 Padding is told from text by position, never by token id: there is no mask, because under causal
 attention a real token never sees what is to its right.
 """
@@ -85,22 +85,40 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The shapes of every step of an epoch, the same in every epoch and every slot.
+    """The shapes of every step, the same in every slot.
+
+    An epoch has every bucket as often as the next one, in another order. Some orders take turns:
+    two runs can share their steps only where the one's shapes from there on are the other's, so
+    that if all epochs differed, no run could ever take over the slot of one that has ended.
 
     Attributes:
         buckets: by growing width.
-        order: bucket of each step of an epoch.
+        orders: bucket of each step of an epoch; of one epoch after the other, and then again.
         batch_size: rows a slot.
     """
 
     buckets: tuple[Bucket, ...]
-    order: tuple[int, ...]
+    orders: tuple[tuple[int, ...], ...]
     batch_size: int
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps that show every example once."""
-        return len(self.order)
+        return len(self.orders[0])
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the shapes come again."""
+        return len(self.orders) * self.steps_per_epoch
+
+    def bucket(self, step: int) -> Bucket:
+        """Return the bucket of a run's step, from 0."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self.buckets[self.order(epoch)[position]]
+
+    def order(self, epoch: int) -> tuple[int, ...]:
+        """Return the index of the bucket of every step of an epoch."""
+        return self.orders[epoch % len(self.orders)]
 
     def widths(self) -> list[int]:
         """Width of every example's own bucket."""
@@ -109,7 +127,7 @@ class Schedule:
 
     def padding_ratio(self, lengths: Sequence[int]) -> float:
         """Share of an epoch's positions that hold no token, from every example's length."""
-        positions = sum(self.buckets[b].width for b in self.order) * self.batch_size
+        positions = sum(self.buckets[b].width for b in self.orders[0]) * self.batch_size
         return 1 - sum(lengths) / positions
 
     def rows(self, seed: int, epoch: int) -> list[list[int]]:
@@ -128,11 +146,20 @@ class Schedule:
         if left:
             batches[-1].append(left + [EMPTY] * (self.batch_size - len(left)))
         queues = [iter(b) for b in batches]
-        return [next(queues[bucket]) for bucket in self.order]
+        return [next(queues[bucket]) for bucket in self.order(epoch)]
 
 
-def plan_schedule(examples: Sequence[Encoded], *, batch_size: int, max_buckets: int) -> Schedule:
-    """Choose bucket widths that waste the fewest positions, and the order of steps."""
+def plan_schedule(
+    examples: Sequence[Encoded], *, batch_size: int, max_buckets: int, num_orders: int
+) -> Schedule:
+    """Choose bucket widths that waste the fewest positions, and the orders of steps.
+
+    Args:
+        examples: all training examples.
+        batch_size: rows a slot.
+        max_buckets: distinct widths, at most.
+        num_orders: orders of the buckets that take turns, one an epoch.
+    """
     widths = [_round_up(len(e.tokens)) for e in examples]
     bounds = _best_bounds(widths, max_buckets)
     members: list[list[int]] = [[] for _ in bounds]
@@ -149,8 +176,9 @@ def plan_schedule(examples: Sequence[Encoded], *, batch_size: int, max_buckets: 
         order += [index] * full
     order += [len(buckets) - 1] * (left > 0)
     fingerprint = hashlib.sha256(repr((batch_size, bounds, order)).encode()).digest()
-    shuffled = np.random.default_rng(list(fingerprint)).permutation(order)
-    return Schedule(buckets=tuple(buckets), order=tuple(shuffled.tolist()), batch_size=batch_size)
+    rng = np.random.default_rng(list(fingerprint))
+    orders = tuple(tuple(rng.permutation(order).tolist()) for _ in range(num_orders))
+    return Schedule(buckets=tuple(buckets), orders=orders, batch_size=batch_size)
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,9 @@ from schemabank.cohort.seating import Seating, count_steps
 from schemabank.cohort.slots import Kind, Run, Slot, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.step import Training, penalise
-from schemabank.config import Stage
 from schemabank.curriculum import Group, StepSettings
 from schemabank.failure import Failure
+from schemabank.trainconfig import Stage
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
 
@@ -135,7 +135,7 @@ class Cohort:
         """The same, apart: steps with the base model's trunk, and others."""
         seating = self._seating
         return count_steps(
-            self.slots, num_slots=len(seating.slots), epoch=seating.epoch, tick=seating.tick
+            self.slots, num_slots=len(seating.slots), cycle=seating.cycle, tick=seating.tick
         )
 
     def steps(self) -> Iterator[list[RunStep]]:
@@ -218,8 +218,8 @@ class Cohort:
 
     def _seat_from(self, tick: int) -> Seating[Slot]:
         """Nobody has a slot yet."""
-        epoch = self.data.schedule.steps_per_epoch
-        return Seating(self.slots, num_slots=self.stack.num_slots, epoch=epoch, tick=tick)
+        cycle = self.data.schedule.cycle
+        return Seating(self.slots, num_slots=self.stack.num_slots, cycle=cycle, tick=tick)
 
     def _place(self) -> bool:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
@@ -307,10 +307,10 @@ class Cohort:
 
     def _shapes_to_come(self, kind: Kind) -> list[tuple[int, int]]:
         """Shapes of the steps that runs may still take as a kind, the largest first."""
-        tick, epoch = self._seating.tick, self._seating.epoch
+        tick, cycle = self._seating.tick, self._seating.cycle
         going = [slot for slot in self.slots if not slot.has_ended]
         left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in going)
-        steps = range(tick, tick + min(left, epoch))
+        steps = range(tick, tick + min(left, cycle))
         return sorted({self.data.shape(step, kind.prefix_room) for step in steps}, reverse=True)
 
     def _report(self, tick: _Tick) -> list[RunStep]:

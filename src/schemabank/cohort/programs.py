@@ -160,6 +160,7 @@ class Programs:
             "fresh": ((slots,), torch.bool),
             "active": ((slots, len(GROUPS)), torch.bool),
             "penalties": ((slots, len(PENALTIES)), torch.float32),
+            "loss_scale": ((slots,), torch.float32),
         }
 
     def _fill(
@@ -176,6 +177,7 @@ class Programs:
         for index, (slot, settings) in working.items():
             _write_settings(host, index, slot, settings)
             indices, tags, rows[index] = slot.rows(settings)
+            host["loss_scale"][index] = slot.loss_scale(rows[index])
             for row, (example, shown) in enumerate(zip(indices, tags, strict=True)):
                 if shown:
                     host["tags"][index, row] = shown

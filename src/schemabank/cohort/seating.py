@@ -1,7 +1,8 @@
 """Which runs have the slots, and when; no tensors here.
 
 All runs follow one schedule of shapes, so a run may take a slot only where the schedule stands at
-that place of the epoch which the run's next step has. A program costs what all slots cost, used or
+that place of its cycle which the run's next step has: what a run computes depends on its own steps
+and never on when it got a slot. A program costs what all slots cost, used or
 not. So a cohort first takes all steps whose trunk is the base model's, which cost little (see
 :class:`schemabank.cohort.slots.Kind`), and then all others: no step needs both kinds of program. A
 run that is ahead gives up its slot until the others are through.
@@ -57,15 +58,15 @@ class Seating(Generic[R]):
     Args:
         runs: those with the most steps left get slots first; they may be on their way already.
         num_slots: how many slots there are.
-        epoch: steps of an epoch.
+        cycle: steps after which the schedule's shapes come again.
         tick: where the schedule stands.
 
     Attributes:
         slots: the run in each, or ``None``.
     """
 
-    def __init__(self, runs: Sequence[R], *, num_slots: int, epoch: int, tick: int = 0) -> None:
-        self.runs, self.epoch, self.tick = list(runs), epoch, tick
+    def __init__(self, runs: Sequence[R], *, num_slots: int, cycle: int, tick: int = 0) -> None:
+        self.runs, self.cycle, self.tick = list(runs), cycle, tick
         self.slots: list[R | None] = [None] * num_slots
         self._was_cached = self.is_cached
 
@@ -134,22 +135,22 @@ class Seating(Generic[R]):
 
     def _distance(self, run: R) -> int:
         """Steps until the schedule is where a run can go on."""
-        return (run.step - self.tick) % self.epoch
+        return (run.step - self.tick) % self.cycle
 
 
 def count_steps(
-    runs: Sequence[Progress], *, num_slots: int, epoch: int, tick: int = 0
+    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
 ) -> tuple[int, int]:
     """Return how many steps a cohort still takes: with the base model's trunk, and others.
 
     Args:
         runs: of the cohort; nobody has a slot yet.
         num_slots: how many slots there are.
-        epoch: steps of an epoch.
+        cycle: steps after which the schedule's shapes come again.
         tick: where the schedule stands.
     """
     journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
-    seating = Seating(journeys, num_slots=num_slots, epoch=epoch, tick=tick)
+    seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick)
     counts = {True: 0, False: 0}
     while not all(journey.has_ended for journey in journeys):
         seating.leave()

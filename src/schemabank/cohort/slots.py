@@ -6,12 +6,13 @@ Everything here depends on the run's own seed and settings, never on another slo
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.batches import EMPTY, Encoded, Schedule, prepend
-from schemabank.config import BankSettings, LoraSettings, Stage, TrainSettings
+from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import (
     GROUPS,
     Group,
@@ -24,6 +25,7 @@ from schemabank.curriculum import (
 from schemabank.failure import Failure
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
+from schemabank.trainconfig import Stage, TrainSettings
 
 MAX_SKIPPED_IN_ROW = 20
 # A loss in bfloat16 or float32 has no scale that must be searched for, so a healthy run skips
@@ -84,7 +86,7 @@ class TrainingData:
     Attributes:
         examples: what taggers see.
         encoded: the same examples as tokens, in the same order.
-        schedule: the shapes of an epoch's steps.
+        schedule: the shapes of the steps.
         tokenizer: for tag prefixes.
         beginning: tokens at the front of every example that stay before a prefix.
         completion_only: whether the loss leaves out the prompt.
@@ -97,10 +99,14 @@ class TrainingData:
     beginning: int = 0
     completion_only: bool = True
 
+    @cached_property
+    def labels_per_batch(self) -> float:
+        """Mean number of labels of a batch, without those of tag prefixes."""
+        return sum(e.num_labels for e in self.encoded) / self.schedule.steps_per_epoch
+
     def shape(self, step: int, prefix_room: int) -> tuple[int, int]:
         """Tokens and labels of every row of a step's batch that has room for a tag prefix."""
-        position = step % self.schedule.steps_per_epoch
-        bucket = self.schedule.buckets[self.schedule.order[position]]
+        bucket = self.schedule.bucket(step)
         extra_labels = 0 if self.completion_only else prefix_room
         return bucket.width + prefix_room, bucket.num_labels + extra_labels
 
@@ -193,6 +199,17 @@ class Slot:
         indices = self._epoch_rows[1][position]
         tags = [self._tags(settings, index) for index in indices]
         return indices, tags, [self._row(i, t) for i, t in zip(indices, tags, strict=True)]
+
+    def loss_scale(self, rows: Sequence[Encoded | None]) -> float:
+        """Return what the mean loss of a batch's labels is multiplied by.
+
+        Where every label weighs the same, their sum is divided by the mean number of labels of all
+        batches instead of the batch's own, so that an epoch's mean over steps is that over labels.
+        """
+        if self.run.train.loss_weighting == "batch":
+            return 1.0
+        num_labels = sum(row.num_labels for row in rows if row is not None)
+        return num_labels / self.data.labels_per_batch
 
     def penalty_names(self) -> frozenset[str]:
         """Return the terms that the run may add to the task's loss."""

@@ -43,6 +43,7 @@ class StepInput:
         fresh: ``(slot,)``, whether the optimizer starts anew.
         active: ``(slot, group)``, in the order of ``GROUPS``: what the slot's step updates.
         penalties: ``(slot, penalty)``, weights in the order of ``PENALTIES``.
+        loss_scale: ``(slot,)``, what the mean loss of a slot's labels is multiplied by.
     """
 
     batch: Batch
@@ -54,6 +55,7 @@ class StepInput:
     fresh: Tensor
     active: Tensor
     penalties: Tensor
+    loss_scale: Tensor
 
 
 @dataclass(frozen=True)
@@ -104,17 +106,18 @@ def train_step(training: Training, kind: Kind, given: StepInput, states: Tensor 
 def _losses(
     training: Training, kind: Kind, given: StepInput, states: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Task loss, and the loss that is minimised, ``(slot,)`` each."""
+    """Mean loss of the batch's labels, and the loss that is minimised, ``(slot,)`` each."""
     stack, batch = training.stack, given.batch
     hidden = stack.hidden(batch.tokens, states=states)
-    task = mean_per_slot(labelled_losses(hidden, batch, stack.head), batch.weights)
+    mean = mean_per_slot(labelled_losses(hidden, batch, stack.head), batch.weights)
+    task = mean * given.loss_scale
     names = training.penalties
     if "schemas" not in kind.trained:
         names -= {"orthonormality"}  # its weight is 0 then
     if not names:
-        return task.detach(), task
+        return mean.detach(), task
     banks = list(stack.banks.banks.values())
-    return task.detach(), task + training.penalise(names, banks, stack.banks.routed, given)
+    return mean.detach(), task + training.penalise(names, banks, stack.banks.routed, given)
 
 
 def penalise(

@@ -3,12 +3,13 @@
 Like :mod:`schemabank.report.warnings`, a finding says what the runs show and no more.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
 from schemabank import stats
+from schemabank.fairness import Inequality, highest_rate, unequal_training, untried_rates
 from schemabank.report.compare import Comparison
 from schemabank.report.facts import Behaviour, Cost
 from schemabank.report.rates import Tried
@@ -17,7 +18,6 @@ from schemabank.report.settings import settings_of, words
 from schemabank.report.warnings import MOST_NAMED, Finding
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
-ON_TEST = "test"
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
 # What training may differ in between arms without a word: these make the arms what they are.
 OWN = ("arm", "seed", "preset", "engine", "curriculum", "bank", "tags")
@@ -175,65 +175,31 @@ def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Ite
 def _untuned(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
     """Without a search, rates vary among the runs that are compared, or were never tried."""
     arms = comparison.treatment, comparison.control
-    found = {arm: _learning_rates(runs, arm) for arm in arms if arm in runs.arms(trained=True)}
-    shown = " and ".join(
-        f"{', '.join(f'{rate:g}' for rate in rates)} for {arm}" for arm, rates in found.items()
-    )
-    if all(len(rates) > 1 for rates in found.values()) and runs.split == ON_TEST:
-        yield Finding(
-            "learning-rates-on-test",
-            {"learning_rates": found},
-            f"Learning rates vary ({shown}) among runs that are scored on {ON_TEST}: to choose one "
-            "by these scores is to choose on the test data.",
-        )
-    elif not all(len(rates) > 1 for rates in found.values()):
-        yield Finding(
-            "learning-rates-not-tuned",
-            {"learning_rates": found},
-            f"Learning rates were not tried for each arm ({shown}): an arm may lose because its "
-            "rate suits it less.",
-        )
+    rates = {arm: _learning_rates(runs, arm) for arm in arms if arm in runs.arms(trained=True)}
+    yield from _findings(untried_rates(rates, split=runs.split))
 
 
 def _learning_rates(runs: RunSet, arm: str) -> list[float]:
     """The highest rates at which an arm's runs train LoRA."""
     firsts = {run.setting: run for run in runs.runs if run.arm == arm}
-    found = set()
-    for run in firsts.values():
-        config = run.config
-        stages = config["curriculum"] if config["arm"] == "schemabank" else ()
-        own = [stage["learning_rate"] for stage in stages if "lora" in stage["train"]]
-        found.add(max(own, default=config["train"]["learning_rate"]))
-    return sorted(found)
+    return sorted({highest_rate(run.config) for run in firsts.values()})
 
 
 def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
     """Treatment and control differ in what they trained, or how often."""
+    arms = comparison.treatment, comparison.control
     by_place = {(c.arm, c.epochs): c for c in cost}
-    measures: list[tuple[str, str, Callable[[Cost], float]]] = [
-        ("unequal-steps", "training steps", lambda c: c.num_steps),
-        ("unequal-updates", "updates of LoRA", lambda c: c.num_lora_updates),
-        ("unequal-parameters", "trained parameters", lambda c: c.num_trained_parameters),
-    ]
-    for rule, words_for, of in measures:
-        pairs = {
-            c.epochs: (of(by_place[comparison.treatment, c.epochs]), of(control))
-            for c in comparison.contrasts
-            if c.epochs is not None
-            and (control := by_place.get((comparison.control, c.epochs))) is not None
-        }
-        unequal = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
-        if unequal:
-            shown = "; ".join(
-                f"{own:,.0f} and {other:,.0f}{_at(name)}"
-                for name, (own, other) in list(unequal.items())[:MOST_NAMED]
-            )
-            yield Finding(
-                rule,
-                {"by_epochs": unequal},
-                f"{comparison.treatment} and {comparison.control} have different numbers of "
-                f"{words_for}: {shown}.",
-            )
+    pairs = {
+        c.epochs: (by_place[arms[0], c.epochs], control)
+        for c in comparison.contrasts
+        if c.epochs is not None and (control := by_place.get((arms[1], c.epochs))) is not None
+    }
+    yield from _findings(unequal_training(arms, pairs))
+
+
+def _findings(found: Iterable[Inequality]) -> Iterator[Finding]:
+    for own in found:
+        yield Finding(own.rule, own.numbers, own.sentence)
 
 
 def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:

@@ -101,7 +101,7 @@ def _states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path 
 
     A stage that took no step left nothing, nor did one whose run was told to keep none.
     """
-    kept = [stage_folder(folder, run, stage) for stage in run.curriculum[:-1]]
+    kept = [stage_folder(folder, run, stage) for stage in run.stages()[:-1]]
     missing = [place.name for place in kept if not place.is_dir()]
     if missing:
         reporter.note(

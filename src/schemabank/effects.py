@@ -1,0 +1,214 @@
+"""Settings that a user stated and that change nothing, each with the reason.
+
+A setting without effect is a slip or a misunderstanding, and whoever stated it should hear of it
+before anything is computed. What presets and defaults say is not the user's, and a setting is
+without effect only where none of the runs at hand uses it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from schemabank.config import PRESETS, ExperimentConfig, RunConfig
+from schemabank.naming import flat
+from schemabank.scoring import METRICS
+from schemabank.taskconfig import TASK_NAMES
+from schemabank.tasks.catalog import TASKS, metric_of
+from schemabank.trainconfig import INHERITED, StageSettings
+
+MOST_NAMED = 6  # settings in a sentence
+
+Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
+
+TRAINING = (
+    *("lora", "bank", "tags", "curriculum", "train", "task.completion_only_loss"),
+    *("task.max_length", "task.max_cut_ratio", "task.train_limit", "engine.keep_stages"),
+)
+SAMPLING = ("eval.top_p", "eval.sampling_seed")
+DECODING = (*SAMPLING, "eval.max_new_tokens", "eval.num_samples", "eval.temperature", "task.stop")
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A setting without effect: its dotted name, and why."""
+
+    name: str
+    reason: str
+
+
+def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
+    """Return the settings that none of these runs uses.
+
+    Args:
+        names: what a user stated, dotted; a stage of the curriculum goes by its own name.
+        runs: that the statements are for; at least one.
+    """
+    unused = [unused_settings(run) for run in dict.fromkeys(runs)]
+    found = []
+    for name in names:
+        reasons = dict.fromkeys(_reason(name, own) for own in unused)
+        if None not in reasons:
+            found.append(Idle(name, ", and ".join(map(str, reasons))))
+    return found
+
+
+def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
+    """Return what a configuration states without effect on any of its runs."""
+    runs, names = experiment.runs(), stated(experiment)
+    found = idle_settings(names, runs)
+    arms = {run.arm for run in runs}
+    if experiment.base_shots and "base" not in arms:
+        found.append(Idle("base_shots", "the arm base is not run"))
+    if experiment.base_shots and "base" in arms and "eval.few_shot" in names:
+        found.append(Idle("eval.few_shot", "base_shots says how many shots the arm base has"))
+    for name in ("arm", "seed"):
+        values = getattr(experiment, name)
+        if isinstance(values, tuple) and len(set(values)) < len(values):
+            found.append(Idle(f"naming one {name} twice", "a run is made once"))
+    if arms == {"base"} and isinstance(experiment.seed, tuple) and len(set(experiment.seed)) > 1:
+        found.append(Idle("every seed but the first", "nothing of the arm base is drawn"))
+    return found
+
+
+def sentences(found: Iterable[Idle]) -> list[str]:
+    """Say what has no effect: one sentence a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for idle in found:
+        by_reason.setdefault(idle.reason, []).append(idle.name)
+    return [
+        f"no effect: {', '.join(names[:MOST_NAMED])}"
+        f"{f' and {len(names) - MOST_NAMED} more' if len(names) > MOST_NAMED else ''} ({reason})"
+        for reason, names in by_reason.items()
+    ]
+
+
+def stated(config: BaseModel) -> list[str]:
+    """Return the names of the settings that were given, and not by a preset or a default."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    of_preset = dotted(PRESETS[str(tree.get("preset", "sound"))])
+    missing = object()
+    return [n for n, value in dotted(tree).items() if of_preset.get(n, missing) != value]
+
+
+def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
+    """Return written settings by dotted names, those of a stage by its own name."""
+    stages = tree.get("curriculum")
+    if isinstance(stages, list) and all(isinstance(stage, Mapping) for stage in stages):
+        tree = {**tree, "curriculum": {stage.get("name"): stage for stage in stages}}
+    return flat(tree)
+
+
+def unused_settings(run: RunConfig) -> Reasons:
+    """Return the settings and sections that a run does not use, with the reason."""
+    found: Reasons = {}
+    if run.arm != "base":
+        found["eval.few_shot"] = "the arm base alone is shown examples"
+    if run.arm != "schemabank":
+        found["eval.routing"] = "the arm schemabank alone has a bank"
+    if run.arm == "base":
+        found |= dict.fromkeys(TRAINING, "the arm base trains nothing")
+    else:
+        found |= _unused_in_training(run)
+    return found | _unused_in_task(run) | _unused_in_evaluation(run)
+
+
+def _reason(name: str, unused: Mapping[str, str]) -> str | None:
+    """Why a setting or a section around it is not used, or ``None``."""
+    parts = name.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next((unused[place] for place in around if place in unused), None)
+
+
+def _unused_in_training(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    train = run.train
+    if train.max_steps is not None:
+        found["train.num_train_epochs"] = "train.max_steps counts instead"
+    elif train.num_train_epochs == 1:
+        found["train.epoch_orders"] = "a single epoch has one order"
+    if run.arm == "lora":
+        of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
+        return found | dict.fromkeys(of_stages, "the arm lora has neither bank nor stages")
+    for name in INHERITED:
+        if all(getattr(stage, name) is not None for stage in run.curriculum):
+            found[f"train.{name}"] = f"every stage of the arm schemabank has a {name} of its own"
+    return found | _unused_in_bank(run) | _unused_in_tags(run)
+
+
+def _unused_in_bank(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    routed = [stage for stage in run.curriculum if not _is_bare(stage)]
+    if not routed:
+        found["bank"] = found["tags"] = "no stage uses the bank"
+    elif not any("schemas" in stage.train for stage in routed):
+        found["bank.orthonormality_weight"] = "no stage trains schemas"
+    if run.bank.layers is not None:
+        found["bank.last_n"] = "bank.layers says where banks are"
+    for stage in run.curriculum:
+        if _is_bare(stage):
+            names = [f"curriculum.{stage.name}.{n}" for n in ("bank_probability", "bank_scale")]
+            zero = (0.0, 0.0)
+            idle = names[0] if stage.bank_scale == zero else names[1]
+            idles = (idle, f"curriculum.{stage.name}.bare_tail_ratio")
+            found |= dict.fromkeys(idles, f"the stage {stage.name} is bare from its start")
+    return found
+
+
+def _unused_in_tags(run: RunConfig) -> Reasons:
+    tags = run.tags
+    keeping = [stage for stage in run.curriculum if any(stage.tag_keep)]
+    if tags.tagger == "none":
+        names = [f"tags.{name}" for name in ("num_tags", "field", "delivery", "loss_weight")]
+        names += [f"curriculum.{stage.name}.tag_keep" for stage in keeping]
+        return dict.fromkeys(names, "tags.tagger is none")
+    found: Reasons = {}
+    if not keeping:
+        found["tags"] = "no stage has a tag_keep above 0"
+    elif tags.delivery == "loss" and tags.loss_weight == 0:
+        found["tags"] = "tags.loss_weight is 0, and nothing else tells of tags"
+    elif tags.delivery == "loss":
+        bare = [stage for stage in keeping if _is_bare(stage)]
+        names = [f"curriculum.{stage.name}.tag_keep" for stage in bare]
+        found = dict.fromkeys(names, "tags are told by a loss on the router, and the stage is bare")
+    if tags.tagger != "field":
+        found["tags.field"] = f"tags.tagger is {tags.tagger}, not field"
+    if tags.delivery == "prefix":
+        found["tags.loss_weight"] = "tags.delivery is prefix"
+    return found
+
+
+def _is_bare(stage: StageSettings) -> bool:
+    return (0.0, 0.0) in (stage.bank_scale, stage.bank_probability)
+
+
+def _unused_in_task(run: RunConfig) -> Reasons:
+    task, own = run.task, run.task.records
+    found = {f"task.{n}": f"task.name is {task.name}" for n in TASK_NAMES if n != task.name}
+    if not TASKS[task.name].ends:
+        found["task.end_token"] = f"targets of {task.name} have no end token"
+    if task.name == "gsm8k" and task.target == "final":
+        found["task.gsm8k.calculator_marks"] = "task.target is final, which has no marks"
+    if task.name == "records":
+        for part in ("validation", "test"):
+            if getattr(own, f"{part}_split") is not None:
+                reason = f"task.records.{part}_split names a split of the data"
+                found[f"task.records.{part}_ratio"] = reason
+        if Path(own.path).expanduser().exists():
+            names = ("task.records.config", "task.records.revision")
+            found |= dict.fromkeys(names, "the data lie on this machine, not on the hub")
+    return found
+
+
+def _unused_in_evaluation(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    metric = metric_of(run.task)
+    if not METRICS[metric].decodes:
+        found |= dict.fromkeys(DECODING, f"the metric {metric} asks for no completions")
+    elif run.eval.temperature == 0:
+        found |= dict.fromkeys(SAMPLING, "eval.temperature is 0, so nothing is drawn")
+    if not run.engine.trackers:
+        found["engine.tracker_project"] = "engine.trackers names none"
+    return found
