@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from schemabank.configfile import load_experiment
-from schemabank.effects import idle_in_experiment, sentences
+from schemabank.effects import check_asked_of_evaluation, idle_in_experiment, sentences
 from schemabank.errors import InputError
 from schemabank.suite import load_suite
 
@@ -260,3 +260,22 @@ def test_a_copied_detail_of_a_stage_is_only_said(path: Path) -> None:
     arms = {"lora": {}, "rest": {"arm": "schemabank", "curriculum": copied}}
     (note,) = load_suite(suite(path, arms=arms)).notes
     assert note.startswith("no effect: curriculum.rest.tag_keep of the arm 'rest' (tags are told")
+
+
+# Evaluation.
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["train.learning_rate=1", "lora.r=8", "curriculum.joint.ratio=1", "task.max_length=9"],
+)
+def test_evaluation_refuses_settings_of_training(override: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(InputError, match=rf"{name} is a setting of training, which is over"):
+        check_asked_of_evaluation(["eval.limit=3", override])
+
+
+def test_evaluation_takes_what_it_uses() -> None:
+    check_asked_of_evaluation(
+        ["eval.limit=3", "bank.top_k=1", "task.name=gsm8k", "model.name=x", "engine.device=cpu"]
+    )

@@ -31,17 +31,14 @@ KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
 
 
 def config(**changes: object) -> RunConfig:
+    common = {"arm": "schemabank", "lora": LoraSettings(r=4, lora_alpha=10)}
+    if changes.get("arm") == "lora":
+        train = TrainSettings(num_train_epochs=4, learning_rate=1e-2)
+        return RunConfig.model_validate({**common, "train": train, **changes})
     stages = [stage.model_copy(update={"learning_rate": 1e-2}) for stage in THREE_STAGES]
-    return RunConfig.model_validate(
-        {
-            "arm": "schemabank",
-            "lora": LoraSettings(r=4, lora_alpha=10),
-            "bank": BankSettings(num_schemas=8, rank=4),
-            "curriculum": stages,
-            "train": TrainSettings(num_train_epochs=4, learning_rate=1e-2),
-        }
-        | changes
-    )
+    own = {"bank": BankSettings(num_schemas=8, rank=4), "curriculum": stages}
+    own["train"] = TrainSettings(num_train_epochs=4)
+    return RunConfig.model_validate({**common, **own, **changes})
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -370,6 +367,10 @@ def test_settings_without_effect_are_said() -> None:
     with pytest.warns(UserWarning, match=names) as said:
         schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), idle)
     assert said[0].filename == __file__, "it points at the user's line"
+    of_arm = config(arm="lora", bank=BankSettings(rank=4))
+    with pytest.warns(UserWarning, match=r"^no effect: bank\.rank \(the arm lora has") as said:
+        schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), of_arm)
+    assert [warning.filename for warning in said] == [__file__]
 
 
 def test_columns_train_as_pairs_do() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from schemabank.config import PRESETS, ExperimentConfig, RunConfig
+from schemabank.errors import InputError
 from schemabank.naming import flat
 from schemabank.scoring import METRICS
 from schemabank.taskconfig import TASK_NAMES
@@ -71,6 +72,18 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
     if arms == {"base"} and isinstance(experiment.seed, tuple) and len(set(experiment.seed)) > 1:
         found.append(Idle("every seed but the first", "nothing of the arm base is drawn"))
     return found
+
+
+def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
+    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated."""
+    for text in overrides:
+        name = text.partition("=")[0].strip()
+        only_training = dict.fromkeys((n for n in TRAINING if n != "bank"), "")
+        if _reason(name, only_training) is not None:
+            raise InputError(
+                f"--set {text!r}: {name} is a setting of training, which is over: allowed are "
+                "those of model, task, eval, bank and engine, leave it out or train anew"
+            )
 
 
 def sentences(found: Iterable[Idle]) -> list[str]:

@@ -24,6 +24,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ModelSettings, RunConfig
 from schemabank.configfile import load_run, overridden, to_yaml
+from schemabank.effects import check_asked_of_evaluation
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
 from schemabank.experiment import (
@@ -93,6 +94,7 @@ def evaluate_saved(
     Raises:
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
+    check_asked_of_evaluation(overrides)
     run, adapter = locate(folder, overrides)
     run = as_asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)

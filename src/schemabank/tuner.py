@@ -16,6 +16,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort, RunStep
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
+from schemabank.effects import idle_settings, sentences, stated
 from schemabank.errors import InputError
 from schemabank.modelfit import check_training
 from schemabank.naming import flat
@@ -189,7 +190,7 @@ class Tuner:
 
 
 def _tell_without_effect(config: RunConfig) -> None:
-    """Warn of settings that were changed and change nothing here."""
+    """Warn of settings that change nothing here: for want of use in a Tuner, or in its arm."""
     defaults = flat(RunConfig(arm=config.arm).model_dump())
     idle = [
         name
@@ -202,6 +203,9 @@ def _tell_without_effect(config: RunConfig) -> None:
             "does not evaluate: leave them out",
             stacklevel=3,
         )
+    of_arm = [name for name in stated(config) if not name.startswith(WITHOUT_EFFECT)]
+    for sentence in sentences(idle_settings(of_arm, [config])):
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
