@@ -11,6 +11,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 
+from architectures import tiny_architecture
 from schemabank import ggufmodels, modelfiles
 from schemabank.architecture import decoder_blocks
 from schemabank.errors import InputError
@@ -90,6 +91,34 @@ class TestFolder:
         edit_json(folder / "config.json", num_hidden_layers=4)
         with caplog.at_level(logging.CRITICAL), pytest.raises(InputError, match=r"lack 9 weights"):
             load(folder)
+
+    @pytest.mark.parametrize(
+        ("settings", "method"),
+        [
+            ({"quantization_config": {"quant_method": "bitsandbytes"}}, "bitsandbytes"),
+            ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+            ({"quantization_config": {"quant_method": "awq"}}, "awq"),
+            ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+            ({"quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
+            ({"quantization_config": {"bits": 4}}, "in some way"),
+            ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ],
+    )
+    def test_quantised_weights_are_refused_before_they_are_read(
+        self, folder: Path, settings: dict[str, object], method: str
+    ) -> None:
+        edit_json(folder / "config.json", **settings)
+        (folder / "model.safetensors").unlink()
+        with pytest.raises(InputError, match=rf"is quantised \({method}, says \w+ in its config"):
+            load(folder)
+
+    def test_a_text_model_that_is_quantised_beside_another_is_found(self, tmp_path: Path) -> None:
+        tiny_architecture("gemma3").config.save_pretrained(tmp_path)
+        text = json.loads((tmp_path / "config.json").read_text())["text_config"]
+        quantised = {**text, "quantization_config": {"quant_method": "gptq"}}
+        edit_json(tmp_path / "config.json", text_config=quantised)
+        with pytest.raises(InputError, match=r"is quantised \(gptq"):
+            load(tmp_path)
 
     def test_without_weights(self, folder: Path) -> None:
         (folder / "model.safetensors").unlink()

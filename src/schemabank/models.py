@@ -28,6 +28,7 @@ from schemabank.ggufmodels import LOADING_ERRORS
 from schemabank.modeldigests import model_digests
 from schemabank.modelfiles import Located, locate
 
+QUANTISED = ("quantization_config", "compression_config")  # the latter is compressed-tensors' old
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -140,14 +141,15 @@ def _load(
 def _check_unquantised(name: str, config: PretrainedConfig) -> None:
     """Refuse quantised weights: adapters here sit on plain ones, and other packages read them."""
     for each in (config, config.get_text_config(decoder=True)):
-        settings = getattr(each, "quantization_config", None) or {}
-        if settings:
-            method = settings.get("quant_method", "an unknown method")
-            raise InputError(
-                f"Base model {name!r} is quantised ({method}, in its config.json's "
-                "quantization_config); allowed are weights in float32, bfloat16 or float16: give "
-                "the model that it was made from."
-            )
+        for key in QUANTISED:
+            settings = getattr(each, key, None)
+            if settings:
+                known = settings.get("quant_method") if isinstance(settings, dict) else None
+                raise InputError(
+                    f"Base model {name!r} is quantised ({known or 'in some way'}, says {key} in "
+                    "its config.json); allowed are weights in float32, bfloat16 or float16: give "
+                    "the model that it was made from."
+                )
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ own; in bfloat16 on a CPU, a few plain matrix products over a row's whole square
 less time than working through it in tiles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 
@@ -16,8 +16,13 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from schemabank.cohort.execute import can_compile
+from schemabank.errors import InputError
 
 NAME, LIBRARY_NAME = "schemabank_causal", "schemabank_library"
+# Settings of attention that the ones here do not know.
+MORE = ("attn_logit_softcapping", "attention_chunk_size", "use_bidirectional_attention")
+# What models tell an attention function, and what changes nothing here.
+IGNORED = {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"}
 LONGEST = 256  # tokens; beyond, the library's attention is as good, and keeps no scores
 
 
@@ -26,12 +31,12 @@ def short_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let a model attend causally to right-padded rows without a mask, in here alone.
 
     Models that choose their attention in another way than transformers' interface keep theirs, and
-    so do those with a soft cap on the scores.
+    so do those with more to it than a window: a soft cap on the scores, chunks, both directions.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    if before == "sdpa" and model._supports_attention_backend and not capped:
+    more = any(getattr(config, name, None) for name in MORE)
+    if before == "sdpa" and model._supports_attention_backend and not more:
         config._attn_implementation = attention_name(model.device)
     try:
         yield
@@ -53,7 +58,7 @@ def causal_attention(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_others: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """Attention in the form that transformers' interface asks for.
 
@@ -65,12 +70,16 @@ def causal_attention(
         attention_mask: must be ``None``.
         scaling: factor of the scores.
         sliding_window: the last tokens that are seen.
-        **_others: what causal attention has no use for, as ``position_ids``.
+        **others: what causal attention has no use for, as ``position_ids``.
 
     Returns:
         ``(row, token, head, dim)``.
+
+    Raises:
+        InputError: the model asks for more than this.
     """
     assert attention_mask is None
+    check_known(module, others)
     tokens, dim = query.shape[2:]
     wide = sliding_window is None or sliding_window >= tokens
     if tokens > LONGEST or not wide or value.shape[-1] != dim:
@@ -97,10 +106,11 @@ def library_attention(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    **_others: object,
+    **others: object,
 ) -> tuple[Tensor, None]:
     """As :func:`causal_attention`, by the library; the model makes no mask here, either."""
     assert attention_mask is None
+    check_known(module, others)
     tokens = query.shape[2]
     mask = None
     if sliding_window is not None and sliding_window < tokens:
@@ -109,6 +119,20 @@ def library_attention(
         mask = ((distance >= 0) & (distance < sliding_window))[None, None]
     result: Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
     return result, None
+
+
+def check_known(module: nn.Module, others: Mapping[str, object]) -> None:
+    """Refuse what a model's attention asks for that the ones here would leave out.
+
+    Raises:
+        InputError: naming it.
+    """
+    unknown = [name for name, value in others.items() if value is not None and name not in IGNORED]
+    if unknown:
+        raise InputError(
+            f"{type(module).__name__} has attention with {', '.join(unknown)}: allowed is causal "
+            "attention with an optional window, use such a model"
+        )
 
 
 AttentionInterface.register(NAME, causal_attention)

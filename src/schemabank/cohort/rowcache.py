@@ -19,6 +19,7 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from schemabank.cohort.attention import IGNORED
 from schemabank.cohort.sampling import Sampling, draw
 from schemabank.cohort.stack import AdapterStack
 from schemabank.errors import InputError
@@ -26,9 +27,8 @@ from schemabank.errors import InputError
 ROW_ATTENTION = "schemabank_rows"
 ALIGNMENT = 8  # lengths are multiples of it, which the matrix products of a GPU like
 LAYER_TYPES = ("full_attention", "sliding_attention")
-# What models tell an attention function beyond what row_attention uses, and may be ignored: masks
-# and windows are in the bias, the rest does not change attention.
-IGNORED = {"dropout", "is_causal", "position_ids", "sliding_window", "use_cache"}
+# What models tell an attention function that changes nothing here: the bias has the windows.
+UNUSED = IGNORED | {"sliding_window"}
 
 Write = Callable[[Tensor, Tensor], Tensor]
 
@@ -328,7 +328,7 @@ def row_attention(
     Raises:
         InputError: the model asks for more than this.
     """
-    unknown = [n for n, v in others.items() if v is not None and n not in IGNORED]
+    unknown = [n for n, v in others.items() if v is not None and n not in UNUSED]
     if row_biases is None:
         unknown.append("no word of its rows")
     if row_biases is None or unknown or attention_mask is not None or query.shape[2] != 1:

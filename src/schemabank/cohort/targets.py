@@ -129,6 +129,8 @@ def check_calls(
     with counting_calls(layers, tokens.numel()) as counts, torch.no_grad():
         try:
             run(tokens)
+        except InputError:
+            raise
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = f" ({first_line(error)})"
     bad = [path for path, count in counts.items() if count != 1]
