@@ -87,6 +87,38 @@ PAPER_ONLY = {
 }
 
 
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        ({"lora": {"r": True}}, "r"),
+        ({"train": {"learning_rate": True}}, "learning_rate"),
+        ({"seed": False}, "seed"),
+        ({"eval": {"pass_at": [True]}}, "pass_at"),
+        ({"task": {"max_cut_ratio": True}}, "max_cut_ratio"),
+    ],
+)
+def test_a_truth_value_is_no_number(tree: dict[str, object], name: str) -> None:
+    with pytest.raises(ValidationError, match=rf"(?s){name}.*holds a truth value, allowed is none"):
+        RunConfig.model_validate({"arm": "schemabank", **tree})
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"train": {"max_steps": 1e20}},
+        {"train": {"batch_size": 10**12}},
+        {"lora": {"r": 2**31}},
+        {"lora": {"lora_alpha": 1e300}},
+        {"bank": {"entropy_weight": -1e300}},
+        {"eval": {"few_shot": 1e20}},
+        {"seed": 2**63},
+    ],
+)
+def test_numbers_have_bounds(tree: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"than or equal to|exceeded maximum size"):
+        RunConfig.model_validate({"arm": "schemabank", **tree})
+
+
 def value_at(config: BaseModel, key: str) -> Any:  # noqa: ANN401 -- settings are of any type
     value: Any = config
     for part in key.split("."):

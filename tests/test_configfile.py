@@ -104,14 +104,20 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
     [
         ("arm: [", "run.yaml is not valid YAML (while parsing"),
         ("arm: lora\n\ttrain: 1", "run.yaml is not valid YAML (while scanning"),
-        ("? [a]\n: 2\n", "run.yaml is not valid YAML (while constructing"),
+        (
+            "? [a]\n: 2\n",
+            "run.yaml:1 has a key that is no text, a list or a mapping: allowed",
+        ),
         ("- arm\n", "run.yaml holds a list, allowed are keys and values: write settings like"),
         ("", "run.yaml: arm is missing: add it (One arm, base, lora or schemabank"),
         (
             "arm: lora\nseed: 1\narm: base\n",
             "run.yaml:3: arm stands in line 1 already, allowed is once: remove one of them",
         ),
-        ("arm: lora\n1: 2\n", "1 is 1, but keys should be strings: change it"),
+        (
+            "arm: lora\n1: 2\n",
+            "run.yaml:2 has a key that is no text, 1: allowed are names",
+        ),
     ],
 )
 def test_malformed_files(path: Path, text: str, expected: str) -> None:
@@ -119,10 +125,10 @@ def test_malformed_files(path: Path, text: str, expected: str) -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read .*none\.yaml.*: name a YAML file"):
+    with pytest.raises(InputError, match=r"cannot read .*none\.yaml.*: name a readable file"):
         load_experiment(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes("arm: l\xf6ra".encode("latin-1"))
-    with pytest.raises(InputError, match=r"cannot read .*latin\.yaml.*: name a YAML file"):
+    with pytest.raises(InputError, match=r"cannot read .*latin\.yaml.*: save it as UTF-8"):
         load_experiment(tmp_path / "latin.yaml")
 
 

@@ -7,11 +7,10 @@ allowed and the mend; nothing is computed before the whole file is valid.
 import difflib
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, get_args
+from typing import Any, TypeGuard, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,11 +18,12 @@ from pydantic_core import ErrorDetails
 
 from schemabank.config import PRESETS, ExperimentConfig, RunConfig
 from schemabank.errors import InputError
+from schemabank.files import read_text
+from schemabank.plainyaml import Location, parse_yaml
 from schemabank.taskconfig import TASK_NAMES
 from schemabank.trainconfig import EQUAL_RATE_STAGES, INHERITED, StageSettings
 
 Tree = dict[str, Any]
-Location = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
@@ -32,7 +32,6 @@ UNUSED_BY_ARM: Mapping[str, set[str]] = {
     "lora": {"bank", "tags", "curriculum"},
     "schemabank": set(),
 }
-
 # Settings that came later, with the value that was meant before: it is no part of a run's id.
 LATER_SETTINGS: tuple[tuple[str, str, object], ...] = (
     ("lora", "layers_to_transform", None),
@@ -44,19 +43,6 @@ EITHER_OR = {
     "learning_rate": "learning_rate_ratio",
     "learning_rate_ratio": "learning_rate",
 }
-BOOL_TAG = "tag:yaml.org,2002:bool"
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML where ``on`` and ``off`` are words, as in YAML 1.2, and not booleans."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 -- the base class declares it so
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOL_TAG]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(BOOL_TAG, re.compile("(?i:true|false)$"), list("tTfF"))
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -141,21 +127,13 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.overridden: set[Location] = set()
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {str(path)!r} ({error}): name a YAML file") from error
-        try:
-            self.tree: Tree = yaml.load(text, _Loader) or {}  # noqa: S506 -- it is a SafeLoader
-            lines = list(_key_lines(yaml.compose(text, Loader=_Loader), ()))
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} is not valid YAML ({reason}): mend it there") from error
-        if not isinstance(self.tree, dict):
+        found, lines = parse_yaml(read_text(path), str(path))
+        if not isinstance(found or {}, dict):
             raise InputError(
-                f"{path} holds a {type(self.tree).__name__}, allowed are keys and values: write "
+                f"{path} holds a {type(found).__name__}, allowed are keys and values: write "
                 "settings like 'arm: lora'"
             )
+        self.tree: Tree = cast(Tree, found or {})
         self.lines: dict[Location, int] = {}
         for location, line in lines:
             if location in self.lines:
@@ -220,9 +198,11 @@ def apply_override(tree: Tree, text: str) -> Location:
     if not equals or not key.strip():
         raise InputError(f"--set {text!r} is not KEY=VALUE: write it like train.learning_rate=1e-4")
     try:
-        parsed = yaml.load(value, _Loader)  # noqa: S506 -- it is a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text!r}: the value is not valid YAML: quote it") from error
+        parsed, _ = parse_yaml(value, "it")
+    except InputError as error:
+        raise InputError(
+            f"--set {text!r:.200}: the value is not valid YAML: quote it ({error})"
+        ) from error
     return assign(tree, key.strip().split("."), parsed, f"--set {text!r}")
 
 
@@ -290,18 +270,6 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
         nested = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if nested else value  # type: ignore[arg-type]
     return merged
-
-
-def _key_lines(node: yaml.Node | None, path: Location) -> Iterable[tuple[Location, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            inner = (*path, key.value)
-            yield inner, key.start_mark.line + 1
-            yield from _key_lines(value, inner)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*path, index), value.start_mark.line + 1
-            yield from _key_lines(value, (*path, index))
 
 
 def _settings_at(model: type[BaseModel], location: Location) -> type[BaseModel]:

@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from schemabank.basesettings import Int, PositiveInt, Rate, Seed, Settings
 from schemabank.config import RunConfig
 from schemabank.configfile import (
-    Location,
     Source,
     Tree,
     apply_override,
@@ -25,6 +24,7 @@ from schemabank.configfile import (
 from schemabank.effects import Idle, dotted, idle_settings, sentences
 from schemabank.errors import InputError
 from schemabank.experiment import resolve_device, resolved
+from schemabank.plainyaml import Location
 
 ARM, SEED = "arm", "seed"
 SEARCH_SPLIT = "validation"

@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 
 from schemabank.errors import InputError
+from schemabank.files import check_regular, read_text
 from schemabank.naming import flat
+from schemabank.plainyaml import parse_yaml
 from schemabank.rundir import CONFIG
 
 SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
@@ -23,14 +25,8 @@ def read_config(folder: Path) -> Config:
     Raises:
         InputError: they cannot be read.
     """
-    try:
-        text = (folder / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read {str(folder / CONFIG)!r} ({error}): restore it, or move the run's folder "
-            "away"
-        ) from error
-    found = _parsed(SEED_LINE.sub("", text))
+    check_regular(folder / CONFIG)
+    found = _parsed(SEED_LINE.sub("", read_text(folder / CONFIG)))
     if not isinstance(found, dict):
         raise InputError(
             f"{str(folder / CONFIG)!r} holds no settings: restore it, or move the run's folder away"
@@ -41,8 +37,8 @@ def read_config(folder: Path) -> Config:
 @cache
 def _parsed(text: str) -> object:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text, CONFIG)[0]
+    except InputError:
         return None
 
 
