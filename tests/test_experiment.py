@@ -705,7 +705,7 @@ def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter
     def full(*_args: object, **_kwargs: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("schemabank.runner.evaluate", full)
+    monkeypatch.setattr("schemabank.forms.evaluate", full)
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
     assert outcome.failure == Failure(
         "memory",

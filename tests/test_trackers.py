@@ -212,7 +212,7 @@ def test_failed_and_interrupted_runs_are_marked(
             raise raised
 
         with monkeypatch.context() as patch:
-            patch.setattr("schemabank.runner.evaluate", broken)
+            patch.setattr("schemabank.forms.evaluate", broken)
             try:
                 experiment(finished, tmp_path / end, *asked)
             except KeyboardInterrupt:

@@ -23,6 +23,7 @@ from schemabank.effects import idle_in_experiment, sentences
 from schemabank.errors import InputError
 from schemabank.fairness import inequalities, trained
 from schemabank.files import read_json
+from schemabank.forms import Items
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.modelfit import check_items, check_training
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
@@ -31,7 +32,7 @@ from schemabank.peftlayers import check_peft_layers
 from schemabank.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.preflight import describe_data, estimate, slots_that_fit
 from schemabank.prepare import (
-    evaluation_items,
+    prompt_forms,
     task_training_data,
 )
 from schemabank.progress import Reporter
@@ -40,7 +41,7 @@ from schemabank.runner import Outcome, run_cohort
 from schemabank.scoring import METRICS
 from schemabank.tagging import check_tags, prefixes
 from schemabank.taskconfig import RecordsSettings, TaskSettings
-from schemabank.tasks import Item, records
+from schemabank.tasks import records
 from schemabank.tasks.base import TaskData
 from schemabank.tasks.catalog import load_task, metric_of, prompt_of, split_of
 from schemabank.trackers import Trackers, trackers_of
@@ -347,12 +348,13 @@ def _checked(
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
     training: TrainingData | None = None
-    items: dict[int, list[Item]] = {}
-    for run in runs:
+    items: dict[int, Items] = {}
+    for run in sorted(runs, key=lambda run: run.arm != "base"):  # which ask in every form
         shots = run.evaluation().few_shot
         if shots not in items:
-            items[shots] = evaluation_items(task, run.task, run.evaluation(), base.tokenizer)
-            check_items(items[shots], run.eval, base)
+            items[shots] = prompt_forms(task, run, run.evaluation(), base.tokenizer)
+            for asked in items[shots].values():
+                check_items(asked, run.eval, base)
         if run.arm != "base" and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
     _check_runs(runs, task, base, training)

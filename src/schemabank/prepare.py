@@ -17,6 +17,7 @@ from schemabank.cohort.slots import Run, TrainingData
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.errors import InputError
+from schemabank.forms import Items
 from schemabank.scoring import METRICS, Metric, check_pass_at
 from schemabank.seams import beginning_tokens, continuation_tokens, plain_tokens
 from schemabank.tagging import embeddings, tag_plan
@@ -126,13 +127,40 @@ def engine_run(
     )
 
 
+def prompt_forms(
+    data: TaskData, run: RunConfig, settings: EvalSettings, tokenizer: PreTrainedTokenizerBase
+) -> Items:
+    """Return a run's items in the forms that it is asked in.
+
+    That is their prompts as they stand and, for the untouched model where that is another text,
+    without the white space at their end; a chat's prompt ends as its template says.
+    """
+    task = run.task
+    whole = evaluation_items(data, task, settings, tokenizer)
+    is_trimmed = any(item.prompt != item.prompt.rstrip() for item in whole)
+    has_prompts = TASKS[task.name].items is None and not task.chat_template
+    if run.arm != "base" or not is_trimmed or not has_prompts:
+        return {"whole": whole}
+    trimmed = evaluation_items(data, task, settings, tokenizer, trimmed=True)
+    return {"whole": whole, "trimmed": trimmed}
+
+
 def evaluation_items(
     data: TaskData,
     task: TaskSettings,
     settings: EvalSettings,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    trimmed: bool = False,
 ) -> list[Item]:
     """Return the items to score: the first ``limit`` of every group of the split.
+
+    Args:
+        data: the task's.
+        task: how its examples are asked.
+        settings: which of them, and after how many shots.
+        tokenizer: the base model's.
+        trimmed: whether the white space at a prompt's end is the answer's beginning instead.
 
     Raises:
         InputError: the split is empty, there are fewer training examples than shots, or a gold
@@ -141,7 +169,7 @@ def evaluation_items(
     TASKS[task.name].check(task)
     split = split_of(task, settings.split)
     examples = chosen_examples(data, task, split=split, limit=settings.limit)
-    return items_of(examples, data, task, settings, tokenizer)
+    return items_of(examples, data, task, settings, tokenizer, trimmed=trimmed)
 
 
 def chosen_examples(
@@ -170,8 +198,10 @@ def items_of(
     task: TaskSettings,
     settings: EvalSettings,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    trimmed: bool = False,
 ) -> list[Item]:
-    """Turn examples into the items that an evaluation asks.
+    """Turn examples into the items that an evaluation asks, see :func:`evaluation_items`.
 
     Raises:
         InputError: there are fewer training examples than shots, or a gold answer that the metric
@@ -200,7 +230,7 @@ def items_of(
     check_pass_at(metric, settings.pass_at)
     for example in examples:
         _check_golds(example, metric)
-    items = [_item(example, task, shots, tokenizer) for example in examples]
+    items = [_item(example, task, shots, tokenizer, trimmed=trimmed) for example in examples]
     _check_known((item.prompt_tokens for item in items), tokenizer)
     return [replace(i, sample=number) for i in items for number in range(settings.num_samples)]
 
@@ -221,14 +251,21 @@ def _item(
     task: TaskSettings,
     shots: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    trimmed: bool,
 ) -> Item:
-    target = target_text(example, target=task.target)
+    prompt = _in_chat(_prompt(example, task, shots), task, tokenizer)
+    *asked, target = _pieces(example, task, shots, trimmed=trimmed)
     return Item(
         id=example.id,
         group=example.group,
         cluster=example.cluster,
-        prompt=_in_chat(_prompt(example, task, shots), task, tokenizer),
-        prompt_tokens=_prompt_tokens(example, task, shots, tokenizer),
+        prompt=prompt.rstrip() if trimmed else prompt,
+        prompt_tokens=tuple(
+            plain_tokens(prompt, tokenizer)
+            if task.chat_template
+            else [*_beginning(task, tokenizer), *_joined(asked, tokenizer)]
+        ),
         target_tokens=_completion_tokens(target, tokenizer, end_token=True),
         golds=example.golds,
         fields=example.fields,
@@ -290,24 +327,29 @@ def _beginning(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> tu
     return () if settings.chat_template else beginning_tokens(tokenizer)
 
 
-def _prompt_tokens(
-    example: Example,
-    settings: TaskSettings,
-    shots: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[int, ...]:
-    """Tokens of a prompt, with the seams of shots tokenised as the example's own seam is."""
-    if settings.chat_template:
-        text = _in_chat(_prompt(example, settings, shots), settings, tokenizer)
-        return tuple(plain_tokens(text, tokenizer))
+def _pieces(
+    example: Example, settings: TaskSettings, shots: Sequence[Example], *, trimmed: bool
+) -> list[str]:
+    """Prompts and targets in turn, the example's last; joined they are the whole text.
+
+    Shots' seams are the example's own: trimmed, white space at a prompt's end begins its target.
+    """
     pieces: list[str] = []
-    for shot in shots:
-        pieces += [_prompt(shot, settings, ()), target_text(shot, target=settings.target) + "\n\n"]
-    first, *rest = [*pieces, _prompt(example, settings, ())]
-    tokens = [*_beginning(settings, tokenizer), *plain_tokens(first, tokenizer)]
+    for shown in (*shots, example):
+        prompt = _prompt(shown, settings, ())
+        end = len(prompt.rstrip()) if trimmed else len(prompt)
+        pieces += [prompt[:end], prompt[end:] + target_text(shown, target=settings.target)]
+        pieces[-1] += "" if shown is example else "\n\n"
+    return pieces
+
+
+def _joined(pieces: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of pieces of a text, each tokenised by itself."""
+    first, *rest = pieces
+    tokens = plain_tokens(first, tokenizer)
     for piece in rest:
         tokens += continuation_tokens(piece, tokenizer)
-    return tuple(tokens)
+    return tokens
 
 
 def _check_golds(example: Example, metric: Metric) -> None:

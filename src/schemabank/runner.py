@@ -16,19 +16,18 @@ from torch import Tensor
 from schemabank.adapters import PROVENANCE, model_card, save_adapter, save_bank
 from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort
-from schemabank.cohort.execute import default_executor
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.curriculum import trained_groups
-from schemabank.evaluate import Procedure, evaluate
+from schemabank.evaluate import Procedure
 from schemabank.export import check_with_peft, probe_logits
 from schemabank.failure import Failure
+from schemabank.forms import Answers, evaluate_forms
 from schemabank.inputs import INPUTS
 from schemabank.itemscores import save_item_scores
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
-from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
     BANK,
@@ -46,7 +45,6 @@ from schemabank.rundir import (
     write_lines,
 )
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
-from schemabank.tasks import Item
 from schemabank.tasks.catalog import metric_of
 from schemabank.trainconfig import Stage
 from schemabank.training import Context, KeepStage, build_stack, names_of, train_runs
@@ -135,7 +133,7 @@ def run_cohort(
                 outcomes.append(_failed(claim, done))
                 continue
             result = result_of(
-                run, run.evaluation(), done.records, training=training, inputs=context.inputs
+                run, run.evaluation(), done.answers, training=training, inputs=context.inputs
             )
             with waiting("checking the adapter with stock PEFT", context.reporter.note):
                 outcomes.append(_close(run, claim, result, done.logits, context))
@@ -145,13 +143,13 @@ def run_cohort(
 def result_of(
     run: RunConfig,
     evaluation: EvalSettings,
-    records: Sequence[ItemRecord],
+    answers: Answers,
     *,
     training: Mapping[str, object] | None,
     inputs: Mapping[str, str],
 ) -> dict[str, object]:
     """Return the contents of ``result.json``: the same bytes for the same computation."""
-    metric = METRICS[metric_of(run.task)]
+    metric, records = METRICS[metric_of(run.task)], answers.records
     return {
         "arm": run.arm,
         "seed": run.seed,
@@ -161,6 +159,8 @@ def result_of(
         "task": run.task.name,
         "split": evaluation.split,
         "few_shot": evaluation.few_shot,
+        "prompt_form": answers.form,
+        "prompt_forms": dict(answers.forms),
         "routing": evaluation.routing,
         "max_new_tokens": evaluation.max_new_tokens,
         "num_samples": evaluation.num_samples,
@@ -176,24 +176,6 @@ def result_of(
         "scores": [*score_names(records, metric), *(f"pass@{k}" for k in evaluation.pass_at)],
         "groups": summaries(records, metric, pass_at=evaluation.pass_at),
     }
-
-
-def evaluate_telling(
-    stack: AdapterStack,
-    base: BaseModel,
-    items: Sequence[Item],
-    how: Procedure,
-    reporter: Reporter,
-) -> list[list[ItemRecord]]:
-    """Evaluate as :func:`evaluate` does, compiled where that is possible, and report progress."""
-    with waiting("completing and scoring items", reporter.note) as wait:
-
-        def advance(done: int) -> None:
-            wait.goes_on()
-            reporter.advance(done, "")
-
-        executor = default_executor(stack.model.device, explain=reporter.note)
-        return evaluate(stack, base, items, how, advance=advance, executor=executor)
 
 
 def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
@@ -247,9 +229,9 @@ def _not_finite(records: Sequence[ItemRecord]) -> Failure | None:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """A run's records, and its logits on a probe, to be compared with stock PEFT's."""
+    """A run's answers, and its logits on a probe, to be compared with stock PEFT's."""
 
-    records: list[ItemRecord]
+    answers: Answers
     logits: Tensor
 
 
@@ -272,24 +254,23 @@ def _evaluate(
 ) -> list[_Evaluated | Failure]:
     """Evaluate the runs in the first slots; write their predictions."""
     settings = runs[0].evaluation()
-    items = context.items[settings.few_shot]
+    items = context.asked_of(runs[0])
     routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
     for run in runs:
         context.reporter.run_state(run_id(run), "evaluating")
-    context.reporter.start(f"evaluate {names_of(runs)}", len(items))
     how = Procedure.of(runs[0].task, settings, routing=routing)
-    records = evaluate_telling(stack, context.base, items, how, context.reporter)
-    context.reporter.finish()
+    title = f"evaluate {names_of(runs)}"
+    answers = evaluate_forms(stack, context.base, items, how, context.reporter, title=title)
     logits = probe_logits(stack, context.base)
     metric = METRICS[metric_of(runs[0].task)]
     scored_by = metric.primary if metric.decodes else None
     for index, claim in enumerate(claims):
-        rows = [asdict(record) for record in records[index]]
+        rows = [asdict(record) for record in answers[index].records]
         write_lines(claim.path / PREDICTIONS, rows)
         if scored_by is not None:
             save_item_scores(claim.path, rows, scored_by)
     return [
-        _not_finite(records[index]) or _Evaluated(records[index], logits[index])
+        _not_finite(answers[index].records) or _Evaluated(answers[index], logits[index])
         for index in range(len(runs))
     ]
 

@@ -36,6 +36,7 @@ from schemabank.experiment import (
 )
 from schemabank.export import check_with_peft, probe_logits, save_merged
 from schemabank.files import inside, read_json, read_text
+from schemabank.forms import Items, evaluate_forms
 from schemabank.inputs import (
     DATA,
     INPUTS,
@@ -48,7 +49,7 @@ from schemabank.inputs import (
 )
 from schemabank.modelfit import check_items
 from schemabank.models import BaseModel
-from schemabank.prepare import evaluation_items
+from schemabank.prepare import prompt_forms
 from schemabank.progress import Reporter
 from schemabank.rundir import (
     ADAPTER,
@@ -63,8 +64,7 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
-from schemabank.runner import Outcome, evaluate_telling, result_of
-from schemabank.tasks import Item
+from schemabank.runner import Outcome, result_of
 from schemabank.waiting import Note, waiting
 
 
@@ -142,14 +142,15 @@ def _evaluate_all(
     run = next(iter(pending.values()))
     data = loaded_task(run.task, reporter.note)
     base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
-    items = evaluation_items(data, run.task, run.eval, base.tokenizer)
-    check_items(items, run.eval, base)
+    items = prompt_forms(data, run, run.eval, base.tokenizer)
+    for asked in items.values():
+        check_items(asked, run.eval, base)
     announce_decoding(run, base, reporter)
     stack = loaded_stack(run, base, weights, bank)
     inputs = {**base.digests, DATA: data_digest(data)}
     return {
-        place: _evaluated(asked, stack, base, items, place=place, inputs=inputs, reporter=reporter)
-        for place, asked in pending.items()
+        place: _evaluated(own, stack, base, items, place=place, inputs=inputs, reporter=reporter)
+        for place, own in pending.items()
     }
 
 
@@ -157,7 +158,7 @@ def _evaluated(
     run: RunConfig,
     stack: AdapterStack,
     base: BaseModel,
-    items: Sequence[Item],
+    items: Items,
     *,
     place: Path,
     inputs: Digests,
@@ -165,18 +166,12 @@ def _evaluated(
 ) -> Outcome:
     """Evaluate once, and write the folder of the result."""
     with new_folder(place) as partial:
-        reporter.start(f"evaluate routing {run.eval.routing}", len(items))
-        (records,) = evaluate_telling(
-            stack,
-            base,
-            items,
-            Procedure.of(run.task, run.eval, routing=run.eval.routing),
-            reporter,
-        )
-        reporter.finish()
-        result = result_of(run, run.eval, records, training=None, inputs=inputs)
+        how = Procedure.of(run.task, run.eval, routing=run.eval.routing)
+        title = f"evaluate routing {run.eval.routing}"
+        (answers,) = evaluate_forms(stack, base, items, how, reporter, title=title)
+        result = result_of(run, run.eval, answers, training=None, inputs=inputs)
         (partial / CONFIG).write_text(to_yaml(run), encoding="utf-8")
-        write_lines(partial / PREDICTIONS, map(asdict, records))
+        write_lines(partial / PREDICTIONS, map(asdict, answers.records))
         write_json(partial / RESULT, result)
     return Outcome(place, result)
 

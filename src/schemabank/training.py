@@ -21,12 +21,12 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.failure import Failure
+from schemabank.forms import Items
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
 from schemabank.prepare import engine_run
 from schemabank.progress import Reporter
 from schemabank.rundir import METRICS
-from schemabank.tasks import Item
 from schemabank.trackers import Trackers
 from schemabank.trainconfig import Stage
 from schemabank.waiting import waiting
@@ -43,7 +43,7 @@ class Context:
     Attributes:
         base: the base model.
         training: training data; ``None`` where no run trains.
-        items: evaluation items by the number of shots.
+        items: evaluation items by the number of shots, in every form that a run asks for.
         reporter: where progress goes.
         trackers: where runs are followed.
         inputs: digests of the base model, its tokenizer and the task's examples.
@@ -51,10 +51,15 @@ class Context:
 
     base: BaseModel
     training: TrainingData | None
-    items: Mapping[int, Sequence[Item]]
+    items: Mapping[int, Items]
     reporter: Reporter
     trackers: Trackers
     inputs: Mapping[str, str]
+
+    def asked_of(self, run: RunConfig) -> Items:
+        """Return what a run is asked: the untouched model all forms, a trained one its own."""
+        forms = self.items[run.evaluation().few_shot]
+        return forms if run.arm == "base" else {"whole": forms["whole"]}
 
 
 def train_runs(
