@@ -281,6 +281,15 @@ def test_a_limit_is_said(runs: Path) -> None:
     assert "eval.limit is 60" in finding(runs, "subset-of-split")["sentence"]
 
 
+def test_untouched_models_with_trimmed_prompts_are_named(runs: Path) -> None:
+    assert "trimmed-prompts" not in ids(runs)
+    row = rows(runs, "arm 0", 1)[0]
+    change(runs / row["run_id"] / RESULT, prompt_form="trimmed")
+    found = finding(runs, "trimmed-prompts")
+    assert found["numbers"]["arms"] == ["arm 0"]
+    assert "Prompts of arm 0 lack the white space at their end" in found["sentence"]
+
+
 def tuned(runs: Path, seeds: dict[str, int], *, at_edge: bool) -> None:
     """Pretend that arms were tuned with the runs of arms 8 and 9."""
     spare = [row["run_id"] for arm in ("arm 8", "arm 9") for row in rows(runs, arm)]

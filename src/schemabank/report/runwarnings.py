@@ -59,6 +59,7 @@ def find_run_warnings(
         *_skipped(runs),
         *_declared(runs, comparison),
         *_subset(runs),
+        *_trimmed(runs),
         *_tuning(runs, comparison, facts.rates),
         *_updates(comparison, facts.cost),
         *_other_settings(runs, comparison),
@@ -144,6 +145,17 @@ def _subset(runs: RunSet) -> Iterator[Finding]:
             {"limits": sorted(map(str, limits))},
             f"eval.limit is {said}: scores are of the first items of every group of {runs.split}, "
             "not of all, and noisier than they need be.",
+        )
+
+
+def _trimmed(runs: RunSet) -> Iterator[Finding]:
+    arms = [run.arm for run in runs.runs if run.result.get("prompt_form", "whole") != "whole"]
+    if arms:
+        yield Finding(
+            "trimmed-prompts",
+            {"arms": arms},
+            f"Prompts of {', '.join(arms)} lack the white space at their end, which other arms' "
+            "have: untouched models are shown in the form that serves them better.",
         )
 
 
