@@ -42,6 +42,29 @@ REFUSED = {
     "mamba2": {"out_proj"},
     "qwen3_next": {"down_proj", "gate_proj", "up_proj"},
 }
+# Decoded by transformers' generate; all others by our decoder. docs/models.md lists both.
+BY_SLOT = {
+    "biogpt",
+    "bloom",
+    "codegen",
+    "falcon",
+    "falcon_mamba",
+    "gpt_neo",
+    "gpt_oss",
+    "gptj",
+    "jamba",
+    "lfm2",
+    "mamba",
+    "mamba2",
+    "mpt",
+    "nemotron",
+    "qwen3_5_text",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "stablelm",
+    "xglm",
+}
 UNTRAINABLE = {"llama4_text": "no known decoder blocks"}
 BANKLESS = {"rwkv": "cannot be run from the first bank on"}
 UNREADABLE = {"rwkv": r"neither by SchemaBank nor by transformers' generate \(its logits differ"}
@@ -124,6 +147,7 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
     allowed, refused = layers_of(name)
     assert refused == REFUSED.get(name, set())
     by_slot = why_by_slot(tiny_architecture(name)) is not None
+    assert by_slot == (name in BY_SLOT)
     stack = trained(name, allowed).stack
     found = completed(stack, by_slot=by_slot)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
