@@ -100,18 +100,23 @@ def layers_of(name: str) -> tuple[set[str], set[str]]:
     return allowed, refused
 
 
-def trained(name: str, targets: set[str]) -> Cohort:
-    """Two runs: one under the curriculum with its cached first stage, and plain LoRA."""
+def trained(
+    name: str, targets: set[str], *, device: str = "cpu"
+) -> tuple[AdapterStack, list[float]]:
+    """The stack after two runs, and the loss of every step.
+
+    One run is under the curriculum with its cached first stage, the other is plain LoRA.
+    """
     lora = LoraSettings(r=2, lora_dropout=0.1, target_modules=tuple(sorted(targets)))
     banked = name not in BANKLESS
     first = bank_run(1, max_steps=6) if banked else lora_run(1, max_steps=6)
     runs = [replace(run, lora=lora) for run in (first, lora_run(2, max_steps=6))]
-    model = tiny_architecture(name)
+    model = tiny_architecture(name).to(device)
     stack = AdapterStack(model, lora=[lora] * 2, bank=BANK if banked else None)
     cohort = Cohort(stack, runs, data(), explain=lambda _: None)
-    train(cohort)
+    steps = train(cohort)
     assert [slot.failure for slot in cohort.slots] == [None, None]
-    return cohort
+    return stack, [step.loss for both in steps for step in both]
 
 
 def completed(stack: AdapterStack, *, by_slot: bool, limit: int = 6) -> list[list[Completion]]:
@@ -148,7 +153,7 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
     assert refused == REFUSED.get(name, set())
     by_slot = why_by_slot(tiny_architecture(name)) is not None
     assert by_slot == (name in BY_SLOT)
-    stack = trained(name, allowed).stack
+    stack, _ = trained(name, allowed)
     found = completed(stack, by_slot=by_slot)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
     logits = probe_logits(stack, base)
@@ -167,6 +172,25 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
         check_with_peft(tmp_path / str(slot), base, logits[slot])
         if name not in UNREADABLE:
             assert found[slot] == completed_by_peft(stack.model, tmp_path / str(slot))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.filterwarnings("ignore")  # the compiler and its libraries warn of their own
+@pytest.mark.parametrize("name", [*OFTEN, "deepseek_v3", "opt"])
+def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) -> None:
+    allowed, _ = layers_of(name)
+    _, expected = trained(name, allowed)
+    stack, losses = trained(name, allowed, device="cuda")
+    assert losses == pytest.approx(expected, abs=1e-2)
+    completed(stack, by_slot=name in BY_SLOT)
+    base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
+    logits = probe_logits(stack, base)
+    own = stack.lora_tensors(1)
+    stack.remove()
+    settings = stack.lora_settings[1]
+    folder = tmp_path / "adapter"
+    save_adapter(folder, own, settings, base_name="tiny", card="", layout=stack.layout)
+    check_with_peft(folder, base, logits[1])
 
 
 @pytest.mark.parametrize("name", UNTRAINABLE)
