@@ -364,11 +364,11 @@ def test_values_of_the_wrong_kind_are_refused(
 
 def test_a_hostile_pattern_costs_no_time(folder: Path) -> None:
     hostile = "(" * 50 + "a*" + ")*" * 50 + "$"
-    began = time.monotonic()
+    began = time.process_time()
     for name in ("target_modules", "exclude_modules", "layers_pattern"):
         with pytest.raises(InputError):
             load_adapter(reconfigured(folder, **{name: hostile}))
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, CARD])

@@ -84,10 +84,10 @@ def test_what_settings_do_not_need_is_refused(text: str, message: str) -> None:
 def test_a_bomb_of_aliases_is_refused_at_once() -> None:
     lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
     lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(12)]
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError, match="stands for more than 100000 values"):
         parse_yaml("\n".join(lines), "x")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_an_endless_configuration_is_refused(tmp_path: Path) -> None:
