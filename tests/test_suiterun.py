@@ -363,7 +363,11 @@ def test_a_search_stops_where_the_machine_failed(
 def test_what_the_final_runs_cannot_have_is_found_before_the_search(
     finished: Finished, tmp_path: Path
 ) -> None:
-    changes = {"defaults": {"eval": {"num_samples": 2, "temperature": 1, "max_new_tokens": 4000}}}
+    changes = {
+        "defaults": {
+            "eval": {"split": "test", "num_samples": 2, "temperature": 1, "max_new_tokens": 4000}
+        }
+    }
     with pytest.raises(InputError, match=r"max_new_tokens"):
         ran(tuned(finished, tmp_path / "s.yaml", **changes), tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
