@@ -2,8 +2,10 @@
 
     python benchmarks/choose_learning_rates.py results/learning_rates/quickstart.jsonl
 
-The rule is that of ``schemabank.tuning.choose``: of the rates whose mean accuracy is within one
-standard error of the best mean accuracy, the one with the lowest mean loss of the gold target.
+The rule is that of ``schemabank.raterule.choose``: of the rates whose mean accuracy is within a
+quarter of a standard error of the best mean accuracy, the one with the lowest mean loss of the gold
+target. These records hold means alone, so the error is that of answers that have nothing to do
+with each other.
 """
 
 import json
@@ -12,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from schemabank.tuning import Candidate, choose
+from schemabank.raterule import Candidate, best_score, choose
 
 
 def rates(path: Path) -> dict[str, list[Candidate]]:
@@ -36,7 +38,10 @@ def rates(path: Path) -> dict[str, list[Candidate]]:
 
 
 def table(path: Path) -> str:
-    """Return a Markdown table of a record, the chosen rates in bold."""
+    """Return a Markdown table of a record, the chosen rates in bold.
+
+    What the best accuracy alone would have chosen is marked.
+    """
     lines = [
         f"### {path.stem}",
         "",
@@ -44,15 +49,15 @@ def table(path: Path) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for arm, tried in rates(path).items():
-        pick = choose(tried)
+        pick, highest = choose(tried), best_score(tried)
         edge = pick in (tried[0], tried[-1])
         for r in tried:
             name = f"{r.learning_rate:g}"
             if r == pick:
                 name = f"**{name}**" + (" (edge of the grid)" if edge else "")
             lines.append(
-                f"| {arm} | {name} | {r.num_seeds} | {r.num_items} | {r.score:.3f} "
-                f"| {r.gold_nll:.4f} | {r.ended:.0%} |"
+                f"| {arm} | {name} | {r.num_seeds} | {r.num_items} | {r.score:.3f}"
+                f"{' (best)' if r is highest else ''} | {r.gold_nll:.4f} | {r.ended:.0%} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -100,6 +100,20 @@ def test_published_learning_rates_follow_from_their_records() -> None:
     assert (folder / "README.md").read_text(encoding="utf-8").endswith(printed)
 
 
+def test_tables_of_rate_rules_are_those_of_their_record() -> None:
+    record = "results/rate_rule.json"
+    page = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
+    shown = shown_by("rate_rule.py", record)
+    assert page.partition(f"<!-- rate_rule.py: {record} -->\n")[2].startswith(shown)
+    readme = (ROOT / "results" / "learning_rates" / "README.md").read_text(encoding="utf-8")
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    tool = _module(ROOT / "benchmarks" / "rate_rule.py")
+    sys.path.pop(0)
+    rows = json.loads((ROOT / record).read_text(encoding="utf-8"))["records"]
+    printed = tool.records_table(rows)
+    assert readme.partition(f"<!-- rules on records: {record} -->\n")[2].startswith(printed)
+
+
 @pytest.mark.parametrize(
     ("config", "arm", "record"),
     [

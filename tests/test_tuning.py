@@ -1,23 +1,21 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.failure import Failure
+from schemabank.itemscores import save_item_scores
 from schemabank.runner import Outcome
 from schemabank.suite import Suite, SuiteRun, TuneSettings
 from schemabank.trainconfig import THREE_STAGES
 from schemabank.tuning import (
-    Candidate,
     Search,
     Trial,
     beyond,
-    choose,
     notes,
     peak_rate,
     scaled,
@@ -27,41 +25,6 @@ from schemabank.tuning import (
 )
 
 DIVERGED = Failure("diverged", "no finite gradient in 20 steps in a row, up to step 30")
-
-
-def candidate(score: float | None, gold_nll: float, *, num_items: int = 100) -> Candidate:
-    return Candidate(1e-3, score, gold_nll, None, num_items, 2)
-
-
-@pytest.mark.parametrize(
-    ("tried", "index"),
-    [
-        # One standard error of 0.5 on 100 items is 0.05: 0.46 is near, 0.44 is not.
-        ([(0.50, 1.0), (0.46, 0.9), (0.44, 0.1)], 1),
-        ([(0.50, 1.0), (0.45, 0.9), (0.44, 0.1)], 1),
-        ([(0.50, 0.8), (0.46, 0.9), (0.44, 0.1)], 0),
-        ([(0.00, 3.0), (0.00, 2.0), (0.00, 2.5)], 1),
-        ([(1.00, 3.0), (0.99, 2.0)], 0),
-        ([(0.50, 1.0), (0.50, 1.0)], 0),
-        ([(None, 3.0), (None, 2.0)], 1),
-    ],
-)
-def test_the_rule(tried: list[tuple[float | None, float]], index: int) -> None:
-    candidates = [candidate(*pair) for pair in tried]
-    assert choose(candidates) is candidates[index]
-
-
-@given(st.lists(st.tuples(st.integers(0, 40), st.floats(0, 20)), min_size=1, max_size=8))
-def test_what_is_chosen_is_near_the_best_and_none_so_near_has_a_lower_loss(
-    pairs: list[tuple[int, float]],
-) -> None:
-    candidates = [candidate(right / 40, nll, num_items=40) for right, nll in pairs]
-    chosen = choose(candidates)
-    best = max(right / 40 for right, _ in pairs)
-    near = best - (best * (1 - best) / 40) ** 0.5
-    assert chosen.score is not None
-    assert chosen.score >= near
-    assert all(chosen.gold_nll <= nll for right, nll in pairs if right / 40 >= near)
 
 
 def test_a_factor_multiplies_all_learning_rates_and_nothing_else() -> None:
@@ -118,9 +81,43 @@ def suite_of(*arms: str, points: Sequence[dict[str, object]] = ({},), **tune: An
     return Suite(None, tuple(runs), TuneSettings(**tune))
 
 
-def outcome(score: float, gold_nll: float = 1.0) -> Outcome:
-    group = {"num_items": 100, "correct": score, "gold_nll": gold_nll, "ended_ratio": 1.0}
-    return Outcome(Path("run"), {"metric": "numeric", "groups": {"all": group}})
+NUM_ITEMS = 100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where the made-up runs' item scores lie."""
+    answered.place = tmp_path_factory.mktemp("runs")  # type: ignore[attr-defined]
+    yield
+    answered.cache_clear()
+
+
+@cache
+def answered(*right: tuple[str, int, int], start: int = 0) -> Path:
+    """A run's folder with item scores: of each group its name, items and how many are right.
+
+    These follow each other from item ``start`` on.
+    """
+    folder = Path(answered.place) / f"run-{len(list(answered.place.iterdir()))}"  # type: ignore[attr-defined]
+    folder.mkdir()
+    rows = [
+        {
+            "id": f"{group}-{n}",
+            "group": group,
+            "cluster": None,
+            "scores": {"correct": start <= n < start + found},
+        }
+        for group, num_items, found in right
+        for n in range(num_items)
+    ]
+    save_item_scores(folder, rows, "correct")
+    return folder
+
+
+def outcome(score: float, gold_nll: float = 1.0, *, start: int = 0) -> Outcome:
+    folder = answered(("all", NUM_ITEMS, round(score * NUM_ITEMS)), start=start)
+    group = {"num_items": NUM_ITEMS, "correct": score, "gold_nll": gold_nll, "ended_ratio": 1.0}
+    return Outcome(folder, {"metric": "numeric", "groups": {"all": group}})
 
 
 def failed(reason: Failure = DIVERGED) -> Outcome:
@@ -210,6 +207,36 @@ def test_an_arm_that_diverges_everywhere_is_named() -> None:
     )
 
 
+def test_what_the_best_score_alone_would_have_chosen_is_kept() -> None:
+    """The two best answer other items and differ by one right answer, so the loss decides."""
+    right = {0.5: (40, 0), 1: (50, 0), 2: (49, 50), 4: (30, 50)}
+
+    def of(trial: Trial) -> Outcome:
+        found, start = right[trial.factor]
+        return outcome(found / 100, gold_nll=1 / trial.factor, start=start)
+
+    found, _ = searched(suite_of("a", factors=tuple(right), extend=0), of)
+    assert found.choices is not None
+    (choice,) = found.choices
+    assert (choice.factor, choice.best_score) == (2, 1)
+    assert choice.row()["best_score_factor"] == 1
+
+
+def test_tuning_runs_with_other_items_are_refused() -> None:
+    def of(trial: Trial) -> Outcome:
+        found = outcome(0.5)
+        other = answered(("all", NUM_ITEMS + trial.run.seed % 2, 50))
+        return Outcome(other, found.result)
+
+    with pytest.raises(InputError, match="tuning runs were scored on other items"):
+        searched(suite_of("a"), of)
+
+
+def test_tuning_runs_without_item_scores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the items' scores"):
+        searched(suite_of("a"), lambda _: Outcome(tmp_path, outcome(0.5).result))
+
+
 def test_every_point_of_a_grid_has_its_own_choice() -> None:
     suite = suite_of("a", points=({"lora.r": 4}, {"lora.r": 8}))
     found, _ = searched(
@@ -252,7 +279,8 @@ def test_scores_are_means_over_the_items_of_all_groups_and_over_seeds() -> None:
             "seen": {"num_items": 30, "correct": share, "gold_nll": 1.0, "ended_ratio": 1.0},
             "held": {"num_items": 10, "correct": 0.0, "gold_nll": 3.0, "ended_ratio": 0.5},
         }
-        return Outcome(Path("run"), {"metric": "numeric", "groups": groups})
+        folder = answered(("seen", 30, round(30 * share)), ("held", 10, 0))
+        return Outcome(folder, {"metric": "numeric", "groups": groups})
 
     found, _ = searched(suite_of("a", factors=(1, 2), extend=0), of)
     assert found.choices is not None

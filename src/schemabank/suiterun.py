@@ -278,13 +278,15 @@ def _tried(choice: Choice, factor: float) -> list[str]:
     found = choice.candidates.get(factor)
     if found is None:
         return ["", "", "", "", "diverged"]
-    mark = "chosen, at the edge" if choice.at_edge else "chosen"
+    chosen = "chosen, at the edge" if choice.at_edge else "chosen"
+    marks = [chosen] if factor == choice.factor else []
+    marks += ["best score"] if factor == choice.best_score else []
     return [
         f"{found.learning_rate:g}",
         "" if found.score is None else f"{found.score:.4f}",
         f"{found.gold_nll:.4f}",
         "" if found.ended is None else f"{found.ended:.0%}",
-        mark if factor == choice.factor else "",
+        ", ".join(marks),
     ]
 
 

@@ -8,40 +8,17 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
+from schemabank.raterule import Candidate, best_score, candidate, choose
 from schemabank.runner import Outcome
-from schemabank.scoring import METRICS
 from schemabank.suite import SEARCH_SPLIT, Point, Suite, SuiteRun, TuneSettings
 
 SPLIT = SEARCH_SPLIT
 DIGITS = 12  # of a learning rate, so that 3e-4 stays 0.0003
 EXTENDED_DIGITS = 6  # of a factor that is not the user's own
-NO_SHARES = {None, "perplexity"}  # scores that are no shares of the items
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One arm at one learning rate: means over seeds, all of which answered the same items.
-
-    Attributes:
-        learning_rate: the highest that LoRA is trained at.
-        score: share of the items that are right; ``None`` where nothing is scored.
-        gold_nll: mean loss of the gold target in nats per token.
-        ended: share of the completions that ended by themselves.
-        num_items: items that each run answered.
-        num_seeds: runs.
-    """
-
-    learning_rate: float
-    score: float | None
-    gold_nll: float
-    ended: float | None
-    num_items: int
-    num_seeds: int
 
 
 @dataclass(frozen=True)
@@ -80,12 +57,14 @@ class Choice:
     Attributes:
         run: any of the arm's runs there, at the factor 1.
         factor: the chosen one.
+        best_score: the one that the best mean score alone would have chosen.
         factors: all that were tried, ascending.
         candidates: by factor, what it was chosen from; without those at which a trial failed.
     """
 
     run: SuiteRun
     factor: float
+    best_score: float
     factors: tuple[float, ...]
     candidates: Mapping[float, Candidate]
 
@@ -102,6 +81,7 @@ class Choice:
             "factor": self.factor,
             "learning_rate": peak_rate(scaled(self.run.config, self.factor)),
             "at_edge": self.at_edge,
+            "best_score_factor": self.best_score,
         }
 
 
@@ -198,23 +178,6 @@ def trials(suite: Suite, factors: Sequence[float]) -> list[Trial]:
     ]
 
 
-def choose(tried: Sequence[Candidate]) -> Candidate:
-    """Choose among learning rates.
-
-    The rule: of those whose mean score is within one standard error of the best mean score, the one
-    with the lowest mean loss of the gold target; of equals, the first. All runs answer the same
-    items, so the standard error is that of one run's items, not divided by the number of seeds. For
-    graded scores in [0, 1] it is the largest that their mean allows. Where nothing is scored, the
-    loss decides.
-    """
-    scored = [(c, c.score) for c in tried if c.score is not None]
-    if not scored:
-        return min(tried, key=lambda c: c.gold_nll)
-    best, score = max(scored, key=lambda pair: pair[1])
-    error = math.sqrt(score * (1 - score) / best.num_items)
-    return min((c for c, s in scored if s >= score - error), key=lambda c: c.gold_nll)
-
-
 def scaled(config: RunConfig, factor: float) -> RunConfig:
     """Multiply all learning rates of a run."""
     # Stages whose rate is a share of the run's follow it by themselves.
@@ -291,9 +254,9 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
         results = [outcome.result for outcome in of_factor if outcome.result is not None]
         if len(results) == len(of_factor):
             rate = peak_rate(scaled(place.config, factor))
-            candidate = _candidate(rate, results)
-            if math.isfinite(candidate.gold_nll):
-                candidates[factor] = candidate
+            found = candidate(rate, results, [outcome.folder for outcome in of_factor])
+            if math.isfinite(found.gold_nll):
+                candidates[factor] = found
     factors = tuple(outcomes)
     if not candidates:
         raise InputError(
@@ -301,46 +264,16 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
             f"{', '.join(f'{f:g}' for f in factors)}: allowed is a search in which some factor "
             "trains, put smaller ones into tune.factors"
         )
-    best = choose(list(candidates.values()))
-    factor = next(f for f, candidate in candidates.items() if candidate is best)
-    return Choice(place, factor, factors, candidates)
+    tried = list(candidates.values())
+    chosen, highest = (
+        next(factor for factor, own in candidates.items() if own is found)
+        for found in (choose(tried), best_score(tried))
+    )
+    return Choice(place, chosen, highest, factors, candidates)
 
 
 def _at(point: Point) -> str:
     return "".join(f", {name} {value}" for name, value in point.items())
-
-
-def _candidate(rate: float, results: Sequence[Mapping[str, Any]]) -> Candidate:
-    """Means over runs, each the mean over the items of all groups."""
-    primary = METRICS[results[0]["metric"]].primary
-    scores = [_of_items(result, primary) for result in results if primary not in NO_SHARES]
-    # Of perplexity there is only the loss that counts the end token.
-    loss = _mean([_of_items(result, "gold_nll") for result in results])
-    if loss is None:
-        loss = _mean([_of_items(result, "gold_nll_with_end") for result in results])
-    assert loss is not None
-    return Candidate(
-        learning_rate=rate,
-        score=_mean(scores),
-        gold_nll=loss,
-        ended=_mean([_of_items(result, "ended_ratio") for result in results]),
-        num_items=sum(group["num_items"] for group in results[0]["groups"].values()),
-        num_seeds=len(results),
-    )
-
-
-def _of_items(result: Mapping[str, Any], name: str | None) -> float | None:
-    """A mean over all items of a run, or ``None`` where it has no such figure."""
-    groups = result["groups"].values()
-    if name is None or any(name not in group for group in groups):
-        return None
-    num_items: int = sum(group["num_items"] for group in groups)
-    return math.fsum(group[name] * group["num_items"] for group in groups) / num_items
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
 
 
 def _times(rate: float, factor: float) -> float:

@@ -24,6 +24,7 @@ class Tried:
         interval: Student's over seeds.
         chosen: whether the arm's final runs have it.
         at_edge: whether it was chosen and no rate beyond it was tried.
+        best_score: whether the best mean score alone would have chosen it.
         failed: runs that failed.
     """
 
@@ -36,6 +37,7 @@ class Tried:
     interval: stats.Interval | None
     chosen: bool
     at_edge: bool
+    best_score: bool
     failed: int
 
 
@@ -49,16 +51,13 @@ def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
     """
     if runs.tuning is None:
         return []
-    chosen = {
-        (row["arm"], label(runs, row["settings"]), row["factor"]): bool(row["at_edge"])
-        for row in runs.tuning["chosen"]
-    }
+    choices = {(row["arm"], label(runs, row["settings"])): row for row in runs.tuning["chosen"]}
     places: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
     for row in runs.tuning["runs"]:
         key = row["arm"], label(runs, row["settings"]), row["factor"]
         places.setdefault(key, []).append(row)
     found = [
-        _tried(key, own, dict(_scores(path, runs, group, own)), runs, chosen)
+        _tried(key, own, dict(_scores(path, runs, group, own)), runs, choices.get(key[:2], {}))
         for key, own in places.items()
     ]
     order = {key[:2]: n for n, key in enumerate(places)}
@@ -70,9 +69,10 @@ def _tried(
     rows: Sequence[Mapping[str, Any]],
     scores: dict[str, float],
     runs: RunSet,
-    chosen: Mapping[tuple[str, str, float], bool],
+    choice: Mapping[str, Any],
 ) -> Tried:
-    arm, setting, _ = key
+    arm, setting, factor = key
+    chosen = choice.get("factor") == factor
     failed = {left.run for left in runs.failed_trials}
     summary = stats.summarise_arm(list(scores.values())) if scores else None
     return Tried(
@@ -83,8 +83,9 @@ def _tried(
         scores=scores,
         mean=None if summary is None else summary.mean,
         interval=None if summary is None else summary.interval,
-        chosen=key in chosen,
-        at_edge=chosen.get(key, False),
+        chosen=chosen,
+        at_edge=chosen and bool(choice["at_edge"]),
+        best_score=choice.get("best_score_factor") == factor,
         failed=sum(row["run_id"] in failed for row in rows),
     )
 
