@@ -34,8 +34,11 @@ def table_report() -> dict[str, Any]:
 
 def runs_report() -> dict[str, Any]:
     """A report of a folder of runs, with everything that it can have."""
+    found = table_report()
+    over_seeds = {"outcome": "better", "sentence": "Better."}
     return {
-        **table_report(),
+        **found,
+        "primary": {**found["primary"], "over_seeds": over_seeds},
         "setting": "epochs",
         "metric": "correct",
         "group": "test",
@@ -106,8 +109,10 @@ def _group(name: str, difference: float) -> dict[str, Any]:
         "control_mean": 0.1,
         "difference": difference,
         "interval": [difference - 0.03, difference + 0.03],
-        "p": 0.04,
+        "p": 0.02,
+        "p_holm": 0.04,
         "outcome": "better" if difference > 0.03 else "no difference detected",
+        "sentence": "Better." if difference > 0.03 else "No difference detected.",
     }
 
 
@@ -131,9 +136,8 @@ def _items() -> dict[str, Any]:
         for seed in (42, 123, 456, 789)
     ]
     crossed = {"mean": 0.06, "interval": [0.02, 0.1], "standard_error": 0.02}
-    verdict = {"outcome": "better", "sentence": "Better."}
     places = {"epochs": None, "num_items": 500, "num_seeds": 4}
-    return {**places, "crossed": crossed, "verdict": verdict, "mcnemar": pairs}
+    return {**places, "crossed": crossed, "mcnemar": pairs}
 
 
 def _rate(arm: str, step: int) -> dict[str, Any]:
@@ -149,6 +153,7 @@ def _rate(arm: str, step: int) -> dict[str, Any]:
         "interval": [mean - 0.02, mean + 0.02],
         "chosen": step == best,
         "at_edge": step == best and step in {0, 4},
+        "best_score": step == best,
         "failed": int(arm == "lora" and step == 0),
     }
 

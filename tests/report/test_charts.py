@@ -185,7 +185,7 @@ def test_the_page_in_markdown_names_the_figures_and_has_the_new_tables() -> None
     assert "| lora, equal \\<updates\\> | mean over all | 0.0001 | validation | 2 | 0 |" in shown
     assert "| lora | mean over all | 5e-05 | validation | 2 | 1 |" in shown
     assert "Without 1 run that failed." in shown
-    assert "\n\nOver other seeds and other items at once: Better.\n" in shown
+    assert "\n\nOther seeds on these very items: Better.\n" in shown
     assert "200 of 600 rows; the others are in report.json." in shown
     assert "<script>" not in shown
     assert shown.encode()

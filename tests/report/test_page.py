@@ -10,16 +10,29 @@ STEERING = "\x1b[2J\x1b]0;title\x07 \x9b1A \x00 \x7f \r\n \u202e \u2066 \ud800"
 KEPT = "[2J", "]0;title"
 
 
-def test_the_verdict_over_items_stands_below_the_verdict() -> None:
+def test_what_seeds_alone_say_stands_below_the_verdict() -> None:
     found = runs_report()
-    words = "Over other seeds and other items at once: Better."
+    words = "Other seeds on these very items: Better."
     assert text(found).splitlines()[1:3] == [words, ""]
-    found["items"]["verdict"]["outcome"] = "no difference detected"
-    other = f"The verdict changes where items vary too. {words}"
+    assert f"\n\n{words}\n" in page(found)
+    found["primary"]["over_seeds"]["outcome"] = "no difference detected"
+    other = f"Not the same as the verdict. {words}"
     assert text(found).splitlines()[1] == other
-    assert f"\n\n**{other}**\n" in page(found)
-    for items in ({}, {"items": None}):
-        assert "at once" not in text({**table_report(), **items})
+    assert f"\n\n{other}\n" in page(found)
+    assert "very items" not in text(table_report())
+
+
+def test_the_compared_part_is_named_where_the_adjusted_verdict_is_another() -> None:
+    found = runs_report()
+    found["group"] = found["groups"][1]["group"]
+    words = (
+        "Not the same as the verdict. As one of 2 parts of the split, adjusted by Holm: No "
+        "difference detected."
+    )
+    assert words in text(found)
+    assert words in page(found)
+    found["group"] = found["groups"][0]["group"]
+    assert "As one of" not in text(found)
 
 
 def test_holms_family_is_named_where_there_is_one() -> None:
@@ -34,7 +47,7 @@ def test_no_text_steers_the_terminal() -> None:
     found = runs_report()
     found["treatment"] = f"new {STEERING}"
     found["primary"]["verdict"]["sentence"] += STEERING
-    found["items"]["verdict"]["sentence"] += STEERING
+    found["primary"]["over_seeds"]["sentence"] += STEERING
     found["references"][0]["arm"] = f"reference {STEERING}"
     for row in (*found["arms"], *found["others"], *found["rates"], *found["warnings"]):
         row |= {key: row[key] + STEERING for key in ("arm", "sentence") if key in row}

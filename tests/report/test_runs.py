@@ -20,8 +20,11 @@ from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.itemscores import SCORES, load_item_scores
 from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question, report
+from schemabank.report.html import html_page
 from schemabank.report.ofruns import examine_runs
+from schemabank.report.page import page, text
 from schemabank.report.runs import read_runs
+from schemabank.report.tables import tables
 from schemabank.rundir import CONFIG, RESULT, SUITE, write_json
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,6 +147,14 @@ def test_items_are_compared_over_seeds_and_items_at_once(runs: Path) -> None:
     expected = stats.crossed_difference(*matrices)
     assert found["crossed"]["mean"] == pytest.approx(expected.mean)
     assert found["crossed"]["interval"] == pytest.approx(expected.interval)
+    primary = examined(runs)[0]["primary"]
+    judged = stats.verdict(expected)
+    assert primary["test"] == "crossed"
+    assert primary["verdict"]["outcome"] == judged.outcome
+    assert primary["verdict"]["p"] == pytest.approx(judged.p)
+    assert primary["verdict"]["interval"] == pytest.approx(judged.interval)
+    over_seeds = stats.verdict(stats.paired_difference(*(m.mean(axis=1) for m in matrices)))
+    assert primary["over_seeds"]["p"] == pytest.approx(over_seeds.p)
     assert (found["num_items"], found["num_seeds"], len(found["mcnemar"])) == (ITEMS, SEEDS, 8)
     one = found["mcnemar"][0]
     pair = [
@@ -153,6 +164,103 @@ def test_items_are_compared_over_seeds_and_items_at_once(runs: Path) -> None:
         if row["seed"] == one["seed"]
     ]
     assert one["only_treatment"] == int(((pair[0] == 1) & (pair[1] == 0)).sum())
+
+
+def in_parts(runs: Path, *names: str) -> None:
+    """Deal the items of all runs to parts of the split."""
+    for result in runs.glob(f"*/{RESULT}"):
+        path = result.with_name("predictions.jsonl")
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(found):
+            row["group"] = names[number % len(names)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        result.with_name(SCORES).unlink(missing_ok=True)
+        old: Any = read_json(result)["groups"]
+        groups = {}
+        for name in names:
+            own = [row["scores"]["correct"] for row in found if row["group"] == name]
+            mean = sum(own) / len(own)
+            groups[name] = {**old["all"], "num_items": len(own), "correct": mean}
+        change(result, groups=groups)
+
+
+def test_parts_of_the_split_are_a_family(runs: Path) -> None:
+    names = [f"part {n}" for n in range(5)]
+    in_parts(runs, *names)
+    found, _ = examined(runs, group="part 2")
+    parts = found["groups"]
+    assert [row["group"] for row in parts] == names
+    adjusted = stats.holm([row["p"] for row in parts])
+    assert [row["p_holm"] for row in parts] == pytest.approx(adjusted)
+    assert all(row["p_holm"] <= 0.05 for row in parts if row["outcome"] in {"better", "worse"})
+    own = parts[2]
+    assert own["p"] == pytest.approx(found["primary"]["verdict"]["p"])
+    assert own["difference"] == pytest.approx(found["primary"]["verdict"]["difference"])
+    assert own["num_items"] == ITEMS / 5 == found["items"]["num_items"]
+
+
+CALLED = ("better", "worse", "no difference detected")
+
+
+def outcomes(report: Json) -> list[str]:
+    """Every outcome that a report's contents hold."""
+    places = [report["primary"]["verdict"], report["primary"]["over_seeds"]]
+    places += [report["pooled"]["verdict"], *(c["verdict"] for c in report["contrasts"])]
+    return [place["outcome"] for place in [*places, *report["groups"], *report["others"]]]
+
+
+def test_two_seeds_give_no_verdict_anywhere(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    _generator().write_runs(folder, num_seeds=2, num_items=48, full_seeds=2)
+    in_parts(folder, "seen", "held out")
+    found, drawn = examined(folder)
+    assert set(outcomes(found)) == {"no verdict"}
+    assert found["items"]["crossed"]["interval"] is not None
+    needed = "2 seeds are too few, a verdict takes 3."
+    headline = "Fewer than 3 seeds give no verdict."
+    assert needed in text(found)
+    for shown in (page(found), html_page(found, drawn)):
+        assert needed in shown
+        assert headline in shown
+        assert not any(f">{word}<" in shown or f"| {word} |" in shown for word in CALLED)
+
+
+def test_all_places_with_a_verdict_agree(runs: Path) -> None:
+    """Each says what the rule makes of its own figures, and texts say what the JSON says."""
+    in_parts(runs, "seen", "held out")
+    found, drawn = examined(runs)
+    own = [found["pooled"], *found["contrasts"]]
+    for contrast in own:
+        shown = contrast["crossed"]
+        p = shown["difference"]["p"] if contrast["epochs"] is None else shown["p_holm"]
+        assert contrast["test"] == "crossed"
+        assert contrast["verdict"]["p"] == p
+        assert contrast["verdict"]["interval"] == shown["difference"]["interval"]
+    assert found["primary"]["verdict"] == found["pooled"]["verdict"]
+    places = [c["verdict"] | {"p_holm": c["verdict"]["p"]} for c in own]
+    for place in [*places, *found["groups"], *found["others"]]:
+        low, high = place["interval"]
+        detected = place["p_holm"] <= 0.05 and not low <= 0 <= high
+        expected = ("better" if low > 0 else "worse") if detected else "no difference detected"
+        assert place["outcome"] == expected
+        assert f"{100 * low:+.2f} to {100 * high:+.2f}" in place.get("sentence", "")
+    verdict = found["primary"]["verdict"]
+    for shown in (page(found), html_page(found, drawn), text(found)):
+        assert verdict["sentence"] in shown.replace("&#x27;", "'")
+    first = page(found).split("**")[1]
+    assert first.lower().startswith(verdict["outcome"])
+    assert first.endswith(f"{SEEDS} seeds and {ITEMS // 2} items, paired.")
+
+
+def test_a_suite_of_other_seeds_is_compared_over_seeds_alone(runs: Path) -> None:
+    listed: Any = read_json(runs / SUITE)["runs"]
+    for row in listed:
+        row["seed"] += 100 * (row["arm"] == "arm 1")
+    change(runs / SUITE, runs=listed)
+    found, _ = examined(runs)
+    assert (found["primary"]["test"], found["items"]) == ("welch", None)
+    assert found["primary"]["over_seeds"] is None
+    assert "not paired." in page(found).split("**")[1]
 
 
 def test_scores_of_a_run_without_the_file_come_from_its_predictions(runs: Path) -> None:
@@ -302,7 +410,7 @@ def tuned(runs: Path, seeds: dict[str, int], *, at_edge: bool) -> None:
     ]
     chosen = [
         {"arm": arm, "settings": {"train.num_train_epochs": 1}, "factor": 2.0}
-        | {"learning_rate": 2.0, "at_edge": at_edge}
+        | {"learning_rate": 2.0, "at_edge": at_edge, "best_score_factor": 1.0}
         for arm in seeds
     ]
     kept = [row for row in read_json(runs / SUITE)["runs"] if row["arm"] < "arm 8"]  # type: ignore[attr-defined]
@@ -314,12 +422,15 @@ def test_learning_rates_that_were_tried(runs: Path) -> None:
     assert "learning-rates-not-tuned" in ids(runs)
     tuned(runs, {"arm 0": 2, "arm 1": 2}, at_edge=False)
     found, _ = examined(runs)
-    assert [(r["arm"], r["learning_rate"], r["chosen"]) for r in found["rates"]] == [
-        ("arm 0", 1.0, False),
-        ("arm 0", 2.0, True),
-        ("arm 1", 1.0, False),
-        ("arm 1", 2.0, True),
+    marks = [(r["arm"], r["learning_rate"], r["chosen"], r["best_score"]) for r in found["rates"]]
+    assert marks == [
+        ("arm 0", 1.0, False, True),
+        ("arm 0", 2.0, True, False),
+        ("arm 1", 1.0, False, True),
+        ("arm 1", 2.0, True, False),
     ]
+    _, _, rows = next(table for table in tables(found) if table[0] == "learning rates tried")
+    assert [row[-1] for row in rows] == ["best score", "chosen"] * 2
     assert all(len(r["scores"]) == 2 and r["split"] == "validation" for r in found["rates"])
     said = {w["id"] for w in found["warnings"]}
     assert not said & {"learning-rates-not-tuned", "unequal-tuning", "rate-at-edge"}

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +6,9 @@ from hypothesis import strategies as st
 from properties import examples
 from schemabank.errors import InputError
 from schemabank.stats import (
+    FEWEST_SEEDS,
     Difference,
+    crossed_difference,
     detectable_difference,
     holm,
     paired_difference,
@@ -53,7 +56,7 @@ class TestHolm:
 
 def contrast(low: float, high: float, p: float) -> Difference:
     mean, error = (low + high) / 2, (high - low) / 4.6
-    return Difference(mean, error, 8, (low, high), p, 0.95)
+    return Difference(mean, error, 8, (low, high), p, 0.95, 9)
 
 
 class TestVerdict:
@@ -112,21 +115,51 @@ class TestVerdict:
         strict = verdict(paired_difference(a, b, confidence=0.99))
         assert strict.detectable == pytest.approx(family.detectable)
 
-    def test_sentences(self) -> None:
+    def test_sentences_are_in_points_throughout(self) -> None:
         found = verdict(contrast(0.01, 0.05, 0.012), smallest=0.02).sentence
-        assert found == "Better: +0.03 (95 % interval +0.01 to +0.05, p = 0.012), undecided."
-        found = verdict(contrast(-0.01, 0.05, 0.2)).sentence
-        assert found.startswith(
-            "No difference detected: +0.02 (95 % interval -0.01 to +0.05, p = 0.2); a true "
+        assert found == (
+            "Better: +3.00 points (95 % interval +1.00 to +5.00, p = 0.012), undecided."
         )
-        assert found.endswith(" would have been found 4 times in 5.")
+        found = verdict(contrast(-0.01, 0.05, 0.2)).sentence
+        assert found == (
+            "No difference detected: +2.00 points (95 % interval -1.00 to +5.00, p = 0.2); a true "
+            "difference of 4.18 points would have been found 4 times in 5."
+        )
+
+    def test_what_is_no_share_keeps_its_unit(self) -> None:
+        found = verdict(contrast(-0.05, -0.01, 0.01), higher_is_better=False, shares=False)
+        assert found.sentence == "Better: -0.03 (95 % interval -0.05 to -0.01, p = 0.01)."
+
+    @pytest.mark.parametrize("num", range(1, 7))
+    def test_a_verdict_takes_three_seeds(self, num: int) -> None:
+        """Whatever the interval and p say."""
+        a, b = np.linspace(0.5, 0.51, num), np.zeros(num)
+        items = np.linspace(0, 0.1, 40)
+        for found in (
+            paired_difference(a, b),
+            welch_difference(a, np.concatenate([b, b + 0.01])),
+            crossed_difference(a[:, None] + items, b[:, None] - items),
+        ):
+            judged = verdict(found, p=0.001, num_comparisons=3)
+            assert found.num_seeds == num
+            if num >= FEWEST_SEEDS:
+                assert judged.outcome == "better"
+                continue
+            assert (judged.outcome, judged.p, judged.detectable) == ("no verdict", None, None)
+            assert (judged.difference, judged.interval) == (found.mean, found.interval)
+            assert judged.sentence.startswith(f"No verdict: {100 * found.mean:+.2f} points")
+            assert judged.sentence.endswith(
+                "1 seed is too few, a verdict takes 3."
+                if num == 1
+                else "2 seeds are too few, a verdict takes 3."
+            )
+            assert ("95 % interval" in judged.sentence) == (num == 2)
 
     @pytest.mark.parametrize(
         "empty",
         [
-            paired_difference([0.5], [0.25]),
-            paired_difference([0.052, 0.102], [0.05, 0.1]),
-            welch_difference([0.5], [0.25, 0.3]),
+            paired_difference([0.052, 0.102, 0.002], [0.05, 0.1, 0]),
+            welch_difference([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]),
         ],
     )
     def test_without_a_spread_nothing_is_detected(self, empty: Difference) -> None:

@@ -183,12 +183,15 @@ def _differences(report: Report) -> Chart | None:
         ]
     drawn = _evenly(dots, MOST_DOTS)
     adjusted = " The intervals are not adjusted for several settings; the verdicts are."
+    by_items = any(contrast["test"] == "crossed" for contrast in contrasts)
+    which = "over seeds and items where the arms share two seeds"
+    which = which if by_items else "paired by seed where the arms share two"
     return _forest(
         report,
         "differences",
         "Differences, treatment less control",
-        "Diamonds are mean differences with 95 % intervals, paired by seed where the arms share "
-        f"two; rings are single seeds.{_left_out(dots, len(drawn), 'seeds')}"
+        f"Diamonds are mean differences with 95 % intervals, {which}; rings are single seeds."
+        f"{_left_out(dots, len(drawn), 'seeds')}"
         f"{adjusted if len(contrasts) > 1 else ''}"
         f"{_left_out(contrasts, len(rows), 'settings')}",
         (rows, drawn),
@@ -210,7 +213,10 @@ def _groups(report: Report) -> Chart | None:
         _line(row["group"], row["difference"], row["interval"], row)
         for row in report.get("groups") or []
     ]
-    caption = "Mean differences of the primary contrast with 95 % intervals."
+    caption = (
+        "Mean differences of the primary contrast with 95 % intervals; the verdicts are adjusted "
+        "for several parts."
+    )
     title = "Differences by part of the split"
     return _forest(report, "groups", title, caption, (rows, []))
 

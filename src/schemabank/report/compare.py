@@ -1,11 +1,13 @@
-"""The numbers of a comparison of two arms over seeds, at every setting of ``epochs`` and pooled.
+"""The numbers of a comparison of two arms, at every setting of ``epochs`` and pooled.
+
+Where the scores of single items are known, verdicts are over seeds and items; else over seeds.
 
 The primary contrast is each seed's mean over the settings, unless one setting was named; Holm's
 adjustment covers the family of settings. Every figure comes from `schemabank.stats`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -18,7 +20,9 @@ from schemabank.report.scores import ScoreTable
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
 MOST_DRAWN = 10**7  # scores in all arrangements of a test
-Test = Literal["paired", "welch"]
+Test = Literal["crossed", "paired", "welch"]
+# Two arms' difference over seeds and items, each seed's mean over settings; ``None`` if unknown.
+ItemDifference = Callable[[str, str, Sequence[str]], stats.CrossedDifference | None]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,14 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Crossed:
+    """What needs runs that share a seed, and their scores of single items."""
+
+    difference: stats.CrossedDifference
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
 class Welch:
     """What takes the seeds of both arms for independent."""
 
@@ -77,7 +89,9 @@ class Contrast:
         left_out: runs without a partner, by arm, which the paired figures do not use.
         ratio: of means, of pairs where the verdict is; with Fieller's interval.
         sd_ratio: of the arms' standard deviations.
-        test: that the verdict rests on: paired where two seeds are shared, else Welch's.
+        crossed: the difference over seeds and items; ``None`` where items are not known.
+        test: that the verdict rests on: where two seeds are shared the crossed one, or the paired
+            one where items are not known, else Welch's.
         verdict: on the p-value adjusted by Holm at a setting, unadjusted for the primary contrast.
     """
 
@@ -91,18 +105,32 @@ class Contrast:
     welch: Welch
     ratio: stats.MeanRatio
     sd_ratio: stats.SpreadRatio
+    crossed: Crossed | None
     test: Test
     verdict: stats.Verdict
+
+    @property
+    def own(self) -> Crossed | Paired | Welch:
+        """What the verdict rests on."""
+        found = {"crossed": self.crossed, "paired": self.paired, "welch": self.welch}[self.test]
+        assert found is not None
+        return found
 
 
 @dataclass(frozen=True)
 class Primary:
-    """Which contrast counts, and what Holm's adjustment covers."""
+    """Which contrast counts, and what Holm's adjustment covers.
+
+    Attributes:
+        over_seeds: what seeds say on these very items, by the paired test; ``None`` where the
+            verdict is that itself.
+    """
 
     contrast: str
     chosen_by: str
     test: Test
     verdict: stats.Verdict
+    over_seeds: stats.Verdict | None
     holm_family: list[str]
     holm_covers: str
 
@@ -123,7 +151,13 @@ class Comparison:
     peaks: Peaks
 
 
-def compare(table: ScoreTable, treatment: str, control: str, primary: str | None) -> Comparison:
+def compare(
+    table: ScoreTable,
+    treatment: str,
+    control: str,
+    primary: str | None,
+    items: ItemDifference | None = None,
+) -> Comparison:
     """Compare two arms of a table.
 
     Args:
@@ -131,6 +165,7 @@ def compare(table: ScoreTable, treatment: str, control: str, primary: str | None
         treatment: arm.
         control: arm.
         primary: setting of ``epochs`` that was declared primary; ``None`` for the pooled contrast.
+        items: both arms' difference over seeds and items, where the scores of these are known.
 
     Raises:
         InputError: no such setting, or no seed of an arm has them all.
@@ -146,9 +181,14 @@ def compare(table: ScoreTable, treatment: str, control: str, primary: str | None
             f"--primary {primary!r}: {treatment} and {control} have {', '.join(map(repr, epochs))} "
             "in the column epochs: name one of these"
         )
-    at = [_runs(table, (treatment, control), [name]) for name in epochs]
-    contrasts = _family(epochs, at, primary)
-    pooled = _contrast(None, _runs(table, (treatment, control), epochs))
+    arms = treatment, control
+
+    def contrast(name: str | None, settings: Sequence[str]) -> Contrast:
+        crossed = None if items is None else items(treatment, control, settings)
+        return _contrast(name, _runs(table, arms, settings), crossed)
+
+    contrasts = _family([contrast(name, [name]) for name in epochs], primary)
+    pooled = contrast(None, epochs)
     chosen = pooled if primary is None else contrasts[epochs.index(primary)]
     return Comparison(
         setting=table.setting,
@@ -196,39 +236,39 @@ def _floats(scores: Mapping[str, Fraction]) -> dict[str, float]:
     return {seed: float(score) for seed, score in scores.items()}
 
 
-def _family(epochs: Sequence[str], at: Sequence[Runs], primary: str | None) -> list[Contrast]:
-    """One contrast a setting, p-values adjusted over all; what cannot be tested counts as 1."""
-    raw = [_contrast(name, runs) for name, runs in zip(epochs, at, strict=True)]
-    paired = stats.holm([_p(None if c.paired is None else c.paired.difference.p) for c in raw])
-    welch = stats.holm([_p(c.welch.difference.p) for c in raw])
+def _family(raw: Sequence[Contrast], primary: str | None) -> list[Contrast]:
+    """Adjust the p-values of contrasts at settings; what cannot be tested counts as 1."""
+    crossed = stats.holm([_p(c.crossed) for c in raw])
+    paired = stats.holm([_p(c.paired) for c in raw])
+    welch = stats.holm([_p(c.welch) for c in raw])
     return [
-        _adjusted(contrast, one, other, 1 if contrast.epochs == primary else len(epochs))
-        for contrast, one, other in zip(raw, paired, welch, strict=True)
+        _adjusted(contrast, p_values, 1 if contrast.epochs == primary else len(raw))
+        for contrast, *p_values in zip(raw, crossed, paired, welch, strict=True)
     ]
 
 
-def _adjusted(contrast: Contrast, paired: float, welch: float, num: int) -> Contrast:
+def _adjusted(contrast: Contrast, p_values: Sequence[float], num: int) -> Contrast:
     """Add adjusted p-values; the verdict rests on them where it is one of several."""
+    crossed, paired, welch = p_values
     judged = replace(
         contrast,
+        crossed=contrast.crossed and replace(contrast.crossed, p_holm=crossed),
         paired=contrast.paired and replace(contrast.paired, p_holm=paired),
         welch=replace(contrast.welch, p_holm=welch),
     )
-    return judged if num == 1 else replace(judged, verdict=_verdict(judged, num))
-
-
-def _verdict(contrast: Contrast, num: int) -> stats.Verdict:
-    own = contrast.paired if contrast.test == "paired" else contrast.welch
-    assert own is not None
+    if num == 1:
+        return judged
+    own = judged.own
     p = None if own.difference.p is None else own.p_holm
-    return stats.verdict(own.difference, p=p, num_comparisons=num)
+    verdict = stats.verdict(own.difference, p=p, num_comparisons=num)
+    return replace(judged, verdict=verdict)
 
 
-def _p(p: float | None) -> float:
-    return 1.0 if p is None else p
+def _p(found: Crossed | Paired | Welch | None) -> float:
+    return 1.0 if found is None or found.difference.p is None else found.difference.p
 
 
-def _contrast(epochs: str | None, runs: Runs) -> Contrast:
+def _contrast(epochs: str | None, runs: Runs, items: stats.CrossedDifference | None) -> Contrast:
     """Compare, without any adjustment."""
     first, second = runs
     seeds = [seed for seed in first if seed in second]
@@ -236,7 +276,11 @@ def _contrast(epochs: str | None, runs: Runs) -> Contrast:
     pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
     paired = _paired(*pairs) if seeds else None
     welch = _welch(a, b)
+    crossed = None if items is None else Crossed(items, None)
     by_pairs = paired is not None and len(seeds) > 1
+    by_items = by_pairs and crossed is not None
+    own = crossed if by_items else paired if by_pairs else welch
+    assert own is not None
     return Contrast(
         epochs=epochs,
         seeds=seeds,
@@ -251,8 +295,9 @@ def _contrast(epochs: str | None, runs: Runs) -> Contrast:
         welch=welch,
         ratio=stats.ratio_of_means(*(pairs if by_pairs else (a, b)), paired=by_pairs),
         sd_ratio=stats.sd_ratio(a, b),
-        test="paired" if by_pairs else "welch",
-        verdict=stats.verdict((paired if paired and by_pairs else welch).difference),
+        crossed=crossed,
+        test="crossed" if by_items else "paired" if by_pairs else "welch",
+        verdict=stats.verdict(own.difference),
     )
 
 
@@ -298,16 +343,23 @@ def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setti
     single = at_settings(setting, epochs) or "the only setting"
     pooled = f"mean over {setting}" if len(epochs) > 1 else single
     default = f"default: each seed's mean over all {setting}" if len(epochs) > 1 else "default"
+    by_items = chosen.test == "crossed" and chosen.paired is not None
+    first = "p-values over seeds and items" if by_items else "paired p-values"
+    others = "their paired and Welch p-values" if by_items else "their Welch p-values"
+    family = "as families of their own" if by_items else "as a family of its own"
     return Primary(
         contrast=pooled if primary is None else at_settings(setting, [primary]),
         chosen_by=default if primary is None else "--primary",
         test=chosen.test,
         verdict=chosen.verdict,
+        over_seeds=(
+            stats.verdict(chosen.paired.difference) if by_items and chosen.paired else None
+        ),
         holm_family=list(epochs),
         holm_covers=(
-            f"the paired p-values of the {len(epochs)} settings"
+            f"the {first} of the {len(epochs)} settings"
             + (f" of {setting}" if setting else "")
-            + " and, as a family of its own, their Welch p-values; not the pooled contrast, sd "
+            + f" and, {family}, {others}; not the pooled contrast, sd "
             "ratios or permutation tests. The primary contrast's verdict rests on its unadjusted "
             "p-value, which is fair only if it was declared before the scores were seen"
         ),

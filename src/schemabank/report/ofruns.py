@@ -1,18 +1,19 @@
 """The report on a folder of runs: everything that is said of them, as JSON knows it."""
 
 from dataclasses import dataclass
+from functools import partial
 from math import fsum
 from pathlib import Path
 from typing import Any
 
 from schemabank import stats
 from schemabank.errors import InputError
-from schemabank.report.compare import Comparison, Contrast, compare, plain
+from schemabank.report.compare import Comparison, Contrast, ItemDifference, compare, plain
 from schemabank.report.curves import curves
 from schemabank.report.facts import behaviour, costs, provenance
 from schemabank.report.fromruns import as_table, choose, with_control
 from schemabank.report.heatmaps import heat_maps
-from schemabank.report.items import compare_items
+from schemabank.report.items import ItemTable
 from schemabank.report.rates import tried_rates
 from schemabank.report.runs import RunSet, read_runs
 from schemabank.report.runwarnings import Facts, find_run_warnings
@@ -25,7 +26,7 @@ Found = tuple[dict[str, Any], list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class OfGroup:
-    """The primary contrast within one part of the split."""
+    """The primary contrast within one part of the split, its p-value adjusted over all parts."""
 
     group: str
     num_items: int
@@ -34,7 +35,9 @@ class OfGroup:
     difference: float
     interval: stats.Interval | None
     p: float | None
+    p_holm: float | None
     outcome: str
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,15 @@ def examine_runs(
     group = _group(runs, group)
     treatment, control = choose(runs, treatment, control)
     table = with_control(as_table(runs, group), treatment, control)
-    comparison = compare(table, treatment, control, primary)
+    by_item = ItemTable(runs)
+    items = partial(by_item.difference, group)
+    comparison = compare(table, treatment, control, primary, items)
     epochs = _settings(comparison, primary)
     found_curves = curves(runs)
     ended, cost = behaviour(runs, group), costs(runs, found_curves)
     rates = tried_rates(path, runs, group)
     samples_of, found_samples = samples(runs, group, treatment, control, epochs[-1])
-    items = compare_items(runs, group, (treatment, control), epochs, primary=primary is not None)
+    compared = by_item.comparison(group, (treatment, control), epochs, primary=primary is not None)
     warnings = [
         *find_warnings(table, comparison, test_size),
         *find_run_warnings(runs, group, comparison, Facts(epochs, rates, ended, cost)),
@@ -95,9 +100,9 @@ def examine_runs(
         "split": runs.split,
         "group": group,
         **_plain_mapping(comparison),
-        "groups": plain(_groups(runs, treatment, control, primary)),
-        "others": plain(_others(table, comparison, primary)),
-        "items": plain(items),
+        "groups": plain(_groups(runs, by_item, comparison, primary)),
+        "others": plain(_others(table, comparison, primary, items)),
+        "items": plain(compared),
         "rates": plain(rates),
         "curves": plain(found_curves),
         "behaviour": plain(ended),
@@ -130,29 +135,42 @@ def _settings(comparison: Comparison, primary: str | None) -> list[str]:
     return [primary] if primary is not None else [c.epochs or "" for c in comparison.contrasts]
 
 
-def _groups(runs: RunSet, treatment: str, control: str, primary: str | None) -> list[OfGroup]:
+def _groups(
+    runs: RunSet, by_item: ItemTable, comparison: Comparison, primary: str | None
+) -> list[OfGroup]:
     """The primary contrast group by group, where there are several."""
     if len(runs.groups) < 2:
         return []
-    found = []
+    treatment, control = comparison.treatment, comparison.control
+    found = {}
     for group in runs.groups:
         table = with_control(as_table(runs, group), treatment, control)
-        comparison = compare(table, treatment, control, primary)
-        own = comparison.primary.verdict
-        chosen = _chosen(comparison, primary)
-        found.append(
-            OfGroup(
-                group=group,
-                num_items=runs.runs[0].result["groups"][group]["num_items"],
-                treatment_mean=chosen.treatment.mean,
-                control_mean=chosen.control.mean,
-                difference=own.difference,
-                interval=own.interval,
-                p=own.p,
-                outcome=own.outcome,
-            )
-        )
-    return found
+        items = partial(by_item.difference, group)
+        found[group] = _chosen(compare(table, treatment, control, primary, items), primary)
+    raw = [contrast.own.difference.p for contrast in found.values()]
+    adjusted = stats.holm([1.0 if p is None else p for p in raw])
+    return [
+        _of_group(runs, group, contrast, p, len(found))
+        for (group, contrast), p in zip(found.items(), adjusted, strict=True)
+    ]
+
+
+def _of_group(runs: RunSet, group: str, contrast: Contrast, p: float, num: int) -> OfGroup:
+    difference = contrast.own.difference
+    p_holm = None if difference.p is None else p
+    judged = stats.verdict(difference, p=p_holm, num_comparisons=num)
+    return OfGroup(
+        group=group,
+        num_items=runs.runs[0].result["groups"][group]["num_items"],
+        treatment_mean=contrast.treatment.mean,
+        control_mean=contrast.control.mean,
+        difference=difference.mean,
+        interval=difference.interval,
+        p=difference.p,
+        p_holm=p_holm,
+        outcome=judged.outcome,
+        sentence=judged.sentence,
+    )
 
 
 def _chosen(comparison: Comparison, primary: str | None) -> Contrast:
@@ -161,11 +179,13 @@ def _chosen(comparison: Comparison, primary: str | None) -> Contrast:
     return next(c for c in comparison.contrasts if c.epochs == primary)
 
 
-def _others(table: ScoreTable, comparison: Comparison, primary: str | None) -> list[OtherArm]:
+def _others(
+    table: ScoreTable, comparison: Comparison, primary: str | None, items: ItemDifference
+) -> list[OtherArm]:
     """The treatment against every other trained arm, p-values adjusted over these."""
     treatment = comparison.treatment
     found = {
-        arm: _difference(table, treatment, arm, primary)
+        arm: _difference(table, (treatment, arm), primary, items)
         for arm in table.arms
         if arm not in {treatment, comparison.control}
         and _comparable(table, treatment, arm, primary)
@@ -180,19 +200,18 @@ def _others(table: ScoreTable, comparison: Comparison, primary: str | None) -> l
 
 
 def _difference(
-    table: ScoreTable, treatment: str, arm: str, primary: str | None
+    table: ScoreTable, arms: tuple[str, str], primary: str | None, items: ItemDifference
 ) -> tuple[list[float], stats.Difference]:
-    """An arm's scores by seed, and how much the treatment's are above them."""
-    epochs = table.epochs(treatment, arm) if primary is None else [primary]
+    """The second arm's scores by seed, and how much the first's are above them."""
+    epochs = table.epochs(*arms) if primary is None else [primary]
     first, second = (
-        {seed: float(score) for seed, score in table.means(name, epochs).items()}
-        for name in (treatment, arm)
+        {seed: float(score) for seed, score in table.means(name, epochs).items()} for name in arms
     )
     scores = list(second.values())
-    seeds = [seed for seed in first if seed in second]
-    if len(seeds) > 1:
-        pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
-        return scores, stats.paired_difference(*pairs)
+    if len(first.keys() & second.keys()) > 1:
+        crossed = items(*arms, epochs)
+        assert crossed is not None
+        return scores, crossed
     return scores, stats.welch_difference(list(first.values()), scores)
 
 

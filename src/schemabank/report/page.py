@@ -11,7 +11,7 @@ from schemabank.report.sections import Section, sections
 from schemabank.report.tables import (
     claim_lines,
     claims_title,
-    items_verdict,
+    other_verdicts,
     tables,
     verdict,
     warning_lines,
@@ -35,9 +35,7 @@ MARKS = re.compile(r"([\\`*_{}\[\]<>#|])")
 
 def text(report: Report) -> str:
     """Return what stands below the tables in a terminal."""
-    items = items_verdict(report)
-    lines = [f"verdict: {verdict(report)}"]
-    lines += [] if items is None else [items]
+    lines = [f"verdict: {verdict(report)}", *other_verdicts(report)]
     lines += ["", f"{len(report['warnings'])} warnings", *_bullets(warning_lines(report))]
     if report["claims"]:
         lines += ["", claims_title(report), *_bullets(claim_lines(report))]

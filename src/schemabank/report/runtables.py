@@ -11,6 +11,7 @@ from schemabank.report.cells import interval, number, percent, points, setting, 
 from schemabank.table import PlainTable
 
 Report = Mapping[str, Any]
+RATE_MARKS = {"chosen": "chosen", "at_edge": "edge of grid", "best_score": "best score"}
 LEFT = {
     "failed": "failed runs",
     "failed_trials": "failed tuning runs",
@@ -43,9 +44,7 @@ def rates(report: Report) -> PlainTable | None:
             str(r["failed"]),
             percent(r["mean"]),
             interval(r["interval"], 100),
-            ", ".join(
-                word for key, word in (("chosen", "chosen"), ("at_edge", "edge of grid")) if r[key]
-            ),
+            ", ".join(word for key, word in RATE_MARKS.items() if r[key]),
         ]
         for r in _rows(report, "rates")
     ]
@@ -135,11 +134,13 @@ def _groups(report: Report) -> PlainTable | None:
             points(r["difference"]),
             interval(r["interval"], 100),
             short(r["p"]),
+            short(r["p_holm"]),
             r["outcome"],
         ]
         for r in _rows(report, "groups")
     ]
-    head = ["group", "items", "treatment", "control", "difference", "95 % interval", "p", "verdict"]
+    head = ["group", "items", "treatment", "control", "difference", "95 % interval", "p", "Holm"]
+    head.append("verdict")
     return _table(
         "treatment against control by part of the split, in points of percent", head, rows
     )
@@ -156,9 +157,8 @@ def _crossed(report: Report) -> PlainTable | None:
         points(found["mean"]),
         interval(found["interval"], 100),
         points(found["standard_error"]).lstrip("+"),
-        items["verdict"]["outcome"],
     ]
-    head = ["items", "seeds", "difference", "95 % interval", "standard error", "verdict"]
+    head = ["items", "seeds", "difference", "95 % interval", "standard error"]
     return _table("over other seeds and other items at once, in points of percent", head, [row])
 
 

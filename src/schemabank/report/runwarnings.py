@@ -284,7 +284,7 @@ def _format(
 
     Scores among such completions say whether the arms answer differently, or only in another form.
     """
-    if comparison.primary.verdict.outcome == "no difference detected":
+    if comparison.primary.verdict.outcome not in {"better", "worse"}:
         return
     for words_for, share_of in (("ended by themselves", _ended), ("held an answer", _read)):
         means = _by_seed(runs, group, comparison, settings, share_of)

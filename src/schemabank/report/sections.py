@@ -20,11 +20,11 @@ from schemabank.report.tables import (
     claims_table,
     claims_title,
     contrast_tables,
-    items_differ,
-    items_verdict,
+    other_verdicts,
     verdict,
     warning_lines,
 )
+from schemabank.stats import FEWEST_SEEDS
 from schemabank.table import PlainTable, without_empty_columns
 
 Report = Mapping[str, Any]
@@ -60,7 +60,7 @@ def sections(report: Report) -> list[Section]:
     by_name = {chart.name: chart for chart in charts(report)}
     routing = [chart for name, chart in by_name.items() if name.startswith("routing")]
     found = [
-        Section("verdict", "Verdict", _verdict(report), leading=2 if items_differ(report) else 1),
+        Section("verdict", "Verdict", _verdict(report), leading=1),
         Section(
             "scores",
             "Scores",
@@ -93,27 +93,35 @@ def headline(report: Report) -> str:
     effect = "" if found["difference"] is None else f": {points(found['difference'])} points"
     p = "" if found["p"] is None else f", p = {short(found['p'])}"
     outcome = str(found["outcome"])
-    return f"{outcome[:1].upper()}{outcome[1:]}{effect}{known}{p}, {_seeds(report)}"
+    few = f" Fewer than {FEWEST_SEEDS} seeds give no verdict." if outcome == "no verdict" else ""
+    return f"{outcome[:1].upper()}{outcome[1:]}{effect}{known}{p}, {_seeds(report)}{few}"
 
 
 def _seeds(report: Report) -> str:
     contrasts = [report["pooled"], *report["contrasts"]]
     verdict = report["primary"]["verdict"]
     contrast = next((c for c in contrasts if c["verdict"] == verdict), report["pooled"])
+    if contrast["test"] == "crossed":
+        num_items = f"{report['items']['num_items']:,}"
+        return f"{_times(len(contrast['seeds']), 'seed')} and {num_items} items, paired."
     if contrast["test"] == "paired":
-        return f"{len(contrast['seeds'])} seeds, paired."
+        return f"{_times(len(contrast['seeds']), 'seed')}, paired."
     numbers = [contrast[arm]["num_seeds"] for arm in ("treatment", "control")]
     return f"{numbers[0]} against {numbers[1]} seeds, not paired."
+
+
+def _times(num: int, what: str) -> str:
+    return f"{num} {what}{'s' * (num != 1)}"
 
 
 def _verdict(report: Report) -> list[str]:
     names = {"metric": "score", "split": "split", "group": "part of it"}
     asked = [f"{name}: {report[key]}" for key, name in names.items() if report.get(key)]
-    items, has_family = items_verdict(report), len(report["primary"]["holm_family"]) > 1
+    has_family = len(report["primary"]["holm_family"]) > 1
     return [
         headline(report),
-        *([] if items is None else [items]),
         verdict(report),
+        *other_verdicts(report),
         *([f"What is compared: {'; '.join(asked)}."] if asked else []),
         *([f"Holm's adjustment covers {report['primary']['holm_covers']}."] if has_family else []),
     ]

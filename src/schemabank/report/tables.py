@@ -15,6 +15,7 @@ from schemabank.table import PlainTable
 Report = Mapping[str, Any]
 LONGEST_CELL = 60  # characters in a terminal
 CELL_END = 20  # of them, from the end: names often differ there
+TESTS = {"crossed": "over seeds and items"}  # in words, where the name is none
 
 
 def tables(report: Report) -> list[PlainTable]:
@@ -66,26 +67,34 @@ def contrast_tables(report: Report) -> list[PlainTable]:
 def verdict(report: Report) -> str:
     """Return the primary contrast's verdict, with what it is about."""
     primary = report["primary"]
+    test = TESTS.get(primary["test"], primary["test"])
     return (
         f"{report['treatment']} against {report['control']}, {primary['contrast']} "
-        f"({primary['test']}, {primary['chosen_by']}): {primary['verdict']['sentence']}"
+        f"({test}, {primary['chosen_by']}): {primary['verdict']['sentence']}"
     )
 
 
-def items_verdict(report: Report) -> str | None:
-    """Return the verdict that lets items vary too; ``None`` where their scores are not known."""
-    items = report.get("items")
-    if items is None:
-        return None
-    changed = "The verdict changes where items vary too. " if items_differ(report) else ""
-    return f"{changed}Over other seeds and other items at once: {items['verdict']['sentence']}"
+def other_verdicts(report: Report) -> list[str]:
+    """Return what seeds alone say, and the compared part as one of several, where known.
+
+    Neither is the verdict; where one is another than that, its line says so first.
+    """
+    primary = report["primary"]
+    found = [("Other seeds on these very items", primary.get("over_seeds"))]
+    groups = report.get("groups") or []
+    own = next((row for row in groups if row["group"] == report.get("group")), None)
+    if own is not None and own["outcome"] != primary["verdict"]["outcome"]:
+        found.append((f"As one of {len(groups)} parts of the split, adjusted by Holm", own))
+    return [
+        f"{_differs(primary, verdict)}{what}: {verdict['sentence']}"
+        for what, verdict in found
+        if verdict is not None
+    ]
 
 
-def items_differ(report: Report) -> bool:
-    """Return whether that verdict is another one than the primary contrast's."""
-    items = report.get("items")
-    own = report["primary"]["verdict"]["outcome"]
-    return items is not None and bool(items["verdict"]["outcome"] != own)
+def _differs(primary: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+    same = verdict["outcome"] == primary["verdict"]["outcome"]
+    return "" if same else "Not the same as the verdict. "
 
 
 def warning_lines(report: Report) -> list[str]:
@@ -136,12 +145,17 @@ def _cell(text: str) -> str:
 def _differences(report: Report) -> PlainTable:
     rows = []
     for c in _contrasts(report):
-        paired, welch = c["paired"], c["welch"]
-        own = paired["difference"] if paired else {"mean": None, "interval": None, "p": None}
+        paired, welch, crossed = c["paired"], c["welch"], c["crossed"]
+        nothing = {"mean": None, "interval": None, "p": None}
+        own, both = (found["difference"] if found else nothing for found in (paired, crossed))
         rows.append(
             [
                 setting(c),
                 str(len(c["seeds"])),
+                points(both["mean"]),
+                interval(both["interval"], 100),
+                short(both["p"]),
+                short(crossed and crossed["p_holm"]),
                 points(own["mean"]),
                 interval(own["interval"], 100),
                 short(own["p"]),
@@ -155,7 +169,8 @@ def _differences(report: Report) -> PlainTable:
                 c["verdict"]["outcome"],
             ]
         )
-    head = ["epochs", "pairs", "paired", "95 % interval", "p", "Holm", "sign flips"]
+    head = ["epochs", "pairs", "over seeds and items", "95 % interval", "p", "Holm"]
+    head += ["paired", "95 % interval", "p", "Holm", "sign flips"]
     head += ["Welch", "95 % interval", "p", "Holm", "labels", "verdict"]
     return "treatment against control: differences in points of percent", head, rows
 

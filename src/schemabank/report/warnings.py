@@ -251,7 +251,7 @@ def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
     """Fewer seeds than can reach p = 0.05 whatever they score."""
     pooled = comparison.pooled
     arms = (pooled.treatment.num_seeds, pooled.control.num_seeds)
-    paired = pooled.test == "paired"
+    paired = pooled.test != "welch"
     num = len(pooled.seeds) if paired else min(arms)
     floor = stats.sign_flip_floor(num) if paired else stats.label_floor(*arms)
     if num >= FEWEST_SEEDS and floor <= ALPHA:

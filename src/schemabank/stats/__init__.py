@@ -48,9 +48,10 @@ from schemabank.stats.power import (
     detection_power,
 )
 from schemabank.stats.ratios import MeanRatio, ratio_of_means
-from schemabank.stats.verdicts import Outcome, Relevance, Verdict, holm, verdict
+from schemabank.stats.verdicts import FEWEST_SEEDS, Outcome, Relevance, Verdict, holm, verdict
 
 __all__ = [
+    "FEWEST_SEEDS",
     "ArmSummary",
     "CrossedDifference",
     "Difference",

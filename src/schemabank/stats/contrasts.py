@@ -24,6 +24,7 @@ class Difference:
         interval: ``None`` also where no spread shows.
         p: two-sided, of no difference; ``None`` likewise.
         confidence: of the interval.
+        num_seeds: pairs, or seeds of the arm that has fewer.
     """
 
     mean: float
@@ -32,6 +33,7 @@ class Difference:
     interval: Interval | None
     p: float | None
     confidence: float
+    num_seeds: int
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,9 @@ class PairedDifference(Difference):
     """A difference over pairs of runs that share a seed.
 
     Attributes:
-        num_seeds: pairs.
         sd: standard deviation of the pairs' differences with ``n - 1``; ``None`` for one pair.
     """
 
-    num_seeds: int
     sd: float | None
 
 
@@ -94,9 +94,9 @@ def welch_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 
     check_confidence(confidence)
     first, second = as_scores(a), as_scores(b)
     mean = float(first.mean() - second.mean())
-    sds = sample_sd(first), sample_sd(second)
+    sds, num = (sample_sd(first), sample_sd(second)), min(len(first), len(second))
     if sds[0] is None or sds[1] is None:
-        return Difference(mean, None, None, None, None, confidence)
+        return Difference(mean, None, None, None, None, confidence, num)
     parts = sds[0] ** 2 / len(first), sds[1] ** 2 / len(second)
     error = sum(parts) ** 0.5
     df = satterthwaite(parts, (len(first) - 1, len(second) - 1))
@@ -107,6 +107,7 @@ def welch_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 
         interval=student_interval(mean, error, df, confidence),
         p=two_sided_p(mean, error, df),
         confidence=confidence,
+        num_seeds=num,
     )
 
 

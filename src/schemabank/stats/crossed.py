@@ -40,14 +40,12 @@ class CrossedDifference(Difference):
     Its degrees of freedom are those with which Student's quantile is the interval's.
 
     Attributes:
-        num_seeds: that both arms share.
         num_clusters: of items; the number of items where each is drawn by itself.
         seed_part: what seeds, and noise of single answers, add to the squared standard error;
             ``None`` for one seed or cluster.
         item_part: what items add; ``None`` likewise.
     """
 
-    num_seeds: int
     num_clusters: int
     seed_part: float | None
     item_part: float | None

@@ -15,7 +15,8 @@ from schemabank.stats.checks import Interval
 from schemabank.stats.contrasts import Difference
 from schemabank.stats.power import detectable_from_error
 
-Outcome = Literal["better", "worse", "no difference detected"]
+FEWEST_SEEDS = 3  # that a verdict takes: see benchmarks/verdicts.py
+Outcome = Literal["better", "worse", "no difference detected", "no verdict"]
 Relevance = Literal["of interest", "too small to matter", "undecided"]
 
 
@@ -29,7 +30,7 @@ class Verdict:
             beyond it, within it, or across it.
         difference: of the means.
         interval: of the difference, not adjusted for other comparisons.
-        p: adjusted where it was given so.
+        p: adjusted where it was given so; ``None`` where there is no verdict.
         detectable: true difference that would have been found with a probability of 80 %; ``None``
             where too few seeds or no spread leave that unknown.
         sentence: all that in words.
@@ -75,8 +76,14 @@ def verdict(
     num_comparisons: int = 1,
     smallest: float | None = None,
     higher_is_better: bool = True,
+    shares: bool = True,
 ) -> Verdict:
     """Judge a comparison.
+
+    With fewer than `FEWEST_SEEDS` seeds there is no verdict, whatever the interval: where two seeds
+    happen to agree, what seeds vary is taken for next to nothing. Equal arms are then called
+    different in up to 12 % of comparisons; with three seeds or more in at most 5 %, also over
+    seeds and items (``benchmarks/verdicts.py``, recorded in ``results/verdicts.json``).
 
     A difference is detected where the p-value is at most one less the contrast's confidence *and*
     the interval excludes 0; without an interval nothing is. The detectable difference is that of
@@ -89,13 +96,16 @@ def verdict(
         num_comparisons: in that family.
         smallest: smallest difference of interest, positive, in units of the score.
         higher_is_better: false for losses.
+        shares: whether scores are shares, whose differences the sentence gives in points of
+            percent; else in units of the score.
     """
     _check(p, num_comparisons, smallest)
-    p = contrast.p if p is None else p
+    enough = contrast.num_seeds >= FEWEST_SEEDS
+    p = (contrast.p if p is None else p) if enough else None
     alpha = 1 - contrast.confidence
-    outcome = _outcome(contrast, p, alpha, higher_is_better)
+    outcome = _outcome(contrast, p, alpha, higher_is_better) if enough else "no verdict"
     detectable = None
-    if contrast.standard_error and contrast.df is not None:
+    if enough and contrast.standard_error and contrast.df is not None:
         detectable = detectable_from_error(
             contrast.standard_error, contrast.df, alpha=alpha / num_comparisons
         )
@@ -107,7 +117,7 @@ def verdict(
         interval=contrast.interval,
         p=p,
         detectable=detectable,
-        sentence=_sentence(contrast, outcome, relevance, p, detectable),
+        sentence=_Words(contrast, shares).sentence(outcome, relevance, p, detectable),
     )
 
 
@@ -131,26 +141,47 @@ def _relevance(interval: Interval | None, smallest: float) -> Relevance:
     return "too small to matter" if -smallest < low and high < smallest else "undecided"
 
 
-def _sentence(
-    contrast: Difference,
-    outcome: Outcome,
-    relevance: Relevance | None,
-    p: float | None,
-    detectable: float | None,
-) -> str:
-    if contrast.interval is None or p is None or detectable is None:
-        return (
-            f"No difference detected: {contrast.mean:+.4g}, but one seed, or seeds without any "
-            "spread, cannot tell it from chance."
-        )
-    low, high = contrast.interval
-    interval = f"{100 * contrast.confidence:.4g} % interval {low:+.4g} to {high:+.4g}"
-    numbers = f"{contrast.mean:+.4g} ({interval}, p = {p:.2g})"
-    numbers += "" if relevance is None else f", {relevance}"
-    if outcome == "no difference detected":
-        found = f"{detectable:.4g} would have been found 4 times in 5"
-        return f"No difference detected: {numbers}; a true difference of {found}."
-    return f"{outcome.capitalize()}: {numbers}."
+@dataclass(frozen=True)
+class _Words:
+    """A comparison in words, all of its figures in one unit."""
+
+    contrast: Difference
+    shares: bool
+
+    def sentence(
+        self,
+        outcome: Outcome,
+        relevance: Relevance | None,
+        p: float | None,
+        detectable: float | None,
+    ) -> str:
+        """Return the verdict."""
+        unit = " points" if self.shares else ""
+        mean = f"{self._signed(self.contrast.mean)}{unit}"
+        if outcome == "no verdict":
+            num = self.contrast.num_seeds
+            seeds = f"{num} seed is" if num == 1 else f"{num} seeds are"
+            known = "" if self.contrast.interval is None else f" ({self._interval()})"
+            return f"No verdict: {mean}{known}; {seeds} too few, a verdict takes {FEWEST_SEEDS}."
+        if self.contrast.interval is None or p is None or detectable is None:
+            return (
+                f"No difference detected: {mean}, but seeds without any spread cannot tell it from "
+                "chance."
+            )
+        numbers = f"{mean} ({self._interval()}, p = {p:.2g})"
+        numbers += "" if relevance is None else f", {relevance}"
+        if outcome == "no difference detected":
+            found = f"{self._signed(detectable).lstrip('+')}{unit} would have been found"
+            return f"No difference detected: {numbers}; a true difference of {found} 4 times in 5."
+        return f"{outcome.capitalize()}: {numbers}."
+
+    def _interval(self) -> str:
+        assert self.contrast.interval is not None
+        low, high = map(self._signed, self.contrast.interval)
+        return f"{100 * self.contrast.confidence:.4g} % interval {low} to {high}"
+
+    def _signed(self, value: float) -> str:
+        return f"{100 * value:+.2f}" if self.shares else f"{value:+.4g}"
 
 
 def _check(p: float | None, num_comparisons: int, smallest: float | None) -> None:
