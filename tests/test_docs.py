@@ -100,6 +100,13 @@ def test_published_learning_rates_follow_from_their_records() -> None:
     assert (folder / "README.md").read_text(encoding="utf-8").endswith(printed)
 
 
+def test_the_table_of_false_verdicts_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    record = "results/verdicts.json"
+    shown = shown_by("verdicts.py", record).partition("\n\n")[0]
+    assert page.partition(f"<!-- verdicts.py: {record} -->\n")[2].startswith(f"{shown}\n")
+
+
 def test_tables_of_rate_rules_are_those_of_their_record() -> None:
     record = "results/rate_rule.json"
     page = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")

@@ -123,8 +123,8 @@ def test_runs_without_a_partner_are_named_and_welch_keeps_them(tmp_path: Path) -
 
 
 def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
-    lines = [*rows("new", {"1": [0.5, 0.6, 0.7]})]
-    lines += ["lora,1,7,0.1,", "lora,1,8,0.2,", "lora,1,9,0.15,"]
+    lines = [*rows("new", {"1": [0.5, 0.6, 0.7, 0.6]})]
+    lines += ["lora,1,7,0.1,", "lora,1,8,0.2,", "lora,1,9,0.15,", "lora,1,10,0.15,"]
     contrast = compared(tmp_path, *lines).pooled
     assert contrast.paired is None
     assert contrast.test == "welch"

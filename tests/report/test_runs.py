@@ -216,8 +216,8 @@ def test_two_seeds_give_no_verdict_anywhere(tmp_path: Path) -> None:
     found, drawn = examined(folder)
     assert set(outcomes(found)) == {"no verdict"}
     assert found["items"]["crossed"]["interval"] is not None
-    needed = "2 seeds are too few, a verdict takes 3."
-    headline = "Fewer than 3 seeds give no verdict."
+    needed = "2 seeds are too few, a verdict takes 4."
+    headline = "Fewer than 4 seeds give no verdict."
     assert needed in text(found)
     for shown in (page(found), html_page(found, drawn)):
         assert needed in shown

@@ -131,7 +131,7 @@ class TestVerdict:
         assert found.sentence == "Better: -0.03 (95 % interval -0.05 to -0.01, p = 0.01)."
 
     @pytest.mark.parametrize("num", range(1, 7))
-    def test_a_verdict_takes_three_seeds(self, num: int) -> None:
+    def test_a_verdict_takes_four_seeds(self, num: int) -> None:
         """Whatever the interval and p say."""
         a, b = np.linspace(0.5, 0.51, num), np.zeros(num)
         items = np.linspace(0, 0.1, 40)
@@ -148,18 +148,15 @@ class TestVerdict:
             assert (judged.outcome, judged.p, judged.detectable) == ("no verdict", None, None)
             assert (judged.difference, judged.interval) == (found.mean, found.interval)
             assert judged.sentence.startswith(f"No verdict: {100 * found.mean:+.2f} points")
-            assert judged.sentence.endswith(
-                "1 seed is too few, a verdict takes 3."
-                if num == 1
-                else "2 seeds are too few, a verdict takes 3."
-            )
-            assert ("95 % interval" in judged.sentence) == (num == 2)
+            seeds = "1 seed is" if num == 1 else f"{num} seeds are"
+            assert judged.sentence.endswith(f"{seeds} too few, a verdict takes 4.")
+            assert ("95 % interval" in judged.sentence) == (num > 1)
 
     @pytest.mark.parametrize(
         "empty",
         [
-            paired_difference([0.052, 0.102, 0.002], [0.05, 0.1, 0]),
-            welch_difference([0.5, 0.5, 0.5], [0.25, 0.25, 0.25]),
+            paired_difference([0.052, 0.102, 0.002, 0.202], [0.05, 0.1, 0, 0.2]),
+            welch_difference([0.5] * 4, [0.25] * 5),
         ],
     )
     def test_without_a_spread_nothing_is_detected(self, empty: Difference) -> None:
