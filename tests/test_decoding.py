@@ -15,9 +15,10 @@ from schemabank.decoding import check_generates, why_by_slot
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.runner import Outcome
-from schemabank.saved import evaluate_saved
+from schemabank.saved import evaluate_saved, export_run
 from tiny import tiny_model, tiny_tokenizer
 
+VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
 BY_SLOT = "decoding: one run at a time, by transformers' generate, which takes longer: "
 
 
@@ -158,18 +159,23 @@ def test_what_an_arm_with_an_adapter_cannot_have_is_refused_before_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_gpt2_says_in_its_adapter_that_its_weights_lie_the_other_way_round(
-    gsm8k: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "targets", "told"),
+    [
+        ("gpt2", ["c_attn", "c_proj"], {"fan_in_fan_out": True}),
+        ("gemma3", ["q_proj", "v_proj"], {"exclude_modules": VISION}),
+    ],
+)
+def test_an_adapter_says_what_peft_needs_to_find_its_layers(
+    gsm8k: Path, tmp_path: Path, name: str, targets: list[str], told: dict[str, object]
 ) -> None:
     del gsm8k
-    changes = {
-        "arm": "lora",
-        "lora": {"target_modules": ["c_attn", "c_proj"]},
-        "train": {"max_steps": 3},
-    }
-    (outcome,), _ = run(tmp_path, "gpt2", changes)
+    changes = {"arm": "lora", "lora": {"target_modules": targets}, "train": {"max_steps": 3}}
+    (outcome,), _ = run(tmp_path, name, changes)
     assert outcome.failure is None
     config = json.loads((outcome.folder / "adapter" / "adapter_config.json").read_text())
-    assert config["fan_in_fan_out"] is True
+    assert told.items() <= config.items()
     (again,) = evaluate_saved(outcome.folder / "adapter", [], tmp_path / "again", Notes())
     assert predictions(again.folder) == predictions(outcome.folder)
+    for merge in (False, True):
+        assert export_run(outcome.folder, tmp_path / f"out-{merge}", merge=merge) < 1e-5
