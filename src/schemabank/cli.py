@@ -45,7 +45,8 @@ def train(
 ) -> None:
     """Train and evaluate the runs of a configuration; finished runs are reused."""
     from schemabank.configfile import load_experiment
-    from schemabank.experiment import run_experiment, unequal_arms
+    from schemabank.experiment import run_experiment
+    from schemabank.fairness import unequal_arms
     from schemabank.progress import reporter
 
     experiment = load_experiment(config, overrides or ())
@@ -55,7 +56,7 @@ def train(
         [o.result for o in outcomes if o.result is not None],
         failed={o.folder.name: o.failure.kind for o in outcomes if o.failure is not None},
     )
-    for sentence in unequal_arms(experiment.runs(), outcomes):
+    for sentence in unequal_arms(experiment.runs(), [o.result for o in outcomes]):
         sys.stdout.write(f"unequal: {sentence}\n")
     for outcome in outcomes:
         if outcome.failure is None and (outcome.folder / "adapter").is_dir():

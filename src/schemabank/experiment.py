@@ -21,7 +21,6 @@ from schemabank.configfile import run_id
 from schemabank.decoding import check_generates, why_by_slot
 from schemabank.effects import idle_in_experiment, sentences
 from schemabank.errors import InputError
-from schemabank.fairness import inequalities, trained
 from schemabank.files import read_json
 from schemabank.forms import Items
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
@@ -67,23 +66,6 @@ def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) 
         reporter.note(sentence)
     device = resolve_device(experiment.engine.device)
     return run_all(experiment.runs(), out, reporter, device=device)
-
-
-def unequal_arms(runs: Sequence[RunConfig], outcomes: Sequence[Outcome]) -> list[str]:
-    """Say in what the arms of an experiment were not given the same, the last against the first.
-
-    Args:
-        runs: the experiment's.
-        outcomes: of each.
-    """
-    found = [
-        trained(run, outcome.result)
-        for run, outcome in zip(runs, outcomes, strict=True)
-        if outcome.result is not None
-    ]
-    known = [own for own in found if own is not None]
-    arms = list(dict.fromkeys(own.arm for own in known))
-    return inequalities(known, (arms[-1], arms[0]), tuned=False) if len(arms) > 1 else []
 
 
 def run_all(

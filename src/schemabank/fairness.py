@@ -84,6 +84,22 @@ def trained(
     )
 
 
+def unequal_arms(
+    runs: Sequence[RunConfig], results: Sequence[Mapping[str, Any] | None]
+) -> list[str]:
+    """Say in what the arms of a configuration were not given the same, the last against the first.
+
+    Args:
+        runs: the configuration's.
+        results: of each, ``None`` for one that failed.
+    """
+    pairs = zip(runs, results, strict=True)
+    found = [trained(run, result) for run, result in pairs if result is not None]
+    known = [own for own in found if own is not None]
+    arms = list(dict.fromkeys(own.arm for own in known))
+    return inequalities(known, (arms[-1], arms[0]), tuned=False) if len(arms) > 1 else []
+
+
 def inequalities(runs: Sequence[Trained], arms: tuple[str, str], *, tuned: bool) -> list[str]:
     """Say in what treatment and control were not given the same.
 
