@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from schemabank.cohort.engine import RunStep
+from schemabank.members import Outcome
 from schemabank.progress import RunState
-from schemabank.runner import Outcome
 from tiny import Kind, tiny_model, tiny_tokenizer
 
 STAGES = [

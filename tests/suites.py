@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from runs import SETTINGS, Finished, Notes
-from schemabank.runner import Outcome
+from schemabank.members import Outcome
 from schemabank.suite import Suite, load_suite
 from schemabank.suiterun import run_suite
 

@@ -19,7 +19,7 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.decoding import check_generates, why_by_slot
 from schemabank.errors import InputError
-from schemabank.export import check_with_peft, probe_logits
+from schemabank.export import check_with_peft, probe
 from schemabank.models import BaseModel
 from schemabank.peftlayers import check_peft_layers
 from tiny import END_TOKEN_ID, tiny_tokenizer
@@ -156,7 +156,7 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
     stack, _ = trained(name, allowed)
     found = completed(stack, by_slot=by_slot)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
-    logits = probe_logits(stack, base)
+    probes = probe(stack, base)
     tensors = [stack.lora_tensors(slot) for slot in range(2)]
     assert all(b.abs().max() > 0 for own in tensors for _, b in own.values())
     stack.remove()
@@ -169,7 +169,10 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
             card="",
             layout=stack.layout,
         )
-        check_with_peft(tmp_path / str(slot), base, logits[slot])
+        check = check_with_peft(tmp_path / str(slot), base, probes[slot])
+        assert check.agrees, check.said
+        other = check_with_peft(tmp_path / str(slot), base, probes[1 - slot])
+        assert not other.agrees, other.said
         if name not in UNREADABLE:
             assert found[slot] == completed_by_peft(stack.model, tmp_path / str(slot))
 
@@ -184,13 +187,14 @@ def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) 
     assert losses == pytest.approx(expected, abs=1e-2)
     completed(stack, by_slot=name in BY_SLOT)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
-    logits = probe_logits(stack, base)
+    probes = probe(stack, base)
     own = stack.lora_tensors(1)
     stack.remove()
     settings = stack.lora_settings[1]
     folder = tmp_path / "adapter"
     save_adapter(folder, own, settings, base_name="tiny", card="", layout=stack.layout)
-    check_with_peft(folder, base, logits[1])
+    check = check_with_peft(folder, base, probes[1])
+    assert check.agrees, check.said
 
 
 @pytest.mark.parametrize("name", UNTRAINABLE)

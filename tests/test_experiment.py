@@ -30,8 +30,8 @@ from schemabank.experiment import (
     run_experiment,
 )
 from schemabank.failure import Failure
+from schemabank.members import Outcome
 from schemabank.models import BaseModel
-from schemabank.runner import Outcome
 from schemabank.table import results_tables, skipped_lines
 
 # Two runs in a cohort add up in another order than one run alone; Adam stretches the rounding.
@@ -179,7 +179,7 @@ def test_the_preflight_shows_what_the_loss_sees(finished: Finished) -> None:
     assert "0 of 23 cut" in text
     assert "% padding" in text
     assert "18 steps, about" in text
-    assert text.count("stock PEFT gives the same logits") == 2
+    assert text.count("the adapter gives the same logits in stock PEFT as in its run") == 2
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -15,9 +15,9 @@ from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.inputs import INPUTS, recorded_in
+from schemabank.members import Outcome
 from schemabank.modelfiles import Located
 from schemabank.rundir import RESULT
-from schemabank.runner import Outcome
 from schemabank.saved import evaluate_saved, export_run
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.

@@ -19,7 +19,7 @@ from schemabank.configfile import load_run, run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.failure import Failure
 from schemabank.files import read_json
-from schemabank.runner import Outcome
+from schemabank.members import Outcome
 from schemabank.suite import load_suite
 from schemabank.suiterun import plan_suite, result_tables, run_suite
 from suites import PAPER, ran, tiny, write

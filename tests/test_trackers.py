@@ -6,7 +6,7 @@ import json
 import sqlite3
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from schemabank.configfile import load_experiment, run_id
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.failure import Failure
-from schemabank.runner import Outcome
+from schemabank.members import Outcome
 from schemabank.trackers import End, RunLog, Trackers, trackers_of
 
 
@@ -244,25 +244,27 @@ def test_nothing_is_tracked_unless_asked(tmp_path: Path, monkeypatch: pytest.Mon
     assert notes.lines == []
 
 
+NO_SPACE = "no space"
+
 # The real libraries. A run that fails stands beside one that ends well.
 
 
 def two_at_once(
     finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> tuple[Outcome, Outcome]:
-    """Two runs in a cohort, of which the second's adapter does not pass its check."""
-    check: Callable[..., float] = importlib.import_module("schemabank.runner").check_with_peft
+    """Two runs in a cohort, of which the second's predictions cannot be written."""
+    write = importlib.import_module("schemabank.runner").write_lines
 
-    def second_fails(folder: Path, *rest: object) -> float:
-        if "seed2" in str(folder):
-            raise RuntimeError("other logits")
-        return check(folder, *rest)
+    def second_fails(path: Path, rows: object) -> None:
+        if "seed2" in str(path):
+            raise OSError(NO_SPACE)
+        write(path, rows)
 
-    monkeypatch.setattr("schemabank.runner.check_with_peft", second_fails)
+    monkeypatch.setattr("schemabank.runner.write_lines", second_fails)
     asked = ["arm=lora", "seed=[1, 2]", "engine.slots=2", f"engine.trackers=[{tracker}]"]
     (good, bad), notes = experiment(finished, out, *asked)
     assert good.failure is None
-    assert bad.failure == Failure("error", "other logits")
+    assert bad.failure == Failure("disk", NO_SPACE)
     assert not [line for line in notes.lines if "left off" in line]
     assert any(line.startswith(f"tracker {tracker}: ") for line in notes.lines)
     return good, bad
@@ -295,7 +297,7 @@ def test_tensorboard_reads_what_was_logged(
     other = reading.EventAccumulator(str(place / bad_name))
     other.Reload()
     (end,) = other.Tensors("end/text_summary")
-    assert end.tensor_proto.string_val[0] == b"failed: other logits"
+    assert end.tensor_proto.string_val[0] == f"failed: {NO_SPACE}".encode()
     two_at_once(finished, tmp_path / "runs", monkeypatch, "tensorboard")
     assert {p.name for p in place.iterdir()} == names | {f"{bad_name}.earlier-1"}
 
@@ -392,7 +394,7 @@ def test_trackio_keeps_runs_apart(
     name = bad.folder.name.removesuffix(".unfinished-1")
     assert {row[0] for row in rows} == {good.folder.name, name} == settings.keys()
     last = {row[0]: json.loads(row[2]) for row in rows}
-    assert last[name] == {"end": "failed", "failure": "other logits"}
+    assert last[name] == {"end": "failed", "failure": NO_SPACE}
     assert last[good.folder.name]["end"] == "finished"
     assert last[good.folder.name]["score/all/gold_nll"] > 0
     assert json.loads(settings[name])["train.learning_rate"] == 1e-2

@@ -9,7 +9,7 @@ from schemabank.config import RunConfig
 from schemabank.errors import InputError
 from schemabank.failure import Failure
 from schemabank.itemscores import save_item_scores
-from schemabank.runner import Outcome
+from schemabank.members import Outcome
 from schemabank.suite import Suite, SuiteRun, TuneSettings
 from schemabank.trainconfig import THREE_STAGES
 from schemabank.tuning import (

@@ -20,6 +20,7 @@ from schemabank.cohort.targets import PLAIN, Layout
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.files import inside, read_text
+from schemabank.rundir import writing_tensors
 from schemabank.tensorfiles import Header, read_tensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -88,7 +89,8 @@ def write_adapter(folder: Path, adapter: Adapter, *, card: str) -> None:
     for path, pair in adapter.tensors.items():
         for end, tensor in zip(ENDS, pair, strict=True):
             weights[f"{PREFIX}{path}{end}"] = tensor.cpu().contiguous()
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    with writing_tensors(folder / WEIGHTS) as file:
+        save_file(weights, file, metadata={"format": "pt"})
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
@@ -179,7 +181,8 @@ def load_card(folder: Path) -> str | None:
 def save_bank(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a bank's weights as safetensors."""
     folder.mkdir()
-    save_file({k: v.cpu() for k, v in tensors.items()}, folder / BANK_WEIGHTS)
+    with writing_tensors(folder / BANK_WEIGHTS) as path:
+        save_file({k: v.cpu() for k, v in tensors.items()}, path)
 
 
 def load_bank(folder: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The command line: every command reads settings, calls one library function and prints.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed, 2 bad input,
-3 some runs of several failed, 130 interrupted.
+3 some runs of several failed, or an adapter is not what was trained, 130 interrupted.
 """
 
 import json
@@ -15,10 +15,11 @@ from rich.console import Console
 
 from schemabank import __version__
 from schemabank.errors import FailedRunsError, InputError
+from schemabank.peftcheck import read_check
 from schemabank.quiet import quiet_libraries
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from schemabank.runner import Outcome
+    from schemabank.members import Outcome
     from schemabank.table import PlainTable
 
 PLAIN_WIDTH = 200  # columns of a table that goes to a file or a pipe: nothing is cut
@@ -102,7 +103,7 @@ def suite(
         for sentence in ended.inequalities():
             sys.stdout.write(f"unequal: {sentence}\n")
         sys.stdout.write(f"next: schemabank report {place} --out {place}/report\n")
-    _exit_for_failures(ended.outcomes)
+    _exit_for_failures(ended.outcomes, trials=ended.trials)
 
 
 @app.command("eval")
@@ -254,8 +255,11 @@ def export(
     from schemabank.saved import export_run
 
     with reporter() as progress:
-        difference = export_run(run, out, merge=merge, note=progress.note)
-    sys.stdout.write(f"{out}: reloaded, largest relative difference of logits {difference:.1e}\n")
+        check = export_run(run, out, merge=merge, note=progress.note)
+    sys.stdout.write(
+        f"{out}: reloaded, largest relative difference of logits {check.difference:.1e}, "
+        f"of which rounding explains up to {check.allowed:.1e}\n"
+    )
 
 
 @app.command()
@@ -313,12 +317,23 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _exit_for_failures(outcomes: Sequence["Outcome"]) -> None:
-    """Name the runs that failed, and end with 1 for all or 3 for some."""
+def _exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcome"] = ()) -> None:
+    """Name runs that failed and adapters in doubt; end with 1 if all failed, 3 for any of these.
+
+    A trial that failed has been told of, and has diverged: that is an answer of the search.
+    """
+    doubted = False
+    for outcome in (*trials, *outcomes):
+        check = read_check(outcome.result)
+        if check is not None and not check.agrees:
+            doubted = True
+            sys.stderr.write(f"warning: {outcome.folder}: the adapter {check.said}\n")
     failed = [outcome for outcome in outcomes if outcome.failure is not None]
     for outcome in failed:
         sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
-    if failed:
+    if any(not outcome.failure.is_settled for outcome in failed if outcome.failure):
+        sys.stderr.write("the same command again tries what failed and reuses what is finished\n")
+    if failed or doubted:
         raise typer.Exit(1 if len(failed) == len(outcomes) else 3)
 
 

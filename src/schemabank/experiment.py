@@ -24,6 +24,7 @@ from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.forms import Items
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
+from schemabank.members import Outcome
 from schemabank.modelfit import check_items, check_training
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from schemabank.naming import titles_of
@@ -36,7 +37,7 @@ from schemabank.prepare import (
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished
-from schemabank.runner import Outcome, run_cohort
+from schemabank.runner import run_cohort
 from schemabank.scoring import METRICS
 from schemabank.tagging import check_tags, prefixes
 from schemabank.taskconfig import RecordsSettings, TaskSettings
@@ -122,7 +123,7 @@ def run_all(
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
-    return [outcomes[run] for run in runs]
+    return [_still_there(outcomes[run]) for run in runs]
 
 
 def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
@@ -227,6 +228,14 @@ def _attempt(
     for run, outcome in zip(runs, done, strict=True):
         _tell_end(run_id(run), outcome, context)
     return done
+
+
+def _still_there(outcome: Outcome) -> Outcome:
+    """Return an outcome, or the failure that a finished run is whose folder was removed since."""
+    if outcome.failure is not None or (outcome.folder / RESULT).is_file():
+        return outcome
+    gone = f"the folder {str(outcome.folder)!r} was removed after its run was finished"
+    return Outcome(outcome.folder, None, failure=failure_of(FileNotFoundError(gone)))
 
 
 def _tell_end(name: str, outcome: Outcome, context: Context) -> None:

@@ -1,12 +1,28 @@
 """Whether what was saved computes what was trained, by stock PEFT, and a merged model.
 
-Every export is loaded again by stock PEFT and its logits are compared with the stack's in float32
-before anyone is told that it succeeded.
+Every adapter is loaded again by stock PEFT and its logits on a short text are compared with the
+run's. Both are computed in float64 throughout (:mod:`schemabank.precision`): there, another
+function stands out from rounding by many orders of magnitude, also an adapter that has hardly
+begun to learn. The weights are those that are saved; what bfloat16 makes of them is not compared.
+
+What rounding explains is measured for each adapter, since it depends on the adapter: large learning
+rates blow up activations, and rounding with them. Two measurements, of which the larger counts:
+
+- the adapter in float32 against float64, times the ratio of their units, 2⁻²⁹. It has the rounding
+  of every operation in it, but says too little where float32 is all noise;
+- the adapter in float64 against float64 with its matrix products summed back to front, which is
+  rounding itself, though of matrix products alone.
+
+Rounding in another order is another draw of the same size (N. Higham, Accuracy and Stability of
+Numerical Algorithms, 2nd ed., ch. 3), and the stack does other products than PEFT, so the bound is
+a multiple of it, ``SAFETY``. ``benchmarks/peft_check.py`` measures how far both sides are from it.
 """
 
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,67 +30,108 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from schemabank.cohort.joined import JoinedLinear
+from schemabank.cohort.loss import Head
 from schemabank.cohort.stack import AdapterStack
+from schemabank.errors import first_line
 from schemabank.models import BaseModel
+from schemabank.peftcheck import PeftCheck
+from schemabank.precision import Precision, in_precision
 
-TOLERANCE = 1e-5
+SAFETY = 100
 PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"
 
 
-def probe_logits(stack: AdapterStack, base: BaseModel) -> Tensor:
-    """Every slot's logits on a short text with the banks off, ``(slot, token, vocabulary)``.
+@dataclass(frozen=True)
+class Probe:
+    """What a run computes for a short text, in float64.
+
+    Attributes:
+        states: after the final norm, ``(token, hidden)``; much smaller than logits, for a cohort
+            keeps them all until its stack is off the model.
+        head: the map to logits.
+    """
+
+    states: Tensor
+    head: Head
+
+    def logits(self, device: torch.device) -> Tensor:
+        """Return the logits, ``(token, vocabulary)``."""
+        with torch.no_grad(), Precision(torch.float64):
+            return self.head(self.states.to(device))
+
+
+def probe(stack: AdapterStack, base: BaseModel) -> list[Probe | PeftCheck]:
+    """Compute a short text in every slot, with the banks off.
 
     The adapters are those that are saved, in float32, even where the model computes with others.
+
+    Returns:
+        One a slot; where the model cannot be computed in float64, a check that says why.
     """
+    stack.uncompile()
     tokens = _probe(base).expand(stack.num_slots, 1, -1)
-    adapters = stack.groups.get("lora")  # the arm base has none
-    saved = {p: adapters.master[n] for n, p in adapters.parameters.items()} if adapters else {}
-    with stack.evaluating("off"), _in_float32(base.model, saved):
-        return stack.head(stack.hidden(tokens)).float().cpu()
+    try:
+        with stack.evaluating("off"), _as_saved(stack), in_precision(stack.model, torch.float64):
+            states = stack.hidden(tokens)
+    except Exception as error:  # what a model does in float64 is not ours to foresee
+        return [_not_compared(error)] * stack.num_slots
+    return [Probe(rows, stack.head) for rows in states.cpu().unbind()]
 
 
-def check_with_peft(folder: Path, base: BaseModel, expected: Tensor) -> float:
-    """Load an adapter with stock PEFT and compare its logits.
+def check_with_peft(folder: Path, base: BaseModel, expected: Probe | PeftCheck) -> PeftCheck:
+    """Load an adapter with stock PEFT and compare its logits with the run's.
 
     Args:
         folder: the adapter.
         base: the plain base model; it is left as it was.
-        expected: ``(token, vocabulary)``, from :func:`probe_logits`.
-
-    Returns:
-        The largest difference relative to the largest logit.
-
-    Raises:
-        RuntimeError: the difference exceeds ``TOLERANCE``.
+        expected: from :func:`probe`.
     """
-    with _in_float32(base.model), torch.no_grad():
-        model = _peft_model(base, folder)
-        logits = model(input_ids=_probe(base), use_cache=False).logits[0].float().cpu()
-        model.unload()
-    return _compare(logits, expected, f"the adapter in {str(folder)!r}")
+    if isinstance(expected, PeftCheck):
+        return expected
+    try:
+        with torch.no_grad(), _peft_model(base, folder) as model:
+            logits = _logits(model, base, torch.float64)
+            allowed = _explained(model, base, logits, torch.float64)
+            return _checked(logits, expected.logits(logits.device), allowed)
+    except Exception as error:  # what PEFT finds in a file is not ours to foresee
+        return _not_compared(error)
 
 
-def save_merged(folder: Path, adapter: Path, base: BaseModel) -> float:
+def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
     """Merge an adapter into its base model and write the whole model.
 
-    The merge is done and stored in the base model's number type here, float32.
+    The merge is done and stored in the base model's number type here, float32, so its weights are
+    rounded to that: what rounding explains is measured in float32 instead of float64.
 
     Returns:
-        The largest relative difference of the reloaded model's logits from the adapter's.
+        How the reloaded model's logits compare with the adapter's.
     """
     with torch.no_grad():
-        model = _peft_model(base, adapter)
-        expected = model(input_ids=_probe(base), use_cache=False).logits[0].float()
+        model = _loaded(base, adapter)
+        expected = _logits(model, base, torch.float64)
+        allowed = _explained(model, base, expected, torch.float32)
         merged: PreTrainedModel = model.merge_and_unload()
         merged.save_pretrained(folder)
         base.tokenizer.save_pretrained(folder)
         reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
-        logits = reloaded(input_ids=_probe(base), use_cache=False).logits[0].float()
-    return _compare(logits, expected, f"the merged model in {str(folder)!r}")
+        return _checked(_logits(reloaded, base, torch.float64), expected, allowed)
 
 
-def _peft_model(base: BaseModel, folder: Path) -> PeftModel:
+@contextmanager
+def _peft_model(base: BaseModel, folder: Path) -> Iterator[PeftModel]:
+    """Put an adapter on the base model for a while, as stock PEFT does."""
+    plain, attributes = dict(base.model.named_modules()), set(vars(base.model))
+    try:
+        yield _loaded(base, folder)
+    finally:  # also of a file that PEFT gave up in the middle of
+        for path, module in plain.items():
+            if path and base.model.get_submodule(path) is not module:
+                base.model.set_submodule(path, module)
+        for name in set(vars(base.model)) - attributes:
+            delattr(base.model, name)
+
+
+def _loaded(base: BaseModel, folder: Path) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
         warnings.filterwarnings(
@@ -83,14 +140,45 @@ def _peft_model(base: BaseModel, folder: Path) -> PeftModel:
         return PeftModel.from_pretrained(base.model, str(folder))
 
 
-def _compare(logits: Tensor, expected: Tensor, what: str) -> float:
-    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
-    if not difference <= TOLERANCE:
-        raise RuntimeError(
-            f"{what} gives other logits than the run: relative difference {difference:.2e}, "
-            f"allowed {TOLERANCE:.0e}"
-        )
-    return difference
+def _explained(model: nn.Module, base: BaseModel, exact: Tensor, dtype: torch.dtype) -> float:
+    """Return the relative difference that rounding in a number type explains.
+
+    Args:
+        model: the model with the adapter.
+        base: whose tokenizer makes the text.
+        exact: the model's logits in float64.
+        dtype: float64 or float32.
+    """
+    eps = torch.finfo(dtype).eps
+    in_float32 = _difference(_logits(model, base, torch.float32), exact)
+    seen = [eps, in_float32 * eps / torch.finfo(torch.float32).eps]
+    if dtype == torch.float64:
+        seen.append(_difference(_logits(model, base, dtype, backwards=True), exact))
+    return SAFETY * max(each for each in seen if math.isfinite(each))  # float32 may overflow
+
+
+def _logits(
+    model: nn.Module, base: BaseModel, dtype: torch.dtype, *, backwards: bool = False
+) -> Tensor:
+    """Logits on the short text, ``(token, vocabulary)``."""
+    with in_precision(model, dtype, backwards=backwards):
+        logits: Tensor = model(input_ids=_probe(base), use_cache=False).logits[0]
+    return logits
+
+
+def _difference(logits: Tensor, expected: Tensor) -> float:
+    return ((logits.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def _checked(logits: Tensor, expected: Tensor, allowed: float) -> PeftCheck:
+    difference = _difference(logits, expected)
+    if math.isfinite(difference):
+        return PeftCheck(difference, allowed)
+    return PeftCheck(None, allowed, "its logits are not finite")
+
+
+def _not_compared(error: Exception) -> PeftCheck:
+    return PeftCheck(None, None, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _probe(base: BaseModel) -> Tensor:
@@ -98,27 +186,27 @@ def _probe(base: BaseModel) -> Tensor:
 
 
 @contextmanager
-def _in_float32(
-    model: PreTrainedModel, exact: Mapping[nn.Parameter, Tensor] | None = None
-) -> Iterator[None]:
-    """Compute in float32 for a while; the same weights stand there again afterwards.
+def _as_saved(stack: AdapterStack) -> Iterator[None]:
+    """Let a stack compute with the weights that are saved, and with scales that are not rounded.
 
-    Args:
-        model: the model.
-        exact: parameters that are known in float32, where they need no conversion.
+    The stack keeps ``lora_alpha / r`` in float32, PEFT in float64. A scale that is this one rounded
+    is taken as it was before; any other stays, to be found.
     """
-    known = exact or {}
-    originals = [(p, p.data) for p in model.parameters() if p.dtype != torch.float32]
-    joined = {m.joined for m in model.modules() if isinstance(m, JoinedLinear)}
-    products = [(each, each.weight, each.bias) for each in joined]
-    for parameter, data in originals:
-        parameter.data = known[parameter] if parameter in known else data.float()
-    for each, weight, bias in products:
-        each.weight, each.bias = weight.float(), None if bias is None else bias.float()
+    adapters = stack.groups.get("lora")  # the arm base has none
+    named = {} if adapters is None else adapters.parameters
+    masters = {} if adapters is None else adapters.master
+    weights = [(p, p.data) for p in named.values()]
+    scales = [(layer, layer.scaling) for layer in stack.lora.values()]
+    exact = torch.tensor([s.lora_alpha / s.r for s in stack.lora_settings], dtype=torch.float64)
+    for name, parameter in named.items():
+        parameter.data = masters[name]
+    for layer, scale in scales:
+        wide = exact.to(scale.device)
+        layer.scaling = torch.where(scale == wide.to(scale.dtype), wide, scale.double())
     try:
         yield
     finally:
-        for parameter, data in originals:
+        for parameter, data in weights:
             parameter.data = data
-        for each, weight, bias in products:
-            each.weight, each.bias = weight, bias
+        for layer, scale in scales:
+            layer.scaling = scale

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from schemabank.errors import InputError
-from schemabank.rundir import PREDICTIONS
+from schemabank.rundir import PREDICTIONS, writing_tensors
 
 SCORES = "scores.safetensors"
 
@@ -71,7 +71,8 @@ def save_item_scores(folder: Path, rows: Sequence[Mapping[str, Any]], score: str
     arrays = {"group": found.group, "cluster": found.cluster, "scores": found.scores}
     # One entry: several come in any order, and the file shall have the same bytes every time.
     about = {"digest": found.digest, "groups": found.groups, "score": score}
-    save_file(arrays, folder / SCORES, metadata={"about": json.dumps(about)})
+    with writing_tensors(folder / SCORES) as path:
+        save_file(arrays, path, metadata={"about": json.dumps(about)})
 
 
 def load_item_scores(folder: Path, score: str) -> ItemScores:

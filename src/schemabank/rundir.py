@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from safetensors import SafetensorError
+
 from schemabank.errors import InputError
 
 RESULT = "result.json"
@@ -84,6 +86,15 @@ class Claim:
 
     final: Path
     path: Path
+    _place: os.stat_result
+
+    def check_there(self) -> None:
+        """Find out whether the folder is still the one that was claimed.
+
+        Raises:
+            FileNotFoundError: it was removed or replaced, and what was written with it.
+        """
+        _check_same(self.path, self._place)
 
     def complete(self) -> None:
         """Give the folder its final name.
@@ -126,7 +137,7 @@ def claimed(folder: Path) -> Iterator[Claim]:
             _check_free(folder)
             _set_aside(partial, folder)
             partial.mkdir()
-            yield Claim(final=folder, path=partial)
+            yield Claim(folder, partial, partial.stat())
         finally:
             _set_aside(partial, folder)
             lock.unlink(missing_ok=True)
@@ -149,13 +160,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise InputError(
             f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
         ) from error
+    place = partial.stat()
     try:
         yield partial
+        _check_same(partial, place)
         _check_free(folder)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         _remove_empty(missing)
+
+
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[Path]:
+    """Let safetensors write a file, and a disk that is full be an error like any other of files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield path
+    except SafetensorError as error:
+        raise OSError(f"cannot write {str(path)!r} ({error})") from error
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -168,6 +194,16 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _check_same(path: Path, place: os.stat_result) -> None:
+    """Find out whether a folder is still the one that was made, with all that was written to it."""
+    try:
+        same = os.path.samestat(path.stat(), place)
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise FileNotFoundError(f"the folder {str(path)!r} was removed while it was being written")
 
 
 def _check_free(folder: Path) -> None:

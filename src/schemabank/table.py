@@ -1,12 +1,14 @@
 """The tables of results that the command line prints: scores, and how completions ended."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
+
+from schemabank.peftcheck import read_check
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -39,8 +41,8 @@ def results_tables(
         failed: runs that have none, by name what kind of failure it was.
 
     Returns:
-        Scores, the one that runs are compared by first; and, where there are completions, the
-        diagnostics that tell format from skill.
+        Scores, the one that runs are compared by first; where there are completions, the
+        diagnostics that tell format from skill; and adapters that are not what was trained.
     """
     names = list(dict.fromkeys(name for r in results for name in r["scores"]))
     scores = _table(*_score_columns(names))
@@ -58,7 +60,20 @@ def results_tables(
         diagnostics.add_section()
     for name, kind in failed.items():
         scores.add_row(name, "", f"failed: {kind}")
-    return [scores, diagnostics] if diagnostics.row_count else [scores]
+    doubts = [plain_table(*table) for table in check_tables(results)]
+    return [scores, *([diagnostics] if diagnostics.row_count else []), *doubts]
+
+
+def check_tables(results: Iterable[Result | None]) -> list[PlainTable]:
+    """Lay out runs whose adapter stock PEFT computes otherwise; none where there are none."""
+    rows = [
+        [str(result["arm"]), str(result["seed"]), *check.cells]
+        for result in results
+        if result is not None and (check := read_check(result)) and not check.agrees
+    ]
+    title = "WARNING: adapters that are not as trained, by stock PEFT"
+    head = ["arm", "seed", "difference of logits", "rounding explains", "reason"]
+    return [(title, head, rows)] if rows else []
 
 
 def skipped_lines(results: Sequence[Result]) -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 import torch
 
@@ -91,11 +91,8 @@ def train_runs(
     assert cohort is not None
     try:
         _announce(cohort, runs, context.reporter)
-        with ExitStack() as files:
-            logs = {
-                run_id(run): files.enter_context((folder / METRICS).open("w", encoding="utf-8"))
-                for run, folder in zip(runs, folders, strict=True)
-            }
+        paths = {run_id(r): f / METRICS for r, f in zip(runs, folders, strict=True)}
+        with StepLogs(paths, cohort) as logs:
             while (lack := _log_steps(cohort, logs, context)) is not None:
                 slots = _halved(cohort.stack.num_slots, context.reporter)
                 if slots == 0:
@@ -144,9 +141,11 @@ def failure_of(error: Exception) -> Failure:
     message = str(error) or type(error).__name__
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return Failure("memory", message)
+    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+        return Failure("disk", message)
     if isinstance(error, InputError):
         return Failure("input", message)
-    return Failure("disk" if isinstance(error, OSError) else "error", message)
+    return Failure("error", message)
 
 
 def names_of(runs: Sequence[RunConfig]) -> str:
@@ -228,9 +227,7 @@ def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> Failure:
     )
 
 
-def _log_steps(
-    cohort: Cohort, logs: Mapping[str, TextIO], context: Context
-) -> torch.OutOfMemoryError | None:
+def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutOfMemoryError | None:
     """Write one line a run and step, and report progress with the speed so far.
 
     Returns:
@@ -242,7 +239,7 @@ def _log_steps(
             for steps in cohort.steps():
                 wait.goes_on()
                 for step in steps:
-                    logs[step.run].write(_json_line(step))
+                    logs.write(step)
                     num_tokens += step.num_tokens
                 context.reporter.run_steps(steps)
                 context.trackers.steps(steps)
@@ -251,6 +248,48 @@ def _log_steps(
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # which holds on to what did not fit
     return None
+
+
+class StepLogs:
+    """``metrics.jsonl`` of every run: one line a step. A run whose log cannot be written fails.
+
+    Args:
+        paths: by the run's id; a file begins with the run's first step.
+        cohort: whose runs they are; their slots stay the same when it is halted and resumed.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], cohort: Cohort) -> None:
+        self._paths, self._files = paths, dict[str, TextIO]()
+        self._lost: set[str] = set()
+        self._slots = {slot.run.name: slot for slot in cohort.slots}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close all files; what still waits to be written may fail now."""
+        for name, file in self._files.items():
+            try:
+                file.close()
+            except OSError as error:
+                self._lose(name, error)
+
+    def write(self, step: RunStep) -> None:
+        """Write a step's line, but for a run that has lost its log."""
+        if step.run in self._lost:
+            return
+        try:
+            if step.run not in self._files:
+                self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
+            self._files[step.run].write(_json_line(step))
+        except OSError as error:
+            self._lose(step.run, error)
+
+    def _lose(self, name: str, error: OSError) -> None:
+        self._lost.add(name)
+        slot = self._slots[name]
+        slot.failure = slot.failure or failure_of(error)
 
 
 def _json_line(step: RunStep) -> str:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
+from schemabank.members import Outcome
 from schemabank.raterule import Candidate, best_score, candidate, choose
-from schemabank.runner import Outcome
 from schemabank.suite import SEARCH_SPLIT, Point, Suite, SuiteRun, TuneSettings
 
 SPLIT = SEARCH_SPLIT

@@ -13,7 +13,7 @@ from runs import Notes, write_model
 from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
-from schemabank.runner import Outcome
+from schemabank.members import Outcome
 from schemabank.saved import evaluate_saved
 from schemabank.table import results_tables
 

@@ -92,7 +92,7 @@ def causal_attention(
         return result, None
     from schemabank.cohort.flash import HEAD_DIMS, flash_attention  # noqa: PLC0415 -- needs Triton
 
-    if dim not in HEAD_DIMS:
+    if dim not in HEAD_DIMS or query.dtype == torch.float64:
         return library_attention(module, query, key, value, None, scaling=scaling)
     return flash_attention(query, key, value, scale), None
 

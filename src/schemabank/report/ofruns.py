@@ -8,6 +8,7 @@ from typing import Any
 
 from schemabank import stats
 from schemabank.errors import InputError
+from schemabank.report.adapterwarnings import adapters_in_doubt
 from schemabank.report.compare import Comparison, Contrast, ItemDifference, compare, plain
 from schemabank.report.curves import curves
 from schemabank.report.facts import behaviour, costs, provenance
@@ -91,6 +92,7 @@ def examine_runs(
     samples_of, found_samples = samples(runs, group, treatment, control, epochs[-1])
     compared = by_item.comparison(group, (treatment, control), epochs, primary=primary is not None)
     warnings = [
+        *adapters_in_doubt(runs),
         *find_warnings(table, comparison, test_size),
         *find_run_warnings(runs, group, comparison, Facts(epochs, rates, ended, cost)),
     ]

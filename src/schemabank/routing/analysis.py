@@ -12,6 +12,7 @@ from schemabank.adapters import load_adapter, load_bank, put_on
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.experiment import loaded_base, loaded_task, resolve_device
+from schemabank.members import stage_folder
 from schemabank.modelfit import check_items
 from schemabank.prepare import chosen_examples, items_of
 from schemabank.progress import Reporter
@@ -20,7 +21,6 @@ from schemabank.routing.collect import Choices, collect
 from schemabank.routing.measures import Floats
 from schemabank.routing.subject import Question, Subject, make_subject, tags_of, why_no_tags
 from schemabank.rundir import ADAPTER, BANK
-from schemabank.runner import stage_folder
 from schemabank.saved import loaded_stack
 from schemabank.tagging import embeddings
 from schemabank.taskconfig import TaskSettings
