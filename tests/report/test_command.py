@@ -121,7 +121,7 @@ def test_one_run_an_arm_is_laid_out(tmp_path: Path) -> None:
     found = report(path, Question())
     assert found["pooled"]["paired"] is None
     assert len(tables(found)) == 4
-    assert "No difference detected" in page(found)
+    assert "No verdict: +50.00 points; 1 seed is too few, a verdict takes 4." in page(found)
 
 
 def test_names_are_text_on_the_page_and_in_the_terminal(
