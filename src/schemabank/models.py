@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-import transformers
 from huggingface_hub import constants
 from torch import nn
 from transformers import (
@@ -23,8 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from schemabank.errors import InputError, first_line
-from schemabank.ggufmodels import LOADING_ERRORS
+from schemabank.errors import InputError
+from schemabank.modelchecks import check_finite, check_whole, end_token_ids, loading
 from schemabank.modeldigests import model_digests
 from schemabank.modelfiles import Located, locate
 
@@ -60,12 +59,13 @@ def load_base_model(
     # PEFT copies this into the adapters it saves; a path into our cache would be no use there.
     model.name_or_path = model.config.name_or_path = located.hub_id or name
     cast(nn.Module, model).to(device).eval().requires_grad_(False)  # in place
+    check_finite(name, model)
     return BaseModel(
         name=name,
         hub_id=located.hub_id,
         model=model,
         tokenizer=tokenizer,
-        end_token_ids=_end_token_ids(name, model, tokenizer),
+        end_token_ids=end_token_ids(name, model, tokenizer),
         source=located.source,
         digests=model_digests(located),
     )
@@ -89,24 +89,10 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and native
 
 
-def _end_token_ids(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    ids = {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
-    if not ids:
-        raise InputError(
-            f"Base model {name!r} names no end token, so nothing would end a text; set eos_token "
-            "in its tokenizer_config.json or eos_token_id in its generation_config.json."
-        )
-    return tuple(sorted(ids))
-
-
 def _load(
     name: str, located: Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
+    with loading(name):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             located.path, revision=located.revision, trust_remote_code=False
         )
@@ -122,19 +108,8 @@ def _load(
         tokenizer = AutoTokenizer.from_pretrained(
             located.path, revision=located.revision, trust_remote_code=False
         )
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        raise InputError(
-            f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "
-            f"known to transformers {transformers.__version__}, with safetensors and a tokenizer."
-        ) from error
     model, report = loaded
-    if missing := sorted(report["missing_keys"]):
-        raise InputError(
-            f"Base model {name!r} is incomplete: its files lack {len(missing)} weights, among them "
-            f"{missing[0]}; fetch or save it again."
-        )
+    check_whole(name, report)
     return model, tokenizer
 
 
