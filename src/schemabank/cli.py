@@ -269,11 +269,9 @@ def score(
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
     from schemabank.answers import score_lines
+    from schemabank.files import LARGEST_JSON, read_text
 
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {str(file)!r} ({error}): name a JSONL file") from error
+    lines = read_text(file, at_most=LARGEST_JSON).split("\n")
     rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
     sys.stdout.write("".join(row + "\n" for row in rows))
 

@@ -189,7 +189,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Loca
         return f"{where}: {key + ': ' if key else ''}{reason}"
     reasons = dict.fromkeys(_reason(p["msg"]) for p in (problem, *others))
     value = problem["input"]
-    return f"{where}: {key} is {value!r}, but {' or '.join(reasons)}: change it there"
+    return f"{where}: {key} is {value!r:.200}, but {' or '.join(reasons)}: change it there"
 
 
 def apply_override(tree: Tree, text: str) -> Location:

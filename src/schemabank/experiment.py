@@ -21,7 +21,6 @@ from schemabank.configfile import run_id
 from schemabank.decoding import check_generates, why_by_slot
 from schemabank.effects import idle_in_experiment, sentences
 from schemabank.errors import InputError
-from schemabank.files import read_json
 from schemabank.forms import Items
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.members import Outcome
@@ -37,6 +36,7 @@ from schemabank.prepare import (
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished
+from schemabank.runfiles import read_result
 from schemabank.runner import run_cohort
 from schemabank.scoring import METRICS
 from schemabank.tagging import check_tags, prefixes
@@ -104,7 +104,7 @@ def run_all(
             reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
             reporter.run_state(run_id(run), "reused")
     outcomes = {
-        run: Outcome(out / run_id(run), read_json(out / run_id(run) / RESULT), reused=True)
+        run: Outcome(out / run_id(run), read_result(out / run_id(run) / RESULT), reused=True)
         for run in runs
         if finished[run]
     }

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from schemabank.errors import InputError
+from schemabank.files import check_regular, json_lines, parse_json
 from schemabank.rundir import PREDICTIONS, writing_tensors
 
 SCORES = "scores.safetensors"
@@ -83,7 +84,9 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
     """
     try:
         held, found = _saved(folder, score)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"cannot read the items' scores in {str(folder)!r} ({error!r}): restore the run, or "
             "move its folder away"
@@ -99,17 +102,35 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
 def _saved(folder: Path, score: str) -> tuple[str, ItemScores]:
     if not (folder / SCORES).exists():
         return score, _from_predictions(folder, score)
+    check_regular(folder / SCORES)
     with safe_open(folder / SCORES, "np") as file:
-        about = json.loads((file.metadata() or {})["about"])
-        return about["score"], ItemScores(
+        about: Any = parse_json((file.metadata() or {})["about"], str(folder / SCORES))
+        found = ItemScores(
             digest=about["digest"],
             groups=tuple(about["groups"]),
             group=file.get_tensor("group"),
             cluster=file.get_tensor("cluster"),
             scores=file.get_tensor("scores"),
         )
+    _check_arrays(found)
+    return str(about["score"]), found
+
+
+def _check_arrays(found: ItemScores) -> None:
+    """Refuse arrays that are not one score, one group and one cluster an item."""
+    shapes = {array.shape for array in (found.group, found.cluster, found.scores)}
+    kinds = [array.dtype.kind for array in (found.group, found.cluster, found.scores)]
+    if len(shapes) != 1 or found.scores.ndim != 1 or kinds != ["i", "i", "f"]:
+        raise ValueError(f"arrays of shapes {shapes} and kinds {kinds}")
+    if not all(isinstance(name, str) for name in (found.digest, *found.groups)):
+        raise ValueError("names that are no text")
+    if not len(found.scores) or not np.isfinite(found.scores).all():
+        raise ValueError("scores that are missing or not finite")
+    if found.group.min() < 0 or found.group.max() >= len(found.groups):
+        raise ValueError("an item of a group that is not there")
 
 
 def _from_predictions(folder: Path, score: str) -> ItemScores:
-    with (folder / PREDICTIONS).open(encoding="utf-8") as lines:
-        return ItemScores.of(map(json.loads, lines), score)
+    found = ItemScores.of((row for _, row in json_lines(folder / PREDICTIONS)), score)
+    _check_arrays(found)
+    return found

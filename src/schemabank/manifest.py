@@ -13,8 +13,8 @@ from typing import Any
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.failure import Failure, read_failure
-from schemabank.files import read_json
 from schemabank.rundir import SUITE, check_available, write_json
+from schemabank.runfiles import read_suite
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 
@@ -24,7 +24,7 @@ Manifest = Mapping[str, Any]
 def read_manifest(out: Path) -> Manifest | None:
     """Read a folder's ``suite.json``; ``None`` if it has none."""
     path = out / SUITE
-    return read_json(path) if path.exists() else None
+    return read_suite(path) if path.exists() else None
 
 
 def known_failures(out: Path) -> dict[str, Failure]:
@@ -33,7 +33,7 @@ def known_failures(out: Path) -> dict[str, Failure]:
     Whatever else may stand there, from versions that kept every failure, is tried again.
     """
     tuning = (read_manifest(out) or {}).get("tuning")
-    rows = [] if tuning is None else tuning["failed"]
+    rows = [] if tuning is None else tuning.get("failed", [])
     return {row["run_id"]: failure for row in rows if (failure := read_failure(row)).is_settled}
 
 
@@ -148,14 +148,14 @@ def _declared(tune: TuneSettings) -> dict[str, object]:
 def _check_tuning(out: Path, known: Manifest | None, suite: Suite) -> None:
     """Refuse another search than the one that settled a folder's final runs."""
     declared = None if suite.tune is None else _declared(suite.tune)
-    before = None if known is None else known["declared"]
+    before = None if known is None else known.get("declared")
     if declared != before:
         raise InputError(
             f"tune is {declared}, but the final runs in {str(out)!r} were settled with {before}: "
             "allowed is the same search, restore it or choose another --out"
         )
     if known is not None:
-        _check_grows(out, known["runs"], [t.row() for t in trials(suite, known["factors"])])
+        _check_grows(out, known["runs"], [t.row() for t in trials(suite, known.get("factors", []))])
 
 
 def _check_grows(

@@ -35,7 +35,7 @@ from schemabank.experiment import (
     resolved,
 )
 from schemabank.export import check_with_peft, probe, save_merged
-from schemabank.files import inside, read_json, read_text
+from schemabank.files import inside, read_text
 from schemabank.forms import Items, evaluate_forms
 from schemabank.inputs import (
     DATA,
@@ -66,6 +66,7 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
+from schemabank.runfiles import read_result
 from schemabank.runner import result_of
 from schemabank.waiting import Note, waiting
 
@@ -125,7 +126,7 @@ def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> 
 def _reused(place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
     if not is_finished(place):
         return None
-    result = read_json(place / RESULT)
+    result = read_result(place / RESULT)
     mend = "restore it, or name a new folder with --out"
     check_same(recorded_in(result), found, place, mend=mend)
     reporter.note(f"reused: {place} (same settings, finished)")

@@ -16,11 +16,11 @@ from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import check_all_reusable, plan_all, resolve_device, run_all
 from schemabank.fairness import inequalities, trained
-from schemabank.files import read_json
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.members import Outcome
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, is_finished
+from schemabank.runfiles import read_result
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
 from schemabank.table import PlainTable, check_tables
@@ -189,7 +189,7 @@ def _reader(out: Path) -> Callable[[Search], list[Outcome] | None]:
         for trial in found.missing:
             name = run_id(trial.run.config)
             if is_finished(out / name):
-                outcomes.append(Outcome(out / name, read_json(out / name / RESULT), reused=True))
+                outcomes.append(Outcome(out / name, read_result(out / name / RESULT), reused=True))
             elif name in failures:
                 outcomes.append(Outcome(out / name, None, failure=failures[name]))
             else:

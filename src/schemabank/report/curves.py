@@ -1,16 +1,22 @@
 """Learning curves: the training loss of every arm over its steps, with a band over seeds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.rundir import METRICS
 
 NUM_POINTS = 60
+NEEDED: Mapping[str, Any] = {
+    "loss": float | int | None,
+    "stage": str,
+    "step": int,
+    "num_tokens": int,
+}
 MOST_SEEDS = 16  # of an arm at a setting, the first in the order of the runs
 
 
@@ -112,13 +118,13 @@ def _log(run: ReportedRun) -> list[Mapping[str, Any]]:
     path = run.folder / METRICS
     if not path.exists():
         return []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            rows: list[Mapping[str, Any]] = [json.loads(line) for line in lines]
-            for row in rows:
-                row["loss"], row["stage"], row["step"], row["num_tokens"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{str(path)!r} is no log of a run ({error!r}): restore it, or move it away"
-        ) from error
+    rows: list[Mapping[str, Any]] = []
+    for where, row in json_lines(path):
+        wrong = [name for name, kind in NEEDED.items() if not isinstance(row.get(name), kind)]
+        if wrong or isinstance(row["loss"], bool):
+            raise InputError(
+                f"{where} is no log of a run ({', '.join(wrong) or 'loss'} is not as it was "
+                "written): restore it, or move it away"
+            )
+        rows.append(row)
     return rows

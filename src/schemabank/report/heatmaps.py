@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from schemabank.errors import InputError
 from schemabank.figures import Cell
 from schemabank.files import read_json
 from schemabank.report.runs import RunSet
@@ -30,7 +31,14 @@ def heat_maps(runs: RunSet) -> list[HeatMap]:
     for run in runs.runs:
         for path in sorted((run.folder / ROUTING).glob(f"*/{JSON}")):
             report: Any = read_json(path)
-            for rows, title, cells in heat_map_cells(report).values():
+            try:
+                maps = list(heat_map_cells(report).values())
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{str(path)!r} is no analysis of routing ({error!r:.200}): restore it, or "
+                    "move its folder away"
+                ) from error
+            for rows, title, cells in maps:
                 found.append(HeatMap(run.run_id, title, "schema", rows, "share", cells))
             if len(found) >= MOST_MAPS:
                 return found[:MOST_MAPS]

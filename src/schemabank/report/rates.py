@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from schemabank import stats
-from schemabank.files import read_json
 from schemabank.report.runs import RunSet, label
 from schemabank.rundir import RESULT
+from schemabank.runfiles import read_result
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ def _scores(
     for row in rows:
         result = path / row["run_id"] / RESULT
         if result.exists():
-            groups: Any = read_json(result)["groups"]
+            groups: Any = read_result(result)["groups"]
             if runs.score in groups.get(group, {}):
                 yield str(row["seed"]), groups[group][runs.score]

@@ -14,7 +14,7 @@ from schemabank.failure import read_failure
 from schemabank.files import read_json
 from schemabank.report.settings import Config, label_of, read_config, settings_of
 from schemabank.rundir import FAILURE, RESULT, SUITE
-from schemabank.scoring import METRICS
+from schemabank.runfiles import read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
@@ -142,7 +142,7 @@ def read_runs(path: Path) -> RunSet:
             f"{str(path)!r} is a single run: allowed is a folder of runs or a CSV, name the folder "
             "above it"
         )
-    manifest = read_json(path / SUITE) if (path / SUITE).exists() else None
+    manifest = read_suite(path / SUITE) if (path / SUITE).exists() else None
     places = _scanned(path) if manifest is None else list(_listed(manifest))
     names = [] if manifest is None else list(dict.fromkeys(n for p in places for n in p.settings))
     if manifest is None:
@@ -240,8 +240,8 @@ def _finished(path: Path, place: _Place, names: Sequence[str]) -> ReportedRun | 
     folder = path / place.run_id
     if not (folder / RESULT).exists():
         return None
-    result = read_json(folder / RESULT)
-    _check_result(result, folder / RESULT)
+    result = read_result(folder / RESULT)
+    _check_trained(result, folder / RESULT)
     setting = label_of(names, place.settings)
     return ReportedRun(place.run_id, place.arm, place.seed, setting, folder, result)
 
@@ -251,25 +251,11 @@ def label(runs: RunSet, settings: Mapping[str, object]) -> str:
     return label_of(runs.names, settings)
 
 
-def _check_result(result: Mapping[str, Any], path: Path) -> None:
-    """Refuse what is not the result of a run, before anything is made of it."""
-    kinds = {"arm": str, "metric": str, "split": str, "scores": list, "groups": dict}
-    kinds |= {"versions": dict, "model": str, "dtype": str, "task": str}
-    wrong = [name for name, kind in kinds.items() if not isinstance(result.get(name), kind)]
-    if result.get("arm") != "base" and not isinstance(result.get("training"), dict):
-        wrong.append("training")
-    if result.get("metric") not in METRICS:
-        wrong.append("metric")
-    if not wrong and result["scores"]:
-        score = result["scores"][0]
-        wrong += [
-            f"groups.{name}.{score}"
-            for name, group in result["groups"].items()
-            if not isinstance(group.get(score), float | int) or not group.get("num_items")
-        ]
-    if wrong:
+def _check_trained(result: Mapping[str, Any], path: Path) -> None:
+    """Refuse the result of an evaluation alone in place of a trained run's."""
+    if result["arm"] != "base" and result["training"] is None:
         raise InputError(
-            f"{str(path)!r} lacks a usable {wrong[0]}: allowed are results of this version's runs, "
+            f"{str(path)!r} lacks a usable training: allowed are results of this version's runs, "
             "move the folder away and run it again"
         )
 

@@ -1,11 +1,11 @@
 """What the arms wrote, item by item, side by side; an even choice of items where there are many."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemabank.errors import InputError
+from schemabank.files import json_lines
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.rundir import PREDICTIONS
 from schemabank.scoring import METRICS
@@ -16,7 +16,17 @@ MOST_ARMS = 8
 LONGEST_TEXT = 4_000  # characters of a prompt or completion
 
 Flip = Literal["gained", "lost", "mixed", "both", "neither", "unpaired"]
-NEEDED = ("prompt", "golds", "completion", "extracted", "scores", "stop_reason", "new_tokens")
+NEEDED: Mapping[str, Any] = {
+    "id": str,
+    "group": str,
+    "prompt": str,
+    "golds": list,
+    "completion": str,
+    "extracted": str | None,
+    "scores": dict,
+    "stop_reason": str,
+    "new_tokens": int,
+}
 
 
 @dataclass(frozen=True)
@@ -129,16 +139,15 @@ def _predictions(run: ReportedRun, group: str) -> dict[str, Mapping[str, Any]]:
     """The first completion of every item."""
     path = run.folder / PREDICTIONS
     found: dict[str, Mapping[str, Any]] = {}
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                row = json.loads(line)
-                if row["group"] == group:
-                    found.setdefault(row["id"], {name: row[name] for name in ("group", *NEEDED)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"cannot read {str(path)!r} ({error!r}): restore it, or move the run's folder away"
-        ) from error
+    for where, row in json_lines(path):
+        wrong = [name for name, kind in NEEDED.items() if not isinstance(row.get(name), kind)]
+        if wrong:
+            raise InputError(
+                f"cannot read {where} ({wrong[0]} is not as it was written): restore it, or move "
+                "the run's folder away"
+            )
+        if row["group"] == group:
+            found.setdefault(str(row["id"]), {name: row[name] for name in NEEDED if name != "id"})
     return found
 
 

@@ -16,7 +16,9 @@ from math import isfinite
 from pathlib import Path
 
 from schemabank.errors import InputError
+from schemabank.files import read_bytes
 
+LARGEST_TABLE = 64 * 2**20
 COLUMNS = ("arm", "epochs", "seed", "score")
 OPTIONAL = ("n_items",)
 SHARE = re.compile(r"(\d*)\.?(\d*)(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
@@ -248,9 +250,9 @@ def read_text(path: Path) -> str:
 
 def _text(path: Path) -> tuple[str, str]:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, at_most=LARGEST_TABLE)
         return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"cannot read {str(path)!r} ({error}): name a CSV in UTF-8") from error
 
 
@@ -262,8 +264,8 @@ def _check_head(
     if missing or unknown or len(set(found)) != len(found):
         wanted = ",".join(columns) + "".join(f"[,{name}]" for name in optional)
         raise InputError(
-            f"{path.name} line 1: columns {','.join(found)!r}: allowed is {wanted}, each once; "
-            "name the columns so"
+            f"{path.name} line 1: columns {','.join(found)!r:.200}: allowed is {wanted}, each "
+            "once; name the columns so"
         )
 
 

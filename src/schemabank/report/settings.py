@@ -31,7 +31,18 @@ def read_config(folder: Path) -> Config:
         raise InputError(
             f"{str(folder / CONFIG)!r} holds no settings: restore it, or move the run's folder away"
         )
+    stages = found.get("curriculum", [])
+    named = [s.get("name") if isinstance(s, dict) else None for s in _listed(stages)]
+    if not isinstance(stages, list) or not all(isinstance(name, str) for name in named):
+        raise InputError(
+            f"{str(folder / CONFIG)!r} has a curriculum of another kind than a list of named "
+            "stages: restore it, or move the run's folder away"
+        )
     return found
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 @cache

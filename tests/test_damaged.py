@@ -1,0 +1,189 @@
+"""Whatever is wrong with a file or a folder ends as an ``InputError``, or does no harm."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from damage import RAW, copies
+from runs import Finished, Notes, write_model
+from schemabank.config import RunConfig
+from schemabank.configfile import load_experiment, overridden
+from schemabank.errors import InputError
+from schemabank.experiment import run_experiment
+from schemabank.models import load_base_model
+from schemabank.report.command import Question, report
+from schemabank.runfiles import read_result, read_suite
+from schemabank.saved import evaluate_saved, export_run
+from schemabank.suite import load_suite
+from schemabank.suiterun import planned_rows
+from suites import ran, tiny
+
+pytestmark = [
+    # Libraries warn of much that is odd in a damaged file and go on.
+    pytest.mark.filterwarnings("ignore"),
+]
+SOAK = pytest.mark.soak
+Attempt = Callable[[Path], object]
+
+
+def attempts(folder: Path, place: Path, count: int, seed: int, *attempted: Attempt) -> int:
+    """Try things on damaged copies of a folder; return how many copies were refused."""
+    refused = 0
+    for copy, said in copies(folder, place, count, seed=seed):
+        ended = []
+        for attempt in attempted:
+            try:
+                attempt(copy)
+            except InputError as error:
+                ended.append(str(error))
+            except Exception as error:
+                raise AssertionError(f"{said}: {error!r}") from error
+        assert all(len(text) < 2000 for text in ended), said
+        refused += bool(ended)
+    return refused
+
+
+@pytest.mark.parametrize(("count", "seed"), [(40, 0), pytest.param(1000, 1, marks=SOAK)])
+def test_a_damaged_model_folder(count: int, seed: int, tmp_path: Path) -> None:
+    def load(folder: Path) -> None:
+        load_base_model(str(folder), dtype=torch.float32, device=torch.device("cpu"))
+
+    refused = attempts(write_model(tmp_path / "model"), tmp_path / "copies", count, seed, load)
+    assert refused > count / 3
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize(("count", "seed"), [(10, 0), pytest.param(600, 1, marks=SOAK)])
+def test_a_damaged_run_folder(count: int, seed: int, finished: Finished, tmp_path: Path) -> None:
+    def evaluated(folder: Path) -> None:
+        evaluate_saved(folder, ["eval.limit=1", "eval.routing=on"], None, Notes())
+
+    def exported(folder: Path) -> None:
+        export_run(folder, tmp_path / f"out-{folder.name}", merge=False)
+
+    run = finished.schemabank.folder
+    assert attempts(run, tmp_path / "copies", count, seed, evaluated, exported) >= count / 10
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize(("count", "seed"), [(6, 0), pytest.param(300, 1, marks=SOAK)])
+def test_a_damaged_folder_of_runs(
+    count: int, seed: int, finished: Finished, tmp_path: Path
+) -> None:
+    def reported(folder: Path) -> None:
+        report(folder, Question(treatment="schemabank", control="lora"))
+
+    def again(folder: Path) -> None:
+        outcomes = run_experiment(load_experiment(finished.config), folder, Notes())
+        assert len(outcomes) == 3
+
+    attempts(finished.out, tmp_path / "copies", count, seed, reported, again)
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("gsm8k")
+def test_a_damaged_suite_folder(finished: Finished, tmp_path: Path) -> None:
+    tune = {"factors": [0.5, 1.0], "seeds": [1001], "extend": 0}
+    path = tiny(finished, tmp_path / "suite.yaml", grid={}, tune=tune)
+    ran(path, tmp_path / "suite")
+
+    def listed(folder: Path) -> None:
+        planned_rows(load_suite(path), folder)
+
+    def reported(folder: Path) -> None:
+        report(folder, Question(treatment="schemabank", control="lora"))
+
+    attempts(tmp_path / "suite", tmp_path / "copies", 300, 1, listed, reported)
+
+
+@pytest.mark.parametrize(("count", "seed"), [(300, 0), pytest.param(5000, 1, marks=SOAK)])
+def test_a_damaged_configuration(count: int, seed: int, finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "whole" / "run.yaml").write_bytes(finished.config.read_bytes())
+    refused = attempts(
+        tmp_path / "whole",
+        tmp_path / "copies",
+        count,
+        seed,
+        lambda folder: load_experiment(folder / "run.yaml"),
+    )
+    assert refused > count / 3
+
+
+@pytest.mark.parametrize("value", [raw.decode("latin-1") for raw in RAW if len(raw) < 10_000])
+def test_a_damaged_override(value: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        overridden(RunConfig(arm="lora"), [f"train.learning_rate={value}"])
+
+
+@pytest.mark.parametrize(("count", "seed"), [(100, 0), pytest.param(3000, 1, marks=SOAK)])
+def test_a_damaged_table(count: int, seed: int, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    draw = random.Random(0)
+    rows = [
+        f"{arm},1,{seed_},{draw.random():.3f},100"
+        for arm in ("lora", "schemabank")
+        for seed_ in range(4)
+    ]
+    table = "arm,epochs,seed,score,n_items\n" + "\n".join(rows) + "\n"
+    (tmp_path / "whole" / "table.csv").write_text(table)
+    question = Question(treatment="schemabank", control="lora")
+    attempts(
+        tmp_path / "whole",
+        tmp_path / "copies",
+        count,
+        seed,
+        lambda folder: report(folder / "table.csv", question),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"metric": float("inf")}, "metric"),
+        ({"metric": "unheard"}, "metric"),
+        ({"groups": {}}, "groups"),
+        ({"groups": {"all": []}}, "groups.all"),
+        ({"groups": {"all": {"num_items": True}}}, r"groups\.all\.num_items"),
+        ({"scores": ["strange"]}, r"groups\.all\.strange"),
+        ({"versions": {"torch": []}}, r"versions\.torch"),
+        ({"temperature": [0]}, "temperature"),
+        ({"training": {"num_steps": "many"}}, r"training\.num_steps"),
+    ],
+)
+def test_a_result_of_another_shape_is_named(
+    change: dict[str, object], named: str, finished: Finished, tmp_path: Path
+) -> None:
+    result = json.loads((finished.lora.folder / "result.json").read_text())
+    assert read_result(finished.lora.folder / "result.json") == result
+    (tmp_path / "result.json").write_text(json.dumps(result | change))
+    with pytest.raises(InputError, match=rf"lacks a usable {named}"):
+        read_result(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "named"),
+    [
+        ({}, "contrast"),
+        ({"contrast": None, "runs": {}}, "runs"),
+        ({"contrast": "lora", "runs": []}, "contrast"),
+        (
+            {
+                "contrast": None,
+                "runs": [{"run_id": "../x", "arm": "lora", "seed": 1, "settings": {}}],
+            },
+            r"runs\.0\.run_id .* names of folders beside it",
+        ),
+        ({"contrast": None, "runs": [], "tuning": {"split": "validation"}}, r"tuning\.runs"),
+    ],
+)
+def test_a_suite_of_another_shape_is_named(
+    manifest: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    (tmp_path / "suite.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=rf"is no list of a suite's runs \({named}"):
+        read_suite(tmp_path / "suite.json")
