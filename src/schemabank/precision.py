@@ -39,10 +39,13 @@ def in_precision(
     originals = [(parameter, parameter.data) for parameter in small]
     for parameter, data in originals:
         parameter.data = data.to(dtype)
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # of numbers that become tensors, such as a type's least one
     try:
         with Precision(dtype, backwards=backwards):
             yield
     finally:
+        torch.set_default_dtype(usual)
         for parameter, data in originals:
             parameter.data = data
 
