@@ -18,16 +18,21 @@ import pytest
 MEMORY_OF_A_WORKER = 2 * 2**30
 MOST_WORKERS = 8
 LONGEST_FIRST = (
-    "integration/test_smollm2.py",
     "test_suiterun.py",
     "cohort/test_engine.py",
     "test_experiment.py",
-    "test_docs.py",
-    "test_sandbox_hostile.py",
     "test_sandbox.py",
+    "cohort/test_decode.py",
     "stats/test_coverage.py",
-    "test_cli.py",
+    "test_docs.py",
     "test_live.py",
+    "integration/test_records.py",
+    "test_cli.py",
+    "test_tuner.py",
+    "test_models.py",
+    "report/test_runs.py",
+    "test_sandbox_hostile.py",
+    "integration/test_smollm2.py",
 )
 
 

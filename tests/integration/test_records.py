@@ -51,7 +51,7 @@ def config(place: Path, **task: object) -> Path:
         },
         "tags": {"tagger": "field", "field": "tag"},
         "train": {"max_steps": 6},
-        "eval": {"max_new_tokens": 4, "batch_size": 4},
+        "eval": {"split": "test", "max_new_tokens": 4, "batch_size": 4},
     }
     path.write_text(yaml.safe_dump(tree))
     return path
