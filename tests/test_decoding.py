@@ -18,6 +18,7 @@ from schemabank.members import Outcome
 from schemabank.saved import evaluate_saved, export_run
 from tiny import tiny_model, tiny_tokenizer
 
+JOINED = "schemabank.cohort.stack._joins"  # where a GPU has few slots
 VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
 BY_SLOT = "decoding: one run at a time, by transformers' generate, which takes longer: "
 
@@ -179,3 +180,24 @@ def test_an_adapter_says_what_peft_needs_to_find_its_layers(
     assert predictions(again.folder) == predictions(outcome.folder)
     for merge in (False, True):
         assert export_run(outcome.folder, tmp_path / f"out-{merge}", merge=merge).agrees
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_oss"])
+def test_looking_who_decodes_leaves_every_layer_as_it_was(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JOINED, lambda *_: True)
+    model = tiny_architecture(name)
+    before = [(path, id(module)) for path, module in model.named_modules()]
+    why_by_slot(model)
+    assert [(path, id(module)) for path, module in model.named_modules()] == before
+
+
+def test_runs_with_joined_products_are_what_stock_peft_loads(
+    gsm8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del gsm8k
+    monkeypatch.setattr(JOINED, lambda *_: True)
+    outcomes, lines = run(tmp_path, "llama", {"arm": ["lora", "schemabank"]})
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert sum("the same logits in stock PEFT" in line for line in lines) == 2

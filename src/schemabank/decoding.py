@@ -34,8 +34,11 @@ def why_by_slot(model: PreTrainedModel) -> str | None:
     try:
         attention_windows(model)
         stack = AdapterStack(model, lora=[LoraSettings()], bank=None, adapters=False)
-        with stack.evaluating("off"):
-            difference = _difference(stack)
+        try:
+            with stack.evaluating("off"):
+                difference = _difference(stack)
+        finally:
+            stack.remove()
     except FAILURES as error:
         return first_line(error)
     if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):

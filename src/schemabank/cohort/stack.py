@@ -62,11 +62,10 @@ class AdapterStack:
         banks = new_banks(model, self.blocks, bank, self.num_slots)
         self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
         self.layout = layout_of(model, lora[0]) if adapters else PLAIN
-        small = model.device.type == "cuda" and self.num_slots <= JOINED_UP_TO
         self._hooks: list[RemovableHandle] = []
         self._uncompiled: list[tuple[nn.Module, Forward | None]] = []
         with ExitStack() as undo:  # memory may run out at any point
-            self.joined = join_linears(model) if small else {}
+            self.joined = join_linears(model) if _joins(model, self.num_slots) else {}
             undo.callback(put_back, model, self.joined)
             self.lora = install_lora(model, lora, dropout=self.dropout) if adapters else {}
             undo.callback(remove_lora, model, self.lora)
@@ -387,6 +386,11 @@ def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator that depends on the run's seed and the purpose alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _joins(model: PreTrainedModel, num_slots: int) -> bool:
+    """Whether layers with a common input become one product."""
+    return model.device.type == "cuda" and num_slots <= JOINED_UP_TO
 
 
 def _sizes(bank: Mapping[str, Tensor]) -> str:
