@@ -491,3 +491,11 @@ def test_the_base_model_can_be_scored_with_several_numbers_of_shots() -> None:
     config = ExperimentConfig(arm=("base", "lora"), seed=(1, 2), base_shots=(0, 8))
     runs = [(run.arm, run.seed, run.evaluation().few_shot) for run in config.runs()]
     assert runs == [("base", 1, 0), ("base", 1, 8), ("lora", 1, 0), ("lora", 2, 0)]
+
+
+def test_a_pair_that_lacks_a_value_is_named(tmp_path: Path) -> None:
+    stage = {"name": "a", "ratio": 1.0, "train": ["lora"], "learning_rate": 1e-3, "bank_scale": [1]}
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"arm": "schemabank", "curriculum": [stage]}))
+    with pytest.raises(InputError, match=r"run\.yaml:\d+: curriculum\.0\.bank_scale"):
+        load_experiment(path)

@@ -181,7 +181,7 @@ def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Loca
     key, where = _dotted(location), at(location)
     if problem["type"] == "extra_forbidden":
         return f"{where}: unknown key {key!r}{_nearest(model, location)}"
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and isinstance(location[-1], str):
         field = _settings_at(model, location[:-1]).model_fields[str(location[-1])]
         return f"{where}: {key} is missing: add it ({field.description})"
     if problem["type"] == "value_error":

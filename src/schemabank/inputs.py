@@ -158,7 +158,8 @@ def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests in a ``result.json``; none for a run of an older version."""
     inputs = result.get("inputs")
     known = inputs if isinstance(inputs, dict) else {}
-    return {name: known[name] for name in NAMES if isinstance(known.get(name), str)}
+    texts = {name: known[name] for name in NAMES if isinstance(known.get(name), str)}
+    return {name: digest for name, digest in texts.items() if digest.isascii()}
 
 
 def recorded_beside(adapter: Path) -> dict[str, str]:
