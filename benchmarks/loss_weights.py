@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from schemabank.cohort.batches import EMPTY, Schedule
 from schemabank.config import RunConfig
 from schemabank.configfile import overridden
-from schemabank.experiment import load_base
+from schemabank.loading import load_base
 from schemabank.prepare import task_training_data
 from schemabank.tasks.catalog import load_task
 

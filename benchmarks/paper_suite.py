@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 
-from schemabank import experiment
+from schemabank import experiment, loading
 from schemabank.config import RunConfig
 from schemabank.files import read_json
 from schemabank.modelfiles import EMBEDDED
@@ -35,9 +35,9 @@ NUM_RUNS = 40
 def main() -> None:
     """Train and evaluate; print and write the row."""
     arguments = _arguments()
-    device = experiment.resolve_device("auto")
+    device = loading.resolve_device("auto")
     base = _random_base(device)
-    experiment.load_base = lambda _run, _device: base
+    loading.load_base = lambda _run, _device: base
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         outcomes = experiment.run_all(

@@ -29,8 +29,8 @@ from schemabank.adapters import LoraTensors, save_adapter
 from schemabank.cohort.engine import Cohort
 from schemabank.config import LoraSettings, RunConfig
 from schemabank.configfile import run_id
-from schemabank.experiment import load_base, resolve_device, resolved
 from schemabank.export import Probe, check_with_peft, probe
+from schemabank.loading import load_base, resolve_device, resolved
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
 from schemabank.prepare import engine_run, training_data

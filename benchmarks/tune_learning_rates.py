@@ -19,7 +19,7 @@ from schemabank.cohort.engine import Cohort
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, run_id
 from schemabank.evaluate import Procedure, evaluate
-from schemabank.experiment import load_base, resolve_device, resolved
+from schemabank.loading import load_base, resolve_device, resolved
 from schemabank.prepare import engine_run, evaluation_items, task_training_data
 from schemabank.progress import LineReporter
 from schemabank.scoring import METRICS, summaries

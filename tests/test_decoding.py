@@ -119,7 +119,7 @@ def test_a_task_that_decodes_nothing_does_not_ask_who_decodes(
     def fail(_model: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("schemabank.experiment.check_generates", fail)
+    monkeypatch.setattr("schemabank.loading.check_generates", fail)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "book.txt.gz").write_bytes(gzip.compress(b"one two three four " * 200))
     book = {"book_id": "book", "file": "text/book.txt.gz", "narrativeqa_set": "test"}

@@ -21,15 +21,9 @@ from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ExperimentConfig, RunConfig
 from schemabank.configfile import load_experiment, load_run, run_id
 from schemabank.errors import InputError
-from schemabank.experiment import (
-    loaded_base,
-    loaded_task,
-    resolve_device,
-    resolved,
-    run_all,
-    run_experiment,
-)
+from schemabank.experiment import run_all, run_experiment
 from schemabank.failure import Failure
+from schemabank.loading import loaded_base, loaded_task, resolve_device, resolved
 from schemabank.members import Outcome
 from schemabank.models import BaseModel
 from schemabank.table import results_tables, skipped_lines
@@ -272,7 +266,7 @@ def test_what_takes_long_to_load_is_announced(
     ):
         said.clear()
         heard: list[str] = []
-        monkeypatch.setattr(f"schemabank.experiment.{load}", stand_still)
+        monkeypatch.setattr(f"schemabank.loading.{load}", stand_still)
         ask()
         assert heard[0].startswith(f"still loading {what}")
 

@@ -27,13 +27,6 @@ from schemabank.configfile import load_run, overridden, to_yaml
 from schemabank.effects import check_asked_of_evaluation
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
-from schemabank.experiment import (
-    announce_decoding,
-    loaded_base,
-    loaded_task,
-    resolve_device,
-    resolved,
-)
 from schemabank.export import check_with_peft, probe, save_merged
 from schemabank.files import inside, read_text
 from schemabank.forms import Items, evaluate_forms
@@ -46,6 +39,13 @@ from schemabank.inputs import (
     data_digest,
     recorded_beside,
     recorded_in,
+)
+from schemabank.loading import (
+    announce_decoding,
+    loaded_base,
+    loaded_task,
+    resolve_device,
+    resolved,
 )
 from schemabank.members import Outcome
 from schemabank.modelfit import check_items

@@ -23,7 +23,7 @@ from schemabank.configfile import (
 )
 from schemabank.effects import Idle, dotted, idle_settings, sentences
 from schemabank.errors import InputError
-from schemabank.experiment import resolve_device, resolved
+from schemabank.loading import resolve_device, resolved
 from schemabank.plainyaml import Location
 
 ARM, SEED = "arm", "seed"

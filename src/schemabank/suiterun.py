@@ -14,8 +14,9 @@ import torch
 from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
-from schemabank.experiment import check_all_reusable, plan_all, resolve_device, run_all
+from schemabank.experiment import check_all_reusable, plan_all, run_all
 from schemabank.fairness import inequalities, trained
+from schemabank.loading import resolve_device
 from schemabank.manifest import check_manifest, known_failures, write_manifest
 from schemabank.members import Outcome
 from schemabank.progress import Reporter

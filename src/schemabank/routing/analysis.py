@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.adapters import load_adapter, load_bank, put_on
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
-from schemabank.experiment import loaded_base, loaded_task, resolve_device
+from schemabank.loading import loaded_base, loaded_task, resolve_device
 from schemabank.members import stage_folder
 from schemabank.modelfit import check_items
 from schemabank.prepare import chosen_examples, items_of

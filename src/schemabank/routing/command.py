@@ -9,9 +9,9 @@ from typing import Any
 
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
-from schemabank.experiment import resolve_device, resolved
 from schemabank.files import read_json
 from schemabank.inputs import check_same, check_used_again, recorded_in
+from schemabank.loading import resolve_device, resolved
 from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
