@@ -19,6 +19,7 @@ from schemabank.configfile import load_run, run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.failure import Failure
 from schemabank.files import read_json
+from schemabank.itemscores import save_item_scores
 from schemabank.members import Outcome
 from schemabank.suite import load_suite
 from schemabank.suiterun import plan_suite, result_tables, run_suite
@@ -395,8 +396,14 @@ def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
             loss = 1 - rate if wide or rate > 0.03 else 1 + abs(rate - 0.01)
             group = {"num_items": 9, "correct": 0.5, "gold_nll": loss, "ended_ratio": 1.0}
             (out / run_id(run)).mkdir(parents=True, exist_ok=True)
-            result = {"metric": "numeric", "scores": ["correct"], "groups": {"all": group}}
+            known: dict[str, Any] = dict(finished.lora.result or {})
+            result = {**known, "groups": {"all": {**known["groups"]["all"], **group}}}
             (out / run_id(run) / "result.json").write_text(json.dumps(result))
+            answers = [
+                {"id": f"{n}", "group": "all", "cluster": None, "scores": {"correct": n % 2}}
+                for n in range(9)
+            ]
+            save_item_scores(out / run_id(run), answers, "correct")
         return [
             Outcome(out / run_id(run), read_json(out / run_id(run) / "result.json")) for run in runs
         ]
