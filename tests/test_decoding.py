@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from architectures import tiny_architecture
 from runs import Notes, write_config
+from schemabank.cohort.stack import AdapterStack
+from schemabank.config import BankSettings, LoraSettings
 from schemabank.configfile import load_experiment
 from schemabank.decoding import check_generates, why_by_slot
 from schemabank.errors import InputError
@@ -201,3 +203,24 @@ def test_runs_with_joined_products_are_what_stock_peft_loads(
     outcomes, lines = run(tmp_path, "llama", {"arm": ["lora", "schemabank"]})
     assert [outcome.failure for outcome in outcomes] == [None, None]
     assert sum("the same logits in stock PEFT" in line for line in lines) == 2
+
+
+def out_of_memory(*_args: object, **_kwargs: object) -> None:
+    raise torch.OutOfMemoryError
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_fault_of_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_architecture("llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStack, "hidden", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            AdapterStack(model, lora=[LoraSettings()], bank=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(AdapterStack, "trunk", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            AdapterStack(model, lora=[LoraSettings()], bank=BankSettings())
+    monkeypatch.setattr("schemabank.decoding._difference", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        why_by_slot(model)

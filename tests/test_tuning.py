@@ -233,7 +233,7 @@ def test_tuning_runs_with_other_items_are_refused() -> None:
 
 
 def test_tuning_runs_without_item_scores_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot read the items' scores"):
+    with pytest.raises(InputError, match=r"predictions\.jsonl does not exist"):
         searched(suite_of("a"), lambda _: Outcome(tmp_path, outcome(0.5).result))
 
 

@@ -39,6 +39,8 @@ def why_by_slot(model: PreTrainedModel) -> str | None:
                 difference = _difference(stack)
         finally:
             stack.remove()
+    except torch.OutOfMemoryError:  # which says nothing of the model
+        raise
     except FAILURES as error:
         return first_line(error)
     if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):

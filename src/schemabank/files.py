@@ -118,6 +118,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, line
     except InputError:
         raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: restore it or name another file") from error
     except (OSError, ValueError, zlib.error, EOFError) as error:  # ValueError: no UTF-8, or a name
         raise InputError(
             f"{path} cannot be read after line {number} ({error}): it must be text lines in UTF-8"

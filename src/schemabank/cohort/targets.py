@@ -129,7 +129,7 @@ def check_calls(
     with counting_calls(layers, tokens.numel()) as counts, torch.no_grad():
         try:
             run(tokens)
-        except InputError:
+        except (InputError, torch.OutOfMemoryError):  # which says nothing of the layers
             raise
         except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
             reason = f" ({first_line(error)})"
