@@ -326,7 +326,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "curriculum": [
             stage.model_dump(mode="json", exclude_defaults=True) for stage in THREE_STAGES
         ],
-        # Its runs have 2, 4, 6, 8 and 10 epochs: with two orders hardly a slot has to wait.
+        # Its runs have 2, 4, 6, 8 and 10 epochs: fewer orders, fewer slots that wait for a cycle.
         "train": {"num_train_epochs": 10, "epoch_orders": 2, "learning_rate": 1e-4},
         "eval": {"split": "test", "limit": 500, "max_new_tokens": 200},
     },

@@ -79,7 +79,7 @@ def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
     for text in overrides:
         name = text.partition("=")[0].strip()
         only_training = dict.fromkeys((n for n in TRAINING if n != "bank"), "")
-        if _reason(name, only_training) is not None:
+        if name in {"arm", "seed", "preset"} or _reason(name, only_training) is not None:
             raise InputError(
                 f"--set {text!r}: {name} is a setting of training, which is over: allowed are "
                 "those of model, task, eval, bank and engine, leave it out or train anew"

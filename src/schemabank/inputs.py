@@ -121,7 +121,7 @@ def check_used_again(
         recorded = recorded_beside(adapter)
     found, missing = Present().of(asked, with_data=with_data)
     keys = [text.partition("=")[0].strip() for text in overrides]
-    new_model = any(key.startswith("model.") for key in keys)
+    new_model = any(key in {"model.name", "model.revision"} for key in keys)
     of_data = ("task.name", f"task.{asked.task.name}.")
     new = {MODEL, TOKENIZER} if new_model else set()
     if any(key.startswith(of_data) for key in keys):

@@ -3,7 +3,7 @@
 Who owns the process decides: the command line is quiet from its start to its end, a Python program
 only while it trains with a :class:`schemabank.Tuner`. Every other warning passes. Of TF32 only the
 hint goes: products of float32 stay exact, as PyTorch has them by default, since ten bits of
-mantissa would drown the 1e-5 within which an adapter must agree with stock PEFT.
+mantissa would cost training digits that a comparison of runs needs.
 """
 
 import logging

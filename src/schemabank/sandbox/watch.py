@@ -62,7 +62,7 @@ class Watch:
         deadline = time.monotonic() + limit_s
         while inside is not None and self._tmp is None and not inside.has_ended():
             # Bubblewrap builds the file system first; no code can move or cover the folder later.
-            self._tmp = _tmp(Path(f"/proc/{inside.number}/root/tmp"), tmp_bytes)
+            self._tmp = _tmp(Path("/proc", str(inside.number), "root", "tmp"), tmp_bytes)
             if self._tmp is None and time.monotonic() > deadline:
                 raise SandboxError(
                     f"process {inside.number} in a sandbox is not to be seen in /proc: needed is a "
