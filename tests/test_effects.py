@@ -267,7 +267,15 @@ def test_a_copied_detail_of_a_stage_is_only_said(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["train.learning_rate=1", "lora.r=8", "curriculum.joint.ratio=1", "task.max_length=9"],
+    [
+        "train.learning_rate=1",
+        "lora.r=8",
+        "curriculum.joint.ratio=1",
+        "task.max_length=9",
+        "arm=base",
+        "seed=99",
+        "preset=paper",
+    ],
 )
 def test_evaluation_refuses_settings_of_training(override: str) -> None:
     name = override.partition("=")[0]

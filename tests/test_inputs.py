@@ -108,6 +108,8 @@ def test_other_weights_in_the_same_place_are_refused_everywhere(
         for folder in (place.run, adapter):
             with pytest.raises(InputError, match=message):
                 place.evaluated(folder=folder)
+            with pytest.raises(InputError, match=message):
+                place.evaluated("model.dtype=float32", folder=folder)
             for merge in (False, True):
                 with pytest.raises(InputError, match=message):
                     export_run(folder, tmp_path / "out", merge=merge)

@@ -306,7 +306,7 @@ def main() -> None:
         _fail(error, 2)
     except FailedRunsError as error:
         _fail(error, 3)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, MemoryError) as error:
         _fail(error, 1)
 
 

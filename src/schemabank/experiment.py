@@ -215,7 +215,7 @@ def _attempt(
     try:
         context.trackers.begin(runs)
         done = run_cohort(runs, context, out, slots=slots, planned=planned)
-    except (InputError, RuntimeError, OSError) as error:
+    except (InputError, RuntimeError, OSError, MemoryError) as error:
         done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
         context.trackers.interrupt()

@@ -229,7 +229,7 @@ def _evaluated(
         return [None] * len(members)
     try:
         return _evaluate(members, stack, context)
-    except (InputError, RuntimeError, OSError) as error:
+    except (InputError, RuntimeError, OSError, MemoryError) as error:
         failure = failure_of(error)
         if failure.kind == "memory":
             size = members[0].run.eval.batch_size

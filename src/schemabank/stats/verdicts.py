@@ -110,7 +110,7 @@ def verdict(
         detectable = detectable_from_error(
             contrast.standard_error, contrast.df, alpha=alpha / num_comparisons
         )
-    relevance = None if smallest is None else _relevance(contrast.interval, smallest)
+    relevance = None if smallest is None or not enough else _relevance(contrast.interval, smallest)
     return Verdict(
         outcome=outcome,
         relevance=relevance,
