@@ -119,6 +119,18 @@ def test_other_weights_in_the_same_place_are_refused_everywhere(
     assert outcome.reused
 
 
+def test_another_adapter_in_the_same_place_is_not_taken_for_the_one_evaluated(
+    place: Place,
+) -> None:
+    place.evaluated("eval.max_new_tokens=3")
+    assert any(line.startswith("reused") for line in place.evaluated("eval.max_new_tokens=3"))
+    with changed(place.run / "adapter" / "adapter_model.safetensors") as weights:
+        tensors = load_file(weights)
+        save_file({name: tensor + 0.3 for name, tensor in tensors.items()}, weights)
+        with pytest.raises(InputError, match="the adapter is not the one that"):
+            place.evaluated("eval.max_new_tokens=3")
+
+
 def test_another_data_file_in_the_same_place_is_refused(place: Place) -> None:
     with changed(place.data / "gsm8k" / "train.jsonl.gz") as path:
         text = gzip.decompress(path.read_bytes()).decode()

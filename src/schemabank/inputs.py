@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemabank.adapters import PROVENANCE
+from schemabank.adapterconfig import CONFIG
+from schemabank.adapters import PROVENANCE, WEIGHTS
 from schemabank.config import ModelSettings, RunConfig
 from schemabank.errors import InputError
 from schemabank.files import read_json
-from schemabank.modeldigests import MODEL, TOKENIZER, model_digests
+from schemabank.modeldigests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.modelfiles import locate
-from schemabank.rundir import RESULT
+from schemabank.rundir import BANK, RESULT
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import TaskData
 from schemabank.tasks.catalog import load_task
@@ -26,7 +27,14 @@ from schemabank.waiting import Note
 
 INPUTS = "inputs.json"
 DATA = "data"
-NAMES = {MODEL: "the base model", TOKENIZER: "the tokenizer", DATA: "the task's data"}
+ADAPTER_DIGEST, BANK_DIGEST = "adapter", "bank"
+NAMES = {
+    MODEL: "the base model",
+    TOKENIZER: "the tokenizer",
+    DATA: "the task's data",
+    ADAPTER_DIGEST: "the adapter",
+    BANK_DIGEST: "the bank",
+}
 OLDER = "made before the model and the data were recorded, so that both may be others now"
 
 Digests = Mapping[str, str]
@@ -136,6 +144,17 @@ def check_used_again(
     check_same(compared, found, folder, mend=mend)
     for reason in missing:
         note(reason)
+    return {**found, **adapter_digests(adapter)}
+
+
+def adapter_digests(adapter: Path | None) -> dict[str, str]:
+    """Return the digests of an adapter's folder and of the bank beside it, if they are there."""
+    if adapter is None:
+        return {}
+    found = {ADAPTER_DIGEST: files_digest(adapter, [CONFIG, WEIGHTS])}
+    bank = adapter.parent / BANK
+    if bank.is_dir():
+        found[BANK_DIGEST] = files_digest(bank, ["*.safetensors"])
     return found
 
 

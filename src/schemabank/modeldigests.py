@@ -38,11 +38,11 @@ def model_digests(located: Located) -> dict[str, str]:
     if not folder.is_dir():
         commit = f"{located.path}@{located.revision}"
         return {MODEL: commit, TOKENIZER: commit}
-    return {MODEL: _files_digest(folder, OF_MODEL), TOKENIZER: _files_digest(folder, OF_TOKENIZER)}
+    return {MODEL: files_digest(folder, OF_MODEL), TOKENIZER: files_digest(folder, OF_TOKENIZER)}
 
 
-def _files_digest(folder: Path, patterns: Iterable[str]) -> str:
-    """The SHA-256 of some files' names and contents."""
+def files_digest(folder: Path, patterns: Iterable[str]) -> str:
+    """Return the SHA-256 of some files' names and contents."""
     files = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
     found = hashlib.sha256()
     for path in sorted(files):

@@ -34,6 +34,7 @@ from schemabank.inputs import (
     DATA,
     INPUTS,
     Digests,
+    adapter_digests,
     check_same,
     check_used_again,
     data_digest,
@@ -150,7 +151,7 @@ def _evaluate_all(
         check_items(asked, run.eval, base)
     announce_decoding(run, base, reporter)
     stack = loaded_stack(run, base, weights, bank)
-    inputs = {**base.digests, DATA: data_digest(data)}
+    inputs = {**base.digests, DATA: data_digest(data), **adapter_digests(adapter)}
     return {
         place: _evaluated(own, stack, base, items, place=place, inputs=inputs, reporter=reporter)
         for place, own in pending.items()
