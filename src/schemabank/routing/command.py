@@ -9,7 +9,6 @@ from typing import Any
 
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
-from schemabank.effects import check_asked_of_evaluation
 from schemabank.files import read_json
 from schemabank.inputs import check_same, check_used_again, recorded_in
 from schemabank.loading import resolve_device, resolved
@@ -44,7 +43,6 @@ def route(
     Raises:
         InputError: no such run, no bank, a field that the data lacks, or ``out`` exists.
     """
-    check_asked_of_evaluation(overrides)
     own, adapter = locate(folder)
     run = as_asked(own, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
