@@ -191,7 +191,7 @@ def test_missing_and_damaged_files_are_named(
     with pytest.raises(InputError, match=r"mbpp.jsonl.gz cannot be read"):
         load()
     (folder / "mbpp" / "mbpp.jsonl.gz").unlink()
-    with pytest.raises(InputError, match=r"mbpp.jsonl.gz cannot be read"):
+    with pytest.raises(InputError, match=r"mbpp.jsonl.gz does not exist: restore it"):
         load()
 
 
