@@ -23,7 +23,8 @@ from schemabank.cohort.lora import (
     install_lora,
     remove_lora,
 )
-from schemabank.cohort.stack import AdapterStack, seeded_generator
+from schemabank.cohort.stack import AdapterStack
+from schemabank.cohort.weights import seeded_generator
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from tiny import tiny_model

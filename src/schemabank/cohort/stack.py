@@ -1,6 +1,5 @@
 """Adapters and banks of all slots on one frozen model: built, seeded, loaded, run and removed."""
 
-import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
@@ -19,7 +18,7 @@ from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears, put_back
 from schemabank.cohort.lora import SlotDropout, install_lora, remove_lora
 from schemabank.cohort.targets import PLAIN, check_calls, layout_of
-from schemabank.cohort.weights import named_groups, new_banks
+from schemabank.cohort.weights import named_groups, new_banks, seeded_generator
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
@@ -384,13 +383,8 @@ def _requiring_grad(_embedding: nn.Module, _args: object, output: Tensor) -> Ten
     return output.requires_grad_() if torch.is_grad_enabled() else output
 
 
-def seeded_generator(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator that depends on the run's seed and the purpose alone."""
-    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def _joins(model: PreTrainedModel, num_slots: int) -> bool:  # layers of a common input
+def _joins(model: PreTrainedModel, num_slots: int) -> bool:
+    """Whether linear layers with a common input are computed as one product."""
     return model.device.type == "cuda" and num_slots <= JOINED_UP_TO
 
 

@@ -1,7 +1,9 @@
-"""What a stack trains: banks made for a model, and parameters in the groups that stages name."""
+"""What a stack trains: banks made for a model, parameters by group, and what seeds draw them."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -55,3 +57,9 @@ def named_groups(
         "schemas": of_banks(["U", "V", "attributes", "query"]),
         "lora": adapters,
     }
+
+
+def seeded_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator that depends on the run's seed and the purpose alone."""
+    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
