@@ -296,7 +296,7 @@ class TestGguf:
         assert f"reused from {cache}" in again.source
         for name, parameter in again.model.named_parameters():
             assert torch.equal(parameter, base.model.get_parameter(name).to(torch.bfloat16))
-        assert capfd.readouterr() == ("", "")
+        assert capfd.readouterr().out == ""
 
 
 def assert_is_smollm2(base: BaseModel) -> None:

@@ -1,16 +1,20 @@
 """Which hints and bars of libraries go, and that everything else stays."""
 
+import contextlib
 import importlib
 import logging
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 import warnings
 
 import pytest
 import torch
 
-from schemabank.quiet import BARS, quiet_compiler, quiet_libraries
+from schemabank.quiet import DATASETS, HUB, TQDM, quiet_compiler, quiet_libraries
 
 LOWERING, COMPILE = "torch._inductor.lowering", "torch._inductor.compile_fx"
 SOFTMAX = "\nOnline softmax is disabled on the fly since Inductor decides to\nsplit the reduction."
@@ -19,6 +23,7 @@ TF32 = (
     "Consider setting `torch.set_float32_matmul_precision('high')` for better performance."
 )
 SMALL_GPU = "Not enough SMs to use max_autotune_gemm mode"
+BARS = (HUB, DATASETS, TQDM)
 Warned = tuple[str, type[Warning], str]
 
 
@@ -109,18 +114,33 @@ def test_one_line_of_the_compilers_log_goes_and_the_log_is_as_before(
     assert warnings.filters == filtered
 
 
-def test_bars_are_off_for_a_while_in_every_library() -> None:
+def set_meanwhile() -> dict[str, str]:
+    """The variables about bars while libraries are quiet."""
     before = dict(os.environ)
     with quiet_libraries():
-        assert [os.environ[name] for name in BARS] == ["1"] * len(BARS)
+        found = {name: os.environ[name] for name in BARS if name in os.environ}
     assert dict(os.environ) == before
+    return found
 
 
-@pytest.mark.parametrize("name", BARS)
-def test_who_asks_for_bars_gets_all_of_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "0")
-    with quiet_libraries():
-        assert {n: os.environ.get(n) for n in BARS} == {n: "0" if n == name else None for n in BARS}
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, {DATASETS: "1", TQDM: "1"}),
+        ({HUB: "1"}, {HUB: "1", DATASETS: "1", TQDM: "1"}),
+        ({HUB: "0"}, {HUB: "0", DATASETS: "1"}),
+        ({DATASETS: "1"}, {DATASETS: "1", TQDM: "1"}),
+        ({DATASETS: "false"}, {DATASETS: "false"}),
+        ({TQDM: ""}, {DATASETS: "1", TQDM: ""}),
+        ({HUB: "yes", TQDM: ""}, {HUB: "yes", DATASETS: "1", TQDM: ""}),
+    ],
+)
+def test_a_variable_that_the_user_sets_decides_about_its_own_bars(
+    asked: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert set_meanwhile() == expected
 
 
 BARS_OF_LIBRARIES = """
@@ -130,19 +150,47 @@ with quiet_libraries():
     from transformers.utils import logging
     from huggingface_hub.utils import tqdm as hub
     from tqdm.auto import tqdm
-    for bar in (datasets.utils.tqdm, logging.tqdm, hub, tqdm):
-        for _ in bar(range(3), desc="BAR"):
+    bars = {"hub": hub, "transformers": logging.tqdm, "datasets": datasets.utils.tqdm, "tqdm": tqdm}
+    for name, bar in bars.items():
+        for _ in bar(range(3), desc="BAR of " + name):
             pass
+    for _ in hub(range(3), desc="BAR of downloads", disable=None):  # as the hub asks for it
+        pass
 """
+DOWNLOADS, LOADING = {"downloads"}, {"hub", "transformers", "datasets", "tqdm"}
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [({}, 0), ({"HF_HUB_DISABLE_PROGRESS_BARS": "0"}, 4)]
+    ("asked", "on_terminal", "expected"),
+    [
+        ({}, False, set()),
+        ({}, True, DOWNLOADS),
+        ({HUB: "1"}, True, set()),
+        ({HUB: "0"}, False, LOADING - {"datasets"}),
+        ({DATASETS: "0"}, False, LOADING),
+        ({TQDM: ""}, True, DOWNLOADS | LOADING - {"datasets"}),
+    ],
 )
-def test_the_libraries_heed_it(asked: dict[str, str], expected: int) -> None:
-    command = [sys.executable, "-c", BARS_OF_LIBRARIES]
-    env = {**os.environ, **asked}
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    last = [line for line in ended.stderr.splitlines() if line]
-    assert sum("BAR: 100%" in line for line in last) == expected
-    assert ended.stdout == ""
+def test_the_libraries_heed_it(
+    asked: dict[str, str], on_terminal: bool, expected: set[str]
+) -> None:
+    reading, writing = pty.openpty() if on_terminal else os.pipe()
+    if on_terminal:
+        termios.tcsetwinsize(writing, (24, 80))
+    with subprocess.Popen(
+        [sys.executable, "-c", BARS_OF_LIBRARIES], env={**os.environ, **asked}, stderr=writing
+    ) as program:
+        os.close(writing)
+        text = all_of(reading)
+    assert program.returncode == 0, text
+    assert set(re.findall(r"BAR of (\w+): 100%", text)) == expected
+
+
+def all_of(reading: int) -> str:
+    """Read to the end, which a terminal tells as an error."""
+    pieces: list[bytes] = []
+    with contextlib.suppress(OSError):
+        while piece := os.read(reading, 2**16):
+            pieces.append(piece)
+    os.close(reading)
+    return b"".join(pieces).decode()

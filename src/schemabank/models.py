@@ -3,14 +3,11 @@
 Whatever a name means, it is loaded the same way: transformers reads a folder or a hub repository.
 """
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from huggingface_hub import constants
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,7 +17,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from schemabank.errors import InputError
 from schemabank.modelchecks import check_finite, check_whole, end_token_ids, loading
@@ -53,9 +49,8 @@ def load_base_model(
     The name is an embedded one, a `.gguf` file, a folder or a hub id; the first that fits is taken.
     Only hub ids have a `revision` (branch, tag or commit). An unusable model raises InputError.
     """
-    with _progress_bars_on_terminals_only():
-        located = locate(name, revision)
-        model, tokenizer = _load(name, located, dtype)
+    located = locate(name, revision)
+    model, tokenizer = _load(name, located, dtype)
     # PEFT copies this into the adapters it saves; a path into our cache would be no use there.
     model.name_or_path = model.config.name_or_path = located.hub_id or name
     cast(nn.Module, model).to(device).eval().requires_grad_(False)  # in place
@@ -125,17 +120,3 @@ def _check_unquantised(name: str, config: PretrainedConfig) -> None:
                     "its config.json); allowed are weights in float32, bfloat16 or float16: give "
                     "the model that it was made from."
                 )
-
-
-@contextlib.contextmanager
-def _progress_bars_on_terminals_only() -> Iterator[None]:
-    """Hide transformers' progress bars in logs, unless HF_HUB_DISABLE_PROGRESS_BARS=0 asks."""
-    asked_for = constants.HF_HUB_DISABLE_PROGRESS_BARS is False
-    hide = not (sys.stderr.isatty() or asked_for) and transformers_logging.is_progress_bar_enabled()
-    if hide:
-        transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hide:
-            transformers_logging.enable_progress_bar()

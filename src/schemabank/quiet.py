@@ -2,8 +2,9 @@
 
 Who owns the process decides: the command line is quiet from its start to its end, a Python program
 only while it trains with a :class:`schemabank.Tuner`. Every other warning passes. Of TF32 only the
-hint goes: products of float32 stay exact, as PyTorch has them by default, since ten bits of
-mantissa would cost training digits that a comparison of runs needs.
+hint goes: matrix products of float32 stay exact, as PyTorch has them by default, since ten bits of
+mantissa would cost training digits that a comparison of runs needs. (Convolutions of float32, which
+Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint speaks of them.)
 """
 
 import logging
@@ -20,8 +21,11 @@ HINTS = (
     r"TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
 )
 RECORDS = {"torch._inductor.utils": "Not enough SMs to use max_autotune_gemm mode"}
-# Bars of huggingface_hub and transformers, of datasets, and of tqdm by itself.
-BARS = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TQDM_DISABLE")
+# Each hides the bars of one library; the last hides those of all that do not decide themselves.
+HUB = "HF_HUB_DISABLE_PROGRESS_BARS"
+DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
+TQDM = "TQDM_DISABLE"
+TRUE = {"1", "ON", "TRUE", "YES"}  # as huggingface_hub and datasets read it
 
 
 @contextmanager
@@ -47,16 +51,24 @@ def quiet_compiler() -> Iterator[None]:
 def quiet_libraries() -> Iterator[None]:
     """Leave out the compiler's hints and the loading bars of a whole process.
 
-    A user who sets any of the variables in ``BARS`` decides about all bars. Libraries read them as
-    they are imported, so this comes first.
+    Downloads from the hub keep their bars, which huggingface_hub draws on terminals only: they may
+    take minutes. A variable that the user has set is left as it is. Libraries read them as they are
+    imported, so this comes first.
     """
     with ExitStack() as exits:
         exits.enter_context(quiet_compiler())
-        if not any(name in os.environ for name in BARS):
-            for name in BARS:
-                os.environ[name] = "1"
-                exits.callback(os.environ.pop, name, None)
+        for name in _to_set():
+            os.environ[name] = "1"
+            exits.callback(os.environ.pop, name, None)
         yield
+
+
+def _to_set() -> list[str]:
+    """The variables that hide loading bars and that the user has left open."""
+    asked_for = any(os.environ.get(name, "1").upper() not in TRUE for name in (HUB, DATASETS))
+    # tqdm's own would hide what the user asks another library to show.
+    left_open = {DATASETS: True, TQDM: not asked_for}
+    return [name for name, is_open in left_open.items() if is_open and name not in os.environ]
 
 
 class _Passes(logging.Filter):
