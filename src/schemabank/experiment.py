@@ -7,7 +7,7 @@ runs are found by their configuration's hash and reused.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,7 +222,7 @@ def _attempt(
         raise
     for run, outcome in zip(runs, done, strict=True):
         _tell_end(run_id(run), outcome, context)
-    return done
+    return [replace(outcome, inputs=context.inputs) for outcome in done]
 
 
 def _still_there(outcome: Outcome) -> Outcome:

@@ -164,13 +164,26 @@ def check_same(recorded: Digests, found: Digests, folder: Path, *, mend: str) ->
     Raises:
         InputError: the first of them that differs.
     """
-    for name, said in NAMES.items():
-        before, after = recorded.get(name), found.get(name)
-        if before is not None and after is not None and before != after:
-            raise InputError(
-                f"{said} is not the one that {str(folder)!r} was made with: it was {_short(before)}"
-                f", now it is {_short(after)}; allowed is the same, {mend}"
-            )
+    difference = _difference(recorded, found, repr(str(folder)))
+    if difference is not None:
+        raise InputError(f"{difference}; allowed is the same, {mend}")
+
+
+def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None:
+    """Say why what came of some inputs need not come of those that are there now.
+
+    Args:
+        recorded: digests of the inputs.
+        run: whose inputs they were.
+        now: those that are there; what cannot be had now is not compared.
+
+    Returns:
+        The reason, or ``None`` if they are the same.
+    """
+    if not recorded:
+        return f"it was {OLDER}"
+    found, _ = now.of(run)
+    return _difference(recorded, found, "it")
 
 
 def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
@@ -185,6 +198,18 @@ def recorded_beside(adapter: Path) -> dict[str, str]:
     """Return the digests beside an adapter; none where others have trained it."""
     path = adapter / INPUTS
     return recorded_in({"inputs": read_json(path)}) if path.exists() else {}
+
+
+def _difference(recorded: Digests, found: Digests, made: str) -> str | None:
+    """The first input that differs, in words."""
+    for name, said in NAMES.items():
+        before, after = recorded.get(name), found.get(name)
+        if before is not None and after is not None and before != after:
+            return (
+                f"{said} is not the one that {made} was made with: it was {_short(before)}, "
+                f"now it is {_short(after)}"
+            )
+    return None
 
 
 def _model_now(settings: ModelSettings) -> Digests | str:

@@ -10,13 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import InputError
-from schemabank.failure import Failure, read_failure
+from schemabank.failure import read_failure
+from schemabank.inputs import Present, recorded_in, why_no_longer
+from schemabank.members import Outcome
 from schemabank.rundir import SUITE, check_available, write_json
 from schemabank.runfiles import read_suite
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
+from schemabank.waiting import Note
 
 Manifest = Mapping[str, Any]
 
@@ -27,14 +31,33 @@ def read_manifest(out: Path) -> Manifest | None:
     return read_suite(path) if path.exists() else None
 
 
-def known_failures(out: Path) -> dict[str, Failure]:
-    """Return, by run id, the failures of a folder's trials that are settled: they diverged.
+class SettledTrials:
+    """The trials of a folder that have diverged, and would diverge again.
 
-    Whatever else may stand there, from versions that kept every failure, is tried again.
+    A divergence is that of a run on some weights and data. On others the run is tried again.
+
+    Args:
+        out: the suite's folder.
+        note: told why a trial that has diverged is tried again, once.
     """
-    tuning = (read_manifest(out) or {}).get("tuning")
-    rows = [] if tuning is None else tuning.get("failed", [])
-    return {row["run_id"]: failure for row in rows if (failure := read_failure(row)).is_settled}
+
+    def __init__(self, out: Path, note: Note) -> None:
+        self._diverged, self._note, self._now = _diverged(out), note, Present()
+        self._changed: dict[str, str | None] = {}
+
+    def get(self, run: RunConfig) -> Outcome | None:
+        """Return a trial's outcome, if it is settled."""
+        name = run_id(run)
+        known = self._diverged.get(name)
+        if known is None:
+            return None
+        if name not in self._changed:
+            self._changed[name] = why_no_longer(known.inputs, run, self._now)
+            if self._changed[name] is not None:
+                self._note(
+                    f"tuning run {name}, which diverged, is tried again: {self._changed[name]}"
+                )
+        return known if self._changed[name] is None else None
 
 
 def check_manifest(out: Path, suite: Suite) -> None:
@@ -74,7 +97,7 @@ def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
     if found is not None and found.choices is None:
         if known is not None and known["runs"]:
             # What was settled stands until all of it is again, but for what is known to diverge.
-            failed = _tuning(suite, found, known_failures(out))["failed"]
+            failed = _tuning(suite, found, _diverged(out))["failed"]
             _replace(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
             return
         rows = []
@@ -82,7 +105,7 @@ def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
         if found is not None:
             _check_choices(out, known["runs"], rows)
         _check_grows(out, known["runs"], rows)
-    tuning = None if found is None else _tuning(suite, found, known_failures(out))
+    tuning = None if found is None else _tuning(suite, found, _diverged(out))
     _replace(out, {"contrast": _contrast(suite), "runs": rows, "tuning": tuning})
 
 
@@ -116,10 +139,24 @@ def _contrast(suite: Suite) -> dict[str, str] | None:
     return None if suite.contrast is None else suite.contrast.model_dump()
 
 
-def _tuning(suite: Suite, found: Search, known: Mapping[str, Failure]) -> dict[str, object]:
+def _diverged(out: Path) -> dict[str, Outcome]:
+    """The trials in ``suite.json`` that diverged, by run id.
+
+    Whatever else may stand there, from versions that kept every failure, is tried again.
+    """
+    tuning = (read_manifest(out) or {}).get("tuning")
+    rows = [] if tuning is None else tuning.get("failed", [])
+    return {
+        row["run_id"]: Outcome(out / row["run_id"], None, failure=failure, inputs=recorded_in(row))
+        for row in rows
+        if (failure := read_failure(row)).is_settled
+    }
+
+
+def _tuning(suite: Suite, found: Search, known: Mapping[str, Outcome]) -> dict[str, object]:
     assert suite.tune is not None
     failed = {
-        run_id(trial.run.config): outcome.failure
+        run_id(trial.run.config): outcome
         for trial, outcome in zip(found.trials, found.outcomes, strict=False)
         if outcome.failure is not None and outcome.failure.is_settled
     }
@@ -131,9 +168,14 @@ def _tuning(suite: Suite, found: Search, known: Mapping[str, Failure]) -> dict[s
         "factors": list(found.factors),
         "declared": _declared(suite.tune),
         "runs": [trial.row() for trial in found.trials],
-        "failed": [{"run_id": name, **failed[name].row()} for name in sorted(failed)],
+        "failed": [_failed_row(name, failed[name]) for name in sorted(failed)],
         "chosen": [choice.row() for choice in found.choices or ()],
     }
+
+
+def _failed_row(name: str, outcome: Outcome) -> dict[str, object]:
+    assert outcome.failure is not None
+    return {"run_id": name, **outcome.failure.row(), "inputs": dict(outcome.inputs)}
 
 
 def _declared(tune: TuneSettings) -> dict[str, object]:

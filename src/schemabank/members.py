@@ -6,7 +6,7 @@ neighbours. So every write of a run goes through its :class:`Member`.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemabank.adapters import PROVENANCE, model_card, save_adapter, save_bank
@@ -15,7 +15,7 @@ from schemabank.config import RunConfig
 from schemabank.configfile import config_hash, run_id, to_yaml
 from schemabank.errors import InputError
 from schemabank.failure import Failure
-from schemabank.inputs import INPUTS
+from schemabank.inputs import INPUTS, Digests
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
 from schemabank.rundir import ADAPTER, BANK, FAILURE, STAGES, Claim, new_folder, slug, write_json
@@ -32,12 +32,15 @@ class Outcome:
         result: what its ``result.json`` says; ``None`` for a failed run.
         reused: whether it was there already.
         failure: why it failed, or ``None``.
+        inputs: digests of what it was computed from; empty where it was reused, for then its
+            result holds them.
     """
 
     folder: Path
     result: dict[str, object] | None
     reused: bool = False
     failure: Failure | None = None
+    inputs: Digests = field(default_factory=dict)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import check_all_reusable, plan_all, run_all
 from schemabank.fairness import inequalities, trained
 from schemabank.loading import resolve_device
-from schemabank.manifest import check_manifest, known_failures, write_manifest
+from schemabank.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.members import Outcome
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, is_finished
@@ -26,6 +26,7 @@ from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
 from schemabank.table import PlainTable, check_tables
 from schemabank.tuning import Choice, Search, notes, search, tuned
+from schemabank.waiting import Note
 
 Row = dict[str, object]
 
@@ -112,7 +113,7 @@ def planned_rows(suite: Suite, out: Path) -> list[Row]:
     """Return id and place of every run that is known: the final ones once rates are chosen."""
     if suite.tune is None:
         return suite.rows()
-    found = search(suite, _reader(out))
+    found = search(suite, _reader(out, note=lambda _: None))
     return _rows(suite if found.choices is None else tuned(suite, found), found)
 
 
@@ -127,7 +128,7 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
         tables = [_arms_table("runs", suite.runs, out)]
         phases: dict[str, Sequence[SuiteRun]] = {"cohorts": suite.runs}
     else:
-        found = search(suite, _reader(out))
+        found = search(suite, _reader(out, note=reporter.note))
         trials = [trial.run for trial in found.trials]
         tables = [_arms_table("tuning runs", trials, out)]
         phases = {"cohorts of the tuning runs": trials, "cohorts of the final runs": suite.runs}
@@ -153,7 +154,7 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
 
 def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> Search:
     """Choose the learning rates; what is finished of the search is reused."""
-    finished = _reader(out)
+    finished = _reader(out, note=reporter.note)
     if search(suite, finished).choices is None:
         # What the final runs cannot have is found before the search, which may take days.
         plan_all([run.config for run in suite.runs], reporter, device=device)
@@ -181,23 +182,24 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
     return found
 
 
-def _reader(out: Path) -> Callable[[Search], list[Outcome] | None]:
+def _reader(out: Path, *, note: Note) -> Callable[[Search], list[Outcome] | None]:
     """Return what knows the outcomes of a round of trials if all of them have ended."""
-    failures = known_failures(out)
+    settled = SettledTrials(out, note)
 
     def read(found: Search) -> list[Outcome] | None:
-        outcomes = []
-        for trial in found.missing:
-            name = run_id(trial.run.config)
-            if is_finished(out / name):
-                outcomes.append(Outcome(out / name, read_result(out / name / RESULT), reused=True))
-            elif name in failures:
-                outcomes.append(Outcome(out / name, None, failure=failures[name]))
-            else:
-                return None
-        return outcomes
+        ended = [_ended(out, trial.run.config, settled) for trial in found.missing]
+        known = [outcome for outcome in ended if outcome is not None]
+        return known if len(known) == len(ended) else None
 
     return read
+
+
+def _ended(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
+    """The outcome of a trial that need not be run."""
+    folder = out / run_id(run)
+    if is_finished(folder):
+        return Outcome(folder, read_result(folder / RESULT), reused=True)
+    return settled.get(run)
 
 
 def _run(
