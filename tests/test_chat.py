@@ -119,3 +119,15 @@ def test_prompts_that_the_tokenizer_does_not_know_are_refused(
         evaluation_items(data, task, EvalSettings(split="test"), made)
     with pytest.raises(InputError, match="does not know their text"):
         task_training_data(asked, RunConfig(arm="lora", task=task), made)
+
+
+@pytest.mark.parametrize(("start", "beginning"), [("", 0), ("{{ bos_token }}", 1)])
+def test_a_tag_prefix_stands_behind_the_beginning_token_that_a_template_writes(
+    start: str, beginning: int
+) -> None:
+    made = sentencepiece_tokenizer()
+    made.chat_template = f"{start}Q: {{{{ messages[0].content }}}}"
+    run = RunConfig(arm="lora", task=TaskSettings(chat_template=True))
+    data = task_training_data([Example("e/1", "What is 1?", "1", "1")], run, made)
+    assert data.beginning == beginning
+    assert (data.encoded[0].tokens[0] == made.bos_token_id) == bool(beginning)

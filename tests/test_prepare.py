@@ -3,6 +3,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.slots import TrainingData
@@ -30,7 +31,7 @@ from schemabank.tagging import check_tags, embeddings, uses_prefix
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.catalog import TASKS, load_task, split_of
 from schemabank.tasks.prompts import few_shot_examples, target_text
-from tiny import END_TOKEN, END_TOKEN_ID, tiny_model, tiny_tokenizer
+from tiny import END_TOKEN, END_TOKEN_ID, sentencepiece_tokenizer, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 BANK = BankSettings(num_schemas=8, rank=4, attribute_dim=4)
@@ -200,16 +201,21 @@ class TestTags:
             assert not uses_prefix(run)
             assert engine_run(run, examples(), stacked(run), TOKENIZER, name="run").tags is None
 
+    @pytest.mark.parametrize(
+        "tokenizer", [TOKENIZER, sentencepiece_tokenizer()], ids=["bytes", "sentencepiece"]
+    )
     @pytest.mark.parametrize("completion_only", [True, False])
-    def test_a_prefix_fits_its_room_and_shifts_the_loss(self, completion_only: bool) -> None:
+    def test_a_prefix_fits_its_room_and_shifts_the_loss(
+        self, completion_only: bool, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         run = run_config(
             tags=TagSettings(delivery="prefix"),
             task=TaskSettings(completion_only_loss=completion_only),
         )
-        data = task_training_data(examples(), run, TOKENIZER)
+        data = task_training_data(examples(), run, tokenizer)
         stack = stacked(run)
-        cohort = Cohort(stack, [engine_run(run, data.examples, stack, TOKENIZER, name="run")], data)
-        slot = cohort.slots[0]
+        planned = engine_run(run, data.examples, stack, tokenizer, name="run")
+        slot = Cohort(stack, [planned], data).slots[0]
         settings = slot.settings()
         room = slot.kind(settings).prefix_room
         indices, tags, rows = slot.rows(settings)
@@ -221,11 +227,12 @@ class TestTags:
         )
         for index, row, given in zip(indices, rows, tags, strict=True):
             assert row is not None
-            assert text_of(row.tokens).startswith(f"[Schema: {given[0]},{given[1]}] Tom has")
+            text = str(tokenizer.decode(row.tokens[data.beginning :]))
+            assert text.startswith(f"[Schema: {given[0]},{given[1]}] Tom has")
             assert 0 < len(row.tokens) - len(data.encoded[index].tokens) <= room
             assert len(row.tokens) <= width
             assert row.num_labels <= num_labels
-            first = text_of(row.tokens[row.label_start :])
+            first = str(tokenizer.decode(row.tokens[row.label_start :]))
             assert first.startswith("half of") == completion_only
 
     @pytest.mark.parametrize("tagger", ["hash", "content", "random", "field", "cluster", "none"])

@@ -16,6 +16,7 @@ from schemabank.seams import (
     beginning_tokens,
     continuation_text,
     continuation_tokens,
+    leading_tokens,
     plain_tokens,
 )
 from schemabank.tasks import Example, TaskData
@@ -57,6 +58,21 @@ def test_any_text_comes_back_behind_any_prompt(body: str, prompt: str) -> None:
     before = plain_tokens(prompt.replace("▁", "_"), PIECES)
     body = body.replace("▁", "_")  # a blank to such a tokenizer
     assert continuation_text(before, continuation_tokens(body, PIECES), PIECES) == body
+
+
+@pytest.mark.parametrize("tokenizer", [BYTES, PIECES], ids=["bytes", "sentencepiece"])
+@pytest.mark.parametrize("text", ["[Schema: 5,12] ", "[Schema: 7]", "a\n"])
+def test_a_prefix_and_the_prompt_behind_it_are_read_as_they_were_written(
+    tokenizer: PreTrainedTokenizerBase, text: str
+) -> None:
+    prompt = plain_tokens("Tom has", tokenizer)
+    whole = text + (" " if tokenizer is PIECES and not text.endswith(" ") else "") + "Tom has"
+    assert tokenizer.decode(leading_tokens(text, tokenizer) + prompt) == whole
+
+
+def test_a_tokenizer_of_its_own_ways_keeps_a_prefixs_tokens() -> None:
+    tokenizer = bert_tokenizer()
+    assert leading_tokens("What is ", tokenizer) == plain_tokens("What is ", tokenizer)
 
 
 def test_decoded_alone_the_indentation_would_lack_a_blank() -> None:

@@ -92,6 +92,7 @@ def training_data(
     if not examples:
         raise InputError("there are 0 training examples, allowed is at least 1: add some")
     encoded = tokenise(texts, run.task, tokenizer)
+    front = beginning_tokens(tokenizer)  # a chat template may write none
     return TrainingData(
         examples=examples,
         encoded=encoded,
@@ -102,7 +103,7 @@ def training_data(
             num_orders=run.train.epoch_orders,
         ),
         tokenizer=tokenizer,
-        beginning=len(beginning_tokens(tokenizer)),
+        beginning=len(front) if encoded[0].tokens[: len(front)] == front else 0,
         completion_only=run.task.completion_only_loss,
     )
 

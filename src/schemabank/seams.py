@@ -60,6 +60,21 @@ def continuation_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[i
     return alone
 
 
+def leading_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of a text that stands before one that begins a sequence by itself.
+
+    Where the tokenizer puts a blank before every text, a blank at this one's end would be a second
+    one there, so it is left out. A tokenizer that gives no text back unchanged is left to its ways.
+    """
+    whole, bare = plain_tokens(text, tokenizer), plain_tokens(text.rstrip(" "), tokenizer)
+    for anchor in ANCHORS:
+        behind = plain_tokens(anchor, tokenizer)
+        for tokens in (whole, bare):
+            if _written([*tokens, *behind], tokenizer) == text + anchor:
+                return tokens
+    return whole
+
+
 def continuation_text(
     before: Sequence[int], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> str:

@@ -10,7 +10,7 @@ from schemabank.cohort.slots import TagPlan
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import BankSettings, RunConfig, TagSettings
 from schemabank.errors import InputError
-from schemabank.seams import beginning_tokens, plain_tokens
+from schemabank.seams import beginning_tokens, leading_tokens, plain_tokens
 from schemabank.tags import (
     Tagger,
     cluster_tagger,
@@ -109,4 +109,4 @@ def prefixes(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[in
     if not uses_prefix(run):
         return []
     texts = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]
-    return [plain_tokens(text, tokenizer) for text in texts]
+    return [leading_tokens(text, tokenizer) for text in texts]

@@ -23,6 +23,7 @@ from schemabank.curriculum import (
     step_settings,
 )
 from schemabank.failure import Failure
+from schemabank.seams import leading_tokens
 from schemabank.tags import Tagger, prefix_text
 from schemabank.tasks import Example
 from schemabank.trainconfig import Stage, TrainSettings
@@ -300,7 +301,7 @@ class Slot:
             return example
         prefix = self._prefixes.get(tags)
         if prefix is None:
-            prefix = self.data.tokenizer(prefix_text(tags), add_special_tokens=False)["input_ids"]
+            prefix = leading_tokens(prefix_text(tags), self.data.tokenizer)
             self._prefixes[tags] = prefix
         in_loss = not self.data.completion_only
         return prepend(example, prefix, after=self.data.beginning, in_loss=in_loss)
