@@ -23,7 +23,7 @@ from rich.console import Console
 
 from runs import SETTINGS, Finished
 from schemabank.cohort.engine import RunStep
-from schemabank.live import LiveReporter
+from schemabank.progress.live import LiveReporter
 
 ESCAPE = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
 PROGRAM = [sys.executable, "-c", "from schemabank.cli import main; main()"]
@@ -65,7 +65,7 @@ def picture(reporter: LiveReporter, console: Console) -> list[str]:
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     now = [100.0]
-    monkeypatch.setattr("schemabank.live.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("schemabank.progress.live.time.monotonic", lambda: now[0])
     yield now
     monkeypatch.undo()
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from schemabank.live import LiveReporter
 from schemabank.progress import LineReporter
 from schemabank.progress import reporter as choose
+from schemabank.progress.live import LiveReporter
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import cohorts
 from cohorts import BANK, FAST_STAGES, LORA, bank_run, train
 from schemabank.architecture import decoder_blocks
 from schemabank.cohort.blocks import noting, probed, replaced, returning
+from schemabank.cohort.dropout import dropout_keys
 from schemabank.cohort.engine import Cohort
-from schemabank.cohort.lora import dropout_keys
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError

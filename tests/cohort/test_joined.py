@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from schemabank.cohort.dropout import SlotDropout, dropout_keys
 from schemabank.cohort.joined import SIBLINGS, JoinedLinear, JoinedLinears, join_linears
-from schemabank.cohort.lora import SlotDropout, StackedLora, dropout_keys, install_lora, remove_lora
+from schemabank.cohort.lora import StackedLora, install_lora, remove_lora
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from tiny import Kind, tiny_model

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from schemabank.cohort.lora import SlotDropout, dropout_keys
+from schemabank.cohort.dropout import SlotDropout, dropout_keys
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -15,14 +15,8 @@ from torch import Tensor, nn
 
 from cohorts import BANK, LORA, cohort, data, lora_run, train
 from schemabank.cohort import lora
-from schemabank.cohort.lora import (
-    SharedInput,
-    SlotDropout,
-    StackedLora,
-    dropout_keys,
-    install_lora,
-    remove_lora,
-)
+from schemabank.cohort.dropout import SlotDropout, dropout_keys
+from schemabank.cohort.lora import SharedInput, StackedLora, install_lora, remove_lora
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.weights import seeded_generator
 from schemabank.config import LoraSettings
@@ -447,7 +441,7 @@ def test_evaluation_and_rate_zero_draw_nothing(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a mask was drawn")
 
-    monkeypatch.setattr("schemabank.cohort.lora.mix", refuse)
+    monkeypatch.setattr("schemabank.cohort.dropout.mix", refuse)
     inputs = torch.ones(3, 2, 4, 5)
     dropout = new_dropout()
     dropout.begin_step(None)

@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from cohorts import BANK, bank_run, data, lora_run, train, weights
 from runs import Finished, Notes, write_config
 from schemabank.adapters import load_adapter, model_card, put_on, save_adapter
+from schemabank.cohort.dropout import SlotDropout, dropout_keys
 from schemabank.cohort.engine import Cohort
 from schemabank.cohort.joined import join_linears
-from schemabank.cohort.lora import SlotDropout, StackedLora, dropout_keys, install_lora
+from schemabank.cohort.lora import StackedLora, install_lora
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.configfile import load_experiment

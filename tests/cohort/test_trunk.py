@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cohorts import BANK, LORA
+from schemabank.cohort.dropout import dropout_keys
 from schemabank.cohort.execute import Executor
-from schemabank.cohort.lora import dropout_keys
 from schemabank.cohort.stack import AdapterStack
 from schemabank.cohort.trunk import TrunkRow, TrunkStates
 from tiny import Kind, tiny_model

@@ -2,7 +2,7 @@
 
 ``low_j = scale · (mask_j ∘ x) A_j`` for up to three adapters of every slot. Taken apart, the masked
 inputs of each adapter would be written and read again, three times the input's own size; here the
-input is read once, masks come from the hash of :mod:`schemabank.cohort.lora` on the fly, and one
+input is read once, masks come from the hash of :mod:`schemabank.cohort.dropout` on the fly, and one
 byte an entry is kept for the backward pass.
 """
 
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from schemabank.cohort.lora import BATCH_STRIDE, MIX_IN, MIX_OUT
+from schemabank.cohort.dropout import BATCH_STRIDE, MIX_IN, MIX_OUT
 
 MAX_ADAPTERS = 3
 # Rows, features and warps of a block, where the slots together have few rows and where many. Those

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from schemabank.architecture import hidden_size
 from schemabank.cohort.batches import Batch, Encoded, fill_rows
+from schemabank.cohort.dropout import dropout_keys
 from schemabank.cohort.execute import Executor, Fetch, Staging
-from schemabank.cohort.lora import dropout_keys
 from schemabank.cohort.slots import Kind, Slot, Tags, TrainingData
 from schemabank.cohort.step import PENALTIES, StepInput, Training, train_step
 from schemabank.cohort.trunk import TrunkRow, TrunkStates

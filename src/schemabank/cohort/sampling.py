@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schemabank.cohort.lora import mix
+from schemabank.cohort.dropout import mix
 
 UNIFORM_BITS = 23  # the midpoints of so many equal parts of [0, 1] are float32 numbers below 1
 

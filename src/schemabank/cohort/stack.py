@@ -13,10 +13,11 @@ from schemabank.attach import AttachedBanks, attach_banks
 from schemabank.bank import Routing
 from schemabank.cohort.attention import short_attention
 from schemabank.cohort.blocks import Forward, noting, probed, replaced, returning
+from schemabank.cohort.dropout import SlotDropout
 from schemabank.cohort.execute import compiled
 from schemabank.cohort.flat import FlatGroup
 from schemabank.cohort.joined import join_linears, put_back
-from schemabank.cohort.lora import SlotDropout, install_lora, remove_lora
+from schemabank.cohort.lora import install_lora, remove_lora
 from schemabank.cohort.targets import PLAIN, check_calls, layout_of
 from schemabank.cohort.weights import named_groups, new_banks, seeded_generator
 from schemabank.config import BankSettings, LoraSettings

@@ -17,7 +17,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from schemabank.cohort.engine import RunStep
-    from schemabank.progress import RunState
+    from schemabank.progress.protocol import RunState
 
 REFRESHES_PER_S = 4
 BAR_WIDTH = 20

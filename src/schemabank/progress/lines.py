@@ -1,46 +1,16 @@
-"""Progress on stderr: one live screen on a terminal, plain lines everywhere else."""
+"""Plain lines about a long command, for logs and pipes."""
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from schemabank.live import LiveReporter
+from schemabank.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
     from schemabank.cohort.engine import RunStep
 
 LINE_EVERY_S = 15.0
-
-RunState = Literal["waiting", "training", "evaluating", "finished", "reused", "failed"]
-
-
-class Reporter(Protocol):
-    """Where a long command says what it does."""
-
-    def note(self, text: str) -> None:
-        """Say one line."""
-
-    def start(self, title: str, total: int) -> None:
-        """Begin a phase of ``total`` units."""
-
-    def advance(self, units: int, detail: str) -> None:
-        """Report progress within the phase."""
-
-    def finish(self) -> None:
-        """End the phase."""
-
-    def runs(self, titles: Mapping[str, str]) -> None:
-        """Name runs that are to come, by their ids; others may follow later."""
-
-    def run_steps(self, steps: "Sequence[RunStep]") -> None:
-        """Take note of a step of every run that is training now; called at every step."""
-
-    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
-        """Say what has become of a run that was named: its scores, or why it failed."""
 
 
 class LineReporter:
@@ -105,17 +75,3 @@ class LineReporter:
     def _say(self, end: str) -> None:
         parts = [f"{self._title}: {self._done}/{self._total}", self._detail, end]
         self.note(", ".join(p for p in parts if p))
-
-
-@contextmanager
-def reporter() -> Iterator[Reporter]:
-    """Choose a live screen or lines by what stderr is."""
-    console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
-        yield LineReporter()
-        return
-    screen = LiveReporter(console)
-    try:
-        yield screen
-    finally:
-        screen.close()
