@@ -1,18 +1,22 @@
 """What an example and a token weigh in training, by length: batches of similar length or shuffled.
 
-    SCHEMABANK_DATA=FOLDER python benchmarks/loss_weights.py [--set KEY=VALUE]
+    SCHEMABANK_DATA=FOLDER python benchmarks/loss_weights.py [--out results/loss_weights.json]
+    python benchmarks/loss_weights.py --show
 
 In a step that divides the summed loss of a batch of B examples by n, an example with l labels has
 the weight B l / n, and each of its labels L / n, where L is the mean number of labels of a batch:
-both are 1 on average where n is L. The lines give means over an epoch for the tenth of examples
+both are 1 on average where n is L. The record gives means over an epoch for the tenth of examples
 with the fewest labels and that with the most, and the rank correlation of widths between epochs.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +31,14 @@ from schemabank.prepare import task_training_data
 from schemabank.tasks.catalog import load_task
 
 SEED = 42
-ROW = "{:16s}{:14s}{:14s}{:14s}"
+ROOT = Path(__file__).parents[1]
+OWN, MEAN = "the batch's own labels", "the mean number of labels"
+CASES = (
+    ("of similar length", f"{OWN} (default)"),
+    ("of similar length", f"{MEAN}, `train.loss_weighting: token`"),
+    ("shuffled, as a plain loader makes them", OWN),
+)
+Record = dict[str, Any]
 Numbers = npt.NDArray[np.float64]
 
 
@@ -77,33 +88,56 @@ def largest_correlation(schedule: Schedule) -> float:
     return float(max(pairs, key=abs))
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    settings = ["task.name=gsm8k", *parser.parse_args().set]
-    run = overridden(RunConfig(arm="lora"), settings)
+def measured(settings: Sequence[str]) -> Record:
+    """Return the weights and the correlation of widths on a task's training examples."""
+    run = overridden(RunConfig(arm="lora"), ["task.name=gsm8k", *settings])
     tokenizer = load_base(run, torch.device("cpu")).tokenizer
     data = task_training_data(load_task(run.task).train, run, tokenizer)
     labels = np.array([e.num_labels for e in data.encoded], dtype=np.float64)
     similar = [[i for i in row if i != EMPTY] for row in data.schedule.rows(SEED, 0)]
     mixed = shuffled(len(labels), run.train.batch_size)
-    lines = [
-        f"{len(labels)} examples of {labels.mean():.0f} labels on average",
-        ROW.format("batches", "divided by", "an example", "a label"),
-    ]
-    for name, batches, by_batch in (
-        ("similar length", similar, True),
-        ("similar length", similar, False),
-        ("shuffled", mixed, True),
-        ("shuffled", mixed, False),
-    ):
-        own = weights(labels, batches, by_batch=by_batch)
-        ends = [f"{few:.2f} / {many:.2f}" for few, many in (own.examples, own.tokens)]
-        lines.append(ROW.format(name, "own labels" if by_batch else "mean labels", *ends))
-    correlation = largest_correlation(data.schedule)
-    lines.append(f"rank correlation of widths between epochs: {correlation:+.3f} at most")
-    sys.stdout.write("\n".join(lines) + "\n")
+    rows = []
+    for batches, divided_by in CASES:
+        own = weights(
+            labels,
+            mixed if batches.startswith("shuffled") else similar,
+            by_batch=divided_by.startswith(OWN),
+        )
+        rows.append({"batches": batches, "divided_by": divided_by, **asdict(own)})
+    return {
+        "settings": ["task.name=gsm8k", *settings],
+        "num_examples": len(labels),
+        "mean_labels": float(labels.mean()),
+        "num_orders": len(data.schedule.orders),
+        "correlation": largest_correlation(data.schedule),
+        "rows": rows,
+    }
+
+
+def table(record: Record) -> str:
+    """Return the weights as a Markdown table, those of the fewest and of the most labels."""
+    lines = ["| batches | divided by | weight of an example | of a label |", "|---|---|---|---|"]
+    for row in record["rows"]:
+        cells = [f"{few:.2f} / {many:.2f}" for few, many in (row["examples"], row["tokens"])]
+        lines.append(f"| {row['batches']} | {row['divided_by']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, write the record and print its table; or print the table alone."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "loss_weights.json")
+    parser.add_argument("--show", action="store_true", help="print the table of a record")
+    asked = parser.parse_args()
+    if not asked.show:
+        text = json.dumps(measured(asked.set), indent=1)
+        asked.out.write_text(f"{text}\n", encoding="utf-8")
+    record: Record = json.loads(asked.out.read_text(encoding="utf-8"))
+    sys.stdout.write(
+        f"{table(record)}\nrank correlation of widths between two of {record['num_orders']} "
+        f"epochs: {record['correlation']:+.3f} at most\n"
+    )
 
 
 if __name__ == "__main__":

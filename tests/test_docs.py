@@ -100,6 +100,32 @@ def test_published_learning_rates_follow_from_their_records() -> None:
     assert (folder / "README.md").read_text(encoding="utf-8").endswith(printed)
 
 
+@pytest.mark.parametrize("name", ["loss_weights", "epoch_orders"])
+def test_the_methods_tables_are_those_of_their_records(name: str) -> None:
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    record = f"results/{name}.json"
+    shown = shown_by(f"{name}.py", record).partition("\n\n")[0].rstrip("\n")
+    assert page.partition(f"<!-- {name}.py: {record} -->\n")[2].startswith(f"{shown}\n\n")
+
+
+def test_what_is_said_of_orders_is_what_the_records_say() -> None:
+    page = " ".join((ROOT / "docs" / "method.md").read_text(encoding="utf-8").split())
+    weights = json.loads((ROOT / "results" / "loss_weights.json").read_text(encoding="utf-8"))
+    assert f"(at most {weights['correlation']:.2f} on GSM8K" in page
+    rows = json.loads((ROOT / "results" / "epoch_orders.json").read_text(encoding="utf-8"))
+    steps = {row["orders"]: row["others"] for row in rows if row["slots"] == 22}
+    more = [f"{steps[orders] / steps[1] - 1:.0%}".replace("%", " %") for orders in (2, 4)]
+    assert f"two orders take {more[0]} more steps after stage 1 than one order" in page
+    assert f"four take {more[1]} more." in page
+    planned = {row["orders"]: row for row in rows if row["is_planned"]}
+    longer = {n: planned[n]["cost"] / planned[1]["cost"] - 1 for n in planned}
+    assert f"with two orders {planned[2]['slots']}, which compute as many positions" in page
+    assert planned[2]["positions"] == pytest.approx(planned[1]["positions"], rel=0.01)
+    assert f"should take {longer[2] * 100:.0f} % longer" in page
+    assert f"with four orders {planned[4]['slots']}, which should" in page
+    assert f"should take {longer[4] * 100:.0f} % longer. So the preset" in page
+
+
 def test_the_table_of_false_verdicts_is_that_of_its_record() -> None:
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     record = "results/verdicts.json"

@@ -85,10 +85,20 @@ def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
     """
 
     def cost(slots: int) -> float:
-        cached, others = count_steps(runs, num_slots=slots, cycle=cycle)
-        return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
+        return expected_cost(*count_steps(runs, num_slots=slots, cycle=cycle), slots=slots)
 
     return min(range(1, min(at_most, len(runs)) + 1), key=cost)
+
+
+def expected_cost(cached: int, others: int, *, slots: int) -> float:
+    """Return what steps take on a GPU, in no unit: to compare plans by.
+
+    Args:
+        cached: steps whose trunk is the base model's.
+        others: all other steps.
+        slots: of the cohort.
+    """
+    return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
 
 
 def _common(run: RunConfig) -> Mapping[str, object]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemabank.cohort.seating import Journey, Seating, count_steps
+from schemabank.cohort.seating import Journey, Seating, count_steps, stretches
 
 
 @st.composite
@@ -114,3 +114,16 @@ def test_runs_of_equal_length_never_wait(cycle: int) -> None:
     """Plain LoRA and runs whose first steps have the base model's trunk, in two waves."""
     runs = [Journey(num_cached, 20) for num_cached in (0, 6) for _ in range(4)]
     assert count_steps(runs, num_slots=4, cycle=cycle) == (6, 34)
+
+
+@given(runs=journeys(), num_slots=st.integers(1, 14), cycle=st.integers(1, 9))
+def test_stretches_are_the_steps_one_by_one(
+    runs: list[Journey], num_slots: int, cycle: int
+) -> None:
+    told = [
+        (stretch.tick + step, stretch.num_runs)
+        for stretch in stretches(runs, num_slots=num_slots, cycle=cycle)
+        for step in range(stretch.num_steps)
+    ]
+    taken = walk(runs, num_slots=num_slots, cycle=cycle)
+    assert told == [(tick, len(seated)) for tick, seated in taken]

@@ -8,7 +8,7 @@ not. So a cohort first takes all steps whose trunk is the base model's, which co
 run that is ahead gives up its slot until the others are through.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -138,10 +138,27 @@ class Seating(Generic[R]):
         return (run.step - self.tick) % self.cycle
 
 
-def count_steps(
+@dataclass(frozen=True)
+class Stretch:
+    """Steps in a row that the same runs take.
+
+    Attributes:
+        tick: where the schedule stands at the first step.
+        num_steps: how many steps.
+        num_runs: how many runs take them.
+        is_cached: whether their trunk is the base model's.
+    """
+
+    tick: int
+    num_steps: int
+    num_runs: int
+    is_cached: bool
+
+
+def stretches(
     runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
-) -> tuple[int, int]:
-    """Return how many steps a cohort still takes: with the base model's trunk, and others.
+) -> Iterator[Stretch]:
+    """Yield the steps that a cohort still takes, in order.
 
     Args:
         runs: of the cohort; nobody has a slot yet.
@@ -151,15 +168,27 @@ def count_steps(
     """
     journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
     seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick)
-    counts = {True: 0, False: 0}
     while not all(journey.has_ended for journey in journeys):
         seating.leave()
         seating.enter()
-        steps = seating.steps_to_change()
-        counts[seating.is_cached] += steps if seating.seated else 0
+        steps, seated = seating.steps_to_change(), seating.seated.values()
+        if seated:
+            yield Stretch(seating.tick, steps, len(seated), seating.is_cached)
         seating.tick += steps
-        for journey in seating.seated.values():
+        for journey in seated:
             journey.step += steps
+
+
+def count_steps(
+    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
+) -> tuple[int, int]:
+    """Return how many steps a cohort still takes: with the base model's trunk, and others.
+
+    The arguments are those of :func:`stretches`.
+    """
+    counts = {True: 0, False: 0}
+    for stretch in stretches(runs, num_slots=num_slots, cycle=cycle, tick=tick):
+        counts[stretch.is_cached] += stretch.num_steps
     return counts[True], counts[False]
 
 
