@@ -5,7 +5,9 @@ Settings are frozen pydantic models that reject unknown keys. Defaults are the p
 Origin of the method's figures: the results document of SchemaBank on GSM8K.
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -28,8 +30,28 @@ from schemabank.trainconfig import (
 )
 
 Arm = Literal["base", "lora", "schemabank"]
+Section = Literal["lora", "bank", "tags", "curriculum", "train"]
 
 RATIO_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a run trains on top of the base model, told by the sections of settings that it uses."""
+
+    sections: frozenset[Section]
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains anything."""
+        return "train" in self.sections
+
+
+METHODS: Mapping[str, Method] = {
+    "base": Method(frozenset()),
+    "lora": Method(frozenset({"lora", "train"})),
+    "schemabank": Method(frozenset({"lora", "bank", "tags", "curriculum", "train"})),
+}
 
 
 class ModelSettings(Settings):
@@ -263,20 +285,44 @@ class RunConfig(CommonSettings):
     seed: Seed = 42
     """Seed of initial weights, data order and dropout."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return METHODS[self.arm].trains
+
+    @property
+    def bank_in_use(self) -> BankSettings | None:
+        """The bank's settings; ``None`` for a run without one."""
+        return self.bank if self.uses("bank") else None
+
+    @property
+    def is_tagged(self) -> bool:
+        """Whether its examples are tagged."""
+        return self.uses("tags") and self.tags.tagger != "none"
+
+    @property
+    def unused_sections(self) -> frozenset[str]:
+        """The sections of its settings that its method does not use."""
+        return frozenset(get_args(Section)) - METHODS[self.arm].sections
+
+    def uses(self, section: Section) -> bool:
+        """Whether the run's method uses a section of its settings."""
+        return section in METHODS[self.arm].sections
+
     def stages(self) -> tuple[Stage, ...]:
         """Return the arm's curriculum: none, one plain LoRA stage, or the configured stages."""
-        if self.arm == "base":
+        if not self.trains:
             return ()
         plain = StageSettings(name="lora", ratio=1.0, train=("lora",))
-        stages = self.curriculum if self.arm == "schemabank" else (plain,)
+        stages = self.curriculum if self.uses("curriculum") else (plain,)
         return tuple(stage.resolved(self.train) for stage in stages)
 
     def evaluation(self) -> EvalSettings:
         """Return the evaluation's settings: shots for the arm base, routing where a bank is."""
         update: dict[str, object] = {}
-        if self.arm != "base":
+        if self.trains:
             update["few_shot"] = 0
-        if self.arm != "schemabank":
+        if not self.uses("bank"):
             update["routing"] = "off"
         return self.eval.model_copy(update=update)
 
@@ -297,7 +343,7 @@ class ExperimentConfig(CommonSettings):
         seeds = (self.seed,) if isinstance(self.seed, int) else tuple(dict.fromkeys(self.seed))
         runs: list[RunConfig] = []
         for arm in arms:
-            if arm == "base":
+            if not METHODS[arm].trains:
                 shots = dict.fromkeys(self.base_shots or (self.eval.few_shot,))
                 runs += [self._run(arm, seeds[0], few_shot=k) for k in shots]
             else:

@@ -27,11 +27,6 @@ Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
-UNUSED_BY_ARM: Mapping[str, set[str]] = {
-    "base": {"lora", "bank", "tags", "curriculum", "train"},
-    "lora": {"bank", "tags", "curriculum"},
-    "schemabank": set(),
-}
 # Settings that came later, with the value that was meant before: it is no part of a run's id.
 LATER_SETTINGS: tuple[tuple[str, str, object], ...] = (
     ("lora", "layers_to_transform", None),
@@ -94,8 +89,8 @@ def overridden(run: RunConfig, overrides: Iterable[str]) -> RunConfig:
 
 def config_hash(run: RunConfig) -> str:
     """Return 10 hex digits of the settings that can change a run's result."""
-    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
-    if run.arm == "schemabank":
+    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | run.unused_sections)
+    if run.uses("curriculum"):
         ratio = {"learning_rate_ratio"}
         tree["curriculum"] = [s.model_dump(mode="json", exclude=ratio) for s in run.stages()]
         for name in INHERITED:

@@ -60,16 +60,17 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
     """Return what a configuration states without effect on any of its runs."""
     runs, names = experiment.runs(), stated(experiment)
     found = idle_settings(names, runs)
-    arms = {run.arm for run in runs}
-    if experiment.base_shots and "base" not in arms:
+    untrained = [run for run in runs if not run.trains]
+    if experiment.base_shots and not untrained:
         found.append(Idle("base_shots", "the arm base is not run"))
-    if experiment.base_shots and "base" in arms and "eval.few_shot" in names:
+    if experiment.base_shots and untrained and "eval.few_shot" in names:
         found.append(Idle("eval.few_shot", "base_shots says how many shots the arm base has"))
     for name in ("arm", "seed"):
         values = getattr(experiment, name)
         if isinstance(values, tuple) and len(set(values)) < len(values):
             found.append(Idle(f"naming one {name} twice", "a run is made once"))
-    if arms == {"base"} and isinstance(experiment.seed, tuple) and len(set(experiment.seed)) > 1:
+    seeds = experiment.seed if isinstance(experiment.seed, tuple) else (experiment.seed,)
+    if len(untrained) == len(runs) and len(set(seeds)) > 1:
         found.append(Idle("every seed but the first", "nothing of the arm base is drawn"))
     return found
 
@@ -117,11 +118,11 @@ def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
 def unused_settings(run: RunConfig) -> Reasons:
     """Return the settings and sections that a run does not use, with the reason."""
     found: Reasons = {}
-    if run.arm != "base":
+    if run.trains:
         found["eval.few_shot"] = "the arm base alone is shown examples"
-    if run.arm != "schemabank":
+    if not run.uses("bank"):
         found["eval.routing"] = "the arm schemabank alone has a bank"
-    if run.arm == "base":
+    if not run.trains:
         found |= dict.fromkeys(TRAINING, "the arm base trains nothing")
     else:
         found |= _unused_in_training(run)
@@ -142,7 +143,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
-    if run.arm == "lora":
+    if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
         return found | dict.fromkeys(of_stages, "the arm lora has neither bank nor stages")
     for name in INHERITED:

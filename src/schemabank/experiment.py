@@ -167,7 +167,7 @@ def plan_all(
         context = _prepare(group, models, device, reporter, Trackers({}, reporter))
         for plan, slots in _planned(group, context, device):
             data = context.training
-            if plan.runs[0].arm == "base" or data is None:
+            if not plan.runs[0].trains or data is None:
                 found.append(Planned(plan.runs, slots, 0, 0.0))
                 continue
             epoch = data.schedule.steps_per_epoch
@@ -278,13 +278,13 @@ def _checked(
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
     training: TrainingData | None = None
     items: dict[int, Items] = {}
-    for run in sorted(runs, key=lambda run: run.arm != "base"):  # which ask in every form
+    for run in sorted(runs, key=lambda run: run.trains):  # which ask in every form
         shots = run.evaluation().few_shot
         if shots not in items:
             items[shots] = prompt_forms(task, run, run.evaluation(), base.tokenizer)
             for asked in items[shots].values():
                 check_items(asked, run.eval, base)
-        if run.arm != "base" and training is None:
+        if run.trains and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
     _check_runs(runs, task, base, training)
     if training is not None:
@@ -310,7 +310,7 @@ def _check_runs(
     """Find what a run's own settings ask in vain of model or data."""
     checked: set[tuple[object, ...]] = set()
     for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
-        if run.arm != "base":
+        if run.trains:
             assert training is not None
             places = (run.lora.target_modules, run.lora.layers_to_transform)
             if places not in checked:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from schemabank.config import RunConfig
+from schemabank.config import METHODS, RunConfig
 from schemabank.trainconfig import share_of_rate
 
 MOST_NAMED = 5  # settings in a sentence
@@ -177,7 +177,7 @@ def unequal_training(
 def highest_rate(settings: Mapping[str, Any]) -> float:
     """Return the highest rate at which a run's written settings train LoRA."""
     plain: float = settings["train"]["learning_rate"]
-    stages = settings["curriculum"] if settings["arm"] == "schemabank" else ()
+    stages = settings["curriculum"] if "curriculum" in METHODS[settings["arm"]].sections else ()
     rates = [
         stage["learning_rate"] or share_of_rate(plain, stage.get("learning_rate_ratio"))
         for stage in stages

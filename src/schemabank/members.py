@@ -111,7 +111,7 @@ def write_weights(
     save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     write_json(folder / ADAPTER / INPUTS, base.digests)
-    if run.arm == "schemabank":
+    if run.uses("bank"):
         save_bank(folder / BANK, stack.bank_tensors(slot))
 
 
@@ -128,7 +128,7 @@ def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:
                 with new_folder(place) as partial:
                     write_weights(stack, slot, run, partial, base, after=stage)
 
-        if run.arm == "schemabank" and run.engine.keep_stages:
+        if run.uses("bank") and run.engine.keep_stages:
             by_name[name].write(write)
 
     return keep

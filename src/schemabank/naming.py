@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemabank.config import RunConfig
-from schemabank.configfile import NOT_IDENTITY, UNUSED_BY_ARM, run_id
+from schemabank.configfile import NOT_IDENTITY, run_id
 
 MOST_SETTINGS = 4  # in a title
 
 
 def dotted_settings(run: RunConfig) -> dict[str, object]:
     """Return the settings that a run's arm uses, by dotted name; a stage goes by its own name."""
-    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | UNUSED_BY_ARM[run.arm])
+    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | run.unused_sections)
     if "curriculum" in tree:
         tree["curriculum"] = {stage.pop("name"): stage for stage in tree["curriculum"]}
     return flat(tree)

@@ -71,7 +71,7 @@ def num_steps(run: RunConfig, *, epoch: int) -> int:
 def journey(run: RunConfig, *, epoch: int) -> Journey:
     """Return how long a run is, given the steps of an epoch."""
     total = num_steps(run, epoch=epoch)
-    cached = steps_before_lora(plan(run.stages(), total)) if run.arm == "schemabank" else 0
+    cached = steps_before_lora(plan(run.stages(), total)) if run.uses("curriculum") else 0
     return Journey(num_cached=cached, num_steps=total)
 
 
@@ -104,13 +104,13 @@ def expected_cost(cached: int, others: int, *, slots: int) -> float:
 def _common(run: RunConfig) -> Mapping[str, object]:
     """What all runs of a cohort have in common; ``base`` trains nothing and may have shots."""
     common: dict[str, object] = {
-        "arm": "base" if run.arm == "base" else "lora or schemabank",
+        "arm": "lora or schemabank" if run.trains else "base",
         **_named("model", run.model),
         **_named("task", run.task),
         **_named("eval", run.evaluation()),
         "eval.routing": run.eval.routing,
     }
-    if run.arm != "base":
+    if run.trains:
         common["train.batch_size"] = run.train.batch_size
         common["train.max_buckets"] = run.train.max_buckets
         common["train.epoch_orders"] = run.train.epoch_orders

@@ -123,7 +123,7 @@ def engine_run(
         stages=run.stages(),
         train=run.train,
         lora=run.lora,
-        bank=run.bank if run.arm == "schemabank" else None,
+        bank=run.bank_in_use,
         tags=tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples)),
     )
 
@@ -140,7 +140,7 @@ def prompt_forms(
     whole = evaluation_items(data, task, settings, tokenizer)
     is_trimmed = any(item.prompt != item.prompt.rstrip() for item in whole)
     has_prompts = TASKS[task.name].items is None and not task.chat_template
-    if run.arm != "base" or not is_trimmed or not has_prompts:
+    if run.trains or not is_trimmed or not has_prompts:
         return {"whole": whole}
     trimmed = evaluation_items(data, task, settings, tokenizer, trimmed=True)
     return {"whole": whole, "trimmed": trimmed}

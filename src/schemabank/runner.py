@@ -177,7 +177,7 @@ def _trained(
 ) -> tuple[Cohort | None, AdapterStack]:
     """Train the runs and write their weights; all are on disk before anything can go wrong."""
     runs = [member.run for member in members]
-    if runs[0].arm == "base":
+    if not runs[0].trains:
         return None, build_stack(planned, context.base, slots=slots)
     folders = [member.claim.path for member in members]
     keep = stage_keeper(members, context.base)
@@ -248,13 +248,13 @@ def _evaluate(members: Sequence[Member], stack: AdapterStack, context: Context) 
     runs = [member.run for member in members]
     settings = runs[0].evaluation()
     items = context.asked_of(runs[0])
-    routing: Routing = next((r.eval.routing for r in runs if r.arm == "schemabank"), "off")
+    routing: Routing = next((r.eval.routing for r in runs if r.uses("bank")), "off")
     for run in runs:
         context.reporter.run_state(run_id(run), "evaluating")
     how = Procedure.of(runs[0].task, settings, routing=routing)
     title = f"evaluate {names_of(runs)}"
     answers = evaluate_forms(stack, context.base, items, how, context.reporter, title=title)
-    probes = [None] * len(answers) if runs[0].arm == "base" else probe(stack, context.base)
+    probes = probe(stack, context.base) if runs[0].trains else [None] * len(answers)
     done = [_Evaluated(*pair) for pair in zip(answers, probes, strict=True)][: len(members)]
     for member, each in zip(members, done, strict=True):
         member.write(partial(_write_predictions, each.answers.records, member.run))

@@ -216,7 +216,7 @@ def _check_overrides(overrides: Iterable[str]) -> None:
 
 def _check_final_split(runs: Iterable[SuiteRun]) -> None:
     for run in runs:
-        if run.config.arm != "base" and run.config.eval.split == SEARCH_SPLIT:
+        if run.config.trains and run.config.eval.split == SEARCH_SPLIT:
             raise InputError(
                 f"eval.split of the arm {run.arm!r} is {SEARCH_SPLIT!r}, on which tune chooses the "
                 "learning rates: allowed is test, set it or leave tune out"
@@ -310,7 +310,7 @@ def _distinct(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:
     found: dict[str, SuiteRun] = {}
     for run in runs:
         first = found.setdefault(run_id(_anywhere(run.config)), run)
-        if first is not run and run.config.arm != "base":
+        if first is not run and run.config.trains:
             raise InputError(
                 f"{path}: the runs at {first.place} and {run.place} have the same settings, "
                 "allowed are runs that differ: change an arm or the grid"
@@ -320,4 +320,4 @@ def _distinct(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:
 
 def _anywhere(config: RunConfig) -> RunConfig:
     """The settings that make runs of the arm ``base`` the same: nothing is drawn from a seed."""
-    return config.model_copy(update={"seed": 0}) if config.arm == "base" else config
+    return config if config.trains else config.model_copy(update={"seed": 0})

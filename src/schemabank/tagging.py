@@ -28,7 +28,7 @@ EMBEDDING_BATCH = 16
 
 def tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -> TagPlan | None:
     """How a run's examples are tagged, or ``None`` for a run without tags."""
-    if run.arm != "schemabank" or run.tags.tagger == "none":
+    if not run.is_tagged:
         return None
     return TagPlan(
         tagger=make_tagger(run.tags, run.bank, run.seed, embed),
@@ -41,13 +41,12 @@ def tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -
 
 def uses_prefix(run: RunConfig) -> bool:
     """Whether a run puts tags in front of its prompts."""
-    tagged = run.arm == "schemabank" and run.tags.tagger != "none"
-    return tagged and run.tags.delivery in {"prefix", "both"}
+    return run.is_tagged and run.tags.delivery in {"prefix", "both"}
 
 
 def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
     """Find what no tagger can work with, a missing field for one, before anything is computed."""
-    if run.arm != "schemabank" or run.tags.tagger == "none":
+    if not run.is_tagged:
         return
     if run.tags.tagger == "cluster":
         num_questions = len({example.question for example in examples})

@@ -59,7 +59,7 @@ class Context:
     def asked_of(self, run: RunConfig) -> Items:
         """Return what a run is asked: the untouched model all forms, a trained one its own."""
         forms = self.items[run.evaluation().few_shot]
-        return forms if run.arm == "base" else {"whole": forms["whole"]}
+        return {"whole": forms["whole"]} if run.trains else forms
 
 
 def train_runs(
@@ -123,16 +123,16 @@ def skips(slot: Slot) -> str:
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
     """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
-    banks = [run.bank for run in runs if run.arm == "schemabank"]
+    banks = [run.bank_in_use for run in runs if run.bank_in_use is not None]
     widest = max((run.lora for run in runs), key=lambda lora: lora.r)
     largest = {
         name: max((getattr(b, name) for b in banks), default=0) for name in ("rank", "top_k")
     }
     bank = banks[0].model_copy(update=largest) if banks else None
-    adapters = any(run.arm != "base" for run in runs)
+    adapters = any(run.trains for run in runs)
     stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank, adapters=adapters)
     for slot, run in enumerate(runs[:slots]):
-        stack.configure(slot, run.lora, run.bank if run.arm == "schemabank" else None)
+        stack.configure(slot, run.lora, run.bank_in_use)
     return stack
 
 

@@ -73,14 +73,16 @@ class Tuner:
         config: RunConfig | None = None,
     ) -> None:
         config = config or RunConfig(arm="schemabank")
-        if config.arm == "base":
-            raise InputError("config.arm is 'base', which trains nothing: use lora or schemabank")
+        if not config.trains:
+            raise InputError(
+                f"config.arm is {config.arm!r}, which trains nothing: use lora or schemabank"
+            )
         _tell_without_effect(config)
         self._trainable = [p for p in model.parameters() if p.requires_grad]
         self._was_training = model.training
         self.model, self.tokenizer, self.config = model, tokenizer, config
         check_peft_layers(model, config.lora)
-        bank = config.bank if config.arm == "schemabank" else None
+        bank = config.bank_in_use
         self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
         self.stack.initialise(0, config.seed)
         self._savers = {name: vars(model).get(name) for name in SAVERS}
@@ -180,7 +182,7 @@ class Tuner:
                 "the model was moved or cast after the Tuner took it: allowed is to do so before, "
                 "make the Tuner of the model where it is to train"
             )
-        banks_missing = self.config.arm == "schemabank" and not self.stack.banks.handles
+        banks_missing = self.config.uses("bank") and not self.stack.banks.handles
         if banks_missing or not self.stack.attached:
             what = "banks" if self.stack.attached else "adapter"
             raise InputError(

@@ -213,7 +213,7 @@ def _places(suite: Suite) -> list[SuiteRun]:
     """The first run of every arm that trains, at every point of the grid."""
     found: dict[tuple[str, str], SuiteRun] = {}
     for run in suite.runs:
-        if run.config.arm != "base":
+        if run.config.trains:
             found.setdefault(_key(run), run)
     return list(found.values())
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from schemabank.config import METHODS
 from schemabank.errors import InputError
 from schemabank.failure import read_failure
 from schemabank.files import read_json
@@ -43,7 +44,7 @@ class ReportedRun:
     @property
     def trained(self) -> bool:
         """Whether anything was trained."""
-        return bool(self.result["arm"] != "base")
+        return METHODS[self.result["arm"]].trains
 
     @property
     def config(self) -> Config:
@@ -253,7 +254,7 @@ def label(runs: RunSet, settings: Mapping[str, object]) -> str:
 
 def _check_trained(result: Mapping[str, Any], path: Path) -> None:
     """Refuse the result of an evaluation alone in place of a trained run's."""
-    if result["arm"] != "base" and result["training"] is None:
+    if METHODS[result["arm"]].trains and result["training"] is None:
         raise InputError(
             f"{str(path)!r} lacks a usable training: allowed are results of this version's runs, "
             "move the folder away and run it again"
