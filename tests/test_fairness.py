@@ -1,12 +1,18 @@
 """What of a comparison was unequal is said in sentences, and only that."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from runs import Finished
+from schemabank.cli import app
 from schemabank.config import RunConfig
-from schemabank.fairness import Trained, highest_rate, inequalities, trained
+from schemabank.fairness import Trained, first_last, highest_rate, inequalities, trained
 from schemabank.trainconfig import THREE_STAGES, TrainSettings
+from suites import tiny
 
 EQUAL = Trained("lora", "", "test", 1e-3, 150, 150, 1000)
 ARMS = ("schemabank", "lora")
@@ -67,6 +73,43 @@ def test_settings_are_compared_with_their_like() -> None:
 def test_an_arm_that_trains_nothing_is_compared_with_none() -> None:
     assert inequalities([EQUAL], ("base", "lora"), tuned=False) == []
     assert trained(RunConfig(arm="base"), {"training": None, "split": "test"}) is None
+
+
+def test_of_three_arms_each_is_compared_with_the_last_and_rates_are_named_once() -> None:
+    one = replace(EQUAL, arm="one", num_steps=300)
+    other = replace(EQUAL, arm="other", num_lora_updates=75)
+    assert inequalities([EQUAL, one, other], first_last([EQUAL, one, other]), tuned=False) == [
+        "Learning rates were not tried for each arm (0.001 for one and 0.001 for other and 0.001 "
+        "for lora): an arm may lose because its rate suits it less.",
+        "one and lora have different numbers of training steps: 300 and 150.",
+        "other and lora have different numbers of updates of LoRA: 75 and 150.",
+    ]
+
+
+def test_an_arm_that_trains_nothing_leaves_the_others_to_be_compared() -> None:
+    one = replace(EQUAL, arm="one", num_steps=300)
+    found = inequalities([EQUAL, one], ["one", "base", "lora"], tuned=True)
+    assert found == ["one and lora have different numbers of training steps: 300 and 150."]
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("contrast", [None, {"treatment": "schemabank", "control": "lora"}])
+def test_a_suite_says_what_is_unequal_with_and_without_a_contrast(
+    contrast: dict[str, str] | None, finished: Finished, tmp_path: Path
+) -> None:
+    arms = {"base": {}, "lora": {}, "schemabank": {}}
+    seed = int(str((finished.lora.result or {})["seed"]))
+    more = {} if contrast is None else {"contrast": contrast}
+    path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[seed], grid={}, **more)
+    shutil.copytree(finished.out, tmp_path / "runs")
+    ended = CliRunner().invoke(app, ["suite", str(path), "--out", str(tmp_path / "runs")])
+    assert ended.exit_code == 0, ended.stderr
+    assert "reused" in ended.stderr
+    said = [line for line in ended.stdout.splitlines() if line.startswith("unequal: ")]
+    assert len(said) == 3
+    assert "rates were not tried for each arm (0.01 for schemabank and 0.01 for lora)" in said[0]
+    assert said[1].endswith("have different numbers of updates of LoRA: 13 and 18.")
+    assert "trained parameters" in said[2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""In what two arms were not given equal training, in sentences for every table that compares them.
+"""In what arms were not given equal training, in sentences for every table that compares them.
 
 An arm's score is its method's only where learning rates were chosen alike and the training was of
 one size. Where that is not so, the comparison may show that instead: ``train`` and ``suite`` say it
@@ -87,7 +87,7 @@ def trained(
 def unequal_arms(
     runs: Sequence[RunConfig], results: Sequence[Mapping[str, Any] | None]
 ) -> list[str]:
-    """Say in what the arms of a configuration were not given the same, the last against the first.
+    """Say in what the arms of a configuration were not given the same, each against the first.
 
     Args:
         runs: the configuration's.
@@ -96,26 +96,37 @@ def unequal_arms(
     pairs = zip(runs, results, strict=True)
     found = [trained(run, result) for run, result in pairs if result is not None]
     known = [own for own in found if own is not None]
-    arms = list(dict.fromkeys(own.arm for own in known))
-    return inequalities(known, (arms[-1], arms[0]), tuned=False) if len(arms) > 1 else []
+    return inequalities(known, first_last(known), tuned=False)
 
 
-def inequalities(runs: Sequence[Trained], arms: tuple[str, str], *, tuned: bool) -> list[str]:
-    """Say in what treatment and control were not given the same.
+def first_last(runs: Sequence[Trained]) -> list[str]:
+    """Return the arms in the order of their runs, but the first, as control, behind the others."""
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    return [*arms[1:], *arms[:1]]
+
+
+def inequalities(runs: Sequence[Trained], arms: Sequence[str], *, tuned: bool) -> list[str]:
+    """Say in what arms that are compared were not given the same.
 
     Args:
         runs: all that train something.
-        arms: treatment and control; where one of them trains nothing, there is nothing to say.
+        arms: those compared, the control last. One that trains nothing is compared with none, and
+            where fewer than two are left there is nothing to say.
         tuned: whether learning rates were chosen for each of them.
     """
     own = {arm: [run for run in runs if run.arm == arm] for arm in arms}
-    if not all(own.values()):
+    own = {arm: found for arm, found in own.items() if found}
+    if len(own) < 2:
         return []
     rates = {arm: sorted({run.learning_rate for run in found}) for arm, found in own.items()}
-    first, second = ({run.setting: run for run in own[arm]} for arm in arms)
-    pairs = {name: (run, second[name]) for name, run in first.items() if name in second}
-    untried = [] if tuned else list(untried_rates(rates, split=runs[0].split))
-    return [found.sentence for found in (*untried, *unequal_training(arms, pairs))]
+    said = [] if tuned else list(untried_rates(rates, split=runs[0].split))
+    *treatments, control = own
+    by_setting = {run.setting: run for run in own[control]}
+    for arm in treatments:
+        like = {run.setting: run for run in own[arm] if run.setting in by_setting}
+        pairs = {name: (run, by_setting[name]) for name, run in like.items()}
+        said += unequal_training((arm, control), pairs)
+    return [found.sentence for found in said]
 
 
 def untried_rates(rates: Mapping[str, Sequence[float]], *, split: str) -> Iterator[Inequality]:

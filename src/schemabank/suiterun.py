@@ -15,7 +15,7 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.experiment import check_all_reusable, plan_all, run_all
-from schemabank.fairness import inequalities, trained
+from schemabank.fairness import first_last, inequalities, trained
 from schemabank.loading import resolve_device
 from schemabank.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.members import Outcome
@@ -69,16 +69,15 @@ class SuiteOutcome:
         ]
 
     def inequalities(self) -> list[str]:
-        """In what the arms of the declared contrast were not given the same."""
-        if self.suite.contrast is None:
-            return []
+        """In what the arms of the contrast, or else all, were not given the same."""
         found = [
             trained(run.config, outcome.result, arm=run.arm, setting=_setting(run))
             for run, outcome in zip(self.suite.runs, self.outcomes, strict=True)
             if outcome.result is not None
         ]
-        arms = self.suite.contrast.treatment, self.suite.contrast.control
         known = [own for own in found if own is not None]
+        declared = self.suite.contrast
+        arms = [declared.treatment, declared.control] if declared else first_last(known)
         return inequalities(known, arms, tuned=self.search is not None)
 
 
