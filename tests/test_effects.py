@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 import yaml
 
+from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment
-from schemabank.effects import check_asked_of_evaluation, idle_in_experiment, sentences
+from schemabank.effects import (
+    check_asked_of_evaluation,
+    check_asked_of_routing,
+    idle_in_evaluation,
+    idle_in_experiment,
+    idle_in_routing,
+    sentences,
+)
 from schemabank.errors import InputError
 from schemabank.suite import load_suite
 
@@ -275,6 +283,10 @@ def test_a_copied_detail_of_a_stage_is_only_said(path: Path) -> None:
         "arm=base",
         "seed=99",
         "preset=paper",
+        "bank.entropy_weight=1",
+        "engine.slots=3",
+        "engine.trackers=[wandb]",
+        "tags.tagger=none",
     ],
 )
 def test_evaluation_refuses_settings_of_training(override: str) -> None:
@@ -287,3 +299,72 @@ def test_evaluation_takes_what_it_uses() -> None:
     check_asked_of_evaluation(
         ["eval.limit=3", "bank.top_k=1", "task.name=gsm8k", "model.name=x", "engine.device=cpu"]
     )
+
+
+def test_a_whole_section_is_looked_through() -> None:
+    with pytest.raises(
+        InputError, match=r"'engine=\{slots: 3\}': engine\.slots is a setting of tr"
+    ):
+        check_asked_of_evaluation(["engine={slots: 3}"])
+    with pytest.raises(InputError, match=r"eval\.limit is a setting of completions"):
+        check_asked_of_routing(["eval={split: test, limit: 3}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "kind"),
+    [
+        ("arm=base", "training, which is over"),
+        ("seed=99", "training, which is over"),
+        ("preset=paper", "training, which is over"),
+        ("train.learning_rate=1", "training, which is over"),
+        ("lora.r=8", "training, which is over"),
+        ("tags.tagger=content", "training, which is over"),
+        ("curriculum.joint.ratio=1", "training, which is over"),
+        ("bank.init_std=1", "training, which is over"),
+        ("engine.keep_stages=false", "training, which is over"),
+        ("engine.slots=3", "training, which is over"),
+        ("eval.limit=3", "completions, which routing asks for none of"),
+        ("eval.routing=on", "completions, which routing asks for none of"),
+    ],
+)
+def test_routing_refuses_settings_that_play_no_part(override: str, kind: str) -> None:
+    name = override.partition("=")[0]
+    message = (
+        rf"--set '{override}': {name} is a setting of {kind}: allowed are model, task and bank"
+    )
+    with pytest.raises(InputError, match=message):
+        check_asked_of_routing(["task.max_length=96", override])
+
+
+def test_routing_takes_what_it_uses_and_settings_of_tokens() -> None:
+    settings = ["task.name=records", "task.records.path=x", "task.max_length=96", "bank.top_k=1"]
+    check_asked_of_routing([*settings, "eval.split=train", "model.name=x", "engine.device=cpu"])
+
+
+def of_settings(**settings: object) -> RunConfig:
+    return RunConfig.model_validate({"arm": "schemabank", **settings})
+
+
+def test_what_is_set_without_effect_on_an_evaluation_is_said() -> None:
+    run = of_settings(task={"name": "gsm8k"})
+    asked = ["bank.top_k=1", "eval.top_p=0.5", "task.perplexity.num_targets=9", "eval.limit=3"]
+    assert sentences(idle_in_evaluation(asked, [run])) == [
+        "no effect: bank.top_k (eval.routing is off, so there is no bank)",
+        "no effect: eval.top_p (eval.temperature is 0, so nothing is drawn)",
+        "no effect: task.perplexity.num_targets (task.name is gsm8k)",
+    ]
+    routed = of_settings(eval={"routing": "on"})
+    assert idle_in_evaluation(["bank.top_k=1"], [run, routed]) == []
+
+
+def test_what_is_set_without_effect_on_routing_is_said() -> None:
+    asked = ["task.max_length=96", "task.target=final", "bank.top_k=1"]
+    assert sentences(idle_in_routing(asked, of_settings())) == [
+        "no effect: task.max_length (texts are routed from end to end, and nothing is trained)"
+    ]
+
+
+def test_a_suite_takes_no_preset_on_the_command_line(path: Path) -> None:
+    file = suite(path, arms={"lora": {}})
+    with pytest.raises(InputError, match=r"'preset=paper': a suite's presets stand in its file"):
+        load_suite(file, ["preset=paper"])

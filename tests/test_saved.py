@@ -114,7 +114,7 @@ def test_results_are_kept_with_the_run_and_reused(finished: Finished, tmp_path: 
     assert snapshot(tmp_path) == before
     other = evaluated(adapter, "eval.limit=3")
     assert other.folder != first.folder
-    same = evaluated(adapter, "eval.limit=2", "engine.slots=3")
+    same = evaluated(adapter, "eval.limit=2", "engine.device=cpu")
     assert same.reused, "engine settings change no result"
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from schemabank.config import PRESETS, ExperimentConfig, RunConfig
+from schemabank.config import PRESETS, EvalSettings, ExperimentConfig, RunConfig
+from schemabank.configfile import apply_override
 from schemabank.errors import InputError
 from schemabank.naming import flat
 from schemabank.scoring import METRICS
@@ -28,6 +29,17 @@ TRAINING = (
     *("lora", "bank", "tags", "curriculum", "train", "task.completion_only_loss"),
     *("task.max_length", "task.max_cut_ratio", "task.train_limit", "engine.keep_stages"),
 )
+# What a run is, or was trained by, and nothing that computes with its weights asks for again.
+OF_THE_RUN = ("arm", "seed", "preset")
+OF_BANKS = ("init_std", "orthonormality_weight", "entropy_weight", "load_balance_weight")
+OVER = (
+    *OF_THE_RUN,
+    *(name for name in TRAINING if name != "bank"),
+    *(f"bank.{name}" for name in OF_BANKS),
+    *("engine.slots", "engine.trackers", "engine.tracker_project"),
+)
+# They come with another task for routing, which reads its examples from end to end.
+WHOLE_TEXTS = ("task.completion_only_loss", "task.max_length", "task.max_cut_ratio")
 SAMPLING = ("eval.top_p", "eval.sampling_seed")
 DECODING = (*SAMPLING, "eval.max_new_tokens", "eval.num_samples", "eval.temperature", "task.stop")
 
@@ -47,13 +59,7 @@ def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]
         names: what a user stated, dotted; a stage of the curriculum goes by its own name.
         runs: that the statements are for; at least one.
     """
-    unused = [unused_settings(run) for run in dict.fromkeys(runs)]
-    found = []
-    for name in names:
-        reasons = dict.fromkeys(_reason(name, own) for own in unused)
-        if None not in reasons:
-            found.append(Idle(name, ", and ".join(map(str, reasons))))
-    return found
+    return _idle(names, [unused_settings(run) for run in dict.fromkeys(runs)])
 
 
 def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
@@ -76,15 +82,57 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
 
 
 def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
-    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated."""
-    for text in overrides:
-        name = text.partition("=")[0].strip()
-        only_training = dict.fromkeys((n for n in TRAINING if n != "bank"), "")
-        if name in {"arm", "seed", "preset"} or _reason(name, only_training) is not None:
-            raise InputError(
-                f"--set {text!r}: {name} is a setting of training, which is over: allowed are "
-                "those of model, task, eval, bank and engine, leave it out or train anew"
-            )
+    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    over = dict.fromkeys(OVER, "a setting of training, which is over")
+    allowed = "model, task, eval, bank and engine.device"
+    _check_asked(overrides, over, f"those of {allowed}, leave it out or train anew")
+
+
+def check_asked_of_routing(overrides: Iterable[str]) -> None:
+    """Refuse ``a.b=value`` settings that play no part where a trained run's routing is analysed.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    over = (name for name in OVER if not name.startswith("task."))
+    refused = dict.fromkeys(over, "a setting of training, which is over")
+    names = (f"eval.{name}" for name in EvalSettings.model_fields if name != "split")
+    refused |= dict.fromkeys(names, "a setting of completions, which routing asks for none of")
+    allowed = "model, task and bank, eval.split and engine.device"
+    _check_asked(overrides, refused, f"{allowed}, leave it out or train anew")
+
+
+def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
+    """Return what is set without effect on the evaluation of a trained run.
+
+    Args:
+        overrides: ``a.b=value``, checked by :func:`check_asked_of_evaluation`.
+        runs: its settings, once for each routing.
+    """
+    unused = []
+    for run in runs:
+        found = _unused_in_task(run) | _unused_in_evaluation(run)
+        if run.eval.routing == "off":
+            found["bank"] = "eval.routing is off, so there is no bank"
+        unused.append(found)
+    return _idle((name for text in overrides for name in _set_by(text)), unused)
+
+
+def idle_in_routing(overrides: Iterable[str], run: RunConfig) -> list[Idle]:
+    """Return what is set without effect on the analysis of a run's routing.
+
+    Args:
+        overrides: ``a.b=value``, checked by :func:`check_asked_of_routing`.
+        run: its settings.
+    """
+    unused = _unused_in_task(run) | dict.fromkeys(
+        WHOLE_TEXTS, "texts are routed from end to end, and nothing is trained"
+    )
+    return _idle((name for text in overrides for name in _set_by(text)), [unused])
 
 
 def sentences(found: Iterable[Idle]) -> list[str]:
@@ -127,6 +175,34 @@ def unused_settings(run: RunConfig) -> Reasons:
     else:
         found |= _unused_in_training(run)
     return found | _unused_in_task(run) | _unused_in_evaluation(run)
+
+
+def _idle(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
+    """The settings that have a reason everywhere."""
+    found = []
+    for name in names:
+        reasons = dict.fromkeys(_reason(name, own) for own in unused)
+        if None not in reasons:
+            found.append(Idle(name, ", and ".join(map(str, reasons))))
+    return found
+
+
+def _check_asked(overrides: Iterable[str], refused: Reasons, allowed: str) -> None:
+    for text in overrides:
+        for name in _set_by(text):
+            reason = _reason(name, refused)
+            if reason is not None:
+                raise InputError(f"--set {text!r}: {name} is {reason}: allowed are {allowed}")
+
+
+def _set_by(text: str) -> list[str]:
+    """The dotted names that an ``a.b=value`` sets; its value may be a whole section."""
+    name = text.partition("=")[0].strip()
+    if name.split(".")[0] == "curriculum":  # whose stages are the run's own
+        return [name]
+    tree: dict[str, Any] = {}
+    apply_override(tree, text)
+    return list(flat(tree))
 
 
 def _reason(name: str, unused: Mapping[str, str]) -> str | None:

@@ -24,7 +24,7 @@ from schemabank.bank import Routing
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import ModelSettings, RunConfig
 from schemabank.configfile import load_run, overridden, to_yaml
-from schemabank.effects import check_asked_of_evaluation
+from schemabank.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
 from schemabank.errors import InputError
 from schemabank.evaluate import Procedure
 from schemabank.export import check_with_peft, probe, save_merged
@@ -107,8 +107,10 @@ def evaluate_saved(
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
     outcomes: dict[Path, Outcome | None] = {}
     pending: dict[Path, RunConfig] = {}
-    for routing in routings or (run.eval.routing,):
-        routed = run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
+    asked = [_routed(run, routing) for routing in routings or (run.eval.routing,)]
+    for sentence in sentences(idle_in_evaluation(overrides, asked)):
+        reporter.note(sentence)
+    for routed in asked:
         place = _place(routed, folder, out, several=len(routings) > 1)
         outcomes[place] = _reused(place, found, reporter) if out is None else None
         if outcomes[place] is None:
@@ -116,6 +118,10 @@ def evaluate_saved(
     if pending:
         outcomes |= _evaluate_all(pending, folder, adapter, reporter)
     return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _routed(run: RunConfig, routing: Routing) -> RunConfig:
+    return run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
 
 
 def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> Path:

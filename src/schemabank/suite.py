@@ -26,7 +26,7 @@ from schemabank.errors import InputError
 from schemabank.loading import resolve_device, resolved
 from schemabank.plainyaml import Location
 
-ARM, SEED = "arm", "seed"
+ARM, SEED, PRESET = "arm", "seed", "preset"
 SEARCH_SPLIT = "validation"
 Point = Mapping[str, object]
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -204,13 +204,18 @@ def _check_names(suite: SuiteConfig, source: Source) -> None:
 
 
 def _check_overrides(overrides: Iterable[str]) -> None:
-    """Refuse to give all runs one seed or arm: their places would say another."""
+    """Refuse to give all runs one seed, arm or preset: their places would say another."""
     for text in overrides:
         name = text.partition("=")[0].strip()
         if name in {SEED, ARM}:
             raise InputError(
                 f"--set {text!r}: allowed are settings that a suite's places do not name: change "
                 f"the suite's {name}s"
+            )
+        if name == PRESET:
+            raise InputError(
+                f"--set {text!r}: a suite's presets stand in its file, below all other settings: "
+                "allowed are other settings, change preset in defaults or in an arm"
             )
 
 

@@ -166,6 +166,20 @@ def test_a_run_without_a_bank_has_no_routing(arm: str, finished: Finished, tmp_p
         routed(folder, tmp_path / "out")
 
 
+@pytest.mark.parametrize("setting", ["seed=99", "arm=base", "preset=paper", "eval.limit=2"])
+def test_a_setting_that_plays_no_part_is_refused(
+    setting: str, finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=rf"--set '{setting}': .* is a setting of"):
+        routed(finished.schemabank.folder, tmp_path / "out", setting)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_setting_without_effect_is_said(own: Path, tmp_path: Path) -> None:
+    _, _, lines = routed(own, tmp_path / "out", "task.max_length=96", limit=3)
+    assert lines[0].startswith("no effect: task.max_length (texts are routed from end to end")
+
+
 def test_nothing_is_overwritten(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists and is not overwritten"):
         routed(finished.schemabank.folder, tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
+from schemabank.effects import check_asked_of_routing, idle_in_routing, sentences
 from schemabank.files import read_json
 from schemabank.inputs import check_same, check_used_again, recorded_in
 from schemabank.loading import resolve_device, resolved
@@ -41,11 +42,15 @@ def route(
         The folder, and the contents of its ``routing.json``.
 
     Raises:
-        InputError: no such run, no bank, a field that the data lacks, or ``out`` exists.
+        InputError: no such run, no bank, a field that the data lacks, ``out`` exists, or a setting
+            plays no part.
     """
+    check_asked_of_routing(overrides)
     own, adapter = locate(folder)
     run = as_asked(own, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
+    for sentence in sentences(idle_in_routing(overrides, run)):
+        reporter.note(sentence)
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
     place = out or folder / ROUTING / _id(run, question)
     if out is None and (place / JSON).is_file():
