@@ -19,6 +19,7 @@ from schemabank.cohort.engine import Cohort
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, run_id
 from schemabank.evaluate import Procedure, evaluate
+from schemabank.inputs import DATA, data_digest
 from schemabank.loading import load_base, resolve_device, resolved
 from schemabank.prepare import engine_run, evaluation_items, task_training_data
 from schemabank.progress import LineReporter
@@ -32,12 +33,13 @@ def main() -> None:
     arguments = _arguments()
     experiment = load_experiment(Path(arguments.config), ["arm=lora", "seed=0", *arguments.set])
     device = resolve_device(experiment.engine.device)
-    runs = [
-        resolved(at_rate(experiment.runs()[0], arm, rate, seed), device)
+    asked = [
+        at_rate(experiment.runs()[0], arm, rate, seed)
         for arm in arguments.arms
         for rate in arguments.rates
         for seed in arguments.seeds
     ]
+    runs = resolved(asked, device)
     slots = arguments.slots or (len(runs) if device.type == "cuda" else 1)
     rows: list[dict[str, object]] = []
     for start in range(0, len(runs), slots):
@@ -71,7 +73,7 @@ def at_rate(run: RunConfig, arm: str, rate: float, seed: int) -> RunConfig:
 
 
 def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]]:
-    """Train runs in one cohort and return their validation scores."""
+    """Train runs in one cohort and return their validation scores, with what they were made of."""
     first, reporter = runs[0], LineReporter()
     task, base = load_task(first.task), load_base(first, device)
     data = task_training_data(task.train, first, base.tokenizer)
@@ -81,7 +83,8 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
         [engine_run(r, data.examples, stack, base.tokenizer, name=run_id(r)) for r in runs],
         data,
     )
-    reporter.start(f"train {len(runs)} runs", cohort.num_steps)
+    num_steps = cohort.num_steps  # of those that are left
+    reporter.start(f"train {len(runs)} runs", num_steps)
     began = time.monotonic()
     for steps in cohort.steps():
         reporter.advance(1, f"loss {sum(s.loss for s in steps) / len(steps):.3f}")
@@ -105,17 +108,19 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
         "model": first.model.name,
         "dtype": first.model.dtype,
         "task": first.task.name,
-        "num_steps": cohort.num_steps,
+        "num_steps": num_steps,
         "runs_in_cohort": len(runs),
         "training_s": round(trained_s, 1),
+        "inputs": {**base.digests, DATA: data_digest(task)},
     }
     return [
         {
+            "run": run_id(run),
             "arm": run.arm,
             "learning_rate": run.train.learning_rate,
             "seed": run.seed,
             "group": group,
-            "failure": slot.failure,
+            "failure": slot.failure and slot.failure.row(),
             **summary,
             **common,
         }
