@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.prepare import evaluation_items
-from schemabank.sandbox import REASONS, SandboxError
+from schemabank.sandbox import REASONS, SandboxError, Verdict
 from schemabank.table import results_tables
 from schemabank.taskconfig import HumanevalSettings
-from schemabank.tasks import Example, Item, TaskData
+from schemabank.tasks import Example, Item, TaskData, humaneval
 from schemabank.tasks.catalog import load_task
 from schemabank.tasks.humaneval import judge, load, taken
 from schemabank.tasks.programs import cut
@@ -115,6 +116,30 @@ def test_solutions_pass_and_what_follows_them_does_not_count(data: TaskData) -> 
     assert [v.passed for _, v in judge(ALLOWED, good)] == [True, True]
     bad = [(items[0], "    return 3 * x\n"), (items[1], "def add(x):\n    return 51\n")]
     assert [v.reason for _, v in judge(ALLOWED, bad)] == ["wrong answer", "wrong answer"]
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_as_many_sandboxes_run_at_once_as_there_are_cores_for_this_process(
+    cores: int, data: TaskData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of more cores than this process was given is no reason for more."""
+    running: list[int] = []
+    at_once, everyone = [0], threading.Barrier(cores)
+
+    def verdict(*_args: object) -> Verdict:
+        running.append(0)
+        at_once[0] = max(at_once[0], len(running))
+        everyone.wait(timeout=60)
+        running.pop()
+        everyone.wait(timeout=60)
+        return Verdict(passed=True, reason="passed")
+
+    monkeypatch.setattr(humaneval.loky, "cpu_count", lambda: cores)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(humaneval, "_verdict", verdict)
+    (item, *_) = asked(data.test)
+    assert len(judge(ALLOWED, [(item, "    return 2 * x\n")] * 6)) == 6
+    assert at_once == [cores]
 
 
 def test_a_helper_of_the_prompt_cannot_be_replaced(data: TaskData) -> None:

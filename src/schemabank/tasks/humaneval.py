@@ -15,6 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import loky
+
 from schemabank.errors import InputError
 from schemabank.files import json_lines, parse_json, read_unpacked
 from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
@@ -81,7 +83,7 @@ def check_allowed(settings: HumanevalSettings) -> None:
 def judge(
     settings: HumanevalSettings, completions: Sequence[tuple[Item, str]]
 ) -> list[tuple[str, Verdict]]:
-    """Run completions in sandboxes, as many at once as there are processors.
+    """Run completions in sandboxes, as many at once as this process was given cores.
 
     Returns:
         What was taken from each completion, and its verdict.
@@ -95,7 +97,7 @@ def judge(
         body = taken(completion, item.fields)
         return body, _verdict(settings, item.fields, body)
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=loky.cpu_count()) as pool:
         return list(pool.map(check, completions))
 
 
