@@ -46,7 +46,7 @@ suite: $(STAMP) ## train a miniature of the document's suite and report on it, i
 	rm -rf runs/miniature/report
 	$(BIN)/schemabank report runs/miniature --out runs/miniature/report
 
-test: $(STAMP) ## all tests, in as many processes as there are cores
+test: $(STAMP) ## all tests, in up to 8 processes: one a core, if each has 2 GiB
 	$(PYTEST)
 
 unit: $(STAMP) ## tests on tiny models, without real weights

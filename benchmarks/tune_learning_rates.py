@@ -10,15 +10,19 @@ import argparse
 import json
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
 import transformers
 
 from schemabank.cohort.engine import Cohort
+from schemabank.cohort.slots import TrainingData
+from schemabank.cohort.stack import AdapterStack
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, run_id
 from schemabank.evaluate import Procedure, evaluate
+from schemabank.failure import Failure
 from schemabank.inputs import DATA, data_digest
 from schemabank.loading import load_base, resolve_device, resolved
 from schemabank.prepare import engine_run, evaluation_items, task_training_data
@@ -33,13 +37,9 @@ def main() -> None:
     arguments = _arguments()
     experiment = load_experiment(Path(arguments.config), ["arm=lora", "seed=0", *arguments.set])
     device = resolve_device(experiment.engine.device)
-    asked = [
-        at_rate(experiment.runs()[0], arm, rate, seed)
-        for arm in arguments.arms
-        for rate in arguments.rates
-        for seed in arguments.seeds
-    ]
-    runs = resolved(asked, device)
+    run = experiment.runs()[0]
+    grid = product(arguments.arms, arguments.rates, arguments.seeds)
+    runs = resolved([at_rate(run, *point) for point in grid], device)
     slots = arguments.slots or (len(runs) if device.type == "cuda" else 1)
     rows: list[dict[str, object]] = []
     for start in range(0, len(runs), slots):
@@ -78,18 +78,7 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
     task, base = load_task(first.task), load_base(first, device)
     data = task_training_data(task.train, first, base.tokenizer)
     stack = build_stack(runs, base, slots=len(runs))
-    cohort = Cohort(
-        stack,
-        [engine_run(r, data.examples, stack, base.tokenizer, name=run_id(r)) for r in runs],
-        data,
-    )
-    num_steps = cohort.num_steps  # of those that are left
-    reporter.start(f"train {len(runs)} runs", num_steps)
-    began = time.monotonic()
-    for steps in cohort.steps():
-        reporter.advance(1, f"loss {sum(s.loss for s in steps) / len(steps):.3f}")
-    reporter.finish()
-    trained_s = time.monotonic() - began
+    cohort, cost = _train(runs, stack, data, reporter)
     items = evaluation_items(task, first.task, first.eval, base.tokenizer)
     reporter.start("evaluate", len(items))
     records = evaluate(
@@ -101,32 +90,59 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
     )
     reporter.finish()
     stack.remove()
-    common = {
+    inputs = {**base.digests, DATA: data_digest(task)}
+    common = {**_origin(first, device), **cost, "inputs": inputs}
+    metric = METRICS[metric_of(first.task)]
+    return [
+        _row(run, slot.failure, group) | summary | common
+        for run, slot, found in zip(runs, cohort.slots, records, strict=True)
+        for group, summary in summaries(found, metric).items()
+    ]
+
+
+def _train(
+    runs: list[RunConfig], stack: AdapterStack, data: TrainingData, reporter: LineReporter
+) -> tuple[Cohort, dict[str, object]]:
+    """Train runs; return their cohort, and its size and time for their rows."""
+    planned = [
+        engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+    ]
+    cohort = Cohort(stack, planned, data)
+    num_steps = cohort.num_steps  # that are left, so later there are none
+    reporter.start(f"train {len(runs)} runs", num_steps)
+    began = time.monotonic()
+    for steps in cohort.steps():
+        reporter.advance(1, f"loss {sum(s.loss for s in steps) / len(steps):.3f}")
+    reporter.finish()
+    training_s = round(time.monotonic() - began, 1)
+    return cohort, {
+        "num_steps": num_steps,
+        "runs_in_cohort": len(runs),
+        "training_s": training_s,
+    }
+
+
+def _row(run: RunConfig, failure: Failure | None, group: str) -> dict[str, object]:
+    return {
+        "run": run_id(run),
+        "arm": run.arm,
+        "learning_rate": run.train.learning_rate,
+        "seed": run.seed,
+        "group": group,
+        "failure": failure and failure.row(),
+    }
+
+
+def _origin(run: RunConfig, device: torch.device) -> dict[str, object]:
+    """Where rows come from."""
+    return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "model": first.model.name,
-        "dtype": first.model.dtype,
-        "task": first.task.name,
-        "num_steps": num_steps,
-        "runs_in_cohort": len(runs),
-        "training_s": round(trained_s, 1),
-        "inputs": {**base.digests, DATA: data_digest(task)},
+        "model": run.model.name,
+        "dtype": run.model.dtype,
+        "task": run.task.name,
     }
-    return [
-        {
-            "run": run_id(run),
-            "arm": run.arm,
-            "learning_rate": run.train.learning_rate,
-            "seed": run.seed,
-            "group": group,
-            "failure": slot.failure and slot.failure.row(),
-            **summary,
-            **common,
-        }
-        for run, slot, found in zip(runs, cohort.slots, records, strict=True)
-        for group, summary in summaries(found, METRICS[metric_of(first.task)]).items()
-    ]
 
 
 def _arguments() -> argparse.Namespace:

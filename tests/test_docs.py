@@ -126,6 +126,36 @@ def test_what_is_said_of_orders_is_what_the_records_say() -> None:
     assert f"should take {longer[4] * 100:.0f} % longer. So the preset" in page
 
 
+def test_what_a_prompts_blank_costs_is_what_the_records_say() -> None:
+    page = (ROOT / "docs" / "scoring.md").read_text(encoding="utf-8")
+    costs = []
+    for shots in ("zero-shot", "two-shot"):
+        record = ROOT / "results" / "prompt_forms" / f"{shots}.json"
+        forms = json.loads(record.read_text(encoding="utf-8"))["prompt_forms"]
+        costs.append(forms["whole"]["all"]["gold_nats"] - forms["trimmed"]["all"]["gold_nats"])
+    assert f"costs {costs[0]:.1f} nats a worked solution" in page
+    assert f"after two shots {costs[1]:.1f} (" in page
+
+
+def test_speeds_beside_the_tables_are_those_of_the_record() -> None:
+    rows = json.loads((ROOT / "results" / "benchmarks" / "nvidia-h200.json").read_text())
+    rates = {(r["case"], r["slots"]): r["real_tokens_per_s"] for r in rows[:15]}
+    steps = "engine, stages 2-3"
+    captured = rates["PEFT, tuned, compiled and captured", 1]
+    (capturing,) = (r for r in rows if r["case"] == "PEFT, tuned, compiled and captured")
+    eager = rates["PEFT, tuned", 1]
+    many, one = rates[steps, 40], rates[steps, 1]
+    readme, page = (" ".join(text.split()) for text in (README, PERFORMANCE))
+    assert f"train {many / captured:.1f} times as fast as one after another" in readme
+    assert f"{many / eager:.0f} times as fast as in the same loop uncompiled" in readme
+    assert f"a single run is {one / captured:.1f} and {one / eager:.0f} times as fast" in readme
+    assert f"40 slots are {many / captured:.1f} times as fast" in page
+    assert f"on this machine the factors are {many / eager:.0f} and {one / eager:.0f}." in page
+    assert f"{capturing['ms_per_step']:.1f} ms, after {capturing['start_s']:.0f} s of" in page
+    growth = [f"{rates[steps, slots] / one:.1f}" for slots in (4, 8, 20, 40)]
+    assert f"4, 8, 20 and 40 slots have {', '.join(growth[:3])} and {growth[3]} times" in page
+
+
 def test_the_table_of_false_verdicts_is_that_of_its_record() -> None:
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     record = "results/verdicts.json"

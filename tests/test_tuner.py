@@ -363,7 +363,7 @@ def test_settings_without_effect_are_said() -> None:
         model=ModelSettings(name="other"),
         task=TaskSettings(name="gsm8k", max_length=99),
     )
-    names = r"^model\.name, task\.name, eval\.limit, engine\.slots have no effect on a Tuner"
+    names = r"^model\.name, task\.name, eval\.limit, engine\.slots: no effect on a Tuner"
     with pytest.warns(UserWarning, match=names) as said:
         schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), idle)
     assert said[0].filename == __file__, "it points at the user's line"

@@ -1,4 +1,4 @@
-"""``adapter_config.json`` as PEFT writes it: what of it is plain LoRA, and what is refused.
+"""``adapter_config.json`` as PEFT writes it: which settings are plain LoRA, and which are refused.
 
 The file may come from anywhere. A text that would be a regular expression is refused unread, and so
 is every setting that nobody knows and that is switched on.

@@ -307,7 +307,7 @@ def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) ->
 def _check_runs(
     runs: Sequence[RunConfig], data: TaskData, base: BaseModel, training: TrainingData | None
 ) -> None:
-    """Find what a run's own settings ask in vain of model or data."""
+    """Find what a run's own settings ask of model or data that these do not have."""
     checked: set[tuple[object, ...]] = set()
     for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
         if run.trains:

@@ -122,7 +122,7 @@ class Suite:
         runs: all of them, their settings resolved for this machine; of a tuned suite, at the
             learning rates that the factors multiply.
         tune: how learning rates are chosen, or ``None``.
-        notes: what of the file changes no run, a sentence each.
+        notes: settings of the file that change no run, a sentence each.
     """
 
     contrast: Contrast | None
@@ -289,7 +289,7 @@ def _config(
     arm, seed, point = place
 
     def at(location: Location) -> str:
-        """Where a run's setting was made, the last word first."""
+        """The place in the file that a run's setting comes from; a later source comes first."""
         said = ".".join(map(str, location))
         for name in point:
             if said == name or said.startswith(f"{name}."):

@@ -201,8 +201,8 @@ def _tell_without_effect(config: RunConfig) -> None:
     ]
     if idle:
         warnings.warn(
-            f"{', '.join(idle)} have no effect on a Tuner, which has its model and examples and "
-            "does not evaluate: leave them out",
+            f"{', '.join(idle)}: no effect on a Tuner, which has its model and examples and does "
+            "not evaluate; leave this out",
             stacklevel=3,
         )
     of_arm = [name for name in stated(config) if not name.startswith(WITHOUT_EFFECT)]

@@ -256,7 +256,7 @@ def keep_workers_awake() -> None:
         return  # a PyTorch whose processes never sleep, or they were told so already
     config.quiesce_async_compile_pool = False
     if config.quiesce_async_compile_pool:
-        return  # TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL=1 has the last word
+        return  # TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL=1 overrides it
     compiling = importlib.import_module("torch._inductor.async_compile")
     made = compiling.AsyncCompile.process_pool
     if made.cache_info().currsize and getattr(made(), "timer", None) is not None:

@@ -35,7 +35,7 @@ class Chart:
     Attributes:
         name: of its files, without a suffix.
         title: without names of arms, which are anybody's text.
-        caption: how it is read, and what of the data is left out.
+        caption: how it is read, and which data are left out.
         spec: Vega-Lite.
         table: the same data.
         arms: that can be made to stand out.

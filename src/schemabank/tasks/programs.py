@@ -1,4 +1,4 @@
-"""Owns what of a completion is the program: which part of what a model wrote is run.
+"""Owns the choice of the program within a completion: which part of the text is run.
 
 A base model writes on where the prompt ends; a chat model writes a sentence, a fence and a whole
 function. Both are read as what they are, and nothing is mended: what is taken runs as it stands.
