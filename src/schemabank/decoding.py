@@ -16,13 +16,12 @@ from schemabank.cohort.slotwise import plain_generation
 from schemabank.cohort.stack import AdapterStack
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError, first_line
+from schemabank.refusals import RefusalError, asking
 
 TEXTS = ([1, 2, 3, 4], [5, 6, 7, 8])
 PROMPTS = ([1, 2, 3], [4])  # of different lengths, so that positions matter
 ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 ALLOWED_ROUNDED = 5e-2  # in types with fewer digits
-# What a model may answer to a call that it was not written for.
-FAILURES = (InputError, AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError)
 
 
 def why_by_slot(model: PreTrainedModel) -> str | None:
@@ -32,17 +31,10 @@ def why_by_slot(model: PreTrainedModel) -> str | None:
         model: the plain base model; it is left as it was.
     """
     try:
-        attention_windows(model)
-        stack = AdapterStack(model, lora=[LoraSettings()], bank=None, adapters=False)
-        try:
-            with stack.evaluating("off"):
-                difference = _difference(stack)
-        finally:
-            stack.remove()
-    except torch.OutOfMemoryError:  # which says nothing of the model
-        raise
-    except FAILURES as error:
-        return first_line(error)
+        with asking():
+            difference = _difference_of_ours(model)
+    except (RefusalError, InputError) as refusal:
+        return first_line(refusal)
     if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
         return f"its logits differ by {difference:.1e} from those of whole texts"
     return None
@@ -56,17 +48,27 @@ def check_generates(model: PreTrainedModel) -> None:
     """
     tokens = torch.tensor(TEXTS, device=model.device)
     try:
-        with plain_generation(model):
+        with asking(), plain_generation(model):
             difference = _difference_of_generate(model, tokens)
         problem = f"its logits differ by {difference:.1e} from those of whole texts"
-    except FAILURES as error:
-        difference, problem = float("inf"), first_line(error)
+    except (RefusalError, InputError) as refusal:
+        difference, problem = float("inf"), first_line(refusal)
     if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
         raise InputError(
             f"the model {type(model).__name__} can be decoded neither by SchemaBank nor by "
             f"transformers' generate ({problem}): allowed are causal models that generate, use "
             "one, or a task that decodes nothing, such as perplexity"
         )
+
+
+def _difference_of_ours(model: PreTrainedModel) -> float:
+    attention_windows(model)
+    stack = AdapterStack(model, lora=[LoraSettings()], bank=None, adapters=False)
+    try:
+        with stack.evaluating("off"):
+            return _difference(stack)
+    finally:
+        stack.remove()
 
 
 def _difference_of_generate(model: PreTrainedModel, tokens: Tensor) -> float:

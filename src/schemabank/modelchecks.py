@@ -13,16 +13,19 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.errors import InputError, first_line
+from schemabank.refusals import ran_out_of_memory
 
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a model's files are read into an ``InputError``."""
+    """Turn what goes wrong while a model is read into an ``InputError``, but for memory."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
+        if ran_out_of_memory(error):
+            raise
         raise InputError(
             f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "
             f"known to transformers {transformers.__version__}, with safetensors and a tokenizer."

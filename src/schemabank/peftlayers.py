@@ -17,9 +17,8 @@ from transformers import PreTrainedModel
 
 from schemabank.cohort.targets import layout_of, target_layers
 from schemabank.config import LoraSettings
-from schemabank.errors import InputError, first_line
-
-REFUSALS = (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+from schemabank.errors import InputError
+from schemabank.refusals import RefusalError, asking
 
 
 def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
@@ -59,9 +58,10 @@ def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
     with _put_back(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the question is what it does
         try:
-            LoraModel(model, LoraConfig(**asked), "default", low_cpu_mem_usage=True)
-        except REFUSALS as error:
-            return first_line(error)
+            with asking():
+                LoraModel(model, LoraConfig(**asked), "default", low_cpu_mem_usage=True)
+        except RefusalError as refusal:
+            return str(refusal)
         theirs = {path for path, m in model.named_modules() if isinstance(m, LoraLayer)}
     only = [f"only PEFT takes {path}" for path in sorted(theirs - ours)]
     only += [f"PEFT leaves out {path}" for path in sorted(ours - theirs)]

@@ -18,7 +18,8 @@ from transformers.pytorch_utils import Conv1D
 from schemabank.architecture import decoder_blocks, decoder_prefix
 from schemabank.cohort.joined import JoinedLinear
 from schemabank.config import LoraSettings
-from schemabank.errors import InputError, first_line
+from schemabank.errors import InputError
+from schemabank.refusals import RefusalError, asking
 
 Linear = nn.Linear | Conv1D | JoinedLinear
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -128,11 +129,10 @@ def check_calls(
     reason = ""
     with counting_calls(layers, tokens.numel()) as counts, torch.no_grad():
         try:
-            run(tokens)
-        except (InputError, torch.OutOfMemoryError):  # which says nothing of the layers
-            raise
-        except (AttributeError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            reason = f" ({first_line(error)})"
+            with asking():
+                run(tokens)
+        except RefusalError as refusal:
+            reason = f" ({refusal})"
     bad = [path for path, count in counts.items() if count != 1]
     if bad or reason:
         path = (bad or list(layers))[0]
