@@ -136,3 +136,12 @@ def test_a_divergence_stands_where_the_weights_are_gone(diverging: Diverging) ->
     (diverging.model / "model.safetensors").rename(diverging.model / "elsewhere")
     (diverging.model / "config.json").rename(diverging.model / "config")
     assert not any("is tried again" in line for line in diverging.again())
+
+
+@pytest.mark.parametrize("inputs", [3, ["model"], {"model": 3}])
+def test_digests_that_are_no_texts_are_refused(inputs: object, diverging: Diverging) -> None:
+    listed = read_json(diverging.out / "suite.json")
+    listed["tuning"]["failed"][0]["inputs"] = inputs
+    (diverging.out / "suite.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"tuning\.failed\.0\.inputs\S* is not as it was written"):
+        plan_suite(load_suite(diverging.file), diverging.out, Notes())

@@ -13,8 +13,9 @@ from schemabank.cohort.targets import check_calls
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.decoding import check_generates, why_by_slot
 from schemabank.errors import InputError
+from schemabank.memory import is_out_of_memory
 from schemabank.modelchecks import loading
-from schemabank.refusals import RefusalError, asking, ran_out_of_memory
+from schemabank.refusals import RefusalError, asking
 from schemabank.training import failure_of
 from tiny import tiny_model
 
@@ -73,7 +74,7 @@ def test_memory_that_runs_out_is_no_refusal(
     with pytest.raises(kind) as found, asking():
         spend()
     assert not isinstance(found.value, RefusalError)
-    assert ran_out_of_memory(found.value)
+    assert is_out_of_memory(found.value)
     assert failure_of(found.value).kind == "memory"
     with pytest.raises(kind), loading("a model"):
         spend()

@@ -33,6 +33,7 @@ from transformers import PreTrainedModel
 from schemabank.cohort.loss import Head
 from schemabank.cohort.stack import AdapterStack
 from schemabank.errors import first_line
+from schemabank.frozen import lent
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
 from schemabank.precision import Precision, in_precision
@@ -89,7 +90,8 @@ def check_with_peft(folder: Path, base: BaseModel, expected: Probe | PeftCheck) 
     if isinstance(expected, PeftCheck):
         return expected
     try:
-        with torch.no_grad(), _peft_model(base, folder) as model:
+        with torch.no_grad(), lent(base.model):
+            model = _loaded(base, folder)
             logits = _logits(model, base, torch.float64)
             allowed = _explained(model, base, logits, torch.float64)
             return _checked(logits, expected.logits(logits.device), allowed)
@@ -115,20 +117,6 @@ def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
         base.tokenizer.save_pretrained(folder)
         reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
         return _checked(_logits(reloaded, base, torch.float64), expected, allowed)
-
-
-@contextmanager
-def _peft_model(base: BaseModel, folder: Path) -> Iterator[PeftModel]:
-    """Put an adapter on the base model for a while, as stock PEFT does."""
-    plain, attributes = dict(base.model.named_modules()), set(vars(base.model))
-    try:
-        yield _loaded(base, folder)
-    finally:  # also of a file that PEFT gave up in the middle of
-        for path, module in plain.items():
-            if path and base.model.get_submodule(path) is not module:
-                base.model.set_submodule(path, module)
-        for name in set(vars(base.model)) - attributes:
-            delattr(base.model, name)
 
 
 def _loaded(base: BaseModel, folder: Path) -> PeftModel:

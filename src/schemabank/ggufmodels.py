@@ -21,7 +21,7 @@ from tokenizers.models import Unigram
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from schemabank.errors import InputError, first_line
-from schemabank.refusals import ran_out_of_memory
+from schemabank.memory import is_out_of_memory
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
@@ -61,7 +61,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
             with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
                 _convert(_joined(parts, Path(scratch, file_name)), finished)
         except LOADING_ERRORS as error:
-            if ran_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise InputError(
                 f"The GGUF file {origin!r} could not be converted: {first_line(error)}; give an "

@@ -13,7 +13,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.errors import InputError, first_line
-from schemabank.refusals import ran_out_of_memory
+from schemabank.memory import is_out_of_memory
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def loading(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise InputError(
             f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "

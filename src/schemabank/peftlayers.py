@@ -6,8 +6,6 @@ another adapter.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import peft
@@ -18,6 +16,7 @@ from transformers import PreTrainedModel
 from schemabank.cohort.targets import layout_of, target_layers
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
+from schemabank.frozen import lent
 from schemabank.refusals import RefusalError, asking
 
 
@@ -55,7 +54,7 @@ def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
         "fan_in_fan_out": layout.transposed,
         "exclude_modules": list(layout.excluded),
     }
-    with _put_back(model), warnings.catch_warnings():
+    with lent(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the question is what it does
         try:
             with asking():
@@ -66,19 +65,3 @@ def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
     only = [f"only PEFT takes {path}" for path in sorted(theirs - ours)]
     only += [f"PEFT leaves out {path}" for path in sorted(ours - theirs)]
     return only[0] if only else None
-
-
-@contextmanager
-def _put_back(model: PreTrainedModel) -> Iterator[None]:
-    """Give a model its own modules back, whatever has been done with them."""
-    modules = dict(model.named_modules())
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        yield
-    finally:
-        for path, module in modules.items():
-            if path and model.get_submodule(path) is not module:
-                model.set_submodule(path, module)
-        vars(model).pop("peft_config", None)
-        for parameter in wanted:
-            parameter.requires_grad_(True)

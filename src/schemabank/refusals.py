@@ -8,15 +8,11 @@ fewer slots, or another device, may have room. It goes to whoever can do somethi
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from schemabank.errors import InputError, first_line
+from schemabank.memory import is_out_of_memory
 
 # KeyError and IndexError are LookupErrors, NotImplementedError is a RuntimeError.
 REFUSALS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
-# PyTorch's allocator of host memory raises a plain RuntimeError (c10/core/impl/alloc_cpu.cpp).
-HOST_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
 
 
 class RefusalError(Exception):
@@ -37,12 +33,6 @@ def asking() -> Iterator[None]:
     except InputError:
         raise
     except REFUSALS as error:
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise RefusalError(first_line(error)) from error
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device's or the host's memory has run out."""
-    of_host = isinstance(error, RuntimeError) and HOST_ALLOCATOR in str(error)
-    return isinstance(error, OUT_OF_MEMORY) or of_host

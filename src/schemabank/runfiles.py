@@ -78,6 +78,7 @@ class _Choice(_Part):
 
 class _Failed(_Part):
     run_id: RunId
+    inputs: dict[str, str] = {}
 
 
 class _Tuning(_Part):

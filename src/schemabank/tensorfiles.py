@@ -14,7 +14,7 @@ from torch import Tensor
 
 from schemabank.errors import InputError
 from schemabank.files import check_regular
-from schemabank.refusals import ran_out_of_memory
+from schemabank.memory import is_out_of_memory
 
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -51,7 +51,7 @@ def read_tensors(
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        if ran_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise InputError(f"cannot read {str(path)!r} ({error}): {mend}") from error
     for name, tensor in tensors.items():

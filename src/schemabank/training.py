@@ -22,11 +22,11 @@ from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.failure import Failure
 from schemabank.forms import Items
+from schemabank.memory import is_out_of_memory
 from schemabank.models import BaseModel
 from schemabank.preflight import estimate
 from schemabank.prepare import engine_run
 from schemabank.progress import Reporter
-from schemabank.refusals import ran_out_of_memory
 from schemabank.rundir import METRICS
 from schemabank.trackers import Trackers
 from schemabank.trainconfig import Stage
@@ -140,7 +140,7 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
 def failure_of(error: Exception) -> Failure:
     """Return what an exception makes of a run."""
     message = str(error) or type(error).__name__
-    if ran_out_of_memory(error):
+    if is_out_of_memory(error):
         return Failure("memory", message)
     if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
         return Failure("disk", message)

@@ -1,0 +1,49 @@
+"""A model frozen, or lent to other code, for a while: it is given back as it was.
+
+What trains in it and which of its modules are in training mode are the user's own settings, module
+by module, so whoever freezes a model gives them back; whoever lets PEFT wrap its layers gives these
+back, too.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def lent(model: nn.Module) -> Iterator[None]:
+    """Lend a model to other code, such as PEFT's, and take it back as it was.
+
+    Its modules return to their places, attributes that were added go, and so does what became of
+    :func:`kept_state`; also where the other code gave up halfway.
+    """
+    modules, attributes = dict(model.named_modules()), set(vars(model))
+    give_back = kept_state(model)
+    try:
+        yield
+    finally:
+        for path, module in modules.items():  # parents come before what is in them
+            if path and model.get_submodule(path) is not module:
+                model.set_submodule(path, module)
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)
+        give_back()
+
+
+def kept_state(model: nn.Module) -> Callable[[], None]:
+    """Note what of a model trains, and which modules are in training mode.
+
+    Returns:
+        What gives both back to the same parameters and modules, wherever these are by then.
+    """
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+
+    def give_back() -> None:
+        for parameter, trains in trained:
+            parameter.requires_grad_(trains)
+        for module, mode in modes:
+            module.training = mode
+
+    return give_back
