@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from schemabank.errors import InputError
+from schemabank.taskconfig import GsmSymbolicSettings
 from schemabank.tasks import Example, TaskData, gsm_symbolic
 
 SRC = Path(gsm_symbolic.__file__).parents[2]
@@ -72,6 +73,18 @@ def test_no_item_has_template_and_numbers_of_another_split(words: int | None) ->
     assert not train & validation
     assert not validation & test
     assert templates(drawn.validation) <= templates(drawn.train)
+
+
+def test_how_many_items_repeat_within_a_split_is_as_the_page_says() -> None:
+    page = " ".join((SRC.parent / "docs" / "tasks.md").read_text(encoding="utf-8").split())
+    drawn = load(**GsmSymbolicSettings().model_dump())
+    for split, words in (
+        ("train", "{} of the {} training examples are distinct by template and numbers"),
+        ("validation", "{} of the {} for validation"),
+        ("test", "{} of the {} for testing"),
+    ):
+        found = drawn.split(split)
+        assert words.format(f"{len(numbers(found)):,}", f"{len(found):,}") in page
 
 
 def test_a_template_without_numbers_left_is_refused() -> None:
