@@ -1,7 +1,7 @@
 """Train adapters at many learning rates, damage a copy of each, and see whom the check calls bad.
 
-    python benchmarks/peft_check.py --out results/peft_check/nvidia-h200.json
-    python benchmarks/peft_check.py --show --out results/peft_check/nvidia-h200.json
+    python benchmarks/peft_check.py --adapters 21 --slots 7 --steps 6 --out FILE.json
+    python benchmarks/peft_check.py --show --out results/peft_check/cpu.json
 
 The adapters are trained together, in as many slots as are asked for, for a few steps at rates from
 1e-5, where they have hardly begun to learn, to 1e-2, where activations blow up. Each is saved and
@@ -160,6 +160,11 @@ def train(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Iterator
     yield from (t for t in done if all(m.isfinite().all() for ab in t.tensors.values() for m in ab))
 
 
+def damage_of(number: int) -> str:
+    """Return the damage of an adapter: over all adapters, every rate has every kind."""
+    return list(DAMAGES)[(number + number // len(RATES)) % len(DAMAGES)]
+
+
 def measure(arguments: argparse.Namespace) -> list[Row]:
     """Train and check; one row an adapter."""
     device = resolve_device(arguments.device)
@@ -173,8 +178,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     shared = {**origin(base.model, base.name), "steps": arguments.steps}
     with TemporaryDirectory() as scratch:
         for number, each in enumerate(trained):
-            damaged = list(DAMAGES)[number % len(DAMAGES)]
-            for kind in (None, damaged):
+            for kind in (None, damage_of(number)):
                 place = Path(scratch) / f"{number}-{'good' if kind is None else 'damaged'}"
                 found = check(each, kind, base, place, rng)
                 rows.append(_row(each.run, kind, found) | shared)

@@ -30,6 +30,7 @@ RECORDS = sorted((ROOT / "results" / "learning_rates").glob("*.jsonl"))
 SEED, NUM_RATES, NUM_SEEDS = 20_261_126, 5, 2
 ACCURACIES, NUM_ITEMS = (0.03, 0.1, 0.3, 0.6), (100, 300, 750)
 SEED_SD, LOSS_SD, DIFFICULTY_SD = 0.02, 0.004, 1.5
+SIMPLEST, OWN = "best score alone", "schemabank.raterule.choose"
 Rng = np.random.Generator
 Scores = np.ndarray  # (seed, item)
 
@@ -51,13 +52,26 @@ class Tried:
 
 @dataclass(frozen=True)
 class Line:
-    """One rule in one setting: the mean true accuracy at the rates that it chooses."""
+    """One rule in one setting: the mean true accuracy at the rates that it chooses.
+
+    Attributes:
+        rule: in words.
+        worlds: which.
+        num_items: that each run answers.
+        accuracy: mean over the worlds.
+        standard_error: of it, which is mostly that of the worlds.
+        ahead: mean difference from the best score alone, which chose in the same worlds.
+        ahead_error: standard error of that.
+        rounds: how many worlds.
+    """
 
     rule: str
     worlds: str
     num_items: int
     accuracy: float
     standard_error: float
+    ahead: float
+    ahead_error: float
     rounds: int
 
 
@@ -119,7 +133,7 @@ def within(share: float, error: Callable[[Tried, int, int], float]) -> Callable[
 
 RULES: dict[str, Callable[[Tried], int]] = {
     "lowest loss alone": within(1, anything),
-    "best score alone": within(1, nothing),
+    SIMPLEST: within(1, nothing),
     "before: one binomial error of a run": within(1, binomial),
     "one paired error over seeds and items": within(1, over_both),
     "half a paired error over seeds and items": within(0.5, over_both),
@@ -127,7 +141,7 @@ RULES: dict[str, Callable[[Tried], int]] = {
     "half a paired error over items": within(0.5, over_items),
     "a quarter of a paired error over items": within(0.25, over_items),
     "half an unpaired error": within(0.5, unpaired),
-    "schemabank.raterule.choose": chosen,
+    OWN: chosen,
 }
 
 
@@ -187,17 +201,18 @@ def compared(
         found["best possible"].append(max(tried.true))
         for rule, choice in RULES.items():
             found[rule].append(tried.true[choice(tried)])
-    return [
-        Line(
-            rule=rule,
-            worlds=name,
-            num_items=num_items,
-            accuracy=float(np.mean(own)),
-            standard_error=float(np.std(own, ddof=1) / len(own) ** 0.5),
-            rounds=len(own),
-        )
-        for rule, own in found.items()
-    ]
+    lines = []
+    for rule, own in found.items():
+        accuracy, error = mean_and_error(own)
+        ahead, ahead_error = mean_and_error(np.subtract(own, found[SIMPLEST]))
+        line = (rule, name, num_items, accuracy, error, ahead, ahead_error, len(own))
+        lines.append(Line(*line))
+    return lines
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return a mean and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def simulated(rounds: int) -> list[Line]:
@@ -223,7 +238,7 @@ def on_records() -> list[dict[str, object]]:
         for arm, tried in recorded_rates(path).items():
             whole = Tried(tried, [], [])
             picks = {
-                "best score alone": tried.index(best_score(tried)),
+                SIMPLEST: tried.index(best_score(tried)),
                 "before": RULES["before: one binomial error of a run"](whole),
                 "now": tried.index(choose(tried)),
             }
@@ -245,12 +260,23 @@ def table(lines: Sequence[dict[str, object]]) -> str:
             own = [x["accuracy"] for x in lines if (x["rule"], x["worlds"]) == (rule, name)]
             cells.append(f"{np.mean(np.array(own, dtype=float)):.2%}")
         rows.append(f"| {rule} | " + " | ".join(cells) + " |")
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, *ahead_rows(lines, worlds)]) + "\n"
+
+
+def ahead_rows(lines: Sequence[dict[str, object]], worlds: Sequence[str]) -> list[str]:
+    """The package's rule less the best score alone, in points, with its standard error."""
+    cells = []
+    for name in worlds:
+        own = [x for x in lines if (x["rule"], x["worlds"]) == (OWN, name)]
+        ahead = np.mean([float(str(x["ahead"])) for x in own])
+        error = np.sqrt(sum(float(str(x["ahead_error"])) ** 2 for x in own)) / len(own)
+        cells.append(f"{100 * ahead:+.3f} ± {100 * error:.3f}")
+    return ["| the last less the best score alone, in points | " + " | ".join(cells) + " |"]
 
 
 def records_table(rows: Sequence[dict[str, dict[str, float]]]) -> str:
     """Return what the rules choose in the records as a Markdown table."""
-    rules = {"best score alone": "best score alone", "before": "the rule before"}
+    rules = {SIMPLEST: SIMPLEST, "before": "the rule before"}
     rules |= {"now": "the rule now"}
     lines = [f"| record | arm | {' | '.join(rules.values())} |", "|---|---|---|---|---|"]
     for row in rows:

@@ -18,6 +18,7 @@ from schemabank.adapters import (
     BANK_WEIGHTS,
     CARD,
     WEIGHTS,
+    Adapter,
     load_adapter,
     load_bank,
     load_card,
@@ -118,16 +119,22 @@ def test_what_peft_saved_computes_the_same_here(alpha: int, tmp_path: Path) -> N
     assert (expected - logits(tiny_model("llama"))).abs().max() > 1e-2
 
 
+def as_in_peft(config: peft.LoraConfig, folder: Path) -> tuple[Adapter, torch.Tensor]:
+    """Save an adapter by PEFT and read it; our logits with it must be PEFT's, which come back."""
+    model = peft.get_peft_model(tiny_model("llama"), config)
+    model.save_pretrained(folder)
+    adapter = load_adapter(folder)
+    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
+    put_on(fresh, 0, adapter)
+    torch.testing.assert_close(stack_logits(fresh), logits(model), rtol=0, atol=1e-5)
+    return adapter, logits(model)
+
+
 def test_layers_that_peft_left_out_stay_untouched(tmp_path: Path) -> None:
     config = peft.LoraConfig(
         r=4, target_modules=["q_proj"], layers_to_transform=[1], init_lora_weights=False
     )
-    model = peft.get_peft_model(tiny_model("llama"), config)
-    model.save_pretrained(tmp_path)
-    adapter = load_adapter(tmp_path)
-    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
-    put_on(fresh, 0, adapter)
-    torch.testing.assert_close(stack_logits(fresh), logits(model), rtol=0, atol=1e-5)
+    as_in_peft(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -418,16 +425,11 @@ def test_excluded_layers_stay_untouched_as_in_peft(tmp_path: Path) -> None:
         exclude_modules=["1.self_attn.q_proj"],
         init_lora_weights=False,
     )
-    model = peft.get_peft_model(tiny_model("llama"), config)
-    model.save_pretrained(tmp_path)
-    adapter = load_adapter(tmp_path)
-    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
-    put_on(fresh, 0, adapter)
-    torch.testing.assert_close(stack_logits(fresh), logits(model), rtol=0, atol=1e-5)
+    adapter, expected = as_in_peft(config, tmp_path)
     (tmp_path / "again").mkdir()
     write_adapter(tmp_path / "again", adapter, card="")
     again = peft.PeftModel.from_pretrained(tiny_model("llama"), str(tmp_path / "again"))
-    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(again), expected, rtol=0, atol=1e-5)
 
 
 def test_weights_keep_their_type_when_they_are_written_again(folder: Path, tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
 """README and docs are held to what the program does."""
 
-import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import transformers
@@ -17,6 +15,7 @@ from schemabank.configfile import load_experiment
 from schemabank.routing.report import markdown_table, tables
 from schemabank.table import results_tables
 from tiny import tiny_model, tiny_tokenizer
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -87,12 +86,12 @@ def test_the_papers_configurations_are_its_forty_runs() -> None:
 
 
 def test_the_settings_page_is_up_to_date() -> None:
-    module = _module(ROOT / "docs" / "build_settings.py")
+    module = load_tool(ROOT / "docs" / "build_settings.py")
     assert module.TARGET.read_text(encoding="utf-8") == module.page()
 
 
 def test_published_learning_rates_follow_from_their_records() -> None:
-    tool = _module(ROOT / "benchmarks" / "choose_learning_rates.py")
+    tool = load_tool(BENCHMARKS / "choose_learning_rates.py")
     folder = ROOT / "results" / "learning_rates"
     records = sorted(folder.glob("*.jsonl"))
     assert len(records) == 4
@@ -169,9 +168,7 @@ def test_tables_of_rate_rules_are_those_of_their_record() -> None:
     shown = shown_by("rate_rule.py", record)
     assert page.partition(f"<!-- rate_rule.py: {record} -->\n")[2].startswith(shown)
     readme = (ROOT / "results" / "learning_rates" / "README.md").read_text(encoding="utf-8")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    tool = _module(ROOT / "benchmarks" / "rate_rule.py")
-    sys.path.pop(0)
+    tool = load_tool(BENCHMARKS / "rate_rule.py")
     rows = json.loads((ROOT / record).read_text(encoding="utf-8"))["records"]
     printed = tool.records_table(rows)
     assert readme.partition(f"<!-- rules on records: {record} -->\n")[2].startswith(printed)
@@ -188,22 +185,12 @@ def test_tables_of_rate_rules_are_those_of_their_record() -> None:
     ],
 )
 def test_configurations_use_the_chosen_learning_rate(config: str, arm: str, record: str) -> None:
-    tool = _module(ROOT / "benchmarks" / "choose_learning_rates.py")
+    tool = load_tool(BENCHMARKS / "choose_learning_rates.py")
     tried = tool.rates(ROOT / "results" / "learning_rates" / f"{record}.jsonl")
     runs = load_experiment(ROOT / "configs" / f"{config}.yaml").runs()
     stages = next(run for run in runs if run.arm == arm).stages()
     highest = max(stage.learning_rate for stage in stages if "lora" in stage.train)
     assert highest == tool.choose(tried[arm]).learning_rate
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 PERFORMANCE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")

@@ -3,11 +3,9 @@
 The kinds of damage are those of ``benchmarks/peft_check.py``, which asks the same of a real model.
 """
 
-import importlib
 import json
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +20,7 @@ from schemabank.config import LoraSettings, RunConfig
 from schemabank.models import BaseModel
 from schemabank.peftcheck import FIELD, PeftCheck, read_check
 from tiny import Kind, tiny_model, tiny_tokenizer
+from tools import BENCHMARKS, load_tool
 
 pytestmark = [
     # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -30,7 +29,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Found missing adapter keys:UserWarning"),
 ]
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 HIDDEN = 32
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "down_proj")
 # Of B's weights: what learning rates from 1e-5 to 1e-2 come to, and beyond.
@@ -43,10 +41,8 @@ LORA = (
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("peft_check")
-    sys.path.remove(str(BENCHMARKS))
+def benchmark() -> ModuleType:
+    return load_tool(BENCHMARKS / "peft_check.py")
 
 
 def base_model(kind: Kind, dtype: torch.dtype) -> BaseModel:
@@ -169,3 +165,9 @@ def test_a_check_comes_back_from_a_result_as_it_was(check: PeftCheck) -> None:
 def test_results_without_a_check_are_in_no_doubt() -> None:
     assert read_check(None) is None
     assert read_check({"arm": "base"}) is None
+
+
+def test_every_rate_of_the_benchmark_meets_every_damage(benchmark: ModuleType) -> None:
+    num_rates, num_damages = len(benchmark.RATES), len(benchmark.DAMAGES)
+    met = {(n % num_rates, benchmark.damage_of(n)) for n in range(num_rates * num_damages)}
+    assert len(met) == num_rates * num_damages

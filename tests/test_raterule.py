@@ -1,9 +1,7 @@
 """The rule that chooses among learning rates."""
 
-import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +13,7 @@ from hypothesis import strategies as st
 from schemabank.errors import InputError
 from schemabank.raterule import NEAR, Answers, Candidate, best_score, choose, paired_error
 from schemabank.stats import clustered_interval, paired_difference
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent
 RECORD = ROOT / "results" / "rate_rule.json"
@@ -112,15 +111,7 @@ def test_what_is_chosen_is_near_the_best_and_none_so_near_has_a_lower_loss(
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("rate_rule", ROOT / "benchmarks/rate_rule.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    sys.path.pop(0)
-    return module
+    return load_tool(BENCHMARKS / "rate_rule.py")
 
 
 OWN, BEFORE = "schemabank.raterule.choose", "before: one binomial error of a run"

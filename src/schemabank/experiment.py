@@ -43,6 +43,8 @@ from schemabank.trackers import Trackers, trackers_of
 from schemabank.training import Context, build_stack, failure_of
 from schemabank.waiting import waiting
 
+CHECKING = "checking what the runs need"
+
 
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
     """Train and evaluate every run of an experiment that is not finished yet.
@@ -110,7 +112,10 @@ def run_all(
     groups = [group for group in _sharing(runs) if not pending.isdisjoint(group)]
     models: dict[ModelSettings, BaseModel] = {}
     trackers = trackers_of([run for run in runs if run in pending], out, reporter)
-    contexts = [_prepare(group, models, device, reporter, trackers) for group in groups]
+    contexts = []
+    for group in groups:
+        with waiting(CHECKING, reporter.note):
+            contexts.append(_prepare(group, models, device, reporter, trackers))
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in _planned(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -164,7 +169,8 @@ def plan_all(
     found: list[Planned] = []
     models: dict[ModelSettings, BaseModel] = {}
     for group in _sharing(resolved(runs, device, note=reporter.note)):
-        context = _prepare(group, models, device, reporter, Trackers({}, reporter))
+        with waiting(CHECKING, reporter.note):
+            context = _prepare(group, models, device, reporter, Trackers({}, reporter))
         for plan, slots in _planned(group, context, device):
             data = context.training
             if not plan.runs[0].trains or data is None:
@@ -258,17 +264,6 @@ def _prepare(
     trackers: Trackers,
 ) -> Context:
     """Load and check everything that can be wrong before any compute is spent."""
-    with waiting("checking what the runs need", reporter.note):
-        return _checked(runs, models, device, reporter, trackers)
-
-
-def _checked(
-    runs: Sequence[RunConfig],
-    models: dict[ModelSettings, BaseModel],
-    device: torch.device,
-    reporter: Reporter,
-    trackers: Trackers,
-) -> Context:
     task = loaded_task(runs[0].task, reporter.note)
     if runs[0].model not in models:
         models[runs[0].model] = _announced_base(runs[0], device, reporter)

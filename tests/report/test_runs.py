@@ -1,11 +1,9 @@
 """Reports on folders of runs: what is read, compared, left out and warned of."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,25 +25,18 @@ from schemabank.report.page import page, text
 from schemabank.report.runs import read_runs
 from schemabank.report.tables import tables
 from schemabank.rundir import CONFIG, RESULT, SUITE, write_json
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent.parent
+GENERATOR = load_tool(BENCHMARKS / "report_scale.py")
 SEEDS, ITEMS = 4, 60
 Json = dict[str, Any]
-
-
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("scale", ROOT / "benchmarks" / "report_scale.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic") / "runs"
-    _generator().write_runs(folder, num_seeds=SEEDS, num_items=ITEMS, full_seeds=SEEDS)
+    GENERATOR.write_runs(folder, num_seeds=SEEDS, num_items=ITEMS, full_seeds=SEEDS)
     return folder
 
 
@@ -212,7 +203,7 @@ def outcomes(report: Json) -> list[str]:
 
 def test_two_seeds_give_no_verdict_anywhere(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
-    _generator().write_runs(folder, num_seeds=2, num_items=48, full_seeds=2)
+    GENERATOR.write_runs(folder, num_seeds=2, num_items=48, full_seeds=2)
     in_parts(folder, "seen", "held out")
     found, drawn = examined(folder)
     assert set(outcomes(found)) == {"no verdict"}

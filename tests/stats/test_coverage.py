@@ -4,10 +4,8 @@ Bounds leave room for the simulation's own error; what falls short by design is 
 lies. The figures in docstrings are those of the long simulation's record.
 """
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,19 +13,14 @@ import numpy as np
 import pytest
 
 from schemabank import stats
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("coverage", ROOT / "benchmarks" / "coverage.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(BENCHMARKS / "coverage.py")
 
 
 def rates(tool: ModuleType, name: str, rounds: int) -> dict[tuple[str, str], float]:

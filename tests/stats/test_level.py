@@ -1,8 +1,6 @@
 """Verdicts on equal arms, by the simulation of ``benchmarks/verdicts.py`` and by its record."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +14,7 @@ from schemabank.stats import (
     paired_difference,
     verdict,
 )
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "results" / "verdicts.json"
@@ -24,13 +23,7 @@ CALLED = {"better", "worse"}
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verdicts", ROOT / "benchmarks" / "verdicts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look up annotations
-    spec.loader.exec_module(module)
-    return module
+    return load_tool(BENCHMARKS / "verdicts.py")
 
 
 def test_a_verdict_takes_as_many_seeds_as_the_record_says(tool: ModuleType) -> None:

@@ -10,7 +10,6 @@ import select
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from types import TracebackType
 from typing import Self
 
 from schemabank.sandbox import reasons, wire
@@ -158,12 +157,7 @@ class _Check:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._stack.close()
 
     def reason(self, job: Mapping[str, object], *, timeout_s: float) -> str:
