@@ -137,6 +137,14 @@ def test_the_record_has_the_rule_at_least_as_accurate_as_the_one_before() -> Non
     )
 
 
+def test_the_record_has_the_best_score_alone_within_three_hundredths_of_a_point() -> None:
+    lines = json.loads(RECORD.read_text(encoding="utf-8"))["lines"]
+    ahead = {(x["worlds"], x["num_items"]): x["ahead"] for x in lines if x["rule"] == OWN}
+    for name in {worlds for worlds, _ in ahead}:
+        own = [points for (worlds, _), points in ahead.items() if worlds == name]
+        assert abs(math.fsum(own) / len(own)) < 0.0003
+
+
 def test_the_records_choices_are_what_the_rules_choose(tool: ModuleType) -> None:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert record["records"] == tool.on_records()

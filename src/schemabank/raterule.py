@@ -5,7 +5,7 @@ gold target, which varies less, can tell among those that are as good; but it of
 where the score no longer rises. So the loss decides only within a quarter of a standard error of
 the best, and that error is of the paired difference: all candidates answer the same items. How much
 accuracy this and other rules end with is simulated by ``benchmarks/rate_rule.py`` and recorded in
-``results/rate_rule.json``.
+``results/rate_rule.json``: the best score alone does as well, within 0.03 points of accuracy.
 """
 
 from collections.abc import Mapping, Sequence

@@ -105,6 +105,20 @@ def test_holm_keeps_five_parts_together_at_five_in_a_hundred(tool: ModuleType) -
     assert false / rounds <= 0.05 + 3 * (0.05 * 0.95 / rounds) ** 0.5
 
 
+def test_what_is_said_of_one_arm_is_what_the_record_says(tool: ModuleType) -> None:
+    lines = [x for x in tool.read(RECORD) if x.kind == "one arm"]
+    most: dict[tuple[str, int], float] = {}
+    for line in lines:
+        place = line.method, line.num_seeds
+        most[place] = max(most.get(place, 0.0), line.rate)
+    assert min(rate for (_, seeds), rate in most.items() if seeds >= FEWEST_SEEDS) > 0.05
+    own = {seeds: round(100 * most["crossed_difference", seeds]) for seeds in (3, 4, 12)}
+    said = (
+        f"in up to {own[3]} % of comparisons with three seeds, {own[4]} % with four and {own[12]} %"
+    )
+    assert said in " ".join((verdict.__doc__ or "").split())
+
+
 def test_two_seeds_that_happen_to_agree_give_no_verdict() -> None:
     """The control is better on 5 of 48 items for both seeds, which makes p less than 0.05."""
     rng = np.random.default_rng(3)
