@@ -45,6 +45,8 @@ ARMS, SETTINGS = 10, (1, 2)
 FULL_SEEDS = 16  # of every arm and setting: these have completions and logs
 STEPS = 200
 SHARES = ("correct", "correct_among_ended")
+DECODED = ("few_shot", "routing", "max_new_tokens", "num_samples", "temperature", "top_p")
+DECODED += ("sampling_seed", "batch_size")
 
 Correct = npt.NDArray[np.bool_]  # (num_items)
 
@@ -188,7 +190,8 @@ def _summary(num_items: int) -> dict[str, object]:
 
 def _result(config: RunConfig, correct: Correct) -> dict[str, object]:
     training = {"num_steps": STEPS, "num_examples": 4 * STEPS, "num_skipped_steps": 0}
-    training |= {"num_lora_updates": STEPS, "num_trained_parameters": 10**6 * config.lora.r}
+    training |= {"num_lora_updates": STEPS, "num_updates": {"lora": STEPS}}
+    training |= {"num_trained_parameters": 10**6 * config.lora.r}
     return {
         "arm": config.arm,
         "seed": config.seed,
@@ -197,7 +200,8 @@ def _result(config: RunConfig, correct: Correct) -> dict[str, object]:
         "dtype": "bfloat16",
         "task": "gsm8k",
         "split": "test",
-        "few_shot": 0,
+        "padding_side": "right",
+        **{name: getattr(config.eval, name) for name in DECODED},
         "versions": {"schemabank": "0.1.0"},
         "training": {**training, "failure": None},
         "metric": "numeric",

@@ -3,7 +3,7 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ VALUES: tuple[Any, ...] = (
     -1,
     0,
     1e20,
+    1e308,
+    -1e308,
     10**30,
+    10**400,
     float("nan"),
     float("inf"),
     "",
@@ -24,6 +27,7 @@ VALUES: tuple[Any, ...] = (
     "a" * 5000,
     [],
     [1],
+    [0.1, None],
     ["x"],
     {},
     {"a": 1},
@@ -44,23 +48,41 @@ RAW = (
 )
 
 
-def damage(folder: Path, draw: random.Random) -> str:
-    """Damage one file of a folder and say how."""
-    path = draw.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
+def damage(folder: Path, draw: random.Random, *, only: Sequence[str] = ()) -> str:
+    """Damage one file of a folder and say how; of files of these names alone, one value."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and (not only or p.name in only))
+    path = draw.choice(files)
+    if only:
+        return f"{path.relative_to(folder)}: {_values(path, draw)}"
     kinds: list[Callable[[Path, random.Random], str]] = [_bytes, _bytes, _place]
     if path.suffix in {".json", ".jsonl", ".yaml"}:
         kinds += [_values] * 5
     return f"{path.relative_to(folder)}: {draw.choice(kinds)(path, draw)}"
 
 
-def copies(folder: Path, place: Path, count: int, *, seed: int) -> Iterator[tuple[Path, str]]:
+def copies(
+    folder: Path, place: Path, count: int, *, seed: int, only: Sequence[str] = ()
+) -> Iterator[tuple[Path, str]]:
     """Give copies of a folder, one after another, each damaged in its own way."""
     draw = random.Random(seed)
     for number in range(count):
         copy = place / str(number)
         shutil.copytree(folder, copy, symlinks=True)
-        yield copy, f"{seed}/{number} {damage(copy, draw)}"
+        yield copy, f"{seed}/{number} {damage(copy, draw, only=only)}"
         shutil.rmtree(copy)
+
+
+def each_changed(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Give JSON with one value changed or left out, at every place; and say which."""
+    for inside, key in list(_places(tree)):
+        kept = inside[key]
+        for value in VALUES:
+            inside[key] = value
+            yield json.dumps(tree), f"{key!r} = {value!r:.40}"
+        if isinstance(inside, dict):
+            del inside[key]
+            yield json.dumps(tree), f"{key!r} deleted"
+        inside[key] = kept
 
 
 def _bytes(path: Path, draw: random.Random) -> str:

@@ -1,25 +1,33 @@
 """Whatever is wrong with a file or a folder ends as an ``InputError``, or does no harm."""
 
 import json
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
-from damage import RAW, copies
+from damage import RAW, copies, each_changed
 from runs import Finished, Notes, write_model
 from schemabank.config import RunConfig
 from schemabank.configfile import load_experiment, overridden
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
+from schemabank.fairness import unequal_arms
 from schemabank.models import load_base_model
+from schemabank.peftcheck import read_check
 from schemabank.report.command import Question, report
+from schemabank.report.page import tables, text
+from schemabank.rundir import RESULT
 from schemabank.runfiles import read_result, read_suite
 from schemabank.saved import evaluate_saved, export_run
 from schemabank.suite import load_suite
-from schemabank.suiterun import planned_rows
+from schemabank.suiterun import planned_rows, run_suite
+from schemabank.table import PlainTable, plain_table, results_tables, skipped_lines
 from suites import ran, tiny
 
 pytestmark = [
@@ -27,13 +35,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 SOAK = pytest.mark.soak
+NESTED = ("result.json", "suite.json", "cost.json", "config.yaml")  # of which one value changes
 Attempt = Callable[[Path], object]
 
 
-def attempts(folder: Path, place: Path, count: int, seed: int, *attempted: Attempt) -> int:
+def attempts(
+    folder: Path,
+    place: Path,
+    count: int,
+    seed: int,
+    *attempted: Attempt,
+    only: Sequence[str] = (),
+) -> int:
     """Try things on damaged copies of a folder; return how many copies were refused."""
     refused = 0
-    for copy, said in copies(folder, place, count, seed=seed):
+    for copy, said in copies(folder, place, count, seed=seed, only=only):
         ended = []
         for attempt in attempted:
             try:
@@ -69,24 +85,88 @@ def test_a_damaged_run_folder(count: int, seed: int, finished: Finished, tmp_pat
     assert attempts(run, tmp_path / "copies", count, seed, evaluated, exported) >= count / 10
 
 
+def printed(*tables: PlainTable) -> None:
+    """Print tables as the command line does, to a file that holds no half characters."""
+    with Path(os.devnull).open("w", encoding="utf-8") as file:
+        Console(file=file, width=200).print(*(plain_table(*table) for table in tables))
+
+
+def shown(runs: Sequence[RunConfig], results: list[Mapping[str, Any]]) -> None:
+    """Print what ``train`` prints of results."""
+    with Path(os.devnull).open("w", encoding="utf-8") as file:
+        Console(file=file, width=200).print(*results_tables(results))
+        file.writelines([*skipped_lines(results), *unequal_arms(runs, results)])
+    assert all(check.said for check in map(read_check, results) if check)
+
+
+def reported(folder: Path) -> None:
+    found = report(folder, Question(treatment="schemabank", control="lora"))
+    printed(*tables(found))
+    text(found).encode()
+    json.dumps(found, ensure_ascii=False).encode()
+
+
 @pytest.mark.usefixtures("gsm8k")
-@pytest.mark.parametrize(("count", "seed"), [(6, 0), pytest.param(300, 1, marks=SOAK)])
+@pytest.mark.parametrize(
+    ("count", "seed", "only"),
+    [
+        (6, 0, ()),
+        (20, 0, NESTED),
+        pytest.param(300, 1, (), marks=SOAK),
+        pytest.param(1000, 1, NESTED, marks=SOAK),
+    ],
+)
 def test_a_damaged_folder_of_runs(
-    count: int, seed: int, finished: Finished, tmp_path: Path
+    count: int, seed: int, only: tuple[str, ...], finished: Finished, tmp_path: Path
 ) -> None:
-    def reported(folder: Path) -> None:
-        report(folder, Question(treatment="schemabank", control="lora"))
+    experiment = load_experiment(finished.config)
 
     def again(folder: Path) -> None:
-        outcomes = run_experiment(load_experiment(finished.config), folder, Notes())
+        outcomes = run_experiment(experiment, folder, Notes())
         assert len(outcomes) == 3
+        shown(experiment.runs(), [o.result for o in outcomes if o.result is not None])
 
-    attempts(finished.out, tmp_path / "copies", count, seed, reported, again)
+    place = tmp_path / "copies"
+    refused = attempts(finished.out, place, count, seed, reported, again, only=only)
+    assert refused >= (count / 3 if only else 0)
 
 
-@pytest.mark.soak
+@pytest.mark.parametrize("arm", ["lora", "base", pytest.param("schemabank", marks=SOAK)])
+def test_a_result_with_any_value_changed_is_refused_or_shown(
+    arm: str, finished: Finished, tmp_path: Path
+) -> None:
+    runs = load_experiment(finished.config).runs()
+    outcomes = (finished.base, finished.lora, finished.schemabank)
+    whole: list[Mapping[str, Any]] = [read_result(o.folder / RESULT) for o in outcomes]
+    at = [result["arm"] for result in whole].index(arm)
+    sentences: list[str] = []
+    path, count = tmp_path / RESULT, 0
+    for changed, said in each_changed(dict(whole[at])):
+        path.write_text(changed)
+        count += 1
+        try:
+            found = read_result(path)
+            shown(runs, [*whole[:at], found, *whole[at + 1 :]])
+        except InputError as error:
+            sentences.append(str(error))
+        except Exception as error:
+            raise AssertionError(said) from error
+    assert len(sentences) > count / 2
+    assert all(str(path) in sentence and len(sentence) < 1000 for sentence in sentences)
+
+
 @pytest.mark.usefixtures("gsm8k")
-def test_a_damaged_suite_folder(finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "seed", "only"),
+    [
+        (20, 0, NESTED),
+        pytest.param(300, 1, (), marks=SOAK),
+        pytest.param(600, 1, NESTED, marks=SOAK),
+    ],
+)
+def test_a_damaged_suite_folder(
+    count: int, seed: int, only: tuple[str, ...], finished: Finished, tmp_path: Path
+) -> None:
     tune = {"factors": [0.5, 1.0], "seeds": [1001], "extend": 0}
     path = tiny(finished, tmp_path / "suite.yaml", grid={}, tune=tune)
     ran(path, tmp_path / "suite")
@@ -94,10 +174,14 @@ def test_a_damaged_suite_folder(finished: Finished, tmp_path: Path) -> None:
     def listed(folder: Path) -> None:
         planned_rows(load_suite(path), folder)
 
-    def reported(folder: Path) -> None:
-        report(folder, Question(treatment="schemabank", control="lora"))
+    def again(folder: Path) -> None:
+        ended = run_suite(load_suite(path), folder, Notes())
+        printed(*ended.tables())
+        json.dumps([ended.rows(), ended.inequalities()], ensure_ascii=False).encode()
 
-    attempts(tmp_path / "suite", tmp_path / "copies", 300, 1, listed, reported)
+    place = tmp_path / "copies"
+    refused = attempts(tmp_path / "suite", place, count, seed, listed, reported, again, only=only)
+    assert refused >= (count / 4 if only else 0)
 
 
 @pytest.mark.parametrize(("count", "seed"), [(300, 0), pytest.param(5000, 1, marks=SOAK)])
@@ -149,7 +233,8 @@ def test_a_damaged_table(count: int, seed: int, tmp_path: Path) -> None:
         ({"groups": {}}, "groups"),
         ({"groups": {"all": []}}, "groups.all"),
         ({"groups": {"all": {"num_items": True}}}, r"groups\.all\.num_items"),
-        ({"scores": ["strange"]}, r"groups\.all\.strange"),
+        ({"scores": ["strange"]}, r"scores .*begins with \['correct'\]"),
+        ({"scores": ["correct", "strange"]}, r"groups\.all\.strange \(it is missing"),
         ({"versions": {"torch": []}}, r"versions\.torch"),
         ({"temperature": [0]}, "temperature"),
         ({"training": {"num_steps": "many"}}, r"training\.num_steps"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from runs import Finished, Notes, snapshot
 from schemabank.cli import app
 from schemabank.config import RunConfig
-from schemabank.configfile import load_run, run_id
+from schemabank.configfile import config_hash, load_run, run_id
 from schemabank.errors import FailedRunsError, InputError
 from schemabank.failure import Failure
 from schemabank.files import read_json
@@ -397,7 +397,8 @@ def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
             group = {"num_items": 9, "correct": 0.5, "gold_nll": loss, "ended_ratio": 1.0}
             (out / run_id(run)).mkdir(parents=True, exist_ok=True)
             known: dict[str, Any] = dict(finished.lora.result or {})
-            result = {**known, "groups": {"all": {**known["groups"]["all"], **group}}}
+            own = {"seed": run.seed, "config_hash": config_hash(run)}
+            result = {**known, **own, "groups": {"all": {**known["groups"]["all"], **group}}}
             (out / run_id(run) / "result.json").write_text(json.dumps(result))
             answers = [
                 {"id": f"{n}", "group": "all", "cluster": None, "scores": {"correct": n % 2}}

@@ -22,7 +22,7 @@ from schemabank.errors import InputError
 from schemabank.forms import Items
 from schemabank.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.loading import announce_decoding, loaded_base, loaded_task, resolve_device, resolved
-from schemabank.members import Outcome
+from schemabank.members import Outcome, finished_outcome
 from schemabank.modelfit import check_items, check_training
 from schemabank.models import BaseModel
 from schemabank.naming import titles_of
@@ -35,7 +35,6 @@ from schemabank.prepare import (
 )
 from schemabank.progress import Reporter
 from schemabank.rundir import RESULT, check_available, is_finished
-from schemabank.runfiles import read_result
 from schemabank.runner import run_cohort
 from schemabank.tagging import check_tags, prefixes
 from schemabank.tasks.base import TaskData
@@ -100,11 +99,7 @@ def run_all(
         if finished[run]:
             reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
             reporter.run_state(run_id(run), "reused")
-    outcomes = {
-        run: Outcome(out / run_id(run), read_result(out / run_id(run) / RESULT), reused=True)
-        for run in runs
-        if finished[run]
-    }
+    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in runs if finished[run]}
     check_all_reusable(outcomes, reporter)
     pending = {run for run in runs if not finished[run]}
     for run in pending:

@@ -8,6 +8,7 @@ import gzip
 import json
 import math
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,11 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
             "write the number, or leave an empty value out"
         )
     return value
+
+
+def is_number(value: object, *, at_most: float = sys.float_info.max) -> bool:
+    """Whether a value of JSON is a finite number of at most this size; ``true`` is none."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= at_most
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -124,7 +124,7 @@ def check_used_again(
     Raises:
         InputError: an input is another one.
     """
-    recorded = recorded_in(read_json(folder / RESULT)) if (folder / RESULT).exists() else {}
+    recorded = _recorded_at(folder)
     if not recorded and adapter is not None:
         recorded = recorded_beside(adapter)
     found, missing = Present().of(asked, with_data=with_data)
@@ -187,17 +187,36 @@ def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None
 
 
 def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests in a ``result.json``; none for a run of an older version."""
-    inputs = result.get("inputs")
-    known = inputs if isinstance(inputs, dict) else {}
-    texts = {name: known[name] for name in NAMES if isinstance(known.get(name), str)}
-    return {name: digest for name, digest in texts.items() if digest.isascii()}
+    """Return the digests in a checked ``result.json``; none for a run of an older version."""
+    inputs = result.get("inputs", {})
+    return {name: inputs[name] for name in NAMES if name in inputs}
 
 
 def recorded_beside(adapter: Path) -> dict[str, str]:
-    """Return the digests beside an adapter; none where others have trained it."""
+    """Return the digests beside an adapter; none where others have trained it.
+
+    Raises:
+        InputError: one of them is no text.
+    """
     path = adapter / INPUTS
-    return recorded_in({"inputs": read_json(path)}) if path.exists() else {}
+    return _digests_of(read_json(path), path) if path.exists() else {}
+
+
+def _recorded_at(folder: Path) -> dict[str, str]:
+    """The digests in a folder's ``result.json``, whatever else is in there."""
+    path = folder / RESULT
+    return _digests_of(read_json(path).get("inputs", {}), path) if path.exists() else {}
+
+
+def _digests_of(inputs: object, path: Path) -> dict[str, str]:
+    known = inputs if isinstance(inputs, dict) else {"": inputs}
+    wrong = {n: d for n, d in known.items() if not (isinstance(d, str) and d.isascii())}
+    if wrong:
+        raise InputError(
+            f"{str(path)!r} holds {wrong!s:.80} in its inputs, allowed are digests as text: "
+            "restore it"
+        )
+    return {name: str(known[name]) for name in NAMES if name in known}
 
 
 def _difference(recorded: Digests, found: Digests, made: str) -> str | None:

@@ -20,6 +20,7 @@ from schemabank.files import check_regular, json_lines, parse_json
 from schemabank.rundir import PREDICTIONS, writing_tensors
 
 SCORES = "scores.safetensors"
+DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
         held, found = _saved(folder, score)
     except InputError:
         raise
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*DAMAGED, OSError) as error:
         raise InputError(
             f"cannot read the items' scores in {str(folder)!r} ({error!r}): restore the run, or "
             "move its folder away"

@@ -18,7 +18,19 @@ from schemabank.failure import Failure
 from schemabank.inputs import INPUTS, Digests
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
-from schemabank.rundir import ADAPTER, BANK, FAILURE, STAGES, Claim, new_folder, slug, write_json
+from schemabank.rundir import (
+    ADAPTER,
+    BANK,
+    FAILURE,
+    RESULT,
+    STAGES,
+    Claim,
+    new_folder,
+    slug,
+    write_json,
+)
+from schemabank.runfiles import read_result
+from schemabank.tasks.catalog import metric_of
 from schemabank.trainconfig import Stage
 from schemabank.training import KeepStage, failure_of
 
@@ -41,6 +53,28 @@ class Outcome:
     reused: bool = False
     failure: Failure | None = None
     inputs: Digests = field(default_factory=dict)
+
+
+def finished_outcome(run: RunConfig, folder: Path) -> Outcome:
+    """Return the outcome of a run, or of an evaluation, that was finished before.
+
+    Args:
+        run: its settings.
+        folder: where it is.
+
+    Raises:
+        InputError: its result cannot be read, or is another run's.
+    """
+    result = read_result(folder / RESULT)
+    own = {"arm": run.arm, "seed": run.seed, "config_hash": config_hash(run)}
+    other = {name: result[name] for name, value in own.items() if result[name] != value}
+    if other or result["metric"] != metric_of(run.task):
+        said = other or {"metric": result["metric"]}
+        raise InputError(
+            f"{str(folder / RESULT)!r} is the result of another run ({said}), allowed is that of "
+            f"{own}: restore it, or move its folder away and run it again"
+        )
+    return Outcome(folder, result, reused=True)
 
 
 @dataclass

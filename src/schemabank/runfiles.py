@@ -1,19 +1,22 @@
-"""``result.json`` and ``suite.json`` as they must be before anything is made of them.
+"""``result.json``, ``cost.json`` and ``suite.json``, checked before anything is made of them.
 
-Both are read by commands that may run long after they were written, by another version or after a
+They are read by commands that may run long after they were written, by another version or after a
 disk has failed, so their shape is checked where they are read and nowhere else.
 """
 
-import math
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
+from schemabank.basesettings import PositiveInt, Seed, Weight
 from schemabank.errors import InputError
 from schemabank.files import read_json
-from schemabank.taskconfig import MetricName
+from schemabank.resultshape import Part, Result, shape_of_group
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Conditions of an evaluation, each a plain value, by which a report tells runs apart.
@@ -32,85 +35,87 @@ CONDITIONS = (
 RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 
 
-class _Part(BaseModel):
-    """Part of a file; what it holds beside that is left as it is."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-
-class _Result(_Part):
-    arm: str
-    metric: MetricName
-    split: str
-    scores: list[str]
-    groups: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    versions: dict[str, str | None]
-    model: str
-    dtype: str
-    task: str
-    training: dict[str, Any] | None = None
-
-
-class _Contrast(_Part):
+class _Contrast(Part):
     treatment: str
     control: str
 
 
-class _Row(_Part):
+class _Row(Part):
     run_id: RunId
     arm: str
-    seed: int
+    seed: Seed
     settings: dict[str, Any]
 
 
 class _Trial(_Row):
     factor: Factor
-    learning_rate: Factor | None
+    learning_rate: Factor
 
 
-class _Choice(_Part):
+class _Choice(Part):
     arm: str
     settings: dict[str, Any]
     factor: Factor
-    learning_rate: Factor | None
+    learning_rate: Factor
     at_edge: bool
 
 
-class _Failed(_Part):
+class _Failed(Part):
     run_id: RunId
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field(default_factory=dict)
 
 
-class _Tuning(_Part):
+class _Tuning(Part):
     split: str
-    seeds: list[int] = []
-    factors: list[Factor] = []
-    declared: dict[str, Any] = {}
+    seeds: list[Seed] = Field(default_factory=list)
+    factors: list[Factor] = Field(default_factory=list)
+    declared: dict[str, Any] = Field(default_factory=dict)
     runs: list[_Trial]
-    failed: list[_Failed] = []
+    failed: list[_Failed] = Field(default_factory=list)
     chosen: list[_Choice]
 
 
-class _Suite(_Part):
+class _Suite(Part):
     contrast: _Contrast | None
     runs: list[_Row]
     tuning: _Tuning | None = None
+
+
+class _Cost(Part):
+    runs_in_cohort: PositiveInt
+    training_s: Weight
+    evaluation_s: Weight
+    peak_host_memory_gib: Weight | None = None
+    peak_device_memory_gib: Weight | None = None
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """Read a run's ``result.json``.
 
     Raises:
-        InputError: it cannot be read, or is not the result of a run.
+        InputError: it cannot be read, or a value in it is not as it was written.
     """
     result: dict[str, Any] = read_json(path)
-    wrong = _wrong(result, _Result) or _uncounted(result) or _unscored(result)
+    wrong = _wrong(result, Result.model_validate) or _wrong_group(result)
     if wrong is not None:
         raise InputError(
-            f"{str(path)!r} lacks a usable {wrong}: allowed are results of this version's runs, "
-            "move the folder away and run it again"
+            f"{str(path)!r} lacks a usable {wrong}: restore the file, or move its folder away and "
+            "run it again"
         )
     return result
+
+
+def read_cost(path: Path) -> dict[str, Any]:
+    """Read a run's ``cost.json``.
+
+    Raises:
+        InputError: it cannot be read, or a value in it is not as it was written.
+    """
+    cost: dict[str, Any] = read_json(path)
+    wrong = _wrong(cost, _Cost.model_validate)
+    if wrong is not None:
+        raise InputError(f"{str(path)!r} lacks a usable {wrong}: restore it, or move it away")
+    return cost
 
 
 def read_suite(path: Path) -> dict[str, Any]:
@@ -120,51 +125,61 @@ def read_suite(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or names no runs of a suite.
     """
     manifest: dict[str, Any] = read_json(path)
-    wrong = _wrong(manifest, _Suite)
+    wrong = _wrong(manifest, _Suite.model_validate)
     if wrong is not None:
-        names = ", allowed are names of folders beside it" if wrong.endswith("run_id") else ""
+        names = "; allowed are names of folders beside it" if wrong.is_run_id else ""
         raise InputError(
-            f"{str(path)!r} is no list of a suite's runs ({wrong} is not as it was written{names})"
-            ": restore it, or run the suite again"
+            f"{str(path)!r} is no list of a suite's runs ({wrong}{names}): restore it, or run the "
+            "suite again"
         )
     return manifest
 
 
-def _wrong(tree: Mapping[str, Any], shape: type[_Part]) -> str | None:
-    """The dotted name of the first value of another kind."""
+@dataclass(frozen=True)
+class _Wrong:
+    """The first value of a file that is not as it was written: its dotted name, and why."""
+
+    name: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.name:.200} ({self.said})"
+
+    @property
+    def is_run_id(self) -> bool:
+        return self.name.endswith("run_id")
+
+
+def _wrong_group(result: Mapping[str, Any]) -> _Wrong | None:
+    """The first wrong value of the groups of a result whose other values are right."""
+    is_trained = result["training"] is not None
+    shape = shape_of_group(result["metric"], tuple(result["scores"]), is_trained=is_trained)
+    found = (
+        _wrong(group, shape.model_validate, "groups", name)
+        for name, group in result["groups"].items()
+    )
+    return next((wrong for wrong in found if wrong is not None), None)
+
+
+def _wrong(tree: object, check: Callable[[Any], object], *above: str) -> _Wrong | None:
+    """The first value that a check refuses, or text that no file in UTF-8 can hold."""
     try:
-        shape.model_validate(tree)
+        json.dumps(tree, ensure_ascii=False).encode()
+        check(tree)
+    except UnicodeEncodeError as error:
+        torn = error.object[max(0, error.start - 20) : error.end]
+        return _Wrong("text", f"it holds half a character after {torn!r}, which cannot be shown")
     except ValidationError as error:
-        return ".".join(map(str, error.errors()[0]["loc"]))
+        problem = error.errors()[0]
+        return _Wrong(".".join(map(str, (*above, *problem["loc"]))), _said(problem))
     return None
 
 
-def _uncounted(result: Mapping[str, Any]) -> str | None:
-    """The dotted name of the first condition that is no plain value, or count that is none."""
-    for name in CONDITIONS:
-        if isinstance(result.get(name), dict | list):
-            return name
-    for name, value in (result.get("training") or {}).items():
-        counts = value.values() if isinstance(value, dict) else [value]
-        if name.startswith("num_") and not all(map(_is_number, counts)):
-            return f"training.{name}"
-    return None
-
-
-def _unscored(result: Mapping[str, Any]) -> str | None:
-    """The dotted name of the first group's number that is missing or not finite."""
-    for name, group in result["groups"].items():
-        if not _is_number(group.get("num_items")) or group["num_items"] < 1:
-            return f"groups.{name}.num_items"
-        for score in result["scores"]:
-            if not _is_number(group.get(score)):
-                return f"groups.{name}.{score}"
-        for loss in ("gold_nll", "gold_nll_with_end"):
-            if not isinstance(group.get(loss), float | int | None):
-                return f"groups.{name}.{loss}"
-    return None
-
-
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, float | int) and not isinstance(value, bool)
-    return is_number and math.isfinite(float(value))  # type: ignore[arg-type]
+def _said(problem: ErrorDetails) -> str:
+    """What a value is and what is allowed; of one that is missing, that it is."""
+    if problem["type"] == "missing":
+        return "it is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    allowed = message.removeprefix("Input should be ")
+    why = f"allowed is {allowed}" if allowed != problem["msg"] else message[0].lower() + message[1:]
+    return f"it is {problem['input']!r:.80}, {why}"

@@ -18,10 +18,9 @@ from schemabank.experiment import check_all_reusable, plan_all, run_all
 from schemabank.fairness import first_last, inequalities, trained
 from schemabank.loading import resolve_device
 from schemabank.manifest import SettledTrials, check_manifest, write_manifest
-from schemabank.members import Outcome
+from schemabank.members import Outcome, finished_outcome
 from schemabank.progress import Reporter
-from schemabank.rundir import RESULT, is_finished
-from schemabank.runfiles import read_result
+from schemabank.rundir import is_finished
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
 from schemabank.table import PlainTable, check_tables
@@ -197,7 +196,7 @@ def _ended(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
     """The outcome of a trial that need not be run."""
     folder = out / run_id(run)
     if is_finished(folder):
-        return Outcome(folder, read_result(folder / RESULT), reused=True)
+        return finished_outcome(run, folder)
     return settled.get(run)
 
 

@@ -611,7 +611,7 @@ def test_the_declared_arm_stands_where_the_other_is_named(runs: Path) -> None:
         (CONFIG, "a: [", "holds no settings"),
         (CONFIG, "", "holds no settings"),
         (RESULT, '{"arm": "lora"}', "lacks a usable"),
-        ("cost.json", '{"runs_in_cohort": 0}', "lacks seconds"),
+        ("cost.json", '{"runs_in_cohort": 0}', r"lacks a usable runs_in_cohort \(it is 0"),
         ("predictions.jsonl", '{"id": "test-0", "group": "all"}', "cannot read"),
         ("metrics.jsonl", '{"step": 1}', "is no log of a run"),
     ],

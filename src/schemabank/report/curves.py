@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Any
 
+from schemabank.basesettings import LARGEST
 from schemabank.errors import InputError
-from schemabank.files import json_lines
+from schemabank.files import is_number, json_lines
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.rundir import METRICS
 
@@ -17,6 +18,7 @@ NEEDED: Mapping[str, Any] = {
     "step": int,
     "num_tokens": int,
 }
+NUMBERS = ("loss", "step", "num_tokens")
 MOST_SEEDS = 16  # of an arm at a setting, the first in the order of the runs
 
 
@@ -121,10 +123,12 @@ def _log(run: ReportedRun) -> list[Mapping[str, Any]]:
     rows: list[Mapping[str, Any]] = []
     for where, row in json_lines(path):
         wrong = [name for name, kind in NEEDED.items() if not isinstance(row.get(name), kind)]
-        if wrong or isinstance(row["loss"], bool):
+        numbers = {name: row.get(name) for name in NUMBERS if row.get(name) is not None}
+        wrong += [name for name, value in numbers.items() if not is_number(value, at_most=LARGEST)]
+        if wrong:
             raise InputError(
-                f"{where} is no log of a run ({', '.join(wrong) or 'loss'} is not as it was "
-                "written): restore it, or move it away"
+                f"{where} is no log of a run ({wrong[0]} is {row.get(wrong[0])!r:.60}, which is "
+                "not as it was written): restore it, or move it away"
             )
         rows.append(row)
     return rows

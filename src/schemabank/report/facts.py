@@ -3,14 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
-from pathlib import Path
 from typing import Any
 
-from schemabank.errors import InputError
-from schemabank.files import read_json
 from schemabank.report.curves import Curve
 from schemabank.report.runs import Left, ReportedRun, RunSet
 from schemabank.rundir import COST
+from schemabank.runfiles import read_cost
 
 ENDINGS = ("ended_ratio", "length_limit_ratio", "mean_new_tokens", "unparsable_ratio")
 PEAKS = ("peak_host_memory_gib", "peak_device_memory_gib")
@@ -137,13 +135,13 @@ def _cost(
     tokens: Mapping[tuple[str, str], float],
 ) -> Cost:
     training = [run.result["training"] for run in own]
-    wall = [_wall(run.folder / COST) for run in own if (run.folder / COST).exists()]
+    wall = [read_cost(run.folder / COST) for run in own if (run.folder / COST).exists()]
     seconds = {
         name: fsum(c[name] / c["runs_in_cohort"] for c in wall) / len(wall)
         for name in ("training_s", "evaluation_s")
         if wall
     }
-    peaks = {name: [c[name] for c in wall if name in c] for name in PEAKS}
+    peaks = {name: [c[name] for c in wall if c.get(name) is not None] for name in PEAKS}
     return Cost(
         arm=arm,
         epochs=setting,
@@ -157,19 +155,6 @@ def _cost(
         peak_host_memory_gib=max(peaks[PEAKS[0]], default=None),
         peak_device_memory_gib=max(peaks[PEAKS[1]], default=None),
     )
-
-
-def _wall(path: Path) -> dict[str, float]:
-    """A cohort's cost."""
-    found = read_json(path)
-    numbers = {name: float(x) for name, x in found.items() if isinstance(x, float | int)}
-    if not {"training_s", "evaluation_s", "runs_in_cohort"} <= numbers.keys() or (
-        numbers["runs_in_cohort"] < 1
-    ):
-        raise InputError(
-            f"{str(path)!r} lacks seconds or the number of runs: restore it, or move it away"
-        )
-    return numbers
 
 
 def _by_place(runs: RunSet) -> dict[tuple[str, str], list[ReportedRun]]:

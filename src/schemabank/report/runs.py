@@ -176,18 +176,8 @@ def read_runs(path: Path) -> RunSet:
 
 
 def _listed(manifest: Mapping[str, Any]) -> Iterator[_Place]:
-    try:
-        for row in manifest["runs"]:
-            if Path(row["run_id"]).name != row["run_id"]:
-                raise InputError(
-                    f"{SUITE} names the run {row['run_id']!r}, allowed are names of folders beside "
-                    "it: restore the file"
-                )
-            yield _Place(row["run_id"], str(row["arm"]), int(row["seed"]), dict(row["settings"]))
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{SUITE} is no list of a suite's runs ({error!r}): restore it, or run the suite again"
-        ) from error
+    for row in manifest["runs"]:
+        yield _Place(row["run_id"], row["arm"], row["seed"], row["settings"])
 
 
 def _scanned(path: Path) -> list[_Place]:
@@ -196,18 +186,11 @@ def _scanned(path: Path) -> list[_Place]:
     for result in sorted(path.glob(f"*/{RESULT}")):
         if UNFINISHED.search(result.parent.name) or result.parent.name.startswith("."):
             continue
-        found = read_json(result)
-        shots = found.get("few_shot")
-        arm = str(found.get("arm")) + (f", {shots} shots" if shots else "")
-        places.append(_Place(result.parent.name, arm, _seed(found, result)))
+        found = read_result(result)
+        shots = found["few_shot"]
+        arm = found["arm"] + (f", {shots} shots" if shots else "")
+        places.append(_Place(result.parent.name, arm, found["seed"]))
     return places
-
-
-def _seed(result: Mapping[str, Any], path: Path) -> int:
-    seed = result.get("seed")
-    if not isinstance(seed, int):
-        raise InputError(f"{str(path)!r} has the seed {seed!r}, allowed is a number: restore it")
-    return seed
 
 
 def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], list[_Place]]:
@@ -256,8 +239,8 @@ def _check_trained(result: Mapping[str, Any], path: Path) -> None:
     """Refuse the result of an evaluation alone in place of a trained run's."""
     if METHODS[result["arm"]].trains and result["training"] is None:
         raise InputError(
-            f"{str(path)!r} lacks a usable training: allowed are results of this version's runs, "
-            "move the folder away and run it again"
+            f"{str(path)!r} lacks a usable training (it is None, as in an evaluation): allowed are "
+            "runs, move the folder away"
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemabank.errors import InputError
-from schemabank.files import json_lines
+from schemabank.files import is_number, json_lines
 from schemabank.report.runs import ReportedRun, RunSet
 from schemabank.rundir import PREDICTIONS
 from schemabank.scoring import METRICS
@@ -102,7 +102,7 @@ def samples(
     seeds = _seeds(runs, treatment, control, epochs)
     chosen = _chosen_runs(runs, [treatment, control], epochs, seeds)
     kept = [run for run in chosen if (run.folder / PREDICTIONS).exists()]
-    answers = [(run, _predictions(run, group)) for run in kept]
+    answers = [(run, _predictions(run, group, runs.score)) for run in kept]
     ids = list(dict.fromkeys(name for _, own in answers for name in own))
     step = max(1, -(-len(ids) // MOST_ITEMS))
     binary = METRICS[runs.runs[0].result["metric"]].binary
@@ -135,20 +135,32 @@ def _chosen_runs(
     return found
 
 
-def _predictions(run: ReportedRun, group: str) -> dict[str, Mapping[str, Any]]:
+def _predictions(run: ReportedRun, group: str, score: str) -> dict[str, Mapping[str, Any]]:
     """The first completion of every item."""
     path = run.folder / PREDICTIONS
     found: dict[str, Mapping[str, Any]] = {}
     for where, row in json_lines(path):
-        wrong = [name for name, kind in NEEDED.items() if not isinstance(row.get(name), kind)]
-        if wrong:
+        wrong = _wrong_in(row, score)
+        if wrong is not None:
             raise InputError(
-                f"cannot read {where} ({wrong[0]} is not as it was written): restore it, or move "
+                f"cannot read {where} ({wrong} is not as it was written): restore it, or move "
                 "the run's folder away"
             )
         if row["group"] == group:
             found.setdefault(str(row["id"]), {name: row[name] for name in NEEDED if name != "id"})
     return found
+
+
+def _wrong_in(row: Mapping[str, Any], score: str) -> str | None:
+    """The name of the first value of a row that is of another kind."""
+    for name, kind in NEEDED.items():
+        if not isinstance(row.get(name), kind):
+            return name
+    if not all(isinstance(gold, str) for gold in row["golds"]):
+        return "golds"
+    if not is_number(row["new_tokens"]):
+        return "new_tokens"
+    return None if is_number(row["scores"].get(score)) else f"scores.{score}"
 
 
 def _sample(

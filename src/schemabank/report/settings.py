@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from schemabank.config import RunConfig
+from schemabank.configfile import validated
 from schemabank.errors import InputError
 from schemabank.files import check_regular, read_text
 from schemabank.naming import flat
@@ -26,31 +28,23 @@ def read_config(folder: Path) -> Config:
         InputError: they cannot be read.
     """
     check_regular(folder / CONFIG)
-    found = _parsed(SEED_LINE.sub("", read_text(folder / CONFIG)))
-    if not isinstance(found, dict):
+    try:
+        return _parsed(SEED_LINE.sub("", read_text(folder / CONFIG)))
+    except InputError as error:
         raise InputError(
-            f"{str(folder / CONFIG)!r} holds no settings: restore it, or move the run's folder away"
-        )
-    stages = found.get("curriculum", [])
-    named = [s.get("name") if isinstance(s, dict) else None for s in _listed(stages)]
-    if not isinstance(stages, list) or not all(isinstance(name, str) for name in named):
-        raise InputError(
-            f"{str(folder / CONFIG)!r} has a curriculum of another kind than a list of named "
-            "stages: restore it, or move the run's folder away"
-        )
-    return found
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+            f"{str(folder / CONFIG)!r} holds no settings of a run ({error}): restore it, or move "
+            "the run's folder away"
+        ) from error
 
 
 @cache
-def _parsed(text: str) -> object:
-    try:
-        return parse_yaml(text, CONFIG)[0]
-    except InputError:
-        return None
+def _parsed(text: str) -> Config:
+    """All settings of a run as they are written; a text is parsed once, whoever's it is."""
+    tree = parse_yaml(text, CONFIG)[0]
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise InputError(f"{tree!r:.60} are no settings by name")
+    settings = validated(tree, RunConfig, lambda _: CONFIG)
+    return settings.model_dump(mode="json", exclude={"seed"})
 
 
 def settings_of(config: Config) -> dict[str, object]:
