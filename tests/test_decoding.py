@@ -18,7 +18,7 @@ from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.members import Outcome
 from schemabank.saved import evaluate_saved, export_run
-from tiny import tiny_model, tiny_tokenizer
+from tiny import mixed, state, tiny_model, tiny_tokenizer
 
 JOINED = "schemabank.cohort.stack._joins"  # where a GPU has few slots
 VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
@@ -61,10 +61,12 @@ def test_our_decoder_says_why_it_cannot_decode_a_model(
     model = tiny_architecture(name).to(dtype)
     before = {path: weight.clone() for path, weight in model.named_parameters()}
     attention = model.config.get_text_config()._attn_implementation
+    trained = mixed(model)
     found = why_by_slot(model)
+    assert state(model) == trained
     assert (found or "").startswith(reason or "")
     assert (found is None) == (reason is None)
-    check_generates(model)
+    check_generates(model.eval())
     assert all(torch.equal(before[path], w) for path, w in model.named_parameters())
     assert model.config.get_text_config()._attn_implementation == attention
 

@@ -6,7 +6,7 @@ from architectures import tiny_architecture
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.peftlayers import check_peft_layers
-from tiny import tiny_model
+from tiny import mixed, state, tiny_model
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,11 @@ def test_targets_that_peft_takes_for_something_else_are_named(
     name: str, targets: tuple[str, ...], bad: str
 ) -> None:
     model = tiny_architecture(name)
-    before = dict(model.named_modules())
+    before, wanted = dict(model.named_modules()), mixed(model)
     with pytest.raises(InputError, match=rf"target_modules names {bad}, for which stock PEFT"):
         check_peft_layers(model, LoraSettings(target_modules=targets))
     assert dict(model.named_modules()) == before
+    assert state(model) == wanted
     assert not hasattr(model, "peft_config")
 
 
@@ -33,8 +34,8 @@ def test_targets_that_peft_takes_for_something_else_are_named(
 def test_a_model_on_which_both_agree_is_left_as_it_was(blocks: tuple[int, ...] | None) -> None:
     model = tiny_model("llama")
     before = dict(model.named_modules())
-    wanted = [parameter.requires_grad for parameter in model.parameters()]
+    wanted = mixed(model)
     check_peft_layers(model, LoraSettings(layers_to_transform=blocks))
     assert dict(model.named_modules()) == before
-    assert [parameter.requires_grad for parameter in model.parameters()] == wanted
+    assert state(model) == wanted
     assert not hasattr(model, "peft_config")

@@ -20,7 +20,7 @@ from schemabank.cohort.loss import mean_per_slot
 from schemabank.cohort.programs import Programs
 from schemabank.config import THREE_STAGES, EngineSettings, EvalSettings, ModelSettings
 from schemabank.taskconfig import TaskSettings
-from tiny import Kind, tiny_model, tiny_tokenizer
+from tiny import Kind, mixed, state, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -299,13 +299,30 @@ def test_a_model_that_was_moved_meanwhile_is_refused() -> None:
 
 
 def test_removing_gives_back_what_the_user_trained() -> None:
-    model = tiny_model("llama").train()
-    model.requires_grad_(True)
+    model = tiny_model("llama")
+    before = mixed(model)
     tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
-    assert not model.get_input_embeddings().weight.requires_grad
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
     tuner.remove()
-    assert all(p.requires_grad for p in model.parameters())
-    assert model.training
+    assert state(model) == before
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora": {"target_modules": ["not_there"]}},
+        {"lora": {"layers_to_transform": [99]}},
+        {"bank": {"layers": [99]}},
+    ],
+)
+def test_a_refused_tuner_leaves_the_model_as_it_was(settings: dict[str, object]) -> None:
+    model = tiny_model("llama")
+    before, modules = mixed(model), dict(model.named_modules())
+    with pytest.raises(InputError):
+        schemabank.Tuner(model, tiny_tokenizer(), config(**settings))
+    assert state(model) == before
+    assert dict(model.named_modules()) == modules
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])

@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import nn
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -129,3 +130,18 @@ def _build(kind: Kind) -> PreTrainedModel:
             tie_word_embeddings=True,
         )
     )
+
+
+def mixed(model: nn.Module) -> list[bool]:
+    """Let every second parameter train, and every third module be in training mode."""
+    for index, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(index % 2 == 0)
+    for index, module in enumerate(model.modules()):
+        module.training = index % 3 == 0
+    return state(model)
+
+
+def state(model: nn.Module) -> list[bool]:
+    """What trains, and which modules are in training mode."""
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    return [*trained, *(module.training for module in model.modules())]

@@ -78,8 +78,6 @@ class Tuner:
                 f"config.arm is {config.arm!r}, which trains nothing: use lora or schemabank"
             )
         _tell_without_effect(config)
-        self._trainable = [p for p in model.parameters() if p.requires_grad]
-        self._was_training = model.training
         self.model, self.tokenizer, self.config = model, tokenizer, config
         check_peft_layers(model, config.lora)
         bank = config.bank_in_use
@@ -148,9 +146,6 @@ class Tuner:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
         if self.stack.attached:
             self.stack.remove()
-            for parameter in self._trainable:
-                parameter.requires_grad_(True)
-            self.model.train(self._was_training)
             for name, saver in self._savers.items():
                 delattr(self.model, name)
                 if saver is not None:  # the user's own, not the class's

@@ -23,6 +23,7 @@ from schemabank.cohort.weights import named_groups, new_banks, seeded_generator
 from schemabank.config import BankSettings, LoraSettings
 from schemabank.curriculum import Group
 from schemabank.errors import InputError
+from schemabank.frozen import kept_state
 from schemabank.refusals import RefusalError, asking
 
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
@@ -55,17 +56,19 @@ class AdapterStack:
         bank: BankSettings | None,
         adapters: bool = True,
     ) -> None:
-        self.model, self.num_slots = model.requires_grad_(False).eval(), len(lora)
-        self.lora_settings, self.bank_settings = list(lora), bank
+        self.num_slots, self.lora_settings, self.bank_settings = len(lora), list(lora), bank
         self.slot_banks: list[BankSettings | None] = [bank] * len(lora)
-        self.blocks = decoder_blocks(model)
-        self.head, self._in_tuples = probed(model, self.blocks)
-        banks = new_banks(model, self.blocks, bank, self.num_slots)
-        self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
-        self.layout = layout_of(model, lora[0]) if adapters else PLAIN
         self._hooks: list[RemovableHandle] = []
         self._uncompiled: list[tuple[nn.Module, Forward | None]] = []
-        with ExitStack() as undo:  # memory may run out at any point
+        self._unfreeze = kept_state(model)
+        with ExitStack() as undo:  # settings may not fit, and memory may run out at any point
+            undo.callback(self._unfreeze)
+            self.model = model.requires_grad_(False).eval()
+            self.blocks = decoder_blocks(model)
+            self.head, self._in_tuples = probed(model, self.blocks)
+            banks = new_banks(model, self.blocks, bank, self.num_slots)
+            self.dropout = SlotDropout([s.lora_dropout for s in lora], device=model.device)
+            self.layout = layout_of(model, lora[0]) if adapters else PLAIN
             self.joined = join_linears(model) if _joins(model, self.num_slots) else {}
             undo.callback(put_back, model, self.joined)
             self.lora = install_lora(model, lora, dropout=self.dropout) if adapters else {}
@@ -357,12 +360,13 @@ class AdapterStack:
         self.banks.detach()
 
     def remove(self) -> None:
-        """Take banks and adapters off; the model is the base model again, bit for bit."""
+        """Take banks and adapters off; the model is again what it was, bit for bit."""
         self.banks.detach()
         self.uncompile()
         if self.attached:
             remove_lora(self.model, self.lora)
             put_back(self.model, self.joined)
+            self._unfreeze()
             self.attached = False
 
     def _master(self, path: str, name: str) -> Tensor:
