@@ -653,20 +653,31 @@ def test_memory_that_runs_out_while_a_stack_is_built_leaves_the_model_as_it_was(
     assert any("going on with 2;" in note for note in starting(notes, "4 runs at once"))
 
 
+def of_the_cpu() -> RuntimeError:
+    """What PyTorch says where a machine's memory runs out."""
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**15)
+    return error.value
+
+
+EXHAUSTED = (torch.OutOfMemoryError("no room"), MemoryError("no room"), of_the_cpu())
+
+
 @pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("exhausted", EXHAUSTED)
 def test_an_error_before_the_first_step_leaves_the_model_to_the_next_run(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exhausted: Exception, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     estimate, calls = training.estimate, itertools.count()
 
     def full(*args: object) -> object:
         if next(calls) == 0:
-            raise torch.OutOfMemoryError("no room for the probe")
+            raise exhausted
         return estimate(*args)
 
     monkeypatch.setattr(training, "estimate", full)
     (failed, fine), _ = run(finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1")
-    assert failed.failure == Failure("memory", "no room for the probe")
+    assert failed.failure == Failure("memory", str(exhausted))
     assert fine.failure is None
     assert contents(fine.folder) == contents(finished.schemabank.folder)
 
@@ -693,11 +704,12 @@ def test_slots_are_halved_again_where_even_half_has_no_room_for_moments(
 
 
 @pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("exhausted", EXHAUSTED)
 def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exhausted: Exception, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_args: object, **_kwargs: object) -> None:
-        raise torch.OutOfMemoryError("no room")
+        raise exhausted
 
     monkeypatch.setattr("schemabank.forms.evaluate", full)
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
@@ -705,7 +717,7 @@ def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter
         "memory",
         f"eval.batch_size is {load_experiment(finished.config).eval.batch_size}, but so many "
         "questions at once for each of 1 runs do not fit into the device's memory: lower it "
-        "(no room)",
+        f"({exhausted})",
     )
     (aside,) = tmp_path.iterdir()
     assert (aside / "adapter" / "adapter_model.safetensors").is_file()

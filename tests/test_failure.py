@@ -8,6 +8,8 @@ from schemabank.errors import InputError
 from schemabank.failure import Failure, FailureKind, read_failure
 from schemabank.training import failure_of
 
+CPU = "DefaultCPUAllocator"  # whose errors have no class of their own
+
 
 @pytest.mark.parametrize("kind", get_args(FailureKind))
 def test_a_failure_comes_back_from_a_file_as_it_was(kind: FailureKind) -> None:
@@ -38,6 +40,10 @@ def test_no_sentence_settles_a_failure(said: str) -> None:
     [
         (torch.OutOfMemoryError("no room"), "memory"),
         (MemoryError(), "memory"),
+        (OSError(12, "Cannot allocate memory"), "memory"),
+        (RuntimeError(f"[enforce fail at alloc_cpu.cpp] . {CPU}: can't allocate memory"), "memory"),
+        (RuntimeError(f"{CPU}: not enough memory: you tried to allocate 4 bytes"), "memory"),
+        (RuntimeError("not enough memory was thought of"), "error"),
         (OSError(28, "No space left on device"), "disk"),
         (InputError("too large"), "input"),
         (RuntimeError("diverged"), "error"),

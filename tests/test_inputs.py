@@ -1,3 +1,4 @@
+import errno
 import gzip
 import json
 import os
@@ -5,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -222,6 +224,42 @@ def test_a_large_file_is_hashed_again_when_it_changes_and_not_before(
         file.write(b"b")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert modeldigests.model_digests(located)["model"] != first["model"]
+
+
+@pytest.mark.parametrize("below_a_file", [True, False])
+def test_a_model_is_hashed_where_no_hash_can_be_kept(
+    below_a_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache in a place that is none, or that may not be written."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"a" * 100)
+    located = Located(str(folder), None, "")
+    expected = modeldigests.model_digests(located)
+    monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
+    if below_a_file:
+        place = str(folder / "model.safetensors" / "cache")
+        monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", place)
+    else:
+
+        def refuse(*_args: object, **_options: object) -> NoReturn:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(modeldigests, "cached_assets_path", refuse)
+    assert modeldigests.model_digests(located) == expected
+
+
+def test_a_damaged_hash_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
+    monkeypatch.setattr(modeldigests, "cached_assets_path", lambda *_, **__: tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"a" * 100)
+    located = Located(str(tmp_path / "model"), None, "")
+    first = modeldigests.model_digests(located)
+    (kept,) = [path for path in tmp_path.iterdir() if path.is_file()]
+    for damaged in (b"", b"\xff", kept.read_bytes()[:40]):
+        kept.write_bytes(damaged)
+        assert modeldigests.model_digests(located) == first
 
 
 def test_a_model_of_the_hub_is_its_commit() -> None:

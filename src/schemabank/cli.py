@@ -1,7 +1,8 @@
 """The command line: every command reads settings, calls one library function and prints.
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed, 2 bad input,
-3 some runs of several failed, or an adapter is not what was trained, 130 interrupted.
+3 some runs of several failed, or an adapter is not what was trained or cannot be checked,
+130 interrupted.
 """
 
 import json
@@ -256,6 +257,11 @@ def export(
 
     with reporter() as progress:
         check = export_run(run, out, merge=merge, note=progress.note)
+    if not check.is_made:
+        what = "the merged model" if merge else "the adapter"
+        sys.stdout.write(f"{out}: written, but not checked\n")
+        sys.stderr.write(f"warning: {out}: {what} {check.said}\n")
+        raise typer.Exit(3)
     sys.stdout.write(
         f"{out}: reloaded, largest relative difference of logits {check.difference:.1e}, "
         f"of which rounding explains up to {check.allowed:.1e}\n"
@@ -306,7 +312,10 @@ def main() -> None:
         _fail(error, 2)
     except FailedRunsError as error:
         _fail(error, 3)
-    except (RuntimeError, OSError, MemoryError) as error:
+    except MemoryError as error:
+        said = f" ({error})" if str(error) else ""
+        _fail(MemoryError(f"memory ran out{said}: free some, or ask for less at once"), 1)
+    except (RuntimeError, OSError) as error:
         _fail(error, 1)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ OF_TOKENIZER = (
     "*.model",
     "*.tiktoken",
 )
+DIGEST = re.compile("[0-9a-f]{64}")
 HASHED_EVERY_TIME = 2**20  # bytes; hashes of larger files are kept
 
 
@@ -61,13 +63,23 @@ def _file_digest(path: Path) -> str:
     if stat.st_size <= HASHED_EVERY_TIME:
         return _sha256(real)
     said = [str(real), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    kept = cached_assets_path("schemabank", namespace="digests", subfolder="sha256") / key
-    if kept.is_file():
-        return kept.read_text(encoding="ascii")
+    kept = _place(hashlib.sha256(json.dumps(said).encode()).hexdigest())
+    if kept is None:
+        return _sha256(real)
+    with suppress(OSError, UnicodeDecodeError):
+        if DIGEST.fullmatch(digest := kept.read_text(encoding="ascii")):
+            return digest
     digest = _sha256(real)
     _keep(kept, digest)
     return digest
+
+
+def _place(key: str) -> Path | None:
+    """Where a digest is kept; ``None`` where the user's cache cannot be made or entered."""
+    try:
+        return cached_assets_path("schemabank", namespace="digests", subfolder="sha256") / key
+    except (OSError, ValueError):  # ValueError: a file stands where a folder of the cache should
+        return None
 
 
 def _sha256(path: Path) -> str:
