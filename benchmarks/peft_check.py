@@ -15,6 +15,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,6 +200,10 @@ def table(rows: Sequence[Row]) -> str:
             bad = sum(not row["agrees"] for row in own)
             ends = [f"{end:.1e}" if math.isfinite(end) else "–" for end in _ends(ratios)]
             lines.append(f"| {kind} | {len(own)} | {bad} | {ends[0]} | {ends[1]} |")
+    lost = [str(row["reason"]) for row in rows if row["difference"] is None]
+    if lost:
+        reasons = "; ".join(f"{count}: {reason}" for reason, count in Counter(lost).items())
+        lines += ["", f"{len(lost)} of {len(rows)} could not be compared ({reasons})."]
     first = rows[0]
     lines += [
         "",
@@ -211,8 +216,8 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for rate in sorted({float(str(row["learning_rate"])) for row in rows}):
         own = [r for r in rows if r["adapter"] == GOOD and r["learning_rate"] == rate]
-        figures = [max(float(str(r[name])) for r in own) for name in ("difference", "allowed")]
-        lines.append(f"| {rate:g} | {len(own)} | {figures[0]:.1e} | {figures[1]:.1e} |")
+        figures = [_largest(own, name) for name in ("difference", "allowed")]
+        lines.append(f"| {rate:g} | {len(own)} | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -290,6 +295,12 @@ def _ratio(row: Row) -> float:
     if row["difference"] is None:
         return math.nan
     return float(str(row["difference"])) / float(str(row["allowed"]))
+
+
+def _largest(rows: Sequence[Row], name: str) -> str:
+    """The largest number of that name, as far as there is any."""
+    known = [float(str(row[name])) for row in rows if row[name] is not None]
+    return f"{max(known):.1e}" if known else "–"
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

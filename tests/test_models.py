@@ -12,6 +12,7 @@ import transformers
 from tokenizers import Tokenizer, pre_tokenizers
 
 from architectures import tiny_architecture
+from fulldisk import longest_file
 from schemabank import ggufmodels, modelfiles
 from schemabank.architecture import decoder_blocks
 from schemabank.errors import InputError
@@ -257,7 +258,7 @@ class TestGguf:
     def test_loser_of_a_race_uses_the_winners_folder(
         self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def convert_while_another_finishes(_: Path, target: Path) -> None:
+        def convert_while_another_finishes(_gguf: Path, target: Path, _origin: str) -> None:
             for folder, text in ((target, "loser"), (expected, "winner")):
                 folder.mkdir()
                 (folder / "config.json").write_text(text)
@@ -271,6 +272,27 @@ class TestGguf:
         assert found == expected
         assert (found / "config.json").read_text() == "winner"
         assert [path.name for path in found.parent.iterdir()] == [key]
+
+    def test_a_full_disk_is_not_the_files_fault_and_leaves_nothing(
+        self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = tiny_model("llama"), tiny_tokenizer()
+        monkeypatch.setattr(ggufmodels, "_loaded", lambda _: loaded)
+        (tmp_path / "full.gguf").write_bytes(b"of a full disk")
+        with longest_file(20_000), pytest.raises(OSError, match=r"cannot write .*: free some"):
+            load(tmp_path / "full.gguf")
+        assert not list((cache / "schemabank/models/gguf").glob("*full*"))
+        assert not list((cache / "schemabank/models/gguf").glob(".*"))
+
+    def test_a_cache_that_cannot_be_made_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "file").touch()
+        place = str(tmp_path / "file" / "cache")
+        monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", place)
+        (tmp_path / "some.gguf").write_bytes(b"GGUF")
+        with pytest.raises(InputError, match=r"some\.gguf.* let HF_HOME name a folder"):
+            load(tmp_path / "some.gguf")
 
     def test_parts_count_as_their_concatenation(self, tmp_path: Path) -> None:
         whole, *parts = (tmp_path / name for name in ("whole", "part0", "part1"))

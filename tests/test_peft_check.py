@@ -119,6 +119,18 @@ def test_adapters_trained_at_all_rates_and_their_damaged_copies(
     assert benchmark.wrong(rows) == [rows[0]]
 
 
+def test_rows_without_a_difference_are_counted_in_the_table(benchmark: ModuleType) -> None:
+    about = {"model": "tiny", "dtype": "float32", "device": "cpu", "learning_rate": 1e-3}
+    checks = [PeftCheck(1e-15, 1e-13), PeftCheck(None, None, "no kernel")]
+    rows = [{"adapter": "good", **about, "agrees": check.agrees, **check.row()} for check in checks]
+    found = benchmark.table(rows)
+    assert "| good | 2 | 1 | 1.0e-02 | 1.0e-02 |" in found
+    assert "1 of 2 could not be compared (1: no kernel)." in found
+    assert "| 0.001 | 2 | 1.0e-15 | 1.0e-13 |" in found
+    assert "| 0.001 | 1 | – | – |" in benchmark.table(rows[1:])
+    assert benchmark.wrong(rows) == rows[1:]
+
+
 def test_an_adapter_that_peft_cannot_load_is_no_crash(tmp_path: Path) -> None:
     base = base_model("llama", torch.float32)
     stack = drawn(base, 0.1, 1)

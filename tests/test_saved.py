@@ -1,19 +1,27 @@
 import json
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
 
+from fulldisk import longest_file
 from runs import Finished, Notes, snapshot
 from schemabank.adapters import BANK_WEIGHTS, WEIGHTS
+from schemabank.cli import app
 from schemabank.errors import InputError
 from schemabank.members import Outcome
+from schemabank.peftcheck import PeftCheck
+from schemabank.rundir import writing_tensors
 from schemabank.saved import evaluate_saved, export_run
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
+
+SHARD = "model.safetensors"
 
 pytestmark = [
     pytest.mark.usefixtures("gsm8k"),
@@ -311,3 +319,76 @@ def test_an_adapter_that_names_no_base_model_needs_one(finished: Finished, tmp_p
         evaluated(adapter)
     asked = ("task.name=gsm8k", "model.dtype=float32", "eval.limit=1", "eval.max_new_tokens=2")
     assert evaluated(adapter, f"model.name={finished.model}", *asked).result is not None
+
+
+def test_a_full_disk_ends_a_merge_with_a_sentence_and_leaves_nothing(
+    finished: Finished, tmp_path: Path
+) -> None:
+    place = tmp_path / "out" / "merged"
+    with longest_file(60_000), pytest.raises(OSError, match=r"cannot write .*: free some space"):
+        export_run(finished.lora.folder, place, merge=True)
+    assert not list(tmp_path.iterdir())
+    assert export_run(finished.lora.folder, place, merge=True).agrees
+
+
+def test_a_tokenizer_that_cannot_be_written_is_an_error_of_files(tmp_path: Path) -> None:
+    with (
+        longest_file(100),
+        pytest.raises(OSError, match=r"cannot write .*: free some space"),
+        writing_tensors(tmp_path),
+    ):
+        tiny_tokenizer().backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+
+
+def refuses(*_args: object, **_options: object) -> NoReturn:
+    raise NotImplementedError("no such layer")
+
+
+def test_what_stock_peft_cannot_load_is_exported_with_a_warning(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out = finished.lora.folder, tmp_path / "out"
+    monkeypatch.setattr("peft.PeftModel.from_pretrained", refuses)
+    ended = CliRunner().invoke(app, ["export", str(run), "--out", str(out)])
+    assert (ended.exit_code, ended.stdout) == (3, f"{out}: written, but not checked\n")
+    assert (
+        f"warning: {out}: the adapter could not be compared with its run in stock PEFT: "
+        "NotImplementedError: no such layer\n"
+    ) in ended.stderr
+    weights, written = load_file(run / "adapter" / WEIGHTS), load_file(out / WEIGHTS)
+    assert weights.keys() == written.keys()
+    assert all(torch.equal(weights[name], written[name]) for name in weights)
+
+
+@pytest.mark.parametrize(("name", "verb"), [("from_pretrained", "load"), ("merge", "merge")])
+def test_what_stock_peft_cannot_merge_is_refused(
+    name: str, verb: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {"from_pretrained": "peft.PeftModel", "merge": "peft.LoraModel"}
+    called = {"from_pretrained": name, "merge": "merge_and_unload"}[name]
+    monkeypatch.setattr(f"{places[name]}.{called}", refuses)
+    with pytest.raises(InputError, match=rf"cannot {verb} the adapter.*no such layer.*without --m"):
+        export_run(finished.lora.folder, tmp_path / "out" / "merged", merge=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_model_that_cannot_be_compared_is_written(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.export._logits", refuses)
+    check = export_run(finished.lora.folder, tmp_path / "merged", merge=True)
+    assert check == PeftCheck(None, None, "NotImplementedError: no such layer")
+    monkeypatch.undo()
+    assert export_run(finished.lora.folder, tmp_path / "compared", merge=True).agrees
+    first, second = (load_file(tmp_path / n / SHARD) for n in ("merged", "compared"))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+def test_logits_that_are_not_finite_are_no_want_of_a_comparison(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = PeftCheck(None, 1e-13, "its logits are not finite")
+    monkeypatch.setattr("schemabank.saved.check_with_peft", lambda *_: found)
+    with pytest.raises(RuntimeError, match="its logits are not finite"):
+        export_run(finished.lora.folder, tmp_path / "out", merge=False)
+    assert not list(tmp_path.iterdir())

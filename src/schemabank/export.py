@@ -32,11 +32,13 @@ from transformers import PreTrainedModel
 
 from schemabank.cohort.loss import Head
 from schemabank.cohort.stack import AdapterStack
-from schemabank.errors import first_line
+from schemabank.errors import InputError, first_line
 from schemabank.frozen import lent
+from schemabank.memory import is_out_of_memory
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
 from schemabank.precision import Precision, in_precision
+from schemabank.rundir import writing_tensors
 
 SAFETY = 100
 PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"
@@ -107,16 +109,50 @@ def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
 
     Returns:
         How the reloaded model's logits compare with the adapter's.
+
+    Raises:
+        InputError: stock PEFT cannot load or merge the adapter.
+        OSError: the model cannot be written, as on a full disk.
     """
     with torch.no_grad():
-        model = _loaded(base, adapter)
-        expected = _logits(model, base, torch.float64)
-        allowed = _explained(model, base, expected, torch.float32)
-        merged: PreTrainedModel = model.merge_and_unload()
-        merged.save_pretrained(folder)
-        base.tokenizer.save_pretrained(folder)
-        reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
-        return _checked(_logits(reloaded, base, torch.float64), expected, allowed)
+        with _peft_must("load"):
+            model = _loaded(base, adapter)
+        expected = _expected(model, base)
+        with _peft_must("merge"):
+            merged: PreTrainedModel = model.merge_and_unload()
+        with writing_tensors(folder):
+            merged.save_pretrained(folder)
+            base.tokenizer.save_pretrained(folder)
+        if isinstance(expected, PeftCheck):
+            return expected
+        try:
+            reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
+            return _checked(_logits(reloaded, base, torch.float64), *expected)
+        except Exception as error:  # nor is what a model's own code does when it is loaded
+            return _not_compared(error)
+
+
+@contextmanager
+def _peft_must(verb: str) -> Iterator[None]:
+    """Say what stock PEFT cannot do, without which there is no merged model."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"stock PEFT cannot {verb} the adapter, so that it cannot be merged "
+            f"({type(error).__name__}: {first_line(error)}): export it without --merge"
+        ) from error
+
+
+def _expected(model: PeftModel, base: BaseModel) -> tuple[Tensor, float] | PeftCheck:
+    """An adapter's logits, and what rounding explains of a merged model's difference from them."""
+    try:
+        logits = _logits(model, base, torch.float64)
+        return logits, _explained(model, base, logits, torch.float32)
+    except Exception as error:  # as in probe()
+        return _not_compared(error)
 
 
 def _loaded(base: BaseModel, folder: Path) -> PeftModel:

@@ -18,10 +18,16 @@ from huggingface_hub import cached_assets_path
 from safetensors import SafetensorError
 from tokenizers import decoders, pre_tokenizers
 from tokenizers.models import Unigram
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from schemabank.errors import InputError, first_line
 from schemabank.memory import is_out_of_memory
+from schemabank.rundir import writing_tensors
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
@@ -44,35 +50,39 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
         The folder, and a line that says where the weights came from.
 
     Raises:
-        InputError: the file cannot be converted.
+        InputError: the file cannot be converted, or there is no cache.
+        OSError: the cache cannot be written, as on a full disk.
 
     The key holds the content's hash and the transformers version, since both decide the result.
     Two processes may convert at once; the first to rename its folder wins.
     """
-    root = cached_assets_path(library_name="schemabank", namespace="models", subfolder="gguf")
+    root = _cache(origin)
     key = f"{Path(file_name).stem}-{_sha256(parts)[:16]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
         return folder, f"converted earlier from {origin}, reused from {folder}"
     with tempfile.TemporaryDirectory(dir=root, prefix=".converting-") as scratch:
-        finished = Path(scratch, "model")
-        try:
-            # Hides a bar that transformers' own switch does not reach; its log lines still pass.
-            with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
-                _convert(_joined(parts, Path(scratch, file_name)), finished)
-        except LOADING_ERRORS as error:
-            if is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"The GGUF file {origin!r} could not be converted: {first_line(error)}; give an "
-                f"intact one that transformers {transformers.__version__} reads, or a folder."
-            ) from error
+        finished, gguf = Path(scratch, "model"), _joined(parts, Path(scratch, file_name))
+        # Hides a bar that transformers' own switch does not reach; its log lines still pass.
+        with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            _convert(gguf, finished, origin)
         try:
             finished.rename(folder)
         except OSError:
             if not folder.is_dir():
                 raise
     return folder, f"converted from {origin}, cached in {folder}"
+
+
+def _cache(origin: str) -> Path:
+    """The folder of converted models in the user's cache."""
+    try:
+        return cached_assets_path(library_name="schemabank", namespace="models", subfolder="gguf")
+    except (OSError, ValueError) as error:  # ValueError: a file stands where a folder should
+        raise InputError(
+            f"the GGUF file {origin!r} cannot be converted, since its place in the user's cache "
+            f"cannot be made ({first_line(error)}): let HF_HOME name a folder that you may write to"
+        ) from error
 
 
 def _sha256(parts: tuple[Path, ...]) -> str:
@@ -91,8 +101,24 @@ def _joined(parts: tuple[Path, ...], target: Path) -> Path:
     return target
 
 
-def _convert(gguf: Path, target: Path) -> None:
-    """Write the model and tokenizer in a GGUF file to a folder, as float32 safetensors."""
+def _convert(gguf: Path, target: Path, origin: str) -> None:
+    """Write the model and tokenizer in a GGUF file to a folder."""
+    try:
+        model, tokenizer = _loaded(gguf)
+    except LOADING_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"The GGUF file {origin!r} could not be converted: {first_line(error)}; give an "
+            f"intact one that transformers {transformers.__version__} reads, or a folder."
+        ) from error
+    with writing_tensors(target):
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+
+def _loaded(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Read the model, in float32, and the tokenizer of a GGUF file, both as they can be saved."""
     folder, file_name = str(gguf.parent), gguf.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)
     # The weights are plain numbers now, yet transformers refuses to save a model with these traces.
@@ -100,10 +126,10 @@ def _convert(gguf: Path, target: Path) -> None:
     for trace in ("is_quantized", "quantization_method", "hf_quantizer"):
         delattr(model, trace)
     model.config.__dict__.pop("_model_name_or_path", None)  # GGUF's free-text title
-    model.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
-    _restore_tokenizer(cast(PreTrainedTokenizerFast, tokenizer), gguf)
-    tokenizer.save_pretrained(target)
+    found = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
+    tokenizer = cast(PreTrainedTokenizerFast, found)
+    _restore_tokenizer(tokenizer, gguf)
+    return model, tokenizer
 
 
 def _restore_tokenizer(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:

@@ -23,6 +23,11 @@ class PeftCheck:
     reason: str | None = None
 
     @property
+    def is_made(self) -> bool:
+        """Whether there was anything to compare: PEFT loaded the adapter and computed with it."""
+        return self.allowed is not None
+
+    @property
     def agrees(self) -> bool:
         """Whether the adapter is what was trained."""
         if self.difference is None or self.allowed is None:

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from safetensors import SafetensorError
 
-from schemabank.errors import InputError
+from schemabank.errors import InputError, first_line
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -173,15 +173,20 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing_tensors(path: Path) -> Iterator[Path]:
-    """Let safetensors write a file, and a disk that is full be an error like any other of files.
+    """Let safetensors and tokenizers write, and a full disk be an error like any other of files.
 
     Raises:
         OSError: it cannot be written.
     """
     try:
         yield path
-    except SafetensorError as error:
-        raise OSError(f"cannot write {str(path)!r} ({error})") from error
+    except Exception as error:
+        # Errors of files are plain Exceptions where tokenizers writes.
+        if not isinstance(error, SafetensorError) and type(error) is not Exception:
+            raise
+        raise OSError(
+            f"cannot write {str(path)!r} ({first_line(error)}): free some space, or write elsewhere"
+        ) from error
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:

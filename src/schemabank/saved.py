@@ -48,7 +48,7 @@ from schemabank.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.members import Outcome
+from schemabank.members import Outcome, finished_outcome
 from schemabank.modelfit import check_items
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
@@ -67,7 +67,6 @@ from schemabank.rundir import (
     write_json,
     write_lines,
 )
-from schemabank.runfiles import read_result
 from schemabank.runner import result_of
 from schemabank.waiting import Note, waiting
 
@@ -112,7 +111,7 @@ def evaluate_saved(
         reporter.note(sentence)
     for routed in asked:
         place = _place(routed, folder, out, several=len(routings) > 1)
-        outcomes[place] = _reused(place, found, reporter) if out is None else None
+        outcomes[place] = _reused(routed, place, found, reporter) if out is None else None
         if outcomes[place] is None:
             pending[place] = routed
     if pending:
@@ -130,14 +129,14 @@ def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> 
     return out / f"routing-{run.eval.routing}" if several else out
 
 
-def _reused(place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
+def _reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
     if not is_finished(place):
         return None
-    result = read_result(place / RESULT)
+    outcome = finished_outcome(run, place)
     mend = "restore it, or name a new folder with --out"
-    check_same(recorded_in(result), found, place, mend=mend)
+    check_same(recorded_in(outcome.result or {}), found, place, mend=mend)
     reporter.note(f"reused: {place} (same settings, finished)")
-    return Outcome(place, result, reused=True)
+    return outcome
 
 
 def _evaluate_all(
@@ -196,10 +195,12 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         note: told what is waited for.
 
     Returns:
-        How the logits of what was written compare with the run's.
+        How the logits of what was written compare with the run's. Where that cannot be found out,
+        since stock PEFT or float64 does not serve the model, the adapter is written all the same:
+        it is the user's, and nothing is known against it.
 
     Raises:
-        InputError: ``folder`` is no trained run, or ``out`` exists.
+        InputError: ``folder`` is no trained run, ``out`` exists, or PEFT cannot merge the adapter.
         RuntimeError: what was written gives other logits than rounding explains; nothing stays.
     """
     run, adapter = locate(folder)
@@ -222,7 +223,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         else:
             _write_checked(partial, adapter, weights)
             check = check_with_peft(partial, base, expected)
-        if not check.agrees:
+        if check.is_made and not check.agrees:
             what = "merged model" if merge else "adapter"
             raise RuntimeError(f"the {what} for {str(out)!r} {check.said}")
     return check
