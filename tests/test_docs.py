@@ -155,6 +155,19 @@ def test_speeds_beside_the_tables_are_those_of_the_record() -> None:
     assert f"4, 8, 20 and 40 slots have {', '.join(growth[:3])} and {growth[3]} times" in page
 
 
+def test_what_is_said_of_the_check_of_exports_is_what_the_record_says() -> None:
+    page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    record = "results/peft_check/cpu.json"
+    shown = shown_by("peft_check.py", record).partition("\n\n")[0]
+    assert page.partition(f"<!-- peft_check.py: {record} -->\n")[2].startswith(f"{shown}\n\n")
+    rows = json.loads((ROOT / record).read_text(encoding="utf-8"))
+    known = [row for row in rows if row["difference"] is not None]
+    good = max(row["difference"] for row in known if row["adapter"] == "good")
+    bad = min(row["difference"] for row in known if row["adapter"] != "good")
+    said = f"Good ones differ by at most {good:.1e}, damaged ones by at least {bad:.1e}."
+    assert said in " ".join(page.split())
+
+
 def test_the_table_of_false_verdicts_is_that_of_its_record() -> None:
     page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     record = "results/verdicts.json"
