@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from properties import examples
 from schemabank.errors import InputError
 from schemabank.metrics import bleu
+from schemabank.resultshape import shape_of_group
 from schemabank.scoring import METRICS, ItemRecord, best_constant, summaries, summarise
 from schemabank.stats import clustered_interval, wilson_interval
 
@@ -205,6 +206,14 @@ def test_perplexity_weighs_tokens_and_resamples_books() -> None:
     low, high = summary["perplexity_interval_95"]
     assert math.exp(2) <= low < summary["perplexity"] < high <= math.exp(2.3)
     assert "ended_ratio" not in summary
+
+
+def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
+    records = [record(i, cluster=f"book {i}", gold_nll_with_end=800 + i) for i in range(1, 5)]
+    summary = summarise(records, METRICS["perplexity"])
+    assert summary["perplexity"] == math.inf
+    assert summary["perplexity_interval_95"] == [math.inf, math.inf]
+    shape_of_group("perplexity", ("perplexity",), is_trained=True).model_validate(summary)
 
 
 @prop

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from math import exp, fsum
+from math import exp, fsum, inf
 from typing import Literal
 
 from schemabank.answers import cut_next_question, gold_number, score_completion
@@ -307,9 +307,17 @@ def _likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
         "num_clusters": len(totals),
         "num_tokens": sum(counts),
         "gold_nll_with_end": fsum(sums) / sum(counts),
-        "perplexity": exp(fsum(sums) / sum(counts)),
-        "perplexity_interval_95": None if interval is None else [exp(end) for end in interval],
+        "perplexity": _perplexity(fsum(sums) / sum(counts)),
+        "perplexity_interval_95": None if interval is None else [*map(_perplexity, interval)],
     }
+
+
+def _perplexity(nll: float) -> float:
+    """Of a loss in nats per token; infinite where no float holds it, beyond 709 nats."""
+    try:
+        return exp(nll)
+    except OverflowError:
+        return inf
 
 
 def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, float]:
