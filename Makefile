@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite test unit integration soak lint type format clean
+.PHONY: help install sandbox run suite test unit integration gpu soak lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ unit: $(STAMP) ## tests on tiny models, without real weights
 
 integration: $(STAMP) ## tests on real weights
 	$(BIN)/python -m pytest -m integration
+
+gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
+	$(BIN)/python -m pytest -n 4 --dist loadfile -m gpu
 
 soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples
 	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \

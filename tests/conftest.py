@@ -28,11 +28,15 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long tests of ``make soak`` run only where ``-m`` names them."""
+    """Long tests run only where ``-m`` names them, as in ``make soak``; those of a GPU need one."""
     if "soak" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     if parallel.shared_folder(config) is not None:
         items[:] = parallel.ordered(items, Path(__file__).parent)
 

@@ -177,7 +177,7 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
             assert found[slot] == completed_by_peft(stack.model, tmp_path / str(slot))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # the compiler and its libraries warn of their own
 @pytest.mark.parametrize("name", [*OFTEN, "deepseek_v3", "opt"])
 def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) -> None:

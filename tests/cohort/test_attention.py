@@ -18,8 +18,7 @@ from schemabank.cohort.attention import (
 )
 from tiny import Kind, tiny_model
 
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 

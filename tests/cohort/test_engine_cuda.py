@@ -21,7 +21,7 @@ from schemabank.cohort.stack import AdapterStack
 from tiny import END_TOKEN_ID
 
 pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+    pytest.mark.gpu,
     # The compiler and its libraries warn of their own deprecations.
     pytest.mark.filterwarnings("ignore"),
 ]

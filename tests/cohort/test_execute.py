@@ -38,8 +38,7 @@ with warnings.catch_warnings(action="ignore"):
     async_compile = importlib.import_module("torch._inductor.async_compile")
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-DEVICES = ["cpu", pytest.param("cuda", marks=NEEDS_GPU)]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 FIELDS = {
     "tokens": ((3, 5), torch.int64),
     "active": ((3, 1), torch.bool),

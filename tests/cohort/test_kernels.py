@@ -6,7 +6,7 @@ from torch import Tensor
 
 from schemabank.cohort.dropout import SlotDropout, dropout_keys
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 SHAPES = [(3, 4, 72, 896, 16), (2, 3, 37, 100, 4), (1, 4, 200, 576, 64), (1, 4, 90, 576, 128)]
 
