@@ -28,18 +28,10 @@ from schemabank.configfile import run_id, to_yaml
 from schemabank.files import read_json
 from schemabank.itemscores import save_item_scores
 from schemabank.report.command import HTML, JSON, Question, report
-from schemabank.rundir import (
-    CONFIG,
-    COST,
-    METRICS,
-    PREDICTIONS,
-    RESULT,
-    SUITE,
-    write_json,
-    write_lines,
-)
+from schemabank.rundir import CONFIG, COST, METRICS, PREDICTIONS, RESULT, SUITE
 from schemabank.scoring import METRICS as KINDS
 from schemabank.scoring import ItemRecord, summarise
+from schemabank.writing import write_json, write_lines
 
 ARMS, SETTINGS = 10, (1, 2)
 FULL_SEEDS = 16  # of every arm and setting: these have completions and logs

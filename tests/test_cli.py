@@ -42,7 +42,7 @@ assert not heavy, heavy
 HOLD_SCRIPT = """
 import sys
 from pathlib import Path
-from schemabank.rundir import claimed
+from schemabank.rundir import (claimed)
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

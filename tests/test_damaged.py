@@ -22,12 +22,13 @@ from schemabank.models import load_base_model
 from schemabank.peftcheck import read_check
 from schemabank.report.command import Question, report
 from schemabank.report.page import tables, text
+from schemabank.resulttables import results_tables, skipped_lines
 from schemabank.rundir import RESULT
 from schemabank.runfiles import read_result, read_suite
 from schemabank.saved import evaluate_saved, export_run
 from schemabank.suite import load_suite
 from schemabank.suiterun import planned_rows, run_suite
-from schemabank.table import PlainTable, plain_table, results_tables, skipped_lines
+from schemabank.tables import PlainTable, plain_table
 from suites import ran, tiny
 
 pytestmark = [

@@ -26,7 +26,7 @@ from schemabank.failure import Failure
 from schemabank.loading import loaded_base, loaded_task, resolve_device, resolved
 from schemabank.members import Outcome
 from schemabank.models import BaseModel
-from schemabank.table import results_tables, skipped_lines
+from schemabank.resulttables import results_tables, skipped_lines
 
 # Two runs in a cohort add up in another order than one run alone; Adam stretches the rounding.
 SOLO_TOLERANCE = 2e-4

@@ -10,9 +10,9 @@ from runs import Finished
 from schemabank.config import EvalSettings, RunConfig, TaskSettings
 from schemabank.forms import better
 from schemabank.prepare import prompt_forms
+from schemabank.resulttables import results_tables
 from schemabank.scoring import METRICS, ItemRecord
 from schemabank.seams import continuation_tokens, plain_tokens
-from schemabank.table import results_tables
 from schemabank.tasks import Example, TaskData
 from tiny import END_TOKEN_ID, sentencepiece_tokenizer, tiny_tokenizer
 

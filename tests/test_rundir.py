@@ -15,21 +15,13 @@ import pytest
 from schemabank import rundir
 from schemabank.errors import InputError
 from schemabank.files import read_json
-from schemabank.rundir import (
-    RESULT,
-    check_available,
-    check_new,
-    claimed,
-    is_finished,
-    new_folder,
-    write_json,
-    write_lines,
-)
+from schemabank.rundir import RESULT, check_available, check_new, claimed, is_finished, new_folder
+from schemabank.writing import write_json, write_lines
 
 HOLDER = """
 import sys
 from pathlib import Path
-from schemabank.rundir import claimed
+from schemabank.rundir import (claimed)
 with claimed(Path(sys.argv[1])) as claim:
     (claim.path / "metrics.jsonl").write_text("half a run")
     print("claimed", flush=True)

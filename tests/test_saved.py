@@ -17,8 +17,8 @@ from schemabank.cli import app
 from schemabank.errors import InputError
 from schemabank.members import Outcome
 from schemabank.peftcheck import PeftCheck
-from schemabank.rundir import writing_tensors
 from schemabank.saved import evaluate_saved, export_run
+from schemabank.writing import writing_tensors
 from tiny import tiny_model, tiny_tokenizer
 
 SHARD = "model.safetensors"

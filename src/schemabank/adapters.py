@@ -20,8 +20,8 @@ from schemabank.cohort.targets import PLAIN, Layout
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.files import inside, read_text
-from schemabank.rundir import writing_tensors
 from schemabank.tensorfiles import Header, read_tensors
+from schemabank.writing import writing_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 PROVENANCE = "schemabank.yaml"

@@ -21,7 +21,7 @@ from schemabank.quiet import quiet_libraries
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.members import Outcome
-    from schemabank.table import PlainTable
+    from schemabank.tables import PlainTable
 
 PLAIN_WIDTH = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 
@@ -351,7 +351,7 @@ def _print_json(value: object) -> None:
 def _print_results(
     results: list[dict[str, object]], failed: Mapping[str, str] | None = None
 ) -> None:
-    from schemabank.table import results_tables, skipped_lines
+    from schemabank.resulttables import results_tables, skipped_lines
 
     if results or failed:
         _console().print(*results_tables(results, failed=failed or {}), sep="\n")
@@ -360,7 +360,7 @@ def _print_results(
 
 
 def _print_tables(tables: Sequence["PlainTable"]) -> None:
-    from schemabank.table import plain_table
+    from schemabank.tables import plain_table
 
     _console().print(*(plain_table(*table) for table in tables), sep="\n")
 

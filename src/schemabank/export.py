@@ -38,7 +38,7 @@ from schemabank.memory import is_out_of_memory
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
 from schemabank.precision import Precision, in_precision
-from schemabank.rundir import writing_tensors
+from schemabank.writing import writing_tensors
 
 SAFETY = 100
 PROBE = "If 3 pens cost 6 dollars, how much do 7 pens cost? The answer is: 14"

@@ -27,7 +27,7 @@ from transformers import (
 
 from schemabank.errors import InputError, first_line
 from schemabank.memory import is_out_of_memory
-from schemabank.rundir import writing_tensors
+from schemabank.writing import writing_tensors
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 
 from schemabank.errors import InputError
 from schemabank.files import check_regular, json_lines, parse_json
-from schemabank.rundir import PREDICTIONS, writing_tensors
+from schemabank.rundir import PREDICTIONS
+from schemabank.writing import writing_tensors
 
 SCORES = "scores.safetensors"
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)

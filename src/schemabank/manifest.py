@@ -16,11 +16,12 @@ from schemabank.errors import InputError
 from schemabank.failure import read_failure
 from schemabank.inputs import Present, recorded_in, why_no_longer
 from schemabank.members import Outcome
-from schemabank.rundir import SUITE, check_available, write_json
+from schemabank.rundir import SUITE, check_available
 from schemabank.runfiles import read_suite
 from schemabank.suite import Suite, TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 from schemabank.waiting import Note
+from schemabank.writing import write_json
 
 Manifest = Mapping[str, Any]
 

@@ -18,21 +18,12 @@ from schemabank.failure import Failure
 from schemabank.inputs import INPUTS, Digests
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
-from schemabank.rundir import (
-    ADAPTER,
-    BANK,
-    FAILURE,
-    RESULT,
-    STAGES,
-    Claim,
-    new_folder,
-    slug,
-    write_json,
-)
+from schemabank.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, Claim, new_folder, slug
 from schemabank.runfiles import read_result
 from schemabank.tasks.catalog import metric_of
 from schemabank.trainconfig import Stage
 from schemabank.training import KeepStage, failure_of
+from schemabank.writing import write_json
 
 
 @dataclass(frozen=True)

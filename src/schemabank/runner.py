@@ -29,20 +29,12 @@ from schemabank.members import Member, Outcome, stage_keeper, write_weights
 from schemabank.models import BaseModel
 from schemabank.peftcheck import FIELD as PEFT_CHECK
 from schemabank.peftcheck import PeftCheck
-from schemabank.rundir import (
-    ADAPTER,
-    CONFIG,
-    COST,
-    PREDICTIONS,
-    RESULT,
-    claimed,
-    write_json,
-    write_lines,
-)
+from schemabank.rundir import ADAPTER, CONFIG, COST, PREDICTIONS, RESULT, claimed
 from schemabank.scoring import METRICS, ItemRecord, score_names, summaries
 from schemabank.tasks.catalog import metric_of
 from schemabank.training import Context, build_stack, failure_of, names_of, train_runs
 from schemabank.waiting import waiting
+from schemabank.writing import write_json, write_lines
 
 RECORDED_VERSIONS = (
     "schemabank",

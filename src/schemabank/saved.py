@@ -64,11 +64,10 @@ from schemabank.rundir import (
     check_new,
     is_finished,
     new_folder,
-    write_json,
-    write_lines,
 )
 from schemabank.runner import result_of
 from schemabank.waiting import Note, waiting
+from schemabank.writing import write_json, write_lines
 
 
 def evaluate_saved(

@@ -20,10 +20,11 @@ from schemabank.loading import resolve_device
 from schemabank.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.members import Outcome, finished_outcome
 from schemabank.progress import Reporter
+from schemabank.resulttables import check_tables
 from schemabank.rundir import is_finished
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite, SuiteRun
-from schemabank.table import PlainTable, check_tables
+from schemabank.tables import PlainTable
 from schemabank.tuning import Choice, Search, notes, search, tuned
 from schemabank.waiting import Note
 

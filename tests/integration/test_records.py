@@ -14,8 +14,8 @@ from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.members import Outcome
+from schemabank.resulttables import results_tables
 from schemabank.saved import evaluate_saved
-from schemabank.table import results_tables
 
 ROOT = Path(__file__).parents[2]
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"

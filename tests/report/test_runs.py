@@ -24,7 +24,8 @@ from schemabank.report.ofruns import examine_runs
 from schemabank.report.page import page, text
 from schemabank.report.runs import read_runs
 from schemabank.report.tables import tables
-from schemabank.rundir import CONFIG, RESULT, SUITE, write_json
+from schemabank.rundir import CONFIG, RESULT, SUITE
+from schemabank.writing import write_json
 from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent.parent

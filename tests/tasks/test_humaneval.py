@@ -16,8 +16,8 @@ from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.prepare import evaluation_items
+from schemabank.resulttables import results_tables
 from schemabank.sandbox import REASONS, SandboxError, Verdict
-from schemabank.table import results_tables
 from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks import Example, Item, TaskData, humaneval
 from schemabank.tasks.catalog import load_task

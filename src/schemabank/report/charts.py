@@ -13,7 +13,7 @@ from schemabank.report import plots
 from schemabank.report.cells import POOLED, interval, number, percent, points, setting, short
 from schemabank.report.runtables import rates as rates_table
 from schemabank.report.stagenames import SIDES, with_places
-from schemabank.table import PlainTable
+from schemabank.tables import PlainTable
 
 Report = Mapping[str, Any]
 Row = Mapping[str, Any]

@@ -15,7 +15,8 @@ from schemabank.report.ofruns import examine_runs
 from schemabank.report.page import page
 from schemabank.report.scores import choose_arms, read_scores
 from schemabank.report.warnings import find_warnings
-from schemabank.rundir import check_new, new_folder, write_json, write_lines
+from schemabank.rundir import check_new, new_folder
+from schemabank.writing import write_json, write_lines
 
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 

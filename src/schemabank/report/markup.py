@@ -12,7 +12,7 @@ from typing import Any
 
 from schemabank.figures import NOT_DRAWN
 from schemabank.report.cells import one_line
-from schemabank.table import PlainTable
+from schemabank.tables import PlainTable
 
 MOST_ROWS = 200
 MOST_LINES = 200

@@ -16,7 +16,7 @@ from schemabank.report.tables import (
     verdict,
     warning_lines,
 )
-from schemabank.table import PlainTable
+from schemabank.tables import PlainTable
 
 __all__ = [
     "claim_lines",

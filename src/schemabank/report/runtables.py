@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemabank.report.cells import interval, number, percent, points, setting, short
-from schemabank.table import PlainTable
+from schemabank.tables import PlainTable
 
 Report = Mapping[str, Any]
 RATE_MARKS = {"chosen": "chosen", "at_edge": "edge of grid", "best_score": "best score"}

@@ -25,7 +25,7 @@ from schemabank.report.tables import (
     warning_lines,
 )
 from schemabank.stats import FEWEST_SEEDS
-from schemabank.table import PlainTable, without_empty_columns
+from schemabank.tables import PlainTable, without_empty_columns
 
 Report = Mapping[str, Any]
 

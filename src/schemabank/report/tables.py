@@ -10,7 +10,7 @@ from typing import Any
 from schemabank.report.cells import interval, number, percent, points, setting, short
 from schemabank.report.markup import printable
 from schemabank.report.runtables import run_tables
-from schemabank.table import PlainTable
+from schemabank.tables import PlainTable
 
 Report = Mapping[str, Any]
 LONGEST_CELL = 60  # characters in a terminal

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.figures import Cell, Spec, heat_map, write_figure
-from schemabank.rundir import slug, write_json
-from schemabank.table import PlainTable
+from schemabank.rundir import slug
+from schemabank.tables import PlainTable
+from schemabank.writing import write_json
 
 JSON, PAGE = "routing.json", "routing.md"
 MOST_VALUES = 40  # of a field in a heat map

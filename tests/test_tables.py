@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from schemabank.table import plain_table, without_empty_columns
+from schemabank.tables import plain_table, without_empty_columns
 
 HEAD = ["arm", "epochs", "score", "note"]
 

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from schemabank.peftcheck import read_check
+from schemabank.tables import PlainTable, plain_table
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
-PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
 LONGEST_ANSWER = 40  # characters shown
 NO_SHARES = {"perplexity"}  # scores that are no fractions
@@ -102,28 +102,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for column in columns:
         is_arm = column == "arm"  # the only one that may take several lines: figures stay whole
         table.add_column(column, justify="left" if is_arm else "right", no_wrap=not is_arm)
-    return table
-
-
-def without_empty_columns(table: PlainTable) -> PlainTable:
-    """Leave out the columns that hold nothing in any row."""
-    title, head, rows = table
-    kept = [at for at in range(len(head)) if not rows or any(row[at] for row in rows)]
-    return title, [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
-
-
-def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Lay out cells as they stand, which may be anybody's text; numbers to the right.
-
-    Columns that hold nothing are left out.
-    """
-    _, head, rows = without_empty_columns((title, head, rows))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, column in enumerate(head):
-        is_text = any(row[index][:1].isalpha() for row in rows)
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(escape, row))
     return table
 
 
