@@ -15,7 +15,8 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.curriculum import StepSettings, plan, step_settings, trained_groups
 from schemabank.naming import flat
-from schemabank.suite import Suite, SuiteRun, TuneSettings, load_suite
+from schemabank.suite import Suite, load_suite
+from schemabank.suitefile import SuiteRun, TuneSettings
 from schemabank.suiterun import plan_suite
 from schemabank.tuning import trials
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer

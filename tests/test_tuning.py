@@ -10,7 +10,8 @@ from schemabank.errors import InputError
 from schemabank.failure import Failure
 from schemabank.itemscores import save_item_scores
 from schemabank.members import Outcome
-from schemabank.suite import Suite, SuiteRun, TuneSettings
+from schemabank.suite import Suite
+from schemabank.suitefile import SuiteRun, TuneSettings
 from schemabank.trainconfig import THREE_STAGES
 from schemabank.tuning import (
     Search,

@@ -288,7 +288,7 @@ def config_schema(
 ) -> None:
     """Print the JSON Schema of configuration files, for editors."""
     from schemabank.config import ExperimentConfig
-    from schemabank.suite import SuiteConfig
+    from schemabank.suitefile import SuiteConfig
 
     _print_json((SuiteConfig if of_suites else ExperimentConfig).model_json_schema())
 

@@ -18,7 +18,8 @@ from schemabank.inputs import Present, recorded_in, why_no_longer
 from schemabank.members import Outcome
 from schemabank.rundir import SUITE, check_available
 from schemabank.runfiles import read_suite
-from schemabank.suite import Suite, TuneSettings
+from schemabank.suite import Suite
+from schemabank.suitefile import TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 from schemabank.waiting import Note
 from schemabank.writing import write_json

@@ -23,7 +23,8 @@ from schemabank.progress import Reporter
 from schemabank.resulttables import check_tables
 from schemabank.rundir import is_finished
 from schemabank.stats import summarise_arm
-from schemabank.suite import Suite, SuiteRun
+from schemabank.suite import Suite
+from schemabank.suitefile import SuiteRun
 from schemabank.tables import PlainTable
 from schemabank.tuning import Choice, Search, notes, search, tuned
 from schemabank.waiting import Note

@@ -14,7 +14,8 @@ from schemabank.configfile import run_id
 from schemabank.errors import InputError
 from schemabank.members import Outcome
 from schemabank.raterule import Candidate, best_score, candidate, choose
-from schemabank.suite import SEARCH_SPLIT, Point, Suite, SuiteRun, TuneSettings
+from schemabank.suite import Suite
+from schemabank.suitefile import SEARCH_SPLIT, Point, SuiteRun, TuneSettings
 
 SPLIT = SEARCH_SPLIT
 DIGITS = 12  # of a learning rate, so that 3e-4 stays 0.0003
