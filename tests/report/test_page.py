@@ -92,3 +92,12 @@ def test_a_column_that_is_empty_in_all_rows_is_in_no_table(tmp_path: Path) -> No
     for shown in (page(found), html_page(found, [])):
         assert "epochs" not in shown
     assert "| epochs |" in page(table_report())
+
+
+def test_a_table_that_is_empty_in_all_cells_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("arm,epochs,seed,score\nnew,,1,0\nlora,,1,0\n")
+    found = report(path, Question(), tmp_path / "out")
+    assert "ratios" not in page(found)
+    assert "ratios" not in html_page(found, [])
+    assert "effect sizes" in page(table_report())

@@ -163,10 +163,14 @@ def _tables(found: PlainTable | None) -> list[PlainTable]:
 
 
 def _without_empty_columns(section: Section) -> Section:
-    """The section whose tables, and those of its charts, lack the columns that hold nothing."""
+    """The section whose tables, and those of its charts, lack the columns that hold nothing.
+
+    A table all of whose cells are empty is left out.
+    """
+    tables = map(without_empty_columns, section.tables)
     return replace(
         section,
-        tables=[without_empty_columns(table) for table in section.tables],
+        tables=[table for table in tables if table[1]],
         charts=[replace(c, table=without_empty_columns(c.table)) for c in section.charts],
     )
 
