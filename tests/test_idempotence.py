@@ -12,7 +12,7 @@ from properties import examples
 from schemabank.answers import canonical_number, cut_next_question, extract
 from schemabank.metrics import choice_letter, normalised
 from schemabank.progress.live import _plain as without_steering
-from schemabank.report.markup import printable, visible
+from schemabank.report.page.markup import printable, visible
 from schemabank.rundir import slug
 from schemabank.scoring import _answer as answer_line
 from schemabank.tasks.narrativeqa import join_punctuation

@@ -11,7 +11,7 @@ from properties import examples
 from schemabank.cli import main
 from schemabank.errors import InputError
 from schemabank.report.command import Question, report
-from schemabank.report.page import page, tables, text
+from schemabank.report.page.markdown import page, tables, text
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "published" / "gsm8k.csv"

@@ -19,11 +19,11 @@ from schemabank.files import read_json
 from schemabank.itemscores import SCORES, load_item_scores
 from schemabank.peftcheck import FIELD, PeftCheck
 from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question, report
-from schemabank.report.html import html_page
-from schemabank.report.ofruns import examine_runs
-from schemabank.report.page import page, text
-from schemabank.report.runs import read_runs
-from schemabank.report.tables import tables
+from schemabank.report.examine import examine_runs
+from schemabank.report.page.html import html_page
+from schemabank.report.page.markdown import page, text
+from schemabank.report.reading.runs import read_runs
+from schemabank.report.sections.tables import tables
 from schemabank.rundir import CONFIG, RESULT, SUITE
 from schemabank.writing import write_json
 from tools import BENCHMARKS, load_tool

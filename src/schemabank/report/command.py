@@ -6,15 +6,14 @@ from typing import Any
 
 from schemabank.errors import InputError
 from schemabank.figures import write_figure
-from schemabank.report.charts import figures
-from schemabank.report.claimed import Subject
-from schemabank.report.claims import beside, judge_claims
-from schemabank.report.compare import compare, plain
-from schemabank.report.html import html_page
-from schemabank.report.ofruns import examine_runs
-from schemabank.report.page import page
-from schemabank.report.scores import choose_arms, read_scores
-from schemabank.report.warnings import find_warnings
+from schemabank.report.claims.judgements import beside, judge_claims
+from schemabank.report.claims.statistics import Subject
+from schemabank.report.comparing.comparison import compare, plain
+from schemabank.report.examine import examine_runs
+from schemabank.report.page import html_page, page
+from schemabank.report.reading.table import choose_arms, read_scores
+from schemabank.report.sections.charts import figures
+from schemabank.report.warnings.scores import find_warnings
 from schemabank.rundir import check_new, new_folder
 from schemabank.writing import write_json, write_lines
 

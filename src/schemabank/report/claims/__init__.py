@@ -1,0 +1,1 @@
+"""Published figures held against the rows that they were derived from."""

@@ -1,0 +1,301 @@
+"""What published statistics come to on the rows: exact wherever the arithmetic is.
+
+`NUMBERS`, `NAMES`, `SPANS` and `FORMULAS` name the statistics that a claim may be about; the empty
+``epochs`` of a claim means every setting that the arm, or both arms, have.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import TypeVar
+
+from schemabank.errors import InputError
+from schemabank.report.comparing.peaks import peaks_by_seed
+from schemabank.report.reading.table import ScoreTable
+
+ROOTS = Context(prec=40)
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of a file of claims.
+
+    Attributes:
+        statistic: its name.
+        arm: that it is about; empty for both.
+        epochs: settings; empty for all.
+        seed: that it is about; empty for all.
+        value: as printed.
+        where: it stands.
+        parts: stated numbers that it rests on, by name.
+        place: file and line, for errors.
+    """
+
+    statistic: str
+    arm: str
+    epochs: tuple[str, ...]
+    seed: str
+    value: str
+    where: str
+    parts: Mapping[str, Fraction]
+    place: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The rows that claims are about."""
+
+    table: ScoreTable
+    treatment: str
+    control: str
+
+    def epochs(self, claim: Claim) -> list[str]:
+        """Return the settings of ``epochs`` that a claim is about."""
+        arms = [claim.arm] if claim.arm else [self.treatment, self.control]
+        return list(claim.epochs) or self.table.epochs(*arms)
+
+    def scores(self, arm: str, epochs: Sequence[str], place: str) -> dict[str, Fraction]:
+        """Return each seed's mean over settings; refuse settings that no seed has them all of."""
+        found = self.table.means(arm, epochs)
+        if not found:
+            raise InputError(
+                f"{place}: no seed of {arm!r} has a row at each of epochs {', '.join(epochs)}: "
+                "name settings that it has"
+            )
+        return found
+
+    def mean(self, arm: str, epochs: Sequence[str], place: str) -> Fraction:
+        """Return the mean over seeds of each seed's mean over settings."""
+        return _mean(self.scores(arm, epochs, place).values())
+
+    def ratio(self, epochs: Sequence[str], place: str) -> Fraction:
+        """Return the ratio of the arms' means, treatment over control."""
+        above, below = (self.mean(arm, epochs, place) for arm in (self.treatment, self.control))
+        return above / below
+
+    def by_epochs(self, claim: Claim) -> dict[str, Fraction]:
+        """Return an arm's mean at every setting."""
+        return {name: self.mean(claim.arm, [name], claim.place) for name in self.epochs(claim)}
+
+    def peaks(self, arm: str, claim: Claim) -> dict[str, tuple[Fraction, list[str]]]:
+        """Return every seed's best score and the settings that reach it."""
+        return peaks_by_seed(self.table, arm, self.epochs(claim))
+
+    def peak_ratios(self, claim: Claim) -> dict[str, Fraction]:
+        """Return the ratio of the arms' peaks by seed."""
+        above, below = (self.peaks(arm, claim) for arm in (self.treatment, self.control))
+        return {seed: above[seed][0] / below[seed][0] for seed in above if seed in below}
+
+
+def sd(values: Sequence[Fraction], lost: int) -> Fraction:
+    """Return the standard deviation that divides by ``n - lost``, to 40 digits."""
+    mean = _mean(values)
+    variance = sum(((value - mean) ** 2 for value in values), Fraction(0)) / (len(values) - lost)
+    quotient = ROOTS.divide(Decimal(variance.numerator), Decimal(variance.denominator))
+    return Fraction(ROOTS.sqrt(quotient))
+
+
+def sds(subject: Subject, claim: Claim, epochs: Sequence[str], lost: int) -> Fraction:
+    """Return the standard deviation of an arm's scores over seeds."""
+    return sd(list(subject.scores(claim.arm, epochs, claim.place).values()), lost)
+
+
+def cvs(subject: Subject, claim: Claim, epochs: Sequence[str], lost: int) -> Fraction:
+    """Return the coefficient of variation of an arm's scores over seeds."""
+    spread = sds(subject, claim, epochs, lost)
+    return spread / subject.mean(claim.arm, epochs, claim.place)
+
+
+def _score(subject: Subject, claim: Claim) -> Fraction:
+    return _own(subject.scores(claim.arm, claim.epochs, claim.place), claim)
+
+
+def _arm_mean(subject: Subject, claim: Claim) -> Fraction:
+    return subject.mean(claim.arm, subject.epochs(claim), claim.place)
+
+
+def _ratio(subject: Subject, claim: Claim) -> Fraction:
+    return subject.ratio(subject.epochs(claim), claim.place)
+
+
+def _ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
+    return {name: subject.ratio([name], claim.place) for name in subject.epochs(claim)}
+
+
+def _seed_ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
+    epochs = subject.epochs(claim)
+    above, below = (
+        subject.scores(arm, epochs, claim.place) for arm in (subject.treatment, subject.control)
+    )
+    return {seed: above[seed] / below[seed] for seed in above if seed in below}
+
+
+def _all_scores(subject: Subject, claim: Claim) -> list[Fraction]:
+    own = subject.epochs(claim)
+    return [row.exact for row in subject.table.runs(claim.arm) if row.epochs in own]
+
+
+def _change(subject: Subject, claim: Claim) -> Fraction:
+    before, after = subject.by_epochs(claim).values()
+    return after - before
+
+
+def _num_seeds(subject: Subject, claim: Claim) -> Fraction:
+    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
+    return Fraction(len({row.seed for arm in arms for row in subject.table.runs(arm)}))
+
+
+def _num_runs(subject: Subject, claim: Claim) -> Fraction:
+    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
+    return Fraction(sum(len(subject.table.runs(arm)) for arm in arms))
+
+
+def _num_items(subject: Subject, claim: Claim) -> Fraction:
+    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
+    found = {row.num_items for arm in arms for row in subject.table.runs(arm)}
+    if None in found or len(found) != 1:
+        raise InputError(f"{claim.place}: n_items is not one number: claim no num_items")
+    return Fraction(found.pop() or 0)
+
+
+def _mean_epochs(subject: Subject, claim: Claim) -> Fraction:
+    runs = subject.table.runs(claim.arm)
+    try:
+        return Fraction(_mean([Fraction(Decimal(row.epochs)) for row in runs]))
+    except (ArithmeticError, ValueError) as error:
+        raise InputError(
+            f"{claim.place}: epochs of {claim.arm!r} are not all numbers: claim no mean_epochs"
+        ) from error
+
+
+def _seeds_at(best: Callable[[Iterable[Fraction]], Fraction]) -> "Namer":
+    """Name the seeds whose mean over settings is the best, or worst, of their arm."""
+
+    def names(subject: Subject, claim: Claim) -> set[str]:
+        return _at(subject.scores(claim.arm, subject.epochs(claim), claim.place), best)
+
+    return names
+
+
+def _seeds_by_epochs(
+    best: Callable[[Iterable[Fraction]], Fraction],
+) -> Callable[[Subject, Claim], dict[str, set[str]]]:
+    """Name the seeds that are the best, or worst, of their arm at each setting."""
+
+    def names(subject: Subject, claim: Claim) -> dict[str, set[str]]:
+        own = subject.epochs(claim)
+        return {name: _at(subject.table.scores(claim.arm, name), best) for name in own}
+
+    return names
+
+
+def _seeds_of_peaks(best: Callable[[Iterable[Fraction]], Fraction]) -> "Namer":
+    def names(subject: Subject, claim: Claim) -> set[str]:
+        return _at(
+            {seed: peak for seed, (peak, _) in subject.peaks(claim.arm, claim).items()}, best
+        )
+
+    return names
+
+
+def _highest(subject: Subject, claim: Claim, column: int) -> set[str]:
+    """Name the settings, or seeds, of the highest score of an arm."""
+    found = {
+        (name, seed): score
+        for name in subject.epochs(claim)
+        for seed, score in subject.table.scores(claim.arm, name).items()
+    }
+    top = max(found.values())
+    return {key[column] for key, score in found.items() if score == top}
+
+
+def _largest_change(subject: Subject, claim: Claim) -> set[str]:
+    means = subject.by_epochs(claim)
+    changes = [(means[b] - means[a], (a, b)) for a, b in pairwise(means)]
+    return set(max(changes)[1]) if changes else set()
+
+
+def _own(found: Mapping[str, Value], claim: Claim) -> Value:
+    """Return what belongs to the claim's seed."""
+    if claim.seed not in found:
+        raise InputError(
+            f"{claim.place}: seed {claim.seed!r} has no row there: name one of {', '.join(found)}"
+        )
+    return found[claim.seed]
+
+
+def _at(found: Mapping[str, Fraction], best: Callable[[Iterable[Fraction]], Fraction]) -> set[str]:
+    if not found:
+        return set()
+    extreme = best(found.values())
+    return {name for name, value in found.items() if value == extreme}
+
+
+def _mean(values: Iterable[Fraction]) -> Fraction:
+    found = list(values)
+    return sum(found, Fraction(0)) / len(found)
+
+
+def _spread(
+    of: Callable[[Subject, Claim, Sequence[str], int], Fraction],
+) -> Callable[[Subject, Claim], list[Fraction]]:
+    def values(subject: Subject, claim: Claim) -> list[Fraction]:
+        return [of(subject, claim, [name], 1) for name in subject.epochs(claim)]
+
+    return values
+
+
+Namer = Callable[[Subject, Claim], set[str]]
+
+# Each with the cells that a claim about it must fill.
+NUMBERS: dict[str, tuple[str, Callable[[Subject, Claim], Fraction]]] = {
+    "score": ("arm epochs seed", _score),
+    "mean": ("arm", _arm_mean),
+    "ratio_of_means": ("", _ratio),
+    "highest": ("arm", lambda s, c: max(_all_scores(s, c))),
+    "highest_mean": ("arm", lambda s, c: max(s.by_epochs(c).values())),
+    "highest_ratio_of_means": ("", lambda s, c: max(_ratios(s, c).values())),
+    "peak": ("arm seed", lambda s, c: _own(s.peaks(c.arm, c), c)[0]),
+    "peak_ratio": ("seed", lambda s, c: _own(s.peak_ratios(c), c)),
+    "change": ("arm epochs", _change),
+    "num_runs": ("", _num_runs),
+    "num_seeds": ("", _num_seeds),
+    "num_items": ("", _num_items),
+    "mean_epochs": ("arm", _mean_epochs),
+}
+NAMES: dict[str, tuple[str, Namer]] = {
+    "peak_epochs": ("arm seed", lambda s, c: set(_own(s.peaks(c.arm, c), c)[1])),
+    "highest_epochs": ("arm", lambda s, c: _highest(s, c, 0)),
+    "highest_seed": ("arm", lambda s, c: _highest(s, c, 1)),
+    "highest_mean_epochs": ("arm", lambda s, c: _at(s.by_epochs(c), max)),
+    "highest_ratio_epochs": ("", lambda s, c: _at(_ratios(s, c), max)),
+    "highest_peak_ratio_seed": ("", lambda s, c: _at(s.peak_ratios(c), max)),
+    "highest_peak_seed": ("arm", _seeds_of_peaks(max)),
+    "lowest_peak_seed": ("arm", _seeds_of_peaks(min)),
+    "best_seed": ("arm", _seeds_at(max)),
+    "worst_seed": ("arm", _seeds_at(min)),
+    "largest_change_epochs": ("arm", _largest_change),
+}
+ALWAYS: dict[str, tuple[str, Callable[[Subject, Claim], dict[str, set[str]]]]] = {
+    "always_best_seed": ("arm", _seeds_by_epochs(max)),
+    "always_worst_seed": ("arm", _seeds_by_epochs(min)),
+}
+SPANS: dict[str, tuple[str, Callable[[Subject, Claim], list[Fraction]]]] = {
+    "scores": ("arm", _all_scores),
+    "means": ("arm", lambda s, c: list(s.by_epochs(c).values())),
+    "sds": ("arm", _spread(sds)),
+    "cvs": ("arm", _spread(cvs)),
+}
+LEAST: dict[str, Callable[[Subject, Claim], dict[str, Fraction]]] = {
+    "every_ratio_of_means": _ratios,
+    "every_seeds_ratio": _seed_ratios,
+}
+# Arithmetic on stated numbers: the parts that `where` must name, and what they come to.
+FORMULAS: dict[str, tuple[tuple[str, ...], Callable[..., Fraction]]] = {
+    "minutes_of_steps": (("steps", "seconds"), lambda steps, seconds: steps * seconds / 60),
+    "minutes_of_epochs": (("epochs", "minutes"), lambda epochs, minutes: epochs * minutes),
+    "hours_of_runs": (("runs", "minutes"), lambda runs, minutes: runs * minutes / 60),
+}

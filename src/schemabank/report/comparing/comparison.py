@@ -1,0 +1,395 @@
+"""The numbers of a comparison of two arms, at every setting of ``epochs`` and pooled.
+
+Where the scores of single items are known, verdicts are over seeds and items; else over seeds.
+
+The primary contrast is each seed's mean over the settings, unless one setting was named; Holm's
+adjustment covers the family of settings. Every figure comes from `schemabank.stats`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from schemabank import stats
+from schemabank.errors import InputError
+from schemabank.report.comparing.peaks import Peaks, find_peaks
+from schemabank.report.reading.table import ScoreTable
+
+CONFIDENCE = 0.95
+MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
+MOST_DRAWN = 10**7  # scores in all arrangements of a test
+Test = Literal["crossed", "paired", "welch"]
+# Two arms' difference over seeds and items, each seed's mean over settings; ``None`` if unknown.
+ItemDifference = Callable[[str, str, Sequence[str]], stats.CrossedDifference | None]
+
+
+@dataclass(frozen=True)
+class ArmAt:
+    """One arm at one setting of ``epochs``; ``None`` for each seed's mean over the contrast's."""
+
+    arm: str
+    epochs: str | None
+    scores: dict[str, float]
+    summary: stats.ArmSummary
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row without a seed, with its Wilson interval over items."""
+
+    arm: str
+    epochs: str
+    score: float
+    num_items: int | None
+    interval: stats.Interval | None
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What needs runs that share a seed."""
+
+    difference: stats.PairedDifference
+    p_holm: float | None
+    d_z: stats.Effect
+    sign_flip: stats.PermutationTest
+    outperformance: stats.Outperformance
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """What needs runs that share a seed, and their scores of single items."""
+
+    difference: stats.CrossedDifference
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Welch:
+    """What takes the seeds of both arms for independent."""
+
+    difference: stats.Difference
+    p_holm: float | None
+    g: stats.Effect
+    label_permutation: stats.PermutationTest
+    outperformance: stats.Outperformance
+    detectable: float | None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Treatment against control; differences and ratios are of the treatment.
+
+    Attributes:
+        epochs: the setting; ``None`` for each seed's mean over all that both arms have.
+        seeds: that both arms have, in the order of pairs.
+        differences: by seed, treatment less control, of pairs.
+        left_out: runs without a partner, by arm, which the paired figures do not use.
+        ratio: of means, of pairs where the verdict is; with Fieller's interval.
+        sd_ratio: of the arms' standard deviations.
+        crossed: the difference over seeds and items; ``None`` where items are not known.
+        test: that the verdict rests on: where two seeds are shared the crossed one, or the paired
+            one where items are not known, else Welch's.
+        verdict: on the p-value adjusted by Holm at a setting, unadjusted for the primary contrast.
+    """
+
+    epochs: str | None
+    seeds: list[str]
+    differences: dict[str, float]
+    left_out: dict[str, list[str]]
+    treatment: stats.ArmSummary
+    control: stats.ArmSummary
+    paired: Paired | None
+    welch: Welch
+    ratio: stats.MeanRatio
+    sd_ratio: stats.SpreadRatio
+    crossed: Crossed | None
+    test: Test
+    verdict: stats.Verdict
+
+    @property
+    def own(self) -> Crossed | Paired | Welch:
+        """What the verdict rests on."""
+        found = {"crossed": self.crossed, "paired": self.paired, "welch": self.welch}[self.test]
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True)
+class Primary:
+    """Which contrast counts, and what Holm's adjustment covers.
+
+    Attributes:
+        over_seeds: what seeds say on these very items, by the paired test; ``None`` where the
+            verdict is that itself.
+    """
+
+    contrast: str
+    chosen_by: str
+    test: Test
+    verdict: stats.Verdict
+    over_seeds: stats.Verdict | None
+    holm_family: list[str]
+    holm_covers: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that is computed from the rows alone."""
+
+    setting: str
+    treatment: str
+    control: str
+    confidence: float
+    primary: Primary
+    pooled: Contrast
+    contrasts: list[Contrast]
+    arms: list[ArmAt]
+    references: list[Reference]
+    peaks: Peaks
+
+
+def compare(
+    table: ScoreTable,
+    treatment: str,
+    control: str,
+    primary: str | None,
+    items: ItemDifference | None = None,
+) -> Comparison:
+    """Compare two arms of a table.
+
+    Args:
+        table: with both arms.
+        treatment: arm.
+        control: arm.
+        primary: setting of ``epochs`` that was declared primary; ``None`` for the pooled contrast.
+        items: both arms' difference over seeds and items, where the scores of these are known.
+
+    Raises:
+        InputError: no such setting, or no seed of an arm has them all.
+    """
+    epochs = table.epochs(treatment, control)
+    if not epochs:
+        raise InputError(
+            f"{treatment!r} and {control!r} have no setting in common: name two arms that were run "
+            "at the same settings"
+        )
+    if primary is not None and primary not in epochs:
+        raise InputError(
+            f"--primary {primary!r}: {treatment} and {control} have {', '.join(map(repr, epochs))} "
+            "in the column epochs: name one of these"
+        )
+    arms = treatment, control
+
+    def contrast(name: str | None, settings: Sequence[str]) -> Contrast:
+        crossed = None if items is None else items(treatment, control, settings)
+        return _contrast(name, _runs(table, arms, settings), crossed)
+
+    contrasts = _family([contrast(name, [name]) for name in epochs], primary)
+    pooled = contrast(None, epochs)
+    chosen = pooled if primary is None else contrasts[epochs.index(primary)]
+    return Comparison(
+        setting=table.setting,
+        treatment=treatment,
+        control=control,
+        confidence=CONFIDENCE,
+        primary=_primary(chosen, primary, epochs, table.setting),
+        pooled=pooled,
+        contrasts=contrasts,
+        arms=_arms(table, epochs),
+        references=_references(table),
+        peaks=find_peaks(table, treatment, control, epochs),
+    )
+
+
+def plain(value: object) -> object:
+    """Return dataclasses, tuples and mappings as what JSON knows; infinite numbers as ``None``."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+Runs = tuple[dict[str, float], dict[str, float]]
+
+
+def _runs(table: ScoreTable, arms: tuple[str, str], epochs: Sequence[str]) -> Runs:
+    """Both arms' scores by seed, each a mean over settings of ``epochs``."""
+    first, second = (_floats(table.means(arm, epochs)) for arm in arms)
+    for arm, found in zip(arms, (first, second), strict=True):
+        if not found:
+            raise InputError(
+                f"no seed of {arm!r} in {table.name} has a row at each of epochs "
+                f"{', '.join(epochs)}: give the missing rows, or tables of fewer settings"
+            )
+    return first, second
+
+
+def _floats(scores: Mapping[str, Fraction]) -> dict[str, float]:
+    return {seed: float(score) for seed, score in scores.items()}
+
+
+def _family(raw: Sequence[Contrast], primary: str | None) -> list[Contrast]:
+    """Adjust the p-values of contrasts at settings; what cannot be tested counts as 1."""
+    crossed = stats.holm([_p(c.crossed) for c in raw])
+    paired = stats.holm([_p(c.paired) for c in raw])
+    welch = stats.holm([_p(c.welch) for c in raw])
+    return [
+        _adjusted(contrast, p_values, 1 if contrast.epochs == primary else len(raw))
+        for contrast, *p_values in zip(raw, crossed, paired, welch, strict=True)
+    ]
+
+
+def _adjusted(contrast: Contrast, p_values: Sequence[float], num: int) -> Contrast:
+    """Add adjusted p-values; the verdict rests on them where it is one of several."""
+    crossed, paired, welch = p_values
+    judged = replace(
+        contrast,
+        crossed=contrast.crossed and replace(contrast.crossed, p_holm=crossed),
+        paired=contrast.paired and replace(contrast.paired, p_holm=paired),
+        welch=replace(contrast.welch, p_holm=welch),
+    )
+    if num == 1:
+        return judged
+    own = judged.own
+    p = None if own.difference.p is None else own.p_holm
+    verdict = stats.verdict(own.difference, p=p, num_comparisons=num)
+    return replace(judged, verdict=verdict)
+
+
+def _p(found: Crossed | Paired | Welch | None) -> float:
+    return 1.0 if found is None or found.difference.p is None else found.difference.p
+
+
+def _contrast(epochs: str | None, runs: Runs, items: stats.CrossedDifference | None) -> Contrast:
+    """Compare, without any adjustment."""
+    first, second = runs
+    seeds = [seed for seed in first if seed in second]
+    a, b = list(first.values()), list(second.values())
+    pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+    paired = _paired(*pairs) if seeds else None
+    welch = _welch(a, b)
+    crossed = None if items is None else Crossed(items, None)
+    by_pairs = paired is not None and len(seeds) > 1
+    by_items = by_pairs and crossed is not None
+    own = crossed if by_items else paired if by_pairs else welch
+    assert own is not None
+    return Contrast(
+        epochs=epochs,
+        seeds=seeds,
+        differences={seed: first[seed] - second[seed] for seed in seeds},
+        left_out={
+            "treatment": [seed for seed in first if seed not in second],
+            "control": [seed for seed in second if seed not in first],
+        },
+        treatment=stats.summarise_arm(a),
+        control=stats.summarise_arm(b),
+        paired=paired,
+        welch=welch,
+        ratio=stats.ratio_of_means(*(pairs if by_pairs else (a, b)), paired=by_pairs),
+        sd_ratio=stats.sd_ratio(a, b),
+        crossed=crossed,
+        test="crossed" if by_items else "paired" if by_pairs else "welch",
+        verdict=stats.verdict(own.difference),
+    )
+
+
+def _paired(a: list[float], b: list[float]) -> Paired:
+    difference = stats.paired_difference(a, b)
+    sd, num = difference.sd, difference.num_seeds
+    return Paired(
+        difference=difference,
+        p_holm=None,
+        d_z=stats.paired_d_z(a, b),
+        sign_flip=stats.sign_flip_test(a, b, num_resamples=_num_resamples(len(a))),
+        outperformance=stats.paired_outperformance(a, b),
+        detectable=stats.detectable_difference(sd=sd, num_seeds=num) if sd else None,
+    )
+
+
+def _welch(a: list[float], b: list[float]) -> Welch:
+    difference = stats.welch_difference(a, b)
+    error, df = difference.standard_error, difference.df
+    return Welch(
+        difference=difference,
+        p_holm=None,
+        g=stats.hedges_g(a, b),
+        label_permutation=stats.label_test(a, b, num_resamples=_num_resamples(len(a) + len(b))),
+        outperformance=stats.unpaired_outperformance(a, b),
+        detectable=stats.detectable_from_error(error, df) if error and df is not None else None,
+    )
+
+
+def at_settings(setting: str, names: Sequence[str]) -> str:
+    """Return settings as a reader knows them: ``epochs 2 and 4``; nothing where nothing varies."""
+    *rest, last = (name or "(empty)" for name in names)
+    listed = f"{', '.join(rest)} and {last}" if rest else last
+    return f"{setting} {listed}" if setting and any(names) else ""
+
+
+def _num_resamples(num_scores: int) -> int:
+    """How many arrangements to draw: fewer of so many scores that they say next to the same."""
+    return max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, MOST_DRAWN // num_scores))
+
+
+def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setting: str) -> Primary:
+    single = at_settings(setting, epochs) or "the only setting"
+    pooled = f"mean over {setting}" if len(epochs) > 1 else single
+    default = f"default: each seed's mean over all {setting}" if len(epochs) > 1 else "default"
+    by_items = chosen.test == "crossed" and chosen.paired is not None
+    first = "p-values over seeds and items" if by_items else "paired p-values"
+    others = "their paired and Welch p-values" if by_items else "their Welch p-values"
+    family = "as families of their own" if by_items else "as a family of its own"
+    return Primary(
+        contrast=pooled if primary is None else at_settings(setting, [primary]),
+        chosen_by=default if primary is None else "--primary",
+        test=chosen.test,
+        verdict=chosen.verdict,
+        over_seeds=(
+            stats.verdict(chosen.paired.difference) if by_items and chosen.paired else None
+        ),
+        holm_family=list(epochs),
+        holm_covers=(
+            f"the {first} of the {len(epochs)} settings"
+            + (f" of {setting}" if setting else "")
+            + f" and, {family}, {others}; not the pooled contrast, sd "
+            "ratios or permutation tests. The primary contrast's verdict rests on its unadjusted "
+            "p-value, which is fair only if it was declared before the scores were seen"
+        ),
+    )
+
+
+def _arms(table: ScoreTable, epochs: Sequence[str]) -> list[ArmAt]:
+    """Every arm at every setting, and its mean over those of the contrast if it has them all."""
+    found = []
+    for arm in table.trained:
+        own = table.epochs(arm)
+        for name in own:
+            scores = _floats(table.scores(arm, name))
+            found.append(ArmAt(arm, name, scores, stats.summarise_arm(list(scores.values()))))
+        pooled = _floats(table.means(arm, epochs)) if set(epochs) <= set(own) else {}
+        if pooled:
+            found.append(ArmAt(arm, None, pooled, stats.summarise_arm(list(pooled.values()))))
+    return found
+
+
+def _references(table: ScoreTable) -> list[Reference]:
+    return [
+        Reference(
+            row.arm,
+            row.epochs,
+            row.score,
+            row.num_items,
+            stats.wilson_interval(row.num_correct, row.num_items)
+            if row.num_items and row.num_correct is not None
+            else None,
+        )
+        for row in table.references
+    ]

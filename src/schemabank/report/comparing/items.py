@@ -1,0 +1,191 @@
+"""The comparison item by item: over seeds and items at once, and what flips for each seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemabank import stats
+from schemabank.errors import InputError
+from schemabank.itemscores import ItemScores, load_item_scores
+from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.scoring import METRICS
+
+ROUNDING = 1e-5  # of means of scores in float32
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Items that one arm alone has right, of one seed at one setting; exact p of McNemar."""
+
+    seed: int
+    epochs: str
+    only_treatment: int
+    only_control: int
+    p: float
+
+
+@dataclass(frozen=True)
+class ItemComparison:
+    """Treatment against control, from the scores of single items.
+
+    Attributes:
+        epochs: the setting; ``None`` for each seed's mean over all.
+        num_items: in the group.
+        num_seeds: that both arms share.
+        crossed: the difference, counting the variation of seeds and of items.
+        mcnemar: for every seed and setting; empty for scores that are not right or wrong.
+    """
+
+    epochs: str | None
+    num_items: int
+    num_seeds: int
+    crossed: stats.CrossedDifference
+    mcnemar: list[Flips]
+
+
+class ItemTable:
+    """The runs' scores of single items, each run's read once.
+
+    All runs have the same items: an error is raised where one has not.
+    """
+
+    def __init__(self, runs: RunSet) -> None:
+        self._runs = runs
+        self._at = {key: {run.seed: run for run in own} for key, own in runs.at().items()}
+        self._fixed: dict[str, dict[str, ReportedRun]] = {}
+        for run in runs.runs:
+            if not run.trained:
+                self._fixed.setdefault(run.arm, {})[run.setting] = run
+        self._first: tuple[ReportedRun, ItemScores] | None = None
+        self._scores: dict[str, npt.NDArray[np.float32]] = {}
+        self._checked: set[tuple[str, str]] = set()
+
+    def difference(
+        self, group: str, treatment: str, control: str, epochs: Sequence[str]
+    ) -> stats.CrossedDifference | None:
+        """Compare two arms over seeds and items, each seed's mean over settings.
+
+        Args:
+            group: of items.
+            treatment: arm that is trained.
+            control: arm; one that trains nothing is repeated for every seed.
+            epochs: settings.
+
+        Returns:
+            ``None`` where the arms share no seed that has all settings.
+
+        Raises:
+            InputError: scores cannot be read, or runs have other items.
+        """
+        seeds = self._seeds(treatment, control, epochs)
+        if not seeds:
+            return None
+        first, second = (
+            np.mean([self._matrix(group, arm, setting, seeds) for setting in epochs], axis=0)
+            for arm in (treatment, control)
+        )
+        return stats.crossed_difference(first, second, clusters=self._clusters(group))
+
+    def comparison(
+        self, group: str, arms: tuple[str, str], epochs: Sequence[str], *, primary: bool
+    ) -> ItemComparison | None:
+        """Compare two arms item by item.
+
+        Args:
+            group: of items.
+            arms: treatment and control.
+            epochs: settings whose mean is compared.
+            primary: whether there is but the one setting that was asked for.
+
+        Returns:
+            ``None`` where the arms share no seed that has all settings.
+        """
+        crossed = self.difference(group, *arms, epochs)
+        if crossed is None:
+            return None
+        seeds = self._seeds(*arms, epochs)
+        binary = METRICS[self._runs.runs[0].result["metric"]].binary
+        flips: list[Flips] = []
+        for setting in epochs:
+            a, b = (self._matrix(group, arm, setting, seeds) for arm in arms)
+            if binary and set(np.unique(a)) | set(np.unique(b)) <= {0.0, 1.0}:
+                flips += _flips(a, b, seeds, setting)
+        return ItemComparison(
+            epochs=epochs[0] if primary else None,
+            num_items=int((self._of_first().group == self._of_first().groups.index(group)).sum()),
+            num_seeds=len(seeds),
+            crossed=crossed,
+            mcnemar=flips,
+        )
+
+    def _seeds(self, treatment: str, control: str, epochs: Sequence[str]) -> list[int]:
+        """The treatment's seeds that both arms have at all settings."""
+        return [
+            seed
+            for seed in self._at.get((treatment, epochs[0]), {})
+            if all(self._run(arm, e, seed) for arm in (treatment, control) for e in epochs)
+        ]
+
+    def _run(self, arm: str, setting: str, seed: int) -> ReportedRun | None:
+        """An arm's run; that of an arm which trains nothing stands for every seed."""
+        if fixed := self._fixed.get(arm):
+            return fixed.get(setting) or fixed.get("")
+        return self._at.get((arm, setting), {}).get(seed)
+
+    def _matrix(self, group: str, arm: str, setting: str, seeds: Sequence[int]) -> Matrix:
+        """An arm's scores at a setting: (seed, item)."""
+        runs = [self._run(arm, setting, seed) for seed in seeds]
+        return np.stack([self._of_run(run, group) for run in runs if run]).astype(np.float64)
+
+    def _clusters(self, group: str) -> list[int] | None:
+        """Each item's cluster; ``None`` where each was drawn alone."""
+        _, clusters = self._of_first().within(group)
+        return None if len(set(clusters.tolist())) == len(clusters) else clusters.tolist()
+
+    def _of_first(self) -> ItemScores:
+        assert self._first is not None
+        return self._first[1]
+
+    def _of_run(self, run: ReportedRun, group: str) -> npt.NDArray[np.float32]:
+        """A run's scores in a group, checked against its result."""
+        if run.run_id not in self._scores:
+            self._scores[run.run_id] = self._loaded(run)
+        places = self._of_first()
+        own = places.group == places.groups.index(group)
+        scores: npt.NDArray[np.float32] = self._scores[run.run_id][own]
+        if (run.run_id, group) not in self._checked:
+            self._check(run, group, float(scores.mean()))
+            self._checked.add((run.run_id, group))
+        return scores
+
+    def _loaded(self, run: ReportedRun) -> npt.NDArray[np.float32]:
+        found = load_item_scores(run.folder, self._runs.score)
+        if self._first is None:
+            self._first = run, found
+        other, own = self._first
+        if found.digest != own.digest:
+            raise InputError(
+                f"{run.run_id} and {other.run_id} were scored on other items, allowed are runs "
+                "with the same items: evaluate them on one split and limit, or report them apart"
+            )
+        return found.scores
+
+    def _check(self, run: ReportedRun, group: str, mean: float) -> None:
+        score = self._runs.score
+        said = run.result["groups"][group][score]
+        if abs(said - mean) > ROUNDING:
+            raise InputError(
+                f"{run.run_id} has the {score} {said:g} in its result, but {mean:g} over its "
+                "items: restore the run, or move its folder away"
+            )
+
+
+def _flips(a: Matrix, b: Matrix, seeds: Sequence[int], setting: str) -> list[Flips]:
+    return [
+        Flips(seed, setting, found.only_a, found.only_b, found.p)
+        for seed, found in zip(seeds, stats.mcnemar(a, b), strict=True)
+    ]

@@ -1,0 +1,100 @@
+"""A report for the eye: text below the tables of the terminal, and a page in Markdown."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from schemabank.report.contents import Section, sections
+from schemabank.report.page.markup import MOST_ROWS, printable, visible
+from schemabank.report.sections.cells import one_line
+from schemabank.report.sections.charts import Chart
+from schemabank.report.sections.tables import (
+    claim_lines,
+    claims_title,
+    other_verdicts,
+    tables,
+    verdict,
+    warning_lines,
+)
+from schemabank.tables import PlainTable
+
+__all__ = [
+    "claim_lines",
+    "claims_title",
+    "listed",
+    "page",
+    "tables",
+    "text",
+    "verdict",
+    "warning_lines",
+]
+
+Report = Mapping[str, Any]
+MARKS = re.compile(r"([\\`*_{}\[\]<>#|])")
+
+
+def text(report: Report) -> str:
+    """Return what stands below the tables in a terminal."""
+    lines = [f"verdict: {verdict(report)}", *other_verdicts(report)]
+    lines += ["", f"{len(report['warnings'])} warnings", *_bullets(warning_lines(report))]
+    if report["claims"]:
+        lines += ["", claims_title(report), *_bullets(claim_lines(report))]
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
+def page(report: Report) -> str:
+    """Return the report as Markdown, its charts as files beside it; names are escaped."""
+    lines = [f"# {_escaped(report['treatment'])} against {_escaped(report['control'])}"]
+    for section in sections(report):
+        lines += _section(section)
+    return "\n".join(lines) + "\n"
+
+
+def listed(lines: Sequence[str]) -> str:
+    """Return lines as a Markdown list."""
+    return "".join(f"{line}\n" for line in _items(lines))
+
+
+def _section(section: Section) -> Iterator[str]:
+    if section == Section(section.key, section.title):
+        return  # it has what only a browser shows
+    yield from ("", f"## {_escaped(section.title)}")
+    for at, paragraph in enumerate(section.paragraphs):
+        mark = "**" if at < section.leading else ""
+        yield from ("", f"{mark}{_escaped(paragraph)}{mark}")
+    for chart in section.charts:
+        yield from _chart(chart)
+    if section.lines is not None:
+        yield from ("", *_items(section.lines))
+    for table in section.tables:
+        yield from _table(table)
+
+
+def _chart(chart: Chart) -> Iterator[str]:
+    yield from ("", f"![{_escaped(chart.title)}]({chart.name}.svg)", "", _escaped(chart.caption))
+
+
+def _table(table: PlainTable) -> Iterator[str]:
+    title, head, rows = table
+    yield from ("", f"### {_escaped(title)}", "", *_markdown(head, rows[:MOST_ROWS]))
+    if len(rows) > MOST_ROWS:
+        yield from ("", f"{MOST_ROWS:,} of {len(rows):,} rows; the others are in report.json.")
+
+
+def _bullets(lines: Sequence[str]) -> list[str]:
+    return [f"- {line}" for line in lines]
+
+
+def _items(lines: Sequence[str]) -> list[str]:
+    return [f"- {_escaped(line)}" for line in lines] or ["None."]
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[_escaped(cell) for cell in row] for row in (head, *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], f"|{'---|' * len(head)}", *lines[1:]]
+
+
+def _escaped(text: str) -> str:
+    """Return anybody's text as it stands: no markup, one line."""
+    return MARKS.sub(r"\\\1", one_line(visible(text)))

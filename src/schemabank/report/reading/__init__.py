@@ -1,0 +1,1 @@
+"""What is read from disk: tables of results, and folders of runs as such tables."""

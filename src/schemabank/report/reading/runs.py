@@ -1,0 +1,310 @@
+"""A folder of runs: what is compared, where each run stands, and what is left out and why."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from schemabank.config import METHODS
+from schemabank.errors import InputError
+from schemabank.failure import read_failure
+from schemabank.files import read_json
+from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
+from schemabank.rundir import FAILURE, RESULT, SUITE
+from schemabank.runfiles import read_result, read_suite
+
+UNFINISHED = re.compile(r"\.unfinished-\d+$")
+UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A finished run and its place in the comparison.
+
+    Attributes:
+        run_id: name of its folder.
+        arm: what it is called in the comparison.
+        seed: its seed.
+        setting: values of what varies beside arm and seed, as text; may be empty.
+        folder: where it is.
+        result: its ``result.json``.
+    """
+
+    run_id: str
+    arm: str
+    seed: int
+    setting: str
+    folder: Path
+    result: Mapping[str, Any]
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was trained."""
+        return METHODS[self.result["arm"]].trains
+
+    @property
+    def config(self) -> Config:
+        """Its settings without the seed; runs that differ in the seed alone share one object."""
+        return read_config(self.folder)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A run that is not compared, and why."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunSet:
+    """All that a folder of runs holds.
+
+    Attributes:
+        name: of the folder.
+        names: dotted names of what varies beside arm and seed.
+        score: name of the score that runs are compared by.
+        split: that they were scored on.
+        runs: that are compared.
+        contrast: treatment and control, where they were declared before the runs.
+        tuning: how learning rates were chosen, from ``suite.json``.
+        failed: runs that failed and were not run again.
+        failed_trials: likewise, of the search for learning rates.
+        excluded: finished runs that cannot be compared with the others.
+        unfinished: runs of the suite that are yet to come.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    score: str
+    split: str
+    runs: tuple[ReportedRun, ...]
+    contrast: tuple[str, str] | None
+    tuning: Mapping[str, Any] | None
+    failed: tuple[Left, ...] = ()
+    failed_trials: tuple[Left, ...] = ()
+    excluded: tuple[Left, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the runs' ids and results."""
+        found = hashlib.sha256()
+        for run in self.runs:
+            found.update(json.dumps([run.run_id, run.result], sort_keys=True).encode())
+        return found.hexdigest()
+
+    @property
+    def setting(self) -> str:
+        """What a setting of an arm is called; empty where nothing varies."""
+        return self.names[0] if len(self.names) == 1 else "setting" if self.names else ""
+
+    @property
+    def groups(self) -> list[str]:
+        """Parts of the split that all runs were scored on, in their order."""
+        found = [list(run.result["groups"]) for run in self.runs]
+        return [name for name in found[0] if all(name in own for own in found)]
+
+    def arms(self, *, trained: bool) -> list[str]:
+        """Names of arms that train something, or of those that do not."""
+        return list(dict.fromkeys(run.arm for run in self.runs if run.trained == trained))
+
+    def at(self) -> dict[tuple[str, str], list[ReportedRun]]:
+        """Return the trained runs by arm and setting."""
+        found: dict[tuple[str, str], list[ReportedRun]] = {}
+        for run in self.runs:
+            if run.trained:
+                found.setdefault((run.arm, run.setting), []).append(run)
+        return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run stands, before anything of it is read."""
+
+    run_id: str
+    arm: str
+    seed: int
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def read_runs(path: Path) -> RunSet:
+    """Read a suite's folder, or any folder that runs lie in.
+
+    Raises:
+        InputError: no finished run is there, or a file of one is malformed.
+    """
+    if (path / RESULT).exists():
+        raise InputError(
+            f"{str(path)!r} is a single run: allowed is a folder of runs or a CSV, name the folder "
+            "above it"
+        )
+    manifest = read_suite(path / SUITE) if (path / SUITE).exists() else None
+    places = _scanned(path) if manifest is None else list(_listed(manifest))
+    names = [] if manifest is None else list(dict.fromkeys(n for p in places for n in p.settings))
+    if manifest is None:
+        names, places = _with_settings(path, places)
+    known = {place.run_id for place in places}
+    runs = [run for place in places if (run := _finished(path, place, names)) is not None]
+    if not runs:
+        raise InputError(
+            f"{str(path)!r} holds no finished run: allowed is a folder of runs or a CSV, run "
+            "schemabank train or suite first"
+        )
+    compared, excluded = _comparable(_base_once(runs))
+    tuning: Any = None if manifest is None else manifest.get("tuning")
+    tuned = {row["run_id"] for row in tuning["runs"]} if tuning else set()
+    failed = _failed(path)
+    missing = known - {run.run_id for run in runs} - failed.keys()
+    return RunSet(
+        name=path.resolve().name,
+        names=tuple(names),
+        score=compared[0].result["scores"][0],
+        split=str(compared[0].result["split"]),
+        runs=tuple(compared),
+        contrast=_declared(manifest),
+        tuning=tuning,
+        failed=tuple(f for n, f in failed.items() if n not in tuned - known),
+        failed_trials=tuple(f for n, f in failed.items() if n in tuned - known),
+        excluded=(*excluded, *_strangers(path, known | tuned)),
+        unfinished=tuple(sorted(missing)),
+    )
+
+
+def _listed(manifest: Mapping[str, Any]) -> Iterator[_Place]:
+    for row in manifest["runs"]:
+        yield _Place(row["run_id"], row["arm"], row["seed"], row["settings"])
+
+
+def _scanned(path: Path) -> list[_Place]:
+    """The runs that lie in a folder; a base model with shots is an arm of its own."""
+    places = []
+    for result in sorted(path.glob(f"*/{RESULT}")):
+        if UNFINISHED.search(result.parent.name) or result.parent.name.startswith("."):
+            continue
+        found = read_result(result)
+        shots = found["few_shot"]
+        arm = found["arm"] + (f", {shots} shots" if shots else "")
+        places.append(_Place(result.parent.name, arm, found["seed"]))
+    return places
+
+
+def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], list[_Place]]:
+    """Find what sets runs of the same arm apart, beside their seeds."""
+    configs = {place.run_id: read_config(path / place.run_id) for place in places}
+    by_arm: dict[str, dict[int, Config]] = {}
+    for place in places:
+        own = configs[place.run_id]
+        by_arm.setdefault(place.arm, {})[id(own)] = own
+    names = list(dict.fromkeys(n for own in by_arm.values() for n in _varying(own.values())))
+    found = []
+    for place in places:
+        settings = settings_of(configs[place.run_id])
+        own = {name: settings.get(name) for name in names}
+        found.append(_Place(place.run_id, place.arm, place.seed, own))
+    return names, found
+
+
+def _varying(configs: Iterable[Config]) -> list[str]:
+    settings = [settings_of(config) for config in configs]
+    names = dict.fromkeys(name for own in settings for name in own)
+    return [
+        name
+        for name in names
+        if name.partition(".")[0] not in UNCOMPARED
+        and any(own.get(name) != settings[0].get(name) for own in settings)
+    ]
+
+
+def _finished(path: Path, place: _Place, names: Sequence[str]) -> ReportedRun | None:
+    folder = path / place.run_id
+    if not (folder / RESULT).exists():
+        return None
+    result = read_result(folder / RESULT)
+    _check_trained(result, folder / RESULT)
+    setting = label_of(names, place.settings)
+    return ReportedRun(place.run_id, place.arm, place.seed, setting, folder, result)
+
+
+def label(runs: RunSet, settings: Mapping[str, object]) -> str:
+    """Return a place's settings as the runs' own are written."""
+    return label_of(runs.names, settings)
+
+
+def _check_trained(result: Mapping[str, Any], path: Path) -> None:
+    """Refuse the result of an evaluation alone in place of a trained run's."""
+    if METHODS[result["arm"]].trains and result["training"] is None:
+        raise InputError(
+            f"{str(path)!r} lacks a usable training (it is None, as in an evaluation): allowed are "
+            "runs, move the folder away"
+        )
+
+
+def _base_once(runs: Sequence[ReportedRun]) -> list[ReportedRun]:
+    """Keep one run of a base model a setting, and let a single one stand for all settings.
+
+    Nothing of it is drawn from a seed, so that others of its seeds have the same score.
+    """
+    settings: dict[str, set[str]] = {}
+    for run in runs:
+        if not run.trained:
+            settings.setdefault(run.arm, set()).add(run.setting)
+    found: dict[tuple[str, str], ReportedRun] = {}
+    for run in runs:
+        if run.trained:
+            found[run.run_id, "trained"] = run
+        else:
+            setting = run.setting if len(settings[run.arm]) > 1 else ""
+            found.setdefault((run.arm, setting), replace(run, setting=setting))
+    return list(found.values())
+
+
+def _comparable(runs: Sequence[ReportedRun]) -> tuple[list[ReportedRun], list[Left]]:
+    """Keep the runs of the most frequent task, metric, split and groups; the first of equals."""
+    kinds = [_kind(run.result) for run in runs]
+    most, _ = Counter(kinds).most_common(1)[0]
+    if most[1] in {"perplexity", "none"}:
+        raise InputError(
+            f"the runs' metric is {most[1]!r}, allowed are metrics whose scores are shares from 0 "
+            "to 1: compare others with schemabank eval"
+        )
+    kept, left = [], []
+    for run, kind in zip(runs, kinds, strict=True):
+        if kind == most:
+            kept.append(run)
+        else:
+            said = f"scored on {' '.join(kind)}, the others on {' '.join(most)}"
+            left.append(Left(run.run_id, said))
+    return kept, left
+
+
+def _kind(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """What results must have in common to be compared."""
+    groups = "/".join(result["groups"])
+    return str(result["task"]), str(result["metric"]), str(result["split"]), groups
+
+
+def _failed(path: Path) -> dict[str, Left]:
+    """Runs that failed and have no finished folder, with the last reason."""
+    found = {}
+    for file in sorted(path.glob(f"*.unfinished-*/{FAILURE}")):
+        name = UNFINISHED.sub("", file.parent.name)
+        if not (path / name / RESULT).exists():
+            found[name] = Left(name, read_failure(read_json(file)).message)
+    return found
+
+
+def _strangers(path: Path, known: set[str]) -> Iterator[Left]:
+    for result in sorted(path.glob(f"*/{RESULT}")):
+        name = result.parent.name
+        if name not in known and not UNFINISHED.search(name) and not name.startswith("."):
+            yield Left(name, "not a run of this suite")
+
+
+def _declared(manifest: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    found = None if manifest is None else manifest["contrast"]
+    return None if found is None else (found["treatment"], found["control"])

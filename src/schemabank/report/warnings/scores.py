@@ -1,0 +1,361 @@
+"""What a sceptical reviewer would raise about a table of results, each with its numbers.
+
+A warning says what the rows show and no more; its id is stable, so that a program can look for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+
+from scipy.stats import binomtest
+
+from schemabank import stats
+from schemabank.errors import InputError
+from schemabank.report.comparing.comparison import (
+    ArmAt,
+    Comparison,
+    Contrast,
+    Reference,
+    at_settings,
+)
+from schemabank.report.reading.table import Row, ScoreTable
+
+FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
+ALPHA = 0.05
+MOST_NAMED = 5  # rows in a sentence
+BY_SEEDS = "Student's 95 % interval over seeds"
+BY_RUNS = "exact binomial tests of single runs"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding.
+
+    Attributes:
+        id: stable name of the rule.
+        numbers: that it rests on; shares as in the table.
+        sentence: the finding in words.
+    """
+
+    id: str
+    numbers: Mapping[str, object]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where an arm stands against a reference, whose share is taken as exact.
+
+    Attributes:
+        epochs: ``None`` for each seed's mean over all.
+        finding: above, below or not above the reference, or unknown.
+        rule: that says so.
+        mean: over seeds.
+        interval: Student's over seeds.
+        pooled_wilson_interval: of all runs' items, as if every run had items of its own.
+        num_runs_tested: runs with a known number of items, each by an exact binomial test.
+        num_runs_above: runs significantly above, after Holm's adjustment over the runs tested.
+        num_runs_below: likewise.
+    """
+
+    epochs: str | None
+    finding: str
+    rule: str
+    mean: float
+    interval: stats.Interval | None
+    pooled_wilson_interval: stats.Interval | None
+    num_runs_tested: int
+    num_runs_above: int
+    num_runs_below: int
+
+
+def find_warnings(
+    table: ScoreTable, comparison: Comparison, test_size: int | None
+) -> list[Finding]:
+    """Return all findings, the rows' own first.
+
+    Args:
+        table: the rows.
+        comparison: of them.
+        test_size: items of the whole test split, if it was given.
+
+    Raises:
+        InputError: a row has more items than the test split.
+    """
+    return [
+        *_identical_rows(table),
+        *_impossible_scores(table),
+        *_subset_of_test(table, test_size),
+        *_against_references(table, comparison),
+        *_few_seeds(comparison),
+        *_left_out(comparison),
+        *_spreads(comparison),
+        *_selection(comparison),
+    ]
+
+
+def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
+    """Settings of an arm at which every seed, of two at least, has the same score."""
+    for arm in table.trained:
+        groups: dict[tuple[tuple[str, Fraction], ...], list[str]] = {}
+        for epochs in table.epochs(arm):
+            groups.setdefault(tuple(table.scores(arm, epochs).items()), []).append(epochs)
+        for scores, same in groups.items():
+            if len(same) < 2 or len(scores) < 2:
+                continue
+            shown = ", ".join(f"{seed}: {_percent(score)}" for seed, score in scores)
+            yield Finding(
+                "identical-rows",
+                {"arm": arm, "epochs": same, "scores": {s: float(x) for s, x in scores}},
+                f"{arm} has the same score for every seed at {at_settings(table.setting, same)} "
+                f"(seeds {shown}): independent runs hardly ever agree so, a row may have been "
+                "copied.",
+            )
+
+
+def _impossible_scores(table: ScoreTable) -> Iterator[Finding]:
+    """Scores that no count of right answers gives, to the decimals that are printed."""
+    odd = [row for row in table.rows if not _possible(row)]
+    if not odd:
+        return
+    rows = [
+        {"arm": r.arm, "epochs": r.epochs, "seed": r.seed, "score": r.score, "n_items": r.num_items}
+        for r in odd
+    ]
+    named = [f"{_run(r)} with {_percent(r.exact)} of {r.num_items}" for r in odd[:MOST_NAMED]]
+    more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    yield Finding(
+        "impossible-score",
+        {"rows": rows},
+        "No count of right answers gives the score, to the decimals it has, of "
+        f"{'; '.join(named)}{more}.",
+    )
+
+
+def _possible(row: Row) -> bool:
+    if row.num_items is None or row.num_correct is None:
+        return True
+    off = abs(Fraction(row.num_correct, row.num_items) - row.exact)
+    return off <= Fraction(1, 2 * 10**row.decimals)
+
+
+def _subset_of_test(table: ScoreTable, test_size: int | None) -> Iterator[Finding]:
+    if test_size is None:
+        return
+    known = [row for row in table.rows if row.num_items is not None]
+    for row in known:
+        if row.num_items is not None and row.num_items > test_size:
+            raise InputError(
+                f"{table.name} line {row.line}: n_items {row.num_items} is more than --test-size "
+                f"{test_size}: give the items of the whole test split"
+            )
+    sizes = sorted({n for row in known if (n := row.num_items) is not None and n < test_size})
+    if sizes:
+        yield Finding(
+            "subset-of-test",
+            {"n_items": sizes, "test_size": test_size},
+            f"Scores are of {_listed(sizes)} items, not of the {test_size} of the test split: "
+            "which items were left out is a choice, and the scores are noisier than they need be.",
+        )
+
+
+def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[Finding]:
+    if not comparison.references:
+        yield Finding(
+            "no-reference",
+            {"references": 0},
+            "No row without a seed: neither the untouched model nor the best constant answer is "
+            "there to tell whether any arm learned anything.",
+        )
+    for arm in table.trained:
+        places = [at for at in comparison.arms if at.arm == arm]
+        for reference in comparison.references:
+            found = [_placed(table, at, reference) for at in places]
+            for rule in ("not-above-reference", "below-reference"):
+                own = [placed for placed in found if placed.finding == rule]
+                if own:
+                    yield _reference_finding(rule, arm, reference, own, table.setting)
+
+
+def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
+    """An arm against a reference, by the seeds' interval; without one, by exact tests of runs."""
+    runs = [r for r in table.runs(at.arm, at.epochs) if r.num_items is not None]
+    counts = [(r.num_correct or 0, r.num_items or 1) for r in runs]
+    exact = [_binomial_p(*count, reference.score) for count in counts]
+    far = zip(stats.holm(exact) if exact else [], counts, strict=True)
+    signs = [k / n > reference.score for p, (k, n) in far if p <= ALPHA]
+    above, below = sum(signs), len(signs) - sum(signs)
+    interval = at.summary.interval
+    if interval is not None:
+        finding = _finding(interval[0] > reference.score, interval[1] < reference.score)
+    else:
+        finding = _finding(above > below, below > above) if counts else "unknown"
+    return Placed(
+        epochs=at.epochs,
+        finding=finding,
+        rule=BY_RUNS if interval is None else BY_SEEDS,
+        mean=at.summary.mean,
+        interval=interval,
+        pooled_wilson_interval=_pooled(counts),
+        num_runs_tested=len(counts),
+        num_runs_above=above,
+        num_runs_below=below,
+    )
+
+
+@cache
+def _binomial_p(num_correct: int, num_items: int, share: float) -> float:
+    return float(binomtest(num_correct, num_items, share).pvalue)
+
+
+def _finding(above: bool, below: bool) -> str:
+    if above:
+        return "above-reference"
+    return "below-reference" if below else "not-above-reference"
+
+
+def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
+    if not counts:
+        return None
+    return stats.wilson_interval(sum(k for k, _ in counts), sum(n for _, n in counts))
+
+
+def _reference_finding(
+    rule: str, arm: str, reference: Reference, found: list[Placed], setting: str
+) -> Finding:
+    shown = next((placed for placed in found if placed.epochs is None), found[0])
+    pooled = f"over all {setting}" if shown.epochs is None and setting else ""
+    every = _at(setting, [placed.epochs for placed in found if placed.epochs is not None])
+    own = pooled or _at(setting, [shown.epochs] if shown.epochs else [])
+    where = f" {' and '.join(part for part in (pooled, every) if part)}".rstrip()
+    by = shown.rule
+    if shown.interval is not None:
+        low, high = map(_percent, shown.interval)
+        by += f", {low} to {high} {own}".rstrip()
+    if shown.num_runs_tested:
+        by += (
+            f"; exact binomial tests, Holm-adjusted, find {shown.num_runs_above} of "
+            f"{shown.num_runs_tested} runs there above it and {shown.num_runs_below} below"
+        )
+    words = "below" if rule == "below-reference" else "not distinguishable from"
+    return Finding(
+        rule,
+        {
+            "arm": arm,
+            "reference": reference.arm,
+            "reference_epochs": reference.epochs,
+            "reference_score": reference.score,
+            "found": found,
+        },
+        f"{arm} is {words} the reference {reference.arm!r} ({_percent(reference.score)}, taken as "
+        f"exact){where}, by {by}.",
+    )
+
+
+def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
+    """Fewer seeds than can reach p = 0.05 whatever they score."""
+    pooled = comparison.pooled
+    arms = (pooled.treatment.num_seeds, pooled.control.num_seeds)
+    paired = pooled.test != "welch"
+    num = len(pooled.seeds) if paired else min(arms)
+    floor = stats.sign_flip_floor(num) if paired else stats.label_floor(*arms)
+    if num >= FEWEST_SEEDS and floor <= ALPHA:
+        return
+    kind = "sign-flip test of pairs" if paired else "label permutation"
+    seeds = "1 seed" if num == 1 else f"{num} seeds"
+    yield Finding(
+        "few-seeds",
+        {"num_seeds": num, "floor": floor, "fewest": FEWEST_SEEDS},
+        f"{seeds}: a two-sided {kind} cannot go below p = {floor:.4g}, whatever the scores; "
+        f"{FEWEST_SEEDS} seeds are the fewest whose sign-flip test can reach {ALPHA}.",
+    )
+
+
+def _left_out(comparison: Comparison) -> Iterator[Finding]:
+    setting = comparison.setting
+    rows = {
+        _place(c, setting): c.left_out for c in comparison.contrasts if any(c.left_out.values())
+    }
+    if rows:
+        yield Finding(
+            "runs-left-out",
+            {"by_epochs": rows},
+            f"At {_listed(list(rows))} the arms do not have the same seeds: paired figures leave "
+            "out the runs without a partner.",
+        )
+
+
+def _spreads(comparison: Comparison) -> Iterator[Finding]:
+    """Settings at which the interval of the ratio of standard deviations contains 1."""
+    unclear, rows = [], {}
+    several = len(comparison.contrasts) > 1
+    for contrast in (*comparison.contrasts, *([comparison.pooled] if several else [])):
+        found, place = contrast.sd_ratio, _place(contrast, comparison.setting)
+        if found.interval is not None:
+            rows[place] = found
+            if found.interval[0] <= 1 <= found.interval[1]:
+                unclear.append(f"{place} ({found.ratio:.3g}, {_span(found.interval)})")
+    if unclear:
+        yield Finding(
+            "lower-variance-unsupported",
+            {"sd_ratios": rows},
+            f"A claim that {comparison.treatment} varies less over seeds than "
+            f"{comparison.control}, or more, is not supported: the 95 % interval of the ratio of "
+            f"their standard deviations contains 1 at {'; '.join(unclear)}.",
+        )
+
+
+def _selection(comparison: Comparison) -> Iterator[Finding]:
+    """A peak over several settings is reported."""
+    peaks, pooled, setting = comparison.peaks, comparison.pooled, comparison.setting
+    if len(comparison.contrasts) < 2 or None in (peaks.mean_treatment, peaks.mean_control):
+        return
+    shown = [
+        (comparison.treatment, peaks.mean_treatment, pooled.treatment.mean),
+        (comparison.control, peaks.mean_control, pooled.control.mean),
+    ]
+    yield Finding(
+        "selection-on-test",
+        {
+            "num_epochs": len(comparison.contrasts),
+            "mean_peaks": {arm: peak for arm, peak, _ in shown},
+            "means": {arm: mean for arm, _, mean in shown},
+        },
+        f"A peak over {len(comparison.contrasts)} settings of {setting} is chosen on the scores "
+        "that it is reported with: "
+        + " and ".join(
+            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {setting}"
+            for arm, peak, mean in shown
+        )
+        + ".",
+    )
+
+
+def _at(setting: str, names: Sequence[str]) -> str:
+    found = at_settings(setting, names) if names else ""
+    return f"at {found}" if found else ""
+
+
+def _place(contrast: Contrast, setting: str) -> str:
+    if contrast.epochs is None:
+        return f"the mean over {setting}"
+    return at_settings(setting, [contrast.epochs]) or "all runs"
+
+
+def _run(row: Row) -> str:
+    parts = [row.arm, row.epochs and f"epochs {row.epochs}", row.seed and f"seed {row.seed}"]
+    return ", ".join(part for part in parts if part)
+
+
+def _listed(names: list[str] | list[int]) -> str:
+    *rest, last = map(str, names)
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _percent(share: float | Fraction | None) -> str:
+    return "none" if share is None else f"{float(100 * share):.3g} %"
+
+
+def _span(interval: stats.Interval) -> str:
+    return f"{interval[0]:.3g} to {interval[1]:.3g}"

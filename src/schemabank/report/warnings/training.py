@@ -1,0 +1,371 @@
+"""What a sceptical reviewer would raise about runs, beyond what their scores alone show.
+
+Like :mod:`schemabank.report.warnings.scores`, a finding says what the runs show and no more.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import Any
+
+from schemabank import stats
+from schemabank.fairness import Inequality, highest_rate, unequal_training, untried_rates
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.reading.settings import settings_of, words
+from schemabank.report.sections.facts import Behaviour, Cost
+from schemabank.report.sections.rates import Tried
+from schemabank.report.warnings.scores import MOST_NAMED, Finding
+
+MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
+CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
+# What training may differ in between arms without a word: these make the arms what they are.
+OWN = ("arm", "seed", "preset", "engine", "curriculum", "bank", "tags")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report knows beside scores.
+
+    Attributes:
+        settings: that the primary contrast is over.
+        rates: learning rates that were tried.
+        ended: how completions ended.
+        cost: of every arm.
+    """
+
+    settings: Sequence[str]
+    rates: Sequence[Tried]
+    ended: Sequence[Behaviour]
+    cost: Sequence[Cost]
+
+
+def find_run_warnings(
+    runs: RunSet,
+    group: str,
+    comparison: Comparison,
+    facts: Facts,
+) -> list[Finding]:
+    """Return all findings.
+
+    Args:
+        runs: that are compared.
+        group: of items.
+        comparison: of their scores.
+        facts: what else is known of them.
+    """
+    return [
+        *_missing(runs),
+        *_skipped(runs),
+        *_declared(runs, comparison),
+        *_subset(runs),
+        *_trimmed(runs),
+        *_tuning(runs, comparison, facts.rates),
+        *_updates(comparison, facts.cost),
+        *_other_settings(runs, comparison),
+        *_other_conditions(runs, comparison),
+        *_at_limit(facts.ended),
+        *_format(runs, group, comparison, facts.settings),
+    ]
+
+
+def _missing(runs: RunSet) -> Iterator[Finding]:
+    if runs.failed:
+        named = "; ".join(f"{left.run} ({left.reason})" for left in runs.failed[:MOST_NAMED])
+        yield Finding(
+            "failed-runs",
+            {"runs": runs.failed},
+            f"{_times(len(runs.failed), 'run')} failed and {_are(len(runs.failed))} not in the "
+            f"figures: {named}{_more(runs.failed)}. A mean over the runs that went well flatters "
+            "an arm that fails.",
+        )
+    if runs.excluded:
+        named = "; ".join(f"{left.run} ({left.reason})" for left in runs.excluded[:MOST_NAMED])
+        yield Finding(
+            "excluded-runs",
+            {"runs": runs.excluded},
+            f"{_times(len(runs.excluded), 'run')} of this folder {_are(len(runs.excluded))} not "
+            f"compared: {named}{_more(runs.excluded)}.",
+        )
+    if runs.unfinished:
+        yield Finding(
+            "unfinished-runs",
+            {"runs": runs.unfinished},
+            f"{_times(len(runs.unfinished), 'run')} of the suite {_are(len(runs.unfinished))} not "
+            "finished: a comparison that is looked at before it is complete is stopped by its "
+            "scores.",
+        )
+
+
+def _skipped(runs: RunSet) -> Iterator[Finding]:
+    """Steps of runs that are compared, but whose gradient was not finite."""
+    found = {run.run_id: run.result["training"] for run in runs.runs if run.trained}
+    skips = {
+        name: (t["num_skipped_steps"], t["num_steps"])
+        for name, t in found.items()
+        if t["num_skipped_steps"]
+    }
+    if skips:
+        named = "; ".join(
+            f"{s} of {n} in {name}" for name, (s, n) in list(skips.items())[:MOST_NAMED]
+        )
+        yield Finding(
+            "skipped-steps",
+            {"runs": skips},
+            f"Steps were skipped, since their gradient was not finite: {named}{_more([*skips])}. "
+            "Something in the data or the settings breaks the arithmetic, and these runs made "
+            "fewer updates.",
+        )
+
+
+def _declared(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    asked = comparison.treatment, comparison.control
+    if runs.contrast is None:
+        yield Finding(
+            "contrast-not-declared",
+            {"contrast": asked},
+            f"No contrast was declared before the runs: {asked[0]} against {asked[1]} may have "
+            "been chosen by its scores.",
+        )
+    elif runs.contrast != asked:
+        yield Finding(
+            "other-contrast",
+            {"declared": runs.contrast, "contrast": asked},
+            f"The suite declared {runs.contrast[0]} against {runs.contrast[1]}, but "
+            f"{asked[0]} against {asked[1]} is reported.",
+        )
+
+
+def _subset(runs: RunSet) -> Iterator[Finding]:
+    limits = {settings_of(config).get("eval.limit") for config in _configs(runs)} - {None}
+    if limits:
+        said = ", ".join(sorted(map(str, limits)))
+        yield Finding(
+            "subset-of-split",
+            {"limits": sorted(map(str, limits))},
+            f"eval.limit is {said}: scores are of the first items of every group of {runs.split}, "
+            "not of all, and noisier than they need be.",
+        )
+
+
+def _trimmed(runs: RunSet) -> Iterator[Finding]:
+    arms = [run.arm for run in runs.runs if run.result.get("prompt_form", "whole") != "whole"]
+    if arms:
+        yield Finding(
+            "trimmed-prompts",
+            {"arms": arms},
+            f"Prompts of {', '.join(arms)} lack the white space at their end, which other arms' "
+            "have: untouched models are shown in the form that serves them better.",
+        )
+
+
+def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Iterator[Finding]:
+    """Learning rates: not tuned, chosen on test, unequally often tried, or best at an edge."""
+    if not rates:
+        yield from _untuned(runs, comparison)
+        return
+    counts: dict[str, int] = {}
+    for tried in rates:
+        counts[tried.arm] = counts.get(tried.arm, 0) + len(tried.scores)
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{arm} {num}" for arm, num in counts.items())
+        yield Finding(
+            "unequal-tuning",
+            {"runs_by_arm": counts},
+            f"Tuning runs that ended differ between the arms: {said}.",
+        )
+    for tried in rates:
+        if tried.at_edge:
+            yield Finding(
+                "rate-at-edge",
+                {"arm": tried.arm, "epochs": tried.epochs, "learning_rate": tried.learning_rate},
+                f"{tried.arm}{_at(tried.epochs)} is best at {tried.learning_rate:g}, the edge of "
+                "the rates tried: a rate beyond it might be better.",
+            )
+
+
+def _untuned(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    """Without a search, rates vary among the runs that are compared, or were never tried."""
+    arms = comparison.treatment, comparison.control
+    rates = {arm: _learning_rates(runs, arm) for arm in arms if arm in runs.arms(trained=True)}
+    yield from _findings(untried_rates(rates, split=runs.split))
+
+
+def _learning_rates(runs: RunSet, arm: str) -> list[float]:
+    """The highest rates at which an arm's runs train LoRA."""
+    firsts = {run.setting: run for run in runs.runs if run.arm == arm}
+    return sorted({highest_rate(run.config) for run in firsts.values()})
+
+
+def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
+    """Treatment and control differ in what they trained, or how often."""
+    arms = comparison.treatment, comparison.control
+    by_place = {(c.arm, c.epochs): c for c in cost}
+    pairs = {
+        c.epochs: (by_place[arms[0], c.epochs], control)
+        for c in comparison.contrasts
+        if c.epochs is not None and (control := by_place.get((arms[1], c.epochs))) is not None
+    }
+    yield from _findings(unequal_training(arms, pairs))
+
+
+def _findings(found: Iterable[Inequality]) -> Iterator[Finding]:
+    for own in found:
+        yield Finding(own.rule, own.numbers, own.sentence)
+
+
+def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    """Settings beyond the curriculum in which the arms differ."""
+    found: dict[str, tuple[str, str]] = {}
+    at = runs.at()
+    for c in comparison.contrasts:
+        first = at.get((comparison.treatment, c.epochs or ""))
+        second = at.get((comparison.control, c.epochs or ""))
+        if first and second:
+            one, other = settings_of(first[0].config), settings_of(second[0].config)
+            for name in dict.fromkeys((*one, *other)):
+                if name.partition(".")[0] in OWN or name == "train.learning_rate":
+                    continue
+                if one.get(name) != other.get(name):
+                    found[name] = words(one.get(name)), words(other.get(name))
+    if found:
+        shown = "; ".join(
+            f"{name} {a} and {b}" for name, (a, b) in list(found.items())[:MOST_NAMED]
+        )
+        yield Finding(
+            "other-settings",
+            {"settings": found},
+            f"{comparison.treatment} and {comparison.control} differ in more than the curriculum: "
+            f"{shown}.",
+        )
+
+
+def _other_conditions(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
+    """What results say of how they came about, in which treatment and control differ."""
+    arms = comparison.treatment, comparison.control
+    found: dict[str, list[list[str]]] = {}
+    for name in CONDITIONS:
+        values = [
+            sorted({words(run.result.get(name)) for run in runs.runs if run.arm == arm})
+            for arm in arms
+        ]
+        if values[0] != values[1]:
+            found[name] = values
+    if found:
+        shown = "; ".join(
+            f"{name} {' or '.join(own)} and {' or '.join(other)}"
+            for name, (own, other) in found.items()
+        )
+        yield Finding(
+            "other-conditions",
+            {"conditions": found},
+            f"{arms[0]} and {arms[1]} were not computed alike: {shown}.",
+        )
+
+
+def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
+    far = [own for own in ended if own.at_limit_ratio > MOST_AT_LIMIT]
+    if far:
+        shown = "; ".join(
+            f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at(own.epochs)}" for own in far[:MOST_NAMED]
+        )
+        yield Finding(
+            "completions-at-limit",
+            {"arms": far},
+            f"Completions run to the token limit without an end: {shown}{_more(far)}. What is cut "
+            "off may hold the answer, and an arm that never learned to stop is judged by that.",
+        )
+
+
+def _format(
+    runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
+) -> Iterator[Finding]:
+    """A difference that is not there among completions that ended, or that could be read.
+
+    Scores among such completions say whether the arms answer differently, or only in another form.
+    """
+    if comparison.primary.verdict.outcome not in {"better", "worse"}:
+        return
+    for words_for, share_of in (("ended by themselves", _ended), ("held an answer", _read)):
+        means = _by_seed(runs, group, comparison, settings, share_of)
+        if len(means) < 2:
+            continue
+        difference = stats.paired_difference([a for a, _ in means], [b for _, b in means])
+        if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
+            yield Finding(
+                "format-explains-difference",
+                {"among": words_for, "difference": difference},
+                f"Among completions that {words_for} the difference is "
+                f"{100 * difference.mean:+.3g} points ({_interval(difference.interval)}), which "
+                "cannot be told from 0: form alone may explain it.",
+            )
+
+
+def _ended(summary: Mapping[str, Any], score: str) -> float | None:
+    value = summary.get(f"{score}_among_ended")
+    return None if value is None else float(value)
+
+
+def _read(summary: Mapping[str, Any], score: str) -> float | None:
+    read = 1 - summary["unparsable_ratio"] if "unparsable_ratio" in summary else 0.0
+    return summary[score] / read if read > 0 else None
+
+
+def _by_seed(
+    runs: RunSet,
+    group: str,
+    comparison: Comparison,
+    settings: Sequence[str],
+    of: Callable[[Mapping[str, Any], str], float | None],
+) -> list[tuple[float, float]]:
+    """Both arms' scores among some completions, a mean over all settings for every seed."""
+    found: dict[str, dict[tuple[int, str], float]] = {}
+    fixed: float | None = None
+    for run in runs.runs:
+        value = of(run.result["groups"][group], runs.score)
+        if value is not None and run.trained:
+            found.setdefault(run.arm, {})[run.seed, run.setting] = value
+        elif run.arm == comparison.control:
+            fixed = value
+    first, second = found.get(comparison.treatment, {}), found.get(comparison.control, {})
+    means = []
+    for seed in dict.fromkeys(seed for seed, _ in first):
+        own = [first.get((seed, name)) for name in settings]
+        other = [second.get((seed, name), fixed) for name in settings]
+        if None not in own and None not in other:
+            means.append((_mean(own), _mean(other)))
+    return means
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    return fsum(value for value in values if value is not None) / len(values)
+
+
+def _configs(runs: RunSet) -> list[Mapping[str, Any]]:
+    """One object a distinct configuration."""
+    firsts: dict[tuple[str, str], ReportedRun] = {}
+    for run in runs.runs:
+        firsts.setdefault((run.arm, run.setting), run)
+    return [run.config for run in firsts.values()]
+
+
+def _interval(ends: stats.Interval | None) -> str:
+    if ends is None:
+        return "no interval"
+    return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g}"
+
+
+def _at(epochs: str) -> str:
+    return f" at {epochs}" if epochs else ""
+
+
+def _times(num: int, what: str) -> str:
+    return f"{num} {what}{'s' * (num != 1)}"
+
+
+def _are(num: int) -> str:
+    return "is" if num == 1 else "are"
+
+
+def _more(found: Sequence[object]) -> str:
+    return f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
