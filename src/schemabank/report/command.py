@@ -8,9 +8,10 @@ from schemabank.errors import InputError
 from schemabank.figures import write_figure
 from schemabank.report.claims.judgements import beside, judge_claims
 from schemabank.report.claims.statistics import Subject
-from schemabank.report.comparing.comparison import compare, plain
+from schemabank.report.comparing.comparison import compare
 from schemabank.report.examine import examine_runs
 from schemabank.report.page import html_page, page
+from schemabank.report.plain import plain, plain_fields
 from schemabank.report.reading.table import choose_arms, read_scores
 from schemabank.report.sections.charts import figures
 from schemabank.report.warnings.scores import find_warnings
@@ -29,7 +30,7 @@ class Question:
     Attributes:
         treatment: arm; ``None`` where two arms make it clear.
         control: arm; likewise.
-        primary: setting of ``epochs`` that was declared primary; ``None`` for the mean over all.
+        primary: setting that was declared primary; ``None`` for the mean over all.
         test_size: items of the whole test split, where known.
         claims: file of claims; ``None`` for the one beside the table, if it is there.
         group: part of the split that runs are compared on; ``None`` for the first.
@@ -108,13 +109,8 @@ def examine(path: Path, question: Question) -> Report:
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
     return {
         "table": {"name": table.name, "sha256": table.sha256, "num_rows": len(table.rows)},
-        **_mapping(plain(comparison)),
+        **plain_fields(comparison),
         "warnings": plain(warnings),
         "claims_file": claims.name if claims else None,
         "claims": plain(judged),
     }
-
-
-def _mapping(value: object) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return value

@@ -13,9 +13,9 @@ from schemabank.report.comparing.comparison import (
     Contrast,
     ItemDifference,
     compare,
-    plain,
 )
 from schemabank.report.comparing.items import ItemTable
+from schemabank.report.plain import plain, plain_fields
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.table import ScoreTable
 from schemabank.report.reading.tabulate import as_table, choose, with_control
@@ -91,23 +91,25 @@ def examine_runs(
     by_item = ItemTable(runs)
     items = partial(by_item.difference, group)
     comparison = compare(table, treatment, control, primary, items)
-    epochs = _settings(comparison, primary)
+    settings = _settings(comparison, primary)
     found_curves = curves(runs)
     ended, cost = behaviour(runs, group), costs(runs, found_curves)
     rates = tried_rates(path, runs, group)
-    samples_of, found_samples = samples(runs, group, treatment, control, epochs[-1])
-    compared = by_item.comparison(group, (treatment, control), epochs, primary=primary is not None)
+    samples_of, found_samples = samples(runs, group, treatment, control, settings[-1])
+    compared = by_item.comparison(
+        group, (treatment, control), settings, primary=primary is not None
+    )
     warnings = [
         *adapters_in_doubt(runs),
         *find_warnings(table, comparison, test_size),
-        *find_run_warnings(runs, group, comparison, Facts(epochs, rates, ended, cost)),
+        *find_run_warnings(runs, group, comparison, Facts(settings, rates, ended, cost)),
     ]
     report = {
         "table": {"name": table.name, "sha256": table.sha256, "num_rows": len(runs.runs)},
         "metric": runs.score,
         "split": runs.split,
         "group": group,
-        **_plain_mapping(comparison),
+        **plain_fields(comparison),
         "groups": plain(_groups(runs, by_item, comparison, primary)),
         "others": plain(_others(table, comparison, primary, items)),
         "items": plain(compared),
@@ -140,7 +142,7 @@ def _group(runs: RunSet, group: str | None) -> str:
 
 def _settings(comparison: Comparison, primary: str | None) -> list[str]:
     """The settings whose mean the primary contrast compares."""
-    return [primary] if primary is not None else [c.epochs or "" for c in comparison.contrasts]
+    return [primary] if primary is not None else [c.setting or "" for c in comparison.contrasts]
 
 
 def _groups(
@@ -184,7 +186,7 @@ def _of_group(runs: RunSet, group: str, contrast: Contrast, p: float, num: int) 
 def _chosen(comparison: Comparison, primary: str | None) -> Contrast:
     if primary is None:
         return comparison.pooled
-    return next(c for c in comparison.contrasts if c.epochs == primary)
+    return next(c for c in comparison.contrasts if c.setting == primary)
 
 
 def _others(
@@ -211,13 +213,13 @@ def _difference(
     table: ScoreTable, arms: tuple[str, str], primary: str | None, items: ItemDifference
 ) -> tuple[list[float], stats.Difference]:
     """The second arm's scores by seed, and how much the first's are above them."""
-    epochs = table.epochs(*arms) if primary is None else [primary]
+    settings = table.settings(*arms) if primary is None else [primary]
     first, second = (
-        {seed: float(score) for seed, score in table.means(name, epochs).items()} for name in arms
+        {seed: float(score) for seed, score in table.means(name, settings).items()} for name in arms
     )
     scores = list(second.values())
     if len(first.keys() & second.keys()) > 1:
-        crossed = items(*arms, epochs)
+        crossed = items(*arms, settings)
         assert crossed is not None
         return scores, crossed
     return scores, stats.welch_difference(list(first.values()), scores)
@@ -225,9 +227,9 @@ def _difference(
 
 def _comparable(table: ScoreTable, treatment: str, arm: str, primary: str | None) -> bool:
     """Whether some seed of both arms has all the settings that they share."""
-    epochs = table.epochs(treatment, arm)
-    wanted = epochs if primary is None else [primary]
-    return bool(epochs) and set(wanted) <= set(epochs) and bool(table.means(arm, wanted))
+    settings = table.settings(treatment, arm)
+    wanted = settings if primary is None else [primary]
+    return bool(settings) and set(wanted) <= set(settings) and bool(table.means(arm, wanted))
 
 
 def _other(
@@ -246,9 +248,3 @@ def _other(
         outcome=judged.outcome,
         sentence=judged.sentence,
     )
-
-
-def _plain_mapping(value: object) -> dict[str, Any]:
-    found = plain(value)
-    assert isinstance(found, dict)
-    return found

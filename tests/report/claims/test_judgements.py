@@ -44,7 +44,7 @@ def test_a_claims_cell_that_holds_nothing_is_empty(
     found = judged(subject, tmp_path, f"mean,new,2,{na},35%,")
     assert (found.follows, found.seed) == (True, "")
     found = judged(subject, tmp_path, f"num_seeds,{na},{na},{na},2,")
-    assert (found.follows, found.arm, found.epochs) == (True, "", [])
+    assert (found.follows, found.arm, found.settings) == (True, "", [])
 
 
 FOLLOWS = [

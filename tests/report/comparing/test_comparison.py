@@ -7,7 +7,8 @@ import pytest
 from scipy import stats as scipy_stats
 
 from schemabank.errors import InputError
-from schemabank.report.comparing.comparison import Comparison, compare, plain
+from schemabank.report.comparing.comparison import Comparison, compare
+from schemabank.report.plain import plain
 from schemabank.report.reading.table import read_scores
 from schemabank.stats import holm
 
@@ -35,7 +36,7 @@ def found(tmp_path: Path) -> Comparison:
 
 
 def test_arms_by_hand(found: Comparison) -> None:
-    at = {(arm.arm, arm.epochs): arm.summary for arm in found.arms}
+    at = {(arm.arm, arm.setting): arm.summary for arm in found.arms}
     assert set(at) == {(arm, e) for arm in ("new", "lora") for e in ("1", "2", None)}
     own = at["new", "1"]
     assert own.num_seeds == 5
@@ -50,7 +51,7 @@ def test_arms_by_hand(found: Comparison) -> None:
 
 def test_differences_are_scipys(found: Comparison) -> None:
     for contrast in found.contrasts:
-        a, b = A[contrast.epochs or ""], B[contrast.epochs or ""]
+        a, b = A[contrast.setting or ""], B[contrast.setting or ""]
         paired, welch = scipy_stats.ttest_rel(a, b), scipy_stats.ttest_ind(a, b, equal_var=False)
         assert contrast.paired is not None
         assert contrast.paired.difference.p == pytest.approx(paired.pvalue)
@@ -104,9 +105,9 @@ def test_peaks_name_every_setting_that_reaches_them(tmp_path: Path) -> None:
     new = rows("new", {"1": [0.5, 0.2], "2": [0.5, 0.4], "3": [0.1, 0.4]})
     found = compared(tmp_path, *new, *rows("lora", {"1": [0.1, 0], "2": [0.2, 0], "3": [0, 0]}))
     first, second = found.peaks.seeds
-    assert (first.treatment.score, first.treatment.epochs) == (0.5, ["1", "2"])
-    assert (first.control.score, first.control.epochs, first.ratio) == (0.2, ["2"], 2.5)
-    assert (second.treatment.epochs, second.ratio) == (["2", "3"], None)
+    assert (first.treatment.score, first.treatment.settings) == (0.5, ["1", "2"])
+    assert (first.control.score, first.control.settings, first.ratio) == (0.2, ["2"], 2.5)
+    assert (second.treatment.settings, second.ratio) == (["2", "3"], None)
     assert found.peaks.ratio_of_means == pytest.approx(4.5)
 
 
@@ -159,7 +160,9 @@ def test_json_round_trip(found: Comparison) -> None:
     value = plain(found)
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     assert isinstance(value, dict)
-    assert set(value) == {field.name for field in dataclasses.fields(Comparison)}
+    names = {field.name for field in dataclasses.fields(Comparison)}
+    assert set(value) == names - {"setting_name"} | {"setting"}
+    assert [row["epochs"] for row in value["contrasts"]] == [c.setting for c in found.contrasts]
 
 
 def test_infinite_numbers_are_null() -> None:

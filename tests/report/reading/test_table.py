@@ -25,7 +25,7 @@ def refused(tmp_path: Path, text: str) -> str:
 def test_rows_are_read_exactly(tmp_path: Path) -> None:
     table = read(tmp_path, "\ufeff" + HEAD + ' lora ,2,42,0.028,500\n\n"a,b",,,2.5e-2,\n')
     run, reference = table.rows
-    assert (run.arm, run.epochs, run.seed, run.exact) == ("lora", "2", "42", Fraction(28, 1000))
+    assert (run.arm, run.setting, run.seed, run.exact) == ("lora", "2", "42", Fraction(28, 1000))
     assert (run.decimals, run.num_items, run.num_correct, run.line) == (3, 500, 14, 2)
     assert (reference.arm, reference.seed, reference.num_items) == ("a,b", None, None)
     assert (reference.exact, reference.decimals) == (Fraction(1, 40), 3)
@@ -36,17 +36,17 @@ def test_rows_are_read_exactly(tmp_path: Path) -> None:
 
 def test_columns_in_any_order_and_without_items(tmp_path: Path) -> None:
     (row,) = read(tmp_path, "score,seed,arm,epochs\n1,7,lora,\n").rows
-    assert (row.exact, row.seed, row.arm, row.epochs, row.num_items) == (1, "7", "lora", "", None)
+    assert (row.exact, row.seed, row.arm, row.setting, row.num_items) == (1, "7", "lora", "", None)
 
 
 def test_epochs_and_seeds_come_in_order_of_value(tmp_path: Path) -> None:
     lines = [f"lora,{e},{s},0.{e}\n" for e in (10, 2) for s in (100, 20)]
     table = read(tmp_path, "arm,epochs,seed,score\n" + "".join(lines))
-    assert table.epochs("lora") == ["2", "10"]
+    assert table.settings("lora") == ["2", "10"]
     assert list(table.scores("lora", "2")) == ["20", "100"]
     named = [f"lora,{e},1,0.5\n" for e in ("long", "short", "inf")]
     found = read(tmp_path, "arm,epochs,seed,score\n" + "".join(named))
-    assert found.epochs("lora") == ["long", "short", "inf"]
+    assert found.settings("lora") == ["long", "short", "inf"]
 
 
 def test_means_are_of_seeds_that_have_every_setting(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_cell_that_says_it_holds_nothing_is_empty(tmp_path: Path, na: str) -> 
     rows = f"lora,2,1,0.1,500\nlora,4,1,0.1,{na}\nsix,{na},{na},0.036,{na}\n"
     run, without_items, reference = read(tmp_path, HEAD + rows).rows
     assert (run.num_items, without_items.num_items) == (500, None)
-    assert (reference.epochs, reference.seed, reference.num_items) == ("", None, None)
-    assert read(tmp_path, HEAD + f"lora,{na},1,0.1,500\n").setting == ""
+    assert (reference.setting, reference.seed, reference.num_items) == ("", None, None)
+    assert read(tmp_path, HEAD + f"lora,{na},1,0.1,500\n").setting_name == ""
     assert f"score {na!r} is no share" in refused(tmp_path, HEAD + f"lora,2,1,{na},500\n")
     message = refused(tmp_path, HEAD + f"lora,2,1,0.1,500\nlora,2,{na},0.2,500\n")
     assert "a row without one is a reference" in message

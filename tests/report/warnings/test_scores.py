@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from schemabank.errors import InputError
-from schemabank.report.comparing.comparison import compare, plain
+from schemabank.report.comparing.comparison import compare
+from schemabank.report.plain import plain
 from schemabank.report.reading.table import read_scores
 from schemabank.report.warnings.scores import Finding, find_warnings
 

@@ -7,7 +7,7 @@ that were stated beside it: ``where`` ends in ``| name=number, ...`` then.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from schemabank.report.claims.statistics import (
     cvs,
     sds,
 )
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.table import in_order, known, read_cells, read_text
 
 COLUMNS = ("statistic", "arm", "epochs", "seed", "value", "where")
@@ -57,7 +58,7 @@ class Judged:
 
     statistic: str
     arm: str
-    epochs: list[str]
+    settings: list[str] = field(metadata=EPOCHS)
     seed: str
     value: str
     where: str
@@ -96,7 +97,7 @@ def _judged(claim: Claim, subject: Subject) -> Judged:
     return Judged(
         statistic=claim.statistic,
         arm=claim.arm,
-        epochs=list(claim.epochs),
+        settings=list(claim.settings),
         seed=claim.seed,
         value=claim.value,
         where=claim.where,
@@ -108,7 +109,7 @@ def _judged(claim: Claim, subject: Subject) -> Judged:
 
 def _about(claim: Claim) -> str:
     parts = [claim.statistic.replace("_", " "), claim.arm]
-    parts += ["epochs " + ", ".join(claim.epochs)] if claim.epochs else []
+    parts += ["epochs " + ", ".join(claim.settings)] if claim.settings else []
     parts += [f"seed {claim.seed}"] if claim.seed else []
     return ", ".join(part for part in parts if part)
 
@@ -151,8 +152,8 @@ def _number(printed: Printed, value: Fraction, source: str) -> Answer:
 
 def _spread(claim: Claim, printed: Printed, subject: Subject) -> Answer:
     """A standard deviation or a coefficient of variation, by either divisor."""
-    of, epochs = SPREADS[claim.statistic], subject.epochs(claim)
-    found = {name: of(subject, claim, epochs, lost) for name, lost in (("n - 1", 1), ("n", 0))}
+    of, settings = SPREADS[claim.statistic], subject.settings(claim)
+    found = {name: of(subject, claim, settings, lost) for name, lost in (("n - 1", 1), ("n", 0))}
     fitting = [name for name, value in found.items() if printed.fits(value)]
     shown = " and ".join(f"{printed.shown(value)} with {name}" for name, value in found.items())
     which = f"{' and '.join(fitting)} fits" if fitting else "neither rounds to it"
@@ -168,8 +169,8 @@ def _names(claim: Claim, found: set[str]) -> Answer:
 
 def _always(claim: Claim, found: Mapping[str, set[str]]) -> Answer:
     """A seed that is one of those named at every setting."""
-    by_epochs = {epochs: in_order(sorted(seeds)) for epochs, seeds in found.items()}
-    shown = ", ".join(f"{epochs}: {' and '.join(seeds)}" for epochs, seeds in by_epochs.items())
+    by_epochs = {setting: in_order(sorted(seeds)) for setting, seeds in found.items()}
+    shown = ", ".join(f"{setting}: {' and '.join(seeds)}" for setting, seeds in by_epochs.items())
     follows = all(claim.value in seeds for seeds in found.values())
     return follows, {"by_epochs": by_epochs}, f"by epochs it is seed {shown}"
 
@@ -205,7 +206,7 @@ def _least(printed: Printed, found: Mapping[str, Fraction]) -> Answer:
 
 def _cohens_d(claim: Claim, printed: Printed, subject: Subject) -> Answer:
     """Cohen's d at the claim's settings; without any, of each seed's mean over all of them."""
-    every = subject.epochs(claim)
+    every = subject.settings(claim)
     values = {name: _d(claim, subject, [name]) for name in every}
     pooled = _d(claim, subject, every)
     follows = pooled is not None and printed.fits(Fraction(pooled))
@@ -217,8 +218,8 @@ def _cohens_d(claim: Claim, printed: Printed, subject: Subject) -> Answer:
     return follows, {"value": pooled, "by_epochs": values}, sentence
 
 
-def _d(claim: Claim, subject: Subject, epochs: Sequence[str]) -> float | None:
-    return stats.hedges_g(*_both(claim, subject, epochs)).raw
+def _d(claim: Claim, subject: Subject, settings: Sequence[str]) -> float | None:
+    return stats.hedges_g(*_both(claim, subject, settings)).raw
 
 
 def _words(claim: Claim, subject: Subject) -> Answer:
@@ -227,7 +228,7 @@ def _words(claim: Claim, subject: Subject) -> Answer:
         return _lower(claim, subject)
     if claim.statistic == "narrower_range":
         a, b = (
-            _width(subject.scores(arm, subject.epochs(claim), claim.place).values())
+            _width(subject.scores(arm, subject.settings(claim), claim.place).values())
             for arm in (subject.treatment, subject.control)
         )
         shown = (
@@ -252,11 +253,11 @@ def _width(values: Iterable[Fraction]) -> Fraction:
 def _improves(claim: Claim, subject: Subject) -> Answer:
     """Every seed scores higher under the treatment: its mean over settings, or at each of them."""
     by_pair = claim.statistic == "every_pair_improves"
-    every = subject.epochs(claim)
+    every = subject.settings(claim)
     gains: dict[tuple[str, str], Fraction] = {}
-    for epochs in [[name] for name in every] if by_pair else [every]:
-        a, b = (subject.table.means(arm, epochs) for arm in (subject.treatment, subject.control))
-        gains |= {(", ".join(epochs), seed): a[seed] - b[seed] for seed in a if seed in b}
+    for settings in [[name] for name in every] if by_pair else [every]:
+        a, b = (subject.table.means(arm, settings) for arm in (subject.treatment, subject.control))
+        gains |= {(", ".join(settings), seed): a[seed] - b[seed] for seed in a if seed in b}
     worse = [key for key, gain in gains.items() if gain <= 0]
     what = "pairs of runs" if by_pair else "seeds, by their mean over epochs,"
     shown = f"{len(gains) - len(worse)} of {len(gains)} {what} improve" + "".join(
@@ -276,7 +277,7 @@ def _lower(claim: Claim, subject: Subject) -> Answer:
     """
     relative = claim.statistic == "lower_cv"
     found: dict[str, stats.SpreadRatio] = {}
-    for name in subject.epochs(claim):
+    for name in subject.settings(claim):
         both = _both(claim, subject, [name])
         if relative and min(map(min, both)) <= 0:
             raise InputError(f"{claim.place}: a score of 0 has no logarithm: claim no lower_cv")
@@ -295,17 +296,17 @@ def _ratio_shown(found: stats.SpreadRatio) -> str:
     return f"{found.ratio:.3g} ({found.interval[0]:.4g} to {found.interval[1]:.4g})"
 
 
-def _both(claim: Claim, subject: Subject, epochs: Sequence[str]) -> list[list[float]]:
+def _both(claim: Claim, subject: Subject, settings: Sequence[str]) -> list[list[float]]:
     return [
-        [float(score) for score in subject.scores(arm, epochs, claim.place).values()]
+        [float(score) for score in subject.scores(arm, settings, claim.place).values()]
         for arm in (subject.treatment, subject.control)
     ]
 
 
 def _paired(claim: Claim, subject: Subject) -> tuple[list[float], list[float]]:
-    epochs = subject.epochs(claim)
+    settings = subject.settings(claim)
     a, b = (
-        subject.scores(arm, epochs, claim.place) for arm in (subject.treatment, subject.control)
+        subject.scores(arm, settings, claim.place) for arm in (subject.treatment, subject.control)
     )
     seeds = [seed for seed in a if seed in b]
     return [float(a[seed]) for seed in seeds], [float(b[seed]) for seed in seeds]
@@ -314,11 +315,11 @@ def _paired(claim: Claim, subject: Subject) -> tuple[list[float], list[float]]:
 def _claim(cells: Mapping[str, str], place: str, subject: Subject) -> Claim:
     """Check what a claim is about."""
     parts = {name: as_fraction(n) for name, n in PART.findall(cells["where"].partition("|")[2])}
-    arm, settings, seed = (known(cells[name]) for name in ("arm", "epochs", "seed"))
+    arm, listed, seed = (known(cells[name]) for name in ("arm", "epochs", "seed"))
     arm = cells["arm"] if cells["arm"] in subject.table.arms else arm
-    epochs = tuple(e.strip() for e in settings.split(";")) if settings else ()
+    settings = tuple(e.strip() for e in listed.split(";")) if listed else ()
     claim = Claim(
-        cells["statistic"], arm, epochs, seed, cells["value"], cells["where"], parts, place
+        cells["statistic"], arm, settings, seed, cells["value"], cells["where"], parts, place
     )
     _check_known(claim)
     _check_rows(claim, subject)
@@ -333,8 +334,8 @@ def _check_known(claim: Claim) -> None:
         )
     needs = {**NUMBERS, **NAMES, **ALWAYS}.get(claim.statistic, ("", None))[0].split()
     needs += ["arm"] if claim.statistic in (*SPREADS, *RANGES) else []
-    missing = [name for name in needs if not getattr(claim, name)]
-    if missing or (claim.statistic == "change" and len(claim.epochs) != 2):
+    missing = [name for name in needs if not _cell(claim, name)]
+    if missing or (claim.statistic == "change" and len(claim.settings) != 2):
         raise InputError(
             f"{claim.place}: {claim.statistic} needs {', '.join(needs)} (of a change, the epochs "
             "before and after, as 2;4): fill these cells"
@@ -347,6 +348,11 @@ def _check_known(claim: Claim) -> None:
         )
 
 
+def _cell(claim: Claim, name: str) -> object:
+    """What a claim has in a column of its file."""
+    return claim.settings if name == "epochs" else getattr(claim, name)
+
+
 def _check_rows(claim: Claim, subject: Subject) -> None:
     arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
     known = subject.table.arms
@@ -354,11 +360,11 @@ def _check_rows(claim: Claim, subject: Subject) -> None:
         raise InputError(
             f"{claim.place}: arm {claim.arm!r} has no runs: name one of {', '.join(known)}"
         )
-    epochs = subject.table.epochs(*arms)
-    if unknown := [name for name in claim.epochs if name not in epochs]:
+    settings = subject.table.settings(*arms)
+    if unknown := [name for name in claim.settings if name not in settings]:
         raise InputError(
             f"{claim.place}: epochs {unknown[0]!r} has no runs of {' and '.join(arms)}: name some "
-            f"of {', '.join(epochs)}, parted by ;"
+            f"of {', '.join(settings)}, parted by ;"
         )
     for arm in arms:
         if claim.seed and claim.seed not in {row.seed for row in subject.table.runs(arm)}:

@@ -26,7 +26,7 @@ class Claim:
     Attributes:
         statistic: its name.
         arm: that it is about; empty for both.
-        epochs: settings; empty for all.
+        settings: settings; empty for all.
         seed: that it is about; empty for all.
         value: as printed.
         where: it stands.
@@ -36,7 +36,7 @@ class Claim:
 
     statistic: str
     arm: str
-    epochs: tuple[str, ...]
+    settings: tuple[str, ...]
     seed: str
     value: str
     where: str
@@ -52,37 +52,37 @@ class Subject:
     treatment: str
     control: str
 
-    def epochs(self, claim: Claim) -> list[str]:
-        """Return the settings of ``epochs`` that a claim is about."""
+    def settings(self, claim: Claim) -> list[str]:
+        """Return the settings that a claim is about."""
         arms = [claim.arm] if claim.arm else [self.treatment, self.control]
-        return list(claim.epochs) or self.table.epochs(*arms)
+        return list(claim.settings) or self.table.settings(*arms)
 
-    def scores(self, arm: str, epochs: Sequence[str], place: str) -> dict[str, Fraction]:
+    def scores(self, arm: str, settings: Sequence[str], place: str) -> dict[str, Fraction]:
         """Return each seed's mean over settings; refuse settings that no seed has them all of."""
-        found = self.table.means(arm, epochs)
+        found = self.table.means(arm, settings)
         if not found:
             raise InputError(
-                f"{place}: no seed of {arm!r} has a row at each of epochs {', '.join(epochs)}: "
+                f"{place}: no seed of {arm!r} has a row at each of epochs {', '.join(settings)}: "
                 "name settings that it has"
             )
         return found
 
-    def mean(self, arm: str, epochs: Sequence[str], place: str) -> Fraction:
+    def mean(self, arm: str, settings: Sequence[str], place: str) -> Fraction:
         """Return the mean over seeds of each seed's mean over settings."""
-        return _mean(self.scores(arm, epochs, place).values())
+        return _mean(self.scores(arm, settings, place).values())
 
-    def ratio(self, epochs: Sequence[str], place: str) -> Fraction:
+    def ratio(self, settings: Sequence[str], place: str) -> Fraction:
         """Return the ratio of the arms' means, treatment over control."""
-        above, below = (self.mean(arm, epochs, place) for arm in (self.treatment, self.control))
+        above, below = (self.mean(arm, settings, place) for arm in (self.treatment, self.control))
         return above / below
 
     def by_epochs(self, claim: Claim) -> dict[str, Fraction]:
         """Return an arm's mean at every setting."""
-        return {name: self.mean(claim.arm, [name], claim.place) for name in self.epochs(claim)}
+        return {name: self.mean(claim.arm, [name], claim.place) for name in self.settings(claim)}
 
     def peaks(self, arm: str, claim: Claim) -> dict[str, tuple[Fraction, list[str]]]:
         """Return every seed's best score and the settings that reach it."""
-        return peaks_by_seed(self.table, arm, self.epochs(claim))
+        return peaks_by_seed(self.table, arm, self.settings(claim))
 
     def peak_ratios(self, claim: Claim) -> dict[str, Fraction]:
         """Return the ratio of the arms' peaks by seed."""
@@ -98,44 +98,44 @@ def sd(values: Sequence[Fraction], lost: int) -> Fraction:
     return Fraction(ROOTS.sqrt(quotient))
 
 
-def sds(subject: Subject, claim: Claim, epochs: Sequence[str], lost: int) -> Fraction:
+def sds(subject: Subject, claim: Claim, settings: Sequence[str], lost: int) -> Fraction:
     """Return the standard deviation of an arm's scores over seeds."""
-    return sd(list(subject.scores(claim.arm, epochs, claim.place).values()), lost)
+    return sd(list(subject.scores(claim.arm, settings, claim.place).values()), lost)
 
 
-def cvs(subject: Subject, claim: Claim, epochs: Sequence[str], lost: int) -> Fraction:
+def cvs(subject: Subject, claim: Claim, settings: Sequence[str], lost: int) -> Fraction:
     """Return the coefficient of variation of an arm's scores over seeds."""
-    spread = sds(subject, claim, epochs, lost)
-    return spread / subject.mean(claim.arm, epochs, claim.place)
+    spread = sds(subject, claim, settings, lost)
+    return spread / subject.mean(claim.arm, settings, claim.place)
 
 
 def _score(subject: Subject, claim: Claim) -> Fraction:
-    return _own(subject.scores(claim.arm, claim.epochs, claim.place), claim)
+    return _own(subject.scores(claim.arm, claim.settings, claim.place), claim)
 
 
 def _arm_mean(subject: Subject, claim: Claim) -> Fraction:
-    return subject.mean(claim.arm, subject.epochs(claim), claim.place)
+    return subject.mean(claim.arm, subject.settings(claim), claim.place)
 
 
 def _ratio(subject: Subject, claim: Claim) -> Fraction:
-    return subject.ratio(subject.epochs(claim), claim.place)
+    return subject.ratio(subject.settings(claim), claim.place)
 
 
 def _ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
-    return {name: subject.ratio([name], claim.place) for name in subject.epochs(claim)}
+    return {name: subject.ratio([name], claim.place) for name in subject.settings(claim)}
 
 
 def _seed_ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
-    epochs = subject.epochs(claim)
+    settings = subject.settings(claim)
     above, below = (
-        subject.scores(arm, epochs, claim.place) for arm in (subject.treatment, subject.control)
+        subject.scores(arm, settings, claim.place) for arm in (subject.treatment, subject.control)
     )
     return {seed: above[seed] / below[seed] for seed in above if seed in below}
 
 
 def _all_scores(subject: Subject, claim: Claim) -> list[Fraction]:
-    own = subject.epochs(claim)
-    return [row.exact for row in subject.table.runs(claim.arm) if row.epochs in own]
+    own = subject.settings(claim)
+    return [row.exact for row in subject.table.runs(claim.arm) if row.setting in own]
 
 
 def _change(subject: Subject, claim: Claim) -> Fraction:
@@ -164,7 +164,7 @@ def _num_items(subject: Subject, claim: Claim) -> Fraction:
 def _mean_epochs(subject: Subject, claim: Claim) -> Fraction:
     runs = subject.table.runs(claim.arm)
     try:
-        return Fraction(_mean([Fraction(Decimal(row.epochs)) for row in runs]))
+        return Fraction(_mean([Fraction(Decimal(row.setting)) for row in runs]))
     except (ArithmeticError, ValueError) as error:
         raise InputError(
             f"{claim.place}: epochs of {claim.arm!r} are not all numbers: claim no mean_epochs"
@@ -175,7 +175,7 @@ def _seeds_at(best: Callable[[Iterable[Fraction]], Fraction]) -> "Namer":
     """Name the seeds whose mean over settings is the best, or worst, of their arm."""
 
     def names(subject: Subject, claim: Claim) -> set[str]:
-        return _at(subject.scores(claim.arm, subject.epochs(claim), claim.place), best)
+        return _at(subject.scores(claim.arm, subject.settings(claim), claim.place), best)
 
     return names
 
@@ -186,7 +186,7 @@ def _seeds_by_epochs(
     """Name the seeds that are the best, or worst, of their arm at each setting."""
 
     def names(subject: Subject, claim: Claim) -> dict[str, set[str]]:
-        own = subject.epochs(claim)
+        own = subject.settings(claim)
         return {name: _at(subject.table.scores(claim.arm, name), best) for name in own}
 
     return names
@@ -205,7 +205,7 @@ def _highest(subject: Subject, claim: Claim, column: int) -> set[str]:
     """Name the settings, or seeds, of the highest score of an arm."""
     found = {
         (name, seed): score
-        for name in subject.epochs(claim)
+        for name in subject.settings(claim)
         for seed, score in subject.table.scores(claim.arm, name).items()
     }
     top = max(found.values())
@@ -243,7 +243,7 @@ def _spread(
     of: Callable[[Subject, Claim, Sequence[str], int], Fraction],
 ) -> Callable[[Subject, Claim], list[Fraction]]:
     def values(subject: Subject, claim: Claim) -> list[Fraction]:
-        return [of(subject, claim, [name], 1) for name in subject.epochs(claim)]
+        return [of(subject, claim, [name], 1) for name in subject.settings(claim)]
 
     return values
 

@@ -1,4 +1,4 @@
-"""The numbers of a comparison of two arms, at every setting of ``epochs`` and pooled.
+"""The numbers of a comparison of two arms, at every setting and pooled.
 
 Where the scores of single items are known, verdicts are over seeds and items; else over seeds.
 
@@ -6,15 +6,15 @@ The primary contrast is each seed's mean over the settings, unless one setting w
 adjustment covers the family of settings. Every figure comes from `schemabank.stats`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
 from schemabank import stats
 from schemabank.errors import InputError
 from schemabank.report.comparing.peaks import Peaks, find_peaks
+from schemabank.report.plain import EPOCHS, KEY
 from schemabank.report.reading.table import ScoreTable
 
 CONFIDENCE = 0.95
@@ -27,10 +27,10 @@ ItemDifference = Callable[[str, str, Sequence[str]], stats.CrossedDifference | N
 
 @dataclass(frozen=True)
 class ArmAt:
-    """One arm at one setting of ``epochs``; ``None`` for each seed's mean over the contrast's."""
+    """One arm at one setting; ``None`` for each seed's mean over the contrast's."""
 
     arm: str
-    epochs: str | None
+    setting: str | None = field(metadata=EPOCHS)
     scores: dict[str, float]
     summary: stats.ArmSummary
 
@@ -40,7 +40,7 @@ class Reference:
     """A row without a seed, with its Wilson interval over items."""
 
     arm: str
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     score: float
     num_items: int | None
     interval: stats.Interval | None
@@ -83,7 +83,7 @@ class Contrast:
     """Treatment against control; differences and ratios are of the treatment.
 
     Attributes:
-        epochs: the setting; ``None`` for each seed's mean over all that both arms have.
+        setting: the setting; ``None`` for each seed's mean over all that both arms have.
         seeds: that both arms have, in the order of pairs.
         differences: by seed, treatment less control, of pairs.
         left_out: runs without a partner, by arm, which the paired figures do not use.
@@ -95,7 +95,7 @@ class Contrast:
         verdict: on the p-value adjusted by Holm at a setting, unadjusted for the primary contrast.
     """
 
-    epochs: str | None
+    setting: str | None = field(metadata=EPOCHS)
     seeds: list[str]
     differences: dict[str, float]
     left_out: dict[str, list[str]]
@@ -139,7 +139,7 @@ class Primary:
 class Comparison:
     """Everything that is computed from the rows alone."""
 
-    setting: str
+    setting_name: str = field(metadata={KEY: "setting"})
     treatment: str
     control: str
     confidence: float
@@ -164,22 +164,22 @@ def compare(
         table: with both arms.
         treatment: arm.
         control: arm.
-        primary: setting of ``epochs`` that was declared primary; ``None`` for the pooled contrast.
+        primary: setting that was declared primary; ``None`` for the pooled contrast.
         items: both arms' difference over seeds and items, where the scores of these are known.
 
     Raises:
         InputError: no such setting, or no seed of an arm has them all.
     """
-    epochs = table.epochs(treatment, control)
-    if not epochs:
+    settings = table.settings(treatment, control)
+    if not settings:
         raise InputError(
             f"{treatment!r} and {control!r} have no setting in common: name two arms that were run "
             "at the same settings"
         )
-    if primary is not None and primary not in epochs:
+    if primary is not None and primary not in settings:
         raise InputError(
-            f"--primary {primary!r}: {treatment} and {control} have {', '.join(map(repr, epochs))} "
-            "in the column epochs: name one of these"
+            f"--primary {primary!r}: {treatment} and {control} have "
+            f"{', '.join(map(repr, settings))} in the column epochs: name one of these"
         )
     arms = treatment, control
 
@@ -187,47 +187,34 @@ def compare(
         crossed = None if items is None else items(treatment, control, settings)
         return _contrast(name, _runs(table, arms, settings), crossed)
 
-    contrasts = _family([contrast(name, [name]) for name in epochs], primary)
-    pooled = contrast(None, epochs)
-    chosen = pooled if primary is None else contrasts[epochs.index(primary)]
+    contrasts = _family([contrast(name, [name]) for name in settings], primary)
+    pooled = contrast(None, settings)
+    chosen = pooled if primary is None else contrasts[settings.index(primary)]
     return Comparison(
-        setting=table.setting,
+        setting_name=table.setting_name,
         treatment=treatment,
         control=control,
         confidence=CONFIDENCE,
-        primary=_primary(chosen, primary, epochs, table.setting),
+        primary=_primary(chosen, primary, settings, table.setting_name),
         pooled=pooled,
         contrasts=contrasts,
-        arms=_arms(table, epochs),
+        arms=_arms(table, settings),
         references=_references(table),
-        peaks=find_peaks(table, treatment, control, epochs),
+        peaks=find_peaks(table, treatment, control, settings),
     )
-
-
-def plain(value: object) -> object:
-    """Return dataclasses, tuples and mappings as what JSON knows; infinite numbers as ``None``."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 Runs = tuple[dict[str, float], dict[str, float]]
 
 
-def _runs(table: ScoreTable, arms: tuple[str, str], epochs: Sequence[str]) -> Runs:
-    """Both arms' scores by seed, each a mean over settings of ``epochs``."""
-    first, second = (_floats(table.means(arm, epochs)) for arm in arms)
+def _runs(table: ScoreTable, arms: tuple[str, str], settings: Sequence[str]) -> Runs:
+    """Both arms' scores by seed, each a mean over settings."""
+    first, second = (_floats(table.means(arm, settings)) for arm in arms)
     for arm, found in zip(arms, (first, second), strict=True):
         if not found:
             raise InputError(
                 f"no seed of {arm!r} in {table.name} has a row at each of epochs "
-                f"{', '.join(epochs)}: give the missing rows, or tables of fewer settings"
+                f"{', '.join(settings)}: give the missing rows, or tables of fewer settings"
             )
     return first, second
 
@@ -242,7 +229,7 @@ def _family(raw: Sequence[Contrast], primary: str | None) -> list[Contrast]:
     paired = stats.holm([_p(c.paired) for c in raw])
     welch = stats.holm([_p(c.welch) for c in raw])
     return [
-        _adjusted(contrast, p_values, 1 if contrast.epochs == primary else len(raw))
+        _adjusted(contrast, p_values, 1 if contrast.setting == primary else len(raw))
         for contrast, *p_values in zip(raw, crossed, paired, welch, strict=True)
     ]
 
@@ -268,7 +255,7 @@ def _p(found: Crossed | Paired | Welch | None) -> float:
     return 1.0 if found is None or found.difference.p is None else found.difference.p
 
 
-def _contrast(epochs: str | None, runs: Runs, items: stats.CrossedDifference | None) -> Contrast:
+def _contrast(setting: str | None, runs: Runs, items: stats.CrossedDifference | None) -> Contrast:
     """Compare, without any adjustment."""
     first, second = runs
     seeds = [seed for seed in first if seed in second]
@@ -282,7 +269,7 @@ def _contrast(epochs: str | None, runs: Runs, items: stats.CrossedDifference | N
     own = crossed if by_items else paired if by_pairs else welch
     assert own is not None
     return Contrast(
-        epochs=epochs,
+        setting=setting,
         seeds=seeds,
         differences={seed: first[seed] - second[seed] for seed in seeds},
         left_out={
@@ -327,11 +314,11 @@ def _welch(a: list[float], b: list[float]) -> Welch:
     )
 
 
-def at_settings(setting: str, names: Sequence[str]) -> str:
+def at_settings(setting_name: str, names: Sequence[str]) -> str:
     """Return settings as a reader knows them: ``epochs 2 and 4``; nothing where nothing varies."""
     *rest, last = (name or "(empty)" for name in names)
     listed = f"{', '.join(rest)} and {last}" if rest else last
-    return f"{setting} {listed}" if setting and any(names) else ""
+    return f"{setting_name} {listed}" if setting_name and any(names) else ""
 
 
 def _num_resamples(num_scores: int) -> int:
@@ -339,26 +326,26 @@ def _num_resamples(num_scores: int) -> int:
     return max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, MOST_DRAWN // num_scores))
 
 
-def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setting: str) -> Primary:
-    single = at_settings(setting, epochs) or "the only setting"
-    pooled = f"mean over {setting}" if len(epochs) > 1 else single
-    default = f"default: each seed's mean over all {setting}" if len(epochs) > 1 else "default"
+def _primary(chosen: Contrast, primary: str | None, settings: Sequence[str], name: str) -> Primary:
+    single = at_settings(name, settings) or "the only setting"
+    pooled = f"mean over {name}" if len(settings) > 1 else single
+    default = f"default: each seed's mean over all {name}" if len(settings) > 1 else "default"
     by_items = chosen.test == "crossed" and chosen.paired is not None
     first = "p-values over seeds and items" if by_items else "paired p-values"
     others = "their paired and Welch p-values" if by_items else "their Welch p-values"
     family = "as families of their own" if by_items else "as a family of its own"
     return Primary(
-        contrast=pooled if primary is None else at_settings(setting, [primary]),
+        contrast=pooled if primary is None else at_settings(name, [primary]),
         chosen_by=default if primary is None else "--primary",
         test=chosen.test,
         verdict=chosen.verdict,
         over_seeds=(
             stats.verdict(chosen.paired.difference) if by_items and chosen.paired else None
         ),
-        holm_family=list(epochs),
+        holm_family=list(settings),
         holm_covers=(
-            f"the {first} of the {len(epochs)} settings"
-            + (f" of {setting}" if setting else "")
+            f"the {first} of the {len(settings)} settings"
+            + (f" of {name}" if name else "")
             + f" and, {family}, {others}; not the pooled contrast, sd "
             "ratios or permutation tests. The primary contrast's verdict rests on its unadjusted "
             "p-value, which is fair only if it was declared before the scores were seen"
@@ -366,15 +353,15 @@ def _primary(chosen: Contrast, primary: str | None, epochs: Sequence[str], setti
     )
 
 
-def _arms(table: ScoreTable, epochs: Sequence[str]) -> list[ArmAt]:
+def _arms(table: ScoreTable, settings: Sequence[str]) -> list[ArmAt]:
     """Every arm at every setting, and its mean over those of the contrast if it has them all."""
     found = []
     for arm in table.trained:
-        own = table.epochs(arm)
+        own = table.settings(arm)
         for name in own:
             scores = _floats(table.scores(arm, name))
             found.append(ArmAt(arm, name, scores, stats.summarise_arm(list(scores.values()))))
-        pooled = _floats(table.means(arm, epochs)) if set(epochs) <= set(own) else {}
+        pooled = _floats(table.means(arm, settings)) if set(settings) <= set(own) else {}
         if pooled:
             found.append(ArmAt(arm, None, pooled, stats.summarise_arm(list(pooled.values()))))
     return found
@@ -384,7 +371,7 @@ def _references(table: ScoreTable) -> list[Reference]:
     return [
         Reference(
             row.arm,
-            row.epochs,
+            row.setting,
             row.score,
             row.num_items,
             stats.wilson_interval(row.num_correct, row.num_items)

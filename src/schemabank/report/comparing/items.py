@@ -1,7 +1,7 @@
 """The comparison item by item: over seeds and items at once, and what flips for each seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from schemabank import stats
 from schemabank.errors import InputError
 from schemabank.itemscores import ItemScores, load_item_scores
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.scoring import METRICS
 
@@ -22,7 +23,7 @@ class Flips:
     """Items that one arm alone has right, of one seed at one setting; exact p of McNemar."""
 
     seed: int
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     only_treatment: int
     only_control: int
     p: float
@@ -33,14 +34,14 @@ class ItemComparison:
     """Treatment against control, from the scores of single items.
 
     Attributes:
-        epochs: the setting; ``None`` for each seed's mean over all.
+        setting: the setting; ``None`` for each seed's mean over all.
         num_items: in the group.
         num_seeds: that both arms share.
         crossed: the difference, counting the variation of seeds and of items.
         mcnemar: for every seed and setting; empty for scores that are not right or wrong.
     """
 
-    epochs: str | None
+    setting: str | None = field(metadata=EPOCHS)
     num_items: int
     num_seeds: int
     crossed: stats.CrossedDifference
@@ -65,7 +66,7 @@ class ItemTable:
         self._checked: set[tuple[str, str]] = set()
 
     def difference(
-        self, group: str, treatment: str, control: str, epochs: Sequence[str]
+        self, group: str, treatment: str, control: str, settings: Sequence[str]
     ) -> stats.CrossedDifference | None:
         """Compare two arms over seeds and items, each seed's mean over settings.
 
@@ -73,7 +74,7 @@ class ItemTable:
             group: of items.
             treatment: arm that is trained.
             control: arm; one that trains nothing is repeated for every seed.
-            epochs: settings.
+            settings: of both.
 
         Returns:
             ``None`` where the arms share no seed that has all settings.
@@ -81,53 +82,53 @@ class ItemTable:
         Raises:
             InputError: scores cannot be read, or runs have other items.
         """
-        seeds = self._seeds(treatment, control, epochs)
+        seeds = self._seeds(treatment, control, settings)
         if not seeds:
             return None
         first, second = (
-            np.mean([self._matrix(group, arm, setting, seeds) for setting in epochs], axis=0)
+            np.mean([self._matrix(group, arm, setting, seeds) for setting in settings], axis=0)
             for arm in (treatment, control)
         )
         return stats.crossed_difference(first, second, clusters=self._clusters(group))
 
     def comparison(
-        self, group: str, arms: tuple[str, str], epochs: Sequence[str], *, primary: bool
+        self, group: str, arms: tuple[str, str], settings: Sequence[str], *, primary: bool
     ) -> ItemComparison | None:
         """Compare two arms item by item.
 
         Args:
             group: of items.
             arms: treatment and control.
-            epochs: settings whose mean is compared.
+            settings: whose mean is compared.
             primary: whether there is but the one setting that was asked for.
 
         Returns:
             ``None`` where the arms share no seed that has all settings.
         """
-        crossed = self.difference(group, *arms, epochs)
+        crossed = self.difference(group, *arms, settings)
         if crossed is None:
             return None
-        seeds = self._seeds(*arms, epochs)
+        seeds = self._seeds(*arms, settings)
         binary = METRICS[self._runs.runs[0].result["metric"]].binary
         flips: list[Flips] = []
-        for setting in epochs:
+        for setting in settings:
             a, b = (self._matrix(group, arm, setting, seeds) for arm in arms)
             if binary and set(np.unique(a)) | set(np.unique(b)) <= {0.0, 1.0}:
                 flips += _flips(a, b, seeds, setting)
         return ItemComparison(
-            epochs=epochs[0] if primary else None,
+            setting=settings[0] if primary else None,
             num_items=int((self._of_first().group == self._of_first().groups.index(group)).sum()),
             num_seeds=len(seeds),
             crossed=crossed,
             mcnemar=flips,
         )
 
-    def _seeds(self, treatment: str, control: str, epochs: Sequence[str]) -> list[int]:
+    def _seeds(self, treatment: str, control: str, settings: Sequence[str]) -> list[int]:
         """The treatment's seeds that both arms have at all settings."""
         return [
             seed
-            for seed in self._at.get((treatment, epochs[0]), {})
-            if all(self._run(arm, e, seed) for arm in (treatment, control) for e in epochs)
+            for seed in self._at.get((treatment, settings[0]), {})
+            if all(self._run(arm, e, seed) for arm in (treatment, control) for e in settings)
         ]
 
     def _run(self, arm: str, setting: str, seed: int) -> ReportedRun | None:

@@ -1,9 +1,10 @@
 """Each seed's best score over settings, as published tables like to report it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.table import ScoreTable, in_order
 
 PEAK_NOTE = (
@@ -17,7 +18,7 @@ class Peak:
     """The best score of a seed over the settings, and every setting that reaches it."""
 
     score: float
-    epochs: list[str]
+    settings: list[str] = field(metadata=EPOCHS)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Peaks:
     ratio_of_means: float | None
 
 
-def find_peaks(table: ScoreTable, treatment: str, control: str, epochs: Sequence[str]) -> Peaks:
-    """Return both arms' peaks over settings of ``epochs``."""
-    first, second = (peaks_by_seed(table, arm, epochs) for arm in (treatment, control))
+def find_peaks(table: ScoreTable, treatment: str, control: str, settings: Sequence[str]) -> Peaks:
+    """Return both arms' peaks over settings."""
+    first, second = (peaks_by_seed(table, arm, settings) for arm in (treatment, control))
     seeds = in_order([seed for seed in first if seed in second])
     above = sum((first[seed][0] for seed in seeds), Fraction(0))
     below = sum((second[seed][0] for seed in seeds), Fraction(0))
@@ -69,11 +70,11 @@ def _quotient(above: Fraction, below: Fraction) -> float | None:
 
 
 def peaks_by_seed(
-    table: ScoreTable, arm: str, epochs: Sequence[str]
+    table: ScoreTable, arm: str, settings: Sequence[str]
 ) -> dict[str, tuple[Fraction, list[str]]]:
-    """Return each seed's best score, and every setting of ``epochs`` that reaches it."""
+    """Return each seed's best score, and every setting that reaches it."""
     found: dict[str, tuple[Fraction, list[str]]] = {}
-    for name in epochs:
+    for name in settings:
         for seed, score in table.scores(arm, name).items():
             best, at = found.get(seed, (Fraction(-1), []))
             if score >= best:

@@ -99,7 +99,7 @@ class RunSet:
         return found.hexdigest()
 
     @property
-    def setting(self) -> str:
+    def setting_name(self) -> str:
         """What a setting of an arm is called; empty where nothing varies."""
         return self.names[0] if len(self.names) == 1 else "setting" if self.names else ""
 

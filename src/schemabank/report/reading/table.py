@@ -36,7 +36,7 @@ class Row:
 
     Attributes:
         arm: what was trained.
-        epochs: or any other setting, as text; may be empty.
+        setting: or any other setting, as text; may be empty.
         seed: as text; ``None`` for a reference.
         exact: the score as printed, a share in [0, 1].
         decimals: of the printed share.
@@ -45,7 +45,7 @@ class Row:
     """
 
     arm: str
-    epochs: str
+    setting: str
     seed: str | None
     exact: Fraction
     decimals: int
@@ -71,13 +71,13 @@ class ScoreTable:
         name: of the file.
         sha256: of its bytes.
         rows: in the file's order.
-        setting: what the column ``epochs`` stands for; empty where nothing varies.
+        setting_name: what the column ``epochs`` stands for; empty where nothing varies.
     """
 
     name: str
     sha256: str
     rows: tuple[Row, ...]
-    setting: str = "epochs"
+    setting_name: str = "epochs"
 
     @property
     def references(self) -> list[Row]:
@@ -95,28 +95,28 @@ class ScoreTable:
         references = {row.arm for row in self.references}
         return [arm for arm in self.arms if arm not in references]
 
-    def runs(self, arm: str, epochs: str | None = None) -> list[Row]:
-        """Return an arm's runs, of one setting of ``epochs`` or, for ``None``, of all."""
+    def runs(self, arm: str, setting: str | None = None) -> list[Row]:
+        """Return an arm's runs, of one setting or, for ``None``, of all."""
         return [
             row
             for row in self.rows
-            if row.arm == arm and row.seed is not None and epochs in (None, row.epochs)
+            if row.arm == arm and row.seed is not None and setting in (None, row.setting)
         ]
 
-    def epochs(self, *arms: str) -> list[str]:
-        """Return the settings of ``epochs`` that all these arms have, in their order."""
-        found = [{row.epochs for row in self.runs(arm)} for arm in arms]
-        every = dict.fromkeys(row.epochs for row in self.runs(arms[0]))
+    def settings(self, *arms: str) -> list[str]:
+        """Return the settings that all these arms have, in their order."""
+        found = [{row.setting for row in self.runs(arm)} for arm in arms]
+        every = dict.fromkeys(row.setting for row in self.runs(arms[0]))
         return in_order([name for name in every if all(name in own for own in found)])
 
-    def scores(self, arm: str, epochs: str) -> dict[str, Fraction]:
+    def scores(self, arm: str, setting: str) -> dict[str, Fraction]:
         """Return the scores by seed, seeds in their order."""
-        found = {str(row.seed): row.exact for row in self.runs(arm, epochs)}
+        found = {str(row.seed): row.exact for row in self.runs(arm, setting)}
         return {seed: found[seed] for seed in in_order(list(found))}
 
-    def means(self, arm: str, epochs: Sequence[str]) -> dict[str, Fraction]:
-        """Return each seed's mean over settings of ``epochs``, of seeds that have them all."""
-        found = [self.scores(arm, name) for name in epochs]
+    def means(self, arm: str, settings: Sequence[str]) -> dict[str, Fraction]:
+        """Return each seed's mean over settings, of seeds that have them all."""
+        found = [self.scores(arm, name) for name in settings]
         seeds = [seed for seed in found[0] if all(seed in own for own in found)]
         return {seed: sum((own[seed] for own in found), Fraction(0)) / len(found) for seed in seeds}
 
@@ -132,10 +132,10 @@ def read_scores(path: Path) -> ScoreTable:
     seen: dict[tuple[str, str, str | None], int] = {}
     for line, cells in read_cells(text, path, COLUMNS, OPTIONAL):
         row = _row(cells, f"{path.name} line {line}", line)
-        first = seen.setdefault((row.arm, row.epochs, row.seed), line)
+        first = seen.setdefault((row.arm, row.setting, row.seed), line)
         if first != line:
             raise InputError(
-                f"{path.name} line {line}: arm {row.arm!r}, epochs {row.epochs!r}, seed "
+                f"{path.name} line {line}: arm {row.arm!r}, epochs {row.setting!r}, seed "
                 f"{row.seed or ''!r} stands on line {first} already: a run is one row, remove one"
             )
         rows.append(row)
@@ -146,8 +146,8 @@ def read_scores(path: Path) -> ScoreTable:
                 f"{path.name} line {row.line}: {row.arm!r} has rows with a seed, and a row without "
                 "one is a reference: give it its seed or a name of its own"
             )
-    setting = "epochs" if any(row.epochs for row in rows) else ""
-    return ScoreTable(path.name, digest, tuple(rows), setting)
+    setting_name = "epochs" if any(row.setting for row in rows) else ""
+    return ScoreTable(path.name, digest, tuple(rows), setting_name)
 
 
 def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -> tuple[str, str]:
@@ -178,7 +178,7 @@ def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -
         treatment, control = treatment or others[0], control or others[0]
     if treatment == control:
         raise InputError(f"{treatment!r} is treatment and control: name two of {_named(arms)}")
-    if not table.epochs(treatment, control):
+    if not table.settings(treatment, control):
         raise InputError(
             f"{treatment!r} and {control!r} have no setting of epochs in common: give rows of both "
             "with the same value in that column"
@@ -276,7 +276,7 @@ def _row(cells: dict[str, str], place: str, line: int) -> Row:
     exact, decimals = _share(cells["score"], place)
     return Row(
         arm=cells["arm"],
-        epochs=known(cells["epochs"]),
+        setting=known(cells["epochs"]),
         seed=known(cells["seed"]) or None,
         exact=exact,
         decimals=decimals,

@@ -23,7 +23,7 @@ def as_table(runs: RunSet, group: str) -> ScoreTable:
     The best constant answer, found among the gold answers of the very items, is a reference.
     """
     rows = [*_rows(runs, group), *_constant(runs, group)]
-    return ScoreTable(runs.name, runs.digest, tuple(rows), runs.setting)
+    return ScoreTable(runs.name, runs.digest, tuple(rows), runs.setting_name)
 
 
 def choose(runs: RunSet, treatment: str | None, control: str | None) -> tuple[str, str]:
@@ -65,12 +65,12 @@ def with_control(table: ScoreTable, treatment: str, control: str) -> ScoreTable:
     own = [row for row in table.references if row.arm == control]
     if not own:
         return table
-    by_setting = {row.epochs: row for row in own}
+    by_setting = {row.setting: row for row in own}
     anywhere = own[0] if list(by_setting) == [""] else None
     paired = [
-        replace(row, seed=run.seed, epochs=run.epochs)
+        replace(row, seed=run.seed, setting=run.setting)
         for run in table.runs(treatment)
-        if (row := by_setting.get(run.epochs, anywhere)) is not None
+        if (row := by_setting.get(run.setting, anywhere)) is not None
     ]
     return replace(table, rows=(*table.rows, *paired))
 

@@ -1,13 +1,14 @@
 """Learning curves: the training loss of every arm over its steps, with a band over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
 from schemabank.basesettings import LARGEST
 from schemabank.errors import InputError
 from schemabank.files import is_number, json_lines
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.rundir import METRICS
 
@@ -45,7 +46,7 @@ class Curve:
     """One arm at one setting.
 
     Attributes:
-        arm, epochs: of its runs.
+        arm, setting: of its runs.
         num_seeds: that it is drawn from.
         num_runs: that there are.
         mean_tokens: that a run saw, padding left out; of the runs it is drawn from.
@@ -54,7 +55,7 @@ class Curve:
     """
 
     arm: str
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     num_seeds: int
     num_runs: int
     mean_tokens: float
@@ -91,7 +92,7 @@ def _curve(arm: str, setting: str, logs: Sequence[Sequence[Any]], num_runs: int)
     tokens = [sum(row["num_tokens"] for row in log) for log in logs]
     return Curve(
         arm=arm,
-        epochs=setting,
+        setting=setting,
         num_seeds=len(logs),
         num_runs=num_runs,
         mean_tokens=fsum(tokens) / len(tokens),

@@ -1,10 +1,11 @@
 """What runs cost, how their completions ended, and where all figures come from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import Left, ReportedRun, RunSet
 from schemabank.report.sections.curves import Curve
 from schemabank.rundir import COST
@@ -19,7 +20,7 @@ class Behaviour:
     """How an arm's completions ended: shares of all of them, and their mean length.
 
     Attributes:
-        arm, epochs: of the runs.
+        arm, setting: of the runs.
         trained: whether the arm trains anything.
         ended_ratio: ended by themselves.
         at_limit_ratio: ran to the token limit.
@@ -28,7 +29,7 @@ class Behaviour:
     """
 
     arm: str
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     trained: bool
     ended_ratio: float
     at_limit_ratio: float
@@ -41,7 +42,7 @@ class Cost:
     """Means a run; seconds are the cohort's wall clock over its runs, memory is the largest."""
 
     arm: str
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     runs: int
     num_steps: float
     num_lora_updates: float
@@ -60,7 +61,7 @@ class Source:
     run_id: str
     arm: str
     seed: int
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def behaviour(runs: RunSet, group: str) -> list[Behaviour]:
             found.append(
                 Behaviour(
                     arm=arm,
-                    epochs=setting,
+                    setting=setting,
                     trained=own[0].trained,
                     ended_ratio=_mean(summaries, "ended_ratio"),
                     at_limit_ratio=_mean(summaries, "length_limit_ratio"),
@@ -100,7 +101,7 @@ def behaviour(runs: RunSet, group: str) -> list[Behaviour]:
 
 def costs(runs: RunSet, found: Sequence[Curve]) -> list[Cost]:
     """Return what every arm cost at every setting."""
-    tokens = {(curve.arm, curve.epochs): curve.mean_tokens for curve in found}
+    tokens = {(curve.arm, curve.setting): curve.mean_tokens for curve in found}
     return [_cost(arm, setting, own, tokens) for (arm, setting), own in runs.at().items()]
 
 
@@ -144,7 +145,7 @@ def _cost(
     peaks = {name: [c[name] for c in wall if c.get(name) is not None] for name in PEAKS}
     return Cost(
         arm=arm,
-        epochs=setting,
+        setting=setting,
         runs=len(own),
         num_steps=_mean(training, "num_steps"),
         num_lora_updates=_mean(training, "num_lora_updates"),

@@ -1,11 +1,12 @@
 """Scores against learning rates: what was tried for every arm, and what was chosen."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemabank import stats
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import RunSet, label
 from schemabank.rundir import RESULT
 from schemabank.runfiles import read_result
@@ -16,7 +17,7 @@ class Tried:
     """An arm at one learning rate.
 
     Attributes:
-        arm, epochs: of the runs.
+        arm, setting: of the runs.
         learning_rate: peak of the stages that train LoRA.
         split: that they were scored on.
         scores: by seed; runs that failed are missing.
@@ -29,7 +30,7 @@ class Tried:
     """
 
     arm: str
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     learning_rate: float
     split: str
     scores: dict[str, float]
@@ -61,7 +62,7 @@ def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
         for key, own in places.items()
     ]
     order = {key[:2]: n for n, key in enumerate(places)}
-    return sorted(found, key=lambda tried: (order[tried.arm, tried.epochs], tried.learning_rate))
+    return sorted(found, key=lambda tried: (order[tried.arm, tried.setting], tried.learning_rate))
 
 
 def _tried(
@@ -77,7 +78,7 @@ def _tried(
     summary = stats.summarise_arm(list(scores.values())) if scores else None
     return Tried(
         arm=arm,
-        epochs=setting,
+        setting=setting,
         learning_rate=rows[0]["learning_rate"],
         split=str(runs.tuning and runs.tuning["split"]),
         scores=scores,

@@ -1,11 +1,12 @@
 """What the arms wrote, item by item, side by side; an even choice of items where there are many."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from schemabank.errors import InputError
 from schemabank.files import is_number, json_lines
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.rundir import PREDICTIONS
 from schemabank.scoring import METRICS
@@ -35,7 +36,7 @@ class Answer:
 
     arm: str
     seed: int
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     completion: str
     extracted: str | None
     score: float
@@ -71,7 +72,7 @@ class Shown:
         num_items: in the group.
         shown: of these.
         seeds: whose answers are shown.
-        epochs: setting whose answers are shown.
+        setting: setting whose answers are shown.
         binary: whether an answer is right or wrong, and nothing between.
         without_predictions: runs of these seeds that keep no completions.
     """
@@ -79,13 +80,13 @@ class Shown:
     num_items: int
     shown: int
     seeds: list[int]
-    epochs: str
+    setting: str = field(metadata=EPOCHS)
     binary: bool
     without_predictions: int
 
 
 def samples(
-    runs: RunSet, group: str, treatment: str, control: str, epochs: str
+    runs: RunSet, group: str, treatment: str, control: str, setting: str
 ) -> tuple[Shown, list[Sample]]:
     """Return items of a group with the answers of every arm, of seeds that the contrast shares.
 
@@ -94,13 +95,13 @@ def samples(
         group: of items.
         treatment: arm.
         control: arm.
-        epochs: setting whose answers are shown; arms without it show the one that they have.
+        setting: setting whose answers are shown; arms without it show the one that they have.
 
     Raises:
         InputError: predictions cannot be read.
     """
-    seeds = _seeds(runs, treatment, control, epochs)
-    chosen = _chosen_runs(runs, [treatment, control], epochs, seeds)
+    seeds = _seeds(runs, treatment, control, setting)
+    chosen = _chosen_runs(runs, [treatment, control], setting, seeds)
     kept = [run for run in chosen if (run.folder / PREDICTIONS).exists()]
     answers = [(run, _predictions(run, group, runs.score)) for run in kept]
     ids = list(dict.fromkeys(name for _, own in answers for name in own))
@@ -110,26 +111,26 @@ def samples(
     found = [_sample(name, answers, runs.score, contrast, binary) for name in ids[::step]]
     kept_seeds = {run.seed for run in kept if run.trained}
     shown = [seed for seed in seeds if seed in kept_seeds]
-    return Shown(len(ids), len(found), shown, epochs, binary, len(chosen) - len(kept)), found
+    return Shown(len(ids), len(found), shown, setting, binary, len(chosen) - len(kept)), found
 
 
-def _seeds(runs: RunSet, treatment: str, control: str, epochs: str) -> list[int]:
+def _seeds(runs: RunSet, treatment: str, control: str, setting: str) -> list[int]:
     """The first seeds that both arms have; else the treatment's."""
-    at = {arm: [r.seed for r in own] for (arm, e), own in runs.at().items() if e == epochs}
+    at = {arm: [r.seed for r in own] for (arm, e), own in runs.at().items() if e == setting}
     first, second = at.get(treatment, []), at.get(control)
     shared = [seed for seed in first if second is None or seed in second]
     return (shared or first)[:MOST_SEEDS]
 
 
 def _chosen_runs(
-    runs: RunSet, contrast: Sequence[str], epochs: str, seeds: Sequence[int]
+    runs: RunSet, contrast: Sequence[str], setting: str, seeds: Sequence[int]
 ) -> list[ReportedRun]:
     """Some seeds of some arms: the treatment first, the control second."""
     arms = dict.fromkeys([*contrast, *(run.arm for run in runs.runs)])
     found = []
     for arm in list(arms)[:MOST_ARMS]:
         own = [run for run in runs.runs if run.arm == arm]
-        at = [run for run in own if run.setting == epochs] or own
+        at = [run for run in own if run.setting == setting] or own
         here = [run for run in at if run.setting == at[0].setting]
         found += [run for run in here if run.seed in seeds or not run.trained] or here[:MOST_SEEDS]
     return found
@@ -182,7 +183,7 @@ def _sample(
             Answer(
                 arm=run.arm,
                 seed=run.seed,
-                epochs=run.setting,
+                setting=run.setting,
                 completion=_cut(row["completion"]),
                 extracted=None if row["extracted"] is None else _cut(row["extracted"]),
                 score=row["scores"][score],

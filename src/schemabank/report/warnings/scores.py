@@ -4,7 +4,7 @@ A warning says what the rows show and no more; its id is stable, so that a progr
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
@@ -19,6 +19,7 @@ from schemabank.report.comparing.comparison import (
     Reference,
     at_settings,
 )
+from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.table import Row, ScoreTable
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
@@ -48,7 +49,7 @@ class Placed:
     """Where an arm stands against a reference, whose share is taken as exact.
 
     Attributes:
-        epochs: ``None`` for each seed's mean over all.
+        setting: ``None`` for each seed's mean over all.
         finding: above, below or not above the reference, or unknown.
         rule: that says so.
         mean: over seeds.
@@ -59,7 +60,7 @@ class Placed:
         num_runs_below: likewise.
     """
 
-    epochs: str | None
+    setting: str | None = field(metadata=EPOCHS)
     finding: str
     rule: str
     mean: float
@@ -99,8 +100,8 @@ def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
     """Settings of an arm at which every seed, of two at least, has the same score."""
     for arm in table.trained:
         groups: dict[tuple[tuple[str, Fraction], ...], list[str]] = {}
-        for epochs in table.epochs(arm):
-            groups.setdefault(tuple(table.scores(arm, epochs).items()), []).append(epochs)
+        for setting in table.settings(arm):
+            groups.setdefault(tuple(table.scores(arm, setting).items()), []).append(setting)
         for scores, same in groups.items():
             if len(same) < 2 or len(scores) < 2:
                 continue
@@ -108,9 +109,9 @@ def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
             yield Finding(
                 "identical-rows",
                 {"arm": arm, "epochs": same, "scores": {s: float(x) for s, x in scores}},
-                f"{arm} has the same score for every seed at {at_settings(table.setting, same)} "
-                f"(seeds {shown}): independent runs hardly ever agree so, a row may have been "
-                "copied.",
+                f"{arm} has the same score for every seed at "
+                f"{at_settings(table.setting_name, same)} (seeds {shown}): independent "
+                "runs hardly ever agree so, a row may have been copied.",
             )
 
 
@@ -120,7 +121,13 @@ def _impossible_scores(table: ScoreTable) -> Iterator[Finding]:
     if not odd:
         return
     rows = [
-        {"arm": r.arm, "epochs": r.epochs, "seed": r.seed, "score": r.score, "n_items": r.num_items}
+        {
+            "arm": r.arm,
+            "epochs": r.setting,
+            "seed": r.seed,
+            "score": r.score,
+            "n_items": r.num_items,
+        }
         for r in odd
     ]
     named = [f"{_run(r)} with {_percent(r.exact)} of {r.num_items}" for r in odd[:MOST_NAMED]]
@@ -175,12 +182,12 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
             for rule in ("not-above-reference", "below-reference"):
                 own = [placed for placed in found if placed.finding == rule]
                 if own:
-                    yield _reference_finding(rule, arm, reference, own, table.setting)
+                    yield _reference_finding(rule, arm, reference, own, table.setting_name)
 
 
 def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
     """An arm against a reference, by the seeds' interval; without one, by exact tests of runs."""
-    runs = [r for r in table.runs(at.arm, at.epochs) if r.num_items is not None]
+    runs = [r for r in table.runs(at.arm, at.setting) if r.num_items is not None]
     counts = [(r.num_correct or 0, r.num_items or 1) for r in runs]
     exact = [_binomial_p(*count, reference.score) for count in counts]
     far = zip(stats.holm(exact) if exact else [], counts, strict=True)
@@ -192,7 +199,7 @@ def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
     else:
         finding = _finding(above > below, below > above) if counts else "unknown"
     return Placed(
-        epochs=at.epochs,
+        setting=at.setting,
         finding=finding,
         rule=BY_RUNS if interval is None else BY_SEEDS,
         mean=at.summary.mean,
@@ -222,12 +229,12 @@ def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
 
 
 def _reference_finding(
-    rule: str, arm: str, reference: Reference, found: list[Placed], setting: str
+    rule: str, arm: str, reference: Reference, found: list[Placed], setting_name: str
 ) -> Finding:
-    shown = next((placed for placed in found if placed.epochs is None), found[0])
-    pooled = f"over all {setting}" if shown.epochs is None and setting else ""
-    every = _at(setting, [placed.epochs for placed in found if placed.epochs is not None])
-    own = pooled or _at(setting, [shown.epochs] if shown.epochs else [])
+    shown = next((placed for placed in found if placed.setting is None), found[0])
+    pooled = f"over all {setting_name}" if shown.setting is None and setting_name else ""
+    every = _at(setting_name, [placed.setting for placed in found if placed.setting is not None])
+    own = pooled or _at(setting_name, [shown.setting] if shown.setting else [])
     where = f" {' and '.join(part for part in (pooled, every) if part)}".rstrip()
     by = shown.rule
     if shown.interval is not None:
@@ -244,7 +251,7 @@ def _reference_finding(
         {
             "arm": arm,
             "reference": reference.arm,
-            "reference_epochs": reference.epochs,
+            "reference_epochs": reference.setting,
             "reference_score": reference.score,
             "found": found,
         },
@@ -273,9 +280,11 @@ def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
 
 
 def _left_out(comparison: Comparison) -> Iterator[Finding]:
-    setting = comparison.setting
+    setting_name = comparison.setting_name
     rows = {
-        _place(c, setting): c.left_out for c in comparison.contrasts if any(c.left_out.values())
+        _place(c, setting_name): c.left_out
+        for c in comparison.contrasts
+        if any(c.left_out.values())
     }
     if rows:
         yield Finding(
@@ -291,7 +300,7 @@ def _spreads(comparison: Comparison) -> Iterator[Finding]:
     unclear, rows = [], {}
     several = len(comparison.contrasts) > 1
     for contrast in (*comparison.contrasts, *([comparison.pooled] if several else [])):
-        found, place = contrast.sd_ratio, _place(contrast, comparison.setting)
+        found, place = contrast.sd_ratio, _place(contrast, comparison.setting_name)
         if found.interval is not None:
             rows[place] = found
             if found.interval[0] <= 1 <= found.interval[1]:
@@ -308,7 +317,7 @@ def _spreads(comparison: Comparison) -> Iterator[Finding]:
 
 def _selection(comparison: Comparison) -> Iterator[Finding]:
     """A peak over several settings is reported."""
-    peaks, pooled, setting = comparison.peaks, comparison.pooled, comparison.setting
+    peaks, pooled, name = comparison.peaks, comparison.pooled, comparison.setting_name
     if len(comparison.contrasts) < 2 or None in (peaks.mean_treatment, peaks.mean_control):
         return
     shown = [
@@ -322,29 +331,29 @@ def _selection(comparison: Comparison) -> Iterator[Finding]:
             "mean_peaks": {arm: peak for arm, peak, _ in shown},
             "means": {arm: mean for arm, _, mean in shown},
         },
-        f"A peak over {len(comparison.contrasts)} settings of {setting} is chosen on the scores "
+        f"A peak over {len(comparison.contrasts)} settings of {name} is chosen on the scores "
         "that it is reported with: "
         + " and ".join(
-            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {setting}"
+            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {name}"
             for arm, peak, mean in shown
         )
         + ".",
     )
 
 
-def _at(setting: str, names: Sequence[str]) -> str:
-    found = at_settings(setting, names) if names else ""
+def _at(setting_name: str, names: Sequence[str]) -> str:
+    found = at_settings(setting_name, names) if names else ""
     return f"at {found}" if found else ""
 
 
-def _place(contrast: Contrast, setting: str) -> str:
-    if contrast.epochs is None:
-        return f"the mean over {setting}"
-    return at_settings(setting, [contrast.epochs]) or "all runs"
+def _place(contrast: Contrast, setting_name: str) -> str:
+    if contrast.setting is None:
+        return f"the mean over {setting_name}"
+    return at_settings(setting_name, [contrast.setting]) or "all runs"
 
 
 def _run(row: Row) -> str:
-    parts = [row.arm, row.epochs and f"epochs {row.epochs}", row.seed and f"seed {row.seed}"]
+    parts = [row.arm, row.setting and f"epochs {row.setting}", row.seed and f"seed {row.seed}"]
     return ", ".join(part for part in parts if part)
 
 

@@ -178,8 +178,8 @@ def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Ite
         if tried.at_edge:
             yield Finding(
                 "rate-at-edge",
-                {"arm": tried.arm, "epochs": tried.epochs, "learning_rate": tried.learning_rate},
-                f"{tried.arm}{_at(tried.epochs)} is best at {tried.learning_rate:g}, the edge of "
+                {"arm": tried.arm, "epochs": tried.setting, "learning_rate": tried.learning_rate},
+                f"{tried.arm}{_at(tried.setting)} is best at {tried.learning_rate:g}, the edge of "
                 "the rates tried: a rate beyond it might be better.",
             )
 
@@ -200,11 +200,11 @@ def _learning_rates(runs: RunSet, arm: str) -> list[float]:
 def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
     """Treatment and control differ in what they trained, or how often."""
     arms = comparison.treatment, comparison.control
-    by_place = {(c.arm, c.epochs): c for c in cost}
+    by_place = {(c.arm, c.setting): c for c in cost}
     pairs = {
-        c.epochs: (by_place[arms[0], c.epochs], control)
+        c.setting: (by_place[arms[0], c.setting], control)
         for c in comparison.contrasts
-        if c.epochs is not None and (control := by_place.get((arms[1], c.epochs))) is not None
+        if c.setting is not None and (control := by_place.get((arms[1], c.setting))) is not None
     }
     yield from _findings(unequal_training(arms, pairs))
 
@@ -219,8 +219,8 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
     found: dict[str, tuple[str, str]] = {}
     at = runs.at()
     for c in comparison.contrasts:
-        first = at.get((comparison.treatment, c.epochs or ""))
-        second = at.get((comparison.control, c.epochs or ""))
+        first = at.get((comparison.treatment, c.setting or ""))
+        second = at.get((comparison.control, c.setting or ""))
         if first and second:
             one, other = settings_of(first[0].config), settings_of(second[0].config)
             for name in dict.fromkeys((*one, *other)):
@@ -267,7 +267,7 @@ def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
     far = [own for own in ended if own.at_limit_ratio > MOST_AT_LIMIT]
     if far:
         shown = "; ".join(
-            f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at(own.epochs)}" for own in far[:MOST_NAMED]
+            f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at(own.setting)}" for own in far[:MOST_NAMED]
         )
         yield Finding(
             "completions-at-limit",
@@ -355,8 +355,8 @@ def _interval(ends: stats.Interval | None) -> str:
     return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g}"
 
 
-def _at(epochs: str) -> str:
-    return f" at {epochs}" if epochs else ""
+def _at(setting: str) -> str:
+    return f" at {setting}" if setting else ""
 
 
 def _times(num: int, what: str) -> str:
