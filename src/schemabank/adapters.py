@@ -20,6 +20,7 @@ from schemabank.cohort.targets import PLAIN, Layout
 from schemabank.config import LoraSettings
 from schemabank.errors import InputError
 from schemabank.files import inside, read_text
+from schemabank.rundir import new_folder
 from schemabank.tensorfiles import Header, read_tensors
 from schemabank.writing import writing_tensors
 
@@ -68,17 +69,12 @@ def save_adapter(
         layout: what PEFT must be told beside ``settings`` to find the same layers.
 
     Raises:
-        InputError: the folder exists.
+        InputError: the folder exists, or its place cannot be written.
     """
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"{str(folder)!r} exists and is not overwritten: name a new folder"
-        ) from error
     transposed, excluded = layout.transposed, layout.excluded
     config = AdapterConfig(settings, base_name, excluded=excluded, transposed=transposed)
-    write_adapter(folder, Adapter(config, tensors), card=card)
+    with new_folder(folder, mend="name a new folder") as partial:
+        write_adapter(partial, Adapter(config, tensors), card=card)
 
 
 def write_adapter(folder: Path, adapter: Adapter, *, card: str) -> None:

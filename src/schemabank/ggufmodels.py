@@ -27,7 +27,7 @@ from transformers import (
 
 from schemabank.errors import InputError, first_line
 from schemabank.memory import is_out_of_memory
-from schemabank.writing import writing_tensors
+from schemabank.writing import settle, writing_tensors
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
@@ -67,7 +67,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
         with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
             _convert(gguf, finished, origin)
         try:
-            finished.rename(folder)
+            settle(finished, folder)
         except OSError:
             if not folder.is_dir():
                 raise

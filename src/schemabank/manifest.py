@@ -5,7 +5,6 @@ are settled, how their learning rates were chosen.
 """
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from schemabank.suite import Suite
 from schemabank.suitefile import TuneSettings
 from schemabank.tuning import SPLIT, Search, trials
 from schemabank.waiting import Note
-from schemabank.writing import write_json
+from schemabank.writing import whole_file, write_json
 
 Manifest = Mapping[str, Any]
 
@@ -113,9 +112,8 @@ def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
 
 def _replace(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f".{SUITE}.{secrets.token_hex(4)}.partial"
-    write_json(partial, manifest)
-    partial.replace(out / SUITE)
+    with whole_file(out / SUITE) as partial:
+        write_json(partial, manifest)
 
 
 def _check_choices(

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import cached_assets_path
 
 from schemabank.modelfiles import Located
+from schemabank.writing import whole_file
 
 MODEL, TOKENIZER = "model", "tokenizer"
 OF_MODEL = ("*.safetensors", "config.json", "generation_config.json", "*.index.json")
@@ -88,8 +88,6 @@ def _sha256(path: Path) -> str:
 
 
 def _keep(path: Path, digest: str) -> None:
-    """Write a cached digest whole or not at all; a cache that cannot be written is none."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with suppress(OSError):
+    """Write a digest to the cache; a cache that cannot be written is none."""
+    with suppress(OSError), whole_file(path) as partial:
         partial.write_text(digest, encoding="ascii")
-        partial.replace(path)

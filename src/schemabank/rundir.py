@@ -7,7 +7,6 @@ reused, and what an interrupted one left behind is moved aside under a name of i
 import fcntl
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from schemabank.errors import InputError
+from schemabank.writing import settle, temporary
 
 RESULT = "result.json"
 CONFIG = "config.yaml"
@@ -100,7 +100,7 @@ class Claim:
             InputError: something has taken the name meanwhile.
         """
         _check_free(self.final)
-        self.path.rename(self.final)
+        settle(self.path, self.final)
         self.path = self.final
 
     def abandon(self) -> Path:
@@ -141,28 +141,38 @@ def claimed(folder: Path) -> Iterator[Claim]:
             _remove_empty(missing)
 
 
+def free_name(folder: Path, word: str) -> Path:
+    """Return the first of ``NAME.WORD-1``, ``NAME.WORD-2`` … that is free."""
+    names = (folder.with_name(f"{folder.name}.{word}-{n}") for n in range(1, 10**6))
+    return next(name for name in names if not name.exists())
+
+
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[Path]:
     """Give a temporary folder that becomes ``folder``; it is removed if anything fails.
 
+    Args:
+        folder: must not exist.
+        mend: what to do where it cannot be made, for the error.
+
     Raises:
-        InputError: the name is taken.
+        InputError: the name is taken, or the place cannot be written.
     """
-    _check_free(folder)
-    partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
+    _check_free(folder, mend=mend)
+    partial = temporary(folder)
     missing = _missing_parents(folder)
     try:
         partial.mkdir(parents=True)
     except OSError as error:
         raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
         ) from error
     place = partial.stat()
     try:
         yield partial
         _check_same(partial, place)
-        _check_free(folder)
-        partial.rename(folder)
+        _check_free(folder, mend=mend)
+        settle(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         _remove_empty(missing)
@@ -178,9 +188,9 @@ def _check_same(path: Path, place: os.stat_result) -> None:
         raise FileNotFoundError(f"the folder {str(path)!r} was removed while it was being written")
 
 
-def _check_free(folder: Path) -> None:
+def _check_free(folder: Path, *, mend: str = "choose another --out") -> None:
     if os.path.lexists(folder):
-        raise InputError(f"{str(folder)!r} exists and is not overwritten: choose another --out")
+        raise InputError(f"{str(folder)!r} exists and is not overwritten: {mend}")
 
 
 def _check_writable(folder: Path) -> None:
@@ -246,5 +256,4 @@ def _set_aside(partial: Path, folder: Path) -> Path:
     if not any(partial.iterdir()):
         partial.rmdir()
         return partial
-    names = (folder.with_name(f"{folder.name}.unfinished-{n}") for n in range(1, 10**6))
-    return partial.rename(next(name for name in names if not name.exists()))
+    return partial.rename(free_name(folder, "unfinished"))

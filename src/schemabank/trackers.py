@@ -26,6 +26,7 @@ from schemabank.configfile import run_id, to_yaml
 from schemabank.errors import InputError
 from schemabank.naming import dotted_settings
 from schemabank.progress import Reporter
+from schemabank.rundir import free_name
 from schemabank.waiting import waiting
 
 LOG_EVERY_S = 1.0
@@ -177,8 +178,7 @@ class TensorBoard:
         """Begin a folder; what an unfinished run of that name left is kept under another one."""
         folder = self._folder / run_id(run)
         if folder.exists():
-            names = (folder.with_name(f"{folder.name}.earlier-{n}") for n in range(1, 10**6))
-            folder.rename(next(name for name in names if not name.exists()))
+            folder.rename(free_name(folder, "earlier"))
         return _TensorBoardRun(self._module.SummaryWriter(str(folder)), run)
 
 
