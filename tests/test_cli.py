@@ -148,7 +148,7 @@ class TestBadInput:
         assert ended.code == 2
         assert "'no/such-model' was not found: there is no folder " in ended.sentence
         assert "it is none of the embedded models smollm2-135m-instruct" in ended.sentence
-        assert "HF_HUB_OFFLINE forbids asking the hub and its cache " in ended.sentence
+        assert "HF_HUB_OFFLINE forbids asking the hub and the cache in " in ended.sentence
 
     def test_data_that_is_not_there(
         self,

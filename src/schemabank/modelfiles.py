@@ -9,21 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, errors, hf_hub_download
+from huggingface_hub import errors, hf_hub_download
 
-from schemabank.errors import InputError, first_line
+from schemabank.errors import InputError
 from schemabank.ggufmodels import converted
+from schemabank.hub import cause_and_mend
 
 GGUF_SUFFIX = ".gguf"
-
-# What the hub's answer means and how to mend it; a subclass stands before its parent.
-HUB_CAUSES: tuple[tuple[type[Exception], str, str], ...] = (
-    (errors.GatedRepoError, "it is gated", "accept the terms on its page and set HF_TOKEN"),
-    (errors.RepositoryNotFoundError, "no such public model", "correct it or set HF_TOKEN"),
-    (errors.RevisionNotFoundError, "no such revision", "correct the revision"),
-    (errors.LocalEntryNotFoundError, "the hub cannot be reached", "check the network"),
-    (errors.RemoteEntryNotFoundError, "no config.json in it", "give a transformers model"),
-)
 
 
 @dataclass(frozen=True)
@@ -132,22 +124,11 @@ def _locate_on_hub(name: str, revision: str | None) -> Located:
         cause = "it is not a hub id, which looks like owner/name"
         raise InputError(_not_found(name, cause, "correct it")) from error
     except OSError as error:
-        raise InputError(_not_found(name, *_hub_cause(error))) from error
+        cause, mend = cause_and_mend(error)
+        raise InputError(_not_found(name, cause, f"{mend}, or use an embedded model")) from error
     commit = Path(config).parent.name  # the hub's cache: snapshots/<commit>/config.json
     source = f"loaded from the Hugging Face hub, {name} at commit {commit}"
     return Located(name, name, source, revision=commit)
-
-
-def _hub_cause(error: OSError) -> tuple[str, str]:
-    cache = f"its cache {constants.HF_HUB_CACHE}"
-    if constants.is_offline_mode():
-        cause = f"HF_HUB_OFFLINE forbids asking the hub and {cache} does not hold it"
-        return cause, "correct it, unset HF_HUB_OFFLINE or use an embedded model"
-    hub = f"the hub {constants.ENDPOINT} was asked besides {cache}"
-    for kind, cause, mend in HUB_CAUSES:
-        if isinstance(error, kind):
-            return f"{hub}: {cause}", mend
-    return f"{hub}: {first_line(error)}", "try again later"
 
 
 def _not_found(name: str, cause: str, mend: str) -> str:

@@ -27,6 +27,7 @@ from schemabank.cohort.batches import (
 )
 from schemabank.errors import InputError
 from schemabank.tasks import gsm8k
+from schemabank.tasks.sources import DATA_VARIABLE
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 MAX_PADDING = 0.15
@@ -207,10 +208,10 @@ def test_padding_ratio_by_hand() -> None:
 def test_padding_on_gsm8k_is_at_most_15_percent(
     batch_size: int, completion_only: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Path(os.environ.get(gsm8k.DATA_VARIABLE, SHARED_DATA))
+    folder = Path(os.environ.get(DATA_VARIABLE, SHARED_DATA))
     if not (folder / "gsm8k" / "train.jsonl.gz").is_file():
-        pytest.skip(f"needs GSM8K in {gsm8k.DATA_VARIABLE}")
-    monkeypatch.setenv(gsm8k.DATA_VARIABLE, str(folder))
+        pytest.skip(f"needs GSM8K in {DATA_VARIABLE}")
+    monkeypatch.setenv(DATA_VARIABLE, str(folder))
     rows = gsm8k.load(validation_ratio=0.1, calculator_marks=False).train
     tokens = re.compile(r" ?[A-Za-z]{1,8}|\d|\s|[^\w\s]")
     encoded = [

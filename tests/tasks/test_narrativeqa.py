@@ -3,9 +3,7 @@
 import csv
 import gzip
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -351,7 +349,7 @@ def test_the_hub_is_read_when_no_folder_is_set(monkeypatch: pytest.MonkeyPatch) 
     asked = []
     ids = {"train": "r0", "validation": "v0", "test": "t0"}
 
-    def load_dataset(name: str) -> Any:  # noqa: ANN401
+    def load_dataset(name: str, *_names: None, **_options: None) -> Any:  # noqa: ANN401
         asked.append(name)
         return {s: datasets.Dataset.from_list(hub_rows(id_)) for s, id_ in ids.items()}
 
@@ -371,25 +369,6 @@ def test_the_hub_is_read_when_no_folder_is_set(monkeypatch: pytest.MonkeyPatch) 
     tokenised = load(natural_text=False).test[1]
     assert (tokenised.question, tokenised.answer) == ("Who 's 1 ?", "Mark .")
     assert tokenised.fields["summary"] == "Mark 's car ."
-
-
-def test_unreachable_hub_says_both_places_and_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_dataset(*_: str) -> None:
-        raise ConnectionError("Couldn't reach the Hub (OfflineModeIsEnabled)")
-
-    monkeypatch.setenv("SCHEMABANK_DATA", "")
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(InputError) as caught:
-        load()
-    for part in ("SCHEMABANK_DATA (not set)", "OfflineModeIsEnabled", "qaps.csv"):
-        assert part in str(caught.value)
-
-
-def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SCHEMABANK_DATA", raising=False)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match="pip install datasets"):
-        load()
 
 
 @pytest.mark.skipif(

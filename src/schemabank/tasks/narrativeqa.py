@@ -13,7 +13,6 @@ Rows come from the first of these that is there:
 """
 
 import csv
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import Any
 from schemabank.errors import InputError
 from schemabank.files import json_lines
 from schemabank.tasks.base import Example, TaskData, hash_position
-from schemabank.tasks.gsm8k import DATA_VARIABLE
+from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
 
 HUB_ID = "deepmind/narrativeqa"
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -99,8 +98,8 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     (``gutenberg`` or ``movie``) and ``document``.
     """
     _check(validation_ratio, max_summary_words)
-    folder = os.environ.get(DATA_VARIABLE)
-    splits = _folder(Path(folder) / "narrativeqa", natural_text) if folder else _hub(natural_text)
+    folder = data_folder()
+    splits = _folder(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
     _check_disjoint(splits)
     examples = {
         name: _examples(name, split, max_summary_words=max_summary_words)
@@ -241,22 +240,11 @@ def _upstream_folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
 
 
 def _hub(natural_text: bool) -> dict[str, _Split]:
-    mend = f"or set {DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its companions"
-    try:
-        # Only this source needs the slow import, and a local folder must work without the package.
-        import datasets  # noqa: PLC0415
-    except ImportError as error:
-        raise InputError(
-            f"NarrativeQA was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub, "
-            f"which needs the package datasets: install it with 'pip install datasets', {mend}"
-        ) from error
-    try:
-        hub_data = datasets.load_dataset(HUB_ID)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"NarrativeQA was looked for in {DATA_VARIABLE} (not set) and on the Hugging Face hub "
-            f"as {HUB_ID!r} ({error}): allow network access and unset HF_HUB_OFFLINE, {mend}"
-        ) from error
+    hub_data = load_data_set(
+        HUB_ID,
+        sought=f"NarrativeQA was looked for in {NOT_SET}",
+        otherwise=f"set {DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its companions",
+    )
     return {
         split: _hub_split(hub_name, hub_data[hub_name], natural_text)
         for split, hub_name in HUB_SPLITS.items()

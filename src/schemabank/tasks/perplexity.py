@@ -6,7 +6,6 @@ front of them, so that nothing but the context differs. Books come from a folder
 test on, ``split: test`` or ``narrativeqa_set: test``; a book is whole in one split.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from schemabank.files import json_lines, read_unpacked
 from schemabank.seams import beginning_tokens
 from schemabank.taskconfig import PerplexitySettings
 from schemabank.tasks.base import Example, Item, TaskData, hash_position
-from schemabank.tasks.gsm8k import DATA_VARIABLE
+from schemabank.tasks.sources import DATA_VARIABLE, data_folder
 
 PROMPT_WORDS, TARGET_WORDS = 50, 150  # of a training example
 TEST_SET = "test"  # NarrativeQA's
@@ -101,14 +100,16 @@ def _ends(num_tokens: int, settings: PerplexitySettings) -> list[int]:
 
 
 def _folder(settings: PerplexitySettings) -> Path:
-    data = os.environ.get(DATA_VARIABLE)
-    if settings.path is None and data is None:
+    if settings.path is not None:
+        folder = Path(settings.path)
+    elif (data := data_folder()) is not None:
+        folder = data / "books"
+    else:
         raise InputError(
             f"the books were looked for in task.perplexity.path and {DATA_VARIABLE}, and neither "
             "is set: set one to a folder with index.jsonl and text/ (the latter to the folder "
             "above it, which holds it as books/)"
         )
-    folder = Path(settings.path) if settings.path is not None else Path(str(data)) / "books"
     if not (folder / "index.jsonl").is_file():
         raise InputError(
             f"{str(folder)!r} holds no index.jsonl: set task.perplexity.path to a folder of books"

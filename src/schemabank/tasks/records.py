@@ -18,6 +18,7 @@ from schemabank.files import json_lines
 from schemabank.taskconfig import RecordsSettings
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import columns_in, fill
+from schemabank.tasks.sources import load_data_set
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SPLITS = ("train", "validation", "test")
@@ -120,17 +121,13 @@ def _file_rows(path: Path) -> Iterator[Row]:
 
 
 def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
-    # Slow to import, and files must work without it.
-    import datasets  # noqa: PLC0415
-
-    try:
-        data = datasets.load_dataset(settings.path, settings.config, revision=settings.revision)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(
-            f"task.records.path {settings.path!r} is no file and no folder, and cannot be read as "
-            f"a data set of the Hugging Face hub ({error}): correct the path, or allow network "
-            "access and unset HF_HUB_OFFLINE"
-        ) from error
+    data = load_data_set(
+        settings.path,
+        settings.config,
+        revision=settings.revision,
+        sought="the data of task.records.path were looked for as a file, as a folder",
+        otherwise="name a file or a folder",
+    )
     data = data.flatten()  # an object's own columns are columns, as answers.text
     names = _wanted(named, data)
     for split, name in names.items():

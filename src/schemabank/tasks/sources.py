@@ -1,0 +1,58 @@
+"""Where tasks find their data: the folder in ``SCHEMABANK_DATA``, or the Hugging Face hub.
+
+The hub's libraries honour ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+from schemabank.errors import InputError
+from schemabank.hub import cause_and_mend
+from schemabank.waiting import waiting
+
+DATA_VARIABLE = "SCHEMABANK_DATA"
+NOT_SET = f"{DATA_VARIABLE} (not set)"
+
+
+def data_folder() -> Path | None:
+    """Return the folder in ``SCHEMABANK_DATA``; ``None`` where it is not set or empty."""
+    folder = os.environ.get(DATA_VARIABLE)
+    return Path(folder) if folder else None
+
+
+def load_data_set(
+    hub_id: str,
+    config: str | None = None,
+    *,
+    revision: str | None = None,
+    sought: str,
+    otherwise: str,
+) -> Any:  # noqa: ANN401 -- datasets has no types
+    """Load all splits of a data set; where that takes long, whoever waits hears it by name.
+
+    Args:
+        hub_id: owner and name.
+        config: which of its configurations; ``None`` for the only one.
+        revision: commit, branch or tag; ``None`` for the newest.
+        sought: what was looked for and where, as the beginning of a sentence.
+        otherwise: what else would do, as the end of one.
+
+    Raises:
+        InputError: there is no such data set, or it cannot be loaded.
+    """
+    import datasets  # noqa: PLC0415 -- slow, and files are read without it
+
+    kinds = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    try:
+        with waiting(f"loading {hub_id} from the Hugging Face hub", lambda _: None):
+            return datasets.load_dataset(hub_id, config, revision=revision)
+    except kinds as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise
+        cause, mend = cause_and_mend(error)
+        raise InputError(
+            f"{sought} and on the Hugging Face hub as {hub_id!r}, but {cause}: {mend}, or "
+            f"{otherwise}"
+        ) from error
