@@ -7,7 +7,16 @@ import pytest
 
 from schemabank import files
 from schemabank.errors import InputError
-from schemabank.files import inside, json_lines, parse_json, read_json, read_lines, read_text
+from schemabank.files import (
+    csv_rows,
+    inside,
+    json_lines,
+    parse_json,
+    read_json,
+    read_lines,
+    read_text,
+    read_unpacked,
+)
 
 
 def test_json_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -67,6 +76,10 @@ def test_what_is_no_regular_file_is_refused(kind: str, tmp_path: Path) -> None:
         read_json(path)
     with pytest.raises(InputError, match="is no regular file"):
         list(read_lines(path))
+    with pytest.raises(InputError, match="is no regular file"):
+        read_unpacked(path)
+    with pytest.raises(InputError, match="is no regular file"):
+        list(csv_rows(path))
 
 
 def test_an_endless_file_is_read_up_to_the_bound() -> None:
@@ -116,3 +129,33 @@ def test_links_inside_a_folder_are_followed_and_others_are_not(tmp_path: Path) -
     for name in ("bad", "dots", "../other"):
         with pytest.raises(InputError, match="outside its folder"):
             inside(folder, name)
+
+
+def test_cells_of_a_csv_come_as_they_were_written(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b'\xef\xbb\xbfid,text\r\n1,"two\r\nlines, one cell"\r\n2,b\r\n')
+    assert list(csv_rows(path)) == [
+        (f"{path} line 3", {"id": "1", "text": "two\r\nlines, one cell"}),
+        (f"{path} line 4", {"id": "2", "text": "b"}),
+    ]
+
+
+def test_what_is_no_csv_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("id,text\n1," + "x" * 200_000 + "\n")
+    with pytest.raises(InputError, match=r"x\.csv cannot be read after line 1 .*field larger"):
+        list(csv_rows(path))
+    monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    with pytest.raises(InputError, match=r"x\.csv line 2 has more than 1000 characters"):
+        list(csv_rows(path))
+
+
+def test_a_torn_packed_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt.gz"
+    path.write_bytes(gzip.compress(b"a book" * 1000)[:-20])
+    with pytest.raises(InputError, match=r"cannot read '.*book\.txt\.gz' \(Compressed file ended"):
+        read_unpacked(path)
+    path.write_bytes(gzip.compress(b"a book"))
+    assert read_unpacked(path) == "a book"
+    with pytest.raises(InputError, match="has more than 3 bytes"):
+        read_unpacked(path, at_most=3)

@@ -200,13 +200,13 @@ def test_a_large_file_is_hashed_again_when_it_changes_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    plain = modeldigests._sha256
+    plain = modeldigests.sha256
 
     def counting(path: Path) -> str:
         hashed.append(path.name)
         return plain(path)
 
-    monkeypatch.setattr(modeldigests, "_sha256", counting)
+    monkeypatch.setattr(modeldigests, "sha256", counting)
     monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
     cache = tmp_path / "cache"
     cache.mkdir()

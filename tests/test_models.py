@@ -1,9 +1,9 @@
 """models.py: every way to name a base model, offline."""
 
+import hashlib
 import importlib.util
 import json
 import logging
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from fulldisk import longest_file
 from schemabank import ggufmodels, hub, modelfiles
 from schemabank.architecture import decoder_blocks
 from schemabank.errors import InputError
+from schemabank.files import sha256
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
@@ -267,7 +268,8 @@ class TestGguf:
 
         gguf = tmp_path / "race.gguf"
         gguf.write_bytes(b"weights")
-        key = f"race-{sha256(b'weights').hexdigest()[:16]}-transformers-{transformers.__version__}"
+        digest = hashlib.sha256(b"weights").hexdigest()
+        key = f"race-{digest[:16]}-transformers-{transformers.__version__}"
         expected = cache / "schemabank/models/gguf" / key
         monkeypatch.setattr(ggufmodels, "_convert", convert_while_another_finishes)
         found = ggufmodels.converted("race.gguf", (gguf,), origin="race.gguf")[0]
@@ -301,7 +303,7 @@ class TestGguf:
         whole.write_bytes(b"abcdef")
         parts[0].write_bytes(b"abc")
         parts[1].write_bytes(b"def")
-        assert ggufmodels._sha256(tuple(parts)) == ggufmodels._sha256((whole,))
+        assert sha256(*parts) == sha256(whole)
         joined = ggufmodels._joined(tuple(parts), tmp_path / "joined")
         assert joined.read_bytes() == b"abcdef"
 

@@ -4,7 +4,9 @@ Whatever is wrong with a file ends as an ``InputError`` that names it. Numbers t
 have, ``NaN`` and ``Infinity``, are refused where a reader asks for finite ones.
 """
 
+import csv
 import gzip
+import hashlib
 import json
 import math
 import re
@@ -12,7 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TextIO, cast
 
 from schemabank.errors import InputError
 
@@ -26,6 +28,9 @@ FREE_EXPANSION, MOST_EXPANSION = 1024 * MIB, 200
 
 # What Python reads as NaN or infinity, though it may also stand in a text.
 UNBOUNDED = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+
+# A name with a zero byte and text that is no UTF-8 are ValueErrors.
+UNREADABLE = (OSError, ValueError, zlib.error, EOFError)
 
 Tree = dict[str, object]
 
@@ -45,17 +50,17 @@ def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
     Raises:
         InputError: it is missing, a folder, or too large.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(at_most + 1)
-    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
-        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
-    if len(content) > at_most:
-        raise InputError(
-            f"{str(path)!r} has more than {at_most} bytes, allowed are files of at most so many: "
-            "name the right file, or restore it"
-        )
-    return content
+    return _read(path, at_most=at_most, is_packed=False)
+
+
+def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
+    """Read a whole text file; a name with ``.gz`` is unpacked.
+
+    Raises:
+        InputError: it is missing, no regular file, torn, not UTF-8, or too large.
+    """
+    check_regular(path)
+    return _decoded(_read(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
 
 
 def read_json(path: Path, *, finite: bool = False) -> Tree:
@@ -106,8 +111,12 @@ def is_number(value: object, *, at_most: float = sys.float_info.max) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= at_most
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, newline: str | None = None) -> Iterator[tuple[int, str]]:
     """Read a text file's lines with their numbers, from 1; a name with ``.gz`` is unpacked.
+
+    Args:
+        path: the file.
+        newline: as for ``open``; empty leaves the ends of lines as they are.
 
     Raises:
         InputError: it is missing, no regular file, not UTF-8, torn, or a line or what a packed
@@ -116,7 +125,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     check_regular(path)
     number = 0
     try:
-        with _lines_of(path) as lines:
+        with _lines_of(path, newline) as lines:
             total, allowed = 0, _largest(path)
             while line := lines.readline(LONGEST_LINE):
                 number, total = number + 1, total + len(line)
@@ -126,27 +135,27 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist: restore it or name another file") from error
-    except (OSError, ValueError, zlib.error, EOFError) as error:  # ValueError: no UTF-8, or a name
+    except UNREADABLE as error:
         raise InputError(
             f"{path} cannot be read after line {number} ({error}): it must be text lines in UTF-8"
         ) from error
 
 
-def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
-    """Read a whole text file; a name with ``.gz`` is unpacked.
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Read a CSV file with a head: where each row ends, and its cells by column.
 
     Raises:
-        InputError: it is missing, no regular file, torn, not UTF-8, or too large.
+        InputError: as :func:`read_lines`, and what is no CSV.
     """
-    check_regular(path)
+    # Line ends within quotes are text, so that they come as they are.
+    rows = csv.DictReader(line for _, line in read_lines(path, newline=""))
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(at_most + 1)
-    except (OSError, ValueError, zlib.error, EOFError) as error:
-        raise InputError(f"{path} cannot be read ({error}): restore the file") from error
-    if len(content) > at_most:
-        raise InputError(f"{path} holds more than {at_most} bytes, allowed are as many: split it")
-    return _decoded(content, path)
+        for row in rows:
+            yield f"{path} line {rows.line_num}", row
+    except csv.Error as error:
+        raise InputError(
+            f"{path} cannot be read after line {rows.line_num} ({error}): it must be CSV"
+        ) from error
 
 
 def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
@@ -164,6 +173,19 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
                     f"{where} must be an object with named columns, not {value!r:.60}: mend it"
                 )
             yield where, value
+
+
+def sha256(*paths: Path) -> str:
+    """Return the SHA-256 of the contents of files, one behind the other.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)  # goes on with the same digest
+    return found.hexdigest()
 
 
 def check_regular(path: Path) -> None:
@@ -208,14 +230,28 @@ def inside(folder: Path, name: str) -> Path:
 def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
     if len(line) == LONGEST_LINE and not line.endswith("\n"):
         raise InputError(
-            f"{path} line {number} has more than {LONGEST_LINE} characters: allowed is one JSON "
-            "object a line, mend the file"
+            f"{path} line {number} has more than {LONGEST_LINE} characters: allowed are "
+            "shorter ones, break the line or name another file"
         )
     if is_too_much:
         raise InputError(
             f"{path} unpacks to more than {MOST_EXPANSION} times its size: allowed is less, give "
             "the file unpacked if it is meant"
         )
+
+
+def _read(path: Path, *, at_most: int, is_packed: bool) -> bytes:
+    try:
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            content = file.read(at_most + 1)
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
+    if len(content) > at_most:
+        raise InputError(
+            f"{str(path)!r} has more than {at_most} bytes, allowed are files of at most so many: "
+            "name the right file, or restore it"
+        )
+    return content
 
 
 def _decoded(content: bytes, path: Path) -> str:
@@ -225,10 +261,10 @@ def _decoded(content: bytes, path: Path) -> str:
         raise InputError(f"cannot read {str(path)!r} ({error}): save it as UTF-8") from error
 
 
-def _lines_of(path: Path) -> IO[str]:
+def _lines_of(path: Path, newline: str | None) -> IO[str]:
     if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8-sig"))
-    return path.open(encoding="utf-8-sig")
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
+    return path.open(encoding="utf-8-sig", newline=newline)
 
 
 def _largest(path: Path) -> float:

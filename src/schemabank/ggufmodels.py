@@ -4,7 +4,6 @@ The folder holds float32 weights, since a GGUF file's values do not fit bfloat16
 """
 
 import contextlib
-import hashlib
 import io
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from transformers import (
 )
 
 from schemabank.errors import InputError, first_line
+from schemabank.files import sha256
 from schemabank.memory import is_out_of_memory
 from schemabank.writing import settle, writing_tensors
 
@@ -57,7 +57,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
     Two processes may convert at once; the first to rename its folder wins.
     """
     root = _cache(origin)
-    key = f"{Path(file_name).stem}-{_sha256(parts)[:16]}"
+    key = f"{Path(file_name).stem}-{sha256(*parts)[:16]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
         return folder, f"converted earlier from {origin}, reused from {folder}"
@@ -83,14 +83,6 @@ def _cache(origin: str) -> Path:
             f"the GGUF file {origin!r} cannot be converted, since its place in the user's cache "
             f"cannot be made ({first_line(error)}): let HF_HOME name a folder that you may write to"
         ) from error
-
-
-def _sha256(parts: tuple[Path, ...]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        with part.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)  # goes on with the same digest
-    return digest.hexdigest()
 
 
 def _joined(parts: tuple[Path, ...], target: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import cached_assets_path
 
+from schemabank.files import sha256
 from schemabank.modelfiles import Located
 from schemabank.writing import whole_file
 
@@ -61,15 +62,15 @@ def _file_digest(path: Path) -> str:
     real = path.resolve()
     stat = real.stat()
     if stat.st_size <= HASHED_EVERY_TIME:
-        return _sha256(real)
+        return sha256(real)
     said = [str(real), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     kept = _place(hashlib.sha256(json.dumps(said).encode()).hexdigest())
     if kept is None:
-        return _sha256(real)
+        return sha256(real)
     with suppress(OSError, UnicodeDecodeError):
         if DIGEST.fullmatch(digest := kept.read_text(encoding="ascii")):
             return digest
-    digest = _sha256(real)
+    digest = sha256(real)
     _keep(kept, digest)
     return digest
 
@@ -80,11 +81,6 @@ def _place(key: str) -> Path | None:
         return cached_assets_path("schemabank", namespace="digests", subfolder="sha256") / key
     except (OSError, ValueError):  # ValueError: a file stands where a folder of the cache should
         return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _keep(path: Path, digest: str) -> None:

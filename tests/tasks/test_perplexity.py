@@ -169,5 +169,5 @@ def test_a_bad_index_is_named(folder: Path, line: str) -> None:
 
 def test_a_damaged_book_is_named(folder: Path) -> None:
     (folder / "text" / "book-0.txt.gz").write_bytes(b"no gzip")
-    with pytest.raises(InputError, match=r"book-0.txt.gz cannot be read"):
+    with pytest.raises(InputError, match=r"cannot read .*book-0.txt.gz"):
         loaded(folder)

@@ -12,16 +12,15 @@ Rows come from the first of these that is there:
 - the Hugging Face hub, where ``SCHEMABANK_DATA`` is not set.
 """
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemabank.errors import InputError
-from schemabank.files import json_lines
+from schemabank.files import csv_rows, json_lines
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
 
@@ -38,8 +37,6 @@ CONTRACTION = re.compile(
     r"|\b(you|we|they|who|there) (re)(?!\S)",
     re.IGNORECASE,
 )
-
-Row = tuple[str, Mapping[str, object]]  # where the row stands, for messages, and its columns
 
 
 @dataclass(frozen=True)
@@ -221,16 +218,16 @@ def _upstream_folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
         )
     summaries = {
         _text(where, row, "document_id"): _text(where, row, f"summary{suffix}")
-        for where, row in _csv_rows(summary_files[0])
+        for where, row in csv_rows(summary_files[0])
     }
     splits = {name: _Split() for name in HUB_SPLITS}
-    for where, row in _csv_rows(folder / "documents.csv"):
+    for where, row in csv_rows(folder / "documents.csv"):
         id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "wiki_title"))
         if id_ in summaries:
             document = _Document(kind, title, summaries[id_])
             splits[_split_name(where, row)].add_document(where, id_, document)
     counts: Counter[str] = Counter()
-    for where, row in _csv_rows(folder / "qaps.csv"):
+    for where, row in csv_rows(folder / "qaps.csv"):
         split = splits[_split_name(where, row)]
         id_ = split.known_document(where, row)
         answers = _references(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
@@ -266,20 +263,6 @@ def _hub_split(name: str, rows: Any, natural_text: bool) -> _Split:  # noqa: ANN
         text = _text(where, row, f"question.{part}")
         split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
     return split
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    number = 0
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            rows = csv.DictReader(lines)
-            for row in rows:
-                number = rows.line_num
-                yield f"{path} line {number}", row
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read after line {number} ({error}): restore the original file"
-        ) from error
 
 
 def _text(where: str, row: Mapping[str, object], key: str) -> str:
