@@ -51,7 +51,7 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "lora has no tags": ({"arm": "lora", "tags": {"num_tags": 4}}, "tags.num_tags (the arm lora"),
     "lora has no stages": (
         {"arm": "lora", "curriculum": [{**TAGGED}]},
-        "curriculum.only.name, curriculum.only.ratio",
+        "no effect: curriculum.only.ratio",
     ),
     "lora keeps no stages": (
         {"arm": "lora", "engine": {"keep_stages": True}},

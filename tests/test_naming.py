@@ -1,6 +1,6 @@
 from schemabank.config import LoraSettings, RunConfig, TrainSettings
 from schemabank.configfile import run_id
-from schemabank.naming import dotted_settings, titles_of
+from schemabank.naming import dotted, dotted_settings, titles_of
 
 
 def lora(seed: int, rate: float, r: int = 16) -> RunConfig:
@@ -16,6 +16,20 @@ def test_settings_have_dotted_names_and_stages_their_own() -> None:
     assert settings["seed"] == 3
     assert not any(name.startswith("engine.") for name in settings)
     assert not any(name.startswith("bank.") for name in dotted_settings(lora(1, 1e-3)))
+
+
+def test_nested_settings_have_dotted_names_whoever_wrote_them() -> None:
+    stages = [{"name": "warm", "ratio": 0.5}, {"name": "joint", "train": ["lora"]}]
+    written = {"train": {"max_steps": 3}, "curriculum": stages, "lora": {"target_modules": ["q"]}}
+    assert dotted(written) == {
+        "train.max_steps": 3,
+        "curriculum.warm.ratio": 0.5,
+        "curriculum.joint.train": ["lora"],
+        "lora.target_modules": ["q"],
+    }
+    assert dotted({"curriculum": tuple(stages)}) == dotted({"curriculum": stages})
+    assert stages[0]["name"] == "warm", "what was written is left as it was"
+    assert dotted({"curriculum": "paper"}) == {"curriculum": "paper"}
 
 
 def test_a_title_tells_what_varies_within_an_arm() -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from schemabank.config import PRESETS, EvalSettings, ExperimentConfig, RunConfig
 from schemabank.configfile import apply_override
 from schemabank.errors import InputError
-from schemabank.naming import flat
+from schemabank.naming import dotted
 from schemabank.scoring import METRICS
 from schemabank.taskconfig import TASK_NAMES
 from schemabank.tasks.catalog import TASKS, metric_of
@@ -155,14 +155,6 @@ def stated(config: BaseModel) -> list[str]:
     return [n for n, value in dotted(tree).items() if of_preset.get(n, missing) != value]
 
 
-def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
-    """Return written settings by dotted names, those of a stage by its own name."""
-    stages = tree.get("curriculum")
-    if isinstance(stages, list) and all(isinstance(stage, Mapping) for stage in stages):
-        tree = {**tree, "curriculum": {stage.get("name"): stage for stage in stages}}
-    return flat(tree)
-
-
 def unused_settings(run: RunConfig) -> Reasons:
     """Return the settings and sections that a run does not use, with the reason."""
     found: Reasons = {}
@@ -202,7 +194,7 @@ def _set_by(text: str) -> list[str]:
         return [name]
     tree: dict[str, Any] = {}
     apply_override(tree, text)
-    return list(flat(tree))
+    return list(dotted(tree))
 
 
 def _reason(name: str, unused: Mapping[str, str]) -> str | None:

@@ -10,11 +10,8 @@ MOST_SETTINGS = 4  # in a title
 
 
 def dotted_settings(run: RunConfig) -> dict[str, object]:
-    """Return the settings that a run's arm uses, by dotted name; a stage goes by its own name."""
-    tree = run.model_dump(mode="json", exclude=NOT_IDENTITY | run.unused_sections)
-    if "curriculum" in tree:
-        tree["curriculum"] = {stage.pop("name"): stage for stage in tree["curriculum"]}
-    return flat(tree)
+    """Return the settings that a run's arm uses, by dotted name."""
+    return dotted(run.model_dump(mode="json", exclude=NOT_IDENTITY | run.unused_sections))
 
 
 def titles_of(runs: Sequence[RunConfig]) -> dict[str, str]:
@@ -47,6 +44,17 @@ def _varying(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
         name: short if last.count(short) == 1 else name
         for name, short in zip(names, last, strict=True)
     }
+
+
+def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
+    """Return settings by dotted names; a stage of the curriculum goes by its own name."""
+    stages = tree.get("curriculum")
+    if isinstance(stages, Sequence) and all(isinstance(stage, Mapping) for stage in stages):
+        named = {stage.get("name"): {**stage} for stage in stages}
+        for stage in named.values():
+            stage.pop("name", None)
+        tree = {**tree, "curriculum": named}
+    return flat(tree)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:

@@ -13,6 +13,7 @@ from schemabank.cohort.seating import CACHED_COST, Journey, count_steps
 from schemabank.cohort.slots import steps_before_lora
 from schemabank.config import RunConfig
 from schemabank.curriculum import plan
+from schemabank.naming import dotted
 
 # Settings of banks that every slot has for itself; the others are the stack's.
 OWN_BANK_SETTINGS = {
@@ -57,7 +58,7 @@ def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPla
     plans = []
     for common, group in zip(commons, groups.values(), strict=True):
         differing = [n for n in common if any(c.get(n, common[n]) != common[n] for c in commons)]
-        reason = ", ".join(f"{name} = {_words(common[name])}" for name in differing)
+        reason = ", ".join(f"{name} = {_as_written(common[name])}" for name in differing)
         longest_first = sorted(group, key=lambda r: -num_steps(r, epoch=epoch))
         plans.append(CohortPlan(runs=tuple(longest_first), reason=reason))
     return plans
@@ -103,11 +104,10 @@ def expected_cost(cached: int, others: int, *, slots: int) -> float:
 
 def _common(run: RunConfig) -> Mapping[str, object]:
     """What all runs of a cohort have in common; ``base`` trains nothing and may have shots."""
+    parts: dict[str, Settings] = {"model": run.model, "task": run.task, "eval": run.evaluation()}
     common: dict[str, object] = {
         "arm": "lora or schemabank" if run.trains else "base",
-        **_named("model", run.model),
-        **_named("task", run.task),
-        **_named("eval", run.evaluation()),
+        **dotted({name: part.model_dump() for name, part in parts.items()}),
         "eval.routing": run.eval.routing,
     }
     if run.trains:
@@ -116,23 +116,13 @@ def _common(run: RunConfig) -> Mapping[str, object]:
         common["train.epoch_orders"] = run.train.epoch_orders
         common["lora.target_modules"] = run.lora.target_modules
         common["lora.layers_to_transform"] = run.lora.layers_to_transform
-        bank = _named("bank", run.bank)
+        bank = dotted({"bank": run.bank.model_dump()})
         common |= {name: value for name, value in bank.items() if name not in OWN_BANK_SETTINGS}
         common["tags.num_tags"] = run.tags.num_tags
     return common
 
 
-def _named(name: str, value: object) -> dict[str, object]:
-    """Single settings by the names that they have in a configuration."""
-    if not isinstance(value, Settings):
-        return {name: value}
-    found: dict[str, object] = {}
-    for field in type(value).model_fields:
-        found |= _named(f"{name}.{field}", getattr(value, field))
-    return found
-
-
-def _words(value: object) -> str:
+def _as_written(value: object) -> str:
     """A setting as a user writes it, in one line."""
     text = json.dumps(value, ensure_ascii=False)
     return text[1:-1] if isinstance(value, str) else text

@@ -23,8 +23,9 @@ from schemabank.configfile import (
     validated,
     with_preset,
 )
-from schemabank.effects import Idle, dotted, idle_settings, sentences
+from schemabank.effects import Idle, idle_settings, sentences
 from schemabank.errors import InputError
+from schemabank.naming import dotted
 from schemabank.plainyaml import Location
 
 ARM, SEED, PRESET = "arm", "seed", "preset"

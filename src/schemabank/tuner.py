@@ -19,7 +19,7 @@ from schemabank.config import RunConfig
 from schemabank.effects import idle_settings, sentences, stated
 from schemabank.errors import InputError
 from schemabank.modelfit import check_training
-from schemabank.naming import flat
+from schemabank.naming import dotted
 from schemabank.pairs import as_pairs
 from schemabank.peftlayers import check_peft_layers
 from schemabank.prepare import engine_run, training_data
@@ -188,10 +188,10 @@ class Tuner:
 
 def _tell_without_effect(config: RunConfig) -> None:
     """Warn of settings that change nothing here: for want of use in a Tuner, or in its arm."""
-    defaults = flat(RunConfig(arm=config.arm).model_dump())
+    defaults = dotted(RunConfig(arm=config.arm).model_dump())
     idle = [
         name
-        for name, value in flat(config.model_dump()).items()
+        for name, value in dotted(config.model_dump()).items()
         if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
     ]
     if idle:
