@@ -13,7 +13,8 @@ from typer.main import get_command
 from schemabank.cli import app
 from schemabank.configfile import load_experiment
 from schemabank.resulttables import results_tables
-from schemabank.routing.report import markdown_table, tables
+from schemabank.routing.report import tables
+from schemabank.tables import markdown_table
 from tiny import tiny_model, tiny_tokenizer
 from tools import BENCHMARKS, load_tool
 

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from schemabank.tables import plain_table, without_empty_columns
+from schemabank.tables import markdown_table, plain_table, without_empty_columns
 
 HEAD = ["arm", "epochs", "score", "note"]
 
@@ -22,3 +22,7 @@ def test_the_terminal_shows_no_empty_column() -> None:
     with console.capture() as shown:
         console.print(plain_table("t", HEAD, [["lora", "", "0.1", ""]]))
     assert shown.get().replace("─", "").split() == ["t", "arm", "score", "lora", "0.1"]
+
+
+def test_markdown_keeps_its_columns() -> None:
+    assert markdown_table(["a"], [["x|y\nz"]])[2] == "| x\\|y z |"

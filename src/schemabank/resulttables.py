@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from schemabank.peftcheck import read_check
-from schemabank.tables import PlainTable, plain_table
+from schemabank.tables import PlainTable, bare_table, plain_table
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -98,7 +97,7 @@ def _score_columns(names: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = bare_table(title)
     for column in columns:
         is_arm = column == "arm"  # the only one that may take several lines: figures stay whole
         table.add_column(column, justify="left" if is_arm else "right", no_wrap=not is_arm)

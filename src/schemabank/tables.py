@@ -1,4 +1,4 @@
-"""Tables of cells as they stand, for a screen."""
+"""Tables of cells: on a screen as they stand, and in Markdown."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,25 @@ def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     Columns that hold nothing are left out.
     """
     _, head, rows = without_empty_columns((title, head, rows))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = bare_table(title)
     for index, column in enumerate(head):
         is_text = any(row[index][:1].isalpha() for row in rows)
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(escape, row))
     return table
+
+
+def bare_table(title: str) -> Table:
+    """Return a table in the style of all tables on a screen, without columns as yet."""
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table; a ``|`` or the end of a line in a cell ends no cell."""
+    cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from schemabank.routing.report import markdown_table, tables, write_report
+from schemabank.routing.report import tables, write_report
 
 RECORD = Path(__file__).parents[2] / "results" / "routing" / "rule-tags.json"
 
@@ -81,10 +81,6 @@ def test_a_state_stands_beside_its_own_chance() -> None:
     _, (_, head, rows), *_ = tables(named("rule", ["1", "2"]))
     assert head == ["field", "place", "layer", "start", "end", "at most", "p at the end"]
     assert rows == [["rule", "answer", "3", "0.400 (0.200)", "0.400 (0.200)", "0.700", "0.01"]]
-
-
-def test_markdown_keeps_its_columns() -> None:
-    assert markdown_table(["a"], [["x|y\nz"]])[2] == "| x\\|y z |"
 
 
 def test_the_recorded_routers_know_the_rule_beyond_chance() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from schemabank.figures import Cell, Spec, heat_map, write_figure
 from schemabank.rundir import slug
-from schemabank.tables import PlainTable
+from schemabank.tables import PlainTable, markdown_table
 from schemabank.writing import write_json
 
 JSON, PAGE = "routing.json", "routing.md"
@@ -177,13 +177,3 @@ def _typical(report: Report) -> Iterator[str]:
 def _token(token: Mapping[str, Any]) -> str:
     shown = repr(token["text"])[1:-1].replace("`", "'")
     return f"`{shown or ' '}` {token['times_as_often']:.1f}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay cells out as the lines of a Markdown table."""
-    cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
-    return [
-        f"| {' | '.join(head)} |",
-        f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in cells),
-    ]
