@@ -225,6 +225,7 @@ def report(
     """Examine runs or a table of results: figures, and what a sceptical reviewer would raise."""
     from schemabank.report.command import Question
     from schemabank.report.command import report as examined
+    from schemabank.report.contents import report_json
     from schemabank.report.page import tables, text
 
     question = Question(
@@ -237,7 +238,7 @@ def report(
     )
     found = examined(results, question, out)
     if as_json:
-        _print_json(found)
+        _print_json(report_json(found))
     else:
         _print_tables(tables(found))
         sys.stdout.write(text(found))

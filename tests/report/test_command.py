@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from properties import examples
+from reports import page, report, tables, text
 from schemabank.cli import main
 from schemabank.errors import InputError
-from schemabank.report.command import Question, report
-from schemabank.report.page.markdown import page, tables, text
+from schemabank.report.command import Question
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "published" / "gsm8k.csv"

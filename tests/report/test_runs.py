@@ -12,18 +12,16 @@ import yaml
 from scipy import stats as scipy_stats
 from typer.testing import CliRunner
 
+import reports
+from reports import figures, html_page, page, report, tables, text
 from schemabank import stats
 from schemabank.cli import app
 from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.itemscores import SCORES, load_item_scores
 from schemabank.peftcheck import FIELD, PeftCheck
-from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question, report
-from schemabank.report.examine import examine_runs
-from schemabank.report.page.html import html_page
-from schemabank.report.page.markdown import page, text
+from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question
 from schemabank.report.reading.runs import read_runs
-from schemabank.report.sections.tables import tables
 from schemabank.rundir import CONFIG, RESULT, SUITE
 from schemabank.writing import write_json
 from tools import BENCHMARKS, load_tool
@@ -47,8 +45,7 @@ def runs(written: Path, tmp_path: Path) -> Path:
 
 
 def examined(folder: Path, **asked: str | int | None) -> tuple[Json, list[Json]]:
-    keys = ("treatment", "control", "primary", "group", "test_size")
-    return examine_runs(folder, **{key: asked.get(key) for key in keys})  # type: ignore[arg-type]
+    return reports.examined(folder, Question(**asked))  # type: ignore[arg-type]
 
 
 def ids(folder: Path, **asked: str | int | None) -> list[str]:
@@ -658,3 +655,13 @@ def test_an_adapter_that_is_not_what_was_trained_is_the_first_finding(runs: Path
     assert "2 runs are not what was trained" in found["sentence"]
     assert "the largest relative difference is 2.0e-04, and rounding explains" in found["sentence"]
     assert "could not be compared with its run in stock PEFT: no file" in found["sentence"]
+
+
+def test_the_files_of_a_report_hold_all_that_its_pages_show(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    report(runs, Question(), out)
+    found = read_json(out / JSON)
+    drawn = [json.loads(line) for line in (out / SAMPLES).read_text().splitlines()]
+    assert (out / PAGE).read_text() == page(found)
+    assert (out / HTML).read_text() == html_page(found, drawn)
+    assert {path.stem for path in out.glob("*.svg")} == set(figures(found))

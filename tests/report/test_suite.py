@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from reports import report
 from runs import Finished, Notes
 from schemabank.files import read_json
 from schemabank.itemscores import load_item_scores
-from schemabank.report.command import HTML, JSON, Question, report
+from schemabank.report.command import HTML, JSON, Question
 from schemabank.rundir import RESULT
 from schemabank.suite import load_suite
 from schemabank.suiterun import run_suite

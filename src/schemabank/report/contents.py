@@ -1,33 +1,108 @@
-"""What a report's page says, in the order in which it says it, whatever it is written in."""
+"""What a report holds and shows: all its topics, in order.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+A topic is a file in `schemabank.report.sections`. It says what it finds in a folder of runs, and
+its charts and tables. This file lists the topics: what is found (`find_topics`), where it stands on
+the page (`sections`) and in a terminal (`tables`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from schemabank.report.sections.cells import interval, points, short
-from schemabank.report.sections.charts import Chart, charts
-from schemabank.report.sections.facttables import (
-    behaviour,
-    compared_tables,
-    comparison_tables,
+from schemabank.figures import Spec
+from schemabank.report.claims.judgements import Judged
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.comparing.items import ItemComparison
+from schemabank.report.comparing.material import Material
+from schemabank.report.plain import plain, plain_fields
+from schemabank.report.sections import (
+    claims,
+    completions,
     cost,
-    left_tables,
+    curves,
+    differences,
+    groups,
+    items,
+    others,
+    provenance,
     rates,
-)
-from schemabank.report.sections.tables import (
-    arms,
-    claim_lines,
-    claims_table,
-    claims_title,
-    contrast_tables,
-    other_verdicts,
+    routing,
+    samples,
+    scores,
     verdict,
-    warning_lines,
 )
-from schemabank.stats import FEWEST_SEEDS
+from schemabank.report.sections.chart import Chart, Labels, given
+from schemabank.report.sections.completions import Behaviour
+from schemabank.report.sections.cost import Cost
+from schemabank.report.sections.curves import Curve
+from schemabank.report.sections.groups import GroupContrast
+from schemabank.report.sections.others import OtherArm
+from schemabank.report.sections.provenance import Provenance
+from schemabank.report.sections.rates import Tried
+from schemabank.report.sections.routing import HeatMap
+from schemabank.report.sections.samples import Sample, Shown
+from schemabank.report.sections.verdict import Scored
+from schemabank.report.warnings.finding import Finding
 from schemabank.tables import PlainTable, without_empty_columns
 
-Report = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class TableFile:
+    """What scores were read from: a table of results, or a folder of runs."""
+
+    name: str
+    sha256: str
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Topics:
+    """What a folder of runs tells and a table of results does not."""
+
+    groups: Sequence[GroupContrast] = ()
+    others: Sequence[OtherArm] = ()
+    items: ItemComparison | None = None
+    rates: Sequence[Tried] = ()
+    curves: Sequence[Curve] = ()
+    behaviour: Sequence[Behaviour] = ()
+    cost: Sequence[Cost] = ()
+    routing: Sequence[HeatMap] = ()
+    samples_of: Shown | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a report says.
+
+    Attributes:
+        table: what it was made from.
+        scored: what runs were scored by; ``None`` for a table of results.
+        comparison: of treatment and control.
+        topics: what else runs tell; empty for a table of results.
+        warnings: what a reviewer would raise.
+        claims_file: name of the file of claims; ``None`` without one.
+        claims: that were checked.
+        provenance: of runs; ``None`` for a table of results.
+        samples: what the arms wrote; they lie in a file of their own.
+    """
+
+    table: TableFile
+    scored: Scored | None
+    comparison: Comparison
+    topics: Topics
+    warnings: Sequence[Finding]
+    claims_file: str | None
+    claims: Sequence[Judged]
+    provenance: Provenance | None
+    samples: Sequence[Sample] = ()
+
+    @property
+    def labels(self) -> Labels:
+        """What charts call things."""
+        own = self.comparison
+        arms = dict.fromkeys([own.treatment, own.control, *(at.arm for at in own.arms)])
+        score = self.scored.metric if self.scored else "score"
+        return Labels(list(arms), score, own.setting_name)
 
 
 @dataclass(frozen=True)
@@ -52,114 +127,143 @@ class Section:
     charts: Sequence[Chart] = ()
     lines: Sequence[str] | None = None
     tables: Sequence[PlainTable] = ()
-    open_tables: int = 0
+    open_tables: int = field(default=0)
+
+
+def find_topics(material: Material) -> tuple[Topics, Sequence[Sample]]:
+    """Return what a folder of runs tells, and what the arms wrote."""
+    runs, group, settings = material.runs, material.group, material.settings
+    loss = curves.find(runs)
+    shown, answers = samples.find(runs, group, *material.arms, settings[-1])
+    one = material.primary is not None
+    found = Topics(
+        groups=groups.find(material),
+        others=others.find(material),
+        items=material.by_item.comparison(group, material.arms, settings, primary=one),
+        rates=rates.find(material.folder, runs, group),
+        curves=loss,
+        behaviour=completions.find(runs, group),
+        cost=cost.find(runs, loss),
+        routing=routing.find(runs),
+        samples_of=shown,
+    )
+    return found, answers
 
 
 def sections(report: Report) -> list[Section]:
-    """Return the parts that there is something to say in."""
-    by_name = {chart.name: chart for chart in charts(report)}
-    routing = [chart for name, chart in by_name.items() if name.startswith("routing")]
+    """Return the parts of the page that there is something to say in, in order."""
+    comparison, topics, labels = report.comparison, report.topics, report.labels
     found = [
-        Section("verdict", "Verdict", _verdict(report), leading=1),
+        Section(
+            "verdict",
+            "Verdict",
+            verdict.paragraphs(comparison, report.scored, topics.groups, topics.items),
+            leading=1,
+        ),
         Section(
             "scores",
             "Scores",
-            charts=_named(by_name, "rates", "means"),
-            tables=[*_tables(rates(report)), arms(report)],
+            charts=given(rates.chart(topics.rates, labels), scores.chart(comparison, labels)),
+            tables=given(rates.table(topics.rates), scores.table(comparison)),
         ),
         Section(
             "differences",
             "Differences",
-            charts=_named(by_name, "differences", "others", "groups"),
-            tables=[*contrast_tables(report), *comparison_tables(report)],
+            charts=given(
+                differences.chart(comparison, labels),
+                others.chart(topics.others, labels),
+                groups.chart(topics.groups, labels),
+            ),
+            tables=_comparison_tables(report),
         ),
-        Section("curves", "Learning curves", charts=_named(by_name, "curves")),
+        Section("curves", "Learning curves", charts=given(curves.chart(topics.curves, labels))),
         Section("warnings", "Warnings", lines=warning_lines(report)),
         *_claims(report),
-        Section("completions", "Completions", tables=_tables(behaviour(report)), open_tables=1),
-        Section("routing", "Routing", charts=routing),
-        Section("cost", "Cost", tables=_tables(cost(report)), open_tables=1),
+        Section(
+            "completions",
+            "Completions",
+            tables=given(completions.table(topics.behaviour)),
+            open_tables=1,
+        ),
+        Section("routing", "Routing", charts=list(routing.charts(topics.routing))),
+        Section("cost", "Cost", tables=given(cost.table(topics.cost)), open_tables=1),
         _provenance(report),
     ]
     return [_without_empty_columns(section) for section in found if _says_something(section)]
 
 
-def headline(report: Report) -> str:
-    """Return the primary contrast in one sentence: outcome, effect, interval and seeds."""
-    primary = report["primary"]
-    found = primary["verdict"]
-    ends = found["interval"]
-    known = "" if ends is None else f" (95 % interval {interval(ends, 100)})"
-    effect = "" if found["difference"] is None else f": {points(found['difference'])} points"
-    p = "" if found["p"] is None else f", p = {short(found['p'])}"
-    outcome = str(found["outcome"])
-    few = f" Fewer than {FEWEST_SEEDS} seeds give no verdict." if outcome == "no verdict" else ""
-    return f"{outcome[:1].upper()}{outcome[1:]}{effect}{known}{p}, {_seeds(report)}{few}"
-
-
-def _seeds(report: Report) -> str:
-    contrasts = [report["pooled"], *report["contrasts"]]
-    verdict = report["primary"]["verdict"]
-    contrast = next((c for c in contrasts if c["verdict"] == verdict), report["pooled"])
-    if contrast["test"] == "crossed":
-        num_items = f"{report['items']['num_items']:,}"
-        return f"{_times(len(contrast['seeds']), 'seed')} and {num_items} items, paired."
-    if contrast["test"] == "paired":
-        return f"{_times(len(contrast['seeds']), 'seed')}, paired."
-    numbers = [contrast[arm]["num_seeds"] for arm in ("treatment", "control")]
-    return f"{numbers[0]} against {numbers[1]} seeds, not paired."
-
-
-def _times(num: int, what: str) -> str:
-    return f"{num} {what}{'s' * (num != 1)}"
-
-
-def _verdict(report: Report) -> list[str]:
-    names = {"metric": "score", "split": "split", "group": "part of it"}
-    asked = [f"{name}: {report[key]}" for key, name in names.items() if report.get(key)]
-    has_family = len(report["primary"]["holm_family"]) > 1
+def tables(report: Report) -> list[PlainTable]:
+    """Return the tables for a terminal, in order."""
+    topics = report.topics
     return [
-        headline(report),
-        verdict(report),
-        *other_verdicts(report),
-        *([f"What is compared: {'; '.join(asked)}."] if asked else []),
-        *([f"Holm's adjustment covers {report['primary']['holm_covers']}."] if has_family else []),
+        scores.table(report.comparison),
+        *_comparison_tables(report),
+        *given(
+            rates.table(topics.rates),
+            completions.table(topics.behaviour),
+            cost.table(topics.cost),
+        ),
+    ]
+
+
+def charts(report: Report) -> list[Chart]:
+    """Return the charts that there is data for, in the order of the page."""
+    return [chart for section in sections(report) for chart in section.charts]
+
+
+def figures(report: Report) -> dict[str, Spec]:
+    """Return the charts that there is data for, by the name of their files."""
+    return {chart.name: chart.spec for chart in charts(report)}
+
+
+def warning_lines(report: Report) -> list[str]:
+    """Return one line a warning, its id first."""
+    return [f"{found.id}: {found.sentence}" for found in report.warnings]
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """Return what ``report.json`` holds, its keys in their order."""
+    from_runs = report.scored is not None
+    return {
+        "table": plain(report.table),
+        **plain_fields(report.scored),
+        **plain_fields(report.comparison),
+        **(plain_fields(report.topics) if from_runs else {}),
+        "warnings": plain(report.warnings),
+        "claims_file": report.claims_file,
+        "claims": plain(report.claims),
+        **({"provenance": plain(report.provenance)} if from_runs else {}),
+    }
+
+
+def _comparison_tables(report: Report) -> list[PlainTable]:
+    topics = report.topics
+    return [
+        *differences.tables(report.comparison),
+        *given(others.table(topics.others), groups.table(topics.groups)),
+        *items.tables(topics.items),
     ]
 
 
 def _claims(report: Report) -> list[Section]:
-    if not report["claims"]:
+    own = report.claims
+    if not own:
         return []
-    tables = [claims_table(report)]
-    return [Section("claims", claims_title(report), lines=claim_lines(report), tables=tables)]
+    tables = [claims.table(own)]
+    return [Section("claims", claims.title(own), lines=claims.lines(own), tables=tables)]
 
 
 def _provenance(report: Report) -> Section:
-    tables = [*left_tables(report), *compared_tables(report)]
+    source, found = report.table, report.provenance
+    lines = [f"From {source.name}, {source.num_rows} rows, sha256 {source.sha256}."]
+    left = provenance.left_tables(found) if found else []
     return Section(
         "provenance",
         "Provenance",
-        _source(report),
-        tables=tables,
-        open_tables=len(left_tables(report)),
+        [*lines, *(provenance.named(found) if found else ())],
+        tables=[*left, *(provenance.compared_tables(found) if found else ())],
+        open_tables=len(left),
     )
-
-
-def _source(report: Report) -> list[str]:
-    source = report["table"]
-    found = report.get("provenance") or {}
-    lines = [f"From {source['name']}, {source['num_rows']} rows, sha256 {source['sha256']}."]
-    titles = {"models": "Models", "tasks": "Tasks", "dtypes": "Numbers computed in"}
-    named = [(title, ", ".join(found.get(key) or [])) for key, title in titles.items()]
-    return lines + [f"{title}: {names}." for title, names in named if names]
-
-
-def _named(by_name: Mapping[str, Chart], *names: str) -> list[Chart]:
-    return [by_name[name] for name in names if name in by_name]
-
-
-def _tables(found: PlainTable | None) -> list[PlainTable]:
-    return [] if found is None else [found]
 
 
 def _without_empty_columns(section: Section) -> Section:

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from schemabank.report.command import Question, examine
-from schemabank.report.page.markdown import claim_lines, listed, page, warning_lines
+from reports import examined, page, typed
+from schemabank.report.command import Question
+from schemabank.report.contents import warning_lines
+from schemabank.report.page import listed
+from schemabank.report.sections import claims
 
 ROOT = Path(__file__).parents[3]
 DATA = Path(os.environ.get("SCHEMABANK_DATA", ROOT.parent / "shared" / "data"))
@@ -29,7 +32,7 @@ EPOCHS = ["2", "4", "6", "8", "10"]
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return examine(TABLE, Question(test_size=1319))
+    return examined(TABLE, Question(test_size=1319))[0]
 
 
 def test_the_constant_answer_is_right_so_often() -> None:
@@ -131,14 +134,15 @@ def test_every_misprint_is_found(report: dict[str, Any]) -> None:
 
 
 def test_the_page_shows_the_report(report: dict[str, Any]) -> None:
+    found = typed(report)
     docs = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
-    for what, lines in (("warnings", warning_lines(report)), ("claims", claim_lines(report))):
+    for what, lines in (("warnings", warning_lines(found)), ("claims", claims.lines(found.claims))):
         shown = docs.partition(f"<!-- report {what}: results/published/gsm8k.csv -->\n")[2]
         assert shown.startswith(listed(lines) + "\n")
 
 
 def test_json_and_bytes(report: dict[str, Any]) -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    again = examine(TABLE, Question(test_size=1319))
+    again = examined(TABLE, Question(test_size=1319))[0]
     assert json.dumps(again) == json.dumps(report)
     assert page(again) == page(report)

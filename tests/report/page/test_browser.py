@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pages import SCRIPT, runs_report, samples, table_report
-from schemabank.report.page.html import html_page
+from reports import html_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page

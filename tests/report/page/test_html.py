@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pages import ARMS, NASTY, SCRIPT, runs_report, samples, samples_of, table_report
-from schemabank.report.page.browser import LONGEST_TEXT, MOST_BYTES, MOST_GOLDS, browser, cut
-from schemabank.report.page.html import html_page
+from reports import browser, html_page
+from schemabank.report.page.browser import LONGEST_TEXT, MOST_BYTES, MOST_GOLDS, cut
 from schemabank.report.page.markup import (
     clipped,
     html,
@@ -24,7 +24,7 @@ from schemabank.report.page.markup import (
 )
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-SHORT = {"treatment": ARMS[0], "control": ARMS[1], "setting": "epochs"}
+SHORT = table_report()
 
 
 class Page(HTMLParser):
@@ -103,7 +103,7 @@ def test_the_headline_is_the_verdict_and_what_seeds_alone_say_stands_below() -> 
         **found["pooled"],
         "verdict": found["primary"]["verdict"],
         "test": "crossed",
-        "crossed": {"difference": found["pooled"]["paired"]["difference"], "p_holm": None},
+        "crossed": {"difference": found["items"]["crossed"], "p_holm": None},
     }
     (headline,) = _headlines(found)
     assert headline == (
@@ -284,7 +284,7 @@ def test_the_largest_page_is_below_six_megabytes() -> None:
     ]
     found["others"] *= 30
     found["routing"] *= 50
-    found["warnings"] = [{"id": "much", "sentence": "y" * 5000}] * 1000
+    found["warnings"] = [{"id": "much", "numbers": {}, "sentence": "y" * 5000}] * 1000
     found["items"]["mcnemar"] *= 1000
     assert len(html_page(found, samples(2000)).encode()) < 6_000_000
 

@@ -2,9 +2,8 @@ from pathlib import Path
 from typing import Any
 
 from pages import ARMS, runs_report, table_report
-from schemabank.report.command import Question, report
-from schemabank.report.page.html import html_page
-from schemabank.report.page.markdown import page, tables, text
+from reports import html_page, page, report, tables, text
+from schemabank.report.command import Question
 
 STEERING = "\x1b[2J\x1b]0;title\x07 \x9b1A \x00 \x7f \r\n \u202e \u2066 \ud800"
 KEPT = "[2J", "]0;title"

@@ -7,17 +7,13 @@ from typing import Any
 import pytest
 
 from pages import ARMS, NASTY, runs_report, table_report
+from reports import charts, figures, page
 from schemabank.figures import drawable, svg, write_figure
-from schemabank.report.page.markdown import page
-from schemabank.report.sections.charts import (
-    MOST_CELLS,
-    MOST_DOTS,
-    MOST_POINTS,
-    Chart,
-    charts,
-    figures,
-)
-from schemabank.report.sections.plots import DASHES, PALETTE, SHAPES
+from schemabank.report.sections.chart import Chart
+from schemabank.report.sections.curves import MOST_POINTS
+from schemabank.report.sections.differences import MOST_DOTS
+from schemabank.report.sections.look import DASHES, PALETTE, SHAPES
+from schemabank.report.sections.routing import MOST_CELLS
 
 LIGHT, DARK = "#ffffff", "#0d1117"
 

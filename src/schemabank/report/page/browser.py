@@ -4,16 +4,15 @@ A sample stands in a ``<details>`` with an anchor of its own, ``#sample-ID``; an
 stand side by side, a line for each setting and seed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from schemabank.report.comparing.comparison import at_settings
+from schemabank.report.contents import Report
 from schemabank.report.page.markup import clipped, html, isolated, scrolling, visible
 from schemabank.report.sections.cells import one_line
+from schemabank.report.sections.samples import Answer, Sample, Shown
 
-Report = Mapping[str, Any]
-Sample = Mapping[str, Any]
 MOST_BYTES = 2_000_000  # of all samples
 MOST_SAMPLES = 1_000
 LONGEST_TEXT = 4_000  # characters of a prompt or a completion
@@ -38,29 +37,25 @@ OF_SCORES = {
 FLIPS = {True: RIGHT_OR_WRONG, False: OF_SCORES}
 
 
-def browser(samples: Sequence[Sample], report: Report) -> str:
-    """Return the form and the samples as HTML.
-
-    Args:
-        samples: as in ``samples.jsonl``; texts are anybody's.
-        report: contents of ``report.json``; what the samples are of is known where there are any.
-    """
-    of = report.get("samples_of")
+def browser(report: Report) -> str:
+    """Return the form and the samples as HTML; their texts are anybody's."""
+    of, samples = report.topics.samples_of, report.samples
+    if of is None:
+        return ""
     if not samples:
-        without = (of or {}).get("without_predictions")
+        without = of.without_predictions
         return f"<p>No samples: {_without(without)}.</p>" if without else ""
-    assert of is not None
-    has = {answer["arm"] for sample in samples for answer in sample["answers"]}
-    first = [arm for arm in (report["treatment"], report["control"]) if arm in has]
-    arms = _distinct((*first, *(a["arm"] for s in samples for a in s["answers"])))
-    binary = bool(of["binary"])
+    has = _distinct(answer.arm for sample in samples for answer in sample.answers)
+    own = report.comparison
+    arms = _distinct((*(arm for arm in (own.treatment, own.control) if arm in has), *has))
+    binary = of.binary
     written = [
         _sample(sample, anchor, arms, binary=binary)
         for sample, anchor in zip(samples, _anchors(samples), strict=True)
     ]
     places = cut([len(text.encode()) for text in written])
     shown = [samples[at] for at in places]
-    what = _what(report, len(shown), len(samples))
+    what = _what(of, own.setting_name, len(shown), len(samples))
     return (
         f"<h3>Samples</h3><p>{isolated(what)} Each opens on its own; the arms' answers are side by "
         f'side.</p>{_filters(shown, arms, binary=binary)}<div id="samples">'
@@ -87,22 +82,21 @@ def _places(total: int, num: int) -> list[int]:
     return [index * total // num for index in range(num)]
 
 
-def _what(report: Report, num_shown: int, num: int) -> str:
+def _what(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
     """Of which items, seeds and setting the samples are, and what is left out."""
-    of = report["samples_of"]
-    seeds = ", ".join(map(str, of["seeds"]))
+    seeds = ", ".join(map(str, of.seeds))
     parts = [
-        f"{of['shown']:,} of {of['num_items']:,} items",
-        f"{'seed' if len(of['seeds']) == 1 else 'seeds'} {seeds}" if seeds else "",
+        f"{of.shown:,} of {of.num_items:,} items",
+        f"{'seed' if len(of.seeds) == 1 else 'seeds'} {seeds}" if seeds else "",
     ]
-    setting = at_settings(report["setting"], [of["epochs"]])
+    setting = at_settings(setting_name, [of.setting])
     found = ", ".join(filter(None, parts)) + (f" at {setting}" if setting else "")
     if num_shown < num:
         found += (
             f"; {num_shown:,} of {num:,} samples are on this page, an even selection; the others "
             "are in samples.jsonl"
         )
-    without = of["without_predictions"]
+    without = of.without_predictions
     return found + (f"; {_without(without)}." if without else ".")
 
 
@@ -115,16 +109,16 @@ def _anchors(samples: Sequence[Sample]) -> list[str]:
     seen: dict[str, int] = {}
     found = []
     for sample in samples:
-        name = "sample-" + quote(visible(str(sample["id"])), safe="")
+        name = "sample-" + quote(visible(sample.id), safe="")
         seen[name] = seen.get(name, 0) + 1
         found.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
     return found
 
 
 def _filters(samples: Sequence[Sample], arms: Sequence[str], *, binary: bool) -> str:
-    groups = _distinct(str(sample["group"]) for sample in samples)
-    stops = _distinct(str(a["stop_reason"]) for sample in samples for a in sample["answers"])
-    has = {sample["flip"] for sample in samples}
+    groups = _distinct(sample.group for sample in samples)
+    stops = _distinct(a.stop_reason for sample in samples for a in sample.answers)
+    has = {sample.flip for sample in samples}
     flips = {flip: words for flip, words in FLIPS[binary].items() if flip in has}
     return (
         '<form id="filters" role="search" aria-label="Samples" hidden>'
@@ -149,21 +143,21 @@ def _choice(name: str, label: str, values: Sequence[str], words: Sequence[str]) 
 
 
 def _sample(sample: Sample, anchor: str, arms: Sequence[str], *, binary: bool) -> str:
-    flip, group = str(sample["flip"]), str(sample["group"])
+    flip, group = sample.flip, sample.group
     mark = FLIPS[binary].get(flip, flip).partition(":")[0]
     return (
         f'<details class="sample" id="{html(anchor)}" '
         f'data-flip="{html(flip)}" data-group="{html(group)}">'
-        f'<summary><span class="flip">{html(mark)}</span> {isolated(str(sample["id"]))} '
-        f'<span class="teaser">{isolated(_teaser(sample["prompt"]))}</span></summary>'
-        f'<p class="facts">Group {isolated(group)}; right answer {_golds(sample["golds"])}. '
+        f'<summary><span class="flip">{html(mark)}</span> {isolated(sample.id)} '
+        f'<span class="teaser">{isolated(_teaser(sample.prompt))}</span></summary>'
+        f'<p class="facts">Group {isolated(group)}; right answer {_golds(sample.golds)}. '
         f'<a href="#{html(anchor)}">Link to this sample</a></p>'
-        f"{_text(sample['prompt'])}{_answers(sample, arms, binary=binary)}</details>"
+        f"{_text(sample.prompt)}{_answers(sample, arms, binary=binary)}</details>"
     )
 
 
-def _golds(golds: Sequence[object]) -> str:
-    shown = ", ".join(f"<b>{isolated(str(gold))}</b>" for gold in golds[:MOST_GOLDS])
+def _golds(golds: Sequence[str]) -> str:
+    shown = ", ".join(f"<b>{isolated(gold)}</b>" for gold in golds[:MOST_GOLDS])
     left = len(golds) - MOST_GOLDS
     return (shown or "unknown") + (f" and {left:,} more" if left > 0 else "")
 
@@ -175,10 +169,9 @@ def _teaser(prompt: str) -> str:
 
 
 def _answers(sample: Sample, arms: Sequence[str], *, binary: bool) -> str:
-    by_place: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for answer in sample["answers"]:
-        place = ("" if answer["epochs"] is None else str(answer["epochs"]), str(answer["seed"]))
-        by_place.setdefault(place, {})[answer["arm"]] = answer
+    by_place: dict[tuple[str, int], dict[str, Answer]] = {}
+    for answer in sample.answers:
+        by_place.setdefault((answer.setting, answer.seed), {})[answer.arm] = answer
     head = "".join(
         f'<th scope="col" data-arm="{at}">{isolated(arm)}</th>' for at, arm in enumerate(arms)
     )
@@ -192,22 +185,25 @@ def _answers(sample: Sample, arms: Sequence[str], *, binary: bool) -> str:
     return scrolling("Answers of the arms", f"<table>{head}<tbody>{rows}</tbody></table>")
 
 
-def _place(setting: str, seed: str) -> str:
-    return (f"{isolated(setting)}, " if setting else "") + f"seed {isolated(seed)}"
+def _place(setting: str, seed: int) -> str:
+    return (f"{isolated(setting)}, " if setting else "") + f"seed {isolated(str(seed))}"
 
 
-def _answer(at: int, answer: Mapping[str, Any] | None, *, binary: bool) -> str:
+def _answer(at: int, answer: Answer | None, *, binary: bool) -> str:
     if answer is None:
         return f'<td data-arm="{at}">no completion</td>'
-    extracted = answer["extracted"]
-    read = "nothing was read" if extracted is None else f"read as {isolated(str(extracted))}"
-    stop = html(str(answer["stop_reason"]))
-    mark, words = _judged(answer["score"], binary=binary)
+    read = _read_as(answer.extracted)
+    stop = html(answer.stop_reason)
+    mark, words = _judged(answer.score, binary=binary)
     return (
         f'<td data-arm="{at}" data-stop="{stop}"><p class="facts"><b class="{mark}">'
-        f"{words}</b>, {read}; {answer['new_tokens']} tokens, stop: {stop}</p>"
-        f"{_text(answer['completion'])}</td>"
+        f"{words}</b>, {read}; {answer.new_tokens} tokens, stop: {stop}</p>"
+        f"{_text(answer.completion)}</td>"
     )
+
+
+def _read_as(extracted: str | None) -> str:
+    return "nothing was read" if extracted is None else f"read as {isolated(extracted)}"
 
 
 def _judged(score: float, *, binary: bool) -> tuple[str, str]:

@@ -7,15 +7,13 @@ no ``eval`` (Vega's expressions are interpreted), no code that came with a text.
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import vl_convert
 
 from schemabank.figures import Spec, drawable, svg
-from schemabank.report.contents import Section, sections
+from schemabank.report.contents import Report, Section, sections
 from schemabank.report.page.browser import browser
 from schemabank.report.page.markup import (
     clipped,
@@ -28,32 +26,26 @@ from schemabank.report.page.markup import (
     sentence,
     table,
 )
-from schemabank.report.sections.charts import Chart
+from schemabank.report.sections.chart import Chart
 
-Report = Mapping[str, Any]
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 LONGEST_ALT = 600  # characters of a drawing's description
 
 
-def html_page(report: Report, samples: Sequence[Mapping[str, Any]]) -> str:
-    """Return the page.
-
-    Args:
-        report: contents of ``report.json``.
-        samples: contents of ``samples.jsonl``; may be empty. Their texts are anybody's.
-    """
-    answers = browser(samples, report)
+def html_page(report: Report) -> str:
+    """Return the page; all texts of the report may be anybody's."""
+    own, answers = report.comparison, browser(report)
     parts = [s for s in sections(report) if s.key != "completions" or s.tables or answers]
     main = "".join(_section(part, answers) for part in parts)
     charts = [chart for part in parts for chart in part.charts]
     data = {c.name: drawable({"spec": _quiet(c.spec), "arms": list(c.arms)}) for c in charts}
     links = "".join(f'<li><a href="#{p.key}">{p.key.capitalize()}</a></li>' for p in parts)
-    title = f"{report['treatment']} against {report['control']}"
-    heading = f"{isolated(report['treatment'])} against {isolated(report['control'])}"
+    title = f"{own.treatment} against {own.control}"
+    heading = f"{isolated(own.treatment)} against {isolated(own.control)}"
     body = (
         '<a class="skip" href="#verdict">Skip to the verdict</a>'
         f'<header><h1>{heading}</h1><nav aria-label="Parts"><ul>{links}</ul></nav></header>'
-        f"<main>{main}</main><footer><p>Made by SchemaBank from {html(report['table']['name'])}; "
+        f"<main>{main}</main><footer><p>Made by SchemaBank from {html(report.table.name)}; "
         "the same figures are in report.json.</p></footer>"
     )
     return _document(html(title), body + json_script("charts", data), with_charts=bool(charts))

@@ -1,50 +1,21 @@
-"""A report for the eye: text below the tables of the terminal, and a page in Markdown."""
+"""A report as a page in Markdown."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from schemabank.report.contents import Section, sections
-from schemabank.report.page.markup import MOST_ROWS, printable, visible
+from schemabank.report.contents import Report, Section, sections
+from schemabank.report.page.markup import MOST_ROWS, visible
 from schemabank.report.sections.cells import one_line
-from schemabank.report.sections.charts import Chart
-from schemabank.report.sections.tables import (
-    claim_lines,
-    claims_title,
-    other_verdicts,
-    tables,
-    verdict,
-    warning_lines,
-)
+from schemabank.report.sections.chart import Chart
 from schemabank.tables import PlainTable
 
-__all__ = [
-    "claim_lines",
-    "claims_title",
-    "listed",
-    "page",
-    "tables",
-    "text",
-    "verdict",
-    "warning_lines",
-]
-
-Report = Mapping[str, Any]
 MARKS = re.compile(r"([\\`*_{}\[\]<>#|])")
-
-
-def text(report: Report) -> str:
-    """Return what stands below the tables in a terminal."""
-    lines = [f"verdict: {verdict(report)}", *other_verdicts(report)]
-    lines += ["", f"{len(report['warnings'])} warnings", *_bullets(warning_lines(report))]
-    if report["claims"]:
-        lines += ["", claims_title(report), *_bullets(claim_lines(report))]
-    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def page(report: Report) -> str:
     """Return the report as Markdown, its charts as files beside it; names are escaped."""
-    lines = [f"# {_escaped(report['treatment'])} against {_escaped(report['control'])}"]
+    own = report.comparison
+    lines = [f"# {_escaped(own.treatment)} against {_escaped(own.control)}"]
     for section in sections(report):
         lines += _section(section)
     return "\n".join(lines) + "\n"
@@ -79,10 +50,6 @@ def _table(table: PlainTable) -> Iterator[str]:
     yield from ("", f"### {_escaped(title)}", "", *_markdown(head, rows[:MOST_ROWS]))
     if len(rows) > MOST_ROWS:
         yield from ("", f"{MOST_ROWS:,} of {len(rows):,} rows; the others are in report.json.")
-
-
-def _bullets(lines: Sequence[str]) -> list[str]:
-    return [f"- {line}" for line in lines]
 
 
 def _items(lines: Sequence[str]) -> list[str]:

@@ -1,39 +1,51 @@
-"""How numbers are written in a report's tables: shares as percent, differences as points of it."""
+"""How numbers are written in a report's tables: shares as percent, differences as points of it.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+What is unknown, or not finite, is an empty cell.
+"""
+
+from math import isfinite
+from typing import TypeGuard
+
+from schemabank.stats import Interval
 
 POOLED = "mean over all"
 
 
-def setting(row: Mapping[str, Any]) -> str:
-    """Return the setting that a row is about."""
-    return POOLED if row["epochs"] is None else str(row["epochs"])
+def place(setting: str | None) -> str:
+    """Return a setting as tables name it; ``None`` is the mean over all."""
+    return POOLED if setting is None else setting
+
+
+def finite(value: float | None) -> TypeGuard[float]:
+    """Whether there is a number to write."""
+    return value is not None and isfinite(value)
 
 
 def percent(share: float | None) -> str:
     """Return a share as percent."""
-    return "" if share is None else f"{100 * share:.2f}%"
+    return f"{100 * share:.2f}%" if finite(share) else ""
 
 
 def points(share: float | None) -> str:
     """Return a difference of shares in points of percent, with its sign."""
-    return "" if share is None else f"{100 * share:+.2f}"
+    return f"{100 * share:+.2f}" if finite(share) else ""
 
 
 def number(value: float | None, decimals: int = 2) -> str:
     """Return a number with thousands set off."""
-    return "" if value is None else f"{value:,.{decimals}f}"
+    return f"{value:,.{decimals}f}" if finite(value) else ""
 
 
 def short(value: float | None) -> str:
     """Return a p-value or a learning rate to three digits."""
-    return "" if value is None else f"{value:.3g}"
+    return f"{value:.3g}" if finite(value) else ""
 
 
-def interval(ends: Sequence[float] | None, scale: float = 1) -> str:
+def interval(ends: Interval | None, scale: float = 1) -> str:
     """Return both ends of an interval."""
-    return "" if ends is None else f"{scale * ends[0]:.2f} to {scale * ends[1]:.2f}"
+    if ends is None or not all(map(finite, ends)):
+        return ""
+    return f"{scale * ends[0]:.2f} to {scale * ends[1]:.2f}"
 
 
 def one_line(text: str) -> str:

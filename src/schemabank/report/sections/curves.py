@@ -1,16 +1,37 @@
 """Learning curves: the training loss of every arm over its steps, with a band over seeds."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from math import fsum
-from typing import Any
+from typing import Any, Literal
+
+import altair
 
 from schemabank.basesettings import LARGEST
 from schemabank.errors import InputError
+from schemabank.figures import LONGEST_LABEL, Spec
 from schemabank.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.sections.cells import number, place
+from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
+from schemabank.report.sections.look import (
+    LINE_HEIGHT,
+    LINES,
+    TEXT,
+    colour,
+    dash,
+    over,
+    panel_size,
+    paneled,
+    tooltip,
+)
+from schemabank.report.sections.stage_names import BESIDE, SIDES, rows_of, with_places
 from schemabank.rundir import METRICS
+from schemabank.tables import PlainTable
+
+Row = Mapping[str, Any]
+MOST_POINTS = 1_500  # of all curves in a chart
 
 NUM_POINTS = 60
 NEEDED: Mapping[str, Any] = {
@@ -63,7 +84,7 @@ class Curve:
     stages: list[StageStart]
 
 
-def curves(runs: RunSet) -> list[Curve]:
+def find(runs: RunSet) -> list[Curve]:
     """Read the logs of the first seeds of every arm and setting; runs without one are left out.
 
     Raises:
@@ -77,11 +98,102 @@ def curves(runs: RunSet) -> list[Curve]:
     return found
 
 
+def chart(found: Sequence[Curve], labels: Labels) -> Chart | None:
+    """Return the training loss of every arm over its steps."""
+    known = [curve for curve in found if curve.points]
+    if not known:
+        return None
+    arms = labels.drawn(curve.arm for curve in known)
+    panels = first((place(curve.setting) for curve in known), MOST_PANELS)
+    kept = [c for c in known if c.arm in arms and place(c.setting) in panels]
+    rows = [row for curve in kept for row in _rows(curve, MOST_POINTS // len(kept))]
+    drawn = with_places(rows, panel_size(rows)[0])
+    starts = [row for row in drawn if row["kind"] == "stage"]
+    named = sum(row["side"] in SIDES for row in starts)
+    seeds = " or ".join(map(str, sorted({curve.num_seeds for curve in kept})))
+    return Chart(
+        name="curves",
+        title="Training loss",
+        caption="Means over seeds, smoothed over equal windows of steps; a band reaches from the "
+        f"lowest to the highest seed ({seeds} seeds). Thin lines "
+        f"are the starts of stages. The table has ten steps of each curve."
+        f"{left_out(known, len(kept), 'curves')}{left_out(starts, named, 'names of stages')}",
+        spec=_plot(drawn, arms, alt="Training loss by step"),
+        table=_table(kept),
+        arms=arms,
+    )
+
+
+def _rows(curve: Curve, most: int) -> Iterator[Row]:
+    at = {"arm": curve.arm, "panel": place(curve.setting)}
+    for point in evenly(curve.points, most):
+        yield {"kind": "point", **at, **asdict(point)}
+    for stage in curve.stages if len(curve.stages) > 1 else ():
+        yield {"kind": "stage", **at, "step": stage.first_step, "name": stage.name}
+
+
+def _table(curves: Sequence[Curve]) -> PlainTable:
+    cells = [
+        [
+            curve.arm,
+            place(curve.setting),
+            number(point.step, 0),
+            number(point.mean, 4),
+            f"{point.low:.4f} to {point.high:.4f}",
+        ]
+        for curve in curves
+        for point in evenly(curve.points, 10)
+    ]
+    return "training loss", ["arm", "setting", "step", "mean", "seeds"], cells
+
+
+def _plot(rows: Sequence[Row], arms: Sequence[str], *, alt: str) -> Spec:
+    """Training loss over steps, a band from the lowest to the highest seed, and where stages start.
+
+    Args:
+        rows: ``kind, arm, panel, step`` and, of kind *point*, ``mean, low, high``, of kind *stage*,
+            ``name`` and its place, from `with_places`.
+        arms: in their order.
+        alt: what the chart shows, in words.
+    """
+    _, height = panel_size(rows)
+    names = range(rows_of(rows))
+    step = altair.X("step:Q", title="step", scale=altair.Scale(nice=False))
+    base = over(rows).encode(x=step.axis(grid=False), color=colour(arms, LINES))
+    points = base.transform_filter("datum.kind == 'point'")
+    stages = base.transform_filter("datum.kind == 'stage'")
+    title = "loss, nats per token"
+    # The names of stages stand above the curves.
+    scale = altair.Scale(zero=False, range=[height, LINE_HEIGHT * len(names)])
+    y = altair.Y("mean:Q", title=title, scale=scale)
+    low = altair.Y("low:Q", title=title, scale=scale)
+    tips = tooltip(arm="arm", step="step", mean="mean", low="lowest", high="highest")
+    layers = [
+        points.mark_area(fillOpacity=0.2).encode(y=low, y2="high:Q"),
+        stages.mark_rule(strokeWidth=1).encode(tooltip=tooltip(arm="arm", name="stage")),
+        points.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash(arms, LINES)),
+        points.mark_circle(size=90, fillOpacity=0).encode(y=y, tooltip=tips),
+        *(_stage_names(stages, row, side) for side in SIDES for row in names),
+    ]
+    return paneled(layers, rows, alt, arms)
+
+
+def _stage_names(stages: altair.Chart, row: int, side: str) -> altair.Chart:
+    """Names of stages in one row above the curves, on one side of the stages' starts."""
+    found = stages.transform_filter(f"datum.side == '{side}' && datum.row == {row}")
+    align: Literal["left", "right"] = "left" if side == "right" else "right"
+    dx = BESIDE if side == "right" else -BESIDE
+    named: altair.Chart = found.mark_text(
+        align=align, baseline="top", dx=dx, limit=LONGEST_LABEL
+    ).encode(y=altair.value(2 + LINE_HEIGHT * row), text="label:N", color=TEXT)
+    return named
+
+
 def _curve(arm: str, setting: str, logs: Sequence[Sequence[Any]], num_runs: int) -> Curve:
     windows = [_windows(log) for log in logs]
     points = []
-    for place, last in enumerate(_ends(max(map(len, logs)))):
-        values = [own[place] for own in windows if place < len(own) and own[place] is not None]
+    for index, last in enumerate(_ends(max(map(len, logs)))):
+        values = [own[index] for own in windows if index < len(own) and own[index] is not None]
         means = [value for value in values if value is not None]
         if means:
             mean = fsum(means) / len(means)

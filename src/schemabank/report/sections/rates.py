@@ -3,13 +3,40 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import altair
 
 from schemabank import stats
+from schemabank.figures import Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import RunSet, label
+from schemabank.report.sections.cells import interval, percent, place, short
+from schemabank.report.sections.chart import (
+    MOST_PANELS,
+    Chart,
+    Labels,
+    first,
+    in_percent,
+    left_out,
+    table_of,
+)
+from schemabank.report.sections.look import (
+    POINTS,
+    TEXT,
+    colour,
+    dash,
+    over,
+    paneled,
+    shape,
+    tooltip,
+)
 from schemabank.rundir import RESULT
 from schemabank.runfiles import read_result
+from schemabank.tables import PlainTable
+
+Row = Mapping[str, Any]
+BESIDE = 1.02  # times the learning rate, for each next arm
 
 
 @dataclass(frozen=True)
@@ -42,7 +69,7 @@ class Tried:
     failed: int
 
 
-def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
+def find(path: Path, runs: RunSet, group: str) -> list[Tried]:
     """Return what a suite's tuning tried; nothing for runs that were not tuned.
 
     Args:
@@ -63,6 +90,124 @@ def tried_rates(path: Path, runs: RunSet, group: str) -> list[Tried]:
     ]
     order = {key[:2]: n for n, key in enumerate(places)}
     return sorted(found, key=lambda tried: (order[tried.arm, tried.setting], tried.learning_rate))
+
+
+def chart(found: Sequence[Tried], labels: Labels) -> Chart | None:
+    """Return the scores of every arm against its learning rates."""
+    known = [tried for tried in found if tried.mean is not None and tried.learning_rate > 0]
+    own = table(found)
+    if not known or own is None:
+        return None
+    arms = labels.drawn(tried.arm for tried in known)
+    panels = first((place(tried.setting) for tried in known), MOST_PANELS)
+    drawn = list(_rows([t for t in known if t.arm in arms and place(t.setting) in panels], arms))
+    splits = ", ".join(dict.fromkeys(tried.split for tried in known))
+    return Chart(
+        name="rates",
+        title="Scores by learning rate",
+        caption=f"Split: {splits}. Bars are 95 % intervals over seeds; a ring is the learning rate "
+        "that the arm was given, 'edge of grid' one that may lie too low or too high to be the "
+        f"best.{left_out(known, len(drawn), 'points')}{_failed(found)}",
+        spec=_plot(drawn, arms, score=labels.score, alt="Mean score by learning rate"),
+        table=own,
+        arms=arms,
+    )
+
+
+def table(found: Sequence[Tried]) -> PlainTable | None:
+    """Return the scores at every learning rate that was tried."""
+    rows = [
+        [
+            tried.arm,
+            place(tried.setting),
+            short(tried.learning_rate),
+            tried.split,
+            str(len(tried.scores)),
+            str(tried.failed),
+            percent(tried.mean),
+            interval(tried.interval, 100),
+            ", ".join(_marks(tried)),
+        ]
+        for tried in found
+    ]
+    head = ["arm", "setting", "learning rate", "split", "seeds", "failed", "mean"]
+    head += ["95 % interval, %", "note"]
+    return table_of("learning rates tried", head, rows)
+
+
+def _marks(tried: Tried) -> Iterator[str]:
+    marks = {"chosen": tried.chosen, "edge of grid": tried.at_edge, "best score": tried.best_score}
+    yield from (word for word, has in marks.items() if has)
+
+
+def _rows(found: Sequence[Tried], arms: Sequence[str]) -> Iterator[Row]:
+    lowest: dict[tuple[str, str], float] = {}
+    for tried in found:
+        at, rate = (tried.arm, tried.setting), tried.learning_rate
+        lowest[at] = min(rate, lowest.get(at, rate))
+    for tried in found:
+        rate = tried.learning_rate
+        yield {
+            "arm": tried.arm,
+            "panel": place(tried.setting),
+            "rate": rate,
+            "place": rate * BESIDE ** (arms.index(tried.arm) - len(arms) / 2),
+            **in_percent(tried.mean, tried.interval),
+            "chosen": tried.chosen,
+            "edge": _edge(tried, lowest[tried.arm, tried.setting]),
+        }
+
+
+def _edge(tried: Tried, lowest: float) -> str:
+    if not tried.at_edge:
+        return ""
+    return "low" if tried.learning_rate == lowest else "high"
+
+
+def _failed(found: Sequence[Tried]) -> str:
+    num = sum(tried.failed for tried in found)
+    return f" Without {num:,} {'run' if num == 1 else 'runs'} that failed." if num else ""
+
+
+def _plot(rows: Sequence[Row], arms: Sequence[str], *, score: str, alt: str) -> Spec:
+    """Scores against the learning rate, intervals, the chosen rate in a ring, edges in words.
+
+    Args:
+        rows: ``arm, panel, rate, place, mean, low, high, chosen, edge``; scores in percent,
+            ``place`` the rate moved a little so that intervals do not hide each other, ``edge``
+            *low*, *high* or empty.
+        arms: in their order.
+        score: what the scores are.
+        alt: what the chart shows, in words.
+    """
+    rates = sorted({row["rate"] for row in rows})
+    axis = altair.Axis(format="~e", grid=False, labelOverlap=True, values=rates)
+    scale = altair.Scale(type="log", nice=False, domain=[rates[0] / 1.25, rates[-1] * 1.25])
+    x = altair.X("place:Q", scale=scale, axis=axis, title="learning rate (log scale)")
+    base = over(rows).encode(x=x, color=colour(arms, POINTS))
+    title = f"{score}, %"
+    y = altair.Y("mean:Q", title=title, scale=altair.Scale(zero=False))
+    tips = tooltip(arm="arm", rate="learning rate", mean="mean, %", low="low, %", high="high, %")
+    low = altair.Y("low:Q", title=title)
+    ring = base.transform_filter("datum.chosen").mark_point(size=280, strokeWidth=2)
+    sides = sorted({row["edge"] for row in rows} - {""})
+    layers = [
+        base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q"),
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash(arms, POINTS)),
+        base.mark_point(filled=True, size=60).encode(y=y, shape=shape(arms), tooltip=tips),
+        ring.encode(y=y, tooltip=tips),
+        *(_edge_word(base, side).encode(y=y) for side in sides),
+    ]
+    return paneled(layers, rows, alt, arms)
+
+
+def _edge_word(base: altair.Chart, side: str) -> altair.Chart:
+    """A word beside a point at one end of the grid, on the side where there is room."""
+    dx = 14 if side == "low" else -14
+    found = base.transform_filter(f"datum.edge == '{side}'")
+    align: Literal["left", "right"] = "left" if side == "low" else "right"
+    named: altair.Chart = found.mark_text(text="edge of grid", align=align, dx=dx, dy=-12)
+    return named.encode(color=TEXT)
 
 
 def _tried(

@@ -1,16 +1,20 @@
 """Heat maps of what routers chose, from the routing analyses that lie in runs' folders."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from schemabank.errors import InputError
-from schemabank.figures import Cell
+from schemabank.figures import Cell, heat_map
 from schemabank.files import read_json
 from schemabank.report.reading.runs import RunSet
+from schemabank.report.sections.cells import short
+from schemabank.report.sections.chart import Chart
 from schemabank.routing.report import JSON, heat_map_cells
 from schemabank.rundir import ROUTING
 
 MOST_MAPS = 8
+MOST_CELLS = 2_500  # of all heat maps in charts
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class HeatMap:
     cells: list[Cell]
 
 
-def heat_maps(runs: RunSet) -> list[HeatMap]:
+def find(runs: RunSet) -> list[HeatMap]:
     """Return the maps of the first routing analyses that are there, at most ``MOST_MAPS``."""
     found: list[HeatMap] = []
     for run in runs.runs:
@@ -43,3 +47,25 @@ def heat_maps(runs: RunSet) -> list[HeatMap]:
             if len(found) >= MOST_MAPS:
                 return found[:MOST_MAPS]
     return found
+
+
+def charts(found: Sequence[HeatMap]) -> Iterator[Chart]:
+    """Return heat maps that fit, whole: half of one would look like missing data."""
+    left = MOST_CELLS
+    for index, own in enumerate(found, 1):
+        if own.cells and len(own.cells) <= left:
+            left -= len(own.cells)
+            yield _chart(f"routing-{index}", f"Routing {index}", own)
+
+
+def _chart(name: str, title: str, found: HeatMap) -> Chart:
+    cells = [Cell(str(c.x), str(c.y), c.value, str(c.panel)) for c in found.cells]
+    titles = {"x_title": found.x_title, "y_title": found.y_title, "value_title": found.value_title}
+    head = ["panel", found.y_title, found.x_title, found.value_title]
+    return Chart(
+        name=name,
+        title=title,
+        caption=f"{found.title}; run {found.run}. The stronger the colour, the larger the value.",
+        spec=heat_map(cells, title=found.title, **titles),
+        table=(title.lower(), head, [[c.panel, c.y, c.x, short(c.value)] for c in cells]),
+    )

@@ -85,7 +85,7 @@ class Shown:
     without_predictions: int
 
 
-def samples(
+def find(
     runs: RunSet, group: str, treatment: str, control: str, setting: str
 ) -> tuple[Shown, list[Sample]]:
     """Return items of a group with the answers of every arm, of seeds that the contrast shares.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from schemabank.peftcheck import read_check
 from schemabank.report.reading.runs import RunSet
-from schemabank.report.warnings.scores import MOST_NAMED, Finding
+from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 
 def adapters_in_doubt(runs: RunSet) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 A warning says what the rows show and no more; its id is stable, so that a program can look for it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -21,27 +21,12 @@ from schemabank.report.comparing.comparison import (
 )
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.table import Row, ScoreTable
+from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
 ALPHA = 0.05
-MOST_NAMED = 5  # rows in a sentence
 BY_SEEDS = "Student's 95 % interval over seeds"
 BY_RUNS = "exact binomial tests of single runs"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One finding.
-
-    Attributes:
-        id: stable name of the rule.
-        numbers: that it rests on; shares as in the table.
-        sentence: the finding in words.
-    """
-
-    id: str
-    numbers: Mapping[str, object]
-    sentence: str
 
 
 @dataclass(frozen=True)

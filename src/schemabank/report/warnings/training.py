@@ -13,9 +13,10 @@ from schemabank.fairness import Inequality, highest_rate, unequal_training, untr
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.reading.settings import settings_of, words
-from schemabank.report.sections.facts import Behaviour, Cost
+from schemabank.report.sections.completions import Behaviour
+from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
-from schemabank.report.warnings.scores import MOST_NAMED, Finding
+from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")

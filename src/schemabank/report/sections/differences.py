@@ -1,0 +1,159 @@
+"""Treatment against control at every setting: differences, effect sizes, ratios and peaks."""
+
+from collections.abc import Iterator
+
+from schemabank.report.comparing.comparison import Comparison, Contrast
+from schemabank.report.comparing.peaks import Peak
+from schemabank.report.sections.cells import interval, number, percent, place, points, short
+from schemabank.report.sections.chart import ALL, MOST_SETTINGS, Chart, Labels, evenly, left_out
+from schemabank.report.sections.forest import Forest, forest, line
+from schemabank.tables import PlainTable
+
+MOST_DOTS = 400  # of single seeds
+
+
+def chart(comparison: Comparison, labels: Labels) -> Chart | None:
+    """Return the differences at every setting, with those of single seeds."""
+    contrasts = list(_contrasts(comparison))
+    shown = contrasts[-MOST_SETTINGS:]
+    dots = [
+        {"label": _label(contrast), "seed": seed, "difference": 100 * difference}
+        for contrast in shown
+        for seed, difference in contrast.differences.items()
+    ]
+    drawn = evenly(dots, MOST_DOTS)
+    adjusted = " The intervals are not adjusted for several settings; the verdicts are."
+    by_items = any(contrast.test == "crossed" for contrast in contrasts)
+    which = "over seeds and items where the arms share two seeds"
+    which = which if by_items else "paired by seed where the arms share two"
+    found = Forest(
+        name="differences",
+        title="Differences, treatment less control",
+        caption=f"Diamonds are mean differences with 95 % intervals, {which}; rings are single "
+        f"seeds.{left_out(dots, len(drawn), 'seeds')}"
+        f"{adjusted if len(contrasts) > 1 else ''}"
+        f"{left_out(contrasts, len(shown), 'settings')}",
+        rows=[
+            line(_label(c), c.own.difference.mean, c.own.difference.interval, c.verdict.outcome)
+            for c in shown
+        ],
+        dots=drawn,
+    )
+    return forest(found, labels)
+
+
+def tables(comparison: Comparison) -> list[PlainTable]:
+    """Return differences, effect sizes, ratios and, over several settings, peaks."""
+    found = [_differences(comparison), _effects(comparison), _ratios(comparison)]
+    if comparison.peaks.seeds and len(comparison.contrasts) > 1:
+        found.append(_peaks(comparison))
+    return found
+
+
+def _contrasts(comparison: Comparison) -> Iterator[Contrast]:
+    """All settings, and their mean where there are several."""
+    yield from comparison.contrasts
+    if len(comparison.contrasts) > 1:
+        yield comparison.pooled
+
+
+def _label(contrast: Contrast) -> str:
+    return place(contrast.setting) or ALL
+
+
+def _differences(comparison: Comparison) -> PlainTable:
+    rows = [
+        [
+            place(c.setting),
+            str(len(c.seeds)),
+            *_over_items(c),
+            *_paired(c),
+            points(c.welch.difference.mean),
+            interval(c.welch.difference.interval, 100),
+            short(c.welch.difference.p),
+            short(c.welch.p_holm),
+            short(c.welch.label_permutation.p),
+            c.verdict.outcome,
+        ]
+        for c in _contrasts(comparison)
+    ]
+    head = ["epochs", "pairs", "over seeds and items", "95 % interval", "p", "Holm"]
+    head += ["paired", "95 % interval", "p", "Holm", "sign flips"]
+    head += ["Welch", "95 % interval", "p", "Holm", "labels", "verdict"]
+    return "treatment against control: differences in points of percent", head, rows
+
+
+def _over_items(contrast: Contrast) -> list[str]:
+    found = contrast.crossed
+    if found is None:
+        return [""] * 4
+    own = found.difference
+    return [points(own.mean), interval(own.interval, 100), short(own.p), short(found.p_holm)]
+
+
+def _paired(contrast: Contrast) -> list[str]:
+    found = contrast.paired
+    if found is None:
+        return [""] * 5
+    own = found.difference
+    cells = [points(own.mean), interval(own.interval, 100), short(own.p), short(found.p_holm)]
+    return [*cells, short(found.sign_flip.p)]
+
+
+def _effects(comparison: Comparison) -> PlainTable:
+    rows = []
+    for c in _contrasts(comparison):
+        paired, g = c.paired, c.welch.g
+        wins = (paired or c.welch).outperformance
+        rows.append(
+            [
+                place(c.setting),
+                number(g.corrected),
+                interval(g.interval),
+                number(paired.d_z.corrected if paired else None),
+                interval(paired.d_z.interval if paired else None),
+                number(wins.probability),
+                interval(wins.interval),
+                points(paired.detectable if paired else None).lstrip("+"),
+                points(c.welch.detectable).lstrip("+"),
+            ]
+        )
+    head = ["epochs", "Hedges' g", "95 % interval", "d_z", "95 % interval", "wins", "95 % interval"]
+    head += ["paired detects", "Welch detects"]
+    return (
+        "treatment against control: effect sizes; differences found at 80 % power, in points",
+        head,
+        rows,
+    )
+
+
+def _ratios(comparison: Comparison) -> PlainTable:
+    rows = [
+        [
+            place(c.setting),
+            number(c.ratio.ratio),
+            interval(c.ratio.interval) or ("unbounded" if c.ratio.bounded is False else ""),
+            number(c.sd_ratio.ratio),
+            interval(c.sd_ratio.interval),
+            short(c.sd_ratio.p),
+        ]
+        for c in _contrasts(comparison)
+    ]
+    head = ["epochs", "means", "95 % interval", "sds", "95 % interval", "p"]
+    return "treatment over control: ratios", head, rows
+
+
+def _peaks(comparison: Comparison) -> PlainTable:
+    found = comparison.peaks
+    rows = [
+        [row.seed, *_peak(row.treatment), *_peak(row.control), number(row.ratio)]
+        for row in found.seeds
+    ]
+    means = percent(found.mean_treatment), percent(found.mean_control)
+    rows.append(["all", means[0], "", means[1], "", number(found.ratio_of_means)])
+    head = ["seed", "treatment", "epochs", "control", "epochs", "ratio"]
+    return "peaks over epochs, chosen on the scores shown", head, rows
+
+
+def _peak(peak: Peak) -> tuple[str, str]:
+    return percent(peak.score), ", ".join(peak.settings)

@@ -1,0 +1,104 @@
+"""Charts of differences with their intervals around 0, one line each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair
+
+from schemabank.figures import COLOUR, Spec
+from schemabank.report.sections.cells import interval, points
+from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, in_percent, left_out
+from schemabank.report.sections.look import ROW_HEIGHT, WIDTH, finished, over, tooltip
+from schemabank.stats import Interval
+from schemabank.tables import PlainTable
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Forest:
+    """What a forest shows.
+
+    Attributes:
+        name, title, caption: as of the chart; the caption without what is left out.
+        rows: from `line`.
+        dots: of single seeds: ``label, seed, difference``, in points of percent.
+    """
+
+    name: str
+    title: str
+    caption: str
+    rows: Sequence[Row]
+    dots: Sequence[Row] = ()
+
+
+def line(label: str, mean: float, ends: Interval | None, outcome: str) -> Row:
+    """Return one line of a forest."""
+    return {"label": label, **in_percent(mean, ends), "words": outcome}
+
+
+def forest(found: Forest, labels: Labels) -> Chart | None:
+    """Return the chart; none without a line."""
+    known = [row for row in found.rows if row["mean"] is not None]
+    rows = known[:MOST_SETTINGS]
+    if not rows:
+        return None
+    axis = f"difference in {labels.score}, points of percent"
+    return Chart(
+        name=found.name,
+        title=found.title,
+        caption=found.caption + left_out(known, len(rows), "lines"),
+        spec=_plot(rows, found.dots, title=axis, alt=found.title),
+        table=_table(found.title.lower(), rows, found.dots),
+    )
+
+
+def _table(title: str, rows: Sequence[Row], dots: Sequence[Row]) -> PlainTable:
+    cells = [
+        ["mean", row["label"], points(row["mean"] / 100), _ends(row), row["words"]] for row in rows
+    ]
+    cells += [
+        [f"seed {dot['seed']}", dot["label"], points(dot["difference"] / 100), "", ""]
+        for dot in dots
+    ]
+    return title, ["figure", "of", "difference", "95 % interval", "verdict"], cells
+
+
+def _ends(row: Row) -> str:
+    return "" if row["low"] is None else interval((row["low"], row["high"]))
+
+
+def _plot(rows: Sequence[Row], dots: Sequence[Row], *, title: str, alt: str) -> Spec:
+    """Differences with their intervals around 0, one line each; single seeds lie below.
+
+    Args:
+        rows: ``label, mean, low, high, words``, in points of percent.
+        dots: ``label, seed, difference``.
+        title: of the axis.
+        alt: what the chart shows, in words.
+    """
+    labels = [row["label"] for row in rows]
+    y = altair.Y("label:N", sort=labels, title=None).axis(
+        labelLimit=220, labelPadding=10, ticks=False, domain=False
+    )
+    found, seeds = over(rows).encode(y=y), over(dots).encode(y=y)
+    axis, scale = altair.Axis(tickCount=9), altair.Scale(padding=14)
+    x = altair.X("mean:Q", title=title, axis=axis, scale=scale)
+    low, single = (altair.X(field, title=title) for field in ("low:Q", "difference:Q"))
+    tips = tooltip(label="", mean="difference", low="interval from", high="to", words="verdict")
+    ring = seeds.mark_point(size=28, yOffset=12, color="currentColor", opacity=0.6)
+    layers = [
+        over([{"zero": 0}])
+        .mark_rule(color="currentColor", strokeDash=[3, 3])
+        .encode(x=altair.X("zero:Q", title=title)),
+        found.mark_rule(color=COLOUR, strokeWidth=2.5).encode(x=low, x2="high:Q"),
+        found.mark_point(shape="diamond", filled=True, size=110, color=COLOUR, opacity=1).encode(
+            x=x, tooltip=tips
+        ),
+    ]
+    if dots:
+        ring_tip = tooltip(label="", seed="seed", difference="difference")
+        layers.append(ring.encode(x=single, tooltip=ring_tip))
+    chart = altair.layer(*layers).properties(width=WIDTH, height=altair.Step(ROW_HEIGHT))
+    return finished(chart, alt, ())

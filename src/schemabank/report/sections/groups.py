@@ -1,0 +1,91 @@
+"""The primary contrast within every part of the split."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemabank import stats
+from schemabank.report.comparing.comparison import Contrast
+from schemabank.report.comparing.families import Judged, judged_together
+from schemabank.report.comparing.material import Material, primary_contrast
+from schemabank.report.sections.cells import interval, number, percent, points, short
+from schemabank.report.sections.chart import Chart, Labels, table_of
+from schemabank.report.sections.forest import Forest, forest, line
+from schemabank.tables import PlainTable
+
+
+@dataclass(frozen=True)
+class GroupContrast:
+    """The primary contrast within one part of the split, its p-value adjusted over all parts."""
+
+    group: str
+    num_items: int
+    treatment_mean: float
+    control_mean: float
+    difference: float
+    interval: stats.Interval | None
+    p: float | None
+    p_holm: float | None
+    outcome: str
+    sentence: str
+
+
+def find(material: Material) -> list[GroupContrast]:
+    """Compare treatment and control part by part, where there are several."""
+    groups = material.runs.groups
+    if len(groups) < 2:
+        return []
+    found = [primary_contrast(material, group) for group in groups]
+    judged = judged_together([contrast.own.difference for contrast in found])
+    return [
+        _of_group(material, group, contrast, own)
+        for group, contrast, own in zip(groups, found, judged, strict=True)
+    ]
+
+
+def chart(found: Sequence[GroupContrast], labels: Labels) -> Chart | None:
+    """Return the differences by part of the split."""
+    shown = Forest(
+        name="groups",
+        title="Differences by part of the split",
+        caption="Mean differences of the primary contrast with 95 % intervals; the verdicts are "
+        "adjusted for several parts.",
+        rows=[line(own.group, own.difference, own.interval, own.outcome) for own in found],
+    )
+    return forest(shown, labels)
+
+
+def table(found: Sequence[GroupContrast]) -> PlainTable | None:
+    """Return the primary contrast by part of the split."""
+    rows = [
+        [
+            own.group,
+            number(own.num_items, 0),
+            percent(own.treatment_mean),
+            percent(own.control_mean),
+            points(own.difference),
+            interval(own.interval, 100),
+            short(own.p),
+            short(own.p_holm),
+            own.outcome,
+        ]
+        for own in found
+    ]
+    head = ["group", "items", "treatment", "control", "difference", "95 % interval", "p", "Holm"]
+    title = "treatment against control by part of the split, in points of percent"
+    return table_of(title, [*head, "verdict"], rows)
+
+
+def _of_group(material: Material, group: str, contrast: Contrast, own: Judged) -> GroupContrast:
+    difference = contrast.own.difference
+    return GroupContrast(
+        group=group,
+        num_items=material.runs.runs[0].result["groups"][group]["num_items"],
+        treatment_mean=contrast.treatment.mean,
+        control_mean=contrast.control.mean,
+        difference=difference.mean,
+        interval=difference.interval,
+        p=difference.p,
+        p_holm=own.p_holm,
+        outcome=own.verdict.outcome,
+        sentence=own.verdict.sentence,
+    )

@@ -1,0 +1,112 @@
+"""The treatment against every other trained arm."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import fsum
+
+from schemabank import stats
+from schemabank.report.comparing.families import Judged, judged_together
+from schemabank.report.comparing.material import Material
+from schemabank.report.sections.cells import interval, percent, points, short
+from schemabank.report.sections.chart import Chart, Labels, table_of
+from schemabank.report.sections.forest import Forest, forest, line
+from schemabank.tables import PlainTable
+
+
+@dataclass(frozen=True)
+class OtherArm:
+    """The treatment against another arm, at the primary setting or all that they share."""
+
+    arm: str
+    seeds: int
+    mean: float
+    difference: float
+    interval: stats.Interval | None
+    p: float | None
+    p_holm: float | None
+    outcome: str
+    sentence: str
+
+
+def find(material: Material) -> list[OtherArm]:
+    """Compare the treatment with every other arm, p-values adjusted over these."""
+    arms = [arm for arm in material.table.arms if arm not in material.arms]
+    found = {arm: _difference(material, arm) for arm in arms if _comparable(material, arm)}
+    judged = judged_together([difference for _, difference in found.values()])
+    return [
+        _other(arm, scores, difference, own)
+        for (arm, (scores, difference)), own in zip(found.items(), judged, strict=True)
+    ]
+
+
+def chart(found: Sequence[OtherArm], labels: Labels) -> Chart | None:
+    """Return the differences to every other arm."""
+    shown = Forest(
+        name="others",
+        title="Differences, treatment less every other arm",
+        caption="Mean differences with 95 % intervals; the verdicts are adjusted for several arms.",
+        rows=[line(own.arm, own.difference, own.interval, own.outcome) for own in found],
+    )
+    return forest(shown, labels)
+
+
+def table(found: Sequence[OtherArm]) -> PlainTable | None:
+    """Return the treatment against every other arm."""
+    rows = [
+        [
+            own.arm,
+            str(own.seeds),
+            percent(own.mean),
+            points(own.difference),
+            interval(own.interval, 100),
+            short(own.p),
+            short(own.p_holm),
+            own.outcome,
+        ]
+        for own in found
+    ]
+    head = ["arm", "seeds", "its mean", "treatment - arm", "95 % interval", "p", "Holm", "verdict"]
+    return table_of("treatment against every other arm, in points of percent", head, rows)
+
+
+def _settings(material: Material, arm: str) -> list[str]:
+    """The settings whose mean is compared: the primary one, or all that both arms have."""
+    if material.primary is not None:
+        return [material.primary]
+    return material.table.settings(material.arms[0], arm)
+
+
+def _comparable(material: Material, arm: str) -> bool:
+    """Whether some seed of both arms has all the settings that they share."""
+    shared = material.table.settings(material.arms[0], arm)
+    wanted = _settings(material, arm)
+    return bool(shared) and set(wanted) <= set(shared) and bool(material.table.means(arm, wanted))
+
+
+def _difference(material: Material, arm: str) -> tuple[list[float], stats.Difference]:
+    """The other arm's scores by seed, and how much the treatment's are above them."""
+    arms, settings = (material.arms[0], arm), _settings(material, arm)
+    first, second = (
+        {seed: float(score) for seed, score in material.table.means(name, settings).items()}
+        for name in arms
+    )
+    scores = list(second.values())
+    if len(first.keys() & second.keys()) > 1:
+        crossed = material.over_items(*arms, settings)
+        assert crossed is not None
+        return scores, crossed
+    return scores, stats.welch_difference(list(first.values()), scores)
+
+
+def _other(arm: str, scores: list[float], difference: stats.Difference, own: Judged) -> OtherArm:
+    return OtherArm(
+        arm=arm,
+        seeds=len(scores),
+        mean=fsum(scores) / len(scores),
+        difference=difference.mean,
+        interval=difference.interval,
+        p=difference.p,
+        p_holm=own.p_holm,
+        outcome=own.verdict.outcome,
+        sentence=own.verdict.sentence,
+    )

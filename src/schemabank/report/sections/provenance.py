@@ -1,0 +1,98 @@
+"""Where a report's figures come from, and which runs are not in them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from schemabank.report.plain import EPOCHS
+from schemabank.report.reading.runs import Left, ReportedRun, RunSet
+from schemabank.report.sections.cells import place
+from schemabank.report.sections.chart import given, table_of
+from schemabank.tables import PlainTable
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One run of the report."""
+
+    run_id: str
+    arm: str
+    seed: int
+    setting: str = field(metadata=EPOCHS)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the figures come from, and what is not in them."""
+
+    runs: list[ComparedRun]
+    versions: dict[str, list[str]]
+    models: list[str]
+    tasks: list[str]
+    dtypes: list[str]
+    failed: Sequence[Left]
+    failed_trials: Sequence[Left]
+    excluded: Sequence[Left]
+    unfinished: Sequence[str]
+
+
+def find(runs: RunSet) -> Provenance:
+    """Return which runs, versions, models and tasks the figures come from."""
+
+    def distinct(of: Callable[[ReportedRun], object]) -> list[str]:
+        return list(dict.fromkeys(str(of(run)) for run in runs.runs))
+
+    versions: dict[str, dict[str, None]] = {}
+    for run in runs.runs:
+        for name, version in run.result["versions"].items():
+            if version is not None:
+                versions.setdefault(name, {})[version] = None
+    return Provenance(
+        runs=[ComparedRun(run.run_id, run.arm, run.seed, run.setting) for run in runs.runs],
+        versions={name: list(found) for name, found in versions.items()},
+        models=distinct(lambda run: run.result["model"]),
+        tasks=distinct(lambda run: run.result["task"]),
+        dtypes=distinct(lambda run: run.result["dtype"]),
+        failed=runs.failed,
+        failed_trials=runs.failed_trials,
+        excluded=runs.excluded,
+        unfinished=runs.unfinished,
+    )
+
+
+def named(found: Provenance) -> list[str]:
+    """Return one line each on models, tasks and types of numbers."""
+    titles = {
+        "Models": found.models,
+        "Tasks": found.tasks,
+        "Numbers computed in": found.dtypes,
+    }
+    return [f"{title}: {', '.join(names)}." for title, names in titles.items() if names]
+
+
+def left_tables(found: Provenance) -> list[PlainTable]:
+    """Return the runs that failed, were excluded or are not finished."""
+    return given(
+        _left("failed runs", found.failed),
+        _left("failed tuning runs", found.failed_trials),
+        _left("excluded runs", found.excluded),
+        table_of(
+            f"unfinished runs: {len(found.unfinished)}",
+            ["run"],
+            [[name] for name in found.unfinished],
+        ),
+    )
+
+
+def compared_tables(found: Provenance) -> list[PlainTable]:
+    """Return versions of software, and the runs that are compared."""
+    versions = [[name, ", ".join(own)] for name, own in found.versions.items()]
+    runs = [[run.run_id, run.arm, str(run.seed), place(run.setting)] for run in found.runs]
+    return given(
+        table_of("versions", ["name", "version"], versions),
+        table_of(f"compared runs: {len(runs)}", ["run", "arm", "seed", "setting"], runs),
+    )
+
+
+def _left(title: str, found: Sequence[Left]) -> PlainTable | None:
+    rows = [[left.run, left.reason] for left in found]
+    return table_of(f"{title}: {len(rows)}", ["run", "reason"], rows)

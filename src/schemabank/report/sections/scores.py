@@ -1,0 +1,184 @@
+"""The arms' scores over seeds, and those of references without seeds."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import altair
+
+from schemabank.figures import LONGEST_LABEL, Spec
+from schemabank.report.comparing.comparison import ArmAt, Comparison, Reference
+from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
+from schemabank.report.sections.chart import (
+    ALL,
+    MOST_SETTINGS,
+    Chart,
+    Labels,
+    first,
+    in_percent,
+    left_out,
+)
+from schemabank.report.sections.look import (
+    HEIGHT,
+    LINE_HEIGHT,
+    POINTS,
+    WIDTH,
+    colour,
+    finished,
+    over,
+    shape,
+    tooltip,
+)
+from schemabank.tables import PlainTable
+
+Row = Mapping[str, Any]
+MOST_REFERENCES = 8
+
+
+def table(comparison: Comparison) -> PlainTable:
+    """Return the arms over seeds, and the references over items."""
+    several = len(comparison.contrasts) > 1
+    rows = [
+        [
+            at.arm,
+            place(at.setting),
+            str(at.summary.num_seeds),
+            percent(at.summary.mean),
+            percent(at.summary.sd),
+            number(at.summary.cv),
+            interval(at.summary.interval, 100),
+        ]
+        for at in comparison.arms
+        if several or at.setting is not None
+    ]
+    rows += [
+        [r.arm, r.setting, "reference", percent(r.score), "", "", interval(r.interval, 100)]
+        for r in comparison.references
+    ]
+    head = ["arm", "epochs", "seeds", "mean", "sd", "cv", "95 % interval, %"]
+    return "arms, over seeds; references, over items", head, rows
+
+
+def chart(comparison: Comparison, labels: Labels) -> Chart | None:
+    """Return the arms' means by setting."""
+    rows = [at for at in comparison.arms if finite(at.summary.mean)]
+    named = [at for at in rows if at.setting is not None]
+    # Where nothing varies, the mean over all settings is the same point once more.
+    rows = named if len({at.setting for at in named}) == 1 else rows
+    if not rows:
+        return None
+    arms = labels.drawn(at.arm for at in rows)
+    settings = [*first((place(at.setting) or ALL for at in named), MOST_SETTINGS), POOLED]
+    drawn = [row for row in map(_row, rows) if row["arm"] in arms and row["setting"] in settings]
+    drawn.sort(key=lambda row: settings.index(row["setting"]))
+    across = list(_across(comparison.references))
+    return Chart(
+        name="means",
+        title="Scores of the arms",
+        caption="Means with 95 % intervals over seeds; lines across are references without seeds."
+        f"{left_out(rows, len(drawn), 'means')}"
+        f"{left_out(across, MOST_REFERENCES, 'references')}",
+        spec=_plot(
+            drawn,
+            across[:MOST_REFERENCES],
+            arms,
+            titles={"setting": labels.setting_name, "score": labels.score},
+            alt="Mean score of each arm by setting",
+        ),
+        table=_chart_table(rows, comparison.references),
+        arms=arms,
+    )
+
+
+def _row(at: ArmAt) -> Row:
+    return {
+        "arm": at.arm,
+        "setting": place(at.setting) or ALL,
+        "seeds": at.summary.num_seeds,
+        **in_percent(at.summary.mean, at.summary.interval),
+    }
+
+
+def _across(references: Sequence[Reference]) -> Iterator[Row]:
+    for name, mean in sorted({(f"{r.arm} {r.setting}".strip(), 100 * r.score) for r in references}):
+        yield {"name": name, "mean": mean}
+
+
+def _chart_table(rows: Sequence[ArmAt], references: Sequence[Reference]) -> PlainTable:
+    cells = [
+        [
+            at.arm,
+            place(at.setting),
+            str(at.summary.num_seeds),
+            percent(at.summary.mean),
+            interval(at.summary.interval, 100),
+        ]
+        for at in rows
+    ]
+    cells += [
+        [r.arm, r.setting, "reference", percent(r.score), interval(r.interval, 100)]
+        for r in references
+    ]
+    return "scores of the arms", ["arm", "setting", "seeds", "mean", "95 % interval, %"], cells
+
+
+def _plot(
+    rows: Sequence[Row], references: Sequence[Row], arms: Sequence[str], *, titles: Row, alt: str
+) -> Spec:
+    """Means by setting with their intervals; references lie across, named at the right.
+
+    Args:
+        rows: ``arm, setting, mean, low, high, seeds``; scores in percent.
+        references: ``name, mean``.
+        arms: in their order.
+        titles: of ``setting`` and ``score``.
+        alt: what the chart shows, in words.
+    """
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    across = altair.Axis(labelAngle=0, labelOverlap=True)
+    base = over(rows).encode(
+        x=altair.X("setting:N", sort=settings, title=titles["setting"] or None, axis=across),
+        xOffset=altair.XOffset("arm:N", sort=list(arms), scale=altair.Scale(paddingOuter=0.8)),
+        color=colour(arms, POINTS),
+    )
+    title = f"{titles['score']}, %"
+    y = altair.Y("mean:Q", title=title)
+    tips = tooltip(
+        arm="arm", setting="setting", seeds="seeds", mean="mean, %", low="low, %", high="high, %"
+    )
+    low = altair.Y("low:Q", title=title)
+    layers = [
+        *_references(references, rows, title),
+        base.mark_rule(strokeWidth=2).encode(y=low, y2="high:Q"),
+        base.mark_point(filled=True, size=90).encode(y=y, shape=shape(arms), tooltip=tips),
+    ]
+    chart = altair.layer(*layers).properties(width=WIDTH, height=HEIGHT)
+    return finished(chart, alt, arms)
+
+
+def _references(references: Sequence[Row], rows: Sequence[Row], title: str) -> list[altair.Chart]:
+    """Lines across, and their names at the right, far enough apart to be read."""
+    if not references:
+        return []
+    lines = over(references).encode(
+        y=altair.Y("mean:Q", title=title), tooltip=tooltip(name="reference", mean="score, %")
+    )
+    names = over(_apart(references, rows)).mark_text(
+        align="left", limit=LONGEST_LABEL, color="currentColor"
+    )
+    return [
+        lines.mark_rule(color="currentColor", strokeDash=[5, 4], opacity=0.7),
+        names.encode(y=altair.Y("at:Q", title=title), x=altair.value(WIDTH + 6), text="name:N"),
+    ]
+
+
+def _apart(references: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """References with a place for the name, each at least a line above the last."""
+    ends = [row[name] for row in rows for name in ("low", "mean", "high")]
+    ends += [reference["mean"] for reference in references]
+    ends = [end for end in ends if end is not None]
+    line = (max(ends) - min(min(ends), 0)) * LINE_HEIGHT / HEIGHT
+    found: list[Row] = []
+    for reference in sorted(references, key=lambda reference: reference["mean"]):
+        lowest = found[-1]["at"] + line if found else reference["mean"]
+        found.append({**reference, "at": max(reference["mean"], lowest)})
+    return found
