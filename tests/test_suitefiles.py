@@ -15,10 +15,10 @@ from schemabank.config import RunConfig
 from schemabank.configfile import run_id
 from schemabank.curriculum import StepSettings, plan, step_settings, trained_groups
 from schemabank.naming import flat
+from schemabank.ratesearch import trials
 from schemabank.suite import Suite, load_suite
 from schemabank.suitefile import SuiteRun, TuneSettings
 from schemabank.suiterun import plan_suite
-from schemabank.tuning import trials
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent / "configs"

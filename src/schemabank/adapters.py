@@ -111,7 +111,7 @@ tags:
 
 {training}
 
-Rank {settings.r}, alpha {settings.lora_alpha:g}, on {_places(settings)}.
+Rank {settings.r}, alpha {settings.lora_alpha:g}, on {_targets_in_words(settings)}.
 It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
 LoRA adapter costs.
 
@@ -125,7 +125,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/adapter")
 """
 
 
-def _places(settings: LoraSettings) -> str:
+def _targets_in_words(settings: LoraSettings) -> str:
     """The layers that have an adapter, in words."""
     targets, blocks = ", ".join(settings.target_modules), settings.layers_to_transform
     return targets if blocks is None else f"{targets} of the blocks {', '.join(map(str, blocks))}"

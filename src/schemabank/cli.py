@@ -180,9 +180,9 @@ def routing(
     from schemabank.progress import reporter
     from schemabank.routing.command import route
     from schemabank.routing.report import tables
-    from schemabank.routing.subject import Question
+    from schemabank.routing.routed import RoutingQuestion
 
-    question = Question(
+    question = RoutingQuestion(
         split=split, limit=limit, fields=tuple(field or ()), meaning=meaning, wording=wording
     )
     with reporter() as progress:

@@ -50,7 +50,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
     Raises:
         InputError: the file is missing or malformed, or a setting is unknown or out of range.
     """
-    source = Source(path)
+    source = SettingsFile(path)
     tree = source.tree
     # The preset first: it decides which stages a setting inside the curriculum changes.
     for override in sorted(overrides, key=lambda text: text.partition("=")[0].strip() != "preset"):
@@ -71,7 +71,7 @@ def with_preset(tree: Tree, at: Callable[[Location], str]) -> Tree:
 
 def load_run(path: Path) -> RunConfig:
     """Read the resolved ``config.yaml`` of a run."""
-    source = Source(path)
+    source = SettingsFile(path)
     return source.validate(source.tree, RunConfig)
 
 
@@ -116,7 +116,7 @@ def to_yaml(run: RunConfig) -> str:
     return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class Source:
+class SettingsFile:
     """A YAML file with the line of every key."""
 
     def __init__(self, path: Path) -> None:

@@ -1,8 +1,8 @@
 """How a model's texts are decoded: by our decoder, all slots at once, or by ``generate``.
 
-Ours reads and writes a cache of its own and needs attention that it can replace. Whether it can is
-tried out on a few tokens, once and before anything is trained; a model for which it cannot is
-decoded by transformers, one slot at a time.
+Our decoder has a cache of its own and needs attention that it can replace. Whether that works is
+tried on a few tokens, once, before anything is trained. Models for which it does not are decoded by
+transformers, one slot at a time.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
 """Settings that a user stated and that change nothing, each with the reason.
 
-A setting without effect is a slip or a misunderstanding, and whoever stated it should hear of it
-before anything is computed. What presets and defaults say is not the user's, and a setting is
-without effect only where none of the runs at hand uses it.
+Such a setting is a slip or a misunderstanding, so the user is told before anything is computed.
+Values of presets and defaults are not the user's. A setting has no effect if none of the runs uses
+it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

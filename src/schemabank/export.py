@@ -1,9 +1,9 @@
-"""Whether what was saved computes what was trained, by stock PEFT, and a merged model.
+"""Checks by stock PEFT that a saved adapter computes what was trained, and writes merged models.
 
 Every adapter is loaded again by stock PEFT and its logits on a short text are compared with the
-run's. Both are computed in float64 throughout (:mod:`schemabank.precision`): there, another
-function stands out from rounding by many orders of magnitude, also an adapter that has hardly
-begun to learn. The weights are those that are saved; what bfloat16 makes of them is not compared.
+run's. Both are computed in float64 throughout (:mod:`schemabank.precision`). There a wrong adapter
+differs by many orders of magnitude more than rounding does, even if it has hardly begun to learn.
+The weights are those that are saved; what bfloat16 makes of them is not compared.
 
 What rounding explains is measured for each adapter, since it depends on the adapter: large learning
 rates blow up activations, and rounding with them. Two measurements, of which the larger counts:

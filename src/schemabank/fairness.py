@@ -1,8 +1,8 @@
-"""In what arms were not given equal training, in sentences for every table that compares them.
+"""How the training of compared arms differs, as sentences for every table that compares them.
 
-An arm's score is its method's only where learning rates were chosen alike and the training was of
-one size. Where that is not so, the comparison may show that instead: ``train`` and ``suite`` say it
-under their tables and the report among its findings, in the same words.
+A difference in score is the method's only if both arms' learning rates were chosen in one way and
+their training had one size. Where that is not so, ``train`` and ``suite`` say it under their tables
+and the report among its warnings, in the same words.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

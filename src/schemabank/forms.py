@@ -1,9 +1,9 @@
-"""Owns in which form the untouched model is asked: its prompts whole, or trimmed at their end.
+"""Owns the form in which the untouched model is asked: with whole prompts, or with trimmed ones.
 
-Trained arms learn to go on behind whatever a prompt ends with. A model that was never trained here
-has seen "answer is" and " 18" as tokens, and a prompt that ends in a blank ("answer is ") leaves it
-a seam that its texts never have, which costs it several nats an answer. As the reference of a
-comparison it is asked both ways, and the better way is shown: an advantage to it, by intent.
+Trained arms learn to continue whatever a prompt ends with. An untouched model has seen "answer is"
+and " 18" as tokens. A prompt that ends in a blank ("answer is ") splits them as no text does that
+it was trained on, which costs it several nats an answer. As the reference of a comparison it is
+asked in both forms, and the better one is shown: an advantage to it, by intent.
 """
 
 from collections.abc import Mapping, Sequence

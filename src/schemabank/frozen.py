@@ -1,8 +1,7 @@
-"""A model frozen, or lent to other code, for a while: it is given back as it was.
+"""Freezes a model, or lends it to other code, for a while, and then restores it.
 
-What trains in it and which of its modules are in training mode are the user's own settings, module
-by module, so whoever freezes a model gives them back; whoever lets PEFT wrap its layers gives these
-back, too.
+Which weights train and which modules are in training mode are the user's own settings, module by
+module. They are restored, and so are layers that PEFT has wrapped.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """What a run was computed from, as digests: the base model, its tokenizer and the task's examples.
 
 A run's id is a hash of its settings, which name a model and a task but do not hold them. So the
-digests stand in its ``result.json``, and beside its adapter, and are compared before anything of
-the run is used again: other weights or other data in the same place are no longer that run.
+digests stand in its ``result.json`` and beside its adapter. They are compared before anything of
+the run is used again: with other weights or data in the same place it would be another run.
 """
 
 import hashlib

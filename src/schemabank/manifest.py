@@ -1,7 +1,7 @@
 """``suite.json``: which run of a folder is which, and how the learning rates were chosen.
 
-A suite may grow, but not forget a run, nor change its declared contrast, nor, once its final runs
-are settled, how their learning rates were chosen.
+A suite may grow. It may not lose a run or change its declared contrast. Once its final runs are
+settled, the way their learning rates were chosen may not change either.
 """
 
 import json
@@ -15,11 +15,11 @@ from schemabank.errors import InputError
 from schemabank.failure import read_failure
 from schemabank.inputs import Present, recorded_in, why_no_longer
 from schemabank.members import Outcome
+from schemabank.ratesearch import SPLIT, RateSearch, trials
 from schemabank.rundir import SUITE, check_available
 from schemabank.runfiles import read_suite
 from schemabank.suite import Suite
 from schemabank.suitefile import TuneSettings
-from schemabank.tuning import SPLIT, Search, trials
 from schemabank.waiting import Note
 from schemabank.writing import whole_file, write_json
 
@@ -83,7 +83,7 @@ def check_manifest(out: Path, suite: Suite) -> None:
         _check_grows(out, known["runs"], suite.rows())
 
 
-def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
+def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
     """Write which run is which, as far as it is settled.
 
     Args:
@@ -97,7 +97,7 @@ def write_manifest(out: Path, suite: Suite, found: Search | None) -> None:
     known, rows = read_manifest(out), suite.rows()
     if found is not None and found.choices is None:
         if known is not None and known["runs"]:
-            # What was settled stands until all of it is again, but for what is known to diverge.
+            # The settled runs stay until the search has chosen again; only diverged trials are new.
             failed = _tuning(suite, found, _diverged(out))["failed"]
             _replace(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
             return
@@ -153,7 +153,7 @@ def _diverged(out: Path) -> dict[str, Outcome]:
     }
 
 
-def _tuning(suite: Suite, found: Search, known: Mapping[str, Outcome]) -> dict[str, object]:
+def _tuning(suite: Suite, found: RateSearch, known: Mapping[str, Outcome]) -> dict[str, object]:
     assert suite.tune is not None
     failed = {
         run_id(trial.run.config): outcome

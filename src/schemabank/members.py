@@ -1,4 +1,4 @@
-"""The runs of a cohort with their folders: what goes wrong with one's files is its own failure.
+"""The runs of a cohort with their folders. An error with one run's files fails that run alone.
 
 A cohort may train for hours, and a full disk or a folder that is gone must cost one run and not its
 neighbours. So every write of a run goes through its :class:`Member`.
@@ -18,7 +18,16 @@ from schemabank.failure import Failure
 from schemabank.inputs import INPUTS, Digests
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
-from schemabank.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, Claim, new_folder, slug
+from schemabank.rundir import (
+    ADAPTER,
+    BANK,
+    FAILURE,
+    RESULT,
+    STAGES,
+    ClaimedFolder,
+    new_folder,
+    slug,
+)
 from schemabank.runfiles import read_result
 from schemabank.tasks.catalog import metric_of
 from schemabank.trainconfig import Stage
@@ -79,7 +88,7 @@ class Member:
     """
 
     run: RunConfig
-    claim: Claim
+    claim: ClaimedFolder
     failure: Failure | None = None
     _can_write: bool = True
 

@@ -1,7 +1,7 @@
-"""What a loaded base model must be: whole, of the shapes that it was saved in, finite, with an end.
+"""Checks of a loaded base model: all weights, of the saved shapes, finite, and an end token.
 
-A damaged folder makes transformers raise whatever its parts raise, or draw random weights in place
-of those that do not fit. Here all of that becomes one sentence that names the model.
+For a damaged folder transformers raises many kinds of errors, or draws random weights where shapes
+do not fit. Here each of these becomes one sentence that names the model.
 """
 
 from collections.abc import Iterator, Mapping

@@ -64,7 +64,7 @@ def _file_digest(path: Path) -> str:
     if stat.st_size <= HASHED_EVERY_TIME:
         return sha256(real)
     said = [str(real), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    kept = _place(hashlib.sha256(json.dumps(said).encode()).hexdigest())
+    kept = _cache_file(hashlib.sha256(json.dumps(said).encode()).hexdigest())
     if kept is None:
         return sha256(real)
     with suppress(OSError, UnicodeDecodeError):
@@ -75,7 +75,7 @@ def _file_digest(path: Path) -> str:
     return digest
 
 
-def _place(key: str) -> Path | None:
+def _cache_file(key: str) -> Path | None:
     """Where a digest is kept; ``None`` where the user's cache cannot be made or entered."""
     try:
         return cached_assets_path("schemabank", namespace="digests", subfolder="sha256") / key

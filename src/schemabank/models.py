@@ -23,7 +23,7 @@ from schemabank.modelchecks import check_finite, check_whole, end_token_ids, loa
 from schemabank.modeldigests import model_digests
 from schemabank.modelfiles import Located, locate
 
-QUANTISED = ("quantization_config", "compression_config")  # the latter is compressed-tensors' old
+QUANTISED = ("quantization_config", "compression_config")  # the latter: old compressed-tensors
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 

@@ -1,7 +1,7 @@
 """What ``Tuner.train`` takes for examples: pairs of prompt and completion, or columns of that name.
 
-Python would take much else without a word: iterating over a data set or a dictionary gives its
-column names, and a text of two characters unpacks into two.
+Without these checks Python would accept much else: iterating over a data set or a dictionary gives
+its column names, and a text of two characters unpacks into two.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What came of comparing a saved adapter, loaded by stock PEFT, with the run that it is of."""
+"""The result of comparing a saved adapter, loaded by stock PEFT, with its run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

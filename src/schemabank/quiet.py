@@ -1,10 +1,11 @@
-"""What libraries print on their own account and no user can act on: hints to those who make them.
+"""Hides hints that libraries print for their own developers and that no user can act on.
 
-Who owns the process decides: the command line is quiet from its start to its end, a Python program
-only while it trains with a :class:`schemabank.Tuner`. Every other warning passes. Of TF32 only the
-hint goes: matrix products of float32 stay exact, as PyTorch has them by default, since ten bits of
-mantissa would cost training digits that a comparison of runs needs. (Convolutions of float32, which
-Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint speaks of them.)
+The command line hides them from its start to its end, a Python program only while it trains with a
+:class:`schemabank.Tuner`, since the process is not ours. Every other warning passes. Of TF32 only
+the hint goes: matrix products of float32 stay exact, as PyTorch has them by default, since ten bits
+of mantissa would cost training digits that a comparison of runs needs. (Convolutions of float32,
+which Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint speaks of
+them.)
 """
 
 import logging

@@ -1,11 +1,12 @@
-"""The rule by which a suite chooses among learning rates, and what it is told of each.
+"""The rule by which a suite chooses among learning rates, and the figures that it uses.
 
-Few runs on a few hundred items leave the best score uncertain by some points, and the loss of the
-gold target, which varies less, can tell among those that are as good; but it often goes on falling
-where the score no longer rises. So the loss decides only within a quarter of a standard error of
-the best, and that error is of the paired difference: all candidates answer the same items. How much
-accuracy this and other rules end with is simulated by ``benchmarks/rate_rule.py`` and recorded in
-``results/rate_rule.json``: the best score alone does as well, within 0.03 points of accuracy.
+A few runs on a few hundred items leave the best score uncertain by some points. The loss of the
+gold target varies less, so it can choose among rates whose scores are equally good. But it often
+keeps falling where the score no longer rises. So it decides only among rates whose score is within
+a quarter of a standard error of the best. That error is of the paired difference, since all
+candidates answer the same items. ``benchmarks/rate_rule.py`` simulates how much accuracy this and
+other rules end with, recorded in ``results/rate_rule.json``: the best score alone does as well,
+within 0.03 points of accuracy.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """What a foreign model may raise when it is asked for something that it was not written for.
 
-A model says no in whatever its parts raise, and so does PEFT on it. That is an answer, for which
-every question here has a sentence. Memory that runs out is none: it says nothing of the model, for
-fewer slots, or another device, may have room. It goes to whoever can do something about it.
+Models raise many kinds of errors for that, and so does PEFT on them. Here these become one error,
+and the caller says what it means. Running out of memory is not among them: with fewer slots, or on
+another device, the model may work. That error passes unchanged, to code that can free memory.
 """
 
 from collections.abc import Iterator

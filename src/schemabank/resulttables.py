@@ -140,7 +140,7 @@ def _name(result: Result, group: str) -> Row:
         parts.append(f"{result['few_shot']}-shot")
     if result["routing"] != "off":
         parts.append(f"routing {result['routing']}")
-    if result.get("prompt_form", "whole") != "whole":  # results of old have none
+    if result.get("prompt_form", "whole") != "whole":  # results of older versions have none
         parts.append(f"prompt {result['prompt_form']}")
     num_items = result["groups"][group]["num_items"]
     return ", ".join(parts), str(result["seed"]), f"{num_items} {escape(group)}"

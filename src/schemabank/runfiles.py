@@ -1,4 +1,4 @@
-"""``result.json``, ``cost.json`` and ``suite.json``, checked before anything is made of them.
+"""``result.json``, ``cost.json`` and ``suite.json``, checked when they are read.
 
 They are read by commands that may run long after they were written, by another version or after a
 disk has failed, so their shape is checked where they are read and nowhere else.

@@ -109,7 +109,7 @@ def evaluate_saved(
     for sentence in sentences(idle_in_evaluation(overrides, asked)):
         reporter.note(sentence)
     for routed in asked:
-        place = _place(routed, folder, out, several=len(routings) > 1)
+        place = _result_folder(routed, folder, out, several=len(routings) > 1)
         outcomes[place] = _reused(routed, place, found, reporter) if out is None else None
         if outcomes[place] is None:
             pending[place] = routed
@@ -122,7 +122,7 @@ def _routed(run: RunConfig, routing: Routing) -> RunConfig:
     return run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
 
 
-def _place(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> Path:
+def _result_folder(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> Path:
     if out is None:
         return folder / "evals" / _evaluation_id(run)
     return out / f"routing-{run.eval.routing}" if several else out

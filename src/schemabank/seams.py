@@ -1,9 +1,9 @@
 """Owns the seam between a prompt and what follows it: tokens of a text there, and text of tokens.
 
-Prompt and completion are tokenised apart, and many tokenizers treat the ends of a text in a way of
-their own: SentencePiece-style ones put a blank before its first word and take it away when they
-decode; others put an end token behind it. Neither has a place in the middle of a text, so both
-directions look at a completion as what stands behind a prompt.
+Prompt and completion are tokenised apart, and many tokenizers treat the beginning and the end of a
+text specially: SentencePiece-style ones put a blank before the first word and remove it when they
+decode, others append an end token. Neither belongs in the middle of a text. So both directions
+treat a completion as text behind a prompt.
 """
 
 from collections.abc import Sequence

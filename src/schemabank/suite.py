@@ -12,7 +12,7 @@ from schemabank.suitefile import (
     ARM,
     SEARCH_SPLIT,
     SEED,
-    Contrast,
+    ContrastSettings,
     SuiteRun,
     TuneSettings,
     read_suite_file,
@@ -31,7 +31,7 @@ class Suite:
         notes: settings of the file that change no run, a sentence each.
     """
 
-    contrast: Contrast | None
+    contrast: ContrastSettings | None
     runs: tuple[SuiteRun, ...]
     tune: TuneSettings | None = None
     notes: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """A suite's file: named arms, seeds and a grid of settings, and the runs that they make.
 
-Everything is checked that the file alone tells; nothing here asks what the machine has.
+All checks that need only the file are made here; none depends on the machine.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from schemabank.basesettings import Int, PositiveInt, Rate, Seed, Settings
 from schemabank.config import RunConfig
 from schemabank.configfile import (
-    Source,
+    SettingsFile,
     Tree,
     apply_override,
     assign,
@@ -36,7 +36,7 @@ Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
 NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
 
 
-class Contrast(Settings):
+class ContrastSettings(Settings):
     """The comparison that a suite is made for, declared before it runs."""
 
     treatment: str
@@ -82,7 +82,7 @@ class SuiteConfig(Settings):
     """By dotted name, values of a setting; every arm has a run for every combination."""
     exclude: tuple[dict[str, Any], ...] = ()
     """Runs to leave out: those that agree with all of an entry's arm, seed and grid settings."""
-    contrast: Contrast | None = None
+    contrast: ContrastSettings | None = None
     """The comparison that is declared in advance."""
     tune: TuneSettings | None = None
     """How learning rates are chosen; without it, the settings' own are used."""
@@ -143,7 +143,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
             grid names what an arm or the seeds set already, an exclusion matches nothing, or the
             search for learning rates has a seed of the suite.
     """
-    source = Source(path)
+    source = SettingsFile(path)
     suite = source.validate(source.tree, SuiteConfig)
     _check_names(suite, source)
     _check_tuning(suite, source)
@@ -158,7 +158,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
     return SuiteFile(suite, runs, tuple(sentences([*idle, *of_arms])))
 
 
-def _check_names(suite: SuiteConfig, source: Source) -> None:
+def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
     for name in (SEED, ARM):
         if name in suite.grid:
             raise InputError(
@@ -191,7 +191,9 @@ def _check_overrides(overrides: Iterable[str]) -> None:
             )
 
 
-def _idle_in_arms(suite: SuiteConfig, runs: Sequence[SuiteRun], source: Source) -> Iterator[Idle]:
+def _idle_in_arms(
+    suite: SuiteConfig, runs: Sequence[SuiteRun], source: SettingsFile
+) -> Iterator[Idle]:
     """Find what arms say without effect; of a stage's details, which are often copied, only that.
 
     Raises:
@@ -211,7 +213,7 @@ def _idle_in_arms(suite: SuiteConfig, runs: Sequence[SuiteRun], source: Source) 
             )
 
 
-def _check_tuning(suite: SuiteConfig, source: Source) -> None:
+def _check_tuning(suite: SuiteConfig, source: SettingsFile) -> None:
     if suite.tune is None:
         return
     common = sorted(set(suite.tune.seeds) & set(suite.seeds))
@@ -222,7 +224,7 @@ def _check_tuning(suite: SuiteConfig, source: Source) -> None:
         )
 
 
-def _kept(suite: SuiteConfig, source: Source) -> list[Place]:
+def _kept(suite: SuiteConfig, source: SettingsFile) -> list[Place]:
     """All places but those that are excluded; an exclusion that matches nothing is a slip."""
     places: list[Place] = [
         (arm, seed, dict(zip(suite.grid, values, strict=True)))
@@ -254,7 +256,7 @@ def _kept(suite: SuiteConfig, source: Source) -> list[Place]:
 def _config(
     suite: SuiteConfig,
     place: Place,
-    source: Source,
+    source: SettingsFile,
     overrides: Sequence[str],
 ) -> RunConfig:
     """Put a run's settings together: preset, defaults, arm, seed, grid, ``--set``."""

@@ -1,7 +1,7 @@
 """A suite from its file's settings to finished runs and tables: plan, tune, run, summarise.
 
-Everything that is finished is reused, and what is trained together is planned for all of a round's
-runs, finished or not; so a suite that is interrupted ends with the very bytes of one that is not.
+Finished runs are reused. Cohorts are planned from all runs of a round, finished or not, so that an
+interrupted suite ends with the same bytes as one that was not interrupted.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ from schemabank.loading import resolve_device
 from schemabank.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.members import Outcome, finished_outcome
 from schemabank.progress import Reporter
+from schemabank.ratesearch import ChosenRate, RateSearch, notes, search, tuned
 from schemabank.resulttables import check_tables
 from schemabank.rundir import is_finished
 from schemabank.stats import summarise_arm
 from schemabank.suite import Suite
 from schemabank.suitefile import SuiteRun
 from schemabank.tables import PlainTable
-from schemabank.tuning import Choice, Search, notes, search, tuned
 from schemabank.waiting import Note
 
 Row = dict[str, object]
@@ -44,7 +44,7 @@ class SuiteOutcome:
 
     suite: Suite
     outcomes: tuple[Outcome, ...]
-    search: Search | None
+    search: RateSearch | None
 
     @property
     def trials(self) -> tuple[Outcome, ...]:
@@ -152,14 +152,14 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
     return [_result_table(suite, results, group) for group in groups]
 
 
-def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> Search:
+def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
     """Choose the learning rates; what is finished of the search is reused."""
     finished = _reader(out, note=reporter.note)
     if search(suite, finished).choices is None:
-        # What the final runs cannot have is found before the search, which may take days.
+        # Before the search, which may take days: what keeps the final runs from starting.
         plan_all([run.config for run in suite.runs], reporter, device=device)
 
-    def run(found: Search) -> Sequence[Outcome]:
+    def run(found: RateSearch) -> Sequence[Outcome]:
         outcomes = finished(found)
         if outcomes is None:
             write_manifest(out, suite, found)
@@ -182,11 +182,11 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
     return found
 
 
-def _reader(out: Path, *, note: Note) -> Callable[[Search], list[Outcome] | None]:
+def _reader(out: Path, *, note: Note) -> Callable[[RateSearch], list[Outcome] | None]:
     """Return what knows the outcomes of a round of trials if all of them have ended."""
     settled = SettledTrials(out, note)
 
-    def read(found: Search) -> list[Outcome] | None:
+    def read(found: RateSearch) -> list[Outcome] | None:
         ended = [_ended(out, trial.run.config, settled) for trial in found.missing]
         known = [outcome for outcome in ended if outcome is not None]
         return known if len(known) == len(ended) else None
@@ -224,7 +224,7 @@ def _check_failures(outcomes: Sequence[Outcome]) -> None:
         )
 
 
-def _rows(suite: Suite, found: Search | None) -> list[Row]:
+def _rows(suite: Suite, found: RateSearch | None) -> list[Row]:
     """Rows of the tuning runs and, once they are known, of the final ones."""
     if found is None:
         return suite.rows()
@@ -234,7 +234,7 @@ def _rows(suite: Suite, found: Search | None) -> list[Row]:
     return [*rows, *({**row, "phase": "final"} for row in suite.rows())]
 
 
-def _to_follow(suite: Suite, found: Search) -> str:
+def _to_follow(suite: Suite, found: RateSearch) -> str:
     """What comes after the trials that are known, in words."""
     assert suite.tune is not None
     each = len(found.trials) // len(found.factors)
@@ -272,7 +272,7 @@ def _cohorts(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> list[P
     return [(title, ["cohort", "runs", "at once", "steps", "training, about"], rows)]
 
 
-def _tuning_tables(choices: Sequence[Choice]) -> list[PlainTable]:
+def _tuning_tables(choices: Sequence[ChosenRate]) -> list[PlainTable]:
     """Score against learning rate, a row an arm, point and factor; none where nothing trains."""
     if not choices:
         return []
@@ -286,7 +286,7 @@ def _tuning_tables(choices: Sequence[Choice]) -> list[PlainTable]:
     return [("learning rates on validation, means over seeds", head, rows)]
 
 
-def _tried(choice: Choice, factor: float) -> list[str]:
+def _tried(choice: ChosenRate, factor: float) -> list[str]:
     """A learning rate and how it did."""
     found = choice.candidates.get(factor)
     if found is None:
@@ -315,7 +315,7 @@ def _result_table(
         if result is not None and group in _groups(result) and result["scores"]:
             metric = result["scores"][0]
             scores[key].append(_groups(result)[group][metric])
-    rows = [[*key, str(len(found)), *_spread(found)] for key, found in scores.items()]
+    rows = [[*key, str(len(found)), *_summary_cells(found)] for key, found in scores.items()]
     head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
     return f"{metric}, {group}", head, rows
 
@@ -324,7 +324,7 @@ def _setting(run: SuiteRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in run.point.items())
 
 
-def _spread(scores: Sequence[float]) -> list[str]:
+def _summary_cells(scores: Sequence[float]) -> list[str]:
     if not scores:
         return ["", "", ""]
     found = summarise_arm(scores)

@@ -47,7 +47,7 @@ class Tagger(Protocol):
 
 def hash_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
     """Tag by a hash of the question's text: equal questions have equal tags."""
-    _check(num_schemas, num_tags)
+    _check_numbers(num_schemas, num_tags)
     return _fixed(lambda example: _take(_hashed(example.question, num_schemas), num_tags))
 
 
@@ -59,7 +59,7 @@ def content_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
     number) and, after it, the ids hashed from (operation, 1), (operation, 2), ... The first ids of
     all operations named come first, then their second ids, until there are ``num_tags``.
     """
-    _check(num_schemas, num_tags)
+    _check_numbers(num_schemas, num_tags)
     return _fixed(
         lambda example: _take(_owned(named_operations(example.question), num_schemas), num_tags)
     )
@@ -67,7 +67,7 @@ def content_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
 
 def field_tagger(*, field: str, num_schemas: int, num_tags: int) -> Tagger:
     """Tag by a hash of one of the data's columns, for tasks whose structure is known."""
-    _check(num_schemas, num_tags)
+    _check_numbers(num_schemas, num_tags)
 
     def tags(example: Example) -> tuple[int, ...]:
         if field not in example.fields:
@@ -84,7 +84,7 @@ def field_tagger(*, field: str, num_schemas: int, num_tags: int) -> Tagger:
 
 def random_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
     """Tag at random, drawn anew at every presentation: the control that carries no information."""
-    _check(num_schemas, num_tags)
+    _check_numbers(num_schemas, num_tags)
 
     def tagger(example: Example, *, rng: np.random.Generator) -> tuple[int, ...]:
         del example
@@ -108,7 +108,7 @@ def cluster_tagger(
         num_tags: tags of an example.
         seed: seed of the clustering, whose result does not depend on the mapping's order.
     """
-    _check(num_schemas, num_tags)
+    _check_numbers(num_schemas, num_tags)
     ids = sorted(embeddings)
     points = _stacked(ids, embeddings, num_schemas)
     centroids = _kmeans(points, num_schemas, np.random.default_rng(seed))
@@ -174,7 +174,7 @@ def _fixed(tags: Callable[[Example], tuple[int, ...]]) -> Tagger:
     return tagger
 
 
-def _check(num_schemas: int, num_tags: int) -> None:
+def _check_numbers(num_schemas: int, num_tags: int) -> None:
     if not 1 <= num_tags <= num_schemas:
         raise InputError(
             f"num_tags {num_tags} with num_schemas {num_schemas}: an example needs at least one "

@@ -1,8 +1,8 @@
 """Following runs in TensorBoard, Weights & Biases or trackio, each optional and off by default.
 
 A library gives one log for each run, so that all runs of a cohort can be followed at once. What is
-logged lies on the host already, and at most one step a second and run goes to a library, beside the
-last of each stage. A library that fails while runs are under way is left off; no run stops for it.
+logged is on the host already. Of each run a library gets at most one step a second, and the last
+step of each stage. A library that fails while runs are under way is left off; no run stops for it.
 """
 
 import contextvars

@@ -99,7 +99,7 @@ def train_runs(
                 if slots == 0:
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
-                cohort = None  # nothing holds its memory any more
+                cohort = None  # so that its memory can be freed
                 make = partial(_cohort, planned, context, halted.resume, keep_stage)
                 cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
                 context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
@@ -177,7 +177,7 @@ def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Coh
         except torch.OutOfMemoryError:
             if slots == 1:
                 raise
-        gc.collect()  # layers hold each other in circles
+        gc.collect()  # layers refer to each other in cycles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         slots = _halved(slots, reporter)
@@ -247,7 +247,7 @@ def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutO
                 speed = num_tokens / (time.monotonic() - began)
                 context.reporter.advance(1, _detail(steps, speed))
     except torch.OutOfMemoryError as error:
-        return error.with_traceback(None)  # which holds on to what did not fit
+        return error.with_traceback(None)  # whose frames hold the tensors that did not fit
     return None
 
 

@@ -1,7 +1,7 @@
-"""What stands still says what it waits for.
+"""Says what a program waits for.
 
-Compiling, loading and other processes may take minutes, and a program that waits looks like one
-that hangs. What is quick is never mentioned.
+Compiling, loading and other processes may take minutes, and a program that waits in silence looks
+like one that hangs. Short waits are never mentioned.
 """
 
 import threading
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-FIRST_S = 60.0  # of silence, before the first word
-GROWTH = 2.0  # of the pause from word to word
+FIRST_S = 60.0  # of waiting, before the first note
+GROWTH = 2.0  # of the pause from note to note
 
 Note = Callable[[str], None]
 

@@ -68,7 +68,7 @@ def writing_tensors(path: Path) -> Iterator[Path]:
     try:
         yield path
     except Exception as error:
-        # Errors of files are plain Exceptions where tokenizers writes.
+        # For an error of a file, tokenizers raises a plain Exception.
         if not isinstance(error, SafetensorError) and type(error) is not Exception:
             raise
         raise OSError(

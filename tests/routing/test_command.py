@@ -11,7 +11,7 @@ from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.routing.command import route
 from schemabank.routing.report import tables
-from schemabank.routing.subject import Question
+from schemabank.routing.routed import RoutingQuestion
 
 pytestmark = pytest.mark.usefixtures("gsm8k")
 FILES = {"routing.json", "routing.md", "usage.svg", "usage.png"}
@@ -21,7 +21,7 @@ def routed(
     folder: Path, out: Path | None, *overrides: str, **question: object
 ) -> tuple[Path, dict[str, Any], list[str]]:
     notes = Notes()
-    asked = Question(**question)  # type: ignore[arg-type]
+    asked = RoutingQuestion(**question)  # type: ignore[arg-type]
     place, report = route(folder, asked, overrides, out, notes)
     return place, dict(report), notes.lines
 

@@ -1,7 +1,7 @@
 """Which runs have the slots, and when; no tensors here.
 
-All runs follow one schedule of shapes, so a run may take a slot only where the schedule stands at
-that place of its cycle which the run's next step has: what a run computes depends on its own steps
+All runs follow one schedule of shapes. A run may take a slot only when the schedule is at the place
+of its cycle where the run's next step belongs, so that what a run computes depends on its own steps
 and never on when it got a slot. A program costs what all slots cost, used or
 not. So a cohort first takes all steps whose trunk is the base model's, which cost little (see
 :class:`schemabank.cohort.slots.Kind`), and then all others: no step needs both kinds of program. A

@@ -1,4 +1,4 @@
-"""What a long command tells of itself, whoever shows it."""
+"""What a long command reports while it runs, however it is shown."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol

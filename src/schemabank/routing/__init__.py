@@ -1,1 +1,1 @@
-"""A look inside the router: what it chooses, on what, and how that came about."""
+"""What routers choose, for which examples, and how that changes in training."""

@@ -19,7 +19,7 @@ from schemabank.progress import Reporter
 from schemabank.routing import measures
 from schemabank.routing.collect import Choices, collect
 from schemabank.routing.measures import Floats
-from schemabank.routing.subject import Question, Subject, make_subject, tags_of, why_no_tags
+from schemabank.routing.routed import Routed, RoutingQuestion, make_routed, tags_of, why_no_tags
 from schemabank.rundir import ADAPTER, BANK
 from schemabank.saved import loaded_stack
 from schemabank.tagging import embeddings
@@ -37,7 +37,7 @@ Row = dict[str, object]
 def analyse(
     folder: Path,
     run: RunConfig,
-    question: Question,
+    question: RoutingQuestion,
     reporter: Reporter,
     *,
     trained_on: TaskSettings,
@@ -76,21 +76,21 @@ def analyse(
 
     try:
         tags = why_no_tags(run, items, examples, split=split, trained_on=trained_on)
-        subject = make_subject(items, run, question, tags or tags_of(run, examples, embed))
+        routed = make_routed(items, run, question, tags or tags_of(run, examples, embed))
         head: Report = {
             "run": folder.resolve().name,
             "model": run.model.name,
             "task": run.task.name,
             "split": split,
             "num_examples": len(items),
-            "num_tokens": len(subject.tokens.ids),
+            "num_tokens": len(routed.tokens.ids),
             "num_schemas": run.bank.num_schemas,
             "top_k": run.bank.top_k,
             "tagger": run.tags.tagger,
-            "tags": subject.tags if isinstance(subject.tags, str) else run.tags.num_tags,
+            "tags": routed.tags if isinstance(routed.tags, str) else run.tags.num_tags,
         }
         return head | _measured(
-            subject, stack, run, states, tokenizer=base.tokenizer, reporter=reporter
+            routed, stack, run, states, tokenizer=base.tokenizer, reporter=reporter
         )
     finally:
         stack.remove()
@@ -121,7 +121,7 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
 
 
 def _measured(
-    subject: Subject,
+    routed: Routed,
     stack: AdapterStack,
     run: RunConfig,
     states: Mapping[str, Path | None],
@@ -137,14 +137,14 @@ def _measured(
     profiles: dict[int, dict[str, Floats]] = {}
     for name, place in states.items():
         _load_state(stack, run, place)
-        reporter.start(f"route {name}", len(subject.items))
-        before, choices = choices, collect(stack, subject.items, reporter)
+        reporter.start(f"route {name}", len(routed.items))
+        before, choices = choices, collect(stack, routed.items, reporter)
         reporter.finish()
-        profiles = {layer: _profiles(subject, chosen) for layer, chosen in choices.items()}
+        profiles = {layer: _profiles(routed, chosen) for layer, chosen in choices.items()}
         for layer, chosen in choices.items():
             row = {"state": name, "layer": layer}
-            layers.append(row | _layer(subject, chosen, before.get(layer)))
-            information += [row | found for found in _information(subject, profiles[layer])]
+            layers.append(row | _layer(routed, chosen, before.get(layer)))
+            information += [row | found for found in _information(routed, profiles[layer])]
     return {
         "states": list(states),
         "layers": layers,
@@ -153,23 +153,23 @@ def _measured(
             {"layer": layer, "place": place} | found
             for layer, at_end in profiles.items()
             for place, profile in at_end.items()
-            for found in _reuse(subject, profile)
+            for found in _reuse(routed, profile)
         ],
         "by_value": [
             {"layer": layer, "place": place} | found
             for layer, at_end in profiles.items()
             for place, profile in at_end.items()
-            for found in _by_value(subject, profile)
+            for found in _by_value(routed, profile)
         ],
         "schemas": [
             {"layer": layer} | found
             for layer, chosen in choices.items()
-            for found in _typical(subject, chosen, tokenizer)
+            for found in _typical(routed, chosen, tokenizer)
         ],
     }
 
 
-def _layer(subject: Subject, chosen: Choices, before: Choices | None) -> Row:
+def _layer(routed: Routed, chosen: Choices, before: Choices | None) -> Row:
     found = measures.layer_measures(chosen.shares, chosen.probability, chosen.entropy)
     row: Row = {
         "entropy": found.entropy,
@@ -180,51 +180,49 @@ def _layer(subject: Subject, chosen: Choices, before: Choices | None) -> Row:
         "probability": found.probability.tolist(),
         "changed": None if before is None else measures.changed(before.shares, chosen.shares),
     }
-    if not isinstance(subject.tags, str):
-        agreement = measures.tag_agreement(chosen.shares, subject.tokens.example_of, subject.tags)
+    if not isinstance(routed.tags, str):
+        agreement = measures.tag_agreement(chosen.shares, routed.tokens.example_of, routed.tags)
         row |= {"tag_agreement": agreement[0], "tag_agreement_by_chance": agreement[1]}
     return row
 
 
-def _profiles(subject: Subject, chosen: Choices) -> dict[str, Floats]:
+def _profiles(routed: Routed, chosen: Choices) -> dict[str, Floats]:
     """Every example's choices at every place, ``(example, schema)``."""
     return {
         name: measures.profiles(
-            chosen.shares[there], subject.tokens.example_of[there], len(subject.items)
+            chosen.shares[there], routed.tokens.example_of[there], len(routed.items)
         )
-        for name, there in subject.places.items()
+        for name, there in routed.places.items()
     }
 
 
-def _information(subject: Subject, profiles: Mapping[str, Floats]) -> Iterator[Row]:
+def _information(routed: Routed, profiles: Mapping[str, Floats]) -> Iterator[Row]:
     for place, profile in profiles.items():
-        for field, values in subject.fields.items():
-            found = measures.information(profile, values, subject.drawn)
+        for field, values in routed.fields.items():
+            found = measures.information(profile, values, routed.drawn)
             yield {"field": field, "place": place, **asdict(found)}
 
 
-def _reuse(subject: Subject, profile: Floats) -> Iterator[Row]:
-    if subject.meanings is None:
+def _reuse(routed: Routed, profile: Floats) -> Iterator[Row]:
+    if routed.meanings is None:
         return
-    found = measures.reuse(profile, subject.meanings, subject.wordings, subject.drawn)
+    found = measures.reuse(profile, routed.meanings, routed.wordings, routed.drawn)
     if found is not None:
         yield asdict(found)
 
 
-def _by_value(subject: Subject, profile: Floats) -> Iterator[Row]:
-    for field, values in subject.fields.items():
+def _by_value(routed: Routed, profile: Floats) -> Iterator[Row]:
+    for field, values in routed.fields.items():
         names, usage = measures.by_value(profile, values)
         yield {"field": field, "values": names, "usage": usage.tolist()}
 
 
-def _typical(
-    subject: Subject, chosen: Choices, tokenizer: PreTrainedTokenizerBase
-) -> Iterator[Row]:
+def _typical(routed: Routed, chosen: Choices, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
     """Each schema's most typical tokens and examples."""
-    tokens = measures.typical(chosen.shares, subject.tokens.ids, count=NUM_TOKENS)
-    num_items = len(subject.items)
-    profile = measures.profiles(chosen.shares, subject.tokens.example_of, num_items)
-    counts = Counter(subject.tokens.ids.tolist())
+    tokens = measures.typical(chosen.shares, routed.tokens.ids, count=NUM_TOKENS)
+    num_items = len(routed.items)
+    profile = measures.profiles(chosen.shares, routed.tokens.example_of, num_items)
+    counts = Counter(routed.tokens.ids.tolist())
     for schema, kinds in enumerate(tokens):
         best = np.argsort(-profile[:, schema], kind="stable")[:NUM_EXAMPLES]
         yield {
@@ -235,9 +233,9 @@ def _typical(
             ],
             "examples": [
                 {
-                    "id": subject.items[i].id,
+                    "id": routed.items[i].id,
                     "share": float(profile[i, schema]),
-                    "prompt": subject.items[i].prompt[-SHOWN_CHARACTERS:],
+                    "prompt": routed.items[i].prompt[-SHOWN_CHARACTERS:],
                 }
                 for i in best
                 if profile[i, schema] > 0

@@ -1,4 +1,4 @@
-"""The command ``schemabank routing``: where its results lie, and that they are made once."""
+"""The command ``schemabank routing``: analyses a run once and keeps the result in a folder."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ from schemabank.loading import resolve_device, resolved
 from schemabank.progress import Reporter
 from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
-from schemabank.routing.subject import Question
+from schemabank.routing.routed import RoutingQuestion
 from schemabank.rundir import ROUTING, check_new, new_folder
 from schemabank.saved import as_asked, locate
 
 
 def route(
     folder: Path,
-    question: Question,
+    question: RoutingQuestion,
     overrides: Sequence[str],
     out: Path | None,
     reporter: Reporter,
@@ -67,7 +67,7 @@ def route(
     return place, report
 
 
-def _id(run: RunConfig, question: Question) -> str:
+def _id(run: RunConfig, question: RoutingQuestion) -> str:
     settings = to_yaml(run.model_copy(update={"engine": EngineSettings()}))
     text = settings + json.dumps(asdict(question), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -106,7 +106,7 @@ def verdict(
         shares: whether scores are shares, whose differences the sentence gives in points of
             percent; else in units of the score.
     """
-    _check(p, num_comparisons, smallest)
+    _check_rule(p, num_comparisons, smallest)
     enough = contrast.num_seeds >= FEWEST_SEEDS
     p = (contrast.p if p is None else p) if enough else None
     alpha = 1 - contrast.confidence
@@ -191,7 +191,7 @@ class _Words:
         return f"{100 * value:+.2f}" if self.shares else f"{value:+.4g}"
 
 
-def _check(p: float | None, num_comparisons: int, smallest: float | None) -> None:
+def _check_rule(p: float | None, num_comparisons: int, smallest: float | None) -> None:
     if p is not None and not 0 <= p <= 1:
         raise InputError(f"p {p} is not between 0 and 1: give what holm returns")
     if num_comparisons < 1:

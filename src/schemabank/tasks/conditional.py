@@ -198,7 +198,7 @@ def load(
         "test_size": test_size,
         "data_seed": data_seed,
     }
-    _check(numbers, num_rules, held_out_ratio)
+    _check_settings(numbers, num_rules, held_out_ratio)
     decks = _Decks(
         num_rules=num_rules,
         held_out_ratio=held_out_ratio,
@@ -323,7 +323,7 @@ def _distinct(generator: Random, stop: int) -> Iterator[int]:
             yield draw
 
 
-def _check(numbers: dict[str, int], num_rules: int, held_out_ratio: float) -> None:
+def _check_settings(numbers: dict[str, int], num_rules: int, held_out_ratio: float) -> None:
     for name, number in numbers.items():
         if number < 0:
             raise InputError(f"{name} {number} is negative: use 0 or more")

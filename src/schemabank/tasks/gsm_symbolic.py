@@ -77,7 +77,7 @@ def load(
     is test, validation, train), and a smaller one is the beginning of a larger one. The field
     ``template`` holds the template's number.
     """
-    _check(train_size, validation_size, test_size, max_question_words, data_seed)
+    _check_settings(train_size, validation_size, test_size, max_question_words, data_seed)
     seen, held_out = split_templates(_generator_module().tasks_ok, held_out_ratio)
     deck = _Deck(data_seed=data_seed, max_question_words=max_question_words)
     test = deck.draw("test/seen", test_size, templates=seen, group="seen")
@@ -238,7 +238,7 @@ def _example(
     )
 
 
-def _check(
+def _check_settings(
     train_size: int,
     validation_size: int,
     test_size: int,

@@ -94,7 +94,7 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     answer, ``references`` the distinct ones, and the fields are ``summary``, ``title``, ``kind``
     (``gutenberg`` or ``movie``) and ``document``.
     """
-    _check(validation_ratio, max_summary_words)
+    _check_settings(validation_ratio, max_summary_words)
     folder = data_folder()
     splits = _folder(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
     _check_disjoint(splits)
@@ -322,7 +322,7 @@ def _check_disjoint(splits: Mapping[str, _Split]) -> None:
             first[id_] = name
 
 
-def _check(validation_ratio: float, max_summary_words: int | None) -> None:
+def _check_settings(validation_ratio: float, max_summary_words: int | None) -> None:
     if not 0 <= validation_ratio < 1:
         raise InputError(
             f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"

@@ -254,7 +254,7 @@ def _text(value: object) -> str:
 
 def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
     """Fill the splits that the data lacks from its training rows."""
-    train = list(zip(examples["train"], _places(examples["train"]), strict=True))
+    train = list(zip(examples["train"], _split_positions(examples["train"]), strict=True))
     carved: dict[str, list[Example]] = {}
     start = 0.0
     for split, ratio in (
@@ -271,7 +271,7 @@ def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) ->
     )
 
 
-def _places(examples: Sequence[Example]) -> list[float]:
+def _split_positions(examples: Sequence[Example]) -> list[float]:
     """Places by which rows are set aside: one for prompts that differ in case and blanks alone."""
     forms = [" ".join(e.question.casefold().split()) for e in examples]
     first: dict[str, str] = {}

@@ -10,11 +10,8 @@ from schemabank.errors import InputError
 from schemabank.failure import Failure
 from schemabank.itemscores import save_item_scores
 from schemabank.members import Outcome
-from schemabank.suite import Suite
-from schemabank.suitefile import SuiteRun, TuneSettings
-from schemabank.trainconfig import THREE_STAGES
-from schemabank.tuning import (
-    Search,
+from schemabank.ratesearch import (
+    RateSearch,
     Trial,
     beyond,
     notes,
@@ -24,6 +21,9 @@ from schemabank.tuning import (
     trials,
     tuned,
 )
+from schemabank.suite import Suite
+from schemabank.suitefile import SuiteRun, TuneSettings
+from schemabank.trainconfig import THREE_STAGES
 
 DIVERGED = Failure("diverged", "no finite gradient in 20 steps in a row, up to step 30")
 
@@ -127,11 +127,11 @@ def failed(reason: Failure = DIVERGED) -> Outcome:
 
 def searched(
     suite: Suite, of: Callable[[Trial], Outcome]
-) -> tuple[Search, list[set[tuple[str, float]]]]:
+) -> tuple[RateSearch, list[set[tuple[str, float]]]]:
     """The search, and what each round tried."""
     rounds = []
 
-    def run(found: Search) -> list[Outcome]:
+    def run(found: RateSearch) -> list[Outcome]:
         rounds.append({(trial.run.arm, trial.factor) for trial in found.missing})
         return [of(trial) for trial in found.missing]
 
@@ -143,7 +143,7 @@ def peaked(**best: float) -> Callable[[Trial], Outcome]:
     return lambda trial: outcome(0.5, gold_nll=abs(trial.factor - best[trial.run.arm]))
 
 
-def chosen(found: Search) -> dict[str, tuple[float, bool]]:
+def chosen(found: RateSearch) -> dict[str, tuple[float, bool]]:
     assert found.choices is not None
     return {choice.run.arm: (choice.factor, choice.at_edge) for choice in found.choices}
 
@@ -264,7 +264,7 @@ def test_trials_are_scored_on_validation_with_seeds_of_their_own() -> None:
 def test_a_search_whose_trials_are_not_there_stops_where_it_is() -> None:
     calls = []
 
-    def run(found: Search) -> list[Outcome] | None:
+    def run(found: RateSearch) -> list[Outcome] | None:
         calls.append(found)
         return [outcome(trial.factor / 9) for trial in found.missing] if len(calls) == 1 else None
 

@@ -20,7 +20,7 @@ LONGEST_VALUE = 60  # characters, likewise
 
 
 @dataclass(frozen=True)
-class Question:
+class RoutingQuestion:
     """What is asked of a run's router.
 
     Attributes:
@@ -39,7 +39,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Routed:
     """What is routed.
 
     Attributes:
@@ -75,16 +75,16 @@ class Subject:
         }
 
 
-def make_subject(
-    items: Sequence[Item], run: RunConfig, question: Question, tags: Floats | str
-) -> Subject:
+def make_routed(
+    items: Sequence[Item], run: RunConfig, question: RoutingQuestion, tags: Floats | str
+) -> Routed:
     """Put together what is known of the examples.
 
     Raises:
         InputError: a field that the data lacks, or a wording without a meaning.
     """
     meanings, wordings = _paraphrases(items, run, question)
-    return Subject(
+    return Routed(
         items=items,
         tokens=tokens_of(items),
         tags=tags,
@@ -130,7 +130,7 @@ def _field(items: Sequence[Item], name: str) -> list[str]:
 
 
 def _paraphrases(
-    items: Sequence[Item], run: RunConfig, question: Question
+    items: Sequence[Item], run: RunConfig, question: RoutingQuestion
 ) -> tuple[list[str] | None, list[str] | None]:
     """What examples mean and how they are said, as far as fields tell."""
     task = TASKS[run.task.name]

@@ -52,7 +52,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChosenRate:
     """What the rule chose for an arm at a point of the grid.
 
     Attributes:
@@ -87,7 +87,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Search:
+class RateSearch:
     """How far the choice of a suite's learning rates has come.
 
     Attributes:
@@ -102,7 +102,7 @@ class Search:
     trials: tuple[Trial, ...] = ()
     outcomes: tuple[Outcome, ...] = ()
     extensions: int = 0
-    choices: tuple[Choice, ...] | None = None
+    choices: tuple[ChosenRate, ...] | None = None
 
     @property
     def missing(self) -> tuple[Trial, ...]:
@@ -110,7 +110,7 @@ class Search:
         return self.trials[len(self.outcomes) :]
 
 
-def search(suite: Suite, run: Callable[[Search], Sequence[Outcome] | None]) -> Search:
+def search(suite: Suite, run: Callable[[RateSearch], Sequence[Outcome] | None]) -> RateSearch:
     """Choose the learning rates of a suite.
 
     Args:
@@ -126,7 +126,7 @@ def search(suite: Suite, run: Callable[[Search], Sequence[Outcome] | None]) -> S
     """
     assert suite.tune is not None
     factors = tuple(sorted(suite.tune.factors))
-    found = Search(factors, tuple(trials(suite, factors)))
+    found = RateSearch(factors, tuple(trials(suite, factors)))
     while (outcomes := run(found)) is not None:
         found = replace(found, outcomes=(*found.outcomes, *outcomes))
         choices = _choices(suite, found)
@@ -142,7 +142,7 @@ def search(suite: Suite, run: Callable[[Search], Sequence[Outcome] | None]) -> S
     return found
 
 
-def notes(found: Search) -> list[str]:
+def notes(found: RateSearch) -> list[str]:
     """What a search's choices leave to be desired, a sentence each."""
     failed = [
         f"tuning run {outcome.folder.name} failed ({outcome.failure}): its factor was not chosen"
@@ -150,15 +150,16 @@ def notes(found: Search) -> list[str]:
         if outcome.failure is not None
     ]
     at_edge = [
-        f"arm {choice.run.arm!r}{_at(choice.run.point)}: the chosen factor {choice.factor:g} lies "
-        "at the edge of the grid, so a better one may lie beyond it (tune.extend goes further)"
+        f"arm {choice.run.arm!r}{_point_in_words(choice.run.point)}: the chosen factor "
+        f"{choice.factor:g} lies at the edge of the grid, so a better one may lie beyond it "
+        "(tune.extend goes further)"
         for choice in found.choices or ()
         if choice.at_edge
     ]
     return [*failed, *at_edge]
 
 
-def tuned(suite: Suite, found: Search) -> Suite:
+def tuned(suite: Suite, found: RateSearch) -> Suite:
     """Return a suite's final runs, at the chosen learning rates."""
     assert found.choices is not None
     factors = {_key(choice.run): choice.factor for choice in found.choices}
@@ -173,7 +174,7 @@ def trials(suite: Suite, factors: Sequence[float]) -> list[Trial]:
     assert suite.tune is not None
     return [
         Trial(_on_validation(place, seed, factor, suite.tune), factor)
-        for place in _places(suite)
+        for place in _searched_places(suite)
         for factor in factors
         for seed in suite.tune.seeds
     ]
@@ -185,10 +186,10 @@ def scaled(config: RunConfig, factor: float) -> RunConfig:
     stages = tuple(
         stage
         if stage.learning_rate is None
-        else stage.model_copy(update={"learning_rate": _times(stage.learning_rate, factor)})
+        else stage.model_copy(update={"learning_rate": _scaled_rate(stage.learning_rate, factor)})
         for stage in config.curriculum
     )
-    rate = _times(config.train.learning_rate, factor)
+    rate = _scaled_rate(config.train.learning_rate, factor)
     train = config.train.model_copy(update={"learning_rate": rate})
     return config.model_copy(update={"curriculum": stages, "train": train})
 
@@ -210,7 +211,7 @@ def beyond(factors: Sequence[float], chosen: Sequence[float]) -> list[float]:
     return [_rounded(factor, EXTENDED_DIGITS) for factor in found]
 
 
-def _places(suite: Suite) -> list[SuiteRun]:
+def _searched_places(suite: Suite) -> list[SuiteRun]:
     """The first run of every arm that trains, at every point of the grid."""
     found: dict[tuple[str, str], SuiteRun] = {}
     for run in suite.runs:
@@ -233,7 +234,7 @@ def _on_validation(place: SuiteRun, seed: int, factor: float, tune: TuneSettings
     return replace(place, seed=seed, config=config)
 
 
-def _choices(suite: Suite, found: Search) -> tuple[Choice, ...]:
+def _choices(suite: Suite, found: RateSearch) -> tuple[ChosenRate, ...]:
     """Apply the rule to every arm at every point.
 
     Raises:
@@ -244,11 +245,11 @@ def _choices(suite: Suite, found: Search) -> tuple[Choice, ...]:
         outcomes.setdefault((_key(trial.run), trial.factor), []).append(outcome)
     return tuple(
         _choice(place, {factor: outcomes[_key(place), factor] for factor in found.factors})
-        for place in _places(suite)
+        for place in _searched_places(suite)
     )
 
 
-def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Choice:
+def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> ChosenRate:
     """Apply the rule to an arm at a point; a factor with a failed trial cannot be chosen."""
     candidates = {}
     for factor, of_factor in outcomes.items():
@@ -261,7 +262,7 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
     factors = tuple(outcomes)
     if not candidates:
         raise InputError(
-            f"arm {place.arm!r}{_at(place.point)} diverged at all of the factors "
+            f"arm {place.arm!r}{_point_in_words(place.point)} diverged at all of the factors "
             f"{', '.join(f'{f:g}' for f in factors)}: allowed is a search in which some factor "
             "trains, put smaller ones into tune.factors"
         )
@@ -270,14 +271,14 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
         next(factor for factor, own in candidates.items() if own is found)
         for found in (choose(tried), best_score(tried))
     )
-    return Choice(place, chosen, highest, factors, candidates)
+    return ChosenRate(place, chosen, highest, factors, candidates)
 
 
-def _at(point: Point) -> str:
+def _point_in_words(point: Point) -> str:
     return "".join(f", {name} {value}" for name, value in point.items())
 
 
-def _times(rate: float, factor: float) -> float:
+def _scaled_rate(rate: float, factor: float) -> float:
     return _rounded(rate * factor, DIGITS)
 
 
