@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from schemabank.figures import Spec
-from schemabank.report.claims.judgements import Judged
-from schemabank.report.comparing.comparison import Comparison
-from schemabank.report.comparing.items import ItemComparison
-from schemabank.report.comparing.material import Material
+from schemabank.report.claims import Judged
+from schemabank.report.comparing import Comparison, ItemComparison, Material
 from schemabank.report.plain import plain, plain_fields
 from schemabank.report.sections import (
     claims,
@@ -42,7 +40,7 @@ from schemabank.report.sections.rates import Tried
 from schemabank.report.sections.routing import HeatMap
 from schemabank.report.sections.samples import Sample, Shown
 from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings.finding import Finding
+from schemabank.report.warnings import Finding
 from schemabank.tables import PlainTable, without_empty_columns
 
 

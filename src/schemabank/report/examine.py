@@ -4,19 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.errors import InputError
-from schemabank.report.claims.judgements import beside, judge_claims
-from schemabank.report.claims.statistics import Subject
-from schemabank.report.comparing.comparison import compare
-from schemabank.report.comparing.material import gather
+from schemabank.report.claims import Subject, beside, judge_claims
+from schemabank.report.comparing import compare, gather
 from schemabank.report.contents import Report, TableFile, Topics, find_topics
-from schemabank.report.reading.runs import RunSet, read_runs
-from schemabank.report.reading.table import choose_arms, read_scores
-from schemabank.report.reading.tabulate import choose
+from schemabank.report.reading import RunSet, choose_arms, choose_contrast, read_runs, read_scores
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings.adapters import adapters_in_doubt
-from schemabank.report.warnings.scores import find_warnings
-from schemabank.report.warnings.training import Facts, find_run_warnings
+from schemabank.report.warnings import Facts, adapters_in_doubt, find_run_warnings, find_warnings
 
 
 @dataclass(frozen=True)
@@ -81,7 +75,7 @@ def _of_runs(path: Path, question: Question) -> Report:
         )
     runs = read_runs(path)
     group = _group(runs, question.group)
-    arms = choose(runs, question.treatment, question.control)
+    arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
     topics, samples = find_topics(material)
     known = Facts(material.settings, topics.rates, topics.behaviour, topics.cost)

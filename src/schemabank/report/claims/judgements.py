@@ -29,7 +29,7 @@ from schemabank.report.claims.statistics import (
     sds,
 )
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.table import in_order, known, read_cells, read_text
+from schemabank.report.reading import in_order, known, read_cells, read_text
 
 COLUMNS = ("statistic", "arm", "epochs", "seed", "value", "where")
 PART = re.compile(rf"(\w+)=({NUMBER})")

@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TypeVar
 
 from schemabank.errors import InputError
-from schemabank.report.comparing.peaks import peaks_by_seed
-from schemabank.report.reading.table import ScoreTable
+from schemabank.report.comparing import peaks_by_seed
+from schemabank.report.reading import ScoreTable
 
 ROOTS = Context(prec=40)
 Value = TypeVar("Value")

@@ -15,7 +15,7 @@ from schemabank import stats
 from schemabank.errors import InputError
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.plain import EPOCHS, KEY
-from schemabank.report.reading.table import ScoreTable
+from schemabank.report.reading import ScoreTable
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000

@@ -7,14 +7,14 @@ from schemabank import stats
 
 
 @dataclass(frozen=True)
-class Judged:
+class Adjusted:
     """A difference's p-value, adjusted over its family, and the verdict on it."""
 
     p_holm: float | None
     verdict: stats.Verdict
 
 
-def judged_together(differences: Sequence[stats.Difference]) -> list[Judged]:
+def judged_together(differences: Sequence[stats.Difference]) -> list[Adjusted]:
     """Judge a family of differences; what cannot be tested counts as p = 1."""
     if not differences:
         return []
@@ -25,5 +25,5 @@ def judged_together(differences: Sequence[stats.Difference]) -> list[Judged]:
     ]
 
 
-def _judged(difference: stats.Difference, p_holm: float | None, num: int) -> Judged:
-    return Judged(p_holm, stats.verdict(difference, p=p_holm, num_comparisons=num))
+def _judged(difference: stats.Difference, p_holm: float | None, num: int) -> Adjusted:
+    return Adjusted(p_holm, stats.verdict(difference, p=p_holm, num_comparisons=num))

@@ -10,7 +10,7 @@ from schemabank import stats
 from schemabank.errors import InputError
 from schemabank.itemscores import ItemScores, load_item_scores
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.scoring import METRICS
 
 ROUNDING = 1e-5  # of means of scores in float32

@@ -26,7 +26,7 @@ def as_table(runs: RunSet, group: str) -> ScoreTable:
     return ScoreTable(runs.name, runs.digest, tuple(rows), runs.setting_name)
 
 
-def choose(runs: RunSet, treatment: str | None, control: str | None) -> tuple[str, str]:
+def choose_contrast(runs: RunSet, treatment: str | None, control: str | None) -> tuple[str, str]:
     """Return treatment and control: as asked, as declared, or as the arms make it clear.
 
     Raises:

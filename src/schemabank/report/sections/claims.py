@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from schemabank.report.claims.judgements import Judged
+from schemabank.report.claims import Judged
 from schemabank.tables import PlainTable
 
 

@@ -6,7 +6,7 @@ from math import fsum
 from typing import Any
 
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import table_of
 from schemabank.report.sections.curves import Curve

@@ -12,7 +12,7 @@ from schemabank.errors import InputError
 from schemabank.figures import LONGEST_LABEL, Spec
 from schemabank.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
 from schemabank.report.sections.look import (

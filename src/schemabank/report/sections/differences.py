@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-from schemabank.report.comparing.comparison import Comparison, Contrast
-from schemabank.report.comparing.peaks import Peak
+from schemabank.report.comparing import Comparison, Contrast, Peak
 from schemabank.report.sections.cells import interval, number, percent, place, points, short
 from schemabank.report.sections.chart import ALL, MOST_SETTINGS, Chart, Labels, evenly, left_out
 from schemabank.report.sections.forest import Forest, forest, line

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemabank import stats
-from schemabank.report.comparing.comparison import Contrast
-from schemabank.report.comparing.families import Judged, judged_together
-from schemabank.report.comparing.material import Material, primary_contrast
+from schemabank.report.comparing import (
+    Adjusted,
+    Contrast,
+    Material,
+    judged_together,
+    primary_contrast,
+)
 from schemabank.report.sections.cells import interval, number, percent, points, short
 from schemabank.report.sections.chart import Chart, Labels, table_of
 from schemabank.report.sections.forest import Forest, forest, line
@@ -75,7 +79,7 @@ def table(found: Sequence[GroupContrast]) -> PlainTable | None:
     return table_of(title, [*head, "verdict"], rows)
 
 
-def _of_group(material: Material, group: str, contrast: Contrast, own: Judged) -> GroupContrast:
+def _of_group(material: Material, group: str, contrast: Contrast, own: Adjusted) -> GroupContrast:
     difference = contrast.own.difference
     return GroupContrast(
         group=group,

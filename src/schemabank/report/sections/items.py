@@ -1,6 +1,6 @@
 """Treatment against control item by item."""
 
-from schemabank.report.comparing.items import ItemComparison
+from schemabank.report.comparing import ItemComparison
 from schemabank.report.sections.cells import interval, number, place, points, short
 from schemabank.report.sections.chart import given, table_of
 from schemabank.tables import PlainTable

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from math import fsum
 
 from schemabank import stats
-from schemabank.report.comparing.families import Judged, judged_together
-from schemabank.report.comparing.material import Material
+from schemabank.report.comparing import Adjusted, Material, judged_together
 from schemabank.report.sections.cells import interval, percent, points, short
 from schemabank.report.sections.chart import Chart, Labels, table_of
 from schemabank.report.sections.forest import Forest, forest, line
@@ -98,7 +97,7 @@ def _difference(material: Material, arm: str) -> tuple[list[float], stats.Differ
     return scores, stats.welch_difference(list(first.values()), scores)
 
 
-def _other(arm: str, scores: list[float], difference: stats.Difference, own: Judged) -> OtherArm:
+def _other(arm: str, scores: list[float], difference: stats.Difference, own: Adjusted) -> OtherArm:
     return OtherArm(
         arm=arm,
         seeds=len(scores),

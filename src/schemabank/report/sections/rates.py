@@ -10,7 +10,7 @@ import altair
 from schemabank import stats
 from schemabank.figures import Spec
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.runs import RunSet, label
+from schemabank.report.reading import RunSet, label
 from schemabank.report.sections.cells import interval, percent, place, short
 from schemabank.report.sections.chart import (
     MOST_PANELS,

@@ -7,7 +7,7 @@ from typing import Any
 from schemabank.errors import InputError
 from schemabank.figures import Cell, heat_map
 from schemabank.files import read_json
-from schemabank.report.reading.runs import RunSet
+from schemabank.report.reading import RunSet
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart
 from schemabank.routing.report import JSON, heat_map_cells

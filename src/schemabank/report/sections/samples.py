@@ -7,7 +7,7 @@ from typing import Any, Literal
 from schemabank.errors import InputError
 from schemabank.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.runs import ReportedRun, RunSet
+from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.rundir import PREDICTIONS
 from schemabank.scoring import METRICS
 

@@ -6,7 +6,7 @@ from typing import Any
 import altair
 
 from schemabank.figures import LONGEST_LABEL, Spec
-from schemabank.report.comparing.comparison import ArmAt, Comparison, Reference
+from schemabank.report.comparing import ArmAt, Comparison, Reference
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
 from schemabank.report.sections.chart import (
     ALL,

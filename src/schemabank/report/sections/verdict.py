@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from schemabank.report.comparing.comparison import Comparison
-from schemabank.report.comparing.items import ItemComparison
+from schemabank.report.comparing import Comparison, ItemComparison
 from schemabank.report.sections.cells import interval, points, short
 from schemabank.report.sections.groups import GroupContrast
 from schemabank.stats import FEWEST_SEEDS

@@ -1,1 +1,11 @@
-"""What a sceptical reviewer would raise: about scores, about training, about saved adapters."""
+"""What a sceptical reviewer would raise: about scores, about training, about saved adapters.
+
+Every finding has a stable id, its numbers and a sentence.
+"""
+
+from schemabank.report.warnings.adapters import adapters_in_doubt
+from schemabank.report.warnings.finding import Finding
+from schemabank.report.warnings.scores import find_warnings
+from schemabank.report.warnings.training import Facts, find_run_warnings
+
+__all__ = ["Facts", "Finding", "adapters_in_doubt", "find_run_warnings", "find_warnings"]

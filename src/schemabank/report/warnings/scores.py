@@ -12,15 +12,9 @@ from scipy.stats import binomtest
 
 from schemabank import stats
 from schemabank.errors import InputError
-from schemabank.report.comparing.comparison import (
-    ArmAt,
-    Comparison,
-    Contrast,
-    Reference,
-    at_settings,
-)
+from schemabank.report.comparing import ArmAt, Comparison, Contrast, Reference, at_settings
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading.table import Row, ScoreTable
+from schemabank.report.reading import Row, ScoreTable
 from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05

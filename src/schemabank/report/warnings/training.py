@@ -10,9 +10,8 @@ from typing import Any
 
 from schemabank import stats
 from schemabank.fairness import Inequality, highest_rate, unequal_training, untried_rates
-from schemabank.report.comparing.comparison import Comparison
-from schemabank.report.reading.runs import ReportedRun, RunSet
-from schemabank.report.reading.settings import settings_of, words
+from schemabank.report.comparing import Comparison
+from schemabank.report.reading import ReportedRun, RunSet, settings_of, words
 from schemabank.report.sections.completions import Behaviour
 from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
