@@ -30,7 +30,7 @@ LONGEST_FIRST = (
     "test_cli.py",
     "test_tuner.py",
     "test_models.py",
-    "report/test_runs.py",
+    "report/reading/test_runs.py",
     "test_sandbox_hostile.py",
     "integration/test_smollm2.py",
 )
