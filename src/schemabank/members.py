@@ -18,16 +18,7 @@ from schemabank.failure import Failure
 from schemabank.inputs import INPUTS, Digests
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel
-from schemabank.rundir import (
-    ADAPTER,
-    BANK,
-    FAILURE,
-    RESULT,
-    STAGES,
-    ClaimedFolder,
-    new_folder,
-    slug,
-)
+from schemabank.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, new_folder, slug
 from schemabank.runfiles import read_result
 from schemabank.tasks.catalog import metric_of
 from schemabank.trainconfig import Stage
@@ -88,7 +79,7 @@ class Member:
     """
 
     run: RunConfig
-    claim: ClaimedFolder
+    claim: RunClaim
     failure: Failure | None = None
     _can_write: bool = True
 

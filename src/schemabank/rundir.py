@@ -73,7 +73,7 @@ def check_new(folder: Path) -> None:
 
 
 @dataclass
-class ClaimedFolder:
+class RunClaim:
     """A run's folder while it is being written.
 
     Attributes:
@@ -110,7 +110,7 @@ class ClaimedFolder:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[ClaimedFolder]:
+def claimed(folder: Path) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
     What is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
@@ -134,7 +134,7 @@ def claimed(folder: Path) -> Iterator[ClaimedFolder]:
             _check_free(folder)
             _set_aside(partial, folder)
             partial.mkdir()
-            yield ClaimedFolder(folder, partial, partial.stat())
+            yield RunClaim(folder, partial, partial.stat())
         finally:
             _set_aside(partial, folder)
             lock.unlink(missing_ok=True)

@@ -214,10 +214,10 @@ def test_the_draws_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"train_size": -1}, "train_size -1 is negative"),
-        ({"validation_size": -2}, "validation_size -2 is negative"),
-        ({"test_size": -1}, "test_size -1 is negative"),
-        ({"data_seed": -1}, "data_seed -1 is negative"),
+        ({"train_size": -1}, "train_size -1 is below 0: use 0 or more"),
+        ({"validation_size": -2}, "validation_size -2 is below 0: use 0 or more"),
+        ({"test_size": -1}, "test_size -1 is below 0: use 0 or more"),
+        ({"data_seed": -1}, "data_seed -1 is below 0: use 0 or more"),
         ({"num_rules": 0}, "num_rules 0 is outside 1 to 12"),
         ({"num_rules": 13}, "num_rules 13 is outside 1 to 12"),
         ({"held_out_ratio": -0.1}, r"held_out_ratio -0.1 must lie in \[0, 1\)"),

@@ -324,7 +324,7 @@ def test_validation_ratio_out_of_range_is_refused(ratio: float) -> None:
 
 
 def test_max_summary_words_must_be_positive() -> None:
-    with pytest.raises(InputError, match="max_summary_words 0 is not positive"):
+    with pytest.raises(InputError, match="max_summary_words 0 is below 1: use 1 or more"):
         load(max_summary_words=0)
 
 

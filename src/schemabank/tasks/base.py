@@ -1,7 +1,7 @@
 """What every task hands over: examples in three splits, and what an evaluation asks."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from schemabank.errors import InputError
@@ -84,3 +84,44 @@ class TaskData:
 def hash_position(text: str) -> float:
     """Return a fixed place in [0, 1) for a text, by which a share of a split is set aside."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def check_at_least(least: int, **numbers: int | None) -> None:
+    """Refuse settings that are too small; ``None`` stands for no limit.
+
+    Raises:
+        InputError: the first one below ``least``.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise InputError(f"{name} {number} is below {least}: use {least} or more")
+
+
+def check_validation_ratio(ratio: float) -> None:
+    """Refuse what is no share of the training examples for :func:`set_aside`.
+
+    Raises:
+        InputError: it is below 0, or leaves nothing to train on.
+    """
+    if not 0 <= ratio < 1:
+        raise InputError(f"validation_ratio {ratio} is outside [0, 1): use for instance 0.1")
+
+
+def set_aside(
+    examples: Iterable[Example], ratio: float, *, by: Callable[[Example], str]
+) -> tuple[list[Example], list[Example]]:
+    """Set a share of examples aside as the validation split.
+
+    Args:
+        examples: in any order.
+        ratio: the share, in [0, 1). A larger share keeps all examples of a smaller one.
+        by: the text whose hash decides, so that examples of equal texts stay together.
+
+    Returns:
+        The examples that are left, and those set aside.
+    """
+    kept: list[Example] = []
+    aside: list[Example] = []
+    for example in examples:
+        (aside if hash_position(by(example)) < ratio else kept).append(example)
+    return kept, aside

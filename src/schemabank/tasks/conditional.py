@@ -17,7 +17,7 @@ from operator import itemgetter
 from random import Random
 
 from schemabank.errors import InputError
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, check_at_least
 
 # Any list of numbers belongs to one split by its hash alone; the rest is for training. So no
 # question can stand in two splits, whatever their sizes.
@@ -192,13 +192,9 @@ def load(
     larger one; a rule's questions do not depend on the number of rules. The fields are ``rule``
     (``rule-3``, counted from 0), ``template`` (the wording's number) and ``word``.
     """
-    numbers = {
-        "train_size": train_size,
-        "validation_size": validation_size,
-        "test_size": test_size,
-        "data_seed": data_seed,
-    }
-    _check_settings(numbers, num_rules, held_out_ratio)
+    check_at_least(0, train_size=train_size, validation_size=validation_size, test_size=test_size)
+    check_at_least(0, data_seed=data_seed)
+    _check_settings(num_rules, held_out_ratio)
     decks = _Decks(
         num_rules=num_rules,
         held_out_ratio=held_out_ratio,
@@ -323,10 +319,7 @@ def _distinct(generator: Random, stop: int) -> Iterator[int]:
             yield draw
 
 
-def _check_settings(numbers: dict[str, int], num_rules: int, held_out_ratio: float) -> None:
-    for name, number in numbers.items():
-        if number < 0:
-            raise InputError(f"{name} {number} is negative: use 0 or more")
+def _check_settings(num_rules: int, held_out_ratio: float) -> None:
     if not 1 <= num_rules <= len(RULES):
         raise InputError(f"num_rules {num_rules} is outside 1 to {len(RULES)}: use for instance 8")
     if not 0 <= held_out_ratio < 1 or math.ceil(held_out_ratio * len(TEMPLATES)) == len(TEMPLATES):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from schemabank.errors import InputError
 from schemabank.files import json_lines
-from schemabank.tasks.base import Example, TaskData, hash_position
-from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
+from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
+from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
 
 HUB_ID = "openai/gsm8k"
 HUB_CONFIG = "main"
@@ -38,10 +38,7 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
     field ``operations`` lists what the calculator marks compute, ``addition,division``, and is
     empty for the solutions without marks.
     """
-    if not 0 <= validation_ratio < 1:
-        raise InputError(
-            f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"
-        )
+    check_validation_ratio(validation_ratio)
     folder = data_folder()
     rows = _folder_rows(folder) if folder else _hub_rows()
     examples = {
@@ -52,25 +49,14 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
         for split, split_rows in rows.items()
     }
     _check_disjoint(examples["train"], examples["test"])
-    in_validation = [hash_position(e.question) < validation_ratio for e in examples["train"]]
-    return TaskData(
-        train=[e for e, chosen in zip(examples["train"], in_validation, strict=True) if not chosen],
-        validation=[
-            e for e, chosen in zip(examples["train"], in_validation, strict=True) if chosen
-        ],
-        test=examples["test"],
-    )
+    train, validation = set_aside(examples["train"], validation_ratio, by=lambda e: e.question)
+    return TaskData(train, validation, examples["test"])
 
 
 def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
     paths = {split: folder / "gsm8k" / f"{split}.jsonl.gz" for split in ("train", "test")}
-    missing = [str(path) for path in paths.values() if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"GSM8K is not in {DATA_VARIABLE}: no file {' and no file '.join(missing)};"
-            f" put the upstream files there, gzipped, or unset {DATA_VARIABLE} to read {HUB_ID!r} "
-            f"from the Hugging Face hub"
-        )
+    put = "put the upstream files there, gzipped"
+    check_files("GSM8K", list(paths.values()), put=put, hub_id=HUB_ID)
     return {split: json_lines(path, finite=True) for split, path in paths.items()}
 
 

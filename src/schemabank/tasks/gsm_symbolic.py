@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from schemabank.errors import InputError
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, check_at_least
 
 SUFFIX = " Give the result as your final answer. Do not include units."
 ANSWER_MARK = "####"
@@ -77,7 +77,9 @@ def load(
     is test, validation, train), and a smaller one is the beginning of a larger one. The field
     ``template`` holds the template's number.
     """
-    _check_settings(train_size, validation_size, test_size, max_question_words, data_seed)
+    check_at_least(0, train_size=train_size, validation_size=validation_size, test_size=test_size)
+    check_at_least(0, data_seed=data_seed)  # Random(-1) equals Random(1)
+    check_at_least(1, max_question_words=max_question_words)
     seen, held_out = split_templates(_generator_module().tasks_ok, held_out_ratio)
     deck = _Deck(data_seed=data_seed, max_question_words=max_question_words)
     test = deck.draw("test/seen", test_size, templates=seen, group="seen")
@@ -236,28 +238,6 @@ def _example(
         fields={"template": str(template)},
         group=group,
     )
-
-
-def _check_settings(
-    train_size: int,
-    validation_size: int,
-    test_size: int,
-    max_question_words: int | None,
-    data_seed: int,
-) -> None:
-    numbers = {
-        "train_size": train_size,
-        "validation_size": validation_size,
-        "test_size": test_size,
-        "data_seed": data_seed,  # Random(-1) equals Random(1)
-    }
-    for name, number in numbers.items():
-        if number < 0:
-            raise InputError(f"{name} {number} is negative: use 0 or more")
-    if max_question_words is not None and max_question_words < 1:
-        raise InputError(
-            f"max_question_words {max_question_words} is not positive: use 1 or more, or null"
-        )
 
 
 def _generator_module() -> ModuleType:

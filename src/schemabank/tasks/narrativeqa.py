@@ -21,8 +21,14 @@ from typing import Any
 
 from schemabank.errors import InputError
 from schemabank.files import csv_rows, json_lines
-from schemabank.tasks.base import Example, TaskData, hash_position
-from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
+from schemabank.tasks.base import (
+    Example,
+    TaskData,
+    check_at_least,
+    check_validation_ratio,
+    set_aside,
+)
+from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
 
 HUB_ID = "deepmind/narrativeqa"
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -94,7 +100,8 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     answer, ``references`` the distinct ones, and the fields are ``summary``, ``title``, ``kind``
     (``gutenberg`` or ``movie``) and ``document``.
     """
-    _check_settings(validation_ratio, max_summary_words)
+    check_validation_ratio(validation_ratio)
+    check_at_least(1, max_summary_words=max_summary_words)
     folder = data_folder()
     splits = _folder(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
     _check_disjoint(splits)
@@ -104,13 +111,8 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     }
     if "train" in examples:
         return TaskData(examples["train"], examples["valid"], examples["test"])
-    in_validation = [hash_position(e.cluster) < validation_ratio for e in examples["valid"]]
-    pairs = list(zip(examples["valid"], in_validation, strict=True))
-    return TaskData(
-        train=[example for example, chosen in pairs if not chosen],
-        validation=[example for example, chosen in pairs if chosen],
-        test=examples["test"],
-    )
+    train, validation = set_aside(examples["valid"], validation_ratio, by=lambda e: e.cluster)
+    return TaskData(train, validation, examples["test"])
 
 
 def join_punctuation(text: str) -> str:
@@ -175,14 +177,10 @@ def _folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
         split: {part: folder / name.format(split) for part, name in parts.items()}
         for split in ("valid", "test")
     }
-    missing = [str(p) for files in paths.values() for p in files.values() if not p.is_file()]
-    if missing:
-        raise InputError(
-            f"NarrativeQA is not in {DATA_VARIABLE}: no file {folder / 'qaps.csv'}, and of the "
-            f"tokenised files no {' and no '.join(missing)}; put the files of "
-            f"https://github.com/google-deepmind/narrativeqa there, or unset {DATA_VARIABLE} to "
-            f"read {HUB_ID!r} from the Hugging Face hub"
-        )
+    tokenised = [path for files in paths.values() for path in files.values()]
+    if not all(path.is_file() for path in tokenised):
+        put = "put the files of https://github.com/google-deepmind/narrativeqa there"
+        check_files("NarrativeQA", [folder / "qaps.csv", *tokenised], put=put, hub_id=HUB_ID)
     return {
         split: _tokenised_split(files["summaries"], files["questions"], natural_text)
         for split, files in paths.items()
@@ -320,14 +318,3 @@ def _check_disjoint(splits: Mapping[str, _Split]) -> None:
                     f"restore the original files, whose splits share none"
                 )
             first[id_] = name
-
-
-def _check_settings(validation_ratio: float, max_summary_words: int | None) -> None:
-    if not 0 <= validation_ratio < 1:
-        raise InputError(
-            f"validation_ratio {validation_ratio} is outside [0, 1): use for instance 0.1"
-        )
-    if max_summary_words is not None and max_summary_words < 1:
-        raise InputError(
-            f"max_summary_words {max_summary_words} is not positive: use 1 or more, or null"
-        )

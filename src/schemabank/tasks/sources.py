@@ -5,6 +5,7 @@ The hub's libraries honour ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,26 @@ def data_folder() -> Path | None:
     """Return the folder in ``SCHEMABANK_DATA``; ``None`` where it is not set or empty."""
     folder = os.environ.get(DATA_VARIABLE)
     return Path(folder) if folder else None
+
+
+def check_files(what: str, paths: Sequence[Path], *, put: str, hub_id: str) -> None:
+    """Find out whether a task's files are all in the folder in ``SCHEMABANK_DATA``.
+
+    Args:
+        what: the data set's name.
+        paths: its files.
+        put: which files to put there, as an order.
+        hub_id: where the hub has it.
+
+    Raises:
+        InputError: some are missing; all of these are named.
+    """
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{what} is not in {DATA_VARIABLE}: no file {' and no file '.join(missing)}; {put}, or "
+            f"unset {DATA_VARIABLE} to read {hub_id!r} from the Hugging Face hub"
+        )
 
 
 def load_data_set(
