@@ -1,4 +1,4 @@
-"""How the code is laid out: who imports whom, and who asks which method a run has."""
+"""How the code is laid out: who imports whom, who asks for a method, and what is done where."""
 
 import ast
 import subprocess
@@ -108,3 +108,47 @@ def test_a_question_for_a_name_is_found() -> None:
     assert names_asked(ast.parse("\n".join([*asked, "x = 'base'", "'lora' in stage.train"]))) == (
         asked
     )
+
+
+# Calls that have one place, by the names of the modules where they may stand. The sandbox reads the
+# kernel's files, and no user's.
+ONE_OF_EACH = {
+    "load_dataset": {"sources"},
+    "fsync": {"writing"},
+    "DictReader": {"files"},
+    "open": {
+        "files",
+        "writing",
+        "rundir",  # locks
+        "training",  # logs of runs, in folders that are not there yet for others
+        "ggufmodels",  # joins the parts of a model
+    },
+    "read_bytes": {"ggufmodels"},
+    "read_text": {"modeldigests", "html"},  # our own cache, and files of the package
+    "safe_open": {"tensorfiles", "itemscores"},  # for torch, and for numpy
+}
+
+
+def calls_of(tree: ast.AST) -> set[str]:
+    """Names of the methods and functions of other libraries that are called."""
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = {func.attr for func in called if isinstance(func, ast.Attribute)}
+    # A bare name is a function of ours, as files.read_text, but for these two.
+    bare = {func.id for func in called if isinstance(func, ast.Name)}
+    return names | (bare & {"open", "safe_open"})
+
+
+@pytest.mark.parametrize("call", ONE_OF_EACH)
+def test_what_has_one_place_is_done_nowhere_else(call: str) -> None:
+    places = {
+        module.rpartition(".")[2]
+        for module, path in MODULES.items()
+        if ".sandbox" not in module
+        and call in calls_of(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert places == ONE_OF_EACH[call]
+
+
+def test_a_call_in_another_place_is_found() -> None:
+    done = "open('x')\npath.open()\nsafe_open(path)\nread_text(path)\ndatasets.load_dataset('x')"
+    assert calls_of(ast.parse(done)) == {"open", "safe_open", "load_dataset"}
