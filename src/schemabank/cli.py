@@ -176,7 +176,7 @@ def routing(
         Path | None, typer.Option(help="Folder to write; default: inside RUN/routing.")
     ] = None,
 ) -> None:
-    """Look into a run's router: what it chooses, on what, and how that came about."""
+    """Analyse a run's routers: what they choose, for which examples, and how that changed."""
     from schemabank.progress import reporter
     from schemabank.routing.command import route
     from schemabank.routing.report import tables

@@ -91,7 +91,7 @@ def _difference_of_generate(model: PreTrainedModel, tokens: Tensor) -> float:
 
 
 def _difference(stack: AdapterStack) -> float:
-    """How far the logits of a step of rows are from those of whole texts, over the largest."""
+    """The largest difference of logits of single steps from those of whole texts, relative."""
     rows = Rows(stack, num_rows=len(PROMPTS), longest=3, max_new_tokens=3, steps=1)
     first = rows.prefill(PROMPTS, range(len(PROMPTS)))
     with row_attention_in(stack.model):

@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 class FailedRunsError(RuntimeError):
-    """Some runs of several failed, and nothing can be made of the others as yet."""
+    """Some of several runs failed, and the others alone are of no use yet."""
 
 
 def first_line(error: BaseException) -> str:

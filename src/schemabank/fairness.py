@@ -17,7 +17,7 @@ ON_TEST = "test"
 
 
 class Training(Protocol):
-    """What the runs of an arm trained, means a run."""
+    """What the runs of an arm trained, as means over its runs."""
 
     @property
     def num_steps(self) -> float:

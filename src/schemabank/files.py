@@ -268,7 +268,7 @@ def _lines_of(path: Path, newline: str | None) -> IO[str]:
 
 
 def _largest(path: Path) -> float:
-    """How many characters of a file to read: without end, unless it is packed."""
+    """The most characters to read of a file: unlimited, unless it is packed."""
     if path.suffix != ".gz":
         return math.inf
     return max(FREE_EXPANSION, MOST_EXPANSION * path.stat().st_size)

@@ -16,7 +16,7 @@ SAID = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, so that less of it, or another moment, might do."""
+    """Whether memory ran out; with less at once, or at another time, it may succeed."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     if isinstance(error, OSError):

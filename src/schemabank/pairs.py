@@ -82,13 +82,13 @@ def _text(index: int, name: str, value: object) -> str:
 
 
 def _is_data_set(examples: object) -> bool:
-    """Whether it is a table of ``datasets``, which nobody has who did not import the package."""
+    """Whether it is a table of ``datasets``; before anybody imports the package, nothing is."""
     library = sys.modules.get("datasets")
     return library is not None and isinstance(examples, library.Dataset)
 
 
 def _hint(examples: object) -> str:
-    """What to do with some things that hold examples."""
+    """What to do with other containers of examples, for the error."""
     if isinstance(examples, Mapping) and "train" in examples:
         return '; name one of its splits, such as data["train"]'
     if hasattr(examples, "to_dict") and hasattr(examples, "columns"):

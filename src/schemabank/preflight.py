@@ -23,7 +23,7 @@ MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cohort's training will take, roughly."""
+    """The estimated time and memory of a cohort's training."""
 
     memory_gib: float
     time_s: float

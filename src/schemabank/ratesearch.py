@@ -143,7 +143,7 @@ def search(suite: Suite, run: Callable[[RateSearch], Sequence[Outcome] | None]) 
 
 
 def notes(found: RateSearch) -> list[str]:
-    """What a search's choices leave to be desired, a sentence each."""
+    """Return what is wrong with a search's choices, a sentence each."""
     failed = [
         f"tuning run {outcome.folder.name} failed ({outcome.failure}): its factor was not chosen"
         for outcome in found.outcomes

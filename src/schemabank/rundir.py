@@ -52,7 +52,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def check_available(folder: Path) -> None:
-    """Find out, before anything is computed, whether a folder can be claimed; touches nothing.
+    """Find out, before anything is computed, whether a folder can be claimed; writes nothing.
 
     Raises:
         InputError: another process is writing this run, or the place cannot be written.
@@ -63,7 +63,7 @@ def check_available(folder: Path) -> None:
 
 
 def check_new(folder: Path) -> None:
-    """Find out, before anything is computed, whether :func:`new_folder` can; touches nothing.
+    """Find out, before anything is computed, whether :func:`new_folder` would work; writes nothing.
 
     Raises:
         InputError: the name is taken, or the place cannot be written.
@@ -89,7 +89,7 @@ class RunClaim:
         """Find out whether the folder is still the one that was claimed.
 
         Raises:
-            FileNotFoundError: it was removed or replaced, and what was written with it.
+            FileNotFoundError: it was removed or replaced, so that what was written is lost.
         """
         _check_same(self.path, self._place)
 

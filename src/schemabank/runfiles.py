@@ -176,7 +176,7 @@ def _wrong(tree: object, check: Callable[[Any], object], *above: str) -> _Wrong 
 
 
 def _said(problem: ErrorDetails) -> str:
-    """What a value is and what is allowed; of one that is missing, that it is."""
+    """Say what a value is and what is allowed, or that it is missing."""
     if problem["type"] == "missing":
         return "it is missing"
     message = problem["msg"].removeprefix("Value error, ")

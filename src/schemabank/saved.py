@@ -297,7 +297,7 @@ def _of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
 
 
 def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Apply overrides; another task is asked and scored in its own way unless they say how."""
+    """Apply overrides; another task has its own prompt and metric unless they override these."""
     asked = overridden(run, overrides)
     if asked.task.name == run.task.name:
         own, other = run.task.records, asked.task.records

@@ -238,7 +238,7 @@ class WandB:
         return _WandBRun(found)
 
     def _settings(self) -> dict[str, object]:
-        """What many runs in one process need, but for what a variable says."""
+        """Settings that several runs in one process need, unless a variable has them."""
         wanted = {
             "silent": True,
             "console": "off",

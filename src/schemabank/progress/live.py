@@ -52,7 +52,7 @@ class _Phase:
     took_s: float | None = None
 
     def left(self) -> str:
-        """How long it takes yet, or how long it took."""
+        """The time that is left, or that it took."""
         if self.took_s is not None:
             return f"{_clock(self.took_s)} in all"
         if self.done == 0:

@@ -32,7 +32,7 @@ def write_report(folder: Path, report: Report) -> None:
 
 
 def tables(report: Report) -> list[PlainTable]:
-    """What the routers do, what they know and whether they use it again: title, head and rows."""
+    """Return the tables: the routers' choices, what they tell of fields, and reuse of schemas."""
     found = [_states(report)]
     if report["information"]:
         found.append(_information(report))

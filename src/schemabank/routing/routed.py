@@ -61,7 +61,7 @@ class Routed:
 
     @cached_property
     def places(self) -> dict[str, Bools]:
-        """Which tokens to look at: those of a place that every example has."""
+        """By place, which tokens belong to it; only places that every example has."""
         tokens = self.tokens
         everywhere = {
             "prompt": ~tokens.in_target,
@@ -132,7 +132,7 @@ def _field(items: Sequence[Item], name: str) -> list[str]:
 def _paraphrases(
     items: Sequence[Item], run: RunConfig, question: RoutingQuestion
 ) -> tuple[list[str] | None, list[str] | None]:
-    """What examples mean and how they are said, as far as fields tell."""
+    """Each example's meaning and its wording; ``None`` where no field tells."""
     task = TASKS[run.task.name]
     if question.wording and not (question.meaning or task.meaning):
         raise InputError(

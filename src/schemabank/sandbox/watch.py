@@ -33,7 +33,7 @@ class Inside:
     handle: int
 
     def has_ended(self) -> bool:
-        """Whether it runs no more, be it reaped or not."""
+        """Whether it has ended, reaped or not."""
         poll = select.poll()
         poll.register(self.handle, select.POLLIN)
         return bool(poll.poll(0))

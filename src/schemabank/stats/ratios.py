@@ -78,7 +78,7 @@ def _errors(first: Array, second: Array, paired: bool, ratio: float | None) -> t
 
 
 def _no_spread(first: Array, second: Array, ratio: float | None) -> bool:
-    """Whether an arm has one seed, or neither a spread, or pairs all the same ratio."""
+    """Whether an arm has one seed, neither has a spread, or all pairs have the same ratio."""
     spreads = sample_sd(first), sample_sd(second)
     if None in spreads or not any(spreads):
         return True

@@ -9,7 +9,7 @@ from schemabank.errors import InputError
 
 @dataclass(frozen=True)
 class Example:
-    """One question with what may be asked as its answer.
+    """One question and its answers.
 
     Attributes:
         id: stable over processes and versions, unique within the task.

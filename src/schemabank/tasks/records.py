@@ -156,7 +156,7 @@ def _row(where: str, row: object) -> Row:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether JSON can say a value; a picture or a time, as data sets have them, it cannot."""
+    """Whether JSON can hold a value; data sets may have pictures and times, which it cannot."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and _is_plain(v) for name, v in value.items())
     if isinstance(value, list):
