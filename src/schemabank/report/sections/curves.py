@@ -13,26 +13,15 @@ from schemabank.figures import LONGEST_LABEL, Spec
 from schemabank.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
+from schemabank.report.sections import look
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
-from schemabank.report.sections.look import (
-    LINE_HEIGHT,
-    LINES,
-    TEXT,
-    colour,
-    dash,
-    over,
-    panel_size,
-    paneled,
-    tooltip,
-)
 from schemabank.report.sections.stage_names import BESIDE, SIDES, rows_of, with_places
 from schemabank.rundir import METRICS
 from schemabank.tables import PlainTable
 
 Row = Mapping[str, Any]
 MOST_POINTS = 1_500  # of all curves in a chart
-
 NUM_POINTS = 60
 NEEDED: Mapping[str, Any] = {
     "loss": float | int | None,
@@ -107,7 +96,7 @@ def chart(found: Sequence[Curve], labels: Labels) -> Chart | None:
     panels = first((place(curve.setting) for curve in known), MOST_PANELS)
     kept = [c for c in known if c.arm in arms and place(c.setting) in panels]
     rows = [row for curve in kept for row in _rows(curve, MOST_POINTS // len(kept))]
-    drawn = with_places(rows, panel_size(rows)[0])
+    drawn = with_places(rows, look.panel_size(rows)[0])
     starts = [row for row in drawn if row["kind"] == "stage"]
     named = sum(row["side"] in SIDES for row in starts)
     seeds = " or ".join(map(str, sorted({curve.num_seeds for curve in kept})))
@@ -156,26 +145,26 @@ def _plot(rows: Sequence[Row], arms: Sequence[str], *, alt: str) -> Spec:
         arms: in their order.
         alt: what the chart shows, in words.
     """
-    _, height = panel_size(rows)
+    _, height = look.panel_size(rows)
     names = range(rows_of(rows))
     step = altair.X("step:Q", title="step", scale=altair.Scale(nice=False))
-    base = over(rows).encode(x=step.axis(grid=False), color=colour(arms, LINES))
+    base = look.over(rows).encode(x=step.axis(grid=False), color=look.colour(arms, look.LINES))
     points = base.transform_filter("datum.kind == 'point'")
     stages = base.transform_filter("datum.kind == 'stage'")
     title = "loss, nats per token"
     # The names of stages stand above the curves.
-    scale = altair.Scale(zero=False, range=[height, LINE_HEIGHT * len(names)])
+    scale = altair.Scale(zero=False, range=[height, look.LINE_HEIGHT * len(names)])
     y = altair.Y("mean:Q", title=title, scale=scale)
     low = altair.Y("low:Q", title=title, scale=scale)
-    tips = tooltip(arm="arm", step="step", mean="mean", low="lowest", high="highest")
+    tips = look.tooltip(arm="arm", step="step", mean="mean", low="lowest", high="highest")
     layers = [
         points.mark_area(fillOpacity=0.2).encode(y=low, y2="high:Q"),
-        stages.mark_rule(strokeWidth=1).encode(tooltip=tooltip(arm="arm", name="stage")),
-        points.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash(arms, LINES)),
+        stages.mark_rule(strokeWidth=1).encode(tooltip=look.tooltip(arm="arm", name="stage")),
+        points.mark_line(strokeWidth=2).encode(y=y, strokeDash=look.dash(arms, look.LINES)),
         points.mark_circle(size=90, fillOpacity=0).encode(y=y, tooltip=tips),
         *(_stage_names(stages, row, side) for side in SIDES for row in names),
     ]
-    return paneled(layers, rows, alt, arms)
+    return look.paneled(layers, rows, alt, arms)
 
 
 def _stage_names(stages: altair.Chart, row: int, side: str) -> altair.Chart:
@@ -185,7 +174,7 @@ def _stage_names(stages: altair.Chart, row: int, side: str) -> altair.Chart:
     dx = BESIDE if side == "right" else -BESIDE
     named: altair.Chart = found.mark_text(
         align=align, baseline="top", dx=dx, limit=LONGEST_LABEL
-    ).encode(y=altair.value(2 + LINE_HEIGHT * row), text="label:N", color=TEXT)
+    ).encode(y=altair.value(2 + look.LINE_HEIGHT * row), text="label:N", color=look.TEXT)
     return named
 
 

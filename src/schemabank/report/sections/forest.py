@@ -7,9 +7,9 @@ from typing import Any
 import altair
 
 from schemabank.figures import COLOUR, Spec
+from schemabank.report.sections import look
 from schemabank.report.sections.cells import interval, points
 from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, in_percent, left_out
-from schemabank.report.sections.look import ROW_HEIGHT, WIDTH, finished, over, tooltip
 from schemabank.stats import Interval
 from schemabank.tables import PlainTable
 
@@ -82,14 +82,16 @@ def _plot(rows: Sequence[Row], dots: Sequence[Row], *, title: str, alt: str) -> 
     y = altair.Y("label:N", sort=labels, title=None).axis(
         labelLimit=220, labelPadding=10, ticks=False, domain=False
     )
-    found, seeds = over(rows).encode(y=y), over(dots).encode(y=y)
+    found, seeds = look.over(rows).encode(y=y), look.over(dots).encode(y=y)
     axis, scale = altair.Axis(tickCount=9), altair.Scale(padding=14)
     x = altair.X("mean:Q", title=title, axis=axis, scale=scale)
     low, single = (altair.X(field, title=title) for field in ("low:Q", "difference:Q"))
-    tips = tooltip(label="", mean="difference", low="interval from", high="to", words="verdict")
+    tips = look.tooltip(
+        label="", mean="difference", low="interval from", high="to", words="verdict"
+    )
     ring = seeds.mark_point(size=28, yOffset=12, color="currentColor", opacity=0.6)
     layers = [
-        over([{"zero": 0}])
+        look.over([{"zero": 0}])
         .mark_rule(color="currentColor", strokeDash=[3, 3])
         .encode(x=altair.X("zero:Q", title=title)),
         found.mark_rule(color=COLOUR, strokeWidth=2.5).encode(x=low, x2="high:Q"),
@@ -98,7 +100,7 @@ def _plot(rows: Sequence[Row], dots: Sequence[Row], *, title: str, alt: str) -> 
         ),
     ]
     if dots:
-        ring_tip = tooltip(label="", seed="seed", difference="difference")
+        ring_tip = look.tooltip(label="", seed="seed", difference="difference")
         layers.append(ring.encode(x=single, tooltip=ring_tip))
-    chart = altair.layer(*layers).properties(width=WIDTH, height=altair.Step(ROW_HEIGHT))
-    return finished(chart, alt, ())
+    chart = altair.layer(*layers).properties(width=look.WIDTH, height=altair.Step(look.ROW_HEIGHT))
+    return look.finished(chart, alt, ())

@@ -11,6 +11,7 @@ from schemabank import stats
 from schemabank.figures import Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import RunSet, label
+from schemabank.report.sections import look
 from schemabank.report.sections.cells import interval, percent, place, short
 from schemabank.report.sections.chart import (
     MOST_PANELS,
@@ -20,16 +21,6 @@ from schemabank.report.sections.chart import (
     in_percent,
     left_out,
     table_of,
-)
-from schemabank.report.sections.look import (
-    POINTS,
-    TEXT,
-    colour,
-    dash,
-    over,
-    paneled,
-    shape,
-    tooltip,
 )
 from schemabank.rundir import RESULT
 from schemabank.runfiles import read_result
@@ -184,21 +175,23 @@ def _plot(rows: Sequence[Row], arms: Sequence[str], *, score: str, alt: str) -> 
     axis = altair.Axis(format="~e", grid=False, labelOverlap=True, values=rates)
     scale = altair.Scale(type="log", nice=False, domain=[rates[0] / 1.25, rates[-1] * 1.25])
     x = altair.X("place:Q", scale=scale, axis=axis, title="learning rate (log scale)")
-    base = over(rows).encode(x=x, color=colour(arms, POINTS))
+    base = look.over(rows).encode(x=x, color=look.colour(arms, look.POINTS))
     title = f"{score}, %"
     y = altair.Y("mean:Q", title=title, scale=altair.Scale(zero=False))
-    tips = tooltip(arm="arm", rate="learning rate", mean="mean, %", low="low, %", high="high, %")
+    tips = look.tooltip(
+        arm="arm", rate="learning rate", mean="mean, %", low="low, %", high="high, %"
+    )
     low = altair.Y("low:Q", title=title)
     ring = base.transform_filter("datum.chosen").mark_point(size=280, strokeWidth=2)
     sides = sorted({row["edge"] for row in rows} - {""})
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(y=low, y2="high:Q"),
-        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash(arms, POINTS)),
-        base.mark_point(filled=True, size=60).encode(y=y, shape=shape(arms), tooltip=tips),
+        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=look.dash(arms, look.POINTS)),
+        base.mark_point(filled=True, size=60).encode(y=y, shape=look.shape(arms), tooltip=tips),
         ring.encode(y=y, tooltip=tips),
         *(_edge_word(base, side).encode(y=y) for side in sides),
     ]
-    return paneled(layers, rows, alt, arms)
+    return look.paneled(layers, rows, alt, arms)
 
 
 def _edge_word(base: altair.Chart, side: str) -> altair.Chart:
@@ -207,7 +200,7 @@ def _edge_word(base: altair.Chart, side: str) -> altair.Chart:
     found = base.transform_filter(f"datum.edge == '{side}'")
     align: Literal["left", "right"] = "left" if side == "low" else "right"
     named: altair.Chart = found.mark_text(text="edge of grid", align=align, dx=dx, dy=-12)
-    return named.encode(color=TEXT)
+    return named.encode(color=look.TEXT)
 
 
 def _tried(

@@ -7,6 +7,7 @@ import altair
 
 from schemabank.figures import LONGEST_LABEL, Spec
 from schemabank.report.comparing import ArmAt, Comparison, Reference
+from schemabank.report.sections import look
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
 from schemabank.report.sections.chart import (
     ALL,
@@ -16,17 +17,6 @@ from schemabank.report.sections.chart import (
     first,
     in_percent,
     left_out,
-)
-from schemabank.report.sections.look import (
-    HEIGHT,
-    LINE_HEIGHT,
-    POINTS,
-    WIDTH,
-    colour,
-    finished,
-    over,
-    shape,
-    tooltip,
 )
 from schemabank.tables import PlainTable
 
@@ -135,39 +125,41 @@ def _plot(
     """
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     across = altair.Axis(labelAngle=0, labelOverlap=True)
-    base = over(rows).encode(
+    base = look.over(rows).encode(
         x=altair.X("setting:N", sort=settings, title=titles["setting"] or None, axis=across),
         xOffset=altair.XOffset("arm:N", sort=list(arms), scale=altair.Scale(paddingOuter=0.8)),
-        color=colour(arms, POINTS),
+        color=look.colour(arms, look.POINTS),
     )
     title = f"{titles['score']}, %"
     y = altair.Y("mean:Q", title=title)
-    tips = tooltip(
+    tips = look.tooltip(
         arm="arm", setting="setting", seeds="seeds", mean="mean, %", low="low, %", high="high, %"
     )
     low = altair.Y("low:Q", title=title)
     layers = [
         *_references(references, rows, title),
         base.mark_rule(strokeWidth=2).encode(y=low, y2="high:Q"),
-        base.mark_point(filled=True, size=90).encode(y=y, shape=shape(arms), tooltip=tips),
+        base.mark_point(filled=True, size=90).encode(y=y, shape=look.shape(arms), tooltip=tips),
     ]
-    chart = altair.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-    return finished(chart, alt, arms)
+    chart = altair.layer(*layers).properties(width=look.WIDTH, height=look.HEIGHT)
+    return look.finished(chart, alt, arms)
 
 
 def _references(references: Sequence[Row], rows: Sequence[Row], title: str) -> list[altair.Chart]:
     """Lines across, and their names at the right, far enough apart to be read."""
     if not references:
         return []
-    lines = over(references).encode(
-        y=altair.Y("mean:Q", title=title), tooltip=tooltip(name="reference", mean="score, %")
+    lines = look.over(references).encode(
+        y=altair.Y("mean:Q", title=title), tooltip=look.tooltip(name="reference", mean="score, %")
     )
-    names = over(_apart(references, rows)).mark_text(
+    names = look.over(_apart(references, rows)).mark_text(
         align="left", limit=LONGEST_LABEL, color="currentColor"
     )
     return [
         lines.mark_rule(color="currentColor", strokeDash=[5, 4], opacity=0.7),
-        names.encode(y=altair.Y("at:Q", title=title), x=altair.value(WIDTH + 6), text="name:N"),
+        names.encode(
+            y=altair.Y("at:Q", title=title), x=altair.value(look.WIDTH + 6), text="name:N"
+        ),
     ]
 
 
@@ -176,7 +168,7 @@ def _apart(references: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     ends = [row[name] for row in rows for name in ("low", "mean", "high")]
     ends += [reference["mean"] for reference in references]
     ends = [end for end in ends if end is not None]
-    line = (max(ends) - min(min(ends), 0)) * LINE_HEIGHT / HEIGHT
+    line = (max(ends) - min(min(ends), 0)) * look.LINE_HEIGHT / look.HEIGHT
     found: list[Row] = []
     for reference in sorted(references, key=lambda reference: reference["mean"]):
         lowest = found[-1]["at"] + line if found else reference["mean"]
