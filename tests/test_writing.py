@@ -24,7 +24,6 @@ from schemabank.rundir import new_folder
 from schemabank.writing import whole_file
 
 out = Path(sys.argv[1])
-print("begun", flush=True)
 for n in itertools.count():
     text = str(n % 10) * int(sys.argv[2])
     with whole_file(out / "suite.json") as partial:
@@ -32,6 +31,8 @@ for n in itertools.count():
     with new_folder(out / f"run-{n}-{sys.argv[3]}") as partial:
         for i in range(int(sys.argv[4])):
             (partial / str(i)).write_text(text)
+    if n == 0:
+        print("first one written", flush=True)
 """
 
 
@@ -83,14 +84,14 @@ def test_a_kill_at_any_moment_leaves_nothing_torn_under_its_name(tmp_path: Path)
         command = [sys.executable, "-c", WRITER, str(tmp_path), str(SIZE), str(kill), str(FILES)]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            assert process.stdout.readline() == b"begun\n"
+            assert process.stdout.readline() == b"first one written\n"
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.05, 0.3))
+                process.wait(rng.uniform(0, 0.2))
             process.kill()
     whole = {str(n) * SIZE for n in range(10)}
     assert (tmp_path / "suite.json").read_text() in whole
     folders = list(tmp_path.glob("run-*"))
-    assert len(folders) > 6
+    assert len(folders) >= 6
     for folder in folders:
         assert sorted(path.name for path in folder.iterdir()) == [str(i) for i in range(FILES)]
         assert all(path.read_text() in whole for path in folder.iterdir()), folder
