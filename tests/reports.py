@@ -4,7 +4,7 @@ So tests change what a report says without its types; and what its files lack, n
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,7 +17,7 @@ from schemabank.report.command import Question
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.contents import Report, TableFile, Topics, report_json
 from schemabank.report.page import browser as browsers
-from schemabank.report.plain import KEY, plain_fields
+from schemabank.report.plain import KEY, SPLICED, plain_fields
 from schemabank.report.sections.chart import Chart
 from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.samples import Sample
@@ -109,5 +109,8 @@ def _made(kind: Any, value: Any) -> Any:  # noqa: ANN401 -- of any kind
 def _filled(kind: Any, row: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- of any kind
     """A dataclass from its row, which lacks no key but those with a default."""
     kinds = get_type_hints(kind)
-    keys = {field.name: field.metadata.get(KEY, field.name) for field in fields(kind)}
-    return kind(**{name: _made(kinds[name], row[key]) for name, key in keys.items() if key in row})
+    own = {
+        f.name: row if f.metadata == SPLICED else row.get(f.metadata.get(KEY, f.name), MISSING)
+        for f in fields(kind)
+    }
+    return kind(**{n: _made(kinds[n], value) for n, value in own.items() if value is not MISSING})

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 
 KEY = "key"  # of a field's metadata: its name in JSON
 EPOCHS: Mapping[str, str] = {KEY: "epochs"}
+SPLICED: Mapping[str, bool] = {"spliced": True}  # its own fields stand in its place
 
 
 def plain(value: object) -> object:
@@ -30,7 +31,8 @@ def plain_fields(value: object) -> dict[str, object]:
         return {}
     assert is_dataclass(value)
     assert not isinstance(value, type)
-    return {
-        field.metadata.get(KEY, field.name): plain(getattr(value, field.name))
-        for field in fields(value)
-    }
+    found: dict[str, object] = {}
+    for field in fields(value):
+        own, key = getattr(value, field.name), field.metadata.get(KEY, field.name)
+        found |= plain_fields(own) if field.metadata == SPLICED else {key: plain(own)}
+    return found

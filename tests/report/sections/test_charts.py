@@ -28,8 +28,7 @@ def test_charts_of_runs_and_of_a_table() -> None:
 def test_nothing_to_draw_gives_no_chart() -> None:
     found = table_report()
     for contrast in (found["pooled"], *found["contrasts"]):
-        contrast["test"] = "welch"
-        contrast["welch"]["difference"]["mean"] = None
+        contrast["verdict"]["difference"] = None
     assert figures({**found, "arms": [], "rates": [], "curves": [], "routing": []}) == {}
     assert "![" not in page({**found, "arms": []})
 
@@ -209,7 +208,7 @@ def staged(stages: dict[str, Stages], panels: int = 1) -> Chart:
     found: dict[str, Any] = {**runs_report(), "contrasts": [], "arms": []}
     for other in ("rates", "others", "groups", "routing"):
         found[other] = []
-    found["pooled"]["paired"]["difference"]["mean"] = None
+    found["pooled"]["verdict"]["difference"] = None
     found["curves"] = [
         {
             **curve,

@@ -8,10 +8,14 @@ from schemabank import stats
 
 @dataclass(frozen=True)
 class Adjusted:
-    """A difference's p-value, adjusted over its family, and the verdict on it."""
+    """A difference, its p-value adjusted over the family, and the verdict on that."""
 
+    difference: float
+    interval: stats.Interval | None
+    p: float | None
     p_holm: float | None
-    verdict: stats.Verdict
+    outcome: stats.Outcome
+    sentence: str
 
 
 def judged_together(differences: Sequence[stats.Difference]) -> list[Adjusted]:
@@ -25,5 +29,6 @@ def judged_together(differences: Sequence[stats.Difference]) -> list[Adjusted]:
     ]
 
 
-def _judged(difference: stats.Difference, p_holm: float | None, num: int) -> Adjusted:
-    return Adjusted(p_holm, stats.verdict(difference, p=p_holm, num_comparisons=num))
+def _judged(found: stats.Difference, p_holm: float | None, num: int) -> Adjusted:
+    verdict = stats.verdict(found, p=p_holm, num_comparisons=num)
+    return Adjusted(found.mean, found.interval, found.p, p_holm, verdict.outcome, verdict.sentence)

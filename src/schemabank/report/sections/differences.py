@@ -32,10 +32,7 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
         f"seeds.{left_out(dots, len(drawn), 'seeds')}"
         f"{adjusted if len(contrasts) > 1 else ''}"
         f"{left_out(contrasts, len(shown), 'settings')}",
-        rows=[
-            line(_label(c), c.own.difference.mean, c.own.difference.interval, c.verdict.outcome)
-            for c in shown
-        ],
+        rows=[line(_label(contrast), contrast.verdict) for contrast in shown],
         dots=drawn,
     )
     return forest(found, labels)

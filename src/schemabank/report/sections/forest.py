@@ -7,10 +7,11 @@ from typing import Any
 import altair
 
 from schemabank.figures import COLOUR, Spec
+from schemabank.report.comparing import Adjusted
 from schemabank.report.sections import look
-from schemabank.report.sections.cells import interval, points
+from schemabank.report.sections.cells import interval, points, short
 from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, in_percent, left_out
-from schemabank.stats import Interval
+from schemabank.stats import Verdict
 from schemabank.tables import PlainTable
 
 Row = Mapping[str, Any]
@@ -33,9 +34,15 @@ class Forest:
     dots: Sequence[Row] = ()
 
 
-def line(label: str, mean: float, ends: Interval | None, outcome: str) -> Row:
+def line(label: str, found: Adjusted | Verdict) -> Row:
     """Return one line of a forest."""
-    return {"label": label, **in_percent(mean, ends), "words": outcome}
+    return {"label": label, **in_percent(found.difference, found.interval), "words": found.outcome}
+
+
+def cells(found: Adjusted) -> list[str]:
+    """Return the cells of a difference that is one of several."""
+    ends = interval(found.interval, 100)
+    return [points(found.difference), ends, short(found.p), short(found.p_holm), found.outcome]
 
 
 def forest(found: Forest, labels: Labels) -> Chart | None:

@@ -1,9 +1,8 @@
 """The primary contrast within every part of the split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from schemabank import stats
 from schemabank.report.comparing import (
     Adjusted,
     Contrast,
@@ -11,9 +10,10 @@ from schemabank.report.comparing import (
     judged_together,
     primary_contrast,
 )
-from schemabank.report.sections.cells import interval, number, percent, points, short
+from schemabank.report.plain import SPLICED
+from schemabank.report.sections.cells import number, percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
-from schemabank.report.sections.forest import Forest, forest, line
+from schemabank.report.sections.forest import Forest, cells, forest, line
 from schemabank.tables import PlainTable
 
 
@@ -25,12 +25,7 @@ class GroupContrast:
     num_items: int
     treatment_mean: float
     control_mean: float
-    difference: float
-    interval: stats.Interval | None
-    p: float | None
-    p_holm: float | None
-    outcome: str
-    sentence: str
+    judged: Adjusted = field(metadata=SPLICED)
 
 
 def find(material: Material) -> list[GroupContrast]:
@@ -53,7 +48,7 @@ def chart(found: Sequence[GroupContrast], labels: Labels) -> Chart | None:
         title="Differences by part of the split",
         caption="Mean differences of the primary contrast with 95 % intervals; the verdicts are "
         "adjusted for several parts.",
-        rows=[line(own.group, own.difference, own.interval, own.outcome) for own in found],
+        rows=[line(own.group, own.judged) for own in found],
     )
     return forest(shown, labels)
 
@@ -66,11 +61,7 @@ def table(found: Sequence[GroupContrast]) -> PlainTable | None:
             number(own.num_items, 0),
             percent(own.treatment_mean),
             percent(own.control_mean),
-            points(own.difference),
-            interval(own.interval, 100),
-            short(own.p),
-            short(own.p_holm),
-            own.outcome,
+            *cells(own.judged),
         ]
         for own in found
     ]
@@ -80,16 +71,10 @@ def table(found: Sequence[GroupContrast]) -> PlainTable | None:
 
 
 def _of_group(material: Material, group: str, contrast: Contrast, own: Adjusted) -> GroupContrast:
-    difference = contrast.own.difference
     return GroupContrast(
         group=group,
         num_items=material.runs.runs[0].result["groups"][group]["num_items"],
         treatment_mean=contrast.treatment.mean,
         control_mean=contrast.control.mean,
-        difference=difference.mean,
-        interval=difference.interval,
-        p=difference.p,
-        p_holm=own.p_holm,
-        outcome=own.verdict.outcome,
-        sentence=own.verdict.sentence,
+        judged=own,
     )

@@ -1,14 +1,15 @@
 """The treatment against every other trained arm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import fsum
 
 from schemabank import stats
 from schemabank.report.comparing import Adjusted, Material, judged_together
-from schemabank.report.sections.cells import interval, percent, points, short
+from schemabank.report.plain import SPLICED
+from schemabank.report.sections.cells import percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
-from schemabank.report.sections.forest import Forest, forest, line
+from schemabank.report.sections.forest import Forest, cells, forest, line
 from schemabank.tables import PlainTable
 
 
@@ -19,12 +20,7 @@ class OtherArm:
     arm: str
     seeds: int
     mean: float
-    difference: float
-    interval: stats.Interval | None
-    p: float | None
-    p_holm: float | None
-    outcome: str
-    sentence: str
+    judged: Adjusted = field(metadata=SPLICED)
 
 
 def find(material: Material) -> list[OtherArm]:
@@ -33,8 +29,8 @@ def find(material: Material) -> list[OtherArm]:
     found = {arm: _difference(material, arm) for arm in arms if _comparable(material, arm)}
     judged = judged_together([difference for _, difference in found.values()])
     return [
-        _other(arm, scores, difference, own)
-        for (arm, (scores, difference)), own in zip(found.items(), judged, strict=True)
+        OtherArm(arm, len(scores), fsum(scores) / len(scores), own)
+        for (arm, (scores, _)), own in zip(found.items(), judged, strict=True)
     ]
 
 
@@ -44,7 +40,7 @@ def chart(found: Sequence[OtherArm], labels: Labels) -> Chart | None:
         name="others",
         title="Differences, treatment less every other arm",
         caption="Mean differences with 95 % intervals; the verdicts are adjusted for several arms.",
-        rows=[line(own.arm, own.difference, own.interval, own.outcome) for own in found],
+        rows=[line(own.arm, own.judged) for own in found],
     )
     return forest(shown, labels)
 
@@ -56,11 +52,7 @@ def table(found: Sequence[OtherArm]) -> PlainTable | None:
             own.arm,
             str(own.seeds),
             percent(own.mean),
-            points(own.difference),
-            interval(own.interval, 100),
-            short(own.p),
-            short(own.p_holm),
-            own.outcome,
+            *cells(own.judged),
         ]
         for own in found
     ]
@@ -95,17 +87,3 @@ def _difference(material: Material, arm: str) -> tuple[list[float], stats.Differ
         assert crossed is not None
         return scores, crossed
     return scores, stats.welch_difference(list(first.values()), scores)
-
-
-def _other(arm: str, scores: list[float], difference: stats.Difference, own: Adjusted) -> OtherArm:
-    return OtherArm(
-        arm=arm,
-        seeds=len(scores),
-        mean=fsum(scores) / len(scores),
-        difference=difference.mean,
-        interval=difference.interval,
-        p=difference.p,
-        p_holm=own.p_holm,
-        outcome=own.verdict.outcome,
-        sentence=own.verdict.sentence,
-    )

@@ -42,9 +42,9 @@ def other_sentences(
         differs = "" if alone.outcome == outcome else "Not the same as the verdict. "
         yield f"{differs}Other seeds on these very items: {alone.sentence}"
     own = next((row for row in groups if scored and row.group == scored.group), None)
-    if own is not None and own.outcome != outcome:
+    if own is not None and own.judged.outcome != outcome:
         what = f"As one of {len(groups)} parts of the split, adjusted by Holm"
-        yield f"Not the same as the verdict. {what}: {own.sentence}"
+        yield f"Not the same as the verdict. {what}: {own.judged.sentence}"
 
 
 def paragraphs(
