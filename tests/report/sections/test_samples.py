@@ -25,6 +25,16 @@ def test_samples_show_what_flips(runs: Path) -> None:
         assert sample["flip"] == expected
 
 
+def test_what_flipped_comes_first(runs: Path) -> None:
+    _, found = examined(runs)
+    flipped = [sample["flip"] in {"gained", "lost", "mixed"} for sample in found]
+    assert flipped == sorted(flipped, reverse=True)
+    assert 0 < sum(flipped) < ITEMS
+    for part in (found[: sum(flipped)], found[sum(flipped) :]):
+        numbers = [int(sample["id"].rpartition("-")[2]) for sample in part]
+        assert numbers == sorted(numbers)
+
+
 def test_completions_that_were_not_kept(runs: Path) -> None:
     for path in runs.glob("*/predictions.jsonl"):
         path.unlink()

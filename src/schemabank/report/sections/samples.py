@@ -17,6 +17,7 @@ MOST_ARMS = 8
 LONGEST_TEXT = 4_000  # characters of a prompt or completion
 
 Flip = Literal["gained", "lost", "mixed", "both", "neither", "unpaired"]
+FLIPPED = ("gained", "lost", "mixed")
 NEEDED: Mapping[str, Any] = {
     "id": str,
     "group": str,
@@ -90,6 +91,8 @@ def find(
 ) -> tuple[Shown, list[Sample]]:
     """Return items of a group with the answers of every arm, of seeds that the contrast shares.
 
+    Items that the arms do not answer alike come first, all others after them, each in their order.
+
     Args:
         runs: all of them.
         group: of items.
@@ -109,6 +112,7 @@ def find(
     binary = METRICS[runs.runs[0].result["metric"]].binary
     contrast = treatment, control
     found = [_sample(name, answers, runs.score, contrast, binary) for name in ids[::step]]
+    found.sort(key=lambda sample: sample.flip not in FLIPPED)
     kept_seeds = {run.seed for run in kept if run.trained}
     shown = [seed for seed in seeds if seed in kept_seeds]
     return Shown(len(ids), len(found), shown, setting, binary, len(chosen) - len(kept)), found
