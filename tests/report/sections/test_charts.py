@@ -75,6 +75,25 @@ def test_references_are_named_apart() -> None:
     assert min(places[1] - places[0], places[2] - places[1]) > 0.5
 
 
+@pytest.mark.parametrize(("setting", "title"), [("", None), ("4", "epochs 4")])
+def test_arms_stand_on_the_axis_at_a_single_setting(setting: str, title: str | None) -> None:
+    found = table_report()
+    found["arms"] = [{**at, "epochs": setting} for at in found["arms"] if at["epochs"] == "4"]
+    found["setting"] = "epochs" if setting else ""
+    spec = figures(found)["means"]
+    (x,) = {json.dumps(layer["encoding"]["x"]) for layer in spec["layer"] if _has_arms(layer)}
+    assert (json.loads(x)["field"], json.loads(x).get("title")) == ("arm", title)
+    assert all(f">{arm}<" in svg(spec).partition("role-legend")[0] for arm in ARMS[:2])
+    several = figures(table_report())["means"]
+    assert {layer["encoding"]["x"]["field"] for layer in several["layer"] if _has_arms(layer)} == {
+        "setting"
+    }
+
+
+def _has_arms(layer: dict[str, Any]) -> bool:
+    return "color" in layer["encoding"] and "field" in layer["encoding"]["color"]
+
+
 def test_chosen_rates_and_edges_are_marked() -> None:
     rows = _values(figures(runs_report())["rates"])
     chosen = {(row["arm"], row["rate"], row["edge"]) for row in rows if row["chosen"]}

@@ -6,7 +6,7 @@ from typing import Any
 import altair
 
 from schemabank.figures import LONGEST_LABEL, Spec
-from schemabank.report.comparing import ArmAt, Comparison, Reference
+from schemabank.report.comparing import ArmAt, Comparison, Reference, at_settings
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
 from schemabank.report.sections.chart import (
@@ -123,13 +123,8 @@ def _plot(
         titles: of ``setting`` and ``score``.
         alt: what the chart shows, in words.
     """
-    settings = list(dict.fromkeys(row["setting"] for row in rows))
-    across = altair.Axis(labelAngle=0, labelOverlap=True)
-    base = look.over(rows).encode(
-        x=altair.X("setting:N", sort=settings, title=titles["setting"] or None, axis=across),
-        xOffset=altair.XOffset("arm:N", sort=list(arms), scale=altair.Scale(paddingOuter=0.8)),
-        color=look.colour(arms, look.POINTS),
-    )
+    base = look.over(rows).encode(color=look.colour(arms, look.POINTS))
+    base = _along(base, rows, arms, titles["setting"])
     title = f"{titles['score']}, %"
     y = altair.Y("mean:Q", title=title)
     tips = look.tooltip(
@@ -143,6 +138,23 @@ def _plot(
     ]
     chart = altair.layer(*layers).properties(width=look.WIDTH, height=look.HEIGHT)
     return look.finished(chart, alt, arms)
+
+
+def _along(
+    base: altair.Chart, rows: Sequence[Row], arms: Sequence[str], setting_name: str
+) -> altair.Chart:
+    """Settings along the axis, their arms side by side; at a single setting the arms themselves."""
+    settings = list(dict.fromkeys(row["setting"] for row in rows))
+    if len(settings) == 1:
+        room = look.WIDTH // len(arms) - 8
+        axis = altair.Axis(labelAngle=0, labelLimit=room, labelOverlap=False)
+        title = at_settings(setting_name, settings) or None
+        return base.encode(x=altair.X("arm:N", sort=list(arms), title=title, axis=axis))
+    axis = altair.Axis(labelAngle=0, labelOverlap=True)
+    return base.encode(
+        x=altair.X("setting:N", sort=settings, title=setting_name or None, axis=axis),
+        xOffset=altair.XOffset("arm:N", sort=list(arms), scale=altair.Scale(paddingOuter=0.8)),
+    )
 
 
 def _references(references: Sequence[Row], rows: Sequence[Row], title: str) -> list[altair.Chart]:
