@@ -54,7 +54,7 @@ class _Training(Part):
     num_examples: Count
     num_skipped_steps: Count
     num_lora_updates: Count
-    num_updates: dict[str, Count]
+    num_updates: dict[str, Count] = Field(default_factory=dict)  # later than the first runs
     num_trained_parameters: Count
 
 

@@ -1,0 +1,51 @@
+"""The files of runs as they are read: those of older versions are, damaged ones are named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs import Finished, Notes
+from schemabank.configfile import load_experiment
+from schemabank.experiment import run_experiment
+from schemabank.inputs import OLDER
+from schemabank.report.command import Question, report
+from schemabank.resulttables import results_tables, skipped_lines
+from schemabank.rundir import RESULT
+from schemabank.runfiles import read_result
+
+# What a result has come to say, the latest first: an older one lacks some first keys of these.
+ADDED = ("peft_check", "prompt_form", "prompt_forms", "inputs", "num_updates")
+
+
+def as_of(result: dict[str, Any], number: int) -> dict[str, Any]:
+    """A result as it was written before the latest so many keys were added."""
+    lost = ADDED[:number]
+    kept = {key: value for key, value in result.items() if key not in lost}
+    if kept["training"] is not None:
+        trained = kept["training"].items()
+        kept["training"] = {key: value for key, value in trained if key not in lost}
+    return kept
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("number", range(1, len(ADDED) + 1))
+def test_runs_of_every_older_version_are_used_again_and_reported(
+    number: int, finished: Finished, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "runs", Notes()
+    shutil.copytree(finished.out, out)
+    for path in out.glob(f"*/{RESULT}"):
+        older = as_of(json.loads(path.read_text()), number)
+        assert not older.keys() & set(ADDED[:number])
+        path.write_text(json.dumps(older))
+        assert read_result(path) == older
+    outcomes = run_experiment(load_experiment(finished.config), out, notes)
+    assert [outcome.reused for outcome in outcomes] == [True] * 3
+    assert any(OLDER in line for line in notes.lines) == ("inputs" in ADDED[:number])
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    assert results_tables(results)[0].row_count > len(results)
+    assert skipped_lines(results) == []
+    assert report(out, Question(treatment="schemabank", control="lora"))
