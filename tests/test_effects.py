@@ -311,6 +311,27 @@ def test_a_whole_section_is_looked_through() -> None:
 
 
 @pytest.mark.parametrize(
+    ("override", "refused"),
+    [
+        ("lora={}", "lora"),
+        ("train={}", "train"),
+        ("tags={}", "tags"),
+        ("lora.target_modules={}", "lora.target_modules"),
+        ("bank={}", "bank.init_std"),
+        ("engine={}", "engine.keep_stages"),
+    ],
+)
+def test_an_empty_section_sets_all_that_is_in_it(override: str, refused: str) -> None:
+    message = rf"--set '{override}': {refused} is a setting of training, which is over"
+    for check in (check_asked_of_evaluation, check_asked_of_routing):
+        with pytest.raises(InputError, match=message):
+            check([override])
+    check_asked_of_evaluation(["eval={}"])
+    with pytest.raises(InputError, match=r"'eval=\{\}': eval\.\w+ is a setting of completions"):
+        check_asked_of_routing(["eval={}"])
+
+
+@pytest.mark.parametrize(
     ("override", "kind"),
     [
         ("arm=base", "training, which is over"),

@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from schemabank.config import PRESETS, EvalSettings, ExperimentConfig, RunConfig
-from schemabank.configfile import apply_override
 from schemabank.errors import InputError
-from schemabank.naming import dotted
+from schemabank.naming import dotted, set_by
 from schemabank.scoring import METRICS
 from schemabank.taskconfig import TASK_NAMES
 from schemabank.tasks.catalog import TASKS, metric_of
@@ -119,7 +118,7 @@ def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> l
         if run.eval.routing == "off":
             found["bank"] = "eval.routing is off, so there is no bank"
         unused.append(found)
-    return _idle((name for text in overrides for name in _set_by(text)), unused)
+    return _idle((name for text in overrides for name in set_by(text)), unused)
 
 
 def idle_in_routing(overrides: Iterable[str], run: RunConfig) -> list[Idle]:
@@ -132,7 +131,7 @@ def idle_in_routing(overrides: Iterable[str], run: RunConfig) -> list[Idle]:
     unused = _unused_in_task(run) | dict.fromkeys(
         WHOLE_TEXTS, "texts are routed from end to end, and nothing is trained"
     )
-    return _idle((name for text in overrides for name in _set_by(text)), [unused])
+    return _idle((name for text in overrides for name in set_by(text)), [unused])
 
 
 def sentences(found: Iterable[Idle]) -> list[str]:
@@ -181,20 +180,12 @@ def _idle(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
 
 def _check_asked(overrides: Iterable[str], refused: Reasons, allowed: str) -> None:
     for text in overrides:
-        for name in _set_by(text):
-            reason = _reason(name, refused)
+        for name in set_by(text):
+            # A section that is given empty falls back to its defaults, all that is in it.
+            inside = next((n for n in refused if n.startswith(f"{name}.")), name)
+            reason = _reason(name, refused) or refused.get(inside)
             if reason is not None:
-                raise InputError(f"--set {text!r}: {name} is {reason}: allowed are {allowed}")
-
-
-def _set_by(text: str) -> list[str]:
-    """The dotted names that an ``a.b=value`` sets; its value may be a whole section."""
-    name = text.partition("=")[0].strip()
-    if name.split(".")[0] == "curriculum":  # whose stages are the run's own
-        return [name]
-    tree: dict[str, Any] = {}
-    apply_override(tree, text)
-    return list(dotted(tree))
+                raise InputError(f"--set {text!r}: {inside} is {reason}: allowed are {allowed}")
 
 
 def _reason(name: str, unused: Mapping[str, str]) -> str | None:

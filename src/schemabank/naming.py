@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemabank.config import RunConfig
-from schemabank.configfile import NOT_IDENTITY, run_id
+from schemabank.configfile import NOT_IDENTITY, apply_override, run_id
 
 MOST_SETTINGS = 4  # in a title
 
@@ -55,6 +55,23 @@ def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
             stage.pop("name", None)
         tree = {**tree, "curriculum": named}
     return flat(tree)
+
+
+def set_by(text: str) -> list[str]:
+    """Return the dotted names that an ``a.b=value`` sets; its value may be a whole section.
+
+    A section that is given empty goes by its own name, as does what is set of the curriculum, whose
+    stages are the run's own.
+
+    Raises:
+        InputError: the text is no ``a.b=value``.
+    """
+    name = text.partition("=")[0].strip()
+    if name.split(".")[0] == "curriculum":
+        return [name]
+    tree: dict[str, Any] = {}
+    apply_override(tree, text)
+    return list(dotted(tree)) or [name]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
