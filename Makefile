@@ -56,6 +56,9 @@ integration: $(STAMP) ## tests on real weights
 	$(BIN)/python -m pytest -m integration
 
 gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
+	@$(BIN)/python -c 'import sys, torch; \
+	    sys.exit(None if torch.cuda.is_available() else "make gpu: PyTorch sees no CUDA GPU")'
+	@# Most of the time goes into compiling, which takes a core and leaves the GPU idle.
 	$(BIN)/python -m pytest -n 4 --dist loadfile -m gpu
 
 soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples

@@ -638,3 +638,19 @@ def test_no_network_is_needed_for_local_models_and_data(
     config = write_config(tmp_path / "c.yaml", finished.model, arm="schemabank")
     monkeypatch.setenv("SCHEMABANK_DATA", str(write_gsm8k(tmp_path / "data")))
     assert schemabank("train", config, "--set", "train.max_steps=3").code == 0
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't"])
+def test_memory_that_runs_out_is_said_in_words(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted() -> None:
+        if "CUDA" in words:
+            raise torch.OutOfMemoryError(words)
+        raise RuntimeError(f"{words} allocate memory: you tried to allocate 8 bytes")
+
+    monkeypatch.setattr("schemabank.cli.app", exhausted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith(f"schemabank: memory ran out ({words}")

@@ -1,11 +1,13 @@
 """A model's refusal is an answer; memory that runs out is none, wherever a model is asked."""
 
 import ast
+import errno
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from schemabank import peftlayers
 from schemabank.cohort.stack import AdapterStack
@@ -46,6 +48,9 @@ EMPTY = [
     "error",
     [
         AttributeError("no such part\nand more"),
+        AssertionError("no such part"),
+        ImportError("no such part"),
+        ZeroDivisionError("no such part"),
         IndexError("no such part"),
         KeyError("no such part"),
         NotImplementedError("no such part"),
@@ -78,6 +83,25 @@ def test_memory_that_runs_out_is_no_refusal(
     assert failure_of(found.value).kind == "memory"
     with pytest.raises(kind), loading("a model"):
         spend()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to mmap 405170384 bytes from file <x>: Cannot allocate memory (12)"),
+        SafetensorError("Error while mapping: Cannot allocate memory (os error 12)"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_other_words_for_memory_that_runs_out_are_known(error: Exception) -> None:
+    assert is_out_of_memory(error)
+
+
+def test_a_sentence_that_quotes_them_is_not_taken_for_it() -> None:
+    assert not is_out_of_memory(InputError("'Cannot allocate memory' is no name of a model"))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
 
 
 @pytest.mark.parametrize(("spend", "kind"), EMPTY)

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from schemabank import __version__
-from schemabank.errors import FailedRunsError, InputError
+from schemabank.errors import FailedRunsError, InputError, first_line
 from schemabank.peftcheck import read_check
 from schemabank.quiet import quiet_libraries
 
@@ -313,11 +313,18 @@ def main() -> None:
         _fail(error, 2)
     except FailedRunsError as error:
         _fail(error, 3)
-    except MemoryError as error:
-        said = f" ({error})" if str(error) else ""
-        _fail(MemoryError(f"memory ran out{said}: free some, or ask for less at once"), 1)
-    except (RuntimeError, OSError) as error:
-        _fail(error, 1)
+    except (MemoryError, RuntimeError, OSError) as error:
+        _fail(_with_memory_named(error), 1)
+
+
+def _with_memory_named(error: Exception) -> Exception:
+    """Say in words that memory ran out, where an error says it in an allocator's."""
+    from schemabank.memory import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return error
+    said = f" ({first_line(error)})" if str(error) else ""
+    return MemoryError(f"memory ran out{said}: free some, or ask for less at once")
 
 
 def _fail(error: Exception, code: int) -> None:

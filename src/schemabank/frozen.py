@@ -14,17 +14,21 @@ from torch import nn
 def lent(model: nn.Module) -> Iterator[None]:
     """Lend a model to other code, such as PEFT's, and take it back as it was.
 
-    Its modules return to their places, attributes that were added go, and so does what became of
-    :func:`kept_state`; also where the other code gave up halfway.
+    Its modules and parameters return to their places, attributes that were added to the model go,
+    and :func:`kept_state` is given back; also where the other code gave up halfway. Buffers and the
+    attributes of the modules within are not looked at.
     """
-    modules, attributes = dict(model.named_modules()), set(vars(model))
+    places = [(m, dict(m._modules), dict(m._parameters)) for m in model.modules()]
+    attributes = set(vars(model))
     give_back = kept_state(model)
     try:
         yield
     finally:
-        for path, module in modules.items():  # parents come before what is in them
-            if path and model.get_submodule(path) is not module:
-                model.set_submodule(path, module)
+        for module, modules, parameters in places:
+            module._modules.clear()  # so that their order is what it was, too
+            module._modules.update(modules)
+            module._parameters.clear()
+            module._parameters.update(parameters)
         for name in set(vars(model)) - attributes:
             delattr(model, name)
         give_back()

@@ -3,15 +3,18 @@
 import errno
 
 import torch
+from safetensors import SafetensorError
 
 # PyTorch's allocators for the CPU have no exception of their own; these are their words, from
-# c10/core/impl/alloc_cpu.cpp (on Linux, and elsewhere), and those of C++ and of CUDA's libraries.
+# c10/core/impl/alloc_cpu.cpp (on Linux, and elsewhere), and those of C++, of the system where a
+# file is mapped, and of CUDA and its libraries.
 SAID = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
     "std::bad_alloc",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Cannot allocate memory",
+    "error: out of memory",
+    "_STATUS_ALLOC_FAILED",
 )
 
 
@@ -21,4 +24,5 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+    may_say_so = isinstance(error, RuntimeError | SafetensorError)
+    return may_say_so and any(words in str(error) for words in SAID)

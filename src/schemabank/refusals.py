@@ -11,8 +11,18 @@ from contextlib import contextmanager
 from schemabank.errors import InputError, first_line
 from schemabank.memory import is_out_of_memory
 
-# KeyError and IndexError are LookupErrors, NotImplementedError is a RuntimeError.
-REFUSALS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# KeyError and IndexError are LookupErrors, NotImplementedError is a RuntimeError, and a division by
+# zero is an ArithmeticError. An ImportError tells of a library that the model needs.
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class RefusalError(Exception):
