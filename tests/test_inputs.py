@@ -2,6 +2,7 @@ import errno
 import gzip
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from schemabank.experiment import run_experiment
 from schemabank.inputs import INPUTS, recorded_in
 from schemabank.members import Outcome
 from schemabank.modelfiles import Located
-from schemabank.rundir import RESULT
+from schemabank.rundir import PREDICTIONS, RESULT
 from schemabank.saved import evaluate_saved, export_run
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -142,9 +143,21 @@ def test_another_data_file_in_the_same_place_is_refused(place: Place) -> None:
                 again()
         with pytest.raises(InputError, match="the task's data is not the one that"):
             place.evaluated("task.prompt='Q: {question} A: '")
-        assert place.evaluated("task.gsm8k.validation_ratio=0.2")
+        said = place.evaluated("task.gsm8k.validation_ratio=0.2")
+        assert any("its training may have seen some of them" in line for line in said)
     outcome, _ = place.again()
     assert outcome.reused
+
+
+def test_a_model_or_task_that_is_named_in_a_section_is_named_on_purpose(
+    place: Place, tmp_path: Path
+) -> None:
+    other = shutil.copytree(place.model, tmp_path / "other")
+    reweighted(other / "model.safetensors")
+    said = place.evaluated(f"model={{name: {other}, dtype: float32}}")
+    assert any("--set changes the base model" in line for line in said)
+    said = place.evaluated("task={name: gsm8k, gsm8k: {validation_ratio: 0.3}}")
+    assert any("--set changes the examples" in line for line in said)
 
 
 def test_another_tokenizer_in_the_same_place_is_refused(place: Place) -> None:
@@ -152,6 +165,31 @@ def test_another_tokenizer_in_the_same_place_is_refused(place: Place) -> None:
         path.write_text(path.read_text() + " ")
         with pytest.raises(InputError, match="the tokenizer is not the one that"):
             place.again()
+
+
+def test_a_run_on_records_is_evaluated_with_another_prompt(place: Place, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "validation"):
+        rows = [{"q": f"{split} {i} and 1", "answer": str(i + 1)} for i in range(6)]
+        (data / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {"name": "records", "prompt": "{q} is ", "records": {"path": str(data)}}
+    config = write_config(
+        tmp_path / "own.yaml",
+        place.model,
+        arm="lora",
+        task=task,
+        train={"num_train_epochs": 1},
+        eval={"limit": 1, "split": "validation"},
+    )
+    (outcome,) = run_experiment(load_experiment(config), tmp_path / "runs", Notes())
+    said = place.evaluated("task.prompt='Add {q}: '", folder=outcome.folder)
+    assert any("--set changes the examples" in line for line in said)
+    (asked,) = (outcome.folder / "evals").iterdir()
+    assert "Add validation 0 and 1: " in (asked / PREDICTIONS).read_text()
+    (data / "train.jsonl").write_text('{"q": "1", "answer": "1"}')
+    with pytest.raises(InputError, match=r"the data of .* has changed"):
+        place.evaluated("task.prompt='Sum {q}: '", folder=outcome.folder)
 
 
 def test_a_date_and_a_file_that_is_not_read_change_nothing(place: Place) -> None:

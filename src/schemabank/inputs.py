@@ -19,10 +19,11 @@ from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.modeldigests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.modelfiles import locate
+from schemabank.naming import set_by
 from schemabank.rundir import BANK, RESULT
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import TaskData
-from schemabank.tasks.catalog import load_task
+from schemabank.tasks.catalog import is_of_data, load_task
 from schemabank.waiting import Note
 
 INPUTS = "inputs.json"
@@ -128,15 +129,15 @@ def check_used_again(
     if not recorded and adapter is not None:
         recorded = recorded_beside(adapter)
     found, missing = Present().of(asked, with_data=with_data)
-    keys = [text.partition("=")[0].strip() for text in overrides]
-    new_model = any(key in {"model.name", "model.revision"} for key in keys)
-    of_data = ("task.name", f"task.{asked.task.name}.")
-    new = {MODEL, TOKENIZER} if new_model else set()
-    if any(key.startswith(of_data) for key in keys):
-        new.add(DATA)
+    new = _named_anew(overrides, asked.task)
     compared = {name: digest for name, digest in recorded.items() if name not in new}
-    if recorded and new_model:
+    if recorded and MODEL in new:
         note(f"--set changes the base model: {folder} is used on another than its training's")
+    if DATA in new & recorded.keys() & found.keys() and recorded[DATA] != found[DATA]:
+        note(
+            f"--set changes the examples: they are others than those that {folder} was made with, "
+            "and its training may have seen some of them"
+        )
     own = (folder / RESULT).exists() or (adapter is not None and (adapter / PROVENANCE).exists())
     if not recorded and own:
         note(f"{folder} was {OLDER}")
@@ -200,6 +201,15 @@ def recorded_beside(adapter: Path) -> dict[str, str]:
     """
     path = adapter / INPUTS
     return _digests_of(read_json(path), path) if path.exists() else {}
+
+
+def _named_anew(overrides: Sequence[str], task: TaskSettings) -> set[str]:
+    """The inputs that settings name on purpose, so that they may be others than in training."""
+    names = {name for text in overrides for name in set_by(text)}
+    new = {MODEL, TOKENIZER} if names & {"model.name", "model.revision"} else set()
+    if any(is_of_data(name, task.name) for name in names):
+        new.add(DATA)
+    return new
 
 
 def _recorded_at(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from schemabank.sandbox import Verdict
-from schemabank.taskconfig import MetricName, TaskSettings
+from schemabank.taskconfig import MetricName, TaskName, TaskSettings
 from schemabank.tasks import (
     conditional,
     gsm8k,
@@ -38,6 +38,7 @@ class Task:
         items: what an evaluation asks of a split's examples, where it is not their prompts.
         meaning: field that is the same for examples that mean the same.
         wording: field that tells how an example is said.
+        data: settings that its examples depend on, beside those in its own section.
     """
 
     load: Callable[[TaskSettings], TaskData]
@@ -50,6 +51,7 @@ class Task:
     items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
     meaning: str | None = None
     wording: str | None = None
+    data: tuple[str, ...] = ("name",)
 
 
 TASKS = {
@@ -76,6 +78,7 @@ TASKS = {
     "records": Task(
         lambda settings: records.load(settings.records, prompt=prompt_of(settings)),
         metric="exact_match",
+        data=("name", "prompt"),
     ),
     "perplexity": Task(
         lambda settings: perplexity.load(settings.perplexity),
@@ -92,6 +95,12 @@ TASKS = {
 def load_task(settings: TaskSettings) -> TaskData:
     """Load the task that the settings name."""
     return TASKS[settings.name].load(settings)
+
+
+def is_of_data(setting: str, task: TaskName) -> bool:
+    """Whether a task's examples depend on a setting, which goes by its dotted name."""
+    own = (f"task.{name}" for name in TASKS[task].data)
+    return setting in own or setting.startswith(f"task.{task}.")
 
 
 def prompt_of(settings: TaskSettings) -> str:
