@@ -69,8 +69,9 @@ def leading_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     whole, bare = plain_tokens(text, tokenizer), plain_tokens(text.rstrip(" "), tokenizer)
     for anchor in ANCHORS:
         behind = plain_tokens(anchor, tokenizer)
+        blank = _written(behind, tokenizer).removesuffix(anchor)  # some say it when they decode
         for tokens in (whole, bare):
-            if _written([*tokens, *behind], tokenizer) == text + anchor:
+            if _written([*tokens, *behind], tokenizer) == blank + text + anchor:
                 return tokens
     return whole
 
