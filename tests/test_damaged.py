@@ -21,6 +21,7 @@ from schemabank.fairness import unequal_arms
 from schemabank.models import load_base_model
 from schemabank.peftcheck import read_check
 from schemabank.report.command import Question, report
+from schemabank.report.contents import report_json
 from schemabank.report.page import tables, text
 from schemabank.resulttables import results_tables, skipped_lines
 from schemabank.rundir import RESULT
@@ -104,7 +105,7 @@ def reported(folder: Path) -> None:
     found = report(folder, Question(treatment="schemabank", control="lora"))
     printed(*tables(found))
     text(found).encode()
-    json.dumps(found, ensure_ascii=False).encode()
+    json.dumps(report_json(found), ensure_ascii=False).encode()
 
 
 @pytest.mark.usefixtures("gsm8k")

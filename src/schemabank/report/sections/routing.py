@@ -60,8 +60,9 @@ def charts(found: Sequence[HeatMap]) -> Iterator[Chart]:
 
 def _chart(name: str, title: str, found: HeatMap) -> Chart:
     cells = [Cell(str(c.x), str(c.y), c.value, str(c.panel)) for c in found.cells]
-    titles = {"x_title": found.x_title, "y_title": found.y_title, "value_title": found.value_title}
-    head = ["panel", found.y_title, found.x_title, found.value_title]
+    names = {"x_title": found.x_title, "y_title": found.y_title, "value_title": found.value_title}
+    titles = {key: str(name) for key, name in names.items()}
+    head = ["panel", titles["y_title"], titles["x_title"], titles["value_title"]]
     return Chart(
         name=name,
         title=title,
