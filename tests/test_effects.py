@@ -14,7 +14,6 @@ from schemabank.effects import (
     check_asked_of_routing,
     idle_in_evaluation,
     idle_in_experiment,
-    idle_in_routing,
     sentences,
 )
 from schemabank.errors import InputError
@@ -56,6 +55,14 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
     "lora keeps no stages": (
         {"arm": "lora", "engine": {"keep_stages": True}},
         "engine.keep_stages",
+    ),
+    "base has no targets to end": (
+        {"arm": "base", "task": {"end_token": False}},
+        "no effect: task.end_token (the arm base trains nothing)",
+    ),
+    "pieces of texts have no prompts": (
+        {"arm": "base", "task": {"name": "perplexity", "prompt": "{question}!"}},
+        "no effect: task.prompt (perplexity asks pieces of its texts, not prompts)",
     ),
     "lora has no routing": ({"arm": "lora", "eval": {"routing": "on"}}, "schemabank alone has a"),
     "lora sees no shots": ({"arm": "lora", "eval": {"few_shot": 8}}, "the arm base alone is shown"),
@@ -285,6 +292,7 @@ def test_a_copied_detail_of_a_stage_is_only_said(path: Path) -> None:
         "preset=paper",
         "bank.entropy_weight=1",
         "engine.slots=3",
+        "task.end_token=false",
         "engine.trackers=[wandb]",
         "tags.tagger=none",
     ],
@@ -331,37 +339,6 @@ def test_an_empty_section_sets_all_that_is_in_it(override: str, refused: str) ->
         check_asked_of_routing(["eval={}"])
 
 
-@pytest.mark.parametrize(
-    ("override", "kind"),
-    [
-        ("arm=base", "training, which is over"),
-        ("seed=99", "training, which is over"),
-        ("preset=paper", "training, which is over"),
-        ("train.learning_rate=1", "training, which is over"),
-        ("lora.r=8", "training, which is over"),
-        ("tags.tagger=content", "training, which is over"),
-        ("curriculum.joint.ratio=1", "training, which is over"),
-        ("bank.init_std=1", "training, which is over"),
-        ("engine.keep_stages=false", "training, which is over"),
-        ("engine.slots=3", "training, which is over"),
-        ("eval.limit=3", "completions, which routing asks for none of"),
-        ("eval.routing=on", "completions, which routing asks for none of"),
-    ],
-)
-def test_routing_refuses_settings_that_play_no_part(override: str, kind: str) -> None:
-    name = override.partition("=")[0]
-    message = (
-        rf"--set '{override}': {name} is a setting of {kind}: allowed are model, task and bank"
-    )
-    with pytest.raises(InputError, match=message):
-        check_asked_of_routing(["task.max_length=96", override])
-
-
-def test_routing_takes_what_it_uses_and_settings_of_tokens() -> None:
-    settings = ["task.name=records", "task.records.path=x", "task.max_length=96", "bank.top_k=1"]
-    check_asked_of_routing([*settings, "eval.split=train", "model.name=x", "engine.device=cpu"])
-
-
 def of_settings(**settings: object) -> RunConfig:
     return RunConfig.model_validate({"arm": "schemabank", **settings})
 
@@ -376,13 +353,11 @@ def test_what_is_set_without_effect_on_an_evaluation_is_said() -> None:
     ]
     routed = of_settings(eval={"routing": "on"})
     assert idle_in_evaluation(["bank.top_k=1"], [run, routed]) == []
-
-
-def test_what_is_set_without_effect_on_routing_is_said() -> None:
-    asked = ["task.max_length=96", "task.target=final", "bank.top_k=1"]
-    assert sentences(idle_in_routing(asked, of_settings())) == [
-        "no effect: task.max_length (texts are routed from end to end, and nothing is trained)"
+    books = of_settings(task={"name": "perplexity"})
+    assert [idle.name for idle in idle_in_evaluation(["task.target=final"], [books])] == [
+        "task.target"
     ]
+    assert idle_in_evaluation(["task.target=final"], [run]) == []
 
 
 def test_a_suite_takes_no_preset_on_the_command_line(path: Path) -> None:

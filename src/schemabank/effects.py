@@ -25,7 +25,8 @@ Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
 
 TRAINING = (
     *("lora", "bank", "tags", "curriculum", "train", "task.completion_only_loss"),
-    *("task.max_length", "task.max_cut_ratio", "task.train_limit", "engine.keep_stages"),
+    *("task.end_token", "task.max_length", "task.max_cut_ratio", "task.train_limit"),
+    "engine.keep_stages",
 )
 # What a run is, or was trained by, and nothing that computes with its weights asks for again.
 OF_THE_RUN = ("arm", "seed", "preset")
@@ -37,7 +38,11 @@ OVER = (
     *("engine.slots", "engine.trackers", "engine.tracker_project"),
 )
 # They come with another task for routing, which reads its examples from end to end.
-WHOLE_TEXTS = ("task.completion_only_loss", "task.max_length", "task.max_cut_ratio")
+WHOLE_TEXTS = (
+    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
+)
+SCORING = ("task.metric", "task.stop", "task.humaneval")
+PROMPTS = ("task.prompt", "task.chat_template", "task.target")
 SAMPLING = ("eval.top_p", "eval.sampling_seed")
 DECODING = (*SAMPLING, "eval.max_new_tokens", "eval.num_samples", "eval.temperature", "task.stop")
 
@@ -113,23 +118,31 @@ def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> l
     """
     unused = []
     for run in runs:
-        found = _unused_in_task(run) | _unused_in_evaluation(run)
+        found = _unused_in_items(run) | _unused_in_task(run) | _unused_in_evaluation(run)
         if run.eval.routing == "off":
             found["bank"] = "eval.routing is off, so there is no bank"
         unused.append(found)
     return _idle((name for text in overrides for name in set_by(text)), unused)
 
 
-def idle_in_routing(overrides: Iterable[str], run: RunConfig) -> list[Idle]:
+def idle_in_routing(
+    overrides: Iterable[str], run: RunConfig, *, split: str | None = None
+) -> list[Idle]:
     """Return what is set without effect on the analysis of a run's routing.
 
     Args:
         overrides: ``a.b=value``, checked by :func:`check_asked_of_routing`.
         run: its settings.
+        split: the one that ``--split`` names; ``None``: that of the settings.
     """
-    unused = _unused_in_task(run) | dict.fromkeys(
-        WHOLE_TEXTS, "texts are routed from end to end, and nothing is trained"
-    )
+    unused = dict.fromkeys(WHOLE_TEXTS, "texts are routed from end to end, and nothing is trained")
+    unused |= dict.fromkeys(SCORING, "routing asks for no completions and scores none")
+    if split is not None:
+        unused["eval.split"] = f"--split says that {split} is routed"
+    # The clusters are those of the training examples, and tell tags of these alone.
+    if (run.tags.tagger, split) != ("cluster", "train") or run.tags.delivery == "prefix":
+        unused["task.train_limit"] = "nothing is trained, and no tags are sought by clusters"
+    unused |= _unused_in_items(run) | _unused_in_task(run)
     return _idle((name for text in overrides for name in set_by(text)), [unused])
 
 
@@ -161,7 +174,7 @@ def unused_settings(run: RunConfig) -> Reasons:
     if not run.uses("bank"):
         found["eval.routing"] = "the arm schemabank alone has a bank"
     if not run.trains:
-        found |= dict.fromkeys(TRAINING, "the arm base trains nothing")
+        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
     else:
         found |= _unused_in_training(run)
     return found | _unused_in_task(run) | _unused_in_evaluation(run)
@@ -254,6 +267,13 @@ def _unused_in_tags(run: RunConfig) -> Reasons:
 
 def _is_bare(stage: StageSettings) -> bool:
     return (0.0, 0.0) in (stage.bank_scale, stage.bank_probability)
+
+
+def _unused_in_items(run: RunConfig) -> Reasons:
+    """What does not change what is asked of a split's examples."""
+    if TASKS[run.task.name].items is None:
+        return {}
+    return dict.fromkeys(PROMPTS, f"{run.task.name} asks pieces of its texts, not prompts")
 
 
 def _unused_in_task(run: RunConfig) -> Reasons:

@@ -49,7 +49,7 @@ def route(
     own, adapter = locate(folder)
     run = as_asked(own, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
-    for sentence in sentences(idle_in_routing(overrides, run)):
+    for sentence in sentences(idle_in_routing(overrides, run, split=question.split)):
         reporter.note(sentence)
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
     place = out or folder / ROUTING / _id(run, question)

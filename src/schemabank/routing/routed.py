@@ -13,7 +13,7 @@ from schemabank.routing.measures import Drawn, Floats
 from schemabank.tagging import Embed, make_tagger
 from schemabank.taskconfig import TaskSettings
 from schemabank.tasks import Example, Item
-from schemabank.tasks.catalog import TASKS
+from schemabank.tasks.catalog import TASKS, same_training
 
 EXAMPLES_A_VALUE = 4  # at least, on average, for a field to be related to schemas unasked
 LONGEST_VALUE = 60  # characters, likewise
@@ -158,7 +158,10 @@ def why_no_tags(
         return f"the tagger {tagger!r} gives an example no tags of its own"
     if run.tags.delivery == "prefix":
         return "tags were shown as text in front of the prompt, and no loss asked for them"
-    if run.task.name != trained_on.name or (tagger == "cluster" and run.task != trained_on):
+    by_training = tagger == "cluster" and split == "train"
+    if run.task.name != trained_on.name or (
+        by_training and not same_training(run.task, trained_on)
+    ):
         return f"the run was trained on other data, {trained_on.name}"
     if tagger in {"cluster", "hash"} and split != "train":
         return f"tags of the tagger {tagger!r} mean nothing beyond training: take the split train"

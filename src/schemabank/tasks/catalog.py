@@ -103,6 +103,12 @@ def is_of_data(setting: str, task: TaskName) -> bool:
     return setting in own or setting.startswith(f"task.{task}.")
 
 
+def same_training(task: TaskSettings, other: TaskSettings) -> bool:
+    """Whether two settings of one task name the same training examples."""
+    names = (*TASKS[task.name].data, task.name, "train_limit")
+    return all(getattr(task, name) == getattr(other, name) for name in names)
+
+
 def prompt_of(settings: TaskSettings) -> str:
     """Return the template of the prompt: the settings' or the task's own."""
     return TASKS[settings.name].prompt if settings.prompt is None else settings.prompt
