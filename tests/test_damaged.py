@@ -4,6 +4,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,17 @@ from schemabank.configfile import load_experiment, overridden
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.fairness import unequal_arms
+from schemabank.inputs import recorded_in
 from schemabank.models import load_base_model
 from schemabank.peftcheck import read_check
 from schemabank.report.command import Question, report
 from schemabank.report.contents import report_json
 from schemabank.report.page import tables, text
 from schemabank.resulttables import results_tables, skipped_lines
+from schemabank.routing.report import heat_map_cells
+from schemabank.routing.report import tables as routing_tables
 from schemabank.rundir import RESULT
-from schemabank.runfiles import read_result, read_suite
+from schemabank.runfiles import read_result, read_routing, read_suite
 from schemabank.saved import evaluate_saved, export_run
 from schemabank.suite import load_suite
 from schemabank.suiterun import planned_rows, run_suite
@@ -37,6 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 SOAK = pytest.mark.soak
+ANALYSIS = Path(__file__).parent.parent / "results" / "routing" / "rule-tags.json"
 NESTED = ("result.json", "suite.json", "cost.json", "config.yaml")  # of which one value changes
 Attempt = Callable[[Path], object]
 
@@ -149,6 +154,45 @@ def test_a_result_with_any_value_changed_is_refused_or_shown(
         try:
             found = read_result(path)
             shown(runs, [*whole[:at], found, *whole[at + 1 :]])
+        except InputError as error:
+            sentences.append(str(error))
+        except Exception as error:
+            raise AssertionError(said) from error
+    assert len(sentences) > count / 2
+    assert all(str(path) in sentence and len(sentence) < 1000 for sentence in sentences)
+
+
+def a_small_analysis() -> dict[str, Any]:
+    """The recorded analysis with a row or two of each kind, so that each value can be changed."""
+    whole = read_routing(ANALYSIS)
+    layer = {**whole["layers"][0], "usage": [0.25, 0.75], "probability": [0.5, 0.5], "dead": [0]}
+    found = {row["state"]: row for row in whole["information"] if row["state"] in {"start", "end"}}
+    by_value = {**whole["by_value"][0], "values": ["rule-2", "rule-10"], "usage": [[1, 0], [0, 1]]}
+    return whole | {
+        "states": list(found),
+        "layers": [{**layer, "state": state, "changed": 0.5} for state in found],
+        "information": list(found.values()),
+        "reuse": whole["reuse"][:1],
+        "by_value": [by_value],
+        "schemas": [],
+    }
+
+
+def test_an_analysis_of_routing_with_any_value_changed_is_refused_or_shown(tmp_path: Path) -> None:
+    path, count, sentences = tmp_path / "routing.json", 0, []
+    whole = a_small_analysis()
+    path.write_text(json.dumps(whole))
+    assert read_routing(path) == whole
+    for changed, said in each_changed(whole):
+        path.write_text(changed)
+        count += 1
+        try:
+            found = read_routing(path)
+            printed(*routing_tables(found))
+            assert recorded_in(found).keys() <= {"model", "tokenizer", "data", "adapter", "bank"}
+            for rows, title, cells in heat_map_cells(found).values():
+                parts = [rows, title, *(astuple(cell) for cell in cells)]
+                json.dumps(parts, ensure_ascii=False, allow_nan=False).encode()
         except InputError as error:
             sentences.append(str(error))
         except Exception as error:

@@ -9,13 +9,15 @@ import pytest
 
 from runs import Finished, Notes
 from schemabank.configfile import load_experiment
+from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
 from schemabank.inputs import OLDER
 from schemabank.report.command import Question, report
 from schemabank.resulttables import results_tables, skipped_lines
 from schemabank.rundir import RESULT
-from schemabank.runfiles import read_result
+from schemabank.runfiles import read_result, read_routing
 
+ANALYSES = Path(__file__).parent.parent / "results" / "routing"
 # What a result has come to say, the latest first: an older one lacks some first keys of these.
 ADDED = ("peft_check", "prompt_form", "prompt_forms", "inputs", "num_updates")
 
@@ -49,3 +51,32 @@ def test_runs_of_every_older_version_are_used_again_and_reported(
     assert results_tables(results)[0].row_count > len(results)
     assert skipped_lines(results) == []
     assert report(out, Question(treatment="schemabank", control="lora"))
+
+
+@pytest.mark.parametrize("name", ["rule-tags.json", "no-tags.json"])
+def test_an_analysis_of_routing_is_read_as_it_was_written(name: str, tmp_path: Path) -> None:
+    whole = json.loads((ANALYSES / name).read_text())
+    assert read_routing(ANALYSES / name) == whole
+    older = {key: value for key, value in whole.items() if key != "inputs"}
+    (tmp_path / name).write_text(json.dumps(older))
+    assert read_routing(tmp_path / name) == older
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"inputs": 3}, "inputs"),
+        ({"inputs": {"model": 3}}, r"inputs\.model"),
+        ({"layers": 3}, "layers"),
+        ({"layers": []}, "layers"),
+        ({"states": ["start", "end", "after"]}, "information .*a row for every state; .*'after'"),
+        ({"by_value": [{"field": "rule"}]}, r"by_value\.0\.layer \(it is missing"),
+    ],
+)
+def test_a_damaged_analysis_of_routing_is_named(
+    change: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "routing.json"
+    path.write_text(json.dumps(json.loads((ANALYSES / "rule-tags.json").read_text()) | change))
+    with pytest.raises(InputError, match=rf"routing\.json' lacks a usable {named}"):
+        read_routing(path)

@@ -188,7 +188,7 @@ def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None
 
 
 def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests in a checked ``result.json``; none for a run of an older version."""
+    """Return the digests in a checked ``result.json`` or ``routing.json``; older ones have none."""
     inputs = result.get("inputs", {})
     return {name: inputs[name] for name in NAMES if name in inputs}
 

@@ -1,4 +1,4 @@
-"""``result.json``, ``cost.json`` and ``suite.json``, checked when they are read.
+"""``result.json``, ``cost.json``, ``suite.json`` and ``routing.json``, checked when they are read.
 
 They are read by commands that may run long after they were written, by another version or after a
 disk has failed, so their shape is checked where they are read and nowhere else.
@@ -17,6 +17,7 @@ from schemabank.basesettings import PositiveInt, Seed, Weight
 from schemabank.errors import InputError
 from schemabank.files import read_json
 from schemabank.resultshape import Part, Result, shape_of_group
+from schemabank.routingshape import RoutingReport
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # Conditions of an evaluation, each a plain value, by which a report tells runs apart.
@@ -133,6 +134,22 @@ def read_suite(path: Path) -> dict[str, Any]:
             "suite again"
         )
     return manifest
+
+
+def read_routing(path: Path) -> dict[str, Any]:
+    """Read the ``routing.json`` of an analysis.
+
+    Raises:
+        InputError: it cannot be read, or a value in it is not as it was written.
+    """
+    report: dict[str, Any] = read_json(path)
+    wrong = _wrong(report, RoutingReport.model_validate)
+    if wrong is not None:
+        raise InputError(
+            f"{str(path)!r} lacks a usable {wrong}: restore the file, or move its folder away and "
+            "run `schemabank routing` again"
+        )
+    return report
 
 
 @dataclass(frozen=True)

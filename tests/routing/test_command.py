@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from runs import Finished, Notes, snapshot
 from schemabank.configfile import load_experiment
 from schemabank.errors import InputError
 from schemabank.experiment import run_experiment
+from schemabank.report.command import Question, report
 from schemabank.routing.command import route
 from schemabank.routing.report import tables
 from schemabank.routing.routed import RoutingQuestion
@@ -110,6 +112,21 @@ def test_the_same_question_gives_the_same_bytes_and_is_answered_once(own: Path) 
     for path in place.iterdir():
         assert (other / path.name).read_bytes() == path.read_bytes()
     assert routed(own, None, limit=4)[0] != place
+
+
+@pytest.mark.parametrize("damage", [{}, {"layers": 3}, {"inputs": None}, {"inputs": {"model": 3}}])
+def test_a_damaged_analysis_is_named_by_both_that_read_it(
+    damage: dict[str, object], finished: Finished, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished.out, tmp_path / "runs"))
+    run = out / finished.schemabank.folder.name
+    place, whole, _ = routed(run, None, limit=3)
+    (place / "routing.json").write_text(json.dumps(whole | damage if damage else {}))
+    message = f"{str(place / 'routing.json')!r} lacks a usable "
+    with pytest.raises(InputError, match=re.escape(message)):
+        routed(run, None, limit=3)
+    with pytest.raises(InputError, match=re.escape(message)):
+        report(out, Question(treatment="schemabank", control="lora"))
 
 
 def test_without_kept_stages_start_and_end_are_shown(own: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from schemabank.config import EngineSettings, RunConfig
 from schemabank.configfile import to_yaml
 from schemabank.effects import check_asked_of_routing, idle_in_routing, sentences
-from schemabank.files import read_json
 from schemabank.inputs import check_same, check_used_again, recorded_in
 from schemabank.loading import resolve_device, resolved
 from schemabank.progress import Reporter
@@ -18,6 +17,7 @@ from schemabank.routing.analysis import analyse
 from schemabank.routing.report import JSON, write_report
 from schemabank.routing.routed import RoutingQuestion
 from schemabank.rundir import ROUTING, check_new, new_folder
+from schemabank.runfiles import read_routing
 from schemabank.saved import as_asked, locate
 
 
@@ -42,8 +42,8 @@ def route(
         The folder, and the contents of its ``routing.json``.
 
     Raises:
-        InputError: no such run, no bank, a field that the data lacks, ``out`` exists, or a setting
-            plays no part.
+        InputError: no such run, no bank, a field that the data lacks, ``out`` exists, a setting
+            plays no part, or the analysis that is there is damaged.
     """
     check_asked_of_routing(overrides)
     own, adapter = locate(folder)
@@ -54,7 +54,7 @@ def route(
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
     place = out or folder / ROUTING / _id(run, question)
     if out is None and (place / JSON).is_file():
-        known = read_json(place / JSON)
+        known = read_routing(place / JSON)
         mend = "restore it, or name a new folder with --out"
         check_same(recorded_in(known), found, place, mend=mend)
         reporter.note(f"reused: {place} (same question, finished)")

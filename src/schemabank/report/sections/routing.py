@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from schemabank.errors import InputError
 from schemabank.figures import Cell, heat_map
-from schemabank.files import read_json
 from schemabank.report.reading import RunSet
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart
 from schemabank.routing.report import JSON, heat_map_cells
 from schemabank.rundir import ROUTING
+from schemabank.runfiles import read_routing
 
 MOST_MAPS = 8
 MOST_CELLS = 2_500  # of all heat maps in charts
@@ -30,19 +28,15 @@ class HeatMap:
 
 
 def find(runs: RunSet) -> list[HeatMap]:
-    """Return the maps of the first routing analyses that are there, at most ``MOST_MAPS``."""
+    """Return the maps of the first routing analyses that are there, at most ``MOST_MAPS``.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
     found: list[HeatMap] = []
     for run in runs.runs:
         for path in sorted((run.folder / ROUTING).glob(f"*/{JSON}")):
-            report: Any = read_json(path)
-            try:
-                maps = list(heat_map_cells(report).values())
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{str(path)!r} is no analysis of routing ({error!r:.200}): restore it, or "
-                    "move its folder away"
-                ) from error
-            for rows, title, cells in maps:
+            for rows, title, cells in heat_map_cells(read_routing(path)).values():
                 found.append(HeatMap(run.run_id, title, "schema", rows, "share", cells))
             if len(found) >= MOST_MAPS:
                 return found[:MOST_MAPS]
