@@ -16,6 +16,8 @@ Row = tuple[str, ...]
 LONGEST_ANSWER = 40  # characters shown
 NO_SHARES = {"perplexity"}  # scores that are no fractions
 TITLES = {"correct": "exact match", "exact_match": "exact match", "f1": "token F1"}
+DIFFERENT = "WARNING: adapters that are not as trained, by stock PEFT"
+NOT_COMPARED = "WARNING: adapters that stock PEFT could not be compared with"
 DIAGNOSTICS = (
     "arm",
     "seed",
@@ -41,7 +43,7 @@ def results_tables(
 
     Returns:
         Scores, the one that runs are compared by first; where there are completions, the
-        diagnostics that tell format from skill; and adapters that are not what was trained.
+        diagnostics that tell format from skill; and adapters that are in doubt.
     """
     names = list(dict.fromkeys(name for r in results for name in r["scores"]))
     scores = _table(*_score_columns(names))
@@ -64,15 +66,19 @@ def results_tables(
 
 
 def check_tables(results: Iterable[Result | None]) -> list[PlainTable]:
-    """Lay out runs whose adapter stock PEFT computes otherwise; none where there are none."""
-    rows = [
-        [str(result["arm"]), str(result["seed"]), *check.cells]
-        for result in results
-        if result is not None and (check := read_check(result)) and not check.agrees
-    ]
-    title = "WARNING: adapters that are not as trained, by stock PEFT"
+    """Lay out runs whose adapter is in doubt, by why it is; none where there are none.
+
+    Returns:
+        Adapters that stock PEFT computes otherwise, and those that it could not be asked about.
+    """
+    found: dict[str, list[Row]] = {DIFFERENT: [], NOT_COMPARED: []}
+    for result in results:
+        check = read_check(result)
+        if result is not None and check is not None and not check.agrees:
+            title = DIFFERENT if check.is_made else NOT_COMPARED
+            found[title].append((str(result["arm"]), str(result["seed"]), *check.cells))
     head = ["arm", "seed", "difference of logits", "rounding explains", "reason"]
-    return [(title, head, rows)] if rows else []
+    return [(title, head, rows) for title, rows in found.items() if rows]
 
 
 def skipped_lines(results: Sequence[Result]) -> list[str]:

@@ -18,9 +18,10 @@ def test_an_adapter_that_is_not_what_was_trained_is_the_first_finding(runs: Path
         write_json(runs / name / RESULT, {**result, FIELD: check.row()})
     assert ids(runs)[0] == "adapter-not-as-trained"
     found = finding(runs, "adapter-not-as-trained")
-    assert found["numbers"]["runs"] == {
-        n: c.row() for n, c in zip(names[1:3], checks[1:], strict=True)
-    }
-    assert "2 runs are not what was trained" in found["sentence"]
+    assert found["numbers"]["runs"] == {names[1]: checks[1].row()}
+    assert "adapters of 1 run are not what was trained" in found["sentence"]
     assert "the largest relative difference is 2.0e-04, and rounding explains" in found["sentence"]
+    found = finding(runs, "adapter-not-compared")
+    assert found["numbers"]["runs"] == {names[2]: checks[2].row()}
+    assert "Nothing is known of the saved adapters of 1 run: " in found["sentence"]
     assert "could not be compared with its run in stock PEFT: no file" in found["sentence"]

@@ -1,25 +1,46 @@
 """The gravest thing that a report may find: adapters that are not what was trained and scored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from schemabank.peftcheck import read_check
+from schemabank.peftcheck import PeftCheck, read_check
 from schemabank.report.reading import RunSet
 from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 
 def adapters_in_doubt(runs: RunSet) -> Iterator[Finding]:
-    """Runs whose saved adapter stock PEFT computes otherwise, as they recorded at their end."""
+    """Runs whose saved adapter stock PEFT computes otherwise, and those that it could not tell of.
+
+    The checks are those that the runs recorded at their end.
+    """
     checks = {run.run_id: read_check(run.result) for run in runs.runs}
     doubtful = {name: check for name, check in checks.items() if check and not check.agrees}
-    if not doubtful:
-        return
-    named = "; ".join(f"{name} {check.said}" for name, check in [*doubtful.items()][:MOST_NAMED])
-    left = len(doubtful) - MOST_NAMED
-    more = f"; and {left} more" if left > 0 else ""
-    num = f"{len(doubtful)} run{'s' * (len(doubtful) > 1)}"
-    yield Finding(
-        "adapter-not-as-trained",
-        {"runs": {name: check.row() for name, check in doubtful.items()}},
-        f"The saved adapters of {num} are not what was trained and scored here: {named}{more}. "
-        "Who loads them will not see these scores.",
-    )
+    different = {name: check for name, check in doubtful.items() if check.is_made}
+    if different:
+        yield Finding(
+            "adapter-not-as-trained",
+            _numbers(different),
+            f"The saved adapters of {_count(different)} are not what was trained and scored here: "
+            f"{_said(different)}. Who loads them will not see these scores.",
+        )
+    unknown = {name: check for name, check in doubtful.items() if not check.is_made}
+    if unknown:
+        yield Finding(
+            "adapter-not-compared",
+            _numbers(unknown),
+            f"Nothing is known of the saved adapters of {_count(unknown)}: {_said(unknown)}. "
+            "Compare their logits with the run's before you pass them on.",
+        )
+
+
+def _numbers(checks: Mapping[str, PeftCheck]) -> dict[str, object]:
+    return {"runs": {name: check.row() for name, check in checks.items()}}
+
+
+def _count(checks: Mapping[str, PeftCheck]) -> str:
+    return f"{len(checks)} run{'s' * (len(checks) > 1)}"
+
+
+def _said(checks: Mapping[str, PeftCheck]) -> str:
+    named = "; ".join(f"{name} {check.said}" for name, check in [*checks.items()][:MOST_NAMED])
+    left = len(checks) - MOST_NAMED
+    return named + (f"; and {left} more" if left > 0 else "")
