@@ -31,6 +31,10 @@ from schemabank.waiting import Note
 
 Row = dict[str, object]
 
+# Squares of larger scores may be no floats, so that they have no spread. A perplexity may be so
+# large, and infinite where no float holds it.
+LARGEST_SPREAD = 1e150
+
 
 @dataclass(frozen=True)
 class SuiteOutcome:
@@ -327,6 +331,8 @@ def _setting(run: SuiteRun) -> str:
 def _summary_cells(scores: Sequence[float]) -> list[str]:
     if not scores:
         return ["", "", ""]
+    if not all(score <= LARGEST_SPREAD for score in scores):
+        return [f"{sum(score / len(scores) for score in scores):.4g}", "", ""]
     found = summarise_arm(scores)
     sd = "" if found.sd is None else f"{found.sd:.4f}"
     ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
