@@ -166,10 +166,11 @@ def test_a_bfloat16_base_is_compared_in_float64_and_stays_bfloat16(
 
 
 def test_the_merged_model_needs_nothing_but_transformers(
-    stack: AdapterStack, base: BaseModel, tmp_path: Path
+    stack: AdapterStack, base: BaseModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = export(stack, 0, tmp_path / "adapter")
     assert save_merged(tmp_path / "merged", folder, base).agrees
+    assert capfd.readouterr() == ("", "")  # no bars in logs
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert type(merged) is type(tiny_model("llama"))
     torch.testing.assert_close(logits(merged)[0], stack_logits(stack)[0], rtol=0, atol=1e-5)

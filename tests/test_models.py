@@ -4,12 +4,14 @@ import hashlib
 import importlib.util
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, pre_tokenizers
+from transformers.utils import logging as transformers_logging
 
 from architectures import tiny_architecture
 from fulldisk import longest_file
@@ -19,6 +21,7 @@ from schemabank.errors import InputError
 from schemabank.files import sha256
 from schemabank.modelfiles import EMBEDDED
 from schemabank.models import BaseModel, load_base_model, resolve_dtype
+from schemabank.quiet import HUB, TQDM
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
@@ -322,7 +325,38 @@ class TestGguf:
         assert f"reused from {cache}" in again.source
         for name, parameter in again.model.named_parameters():
             assert torch.equal(parameter, base.model.get_parameter(name).to(torch.bfloat16))
-        assert capfd.readouterr().out == ""
+        assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("asked", "on_terminal", "shown"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({HUB: "0"}, False, True),
+        ({TQDM: ""}, False, True),
+        ({TQDM: "1"}, False, False),
+    ],
+)
+def test_bars_of_loading_appear_on_terminals_or_where_they_are_asked_for(
+    asked: dict[str, str],
+    on_terminal: bool,
+    shown: bool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    capfd.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (HUB, TQDM):
+            patch.delenv(name, raising=False)
+        for name, value in asked.items():
+            patch.setenv(name, value)
+        patch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+        load(tmp_path)
+    assert ("Loading weights: 100%" in capfd.readouterr().err) == shown
+    assert transformers_logging.is_progress_bar_enabled()
 
 
 def assert_is_smollm2(base: BaseModel) -> None:

@@ -34,6 +34,12 @@ def _clear_of_rounding(value: float) -> float:
     return value
 
 
+def _not_negative(value: float) -> float:
+    if value < 0:
+        raise ValueError("greater than or equal to 0, or NaN")
+    return value
+
+
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 # Means of many shares, and the ends of their intervals, may miss 0 and 1 by rounding.
 Share = Annotated[float, AfterValidator(_clear_of_rounding)]
@@ -41,6 +47,7 @@ Share = Annotated[float, AfterValidator(_clear_of_rounding)]
 Loss = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Digest = Annotated[str, Field(pattern="^[!-~]*$")]
 Figure = Annotated[float, Field(ge=0)]
+FigureOrNan = Annotated[float, AfterValidator(_not_negative)]
 
 
 class Part(BaseModel):
@@ -129,7 +136,7 @@ def shape_of_group(metric: MetricName, scores: tuple[str, ...], *, is_trained: b
         optional |= {f"{name}_among_ended": Share for name in scores[:1]}  # where any ended
     else:
         needed |= {"num_clusters": PositiveInt, "num_tokens": Count}
-        needed |= dict.fromkeys(scores, Figure)
+        needed |= dict.fromkeys(scores, Figure if is_trained else FigureOrNan)
         needed |= {f"{name}_interval_95": _pair(Figure) for name in scores[:1]}
     # By number, since a name such as pass@5 is none of Python's.
     fields: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from huggingface_hub import errors
 
 from schemabank import waiting as waits
 from schemabank.errors import InputError
+from schemabank.quiet import DATASETS, TQDM
 from schemabank.taskconfig import PerplexitySettings, RecordsSettings
 from schemabank.tasks import gsm8k, humaneval, narrativeqa, perplexity, records
 from schemabank.tasks.sources import data_folder, load_data_set
@@ -121,3 +123,18 @@ def test_an_empty_variable_is_not_set(name: str, monkeypatch: pytest.MonkeyPatch
         IN_FOLDER[name]()
     monkeypatch.setenv("SCHEMABANK_DATA", "/there")
     assert data_folder() == Path("/there")
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_bars_of_data_sets_appear_on_terminals_only(
+    on_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_dataset(*_arguments: object, **_options: object) -> bool:
+        return datasets.is_progress_bar_enabled()
+
+    for name in (DATASETS, TQDM):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
+    assert load_data_set("a/b", sought="it was sought", otherwise="write it") == on_terminal
+    assert datasets.is_progress_bar_enabled()
