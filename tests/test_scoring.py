@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from properties import examples
 from schemabank.errors import InputError
@@ -214,6 +215,16 @@ def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
     assert summary["perplexity"] == math.inf
     assert summary["perplexity_interval_95"] == [math.inf, math.inf]
     shape_of_group("perplexity", ("perplexity",), is_trained=True).model_validate(summary)
+
+
+def test_the_undefined_perplexity_of_an_evaluation_is_read_again_but_no_trained_runs_is() -> None:
+    records = [record(i, gold_nll_with_end=math.nan) for i in range(2)]
+    summary = summarise(records, METRICS["perplexity"])
+    assert math.isnan(summary["perplexity"])
+    shape_of_group("perplexity", ("perplexity",), is_trained=False).model_validate(summary)
+    for bad, is_trained in ((summary, True), ({**summary, "perplexity": -1.0}, False)):
+        with pytest.raises(ValidationError, match="perplexity"):
+            shape_of_group("perplexity", ("perplexity",), is_trained=is_trained).model_validate(bad)
 
 
 @prop

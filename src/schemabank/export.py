@@ -29,6 +29,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from schemabank.cohort.loss import Head
 from schemabank.cohort.stack import AdapterStack
@@ -38,6 +39,7 @@ from schemabank.memory import is_out_of_memory
 from schemabank.models import BaseModel
 from schemabank.peftcheck import PeftCheck
 from schemabank.precision import Precision, in_precision
+from schemabank.quiet import HUB, bars_on_terminals_only
 from schemabank.writing import writing_tensors
 
 SAFETY = 100
@@ -101,6 +103,7 @@ def check_with_peft(folder: Path, base: BaseModel, expected: Probe | PeftCheck) 
         return _not_compared(error)
 
 
+@bars_on_terminals_only(transformers_logging, HUB)
 def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
     """Merge an adapter into its base model and write the whole model.
 

@@ -17,11 +17,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from schemabank.errors import InputError
 from schemabank.modelchecks import check_finite, check_whole, end_token_ids, loading
 from schemabank.modeldigests import model_digests
 from schemabank.modelfiles import Located, locate
+from schemabank.quiet import HUB, bars_on_terminals_only
 
 QUANTISED = ("quantization_config", "compression_config")  # the latter: old compressed-tensors
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -41,6 +43,7 @@ class BaseModel:
     by_slot: str | None = None  # why its texts are decoded one slot at a time; None: all at once
 
 
+@bars_on_terminals_only(transformers_logging, HUB)
 def load_base_model(
     name: str, *, dtype: torch.dtype, device: torch.device, revision: str | None = None
 ) -> BaseModel:

@@ -1,11 +1,12 @@
 """Hides hints that libraries print for their own developers and that no user can act on.
 
 The command line hides them from its start to its end, a Python program only while it trains with a
-:class:`schemabank.Tuner`, since the process is not ours. Every other warning passes. Of TF32 only
-the hint goes: matrix products of float32 stay exact, as PyTorch has them by default, since ten bits
-of mantissa would cost training digits that a comparison of runs needs. (Convolutions of float32,
-which Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint speaks of
-them.)
+:class:`schemabank.Tuner`, since the process is not ours. For the same reason it has the bars of
+loading hidden only while we load, and only where stderr is no terminal. Every other warning passes.
+Of TF32 only the hint goes: matrix products of float32 stay exact, as PyTorch has them by default,
+since ten bits of mantissa would cost training digits that a comparison of runs needs. (Convolutions
+of float32, which Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint
+speaks of them.)
 """
 
 import logging
@@ -14,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 COMPILER = r"torch\._inductor\."
 # Speed that PyTorch's compiler might yet gain, by the beginning of the sentence.
@@ -64,12 +66,36 @@ def quiet_libraries() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # noqa: ANN401
+    """Hide a library's bars for a while, where stderr is no terminal and nobody asked for them.
+
+    Args:
+        library: module with ``disable_progress_bar`` and its like.
+        variable: of the environment, which decides about these bars.
+    """
+    asked_for = _asks(variable) or os.environ.get(TQDM) == ""
+    hide = not (sys.stderr.isatty() or asked_for) and library.is_progress_bar_enabled()
+    if hide:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hide:
+            library.enable_progress_bar()
+
+
 def _to_set() -> list[str]:
     """The variables that hide loading bars and that the user has left open."""
-    asked_for = any(os.environ.get(name, "1").upper() not in TRUE for name in (HUB, DATASETS))
+    asked_for = _asks(HUB) or _asks(DATASETS)
     # tqdm's own would hide what the user asks another library to show.
     left_open = {DATASETS: True, TQDM: not asked_for}
     return [name for name, is_open in left_open.items() if is_open and name not in os.environ]
+
+
+def _asks(variable: str) -> bool:
+    """Whether the user has set a variable so that it shows bars."""
+    return os.environ.get(variable, "1").upper() not in TRUE
 
 
 class _Passes(logging.Filter):

@@ -11,6 +11,7 @@ from typing import Any
 
 from schemabank.errors import InputError
 from schemabank.hub import cause_and_mend
+from schemabank.quiet import DATASETS, bars_on_terminals_only
 from schemabank.waiting import waiting
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
@@ -67,7 +68,10 @@ def load_data_set(
 
     kinds = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
     try:
-        with waiting(f"loading {hub_id} from the Hugging Face hub", lambda _: None):
+        with (
+            waiting(f"loading {hub_id} from the Hugging Face hub", lambda _: None),
+            bars_on_terminals_only(datasets, DATASETS),
+        ):
             return datasets.load_dataset(hub_id, config, revision=revision)
     except kinds as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
