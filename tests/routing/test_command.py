@@ -66,6 +66,16 @@ def test_stage_1_teaches_the_tags(finished: Finished, tmp_path: Path) -> None:
     assert report["tags"] == 2
 
 
+def test_what_is_said_to_have_no_effect_has_none(finished: Finished, tmp_path: Path) -> None:
+    asked = ["task.stop=[a]", "task.metric=f1", "task.train_limit=5", "task.end_token=false"]
+    asked += ["task.max_length=50", "task.completion_only_loss=false"]
+    folder = finished.schemabank.folder
+    plain, _, _ = routed(folder, tmp_path / "plain", limit=4)
+    place, _, lines = routed(folder, tmp_path / "out", *asked, limit=4)
+    assert sum(line.startswith("no effect") for line in lines) == 3
+    assert (place / "routing.json").read_bytes() == (plain / "routing.json").read_bytes()
+
+
 def test_columns_meanings_and_pages(own: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
