@@ -8,21 +8,7 @@ from peft import LoraConfig, LoraModel
 from torch import nn
 
 from schemabank.frozen import lent
-from tiny import tiny_model
-
-
-def marked(model: nn.Module) -> list[bool]:
-    """Let every second parameter train, and every third module be in training mode."""
-    for index, parameter in enumerate(model.parameters()):
-        parameter.requires_grad_(index % 2 == 0)
-    for index, module in enumerate(model.modules()):
-        module.training = index % 3 == 0
-    return state(model)
-
-
-def state(model: nn.Module) -> list[bool]:
-    trained = [parameter.requires_grad for parameter in model.parameters()]
-    return [*trained, *(module.training for module in model.modules())]
+from tiny import mixed, state, tiny_model
 
 
 def wrap(model: nn.Module, *, fails: bool) -> None:
@@ -40,7 +26,7 @@ def wrap(model: nn.Module, *, fails: bool) -> None:
 def test_modules_attributes_and_state_are_given_back(fails: bool) -> None:
     model = tiny_model("llama")
     model.mark = before_mark = {"a": 1}  # type: ignore[assignment]
-    before, wanted = dict(model.named_modules()), marked(model)
+    before, wanted = dict(model.named_modules()), mixed(model)
     names = set(vars(model))
     with suppress(RuntimeError), lent(model):
         wrap(model, fails=fails)
