@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from schemabank.cohort import execute
 from schemabank.cohort.execute import (
@@ -259,6 +259,20 @@ def script(folder: Path, name: str, status: int) -> str:
     path.write_text(f'#!/bin/sh\necho "$@" >> {path}.log\ncat >> {path}.log\nexit {status}\n')
     path.chmod(0o700)
     return str(path)
+
+
+def test_compiled_code_sees_which_weights_train() -> None:
+    """PyTorch 2.11 compiles this once, and gives no weight a gradient."""
+    prepare_compiler()
+    layer = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)).requires_grad_(False)
+    run = torch.compile(layer, backend="aot_eager", dynamic=False)
+    inputs = torch.ones(2, 4, requires_grad=True)
+    for trains in (False, True, False):
+        layer.requires_grad_(trains)
+        layer.zero_grad()
+        run(inputs).sum().backward()
+        assert [p.grad is not None for p in layer.parameters()] == [trains] * 4
+    assert not torch._dynamo.config.skip_tensor_guards_with_matching_dict_tags
 
 
 class Pool:

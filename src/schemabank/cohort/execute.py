@@ -234,6 +234,7 @@ def keep_freed_memory() -> None:
 def prepare_compiler() -> None:
     """Fit the compiler to many cohorts in one process, before anything is compiled."""
     _allow_many_versions()
+    _see_what_trains()
     keep_workers_awake()
 
 
@@ -242,6 +243,17 @@ def _allow_many_versions() -> None:
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 256)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
+
+
+def _see_what_trains() -> None:
+    """Have compiled code ask again whether a weight trains, which changes from stage to stage.
+
+    A PyTorch before 2.13 takes a weight for unchanged while no other takes its place in its module,
+    so a block that was compiled for a stage without LoRA gave LoRA no gradient in the next one.
+    """
+    name = "skip_tensor_guards_with_matching_dict_tags"
+    if hasattr(torch._dynamo.config, name):
+        setattr(torch._dynamo.config, name, False)
 
 
 def keep_workers_awake() -> None:
