@@ -1,7 +1,7 @@
 """Train adapters at many learning rates, damage a copy of each, and see whom the check calls bad.
 
     python benchmarks/peft_check.py --adapters 21 --slots 7 --steps 6 --out FILE.json
-    python benchmarks/peft_check.py --show --out results/peft_check/cpu.json
+    python benchmarks/peft_check.py --show --out results/peft_check/nvidia-h100.json
 
 The adapters are trained together, in as many slots as are asked for, for a few steps at rates from
 1e-5, where they have hardly begun to learn, to 1e-2, where activations blow up. Each is saved and

@@ -158,7 +158,7 @@ def test_speeds_beside_the_tables_are_those_of_the_record() -> None:
 
 def test_what_is_said_of_the_check_of_exports_is_what_the_record_says() -> None:
     page = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
-    record = "results/peft_check/cpu.json"
+    record = "results/peft_check/nvidia-h100.json"
     shown = shown_by("peft_check.py", record).partition("\n\n")[0]
     assert page.partition(f"<!-- peft_check.py: {record} -->\n")[2].startswith(f"{shown}\n\n")
     rows = json.loads((ROOT / record).read_text(encoding="utf-8"))
