@@ -9,7 +9,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from schemabank.figures import Spec
+from schemabank.common.figures import Spec
+from schemabank.common.tables import PlainTable
 from schemabank.report import command, contents
 from schemabank.report import page as pages
 from schemabank.report.claims.judgements import Judged
@@ -23,7 +24,6 @@ from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.samples import Sample
 from schemabank.report.sections.verdict import Scored
 from schemabank.report.warnings.finding import Finding
-from schemabank.tables import PlainTable
 
 Json = Mapping[str, Any]
 

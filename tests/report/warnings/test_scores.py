@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.plain import plain
 from schemabank.report.reading.table import read_scores

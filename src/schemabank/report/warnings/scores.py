@@ -11,7 +11,7 @@ from functools import cache
 from scipy.stats import binomtest
 
 from schemabank import stats
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing import ArmAt, Comparison, Contrast, Reference, at_settings
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import Row, ScoreTable

@@ -1,0 +1,9 @@
+"""PEFT's format: written, read strictly, and compared with stock PEFT."""
+
+__all__ = [
+    "config",
+    "export",
+    "files",
+    "peftcheck",
+    "peftlayers",
+]

@@ -1,0 +1,23 @@
+"""Runs of one experiment: prepared, trained, evaluated, saved and read again.
+
+A run is never thrown away: what is wrong with it is written beside it.
+"""
+
+__all__ = [
+    "effects",
+    "experiment",
+    "fairness",
+    "inputs",
+    "itemscores",
+    "loading",
+    "members",
+    "modelfit",
+    "prepare",
+    "progress",
+    "rundir",
+    "runfiles",
+    "saved",
+    "tables",
+    "tagging",
+    "tuner",
+]
