@@ -150,9 +150,10 @@ def failure_of(error: Exception) -> Failure:
 
 
 def names_of(runs: Sequence[RunConfig]) -> str:
-    """Name a few runs, count many."""
-    if len(runs) <= MOST_NAMED:
-        return ", ".join(f"{run.arm} seed {run.seed}" for run in runs)
+    """Name a few runs, count many or those of equal names."""
+    names = [f"{run.arm} seed {run.seed}" for run in runs]
+    if len(runs) <= MOST_NAMED and len(set(names)) == len(names):
+        return ", ".join(names)
     counts = Counter(run.arm for run in runs)
     return f"{len(runs)} runs ({', '.join(f'{n} {arm}' for arm, n in counts.items())})"
 

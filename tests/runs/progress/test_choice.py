@@ -50,7 +50,7 @@ def test_a_slow_start_is_no_error(
         reporter.advance(units, "")
     assert capsys.readouterr().err.splitlines() == [
         "evaluate: 0/4, 12 s so far",
-        "evaluate: 1/4, 72 s left",
+        "evaluate: 1/4, 36 s left",
     ]
 
 

@@ -79,8 +79,10 @@ def some_runs(reporter: LiveReporter, now: list[float]) -> None:
     reporter.start("train 2 runs (2 lora)", 40)
     reporter.run_steps([step("d", 0), step("e", 8)])
     reporter.run_steps([step("d", 9)])
-    now[0] += 10
-    reporter.advance(10, "stage joint, loss 0.250, 1,234 tokens/s")
+    now[0] += 5
+    reporter.advance(5, "")
+    now[0] += 5
+    reporter.advance(5, "stage joint, loss 0.250, 1,234 tokens/s")
 
 
 def test_every_run_has_a_line(frozen: list[float]) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from schemabank.runs.progress.pace import Pace
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -22,7 +23,7 @@ class LineReporter:
 
     def __init__(self, *, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
-        self._title, self._total, self._done, self._detail = "", 0, 0, ""
+        self._title, self._detail, self._pace = "", "", Pace(0)
         self._began = self._spoke = 0.0
         self._titles: dict[str, str] = {}
         self._ended: set[str] = set()
@@ -34,17 +35,17 @@ class LineReporter:
 
     def start(self, title: str, total: int) -> None:
         """Begin a phase."""
-        self._title, self._total, self._done, self._detail = title, total, 0, ""
+        self._title, self._detail, self._pace = title, "", Pace(total)
         self._began = self._spoke = time.monotonic()
 
     def advance(self, units: int, detail: str) -> None:
         """Speak if the last line is old enough."""
-        self._done += units
-        self._detail = detail
         now = time.monotonic()
+        self._pace.advance(units, now)
+        self._detail = detail
         if now - self._spoke >= self.every_s:
             self._spoke = now
-            self._say(self._left(now - self._began))
+            self._say(self._left(now))
 
     def finish(self) -> None:
         """Say how the phase ended."""
@@ -67,11 +68,12 @@ class LineReporter:
             parts = [f"{self._titles[run]}: {state}", " ".join(detail.split()), count]
             self.note(", ".join(part for part in parts if part))
 
-    def _left(self, elapsed_s: float) -> str:
-        if self._done == 0:
-            return f"{elapsed_s:.0f} s so far"
-        return f"{elapsed_s / self._done * (self._total - self._done):.0f} s left"
+    def _left(self, now: float) -> str:
+        left_s = self._pace.left_s(now)
+        if left_s is None:
+            return f"{now - self._began:.0f} s so far"
+        return f"{left_s:.0f} s left"
 
     def _say(self, end: str) -> None:
-        parts = [f"{self._title}: {self._done}/{self._total}", self._detail, end]
+        parts = [f"{self._title}: {self._pace.done}/{self._pace.total}", self._detail, end]
         self.note(", ".join(p for p in parts if p))

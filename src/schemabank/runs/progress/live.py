@@ -15,6 +15,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from schemabank.runs.progress.pace import Pace
+
 if TYPE_CHECKING:
     from schemabank.engine.cohort import RunStep
     from schemabank.runs.progress.protocol import RunState
@@ -45,9 +47,8 @@ SHOWN_FIRST: "Sequence[RunState]" = (
 @dataclass(frozen=True)
 class _Phase:
     title: str
-    total: int
+    pace: Pace
     began: float
-    done: int = 0
     detail: str = ""
     took_s: float | None = None
 
@@ -55,10 +56,8 @@ class _Phase:
         """The time that is left, or that it took."""
         if self.took_s is not None:
             return f"{_clock(self.took_s)} in all"
-        if self.done == 0:
-            return ""
-        elapsed_s = time.monotonic() - self.began
-        return f"{_clock(elapsed_s / self.done * (self.total - self.done))} left"
+        left_s = self.pace.left_s(time.monotonic())
+        return "" if left_s is None else f"{_clock(left_s)} left"
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,14 @@ class LiveReporter:
     def start(self, title: str, total: int) -> None:
         """Show a phase; among runs, instead of the one before."""
         earlier = () if self._rows else self._phases
-        self._phases = (*earlier, _Phase(title, total, time.monotonic()))
+        self._phases = (*earlier, _Phase(title, Pace(total), time.monotonic()))
         self._live.start()
 
     def advance(self, units: int, detail: str) -> None:
         """Move the phase's bar."""
         phase = self._phases[-1]
-        self._current(replace(phase, done=phase.done + units, detail=detail))
+        phase.pace.advance(units, time.monotonic())
+        self._current(replace(phase, detail=detail))
 
     def finish(self) -> None:
         """Leave the finished phase on the screen."""
@@ -159,7 +159,7 @@ class _Pen:
         end = "".join(f", {part}" for part in told if part)
         return [
             self._line((phase.title, "bold")),
-            self._line(("     ", ""), *self._bar(phase.done, phase.total), (end, "")),
+            self._line(("     ", ""), *self._bar(phase.pace.done, phase.pace.total), (end, "")),
         ]
 
     def rows(self, rows: Sequence[_Row], room: int) -> list[Text]:
