@@ -5,8 +5,8 @@
 
 The adapters are trained together, in as many slots as are asked for, for a few steps at rates from
 1e-5, where they have hardly begun to learn, to 1e-2, where activations blow up. Each is saved and
-checked as a run's is (schemabank/export.py), and once more with one kind of damage. Ends with 1 if
-any good adapter is called bad or any damaged one good.
+checked as a run's is (schemabank/adapters/export.py), and once more with one kind of damage. Ends
+with 1 if any good adapter is called bad or any damaged one good.
 """
 
 import argparse

@@ -163,17 +163,16 @@ def _picture(paths: Mapping[str, Path]) -> str:
 
 
 def _table(paths: Mapping[str, Path]) -> str:
-    """Rooms from the top: what each is for, in its own words, and how many files it has."""
-    rows = ["| floor | room | what is in it | files |", "|---:|---|---|---:|"]
+    """Rooms from the top, and what each is for, in its own words."""
+    rows = ["| floor | room | what is in it |", "|---:|---|---|"]
     for height in range(len(FLOORS) - 1, -1, -1):
         for name in FLOORS[height]:
             path = paths[f"{PACKAGE}.{name}"]
             doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             first = " ".join(doc.split("\n\n")[0].split())
-            files = sum(room(module) == name for module in paths)
             link = path.parent if path.name == "__init__.py" else path
             place = f"../{link.relative_to(SOURCE.parent).as_posix()}"
-            rows.append(f"| {height} | [{name}]({place}) | {first} | {files} |")
+            rows.append(f"| {height} | [{name}]({place}) | {first} |")
     return "\n".join(rows) + "\n"
 
 
@@ -186,16 +185,24 @@ def _imports(by: str, path: Path, paths: Mapping[str, Path]) -> Iterator[Import]
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom) and (given := _absolute(node, by, path)):
             for alias in node.names:
-                module = f"{node.module}.{alias.name}"
+                module = f"{given}.{alias.name}"
                 whole = module in paths
-                source = module if whole else str(node.module)
+                source = module if whole else given
                 yield Import(by, source, "" if whole else alias.name, id(node) in typing)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in paths:
                     yield Import(by, alias.name, "", id(node) in typing)
+
+
+def _absolute(node: ast.ImportFrom, by: str, path: Path) -> str:
+    """What is imported from, if it is the package's; else nothing."""
+    package = by if path.name == "__init__.py" else by.rpartition(".")[0]
+    above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+    given = ".".join([*above, *filter(None, [node.module])])
+    return given if given.split(".")[0] == PACKAGE else ""
 
 
 def _reachable(module: str, below: Mapping[str, set[str]]) -> set[str]:

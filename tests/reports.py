@@ -9,7 +9,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from schemabank.common.figures import Spec
 from schemabank.common.tables import PlainTable
 from schemabank.report import command, contents
 from schemabank.report import page as pages
@@ -17,6 +16,7 @@ from schemabank.report.claims.judgements import Judged
 from schemabank.report.command import Question
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.contents import Report, TableFile, Topics, report_json
+from schemabank.report.figures import Spec
 from schemabank.report.page import browser as browsers
 from schemabank.report.plain import KEY, SPLICED, plain_fields
 from schemabank.report.sections.chart import Chart

@@ -255,8 +255,10 @@ def test_without_triton_runs_train_as_plain_pytorch_and_it_is_said_once(
     expected = losses(train(compiled), "bank-5")
     compiled.stack.remove()
     monkeypatch.setattr(execute, "_lack_of_triton", lambda: "there is none")
-    for name in ("cross_entropy", "flash", "kernels"):
-        monkeypatch.setitem(sys.modules, f"schemabank.engine.{name}", None)  # importing it fails
+    for name in ("cross_entropy", "flash", "lora"):
+        kernel = f"schemabank.engine.kernels.{name}"
+        assert kernel in sys.modules
+        monkeypatch.setitem(sys.modules, kernel, None)  # importing it fails
     monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("needs Triton"))
     notes: list[str] = []
     runs = [bank_run(5), lora_run(4)]

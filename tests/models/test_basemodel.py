@@ -1,4 +1,4 @@
-"""models.py: every way to name a base model, offline."""
+"""Every way to name a base model, offline."""
 
 import hashlib
 import importlib.util
@@ -19,7 +19,7 @@ from schemabank.common import hub
 from schemabank.common.errors import InputError
 from schemabank.common.files import sha256
 from schemabank.common.quiet import HUB, TQDM
-from schemabank.models import files as modelfiles
+from schemabank.models import files
 from schemabank.models import gguf as ggufmodels
 from schemabank.models.architecture import decoder_blocks
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
@@ -198,7 +198,7 @@ def test_hub_errors_keep_their_own_cause_and_mend(
     def fail(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(modelfiles, "hf_hub_download", fail)
+    monkeypatch.setattr(files, "hf_hub_download", fail)
     with pytest.raises(InputError) as raised:
         load("owner/model")
     assert f": {sentence}; {mend}, or use an embedded model." in str(raised.value)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
-from schemabank.models import digests as modeldigests
+from schemabank.models import digests
 from schemabank.models.files import Located
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.inputs import INPUTS, recorded_in
@@ -238,30 +238,30 @@ def test_a_large_file_is_hashed_again_when_it_changes_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed: list[str] = []
-    plain = modeldigests.sha256
+    plain = digests.sha256
 
     def counting(path: Path) -> str:
         hashed.append(path.name)
         return plain(path)
 
-    monkeypatch.setattr(modeldigests, "sha256", counting)
-    monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
+    monkeypatch.setattr(digests, "sha256", counting)
+    monkeypatch.setattr(digests, "HASHED_EVERY_TIME", 0)
     cache = tmp_path / "cache"
     cache.mkdir()
-    monkeypatch.setattr(modeldigests, "cached_assets_path", lambda *_, **__: cache)
+    monkeypatch.setattr(digests, "cached_assets_path", lambda *_, **__: cache)
     folder = tmp_path / "model"
     folder.mkdir()
     path = folder / "model.safetensors"
     path.write_bytes(b"a" * 100)
     located = Located(str(folder), None, "")
-    first = modeldigests.model_digests(located)
-    assert modeldigests.model_digests(located) == first
+    first = digests.model_digests(located)
+    assert digests.model_digests(located) == first
     assert hashed == [path.name]
     before = path.stat()
     with path.open("r+b") as file:  # in place, as long as it was, with its old date
         file.write(b"b")
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert modeldigests.model_digests(located)["model"] != first["model"]
+    assert digests.model_digests(located)["model"] != first["model"]
 
 
 @pytest.mark.parametrize("below_a_file", [True, False])
@@ -273,8 +273,8 @@ def test_a_model_is_hashed_where_no_hash_can_be_kept(
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"a" * 100)
     located = Located(str(folder), None, "")
-    expected = modeldigests.model_digests(located)
-    monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
+    expected = digests.model_digests(located)
+    monkeypatch.setattr(digests, "HASHED_EVERY_TIME", 0)
     if below_a_file:
         place = str(folder / "model.safetensors" / "cache")
         monkeypatch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", place)
@@ -283,26 +283,26 @@ def test_a_model_is_hashed_where_no_hash_can_be_kept(
         def refuse(*_args: object, **_options: object) -> NoReturn:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-        monkeypatch.setattr(modeldigests, "cached_assets_path", refuse)
-    assert modeldigests.model_digests(located) == expected
+        monkeypatch.setattr(digests, "cached_assets_path", refuse)
+    assert digests.model_digests(located) == expected
 
 
 def test_a_damaged_hash_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeldigests, "HASHED_EVERY_TIME", 0)
-    monkeypatch.setattr(modeldigests, "cached_assets_path", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(digests, "HASHED_EVERY_TIME", 0)
+    monkeypatch.setattr(digests, "cached_assets_path", lambda *_, **__: tmp_path)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"a" * 100)
     located = Located(str(tmp_path / "model"), None, "")
-    first = modeldigests.model_digests(located)
+    first = digests.model_digests(located)
     (kept,) = [path for path in tmp_path.iterdir() if path.is_file()]
     for damaged in (b"", b"\xff", kept.read_bytes()[:40]):
         kept.write_bytes(damaged)
-        assert modeldigests.model_digests(located) == first
+        assert digests.model_digests(located) == first
 
 
 def test_a_model_of_the_hub_is_its_commit() -> None:
     located = Located("owner/name", "owner/name", "", revision="0123abc")
-    assert modeldigests.model_digests(located) == {
+    assert digests.model_digests(located) == {
         "model": "owner/name@0123abc",
         "tokenizer": "owner/name@0123abc",
     }

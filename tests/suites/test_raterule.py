@@ -114,7 +114,7 @@ def tool() -> ModuleType:
     return load_tool(BENCHMARKS / "rate_rule.py")
 
 
-OWN, BEFORE = "schemabank.suites.raterule.choose", "before: one binomial error of a run"
+OWN, BEFORE = "the rule of tune", "before: one binomial error of a run"
 
 
 def test_the_record_has_the_rule_at_least_as_accurate_as_the_one_before() -> None:

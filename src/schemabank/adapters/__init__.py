@@ -1,4 +1,8 @@
-"""PEFT's format: written, read strictly, and compared with stock PEFT."""
+"""PEFT's format: written, read strictly, and compared with stock PEFT.
+
+`files` saves and reads adapters and banks, `export` checks and merges them, `peftlayers` refuses
+targets on which PEFT would choose other layers.
+"""
 
 __all__ = [
     "config",

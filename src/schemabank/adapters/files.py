@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from schemabank.adapters.config import CONFIG, AdapterConfig, is_named, read_config
+from schemabank.adapters.tensorfiles import Header, read_tensors
 from schemabank.common.errors import InputError
 from schemabank.common.files import inside, read_text
 from schemabank.common.folders import new_folder
-from schemabank.common.tensorfiles import Header, read_tensors
 from schemabank.common.writing import writing_tensors
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.stack import AdapterStack

@@ -1,12 +1,11 @@
-"""What every room may use: errors, reading and writing files, tables, figures, what a wait says.
+"""What every room may use: errors, reading and writing files, tables, messages while waiting.
 
-Nothing here knows of models, adapters or runs.
+Nothing here computes with a model.
 """
 
 __all__ = [
     "errors",
     "failure",
-    "figures",
     "files",
     "folders",
     "hub",
@@ -14,7 +13,6 @@ __all__ = [
     "plainyaml",
     "quiet",
     "tables",
-    "tensorfiles",
     "waiting",
     "writing",
 ]

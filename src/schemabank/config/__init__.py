@@ -1,6 +1,7 @@
 """Settings: every one with its default and its checks, and the YAML files that hold them.
 
-Reads no model and no data, and loads no torch.
+`settings` has the whole of a run, `task` and `train` its largest parts, `file` reads them. Nothing
+here reads a model or data, or loads torch.
 """
 
 __all__ = [

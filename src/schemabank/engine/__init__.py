@@ -1,6 +1,7 @@
 """The cohort engine: many training runs over one frozen base model, and their decoding.
 
-A run's result does not depend on the runs that share its cohort.
+`stack` puts adapters and banks on a model, `cohort` trains them, `decoding` completes prompts,
+`planner` says which runs can train together. A run's result does not depend on its neighbours.
 """
 
 __all__ = [

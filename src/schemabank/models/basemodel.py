@@ -39,7 +39,7 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerBase  # a pad token may be missing
     end_token_ids: tuple[int, ...]  # every id that ends a text, sorted
     source: str  # one line that says where the weights came from
-    digests: Mapping[str, str] = field(default_factory=dict)  # of its files, from modeldigests
+    digests: Mapping[str, str] = field(default_factory=dict)  # of its files, see digests.py
     by_slot: str | None = None  # why its texts are decoded one slot at a time; None: all at once
 
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from schemabank.common.figures import write_figure
 from schemabank.common.folders import check_new, new_folder
 from schemabank.common.writing import write_json, write_lines
 from schemabank.report.contents import Report, figures, report_json
 from schemabank.report.examine import Question, examine
+from schemabank.report.figures import write_figure
 from schemabank.report.page import html_page, page
 from schemabank.report.plain import plain_fields
 

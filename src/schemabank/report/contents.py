@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from schemabank.common.figures import Spec
 from schemabank.common.tables import PlainTable, without_empty_columns
 from schemabank.report.claims import Judged
 from schemabank.report.comparing import Comparison, ItemComparison, Material
+from schemabank.report.figures import Spec
 from schemabank.report.plain import plain, plain_fields
 from schemabank.report.sections import (
     claims,

@@ -1,4 +1,4 @@
-"""decoding.py: who decodes a model is decided before training, and every model is evaluated."""
+"""Who decodes a model is decided before training, and every model is evaluated."""
 
 import gzip
 import json

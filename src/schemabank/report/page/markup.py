@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from schemabank.common.figures import NOT_DRAWN
 from schemabank.common.tables import PlainTable
+from schemabank.report.figures import NOT_DRAWN
 from schemabank.report.sections.cells import one_line
 
 MOST_ROWS = 200

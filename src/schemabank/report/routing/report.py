@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemabank.common.figures import Cell, Spec, heat_map, write_figure
 from schemabank.common.tables import PlainTable, markdown_table
 from schemabank.common.writing import write_json
+from schemabank.report.figures import Cell, Spec, heat_map, write_figure
 from schemabank.runs.rundir import slug
 
 JSON, PAGE = "routing.json", "routing.md"

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from schemabank.common.figures import Spec
 from schemabank.common.tables import PlainTable
+from schemabank.report.figures import Spec
 from schemabank.report.sections.cells import finite
 from schemabank.stats import Interval
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import altair
 
 from schemabank.common.errors import InputError
-from schemabank.common.figures import LONGEST_LABEL, Spec
 from schemabank.common.files import is_number, json_lines
 from schemabank.common.tables import PlainTable
 from schemabank.config.base import LARGEST
+from schemabank.report.figures import LONGEST_LABEL, Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections import look

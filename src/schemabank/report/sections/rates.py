@@ -8,8 +8,8 @@ from typing import Any, Literal
 import altair
 
 from schemabank import stats
-from schemabank.common.figures import Spec
 from schemabank.common.tables import PlainTable
+from schemabank.report.figures import Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import RunSet, label
 from schemabank.report.sections import look

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from schemabank.common.figures import Cell, heat_map
+from schemabank.report.figures import Cell, heat_map
 from schemabank.report.reading import RunSet
 from schemabank.report.routing.report import JSON, heat_map_cells
 from schemabank.report.sections.cells import short

@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.protocol import RunState
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
     from schemabank.engine.cohort import RunStep
-    from schemabank.runs.progress.protocol import RunState
 
 REFRESHES_PER_S = 4
 BAR_WIDTH = 20
@@ -34,7 +34,7 @@ STYLES: Mapping[str, str] = {
     "failed": "bold red",
 }
 ENDED = ("finished", "reused", "failed")
-SHOWN_FIRST: "Sequence[RunState]" = (
+SHOWN_FIRST: Sequence[RunState] = (
     "training",
     "evaluating",
     "failed",
@@ -63,7 +63,7 @@ class _Phase:
 @dataclass(frozen=True)
 class _Row:
     title: str
-    state: "RunState" = "waiting"
+    state: RunState = "waiting"
     detail: str = ""
 
 
@@ -118,7 +118,7 @@ class LiveReporter:
         if steps:
             self._steps = {step.run: step for step in steps}
 
-    def run_state(self, run: str, state: "RunState", detail: str = "") -> None:
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
         """Show what has become of a run."""
         self._steps = {name: step for name, step in self._steps.items() if name != run}
         row = replace(self._rows[run], state=state, detail=detail)
