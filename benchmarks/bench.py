@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from schemabank.cohort.slots import Run, TrainingData
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig
-from schemabank.modelfiles import EMBEDDED
-from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.prepare import engine_run, task_training_data
+from schemabank.config.settings import RunConfig
+from schemabank.config.train import Stage
+from schemabank.engine.slots import Run, TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
+from schemabank.models.files import EMBEDDED
+from schemabank.runs.prepare import engine_run, task_training_data
 from schemabank.tasks.catalog import load_task
-from schemabank.trainconfig import Stage
 
 Row = dict[str, object]
 

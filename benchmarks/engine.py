@@ -32,13 +32,14 @@ from bench import (
 )
 from peft_loop import COMPILED, STATIC_LABELS, STATIC_WIDTH, Alternating, Kind, PeftLoop
 
-from schemabank.cohort import engine, loss
-from schemabank.cohort.batches import Batch, collate
-from schemabank.cohort.decode import generate
-from schemabank.cohort.engine import Cohort
-from schemabank.cohort.execute import DEPTH, Executor
-from schemabank.cohort.lora import SharedInput
-from schemabank.cohort.stack import AdapterStack
+from schemabank.engine import cohort as engine
+from schemabank.engine import loss
+from schemabank.engine.batches import Batch, collate
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.decoding.decode import generate
+from schemabank.engine.execute import DEPTH, Executor
+from schemabank.engine.lora import SharedInput
+from schemabank.engine.stack import AdapterStack
 
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
 LOOPS: dict[Kind, str] = {

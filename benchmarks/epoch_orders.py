@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from schemabank.cohort.batches import Encoded, Schedule, plan_schedule
-from schemabank.cohort.seating import Journey, stretches
-from schemabank.config import RunConfig
-from schemabank.loading import load_base
-from schemabank.modelfiles import EMBEDDED
-from schemabank.planner import best_slots, expected_cost, journey
-from schemabank.prepare import task_training_data
-from schemabank.suite import load_suite
+from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import Encoded, Schedule, plan_schedule
+from schemabank.engine.planner import best_slots, expected_cost, journey
+from schemabank.engine.seating import Journey, stretches
+from schemabank.models.files import EMBEDDED
+from schemabank.runs.loading import load_base
+from schemabank.runs.prepare import task_training_data
+from schemabank.suites.suite import load_suite
 from schemabank.tasks.catalog import load_task
 
 ROOT = Path(__file__).parents[1]

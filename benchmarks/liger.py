@@ -20,7 +20,7 @@ from bench import QWEN2, Row, origin, random_qwen2, read_rows
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from schemabank.cohort.execute import Executor, compiled
+from schemabank.engine.execute import Executor, compiled
 
 WIDTH, BATCH_SIZE = 72, 4
 REPEATS = 21

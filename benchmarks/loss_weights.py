@@ -23,11 +23,11 @@ import numpy.typing as npt
 import torch
 from scipy.stats import spearmanr
 
-from schemabank.cohort.batches import EMPTY, Schedule
-from schemabank.config import RunConfig
-from schemabank.configfile import overridden
-from schemabank.loading import load_base
-from schemabank.prepare import task_training_data
+from schemabank.config.file import overridden
+from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import EMPTY, Schedule
+from schemabank.runs.loading import load_base
+from schemabank.runs.prepare import task_training_data
 from schemabank.tasks.catalog import load_task
 
 SEED = 42

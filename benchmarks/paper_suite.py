@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 
-from schemabank import experiment, loading
-from schemabank.config import RunConfig
-from schemabank.files import read_json
-from schemabank.modelfiles import EMBEDDED
-from schemabank.models import BaseModel, load_base_model, resolve_dtype
-from schemabank.progress import LineReporter
-from schemabank.rundir import COST
-from schemabank.suite import load_suite
+from schemabank.common.files import read_json
+from schemabank.config.settings import RunConfig
+from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
+from schemabank.models.files import EMBEDDED
+from schemabank.runs import experiment, loading
+from schemabank.runs.progress import LineReporter
+from schemabank.runs.rundir import COST
+from schemabank.suites.suite import load_suite
 
 SUITE = Path(__file__).parent.parent / "configs" / "paper" / "suite.yaml"
 NUM_RUNS = 40

@@ -5,8 +5,8 @@
 
 The adapters are trained together, in as many slots as are asked for, for a few steps at rates from
 1e-5, where they have hardly begun to learn, to 1e-2, where activations blow up. Each is saved and
-checked as a run's is (schemabank/export.py), and once more with one kind of damage. Ends with 1 if
-any good adapter is called bad or any damaged one good.
+checked as a run's is (schemabank/adapters/export.py), and once more with one kind of damage. Ends
+with 1 if any good adapter is called bad or any damaged one good.
 """
 
 import argparse
@@ -26,17 +26,17 @@ import torch
 from bench import Row, origin
 from torch import Tensor
 
-from schemabank.adapters import LoraTensors, save_adapter
-from schemabank.cohort.engine import Cohort
-from schemabank.config import LoraSettings, RunConfig
-from schemabank.configfile import run_id
-from schemabank.export import Probe, check_with_peft, probe
-from schemabank.loading import load_base, resolve_device, resolved
-from schemabank.models import BaseModel
-from schemabank.peftcheck import PeftCheck
-from schemabank.prepare import engine_run, training_data
+from schemabank.adapters.export import Probe, check_with_peft, probe
+from schemabank.adapters.files import LoraTensors, save_adapter
+from schemabank.adapters.peftcheck import PeftCheck
+from schemabank.config.file import run_id
+from schemabank.config.settings import LoraSettings, RunConfig
+from schemabank.engine.cohort import Cohort
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.loading import load_base, resolve_device, resolved
+from schemabank.runs.prepare import engine_run, training_data
+from schemabank.runs.training import build_stack
 from schemabank.tasks import Example
-from schemabank.training import build_stack
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GOOD = "good"

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from schemabank.cohort.batches import Batch
-from schemabank.cohort.engine import RunStep
-from schemabank.cohort.execute import keep_workers_awake
-from schemabank.config import LoraSettings
+from schemabank.config.settings import LoraSettings
+from schemabank.engine.batches import Batch
+from schemabank.engine.cohort import RunStep
+from schemabank.engine.execute import keep_workers_awake
 
 LEARNING_RATE = 1e-4
 

@@ -33,8 +33,8 @@ from bench import (
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from schemabank.cohort.engine import Cohort
-from schemabank.cohort.stack import AdapterStack
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.stack import AdapterStack
 
 # By the names of kernels and operations; the first that fits counts.
 PARTS = {

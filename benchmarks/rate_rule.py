@@ -22,15 +22,15 @@ from pathlib import Path
 import numpy as np
 from choose_learning_rates import rates as recorded_rates
 
-from schemabank.raterule import Answers, Candidate, best_score, choose, paired_error
 from schemabank.stats import crossed_difference
+from schemabank.suites.raterule import Answers, Candidate, best_score, choose, paired_error
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "results" / "learning_rates").glob("*.jsonl"))
 SEED, NUM_RATES, NUM_SEEDS = 20_261_126, 5, 2
 ACCURACIES, NUM_ITEMS = (0.03, 0.1, 0.3, 0.6), (100, 300, 750)
 SEED_SD, LOSS_SD, DIFFICULTY_SD = 0.02, 0.004, 1.5
-SIMPLEST, OWN = "best score alone", "schemabank.raterule.choose"
+SIMPLEST, OWN = "best score alone", "the rule of tune"
 Rng = np.random.Generator
 Scores = np.ndarray  # (seed, item)
 

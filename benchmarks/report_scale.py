@@ -23,15 +23,15 @@ import loky
 import numpy as np
 import numpy.typing as npt
 
-from schemabank.config import RunConfig
-from schemabank.configfile import run_id, to_yaml
-from schemabank.files import read_json
-from schemabank.itemscores import save_item_scores
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json, write_lines
+from schemabank.config.file import run_id, to_yaml
+from schemabank.config.settings import RunConfig
 from schemabank.report.command import HTML, JSON, Question, report
-from schemabank.rundir import CONFIG, COST, METRICS, PREDICTIONS, RESULT, SUITE
-from schemabank.scoring import METRICS as KINDS
-from schemabank.scoring import ItemRecord, summarise
-from schemabank.writing import write_json, write_lines
+from schemabank.runs.itemscores import save_item_scores
+from schemabank.runs.rundir import CONFIG, COST, METRICS, PREDICTIONS, RESULT, SUITE
+from schemabank.tasks.scoring.scores import METRICS as KINDS
+from schemabank.tasks.scoring.scores import ItemRecord, summarise
 
 ARMS, SETTINGS = 10, (1, 2)
 FULL_SEEDS = 16  # of every arm and setting: these have completions and logs

@@ -1,6 +1,9 @@
 """The layout of the package, measured from its imports.
 
     python benchmarks/structure.py
+    python benchmarks/structure.py --write
+
+The second command draws the picture and the table of rooms in docs/architecture.md anew.
 Rooms are the entries at the top of ``src/schemabank``. A floor is the longest way down from a room
 by imports. Imports for type checkers alone do not count as circles, all others do, also those
 inside functions.
@@ -8,6 +11,7 @@ inside functions.
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +19,20 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "schemabank"
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+BEGIN, END = "<!-- rooms: benchmarks/structure.py -->\n", "<!-- end of rooms -->\n"
+# From below; rooms of one floor do not import each other. The package's own front has none.
+FLOORS = (
+    ("common",),
+    ("config", "models", "sandbox", "stats"),
+    ("tasks",),
+    ("methods",),
+    ("engine",),
+    ("adapters",),
+    ("runs",),
+    ("report", "suites"),
+    ("cli",),
+)
 
 
 @dataclass(frozen=True)
@@ -84,9 +102,78 @@ def floors(found: list[Import]) -> dict[str, int]:
     }
 
 
+def arrows_up(found: list[Import]) -> list[Import]:
+    """Imports that do not point to a lower floor."""
+    level = {name: height for height, names in enumerate(FLOORS) for name in names}
+    return [
+        one
+        for one in found
+        if room(one.by)
+        and room(one.source) not in {"", room(one.by)}
+        and level[room(one.source)] >= level[room(one.by)]
+    ]
+
+
+def past_the_front(found: list[Import], fronts: Mapping[str, set[str]]) -> list[Import]:
+    """Imports of what the other room's front does not offer."""
+    return [
+        one
+        for one in found
+        if room(one.by) != room(one.source)
+        and room(one.by)
+        and room(one.source)
+        and (one.name or one.source.count(".") > 1)  # else the whole room
+        and [*one.source.split("."), one.name][2] not in fronts[room(one.source)]
+    ]
+
+
+def fronts(paths: Mapping[str, Path]) -> dict[str, set[str]]:
+    """What each room's ``__all__`` offers: names, and modules by their first part."""
+    return {
+        room(module): set(_all(ast.parse(path.read_text(encoding="utf-8"))))
+        for module, path in paths.items()
+        if module.count(".") == 1
+    }
+
+
+def drawn(page: str) -> str:
+    """The page of the architecture with the picture and the table as the code has them."""
+    paths = modules()
+    block = f"{BEGIN}{_picture(paths)}\n{_table(paths)}{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
+
+
 def code_lines(paths: Mapping[str, Path]) -> int:
     """Lines that are neither empty nor comments nor docstrings."""
     return sum(_code_lines(path.read_text(encoding="utf-8")) for path in paths.values())
+
+
+def _picture(paths: Mapping[str, Path]) -> str:
+    """Rooms and their imports as a Mermaid chart; an arrow that others lead to is left out."""
+    below: dict[str, set[str]] = {}
+    for one in imports(paths):
+        if room(one.by) != room(one.source) and room(one.by) and room(one.source):
+            below.setdefault(room(one.by), set()).add(room(one.source))
+    lines = ["```mermaid", "flowchart TD"]
+    for name in (name for names in reversed(FLOORS) for name in names):
+        others = below.get(name, set())
+        indirect = set().union(*(_reachable(other, below) for other in others))
+        lines += [f"    {name} --> {other}" for other in sorted(others - indirect)]
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def _table(paths: Mapping[str, Path]) -> str:
+    """Rooms from the top, and what each is for, in its own words."""
+    rows = ["| floor | room | what is in it |", "|---:|---|---|"]
+    for height in range(len(FLOORS) - 1, -1, -1):
+        for name in FLOORS[height]:
+            path = paths[f"{PACKAGE}.{name}"]
+            doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            first = " ".join(doc.split("\n\n")[0].split())
+            link = path.parent if path.name == "__init__.py" else path
+            place = f"../{link.relative_to(SOURCE.parent).as_posix()}"
+            rows.append(f"| {height} | [{name}]({place}) | {first} |")
+    return "\n".join(rows) + "\n"
 
 
 def _imports(by: str, path: Path, paths: Mapping[str, Path]) -> Iterator[Import]:
@@ -98,16 +185,24 @@ def _imports(by: str, path: Path, paths: Mapping[str, Path]) -> Iterator[Import]
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom) and (given := _absolute(node, by, path)):
             for alias in node.names:
-                module = f"{node.module}.{alias.name}"
+                module = f"{given}.{alias.name}"
                 whole = module in paths
-                source = module if whole else str(node.module)
+                source = module if whole else given
                 yield Import(by, source, "" if whole else alias.name, id(node) in typing)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name in paths:
                     yield Import(by, alias.name, "", id(node) in typing)
+
+
+def _absolute(node: ast.ImportFrom, by: str, path: Path) -> str:
+    """What is imported from, if it is the package's; else nothing."""
+    package = by if path.name == "__init__.py" else by.rpartition(".")[0]
+    above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+    given = ".".join([*above, *filter(None, [node.module])])
+    return given if given.split(".")[0] == PACKAGE else ""
 
 
 def _reachable(module: str, below: Mapping[str, set[str]]) -> set[str]:
@@ -119,6 +214,13 @@ def _reachable(module: str, below: Mapping[str, set[str]]) -> set[str]:
             found.add(name)
             waiting += below.get(name, ())
     return found
+
+
+def _all(tree: ast.Module) -> list[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
 
 
 def _code_lines(text: str) -> int:
@@ -133,19 +235,29 @@ def _code_lines(text: str) -> int:
     )
 
 
-def main() -> None:
-    """Print the figures."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def _figures() -> str:
     paths = modules()
     found = imports(paths)
     depths = floors(found)
     heights = range(max(depths.values()), -1, -1)
     lines = [
         f"rooms {len(depths)}, floors {len(heights)}, files {len(paths)}",
-        f"circles {len(circles(found))}, code lines {code_lines(paths):,}",
+        f"circles {len(circles(found))}, arrows up {len(arrows_up(found))}",
+        f"past a front {len(past_the_front(found, fronts(paths)))}",
+        f"code lines {code_lines(paths):,}",
         *(f"{h}: {', '.join(n for n, depth in depths.items() if depth == h)}" for h in heights),
     ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Print the figures, or draw the page anew."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="draw docs/architecture.md anew")
+    if parser.parse_args().write:
+        PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        sys.stdout.write(_figures())
 
 
 if __name__ == "__main__":

@@ -16,20 +16,20 @@ from pathlib import Path
 import torch
 import transformers
 
-from schemabank.cohort.engine import Cohort
-from schemabank.cohort.slots import TrainingData
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import RunConfig
-from schemabank.configfile import load_experiment, run_id
-from schemabank.evaluate import Procedure, evaluate
-from schemabank.failure import Failure
-from schemabank.inputs import DATA, data_digest
-from schemabank.loading import load_base, resolve_device, resolved
-from schemabank.prepare import engine_run, evaluation_items, task_training_data
-from schemabank.progress import LineReporter
-from schemabank.scoring import METRICS, summaries
+from schemabank.common.failure import Failure
+from schemabank.config.file import load_experiment, run_id
+from schemabank.config.settings import RunConfig
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.slots import TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.runs.evaluate import Procedure, evaluate
+from schemabank.runs.inputs import DATA, data_digest
+from schemabank.runs.loading import load_base, resolve_device, resolved
+from schemabank.runs.prepare import engine_run, evaluation_items, task_training_data
+from schemabank.runs.progress import LineReporter
+from schemabank.runs.training import build_stack
 from schemabank.tasks.catalog import load_task, metric_of
-from schemabank.training import build_stack
+from schemabank.tasks.scoring.scores import METRICS, summaries
 
 
 def main() -> None:

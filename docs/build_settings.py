@@ -5,13 +5,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemabank.config import PRESETS, CommonSettings, RunConfig
-from schemabank.trainconfig import StageSettings
+from schemabank.config.settings import PRESETS, CommonSettings, RunConfig
+from schemabank.config.train import StageSettings
 
 TARGET = Path(__file__).with_name("settings.md")
 HEADER = """# Settings
 
-Made by `python docs/build_settings.py` from `schemabank/config.py` and its neighbours. A file holds
+Made by `python docs/build_settings.py` from `schemabank/config/`. A file holds
 these keys; `arm` and `seed` may be lists. `--set train.learning_rate=1e-4` overrides one; a stage
 is reached by its name: `--set curriculum.joint.learning_rate=1e-4`.
 """

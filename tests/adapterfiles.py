@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from schemabank.adapters import model_card, save_adapter
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import BankSettings, LoraSettings
+from schemabank.adapters.files import model_card, save_adapter
+from schemabank.config.settings import BankSettings, LoraSettings
+from schemabank.engine.stack import AdapterStack
 from tiny import tiny_model
 
 TARGETS = ("q_proj", "v_proj", "down_proj")

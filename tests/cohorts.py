@@ -5,12 +5,18 @@ from dataclasses import replace
 
 import torch
 
-from schemabank.cohort.batches import Encoded, encode, plan_schedule
-from schemabank.cohort.engine import Cohort, RunStep
-from schemabank.cohort.slots import Run, TagPlan, TrainingData
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import THREE_STAGES, BankSettings, LoraSettings, Stage, TrainSettings
-from schemabank.tags import hash_tagger
+from schemabank.config.settings import (
+    THREE_STAGES,
+    BankSettings,
+    LoraSettings,
+    Stage,
+    TrainSettings,
+)
+from schemabank.engine.batches import Encoded, encode, plan_schedule
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.slots import Run, TagPlan, TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.tags import hash_tagger
 from schemabank.tasks import Example
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 

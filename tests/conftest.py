@@ -13,9 +13,9 @@ import torch
 
 import parallel
 from properties import register_profiles
-from runs import Finished, Notes, write_config, write_gsm8k, write_model
-from schemabank.configfile import load_experiment
-from schemabank.experiment import run_experiment
+from schemabank.config.file import load_experiment
+from schemabank.runs.experiment import run_experiment
+from tinyruns import Finished, Notes, write_config, write_gsm8k, write_model
 
 register_profiles()
 

@@ -18,20 +18,20 @@ import pytest
 MEMORY_OF_A_WORKER = 2 * 2**30
 MOST_WORKERS = 8
 LONGEST_FIRST = (
-    "test_suiterun.py",
-    "cohort/test_engine.py",
-    "test_experiment.py",
-    "test_sandbox.py",
-    "cohort/test_decode.py",
+    "suites/test_run.py",
+    "engine/test_cohort.py",
+    "runs/test_experiment.py",
+    "sandbox/test_grade.py",
+    "engine/decoding/test_decode.py",
     "stats/test_coverage.py",
     "test_docs.py",
-    "test_live.py",
+    "runs/progress/test_live.py",
     "integration/test_records.py",
     "test_cli.py",
-    "test_tuner.py",
-    "test_models.py",
+    "runs/test_tuner.py",
+    "models/test_basemodel.py",
     "report/reading/test_runs.py",
-    "test_sandbox_hostile.py",
+    "sandbox/test_hostile.py",
     "integration/test_smollm2.py",
 )
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from schemabank.figures import Spec
+from schemabank.common.tables import PlainTable
 from schemabank.report import command, contents
 from schemabank.report import page as pages
 from schemabank.report.claims.judgements import Judged
 from schemabank.report.command import Question
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.contents import Report, TableFile, Topics, report_json
+from schemabank.report.figures import Spec
 from schemabank.report.page import browser as browsers
 from schemabank.report.plain import KEY, SPLICED, plain_fields
 from schemabank.report.sections.chart import Chart
@@ -23,7 +24,6 @@ from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.samples import Sample
 from schemabank.report.sections.verdict import Scored
 from schemabank.report.warnings.finding import Finding
-from schemabank.tables import PlainTable
 
 Json = Mapping[str, Any]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import reports
-from schemabank.files import read_json
-from schemabank.itemscores import SCORES
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
 from schemabank.report.command import Question
-from schemabank.rundir import RESULT, SUITE
-from schemabank.writing import write_json
+from schemabank.runs.itemscores import SCORES
+from schemabank.runs.rundir import RESULT, SUITE
 from tools import BENCHMARKS, load_tool
 
 GENERATOR = load_tool(BENCHMARKS / "report_scale.py")

@@ -10,18 +10,18 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from architectures import CHANGES, tiny_architecture
 from cohorts import BANK, bank_run, data, lora_run, train
-from schemabank.adapters import save_adapter
-from schemabank.cohort.attention import short_attention
-from schemabank.cohort.decode import Completion, generate
-from schemabank.cohort.engine import Cohort
-from schemabank.cohort.slotwise import generate_by_slot
-from schemabank.cohort.stack import AdapterStack
-from schemabank.config import LoraSettings
-from schemabank.decoding import check_generates, why_by_slot
-from schemabank.errors import InputError
-from schemabank.export import check_with_peft, probe
-from schemabank.models import BaseModel
-from schemabank.peftlayers import check_peft_layers
+from schemabank.adapters.export import check_with_peft, probe
+from schemabank.adapters.files import save_adapter
+from schemabank.adapters.peftlayers import check_peft_layers
+from schemabank.common.errors import InputError
+from schemabank.config.settings import LoraSettings
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.decoding.choice import check_generates, why_by_slot
+from schemabank.engine.decoding.decode import Completion, generate
+from schemabank.engine.decoding.slotwise import generate_by_slot
+from schemabank.engine.kernels.attention import short_attention
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
 from tiny import END_TOKEN_ID, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

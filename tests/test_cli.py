@@ -14,13 +14,13 @@ import pytest
 import torch
 import yaml
 
-from runs import SETTINGS, Finished, snapshot, write_config, write_gsm8k
 from schemabank import __version__
 from schemabank.cli import main
-from schemabank.cohort.loss import mean_per_slot
-from schemabank.configfile import load_experiment
-from schemabank.progress import reporter
-from schemabank.quiet import DATASETS, HUB, TQDM
+from schemabank.common.quiet import DATASETS, HUB, TQDM
+from schemabank.config.file import load_experiment
+from schemabank.engine.loss import mean_per_slot
+from schemabank.runs.progress import reporter
+from tinyruns import SETTINGS, Finished, snapshot, write_config, write_gsm8k
 
 YAML = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 CONFIGS = [path for path in YAML if "arms" not in yaml.safe_load(path.read_text())]
@@ -42,7 +42,7 @@ assert not heavy, heavy
 HOLD_SCRIPT = """
 import sys
 from pathlib import Path
-from schemabank.rundir import (claimed)
+from schemabank.runs.rundir import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -338,7 +338,7 @@ class TestTrain:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(
-            "schemabank.cohort.step.mean_per_slot",
+            "schemabank.engine.step.mean_per_slot",
             lambda losses, weights: mean_per_slot(losses, weights) * torch.nan,
         )
         ended = schemabank("train", finished.config, "--set", f"arm={arms}")
@@ -353,7 +353,7 @@ class TestTrain:
     def test_a_runtime_error_is_one_sentence(
         self, schemabank: Program, finished: Finished, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("schemabank.export.SAFETY", 0)
+        monkeypatch.setattr("schemabank.adapters.export.SAFETY", 0)
         ended = schemabank("export", finished.lora.folder, "--out", "new")
         assert ended.code == 1
         assert "gives other logits in stock PEFT than" in ended.sentence

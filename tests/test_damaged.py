@@ -13,28 +13,28 @@ import torch
 from rich.console import Console
 
 from damage import RAW, copies, each_changed
-from runs import Finished, Notes, write_model
-from schemabank.config import RunConfig
-from schemabank.configfile import load_experiment, overridden
-from schemabank.errors import InputError
-from schemabank.experiment import run_experiment
-from schemabank.fairness import unequal_arms
-from schemabank.inputs import recorded_in
-from schemabank.models import load_base_model
-from schemabank.peftcheck import read_check
+from schemabank.adapters.peftcheck import read_check
+from schemabank.common.errors import InputError
+from schemabank.common.tables import PlainTable, plain_table
+from schemabank.config.file import load_experiment, overridden
+from schemabank.config.settings import RunConfig
+from schemabank.models.basemodel import load_base_model
 from schemabank.report.command import Question, report
 from schemabank.report.contents import report_json
 from schemabank.report.page import tables, text
-from schemabank.resulttables import results_tables, skipped_lines
-from schemabank.routing.report import heat_map_cells
-from schemabank.routing.report import tables as routing_tables
-from schemabank.rundir import RESULT
-from schemabank.runfiles import read_result, read_routing, read_suite
-from schemabank.saved import evaluate_saved, export_run
-from schemabank.suite import load_suite
-from schemabank.suiterun import planned_rows, run_suite
-from schemabank.tables import PlainTable, plain_table
-from suites import ran, tiny
+from schemabank.report.routing.report import heat_map_cells
+from schemabank.report.routing.report import tables as routing_tables
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.fairness import unequal_arms
+from schemabank.runs.inputs import recorded_in
+from schemabank.runs.rundir import RESULT
+from schemabank.runs.runfiles import read_result, read_routing, read_suite
+from schemabank.runs.saved import evaluate_saved, export_run
+from schemabank.runs.tables import results_tables, skipped_lines
+from schemabank.suites.run import planned_rows, run_suite
+from schemabank.suites.suite import load_suite
+from tinyruns import Finished, Notes, write_model
+from tinysuites import ran, tiny
 
 pytestmark = [
     # Libraries warn of much that is odd in a damaged file and go on.

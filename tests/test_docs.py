@@ -11,10 +11,10 @@ import transformers
 from typer.main import get_command
 
 from schemabank.cli import app
-from schemabank.configfile import load_experiment
-from schemabank.resulttables import results_tables
-from schemabank.routing.report import tables
-from schemabank.tables import markdown_table
+from schemabank.common.tables import markdown_table
+from schemabank.config.file import load_experiment
+from schemabank.report.routing.report import tables
+from schemabank.runs.tables import results_tables
 from tiny import tiny_model, tiny_tokenizer
 from tools import BENCHMARKS, load_tool
 

@@ -12,29 +12,29 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from runs import Finished, Notes, snapshot
-from schemabank import members
+from schemabank.adapters.peftcheck import FIELD, PeftCheck
 from schemabank.cli import app, main
-from schemabank.cohort.engine import RunStep
-from schemabank.configfile import load_experiment
-from schemabank.errors import FailedRunsError
-from schemabank.experiment import run_experiment
-from schemabank.failure import Failure
-from schemabank.members import Outcome
-from schemabank.peftcheck import FIELD, PeftCheck
-from schemabank.suite import load_suite
-from schemabank.suiterun import run_suite
-from suites import tiny
+from schemabank.common.errors import FailedRunsError
+from schemabank.common.failure import Failure
+from schemabank.config.file import load_experiment
+from schemabank.engine.cohort import RunStep
+from schemabank.runs import members
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.members import Outcome
+from schemabank.suites.run import run_suite
+from schemabank.suites.suite import load_suite
+from tinyruns import Finished, Notes, snapshot
+from tinysuites import tiny
 
 pytestmark = pytest.mark.usefixtures("gsm8k")
 
 TWO = ("arm=lora", "seed=[1, 2]", "engine.slots=2", "train.num_train_epochs=1")
 TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 0}
 WRITERS = (
-    "schemabank.members.save_adapter",
-    "schemabank.runner.write_lines",
-    "schemabank.runner.save_item_scores",
-    "schemabank.runner.write_json",
+    "schemabank.runs.members.save_adapter",
+    "schemabank.runs.runner.write_lines",
+    "schemabank.runs.runner.save_item_scores",
+    "schemabank.runs.runner.write_json",
 )
 
 
@@ -160,13 +160,13 @@ def test_the_command_says_so_and_fails(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "runs"
-    evaluate = __import__("schemabank.runner", fromlist=["x"]).evaluate_forms
+    evaluate = __import__("schemabank.runs.runner", fromlist=["x"]).evaluate_forms
 
     def removing(*args: Any, **named: Any) -> object:  # noqa: ANN401 -- as it is called
         shutil.rmtree(out)
         return evaluate(*args, **named)
 
-    monkeypatch.setattr("schemabank.runner.evaluate_forms", removing)
+    monkeypatch.setattr("schemabank.runs.runner.evaluate_forms", removing)
     settings = [part for setting in TWO for part in ("--set", setting)]
     ended = CliRunner().invoke(app, ["train", str(finished.config), "--out", str(out), *settings])
     assert ended.exit_code == 1
@@ -251,14 +251,14 @@ def test_a_run_whose_adapter_is_in_doubt_stays_and_is_told_of(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "runs"
-    check = __import__("schemabank.runner", fromlist=["x"]).check_with_peft
+    check = __import__("schemabank.runs.runner", fromlist=["x"]).check_with_peft
 
     def doubtful(folder: Path, *rest: Any) -> PeftCheck:  # noqa: ANN401 -- as it is called
         found: PeftCheck = check(folder, *rest)
         return PeftCheck(3e-4, found.allowed) if "seed2" in str(folder) else found
 
     with monkeypatch.context() as patch:
-        patch.setattr("schemabank.runner.check_with_peft", doubtful)
+        patch.setattr("schemabank.runs.runner.check_with_peft", doubtful)
         settings = [part for setting in TWO for part in ("--set", setting)]
         command = ["train", str(finished.config), "--out", str(out), *settings]
         ended = CliRunner().invoke(app, command)
@@ -281,7 +281,7 @@ def test_a_search_does_not_stop_for_an_adapter_in_doubt(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
-    monkeypatch.setattr("schemabank.export.SAFETY", 0)
+    monkeypatch.setattr("schemabank.adapters.export.SAFETY", 0)
     ended = suite(path, out)
     assert ended.exit_code == 3
     assert "WARNING: adapters that are not as trained" in " ".join(ended.stdout.split())
@@ -300,6 +300,6 @@ def test_only_the_kind_of_a_failure_stops_a_search(
     def fails(runs: Sequence[Any], out: Path, *_args: object, **_options: object) -> list[Outcome]:
         return [Outcome(out / "x", None, failure=Failure("error", said)) for _ in runs]
 
-    monkeypatch.setattr("schemabank.suiterun.run_all", fails)
+    monkeypatch.setattr("schemabank.suites.run.run_all", fails)
     with pytest.raises(FailedRunsError, match="2 of 2 tuning runs failed"):
         run_suite(load_suite(path), tmp_path / "runs", Notes())

@@ -1,13 +1,14 @@
-"""How the code is laid out: who imports whom, who asks for a method, and what is done where."""
+"""How the code is laid out: who may import whom, who asks for a method, what is done where."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from schemabank.config import METHODS
+from schemabank.config.settings import METHODS
 from tools import BENCHMARKS, load_tool
 
 structure = load_tool(BENCHMARKS / "structure.py")
@@ -15,15 +16,19 @@ MODULES = structure.modules()
 IMPORTS = structure.imports(MODULES)
 READ_SUITE = """
 from pathlib import Path
-from schemabank.suitefile import read_suite_file
+from schemabank.suites.file import read_suite_file
 assert read_suite_file(Path("configs/sound/suite.yaml")).runs
 """
+MOST_ROOMS, MOST_FLOORS = 16, 9
 MADE_UP = {
-    "errors.py": "",
-    "engine/__init__.py": "",
-    "engine/stack.py": "from schemabank.errors import InputError\n",
+    "common/__init__.py": '__all__ = ["errors"]\n',
+    "common/errors.py": "",
+    "common/hidden.py": "",
+    "engine/__init__.py": '__all__ = ["stack"]\n',
+    "engine/stack.py": "from schemabank.common.errors import InputError\n",
     "engine/step.py": "from typing import TYPE_CHECKING\n",
-    "training.py": "from schemabank.engine import stack\n",
+    "runs/__init__.py": "__all__ = []\n",
+    "runs/training.py": "from schemabank.engine import stack\n",
 }
 
 
@@ -39,14 +44,82 @@ def made_up(folder: Path, **changes: str) -> dict[str, Path]:
     return found
 
 
+def test_the_page_of_the_architecture_is_up_to_date() -> None:
+    page = structure.PAGE.read_text(encoding="utf-8")
+    assert structure.drawn(page) == page
+    assert "flowchart" in page
+
+
+def test_what_the_page_links_to_is_there() -> None:
+    page = structure.PAGE.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)", page)
+    assert len(links) > len(structure.FLOORS)
+    assert [link for link in links if not (structure.PAGE.parent / link).exists()] == []
+
+
+def test_imports_point_down() -> None:
+    assert structure.arrows_up(IMPORTS) == []
+
+
 def test_no_modules_import_each_other() -> None:
     assert structure.circles(IMPORTS) == []
 
 
-def test_a_made_up_house_is_measured(tmp_path: Path) -> None:
-    found = structure.imports(made_up(tmp_path))
-    assert structure.circles(found) == []
-    assert structure.floors(found) == {"errors": 0, "engine": 1, "training": 2}
+def test_rooms_take_of_each_other_what_their_fronts_offer() -> None:
+    assert structure.past_the_front(IMPORTS, structure.fronts(MODULES)) == []
+
+
+def test_a_front_offers_nothing_that_nobody_takes() -> None:
+    for room, offered in structure.fronts(MODULES).items():
+        if room in {"sandbox", "stats"}:  # libraries in themselves
+            continue
+        taken = {
+            [*one.source.split("."), one.name][2]
+            for one in IMPORTS
+            if structure.room(one.source) == room != structure.room(one.by)
+        }
+        assert offered - taken == set(), room
+
+
+def test_the_house_is_no_higher_and_no_wider() -> None:
+    depths = structure.floors(IMPORTS)
+    assert set(depths) == {name for names in structure.FLOORS for name in names}
+    assert len(depths) <= MOST_ROOMS
+    assert max(depths.values()) < MOST_FLOORS
+    assert all(depths[n] == at for at, names in enumerate(structure.FLOORS) for n in names)
+
+
+def test_a_made_up_house_is_sound(tmp_path: Path) -> None:
+    paths = made_up(tmp_path)
+    found = structure.imports(paths)
+    assert structure.arrows_up(found) == structure.circles(found) == []
+    assert structure.past_the_front(found, structure.fronts(paths)) == []
+    assert structure.floors(found) == {"common": 0, "engine": 1, "runs": 2}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "from schemabank.runs import training\n",
+        "from schemabank.runs.training import train\n",
+        "import schemabank.runs.training\n",
+        "def f():\n    from schemabank.runs.training import train\n",
+        "from ..runs import training\n",
+        "from ..runs.training import train\n",
+    ],
+)
+def test_an_arrow_up_is_found(wrong: str, tmp_path: Path) -> None:
+    found = structure.imports(made_up(tmp_path, engine__step=wrong))
+    assert [one.by for one in structure.arrows_up(found)] == ["schemabank.engine.step"]
+
+
+@pytest.mark.parametrize(
+    "past", ["from schemabank.common.hidden import x", "from schemabank.common import hidden"]
+)
+def test_a_reach_past_a_front_is_found(past: str, tmp_path: Path) -> None:
+    paths = made_up(tmp_path, runs__training=past)
+    found = structure.past_the_front(structure.imports(paths), structure.fronts(paths))
+    assert [one.source for one in found] == ["schemabank.common.hidden"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +142,7 @@ def test_what_only_type_checkers_import_makes_no_circle(tmp_path: Path) -> None:
     assert structure.circles(structure.imports(made_up(tmp_path, **changes))) == []
 
 
-@pytest.mark.parametrize("load", ["import schemabank", "import schemabank.configfile", READ_SUITE])
+@pytest.mark.parametrize("load", ["import schemabank", "import schemabank.config.file", READ_SUITE])
 def test_nothing_loads_torch_before_it_is_needed(load: str) -> None:
     asked = f"{load}\nimport sys\nprint('torch' in sys.modules)"
     done = subprocess.run(
@@ -110,22 +183,22 @@ def test_a_question_for_a_name_is_found() -> None:
     )
 
 
-# Calls that have one place, by the names of the modules where they may stand. The sandbox reads the
-# kernel's files, and no user's.
+# Calls that have one place, by the modules where they may stand. The sandbox reads the kernel's
+# files, and no user's.
 ONE_OF_EACH = {
-    "load_dataset": {"sources"},
-    "fsync": {"writing"},
-    "DictReader": {"files"},
+    "load_dataset": {"tasks.sources"},
+    "fsync": {"common.writing"},
+    "DictReader": {"common.files"},
     "open": {
-        "files",
-        "writing",
-        "rundir",  # locks
-        "training",  # logs of runs, in folders that are not there yet for others
-        "ggufmodels",  # joins the parts of a model
+        "common.files",
+        "common.writing",
+        "runs.rundir",  # locks
+        "runs.training",  # logs of runs, in folders that are not there yet for others
+        "models.gguf",  # joins the parts of a model
     },
-    "read_bytes": {"ggufmodels"},
-    "read_text": {"modeldigests", "html"},  # our own cache, and files of the package
-    "safe_open": {"tensorfiles", "itemscores"},  # for torch, and for numpy
+    "read_bytes": {"models.gguf"},
+    "read_text": {"models.digests", "report.page.html"},  # our own cache, and files of the package
+    "safe_open": {"adapters.tensorfiles", "runs.itemscores"},  # for torch, and for numpy
 }
 
 
@@ -141,7 +214,7 @@ def calls_of(tree: ast.AST) -> set[str]:
 @pytest.mark.parametrize("call", ONE_OF_EACH)
 def test_what_has_one_place_is_done_nowhere_else(call: str) -> None:
     places = {
-        module.rpartition(".")[2]
+        module.partition(".")[2]
         for module, path in MODULES.items()
         if ".sandbox" not in module
         and call in calls_of(ast.parse(path.read_text(encoding="utf-8")))

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
-from schemabank.answers import canonical_number, cut_next_question, extract
-from schemabank.metrics import choice_letter, normalised
-from schemabank.progress.live import _plain as without_steering
 from schemabank.report.page.markup import printable, visible
-from schemabank.rundir import slug
-from schemabank.scoring import _answer as answer_line
+from schemabank.runs.progress.live import _plain as without_steering
+from schemabank.runs.rundir import slug
 from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program
+from schemabank.tasks.scoring.answers import canonical_number, cut_next_question, extract
+from schemabank.tasks.scoring.metrics import choice_letter, normalised
+from schemabank.tasks.scoring.scores import _answer as answer_line
 
 MARKS = [
     *("### Question", "## Problem 4", "### Input:", "# Q", "Question:", "**Q**: ", "Exercise 3"),

@@ -14,12 +14,12 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from schemabank.bank import Routing
-from schemabank.config import RunConfig
-from schemabank.configfile import config_hash, load_experiment, run_id
-from schemabank.inputs import DATA, data_digest, recorded_in
-from schemabank.loading import resolved
-from schemabank.taskconfig import TaskSettings
+from schemabank.config.file import config_hash, load_experiment, run_id
+from schemabank.config.settings import RunConfig
+from schemabank.config.task import TaskSettings
+from schemabank.methods.bank import Routing
+from schemabank.runs.inputs import DATA, data_digest, recorded_in
+from schemabank.runs.loading import resolved
 from schemabank.tasks.catalog import load_task
 
 ROOT = Path(__file__).parent.parent

@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from schemabank.config import BankSettings, LoraSettings, RunConfig, TagSettings
-    from schemabank.errors import InputError
-    from schemabank.trainconfig import StageSettings, TrainSettings
-    from schemabank.tuner import Tuner
+    from schemabank.common.errors import InputError
+    from schemabank.config.settings import BankSettings, LoraSettings, RunConfig, TagSettings
+    from schemabank.config.train import StageSettings, TrainSettings
+    from schemabank.runs.tuner import Tuner
 
 try:
     __version__ = version("schemabank")
@@ -30,14 +30,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Tuner": "tuner",
-    "InputError": "errors",
-    "StageSettings": "trainconfig",
-    "TrainSettings": "trainconfig",
+    "Tuner": "runs.tuner",
+    "InputError": "common.errors",
+    "StageSettings": "config.train",
+    "TrainSettings": "config.train",
 }
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'schemabank' has no attribute {name!r}")
-    return getattr(import_module(f"schemabank.{_HOMES.get(name, 'config')}"), name)
+    return getattr(import_module(f"schemabank.{_HOMES.get(name, 'config.settings')}"), name)

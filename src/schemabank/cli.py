@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 
 from schemabank import __version__
-from schemabank.errors import FailedRunsError, InputError, first_line
-from schemabank.peftcheck import read_check
-from schemabank.quiet import quiet_libraries
+from schemabank.adapters.peftcheck import read_check
+from schemabank.common.errors import FailedRunsError, InputError, first_line
+from schemabank.common.quiet import quiet_libraries
 
 if TYPE_CHECKING:  # torch takes seconds to import
-    from schemabank.members import Outcome
-    from schemabank.tables import PlainTable
+    from schemabank.common.tables import PlainTable
+    from schemabank.runs.members import Outcome
 
 PLAIN_WIDTH = 200  # columns of a table that goes to a file or a pipe: nothing is cut
 
@@ -46,10 +46,10 @@ def train(
     ] = None,
 ) -> None:
     """Train and evaluate the runs of a configuration; finished runs are reused."""
-    from schemabank.configfile import load_experiment
-    from schemabank.experiment import run_experiment
-    from schemabank.fairness import unequal_arms
-    from schemabank.progress import reporter
+    from schemabank.config.file import load_experiment
+    from schemabank.runs.experiment import run_experiment
+    from schemabank.runs.fairness import unequal_arms
+    from schemabank.runs.progress import reporter
 
     experiment = load_experiment(config, overrides or ())
     with reporter() as progress:
@@ -82,9 +82,9 @@ def suite(
     ] = None,
 ) -> None:
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
-    from schemabank.progress import reporter
-    from schemabank.suite import load_suite
-    from schemabank.suiterun import plan_suite, planned_rows, run_suite
+    from schemabank.runs.progress import reporter
+    from schemabank.suites.run import plan_suite, planned_rows, run_suite
+    from schemabank.suites.suite import load_suite
 
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     found = load_suite(file, changes)
@@ -129,9 +129,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
-    from schemabank.bank import Routing
-    from schemabank.progress import reporter
-    from schemabank.saved import evaluate_saved
+    from schemabank.methods.bank import Routing
+    from schemabank.runs.progress import reporter
+    from schemabank.runs.saved import evaluate_saved
 
     options = {
         "task.name": task,
@@ -177,10 +177,10 @@ def routing(
     ] = None,
 ) -> None:
     """Analyse a run's routers: what they choose, for which examples, and how that changed."""
-    from schemabank.progress import reporter
-    from schemabank.routing.command import route
-    from schemabank.routing.report import tables
-    from schemabank.routing.routed import RoutingQuestion
+    from schemabank.report.routing.command import route
+    from schemabank.report.routing.report import tables
+    from schemabank.report.routing.routed import RoutingQuestion
+    from schemabank.runs.progress import reporter
 
     question = RoutingQuestion(
         split=split, limit=limit, fields=tuple(field or ()), meaning=meaning, wording=wording
@@ -253,8 +253,8 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
-    from schemabank.progress import reporter
-    from schemabank.saved import export_run
+    from schemabank.runs.progress import reporter
+    from schemabank.runs.saved import export_run
 
     with reporter() as progress:
         check = export_run(run, out, merge=merge, note=progress.note)
@@ -275,8 +275,8 @@ def score(
     file: Annotated[Path, typer.Argument(help="JSON lines with completion and gold.")],
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
-    from schemabank.answers import score_lines
-    from schemabank.files import LARGEST_JSON, read_text
+    from schemabank.common.files import LARGEST_JSON, read_text
+    from schemabank.tasks.scoring.answers import score_lines
 
     lines = read_text(file, at_most=LARGEST_JSON).split("\n")
     rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
@@ -288,8 +288,8 @@ def config_schema(
     of_suites: Annotated[bool, typer.Option("--suite", help="That of suite files.")] = False,
 ) -> None:
     """Print the JSON Schema of configuration files, for editors."""
-    from schemabank.config import ExperimentConfig
-    from schemabank.suitefile import SuiteConfig
+    from schemabank.config.settings import ExperimentConfig
+    from schemabank.suites.file import SuiteConfig
 
     _print_json((SuiteConfig if of_suites else ExperimentConfig).model_json_schema())
 
@@ -319,7 +319,7 @@ def main() -> None:
 
 def _with_memory_named(error: Exception) -> Exception:
     """Say in words that memory ran out, where an error says it in an allocator's."""
-    from schemabank.memory import is_out_of_memory
+    from schemabank.common.memory import is_out_of_memory
 
     if not is_out_of_memory(error):
         return error
@@ -359,7 +359,7 @@ def _print_json(value: object) -> None:
 def _print_results(
     results: list[dict[str, object]], failed: Mapping[str, str] | None = None
 ) -> None:
-    from schemabank.resulttables import results_tables, skipped_lines
+    from schemabank.runs.tables import results_tables, skipped_lines
 
     if results or failed:
         _console().print(*results_tables(results, failed=failed or {}), sep="\n")
@@ -368,7 +368,7 @@ def _print_results(
 
 
 def _print_tables(tables: Sequence["PlainTable"]) -> None:
-    from schemabank.tables import plain_table
+    from schemabank.common.tables import plain_table
 
     _console().print(*(plain_table(*table) for table in tables), sep="\n")
 

@@ -9,13 +9,13 @@ import yaml
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from runs import Notes, write_model
-from schemabank.configfile import load_experiment
-from schemabank.errors import InputError
-from schemabank.experiment import run_experiment
-from schemabank.members import Outcome
-from schemabank.resulttables import results_tables
-from schemabank.saved import evaluate_saved
+from schemabank.common.errors import InputError
+from schemabank.config.file import load_experiment
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.members import Outcome
+from schemabank.runs.saved import evaluate_saved
+from schemabank.runs.tables import results_tables
+from tinyruns import Notes, write_model
 
 ROOT = Path(__file__).parents[2]
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"

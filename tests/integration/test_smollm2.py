@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import schemabank
 from schemabank import BankSettings, LoraSettings, RunConfig, TrainSettings
 from schemabank.cli import main
-from schemabank.cohort.engine import RunStep
-from schemabank.config import THREE_STAGES
-from schemabank.models import BaseModel, load_base_model
+from schemabank.config.settings import THREE_STAGES
+from schemabank.engine.cohort import RunStep
+from schemabank.models.basemodel import BaseModel, load_base_model
 
 pytestmark = [
     pytest.mark.integration,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from properties import examples
 from reports import page, report, tables, text
 from schemabank.cli import main
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.command import Question
 
 ROOT = Path(__file__).parents[2]

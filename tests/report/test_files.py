@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from reports import figures, html_page, page, report
 from schemabank.cli import app
-from schemabank.files import read_json
+from schemabank.common.files import read_json
 from schemabank.report.command import HTML, JSON, PAGE, SAMPLES, Question
 
 

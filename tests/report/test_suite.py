@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from reports import report
-from runs import Finished, Notes
-from schemabank.files import read_json
-from schemabank.itemscores import load_item_scores
+from schemabank.common.files import read_json
 from schemabank.report.command import HTML, JSON, Question
-from schemabank.rundir import RESULT
-from schemabank.suite import load_suite
-from schemabank.suiterun import run_suite
-from suites import tiny
+from schemabank.runs.itemscores import load_item_scores
+from schemabank.runs.rundir import RESULT
+from schemabank.suites.run import run_suite
+from schemabank.suites.suite import load_suite
+from tinyruns import Finished, Notes
+from tinysuites import tiny
 
 ARMS = {
     "zero-shot": {"arm": "base"},

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import bootstrap_interval
 from schemabank.stats.bootstrap import METHODS, Method
 

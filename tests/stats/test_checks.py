@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from schemabank import stats
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats.checks import differences, sample_sd
 
 PAIRED = (

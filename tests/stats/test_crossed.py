@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import t as student
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import crossed_difference, paired_difference, pigeonhole_interval
 
 prop = examples(60)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import (
     McNemar,
     clustered_interval,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import label_floor, label_test, sign_flip_floor, sign_flip_test
 
 prop = examples(60)

@@ -5,7 +5,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import detectable_difference, detectable_from_error, detection_power
 
 prop = examples(60)

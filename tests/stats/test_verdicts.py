@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats import (
     FEWEST_SEEDS,
     Difference,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks.base import Example, check_at_least, check_validation_ratio, set_aside
 
 EXAMPLES = [Example(str(i), f"question {i // 2}", "", "") for i in range(400)]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks import conditional
 from schemabank.tasks.base import Example, TaskData
 from schemabank.tasks.conditional import RULES, TEMPLATES

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks import gsm8k
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

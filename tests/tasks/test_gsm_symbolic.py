@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from schemabank.errors import InputError
-from schemabank.taskconfig import GsmSymbolicSettings
+from schemabank.common.errors import InputError
+from schemabank.config.task import GsmSymbolicSettings
 from schemabank.tasks import Example, TaskData, gsm_symbolic
 
 SRC = Path(gsm_symbolic.__file__).parents[2]

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runs import Notes, write_model
-from schemabank.config import RunConfig
-from schemabank.configfile import load_experiment
-from schemabank.errors import InputError
-from schemabank.experiment import run_experiment
-from schemabank.prepare import evaluation_items
-from schemabank.resulttables import results_tables
+from schemabank.common.errors import InputError
+from schemabank.config.file import load_experiment
+from schemabank.config.settings import RunConfig
+from schemabank.config.task import HumanevalSettings
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.prepare import evaluation_items
+from schemabank.runs.tables import results_tables
 from schemabank.sandbox import REASONS, SandboxError, Verdict
-from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks import Example, Item, TaskData, humaneval
 from schemabank.tasks.catalog import load_task
 from schemabank.tasks.humaneval import judge, load, taken
 from schemabank.tasks.programs import cut
 from tiny import tiny_tokenizer
+from tinyruns import Notes, write_model
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SCHEMABANK_DATA", ROOT.parent / "shared" / "data"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks import narrativeqa
 from schemabank.tasks.base import TaskData
 from schemabank.tasks.narrativeqa import join_punctuation

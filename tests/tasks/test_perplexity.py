@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.errors import InputError
-from schemabank.taskconfig import PerplexitySettings
+from schemabank.common.errors import InputError
+from schemabank.config.task import PerplexitySettings
 from schemabank.tasks import TaskData
 from schemabank.tasks.perplexity import items, load
 from tiny import tiny_tokenizer

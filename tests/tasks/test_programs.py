@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.taskconfig import HumanevalSettings
+from schemabank.config.task import HumanevalSettings
 from schemabank.tasks import Item
 from schemabank.tasks.humaneval import judge, load, taken
 from schemabank.tasks.programs import body_or_function, module

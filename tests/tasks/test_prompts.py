@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.prompts import few_shot_examples, fill, prompt_text, target_text
 

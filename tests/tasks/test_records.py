@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
-from schemabank.config import RunConfig
-from schemabank.errors import InputError
-from schemabank.taskconfig import RecordsSettings
+from schemabank.common.errors import InputError
+from schemabank.config.settings import RunConfig
+from schemabank.config.task import RecordsSettings
 from schemabank.tasks import TaskData, records
 from schemabank.tasks.records import data_digest, load
 

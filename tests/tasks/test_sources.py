@@ -10,10 +10,10 @@ import datasets
 import pytest
 from huggingface_hub import errors
 
-from schemabank import waiting as waits
-from schemabank.errors import InputError
-from schemabank.quiet import DATASETS, TQDM
-from schemabank.taskconfig import PerplexitySettings, RecordsSettings
+from schemabank.common import waiting as waits
+from schemabank.common.errors import InputError
+from schemabank.common.quiet import DATASETS, TQDM
+from schemabank.config.task import PerplexitySettings, RecordsSettings
 from schemabank.tasks import gsm8k, humaneval, narrativeqa, perplexity, records
 from schemabank.tasks.sources import data_folder, load_data_set
 

@@ -1,5 +1,7 @@
-"""Reports on folders of runs and on tables of results, whatever made them.
+"""What runs and tables of results say: numbers, warnings, claims, and a look inside the router.
 
 From the ground up: `reading`, `comparing` and `claims`, `sections` (the topics), `warnings`; then
 `contents`, which lists what a report holds, `examine`, which finds it, `page`, and `command`.
 """
+
+__all__ = ["command", "contents", "page", "routing"]

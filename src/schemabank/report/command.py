@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from schemabank.figures import write_figure
+from schemabank.common.folders import check_new, new_folder
+from schemabank.common.writing import write_json, write_lines
 from schemabank.report.contents import Report, figures, report_json
 from schemabank.report.examine import Question, examine
+from schemabank.report.figures import write_figure
 from schemabank.report.page import html_page, page
 from schemabank.report.plain import plain_fields
-from schemabank.rundir import check_new, new_folder
-from schemabank.writing import write_json, write_lines
 
 __all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report"]
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from schemabank.figures import Spec
+from schemabank.common.tables import PlainTable, without_empty_columns
 from schemabank.report.claims import Judged
 from schemabank.report.comparing import Comparison, ItemComparison, Material
+from schemabank.report.figures import Spec
 from schemabank.report.plain import plain, plain_fields
 from schemabank.report.sections import (
     claims,
@@ -41,7 +42,6 @@ from schemabank.report.sections.routing import HeatMap
 from schemabank.report.sections.samples import Sample, Shown
 from schemabank.report.sections.verdict import Scored
 from schemabank.report.warnings import Finding
-from schemabank.tables import PlainTable, without_empty_columns
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.claims import Subject, beside, judge_claims
 from schemabank.report.comparing import compare, gather
 from schemabank.report.contents import Report, TableFile, Topics, find_topics

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.sandbox.seccomp import ARCHITECTURES, call_filter
 from schemabank.sandbox.verdict import SandboxError
 from schemabank.sandbox.watch import Inside, Watch

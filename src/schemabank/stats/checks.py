@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 
 DIGITS = 12
 MOST_DECIMALS = 300  # 10 to a higher power overflows

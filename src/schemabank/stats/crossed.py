@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats.arms import student_interval
 from schemabank.stats.checks import (
     DIGITS,

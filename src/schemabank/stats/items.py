@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats.checks import (
     Interval,
     as_pairs,

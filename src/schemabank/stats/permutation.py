@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import permutation_test
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats.checks import (
     Array,
     as_scores,

@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2, nct, norm
 from scipy.stats import t as student
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 
 
 def detection_power(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.stats.checks import Interval
 from schemabank.stats.contrasts import Difference
 from schemabank.stats.power import detectable_from_error

@@ -1,5 +1,16 @@
-"""The tasks: each module loads one data set as three splits of `Example`s."""
+"""Tasks: each module loads one data set as three splits of `Example`s; and how answers score."""
 
 from schemabank.tasks.base import Example, Item, TaskData
 
-__all__ = ["Example", "Item", "TaskData"]
+__all__ = [
+    "Example",
+    "Item",
+    "TaskData",
+    "base",
+    "catalog",
+    "chat",
+    "prompts",
+    "records",
+    "scoring",
+    "seams",
+]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 
 
 @dataclass(frozen=True)

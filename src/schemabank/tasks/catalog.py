@@ -6,8 +6,8 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from schemabank.config.task import MetricName, TaskName, TaskSettings
 from schemabank.sandbox import Verdict
-from schemabank.taskconfig import MetricName, TaskName, TaskSettings
 from schemabank.tasks import (
     conditional,
     gsm8k,

@@ -16,7 +16,7 @@ from itertools import islice, permutations
 from operator import itemgetter
 from random import Random
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks.base import Example, TaskData, check_at_least
 
 # Any list of numbers belongs to one split by its hash alone; the rest is for training. So no

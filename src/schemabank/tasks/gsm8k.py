@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from schemabank.errors import InputError
-from schemabank.files import json_lines
+from schemabank.common.errors import InputError
+from schemabank.common.files import json_lines
 from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
 

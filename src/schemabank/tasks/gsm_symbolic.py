@@ -23,7 +23,7 @@ from decimal import Decimal, InvalidOperation
 from types import ModuleType
 from typing import Any
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.tasks.base import Example, TaskData, check_at_least
 
 SUFFIX = " Give the result as your final answer. Do not include units."

@@ -16,10 +16,10 @@ from typing import Any
 
 import loky
 
-from schemabank.errors import InputError
-from schemabank.files import json_lines, parse_json, read_unpacked
+from schemabank.common.errors import InputError
+from schemabank.common.files import json_lines, parse_json, read_unpacked
+from schemabank.config.task import HumanevalSettings
 from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
-from schemabank.taskconfig import HumanevalSettings
 from schemabank.tasks.base import Example, Item, TaskData
 from schemabank.tasks.programs import body_or_function, defines, module
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from schemabank.errors import InputError
-from schemabank.files import csv_rows, json_lines
+from schemabank.common.errors import InputError
+from schemabank.common.files import csv_rows, json_lines
 from schemabank.tasks.base import (
     Example,
     TaskData,

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from schemabank.errors import InputError
-from schemabank.files import json_lines, read_unpacked
-from schemabank.seams import beginning_tokens
-from schemabank.taskconfig import PerplexitySettings
+from schemabank.common.errors import InputError
+from schemabank.common.files import json_lines, read_unpacked
+from schemabank.config.task import PerplexitySettings
 from schemabank.tasks.base import Example, Item, TaskData, hash_position
+from schemabank.tasks.seams import beginning_tokens
 from schemabank.tasks.sources import DATA_VARIABLE, data_folder
 
 PROMPT_WORDS, TARGET_WORDS = 50, 150  # of a training example

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from schemabank.errors import InputError, did_you_mean
+from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Example, TaskData
 
 TARGETS = ("solution", "final")

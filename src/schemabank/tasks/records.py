@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemabank.answers import plain_decimal
-from schemabank.errors import InputError, did_you_mean
-from schemabank.files import json_lines
-from schemabank.taskconfig import RecordsSettings
+from schemabank.common.errors import InputError, did_you_mean
+from schemabank.common.files import json_lines
+from schemabank.config.task import RecordsSettings
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import columns_in, fill
+from schemabank.tasks.scoring.answers import plain_decimal
 from schemabank.tasks.sources import load_data_set
 
 SUFFIXES = (".jsonl", ".jsonl.gz")

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from schemabank.errors import InputError
-from schemabank.hub import cause_and_mend
-from schemabank.quiet import DATASETS, bars_on_terminals_only
-from schemabank.waiting import waiting
+from schemabank.common.errors import InputError
+from schemabank.common.hub import cause_and_mend
+from schemabank.common.quiet import DATASETS, bars_on_terminals_only
+from schemabank.common.waiting import waiting
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
 NOT_SET = f"{DATA_VARIABLE} (not set)"

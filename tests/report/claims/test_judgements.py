@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.claims.judgements import STATISTICS, Judged, judge_claims
 from schemabank.report.claims.printed import read_printed
 from schemabank.report.claims.statistics import Subject

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing.comparison import Comparison, compare
 from schemabank.report.plain import plain
 from schemabank.report.reading.table import read_scores

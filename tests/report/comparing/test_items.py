@@ -9,10 +9,10 @@ from scipy import stats as scipy_stats
 
 from reports import page
 from schemabank import stats
-from schemabank.errors import InputError
-from schemabank.files import read_json
-from schemabank.itemscores import SCORES, load_item_scores
-from schemabank.rundir import SUITE
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.runs.itemscores import SCORES, load_item_scores
+from schemabank.runs.rundir import SUITE
 from synthetic import ITEMS, SEEDS, change, change_group, examined, rows, scores
 
 

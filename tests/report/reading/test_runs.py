@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from reports import report
-from schemabank.errors import InputError
-from schemabank.files import read_json
-from schemabank.itemscores import SCORES
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
 from schemabank.report.command import Question
 from schemabank.report.reading.runs import read_runs
-from schemabank.rundir import CONFIG, RESULT, SUITE
-from schemabank.writing import write_json
+from schemabank.runs.itemscores import SCORES
+from schemabank.runs.rundir import CONFIG, RESULT, SUITE
 from synthetic import SEEDS, change, examined, fail, finding, ids, keep_rows, rows, scores, tuned
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.reading.table import ScoreTable, choose_arms, read_scores
 
 HEAD = "arm,epochs,seed,score,n_items\n"

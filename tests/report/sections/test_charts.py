@@ -8,7 +8,7 @@ import pytest
 
 from pages import ARMS, NASTY, runs_report, table_report
 from reports import charts, figures, page
-from schemabank.figures import drawable, svg, write_figure
+from schemabank.report.figures import drawable, svg, write_figure
 from schemabank.report.sections.chart import Chart
 from schemabank.report.sections.curves import MOST_POINTS
 from schemabank.report.sections.differences import MOST_DOTS

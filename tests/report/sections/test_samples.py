@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from reports import report
-from schemabank.files import read_json
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
 from schemabank.report.command import Question
-from schemabank.rundir import SUITE
-from schemabank.writing import write_json
+from schemabank.runs.rundir import SUITE
 from synthetic import ITEMS, examined, rows
 
 

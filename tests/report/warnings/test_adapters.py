@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from schemabank.files import read_json
-from schemabank.peftcheck import FIELD, PeftCheck
-from schemabank.rundir import RESULT
-from schemabank.writing import write_json
+from schemabank.adapters.peftcheck import FIELD, PeftCheck
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
+from schemabank.runs.rundir import RESULT
 from synthetic import finding, ids, rows
 
 

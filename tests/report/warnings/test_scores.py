@@ -1,9 +1,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.plain import plain
 from schemabank.report.reading.table import read_scores
@@ -62,6 +63,25 @@ def test_scores_that_no_count_gives(tmp_path: Path) -> None:
     assert isinstance(found, list)
     assert [row["arm"] for row in found] == ["base", "last"]  # 2 of 7 is 0.286: 0.3, but not 0.30
     assert "base with 10.5 % of 100" in finding.sentence
+
+
+@pytest.mark.parametrize("size", [300, 1319, 10_000_000])
+def test_a_share_in_full_is_possible(size: int, tmp_path: Path) -> None:
+    """As programs write it: 17/300 has no last decimal, and numbers have only so many bits."""
+    counts = [1, 17, size // 3, size - 1]
+    given: list[object] = [count / size for count in counts]
+    given += [float(np.mean([1.0] * count + [0.0] * (300 - count))) for count in (17, 41)] * (
+        size == 300
+    )
+    given += [np.float32(count / size) for count in counts]
+    lines = [f"new,2,{seed},{score},{size}" for seed, score in enumerate(given)]
+    found = warned(tmp_path, *lines, *rows("lora", LORA), SOUND[-1])
+    assert "impossible-score" not in ids(found)
+
+
+def test_a_share_in_full_that_no_count_gives_is_found(tmp_path: Path) -> None:
+    lines = [*SOUND[:-1], "base,,,0.056666766666666664,300"]
+    assert one(warned(tmp_path, *lines), "impossible-score").numbers["rows"]
 
 
 def test_a_subset_needs_the_whole_size(tmp_path: Path) -> None:

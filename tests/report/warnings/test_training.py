@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from schemabank.errors import InputError
-from schemabank.files import read_json
-from schemabank.rundir import CONFIG, RESULT, SUITE
-from schemabank.writing import write_json
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
+from schemabank.runs.rundir import CONFIG, RESULT, SUITE
 from synthetic import ITEMS, change, change_group, examined, finding, ids, rescore, rows, tuned
 
 

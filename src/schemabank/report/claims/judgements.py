@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from schemabank import stats
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.claims.printed import NUMBER, Printed, as_fraction, read_printed
 from schemabank.report.claims.statistics import (
     ALWAYS,

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.reading import LONGEST_NUMBER
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"

@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TypeVar
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing import peaks_by_seed
 from schemabank.report.reading import ScoreTable
 

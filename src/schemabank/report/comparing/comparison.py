@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Literal
 
 from schemabank import stats
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.plain import EPOCHS, KEY
 from schemabank.report.reading import ScoreTable

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from schemabank import stats
-from schemabank.errors import InputError
-from schemabank.itemscores import ItemScores, load_item_scores
+from schemabank.common.errors import InputError
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
-from schemabank.scoring import METRICS
+from schemabank.runs.itemscores import ItemScores, load_item_scores
+from schemabank.tasks.scoring.scores import METRICS
 
 ROUNDING = 1e-5  # of means of scores in float32
 

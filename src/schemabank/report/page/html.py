@@ -12,8 +12,8 @@ from importlib.resources import files
 
 import vl_convert
 
-from schemabank.figures import Spec, drawable, svg
 from schemabank.report.contents import Report, Section, sections
+from schemabank.report.figures import Spec, drawable, svg
 from schemabank.report.page.browser import browser
 from schemabank.report.page.markup import (
     clipped,

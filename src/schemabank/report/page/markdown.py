@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.contents import Report, Section, sections
 from schemabank.report.page.markup import MOST_ROWS, visible
 from schemabank.report.sections.cells import one_line
 from schemabank.report.sections.chart import Chart
-from schemabank.tables import PlainTable
 
 MARKS = re.compile(r"([\\`*_{}\[\]<>#|])")
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from schemabank.figures import NOT_DRAWN
+from schemabank.common.tables import PlainTable
+from schemabank.report.figures import NOT_DRAWN
 from schemabank.report.sections.cells import one_line
-from schemabank.tables import PlainTable
 
 MOST_ROWS = 200
 MOST_LINES = 200

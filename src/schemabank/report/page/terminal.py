@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from schemabank.common.tables import PlainTable
 from schemabank.report import contents
 from schemabank.report.contents import Report, warning_lines
 from schemabank.report.page.markup import printable
 from schemabank.report.sections import claims, verdict
-from schemabank.tables import PlainTable
 
 LONGEST_CELL = 60  # characters
 CELL_END = 20  # of them, from the end: names often differ there

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from schemabank.config import METHODS
-from schemabank.errors import InputError
-from schemabank.failure import read_failure
-from schemabank.files import read_json
+from schemabank.common.errors import InputError
+from schemabank.common.failure import read_failure
+from schemabank.common.files import read_json
+from schemabank.config.settings import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
-from schemabank.rundir import FAILURE, RESULT, SUITE
-from schemabank.runfiles import read_result, read_suite
+from schemabank.runs.rundir import FAILURE, RESULT, SUITE
+from schemabank.runs.runfiles import read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm

@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from schemabank.config import RunConfig
-from schemabank.configfile import validated
-from schemabank.errors import InputError
-from schemabank.files import check_regular, read_text
-from schemabank.naming import flat
-from schemabank.plainyaml import parse_yaml
-from schemabank.rundir import CONFIG
+from schemabank.common.errors import InputError
+from schemabank.common.files import check_regular, read_text
+from schemabank.common.plainyaml import parse_yaml
+from schemabank.config.file import validated
+from schemabank.config.naming import flat
+from schemabank.config.settings import RunConfig
+from schemabank.runs.rundir import CONFIG
 
 SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
 

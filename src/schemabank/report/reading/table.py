@@ -15,8 +15,8 @@ from fractions import Fraction
 from math import isfinite
 from pathlib import Path
 
-from schemabank.errors import InputError
-from schemabank.files import read_bytes
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_bytes
 
 LARGEST_TABLE = 64 * 2**20
 COLUMNS = ("arm", "epochs", "seed", "score")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.reading.table import CONTROLS, Row, ScoreTable
-from schemabank.scoring import METRICS
+from schemabank.tasks.scoring.scores import METRICS
 
 FLOAT_DIGITS = 17
 ROUNDING = 1e-9

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from schemabank.figures import Spec
+from schemabank.common.tables import PlainTable
+from schemabank.report.figures import Spec
 from schemabank.report.sections.cells import finite
 from schemabank.stats import Interval
-from schemabank.tables import PlainTable
 
 Item = TypeVar("Item")
 ALL = "all runs"  # where no setting varies

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.claims import Judged
-from schemabank.tables import PlainTable
 
 
 def title(claims: Sequence[Judged]) -> str:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, percent, place
 from schemabank.report.sections.chart import table_of
-from schemabank.tables import PlainTable
 
 ENDINGS = ("ended_ratio", "length_limit_ratio", "mean_new_tokens", "unparsable_ratio")
 

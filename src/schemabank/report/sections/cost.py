@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from math import fsum
 from typing import Any
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import table_of
 from schemabank.report.sections.curves import Curve
-from schemabank.rundir import COST
-from schemabank.runfiles import read_cost
-from schemabank.tables import PlainTable
+from schemabank.runs.rundir import COST
+from schemabank.runs.runfiles import read_cost
 
 PEAKS = ("peak_host_memory_gib", "peak_device_memory_gib")
 

@@ -7,18 +7,18 @@ from typing import Any, Literal
 
 import altair
 
-from schemabank.basesettings import LARGEST
-from schemabank.errors import InputError
-from schemabank.figures import LONGEST_LABEL, Spec
-from schemabank.files import is_number, json_lines
+from schemabank.common.errors import InputError
+from schemabank.common.files import is_number, json_lines
+from schemabank.common.tables import PlainTable
+from schemabank.config.base import LARGEST
+from schemabank.report.figures import LONGEST_LABEL, Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
 from schemabank.report.sections.stage_names import BESIDE, SIDES, rows_of, with_places
-from schemabank.rundir import METRICS
-from schemabank.tables import PlainTable
+from schemabank.runs.rundir import METRICS
 
 Row = Mapping[str, Any]
 MOST_POINTS = 1_500  # of all curves in a chart

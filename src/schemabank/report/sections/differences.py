@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import Comparison, Contrast, Peak
 from schemabank.report.sections.cells import interval, number, percent, place, points, short
 from schemabank.report.sections.chart import ALL, MOST_SETTINGS, Chart, Labels, evenly, left_out
 from schemabank.report.sections.forest import Forest, forest, line
-from schemabank.tables import PlainTable
 
 MOST_DOTS = 400  # of single seeds
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import altair
 
-from schemabank.figures import COLOUR, Spec
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import Adjusted
+from schemabank.report.figures import COLOUR, Spec
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import interval, points, short
 from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, in_percent, left_out
 from schemabank.stats import Verdict
-from schemabank.tables import PlainTable
 
 Row = Mapping[str, Any]
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import (
     Adjusted,
     Contrast,
@@ -14,7 +15,6 @@ from schemabank.report.plain import SPLICED
 from schemabank.report.sections.cells import number, percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
 from schemabank.report.sections.forest import Forest, cells, forest, line
-from schemabank.tables import PlainTable
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Treatment against control item by item."""
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import ItemComparison
 from schemabank.report.sections.cells import interval, number, place, points, short
 from schemabank.report.sections.chart import given, table_of
-from schemabank.tables import PlainTable
 
 
 def tables(found: ItemComparison | None) -> list[PlainTable]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import altair
 
-from schemabank.figures import COLOUR, LOOK, Spec
+from schemabank.report.figures import COLOUR, LOOK, Spec
 
 Row = Mapping[str, Any]
 WIDTH, HEIGHT, ROW_HEIGHT, LINE_HEIGHT = 620, 260, 38, 14  # pixels

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from math import fsum
 
 from schemabank import stats
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import Adjusted, Material, judged_together
 from schemabank.report.plain import SPLICED
 from schemabank.report.sections.cells import percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
 from schemabank.report.sections.forest import Forest, cells, forest, line
-from schemabank.tables import PlainTable
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from schemabank.common.tables import PlainTable
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import Left, ReportedRun, RunSet
 from schemabank.report.sections.cells import place
 from schemabank.report.sections.chart import given, table_of
-from schemabank.tables import PlainTable
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import altair
 
 from schemabank import stats
-from schemabank.figures import Spec
+from schemabank.common.tables import PlainTable
+from schemabank.report.figures import Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import RunSet, label
 from schemabank.report.sections import look
@@ -22,9 +23,8 @@ from schemabank.report.sections.chart import (
     left_out,
     table_of,
 )
-from schemabank.rundir import RESULT
-from schemabank.runfiles import read_result
-from schemabank.tables import PlainTable
+from schemabank.runs.rundir import RESULT
+from schemabank.runs.runfiles import read_result
 
 Row = Mapping[str, Any]
 BESIDE = 1.02  # times the learning rate, for each next arm

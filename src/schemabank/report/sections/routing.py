@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from schemabank.figures import Cell, heat_map
+from schemabank.report.figures import Cell, heat_map
 from schemabank.report.reading import RunSet
+from schemabank.report.routing.report import JSON, heat_map_cells
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart
-from schemabank.routing.report import JSON, heat_map_cells
-from schemabank.rundir import ROUTING
-from schemabank.runfiles import read_routing
+from schemabank.runs.rundir import ROUTING
+from schemabank.runs.runfiles import read_routing
 
 MOST_MAPS = 8
 MOST_CELLS = 2_500  # of all heat maps in charts

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from schemabank.errors import InputError
-from schemabank.files import is_number, json_lines
+from schemabank.common.errors import InputError
+from schemabank.common.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import ReportedRun, RunSet
-from schemabank.rundir import PREDICTIONS
-from schemabank.scoring import METRICS
+from schemabank.runs.rundir import PREDICTIONS
+from schemabank.tasks.scoring.scores import METRICS
 
 MOST_ITEMS = 300
 MOST_SEEDS = 3

@@ -5,8 +5,9 @@ from typing import Any
 
 import altair
 
-from schemabank.figures import LONGEST_LABEL, Spec
+from schemabank.common.tables import PlainTable
 from schemabank.report.comparing import ArmAt, Comparison, Reference, at_settings
+from schemabank.report.figures import LONGEST_LABEL, Spec
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
 from schemabank.report.sections.chart import (
@@ -18,7 +19,6 @@ from schemabank.report.sections.chart import (
     in_percent,
     left_out,
 )
-from schemabank.tables import PlainTable
 
 Row = Mapping[str, Any]
 MOST_REFERENCES = 8

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
-from schemabank.figures import LONGEST_LABEL
+from schemabank.report.figures import LONGEST_LABEL
 
 LETTER, WIDE_LETTER = 6.6, 11.5  # pixels
 GAP, BESIDE = 10, 3  # pixels between two names, and between a name and its line

@@ -3,15 +3,17 @@
 A warning says what the rows show and no more; its id is stable, so that a program can look for it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 
+import numpy as np
 from scipy.stats import binomtest
 
 from schemabank import stats
-from schemabank.errors import InputError
+from schemabank.common.errors import InputError
 from schemabank.report.comparing import ArmAt, Comparison, Contrast, Reference, at_settings
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import Row, ScoreTable
@@ -122,8 +124,12 @@ def _impossible_scores(table: ScoreTable) -> Iterator[Finding]:
 def _possible(row: Row) -> bool:
     if row.num_items is None or row.num_correct is None:
         return True
-    off = abs(Fraction(row.num_correct, row.num_items) - row.exact)
-    return off <= Fraction(1, 2 * 10**row.decimals)
+    share = Fraction(row.num_correct, row.num_items)
+    # A program may have written the share in full, as a number of 64 or of 32 bits.
+    near = math.isclose(float(share), row.score, rel_tol=2**-50)
+    if near or np.float32(float(share)) == np.float32(row.score):
+        return True
+    return abs(share - row.exact) <= Fraction(1, 2 * 10**row.decimals)
 
 
 def _subset_of_test(table: ScoreTable, test_size: int | None) -> Iterator[Finding]:

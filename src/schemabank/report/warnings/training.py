@@ -9,13 +9,13 @@ from math import fsum
 from typing import Any
 
 from schemabank import stats
-from schemabank.fairness import Inequality, highest_rate, unequal_training, untried_rates
 from schemabank.report.comparing import Comparison
 from schemabank.report.reading import ReportedRun, RunSet, settings_of, words
 from schemabank.report.sections.completions import Behaviour
 from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
 from schemabank.report.warnings.finding import MOST_NAMED, Finding
+from schemabank.runs.fairness import Inequality, highest_rate, unequal_training, untried_rates
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")

@@ -1,0 +1,67 @@
+"""Whether stock PEFT puts an adapter on the layers that SchemaBank trains, asked before training.
+
+PEFT reads a list of targets in its own way: for some mixtures of experts it takes ``down_proj`` for
+the routed experts' weights, which are no layers here. An adapter that PEFT loads elsewhere is
+another adapter.
+"""
+
+import warnings
+from typing import Any
+
+import peft
+from peft import LoraConfig, LoraModel
+from peft.tuners.lora.layer import LoraLayer
+from transformers import PreTrainedModel
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import LoraSettings
+from schemabank.engine.targets import layout_of, target_layers
+from schemabank.models.frozen import lent
+from schemabank.models.refusals import RefusalError, asking
+
+
+def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
+    """Let stock PEFT choose its layers on the plain base model, which is left as it was.
+
+    Raises:
+        InputError: a target without a linear layer, or one that PEFT takes for something else.
+    """
+    problem = _disagreement(model, settings)
+    if problem is None:
+        return
+    alone = {
+        target: _disagreement(model, settings.model_copy(update={"target_modules": (target,)}))
+        for target in settings.target_modules
+    }
+    bad = [target for target, found in alone.items() if found is not None]
+    raise InputError(
+        f"lora.target_modules names {', '.join(map(repr, bad or settings.target_modules))}, for "
+        f"which stock PEFT {peft.__version__} has other layers of {type(model).__name__} than "
+        f"SchemaBank ({problem}): allowed are targets on which both agree, leave it out"
+    )
+
+
+def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
+    """How PEFT's choice of layers differs; ``None`` where it does not."""
+    ours = set(target_layers(model, settings))
+    blocks, layout = settings.layers_to_transform, layout_of(model, settings)
+    asked: dict[str, Any] = {
+        "r": settings.r,
+        "lora_alpha": settings.lora_alpha,
+        "lora_dropout": settings.lora_dropout,
+        "target_modules": list(settings.target_modules),
+        "layers_to_transform": None if blocks is None else list(blocks),
+        "fan_in_fan_out": layout.transposed,
+        "exclude_modules": list(layout.excluded),
+    }
+    with lent(model), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the question is what it does
+        try:
+            with asking():
+                LoraModel(model, LoraConfig(**asked), "default", low_cpu_mem_usage=True)
+        except RefusalError as refusal:
+            return str(refusal)
+        theirs = {path for path, m in model.named_modules() if isinstance(m, LoraLayer)}
+    only = [f"only PEFT takes {path}" for path in sorted(theirs - ours)]
+    only += [f"PEFT leaves out {path}" for path in sorted(ours - theirs)]
+    return only[0] if only else None

@@ -1,1 +1,0 @@
-"""The cohort engine: many training runs over one frozen base model."""

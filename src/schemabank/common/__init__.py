@@ -1,0 +1,18 @@
+"""What every room may use: errors, reading and writing files, tables, messages while waiting.
+
+Nothing here computes with a model.
+"""
+
+__all__ = [
+    "errors",
+    "failure",
+    "files",
+    "folders",
+    "hub",
+    "memory",
+    "plainyaml",
+    "quiet",
+    "tables",
+    "waiting",
+    "writing",
+]

@@ -1,0 +1,293 @@
+"""Reading files that may be damaged or hostile: regular files of bounded size, plain values.
+
+Whatever is wrong with a file ends as an ``InputError`` that names it. Numbers that JSON does not
+have, ``NaN`` and ``Infinity``, are refused where a reader asks for finite ones.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import math
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TextIO, cast
+
+from schemabank.common.errors import InputError
+
+MIB = 2**20
+LARGEST_JSON = 256 * MIB  # the suite.json of 10,000 runs has about 8
+LARGEST_TEXT = MIB  # of a file that people write
+LONGEST_LINE = 64 * MIB  # a long book in one row has about 10
+DEEPEST = 60  # far below Python's limit of recursion
+# A text that repeats itself shrinks to a thousandth; real rows shrink to a third or a tenth.
+FREE_EXPANSION, MOST_EXPANSION = 1024 * MIB, 200
+
+# What Python reads as NaN or infinity, though it may also stand in a text.
+UNBOUNDED = re.compile(r"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+
+# A name with a zero byte and text that is no UTF-8 are ValueErrors.
+UNREADABLE = (OSError, ValueError, zlib.error, EOFError)
+
+Tree = dict[str, object]
+
+
+def read_text(path: Path, *, at_most: int = LARGEST_TEXT) -> str:
+    """Read a whole text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: it is missing, no file, too large, or not UTF-8.
+    """
+    return _decoded(read_bytes(path, at_most=at_most), path)
+
+
+def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
+    """Read a whole file, which may also be a pipe that is given as a file.
+
+    Raises:
+        InputError: it is missing, a folder, or too large.
+    """
+    return _read(path, at_most=at_most, is_packed=False)
+
+
+def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
+    """Read a whole text file; a name with ``.gz`` is unpacked.
+
+    Raises:
+        InputError: it is missing, no regular file, torn, not UTF-8, or too large.
+    """
+    check_regular(path)
+    return _decoded(_read(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
+
+
+def read_json(path: Path, *, finite: bool = False) -> Tree:
+    """Read one JSON object.
+
+    Raises:
+        InputError: the file is missing, no regular file, too large, or malformed.
+    """
+    check_regular(path)
+    value = parse_json(read_text(path, at_most=LARGEST_JSON), str(path), finite=finite)
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{str(path)!r} holds a {type(value).__name__}, allowed is a JSON object: restore it"
+        )
+    return value
+
+
+def parse_json(text: str, where: str, *, finite: bool = False) -> object:
+    """Parse JSON that comes from outside.
+
+    Args:
+        text: the JSON.
+        where: file and line, for messages.
+        finite: refuse ``NaN``, ``Infinity`` and numbers as large, which are no JSON.
+
+    Raises:
+        InputError: it is malformed, or nested too deeply.
+    """
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
+        position = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise InputError(
+            f"{where} is no JSON{position} ({error or type(error).__name__}): mend it there"
+        ) from error
+    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+        raise InputError(f"{where} is nested more than {DEEPEST} deep: allowed is less, flatten it")
+    if finite and UNBOUNDED.search(text) and (name := _unbounded(value)) is not None:
+        raise InputError(
+            f"{where} holds no finite number in {name!r}, though JSON has no NaN and no Infinity: "
+            "write the number, or leave an empty value out"
+        )
+    return value
+
+
+def is_number(value: object, *, at_most: float = sys.float_info.max) -> bool:
+    """Whether a value of JSON is a finite number of at most this size; ``true`` is none."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= at_most
+
+
+def read_lines(path: Path, *, newline: str | None = None) -> Iterator[tuple[int, str]]:
+    """Read a text file's lines with their numbers, from 1; a name with ``.gz`` is unpacked.
+
+    Args:
+        path: the file.
+        newline: as for ``open``; empty leaves the ends of lines as they are.
+
+    Raises:
+        InputError: it is missing, no regular file, not UTF-8, torn, or a line or what a packed
+            file unpacks to is too long.
+    """
+    check_regular(path)
+    number = 0
+    try:
+        with _lines_of(path, newline) as lines:
+            total, allowed = 0, _largest(path)
+            while line := lines.readline(LONGEST_LINE):
+                number, total = number + 1, total + len(line)
+                _check_size(path, number, line, is_too_much=total > allowed)
+                yield number, line
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist: restore it or name another file") from error
+    except UNREADABLE as error:
+        raise InputError(
+            f"{path} cannot be read after line {number} ({error}): it must be text lines in UTF-8"
+        ) from error
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Read a CSV file with a head: where each row ends, and its cells by column.
+
+    Raises:
+        InputError: as :func:`read_lines`, and what is no CSV.
+    """
+    # Line ends within quotes are text, so that they come as they are.
+    rows = csv.DictReader(line for _, line in read_lines(path, newline=""))
+    try:
+        for row in rows:
+            yield f"{path} line {rows.line_num}", row
+    except csv.Error as error:
+        raise InputError(
+            f"{path} cannot be read after line {rows.line_num} ({error}): it must be CSV"
+        ) from error
+
+
+def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
+    """Read JSON lines: where each stands, and its object; empty lines are skipped.
+
+    Raises:
+        InputError: as :func:`read_lines`, and a line that is no JSON object.
+    """
+    for number, line in read_lines(path):
+        if line.strip():
+            where = f"{path} line {number}"
+            value = parse_json(line, where, finite=finite)
+            if not isinstance(value, dict):
+                raise InputError(
+                    f"{where} must be an object with named columns, not {value!r:.60}: mend it"
+                )
+            yield where, value
+
+
+def sha256(*paths: Path) -> str:
+    """Return the SHA-256 of the contents of files, one behind the other.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)  # goes on with the same digest
+    return found.hexdigest()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a folder, a pipe or a device in place of a file; a missing file is left to others.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        is_other = path.exists() and not path.is_file()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
+    if is_other:
+        raise InputError(f"{str(path)!r} is no regular file: put the file there, or name another")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a folder's file after making sure that no link leads out of the folder.
+
+    The hub's cache is made of links into its own store of files, and these count as inside.
+
+    Raises:
+        InputError: the file is missing, is no regular file, or lies elsewhere.
+    """
+    path = folder / name
+    try:
+        home, real = folder.resolve(), path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+        raise InputError(
+            f"cannot read {str(path)!r} ({error}): name a folder that has it"
+        ) from error
+    check_regular(path)
+    store = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
+    if real.parent not in {home, store}:
+        raise InputError(
+            f"{str(path)!r} is a link to {str(real)!r}, outside its folder: allowed are files of "
+            "the folder itself, copy the file there"
+        )
+    return path
+
+
+def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
+    if len(line) == LONGEST_LINE and not line.endswith("\n"):
+        raise InputError(
+            f"{path} line {number} has more than {LONGEST_LINE} characters: allowed are "
+            "shorter ones, break the line or name another file"
+        )
+    if is_too_much:
+        raise InputError(
+            f"{path} unpacks to more than {MOST_EXPANSION} times its size: allowed is less, give "
+            "the file unpacked if it is meant"
+        )
+
+
+def _read(path: Path, *, at_most: int, is_packed: bool) -> bytes:
+    try:
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            content = file.read(at_most + 1)
+    except UNREADABLE as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
+    if len(content) > at_most:
+        raise InputError(
+            f"{str(path)!r} has more than {at_most} bytes, allowed are files of at most so many: "
+            "name the right file, or restore it"
+        )
+    return content
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {str(path)!r} ({error}): save it as UTF-8") from error
+
+
+def _lines_of(path: Path, newline: str | None) -> IO[str]:
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
+    return path.open(encoding="utf-8-sig", newline=newline)
+
+
+def _largest(path: Path) -> float:
+    """The most characters to read of a file: unlimited, unless it is packed."""
+    if path.suffix != ".gz":
+        return math.inf
+    return max(FREE_EXPANSION, MOST_EXPANSION * path.stat().st_size)
+
+
+def _unbounded(value: object, name: str = "") -> str | None:
+    """The dotted name of the first number that is not finite."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        found = (_unbounded(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+        return next((place for place in found if place is not None), None)
+    return name if isinstance(value, float) and not math.isfinite(value) else None
+
+
+def _depth(value: object) -> int:
+    """How deep lists and objects lie in each other."""
+    level, depth = [value], 0
+    while level and depth <= DEEPEST:
+        depth += 1
+        inner = [v for v in level if isinstance(v, dict | list)]
+        level = [v for c in inner for v in (c.values() if isinstance(c, dict) else c)]
+    return depth

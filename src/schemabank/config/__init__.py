@@ -1,0 +1,14 @@
+"""Settings: every one with its default and its checks, and the YAML files that hold them.
+
+`settings` has the whole of a run, `task` and `train` its largest parts, `file` reads them. Nothing
+here reads a model or data, or loads torch.
+"""
+
+__all__ = [
+    "base",
+    "file",
+    "naming",
+    "settings",
+    "task",
+    "train",
+]

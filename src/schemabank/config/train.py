@@ -1,0 +1,136 @@
+"""Settings of training: steps, optimizer, and the stages of a curriculum.
+
+A stage states in what it differs from the run's own ``train`` settings, so that one learning rate,
+one schedule and one warm-up hold for every arm unless a stage says otherwise.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemabank.config.base import PositiveInt, Rate, Settings, Share, Weight
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+# What a stage takes from ``train`` unless it has its own.
+INHERITED = ("learning_rate", "lr_scheduler_type", "warmup_ratio")
+RATE_DIGITS = 12  # of a learning rate that is a share of another, so that 0.3e-3 is 3e-4
+
+
+class TrainSettings(Settings):
+    """Steps and optimizer, of all arms."""
+
+    num_train_epochs: PositiveInt = 2
+    """Passes over the training examples."""
+    max_steps: PositiveInt | None = None
+    """Train so many steps instead, through as many epochs as they take."""
+    batch_size: PositiveInt = 4
+    """Examples a step."""
+    max_buckets: PositiveInt = 20
+    """Distinct batch lengths; examples of similar length share a batch."""
+    epoch_orders: PositiveInt = 4
+    """Orders of the batch lengths that take turns, one an epoch; slots are refilled in between."""
+    loss_weighting: Literal["batch", "token"] = "batch"
+    """All batches weigh the same, as in transformers' Trainer, or all tokens that the loss sees."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate; a stage of the arm schemabank may have its own, or a share of this."""
+    lr_scheduler_type: Schedule = "linear"
+    """Decay after the warm-up; a stage may have its own."""
+    warmup_ratio: Share = 0.05
+    """Share of the steps that warm up, of every stage for itself; a stage may have its own."""
+    weight_decay: Weight = 0.01
+    """AdamW's weight decay."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's first decay rate."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's second decay rate."""
+    adam_epsilon: Rate = 1e-8
+    """AdamW's epsilon."""
+    max_grad_norm: Rate = 1.0
+    """Gradients are clipped to this norm, each run by itself."""
+
+
+class StageSettings(Settings):
+    """One stage of the curriculum; what it leaves out is as in ``train``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Its name in logs."""
+    ratio: Annotated[float, Field(gt=0, le=1)]
+    """Its share of the run's steps."""
+    train: Annotated[tuple[Literal["router", "schemas", "lora"], ...], Field(min_length=1)]
+    """Groups that train; all others are frozen."""
+    learning_rate: Rate | None = None
+    """Peak learning rate, whatever train.learning_rate is; null: a share of that."""
+    learning_rate_ratio: Rate | None = None
+    """Peak learning rate as a share of train.learning_rate; null: 1, or learning_rate counts."""
+    lr_scheduler_type: Schedule | None = None
+    """Decay after the warm-up; null: train.lr_scheduler_type."""
+    warmup_ratio: Share | None = None
+    """Share of the stage's steps that warm up; null: train.warmup_ratio."""
+    tag_keep: tuple[Share, ...] = ()
+    """Probability that an example's tags are shown, in equal parts of the stage; empty: none."""
+    bank_scale: tuple[Weight, Weight] = (1.0, 1.0)
+    """Bank scale at the start and the end of the stage."""
+    bank_probability: tuple[Share, Share] = (1.0, 1.0)
+    """Probability that a step uses the bank, at the start and the end of the stage."""
+    bare_tail_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the stage, at its end, that trains without the bank."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.learning_rate is not None and self.learning_rate_ratio is not None:
+            raise ValueError(
+                f"the stage {self.name!r} has learning_rate {self.learning_rate:g} and "
+                f"learning_rate_ratio {self.learning_rate_ratio:g}, allowed is one of them: "
+                "leave the other out"
+            )
+        return self
+
+    def resolved(self, train: TrainSettings) -> "Stage":
+        """Return the stage of a run with these ``train`` settings."""
+        own = {name: getattr(self, name) for name in type(self).model_fields}
+        given = {
+            "learning_rate": share_of_rate(train.learning_rate, own.pop("learning_rate_ratio")),
+            "lr_scheduler_type": train.lr_scheduler_type,
+            "warmup_ratio": train.warmup_ratio,
+        }
+        missing = {name: value for name, value in given.items() if own[name] is None}
+        return Stage.model_construct(**(own | missing))  # checked, but for a share of a rate
+
+
+class Stage(StageSettings):
+    """A stage that states all of its settings."""
+
+    learning_rate: Rate
+    """Peak learning rate."""
+    lr_scheduler_type: Schedule = "linear"
+    """Decay after the warm-up."""
+    warmup_ratio: Share = 0.05
+    """Share of the stage's steps that warm up."""
+
+
+def share_of_rate(learning_rate: float, ratio: float | None) -> float:
+    """Return a share of a learning rate, or all of it."""
+    return float(f"{(ratio or 1.0) * learning_rate:.{RATE_DIGITS}g}")
+
+
+FADING = (1.0, 0.75, 0.5, 0.25)
+
+# The document's stages at its rates, which do not follow plain LoRA's.
+THREE_STAGES = (
+    Stage(name="router", ratio=0.3, train=("router",), learning_rate=1e-3, tag_keep=FADING),
+    Stage(name="schemas", ratio=0.3, train=("schemas", "lora"), learning_rate=1e-4),
+    Stage(name="joint", ratio=0.4, train=("router", "schemas", "lora"), learning_rate=5e-5),
+)
+
+# The same stages at the rates of configs/sound/suite.yaml: LoRA's highest is that of plain LoRA.
+EQUAL_RATE_STAGES = tuple(
+    StageSettings(
+        name=stage.name,
+        ratio=stage.ratio,
+        train=stage.train,
+        learning_rate_ratio=share,
+        tag_keep=stage.tag_keep,
+    )
+    for stage, share in zip(THREE_STAGES, (1.0, 1.0, 0.5), strict=True)
+)

@@ -1,0 +1,380 @@
+"""The training loop of a cohort: every step advances all its runs at once.
+
+A run's result depends on its own seed and settings alone, but for rounding where the number of
+slots or the largest ranks differ. Every slot has its own stage, learning rate, clipping, dropout
+and optimizer state, and all slots see batches of one common shape. A run that ends or is ahead
+leaves its slot to another.
+"""
+
+import gc
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from schemabank.common.failure import Failure
+from schemabank.config.train import Stage
+from schemabank.engine.execute import (
+    DEPTH,
+    Fetch,
+    can_compile,
+    default_executor,
+    keep_freed_memory,
+    prepare_compiler,
+    use_given_cores,
+)
+from schemabank.engine.optim import AdamWSettings, SlotAdamW, clip_factors
+from schemabank.engine.programs import Programs
+from schemabank.engine.seating import Seating, count_steps
+from schemabank.engine.slots import Kind, Run, Slot, TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.engine.step import Training, penalise
+from schemabank.methods.curriculum import Group, StepSettings
+
+CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
+
+
+@dataclass(frozen=True)
+class RunStep:
+    """What one step of one run did; losses in nats per token, norm before clipping."""
+
+    run: str
+    step: int
+    num_steps: int
+    stage: str
+    loss: float
+    total_loss: float
+    learning_rate: float
+    grad_norm: float
+    bank_scale: float
+    num_tokens: int
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class _Tick:
+    """The programs of one step of the cohort, on their way: slots, their steps, the reports."""
+
+    parts: list[tuple[dict[int, tuple[Slot, StepSettings, int]], Fetch]]
+
+
+class Cohort:
+    """Trains runs in the slots of a stack.
+
+    Args:
+        stack: adapters and banks; :meth:`steps` draws their initial weights.
+        runs: any number; the longest come first, others follow as slots come free.
+        data: the training examples.
+        explain: told what a user should know about how the steps are executed.
+
+    Attributes:
+        slots: the runs' progress, in the order of ``runs``.
+        finished: weights of the runs that have ended, by name: a row for each group.
+        stage_ended: called with slot, run and stage when a run has taken the last step of a stage
+            but its last, while the stack holds the weights that it came to.
+    """
+
+    def __init__(
+        self,
+        stack: AdapterStack,
+        runs: Sequence[Run],
+        data: TrainingData,
+        *,
+        explain: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.stack, self.data = stack, data
+        self.device = stack.model.device
+        self.slots = [Slot(run, data) for run in runs]
+        self.finished: dict[str, dict[Group, Tensor]] = {}
+        self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
+        self._seating = self._seat_from(0)
+        self._begun: dict[str, dict[Group, list[Tensor]]] = {}
+        self._explain = explain
+        self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
+        self._max_norm = self._column()
+        compiled = can_compile(self.device, explain=explain)
+        if compiled:
+            prepare_compiler()
+        self.optimizers = {
+            name: SlotAdamW(
+                group.weights, self._coefficients, rounded=group.rounded, compiled=compiled
+            )
+            for name, group in stack.groups.items()
+        }
+        if compiled:
+            stack.compile()
+        elif self.device.type == "cpu":
+            use_given_cores()
+            keep_freed_memory()
+        self._programs = Programs(
+            Training(
+                stack=stack,
+                optimizers=self.optimizers,
+                max_norm=self._max_norm,
+                clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
+                penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
+                penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
+            ),
+            data=data,
+            num_tags=_num_tags(runs),
+            executor=default_executor(self.device, explain=explain),
+            limit_bytes=_cache_limit(self.device),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the cohort takes, from where it stands, until all runs have ended."""
+        return sum(self.steps_to_come)
+
+    @property
+    def steps_to_come(self) -> tuple[int, int]:
+        """The same, apart: steps with the base model's trunk, and others."""
+        seating = self._seating
+        return count_steps(
+            self.slots, num_slots=len(seating.slots), cycle=seating.cycle, tick=seating.tick
+        )
+
+    def steps(self) -> Iterator[list[RunStep]]:
+        """Train all runs from their seeds; yield every step of the runs in progress.
+
+        On a GPU the reports come some steps late, so that nobody waits for them.
+
+        Raises:
+            torch.OutOfMemoryError: no captured step was lost; :meth:`halt` lets the runs go on in
+                fewer slots.
+        """
+        launched: deque[_Tick] = deque()
+        late = DEPTH - 1 if self.device.type == "cuda" else 0
+        exhausted: torch.OutOfMemoryError | None = None
+        try:
+            while exhausted is None:
+                tick = _Tick([])
+                try:
+                    if not self._place():
+                        break
+                    self._launch(tick)
+                except torch.OutOfMemoryError as error:
+                    exhausted = error
+                if exhausted is None or tick.parts:
+                    launched.append(tick)
+                if len(launched) > late:
+                    yield self._report(launched.popleft())
+            for ticked in launched:
+                yield self._report(ticked)
+            if exhausted is not None:
+                raise exhausted
+            self._keep_failed()
+        finally:
+            self.stack.freeze()
+            self.stack.dropout.begin_step(None)
+            self.stack.banks.routing = "off"
+
+    def free(self) -> None:
+        """Give back the memory that only training needs; no step can be taken any more."""
+        del self._programs, self.optimizers
+        gc.collect()  # captured programs hold themselves in a circle
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def give_up(self, reason: Failure) -> None:
+        """Let the runs that have slots fail."""
+        for slot in self._seating.seated.values():
+            slot.failure = reason
+
+    def seat(self, names: Sequence[str]) -> None:
+        """Put finished runs into the first slots, to be evaluated or saved."""
+        for index, name in enumerate(names):
+            run = next(slot.run for slot in self.slots if slot.run.name == name)
+            self.stack.configure(index, run.lora, run.bank)
+            for group_name, row in self.finished[name].items():
+                self.stack.groups[group_name].weights[index].copy_(row)
+        for group in self.stack.groups.values():
+            group.publish()
+
+    def halt(self) -> "Halted":
+        """Take the stack off the model and return all that the runs have come to.
+
+        Their results will be those of a cohort of the next stack's slots, within rounding. This
+        cohort is of no use any more.
+        """
+        for index, slot in self._seating.seated.items():
+            self._keep(index, slot)
+        self.stack.remove()
+        self.free()
+        return Halted(
+            self.slots, self.data, self.finished, self._begun, self._seating.tick, self._explain
+        )
+
+    def _rows(self, index: int) -> dict[Group, list[Tensor]]:
+        """A copy of a slot's weights, moments and optimizer steps, on the CPU."""
+        return {
+            name: [state[index].to("cpu", copy=True) for state in optimizer.state]
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def _seat_from(self, tick: int) -> Seating[Slot]:
+        """Nobody has a slot yet."""
+        cycle = self.data.schedule.cycle
+        return Seating(self.slots, num_slots=self.stack.num_slots, cycle=cycle, tick=tick)
+
+    def _place(self) -> bool:
+        """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
+        for index, slot in self._seating.leave().items():
+            self._keep(index, slot)
+        entering = self._seating.enter()
+        try:
+            for index, slot in entering.items():
+                self._enter(index, slot)
+        except BaseException:
+            self._seating.vacate(entering)
+            raise
+        if not self._seating.is_cached:
+            self._programs.drop_trunk()
+        return bool(self._seating.seated)
+
+    def _keep(self, index: int, slot: Slot) -> None:
+        """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""
+        if not slot.has_ended:
+            self._begun[slot.run.name] = self._rows(index)
+            return
+        self._begun.pop(slot.run.name, None)
+        self.finished[slot.run.name] = {
+            name: group.weights[index].to("cpu", copy=True)
+            for name, group in self.stack.groups.items()
+        }
+
+    def _keep_failed(self) -> None:
+        """Keep the weights of runs that were given up while they waited for a slot."""
+        for name, states in self._begun.items():
+            self.finished[name] = {group: rows[0] for group, rows in states.items()}
+        self._begun.clear()
+
+    def _enter(self, index: int, slot: Slot) -> None:
+        """Give a run a slot: in the state of a new one, or where the run left off."""
+        train = slot.run.train
+        self.stack.configure(index, slot.run.lora, slot.run.bank)
+        self.stack.initialise(index, slot.run.seed)
+        for optimizer in self.optimizers.values():
+            optimizer.reset(index)
+        s = self._coefficients
+        for column, value in (
+            (s.beta1, train.adam_beta1),
+            (s.beta2, train.adam_beta2),
+            (s.epsilon, train.adam_epsilon),
+            (s.weight_decay, train.weight_decay),
+            (self._max_norm, train.max_grad_norm),
+        ):
+            column[index] = value
+        for name, rows in self._begun.get(slot.run.name, {}).items():
+            for state, row in zip(self.optimizers[name].state, rows, strict=True):
+                state[index].copy_(row)
+            self.stack.groups[name].publish()
+
+    def _launch(self, tick: _Tick) -> None:
+        """Take a step with every seated run: one program for every kind of step among them.
+
+        Where memory runs out, ``tick`` has the programs that were launched before.
+        """
+        kinds: dict[Kind, dict[int, tuple[Slot, StepSettings]]] = {}
+        for index, slot in self._seating.seated.items():
+            settings = slot.settings()
+            if settings.first and slot.step > 0:
+                self.stage_ended(index, slot.run.name, slot.stage_before)
+            kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
+        shapes = {k: self.data.shape(self._seating.tick, k.prefix_room) for k in kinds}
+        self._prepare(shapes)
+        for kind, working in sorted(kinds.items()):
+            report = self._programs.launch(kind, shapes[kind], working)
+            steps = {i: (slot, settings, slot.step) for i, (slot, settings) in working.items()}
+            tick.parts.append((steps, report))
+            for slot, _ in working.values():
+                slot.step += 1
+        self._seating.tick += 1
+
+    def _prepare(self, shapes: Mapping[Kind, tuple[int, int]]) -> None:
+        """Make a step's programs, and on a GPU those to come of a kind that is new.
+
+        So what does not fit shows at the start.
+        """
+        for kind, shape in shapes.items():
+            is_new = self.device.type == "cuda" and not self._programs.has(kind)
+            coming = self._shapes_to_come(kind) if is_new else []
+            self._programs.prepare(kind, [*coming, shape])
+
+    def _shapes_to_come(self, kind: Kind) -> list[tuple[int, int]]:
+        """Shapes of the steps that runs may still take as a kind, the largest first."""
+        tick, cycle = self._seating.tick, self._seating.cycle
+        going = [slot for slot in self.slots if not slot.has_ended]
+        left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in going)
+        steps = range(tick, tick + min(left, cycle))
+        return sorted({self.data.shape(step, kind.prefix_room) for step in steps}, reverse=True)
+
+    def _report(self, tick: _Tick) -> list[RunStep]:
+        """Wait for a tick's numbers; a run that was given up meanwhile reports nothing."""
+        reports: dict[int, RunStep] = {}
+        for steps, fetch in tick.parts:
+            values = fetch.get()
+            for index, (slot, settings, step) in steps.items():
+                if slot.failure is None:
+                    reports[index] = _run_step(slot, settings, step, values[index])
+                    slot.count(step, settings, skipped=reports[index].skipped)
+        return [reports[index] for index in sorted(reports)]
+
+    def _column(self) -> Tensor:
+        """One value a slot, ``(slot, 1)``."""
+        return torch.zeros(self.stack.num_slots, 1, device=self.device)
+
+
+@dataclass(frozen=True)
+class Halted:
+    """A cohort without a stack; see :meth:`Cohort.halt`."""
+
+    slots: list[Slot]
+    data: TrainingData
+    finished: dict[str, dict[Group, Tensor]]
+    begun: dict[str, dict[Group, list[Tensor]]]
+    tick: int
+    explain: Callable[[str], None]
+
+    def resume(self, stack: AdapterStack) -> Cohort:
+        """Return a cohort that goes on in the slots of another stack on the same model."""
+        runs = [slot.run for slot in self.slots]
+        cohort = Cohort(stack, runs, self.data, explain=self.explain)
+        cohort.slots, cohort.finished, cohort._begun = self.slots, self.finished, self.begun
+        cohort._seating = cohort._seat_from(self.tick)
+        return cohort
+
+
+def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:
+    task, total, norm, tokens = values
+    return RunStep(
+        run=slot.run.name,
+        step=step,
+        num_steps=slot.num_steps,
+        stage=settings.stage_name,
+        loss=task,
+        total_loss=total,
+        learning_rate=settings.learning_rate,
+        grad_norm=norm,
+        bank_scale=slot.bank_scale(settings),
+        num_tokens=int(tokens),
+        skipped=not math.isfinite(norm),
+    )
+
+
+def _num_tags(runs: Sequence[Run]) -> int:
+    """Tags of an example, which all tagged runs of a cohort have in common."""
+    counts = {run.tags.num_tags for run in runs if run.tags is not None}
+    assert len(counts) <= 1
+    return max(counts, default=1)
+
+
+def _cache_limit(device: torch.device) -> int:
+    """Bytes that the states below the first bank may take."""
+    if device.type == "cuda":
+        return int(CACHE_SHARE * torch.cuda.mem_get_info(device)[0])
+    return int(CACHE_SHARE * psutil.virtual_memory().available)

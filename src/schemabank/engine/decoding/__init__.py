@@ -1,0 +1,1 @@
+"""Completions of all slots at once, or by transformers' generate where that cannot be."""

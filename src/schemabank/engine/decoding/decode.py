@@ -1,0 +1,374 @@
+"""Decoding with all slots' adapters at once, unmerged: greedy or by drawing.
+
+Every slot completes the same prompts from a queue of its own: a completion that ends leaves its row
+of the batch to the slot's next prompt, as in serving engines (Orca, OSDI 2022), so the batch stays
+full until the queues are empty and shrinks afterwards. A decoding step reads and writes fixed
+addresses only: on CUDA it is captured once and replayed.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from torch import Tensor
+
+from schemabank.common.errors import InputError
+from schemabank.engine.decoding.rowcache import Rows, row_attention_in
+from schemabank.engine.decoding.sampling import Sampling
+from schemabank.engine.execute import Executor
+from schemabank.engine.stack import AdapterStack
+
+StopReason = Literal["end_token", "stop_text", "length"]
+Advance = Callable[[int], None]
+Stopped = Callable[[Sequence[int], list[int]], bool]
+
+PREFILL_SHARE = 8  # at most one in so many rows takes its prompt at a time
+LEAST_FILLED = 0.75  # of the rows of a prefill, as the slots that admit fewer prompts get dummies
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How decoding trades wasted work against calls and waits, which cost a GPU more.
+
+    Attributes:
+        steps: steps between two looks at the tokens.
+        shrink_at: share of a slot's rows still going at which the batch shrinks to those.
+        visible_unit: attention reaches over a multiple of so many tokens; ``None``: a whole row.
+        small_prefills: whether to admit fewer prompts at a time than there may be.
+    """
+
+    steps: int
+    shrink_at: float
+    visible_unit: int | None
+    small_prefills: bool
+
+
+PACES = {
+    "cpu": Pace(steps=1, shrink_at=0.75, visible_unit=32, small_prefills=True),
+    "cuda": Pace(steps=8, shrink_at=0.5, visible_unit=None, small_prefills=False),
+}
+
+
+@dataclass
+class Completion:
+    """Generated tokens without the end token, and why they end."""
+
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: StopReason = "length"
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens generated, the end token included."""
+        return len(self.tokens) + (self.stop_reason == "end_token")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a completion.
+
+    Attributes:
+        max_new_tokens: limit of a completion.
+        ends: tokens that end it.
+        stopped: whether, behind a prompt, it ends with these tokens, though none is an end token.
+    """
+
+    max_new_tokens: int
+    ends: frozenset[int]
+    stopped: Stopped = lambda _prompt, _tokens: False
+
+    def extend(self, completion: Completion, token: int, prompt: Sequence[int]) -> bool:
+        """Add a token to a prompt's completion; say whether it ends there."""
+        if token in self.ends:
+            completion.stop_reason = "end_token"
+        else:
+            completion.tokens.append(token)
+            if self.stopped(prompt, completion.tokens):
+                completion.stop_reason = "stop_text"
+        return (
+            completion.num_new_tokens == self.max_new_tokens or completion.stop_reason != "length"
+        )
+
+
+def generate(
+    stack: AdapterStack,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    end_token_ids: Sequence[int],
+    batch_size: int,
+    sampling: Sampling | None = None,
+    stopped: Stopped = lambda _prompt, _tokens: False,
+    executor: Executor | None = None,
+    advance: Advance = lambda _: None,
+) -> list[list[Completion]]:
+    """Complete the same prompts with every slot's adapter.
+
+    Call it inside ``stack.evaluating(...)``. Prompts of similar length should be neighbours.
+
+    Args:
+        stack: the adapters, in evaluation mode.
+        prompts: token ids of each prompt.
+        max_new_tokens: limit of a completion.
+        end_token_ids: tokens that end a completion.
+        batch_size: completions decoded at once for each slot.
+        sampling: how tokens are drawn; without it, the most likely one is taken.
+        stopped: from a prompt's tokens and its completion's, whether that ends here, though none
+            is an end token.
+        executor: runs the decoding step; without it, it runs one operation at a time.
+        advance: called with the number of prompts that all slots have completed since the last
+            call.
+
+    Returns:
+        Completions as ``[slot][prompt]``.
+
+    Raises:
+        InputError: a prompt without tokens, or a model with attention of an unknown kind.
+    """
+    check_prompts(prompts)
+    if not prompts:
+        return [[] for _ in range(stack.num_slots)]
+    limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
+    ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
+    with uncompiled(stack):
+        batch = _Batch(stack, ledger, executor, sampling)
+        while True:
+            _admit(batch, ledger)
+            advance(ledger.newly_done())
+            if not ledger.going:
+                return ledger.completions
+            _decode(batch, ledger)
+
+
+def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
+    """Refuse prompts that nothing can follow.
+
+    Raises:
+        InputError: a prompt without tokens.
+    """
+    if not all(prompts):
+        raise InputError(
+            f"prompt {[bool(p) for p in prompts].index(False)} has no tokens: allowed is one or "
+            "more, begin it with some text or token"
+        )
+
+
+@contextmanager
+def uncompiled(stack: AdapterStack) -> Iterator[None]:
+    """Run a stack's blocks and banks as they are written: training compiles them for its shapes."""
+    with ExitStack() as exits:
+        for module in (*stack.blocks, *stack.banks.banks.values()):
+            forward = vars(module).pop("forward", None)
+            if forward is not None:
+                exits.callback(setattr, module, "forward", forward)
+        yield
+
+
+class _Ledger:
+    """Which prompt of its queue each row of each slot is completing.
+
+    Args:
+        num_slots: slots.
+        prompts: the same for every slot.
+        limits: what ends a completion.
+        rows: rows a slot.
+
+    Attributes:
+        occupants: ``[slot][row]``, index of the prompt, or ``None`` for a free row.
+        next_prompt: ``[slot]``, the first prompt still waiting.
+        completions: ``[slot][prompt]``, so far.
+    """
+
+    def __init__(
+        self, num_slots: int, prompts: Sequence[Sequence[int]], limits: Limits, rows: int
+    ) -> None:
+        self.prompts, self.limits = prompts, limits
+        self.occupants: list[list[int | None]] = [[None] * rows for _ in range(num_slots)]
+        self.next_prompt = [0] * num_slots
+        self.completions = [[Completion() for _ in prompts] for _ in range(num_slots)]
+        self._going_slots = [num_slots] * len(prompts)
+        self._newly_done = 0
+
+    @property
+    def going(self) -> int:
+        """Rows a slot that are completing a prompt, at most."""
+        return max(len(self.rows(slot)) for slot in range(len(self.occupants)))
+
+    @property
+    def waiting(self) -> list[int]:
+        """``[slot]``, prompts that have no row yet."""
+        return [len(self.prompts) - n for n in self.next_prompt]
+
+    def rows(self, slot: int, *, free: bool = False) -> list[int]:
+        """Return the rows of a slot that are completing a prompt, or those that are not."""
+        return [row for row, prompt in enumerate(self.occupants[slot]) if (prompt is None) == free]
+
+    def take(self, slot: int, row: int) -> Sequence[int]:
+        """Give a row to a slot's next prompt; return its tokens."""
+        prompt = self.next_prompt[slot]
+        self.occupants[slot][row], self.next_prompt[slot] = prompt, prompt + 1
+        return self.prompts[prompt]
+
+    def record(self, slot: int, row: int, token: int) -> None:
+        """Add a token to a row's completion; a completion that ends frees its row."""
+        prompt = self.occupants[slot][row]
+        if prompt is None:
+            return
+        if self.limits.extend(self.completions[slot][prompt], token, self.prompts[prompt]):
+            self.occupants[slot][row] = None
+            self._going_slots[prompt] -= 1
+            self._newly_done += self._going_slots[prompt] == 0
+
+    def newly_done(self) -> int:
+        """Return how many prompts all slots have completed since the last call."""
+        count, self._newly_done = self._newly_done, 0
+        return count
+
+    def generated(self) -> list[tuple[int, int]]:
+        """Tokens of prompt and completion so far for every row that is going."""
+        return [
+            (len(self.prompts[prompt]), len(completions[prompt].tokens))
+            for occupants, completions in zip(self.occupants, self.completions, strict=True)
+            for prompt in occupants
+            if prompt is not None
+        ]
+
+    def keep(self, count: int) -> list[int]:
+        """Leave every slot ``count`` rows, those going first; return where they were."""
+        kept = []
+        for slot, occupants in enumerate(self.occupants):
+            chosen = (self.rows(slot) + self.rows(slot, free=True))[:count]
+            kept += [slot * len(occupants) + row for row in chosen]
+            self.occupants[slot] = [occupants[row] for row in chosen]
+        return kept
+
+
+class _Batch:
+    """The part of the rows that is in use, and the programs that extend it.
+
+    Args:
+        stack: the adapters.
+        ledger: what is to be decoded.
+        executor: runs the decoding step.
+        sampling: how tokens are drawn, if they are.
+
+    Attributes:
+        per_slot: rows a slot.
+    """
+
+    def __init__(
+        self,
+        stack: AdapterStack,
+        ledger: _Ledger,
+        executor: Executor | None,
+        sampling: Sampling | None,
+    ) -> None:
+        self.pace = PACES["cuda" if stack.model.device.type == "cuda" else "cpu"]
+        self.num_slots, self.per_slot = stack.num_slots, len(ledger.occupants[0])
+        self.rows = Rows(
+            stack,
+            num_rows=self.num_slots * self.per_slot,
+            longest=max(map(len, ledger.prompts)),
+            max_new_tokens=ledger.limits.max_new_tokens,
+            steps=self.pace.steps,
+            sampling=sampling,
+        )
+        self._executor = executor
+        self._programs: dict[tuple[int, int], Callable[[], Tensor]] = {}
+
+    def decode(self, steps: int, *, visible: int) -> list[list[int]]:
+        """Extend every row in use by some tokens.
+
+        Args:
+            steps: at most as many as the pace has.
+            visible: how many tokens of a row to look at, at least.
+
+        Returns:
+            ``[step][row]``.
+        """
+        num_rows, length = self.num_slots * self.per_slot, self.rows.cache.length
+        unit = self.pace.visible_unit or length
+        key = num_rows, min(-(-visible // unit) * unit, length)
+        with row_attention_in(self.rows.stack.model):
+            if key not in self._programs:
+                self._programs[key] = _program(self.rows, *key, self._executor)
+            self.rows.column.zero_()
+            for _ in range(steps):
+                self._programs[key]()
+        block: list[list[int]] = self.rows.tokens[:steps, :num_rows].tolist()
+        return block
+
+    def shrink(self, rows: Sequence[int]) -> None:
+        """Go on with some rows only, as many of each slot."""
+        self.rows.keep(rows)
+        self.per_slot = len(rows) // self.num_slots
+
+
+def _program(
+    rows: Rows, num_rows: int, visible: int, executor: Executor | None
+) -> Callable[[], Tensor]:
+    """Make a step of so many rows; that it is warmed up leaves the rows as they were.
+
+    What warming up writes into the cache, the steps to come write there once more. Its closure must
+    not hold what holds the program: a cycle would keep the cache's memory.
+    """
+
+    def step() -> Tensor:
+        return rows.step(num_rows, visible)
+
+    if executor is None:
+        return step
+    changing = (rows.current, rows.positions, rows.column)
+    before = [values.clone() for values in changing]
+    what = f"a decoding step of {num_rows} rows of up to {visible} tokens"
+    program = executor.program(step, what)
+    for values, value in zip(changing, before, strict=True):
+        values.copy_(value)
+    return program
+
+
+def _admit(batch: _Batch, ledger: _Ledger) -> None:
+    """Fill free rows with waiting prompts, until too few are left to be worth it."""
+    while count := _prefill_rows(batch, ledger):
+        prompts: list[Sequence[int]] = []
+        targets: list[int | None] = []
+        keys: list[int] = []
+        sampling = batch.rows.sampling
+        for slot, waiting in enumerate(ledger.waiting):
+            chosen = ledger.rows(slot, free=True)[: min(count, waiting)]
+            dummies = count - len(chosen)
+            if sampling is not None:
+                start = ledger.next_prompt[slot]
+                keys += sampling.keys[start : start + len(chosen)]
+            prompts += [ledger.take(slot, row) for row in chosen] + [[0]] * dummies
+            targets += [slot * batch.per_slot + row for row in chosen] + [None] * dummies
+        first = batch.rows.prefill(prompts, targets, keys)
+        rows = [target for target in targets if target is not None]
+        for row, token in zip(rows, first, strict=True):
+            ledger.record(row // batch.per_slot, row % batch.per_slot, token)
+
+
+def _prefill_rows(batch: _Batch, ledger: _Ledger) -> int:
+    """Return how many prompts a slot to admit at once: 0 for none now."""
+    free = [len(ledger.rows(slot, free=True)) for slot in range(len(ledger.occupants))]
+    waiting = ledger.waiting
+    most = max(1, batch.per_slot // PREFILL_SHARE)
+    for count in range(most, 0, -1) if batch.pace.small_prefills else [most]:
+        wanted = sum(min(count, w) for w in waiting)
+        admitted = sum(min(count, w, f) for w, f in zip(waiting, free, strict=True))
+        if admitted and admitted >= LEAST_FILLED * wanted:
+            return count
+    return 0
+
+
+def _decode(batch: _Batch, ledger: _Ledger) -> None:
+    """Take some steps with rows that are going, fewer of them once no prompt waits."""
+    if not any(ledger.waiting) and ledger.going <= batch.pace.shrink_at * batch.per_slot:
+        batch.shrink(ledger.keep(ledger.going))
+    lengths = ledger.generated()
+    left = ledger.limits.max_new_tokens - min(new for _, new in lengths)
+    steps = min(batch.pace.steps, left)
+    visible = max(prompt + new for prompt, new in lengths) + steps - 1
+    for tokens in batch.decode(steps, visible=visible):
+        for row, token in enumerate(tokens):
+            ledger.record(row // batch.per_slot, row % batch.per_slot, token)

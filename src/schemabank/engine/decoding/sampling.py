@@ -1,0 +1,74 @@
+"""Choosing tokens at random, as a pure function of a key and a position.
+
+The noise of a choice is a hash of its row's key, the token's position and the vocabulary entry, so
+neither the batch nor the number of slots changes a sample, and a captured step draws new noise from
+new positions. The choice itself is the Gumbel-max trick: the largest of logit plus Gumbel noise is
+distributed as the softmax (Gumbel 1954; Maddison et al., arXiv 1411.0030).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from schemabank.engine.dropout import mix
+
+UNIFORM_BITS = 23  # the midpoints of so many equal parts of [0, 1] are float32 numbers below 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        keys: one a prompt; equal keys give equal noise. See :func:`sample_keys`.
+        temperature: the logits are divided by it.
+        top_p: tokens are drawn from the fewest that hold this probability (nucleus sampling,
+            arXiv 1904.09751).
+    """
+
+    keys: Sequence[int]
+    temperature: float
+    top_p: float = 1.0
+
+
+def sample_keys(seed: int, samples: Sequence[tuple[str, int]]) -> list[int]:
+    """Return the key of every ``(item id, sample)``, a signed 32-bit number."""
+    digests = (hashlib.sha256(f"sample/{seed}/{n}/{i}".encode()).digest() for i, n in samples)
+    return [int.from_bytes(digest[:4], "big", signed=True) for digest in digests]
+
+
+def draw(logits: Tensor, sampling: Sampling, *, keys: Tensor, positions: Tensor) -> Tensor:
+    """Draw a token for every row.
+
+    Args:
+        logits: ``(row, vocabulary)``.
+        sampling: temperature and nucleus.
+        keys: ``(row,)``, int32.
+        positions: ``(row,)``, where the drawn token will stand.
+
+    Returns:
+        ``(row,)``, int64.
+    """
+    scaled = logits.float() / sampling.temperature
+    if sampling.top_p < 1:
+        scaled = scaled.masked_fill(~_nucleus(scaled, sampling.top_p), -torch.inf)
+    return (scaled + _gumbel(scaled.shape[1], keys, positions)).argmax(-1)
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Mark the most likely tokens whose sum first reaches ``top_p``; of equal ones the first."""
+    shares, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    before = shares.cumsum(-1) - shares
+    return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before < top_p)
+
+
+def _gumbel(vocabulary: int, keys: Tensor, positions: Tensor) -> Tensor:
+    """Noise, ``(row, vocabulary)``."""
+    rows = mix(mix(keys) ^ positions.to(torch.int32))
+    columns = mix(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
+    bits = (mix(rows[:, None] ^ columns) >> (32 - UNIFORM_BITS)) & (2**UNIFORM_BITS - 1)
+    uniform = (bits.float() + 0.5) / 2**UNIFORM_BITS
+    return -torch.log(-torch.log(uniform))

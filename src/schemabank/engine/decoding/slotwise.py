@@ -1,0 +1,168 @@
+"""Decoding with transformers' ``generate``, one slot at a time, for models with other attention.
+
+It gives what :func:`schemabank.engine.decoding.decode.generate` gives: the same limits, the same
+draws, the same records. Prompts of one length are completed together, so that no row is padded:
+models with recurrent states, and some with positions of their own, get padded rows wrong.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from schemabank.engine.decoding.decode import (
+    Advance,
+    Completion,
+    Limits,
+    Stopped,
+    check_prompts,
+    uncompiled,
+)
+from schemabank.engine.decoding.sampling import Sampling, draw
+from schemabank.engine.stack import AdapterStack
+
+
+def generate_by_slot(
+    stack: AdapterStack,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    end_token_ids: Sequence[int],
+    batch_size: int,
+    sampling: Sampling | None = None,
+    stopped: Stopped = lambda _prompt, _tokens: False,
+    advance: Advance = lambda _: None,
+) -> list[list[Completion]]:
+    """Complete the same prompts with every slot's adapter, one after the other.
+
+    Call it inside ``stack.evaluating(...)``.
+
+    Args:
+        stack: the adapters, in evaluation mode.
+        prompts: token ids of each prompt.
+        max_new_tokens: limit of a completion.
+        end_token_ids: tokens that end a completion.
+        batch_size: completions decoded at once, at most.
+        sampling: how tokens are drawn; without it, the most likely one is taken.
+        stopped: whether a completion of a prompt ends with these tokens, though none is an end
+            token.
+        advance: called with the number of prompts that all slots have completed since the last
+            call.
+
+    Returns:
+        Completions as ``[slot][prompt]``.
+
+    Raises:
+        InputError: a prompt without tokens.
+    """
+    check_prompts(prompts)
+    limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
+    completions = [[Completion() for _ in prompts] for _ in range(stack.num_slots)]
+    with uncompiled(stack), plain_generation(stack.model):
+        for chosen in _of_one_length(prompts, batch_size):
+            tokens = torch.tensor([prompts[i] for i in chosen], device=stack.model.device)
+            drawing = None if sampling is None else _Drawing(sampling, chosen, tokens.device)
+            for slot in range(stack.num_slots):
+                with stack.only(slot):
+                    rows = _generated(stack.model, tokens, limits, drawing)
+                for prompt, row in zip(chosen, rows, strict=True):
+                    _extend(completions[slot][prompt], row, prompts[prompt], limits)
+            advance(len(chosen))
+    return completions
+
+
+def _generated(
+    model: PreTrainedModel, tokens: Tensor, limits: Limits, drawing: "_Drawing | None" = None
+) -> list[list[int]]:
+    """Return what ``generate`` writes behind each row of ``tokens``, the rest of a row padded.
+
+    Args:
+        model: with its adapters.
+        tokens: ``(row, token)``, without padding.
+        limits: what ends a completion.
+        drawing: chooses tokens; without it, the most likely one is taken.
+    """
+    width, ends = tokens.shape[1], sorted(limits.ends)
+    written: Tensor = model.generate(  # type: ignore[operator]  # typed as a module's attribute
+        input_ids=tokens,
+        attention_mask=torch.ones_like(tokens),
+        generation_config=GenerationConfig(
+            max_new_tokens=limits.max_new_tokens,
+            do_sample=False,
+            eos_token_id=ends or None,
+            pad_token_id=ends[0] if ends else 0,
+            disable_compile=True,
+        ),
+        logits_processor=LogitsProcessorList([] if drawing is None else [drawing]),
+        stopping_criteria=StoppingCriteriaList([_StopTexts(width, limits.stopped)]),
+    )
+    rows: list[list[int]] = written[:, width:].tolist()
+    return rows
+
+
+class _Drawing(LogitsProcessor):
+    """Leaves ``generate`` one token to take: the one that :func:`draw` gives."""
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[int], device: torch.device) -> None:
+        self._sampling = sampling
+        keys = [sampling.keys[i] for i in prompts]
+        self._keys = torch.tensor(keys, dtype=torch.int32, device=device)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        positions = torch.full_like(self._keys, input_ids.shape[1], dtype=torch.long)
+        chosen = draw(scores, self._sampling, keys=self._keys, positions=positions)
+        left = torch.full_like(scores, -torch.inf)
+        return left.scatter_(1, chosen[:, None], 0.0)
+
+
+class _StopTexts(StoppingCriteria):
+    """Ends rows that have just written a stop text."""
+
+    def __init__(self, width: int, stopped: Stopped) -> None:
+        self._width, self._stopped = width, stopped
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        del scores, kwargs
+        rows = input_ids.tolist()
+        ends = [self._stopped(row[: self._width], row[self._width :]) for row in rows]
+        return torch.tensor(ends, dtype=torch.bool, device=input_ids.device)
+
+
+@contextmanager
+def plain_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Keep a model's own defaults, as a penalty on repetition, out of ``generate`` for a while."""
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def _of_one_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts of one length, at most so many at a time; the longest come first."""
+    by_length: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt), []).append(index)
+    for length in sorted(by_length, reverse=True):
+        indices = by_length[length]
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+def _extend(
+    completion: Completion, row: Sequence[int], prompt: Sequence[int], limits: Limits
+) -> None:
+    """Take from a row what stands before its padding."""
+    for token in row:
+        if limits.extend(completion, token, prompt):
+            return

@@ -1,0 +1,176 @@
+"""Causal attention for training on short, right-padded rows, in the place of a library's.
+
+Libraries tune attention for thousands of tokens. On a GPU, rows of a hundred have kernels of their
+own; in bfloat16 on a CPU, a few plain matrix products over a row's whole square of scores take
+less time than working through it in tiles.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from schemabank.common.errors import InputError
+from schemabank.engine.execute import can_compile
+
+NAME, LIBRARY_NAME = "schemabank_causal", "schemabank_library"
+# Settings of attention that the ones here do not know.
+MORE = ("attn_logit_softcapping", "attention_chunk_size", "use_bidirectional_attention")
+# What models tell an attention function, and what changes nothing here.
+IGNORED = {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"}
+LONGEST = 256  # tokens; beyond, the library's attention is as good, and keeps no scores
+
+
+@contextmanager
+def short_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model attend causally to right-padded rows without a mask, in here alone.
+
+    Models that choose their attention in another way than transformers' interface keep theirs, and
+    so do those with more to it than a window: a soft cap on the scores, chunks, both directions.
+    """
+    config = model.config.get_text_config()
+    before = config._attn_implementation
+    more = any(getattr(config, name, None) for name in MORE)
+    if before == "sdpa" and model._supports_attention_backend and not more:
+        config._attn_implementation = attention_name(model.device)
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def attention_name(device: torch.device) -> str:
+    """Return which attention is the one for short rows: a GPU's own needs its kernels."""
+    return NAME if device.type != "cuda" or can_compile(device) else LIBRARY_NAME
+
+
+def causal_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """Attention in the form that transformers' interface asks for.
+
+    Args:
+        module: the attention layer.
+        query: ``(row, head, token, dim)``.
+        key: ``(row, kv head, token, dim)``.
+        value: ``(row, kv head, token, dim)``.
+        attention_mask: must be ``None``.
+        scaling: factor of the scores.
+        sliding_window: the last tokens that are seen.
+        **others: what causal attention has no use for, as ``position_ids``.
+
+    Returns:
+        ``(row, token, head, dim)``.
+
+    Raises:
+        InputError: the model asks for more than this.
+    """
+    assert attention_mask is None
+    check_known(module, others)
+    tokens, dim = query.shape[2:]
+    wide = sliding_window is None or sliding_window >= tokens
+    if tokens > LONGEST or not wide or value.shape[-1] != dim:
+        return library_attention(
+            module, query, key, value, None, scaling=scaling, sliding_window=sliding_window
+        )
+    scale = dim**-0.5 if scaling is None else scaling
+    if not query.is_cuda:
+        result: Tensor = _Products.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
+        return result, None
+    from schemabank.engine.kernels.flash import HEAD_DIMS, flash_attention  # noqa: PLC0415 -- needs Triton
+
+    if dim not in HEAD_DIMS or query.dtype == torch.float64:
+        return library_attention(module, query, key, value, None, scaling=scaling)
+    return flash_attention(query, key, value, scale), None
+
+
+def library_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: object,
+) -> tuple[Tensor, None]:
+    """As :func:`causal_attention`, by the library; the model makes no mask here, either."""
+    assert attention_mask is None
+    check_known(module, others)
+    tokens = query.shape[2]
+    mask = None
+    if sliding_window is not None and sliding_window < tokens:
+        place = torch.arange(tokens, device=query.device)
+        distance = place[:, None] - place[None, :]
+        mask = ((distance >= 0) & (distance < sliding_window))[None, None]
+    result: Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
+    return result, None
+
+
+def check_known(module: nn.Module, others: Mapping[str, object]) -> None:
+    """Refuse what a model's attention asks for that the ones here would leave out.
+
+    Raises:
+        InputError: naming it.
+    """
+    unknown = [name for name, value in others.items() if value is not None and name not in IGNORED]
+    if unknown:
+        raise InputError(
+            f"{type(module).__name__} has attention with {', '.join(unknown)}: allowed is causal "
+            "attention with an optional window, use such a model"
+        )
+
+
+AttentionInterface.register(NAME, causal_attention)
+AttentionInterface.register(LIBRARY_NAME, library_attention)
+
+
+class _Products(torch.autograd.Function):
+    """Softmax attention as batched matrix products; heads that share keys are one batch."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, scale: float
+    ) -> Tensor:
+        rows, heads, tokens, dim = query.shape
+        batches, group = rows * key.shape[1], heads // key.shape[1]
+        q = query.reshape(batches, group * tokens, dim)
+        k, v = (t.reshape(batches, tokens, dim) for t in (key, value))
+        mask = _causal_mask(tokens, group, query.dtype).expand(batches, -1, -1)
+        shares = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        ctx.save_for_backward(q, k, v, shares)
+        ctx.scale, ctx.shapes = scale, (query.shape, key.shape)  # type: ignore[attr-defined]
+        return torch.bmm(shares, v).view(query.shape).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, shares = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_query, of_key = ctx.shapes  # type: ignore[attr-defined]
+        up = upstream.transpose(1, 2).reshape(q.shape)
+        to_value = torch.bmm(shares.transpose(1, 2), up)
+        to_shares = torch.bmm(up, v.transpose(1, 2))
+        to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+        scaled = {"beta": 0, "alpha": ctx.scale}  # type: ignore[attr-defined]
+        to_query = torch.baddbmm(q, to_scores, k, **scaled)
+        to_key = torch.baddbmm(k, to_scores.transpose(1, 2), q, **scaled)
+        return to_query.view(of_query), to_key.view(of_key), to_value.view(of_key), None
+
+
+@lru_cache(maxsize=64)
+def _causal_mask(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
+    """What to add to the scores of a group of heads: ``(group * token, token)``."""
+    return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu(1).repeat(group, 1)

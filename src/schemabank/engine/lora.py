@@ -1,0 +1,211 @@
+"""Stacked LoRA: the adapters of all slots in one module, applied with batched matrix products.
+
+``y = W x + (lora_alpha / r) B A dropout(x)`` (arXiv 2106.09685) for every slot at once. Both are
+kept transposed, ``A: (slot, in, rank)`` and ``B: (slot, rank, out)``: so their gradients come out
+of a matrix product the way they are stored. A slot of a smaller rank is padded with zeros, which
+stay zero: each of A and B gets its gradient through the other.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from schemabank.config.settings import LoraSettings
+from schemabank.engine.dropout import SlotDropout
+from schemabank.engine.execute import can_compile
+from schemabank.engine.joined import SIBLINGS
+from schemabank.engine.targets import Linear, target_layers
+from schemabank.models.architecture import linear_sizes
+
+
+class StackedLora(nn.Module):
+    """A frozen linear layer with one LoRA adapter a slot.
+
+    Args:
+        base: the frozen layer.
+        layer: index of this adapter in the model, part of the dropout's key.
+        settings: the adapter of each slot.
+        dropout: the stack's common source of masks.
+    """
+
+    def __init__(
+        self,
+        base: Linear,
+        *,
+        layer: int,
+        settings: Sequence[LoraSettings],
+        dropout: SlotDropout,
+    ) -> None:
+        super().__init__()
+        self.base, self.dropout = base, dropout
+        self.shared: SharedInput
+        self.position: int
+        self.ranks = [s.r for s in settings]
+        num_slots, rank = len(settings), max(self.ranks)
+        device = base.weight.device
+        # Tensors, not numbers: compiled code is shared by all layers.
+        self.layer_key = torch.tensor(
+            int.from_bytes(hashlib.sha256(str(layer).encode()).digest()[:4], "big", signed=True),
+            dtype=torch.int32,
+            device=device,
+        )
+        self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
+        self.in_features, self.out_features = linear_sizes(base)
+        self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
+        self.B = nn.Parameter(torch.zeros(num_slots, rank, self.out_features, device=device))
+        SharedInput([self])
+
+    def configure(self, slot: int, settings: LoraSettings) -> None:
+        """Give a slot another adapter; its rank fits into the stack's."""
+        assert settings.r <= self.A.shape[2]
+        self.ranks[slot] = settings.r
+        self.scaling[slot] = settings.lora_alpha / settings.r
+
+    def initial_a(self, slot: int, generator: torch.Generator) -> Tensor:
+        """Draw A as PEFT does (Kaiming uniform, ``a = √5``) from a CPU generator; B is zero."""
+        rank, width = self.ranks[slot], self.in_features
+        drawn = torch.zeros(self.A.shape[1:])
+        bound = 1 / math.sqrt(width)
+        drawn[:, :rank] = (torch.rand(rank, width, generator=generator) * 2 - 1).T * bound
+        return drawn
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply base layer and adapters.
+
+        Args:
+            inputs: ``(slot * batch, token, in)``, or with rows and tokens in one dimension, as a
+                mixture of experts gives them to its shared expert.
+        """
+        output: Tensor = self.base(inputs)
+        if not self.dropout.adapters:
+            return output
+        if self.dropout.keys is not None and self.shared.in_kernel:
+            low = self.shared.low(self, inputs, self.dropout.keys)
+        else:
+            low = self._low(inputs)
+        return output + (low @ self._of_slots(self.B).to(inputs.dtype)).view(output.shape)
+
+    def by_slot(self, inputs: Tensor) -> Tensor:
+        """Return ``inputs`` as ``(slot, batch, token, in)``."""
+        num_slots = len(self.ranks) if self.dropout.only is None else 1
+        if inputs.dim() == 2:
+            # Without dropout nobody asks which token is which.
+            width = 1 if self.dropout.keys is None else self.dropout.width
+            inputs = inputs.view(-1, width, inputs.shape[-1])
+        return inputs.view(num_slots, -1, *inputs.shape[1:])
+
+    def _low(self, inputs: Tensor) -> Tensor:
+        """Return the scaled product with A, ``(slot, batch * token, rank)``."""
+        kept, factor = self.dropout(self.by_slot(inputs), self.layer_key)
+        scaling = self._of_slots(self.scaling if factor is None else self.scaling * factor)
+        low = kept.flatten(1, 2) @ self._of_slots(self.A).to(inputs.dtype)
+        return (low * scaling[:, None, None]).to(inputs.dtype)
+
+    def _of_slots(self, values: Tensor) -> Tensor:
+        """What belongs to the slots that are run, ``(slot, ...)``."""
+        only = self.dropout.only
+        return values if only is None else values[only : only + 1]
+
+
+class SharedInput:
+    """Adapters whose layers read the same input, so that a GPU reads it once for all of them.
+
+    Args:
+        adapters: at most three, in the order in which the model calls them.
+
+    Attributes:
+        in_kernel: whether a GPU's kernel takes the product.
+    """
+
+    def __init__(self, adapters: Sequence[StackedLora]) -> None:
+        self.adapters = list(adapters)
+        self.layer_keys = torch.stack([adapter.layer_key for adapter in adapters])
+        self.in_kernel = _fits_a_kernel(adapters[0])
+        self._inputs: Tensor | None = None
+        self._lows: tuple[Tensor, ...] = ()
+        for position, adapter in enumerate(adapters):
+            adapter.shared, adapter.position = self, position
+
+    def low(self, adapter: StackedLora, inputs: Tensor, keys: Tensor) -> Tensor:
+        """Return an adapter's product with A under dropout; all are computed with the first."""
+        from schemabank.engine.kernels.lora import masked_down  # noqa: PLC0415 -- needs Triton
+
+        if self._inputs is not inputs:
+            first = self.adapters[0]
+            lows = masked_down(
+                first.by_slot(inputs),
+                [a.A.to(inputs.dtype) for a in self.adapters],
+                keys=keys,
+                layers=self.layer_keys,
+                least=first.dropout.least,
+                scale=first.scaling * first.dropout.factor,
+            )
+            self._inputs, self._lows = inputs, lows.unbind()
+        low = self._lows[adapter.position]
+        if adapter.position == len(self.adapters) - 1:
+            self._inputs, self._lows = None, ()
+        return low
+
+
+def _fits_a_kernel(adapter: StackedLora) -> bool:
+    weight = adapter.base.weight
+    if not can_compile(weight.device):
+        return False
+    from schemabank.engine.kernels.lora import fits  # noqa: PLC0415 -- needs Triton
+
+    return fits(weight.device, rank=adapter.A.shape[2], itemsize=weight.itemsize)
+
+
+def install_lora(
+    model: PreTrainedModel, settings: Sequence[LoraSettings], *, dropout: SlotDropout
+) -> dict[str, StackedLora]:
+    """Replace the targeted linear layers of a model.
+
+    Args:
+        model: the frozen base model; changed in place until :func:`remove_lora`.
+        settings: one a slot; all with the same target modules on the same blocks.
+        dropout: the stack's common source of masks.
+
+    Returns:
+        The new layers by the path of the layer they replaced.
+
+    Raises:
+        InputError: a block that the model does not have, or a target that matches no linear layer.
+    """
+    first = settings[0]
+    assert {(s.target_modules, s.layers_to_transform) for s in settings} == {
+        (first.target_modules, first.layers_to_transform)
+    }
+    chosen = target_layers(model, first)
+    layers: dict[str, StackedLora] = {}
+    with ExitStack() as undo:
+        undo.callback(remove_lora, model, layers)
+        for index, (path, base) in enumerate(chosen.items()):
+            layer = StackedLora(base, layer=index, settings=settings, dropout=dropout)
+            model.set_submodule(path, layer)
+            layers[path] = layer
+        undo.pop_all()
+    for group in _siblings(layers):
+        SharedInput(group)
+    return layers
+
+
+def _siblings(layers: dict[str, StackedLora]) -> list[list[StackedLora]]:
+    """Group the adapters by common input, as far as ``SIBLINGS`` knows."""
+    groups: dict[str, list[StackedLora]] = {}
+    for path, layer in layers.items():
+        parent, _, name = path.rpartition(".")
+        family = next((names[0] for names in SIBLINGS if name in names), name)
+        groups.setdefault(f"{parent}.{family}", []).append(layer)
+    return list(groups.values())
+
+
+def remove_lora(model: nn.Module, layers: dict[str, StackedLora]) -> None:
+    """Put the original linear layers back; the model is then what it was, bit for bit."""
+    for path, layer in layers.items():
+        model.set_submodule(path, layer.base)

@@ -1,0 +1,128 @@
+"""Which runs train together, in how many slots, and in which order.
+
+Runs share a cohort when their steps have equal shapes. Slots are reused as runs end: fewer slots
+than runs may well be faster, since a step costs what all its slots cost, used or not.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from schemabank.config.base import Settings
+from schemabank.config.naming import dotted
+from schemabank.config.settings import RunConfig
+from schemabank.engine.seating import CACHED_COST, Journey, count_steps
+from schemabank.engine.slots import steps_before_lora
+from schemabank.methods.curriculum import plan
+
+# Settings of banks that every slot has for itself; the others are the stack's.
+OWN_BANK_SETTINGS = {
+    f"bank.{name}"
+    for name in (
+        "rank",
+        "top_k",
+        "init_std",
+        "orthonormality_weight",
+        "entropy_weight",
+        "load_balance_weight",
+    )
+}
+
+OVERHEAD_SLOTS = 4  # a step of n slots takes about n + 4: results/benchmarks/nvidia-h200.json
+
+
+@dataclass(frozen=True)
+class CohortPlan:
+    """Runs that share a cohort, longest first, and what sets them apart from the other cohorts.
+
+    Attributes:
+        runs: the longest first.
+        reason: what these runs have in common and some others lack; empty for one cohort.
+    """
+
+    runs: tuple[RunConfig, ...]
+    reason: str = ""
+
+
+def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPlan]:
+    """Group runs by what a cohort has in common.
+
+    Args:
+        runs: in any order; those of equal length keep it.
+        epoch: steps of an epoch.
+    """
+    groups: dict[tuple[tuple[str, object], ...], list[RunConfig]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_common(run).items()), []).append(run)
+    commons = [dict(key) for key in groups]
+    plans = []
+    for common, group in zip(commons, groups.values(), strict=True):
+        differing = [n for n in common if any(c.get(n, common[n]) != common[n] for c in commons)]
+        reason = ", ".join(f"{name} = {_as_written(common[name])}" for name in differing)
+        longest_first = sorted(group, key=lambda r: -num_steps(r, epoch=epoch))
+        plans.append(CohortPlan(runs=tuple(longest_first), reason=reason))
+    return plans
+
+
+def num_steps(run: RunConfig, *, epoch: int) -> int:
+    """Return how many steps a run has, given those of an epoch."""
+    return run.train.max_steps or run.train.num_train_epochs * epoch
+
+
+def journey(run: RunConfig, *, epoch: int) -> Journey:
+    """Return how long a run is, given the steps of an epoch."""
+    total = num_steps(run, epoch=epoch)
+    cached = steps_before_lora(plan(run.stages(), total)) if run.uses("curriculum") else 0
+    return Journey(num_cached=cached, num_steps=total)
+
+
+def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
+    """Return in how many slots a GPU should be through with runs first; the fewest of equals.
+
+    Args:
+        runs: how long each is.
+        cycle: steps after which the shapes of steps come again.
+        at_most: slots that there is room for.
+    """
+
+    def cost(slots: int) -> float:
+        return expected_cost(*count_steps(runs, num_slots=slots, cycle=cycle), slots=slots)
+
+    return min(range(1, min(at_most, len(runs)) + 1), key=cost)
+
+
+def expected_cost(cached: int, others: int, *, slots: int) -> float:
+    """Return what steps take on a GPU, in no unit: to compare plans by.
+
+    Args:
+        cached: steps whose trunk is the base model's.
+        others: all other steps.
+        slots: of the cohort.
+    """
+    return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
+
+
+def _common(run: RunConfig) -> Mapping[str, object]:
+    """What all runs of a cohort have in common; ``base`` trains nothing and may have shots."""
+    parts: dict[str, Settings] = {"model": run.model, "task": run.task, "eval": run.evaluation()}
+    common: dict[str, object] = {
+        "arm": "lora or schemabank" if run.trains else "base",
+        **dotted({name: part.model_dump() for name, part in parts.items()}),
+        "eval.routing": run.eval.routing,
+    }
+    if run.trains:
+        common["train.batch_size"] = run.train.batch_size
+        common["train.max_buckets"] = run.train.max_buckets
+        common["train.epoch_orders"] = run.train.epoch_orders
+        common["lora.target_modules"] = run.lora.target_modules
+        common["lora.layers_to_transform"] = run.lora.layers_to_transform
+        bank = dotted({"bank": run.bank.model_dump()})
+        common |= {name: value for name, value in bank.items() if name not in OWN_BANK_SETTINGS}
+        common["tags.num_tags"] = run.tags.num_tags
+    return common
+
+
+def _as_written(value: object) -> str:
+    """A setting as a user writes it, in one line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text[1:-1] if isinstance(value, str) else text

@@ -1,0 +1,201 @@
+"""Which runs have the slots, and when; no tensors here.
+
+All runs follow one schedule of shapes. A run may take a slot only when the schedule is at the place
+of its cycle where the run's next step belongs, so that what a run computes depends on its own steps
+and never on when it got a slot. A program costs what all slots cost, used or
+not. So a cohort first takes all steps whose trunk is the base model's, which cost little (see
+:class:`schemabank.engine.slots.Kind`), and then all others: no step needs both kinds of program. A
+run that is ahead gives up its slot until the others are through.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+# What a step with the base model's trunk takes of another's time, roughly: a tenth where the states
+# are kept (results/benchmarks/nvidia-h200.json), more where they have to be computed.
+CACHED_COST = 0.3
+
+
+class Progress(Protocol):
+    """How far a run has come.
+
+    Attributes:
+        step: the next step, from 0.
+        num_cached: steps from the first on whose trunk is the base model's.
+        num_steps: steps in all.
+    """
+
+    step: int
+    num_cached: int
+    num_steps: int
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no step left to take."""
+
+
+@dataclass(eq=False)
+class Journey:
+    """A run to come, of which nothing but its length is known; see :class:`Progress`."""
+
+    num_cached: int
+    num_steps: int
+    step: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no step left to take."""
+        return self.step >= self.num_steps
+
+
+R = TypeVar("R", bound=Progress)
+
+
+class Seating(Generic[R]):
+    """The slots of a cohort and the runs in them.
+
+    Args:
+        runs: those with the most steps left get slots first; they may be on their way already.
+        num_slots: how many slots there are.
+        cycle: steps after which the schedule's shapes come again.
+        tick: where the schedule stands.
+
+    Attributes:
+        slots: the run in each, or ``None``.
+    """
+
+    def __init__(self, runs: Sequence[R], *, num_slots: int, cycle: int, tick: int = 0) -> None:
+        self.runs, self.cycle, self.tick = list(runs), cycle, tick
+        self.slots: list[R | None] = [None] * num_slots
+        self._was_cached = self.is_cached
+
+    @property
+    def seated(self) -> dict[int, R]:
+        """The runs that have a slot, by its index."""
+        return {index: run for index, run in enumerate(self.slots) if run is not None}
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether the cohort is at the steps whose trunk is the base model's."""
+        return any(run.step < run.num_cached for run in self.runs if not run.has_ended)
+
+    def leave(self) -> dict[int, R]:
+        """Take slots from runs that have ended or have to wait; return these by their slot.
+
+        Where the steps with the base model's trunk are over, all wait for the longest run if that
+        cannot go on here: the schedule may then move to its place.
+        """
+        cached, before = self.is_cached, self._was_cached
+        self._was_cached = cached
+        leaving = {i: run for i, run in self.seated.items() if not _may_step(run, cached=cached)}
+        if before and not cached and any(map(self._distance, self._longest(self.runs)[:1])):
+            leaving = self.seated
+        for index in leaving:
+            self.slots[index] = None
+        return leaving
+
+    def enter(self) -> dict[int, R]:
+        """Give free slots to runs that can go on here; return these by their slot.
+
+        Where nobody has a slot, the schedule moves to where the first can.
+        """
+        called = self._called()
+        if called and not self.seated:
+            self.tick += self._distance(called[0])
+        fitting = [run for run in called if self._distance(run) == 0]
+        free = [index for index, run in enumerate(self.slots) if run is None]
+        entering = dict(zip(free, fitting, strict=False))
+        for index, run in entering.items():
+            self.slots[index] = run
+        return entering
+
+    def vacate(self, indices: Iterable[int]) -> None:
+        """Take these slots back from runs that have taken no step in them."""
+        for index in indices:
+            self.slots[index] = None
+
+    def steps_to_change(self) -> int:
+        """At least how many steps there are until a run can leave or enter; 0 without any run."""
+        cached = self.is_cached
+        left = [_num_left(run, cached=cached) for run in self.seated.values()]
+        return min([*left, *map(self._distance, self._called())], default=0)
+
+    def _called(self) -> list[R]:
+        """Who gets the free slots: those with the most steps left, if need be later."""
+        seated = self.seated.values()
+        waiting = self._longest([run for run in self.runs if run not in seated])
+        return waiting[: len(self.slots) - len(seated)]
+
+    def _longest(self, runs: Sequence[R]) -> list[R]:
+        """Those that may take a step now, first who has most steps left."""
+        cached = self.is_cached
+        able = [run for run in runs if _may_step(run, cached=cached)]
+        return sorted(able, key=lambda run: -_num_left(run, cached=cached))
+
+    def _distance(self, run: R) -> int:
+        """Steps until the schedule is where a run can go on."""
+        return (run.step - self.tick) % self.cycle
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps in a row that the same runs take.
+
+    Attributes:
+        tick: where the schedule stands at the first step.
+        num_steps: how many steps.
+        num_runs: how many runs take them.
+        is_cached: whether their trunk is the base model's.
+    """
+
+    tick: int
+    num_steps: int
+    num_runs: int
+    is_cached: bool
+
+
+def stretches(
+    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
+) -> Iterator[Stretch]:
+    """Yield the steps that a cohort still takes, in order.
+
+    Args:
+        runs: of the cohort; nobody has a slot yet.
+        num_slots: how many slots there are.
+        cycle: steps after which the schedule's shapes come again.
+        tick: where the schedule stands.
+    """
+    journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
+    seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick)
+    while not all(journey.has_ended for journey in journeys):
+        seating.leave()
+        seating.enter()
+        steps, seated = seating.steps_to_change(), seating.seated.values()
+        if seated:
+            yield Stretch(seating.tick, steps, len(seated), seating.is_cached)
+        seating.tick += steps
+        for journey in seated:
+            journey.step += steps
+
+
+def count_steps(
+    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
+) -> tuple[int, int]:
+    """Return how many steps a cohort still takes: with the base model's trunk, and others.
+
+    The arguments are those of :func:`stretches`.
+    """
+    counts = {True: 0, False: 0}
+    for stretch in stretches(runs, num_slots=num_slots, cycle=cycle, tick=tick):
+        counts[stretch.is_cached] += stretch.num_steps
+    return counts[True], counts[False]
+
+
+def _num_left(run: Progress, *, cached: bool) -> int:
+    """Steps until a run ends, or is ahead of those with the base model's trunk."""
+    return (run.num_cached if cached else run.num_steps) - run.step
+
+
+def _may_step(run: Progress, *, cached: bool) -> bool:
+    return not run.has_ended and (run.step < run.num_cached) == cached

@@ -1,0 +1,14 @@
+"""Base models: where they come from, what they are checked for, what their parts are called.
+
+`basemodel` loads one from a folder, a GGUF file or the hub, `refusals` says what cannot be trained,
+`frozen` gives a user's model back as it was.
+"""
+
+__all__ = [
+    "architecture",
+    "basemodel",
+    "digests",
+    "files",
+    "frozen",
+    "refusals",
+]

@@ -1,0 +1,84 @@
+"""Checks of a loaded base model: all weights, of the saved shapes, finite, and an end token.
+
+For a damaged folder transformers raises many kinds of errors, or draws random weights where shapes
+do not fit. Here each of these becomes one sentence that names the model.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.common.errors import InputError, first_line
+from schemabank.common.memory import is_out_of_memory
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn what goes wrong while a model is read into an ``InputError``, but for memory."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "
+            f"known to transformers {transformers.__version__}, with safetensors and a tokenizer."
+        ) from error
+
+
+def check_whole(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a model with weights that its files lack, or have in another shape.
+
+    Args:
+        name: the model, as the user gave it.
+        report: transformers' account of the loading.
+    """
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"Base model {name!r} is incomplete: its files lack {len(missing)} weights, among them "
+            f"{missing[0]}; fetch or save it again."
+        )
+    if mismatched := sorted(report.get("mismatched_keys", ())):
+        key, found, expected = mismatched[0]
+        raise InputError(
+            f"Base model {name!r} has {len(mismatched)} weights of another shape than its "
+            f"config.json says, among them {key}, {list(found)} and not {list(expected)}; fetch or "
+            "save it again."
+        )
+
+
+def check_finite(name: str, model: PreTrainedModel) -> None:
+    """Refuse a model with a weight that is not a finite number."""
+    for key, weight in model.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise InputError(
+                f"Base model {name!r} holds weights that are not finite, among them {key}; its "
+                "training has diverged, or the file is damaged: fetch or save it again."
+            )
+
+
+def end_token_ids(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Return every id that ends a text, sorted."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    ends = [end for end in (*listed, tokenizer.eos_token_id) if end is not None]
+    if not ends:
+        raise InputError(
+            f"Base model {name!r} names no end token, so nothing would end a text; set eos_token "
+            "in its tokenizer_config.json or eos_token_id in its generation_config.json."
+        )
+    for end in ends:
+        if isinstance(end, bool) or not isinstance(end, int) or end < 0:
+            raise InputError(
+                f"Base model {name!r} names the end token {end!r:.60}, allowed are ids from 0; "
+                "correct eos_token_id in its generation_config.json."
+            )
+    return tuple(sorted(set(ends)))

@@ -1,0 +1,74 @@
+"""The command ``schemabank routing``: analyses a run once and keeps the result in a folder."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemabank.common.folders import check_new, new_folder
+from schemabank.config.file import to_yaml
+from schemabank.config.settings import EngineSettings, RunConfig
+from schemabank.report.routing.analysis import analyse
+from schemabank.report.routing.report import JSON, write_report
+from schemabank.report.routing.routed import RoutingQuestion
+from schemabank.runs.effects import check_asked_of_routing, idle_in_routing, sentences
+from schemabank.runs.inputs import check_same, check_used_again, recorded_in
+from schemabank.runs.loading import resolve_device, resolved
+from schemabank.runs.progress import Reporter
+from schemabank.runs.rundir import ROUTING
+from schemabank.runs.runfiles import read_routing
+from schemabank.runs.saved import as_asked, locate
+
+
+def route(
+    folder: Path,
+    question: RoutingQuestion,
+    overrides: Sequence[str],
+    out: Path | None,
+    reporter: Reporter,
+) -> tuple[Path, Mapping[str, Any]]:
+    """Analyse a run's routing and write the report; one that is there already is reused.
+
+    Args:
+        folder: a finished run of the arm ``schemabank``.
+        question: what is asked.
+        overrides: ``a.b=value`` settings on top of the run's own.
+        out: folder to write; must not exist. ``None``: inside the run's folder, under a hash of
+            the question.
+        reporter: where progress goes.
+
+    Returns:
+        The folder, and the contents of its ``routing.json``.
+
+    Raises:
+        InputError: no such run, no bank, a field that the data lacks, ``out`` exists, a setting
+            plays no part, or the analysis that is there is damaged.
+    """
+    check_asked_of_routing(overrides)
+    own, adapter = locate(folder)
+    run = as_asked(own, overrides)
+    (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
+    for sentence in sentences(idle_in_routing(overrides, run, split=question.split)):
+        reporter.note(sentence)
+    found = check_used_again(folder, adapter, run, overrides, reporter.note)
+    place = out or folder / ROUTING / _id(run, question)
+    if out is None and (place / JSON).is_file():
+        known = read_routing(place / JSON)
+        mend = "restore it, or name a new folder with --out"
+        check_same(recorded_in(known), found, place, mend=mend)
+        reporter.note(f"reused: {place} (same question, finished)")
+        return place, known
+    check_new(place)
+    report = analyse(folder, run, question, reporter, trained_on=own.task)
+    report["inputs"] = dict(found)
+    with new_folder(place) as partial:
+        write_report(partial, report)
+    return place, report
+
+
+def _id(run: RunConfig, question: RoutingQuestion) -> str:
+    settings = to_yaml(run.model_copy(update={"engine": EngineSettings()}))
+    text = settings + json.dumps(asdict(question), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]

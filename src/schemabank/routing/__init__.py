@@ -1,1 +1,0 @@
-"""What routers choose, for which examples, and how that changes in training."""

@@ -1,0 +1,24 @@
+"""Runs of one experiment: prepared, trained, evaluated, saved and read again.
+
+`experiment` does all of that for a list of runs, `tuner` is the way in from Python, `saved` goes on
+with a run on disk. A run is never thrown away: what is wrong with it is written beside it.
+"""
+
+__all__ = [
+    "effects",
+    "experiment",
+    "fairness",
+    "inputs",
+    "itemscores",
+    "loading",
+    "members",
+    "modelfit",
+    "prepare",
+    "progress",
+    "rundir",
+    "runfiles",
+    "saved",
+    "tables",
+    "tagging",
+    "tuner",
+]

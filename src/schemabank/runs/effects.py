@@ -1,0 +1,306 @@
+"""Settings that a user stated and that change nothing, each with the reason.
+
+Such a setting is a slip or a misunderstanding, so the user is told before anything is computed.
+Values of presets and defaults are not the user's. A setting has no effect if none of the runs uses
+it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from schemabank.common.errors import InputError
+from schemabank.config.naming import dotted, set_by
+from schemabank.config.settings import PRESETS, EvalSettings, ExperimentConfig, RunConfig
+from schemabank.config.task import TASK_NAMES
+from schemabank.config.train import INHERITED, StageSettings
+from schemabank.tasks.catalog import TASKS, metric_of
+from schemabank.tasks.scoring.scores import METRICS
+
+MOST_NAMED = 6  # settings in a sentence
+
+Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
+
+TRAINING = (
+    *("lora", "bank", "tags", "curriculum", "train", "task.completion_only_loss"),
+    *("task.end_token", "task.max_length", "task.max_cut_ratio", "task.train_limit"),
+    "engine.keep_stages",
+)
+# What a run is, or was trained by, and nothing that computes with its weights asks for again.
+OF_THE_RUN = ("arm", "seed", "preset")
+OF_BANKS = ("init_std", "orthonormality_weight", "entropy_weight", "load_balance_weight")
+OVER = (
+    *OF_THE_RUN,
+    *(name for name in TRAINING if name != "bank"),
+    *(f"bank.{name}" for name in OF_BANKS),
+    *("engine.slots", "engine.trackers", "engine.tracker_project"),
+)
+# They come with another task for routing, which reads its examples from end to end.
+WHOLE_TEXTS = (
+    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
+)
+SCORING = ("task.metric", "task.stop", "task.humaneval")
+PROMPTS = ("task.prompt", "task.chat_template", "task.target")
+SAMPLING = ("eval.top_p", "eval.sampling_seed")
+DECODING = (*SAMPLING, "eval.max_new_tokens", "eval.num_samples", "eval.temperature", "task.stop")
+
+
+@dataclass(frozen=True)
+class Idle:
+    """A setting without effect: its dotted name, and why."""
+
+    name: str
+    reason: str
+
+
+def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
+    """Return the settings that none of these runs uses.
+
+    Args:
+        names: what a user stated, dotted; a stage of the curriculum goes by its own name.
+        runs: that the statements are for; at least one.
+    """
+    return _idle(names, [unused_settings(run) for run in dict.fromkeys(runs)])
+
+
+def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
+    """Return what a configuration states without effect on any of its runs."""
+    runs, names = experiment.runs(), stated(experiment)
+    found = idle_settings(names, runs)
+    untrained = [run for run in runs if not run.trains]
+    if experiment.base_shots and not untrained:
+        found.append(Idle("base_shots", "the arm base is not run"))
+    if experiment.base_shots and untrained and "eval.few_shot" in names:
+        found.append(Idle("eval.few_shot", "base_shots says how many shots the arm base has"))
+    for name in ("arm", "seed"):
+        values = getattr(experiment, name)
+        if isinstance(values, tuple) and len(set(values)) < len(values):
+            found.append(Idle(f"naming one {name} twice", "a run is made once"))
+    seeds = experiment.seed if isinstance(experiment.seed, tuple) else (experiment.seed,)
+    if len(untrained) == len(runs) and len(set(seeds)) > 1:
+        found.append(Idle("every seed but the first", "nothing of the arm base is drawn"))
+    return found
+
+
+def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
+    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    over = dict.fromkeys(OVER, "a setting of training, which is over")
+    allowed = "model, task, eval, bank and engine.device"
+    _check_asked(overrides, over, f"those of {allowed}, leave it out or train anew")
+
+
+def check_asked_of_routing(overrides: Iterable[str]) -> None:
+    """Refuse ``a.b=value`` settings that play no part where a trained run's routing is analysed.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    over = (name for name in OVER if not name.startswith("task."))
+    refused = dict.fromkeys(over, "a setting of training, which is over")
+    names = (f"eval.{name}" for name in EvalSettings.model_fields if name != "split")
+    refused |= dict.fromkeys(names, "a setting of completions, which routing asks for none of")
+    allowed = "model, task and bank, eval.split and engine.device"
+    _check_asked(overrides, refused, f"{allowed}, leave it out or train anew")
+
+
+def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
+    """Return what is set without effect on the evaluation of a trained run.
+
+    Args:
+        overrides: ``a.b=value``, checked by :func:`check_asked_of_evaluation`.
+        runs: its settings, once for each routing.
+    """
+    unused = []
+    for run in runs:
+        found = _unused_in_items(run) | _unused_in_task(run) | _unused_in_evaluation(run)
+        if run.eval.routing == "off":
+            found["bank"] = "eval.routing is off, so there is no bank"
+        unused.append(found)
+    return _idle((name for text in overrides for name in set_by(text)), unused)
+
+
+def idle_in_routing(
+    overrides: Iterable[str], run: RunConfig, *, split: str | None = None
+) -> list[Idle]:
+    """Return what is set without effect on the analysis of a run's routing.
+
+    Args:
+        overrides: ``a.b=value``, checked by :func:`check_asked_of_routing`.
+        run: its settings.
+        split: the one that ``--split`` names; ``None``: that of the settings.
+    """
+    unused = dict.fromkeys(WHOLE_TEXTS, "texts are routed from end to end, and nothing is trained")
+    unused |= dict.fromkeys(SCORING, "routing asks for no completions and scores none")
+    if split is not None:
+        unused["eval.split"] = f"--split says that {split} is routed"
+    # The clusters are those of the training examples, and tell tags of these alone.
+    if (run.tags.tagger, split) != ("cluster", "train") or run.tags.delivery == "prefix":
+        unused["task.train_limit"] = "nothing is trained, and no tags are sought by clusters"
+    unused |= _unused_in_items(run) | _unused_in_task(run)
+    return _idle((name for text in overrides for name in set_by(text)), [unused])
+
+
+def sentences(found: Iterable[Idle]) -> list[str]:
+    """Say what has no effect: one sentence a reason."""
+    by_reason: dict[str, list[str]] = {}
+    for idle in found:
+        by_reason.setdefault(idle.reason, []).append(idle.name)
+    return [
+        f"no effect: {', '.join(names[:MOST_NAMED])}"
+        f"{f' and {len(names) - MOST_NAMED} more' if len(names) > MOST_NAMED else ''} ({reason})"
+        for reason, names in by_reason.items()
+    ]
+
+
+def stated(config: BaseModel) -> list[str]:
+    """Return the names of the settings that were given, and not by a preset or a default."""
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    of_preset = dotted(PRESETS[str(tree.get("preset", "sound"))])
+    missing = object()
+    return [n for n, value in dotted(tree).items() if of_preset.get(n, missing) != value]
+
+
+def unused_settings(run: RunConfig) -> Reasons:
+    """Return the settings and sections that a run does not use, with the reason."""
+    found: Reasons = {}
+    if run.trains:
+        found["eval.few_shot"] = "the arm base alone is shown examples"
+    if not run.uses("bank"):
+        found["eval.routing"] = "the arm schemabank alone has a bank"
+    if not run.trains:
+        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
+    else:
+        found |= _unused_in_training(run)
+    return found | _unused_in_task(run) | _unused_in_evaluation(run)
+
+
+def _idle(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
+    """The settings that have a reason everywhere."""
+    found = []
+    for name in names:
+        reasons = dict.fromkeys(_reason(name, own) for own in unused)
+        if None not in reasons:
+            found.append(Idle(name, ", and ".join(map(str, reasons))))
+    return found
+
+
+def _check_asked(overrides: Iterable[str], refused: Reasons, allowed: str) -> None:
+    for text in overrides:
+        for name in set_by(text):
+            # A section that is given empty falls back to its defaults, all that is in it.
+            inside = next((n for n in refused if n.startswith(f"{name}.")), name)
+            reason = _reason(name, refused) or refused.get(inside)
+            if reason is not None:
+                raise InputError(f"--set {text!r}: {inside} is {reason}: allowed are {allowed}")
+
+
+def _reason(name: str, unused: Mapping[str, str]) -> str | None:
+    """Why a setting or a section around it is not used, or ``None``."""
+    parts = name.split(".")
+    around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return next((unused[place] for place in around if place in unused), None)
+
+
+def _unused_in_training(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    train = run.train
+    if train.max_steps is not None:
+        found["train.num_train_epochs"] = "train.max_steps counts instead"
+    elif train.num_train_epochs == 1:
+        found["train.epoch_orders"] = "a single epoch has one order"
+    if not run.uses("curriculum"):
+        of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
+        return found | dict.fromkeys(of_stages, "the arm lora has neither bank nor stages")
+    for name in INHERITED:
+        if all(getattr(stage, name) is not None for stage in run.curriculum):
+            found[f"train.{name}"] = f"every stage of the arm schemabank has a {name} of its own"
+    return found | _unused_in_bank(run) | _unused_in_tags(run)
+
+
+def _unused_in_bank(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    routed = [stage for stage in run.curriculum if not _is_bare(stage)]
+    if not routed:
+        found["bank"] = found["tags"] = "no stage uses the bank"
+    elif not any("schemas" in stage.train for stage in routed):
+        found["bank.orthonormality_weight"] = "no stage trains schemas"
+    if run.bank.layers is not None:
+        found["bank.last_n"] = "bank.layers says where banks are"
+    for stage in run.curriculum:
+        if _is_bare(stage):
+            names = [f"curriculum.{stage.name}.{n}" for n in ("bank_probability", "bank_scale")]
+            zero = (0.0, 0.0)
+            idle = names[0] if stage.bank_scale == zero else names[1]
+            idles = (idle, f"curriculum.{stage.name}.bare_tail_ratio")
+            found |= dict.fromkeys(idles, f"the stage {stage.name} is bare from its start")
+    return found
+
+
+def _unused_in_tags(run: RunConfig) -> Reasons:
+    tags = run.tags
+    keeping = [stage for stage in run.curriculum if any(stage.tag_keep)]
+    if tags.tagger == "none":
+        names = [f"tags.{name}" for name in ("num_tags", "field", "delivery", "loss_weight")]
+        names += [f"curriculum.{stage.name}.tag_keep" for stage in keeping]
+        return dict.fromkeys(names, "tags.tagger is none")
+    found: Reasons = {}
+    if not keeping:
+        found["tags"] = "no stage has a tag_keep above 0"
+    elif tags.delivery == "loss" and tags.loss_weight == 0:
+        found["tags"] = "tags.loss_weight is 0, and nothing else tells of tags"
+    elif tags.delivery == "loss":
+        bare = [stage for stage in keeping if _is_bare(stage)]
+        names = [f"curriculum.{stage.name}.tag_keep" for stage in bare]
+        found = dict.fromkeys(names, "tags are told by a loss on the router, and the stage is bare")
+    if tags.tagger != "field":
+        found["tags.field"] = f"tags.tagger is {tags.tagger}, not field"
+    if tags.delivery == "prefix":
+        found["tags.loss_weight"] = "tags.delivery is prefix"
+    return found
+
+
+def _is_bare(stage: StageSettings) -> bool:
+    return (0.0, 0.0) in (stage.bank_scale, stage.bank_probability)
+
+
+def _unused_in_items(run: RunConfig) -> Reasons:
+    """What does not change what is asked of a split's examples."""
+    if TASKS[run.task.name].items is None:
+        return {}
+    return dict.fromkeys(PROMPTS, f"{run.task.name} asks pieces of its texts, not prompts")
+
+
+def _unused_in_task(run: RunConfig) -> Reasons:
+    task, own = run.task, run.task.records
+    found = {f"task.{n}": f"task.name is {task.name}" for n in TASK_NAMES if n != task.name}
+    if not TASKS[task.name].ends:
+        found["task.end_token"] = f"targets of {task.name} have no end token"
+    if task.name == "gsm8k" and task.target == "final":
+        found["task.gsm8k.calculator_marks"] = "task.target is final, which has no marks"
+    if task.name == "records":
+        for part in ("validation", "test"):
+            if getattr(own, f"{part}_split") is not None:
+                reason = f"task.records.{part}_split names a split of the data"
+                found[f"task.records.{part}_ratio"] = reason
+        if Path(own.path).expanduser().exists():
+            names = ("task.records.config", "task.records.revision")
+            found |= dict.fromkeys(names, "the data lie on this machine, not on the hub")
+    return found
+
+
+def _unused_in_evaluation(run: RunConfig) -> Reasons:
+    found: Reasons = {}
+    metric = metric_of(run.task)
+    if not METRICS[metric].decodes:
+        found |= dict.fromkeys(DECODING, f"the metric {metric} asks for no completions")
+    elif run.eval.temperature == 0:
+        found |= dict.fromkeys(SAMPLING, "eval.temperature is 0, so nothing is drawn")
+    if not run.engine.trackers:
+        found["engine.tracker_project"] = "engine.trackers names none"
+    return found

@@ -1,0 +1,268 @@
+"""Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from schemabank.config.settings import EvalSettings
+from schemabank.config.task import TaskSettings
+from schemabank.engine.batches import Encoded, collate
+from schemabank.engine.decoding.decode import Advance, Completion, Stopped, generate, uncompiled
+from schemabank.engine.decoding.sampling import Sampling, sample_keys
+from schemabank.engine.decoding.slotwise import generate_by_slot
+from schemabank.engine.execute import Executor
+from schemabank.engine.loss import labelled_losses
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.bank import Routing
+from schemabank.models.basemodel import BaseModel
+from schemabank.tasks import Item
+from schemabank.tasks.catalog import TASKS, metric_of
+from schemabank.tasks.scoring.scores import METRICS, ItemRecord, Metric, Scored, StopReason
+from schemabank.tasks.seams import continuation_text
+
+NLL_BATCH = 8
+NLL_TOKENS = 8192  # of a batch, at most, where one item has no more
+
+
+Judge = Callable[[Sequence[tuple[Item, str]]], list[Scored]]
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How items are completed and scored.
+
+    Attributes:
+        metric: how completions are scored.
+        routing: bank removed, routed, or dense.
+        max_new_tokens: limit of a completion.
+        batch_size: completions decoded at once for each slot.
+        stop: texts that end a completion; it is cut there before it is scored.
+        temperature: tokens are drawn from the logits divided by it; 0: the likeliest one is taken.
+        top_p: tokens are drawn from the most likely ones that hold this probability.
+        sampling_seed: seed of the draws.
+        judge: scores all completions, where the metric cannot.
+    """
+
+    metric: Metric
+    routing: Routing
+    max_new_tokens: int
+    batch_size: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    sampling_seed: int = 0
+    judge: Judge | None = None
+
+    @classmethod
+    def of(cls, task: TaskSettings, settings: EvalSettings, *, routing: Routing) -> "Procedure":
+        """Take it from a run's settings."""
+        return cls(
+            metric=METRICS[metric_of(task)],
+            routing=routing,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.batch_size,
+            stop=task.stop,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            sampling_seed=settings.sampling_seed,
+            judge=_judge(task),
+        )
+
+    def sampling(self, items: Sequence[Item]) -> Sampling | None:
+        """How the items' tokens are drawn, if they are."""
+        if self.temperature == 0:
+            return None
+        keys = sample_keys(self.sampling_seed, [(item.id, item.sample) for item in items])
+        return Sampling(keys=keys, temperature=self.temperature, top_p=self.top_p)
+
+
+def evaluate(
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Sequence[Item],
+    how: Procedure,
+    *,
+    advance: Advance,
+    executor: Executor | None = None,
+) -> list[list[ItemRecord]]:
+    """Score every slot's adapter on the same items.
+
+    Args:
+        stack: the adapters.
+        base: the model they sit on.
+        items: the questions, samples of the same one next to each other.
+        how: decoding and metric.
+        advance: called with the number of items that all slots have completed since the last call.
+        executor: runs the decoding step; without it, it runs one operation at a time.
+
+    Returns:
+        Records as ``[slot][item]``, in the order of ``items``.
+    """
+    longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
+    chosen = [items[i] for i in longest_first]
+    questions = [item for item in chosen if item.sample == 0]
+    completions: Sequence[Sequence[Completion | None]]
+    with stack.evaluating(how.routing):
+        if how.metric.decodes:
+            decode = (
+                partial(generate, executor=executor) if base.by_slot is None else generate_by_slot
+            )
+            completions = decode(
+                stack,
+                [item.prompt_tokens for item in chosen],
+                max_new_tokens=how.max_new_tokens,
+                end_token_ids=base.end_token_ids,
+                batch_size=how.batch_size,
+                sampling=how.sampling(chosen),
+                stopped=_stopped(base, how.stop),
+                advance=advance,
+            )
+            losses = gold_losses(stack, questions)
+        else:
+            completions = [[None] * len(items)] * stack.num_slots
+            losses = gold_losses(stack, questions, advance=advance)
+    records: list[list[ItemRecord]] = []
+    for done, lost in zip(completions, losses, strict=True):
+        completed = dict(zip(longest_first, done, strict=True))
+        loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
+        texts = [
+            completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)
+        ]
+        pairs = [(item, text) for item, (text, _) in zip(items, texts, strict=True)]
+        scored = _scored(pairs, how)
+        records.append(
+            [
+                _record(item, completed[i], loss_of[item.id], texts[i], scored[i])
+                for i, item in enumerate(items)
+            ]
+        )
+    return records
+
+
+def _scored(pairs: Sequence[tuple[Item, str]], how: Procedure) -> list[Scored]:
+    if how.judge is not None:
+        return how.judge(pairs)
+    return [how.metric.score(text, item.golds) for item, text in pairs]
+
+
+def _judge(task: TaskSettings) -> Judge | None:
+    """What scores a task's completions, where that is not its metric."""
+    of_task = TASKS[task.name].judge
+    if of_task is None or metric_of(task) != TASKS[task.name].metric:
+        return None
+
+    def judge(pairs: Sequence[tuple[Item, str]]) -> list[Scored]:
+        return [
+            Scored(code or None, {"correct": float(v.passed)}, {"reason": v.reason})
+            for code, v in of_task(task, pairs)
+        ]
+
+    return judge
+
+
+def gold_losses(
+    stack: AdapterStack, items: Sequence[Item], *, advance: Advance = lambda _: None
+) -> list[list[tuple[float, float]]]:
+    """Return the gold target's mean loss without and with its end token, ``[slot][item]``.
+
+    Loss is in nats per token; both are the same for a target without an end token. Call it inside
+    ``stack.evaluating(...)``.
+    """
+    results: list[list[tuple[float, float]]] = [[] for _ in range(stack.num_slots)]
+    for chosen in _batches(items):
+        encoded = [_gold(item) for item in chosen]
+        batch = collate(
+            [encoded] * stack.num_slots,
+            width=max(len(e.tokens) for e in encoded),
+            num_labels=max(e.num_labels for e in encoded),
+        ).to(stack.model.device)
+        with uncompiled(stack):
+            hidden = stack.hidden(batch.tokens)
+        losses = labelled_losses(hidden, batch, stack.head)
+        for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
+            for item, example, row in zip(chosen, encoded, rows, strict=True):
+                values = row[: example.num_labels]
+                text = values[:-1] if item.has_end else values
+                without = text.mean() if len(text) else torch.zeros(())
+                results[slot].append((without.item(), values.mean().item()))
+        advance(len(chosen))
+    return results
+
+
+def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items in their order, as many at a time as have few enough tokens together."""
+    start = 0
+    while start < len(items):
+        stop, width = start, 0
+        while stop < len(items) and stop - start < NLL_BATCH:
+            width = max(width, len(items[stop].prompt_tokens) + len(items[stop].target_tokens))
+            if stop > start and width * (stop - start + 1) > NLL_TOKENS:
+                break
+            stop += 1
+        yield items[start:stop]
+        start = stop
+
+
+def _gold(item: Item) -> Encoded:
+    tokens = (*item.prompt_tokens, *item.target_tokens)
+    return Encoded(id=item.id, tokens=tokens, label_start=len(item.prompt_tokens))
+
+
+def _stopped(base: BaseModel, stop: Sequence[str]) -> Stopped:
+    """Whether tokens have just written a stop text behind a prompt.
+
+    The last of them are looked at first: a text of so many bytes has no more tokens.
+    """
+    longest = 1 + max((len(mark.encode()) for mark in stop), default=0)
+
+    def holds(before: Sequence[int], tokens: Sequence[int]) -> bool:
+        text = continuation_text(before, tokens, base.tokenizer)
+        return any(mark in text for mark in stop)
+
+    def stopped(prompt: Sequence[int], tokens: Sequence[int]) -> bool:
+        if not stop:
+            return False
+        last = tokens[-longest:] if len(tokens) >= longest else [*prompt[-1:], *tokens]
+        return holds((), last) and holds(prompt, tokens)
+
+    return stopped
+
+
+def completion_text(
+    item: Item, done: Completion | None, base: BaseModel, stop: Sequence[str]
+) -> tuple[str, StopReason]:
+    """Return a completion up to the first stop text, and why it ended."""
+    if done is None:
+        return "", "not_decoded"
+    text = continuation_text(item.prompt_tokens, done.tokens, base.tokenizer)
+    ends = [text.find(mark) for mark in stop if mark in text]
+    return (text[: min(ends)], "stop_text") if ends else (text, done.stop_reason)
+
+
+def _record(
+    item: Item,
+    done: Completion | None,
+    losses: tuple[float, float],
+    text: tuple[str, StopReason],
+    scored: Scored,
+) -> ItemRecord:
+    completion, stop_reason = text
+    return ItemRecord(
+        id=item.id,
+        sample=item.sample,
+        group=item.group,
+        cluster=item.cluster,
+        prompt=item.prompt,
+        completion=completion,
+        golds=item.golds,
+        extracted=scored.extracted,
+        readings=scored.readings,
+        scores=scored.scores,
+        new_tokens=0 if done is None else done.num_new_tokens,
+        stop_reason=stop_reason,
+        gold_tokens=len(item.target_tokens),
+        gold_nll=losses[0],
+        gold_nll_with_end=losses[1],
+    )

@@ -1,0 +1,336 @@
+"""From a configuration to finished runs: prepare, train in cohorts, evaluate, write.
+
+A single run is an experiment of one run in a cohort of one slot; there is no second path. Finished
+runs are found by their configuration's hash and reused.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from schemabank.adapters.peftlayers import check_peft_layers
+from schemabank.common.errors import InputError
+from schemabank.common.waiting import waiting
+from schemabank.config.file import run_id
+from schemabank.config.naming import titles_of
+from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
+from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
+from schemabank.engine.seating import count_steps
+from schemabank.engine.slots import TrainingData
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.effects import idle_in_experiment, sentences
+from schemabank.runs.forms import Items
+from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
+from schemabank.runs.loading import (
+    announce_decoding,
+    loaded_base,
+    loaded_task,
+    resolve_device,
+    resolved,
+)
+from schemabank.runs.members import Outcome, finished_outcome
+from schemabank.runs.modelfit import check_items, check_training
+from schemabank.runs.preflight import describe_data, estimate, slots_that_fit
+from schemabank.runs.prepare import (
+    prompt_forms,
+    task_training_data,
+)
+from schemabank.runs.progress import Reporter
+from schemabank.runs.rundir import RESULT, check_available, is_finished
+from schemabank.runs.runner import run_cohort
+from schemabank.runs.tagging import check_tags, prefixes
+from schemabank.runs.trackers import Trackers, trackers_of
+from schemabank.runs.training import Context, build_stack, failure_of
+from schemabank.tasks.base import TaskData
+
+CHECKING = "checking what the runs need"
+
+
+def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
+    """Train and evaluate every run of an experiment that is not finished yet.
+
+    Args:
+        experiment: the configuration.
+        out: folder of the runs, one folder a run inside.
+        reporter: where progress goes.
+
+    Returns:
+        One outcome a run, in the configuration's order.
+
+    Raises:
+        InputError: something in the configuration cannot be had; nothing was trained.
+    """
+    for sentence in sentences(idle_in_experiment(experiment)):
+        reporter.note(sentence)
+    device = resolve_device(experiment.engine.device)
+    return run_all(experiment.runs(), out, reporter, device=device)
+
+
+def run_all(
+    runs: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    titles: Sequence[str] | None = None,
+) -> list[Outcome]:
+    """Train and evaluate runs that are not finished yet.
+
+    Cohorts and slots are planned for all runs, finished or not, so that a result does not depend on
+    how often the work was interrupted.
+
+    Args:
+        runs: their settings.
+        out: folder of the runs, one folder a run inside.
+        reporter: where progress goes.
+        device: where they are computed.
+        titles: what the runs are called on a screen; by default arm, seed and what varies.
+
+    Returns:
+        One outcome a run, in the order of ``runs``.
+
+    Raises:
+        InputError: something in the settings cannot be had; nothing was trained.
+    """
+    runs = resolved(runs, device, note=reporter.note)
+    finished = {run: is_finished(out / run_id(run)) for run in runs}
+    ids = map(run_id, runs)
+    reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
+    for run in runs:
+        if finished[run]:
+            reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
+            reporter.run_state(run_id(run), "reused")
+    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in runs if finished[run]}
+    check_all_reusable(outcomes, reporter)
+    pending = {run for run in runs if not finished[run]}
+    for run in pending:
+        check_available(out / run_id(run))
+    groups = [group for group in _sharing(runs) if not pending.isdisjoint(group)]
+    models: dict[ModelSettings, BaseModel] = {}
+    trackers = trackers_of([run for run in runs if run in pending], out, reporter)
+    contexts = []
+    for group in groups:
+        with waiting(CHECKING, reporter.note):
+            contexts.append(_prepare(group, models, device, reporter, trackers))
+    for group, context in zip(groups, contexts, strict=True):
+        for plan, slots in _planned(group, context, device):
+            left = [run for run in plan.runs if run in pending]
+            # One at a time, each is written as soon as it is done.
+            for chosen in [left] if slots > 1 and left else [[run] for run in left]:
+                done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
+                outcomes |= dict(zip(chosen, done, strict=True))
+    return [_still_there(outcomes[run]) for run in runs]
+
+
+def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
+    """Make sure that finished runs are of the model and the data that are there now.
+
+    Raises:
+        InputError: one is of others.
+    """
+    now = Present()
+    notes = [
+        check_reusable(run, outcome.folder, outcome.result or {}, now)
+        for run, outcome in finished.items()
+    ]
+    for note, count in Counter(filter(None, notes)).items():
+        reporter.note(f"{count} of {len(finished)} reused runs: {note}")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cohort as it will be trained.
+
+    Attributes:
+        runs: in it, the longest first.
+        slots: how many train at once.
+        num_steps: of the whole cohort, all slots at once.
+        time_s: what training takes, roughly.
+    """
+
+    runs: tuple[RunConfig, ...]
+    slots: int
+    num_steps: int
+    time_s: float
+
+
+def plan_all(
+    runs: Sequence[RunConfig], reporter: Reporter, *, device: torch.device
+) -> list[Planned]:
+    """Load and check what the runs need, and say what training them would take.
+
+    Raises:
+        InputError: something in the settings cannot be had.
+    """
+    found: list[Planned] = []
+    models: dict[ModelSettings, BaseModel] = {}
+    for group in _sharing(resolved(runs, device, note=reporter.note)):
+        with waiting(CHECKING, reporter.note):
+            context = _prepare(group, models, device, reporter, Trackers({}, reporter))
+        for plan, slots in _planned(group, context, device):
+            data = context.training
+            if not plan.runs[0].trains or data is None:
+                found.append(Planned(plan.runs, slots, 0, 0.0))
+                continue
+            epoch = data.schedule.steps_per_epoch
+            journeys = [journey(run, epoch=epoch) for run in plan.runs]
+            steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
+            stack = build_stack(plan.runs, context.base, slots=slots)
+            expected = estimate(stack, data, steps)
+            stack.remove()
+            found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
+    return found
+
+
+def _sharing(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """Part runs by model, data and evaluation, which a context holds once."""
+    groups: dict[tuple[object, ...], list[RunConfig]] = {}
+    for run in runs:
+        asked = run.eval.model_copy(update={"few_shot": 0, "routing": "off"})
+        shapes = (run.train.batch_size, run.train.max_buckets, run.train.epoch_orders)
+        groups.setdefault((run.model, run.task, asked, shapes), []).append(run)
+    return list(groups.values())
+
+
+def _planned(
+    runs: Sequence[RunConfig], context: Context, device: torch.device
+) -> Iterator[tuple[CohortPlan, int]]:
+    """Plan cohorts and their slots."""
+    data = context.training
+    plans = plan_cohorts(runs, epoch=data.schedule.steps_per_epoch if data else 1)
+    if len(plans) > 1:
+        for number, plan in enumerate(plans, start=1):
+            context.reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
+    for plan in plans:
+        yield plan, _num_slots(plan.runs, context, device)
+
+
+def _attempt(
+    runs: Sequence[RunConfig],
+    context: Context,
+    out: Path,
+    *,
+    slots: int,
+    planned: Sequence[RunConfig],
+) -> list[Outcome]:
+    """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
+    try:
+        context.trackers.begin(runs)
+        done = run_cohort(runs, context, out, slots=slots, planned=planned)
+    except (InputError, RuntimeError, OSError, MemoryError) as error:
+        done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
+    except BaseException:
+        context.trackers.interrupt()
+        raise
+    for run, outcome in zip(runs, done, strict=True):
+        _tell_end(run_id(run), outcome, context)
+    return [replace(outcome, inputs=context.inputs) for outcome in done]
+
+
+def _still_there(outcome: Outcome) -> Outcome:
+    """Return an outcome, or the failure that a finished run is whose folder was removed since."""
+    if outcome.failure is not None or (outcome.folder / RESULT).is_file():
+        return outcome
+    gone = f"the folder {str(outcome.folder)!r} was removed after its run was finished"
+    return Outcome(outcome.folder, None, failure=failure_of(FileNotFoundError(gone)))
+
+
+def _tell_end(name: str, outcome: Outcome, context: Context) -> None:
+    """Say how a run ended, on the screen and in the trackers."""
+    end: Literal["finished", "failed"] = "finished" if outcome.failure is None else "failed"
+    failure = outcome.failure
+    told = _first_scores(outcome.result) if failure is None else failure.message
+    context.reporter.run_state(name, end, told)
+    context.trackers.end(name, end, outcome.result, "" if failure is None else failure.message)
+
+
+def _first_scores(result: Mapping[str, Any] | None) -> str:
+    """A result's first score, or its likelihood where nothing is scored, in every group."""
+    assert result is not None
+    name = next(iter(result["scores"]), "gold_nll")
+    groups = result["groups"].items()
+    return ", ".join(f"{name} {scores[name]:.3f} {group}" for group, scores in groups)
+
+
+def _prepare(
+    runs: Sequence[RunConfig],
+    models: dict[ModelSettings, BaseModel],
+    device: torch.device,
+    reporter: Reporter,
+    trackers: Trackers,
+) -> Context:
+    """Load and check everything that can be wrong before any compute is spent."""
+    task = loaded_task(runs[0].task, reporter.note)
+    if runs[0].model not in models:
+        models[runs[0].model] = _announced_base(runs[0], device, reporter)
+    base = models[runs[0].model]
+    announce_decoding(runs[0], base, reporter)
+    sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
+    reporter.note(f"task: {runs[0].task.name}, {sizes}")
+    training: TrainingData | None = None
+    items: dict[int, Items] = {}
+    for run in sorted(runs, key=lambda run: run.trains):  # which ask in every form
+        shots = run.evaluation().few_shot
+        if shots not in items:
+            items[shots] = prompt_forms(task, run, run.evaluation(), base.tokenizer)
+            for asked in items[shots].values():
+                check_items(asked, run.eval, base)
+        if run.trains and training is None:
+            training = task_training_data(task.train, run, base.tokenizer)
+    _check_runs(runs, task, base, training)
+    if training is not None:
+        for line in describe_data(training, base.tokenizer):
+            reporter.note(line)
+    inputs = {**base.digests, DATA: data_digest(task)}
+    return Context(base, training, items, reporter, trackers, inputs)
+
+
+def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:
+    began = time.monotonic()
+    base = loaded_base(run, device, reporter.note)
+    reporter.note(
+        f"base model: {base.name}, {run.model.dtype} on {device.type}; {base.source} "
+        f"({time.monotonic() - began:.0f} s)"
+    )
+    return base
+
+
+def _check_runs(
+    runs: Sequence[RunConfig], data: TaskData, base: BaseModel, training: TrainingData | None
+) -> None:
+    """Find what a run's own settings ask of model or data that these do not have."""
+    checked: set[tuple[object, ...]] = set()
+    for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
+        if run.trains:
+            assert training is not None
+            places = (run.lora.target_modules, run.lora.layers_to_transform)
+            if places not in checked:
+                check_peft_layers(base.model, run.lora)
+            checked.add(places)
+            shown = prefixes(run, base.tokenizer)
+            check_training(training, base.model, prefixes=shown)
+        build_stack([run], base, slots=1).remove()
+        check_tags(run, data.train[: run.task.train_limit])
+
+
+def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:
+    """Return how many runs to train at once.
+
+    On a GPU without a number in the settings: as many as fit, or fewer that are faster.
+    """
+    wanted = runs[0].engine.slots
+    if isinstance(wanted, int):
+        return min(wanted, len(runs))
+    if device.type != "cuda" or context.training is None:
+        return 1
+    schedule = context.training.schedule
+    stack = build_stack(runs, context.base, slots=1)
+    fitting = slots_that_fit(stack, context.training)
+    stack.remove()
+    journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
+    return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)

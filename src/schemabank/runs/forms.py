@@ -1,0 +1,118 @@
+"""Owns the form in which the untouched model is asked: with whole prompts, or with trimmed ones.
+
+Trained arms learn to continue whatever a prompt ends with. An untouched model has seen "answer is"
+and " 18" as tokens. A prompt that ends in a blank ("answer is ") splits them as no text does that
+it was trained on, which costs it several nats an answer. As the reference of a comparison it is
+asked in both forms, and the better one is shown: an advantage to it, by intent.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import Literal
+
+from schemabank.common.waiting import waiting
+from schemabank.engine.execute import default_executor
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.evaluate import Procedure, evaluate
+from schemabank.runs.progress import Reporter
+from schemabank.tasks import Item
+from schemabank.tasks.scoring.scores import ItemRecord, Metric
+
+Form = Literal["whole", "trimmed"]
+Items = Mapping[Form, Sequence[Item]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A run's records in the form that serves it better.
+
+    Attributes:
+        records: one an item and sample.
+        form: of the prompts.
+        forms: what every form came to, by form, group and name; empty where there was one.
+    """
+
+    records: list[ItemRecord]
+    form: Form
+    forms: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def evaluate_forms(
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Items,
+    how: Procedure,
+    reporter: Reporter,
+    *,
+    title: str,
+) -> list[Answers]:
+    """Evaluate every slot's adapter in every form, and report progress.
+
+    Args:
+        stack: the adapters.
+        base: the model they sit on.
+        items: the same questions in each form.
+        how: decoding and metric.
+        reporter: where progress goes.
+        title: what is evaluated.
+
+    Returns:
+        One a slot.
+    """
+    found: dict[Form, list[list[ItemRecord]]] = {}
+    for form, asked in items.items():
+        reporter.start(title if form == "whole" else f"{title}, prompts {form}", len(asked))
+        found[form] = _evaluated(stack, base, asked, how, reporter)
+        reporter.finish()
+    return [
+        better({form: slots[slot] for form, slots in found.items()}, how.metric)
+        for slot in range(stack.num_slots)
+    ]
+
+
+def better(found: Mapping[Form, list[ItemRecord]], metric: Metric) -> Answers:
+    """Choose the form with the better score, of equals with the likelier gold targets."""
+
+    def worth(form: Form) -> tuple[float, float]:
+        means = _means(found[form], metric)
+        return means.get(str(metric.primary), 0.0), -means["gold_nats"]
+
+    form = max(found, key=worth)
+    groups = list(dict.fromkeys(record.group for record in found[form]))
+    forms: dict[str, Mapping[str, Mapping[str, float]]] = {
+        name: {g: _means([r for r in records if r.group == g], metric) for g in groups}
+        for name, records in found.items()
+    }
+    return Answers(found[form], form, forms if len(forms) > 1 else {})
+
+
+def _means(records: Sequence[ItemRecord], metric: Metric) -> dict[str, float]:
+    """The primary score, where there is one, and nats of a whole gold target with its end token.
+
+    Nats are of whole targets, not of a token: forms part the same text into different tokens.
+    """
+    name = str(metric.primary)
+    scores = [r.scores[name] for r in records if name in r.scores]
+    means = {name: fsum(scores) / len(scores)} if scores else {}
+    nats = fsum(r.gold_nll_with_end * r.gold_tokens for r in records)
+    return means | {"gold_nats": nats / len(records)}
+
+
+def _evaluated(
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Sequence[Item],
+    how: Procedure,
+    reporter: Reporter,
+) -> list[list[ItemRecord]]:
+    """Evaluate as :func:`evaluate` does, compiled where that is possible."""
+    with waiting("completing and scoring items", reporter.note) as wait:
+
+        def advance(done: int) -> None:
+            wait.goes_on()
+            reporter.advance(done, "")
+
+        executor = default_executor(stack.model.device, explain=reporter.note)
+        return evaluate(stack, base, items, how, advance=advance, executor=executor)

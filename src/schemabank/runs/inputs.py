@@ -1,0 +1,259 @@
+"""What a run was computed from, as digests: the base model, its tokenizer and the task's examples.
+
+A run's id is a hash of its settings, which name a model and a task but do not hold them. So the
+digests stand in its ``result.json`` and beside its adapter. They are compared before anything of
+the run is used again: with other weights or data in the same place it would be another run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from schemabank.adapters.config import CONFIG
+from schemabank.adapters.files import PROVENANCE, WEIGHTS
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.common.waiting import Note
+from schemabank.config.naming import set_by
+from schemabank.config.settings import ModelSettings, RunConfig
+from schemabank.config.task import TaskSettings
+from schemabank.models.digests import MODEL, TOKENIZER, files_digest, model_digests
+from schemabank.models.files import locate
+from schemabank.runs.rundir import BANK, RESULT
+from schemabank.tasks import TaskData
+from schemabank.tasks.catalog import is_of_data, load_task
+
+INPUTS = "inputs.json"
+DATA = "data"
+ADAPTER_DIGEST, BANK_DIGEST = "adapter", "bank"
+NAMES = {
+    MODEL: "the base model",
+    TOKENIZER: "the tokenizer",
+    DATA: "the task's data",
+    ADAPTER_DIGEST: "the adapter",
+    BANK_DIGEST: "the bank",
+}
+OLDER = "made before the model and the data were recorded, so that both may be others now"
+
+Digests = Mapping[str, str]
+
+
+def data_digest(data: TaskData) -> str:
+    """Return the SHA-256 of a task's examples, with their splits and order."""
+    found = hashlib.sha256()
+    for split in ("train", "validation", "test"):
+        for example in data.split(split):
+            row = [split, asdict(example)]
+            found.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
+    return f"sha256:{found.hexdigest()}"
+
+
+class Present:
+    """The inputs that are there now, each looked at once however many runs share it."""
+
+    def __init__(self) -> None:
+        self._models: dict[ModelSettings, Digests | str] = {}
+        self._data: dict[TaskSettings, Digests | str] = {}
+
+    def of(self, run: RunConfig, *, with_data: bool = True) -> tuple[dict[str, str], list[str]]:
+        """Return the digests for a run, and why some are missing: what cannot be had now."""
+        model = run.model.model_copy(update={"dtype": "auto"})
+        if model not in self._models:
+            self._models[model] = _model_now(model)
+        if with_data and run.task not in self._data:
+            self._data[run.task] = _data_now(run.task)
+        parts = [self._models[model], *([self._data[run.task]] if with_data else [])]
+        found: dict[str, str] = {}
+        missing: list[str] = []
+        for part in parts:
+            if isinstance(part, str):
+                missing.append(part)
+            else:
+                found |= part
+        return found, missing
+
+
+def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now: Present) -> str:
+    """Make sure that a finished run is one of the inputs that are there now.
+
+    Args:
+        run: its settings.
+        folder: where it is.
+        result: its ``result.json``.
+        now: the inputs.
+
+    Returns:
+        What could not be compared, for a note; empty if all was.
+
+    Raises:
+        InputError: an input is another one.
+    """
+    recorded = recorded_in(result)
+    if not recorded:
+        return OLDER
+    found, missing = now.of(run)
+    mend = "restore it, or choose another --out for runs of the new one"
+    check_same(recorded, found, folder, mend=mend)
+    return "; ".join(missing)
+
+
+def check_used_again(
+    folder: Path,
+    adapter: Path | None,
+    asked: RunConfig,
+    overrides: Sequence[str],
+    note: Note,
+    *,
+    with_data: bool = True,
+) -> Digests:
+    """Make sure that a run or adapter is used with the inputs that it was made with.
+
+    Args:
+        folder: the run, kept stage or adapter.
+        adapter: folder of its adapter, if it has one.
+        asked: the settings with which it is to be used.
+        overrides: those that were changed on purpose: another model or task is then allowed.
+        note: told what is not compared.
+        with_data: whether the task's data plays a part.
+
+    Returns:
+        The digests for these settings, as far as they can be had.
+
+    Raises:
+        InputError: an input is another one.
+    """
+    recorded = _recorded_at(folder)
+    if not recorded and adapter is not None:
+        recorded = recorded_beside(adapter)
+    found, missing = Present().of(asked, with_data=with_data)
+    new = _named_anew(overrides, asked.task)
+    compared = {name: digest for name, digest in recorded.items() if name not in new}
+    if recorded and MODEL in new:
+        note(f"--set changes the base model: {folder} is used on another than its training's")
+    if DATA in new & recorded.keys() & found.keys() and recorded[DATA] != found[DATA]:
+        note(
+            f"--set changes the examples: they are others than those that {folder} was made with, "
+            "and its training may have seen some of them"
+        )
+    own = (folder / RESULT).exists() or (adapter is not None and (adapter / PROVENANCE).exists())
+    if not recorded and own:
+        note(f"{folder} was {OLDER}")
+    mend = "restore it, or name another on purpose with --set"
+    check_same(compared, found, folder, mend=mend)
+    for reason in missing:
+        note(reason)
+    return {**found, **adapter_digests(adapter)}
+
+
+def adapter_digests(adapter: Path | None) -> dict[str, str]:
+    """Return the digests of an adapter's folder and of the bank beside it, if they are there."""
+    if adapter is None:
+        return {}
+    found = {ADAPTER_DIGEST: files_digest(adapter, [CONFIG, WEIGHTS])}
+    bank = adapter.parent / BANK
+    if bank.is_dir():
+        found[BANK_DIGEST] = files_digest(bank, ["*.safetensors"])
+    return found
+
+
+def check_same(recorded: Digests, found: Digests, folder: Path, *, mend: str) -> None:
+    """Refuse inputs that are others than those recorded; what one side lacks is not compared.
+
+    Raises:
+        InputError: the first of them that differs.
+    """
+    difference = _difference(recorded, found, repr(str(folder)))
+    if difference is not None:
+        raise InputError(f"{difference}; allowed is the same, {mend}")
+
+
+def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None:
+    """Say why what came of some inputs need not come of those that are there now.
+
+    Args:
+        recorded: digests of the inputs.
+        run: whose inputs they were.
+        now: those that are there; what cannot be had now is not compared.
+
+    Returns:
+        The reason, or ``None`` if they are the same.
+    """
+    if not recorded:
+        return f"it was {OLDER}"
+    found, _ = now.of(run)
+    return _difference(recorded, found, "it")
+
+
+def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests in a checked ``result.json`` or ``routing.json``; older ones have none."""
+    inputs = result.get("inputs", {})
+    return {name: inputs[name] for name in NAMES if name in inputs}
+
+
+def recorded_beside(adapter: Path) -> dict[str, str]:
+    """Return the digests beside an adapter; none where others have trained it.
+
+    Raises:
+        InputError: one of them is no text.
+    """
+    path = adapter / INPUTS
+    return _digests_of(read_json(path), path) if path.exists() else {}
+
+
+def _named_anew(overrides: Sequence[str], task: TaskSettings) -> set[str]:
+    """The inputs that settings name on purpose, so that they may be others than in training."""
+    names = {name for text in overrides for name in set_by(text)}
+    new = {MODEL, TOKENIZER} if names & {"model.name", "model.revision"} else set()
+    if any(is_of_data(name, task.name) for name in names):
+        new.add(DATA)
+    return new
+
+
+def _recorded_at(folder: Path) -> dict[str, str]:
+    """The digests in a folder's ``result.json``, whatever else is in there."""
+    path = folder / RESULT
+    return _digests_of(read_json(path).get("inputs", {}), path) if path.exists() else {}
+
+
+def _digests_of(inputs: object, path: Path) -> dict[str, str]:
+    known = inputs if isinstance(inputs, dict) else {"": inputs}
+    wrong = {n: d for n, d in known.items() if not (isinstance(d, str) and d.isascii())}
+    if wrong:
+        raise InputError(
+            f"{str(path)!r} holds {wrong!s:.80} in its inputs, allowed are digests as text: "
+            "restore it"
+        )
+    return {name: str(known[name]) for name in NAMES if name in known}
+
+
+def _difference(recorded: Digests, found: Digests, made: str) -> str | None:
+    """The first input that differs, in words."""
+    for name, said in NAMES.items():
+        before, after = recorded.get(name), found.get(name)
+        if before is not None and after is not None and before != after:
+            return (
+                f"{said} is not the one that {made} was made with: it was {_short(before)}, "
+                f"now it is {_short(after)}"
+            )
+    return None
+
+
+def _model_now(settings: ModelSettings) -> Digests | str:
+    try:
+        return model_digests(locate(settings.name, settings.revision))
+    except InputError as error:
+        return f"the base model could not be compared ({error})"
+
+
+def _data_now(settings: TaskSettings) -> Digests | str:
+    try:
+        return {DATA: data_digest(load_task(settings))}
+    except InputError as error:
+        return f"the task's data could not be compared ({error})"
+
+
+def _short(digest: str) -> str:
+    return digest if "@" in digest else f"{digest:.19}…"

@@ -1,0 +1,91 @@
+"""What runs need before anything is computed: device, base model, data, settings filled in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from schemabank.common.errors import InputError
+from schemabank.common.waiting import Note, waiting
+from schemabank.config.settings import RunConfig
+from schemabank.config.task import RecordsSettings, TaskSettings
+from schemabank.engine.decoding.choice import check_generates, why_by_slot
+from schemabank.engine.execute import use_given_cores
+from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
+from schemabank.runs.progress import Reporter
+from schemabank.tasks import records
+from schemabank.tasks.base import TaskData
+from schemabank.tasks.catalog import load_task, metric_of, prompt_of, split_of
+from schemabank.tasks.scoring.scores import METRICS
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the setting into a device; ``auto`` takes the GPU if there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("engine.device is 'cuda', but no GPU is visible: use auto or cpu")
+    use_gpu = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def resolved(
+    runs: Sequence[RunConfig], device: torch.device, *, note: Note = lambda _: None
+) -> list[RunConfig]:
+    """Fill in what depends on machine, task and data, so that a hash says what was computed."""
+    of_records = {r.task.records for r in runs if r.task.name == "records"}
+    with waiting("reading the data of the task records", note):
+        digests = {own: own.digest or records.data_digest(own) for own in of_records}
+    return [_resolved(run, device, digests) for run in runs]
+
+
+def loaded_base(run: RunConfig, device: torch.device, note: Note) -> BaseModel:
+    """Load a run's base model; where that takes long, say so."""
+    with waiting(f"loading the base model {run.model.name}", note):
+        return load_base(run, device)
+
+
+def loaded_task(task: TaskSettings, note: Note) -> TaskData:
+    """Load a task's data; where that takes long, say so."""
+    with waiting(f"loading the data of the task {task.name}", note):
+        return load_task(task)
+
+
+def load_base(run: RunConfig, device: torch.device) -> BaseModel:
+    """Load a run's base model."""
+    if device.type == "cpu":
+        use_given_cores()
+    base = load_base_model(
+        run.model.name,
+        dtype=resolve_dtype(run.model.dtype, device),
+        device=device,
+        revision=run.model.revision,
+    )
+    return replace(base, by_slot=why_by_slot(base.model))
+
+
+def announce_decoding(run: RunConfig, base: BaseModel, reporter: Reporter) -> None:
+    """Say how a model's texts are decoded, if not all slots at once.
+
+    Raises:
+        InputError: they cannot be, but have to.
+    """
+    if base.by_slot is None or not METRICS[metric_of(run.task)].decodes:
+        return
+    check_generates(base.model)
+    reporter.note(
+        f"decoding: one run at a time, by transformers' generate, which takes longer: "
+        f"{base.by_slot}"
+    )
+
+
+def _resolved(
+    run: RunConfig, device: torch.device, digests: Mapping[RecordsSettings, str]
+) -> RunConfig:
+    dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")
+    model = run.model.model_copy(update={"dtype": dtype})
+    own: dict[str, object] = {"prompt": prompt_of(run.task), "metric": metric_of(run.task)}
+    if run.task.name == "records":
+        digest = digests[run.task.records]
+        own["records"] = run.task.records.model_copy(update={"digest": digest})
+    asked = run.eval.model_copy(update={"split": split_of(run.task, run.eval.split)})
+    task = run.task.model_copy(update=own)
+    return run.model_copy(update={"model": model, "task": task, "eval": asked})

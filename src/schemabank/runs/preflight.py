@@ -1,0 +1,119 @@
+"""What a user should see before any compute is spent: an example as the loss sees it, and sizes."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.engine.batches import Encoded
+from schemabank.engine.seating import CACHED_COST
+from schemabank.engine.slots import TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.architecture import hidden_size
+
+QUANTILES = (0, 25, 50, 75, 95, 100)
+EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
+PROBES = 3
+PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
+GIB = 2**30
+MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The estimated time and memory of a cohort's training."""
+
+    memory_gib: float
+    time_s: float
+
+
+def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return lines on one example, lengths, cuts and padding."""
+    lengths = [len(e.tokens) for e in data.encoded]
+    quantiles = np.percentile(lengths, QUANTILES).astype(int)
+    schedule = data.schedule
+    widths = ", ".join(str(b.width) for b in schedule.buckets)
+    named = ", ".join(f"{q}%: {v}" for q, v in zip(QUANTILES, quantiles, strict=True))
+    padding = schedule.padding_ratio(lengths)
+    return [
+        *describe_example(data.encoded[0], tokenizer),
+        f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
+        f"batches: {schedule.batch_size} x {{{widths}}} tokens, "
+        f"{schedule.steps_per_epoch} steps an epoch, {padding:.1%} padding",
+    ]
+
+
+def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Show where the loss begins and how the text ends, told by position."""
+    given = example.tokens[: example.label_start]
+    learned = example.tokens[example.label_start :]
+    last = tokenizer.convert_ids_to_tokens([learned[-1]])[0]
+    is_end = learned[-1] == tokenizer.eos_token_id
+    return [
+        f"example {example.id}:",
+        f"  no loss on {len(given)} tokens: {tokenizer.decode(list(given))!r}",
+        f"  loss on {len(learned)} tokens:  {tokenizer.decode(list(learned))!r}",
+        f"  last token {last!r}, " + ("the end token" if is_end else "no end token"),
+    ]
+
+
+def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]) -> Estimate:
+    """Estimate peak memory and training time of a cohort from shapes and a short measurement.
+
+    Args:
+        stack: of the cohort.
+        data: the training examples.
+        num_steps: with the base model's trunk, and others.
+    """
+    model = stack.model
+    schedule = data.schedule
+    rows = schedule.batch_size * stack.num_slots
+    shapes = np.array([data.shape(step, 0) for step in range(schedule.steps_per_epoch)])
+    positions, labels = rows * shapes.mean(0)  # of a step
+    head = model.get_output_embeddings().weight.numel()
+    blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
+    bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(group.weights.numel() for group in stack.groups.values())
+    flop = 4 * (blocks * positions + head * labels)
+    whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
+    return Estimate(
+        memory_gib=(
+            bytes_frozen + 20 * trained + _activation_bytes(model, rows * int(shapes[:, 0].max()))
+        )
+        / GIB,
+        time_s=whole_steps * flop / (EFFICIENCY * _matrix_rate(model)),
+    )
+
+
+def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
+    """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
+    widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
+    trained = sum(group.weights.numel() for group in stack.groups.values())
+    per_slot = 20 * trained + _activation_bytes(stack.model, widest)
+    free, _ = torch.cuda.mem_get_info(stack.model.device)
+    return max(1, int(MEMORY_SHARE * free / per_slot))
+
+
+def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
+    """Activations that a backward pass keeps: about 16 hidden and 4 MLP widths a block."""
+    config = model.config.get_text_config(decoder=True)
+    inner = getattr(config, "intermediate_size", None) or 0  # one a block in some models
+    widest = max(inner) if isinstance(inner, list) else inner
+    width = 16 * hidden_size(model) + 4 * widest
+    size = next(model.parameters()).element_size()
+    return int(positions * config.num_hidden_layers * width * size)
+
+
+def _matrix_rate(model: PreTrainedModel) -> float:
+    """Measured floating-point operations a second of a matrix product in the model's type."""
+    weight = next(model.parameters())
+    size = PROBE_SIZES[weight.device.type]
+    a = torch.ones(size, size, dtype=weight.dtype, device=weight.device)
+    times = []
+    for _ in range(PROBES):
+        began = time.perf_counter()
+        (a @ a)[0, 0].item()
+        times.append(time.perf_counter() - began)
+    return 2 * size**3 / min(times)

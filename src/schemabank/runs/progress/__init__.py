@@ -1,0 +1,29 @@
+"""Progress of long commands: a live screen on a terminal, else lines.
+
+Others report to a :class:`Reporter`; :func:`reporter` chooses one.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from schemabank.runs.progress.lines import LineReporter
+from schemabank.runs.progress.live import LiveReporter
+from schemabank.runs.progress.protocol import Reporter, RunState
+
+__all__ = ["LineReporter", "LiveReporter", "Reporter", "RunState", "reporter"]
+
+
+@contextmanager
+def reporter() -> Iterator[Reporter]:
+    """Choose a live screen or lines by what stderr is."""
+    console = Console(stderr=True)
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield LineReporter()
+        return
+    screen = LiveReporter(console)
+    try:
+        yield screen
+    finally:
+        screen.close()

@@ -1,0 +1,79 @@
+"""Plain lines about a long command, for logs and pipes."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.protocol import RunState
+
+if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
+    from schemabank.engine.cohort import RunStep
+
+LINE_EVERY_S = 15.0
+
+
+class LineReporter:
+    """Plain lines for logs and pipes: one whenever a run ends, others rarely.
+
+    Args:
+        every_s: least time between two lines about a phase under way.
+    """
+
+    def __init__(self, *, every_s: float = LINE_EVERY_S) -> None:
+        self.every_s = every_s
+        self._title, self._detail, self._pace = "", "", Pace(0)
+        self._began = self._spoke = 0.0
+        self._titles: dict[str, str] = {}
+        self._ended: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Say one line."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+    def start(self, title: str, total: int) -> None:
+        """Begin a phase."""
+        self._title, self._detail, self._pace = title, "", Pace(total)
+        self._began = self._spoke = time.monotonic()
+
+    def advance(self, units: int, detail: str) -> None:
+        """Speak if the last line is old enough."""
+        now = time.monotonic()
+        self._pace.advance(units, now)
+        self._detail = detail
+        if now - self._spoke >= self.every_s:
+            self._spoke = now
+            self._say(self._left(now))
+
+    def finish(self) -> None:
+        """Say how the phase ended."""
+        self._say(f"{time.monotonic() - self._began:.0f} s")
+
+    def runs(self, titles: Mapping[str, str]) -> None:
+        """Remember what the runs are called."""
+        self._titles.update(titles)
+
+    def run_steps(self, steps: "Sequence[RunStep]") -> None:
+        """Say nothing: lines about a phase speak of all its runs."""
+
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
+        """Say one line when a run ends; of a reused one a note has told already."""
+        if state not in {"finished", "reused", "failed"}:
+            return
+        self._ended.add(run)
+        if state != "reused":
+            count = f"{len(self._ended)} of {len(self._titles)} runs"
+            parts = [f"{self._titles[run]}: {state}", " ".join(detail.split()), count]
+            self.note(", ".join(part for part in parts if part))
+
+    def _left(self, now: float) -> str:
+        left_s = self._pace.left_s(now)
+        if left_s is None:
+            return f"{now - self._began:.0f} s so far"
+        return f"{left_s:.0f} s left"
+
+    def _say(self, end: str) -> None:
+        parts = [f"{self._title}: {self._pace.done}/{self._pace.total}", self._detail, end]
+        self.note(", ".join(p for p in parts if p))

@@ -1,0 +1,37 @@
+"""How long the rest of a phase takes, by the pace of its last minute."""
+
+from collections import deque
+
+WINDOW_S = 60.0
+SAMPLE_EVERY_S = 1.0
+
+
+class Pace:
+    """Units of a phase over time; the first ones do not count, since steps are compiled then.
+
+    Args:
+        total: units of the whole phase.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def advance(self, units: int, now: float) -> None:
+        """Count units that have just ended."""
+        self.done += units
+        if not self._samples or now - self._samples[-1][0] >= SAMPLE_EVERY_S:
+            self._samples.append((now, self.done))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_S:
+            self._samples.popleft()
+
+    def left_s(self, now: float) -> float | None:
+        """Return the seconds that the rest takes; ``None`` while there is nothing to go by."""
+        if self.done >= self.total:
+            return 0.0
+        if not self._samples:
+            return None
+        began, before = self._samples[0]
+        if self.done == before or now <= began:
+            return None
+        return (now - began) / (self.done - before) * (self.total - self.done)

@@ -1,0 +1,187 @@
+"""A run's folder on disk: claimed by one process, written under a temporary name, then renamed.
+
+A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
+reused, and what an interrupted one left behind is moved aside under a name of its own.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from schemabank.common.errors import InputError
+from schemabank.common.folders import (
+    check_free,
+    check_same,
+    check_writable,
+    missing_parents,
+    remove_empty,
+)
+from schemabank.common.writing import settle
+
+RESULT = "result.json"
+CONFIG = "config.yaml"
+ADAPTER = "adapter"
+BANK = "bank"
+STAGES = "stages"
+PREDICTIONS = "predictions.jsonl"
+METRICS = "metrics.jsonl"
+COST = "cost.json"
+FAILURE = "failure.json"
+ROUTING = "routing"
+SUITE = "suite.json"
+
+
+def slug(text: str) -> str:
+    """Return a text as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or "unnamed"
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a complete run.
+
+    Raises:
+        InputError: something else stands under that name.
+    """
+    if not os.path.lexists(folder):
+        return False
+    if not (folder / RESULT).is_file():
+        raise InputError(
+            f"{str(folder)!r} exists but holds no {RESULT}, so it is not a finished run: allowed "
+            "is a free name or a finished run, move it away or choose another --out"
+        )
+    return True
+
+
+def check_available(folder: Path) -> None:
+    """Find out, before anything is computed, whether a folder can be claimed; writes nothing.
+
+    Raises:
+        InputError: another process is writing this run, or the place cannot be written.
+    """
+    check_writable(folder)
+    with suppress(FileNotFoundError), _lock_file(folder).open() as file:
+        _lock(file, fcntl.LOCK_SH, folder)
+
+
+@dataclass
+class RunClaim:
+    """A run's folder while it is being written.
+
+    Attributes:
+        final: the name that it gets when it is complete.
+        path: where its files are now.
+    """
+
+    final: Path
+    path: Path
+    _place: os.stat_result
+
+    def check_there(self) -> None:
+        """Find out whether the folder is still the one that was claimed.
+
+        Raises:
+            FileNotFoundError: it was removed or replaced, so that what was written is lost.
+        """
+        check_same(self.path, self._place)
+
+    def complete(self) -> None:
+        """Give the folder its final name.
+
+        Raises:
+            InputError: something has taken the name meanwhile.
+        """
+        check_free(self.final)
+        settle(self.path, self.final)
+        self.path = self.final
+
+    def abandon(self) -> Path:
+        """Keep the files of a run that failed under a name of its own, and return it."""
+        self.path = _set_aside(self.path, self.final)
+        return self.path
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[RunClaim]:
+    """Reserve a run's folder for this process and give a temporary one to write into.
+
+    What is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
+
+    Raises:
+        InputError: another process is writing this run, the name is taken, or the place cannot be
+            written.
+    """
+    lock = _lock_file(folder)
+    partial = folder.parent / f".{folder.name}.partial"
+    missing = missing_parents(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = _locked(lock, folder)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
+        ) from error
+    with file:
+        try:
+            check_free(folder)
+            _set_aside(partial, folder)
+            partial.mkdir()
+            yield RunClaim(folder, partial, partial.stat())
+        finally:
+            _set_aside(partial, folder)
+            lock.unlink(missing_ok=True)
+            remove_empty(missing)
+
+
+def free_name(folder: Path, word: str) -> Path:
+    """Return the first of ``NAME.WORD-1``, ``NAME.WORD-2`` … that is free."""
+    names = (folder.with_name(f"{folder.name}.{word}-{n}") for n in range(1, 10**6))
+    return next(name for name in names if not name.exists())
+
+
+def _locked(lock: Path, folder: Path) -> TextIO:
+    """Open and lock a file; the system lets go when the process ends, however it ends.
+
+    A holder removes the file in the end, so whoever waited with an open one has to look whether it
+    still carries its name; otherwise a third process could lock a new file beside it.
+    """
+    while True:
+        file = lock.open("w")
+        try:
+            _lock(file, fcntl.LOCK_EX, folder)
+            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except InputError:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: TextIO, operation: int, folder: Path) -> None:
+    try:
+        fcntl.flock(file, operation | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
+            "or choose another --out"
+        ) from error
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.lock"
+
+
+def _set_aside(partial: Path, folder: Path) -> Path:
+    """Keep what an unfinished run left, if anything, under a name that is free."""
+    if not partial.exists():
+        return partial
+    if not any(partial.iterdir()):
+        partial.rmdir()
+        return partial
+    return partial.rename(free_name(folder, "unfinished"))

@@ -1,0 +1,324 @@
+"""Runs and adapters that lie on disk: evaluate them again, or export them."""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from schemabank.adapters.config import CONFIG as ADAPTER_CONFIG
+from schemabank.adapters.config import read_config
+from schemabank.adapters.export import check_with_peft, probe, save_merged
+from schemabank.adapters.files import (
+    PROVENANCE,
+    Adapter,
+    load_adapter,
+    load_bank,
+    load_card,
+    model_card,
+    put_on,
+    write_adapter,
+)
+from schemabank.adapters.peftcheck import PeftCheck
+from schemabank.common.errors import InputError
+from schemabank.common.files import inside, read_text
+from schemabank.common.folders import check_new, new_folder
+from schemabank.common.waiting import Note, waiting
+from schemabank.common.writing import write_json, write_lines
+from schemabank.config.file import load_run, overridden, to_yaml
+from schemabank.config.settings import ModelSettings, RunConfig
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.bank import Routing
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
+from schemabank.runs.evaluate import Procedure
+from schemabank.runs.forms import Items, evaluate_forms
+from schemabank.runs.inputs import (
+    DATA,
+    INPUTS,
+    Digests,
+    adapter_digests,
+    check_same,
+    check_used_again,
+    data_digest,
+    recorded_beside,
+    recorded_in,
+)
+from schemabank.runs.loading import (
+    announce_decoding,
+    loaded_base,
+    loaded_task,
+    resolve_device,
+    resolved,
+)
+from schemabank.runs.members import Outcome, finished_outcome
+from schemabank.runs.modelfit import check_items
+from schemabank.runs.prepare import prompt_forms
+from schemabank.runs.progress import Reporter
+from schemabank.runs.rundir import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
+from schemabank.runs.runner import result_of
+
+
+def evaluate_saved(
+    folder: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    reporter: Reporter,
+    *,
+    routings: Sequence[Routing] = (),
+) -> list[Outcome]:
+    """Evaluate a run or a plain LoRA adapter.
+
+    The default place for a result is inside ``folder``, under a name that is a hash of all
+    settings; a result that is there already is reused.
+
+    Args:
+        folder: a run, an exported adapter, or an adapter that PEFT wrote.
+        overrides: ``a.b=value`` settings on top of the run's own.
+        out: folder to write, with several routings a folder for each inside; must not exist.
+        reporter: where progress goes.
+        routings: evaluate once with each; empty: with the run's own.
+
+    Returns:
+        One outcome a routing.
+
+    Raises:
+        InputError: no such run or adapter, no bank to route with, or a bad setting.
+    """
+    check_asked_of_evaluation(overrides)
+    run, adapter = locate(folder, overrides)
+    run = as_asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
+    (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
+    if out is not None:
+        check_new(out)
+    found = check_used_again(folder, adapter, run, overrides, reporter.note)
+    outcomes: dict[Path, Outcome | None] = {}
+    pending: dict[Path, RunConfig] = {}
+    asked = [_routed(run, routing) for routing in routings or (run.eval.routing,)]
+    for sentence in sentences(idle_in_evaluation(overrides, asked)):
+        reporter.note(sentence)
+    for routed in asked:
+        place = _result_folder(routed, folder, out, several=len(routings) > 1)
+        outcomes[place] = _reused(routed, place, found, reporter) if out is None else None
+        if outcomes[place] is None:
+            pending[place] = routed
+    if pending:
+        outcomes |= _evaluate_all(pending, folder, adapter, reporter)
+    return [outcome for outcome in outcomes.values() if outcome is not None]
+
+
+def _routed(run: RunConfig, routing: Routing) -> RunConfig:
+    return run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
+
+
+def _result_folder(run: RunConfig, folder: Path, out: Path | None, *, several: bool) -> Path:
+    if out is None:
+        return folder / "evals" / _evaluation_id(run)
+    return out / f"routing-{run.eval.routing}" if several else out
+
+
+def _reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
+    if not is_finished(place):
+        return None
+    outcome = finished_outcome(run, place)
+    mend = "restore it, or name a new folder with --out"
+    check_same(recorded_in(outcome.result or {}), found, place, mend=mend)
+    reporter.note(f"reused: {place} (same settings, finished)")
+    return outcome
+
+
+def _evaluate_all(
+    pending: Mapping[Path, RunConfig], folder: Path, adapter: Path | None, reporter: Reporter
+) -> dict[Path, Outcome]:
+    """Evaluate settings that differ in routing alone; all is checked before any is computed."""
+    routed = any(run.eval.routing != "off" for run in pending.values())
+    bank = load_bank(folder / BANK) if routed else None
+    weights = None if adapter is None else load_adapter(adapter)
+    for place in pending:
+        check_new(place)
+    run = next(iter(pending.values()))
+    data = loaded_task(run.task, reporter.note)
+    base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
+    items = prompt_forms(data, run, run.eval, base.tokenizer)
+    for asked in items.values():
+        check_items(asked, run.eval, base)
+    announce_decoding(run, base, reporter)
+    stack = loaded_stack(run, base, weights, bank)
+    inputs = {**base.digests, DATA: data_digest(data), **adapter_digests(adapter)}
+    return {
+        place: _evaluated(own, stack, base, items, place=place, inputs=inputs, reporter=reporter)
+        for place, own in pending.items()
+    }
+
+
+def _evaluated(
+    run: RunConfig,
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Items,
+    *,
+    place: Path,
+    inputs: Digests,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate once, and write the folder of the result."""
+    with new_folder(place) as partial:
+        how = Procedure.of(run.task, run.eval, routing=run.eval.routing)
+        title = f"evaluate routing {run.eval.routing}"
+        (answers,) = evaluate_forms(stack, base, items, how, reporter, title=title)
+        result = result_of(run, run.eval, answers, training=None, inputs=inputs)
+        (partial / CONFIG).write_text(to_yaml(run), encoding="utf-8")
+        write_lines(partial / PREDICTIONS, map(asdict, answers.records))
+        write_json(partial / RESULT, result)
+    return Outcome(place, result)
+
+
+def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: None) -> PeftCheck:
+    """Write a run's adapter, or with ``merge`` the whole model in float32, and check it.
+
+    Args:
+        folder: a trained run.
+        out: folder to write; must not exist.
+        merge: write the whole model.
+        note: told what is waited for.
+
+    Returns:
+        How the logits of what was written compare with the run's. Where that cannot be found out,
+        since stock PEFT or float64 does not serve the model, the adapter is written all the same:
+        it is the user's, and nothing is known against it.
+
+    Raises:
+        InputError: ``folder`` is no trained run, ``out`` exists, or PEFT cannot merge the adapter.
+        RuntimeError: what was written gives other logits than rounding explains; nothing stays.
+    """
+    run, adapter = locate(folder)
+    if adapter is None:
+        raise InputError(
+            f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
+            "of the arms lora and schemabank"
+        )
+    weights = load_adapter(adapter)
+    check_new(out)
+    check_used_again(folder, adapter, run, [], note, with_data=False)
+    exact = overridden(run, ["model.dtype=float32"])
+    base = loaded_base(exact, resolve_device("cpu"), note)
+    with waiting("writing and checking", note), new_folder(out) as partial:
+        stack = loaded_stack(run, base, weights, None)
+        (expected,) = probe(stack, base)
+        stack.remove()
+        if merge:
+            check = _write_merged(partial, weights, base)
+        else:
+            _write_checked(partial, adapter, weights)
+            check = check_with_peft(partial, base, expected)
+        if check.is_made and not check.agrees:
+            what = "merged model" if merge else "adapter"
+            raise RuntimeError(f"the {what} for {str(out)!r} {check.said}")
+    return check
+
+
+def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
+    """Write what was read of an adapter's folder, and nothing that only lay there."""
+    config = adapter.config
+    card = load_card(folder)
+    if card is None:
+        name = config.base_name or "its base model"
+        card = model_card(name, config.settings, training="Exported by SchemaBank.")
+    write_adapter(out, adapter, card=card)
+    if (folder / PROVENANCE).exists():
+        provenance = inside(folder, PROVENANCE)
+        load_run(provenance)
+        (out / PROVENANCE).write_text(read_text(provenance), encoding="utf-8")
+    if recorded := recorded_beside(folder):
+        write_json(out / INPUTS, recorded)
+
+
+def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> PeftCheck:
+    """Merge what was read, not what lies in the adapter's folder: PEFT reads in its own way."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, "adapter")
+        copy.mkdir()
+        write_adapter(copy, adapter, card="")
+        return save_merged(out, copy, base)
+
+
+def locate(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Path | None]:
+    """Return the settings of a run or adapter, and the folder of its adapter if it has one.
+
+    Args:
+        folder: a run, a kept stage or an adapter.
+        overrides: settings that will be put on top; they may name a base model where none is.
+
+    Raises:
+        InputError: neither of them is there.
+    """
+    if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
+        adapter = folder / ADAPTER
+        return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
+    kept_stage = folder.resolve().parent.name == STAGES  # and no run that failed on its way
+    if kept_stage and (folder / ADAPTER / PROVENANCE).is_file():
+        return load_run(folder / ADAPTER / PROVENANCE), folder / ADAPTER
+    if (folder / ADAPTER_CONFIG).is_file():
+        if (folder / PROVENANCE).is_file():
+            return load_run(folder / PROVENANCE), folder
+        return _of_adapter(folder, overrides), folder
+    raise InputError(
+        f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
+        f"({ADAPTER_CONFIG}): name one of those"
+    )
+
+
+def _of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
+    """The settings of an adapter that somebody else trained."""
+    config = read_config(folder)
+    name = config.base_name
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = value if key.strip() == "model.name" else name
+    if not name:
+        raise InputError(
+            f"{str(folder / ADAPTER_CONFIG)!r} does not name its base model: allowed is a hub id "
+            "or a folder, set model.name with --set"
+        )
+    of_hub = config.base_name == name and not Path(name).is_dir()
+    model = ModelSettings(name=name, revision=config.revision if of_hub else None)
+    return RunConfig(arm="lora", model=model, lora=config.settings)
+
+
+def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Apply overrides; another task has its own prompt and metric unless they override these."""
+    asked = overridden(run, overrides)
+    if asked.task.name == run.task.name:
+        own, other = run.task.records, asked.task.records
+        if other != own and other.digest == own.digest:  # other data, which has not been seen yet
+            return overridden(asked, ["task.records.digest=null"])
+        return asked
+    task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})
+    scored = run.eval.model_copy(update={"split": None})
+    return overridden(run.model_copy(update={"task": task, "eval": scored}), overrides)
+
+
+def loaded_stack(
+    run: RunConfig, base: BaseModel, adapter: Adapter | None, bank: dict[str, torch.Tensor] | None
+) -> AdapterStack:
+    """Put an adapter from disk and a bank on a model, as a stack of one slot."""
+    settings = run.lora if adapter is None else adapter.config.settings
+    stack = AdapterStack(
+        base.model,
+        lora=[settings],
+        bank=run.bank if bank is not None else None,
+        adapters=adapter is not None,
+    )
+    if adapter is not None:
+        put_on(stack, 0, adapter)
+    if bank is not None:
+        stack.load_bank(0, bank)
+    return stack
+
+
+def _evaluation_id(run: RunConfig) -> str:
+    settings = to_yaml(run.model_copy(update={"engine": type(run.engine)()}))
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:10]
+    return f"{run.task.name}-{run.eval.split}-routing-{run.eval.routing}-{digest}"

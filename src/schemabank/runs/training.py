@@ -1,0 +1,311 @@
+"""The training of runs that share a cohort: logs, progress, and memory that runs out."""
+
+import gc
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self, TextIO
+
+import torch
+
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure
+from schemabank.common.memory import is_out_of_memory
+from schemabank.common.waiting import waiting
+from schemabank.config.file import run_id
+from schemabank.config.settings import RunConfig
+from schemabank.config.train import Stage
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.slots import Slot, TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.forms import Items
+from schemabank.runs.preflight import estimate
+from schemabank.runs.prepare import engine_run
+from schemabank.runs.progress import Reporter
+from schemabank.runs.rundir import METRICS
+from schemabank.runs.trackers import Trackers
+
+MOST_NAMED = 4
+
+KeepStage = Callable[[AdapterStack, int, str, Stage], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all runs of an experiment share.
+
+    Attributes:
+        base: the base model.
+        training: training data; ``None`` where no run trains.
+        items: evaluation items by the number of shots, in every form that a run asks for.
+        reporter: where progress goes.
+        trackers: where runs are followed.
+        inputs: digests of the base model, its tokenizer and the task's examples.
+    """
+
+    base: BaseModel
+    training: TrainingData | None
+    items: Mapping[int, Items]
+    reporter: Reporter
+    trackers: Trackers
+    inputs: Mapping[str, str]
+
+    def asked_of(self, run: RunConfig) -> Items:
+        """Return what a run is asked: the untouched model all forms, a trained one its own."""
+        forms = self.items[run.evaluation().few_shot]
+        return {"whole": forms["whole"]} if run.trains else forms
+
+
+def train_runs(
+    runs: Sequence[RunConfig],
+    slots: int,
+    context: Context,
+    folders: Sequence[Path],
+    *,
+    planned: Sequence[RunConfig],
+    keep_stage: KeepStage,
+) -> Cohort:
+    """Train every run; where memory runs out, go on in half the slots.
+
+    A run that fails, or does not fit even alone, says so in its slot's ``failure``.
+
+    Args:
+        runs: the longest first.
+        slots: how many train at once.
+        context: what all runs share.
+        folders: of the runs, for their logs.
+        planned: these runs and those of their cohort that are finished already; the slots have
+            room for any of them, so that no result depends on which are left.
+        keep_stage: called with the stack, the slot, the run's id and the stage that it has ended.
+    """
+    new = partial(_new_cohort, runs, context)
+    cohort: Cohort | None = _in_slots_that_fit(
+        slots, context.reporter, partial(_cohort, planned, context, new, keep_stage)
+    )
+    assert cohort is not None
+    try:
+        _announce(cohort, runs, context.reporter)
+        paths = {run_id(r): f / METRICS for r, f in zip(runs, folders, strict=True)}
+        with StepLogs(paths, cohort) as logs:
+            while (lack := _log_steps(cohort, logs, context)) is not None:
+                slots = _halved(cohort.stack.num_slots, context.reporter)
+                if slots == 0:
+                    cohort.give_up(_too_large(cohort, lack))
+                halted = cohort.halt()
+                cohort = None  # so that its memory can be freed
+                make = partial(_cohort, planned, context, halted.resume, keep_stage)
+                cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
+                context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
+    except BaseException:
+        if cohort is not None:
+            cohort.stack.remove()
+        raise
+    context.reporter.finish()
+    for run, slot in zip(runs, cohort.slots, strict=True):
+        if slot.skipped and slot.failure is None:
+            context.reporter.note(f"{run.arm} seed {run.seed}: {skips(slot)}")
+    return cohort
+
+
+def skips(slot: Slot) -> str:
+    """Say how many steps of a run changed nothing."""
+    return (
+        f"{len(slot.skipped)} of {slot.num_steps} steps skipped, since their gradient was not "
+        "finite"
+    )
+
+
+def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
+    """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
+    banks = [run.bank_in_use for run in runs if run.bank_in_use is not None]
+    widest = max((run.lora for run in runs), key=lambda lora: lora.r)
+    largest = {
+        name: max((getattr(b, name) for b in banks), default=0) for name in ("rank", "top_k")
+    }
+    bank = banks[0].model_copy(update=largest) if banks else None
+    adapters = any(run.trains for run in runs)
+    stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank, adapters=adapters)
+    for slot, run in enumerate(runs[:slots]):
+        stack.configure(slot, run.lora, run.bank_in_use)
+    return stack
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception makes of a run."""
+    message = str(error) or type(error).__name__
+    if is_out_of_memory(error):
+        return Failure("memory", message)
+    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+        return Failure("disk", message)
+    if isinstance(error, InputError):
+        return Failure("input", message)
+    return Failure("error", message)
+
+
+def names_of(runs: Sequence[RunConfig]) -> str:
+    """Name a few runs, count many or those of equal names."""
+    names = [f"{run.arm} seed {run.seed}" for run in runs]
+    if len(runs) <= MOST_NAMED and len(set(names)) == len(names):
+        return ", ".join(names)
+    counts = Counter(run.arm for run in runs)
+    return f"{len(runs)} runs ({', '.join(f'{n} {arm}' for arm, n in counts.items())})"
+
+
+def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> None:
+    """Say what is to come."""
+    names, slots = names_of(runs), cohort.stack.num_slots
+    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
+    at_once = f", {slots} at once" if slots < len(runs) else ""
+    reporter.note(
+        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
+        f"{expected.memory_gib:.1f} GiB"
+    )
+    reporter.start(f"train {names}", cohort.num_steps)
+
+
+def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Cohort]) -> Cohort:
+    """Make a cohort of so many slots, or of half as often as there is no memory for them."""
+    while True:
+        try:
+            return make(slots)
+        except torch.OutOfMemoryError:
+            if slots == 1:
+                raise
+        gc.collect()  # layers refer to each other in cycles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        slots = _halved(slots, reporter)
+
+
+def _cohort(
+    planned: Sequence[RunConfig],
+    context: Context,
+    make: Callable[[AdapterStack], Cohort],
+    keep_stage: KeepStage,
+    slots: int,
+) -> Cohort:
+    """Put a stack on the model and make a cohort of it; what fails leaves the model as it was."""
+    with ExitStack() as on_failure:
+        stack = build_stack(planned, context.base, slots=slots)
+        on_failure.callback(stack.remove)
+        cohort = make(stack)
+        cohort.stage_ended = partial(keep_stage, stack)
+        on_failure.pop_all()
+    return cohort
+
+
+def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack) -> Cohort:
+    data = context.training
+    assert data is not None
+    with waiting("tagging the examples", context.reporter.note):
+        engine_runs = [
+            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+        ]
+    return Cohort(stack, engine_runs, data, explain=context.reporter.note)
+
+
+def _halved(slots: int, reporter: Reporter) -> int:
+    """How many slots to go on with; 0 for a single one that does not fit."""
+    if slots > 1:
+        reporter.note(
+            f"{slots} runs at once do not fit into the device's memory: going on with "
+            f"{slots // 2}; no step is lost (engine.slots sets the number)"
+        )
+    return slots // 2
+
+
+def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> Failure:
+    return Failure(
+        "memory",
+        f"train.batch_size is {cohort.data.schedule.batch_size}, but a step of a single run does "
+        f"not fit into the device's memory: lower it or task.max_length ({error})",
+    )
+
+
+def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutOfMemoryError | None:
+    """Write one line a run and step, and report progress with the speed so far.
+
+    Returns:
+        ``None`` if all runs ended; otherwise how memory ran out.
+    """
+    began, num_tokens = time.monotonic(), 0
+    try:
+        with waiting("waiting for the next training step", context.reporter.note) as wait:
+            for steps in cohort.steps():
+                wait.goes_on()
+                for step in steps:
+                    logs.write(step)
+                    num_tokens += step.num_tokens
+                context.reporter.run_steps(steps)
+                context.trackers.steps(steps)
+                speed = num_tokens / (time.monotonic() - began)
+                context.reporter.advance(1, _detail(steps, speed))
+    except torch.OutOfMemoryError as error:
+        return error.with_traceback(None)  # whose frames hold the tensors that did not fit
+    return None
+
+
+class StepLogs:
+    """``metrics.jsonl`` of every run: one line a step. A run whose log cannot be written fails.
+
+    Args:
+        paths: by the run's id; a file begins with the run's first step.
+        cohort: whose runs they are; their slots stay the same when it is halted and resumed.
+    """
+
+    def __init__(self, paths: Mapping[str, Path], cohort: Cohort) -> None:
+        self._paths, self._files = paths, dict[str, TextIO]()
+        self._lost: set[str] = set()
+        self._slots = {slot.run.name: slot for slot in cohort.slots}
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close all files; what still waits to be written may fail now."""
+        for name, file in self._files.items():
+            try:
+                file.close()
+            except OSError as error:
+                self._lose(name, error)
+
+    def write(self, step: RunStep) -> None:
+        """Write a step's line, but for a run that has lost its log."""
+        if step.run in self._lost:
+            return
+        try:
+            if step.run not in self._files:
+                self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
+            self._files[step.run].write(_json_line(step))
+        except OSError as error:
+            self._lose(step.run, error)
+
+    def _lose(self, name: str, error: OSError) -> None:
+        self._lost.add(name)
+        slot = self._slots[name]
+        slot.failure = slot.failure or failure_of(error)
+
+
+def _json_line(step: RunStep) -> str:
+    """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
+    row = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(step).items()
+    }
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _detail(steps: Sequence[RunStep], speed: float) -> str:
+    if not steps:  # runs that were given up while the step was under way
+        return f"{speed:,.0f} tokens/s"
+    stages = "/".join(dict.fromkeys(step.stage for step in steps))
+    loss = sum(step.loss for step in steps) / len(steps)
+    return f"{speed:,.0f} tokens/s, stage {stages}, loss {loss:.3f}"

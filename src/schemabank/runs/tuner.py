@@ -1,0 +1,228 @@
+"""The Python interface: put LoRA and banks on your own model, train, take the banks off, save.
+
+It is the cohort engine with one slot, so a configuration file leads to the same computation.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.adapters.files import model_card, save_adapter
+from schemabank.adapters.peftlayers import check_peft_layers
+from schemabank.common.errors import InputError
+from schemabank.common.quiet import quiet_compiler
+from schemabank.common.waiting import waiting
+from schemabank.config.naming import dotted
+from schemabank.config.settings import RunConfig
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.bank import Routing
+from schemabank.runs.effects import idle_settings, sentences, stated
+from schemabank.runs.modelfit import check_training
+from schemabank.runs.pairs import as_pairs
+from schemabank.runs.prepare import engine_run, training_data
+from schemabank.runs.progress import Reporter, reporter
+from schemabank.runs.tagging import prefixes
+from schemabank.runs.training import skips
+from schemabank.tasks import Example
+
+if TYPE_CHECKING:
+    import datasets
+
+# A Tuner has the model, the examples and the device already, and does not evaluate.
+WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
+OF_TOKENS = (
+    "task.chat_template",
+    "task.end_token",
+    "task.completion_only_loss",
+    "task.max_length",
+    "task.max_cut_ratio",
+)
+SAVERS = ("save_pretrained", "push_to_hub")
+
+
+class Tuner:
+    """Puts a LoRA adapter and, until :meth:`detach`, schema banks on a causal language model.
+
+    The model is changed in place and stays usable all the time: ``model(...)`` and
+    ``model.generate(...)`` run with the adapter, and with the banks as :meth:`set_routing` says.
+
+    Meanwhile its layers are wrapped, so ``model.save_pretrained`` and ``push_to_hub`` are refused:
+    they would write what loads with missing weights. :meth:`save` writes the adapter, and after
+    :meth:`remove` the model saves itself as before.
+
+    Args:
+        model: a decoder-only transformers model; all its weights are frozen.
+        tokenizer: its tokenizer.
+        config: settings; the preset ``sound`` of the arm ``schemabank`` without it. Those of
+            ``model``, ``eval`` and ``engine``, and of ``task`` all that is not about tokens, have
+            no effect here, which a warning says.
+
+    Raises:
+        InputError: targets or blocks that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: RunConfig | None = None,
+    ) -> None:
+        config = config or RunConfig(arm="schemabank")
+        if not config.trains:
+            raise InputError(
+                f"config.arm is {config.arm!r}, which trains nothing: use lora or schemabank"
+            )
+        _tell_without_effect(config)
+        self.model, self.tokenizer, self.config = model, tokenizer, config
+        check_peft_layers(model, config.lora)
+        bank = config.bank_in_use
+        self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
+        self.stack.initialise(0, config.seed)
+        self._savers = {name: vars(model).get(name) for name in SAVERS}
+        for name in SAVERS:
+            setattr(model, name, partial(_refuse_to_save, name))
+
+    def train(
+        self, examples: "Sequence[tuple[str, str] | Mapping[str, object]] | datasets.Dataset"
+    ) -> list[RunStep]:
+        """Train on pairs of prompt and completion, from fresh weights, through all stages.
+
+        Args:
+            examples: pairs of texts, or dictionaries or a ``datasets.Dataset`` with the columns
+                ``prompt`` and ``completion``; the end token is added, and the loss is on the
+                completion, as the configuration's ``task`` says.
+
+        Returns:
+            What every step did.
+
+        Raises:
+            InputError: other examples, one that the length limit cuts off, tags that do not fit,
+                or an adapter or banks that were taken off.
+            RuntimeError: too many steps had no finite gradient.
+        """
+        self._check_attached()
+        pairs = as_pairs(examples)
+        self.stack.initialise(0, self.config.seed)
+        named = [
+            Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
+            for i, (prompt, completion) in enumerate(pairs)
+        ]
+        texts = [(e.id, e.question, e.solution) for e in named]
+        data = training_data(named, texts, self.config, self.tokenizer)
+        check_training(data, self.model, prefixes=prefixes(self.config, self.tokenizer))
+        run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
+        try:
+            with quiet_compiler(), reporter() as progress:
+                cohort = Cohort(self.stack, [run], data, explain=progress.note)
+                done = _steps(cohort, f"train {self.config.arm}", progress)
+                cohort.free()
+        finally:
+            self.stack.uncompile()
+        if cohort.slots[0].failure is not None:
+            raise RuntimeError(cohort.slots[0].failure.message)
+        return done
+
+    def set_routing(self, routing: Routing) -> None:
+        """Choose what the banks do in ``model(...)``: nothing (``off``), ``on`` or ``dense``.
+
+        Raises:
+            InputError: the banks were detached, or there never were any.
+        """
+        if routing != "off" and not self.stack.banks.handles:
+            raise InputError(f"routing {routing!r} needs banks, and none are attached: use 'off'")
+        self.stack.banks.routing = routing
+        self.stack.banks.scale.fill_(1.0)
+
+    def detach(self) -> None:
+        """Take the banks off; the adapter stays, and logits are those of routing off."""
+        self.stack.detach_banks()
+
+    def remove(self) -> None:
+        """Take banks and adapter off; the model is again what it was, bit for bit."""
+        if self.stack.attached:
+            self.stack.remove()
+            for name, saver in self._savers.items():
+                delattr(self.model, name)
+                if saver is not None:  # the user's own, not the class's
+                    setattr(self.model, name, saver)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter for ``peft.PeftModel.from_pretrained``.
+
+        Raises:
+            InputError: the folder exists.
+        """
+        name = str(self.model.name_or_path)
+        training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
+        card = model_card(name, self.config.lora, training=training)
+        tensors = self.stack.lora_tensors(0)
+        save_adapter(
+            Path(folder),
+            tensors,
+            self.config.lora,
+            base_name=name,
+            card=card,
+            layout=self.stack.layout,
+        )
+
+    def _check_attached(self) -> None:
+        """Training what no longer sits on the model would change nothing and say nothing."""
+        if not self.stack.is_whole():
+            raise InputError(
+                "the model was moved or cast after the Tuner took it: allowed is to do so before, "
+                "make the Tuner of the model where it is to train"
+            )
+        banks_missing = self.config.uses("bank") and not self.stack.banks.handles
+        if banks_missing or not self.stack.attached:
+            what = "banks" if self.stack.attached else "adapter"
+            raise InputError(
+                f"train() after the {what} came off: allowed is to train before detach() and "
+                "remove(), make a new Tuner of the model"
+            )
+
+
+def _tell_without_effect(config: RunConfig) -> None:
+    """Warn of settings that change nothing here: for want of use in a Tuner, or in its arm."""
+    defaults = dotted(RunConfig(arm=config.arm).model_dump())
+    idle = [
+        name
+        for name, value in dotted(config.model_dump()).items()
+        if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
+    ]
+    if idle:
+        warnings.warn(
+            f"{', '.join(idle)}: no effect on a Tuner, which has its model and examples and does "
+            "not evaluate; leave this out",
+            stacklevel=3,
+        )
+    of_arm = [name for name in stated(config) if not name.startswith(WITHOUT_EFFECT)]
+    for sentence in sentences(idle_settings(of_arm, [config])):
+        warnings.warn(sentence, stacklevel=3)
+
+
+def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
+    raise InputError(
+        f"model.{name}() while a Tuner's layers are on the model would write what loads with "
+        "missing weights: allowed is tuner.save(folder) for the adapter, or tuner.remove() first "
+        "for the model without it"
+    )
+
+
+def _steps(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
+    """Train a cohort of one run to its end."""
+    done: list[RunStep] = []
+    progress.start(title, cohort.num_steps)
+    with waiting("waiting for the next training step", progress.note) as wait:
+        for steps in cohort.steps():
+            wait.goes_on()
+            done += steps  # none for a step that was under way when the run was given up
+            progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
+    progress.finish()
+    if cohort.slots[0].skipped:
+        progress.note(skips(cohort.slots[0]))
+    return done

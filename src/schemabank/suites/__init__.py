@@ -1,0 +1,10 @@
+"""Suites: arms, seeds and a grid of settings, the search for learning rates, and all their runs.
+
+`file` reads a suite's YAML, `suite` makes its runs, `run` trains what is not there yet.
+"""
+
+__all__ = [
+    "file",
+    "run",
+    "suite",
+]

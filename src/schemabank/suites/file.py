@@ -1,0 +1,280 @@
+"""A suite's file: named arms, seeds and a grid of settings, and the runs that they make.
+
+All checks that need only the file are made here; none depends on the machine.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from schemabank.common.errors import InputError
+from schemabank.common.plainyaml import Location
+from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings
+from schemabank.config.file import (
+    SettingsFile,
+    Tree,
+    apply_override,
+    assign,
+    merge,
+    validated,
+    with_preset,
+)
+from schemabank.config.naming import dotted
+from schemabank.config.settings import RunConfig
+from schemabank.runs.effects import Idle, idle_settings, sentences
+
+ARM, SEED, PRESET = "arm", "seed", "preset"
+SEARCH_SPLIT = "validation"
+Point = Mapping[str, object]
+Place = tuple[str, int, Point]  # arm, seed, values of the grid
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
+NonEmpty = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+class ContrastSettings(Settings):
+    """The comparison that a suite is made for, declared before it runs."""
+
+    treatment: str
+    """Name of the arm that is claimed to be better."""
+    control: str
+    """Name of the arm that it is compared with."""
+
+
+class TuneSettings(Settings):
+    """The search for every arm's learning rate on the validation split, before the final runs."""
+
+    factors: Annotated[tuple[Rate, ...], Field(min_length=2)] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """All learning rates of a run are multiplied by each of these in turn."""
+    seeds: Seeds = (1001, 1002)
+    """Seeds of the search, none of them a seed of the suite."""
+    extend: Int = 2
+    """How often the factors may be extended, for all arms, where one's best lies at an end."""
+    limit: PositiveInt | None = None
+    """Score the first so many items of every group only; without it, eval.limit counts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("factors", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name} are {', '.join(map(str, values))}, allowed are distinct ones: name "
+                    "each once"
+                )
+        return self
+
+
+class SuiteConfig(Settings):
+    """A suite file: what is common to all runs, and in what they differ."""
+
+    defaults: Tree = Field(default_factory=dict)
+    """Settings of all runs, as a configuration has them."""
+    arms: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    """By name, settings of an arm on top of the defaults; its arm is its name if it says none."""
+    seeds: Seeds = (42,)
+    """Seeds of every arm."""
+    grid: dict[str, NonEmpty] = Field(default_factory=dict)
+    """By dotted name, values of a setting; every arm has a run for every combination."""
+    exclude: tuple[dict[str, Any], ...] = ()
+    """Runs to leave out: those that agree with all of an entry's arm, seed and grid settings."""
+    contrast: ContrastSettings | None = None
+    """The comparison that is declared in advance."""
+    tune: TuneSettings | None = None
+    """How learning rates are chosen; without it, the settings' own are used."""
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A run and its place in the suite.
+
+    Attributes:
+        arm: name of its arm in the suite.
+        seed: its seed.
+        point: its values of the grid's settings.
+        config: all its settings.
+    """
+
+    arm: str
+    seed: int
+    point: Point
+    config: RunConfig
+
+    @property
+    def place(self) -> dict[str, object]:
+        """Its place as one mapping."""
+        return {ARM: self.arm, SEED: self.seed, **self.point}
+
+    @property
+    def title(self) -> str:
+        """Its place in words; settings go by the last part of their names."""
+        settings = [f"{name.rpartition('.')[2]}={value}" for name, value in self.point.items()]
+        return ", ".join([f"{self.arm} seed {self.seed}", *settings])
+
+
+@dataclass(frozen=True)
+class SuiteFile:
+    """What a suite's file says.
+
+    Attributes:
+        config: its contents.
+        runs: one for every arm, seed and point of the grid that is not excluded.
+        notes: settings of the file that change no run, a sentence each.
+    """
+
+    config: SuiteConfig
+    runs: tuple[SuiteRun, ...]
+    notes: tuple[str, ...]
+
+
+def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
+    """Read a suite's file and put the settings of its runs together.
+
+    Args:
+        path: the YAML file.
+        overrides: ``a.b=value`` settings for every run, on top of all others.
+
+    Raises:
+        InputError: a setting is unknown or out of range, one in an arm changes none of its runs, a
+            grid names what an arm or the seeds set already, an exclusion matches nothing, or the
+            search for learning rates has a seed of the suite.
+    """
+    source = SettingsFile(path)
+    suite = source.validate(source.tree, SuiteConfig)
+    _check_names(suite, source)
+    _check_tuning(suite, source)
+    changes = list(overrides)
+    _check_overrides(changes)
+    runs = tuple(
+        SuiteRun(*place, _config(suite, place, source, changes)) for place in _kept(suite, source)
+    )
+    of_arms = list(_idle_in_arms(suite, runs, source))
+    names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
+    idle = idle_settings(names, [run.config for run in runs])
+    return SuiteFile(suite, runs, tuple(sentences([*idle, *of_arms])))
+
+
+def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
+    for name in (SEED, ARM):
+        if name in suite.grid:
+            raise InputError(
+                f"{source.at(('grid', name))}: grid names {name!r}, allowed are other settings: "
+                f"use {name}s"
+            )
+    if suite.contrast is not None:
+        for role in ("treatment", "control"):
+            name = getattr(suite.contrast, role)
+            if name not in suite.arms:
+                raise InputError(
+                    f"{source.at(('contrast', role))}: contrast.{role} is {name!r}, allowed are "
+                    f"the arms {', '.join(suite.arms)}: name one of them"
+                )
+
+
+def _check_overrides(overrides: Iterable[str]) -> None:
+    """Refuse to give all runs one seed, arm or preset: their places would say another."""
+    for text in overrides:
+        name = text.partition("=")[0].strip()
+        if name in {SEED, ARM}:
+            raise InputError(
+                f"--set {text!r}: allowed are settings that a suite's places do not name: change "
+                f"the suite's {name}s"
+            )
+        if name == PRESET:
+            raise InputError(
+                f"--set {text!r}: a suite's presets stand in its file, below all other settings: "
+                "allowed are other settings, change preset in defaults or in an arm"
+            )
+
+
+def _idle_in_arms(
+    suite: SuiteConfig, runs: Sequence[SuiteRun], source: SettingsFile
+) -> Iterator[Idle]:
+    """Find what arms say without effect; of a stage's details, which are often copied, only that.
+
+    Raises:
+        InputError: another setting of an arm changes none of its runs, and was to make it another
+            arm.
+    """
+    for arm, own in suite.arms.items():
+        configs = [run.config for run in runs if run.arm == arm]
+        for idle in idle_settings(dotted(own), configs) if configs else ():
+            if idle.name.startswith("curriculum.") and not idle_settings(["curriculum"], configs):
+                yield replace(idle, name=f"{idle.name} of the arm {arm!r}")
+                continue
+            place = source.at(("arms", arm, *idle.name.split(".")))
+            raise InputError(
+                f"{place}: {idle.name} has no effect in the arm {arm!r} ({idle.reason}): allowed "
+                "in an arm are settings that change it, leave it out or move it to defaults"
+            )
+
+
+def _check_tuning(suite: SuiteConfig, source: SettingsFile) -> None:
+    if suite.tune is None:
+        return
+    common = sorted(set(suite.tune.seeds) & set(suite.seeds))
+    if common:
+        raise InputError(
+            f"{source.at(('tune', 'seeds'))}: tune.seeds names {common[0]}, a seed of the suite, "
+            "allowed are others: no final run may have a say in the choice, take another seed"
+        )
+
+
+def _kept(suite: SuiteConfig, source: SettingsFile) -> list[Place]:
+    """All places but those that are excluded; an exclusion that matches nothing is a slip."""
+    places: list[Place] = [
+        (arm, seed, dict(zip(suite.grid, values, strict=True)))
+        for arm in suite.arms
+        for values in product(*suite.grid.values())
+        for seed in suite.seeds
+    ]
+    owns = [{ARM: arm, SEED: seed, **point} for arm, seed, point in places]
+    for index, entry in enumerate(suite.exclude):
+        if not any(own | entry == own for own in owns):
+            raise InputError(
+                f"{source.at(('exclude', index))}: {entry} matches no run, allowed are arm, seed "
+                f"and the grid's {', '.join(suite.grid) or 'settings'} with values that the suite "
+                "has: change or remove it"
+            )
+    kept = [
+        place
+        for place, own in zip(places, owns, strict=True)
+        if not any(own | entry == own for entry in suite.exclude)
+    ]
+    if not kept:
+        raise InputError(
+            f"{source.at(('exclude',))}: exclude leaves 0 of {len(places)} runs, allowed is at "
+            "least 1: exclude less"
+        )
+    return kept
+
+
+def _config(
+    suite: SuiteConfig,
+    place: Place,
+    source: SettingsFile,
+    overrides: Sequence[str],
+) -> RunConfig:
+    """Put a run's settings together: preset, defaults, arm, seed, grid, ``--set``."""
+    arm, seed, point = place
+
+    def at(location: Location) -> str:
+        """The place in the file that a run's setting comes from; a later source comes first."""
+        said = ".".join(map(str, location))
+        for name in point:
+            if said == name or said.startswith(f"{name}."):
+                return source.at(("grid", name))
+        own, common = ("arms", arm, *location), ("defaults", *location)
+        return source.at(common if own not in source.lines and common in source.lines else own)
+
+    tree = with_preset(merge(suite.defaults, suite.arms[arm]), at)
+    tree = deepcopy(merge({ARM: arm}, tree) | {SEED: seed})  # sections are the preset's own
+    for name, value in point.items():
+        assign(tree, name.split("."), value, f"{source.at(('grid', name))}: {name}")
+    for text in overrides:
+        source.overridden.add(apply_override(tree, text))
+    return validated(tree, RunConfig, at)

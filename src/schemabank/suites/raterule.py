@@ -1,0 +1,179 @@
+"""The rule by which a suite chooses among learning rates, and the figures that it uses.
+
+A few runs on a few hundred items leave the best score uncertain by some points. The loss of the
+gold target varies less, so it can choose among rates whose scores are equally good. But it often
+keeps falling where the score no longer rises. So it decides only among rates whose score is within
+a quarter of a standard error of the best. That error is of the paired difference, since all
+candidates answer the same items. ``benchmarks/rate_rule.py`` simulates how much accuracy this and
+other rules end with, recorded in ``results/rate_rule.json``: the best score alone does as well,
+within 0.03 points of accuracy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import fsum, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from schemabank.common.errors import InputError
+from schemabank.runs.itemscores import ItemScores, load_item_scores
+from schemabank.tasks.scoring.scores import METRICS
+
+NEAR = 0.25  # standard errors below the best score
+NO_SHARES = {None, "perplexity"}  # scores that are no shares of the items
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a candidate's runs scored on each item.
+
+    Attributes:
+        scores: (item) means over the runs.
+        clusters: (item) number of what each item was drawn with.
+        digest: of the items; equal for equal items.
+    """
+
+    scores: npt.NDArray[np.float64]
+    clusters: npt.NDArray[np.int32]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One arm at one learning rate: means over seeds, all of which answered the same items.
+
+    Attributes:
+        learning_rate: the highest that LoRA is trained at.
+        score: share of the items that are right; ``None`` where nothing is scored.
+        gold_nll: mean loss of the gold target in nats per token.
+        ended: share of the completions that ended by themselves.
+        num_items: items that each run answered.
+        num_seeds: runs.
+        answers: item by item; ``None`` where only means are known.
+    """
+
+    learning_rate: float
+    score: float | None
+    gold_nll: float
+    ended: float | None
+    num_items: int
+    num_seeds: int
+    answers: Answers | None = field(default=None, compare=False, repr=False)
+
+
+def choose(tried: Sequence[Candidate]) -> Candidate:
+    """Choose among learning rates.
+
+    The rule: of those whose mean score is within a quarter of a standard error of the best mean
+    score, the one with the lowest mean loss of the gold target; of equals, the first. The error is
+    that of the difference from the best over items; where single items are not known, that which
+    candidates would have whose answers have nothing to do with each other, the largest that is
+    likely. Where nothing is scored, the loss decides.
+    """
+    scored = [(c, c.score) for c in tried if c.score is not None]
+    if not scored:
+        return min(tried, key=lambda c: c.gold_nll)
+    best = best_score(tried)
+    assert best.score is not None
+    near = [
+        c for c, score in scored if best.score - score <= NEAR * paired_error(best, c) + ROUNDING
+    ]
+    return min(near, key=lambda c: c.gold_nll)
+
+
+def best_score(tried: Sequence[Candidate]) -> Candidate:
+    """Return what the best mean score alone would choose; of equal scores, the lowest loss."""
+    scored = [(c, c.score) for c in tried if c.score is not None]
+    if not scored:
+        return min(tried, key=lambda c: c.gold_nll)
+    most = max(score for _, score in scored)
+    return min((c for c, score in scored if score >= most - ROUNDING), key=lambda c: c.gold_nll)
+
+
+def paired_error(one: Candidate, other: Candidate) -> float:
+    """Return the standard error over items of the difference of two scored candidates' scores.
+
+    Sums over a cluster's items take the items' place, as in
+    `schemabank.stats.clustered_interval` (Miller, arXiv 2411.00640, sections 2.2 and 4.2).
+    """
+    if one.answers is None or other.answers is None:
+        return sqrt(_answers_variance(one) + _answers_variance(other))
+    _check_same_items(one.answers.digest, other.answers.digest)
+    apart = one.answers.scores - other.answers.scores
+    sums = np.bincount(one.answers.clusters, weights=apart - apart.mean())
+    sums = sums[np.bincount(one.answers.clusters) > 0]
+    num = len(sums)
+    return 0.0 if num < 2 else sqrt(num / (num - 1) * float(np.square(sums).sum())) / len(apart)
+
+
+def candidate(
+    learning_rate: float, results: Sequence[Mapping[str, Any]], folders: Sequence[Path]
+) -> Candidate:
+    """Return the means over runs, each the mean over the items of all groups.
+
+    Args:
+        learning_rate: the highest that LoRA is trained at.
+        results: contents of the runs' ``result.json``.
+        folders: of the runs, in the same order.
+
+    Raises:
+        InputError: items' scores cannot be read, or the runs had other items.
+    """
+    primary = METRICS[results[0]["metric"]].primary
+    scores = [_of_items(result, primary) for result in results if primary not in NO_SHARES]
+    # Of perplexity there is only the loss that counts the end token.
+    loss = _mean([_of_items(result, "gold_nll") for result in results])
+    if loss is None:
+        loss = _mean([_of_items(result, "gold_nll_with_end") for result in results])
+    assert loss is not None
+    score = _mean(scores)
+    return Candidate(
+        learning_rate=learning_rate,
+        score=score,
+        gold_nll=loss,
+        ended=_mean([_of_items(result, "ended_ratio") for result in results]),
+        num_items=sum(group["num_items"] for group in results[0]["groups"].values()),
+        num_seeds=len(results),
+        answers=None if score is None or primary is None else _answers(folders, primary),
+    )
+
+
+def _answers(folders: Sequence[Path], score: str) -> Answers:
+    found: list[ItemScores] = [load_item_scores(folder, score) for folder in folders]
+    for own in found:
+        _check_same_items(own.digest, found[0].digest)
+    means = np.stack([own.scores for own in found]).astype(np.float64).mean(axis=0)
+    return Answers(np.asarray(means), found[0].cluster, found[0].digest)
+
+
+def _check_same_items(one: str, other: str) -> None:
+    if one != other:
+        raise InputError(
+            f"tuning runs were scored on other items (digests {one[:10]} and {other[:10]}), "
+            "allowed are the same ones for all: move the suite's folder away, or choose another "
+            "--out"
+        )
+
+
+def _answers_variance(found: Candidate) -> float:
+    """The variance of a mean of right and wrong answers, which no graded score exceeds."""
+    assert found.score is not None
+    return found.score * (1 - found.score) / (found.num_items * found.num_seeds)
+
+
+def _of_items(result: Mapping[str, Any], name: str | None) -> float | None:
+    """A mean over all items of a run, or ``None`` where it has no such figure."""
+    groups = result["groups"].values()
+    if name is None or any(name not in group for group in groups):
+        return None
+    num_items: int = sum(group["num_items"] for group in groups)
+    return fsum(group[name] * group["num_items"] for group in groups) / num_items
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fsum(known) / len(known) if known else None

@@ -1,0 +1,343 @@
+"""A suite from its file's settings to finished runs and tables: plan, tune, run, summarise.
+
+Finished runs are reused. Cohorts are planned from all runs of a round, finished or not, so that an
+interrupted suite ends with the same bytes as one that was not interrupted.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from schemabank.common.errors import FailedRunsError, InputError
+from schemabank.common.tables import PlainTable
+from schemabank.common.waiting import Note
+from schemabank.config.file import run_id
+from schemabank.config.settings import RunConfig
+from schemabank.runs.experiment import check_all_reusable, plan_all, run_all
+from schemabank.runs.fairness import first_last, inequalities, trained
+from schemabank.runs.loading import resolve_device
+from schemabank.runs.members import Outcome, finished_outcome
+from schemabank.runs.progress import Reporter
+from schemabank.runs.rundir import is_finished
+from schemabank.runs.tables import check_tables
+from schemabank.stats import summarise_arm
+from schemabank.suites.file import SuiteRun
+from schemabank.suites.manifest import SettledTrials, check_manifest, write_manifest
+from schemabank.suites.ratesearch import ChosenRate, RateSearch, notes, search, tuned
+from schemabank.suites.suite import Suite
+
+Row = dict[str, object]
+
+# Squares of larger scores may be no floats, so that they have no spread. A perplexity may be so
+# large, and infinite where no float holds it.
+LARGEST_SPREAD = 1e150
+
+
+@dataclass(frozen=True)
+class SuiteOutcome:
+    """A suite that has ended.
+
+    Attributes:
+        suite: with its final runs, at the learning rates that were chosen.
+        outcomes: of the final runs, in their order.
+        search: how the learning rates were chosen; ``None`` for a suite that is not tuned.
+    """
+
+    suite: Suite
+    outcomes: tuple[Outcome, ...]
+    search: RateSearch | None
+
+    @property
+    def trials(self) -> tuple[Outcome, ...]:
+        """The outcomes of the tuning runs."""
+        return () if self.search is None else self.search.outcomes
+
+    def rows(self) -> list[Row]:
+        """Every run's place, failure and result, tuning runs first."""
+        outcomes = [*self.trials, *self.outcomes]
+        return [
+            {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
+            for row, outcome in zip(_rows(self.suite, self.search), outcomes, strict=True)
+        ]
+
+    def tables(self) -> list[PlainTable]:
+        """How the learning rates were chosen, the final scores, and adapters in doubt."""
+        choices = () if self.search is None else self.search.choices or ()
+        results = [outcome.result for outcome in (*self.trials, *self.outcomes)]
+        return [
+            *_tuning_tables(choices),
+            *result_tables(self.suite, self.outcomes),
+            *check_tables(results),
+        ]
+
+    def inequalities(self) -> list[str]:
+        """In what the arms of the contrast, or else all, were not given the same."""
+        found = [
+            trained(run.config, outcome.result, arm=run.arm, setting=_setting(run))
+            for run, outcome in zip(self.suite.runs, self.outcomes, strict=True)
+            if outcome.result is not None
+        ]
+        known = [own for own in found if own is not None]
+        declared = self.suite.contrast
+        arms = [declared.treatment, declared.control] if declared else first_last(known)
+        return inequalities(known, arms, tuned=self.search is not None)
+
+
+def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
+    """Train and evaluate what is not finished yet, the search for learning rates first.
+
+    Args:
+        suite: the suite.
+        out: folder of the runs, one folder a run inside, and of ``suite.json``.
+        reporter: where progress goes.
+
+    Raises:
+        InputError: ``out`` belongs to another suite, or something in the settings cannot be had,
+            and nothing was trained; or an arm diverged at all factors.
+        FailedRunsError: tuning runs failed for want of memory or the like; nothing was chosen.
+    """
+    for note in suite.notes:
+        reporter.note(note)
+    device = resolve_device(suite.runs[0].config.engine.device)
+    check_manifest(out, suite)
+    found = None
+    if suite.tune is not None:
+        found = _search(suite, out, reporter, device)
+        suite = tuned(suite, found)
+    write_manifest(out, suite, found)
+    titled = [(run.config, run.title) for run in suite.runs]
+    outcomes = _run(titled, out, reporter, device)
+    return SuiteOutcome(suite, tuple(outcomes), found)
+
+
+def planned_rows(suite: Suite, out: Path) -> list[Row]:
+    """Return id and place of every run that is known: the final ones once rates are chosen."""
+    if suite.tune is None:
+        return suite.rows()
+    found = search(suite, _reader(out, note=lambda _: None))
+    return _rows(suite if found.choices is None else tuned(suite, found), found)
+
+
+def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
+    """Say what running a suite would mean: its arms, and its cohorts with their expected time.
+
+    Where the model or the data cannot be had, the cohorts are left out and the reason is noted.
+    """
+    for note in suite.notes:
+        reporter.note(note)
+    if suite.tune is None:
+        tables = [_arms_table("runs", suite.runs, out)]
+        phases: dict[str, Sequence[SuiteRun]] = {"cohorts": suite.runs}
+    else:
+        found = search(suite, _reader(out, note=reporter.note))
+        trials = [trial.run for trial in found.trials]
+        tables = [_arms_table("tuning runs", trials, out)]
+        phases = {"cohorts of the tuning runs": trials, "cohorts of the final runs": suite.runs}
+        if found.choices is None:
+            reporter.note(_to_follow(suite, found))
+        else:
+            final = tuned(suite, found).runs
+            tables += [*_tuning_tables(found.choices), _arms_table("final runs", final, out)]
+    try:
+        for title, runs in phases.items():
+            tables += _cohorts(f"{title}, as if nothing were finished", runs, reporter)
+    except InputError as error:
+        reporter.note(f"no cohorts and no expected time: {error}")
+    return tables
+
+
+def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]:
+    """Mean and spread over seeds of the first score, one table a group of items."""
+    results = [outcome.result for outcome in outcomes]
+    groups = dict.fromkeys(g for r in results if r is not None for g in _groups(r))
+    return [_result_table(suite, results, group) for group in groups]
+
+
+def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
+    """Choose the learning rates; what is finished of the search is reused."""
+    finished = _reader(out, note=reporter.note)
+    if search(suite, finished).choices is None:
+        # Before the search, which may take days: what keeps the final runs from starting.
+        plan_all([run.config for run in suite.runs], reporter, device=device)
+
+    def run(found: RateSearch) -> Sequence[Outcome]:
+        outcomes = finished(found)
+        if outcomes is None:
+            write_manifest(out, suite, found)
+            trials = [(trial.run.config, trial.title) for trial in found.missing]
+            outcomes = _run(trials, out, reporter, device)
+            ended = replace(found, outcomes=(*found.outcomes, *outcomes))
+            write_manifest(out, suite, ended)  # what has diverged is not tried again
+            _check_failures(outcomes)
+        return outcomes
+
+    found = search(suite, run)
+    reused = {
+        trial.run.config: outcome
+        for trial, outcome in zip(found.trials, found.outcomes, strict=False)
+        if outcome.reused and outcome.result is not None
+    }
+    check_all_reusable(reused, reporter)
+    for note in notes(found):
+        reporter.note(note)
+    return found
+
+
+def _reader(out: Path, *, note: Note) -> Callable[[RateSearch], list[Outcome] | None]:
+    """Return what knows the outcomes of a round of trials if all of them have ended."""
+    settled = SettledTrials(out, note)
+
+    def read(found: RateSearch) -> list[Outcome] | None:
+        ended = [_ended(out, trial.run.config, settled) for trial in found.missing]
+        known = [outcome for outcome in ended if outcome is not None]
+        return known if len(known) == len(ended) else None
+
+    return read
+
+
+def _ended(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
+    """The outcome of a trial that need not be run."""
+    folder = out / run_id(run)
+    if is_finished(folder):
+        return finished_outcome(run, folder)
+    return settled.get(run)
+
+
+def _run(
+    titled: Sequence[tuple[RunConfig, str]], out: Path, reporter: Reporter, device: torch.device
+) -> list[Outcome]:
+    """Run what is not finished; places that have come to the same settings share a run."""
+    ids = [run_id(config) for config, _ in titled]
+    configs, titles = zip(*dict(zip(ids, titled, strict=True)).values(), strict=True)
+    done = run_all(configs, out, reporter, device=device, titles=titles)
+    outcomes = dict(zip(dict.fromkeys(ids), done, strict=True))
+    return [outcomes[name] for name in ids]
+
+
+def _check_failures(outcomes: Sequence[Outcome]) -> None:
+    passing = [(o.folder, o.failure) for o in outcomes if o.failure and not o.failure.is_settled]
+    if passing:
+        (folder, first), *_ = passing
+        raise FailedRunsError(
+            f"{len(passing)} of {len(outcomes)} tuning runs failed, the first of them "
+            f"{str(folder)!r} ({first}): no learning rate was chosen, remove the cause and run the "
+            "suite again, which goes on from here"
+        )
+
+
+def _rows(suite: Suite, found: RateSearch | None) -> list[Row]:
+    """Rows of the tuning runs and, once they are known, of the final ones."""
+    if found is None:
+        return suite.rows()
+    rows: list[Row] = [{**trial.row(), "phase": "tune"} for trial in found.trials]
+    if found.choices is None:
+        return rows
+    return [*rows, *({**row, "phase": "final"} for row in suite.rows())]
+
+
+def _to_follow(suite: Suite, found: RateSearch) -> str:
+    """What comes after the trials that are known, in words."""
+    assert suite.tune is not None
+    each = len(found.trials) // len(found.factors)
+    left = suite.tune.extend - found.extensions
+    more = (
+        f"; before them, where the best of an arm lies at an end of the factors, {each} more "
+        f"tuning runs for each factor beyond it, up to {left} times at either end"
+    )
+    return (
+        f"{len(suite.runs)} final runs follow, at the learning rates that the tuning runs choose"
+        f"{more if left > 0 else ''}"
+    )
+
+
+def _arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
+    rows = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        own = [run for run in runs if run.arm == arm]
+        seeds = len({run.seed for run in own})
+        finished = sum(is_finished(out / run_id(run.config)) for run in own)
+        rows.append([arm, str(len(own)), str(seeds), str(finished)])
+    return f"{len(runs)} {what} in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows
+
+
+def _cohorts(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> list[PlainTable]:
+    """The cohorts of runs, with their expected time."""
+    if not runs:
+        return []
+    configs = list({run_id(run.config): run.config for run in runs}.values())
+    plans = plan_all(configs, reporter, device=resolve_device(configs[0].engine.device))
+    rows = [
+        [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
+        for n, p in enumerate(plans, start=1)
+    ]
+    return [(title, ["cohort", "runs", "at once", "steps", "training, about"], rows)]
+
+
+def _tuning_tables(choices: Sequence[ChosenRate]) -> list[PlainTable]:
+    """Score against learning rate, a row an arm, point and factor; none where nothing trains."""
+    if not choices:
+        return []
+    names = list(choices[0].run.point)
+    rows = []
+    for choice in choices:
+        for factor in choice.factors:
+            place = [choice.run.arm, *(str(choice.run.point[name]) for name in names)]
+            rows.append([*place, f"{factor:g}", *_tried(choice, factor)])
+    head = ["arm", *names, "factor", "learning rate", "score", "gold NLL", "ended", "choice"]
+    return [("learning rates on validation, means over seeds", head, rows)]
+
+
+def _tried(choice: ChosenRate, factor: float) -> list[str]:
+    """A learning rate and how it did."""
+    found = choice.candidates.get(factor)
+    if found is None:
+        return ["", "", "", "", "diverged"]
+    chosen = "chosen, at the edge" if choice.at_edge else "chosen"
+    marks = [chosen] if factor == choice.factor else []
+    marks += ["best score"] if factor == choice.best_score else []
+    return [
+        f"{found.learning_rate:g}",
+        "" if found.score is None else f"{found.score:.4f}",
+        f"{found.gold_nll:.4f}",
+        "" if found.ended is None else f"{found.ended:.0%}",
+        ", ".join(marks),
+    ]
+
+
+def _result_table(
+    suite: Suite, results: Sequence[Mapping[str, Any] | None], group: str
+) -> PlainTable:
+    names = list(dict.fromkeys(name for run in suite.runs for name in run.point))
+    scores: dict[tuple[str, ...], list[float]] = {}
+    metric = ""
+    for run, result in zip(suite.runs, results, strict=True):
+        key = (run.arm, *(str(run.point.get(name, "")) for name in names))
+        scores.setdefault(key, [])
+        if result is not None and group in _groups(result) and result["scores"]:
+            metric = result["scores"][0]
+            scores[key].append(_groups(result)[group][metric])
+    rows = [[*key, str(len(found)), *_summary_cells(found)] for key, found in scores.items()]
+    head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
+    return f"{metric}, {group}", head, rows
+
+
+def _setting(run: SuiteRun) -> str:
+    return ", ".join(f"{name} {value}" for name, value in run.point.items())
+
+
+def _summary_cells(scores: Sequence[float]) -> list[str]:
+    if not scores:
+        return ["", "", ""]
+    if not all(score <= LARGEST_SPREAD for score in scores):
+        return [f"{sum(score / len(scores) for score in scores):.4g}", "", ""]
+    found = summarise_arm(scores)
+    sd = "" if found.sd is None else f"{found.sd:.4f}"
+    ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
+    return [f"{found.mean:.4f}", sd, ends]
+
+
+def _groups(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+    return dict(result["groups"])

@@ -1,0 +1,80 @@
+"""New folders appear whole or not at all, and never in place of another."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.common.folders import check_new, new_folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_taken_name_is_seen_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="not overwritten: choose another --out"):
+        check_new(tmp_path / "link")
+
+
+def test_a_new_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "adapter"
+    with new_folder(target) as partial:
+        (partial / "weights").write_text("1")
+        assert not target.exists()
+    assert names(target.parent) == {"adapter"}
+    assert names(target) == {"weights"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_a_new_folder_never_overwrites(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "a"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "file":
+        target.write_text("mine")
+    else:
+        target.symlink_to(tmp_path / "nowhere")
+    before = os.lstat(target)
+    with pytest.raises(InputError, match="not overwritten: choose another --out"):
+        new_folder(target).__enter__()
+    assert os.path.samestat(os.lstat(target), before)
+    assert names(tmp_path) == {"a"}
+
+
+def test_a_new_folder_does_not_overwrite_what_appears_meanwhile(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+
+    def attempt() -> None:
+        with new_folder(target) as partial:
+            (partial / "weights").write_text("1")
+            target.mkdir()
+
+    with pytest.raises(InputError, match="not overwritten"):
+        attempt()
+    assert names(tmp_path) == {"a"}
+    assert names(target) == set()
+
+
+def test_a_failed_new_folder_leaves_nothing(tmp_path: Path) -> None:
+    def attempt() -> None:
+        with new_folder(tmp_path / "deep" / "deeper" / "a") as partial:
+            (partial / "inner").mkdir()
+            (partial / "inner" / "weights").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt()
+    assert names(tmp_path) == set()
+
+
+def test_what_a_killed_process_left_does_not_block_a_new_folder(tmp_path: Path) -> None:
+    """In a container every process may have the same id."""
+    unfinished = new_folder(tmp_path / "a")
+    left = unfinished.__enter__()
+    (left / "half").write_text("1")
+    with new_folder(tmp_path / "a") as partial:
+        assert names(partial) == set()
+    assert names(tmp_path) == {"a", left.name}

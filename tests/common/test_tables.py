@@ -1,0 +1,28 @@
+"""Tables as they are printed."""
+
+from rich.console import Console
+
+from schemabank.common.tables import markdown_table, plain_table, without_empty_columns
+
+HEAD = ["arm", "epochs", "score", "note"]
+
+
+def test_a_column_that_is_empty_in_all_rows_goes() -> None:
+    rows = [["lora", "", "0.1", ""], ["schemabank", "", "0.2", "chosen"]]
+    kept = [["lora", "0.1", ""], ["schemabank", "0.2", "chosen"]]
+    assert without_empty_columns(("t", HEAD, rows)) == ("t", ["arm", "score", "note"], kept)
+
+
+def test_a_table_without_rows_keeps_its_head() -> None:
+    assert without_empty_columns(("t", HEAD, [])) == ("t", HEAD, [])
+
+
+def test_the_terminal_shows_no_empty_column() -> None:
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(plain_table("t", HEAD, [["lora", "", "0.1", ""]]))
+    assert shown.get().replace("─", "").split() == ["t", "arm", "score", "lora", "0.1"]
+
+
+def test_markdown_keeps_its_columns() -> None:
+    assert markdown_table(["a"], [["x|y\nz"]])[2] == "| x\\|y z |"

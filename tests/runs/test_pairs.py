@@ -1,0 +1,70 @@
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.runs.pairs import as_pairs
+
+ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "other": None}]
+TABLE = {"prompt": ["a", "c"], "completion": ["b", "d"]}
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        [("a", "b"), ("c", "d")],
+        (["a", "b"], ["c", "d"]),
+        ROWS,
+        datasets.Dataset.from_list(ROWS),
+        datasets.Dataset.from_dict(TABLE).select(range(2)),
+        [(np.str_("a"), "b"), {"prompt": "c", "completion": "d"}],
+    ],
+)
+def test_pairs_and_columns_are_taken(examples: object) -> None:
+    assert as_pairs(examples) == [("a", "b"), ("c", "d")]
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        (["ab", "cd"], "training example 0 is 'ab': allowed are a list of pairs"),
+        ("ab", "the training examples are a str: allowed"),
+        (TABLE, "are a dict: allowed"),
+        (pd.DataFrame(TABLE), r"are a DataFrame: .* give table\.to_dict\(\"records\"\)"),
+        (
+            datasets.DatasetDict(train=datasets.Dataset.from_dict(TABLE)),
+            r"such as data\[\"train\"\]",
+        ),
+        (datasets.Dataset.from_dict(TABLE).to_iterable_dataset(), "are a IterableDataset"),
+        ({("a", "b")}, "are a set"),
+        (None, "are a NoneType"),
+        ([], "there are 0 training examples"),
+        (datasets.Dataset.from_dict({"prompt": [], "completion": []}), "0 training examples"),
+        (datasets.Dataset.from_dict({"text": ["x"]}), "has the columns text and no prompt"),
+        ([{"prompt": "a", "answer": "b"}], "has the columns prompt, answer and no completion"),
+        ([("a", "b"), ("a", "b", "c")], r"example 1 is \('a', 'b', 'c'\)"),
+        ([("a",)], r"example 0 is \('a',\)"),
+        ([{"a", "b"}], "example 0 is"),
+        ([None], "example 0 is None"),
+        ([("a", 4)], "completion of training example 0 is 4, a int: allowed is text"),
+        ([("a", None)], "is None, a NoneType"),
+        ([("a", float("nan"))], "is nan, a float"),
+        ([("a", b"b")], "is b'b', a bytes"),
+        ([("a", True)], "is True, a bool"),
+        ([([{"role": "user", "content": "a"}], "b")], "prompt of training example 0 is"),
+        ([("a", "b"), ("a", " ")], "completion of training example 1 is empty"),
+        ([("a", "\ud83d")], "is no Unicode"),
+    ],
+)
+def test_anything_else_is_refused(examples: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_pairs(examples)
+
+
+@pytest.mark.parametrize("make", [lambda: (p for p in [("a", "b")]), lambda: iter([("a", "b")])])
+def test_what_can_be_read_only_once_is_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(InputError, match="make a list of it"):
+        as_pairs(make())

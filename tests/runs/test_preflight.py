@@ -1,0 +1,65 @@
+"""What a user sees before any compute is spent: estimates of the right order, from shapes alone."""
+
+from dataclasses import replace
+
+import pytest
+
+from cohorts import BANK, LORA, bank_run, cohort, data, lora_run
+from schemabank.engine.stack import AdapterStack
+from schemabank.runs import preflight
+from schemabank.runs.preflight import Estimate, describe_data, estimate
+from tiny import tiny_model
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of a million operations a second."""
+    monkeypatch.setattr(preflight, "_matrix_rate", lambda _model: 1e6)
+
+
+def of_slots(num_slots: int, num_steps: tuple[int, int]) -> Estimate:
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * num_slots, bank=BANK)
+    return estimate(stack, data(), num_steps)
+
+
+def test_time_grows_with_steps_and_slots() -> None:
+    one = of_slots(1, (0, 100))
+    assert of_slots(1, (0, 200)).time_s == pytest.approx(2 * one.time_s)
+    assert of_slots(1, (100, 100)).time_s == pytest.approx(1.3 * one.time_s)
+    assert 3 * one.time_s < of_slots(4, (0, 100)).time_s < 5 * one.time_s
+    assert of_slots(4, (0, 1)).memory_gib > of_slots(1, (0, 1)).memory_gib > 0
+
+
+def test_time_is_that_of_the_models_products_at_real_shapes() -> None:
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA], bank=None)
+    training = data()
+    schedule = training.schedule
+    flop = 0
+    for bucket in schedule.order(0):
+        width, labels = schedule.buckets[bucket].width, schedule.buckets[bucket].num_labels
+        blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
+        head = stack.model.get_output_embeddings().weight.numel()
+        flop += 4 * schedule.batch_size * (blocks * width + head * labels)
+    found = estimate(stack, training, (0, schedule.steps_per_epoch))
+    assert found.time_s == pytest.approx(flop / 0.4e6)
+
+
+def test_a_cohort_says_how_many_steps_of_which_cost_are_to_come() -> None:
+    trained = cohort([bank_run(1, max_steps=10), lora_run(2, max_steps=4)], data(num_orders=1))
+    assert trained.steps_to_come == (3, 7)
+    assert trained.num_steps == 10
+
+
+def test_the_measured_rate_is_that_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    rate = preflight._matrix_rate(tiny_model("llama"))
+    assert 1e8 < rate < 1e16
+
+
+def test_lengths_cuts_and_padding_are_told() -> None:
+    training = data()
+    cut = replace(training, encoded=[replace(e, cut=i < 2) for i, e in enumerate(training.encoded)])
+    lines = "\n".join(describe_data(cut, training.tokenizer))
+    assert "2 of 22 cut" in lines
+    assert f"{training.schedule.steps_per_epoch} steps an epoch" in lines
+    assert "no loss on" in lines

@@ -1,0 +1,207 @@
+"""Claims and leftovers; another process is a real one."""
+
+import fcntl
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.common.folders import check_new, new_folder
+from schemabank.runs import rundir
+from schemabank.runs.rundir import RESULT, check_available, claimed, is_finished
+
+HOLDER = """
+import sys
+from pathlib import Path
+from schemabank.runs.rundir import claimed
+with claimed(Path(sys.argv[1])) as claim:
+    (claim.path / "metrics.jsonl").write_text("half a run")
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another_process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"claimed\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def finish(folder: Path, *, result: str = "{}") -> None:
+    with claimed(folder) as claim:
+        (claim.path / RESULT).write_text(result)
+        claim.complete()
+
+
+# Claims.
+
+
+def test_a_completed_claim_is_a_finished_run_and_leaves_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "lora-seed1"
+    assert not is_finished(run)
+    with claimed(run) as claim:
+        assert claim.path != run
+        (claim.path / RESULT).write_text("{}")
+        assert not is_finished(run), "the name stands for a complete run only"
+        claim.complete()
+        assert claim.path == run
+    assert is_finished(run)
+    assert names(run.parent) == {"lora-seed1"}
+    assert names(run) == {RESULT}
+
+
+def test_a_claim_excludes_other_processes(tmp_path: Path) -> None:
+    run, other = tmp_path / "a", tmp_path / "b"
+    with held_by_another_process(run) as process:
+        with pytest.raises(InputError, match=r"'.*/a' is in use by another run.*wait.* --out"):
+            claimed(run).__enter__()
+        finish(other)
+        assert (tmp_path / ".a.partial" / "metrics.jsonl").read_text() == "half a run"
+        process.communicate()
+        assert process.returncode == 0
+    finish(run)
+    assert (tmp_path / "a.unfinished-1" / "metrics.jsonl").read_text() == "half a run"
+    assert names(tmp_path) == {"a", "b", "a.unfinished-1"}
+
+
+def test_a_killed_process_loses_its_claim_but_not_its_files(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with held_by_another_process(run) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert names(tmp_path) == {".a.lock", ".a.partial"}
+        with claimed(run) as claim:
+            assert names(claim.path) == set()
+            assert (tmp_path / "a.unfinished-1" / "metrics.jsonl").read_text() == "half a run"
+            (claim.path / RESULT).write_text("{}")
+            claim.complete()
+    assert names(tmp_path) == {"a", "a.unfinished-1"}
+
+
+def test_a_claim_excludes_its_own_process_too(tmp_path: Path) -> None:
+    with claimed(tmp_path / "a"), pytest.raises(InputError, match="is in use"):
+        claimed(tmp_path / "a").__enter__()
+    finish(tmp_path / "a")
+
+
+def test_a_lock_on_a_removed_file_is_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process ends between our opening and locking, and a third one claims the run anew."""
+    lock, flock = tmp_path / ".a.lock", fcntl.flock
+    third: list[IO[str]] = []
+
+    def late(file: IO[str], operation: int) -> None:
+        if not third:
+            lock.unlink()
+            third.append(lock.open("w"))
+            flock(third[0], operation)
+        flock(file, operation)
+
+    monkeypatch.setattr(rundir.fcntl, "flock", late)
+    with pytest.raises(InputError, match="is in use"):
+        claimed(tmp_path / "a").__enter__()
+    third[0].close()
+    finish(tmp_path / "a")
+
+
+def test_an_exception_keeps_the_files_under_a_name_of_their_own(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+
+    def attempt(number: int) -> None:
+        with claimed(run) as claim:
+            (claim.path / "log").write_text(f"try {number}")
+            raise RuntimeError("stop")
+
+    for number in (1, 2):
+        with pytest.raises(RuntimeError, match="stop"):
+            attempt(number)
+    with claimed(run), claimed(tmp_path / "deep" / "deeper" / "a"):
+        pass
+    assert names(tmp_path) == {"a.unfinished-1", "a.unfinished-2"}
+    assert [(tmp_path / f"a.unfinished-{n}" / "log").read_text() for n in (1, 2)] == [
+        "try 1",
+        "try 2",
+    ]
+
+
+def test_a_finished_run_is_never_claimed_again(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    finish(run, result='{"first": 1}')
+    with pytest.raises(InputError, match=r"exists and is not overwritten: choose another --out"):
+        claimed(run).__enter__()
+    assert read_json(run / RESULT) == {"first": 1}
+    assert names(tmp_path) == {"a"}
+
+
+def test_a_name_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run) as claim:
+        (claim.path / RESULT).write_text("{}")
+        run.mkdir()
+        with pytest.raises(InputError, match="not overwritten"):
+            claim.complete()
+    assert names(run) == set()
+    assert names(tmp_path / "a.unfinished-1") == {RESULT}
+
+
+@pytest.mark.parametrize("name", ["runs/a", "runs/deeper/a"])
+def test_a_place_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot write to '.*runs.*choose another --out"):
+        claimed(tmp_path / name).__enter__()
+    with pytest.raises(InputError, match=r"cannot write to '.*runs.*choose another --out"):
+        new_folder(tmp_path / name).__enter__()
+
+
+@pytest.mark.parametrize("check", [check_available, check_new])
+def test_a_check_beforehand_touches_nothing(tmp_path: Path, check: Callable[[Path], None]) -> None:
+    check(tmp_path / "runs" / "deeper" / "a")
+    check(tmp_path / "b")
+    assert names(tmp_path) == set()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"cannot write to .*file' is no folder.*choose another"):
+        check(tmp_path / "file" / "a")
+
+
+def test_a_run_in_progress_is_seen_beforehand(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run):
+        with pytest.raises(InputError, match="is in use by another run"):
+            check_available(run)
+        check_available(tmp_path / "b")
+    check_available(run)
+    (tmp_path / ".a.lock").touch()
+    check_available(run)
+    assert names(tmp_path) == {".a.lock"}
+
+
+def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("thesis", "file", "link"):
+        with pytest.raises(InputError, match=rf"'.*{name}' exists but holds no result\.json.*move"):
+            is_finished(tmp_path / name)
+
+
+# New folders.

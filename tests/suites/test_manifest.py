@@ -1,0 +1,147 @@
+"""Trials that have diverged are not tried again, as long as weights and data are the same."""
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.runs.inputs import recorded_in
+from schemabank.suites.run import plan_suite, run_suite
+from schemabank.suites.suite import load_suite
+from tinyruns import SETTINGS, Notes, write_gsm8k, write_model
+from tinysuites import write
+
+# PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@dataclass(frozen=True)
+class Diverging:
+    """A suite whose two trials diverge, with weights and data of its own."""
+
+    model: Path
+    data: Path
+    file: Path
+    out: Path
+
+    def again(self) -> list[str]:
+        """Search once more, in vain; return what is noted."""
+        notes = Notes()
+        with pytest.raises(InputError, match="diverged at all of the factors"):
+            run_suite(load_suite(self.file), self.out, notes)
+        return notes.lines
+
+    @property
+    def failed(self) -> dict[str, Any]:
+        """What is known of the first trial."""
+        rows: list[dict[str, Any]] = read_json(self.out / "suite.json")["tuning"]["failed"]
+        assert len(rows) == 2
+        return rows[0]
+
+    @property
+    def num_tries(self) -> float:
+        """How often the two were trained."""
+        return len(list(self.out.glob("*.unfinished-*"))) / 2
+
+
+@pytest.fixture
+def diverging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diverging:
+    model, data = write_model(tmp_path / "model"), write_gsm8k(tmp_path / "data", num_train=8)
+    monkeypatch.setenv("SCHEMABANK_DATA", str(data))
+    defaults = {
+        **{key: value for key, value in SETTINGS.items() if key != "arm"},
+        "model": {"name": str(model), "dtype": "float32"},
+        "train": {"num_train_epochs": 1, "learning_rate": 1e-2},
+    }
+    tune = {"factors": [1e30, 1e31], "seeds": [1001], "extend": 0}
+    file = write(tmp_path / "s.yaml", arms={"lora": {}}, seeds=[1], tune=tune, defaults=defaults)
+    found = Diverging(model, data, file, tmp_path / "runs")
+    found.again()
+    return found
+
+
+def reweighted(place: Diverging) -> None:
+    file = place.model / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"][3] += 0.5
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def relabelled(place: Diverging) -> None:
+    file = place.data / "gsm8k" / "train.jsonl.gz"
+    with gzip.open(file, "rt") as read:
+        rows = read.read()
+    with gzip.open(file, "wt") as written:
+        written.write(rows.replace("add 3 and 3", "add two times 3"))
+
+
+def test_a_divergence_is_settled_with_the_digests_of_weights_and_data(diverging: Diverging) -> None:
+    inputs = recorded_in(diverging.failed)
+    assert inputs.keys() == {"model", "tokenizer", "data"}
+    assert all(digest.startswith("sha256:") for digest in inputs.values())
+    assert not any("is tried again" in line for line in diverging.again())
+    assert diverging.num_tries == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "said"),
+    [(reweighted, "model", "the base model"), (relabelled, "data", "the task's data")],
+)
+def test_on_other_weights_or_data_a_trial_that_diverged_is_tried_again(
+    change: Callable[[Diverging], None], name: str, said: str, diverging: Diverging
+) -> None:
+    before = diverging.failed
+    change(diverging)
+    told = [line for line in diverging.again() if "is tried again" in line]
+    assert diverging.num_tries == 2
+    now = diverging.failed
+    assert len(told) == 2
+    assert (
+        f"tuning run {now['run_id']}, which diverged, is tried again: {said} is not the one that "
+        f"it was made with: it was {before['inputs'][name]:.19}…, now it is "
+        f"{now['inputs'][name]:.19}…"
+    ) in told
+    assert {k for k in now["inputs"] if now["inputs"][k] != before["inputs"][k]} == {name}
+    assert not any("is tried again" in line for line in diverging.again())
+    assert diverging.num_tries == 2
+
+
+def test_a_plan_counts_no_divergence_on_other_weights(diverging: Diverging) -> None:
+    reweighted(diverging)
+    notes = Notes()
+    plan_suite(load_suite(diverging.file), diverging.out, notes)
+    assert sum("is tried again: the base model is not the one" in line for line in notes.lines) == 2
+
+
+def test_a_divergence_that_names_no_weights_and_data_is_tried_again(diverging: Diverging) -> None:
+    listed = read_json(diverging.out / "suite.json")
+    del listed["tuning"]["failed"][0]["inputs"]
+    (diverging.out / "suite.json").write_text(json.dumps(listed))
+    (told,) = [line for line in diverging.again() if "is tried again" in line]
+    assert told.endswith(
+        "it was made before the model and the data were recorded, so that both may be others now"
+    )
+    assert diverging.num_tries == 2
+    assert recorded_in(diverging.failed)
+
+
+def test_a_divergence_stands_where_the_weights_are_gone(diverging: Diverging) -> None:
+    (diverging.model / "model.safetensors").rename(diverging.model / "elsewhere")
+    (diverging.model / "config.json").rename(diverging.model / "config")
+    assert not any("is tried again" in line for line in diverging.again())
+
+
+@pytest.mark.parametrize("inputs", [3, ["model"], {"model": 3}])
+def test_digests_that_are_no_texts_are_refused(inputs: object, diverging: Diverging) -> None:
+    listed = read_json(diverging.out / "suite.json")
+    listed["tuning"]["failed"][0]["inputs"] = inputs
+    (diverging.out / "suite.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"tuning\.failed\.0\.inputs\S* \(it is "):
+        plan_suite(load_suite(diverging.file), diverging.out, Notes())

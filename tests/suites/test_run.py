@@ -1,0 +1,444 @@
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from schemabank.cli import app
+from schemabank.common.errors import FailedRunsError, InputError
+from schemabank.common.failure import Failure
+from schemabank.common.files import read_json
+from schemabank.config.file import config_hash, load_run, run_id
+from schemabank.config.settings import RunConfig
+from schemabank.runs.itemscores import save_item_scores
+from schemabank.runs.members import Outcome
+from schemabank.suites.run import plan_suite, result_tables, run_suite
+from schemabank.suites.suite import load_suite
+from tinyruns import Finished, Notes, snapshot
+from tinysuites import PAPER, ran, tiny, write
+
+TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 1}
+WIDER = {**TUNE, "factors": [0.5, 1, 2]}
+FULL = Failure("disk", "No space left on device")
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_suite_runs_is_listed_and_is_reused(finished: Finished, tmp_path: Path) -> None:
+    path = tiny(finished, tmp_path / "s.yaml", contrast={"treatment": "lora", "control": "lora"})
+    suite, outcomes, _ = ran(path, tmp_path / "runs")
+    assert len(outcomes) == 8
+    assert [o.failure for o in outcomes] == [None] * 8
+    listed = json.loads((tmp_path / "runs" / "suite.json").read_text())
+    assert listed["runs"] == suite.rows()
+    assert listed["contrast"] == {"treatment": "lora", "control": "lora"}
+    assert listed["tuning"] is None
+    assert [o.folder.name for o in outcomes] == [row["run_id"] for row in listed["runs"]]
+    before = snapshot(tmp_path / "runs")
+    before.pop("suite.json")
+    _, again, _ = ran(path, tmp_path / "runs")
+    after = snapshot(tmp_path / "runs")
+    after.pop("suite.json")
+    assert after == before
+    assert all(o.reused for o in again)
+    ((title, head, rows),) = result_tables(suite, outcomes)
+    assert title == "correct, all"
+    assert list(head[:4]) == ["arm", "train.num_train_epochs", "seeds", "mean"]
+    assert [row[:3] for row in rows] == [
+        [arm, epochs, "2"] for arm in ("lora", "schemabank") for epochs in ("1", "2")
+    ]
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize("lost", [(0,), (1, 4, 6), (3, 2)])
+def test_an_interrupted_suite_ends_with_the_very_bytes(
+    lost: tuple[int, ...], finished: Finished, tmp_path: Path
+) -> None:
+    """With 3 slots for 8 runs of two lengths and arms: neighbours and slots change on resuming."""
+    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}})
+    _, outcomes, _ = ran(path, tmp_path / "runs")
+    records = ("predictions.jsonl", "result.json", "metrics.jsonl", "adapter/")
+    shutil.copytree(tmp_path / "runs", tmp_path / "whole")
+    for index in lost:
+        shutil.rmtree(outcomes[index].folder)
+    ran(path, tmp_path / "runs")
+    for name, (_, digest) in snapshot(tmp_path / "whole").items():
+        if any(record in name for record in records):
+            assert snapshot(tmp_path / "runs")[name][1] == digest, name
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("settings", [{}, {"grid": {}, "tune": TUNE}], ids=["plain", "tuned"])
+def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
+    settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
+) -> None:
+    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}}, **settings)
+    program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
+    environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
+
+    def start(out: Path) -> "subprocess.Popen[bytes]":
+        quiet = subprocess.DEVNULL
+        command = [*program, "--out", str(out)]
+        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+
+    began = time.monotonic()
+    assert start(tmp_path / "whole").wait() == 0
+    whole_s = time.monotonic() - began
+    rng, num_killed = random.Random(0), 0
+    while num_killed < kills:
+        process = start(tmp_path / "runs")
+        try:
+            assert process.wait(rng.uniform(0, whole_s)) == 0
+            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            num_killed += 1
+    assert start(tmp_path / "runs").wait() == 0
+    for place in sorted((tmp_path / "whole").rglob("*")):
+        if place.is_file() and place.name != "cost.json":
+            again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")
+            assert again.read_bytes() == place.read_bytes(), place
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_models_tasks_and_evaluations_may_differ(finished: Finished, tmp_path: Path) -> None:
+    arms = {
+        "base": {},
+        "2-shot": {"arm": "base", "eval": {"few_shot": 2}},
+        "lora": {},
+        "final": {"arm": "lora", "task": {"target": "final"}},
+        "short": {"arm": "lora", "eval": {"max_new_tokens": 2}},
+        "wide batches": {"arm": "lora", "train": {"batch_size": 8}},
+    }
+    path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], grid={})
+    suite, outcomes, notes = ran(path, tmp_path / "runs")
+    results = {run.arm: o.result for run, o in zip(suite.runs, outcomes, strict=True)}
+    assert [o.failure for o in outcomes] == [None] * 6
+    assert results["short"]["groups"]["all"]["mean_new_tokens"] <= 2  # type: ignore[index]
+    assert results["2-shot"]["few_shot"] == 2  # type: ignore[index]
+    targets = {
+        arm: result["groups"]["all"]["gold_nll"]  # type: ignore[index]
+        for arm, result in results.items()
+    }
+    assert len(set(targets.values())) == 5, "short has lora's likelihoods"
+    assert targets["short"] == targets["lora"]
+    assert sum(line.startswith("base model") for line in notes) == 1
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_what_cannot_be_had_is_found_before_anything_is_trained(
+    finished: Finished, tmp_path: Path
+) -> None:
+    arms = {"lora": {}, "later": {"arm": "lora", "task": {"max_length": 20}}}
+    path = tiny(finished, tmp_path / "s.yaml", arms=arms)
+    with pytest.raises(InputError, match=r"task\.max_length is 20, which cuts"):
+        ran(path, tmp_path / "runs")
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"suite.json"}
+
+
+@pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lora": {"layers_to_transform": [9]}}, r"names block 9, but the model has 3 blocks"),
+        ({"lora": {"target_modules": ["query"]}}, r"names 'query', which matches no linear"),
+        ({"arm": "schemabank", "bank": {"last_n": 4}}, r"last_n is 4, but the model has 3 blocks"),
+        ({"arm": "schemabank", "tags": {"tagger": "field", "field": "x"}}, r"has no field 'x'"),
+    ],
+)
+def test_every_arm_is_checked_before_any_is_trained(
+    settings: dict[str, object], message: str, finished: Finished, tmp_path: Path
+) -> None:
+    arms = {"wrong": {"arm": "lora", **settings}, "lora": {}, "schemabank": {}}
+    with pytest.raises(InputError, match=message):
+        ran(tiny(finished, tmp_path / "s.yaml", arms=arms), tmp_path / "runs")
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"suite.json"}
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_suite_may_grow_but_not_forget(finished: Finished, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    ran(tiny(finished, tmp_path / "s.yaml", seeds=[1]), out)
+    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", seeds=[1, 2]), out)
+    assert [o.reused for o in outcomes].count(True) == 4
+    before = snapshot(out)
+    with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
+        ran(tiny(finished, tmp_path / "s.yaml", seeds=[2]), out)
+    assert snapshot(out) == before
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_what_is_compared_is_declared_before_the_runs(finished: Finished, tmp_path: Path) -> None:
+    out, declared = tmp_path / "runs", {"treatment": "schemabank", "control": "lora"}
+    some = {"seeds": [1], "grid": {}}
+    ran(tiny(finished, tmp_path / "s.yaml", **some), out)
+    ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=declared), out)
+    for other in ({"treatment": "lora", "control": "schemabank"}, None):
+        with pytest.raises(InputError, match=r"contrast is .*declared \{'treatment': 'schemab"):
+            ran(tiny(finished, tmp_path / "s.yaml", **some, contrast=other), out)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_plan_says_what_is_to_come_and_writes_nothing(finished: Finished, tmp_path: Path) -> None:
+    suite = load_suite(tiny(finished, tmp_path / "s.yaml"))
+    (title, _, arms), (_, head, cohorts) = plan_suite(suite, tmp_path / "runs", Notes())
+    assert title.startswith("8 runs in ")
+    assert arms == [["lora", "4", "2", "0"], ["schemabank", "4", "2", "0"]]
+    assert len(cohorts) == 1
+    assert dict(zip(head, cohorts[0], strict=True))["steps"] == "72"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_of_what_is_not_there_says_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", defaults={"model": {"name": str(tmp_path / "none")}})
+    notes = Notes()
+    tables = plan_suite(load_suite(path), tmp_path / "runs", notes)
+    assert len(tables) == 1
+    assert notes.lines[-1].startswith("no cohorts and no expected time: ")
+
+
+def test_the_command_lists_forty_runs_as_json() -> None:
+    ran = CliRunner().invoke(app, ["suite", str(PAPER / "suite.yaml"), "--dry-run", "--json"])
+    assert ran.exit_code == 0, ran.output
+    rows = json.loads(ran.stdout)
+    assert len({row["run_id"] for row in rows}) == len(rows) == 40
+    assert rows[0].keys() == {"run_id", "arm", "seed", "settings"}
+
+
+# Suites that choose their learning rates.
+
+
+def tuned(finished: Finished, path: Path, **changes: Any) -> Path:  # noqa: ANN401 -- YAML
+    train = {"num_train_epochs": 1, "learning_rate": 1e-2}
+    defaults = {"train": train, **changes.pop("defaults", {})}
+    return tiny(finished, path, **{"grid": {}, "tune": TUNE, "defaults": defaults, **changes})
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "suite.json").read_text())
+    return found
+
+
+def command(path: Path, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(app, ["suite", str(path), "--out", str(out), *options])
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_tuned_suite_runs_at_the_rates_it_chose(finished: Finished, tmp_path: Path) -> None:
+    arms: dict[str, object] = {"base": {}, "lora": {}, "schemabank": {}}
+    path = tuned(finished, tmp_path / "s.yaml", arms=arms)
+    suite, outcomes, _ = ran(path, tmp_path / "runs")
+    listed = manifest(tmp_path / "runs")
+    assert listed["runs"] == suite.rows()
+    tuning = listed["tuning"]
+    assert (tuning["split"], tuning["seeds"]) == ("validation", [1001])
+    assert len(tuning["runs"]) == 2 * len(tuning["factors"])
+    for row in tuning["runs"]:
+        config = load_run(tmp_path / "runs" / row["run_id"] / "config.yaml")
+        assert (config.arm, config.seed, config.eval.split) == (
+            row["arm"],
+            row["seed"],
+            "validation",
+        )
+        assert config.train.learning_rate == row["learning_rate"] == 1e-2 * row["factor"]
+        assert {s.learning_rate for s in config.curriculum} == {row["learning_rate"]}
+    chosen = {row["arm"]: row["learning_rate"] for row in tuning["chosen"]}
+    assert chosen.keys() == {"lora", "schemabank"}
+    for run, outcome in zip(suite.runs, outcomes, strict=True):
+        assert run.config.eval.split == "test"
+        if run.arm != "base":
+            assert load_run(outcome.folder / "config.yaml").train.learning_rate == chosen[run.arm]
+    (_, head, rows), *_ = run_suite(load_suite(path), tmp_path / "runs", Notes()).tables()
+    marked = [dict(zip(head, row, strict=True)) for row in rows if row[-1].startswith("chosen")]
+    assert {row["arm"]: float(row["learning rate"]) for row in marked} == chosen
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_the_command_lists_what_is_known_of_a_tuned_suite(
+    finished: Finished, tmp_path: Path
+) -> None:
+    path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
+    before = json.loads(command(path, out, "--dry-run", "--json").stdout)
+    assert [row["phase"] for row in before] == ["tune"] * 4
+    assert {row["factor"] for row in before} == {1, 2}
+    assert len({row["run_id"] for row in before}) == 4
+    plain = command(path, out, "--dry-run")
+    assert "4 tuning runs in" in plain.stdout
+    assert "4 final runs follow, at the learning rates that the tuning runs choose" in plain.stderr
+    assert not out.exists()
+    ended = json.loads(command(path, out, "--json").stdout)
+    after = json.loads(command(path, out, "--dry-run", "--json").stdout)
+    assert [{k: v for k, v in r.items() if k not in {"failure", "result"}} for r in ended] == after
+    assert [row["run_id"] for row in after if row["phase"] == "final"] == [
+        row["run_id"] for row in manifest(out)["runs"]
+    ]
+    assert all(row["result"]["split"] == "test" for row in ended if row["phase"] == "final")
+    assert "4 final runs in" in command(path, out, "--dry-run").stdout
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_tuned_suite_may_grow_but_its_search_stands(finished: Finished, tmp_path: Path) -> None:
+    path, out = tmp_path / "s.yaml", tmp_path / "runs"
+    some: dict[str, Any] = {"arms": {"lora": {}}, "seeds": [1]}
+    ran(tiny(finished, path, grid={}, **some), tmp_path / "plain")
+    with pytest.raises(InputError, match=r"final runs in .* were settled with None: allowed is"):
+        ran(tuned(finished, path, **some), tmp_path / "plain")
+    ran(tuned(finished, path, **some), out)
+    _, outcomes, _ = ran(tuned(finished, path, **{**some, "seeds": [1, 2]}), out)
+    assert [o.reused for o in outcomes] == [True, False]
+    before = snapshot(out)
+    for tune in ({**TUNE, "seeds": [5]}, WIDER, {**TUNE, "limit": 1}, None):
+        with pytest.raises(InputError, match=r"tune is .*were settled with \{.*restore it or"):
+            ran(tuned(finished, path, **{**some, "tune": tune}), out)
+    with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
+        ran(tuned(finished, path, **{**some, "defaults": {"train": {"batch_size": 8}}}), out)
+    with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
+        ran(tuned(finished, path, **{**some, "seeds": [2]}), out)
+    assert {k: v[1] for k, v in snapshot(out).items()} == {k: v[1] for k, v in before.items()}
+    shuffled = {**TUNE, "factors": [2, 1]}
+    _, outcomes, _ = ran(tuned(finished, path, **{**some, "seeds": [1, 2], "tune": shuffled}), out)
+    assert all(o.reused for o in outcomes)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_search_that_has_settled_nothing_may_change(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "s.yaml", tmp_path / "runs"
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.suites.run.run_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ran(tuned(finished, path), out)
+    assert (manifest(out)["runs"], len(manifest(out)["tuning"]["runs"])) == ([], 4)
+    ran(tuned(finished, path, tune={**WIDER, "extend": 0}), out)
+    assert len(manifest(out)["tuning"]["runs"]) == 6
+
+
+def interrupted(*_args: object, **_options: object) -> list[Outcome]:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_trial_that_diverged_is_noted_and_not_run_again(
+    finished: Finished, tmp_path: Path
+) -> None:
+    path = tuned(finished, tmp_path / "s.yaml", tune={**TUNE, "factors": [1, 1e30], "extend": 0})
+    _, _, notes = ran(path, tmp_path / "runs")
+    tuning = manifest(tmp_path / "runs")["tuning"]
+    assert {row["factor"] for row in tuning["chosen"]} == {1}
+    lost = {row["run_id"] for row in tuning["runs"] if row["factor"] == 1e30}
+    assert {row["run_id"] for row in tuning["failed"]} == lost
+    assert sum("its factor was not chosen" in note for note in notes) == len(lost) == 2
+    before = snapshot(tmp_path / "runs")
+    ran(path, tmp_path / "runs")
+    after = snapshot(tmp_path / "runs")
+    assert {k: v[1] for k, v in after.items()} == {k: v[1] for k, v in before.items()}
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_search_stops_where_the_machine_failed(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "schemabank.suites.run.run_all",
+        lambda runs, out, *_args, **_options: [
+            Outcome(out / run_id(run), None, failure=FULL) for run in runs
+        ],
+    )
+    with pytest.raises(
+        FailedRunsError, match=r"4 of 4 tuning runs failed, .*\(disk: No space left"
+    ):
+        ran(tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs")
+    assert manifest(tmp_path / "runs")["tuning"]["chosen"] == []
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_what_the_final_runs_cannot_have_is_found_before_the_search(
+    finished: Finished, tmp_path: Path
+) -> None:
+    changes = {
+        "defaults": {
+            "eval": {"split": "test", "num_samples": 2, "temperature": 1, "max_new_tokens": 4000}
+        }
+    }
+    with pytest.raises(InputError, match=r"max_new_tokens"):
+        ran(tuned(finished, tmp_path / "s.yaml", **changes), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_where_nothing_trains_nothing_is_tuned(finished: Finished, tmp_path: Path) -> None:
+    path = tuned(finished, tmp_path / "s.yaml", arms={"base": {}})
+    assert command(path, tmp_path / "runs", "--dry-run").exit_code == 0
+    _, (outcome,), _ = ran(path, tmp_path / "runs")
+    assert outcome.failure is None
+    assert manifest(tmp_path / "runs")["tuning"]["chosen"] == []
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second arm's best lies beyond the grid, and there the first does better as well."""
+    out = tmp_path / "runs"
+
+    def fake(runs: Sequence[RunConfig], out: Path, *_args: object, **_options: object) -> object:
+        for run in runs:
+            rate, wide = run.train.learning_rate, run.lora.r == 8
+            loss = 1 - rate if wide or rate > 0.03 else 1 + abs(rate - 0.01)
+            group = {"num_items": 9, "correct": 0.5, "gold_nll": loss, "ended_ratio": 1.0}
+            (out / run_id(run)).mkdir(parents=True, exist_ok=True)
+            known: dict[str, Any] = dict(finished.lora.result or {})
+            own = {"seed": run.seed, "config_hash": config_hash(run)}
+            result = {**known, **own, "groups": {"all": {**known["groups"]["all"], **group}}}
+            (out / run_id(run) / "result.json").write_text(json.dumps(result))
+            answers = [
+                {"id": f"{n}", "group": "all", "cluster": None, "scores": {"correct": n % 2}}
+                for n in range(9)
+            ]
+            save_item_scores(out / run_id(run), answers, "correct")
+        return [
+            Outcome(out / run_id(run), read_json(out / run_id(run) / "result.json")) for run in runs
+        ]
+
+    monkeypatch.setattr("schemabank.suites.run.run_all", fake)
+    arms: dict[str, object] = {"lora": {}}
+    ran(tuned(finished, tmp_path / "s.yaml", arms=arms, tune=WIDER), out)
+    assert manifest(out)["tuning"]["chosen"][0]["factor"] == 1
+    settled = (out / "suite.json").read_text()
+    wide = {"arm": "lora", "lora": {"r": 8}}
+    with pytest.raises(InputError, match=r"has the final run .*search chooses otherwise where"):
+        ran(tuned(finished, tmp_path / "s.yaml", arms={**arms, "wide": wide}, tune=WIDER), out)
+    assert (out / "suite.json").read_text() == settled
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_places_whose_choices_meet_share_a_run(finished: Finished, tmp_path: Path) -> None:
+    grid = {"train.learning_rate": [1e-2, 2e-2]}
+    tune = {"factors": [0.5, 1, 2], "seeds": [7], "extend": 0}
+    path = tuned(finished, tmp_path / "s.yaml", arms={"lora": {}}, grid=grid, tune=tune)
+    ran(path, tmp_path / "runs")
+    rows = manifest(tmp_path / "runs")["tuning"]["runs"]
+    assert len(rows) == 6
+    assert len({row["run_id"] for row in rows}) == 4
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_suite_that_was_written_before_there_were_searches_goes_on(
+    finished: Finished, tmp_path: Path
+) -> None:
+    path, out = tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[1]), tmp_path / "runs"
+    ran(path, out)
+    whole = manifest(out)
+    (out / "suite.json").write_text(json.dumps({k: whole[k] for k in ("contrast", "runs")}))
+    _, outcomes, _ = ran(path, out)
+    assert all(o.reused for o in outcomes)
+    assert manifest(out) == whole
