@@ -1,0 +1,150 @@
+"""SchemaBank's curriculum by hand: PyTorch, transformers and stock PEFT, one run, no engine.
+
+    python examples/curriculum.py MODEL OUT
+
+trains LoRA on sums in the document's three stages and saves a plain PEFT adapter. MODEL is a folder
+or a name on the hub. docs/method.md says why; tests/test_examples.py holds the engine to this file.
+"""
+
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+NUM_SCHEMAS, TAG_WEIGHT, ORTHONORMALITY_WEIGHT, WARMUP_RATIO = 32, 1.0, 0.01, 0.05
+
+
+class SchemaBank(nn.Module):
+    """A router that adds, to every token's state, a mixture of the best ``top_k`` low-rank maps."""
+
+    def __init__(self, hidden: int, schemas: int, rank: int, *, top_k: int, attributes: int):
+        super().__init__()
+        self.top_k = top_k  # above 1: with one schema alone, its gate would always be 1
+        self.router = nn.Parameter(torch.randn(schemas, hidden) * 0.02)
+        self.U = nn.Parameter(torch.randn(schemas, hidden, rank) * 0.02)
+        rows = torch.linalg.qr(torch.randn(schemas, hidden, rank)).Q.transpose(1, 2)
+        self.V = nn.Parameter(rows.contiguous())  # orthonormal, so a frozen bank moves its router
+        self.attributes = nn.Parameter(torch.randn(schemas, attributes))
+        self.query = nn.Parameter(torch.randn(attributes) * 0.02)
+
+    def forward(self, states: Tensor) -> Tensor:
+        self.log_probs = (states.float() @ self.router.T).log_softmax(-1)  # for the tag loss
+        top = self.log_probs.topk(self.top_k)
+        gates = torch.zeros_like(self.log_probs).scatter(-1, top.indices, top.values.softmax(-1))
+        scale = 0.9 + 0.2 * gates @ (self.attributes @ self.query).sigmoid()
+        low = torch.einsum("bth,shr->btsr", states.float(), self.U) * gates[..., None]
+        mixture = torch.einsum("btsr,srh->bth", low, self.V) * scale[..., None]
+        return states + mixture.to(states.dtype)
+
+    def tag_loss(self, rows: "Sequence[Row]") -> Tensor:
+        """How surprised the router is by tags; the fewer rows show them, the less it counts."""
+        chosen = [self.log_probs[i, : len(r.tokens), list(r.tags)] for i, r in enumerate(rows)]
+        surprise = sum(-found.mean(1).sum() for found in chosen if found.numel())
+        return surprise / sum(len(row.tokens) for row in rows)
+
+    def orthonormality(self) -> Tensor:
+        off = self.V @ self.V.mT - torch.eye(self.V.shape[1])
+        return torch.where(off.abs() < 1e-5, 0.0, off).square().sum((1, 2)).mean()
+
+
+class Stage(NamedTuple):
+    ratio: float  # of all steps
+    groups: tuple[str, ...]  # that train; all others are frozen
+    learning_rate: float
+    tag_keep: tuple[float, ...] = (0.0,)  # how often rows show their tags, part by part
+
+
+class Row(NamedTuple):
+    tokens: list[int]
+    num_prompt: int  # tokens without a loss
+    tags: tuple[int, ...] = ()  # schemas that the router is to choose; empty: it is not told
+
+
+STAGES = (
+    Stage(0.3, ("router",), 1e-3, tag_keep=(1.0, 0.75, 0.5, 0.25)),
+    Stage(0.3, ("schemas", "lora"), 1e-3),
+    Stage(0.4, ("router", "schemas", "lora"), 5e-4),
+)
+
+
+def loss_of(model: nn.Module, banks: Sequence[SchemaBank], rows: Sequence[Row]) -> Tensor:
+    """The mean loss of the batch's labels, and what the banks are told."""
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
+    labels = torch.full_like(tokens, -100)
+    for row, own in zip(rows, labels, strict=True):
+        own[row.num_prompt : len(row.tokens)] = torch.tensor(row.tokens[row.num_prompt :])
+    logits = model(input_ids=tokens).logits  # padding stands last, so no real token sees it
+    loss = nn.functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
+    )
+    for bank in banks:
+        loss = loss + TAG_WEIGHT * bank.tag_loss(rows) / len(banks)
+        if bank.V.requires_grad:
+            loss = loss + ORTHONORMALITY_WEIGHT * bank.orthonormality() / len(banks)
+    return loss
+
+
+def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
+    """A linear warm-up, then a linear decay, of every stage for itself."""
+    warmup = math.ceil(WARMUP_RATIO * num_steps)
+    rising, falling = (step + 1) / (warmup + 1), 1 - (step - warmup) / max(1, num_steps - warmup)
+    return stage.learning_rate * (rising if step < warmup else falling)
+
+
+def train(model, banks, stages, steps: int, batch: Callable[[float], list[Row]]) -> Iterator[float]:
+    """Take all steps and yield their losses; ``batch`` shows a row's tags at a probability."""
+    groups = {
+        "router": [bank.router for bank in banks],
+        "schemas": [p for b in banks for p in (b.U, b.V, b.attributes, b.query)],
+        "lora": [p for name, p in model.named_parameters() if "lora_" in name],
+    }
+    bounds = [0, *(round(steps * share) for share in accumulate(s.ratio for s in stages))]
+    for stage, (start, stop) in zip(stages, pairwise(bounds), strict=True):
+        for name, weights in groups.items():
+            nn.ParameterList(weights).requires_grad_(name in stage.groups)
+        trained = [weight for name in stage.groups for weight in groups[name]]
+        optimizer = torch.optim.AdamW(trained, weight_decay=0.01)  # a fresh one for every stage
+        for step in range(start, stop):
+            keep = stage.tag_keep[(step - start) * len(stage.tag_keep) // (stop - start)]
+            optimizer.param_groups[0]["lr"] = learning_rate(stage, step - start, stop - start)
+            loss = loss_of(model, banks, batch(keep))
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            yield loss.item()
+
+
+def main(name: str, out: str) -> None:
+    set_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    base = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=16, target_modules="all-linear"))
+    banks, hooks = [], []
+    for block in base.model.layers[-2:]:
+        banks.append(SchemaBank(base.config.hidden_size, NUM_SCHEMAS, 16, top_k=2, attributes=32))
+        hooks.append(block.register_forward_hook(lambda _block, _args, out, b=banks[-1]: b(out)))
+
+    def a_sum(keep: float) -> Row:
+        a, b = random.randrange(100), random.randrange(100)
+        prompt = tokenizer(f"{a} + {b} = ")["input_ids"]
+        answer = tokenizer(str(a + b), add_special_tokens=False)["input_ids"]
+        tags = random.Random(100 * a + b).sample(range(NUM_SCHEMAS), 3 * (random.random() < keep))
+        return Row([*prompt, *answer, tokenizer.eos_token_id], len(prompt), tuple(tags))
+
+    losses = list(train(model, banks, STAGES, 60, lambda keep: [a_sum(keep) for _ in range(4)]))
+    sys.stdout.write(f"mean loss {sum(losses[:9]) / 9:.3f}, later {sum(losses[-9:]) / 9:.3f}\n")
+    for hook in hooks:
+        hook.remove()  # the banks are gone; what LoRA learned beside them stays
+    model.save_pretrained(out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,146 @@
+"""The examples run, and the curriculum written by hand comes to the weights that the engine has."""
+
+import re
+import runpy
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+
+from cohorts import BANK, bank_run, cohort, data, train
+from schemabank.config.settings import LoraSettings, Stage
+from schemabank.engine.slots import Slot
+from schemabank.engine.stack import AdapterStack
+from tiny import tiny_model, tiny_tokenizer
+from tools import load_tool
+
+# PEFT asks a model of transformers 5 for what is called otherwise there.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CURRICULUM = EXAMPLES / "curriculum.py"
+LONGEST = 150  # lines, to be read in one go
+NUM_STEPS = 20
+LORA = LoraSettings(r=4, lora_alpha=8, lora_dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> ModuleType:
+    return load_tool(CURRICULUM)
+
+
+def test_the_curriculum_by_hand_is_short_and_needs_none_of_us() -> None:
+    text = CURRICULUM.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert re.findall(r"^(?:from|import) schemabank", text, re.MULTILINE) == []
+
+
+def as_by_hand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A bank's weights in the example's shapes, from the engine's."""
+    schemas = len(tensors["router"])
+    return {
+        **tensors,
+        "U": tensors["U"].unflatten(1, (schemas, -1)).permute(1, 0, 2),
+        "V": tensors["V"].unflatten(0, (schemas, -1)),
+    }
+
+
+def copied(by_hand: ModuleType, stack: AdapterStack) -> tuple[PeftModel, list[torch.nn.Module]]:
+    """A model with stock PEFT's LoRA and the example's banks, at the weights of slot 0."""
+    model = get_peft_model(
+        tiny_model("llama").requires_grad_(False),
+        LoraConfig(r=LORA.r, lora_alpha=LORA.lora_alpha, target_modules=list(LORA.target_modules)),
+    )
+    for path, weights in stack.lora_tensors(0).items():
+        for own, given in zip(lora_of(model, path), weights, strict=True):
+            own.data.copy_(given)
+    banks = []
+    for index, bank in sorted(stack.banks.banks.items()):
+        sizes = (model.config.hidden_size, bank.num_schemas, bank.rank)
+        own = by_hand.SchemaBank(*sizes, top_k=bank.top_k, attributes=bank.query.shape[1])
+        own.load_state_dict(as_by_hand(bank.tensors(0)))
+        block = model.base_model.model.model.layers[index]
+        block.register_forward_hook(lambda _block, _args, states, own=own: own(states))
+        banks.append(own)
+    return model, banks
+
+
+def lora_of(model: PeftModel, path: str) -> tuple[Tensor, Tensor]:
+    layer: Any = model.base_model.model.get_submodule(path)
+    return layer.lora_A["default"].weight, layer.lora_B["default"].weight
+
+
+def test_the_engine_comes_to_the_same_weights(
+    by_hand: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another implementation: autograd's own layers, PyTorch's AdamW, PEFT's LoRA."""
+    batches = []
+    rows = Slot.rows
+
+    def noted(slot: Slot, settings: Any) -> Any:  # noqa: ANN401
+        found = rows(slot, settings)
+        pairs = zip(found[2], found[1], strict=True)
+        batches.append(
+            [
+                by_hand.Row(list(e.tokens), e.label_start, tuple(t))
+                for e, t in pairs
+                if e is not None
+            ]
+        )
+        return found
+
+    monkeypatch.setattr(Slot, "rows", noted)
+    stages = [
+        by_hand.Stage(s.ratio, s.groups, s.learning_rate * 5, s.tag_keep) for s in by_hand.STAGES
+    ]
+    run = bank_run(
+        1,
+        bank=BANK.model_copy(update={"load_balance_weight": 0.0}),
+        stages=tuple(
+            Stage(
+                name=str(number),
+                ratio=stage.ratio,
+                train=stage.groups,
+                learning_rate=stage.learning_rate,
+                tag_keep=stage.tag_keep,
+            )
+            for number, stage in enumerate(stages)
+        ),
+        lora=LORA,
+        max_steps=NUM_STEPS,
+        max_grad_norm=1.0,
+    )
+    trained = cohort([run], data())
+    trained.stack.initialise(0, run.seed)  # as its first step does again
+    model, banks = copied(by_hand, trained.stack)
+    expected = [step.total_loss for (step,) in train(trained)]
+
+    given = iter(batches)
+    found = list(by_hand.train(model, banks, stages, NUM_STEPS, lambda *_: next(given)))
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert any(row.tags for batch in batches for row in batch)
+    for path, weights in trained.stack.lora_tensors(0).items():
+        for own, expected_weight in zip(lora_of(model, path), weights, strict=True):
+            torch.testing.assert_close(own.data, expected_weight, rtol=0, atol=1e-5)
+    for own, (_, bank) in zip(banks, sorted(trained.stack.banks.banks.items()), strict=True):
+        for name, weight in as_by_hand(bank.tensors(0)).items():
+            torch.testing.assert_close(own.state_dict()[name], weight, rtol=0, atol=1e-5)
+
+
+def test_the_curriculum_by_hand_ends_as_a_plain_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, out = tmp_path / "base", tmp_path / "adapter"
+    tiny_model("llama").save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    monkeypatch.setattr(sys, "argv", [str(CURRICULUM), str(base), str(out)])
+    runpy.run_path(str(CURRICULUM), run_name="__main__")
+    first, last = map(float, re.findall(r"\d+\.\d+", capsys.readouterr().out))
+    assert last < first
+    PeftModel.from_pretrained(tiny_model("llama"), out)
