@@ -32,6 +32,27 @@ MADE_UP = {
 }
 
 
+def table_of_places() -> list[str]:
+    """What is named in code style where the page says what is added where."""
+    page = structure.PAGE.read_text(encoding="utf-8")
+    table = page.partition("## Where something is added")[2]
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    return re.findall(r"`([^`]+)`", "\n".join(rows))
+
+
+def test_the_places_that_the_page_names_are_there() -> None:
+    named = table_of_places()
+    root = structure.SOURCE / structure.PACKAGE
+    files = [name for name in named if "/" in name and " " not in name]
+    text = "".join(path.read_text(encoding="utf-8") for path in MODULES.values())
+    names = {name for name in named if name.isidentifier()}
+    assert len(files) > 10 < len(names)
+    assert [name for name in files if not (root / name).exists()] == []
+    assert [
+        name for name in names if not re.search(rf"^ *(def |class )?{name}\b", text, re.M)
+    ] == []
+
+
 def made_up(folder: Path, **changes: str) -> dict[str, Path]:
     """A small package; ``engine__step="..."`` is what ``engine/step.py`` says."""
     files = MADE_UP | {f"{n.replace('__', '/')}.py": text for n, text in changes.items()}

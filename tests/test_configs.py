@@ -21,7 +21,7 @@ from schemabank.suites.suite import Suite, load_suite
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer
 from tinyruns import Notes
 
-ROOT = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[1] / "configs"
 ABLATIONS = sorted((ROOT / "ablations").glob("*.yaml"))
 SOUND = ROOT / "sound" / "suite.yaml"
 SUITES = sorted({*ROOT.rglob("suite*.yaml"), *ABLATIONS})
