@@ -10,7 +10,13 @@ from schemabank.report.contents import Report, TableFile, Topics, find_topics
 from schemabank.report.reading import RunSet, choose_arms, choose_contrast, read_runs, read_scores
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings import Facts, adapters_in_doubt, find_run_warnings, find_warnings
+from schemabank.report.warnings import (
+    Facts,
+    adapters_in_doubt,
+    by_weight,
+    find_run_warnings,
+    find_warnings,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ def _of_table(path: Path, question: Question) -> Report:
         scored=None,
         comparison=comparison,
         topics=Topics(),
-        warnings=warnings,
+        warnings=by_weight(warnings, (treatment, control)),
         claims_file=claims.name if claims else None,
         claims=judged,
         provenance=None,
@@ -89,7 +95,7 @@ def _of_runs(path: Path, question: Question) -> Report:
         scored=Scored(runs.score, runs.split, group),
         comparison=material.comparison,
         topics=topics,
-        warnings=warnings,
+        warnings=by_weight(warnings, arms),
         claims_file=None,
         claims=[],
         provenance=provenance.find(runs),

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,13 +96,33 @@ def test_a_subset_needs_the_whole_size(tmp_path: Path) -> None:
 def test_an_arm_at_and_below_a_reference(tmp_path: Path) -> None:
     found = warned(tmp_path, *SOUND[:-1], "constant,,,0.43,100", "base,,,0.9,100")
     at = one(found, "not-above-reference")
-    assert (at.numbers["arm"], at.numbers["reference"]) == ("lora", "constant")
+    assert (at.numbers["arm"], references(at)) == ("lora", ["constant"])
     assert "Student's 95 % interval over seeds" in at.sentence
     below = [finding for finding in found if finding.id == "below-reference"]
-    assert [(f.numbers["arm"], f.numbers["reference"]) for f in below] == [
-        ("new", "base"),
-        ("lora", "base"),
+    assert [(f.numbers["arm"], references(f)) for f in below] == [
+        ("new", ["base"]),
+        ("lora", ["base"]),
     ]
+
+
+def references(finding: Finding) -> list[str]:
+    found: Any = finding.numbers["references"]
+    return [own["reference"] for own in found]
+
+
+def test_one_finding_tells_of_all_references(tmp_path: Path) -> None:
+    lines = [*SOUND[:-1], "base,,,0.9,100", "base whole,,,0.95,100", "constant,,,0.43,100"]
+    found = [f for f in warned(tmp_path, *lines) if f.numbers.get("arm") == "lora"]
+    assert [(f.id, references(f)) for f in found] == [
+        ("not-above-reference", ["constant"]),
+        ("below-reference", ["base", "base whole"]),
+    ]
+    assert found[1].sentence == (
+        "lora is below 'base' (90 %; of 6 runs 0 above it and 6 below) and 'base whole' (95 %; of "
+        "6 runs 0 above it and 6 below) over all epochs and at epochs 2, by Student's 95 % "
+        "interval over seeds, 35 % to 50 % over all epochs. References are taken as exact; runs "
+        "are counted by exact binomial tests, Holm-adjusted."
+    )
 
 
 def test_one_seed_is_judged_by_exact_tests(tmp_path: Path) -> None:
@@ -109,8 +130,8 @@ def test_one_seed_is_judged_by_exact_tests(tmp_path: Path) -> None:
     finding = one(warned(tmp_path, *lines), "not-above-reference")
     assert finding.numbers["arm"] == "lora"
     assert "by exact binomial tests of single runs" in finding.sentence
-    value = plain(finding.numbers["found"])
-    assert isinstance(value, list)
+    value: Any = plain(finding.numbers["references"])
+    value = value[0]["found"]
     assert value[0]["num_runs_tested"] == 1
     assert value[0]["pooled_wilson_interval"] == pytest.approx([0.1500, 0.3107], abs=1e-4)
 
@@ -137,7 +158,7 @@ def test_few_seeds_and_their_floor(tmp_path: Path) -> None:
 def test_epochs_may_be_empty(tmp_path: Path) -> None:
     lines = [*rows("new", NEW, ""), *rows("lora", LORA, ""), "base,,,0.45,100"]
     finding = one(warned(tmp_path, *lines), "not-above-reference")
-    assert "(45 %, taken as exact), by Student's" in finding.sentence
+    assert "(45 %; of 6 runs 0 above it and 0 below), by Student's" in finding.sentence
 
 
 def test_runs_left_out(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ A warning says what the rows show and no more; its id is stable, so that a progr
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -55,7 +55,7 @@ class Placed:
 def find_warnings(
     table: ScoreTable, comparison: Comparison, test_size: int | None
 ) -> list[Finding]:
-    """Return all findings, the rows' own first.
+    """Return all findings.
 
     Args:
         table: the rows.
@@ -162,12 +162,15 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
         )
     for arm in table.trained:
         places = [at for at in comparison.arms if at.arm == arm]
-        for reference in comparison.references:
-            found = [_placed(table, at, reference) for at in places]
-            for rule in ("not-above-reference", "below-reference"):
-                own = [placed for placed in found if placed.finding == rule]
-                if own:
-                    yield _reference_finding(rule, arm, reference, own, table.setting_name)
+        placed = {r: [_placed(table, at, r) for at in places] for r in comparison.references}
+        for rule in ("not-above-reference", "below-reference"):
+            found = {
+                reference: own
+                for reference, all_of in placed.items()
+                if (own := [one for one in all_of if one.finding == rule])
+            }
+            if found:
+                yield _reference_finding(rule, arm, found, table.setting_name)
 
 
 def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
@@ -214,9 +217,45 @@ def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
 
 
 def _reference_finding(
-    rule: str, arm: str, reference: Reference, found: list[Placed], setting_name: str
+    rule: str, arm: str, found: Mapping[Reference, list[Placed]], setting_name: str
 ) -> Finding:
-    shown = next((placed for placed in found if placed.setting is None), found[0])
+    """One finding on all references; those that are told in the same words stand together."""
+    by_end: dict[str, list[str]] = {}
+    for reference, own in found.items():
+        shown = _shown(own)
+        runs = ""
+        if shown.num_runs_tested:
+            runs = (
+                f"; of {shown.num_runs_tested} runs {shown.num_runs_above} above it and "
+                f"{shown.num_runs_below} below"
+            )
+        named = f"{reference.arm!r} ({_percent(reference.score)}{runs})"
+        by_end.setdefault(_whence(own, setting_name), []).append(named)
+    words = "below" if rule == "below-reference" else "not distinguishable from"
+    told = [f"{_listed(named)}{end}" for end, named in by_end.items()]
+    tested = any(_shown(own).num_runs_tested for own in found.values())
+    counted = "; runs are counted by exact binomial tests, Holm-adjusted" if tested else ""
+    return Finding(
+        rule,
+        {
+            "arm": arm,
+            "references": [
+                {"reference": r.arm, "epochs": r.setting, "score": r.score, "found": own}
+                for r, own in found.items()
+            ],
+        },
+        f"{arm} is {words} {'; '.join(told)}. References are taken as exact{counted}.",
+    )
+
+
+def _shown(found: Sequence[Placed]) -> Placed:
+    """What a sentence tells: the mean over all settings, if it is among them."""
+    return next((placed for placed in found if placed.setting is None), found[0])
+
+
+def _whence(found: Sequence[Placed], setting_name: str) -> str:
+    """At which settings, and by what rule."""
+    shown = _shown(found)
     pooled = f"over all {setting_name}" if shown.setting is None and setting_name else ""
     every = _at(setting_name, [placed.setting for placed in found if placed.setting is not None])
     own = pooled or _at(setting_name, [shown.setting] if shown.setting else [])
@@ -225,24 +264,7 @@ def _reference_finding(
     if shown.interval is not None:
         low, high = map(_percent, shown.interval)
         by += f", {low} to {high} {own}".rstrip()
-    if shown.num_runs_tested:
-        by += (
-            f"; exact binomial tests, Holm-adjusted, find {shown.num_runs_above} of "
-            f"{shown.num_runs_tested} runs there above it and {shown.num_runs_below} below"
-        )
-    words = "below" if rule == "below-reference" else "not distinguishable from"
-    return Finding(
-        rule,
-        {
-            "arm": arm,
-            "reference": reference.arm,
-            "reference_epochs": reference.setting,
-            "reference_score": reference.score,
-            "found": found,
-        },
-        f"{arm} is {words} the reference {reference.arm!r} ({_percent(reference.score)}, taken as "
-        f"exact){where}, by {by}.",
-    )
+    return f"{where}, by {by}"
 
 
 def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
