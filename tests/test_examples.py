@@ -1,9 +1,13 @@
 """The examples run, and the curriculum written by hand comes to the weights that the engine has."""
 
+import csv
+import json
+import os
 import re
 import runpy
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from cohorts import BANK, bank_run, cohort, data, train
 from schemabank.config.settings import LoraSettings, Stage
@@ -133,14 +138,69 @@ def test_the_engine_comes_to_the_same_weights(
             torch.testing.assert_close(own.state_dict()[name], weight, rtol=0, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples") / "base"
+    tiny_model("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run an example as a user does; return what it prints."""
+    # A user's environment is active, so its commands are found.
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+
+    def run(name: str, *arguments: object) -> str:
+        path = EXAMPLES / f"{name}.py"
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
 def test_the_curriculum_by_hand_ends_as_a_plain_adapter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, run_example: Callable[..., str]
 ) -> None:
-    base, out = tmp_path / "base", tmp_path / "adapter"
-    tiny_model("llama").save_pretrained(base)
-    tiny_tokenizer().save_pretrained(base)
-    monkeypatch.setattr(sys, "argv", [str(CURRICULUM), str(base), str(out)])
-    runpy.run_path(str(CURRICULUM), run_name="__main__")
-    first, last = map(float, re.findall(r"\d+\.\d+", capsys.readouterr().out))
+    first, last = map(
+        float, re.findall(r"\d+\.\d+", run_example("curriculum", base, tmp_path / "adapter"))
+    )
     assert last < first
-    PeftModel.from_pretrained(tiny_model("llama"), out)
+    PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+
+
+def test_own_pairs_give_adapters_that_stock_peft_uses_and_merges(
+    base: Path, tmp_path: Path, run_example: Callable[..., str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{i} plus {i} is", "completion": f" {2 * i}"} for i in range(12)]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    said = run_example("own_pairs", base, pairs, tmp_path / "out")
+    assert re.findall(r"^(\w+): 6 steps, last loss \d", said, re.MULTILINE) == [
+        "lora",
+        "schemabank",
+    ]
+    merged = tmp_path / "merged"
+    run_example("use_adapter", base, tmp_path / "out" / "schemabank", "3 plus 3 is", merged)
+    own = AutoModelForCausalLM.from_pretrained(merged)
+    tokens = torch.arange(8)[None]
+    assert not torch.equal(own(tokens).logits, tiny_model("llama")(tokens).logits)
+
+
+def test_a_comparison_ends_with_a_verdict_and_a_table(
+    base: Path, tmp_path: Path, run_example: Callable[..., str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    found = [{"question": f"{i} plus {i % 7} is", "answer": str(i + i % 7)} for i in range(60)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    said = run_example("compare", base, rows, tmp_path / "out")
+    assert re.findall(r"^(\w+): [\d.]+ %$", said, re.MULTILINE) == ["lora", "schemabank"]
+    assert "schemabank against lora: no verdict" in said
+    table = list(csv.DictReader(run_example("read_runs", tmp_path / "out" / "runs").splitlines()))
+    assert Counter(row["arm"] for row in table) == {"base": 1, "lora": 2, "schemabank": 2}
+    assert all((row["num_steps"] == "0") == (row["arm"] == "base") for row in table)
