@@ -2,8 +2,9 @@
 
     python examples/curriculum.py MODEL OUT
 
-trains LoRA on sums in the document's three stages and saves a plain PEFT adapter. MODEL is a folder
-or a name on the hub. docs/method.md says why; tests/test_examples.py holds the engine to this file.
+trains LoRA on sums and saves a plain PEFT adapter: the document's three stages, with the learning
+rates of the preset `sound`. MODEL is a folder or a name on the hub; its blocks are `model.layers`,
+as in Llama or Qwen. docs/method.md says why; tests/test_examples.py holds the engine to this file.
 """
 
 import math
@@ -18,7 +19,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-NUM_SCHEMAS, TAG_WEIGHT, ORTHONORMALITY_WEIGHT, WARMUP_RATIO = 32, 1.0, 0.01, 0.05
+NUM_STEPS, BATCH_SIZE, NUM_SCHEMAS, NUM_TAGS = 60, 4, 32, 2
+TAG_WEIGHT, ORTHONORMALITY_WEIGHT, WARMUP_RATIO = 1.0, 0.01, 0.05
 
 
 class SchemaBank(nn.Module):
@@ -30,12 +32,13 @@ class SchemaBank(nn.Module):
         self.router = nn.Parameter(torch.randn(schemas, hidden) * 0.02)
         self.U = nn.Parameter(torch.randn(schemas, hidden, rank) * 0.02)
         rows = torch.linalg.qr(torch.randn(schemas, hidden, rank)).Q.transpose(1, 2)
-        self.V = nn.Parameter(rows.contiguous())  # orthonormal, so a frozen bank moves its router
+        self.V = nn.Parameter(rows.contiguous())  # so that frozen maps pass the router a gradient
         self.attributes = nn.Parameter(torch.randn(schemas, attributes))
         self.query = nn.Parameter(torch.randn(attributes) * 0.02)
 
     def forward(self, states: Tensor) -> Tensor:
-        self.log_probs = (states.float() @ self.router.T).log_softmax(-1)  # for the tag loss
+        """Move states ``(row, token, hidden)``: equation 5 of the paper."""
+        self.log_probs = (states.float() @ self.router.T).log_softmax(-1)  # (row, token, schema)
         top = self.log_probs.topk(self.top_k)
         gates = torch.zeros_like(self.log_probs).scatter(-1, top.indices, top.values.softmax(-1))
         scale = 0.9 + 0.2 * gates @ (self.attributes @ self.query).sigmoid()
@@ -44,17 +47,23 @@ class SchemaBank(nn.Module):
         return states + mixture.to(states.dtype)
 
     def tag_loss(self, rows: "Sequence[Row]") -> Tensor:
-        """How surprised the router is by tags; the fewer rows show them, the less it counts."""
-        chosen = [self.log_probs[i, : len(r.tokens), list(r.tags)] for i, r in enumerate(rows)]
-        surprise = sum(-found.mean(1).sum() for found in chosen if found.numel())
+        """Equation 8, over the tokens of all rows: the fewer rows show tags, the less it counts."""
+        surprise = torch.zeros(())
+        for log_probs, row in zip(self.log_probs, rows, strict=True):
+            if row.tags:
+                surprise -= log_probs[: len(row.tokens)][:, list(row.tags)].mean(1).sum()
         return surprise / sum(len(row.tokens) for row in rows)
 
     def orthonormality(self) -> Tensor:
+        """How far the rows of every V are from orthonormal."""
         off = self.V @ self.V.mT - torch.eye(self.V.shape[1])
+        # Adam would turn the gradient of mere rounding into steps of random sign.
         return torch.where(off.abs() < 1e-5, 0.0, off).square().sum((1, 2)).mean()
 
 
 class Stage(NamedTuple):
+    """A part of the run, and who trains in it."""
+
     ratio: float  # of all steps
     groups: tuple[str, ...]  # that train; all others are frozen
     learning_rate: float
@@ -62,6 +71,8 @@ class Stage(NamedTuple):
 
 
 class Row(NamedTuple):
+    """One example of a batch."""
+
     tokens: list[int]
     num_prompt: int  # tokens without a loss
     tags: tuple[int, ...] = ()  # schemas that the router is to choose; empty: it is not told
@@ -74,21 +85,22 @@ STAGES = (
 )
 
 
-def loss_of(model: nn.Module, banks: Sequence[SchemaBank], rows: Sequence[Row]) -> Tensor:
-    """The mean loss of the batch's labels, and what the banks are told."""
+def losses_of(model, banks: Sequence[SchemaBank], rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+    """The mean loss of the batch's labels, and with it the banks' own terms."""
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
     labels = torch.full_like(tokens, -100)
     for row, own in zip(rows, labels, strict=True):
         own[row.num_prompt : len(row.tokens)] = torch.tensor(row.tokens[row.num_prompt :])
     logits = model(input_ids=tokens).logits  # padding stands last, so no real token sees it
-    loss = nn.functional.cross_entropy(
+    task = nn.functional.cross_entropy(
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
     )
+    total = task
     for bank in banks:
-        loss = loss + TAG_WEIGHT * bank.tag_loss(rows) / len(banks)
+        total = total + TAG_WEIGHT * bank.tag_loss(rows) / len(banks)
         if bank.V.requires_grad:
-            loss = loss + ORTHONORMALITY_WEIGHT * bank.orthonormality() / len(banks)
-    return loss
+            total = total + ORTHONORMALITY_WEIGHT * bank.orthonormality() / len(banks)
+    return task, total
 
 
 def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
@@ -98,53 +110,66 @@ def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
     return stage.learning_rate * (rising if step < warmup else falling)
 
 
-def train(model, banks, stages, steps: int, batch: Callable[[float], list[Row]]) -> Iterator[float]:
+def train(
+    model, banks, stages: Sequence[Stage], num_steps: int, batch: Callable[[float], list[Row]]
+) -> Iterator[tuple[float, float]]:
     """Take all steps and yield their losses; ``batch`` shows a row's tags at a probability."""
     groups = {
         "router": [bank.router for bank in banks],
         "schemas": [p for b in banks for p in (b.U, b.V, b.attributes, b.query)],
         "lora": [p for name, p in model.named_parameters() if "lora_" in name],
     }
-    bounds = [0, *(round(steps * share) for share in accumulate(s.ratio for s in stages))]
+    bounds = [0, *(round(num_steps * share) for share in accumulate(s.ratio for s in stages))]
     for stage, (start, stop) in zip(stages, pairwise(bounds), strict=True):
         for name, weights in groups.items():
-            nn.ParameterList(weights).requires_grad_(name in stage.groups)
+            for weight in weights:
+                weight.requires_grad_(name in stage.groups)
         trained = [weight for name in stage.groups for weight in groups[name]]
         optimizer = torch.optim.AdamW(trained, weight_decay=0.01)  # a fresh one for every stage
         for step in range(start, stop):
             keep = stage.tag_keep[(step - start) * len(stage.tag_keep) // (stop - start)]
             optimizer.param_groups[0]["lr"] = learning_rate(stage, step - start, stop - start)
-            loss = loss_of(model, banks, batch(keep))
+            task, total = losses_of(model, banks, batch(keep))
             optimizer.zero_grad()
-            loss.backward()
+            total.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-            yield loss.item()
+            yield task.item(), total.item()
 
 
 def main(name: str, out: str) -> None:
+    """Train on sums; take the banks off; save what LoRA learned."""
     set_seed(1)
     tokenizer = AutoTokenizer.from_pretrained(name)
     base = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=16, target_modules="all-linear"))
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=16, target_modules=targets)
+    model = get_peft_model(base, lora)
     banks, hooks = [], []
     for block in base.model.layers[-2:]:
-        banks.append(SchemaBank(base.config.hidden_size, NUM_SCHEMAS, 16, top_k=2, attributes=32))
-        hooks.append(block.register_forward_hook(lambda _block, _args, out, b=banks[-1]: b(out)))
+        bank = SchemaBank(base.config.hidden_size, NUM_SCHEMAS, 16, top_k=2, attributes=32)
+        banks.append(bank)
+        hooks.append(block.register_forward_hook(lambda _, __, states, bank=bank: bank(states)))
 
     def a_sum(keep: float) -> Row:
         a, b = random.randrange(100), random.randrange(100)
         prompt = tokenizer(f"{a} + {b} = ")["input_ids"]
         answer = tokenizer(str(a + b), add_special_tokens=False)["input_ids"]
-        tags = random.Random(100 * a + b).sample(range(NUM_SCHEMAS), 3 * (random.random() < keep))
-        return Row([*prompt, *answer, tokenizer.eos_token_id], len(prompt), tuple(tags))
+        tags = random.Random(100 * a + b).sample(range(NUM_SCHEMAS), NUM_TAGS)
+        shown = tuple(tags) if random.random() < keep else ()
+        return Row([*prompt, *answer, tokenizer.eos_token_id], len(prompt), shown)
 
-    losses = list(train(model, banks, STAGES, 60, lambda keep: [a_sum(keep) for _ in range(4)]))
-    sys.stdout.write(f"mean loss {sum(losses[:9]) / 9:.3f}, later {sum(losses[-9:]) / 9:.3f}\n")
+    steps = train(model, banks, STAGES, NUM_STEPS, lambda p: [a_sum(p) for _ in range(BATCH_SIZE)])
+    losses = [task for task, _ in steps]
+    sys.stdout.write(
+        f"mean loss {sum(losses[:9]) / 9:.3f}, at the end {sum(losses[-9:]) / 9:.3f}\n"
+    )
     for hook in hooks:
         hook.remove()  # the banks are gone; what LoRA learned beside them stays
     model.save_pretrained(out)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

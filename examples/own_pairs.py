@@ -16,7 +16,10 @@ import schemabank as sb
 
 
 def main(name: str, pairs: str, out: str) -> None:
-    rows = [json.loads(line) for line in Path(pairs).read_text(encoding="utf-8").splitlines()]
+    """Train both arms, one after the other, on the same model."""
+    Path(out).mkdir(parents=True)  # fails now, and not after training, if it is there
+    lines = Path(pairs).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines if line.strip()]
     model = AutoModelForCausalLM.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name)
     for arm in ("lora", "schemabank"):
@@ -29,4 +32,6 @@ def main(name: str, pairs: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*sys.argv[1:])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import runpy
 import sys
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:Futur
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CURRICULUM = EXAMPLES / "curriculum.py"
-LONGEST = 150  # lines, to be read in one go
+LONGEST = 150  # lines that are not empty, to be read in one go
 NUM_STEPS = 20
 LORA = LoraSettings(r=4, lora_alpha=8, lora_dropout=0.0)
 
@@ -40,10 +39,10 @@ def by_hand() -> ModuleType:
     return load_tool(CURRICULUM)
 
 
-def test_the_curriculum_by_hand_is_short_and_needs_none_of_us() -> None:
+def test_the_curriculum_by_hand_is_short_and_does_not_import_schemabank() -> None:
     text = CURRICULUM.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST
-    assert re.findall(r"^(?:from|import) schemabank", text, re.MULTILINE) == []
+    assert len([line for line in text.splitlines() if line.strip()]) <= LONGEST
+    assert re.findall(r"^\s*(?:from|import) schemabank", text, re.MULTILINE) == []
 
 
 def as_by_hand(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,11 +84,12 @@ def test_the_engine_comes_to_the_same_weights(
     by_hand: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another implementation: autograd's own layers, PyTorch's AdamW, PEFT's LoRA."""
-    batches = []
+    batches, kept = [], []
     rows = Slot.rows
 
     def noted(slot: Slot, settings: Any) -> Any:  # noqa: ANN401
         found = rows(slot, settings)
+        kept.append(settings.tag_keep)
         pairs = zip(found[2], found[1], strict=True)
         batches.append(
             [
@@ -124,11 +124,17 @@ def test_the_engine_comes_to_the_same_weights(
     trained = cohort([run], data())
     trained.stack.initialise(0, run.seed)  # as its first step does again
     model, banks = copied(by_hand, trained.stack)
-    expected = [step.total_loss for (step,) in train(trained)]
+    expected = [(step.loss, step.total_loss) for (step,) in train(trained)]
 
-    given = iter(batches)
-    found = list(by_hand.train(model, banks, stages, NUM_STEPS, lambda *_: next(given)))
-    assert found == pytest.approx(expected, abs=1e-5)
+    given, asked = iter(batches), []
+
+    def batch(keep: float) -> Any:  # noqa: ANN401
+        asked.append(keep)
+        return next(given)
+
+    found = list(by_hand.train(model, banks, stages, NUM_STEPS, batch))
+    assert found == [pytest.approx(losses, abs=1e-5) for losses in expected]
+    assert asked == kept
     assert any(row.tags for batch in batches for row in batch)
     for path, weights in trained.stack.lora_tensors(0).items():
         for own, expected_weight in zip(lora_of(model, path), weights, strict=True):
@@ -151,8 +157,6 @@ def run_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Run an example as a user does; return what it prints."""
-    # A user's environment is active, so its commands are found.
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
 
     def run(name: str, *arguments: object) -> str:
         path = EXAMPLES / f"{name}.py"
@@ -199,8 +203,24 @@ def test_a_comparison_ends_with_a_verdict_and_a_table(
     found = [{"question": f"{i} plus {i % 7} is", "answer": str(i + i % 7)} for i in range(60)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
     said = run_example("compare", base, rows, tmp_path / "out")
-    assert re.findall(r"^(\w+): [\d.]+ %$", said, re.MULTILINE) == ["lora", "schemabank"]
+    scored = re.findall(r"^(\w[\w ]*?)(?: \(.*\))?: [\d.]+ %$", said, re.MULTILINE)
+    assert scored == ["untouched", "best constant answer", "lora", "schemabank"]
     assert "schemabank against lora: no verdict" in said
-    table = list(csv.DictReader(run_example("read_runs", tmp_path / "out" / "runs").splitlines()))
-    assert Counter(row["arm"] for row in table) == {"base": 1, "lora": 2, "schemabank": 2}
-    assert all((row["num_steps"] == "0") == (row["arm"] == "base") for row in table)
+    assert "\n- 2 seeds: " in said
+    assert run_example("compare", base, rows, tmp_path / "out") == said, "it goes on"
+    runs = tmp_path / "out" / "runs"
+    table = list(csv.DictReader(run_example("read_runs", runs).splitlines()))
+    assert Counter(row["arm"] for row in table) == {"untouched": 1, "lora": 2, "schemabank": 2}
+    assert all((row["num_steps"] == "0") == (row["arm"] == "untouched") for row in table)
+    assert {row["split"] for row in table} == {"test"}
+    (runs / "suite.json").unlink()
+    again = list(csv.DictReader(run_example("read_runs", runs).splitlines()))
+    assert Counter(row["arm"] for row in again) == {"base": 1, "lora": 2, "schemabank": 2}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_without_arguments_says_how_it_is_called(
+    path: Path, run_example: Callable[..., str]
+) -> None:
+    with pytest.raises(SystemExit, match=rf"python examples/{path.name} \w+"):
+        run_example(path.stem)

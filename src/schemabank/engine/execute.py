@@ -248,8 +248,9 @@ def _allow_many_versions() -> None:
 def _see_what_trains() -> None:
     """Have compiled code ask again whether a weight trains, which changes from stage to stage.
 
-    A PyTorch before 2.13 takes a weight for unchanged while no other takes its place in its module,
-    so a block that was compiled for a stage without LoRA gave LoRA no gradient in the next one.
+    A PyTorch before 2.13 assumes that a weight has not changed while its module still holds the
+    same one, so a block that was compiled for a stage without LoRA gave LoRA no gradient in the
+    next.
     """
     name = "skip_tensor_guards_with_matching_dict_tags"
     if hasattr(torch._dynamo.config, name):

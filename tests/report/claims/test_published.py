@@ -97,10 +97,10 @@ def test_what_a_reviewer_would_raise(report: dict[str, Any]) -> None:
     found = {(w["id"], w["numbers"].get("arm")): w for w in report["warnings"]}
     assert list(found) == [
         ("identical-rows", "lora"),
-        ("few-seeds", None),
-        ("selection-on-test", None),
         ("not-above-reference", "lora"),
         ("not-above-reference", "schemabank"),
+        ("few-seeds", None),
+        ("selection-on-test", None),
         ("subset-of-test", None),
         ("lower-variance-unsupported", None),
     ]

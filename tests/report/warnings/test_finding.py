@@ -5,6 +5,7 @@ from pathlib import Path
 
 from schemabank.report.warnings.finding import WEIGHTS, Finding, by_weight
 
+SOURCE = Path(__file__).parents[3] / "src"
 PAGE = Path(__file__).parents[3] / "docs" / "report.md"
 
 
@@ -26,8 +27,8 @@ def test_findings_stand_by_weight_and_then_by_contrast() -> None:
         "adapter-not-as-trained",
         "failed-runs",
         "identical-rows",
-        "few-seeds",
         "rate-at-edge",
+        "few-seeds",
         "below-reference",
         "subset-of-split",
     ]
@@ -36,6 +37,13 @@ def test_findings_stand_by_weight_and_then_by_contrast() -> None:
 def test_equal_findings_keep_their_order() -> None:
     found = [finding("rate-at-edge", arm) for arm in ("lora", "new", "lora")]
     assert by_weight(found, ("new", "lora")) == found
+
+
+def test_every_warning_in_the_code_has_a_weight() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    named = re.findall(r'(?:Finding|Inequality)\(\s*"([\w-]+)"', text)
+    assert len(named) > 20
+    assert set(named) <= {name for names in WEIGHTS for name in names}
 
 
 def test_every_warning_of_the_page_has_one_weight() -> None:

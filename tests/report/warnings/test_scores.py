@@ -118,8 +118,8 @@ def test_one_finding_tells_of_all_references(tmp_path: Path) -> None:
         ("below-reference", ["base", "base whole"]),
     ]
     assert found[1].sentence == (
-        "lora is below 'base' (90 %; of 6 runs 0 above it and 6 below) and 'base whole' (95 %; of "
-        "6 runs 0 above it and 6 below) over all epochs and at epochs 2, by Student's 95 % "
+        "lora is below 'base' (90 %; of 6 runs, 0 above it and 6 below) and 'base whole' (95 %; of "
+        "6 runs, 0 above it and 6 below) over all epochs and at epochs 2, by Student's 95 % "
         "interval over seeds, 35 % to 50 % over all epochs. References are taken as exact; runs "
         "are counted by exact binomial tests, Holm-adjusted."
     )
@@ -158,7 +158,7 @@ def test_few_seeds_and_their_floor(tmp_path: Path) -> None:
 def test_epochs_may_be_empty(tmp_path: Path) -> None:
     lines = [*rows("new", NEW, ""), *rows("lora", LORA, ""), "base,,,0.45,100"]
     finding = one(warned(tmp_path, *lines), "not-above-reference")
-    assert "(45 %; of 6 runs 0 above it and 0 below), by Student's" in finding.sentence
+    assert "(45 %; of 6 runs, 0 above it and 0 below), by Student's" in finding.sentence
 
 
 def test_runs_left_out(tmp_path: Path) -> None:

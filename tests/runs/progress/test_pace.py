@@ -39,3 +39,15 @@ def test_what_is_done_takes_no_time() -> None:
     pace = Pace(2)
     pace.advance(2, 5)
     assert pace.left_s(5) == 0
+
+
+def test_a_phase_of_nothing_is_done() -> None:
+    assert Pace(0).left_s(0) == 0
+
+
+def test_what_stands_still_takes_ever_longer() -> None:
+    pace = Pace(100)
+    for second in range(1, 11):
+        pace.advance(1, second)
+    assert pace.left_s(10) == pytest.approx(90)
+    assert pace.left_s(100) == pytest.approx(990)

@@ -20,25 +20,25 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "skipped-steps",
     ),
     (
+        "other-conditions",
         "other-contrast",
         "contrast-not-declared",
+        "below-reference",
+        "not-above-reference",
+        "no-reference",
         "format-explains-difference",
+        "completions-at-limit",
         "learning-rates-on-test",
         "learning-rates-not-tuned",
         "unequal-tuning",
+        "rate-at-edge",
         "unequal-steps",
         "unequal-updates",
         "unequal-parameters",
         "other-settings",
-        "other-conditions",
         "runs-left-out",
         "few-seeds",
         "selection-on-test",
-        "below-reference",
-        "not-above-reference",
-        "no-reference",
-        "rate-at-edge",
-        "completions-at-limit",
     ),
     (
         "subset-of-test",
@@ -66,7 +66,7 @@ class Finding:
 
 
 def by_weight(found: Iterable[Finding], contrast: tuple[str, str]) -> list[Finding]:
-    """Return findings from the gravest on; those on arms beside the contrast come last of theirs.
+    """Return findings from the gravest on; of equal weight, those on one other arm come last.
 
     Args:
         found: what was found.

@@ -226,10 +226,13 @@ def _reference_finding(
         runs = ""
         if shown.num_runs_tested:
             runs = (
-                f"; of {shown.num_runs_tested} runs {shown.num_runs_above} above it and "
+                f"; of {_runs(shown.num_runs_tested)}, {shown.num_runs_above} above it and "
                 f"{shown.num_runs_below} below"
             )
-        named = f"{reference.arm!r} ({_percent(reference.score)}{runs})"
+        at = _at(setting_name, [reference.setting] if reference.setting else [])
+        named = (
+            f"{' '.join([repr(reference.arm), at]).rstrip()} ({_percent(reference.score)}{runs})"
+        )
         by_end.setdefault(_whence(own, setting_name), []).append(named)
     words = "below" if rule == "below-reference" else "not distinguishable from"
     told = [f"{_listed(named)}{end}" for end, named in by_end.items()]
@@ -246,6 +249,10 @@ def _reference_finding(
         },
         f"{arm} is {words} {'; '.join(told)}. References are taken as exact{counted}.",
     )
+
+
+def _runs(num: int) -> str:
+    return "1 run" if num == 1 else f"{num} runs"
 
 
 def _shown(found: Sequence[Placed]) -> Placed:

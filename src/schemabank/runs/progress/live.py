@@ -1,7 +1,8 @@
 """All runs on one screen: what each is doing, and how far the command is.
 
 A step only stores values. The screen is drawn from them a few times a second, in a thread of its
-own; every mapping that the thread goes through is replaced as a whole and never grows in place.
+own; every mapping that the thread goes through is replaced as a whole and never grows in place. A
+:class:`Pace` grows, and may be read meanwhile.
 """
 
 import time
