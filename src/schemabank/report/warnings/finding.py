@@ -65,6 +65,11 @@ class Finding:
     sentence: str
 
 
+def times(num: int, what: str) -> str:
+    """Say how many, as ``1 run`` or ``2 runs``."""
+    return f"{num} {what}{'s' * (num != 1)}"
+
+
 def by_weight(found: Iterable[Finding], contrast: tuple[str, str]) -> list[Finding]:
     """Return findings from the gravest on; of equal weight, those on one other arm come last.
 

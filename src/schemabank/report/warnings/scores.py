@@ -17,7 +17,7 @@ from schemabank.common.errors import InputError
 from schemabank.report.comparing import ArmAt, Comparison, Contrast, Reference, at_settings
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading import Row, ScoreTable
-from schemabank.report.warnings.finding import MOST_NAMED, Finding
+from schemabank.report.warnings.finding import MOST_NAMED, Finding, times
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
 ALPHA = 0.05
@@ -226,7 +226,7 @@ def _reference_finding(
         runs = ""
         if shown.num_runs_tested:
             runs = (
-                f"; of {_runs(shown.num_runs_tested)}, {shown.num_runs_above} above it and "
+                f"; of {times(shown.num_runs_tested, 'run')}, {shown.num_runs_above} above it and "
                 f"{shown.num_runs_below} below"
             )
         at = _at(setting_name, [reference.setting] if reference.setting else [])
@@ -249,10 +249,6 @@ def _reference_finding(
         },
         f"{arm} is {words} {'; '.join(told)}. References are taken as exact{counted}.",
     )
-
-
-def _runs(num: int) -> str:
-    return "1 run" if num == 1 else f"{num} runs"
 
 
 def _shown(found: Sequence[Placed]) -> Placed:

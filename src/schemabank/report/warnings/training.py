@@ -14,7 +14,7 @@ from schemabank.report.reading import ReportedRun, RunSet, settings_of, words
 from schemabank.report.sections.completions import Behaviour
 from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
-from schemabank.report.warnings.finding import MOST_NAMED, Finding
+from schemabank.report.warnings.finding import MOST_NAMED, Finding, times
 from schemabank.runs.fairness import Inequality, highest_rate, unequal_training, untried_rates
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
@@ -75,7 +75,7 @@ def _missing(runs: RunSet) -> Iterator[Finding]:
         yield Finding(
             "failed-runs",
             {"runs": runs.failed},
-            f"{_times(len(runs.failed), 'run')} failed and {_are(len(runs.failed))} not in the "
+            f"{times(len(runs.failed), 'run')} failed and {_are(len(runs.failed))} not in the "
             f"figures: {named}{_more(runs.failed)}. A mean over the runs that went well flatters "
             "an arm that fails.",
         )
@@ -84,14 +84,14 @@ def _missing(runs: RunSet) -> Iterator[Finding]:
         yield Finding(
             "excluded-runs",
             {"runs": runs.excluded},
-            f"{_times(len(runs.excluded), 'run')} of this folder {_are(len(runs.excluded))} not "
+            f"{times(len(runs.excluded), 'run')} of this folder {_are(len(runs.excluded))} not "
             f"compared: {named}{_more(runs.excluded)}.",
         )
     if runs.unfinished:
         yield Finding(
             "unfinished-runs",
             {"runs": runs.unfinished},
-            f"{_times(len(runs.unfinished), 'run')} of the suite {_are(len(runs.unfinished))} not "
+            f"{times(len(runs.unfinished), 'run')} of the suite {_are(len(runs.unfinished))} not "
             "finished: a comparison that is looked at before it is complete is stopped by its "
             "scores.",
         )
@@ -357,10 +357,6 @@ def _interval(ends: stats.Interval | None) -> str:
 
 def _at(setting: str) -> str:
     return f" at {setting}" if setting else ""
-
-
-def _times(num: int, what: str) -> str:
-    return f"{num} {what}{'s' * (num != 1)}"
 
 
 def _are(num: int) -> str:
