@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
-from schemabank.engine.slots import Run, TrainingData
+from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
 from schemabank.models.files import EMBEDDED

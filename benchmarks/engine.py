@@ -40,6 +40,7 @@ from schemabank.engine.decoding.decode import generate
 from schemabank.engine.execute import DEPTH, Executor
 from schemabank.engine.lora import SharedInput
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_for
 
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
 LOOPS: dict[Kind, str] = {
@@ -194,7 +195,9 @@ def _engine(bench: Bench, slots: int) -> dict[str, Row]:
     """Time a cohort in stage 1 and in the later stages, each in its second epoch."""
     free(bench.device)
     clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench, static=False))
-    stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=bench.config.bank)
+    stack = AdapterStack(
+        bench.base.model, lora=[bench.config.lora] * slots, attach=[banks_for(bench.config.bank)]
+    )
     config = bench.config
     runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
     cohort = Cohort(stack, runs, bench.data, explain=_note)
@@ -224,7 +227,7 @@ def _note(line: str) -> None:
 def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
     """Time greedy decoding that never meets an end token, twice; the second time counts."""
     free(bench.device)
-    stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots, bank=None)
+    stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots)
     for slot in range(slots):
         stack.initialise(slot, slot)
     texts = [e.tokens[: e.label_start] for e in bench.data.encoded[:prompts]]

@@ -156,7 +156,7 @@ def train(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Iterator
         cohort.seat([run_id(run) for run in part])
         probes = probe(stack, base)
         for slot, run in enumerate(part):
-            done.append(Trained(run, stack.lora_tensors(slot), probes[slot]))
+            done.append(Trained(run, stack.lora.tensors(slot), probes[slot]))
     stack.remove()
     yield from (t for t in done if all(m.isfinite().all() for ab in t.tensors.values() for m in ab))
 

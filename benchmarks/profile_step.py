@@ -35,6 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_for
 
 # By the names of kernels and operations; the first that fits counts.
 PARTS = {
@@ -80,7 +81,9 @@ def _profiled(bench: Bench, slots: int) -> Row:
     config = bench.config.model_copy(
         update={"curriculum": (bench.config.curriculum[1].model_copy(update={"ratio": 1.0}),)}
     )
-    stack = AdapterStack(bench.base.model, lora=[config.lora] * slots, bank=config.bank)
+    stack = AdapterStack(
+        bench.base.model, lora=[config.lora] * slots, attach=[banks_for(config.bank)]
+    )
     runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
     cohort = Cohort(stack, runs, bench.data)
     for _ in islice(cohort.steps(), bench.data.schedule.steps_per_epoch):

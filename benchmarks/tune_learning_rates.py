@@ -20,7 +20,7 @@ from schemabank.common.failure import Failure
 from schemabank.config.file import load_experiment, run_id
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.slots import TrainingData
+from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs.evaluate import Procedure, evaluate
 from schemabank.runs.inputs import DATA, data_digest

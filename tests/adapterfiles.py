@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cohorts import with_banks
 from schemabank.adapters.files import model_card, save_adapter
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.stack import AdapterStack
@@ -20,15 +21,15 @@ TOKENS = torch.tensor([[5, 9, 200, 33, 12, 99, 4, 4]])
 
 def drawn_stack(bank: BankSettings | None = None) -> AdapterStack:
     """Two slots of different rank and alpha on a tiny model, with drawn weights."""
-    stack = AdapterStack(tiny_model("llama"), lora=LORA, bank=bank)
+    stack = AdapterStack(tiny_model("llama"), lora=LORA, attach=with_banks(bank))
     generator = torch.Generator().manual_seed(0)
     for slot in range(2):
         stack.initialise(slot, slot)
         drawn = {
             path: (a, torch.randn(b.shape, generator=generator) / 4)
-            for path, (a, b) in stack.lora_tensors(slot).items()
+            for path, (a, b) in stack.lora.tensors(slot).items()
         }
-        stack.load_lora(slot, drawn)
+        stack.lora.load(slot, drawn)
     return stack
 
 
@@ -47,7 +48,7 @@ def stack_logits(stack: AdapterStack) -> Tensor:
 
 def export(stack: AdapterStack, slot: int, folder: Path, *, base_name: str = "tiny") -> Path:
     """Save a slot's adapter."""
-    settings = stack.lora_settings[slot]
+    settings = stack.lora.settings[slot]
     card = model_card(base_name, settings, training="Trained in a test.")
-    save_adapter(folder, stack.lora_tensors(slot), settings, base_name=base_name, card=card)
+    save_adapter(folder, stack.lora.tensors(slot), settings, base_name=base_name, card=card)
     return folder

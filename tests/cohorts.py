@@ -12,11 +12,15 @@ from schemabank.config.settings import (
     Stage,
     TrainSettings,
 )
-from schemabank.engine.batches import Encoded, encode, plan_schedule
+from schemabank.engine.batches import Batch, Encoded, encode, plan_schedule
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.slots import Run, TagPlan, TrainingData
+from schemabank.engine.dropout import dropout_keys
+from schemabank.engine.part import Attach, StepInput
+from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.tags import hash_tagger
+from schemabank.methods.schemabank.attach import banks_for
+from schemabank.methods.schemabank.course import Banked, TagPlan
+from schemabank.methods.schemabank.tags import hash_tagger
 from schemabank.tasks import Example
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
@@ -25,6 +29,7 @@ LORA_STAGE = Stage(name="lora", ratio=1.0, train=("lora",), learning_rate=1e-2)
 LORA = LoraSettings(r=4, lora_dropout=0.2)
 FAST_STAGES = tuple(s.model_copy(update={"learning_rate": 1e-2}) for s in THREE_STAGES)
 PREFIX_ROOM = 16
+NUM_TAGS = 2
 
 
 def examples(count: int = 22) -> list[Example]:
@@ -83,21 +88,33 @@ def bank_run(
     **train: object,
 ) -> Run:
     """A run under the curriculum, with hash tags."""
-    tagger = hash_tagger(num_schemas=bank.num_schemas, num_tags=2)
+    tagger = hash_tagger(num_schemas=bank.num_schemas, num_tags=NUM_TAGS)
     return Run(
         name=f"bank-{seed}",
         seed=seed,
         stages=stages,
         train=_train(**train),
         lora=lora,
-        bank=bank,
-        tags=TagPlan(
-            tagger=tagger,
-            num_tags=2,
-            prefix_room=PREFIX_ROOM if prefix else 0,
-            loss_weight=0.0 if prefix else 1.0,
+        method=Banked(
+            bank,
+            TagPlan(
+                tagger=tagger,
+                num_tags=NUM_TAGS,
+                prefix_room=PREFIX_ROOM if prefix else 0,
+                loss_weight=0.0 if prefix else 1.0,
+            ),
         ),
     )
+
+
+def with_banks(bank: BankSettings | None) -> list[Attach]:
+    """What puts banks on a model, if there are any."""
+    return [] if bank is None else [banks_for(bank, num_tags=NUM_TAGS)]
+
+
+def bank_of(run: Run) -> BankSettings | None:
+    """A run's bank."""
+    return run.method.bank if isinstance(run.method, Banked) else None
 
 
 def cohort(
@@ -115,9 +132,9 @@ def cohort(
     if lora is not None:
         runs = [replace(run, lora=lora) for run in runs]
     seated = runs[:slots]
-    bank = next((run.bank for run in runs if run.bank is not None), None)
+    bank = next((bank_of(run) for run in runs if bank_of(run) is not None), None)
     model = tiny_model(kind).to(dtype).to(device)
-    stack = AdapterStack(model, lora=[run.lora for run in seated], bank=bank)
+    stack = AdapterStack(model, lora=[run.lora for run in seated], attach=with_banks(bank))
     return Cohort(stack, runs, training, explain=explain)
 
 
@@ -129,6 +146,14 @@ def train(trained: Cohort) -> list[list[RunStep]]:
 def weights(trained: Cohort, slot: int) -> dict[str, torch.Tensor]:
     """A copy of all of a slot's weights by group."""
     return {name: g.weights[slot].clone() for name, g in trained.stack.groups.items()}
+
+
+def step_input(runs: Sequence[tuple[int, int]], device: str = "cpu") -> StepInput:
+    """What begins a step of ``(seed, step)`` in every slot, with banks at full scale."""
+    keys = torch.tensor(dropout_keys(runs), dtype=torch.int32)
+    fields = {"dropout_keys": keys, "bank_scale": torch.ones(len(runs))}
+    empty = Batch(*(torch.empty(0) for _ in Batch.__dataclass_fields__))
+    return StepInput(empty, {name: value.to(device) for name, value in fields.items()})
 
 
 def _train(**changes: object) -> TrainSettings:

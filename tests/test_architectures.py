@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel
 
 from architectures import CHANGES, tiny_architecture
-from cohorts import BANK, bank_run, data, lora_run, train
+from cohorts import BANK, bank_run, data, lora_run, train, with_banks
 from schemabank.adapters.export import check_with_peft, probe
 from schemabank.adapters.files import save_adapter
 from schemabank.adapters.peftlayers import check_peft_layers
@@ -88,7 +88,7 @@ def layers_of(name: str) -> tuple[set[str], set[str]]:
         settings = LoraSettings(r=2, target_modules=(target,))
         try:
             check_peft_layers(model, settings)
-            AdapterStack(model, lora=[settings], bank=None).remove()
+            AdapterStack(model, lora=[settings]).remove()
         except InputError as error:
             reason = str(error)
             if f"names {target!r}" not in reason:  # the model's fault, not the target's
@@ -112,7 +112,7 @@ def trained(
     first = bank_run(1, max_steps=6) if banked else lora_run(1, max_steps=6)
     runs = [replace(run, lora=lora) for run in (first, lora_run(2, max_steps=6))]
     model = tiny_architecture(name).to(device)
-    stack = AdapterStack(model, lora=[lora] * 2, bank=BANK if banked else None)
+    stack = AdapterStack(model, lora=[lora] * 2, attach=with_banks(BANK if banked else None))
     cohort = Cohort(stack, runs, data(), explain=lambda _: None)
     steps = train(cohort)
     assert [slot.failure for slot in cohort.slots] == [None, None]
@@ -157,17 +157,17 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
     found = completed(stack, by_slot=by_slot)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
     probes = probe(stack, base)
-    tensors = [stack.lora_tensors(slot) for slot in range(2)]
+    tensors = [stack.lora.tensors(slot) for slot in range(2)]
     assert all(b.abs().max() > 0 for own in tensors for _, b in own.values())
     stack.remove()
     for slot, own in enumerate(tensors):
         save_adapter(
             tmp_path / str(slot),
             own,
-            stack.lora_settings[slot],
+            stack.lora.settings[slot],
             base_name="tiny",
             card="",
-            layout=stack.layout,
+            layout=stack.lora.layout,
         )
         check = check_with_peft(tmp_path / str(slot), base, probes[slot])
         assert check.agrees, check.said
@@ -188,11 +188,11 @@ def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) 
     completed(stack, by_slot=name in BY_SLOT)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
     probes = probe(stack, base)
-    own = stack.lora_tensors(1)
+    own = stack.lora.tensors(1)
     stack.remove()
-    settings = stack.lora_settings[1]
+    settings = stack.lora.settings[1]
     folder = tmp_path / "adapter"
-    save_adapter(folder, own, settings, base_name="tiny", card="", layout=stack.layout)
+    save_adapter(folder, own, settings, base_name="tiny", card="", layout=stack.lora.layout)
     check = check_with_peft(folder, base, probes[1])
     assert check.agrees, check.said
 
@@ -200,13 +200,15 @@ def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) 
 @pytest.mark.parametrize("name", UNTRAINABLE)
 def test_an_architecture_that_cannot_be_trained_is_refused_in_one_sentence(name: str) -> None:
     with pytest.raises(InputError, match=UNTRAINABLE[name]):
-        AdapterStack(tiny_architecture(name), lora=[LoraSettings()], bank=None)
+        AdapterStack(tiny_architecture(name), lora=[LoraSettings()])
 
 
 @pytest.mark.parametrize("name", BANKLESS)
 def test_banks_on_blocks_that_cannot_be_left_out_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=BANKLESS[name]):
-        AdapterStack(tiny_architecture(name), lora=[LoraSettings()], bank=BANK, adapters=False)
+        AdapterStack(
+            tiny_architecture(name), lora=[LoraSettings()], attach=with_banks(BANK), adapters=False
+        )
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -231,6 +233,6 @@ def test_transformers_generates_what_our_decoder_does(name: str) -> None:
     model = tiny_architecture(name)
     check_generates(model)
     if why_by_slot(model) is None:
-        stack = AdapterStack(model, lora=[LoraSettings()], bank=None, adapters=False)
+        stack = AdapterStack(model, lora=[LoraSettings()], adapters=False)
         ours, theirs = (completed(stack, by_slot=by_slot, limit=12) for by_slot in (False, True))
         assert ours == theirs

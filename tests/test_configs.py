@@ -8,12 +8,13 @@ import torch
 import yaml
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from cohorts import BANK, LORA, bank_run, cohort, data, train, weights
+from cohorts import BANK, LORA, bank_run, cohort, data, train, weights, with_banks
 from schemabank.config.file import run_id
 from schemabank.config.naming import flat
 from schemabank.config.settings import RunConfig
+from schemabank.engine.schedule import plan
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.curriculum import StepSettings, plan, step_settings, trained_groups
+from schemabank.methods.schemabank.curriculum import BankStep, step_settings, trained_groups
 from schemabank.suites.file import SuiteRun, TuneSettings
 from schemabank.suites.ratesearch import trials
 from schemabank.suites.run import plan_suite
@@ -155,7 +156,7 @@ def test_equal_updates_are_those_of_schemabank_without_its_bank(
             assert (mine.learning_rate, mine.first) == (other.learning_rate, other.first)
 
 
-def steps(config: RunConfig, num_steps: int) -> list[StepSettings]:
+def steps(config: RunConfig, num_steps: int) -> list[BankStep]:
     plans = plan(config.stages(), num_steps)
     return [step_settings(plans, step, seed=config.seed) for step in range(num_steps)]
 
@@ -163,12 +164,12 @@ def steps(config: RunConfig, num_steps: int) -> list[StepSettings]:
 def test_a_stage_that_trains_the_router_without_the_bank_rests(sound: Suite) -> None:
     stages = of_arm(sound, "lora, equal updates").config.stages()
     done = cohort([bank_run(1, stages=stages), bank_run(2)], data())
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA], bank=BANK)
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA], attach=with_banks(BANK))
     fresh.initialise(0, 1)
     train(done)
     found, before = weights(done, 0), {n: g.weights[0] for n, g in fresh.groups.items()}
     for group in ("router", "schemas"):
-        assert torch.equal(found[group], before[group])  # type: ignore[index]
+        assert torch.equal(found[group], before[group])
     assert not torch.equal(found["lora"], before["lora"])
 
 
@@ -185,10 +186,10 @@ def test_equal_parameters_are_as_many_as_schemabank_trains(sound: Suite) -> None
         )
     )
     ours, theirs = (of_arm(sound, a).config for a in ("lora, equal parameters", "schemabank"))
-    stack = AdapterStack(model, lora=[theirs.lora], bank=theirs.bank)
+    stack = AdapterStack(model, lora=[theirs.lora], attach=with_banks(theirs.bank))
     counts = {
         config.arm: sum(
-            stack.num_weights(group, config.lora, config.bank)
+            stack.num_weights(group, config.lora, {"bank": config.bank})
             for group in trained_groups(config.stages())
         )
         for config in (ours, theirs)

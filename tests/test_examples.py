@@ -21,6 +21,7 @@ from cohorts import BANK, bank_run, cohort, data, train
 from schemabank.config.settings import LoraSettings, Stage
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from tiny import tiny_model, tiny_tokenizer
 from tools import load_tool
 
@@ -61,11 +62,11 @@ def copied(by_hand: ModuleType, stack: AdapterStack) -> tuple[PeftModel, list[to
         tiny_model("llama").requires_grad_(False),
         LoraConfig(r=LORA.r, lora_alpha=LORA.lora_alpha, target_modules=list(LORA.target_modules)),
     )
-    for path, weights in stack.lora_tensors(0).items():
+    for path, weights in stack.lora.tensors(0).items():
         for own, given in zip(lora_of(model, path), weights, strict=True):
             own.data.copy_(given)
     banks = []
-    for index, bank in sorted(stack.banks.banks.items()):
+    for index, bank in sorted(banks_of(stack).banks.items()):
         sizes = (model.config.hidden_size, bank.num_schemas, bank.rank)
         own = by_hand.SchemaBank(*sizes, top_k=bank.top_k, attributes=bank.query.shape[1])
         own.load_state_dict(as_by_hand(bank.tensors(0)))
@@ -90,12 +91,11 @@ def test_the_engine_comes_to_the_same_weights(
     def noted(slot: Slot, settings: Any) -> Any:  # noqa: ANN401
         found = rows(slot, settings)
         kept.append(settings.tag_keep)
-        pairs = zip(found[2], found[1], strict=True)
         batches.append(
             [
-                by_hand.Row(list(e.tokens), e.label_start, tuple(t))
-                for e, t in pairs
-                if e is not None
+                by_hand.Row(list(row.encoded.tokens), row.encoded.label_start, row.shown)
+                for row in found
+                if row is not None
             ]
         )
         return found
@@ -136,10 +136,10 @@ def test_the_engine_comes_to_the_same_weights(
     assert found == [pytest.approx(losses, abs=1e-5) for losses in expected]
     assert asked == kept
     assert any(row.tags for batch in batches for row in batch)
-    for path, weights in trained.stack.lora_tensors(0).items():
+    for path, weights in trained.stack.lora.tensors(0).items():
         for own, expected_weight in zip(lora_of(model, path), weights, strict=True):
             torch.testing.assert_close(own.data, expected_weight, rtol=0, atol=1e-5)
-    for own, (_, bank) in zip(banks, sorted(trained.stack.banks.banks.items()), strict=True):
+    for own, (_, bank) in zip(banks, sorted(banks_of(trained.stack).banks.items()), strict=True):
         for name, weight in as_by_hand(bank.tensors(0)).items():
             torch.testing.assert_close(own.state_dict()[name], weight, rtol=0, atol=1e-5)
 

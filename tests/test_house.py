@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.config.settings import METHODS
+from schemabank.config.methods import METHODS
 from tools import BENCHMARKS, load_tool
 
 structure = load_tool(BENCHMARKS / "structure.py")

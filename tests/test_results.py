@@ -17,7 +17,7 @@ import torch
 from schemabank.config.file import config_hash, load_experiment, run_id
 from schemabank.config.settings import RunConfig
 from schemabank.config.task import TaskSettings
-from schemabank.methods.bank import Routing
+from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.inputs import DATA, data_digest, recorded_in
 from schemabank.runs.loading import resolved
 from schemabank.tasks.catalog import load_task

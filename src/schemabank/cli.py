@@ -129,7 +129,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
-    from schemabank.methods.bank import Routing
+    from schemabank.methods.schemabank.bank import Routing
     from schemabank.runs.progress import reporter
     from schemabank.runs.saved import evaluate_saved
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapterfiles import LORA, export, logits, stack_logits
-from cohorts import BANK, FAST_STAGES, bank_run, data, train
+from cohorts import BANK, FAST_STAGES, bank_run, data, train, with_banks
 from schemabank.adapters.export import check_with_peft, probe, save_merged
 from schemabank.adapters.files import save_bank
 from schemabank.common.errors import InputError
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.joined import join_linears
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from schemabank.models.basemodel import BaseModel, load_base_model
 from tiny import Kind, tiny_model, tiny_tokenizer
 from tinyruns import write_model
@@ -50,7 +50,7 @@ except ImportError:
 
 def trained_stack(kind: Kind) -> AdapterStack:
     """Two slots of different rank and alpha, trained with banks, seeds of their own."""
-    stack = AdapterStack(tiny_model(kind), lora=LORA, bank=BANK)
+    stack = AdapterStack(tiny_model(kind), lora=LORA, attach=with_banks(BANK))
     train(Cohort(stack, [bank_run(1, lora=LORA[0]), bank_run(2, lora=LORA[1])], data()))
     return stack
 
@@ -96,27 +96,27 @@ def test_the_adapter_loads_where_schemabank_is_not_installed(
 
 
 def test_an_adapter_of_another_model_is_refused(stack: AdapterStack) -> None:
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=None)
-    path, (a, b) = next(iter(stack.lora_tensors(0).items()))
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]])
+    path, (a, b) = next(iter(stack.lora.tensors(0).items()))
     with pytest.raises(InputError) as error:
-        fresh.load_lora(0, {path: (a[:, :24], b)})
+        fresh.lora.load(0, {path: (a[:, :24], b)})
     assert str(error.value) == (
         "the adapter has weights for 'model.layers.0.self_attn.q_proj', 24 to 32, but the model "
         "has 32 to 32 there: allowed is the base model that it was trained on, name that"
     )
     with pytest.raises(InputError, match=r"'model\.layers\.9\.q_proj', .* has no such layer"):
-        fresh.load_lora(0, {"model.layers.9.q_proj": (a, b)})
+        fresh.lora.load(0, {"model.layers.9.q_proj": (a, b)})
 
 
 def test_a_bank_of_other_settings_is_refused(stack: AdapterStack) -> None:
     other = BANK.model_copy(update={"num_schemas": 4})
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=other)
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], attach=with_banks(other))
     with pytest.raises(InputError, match=r"\.router \[8, 32\].* does not fit .*\.router \[4, 32\]"):
-        fresh.load_bank(0, stack.bank_tensors(0))
+        banks_of(fresh).load(0, banks_of(stack).tensors(0))
     elsewhere = BANK.model_copy(update={"layers": (0, 1)})
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=elsewhere)
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], attach=with_banks(elsewhere))
     with pytest.raises(InputError, match="leave bank settings out"):
-        fresh.load_bank(0, stack.bank_tensors(0))
+        banks_of(fresh).load(0, banks_of(stack).tensors(0))
 
 
 def test_the_check_accepts_what_was_saved_and_leaves_the_base_as_it_was(
@@ -138,7 +138,7 @@ def test_the_check_accepts_what_was_saved_and_leaves_the_base_as_it_was(
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_a_bfloat16_base_is_compared_in_float64_and_stays_bfloat16(
-    kind: Kind, joined: bool, tmp_path: Path
+    kind: Kind, joined: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its adapters are compared as they are saved, not as bfloat16 rounds them for computing."""
     trained = trained_stack(kind)
@@ -146,11 +146,10 @@ def test_a_bfloat16_base_is_compared_in_float64_and_stays_bfloat16(
     base = load_base_model(str(folder), dtype=torch.float32, device=torch.device("cpu"))
     base.model.to(torch.bfloat16)
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
-    linears = join_linears(base.model) if joined else {}
-    half = AdapterStack(base.model, lora=LORA, bank=None)
-    half.joined = linears
+    monkeypatch.setattr("schemabank.engine.loralayers._joins", lambda *_: joined)
+    half = AdapterStack(base.model, lora=LORA)
     for slot in range(2):
-        half.load_lora(slot, trained.lora_tensors(slot))
+        half.lora.load(slot, trained.lora.tensors(slot))
     routed = stack_logits(half)
     expected = probe(half, base)
     assert torch.equal(stack_logits(half), routed), "the model computes in bfloat16 again"
@@ -189,7 +188,7 @@ def test_saving_touches_no_network_and_writes_no_pickle(
     monkeypatch.setattr(socket, "create_connection", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     adapter = export(stack, 0, tmp_path / "out" / "adapter", base_name="owner/model")
-    save_bank(tmp_path / "out" / "bank", stack.bank_tensors(0))
+    save_bank(tmp_path / "out" / "bank", banks_of(stack).tensors(0))
     check_with_peft(adapter, base, probe(stack, base)[0])
     save_merged(tmp_path / "out" / "merged", adapter, base)
     suffixes = {p.suffix for p in (tmp_path / "out").rglob("*") if p.is_file()}

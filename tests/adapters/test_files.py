@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adapterfiles import LORA, TARGETS, TOKENS, drawn_stack, export, logits, stack_logits
-from cohorts import BANK
+from cohorts import BANK, with_banks
 from schemabank.adapters.config import CONFIG, AdapterConfig
 from schemabank.adapters.files import (
     BANK_WEIGHTS,
@@ -28,6 +28,7 @@ from schemabank.adapters.files import (
 )
 from schemabank.common.errors import InputError
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from tiny import tiny_model
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -94,10 +95,10 @@ def test_an_adapter_survives_the_round_trip_bit_for_bit(
 ) -> None:
     adapter = load_adapter(export(stack, 1, tmp_path / "adapter"))
     assert adapter.config == AdapterConfig(LORA[1], "tiny")
-    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
+    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings])
     put_on(fresh, 0, adapter)
-    for path, pair in stack.lora_tensors(1).items():
-        assert all(map(torch.equal, fresh.lora_tensors(0)[path], pair))
+    for path, pair in stack.lora.tensors(1).items():
+        assert all(map(torch.equal, fresh.lora.tensors(0)[path], pair))
     torch.testing.assert_close(stack_logits(fresh)[0], stack_logits(stack)[1], rtol=0, atol=1e-5)
 
 
@@ -112,7 +113,7 @@ def test_what_peft_saved_computes_the_same_here(alpha: int, tmp_path: Path) -> N
     settings = adapter.config.settings
     assert (settings.r, settings.lora_alpha) == (4, alpha)
     assert set(settings.target_modules) == {"q_proj", "up_proj"}
-    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
+    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings])
     put_on(fresh, 0, adapter)
     expected = logits(model)
     torch.testing.assert_close(stack_logits(fresh), expected, rtol=0, atol=1e-5)
@@ -124,7 +125,7 @@ def as_in_peft(config: peft.LoraConfig, folder: Path) -> tuple[Adapter, torch.Te
     model = peft.get_peft_model(tiny_model("llama"), config)
     model.save_pretrained(folder)
     adapter = load_adapter(folder)
-    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings], bank=None)
+    fresh = AdapterStack(tiny_model("llama"), lora=[adapter.config.settings])
     put_on(fresh, 0, adapter)
     torch.testing.assert_close(stack_logits(fresh), logits(model), rtol=0, atol=1e-5)
     return adapter, logits(model)
@@ -219,17 +220,17 @@ def test_an_existing_folder_is_never_overwritten(stack: AdapterStack, tmp_path: 
 
 
 def test_a_bank_survives_the_round_trip_bit_for_bit(stack: AdapterStack, tmp_path: Path) -> None:
-    save_bank(tmp_path / "bank", stack.bank_tensors(1))
+    save_bank(tmp_path / "bank", banks_of(stack).tensors(1))
     assert [p.name for p in (tmp_path / "bank").iterdir()] == ["bank.safetensors"]
     loaded = load_bank(tmp_path / "bank")
     assert set(loaded) == {
         f"layers.{i}.{n}" for i in (1, 2) for n in ("router", "U", "V", "attributes", "query")
     }
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[1]], bank=BANK)
-    fresh.load_lora(0, stack.lora_tensors(1))
-    fresh.load_bank(0, loaded)
-    for name, values in stack.bank_tensors(1).items():
-        assert torch.equal(fresh.bank_tensors(0)[name], values)
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[1]], attach=with_banks(BANK))
+    fresh.lora.load(0, stack.lora.tensors(1))
+    banks_of(fresh).load(0, loaded)
+    for name, values in banks_of(stack).tensors(1).items():
+        assert torch.equal(banks_of(fresh).tensors(0)[name], values)
     with fresh.evaluating("on"), stack.evaluating("on"):
         torch.testing.assert_close(
             fresh.hidden(TOKENS[None])[0],
@@ -301,7 +302,7 @@ def test_weights_that_are_not_the_configured_ones_are_refused(
 
 def test_weights_of_a_block_too_few_are_refused_on_the_model(folder: Path) -> None:
     reweighted(folder, lambda weights: without(weights, "layers.1."))
-    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]], bank=None)
+    fresh = AdapterStack(tiny_model("llama"), lora=[LORA[0]])
     with pytest.raises(InputError, match=r"no weights for 'model\.layers\.1\.self_attn\.q_proj'"):
         put_on(fresh, 0, load_adapter(folder))
 
@@ -454,7 +455,7 @@ def test_weights_keep_their_type_when_they_are_written_again(folder: Path, tmp_p
 def test_a_bank_is_read_as_strictly(
     change: Callable[[Weights], Weights], message: str, stack: AdapterStack, tmp_path: Path
 ) -> None:
-    save_bank(tmp_path / "bank", stack.bank_tensors(0))
+    save_bank(tmp_path / "bank", banks_of(stack).tensors(0))
     path = tmp_path / "bank" / BANK_WEIGHTS
     save_file(change(load_file(path)), path)
     with pytest.raises(InputError, match=message):

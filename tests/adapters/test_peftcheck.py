@@ -51,15 +51,15 @@ def base_model(kind: Kind, dtype: torch.dtype) -> BaseModel:
 
 def drawn(base: BaseModel, size: float, seed: int) -> AdapterStack:
     """Two slots of different rank, with weights of B that are drawn."""
-    stack = AdapterStack(base.model, lora=LORA, bank=None)
+    stack = AdapterStack(base.model, lora=LORA)
     generator = torch.Generator().manual_seed(seed)
     for slot in range(len(LORA)):
         stack.initialise(slot, seed)
         tensors = {
             path: (a, torch.randn(b.shape, generator=generator) * size)
-            for path, (a, b) in stack.lora_tensors(slot).items()
+            for path, (a, b) in stack.lora.tensors(slot).items()
         }
-        stack.load_lora(slot, tensors)
+        stack.lora.load(slot, tensors)
     return stack
 
 
@@ -73,7 +73,7 @@ def test_rounding_alone_is_never_called_a_difference_and_damage_always_is(
     for seed, size in enumerate(SIZES):
         stack = drawn(base, size, seed)
         probes = export.probe(stack, base)
-        tensors = [stack.lora_tensors(slot) for slot in range(len(LORA))]
+        tensors = [stack.lora.tensors(slot) for slot in range(len(LORA))]
         stack.remove()
         for slot, settings in enumerate(LORA):
             trained = benchmark.Trained(
@@ -134,7 +134,7 @@ def test_rows_without_a_difference_are_counted_in_the_table(benchmark: ModuleTyp
 def test_an_adapter_that_peft_cannot_load_is_no_crash(tmp_path: Path) -> None:
     base = base_model("llama", torch.float32)
     stack = drawn(base, 0.1, 1)
-    (first, _), tensors = export.probe(stack, base), stack.lora_tensors(0)
+    (first, _), tensors = export.probe(stack, base), stack.lora.tensors(0)
     stack.remove()
     folder = tmp_path / "adapter"
     save_adapter(folder, tensors, LORA[0], base_name="tiny", card="")

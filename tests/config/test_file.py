@@ -109,7 +109,7 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
             "run.yaml:1 has a key that is no text, a list or a mapping: allowed",
         ),
         ("- arm\n", "run.yaml holds a list, allowed are keys and values: write settings like"),
-        ("", "run.yaml: arm is missing: add it (One arm, base, lora or schemabank"),
+        ("", "run.yaml: arm is missing: add it (One method or a list of them; base trains nothing"),
         (
             "arm: lora\nseed: 1\narm: base\n",
             "run.yaml:3: arm stands in line 1 already, allowed is once: remove one of them",

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 import cohorts
-from cohorts import BANK, FAST_STAGES, LORA, bank_run, train
+from cohorts import BANK, FAST_STAGES, LORA, bank_run, step_input, train, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.blocks import noting, probed, replaced, returning
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.dropout import dropout_keys
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.architecture import decoder_blocks
 from tiny import END_TOKEN_ID, VOCAB_SIZE
@@ -82,11 +81,10 @@ def outputs(model: PreTrainedModel) -> list[object]:
 @torch.no_grad()
 def test_a_model_starts_from_its_states_below_the_first_bank(name: str) -> None:
     bank = BANK.model_copy(update={"last_n": 2})
-    stack = AdapterStack(tiny(name), lora=[lora(name)] * 2, bank=bank)
+    stack = AdapterStack(tiny(name), lora=[lora(name)] * 2, attach=with_banks(bank))
     for slot in range(2):
         stack.initialise(slot, slot)
-    keys = torch.tensor(dropout_keys([(1, 0), (2, 0)]), dtype=torch.int32)
-    stack.begin_step(keys, torch.ones(2))
+    stack.begin_step(step_input([(1, 0), (2, 0)]))
     expected = stack.hidden(TOKENS)
     states = stack.trunk(TOKENS.flatten(0, 1))
     below = outputs(tiny(name))[1]
@@ -102,7 +100,7 @@ def test_a_model_trains_through_all_stages_and_comes_back(name: str) -> None:
     with torch.no_grad():
         before = model(TOKENS[0], use_cache=False).logits
     runs = [bank_run(seed, lora=lora(name), num_train_epochs=1) for seed in (1, 2)]
-    stack = AdapterStack(model, lora=[lora(name)] * 2, bank=BANK)
+    stack = AdapterStack(model, lora=[lora(name)] * 2, attach=with_banks(BANK))
     steps = [step for steps in train(Cohort(stack, runs, cohorts.data())) for step in steps]
     assert {step.stage for step in steps} == {stage.name for stage in FAST_STAGES}
     assert all(math.isfinite(step.loss) and step.grad_norm > 0 for step in steps)

@@ -12,12 +12,14 @@ from cohorts import (
     FAST_STAGES,
     LORA_STAGE,
     PREFIX_ROOM,
+    bank_of,
     bank_run,
     cohort,
     data,
     lora_run,
     train,
     weights,
+    with_banks,
 )
 from schemabank.common.failure import Failure
 from schemabank.config.settings import LoraSettings, Stage
@@ -26,10 +28,11 @@ from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.execute import Fetch
 from schemabank.engine.loss import labelled_losses, mean_per_slot
 from schemabank.engine.programs import Programs, Working
+from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.slots import Kind as StepKind
-from schemabank.engine.slots import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.bank import Routing
 from tiny import Kind, tiny_model
 
 # Rounding alone: other shapes give the matrix products another order of summation, and Adam's
@@ -46,7 +49,7 @@ def test_every_architecture_attaches_trains_and_detaches(kind: Kind) -> None:
     trained = cohort([bank_run(1)], data(), kind=kind)
     steps = train(trained)
     assert all(math.isfinite(step.loss) for (step,) in steps)
-    for layer in trained.stack.lora.values():
+    for layer in trained.stack.lora.layers.values():
         assert layer.B.detach().abs().max() > 0, "B starts at zero and moves by its gradient alone"
     trained.stack.remove()
     assert torch.equal(trained.stack.model(tokens).logits, before)
@@ -177,10 +180,10 @@ def test_the_bare_tail_and_bare_steps_move_lora_alone() -> None:
         now = weights(trained, 0)
         if before is not None:
             for name in ("router", "schemas"):
-                assert torch.equal(now[name], before[name]) == (step.bank_scale == 0)
+                assert torch.equal(now[name], before[name]) == (step.logged["bank_scale"] == 0)
             assert step.learning_rate == 0 or not torch.equal(now["lora"], before["lora"])
         before = now
-        bare.append(step.bank_scale == 0)
+        bare.append(step.logged["bank_scale"] == 0)
     assert all(bare[-6:])
     assert 0 < sum(bare[:18]) < 18
 
@@ -211,7 +214,7 @@ def test_a_step_that_is_not_finite_changes_nothing() -> None:
     steps = trained.steps()
     next(steps)
     with torch.no_grad():
-        trained.stack.banks.banks[2].router[0, 0, 0] = float("nan")
+        banks_of(trained.stack).banks[2].router[0, 0, 0] = float("nan")
     before = weights(trained, 0)
     report = next(steps)
     assert [r.skipped for r in report] == [True, False]
@@ -225,7 +228,7 @@ def test_a_run_without_finite_gradients_fails_and_leaves_its_neighbour_alone() -
     reports: list[RunStep] = []
     for reports in trained.steps():  # noqa: B007 -- the last ones are looked at below
         with torch.no_grad():
-            trained.stack.banks.banks[2].router[0, 0, 0] = float("nan")
+            banks_of(trained.stack).banks[2].router[0, 0, 0] = float("nan")
     assert [r.run for r in reports] == ["bank-6"]
     failed, fine = trained.slots
     assert failed.failure is not None
@@ -297,20 +300,20 @@ def test_gradients_of_the_whole_step_equal_plain_autograd_in_float64() -> None:
     runs = [bank_run(1), bank_run(2)]
     trained = cohort(runs, training, dtype=torch.float64, lora=LoraSettings(r=4, lora_dropout=0.0))
     stack = trained.stack
-    for module in [*stack.lora.values(), *stack.banks.banks.values()]:
+    for module in [*stack.lora.layers.values(), *banks_of(stack).banks.values()]:
         module.double()
     for slot in range(2):
         stack.initialise(slot, slot)
-    for layer in stack.lora.values():
+    for layer in stack.lora.layers.values():
         torch.nn.init.normal_(layer.B, std=0.1, generator=torch.Generator().manual_seed(0))
-    stack.banks.routing = "on"
+    banks_of(stack).routing = "on"
     rows = [training.encoded[:4], training.encoded[4:8]]
     width = max(len(e.tokens) for row in rows for e in row)
     labels = max(e.num_labels for row in rows for e in row)
     batch = collate(rows, width=width, num_labels=labels)
     parameters = [
         p.requires_grad_()
-        for m in [*stack.lora.values(), *stack.banks.banks.values()]
+        for m in [*stack.lora.layers.values(), *banks_of(stack).banks.values()]
         for n, p in m.named_parameters()
         if not n.startswith("base.")
     ]
@@ -336,7 +339,7 @@ def test_a_stage_plan_needs_no_bank() -> None:
     assert set(trained.stack.groups) == {"lora"}
     (report,) = next(trained.steps())
     assert report.stage == LORA_STAGE.name
-    assert report.bank_scale == 0
+    assert report.logged.get("bank_scale", 0) == 0
 
 
 def _task_loss(trained: Cohort, batch: Batch) -> torch.Tensor:
@@ -377,7 +380,7 @@ def two_slots(
 ) -> Cohort:
     """A cohort in two slots with banks and room for rank 4, whatever its runs."""
     model = tiny_model("llama").to(dtype)
-    return Cohort(AdapterStack(model, lora=[WIDE, WIDE], bank=BANK), runs, training)
+    return Cohort(AdapterStack(model, lora=[WIDE, WIDE], attach=with_banks(BANK)), runs, training)
 
 
 def reports_of(steps: list[list[RunStep]], name: str) -> list[RunStep]:
@@ -424,7 +427,7 @@ def test_smaller_ranks_stay_padded_with_zeros_after_larger_ones() -> None:
     trained = two_slots(mixed_runs(), data())
     train(trained)
     trained.seat(["bank-3", "lora-4"])
-    for layer in trained.stack.lora.values():
+    for layer in trained.stack.lora.layers.values():
         for slot, rank in enumerate((2, 3)):
             assert not layer.A[slot, :, rank:].any()
             assert not layer.B[slot, rank:].any()
@@ -534,12 +537,12 @@ def test_seat_restores_finished_runs(dtype: torch.dtype) -> None:
         fresh = two_slots(chosen, training, dtype=dtype)
         train(fresh)
         fresh.seat(names)
-        assert trained.stack.lora_settings == [run.lora for run in chosen]
-        assert trained.stack.banked == [run.bank is not None for run in chosen]
+        assert trained.stack.lora.settings == [run.lora for run in chosen]
+        assert banks_of(trained.stack).of_slots == [bank_of(run) for run in chosen]
         for slot, name in enumerate(names):
             for group, row in trained.finished[name].items():
                 assert torch.equal(trained.stack.groups[group].weights[slot], row)
-            ours, theirs = trained.stack.lora_tensors(slot), fresh.stack.lora_tensors(slot)
+            ours, theirs = trained.stack.lora.tensors(slot), fresh.stack.lora.tensors(slot)
             assert list(ours) == list(theirs)
             assert all(all(map(torch.equal, ours[path], theirs[path])) for path in ours)
         found = {routing: states(trained.stack, routing) for routing in ("off", "on", "dense")}
@@ -547,7 +550,7 @@ def test_seat_restores_finished_runs(dtype: torch.dtype) -> None:
             assert torch.equal(output, states(fresh.stack, routing))
         for slot, run in enumerate(chosen):
             routed = not torch.equal(found["on"][slot], found["off"][slot])
-            assert routed == (run.bank is not None)
+            assert routed == (bank_of(run) is not None)
 
 
 # Kinds of steps.
@@ -637,7 +640,9 @@ def test_only_steps_with_tag_prefixes_have_room_for_them(
     def watched(
         programs: Programs, kind: StepKind, shape: tuple[int, int], working: Working
     ) -> Fetch:
-        keep = {slot.run.name: settings.tag_keep for slot, settings in working.values()}
+        keep = {
+            slot.run.name: getattr(settings, "tag_keep", 0) for slot, settings in working.values()
+        }
         launched.append((keep, kind, shape))
         return launch(programs, kind, shape, working)
 
@@ -657,7 +662,7 @@ def test_only_steps_with_tag_prefixes_have_room_for_them(
                 assert (keep[name] > 0) == shows
                 assert len(keep) == 1 or not shows
             room = PREFIX_ROOM if name == "bank-1" and shows else 0
-            assert kind.prefix_room == room
+            assert kind.room == room
             extra = 0 if completion_only else room
             assert shape == (bucket.width + room, bucket.num_labels + extra)
         assert any(len(entry[0]) == 2 for entry in entries), "untagged steps share a program"
@@ -690,7 +695,7 @@ def test_terms_that_start_later_in_a_stage_count_whatever_the_neighbour(
     for trained, reports in found:
         for report in reports:
             extra = report.total_loss - report.loss
-            assert (extra > 0.5 * weight) == (report.bank_scale > 0)
+            assert (extra > 0.5 * weight) == (report.logged.get("bank_scale", 0) > 0)
         last = reports[-1].total_loss - reports[-1].loss
         assert last > 1, "the tags' term counts too"
         assert reports == found[0][1]
@@ -714,7 +719,7 @@ def test_the_shapes_to_come_are_those_of_the_steps_that_are_left() -> None:
     next(trained.steps())
     shapes = {step: training.shape(step, 0) for step in range(4)}
     for cached, steps in ((True, {0}), (False, {0, 1, 2, 3})):
-        kind = StepKind(trained=("router",), cached=cached, prefix_room=0)
+        kind = StepKind(trained=("router",), cached=cached, room=0)
         trained.slots[0].step = 0
         trained._seating.tick = 0
         expected = sorted({shapes[step] for step in steps}, reverse=True)
@@ -727,7 +732,9 @@ def test_the_shapes_to_come_are_those_of_the_steps_that_are_left() -> None:
 def in_slots(num_slots: int, runs: Sequence[Run], training: TrainingData) -> Cohort:
     """A cohort with banks and room for rank 4, whatever its runs."""
     return Cohort(
-        AdapterStack(tiny_model("llama"), lora=[WIDE] * num_slots, bank=BANK), runs, training
+        AdapterStack(tiny_model("llama"), lora=[WIDE] * num_slots, attach=with_banks(BANK)),
+        runs,
+        training,
     )
 
 
@@ -777,7 +784,9 @@ def exhausted(
 def moved(trained: Cohort, num_slots: int) -> Cohort:
     """Go on with other slots on the same model, as the runner does."""
     model = trained.stack.model
-    return trained.halt().resume(AdapterStack(model, lora=[WIDE] * num_slots, bank=BANK))
+    return trained.halt().resume(
+        AdapterStack(model, lora=[WIDE] * num_slots, attach=with_banks(BANK))
+    )
 
 
 def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
@@ -860,7 +869,7 @@ def test_memory_that_runs_out_at_a_new_width_loses_no_neighbours_step(
     undisturbed, expected = six
     first = in_slots(4, runs, training)
     steps = exhausted(
-        first, monkeypatch, lambda kind, done: kind.prefix_room > 0 and done > 0, method="_make"
+        first, monkeypatch, lambda kind, done: kind.room > 0 and done > 0, method="_make"
     )
     assert {"bank-2", "bank-5"} <= {report.run for report in expected[len(steps)]}
     second = moved(first, 4)
@@ -954,14 +963,14 @@ def test_runs_with_banks_of_other_ranks_and_top_k_equal_those_alone() -> None:
     together = two_slots(runs, data())
     steps = train(together)
     for run in runs:
-        stack = AdapterStack(tiny_model("llama"), lora=[WIDE], bank=run.bank)
+        stack = AdapterStack(tiny_model("llama"), lora=[WIDE], attach=with_banks(bank_of(run)))
         alone = Cohort(stack, [run], data())
         pairs = zip(reports_of(steps, run.name), reports_of(train(alone), run.name), strict=True)
         assert max(abs(a.loss - b.loss) for a, b in pairs) < SOLO_TOLERANCE
         alone.seat([run.name])
         together.seat([run.name])
-        expected = alone.stack.bank_tensors(0)
-        found = together.stack.bank_tensors(0)
+        expected = banks_of(alone.stack).tensors(0)
+        found = banks_of(together.stack).tensors(0)
         assert found.keys() == expected.keys()
         for name, tensor in found.items():
             torch.testing.assert_close(tensor, expected[name], rtol=0, atol=SOLO_TOLERANCE)
@@ -978,11 +987,11 @@ def test_weights_are_counted_without_what_pads_a_smaller_rank() -> None:
     trained.seat([run.name for run in runs])
     counts = []
     for slot, run in enumerate(runs):
-        tensors = [t for pair in stack.lora_tensors(slot).values() for t in pair]
+        tensors = [t for pair in stack.lora.tensors(slot).values() for t in pair]
         counts.append(sum(t.numel() for t in tensors))
-        assert stack.num_weights("lora", run.lora, run.bank) == counts[slot]
+        assert stack.num_weights("lora", run.lora, run.method.settings) == counts[slot]
     assert counts[0] == 2 * counts[1], "ranks 4 and 2"
-    bank = stack.bank_tensors(1)
+    bank = banks_of(stack).tensors(1)
     for group, in_group in (("router", True), ("schemas", False)):
         found = sum(t.numel() for n, t in bank.items() if n.endswith(".router") == in_group)
-        assert stack.num_weights(group, SMALL, SMALL_BANK) == found
+        assert stack.num_weights(group, SMALL, {"bank": SMALL_BANK}) == found

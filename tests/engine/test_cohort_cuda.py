@@ -15,8 +15,9 @@ from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
 from schemabank.engine import execute
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.decoding.decode import Completion, generate
-from schemabank.engine.slots import Run
+from schemabank.engine.run import Run
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from tiny import END_TOKEN_ID
 from tinyruns import write_config, write_gsm8k, write_model
 
@@ -150,7 +151,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_no_neighbour() -> None:
     for number, step in enumerate(poisoned.steps()):
         if number == 0:
             # The longer run has the first slot.
-            poisoned.stack.banks.banks[2].router.data[0, 0, 0] = float("nan")
+            banks_of(poisoned.stack).banks[2].router.data[0, 0, 0] = float("nan")
         reports.append(step)
     assert poisoned.slots[1].failure is not None
     assert losses(reports, "bank-5") == losses(train(clean), "bank-5")

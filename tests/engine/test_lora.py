@@ -13,14 +13,14 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
-from cohorts import BANK, LORA, cohort, data, lora_run, train
+from cohorts import BANK, LORA, cohort, data, lora_run, train, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
 from schemabank.engine import lora
 from schemabank.engine.dropout import SlotDropout, dropout_keys
+from schemabank.engine.flat import seeded_generator
 from schemabank.engine.lora import SharedInput, StackedLora, install_lora, remove_lora
 from schemabank.engine.stack import AdapterStack
-from schemabank.engine.weights import seeded_generator
 from tiny import tiny_model
 
 # PEFT asks transformers for a property of an old name.
@@ -261,13 +261,13 @@ def test_the_start_depends_on_the_generator_and_the_slots_own_rank() -> None:
 
 def test_a_stack_starts_one_slot_and_leaves_the_others() -> None:
     settings = [LoraSettings(r=4), LoraSettings(r=2), LoraSettings(r=1)]
-    stack = AdapterStack(tiny_model("llama"), lora=settings, bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=settings, attach=with_banks(BANK))
     group = stack.groups["lora"]
     group.weights.fill_(3)
     stack.initialise(1, 5)
     assert (group.weights[[0, 2]] == 3).all()
     generator = seeded_generator(5, "lora")
-    for path, layer in stack.lora.items():
+    for path, layer in stack.lora.layers.items():
         a, b = group.master[f"{path}.A"], group.master[f"{path}.B"]
         assert torch.equal(a[1], layer.initial_a(1, generator))
         assert torch.equal(layer.A, a), "the model computes with these"

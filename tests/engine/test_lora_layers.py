@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from cohorts import BANK, bank_run, data, lora_run, train, weights
+from cohorts import BANK, bank_run, data, lora_run, step_input, train, weights, with_banks
 from schemabank.adapters.files import load_adapter, model_card, put_on, save_adapter
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
@@ -24,6 +24,7 @@ from schemabank.engine.dropout import SlotDropout, dropout_keys
 from schemabank.engine.joined import join_linears
 from schemabank.engine.lora import StackedLora, install_lora
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from schemabank.runs.experiment import run_experiment
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 from tinyruns import Finished, Notes, write_config
@@ -54,7 +55,7 @@ def trained(
     model = tiny_model(kind)
     if join:
         join_linears(model)
-    stack = AdapterStack(model, lora=lora, bank=BANK)
+    stack = AdapterStack(model, lora=lora, attach=with_banks(BANK))
     runs = [replace(lora_run(1), lora=lora[0]), bank_run(2, lora=lora[1])]
     train(Cohort(stack, runs, data()))
     return stack
@@ -120,9 +121,9 @@ def test_stock_peft_loads_exactly_these_and_gives_the_same_logits(
     with torch.no_grad():
         plain = tiny_model(kind)(input_ids=TOKENS).logits[0]
     for slot, expected in enumerate(logits_of(stack)):
-        lora, folder = stack.lora_settings[slot], tmp_path / str(slot)
+        lora, folder = stack.lora.settings[slot], tmp_path / str(slot)
         card = model_card("tiny", lora, training="Trained in a test.")
-        save_adapter(folder, stack.lora_tensors(slot), lora, base_name="tiny", card=card)
+        save_adapter(folder, stack.lora.tensors(slot), lora, base_name="tiny", card=card)
         model = peft.PeftModel.from_pretrained(tiny_model(kind), str(folder))
         with torch.no_grad():
             found = model(input_ids=TOKENS).logits[0]
@@ -135,7 +136,7 @@ def test_stock_peft_loads_exactly_these_and_gives_the_same_logits(
         assert f"down_proj of the blocks {', '.join(map(str, layers))}." in card
         again = load_adapter(folder)
         assert again.config.settings == lora
-        assert again.tensors.keys() == stack.lora.keys()
+        assert again.tensors.keys() == stack.lora.layers.keys()
 
 
 @pytest.mark.parametrize("said", [2, [2]])
@@ -149,8 +150,8 @@ def test_what_peft_saved_of_one_block_is_on_that_block(
     model.save_pretrained(tmp_path)
     found = load_adapter(tmp_path)
     assert found.config.settings.layers_to_transform == (2,)
-    stack = AdapterStack(tiny_model("llama"), lora=[found.config.settings], bank=None)
-    assert stack.lora.keys() == found.tensors.keys()
+    stack = AdapterStack(tiny_model("llama"), lora=[found.config.settings])
+    assert stack.lora.layers.keys() == found.tensors.keys()
     put_on(stack, 0, found)
     with torch.no_grad():
         expected = model(input_ids=TOKENS).logits
@@ -196,7 +197,7 @@ def test_compiled_blocks_with_and_without_adapters_compute_the_same(
     expected = logits_of(stack)
     stack.compile()
     assert torch.equal(logits_of(stack), expected)
-    stack.begin_step(torch.tensor(dropout_keys([(1, 0), (2, 0)]), dtype=torch.int32), torch.ones(2))
+    stack.begin_step(step_input([(1, 0), (2, 0)]))
     stack.groups["lora"].require_grad(True)
     stack.hidden(TOKENS.expand(2, 1, -1)).square().mean().backward()
     gradients = [p.grad for p in stack.groups["lora"].parameters.values()]
@@ -207,9 +208,9 @@ def test_compiled_blocks_with_and_without_adapters_compute_the_same(
 def test_the_states_below_the_first_bank_serve_whatever_blocks_have_adapters(
     layers: tuple[int, ...],
 ) -> None:
-    stack = AdapterStack(tiny_model("llama"), lora=[settings(layers)], bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=[settings(layers)], attach=with_banks(BANK))
     stack.initialise(0, 7)
-    stack.banks.routing = "on"
+    banks_of(stack).routing = "on"
     expected = stack.hidden(TOKENS[None])
     states = stack.trunk(TOKENS)
     found = stack.hidden(TOKENS[None], states=states)
@@ -219,9 +220,13 @@ def test_the_states_below_the_first_bank_serve_whatever_blocks_have_adapters(
 def test_neighbours_on_the_same_blocks_do_not_change_a_run() -> None:
     lora = settings((2,))
     runs = [bank_run(seed, lora=lora) for seed in (1, 2)]
-    both = Cohort(AdapterStack(tiny_model("llama"), lora=[lora] * 2, bank=BANK), runs, data())
+    both = Cohort(
+        AdapterStack(tiny_model("llama"), lora=[lora] * 2, attach=with_banks(BANK)), runs, data()
+    )
     swapped = Cohort(
-        AdapterStack(tiny_model("llama"), lora=[lora] * 2, bank=BANK), runs[::-1], data()
+        AdapterStack(tiny_model("llama"), lora=[lora] * 2, attach=with_banks(BANK)),
+        runs[::-1],
+        data(),
     )
     train(both)
     train(swapped)

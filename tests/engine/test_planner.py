@@ -63,7 +63,7 @@ def test_runs_share_a_cohort_whatever_a_slot_has_for_itself(changes: Changes) ->
 
 # Changes of one run, and what they and the defaults are called.
 SPLIT: dict[str, tuple[Changes, str, str]] = {
-    "base": ({"arm": "base"}, "arm = lora or schemabank", "arm = base"),
+    "base": ({"arm": "base"}, "arm = any that trains", "arm = base"),
     "model": (
         {"model": {"name": "other"}},
         "model.name = smollm2-135m-instruct",
@@ -150,8 +150,8 @@ def test_a_reason_leaves_out_what_all_cohorts_that_have_it_have_in_common() -> N
     runs = [settings("base"), settings("lora"), settings("schemabank", train={"batch_size": 2})]
     assert [plan.reason for plan in plan_cohorts(runs)] == [
         "arm = base",
-        "arm = lora or schemabank, train.batch_size = 4",
-        "arm = lora or schemabank, train.batch_size = 2",
+        "arm = any that trains, train.batch_size = 4",
+        "arm = any that trains, train.batch_size = 2",
     ]
 
 

@@ -7,11 +7,11 @@ import pytest
 import cohorts
 from cohorts import LORA_STAGE, bank_run, lora_run
 from schemabank.config.settings import Stage
+from schemabank.engine.run import Run
 from schemabank.engine.slots import (
     MAX_SKIPPED_IN_ROW,
     MOST_NAMED,
     MOST_SKIPPED_RATIO,
-    Run,
     Slot,
     most_skipped,
 )
@@ -39,12 +39,12 @@ def test_an_update_of_a_group_is_a_step_that_trains_it_and_is_not_skipped() -> N
     run = bank_run(5, max_steps=100)
     whole = walked(run, ())
     planned = {
-        group: sum(p.stop - p.start for p in whole.plans if group in p.stage.train)
+        group: sum(p.stop - p.start for p in whole.course.plans if group in p.stage.train)
         for group in ("lora", "router", "schemas")
     }
     assert whole.num_updates == planned
     assert whole.skipped == []
-    last = whole.plans[-1]
+    last = whole.course.plans[-1]
     assert set(last.stage.train) == set(planned)
     some = walked(run, {0, last.start + 1})  # the router's stage, and all groups'
     assert some.failure is None

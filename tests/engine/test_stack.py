@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cohorts import BANK, LORA
+from cohorts import BANK, LORA, with_banks
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
@@ -39,7 +40,7 @@ def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
 
 def new_stack(kind: Kind = "llama") -> AdapterStack:
     """Two slots with adapters and routed banks that matter."""
-    stack = AdapterStack(tiny_model(kind), lora=[LORA] * 2, bank=BANK)
+    stack = AdapterStack(tiny_model(kind), lora=[LORA] * 2, attach=with_banks(BANK))
     for slot in range(2):
         stack.initialise(slot, slot)
     stack.groups["lora"].weights.add_(0.01)
@@ -49,13 +50,13 @@ def new_stack(kind: Kind = "llama") -> AdapterStack:
 
 def modules(stack: AdapterStack) -> list[nn.Module]:
     """All that is compiled."""
-    return [*stack.blocks, *stack.banks.banks.values()]
+    return [*stack.blocks, *banks_of(stack).banks.values()]
 
 
 @torch.no_grad()
 def hidden(stack: AdapterStack) -> Tensor:
-    stack.dropout.begin_step(None)
-    stack.banks.routing = "on"
+    stack.lora.dropout.begin_step(None)
+    banks_of(stack).routing = "on"
     return stack.hidden(TOKENS)
 
 
@@ -85,7 +86,7 @@ def test_uncompiling_leaves_plain_blocks_with_adapters_and_banks(compiler: Compi
     stack.uncompile()
     assert not any("forward" in vars(m) for m in [*stack.model.modules(), *modules(stack)])
     assert {module: len(module._forward_hooks) for module in stack.model.modules()} == hooks
-    assert sum(hooks.values()) == len(stack.banks.handles) - 1 == len(stack.banks.banks)
+    assert sum(hooks.values()) == len(banks_of(stack).handles) - 1 == len(banks_of(stack).banks)
     assert stack.attached
     assert compiler.calls == 0
 

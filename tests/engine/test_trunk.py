@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cohorts import BANK, LORA
-from schemabank.engine.dropout import dropout_keys
+from cohorts import BANK, LORA, step_input, with_banks
 from schemabank.engine.execute import Executor
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.trunk import TrunkRow, TrunkStates
+from schemabank.methods.schemabank.attach import banks_of
 from tiny import Kind, tiny_model
 
 HIDDEN = 2
@@ -164,7 +164,7 @@ def test_a_step_of_nothing_gets_defined_states() -> None:
 def stack(kind: Kind) -> AdapterStack:
     """Two slots whose LoRA is untouched, with dropout and routed banks on the last two blocks."""
     bank = BANK.model_copy(update={"last_n": 2})
-    made = AdapterStack(tiny_model(kind), lora=[LORA, LORA], bank=bank)
+    made = AdapterStack(tiny_model(kind), lora=[LORA, LORA], attach=with_banks(bank))
     for slot in range(2):
         made.initialise(slot, slot)
     return made
@@ -175,8 +175,7 @@ def stack(kind: Kind) -> AdapterStack:
 def test_trunk_gives_the_base_models_states_and_the_model_starts_from_them(kind: Kind) -> None:
     made = stack(kind)
     tokens = torch.arange(2, 2 + 4 * 12).view(2, 2, 12)
-    keys = torch.tensor(dropout_keys([(1, 0), (2, 0)]), dtype=torch.int32)
-    made.begin_step(keys, torch.ones(2))
+    made.begin_step(step_input([(1, 0), (2, 0)]))
     expected = made.hidden(tokens)
     states = made.trunk(tokens.flatten(0, 1))
     plain = tiny_model(kind)
@@ -184,9 +183,9 @@ def test_trunk_gives_the_base_models_states_and_the_model_starts_from_them(kind:
     plain.model.layers[1].register_forward_hook(lambda _m, _i, out: found.append(out))
     plain(tokens.flatten(0, 1))
     assert torch.equal(states, found[0])
-    assert made.banks.routing == "on"
+    assert banks_of(made).routing == "on"
     assert torch.equal(made.hidden(tokens, states=states), expected)
-    assert len(made.banks.routed) == 2
+    assert len(banks_of(made).routed) == 2
     assert torch.equal(made.hidden(tokens), expected), "forward passes are what they were before"
     assert not torch.equal(made.hidden(tokens, states=states + 1), expected)
 
@@ -195,9 +194,9 @@ def test_trunk_gives_the_base_models_states_and_the_model_starts_from_them(kind:
 def test_adapters_do_not_act_on_the_trunk() -> None:
     made = stack("llama")
     tokens = torch.arange(2, 14)[None]
-    made.begin_step(torch.tensor(dropout_keys([(1, 0), (2, 0)]), dtype=torch.int32), torch.ones(2))
+    made.begin_step(step_input([(1, 0), (2, 0)]))
     before = made.trunk(tokens)
-    for layer in made.lora.values():
+    for layer in made.lora.layers.values():
         layer.B.fill_(1.0)
     assert torch.equal(made.trunk(tokens), before)
-    assert made.dropout.adapters
+    assert made.lora.dropout.adapters

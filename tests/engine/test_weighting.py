@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cohorts import LORA, bank_run, cohort, data, lora_run, train
-from schemabank.engine.slots import Run
+from schemabank.engine.run import Run
 from tiny import tiny_model
 
 STILL = LORA.model_copy(update={"lora_dropout": 0.0})

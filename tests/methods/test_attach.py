@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cohorts import bank_run, cohort, data, train
+from cohorts import bank_run, cohort, data, train, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.attach import attach_banks, bank_layers
-from schemabank.methods.bank import SchemaBank
+from schemabank.methods.schemabank.attach import AttachedBanks, bank_layers, banks_of
+from schemabank.methods.schemabank.bank import SchemaBank
 from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
@@ -31,18 +31,19 @@ def logits(model: nn.Module) -> Tensor:
 def test_detach_restores_the_unrouted_logits_bit_for_bit(kind: Kind) -> None:
     stack = trained_cohort(kind).stack
     off = logits(stack.model)
-    stack.banks.routing, stack.banks.scale = "on", torch.ones(1)
+    banks = banks_of(stack)
+    banks.routing, banks.scale = "on", torch.ones(1)
     on = logits(stack.model)
-    stack.banks.routing = "dense"
+    banks.routing = "dense"
     dense = logits(stack.model)
     assert (on - off).abs().max() > 1e-3
     assert (dense - off).abs().max() > 1e-3
     assert not torch.equal(on, dense)
-    stack.banks.routing = "on"
-    stack.detach_banks()
+    banks_of(stack).routing = "on"
+    stack.strip()
     assert torch.equal(logits(stack.model), off)
-    never = AdapterStack(tiny_model(kind), lora=stack.lora_settings, bank=None)
-    never.load_lora(0, stack.lora_tensors(0))
+    never = AdapterStack(tiny_model(kind), lora=stack.lora.settings)
+    never.lora.load(0, stack.lora.tensors(0))
     assert torch.equal(logits(never.model), off)
     assert not torch.equal(off, logits(tiny_model(kind))), "the adapter was trained"
 
@@ -51,7 +52,7 @@ def test_detach_restores_the_unrouted_logits_bit_for_bit(kind: Kind) -> None:
 def test_removal_restores_the_base_model_bit_for_bit(kind: Kind) -> None:
     plain = tiny_model(kind)
     stack = trained_cohort(kind).stack
-    stack.banks.routing = "on"
+    banks_of(stack).routing = "on"
     stack.remove()
     assert torch.equal(logits(stack.model), logits(plain))
     ours, theirs = stack.model.state_dict(), plain.state_dict()
@@ -75,7 +76,7 @@ def test_where_banks_sit(
 ) -> None:
     assert bank_layers(3, last_n=last_n, layers=layers) == expected
     bank = BankSettings(last_n=last_n, layers=layers, num_schemas=4, rank=2)
-    stack = AdapterStack(tiny_model("llama"), lora=[LoraSettings()], bank=bank)
+    stack = AdapterStack(tiny_model("llama"), lora=[LoraSettings()], attach=with_banks(bank))
     hooked = [i for i, b in enumerate(stack.model.get_decoder().layers) if b._forward_hooks]
     assert tuple(hooked) == expected
 
@@ -97,7 +98,7 @@ def test_blocks_that_are_not_there(settings: dict[str, object], sentence: str) -
     model = tiny_model("llama")
     names = [name for name, _ in model.named_modules()]
     with pytest.raises(InputError) as error:
-        AdapterStack(model, lora=[LoraSettings()], bank=BankSettings(**settings))
+        AdapterStack(model, lora=[LoraSettings()], attach=with_banks(BankSettings(**settings)))
     assert str(error.value) == sentence
     assert [name for name, _ in model.named_modules()] == names, "the model was not touched"
 
@@ -121,7 +122,8 @@ def test_a_block_may_return_a_tuple() -> None:
     )
     bank.initialise(0, torch.Generator().manual_seed(0), init_std=0.5)
     plain, _ = block(hidden)
-    attached = attach_banks([block], {0: bank}, num_slots=1)
+    settings = BankSettings(num_schemas=4, rank=2, attribute_dim=3)
+    attached = AttachedBanks([block], {0: bank}, settings, num_slots=1)
     assert torch.equal(block(hidden)[0], plain), "off is the default"
     attached.routing = "on"
     moved, rest = block(hidden)

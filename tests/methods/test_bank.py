@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from schemabank.methods.bank import (
-    Routed,
-    SchemaBank,
+from schemabank.methods.schemabank.bank import Routed, SchemaBank
+from schemabank.methods.schemabank.penalties import (
     load_balance,
     orthonormality,
     router_entropy,

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemabank.common.errors import InputError
-from schemabank.methods import tags
-from schemabank.methods.tags import (
+from schemabank.methods.schemabank import tags
+from schemabank.methods.schemabank.tags import (
     Tagger,
     cluster_tagger,
     content_tagger,
@@ -72,7 +72,7 @@ def test_impossible_numbers_of_tags_are_refused(kind: str, num_schemas: int, num
 def test_tags_are_equal_in_two_processes(kind: str) -> None:
     column = "field='template', " if kind == "field" else ""
     program = (
-        "import numpy as np; from schemabank.methods.tags import *; "
+        "import numpy as np; from schemabank.methods.schemabank.tags import *; "
         "from schemabank.tasks import Example; "
         f"t = {kind}_tagger({column}num_schemas=32, num_tags=3); rng = np.random.default_rng(0); "
         "print([t(Example('i', f'Add {i} % of half', '', '', {'template': str(i)}), rng=rng)"

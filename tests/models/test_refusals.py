@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from cohorts import with_banks
 from schemabank.adapters import peftlayers
 from schemabank.common.errors import InputError
 from schemabank.common.memory import is_out_of_memory
@@ -127,7 +128,7 @@ def test_wherever_a_model_is_asked_memory_that_runs_out_is_said_as_such(
     with monkeypatch.context() as patch:
         patch.setattr(AdapterStack, "trunk", spend)
         with pytest.raises(kind) as found:
-            AdapterStack(model, lora=[lora], bank=BankSettings())
+            AdapterStack(model, lora=[lora], attach=with_banks(BankSettings()))
         assert not isinstance(found.value, InputError)
     with pytest.raises(kind) as found:
         check_calls({}, spend, num_slots=1, device=torch.device("cpu"))

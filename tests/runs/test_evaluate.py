@@ -4,10 +4,11 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from cohorts import BANK
+from cohorts import BANK, with_banks
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.decode import Completion, generate
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import Procedure, _record, completion_text, evaluate, gold_losses
 from schemabank.runs.prepare import Item
@@ -49,13 +50,13 @@ def base() -> BaseModel:
 
 
 def stacked(model: BaseModel) -> AdapterStack:
-    stack = AdapterStack(model.model, lora=LORA, bank=BANK)
+    stack = AdapterStack(model.model, lora=LORA, attach=with_banks(BANK))
     generator = torch.Generator().manual_seed(0)
     for slot in range(2):
         stack.initialise(slot, slot)
-        tensors = stack.lora_tensors(slot)
+        tensors = stack.lora.tensors(slot)
         drawn = {p: (a, torch.randn(b.shape, generator=generator)) for p, (a, b) in tensors.items()}
-        stack.load_lora(slot, drawn)
+        stack.lora.load(slot, drawn)
     return stack
 
 
@@ -101,7 +102,7 @@ def test_completions_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = iter(["#### 1", "the answer is 2. 5", "no number", "#### 5", "6", "7", "8", "#### 9"])
     model = base()
     monkeypatch.setattr("schemabank.runs.evaluate.continuation_text", lambda *_args: next(texts))
-    stack = AdapterStack(model.model, lora=LORA[:1], bank=None)
+    stack = AdapterStack(model.model, lora=LORA[:1])
     same_length = [items()[0]] * 8
     given = [
         Item(**(asdict(item) | {"id": str(i), "golds": (str(i + 1),)}))
@@ -174,7 +175,7 @@ def test_routing_changes_what_is_measured_and_is_off_again_afterwards() -> None:
         Procedure(metric=NUMERIC, routing="on", max_new_tokens=1, batch_size=1),
         advance=lambda _: None,
     )
-    assert stack.banks.routing == "off"
+    assert banks_of(stack).routing == "off"
 
 
 def scored(completion: str) -> Scored:

@@ -521,7 +521,7 @@ def test_trained_parameters_are_those_in_a_runs_folder(
 def test_notes_say_why_there_are_several_cohorts(finished: Finished) -> None:
     assert starting(list(finished.notes), "cohort ") == [
         "cohort 1 of 2: arm = base",
-        "cohort 2 of 2: arm = lora or schemabank",
+        "cohort 2 of 2: arm = any that trains",
     ]
 
 

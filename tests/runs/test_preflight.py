@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cohorts import BANK, LORA, bank_run, cohort, data, lora_run
+from cohorts import BANK, LORA, bank_run, cohort, data, lora_run, with_banks
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs import preflight
 from schemabank.runs.preflight import Estimate, describe_data, estimate
@@ -18,7 +18,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of_slots(num_slots: int, num_steps: tuple[int, int]) -> Estimate:
-    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * num_slots, bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * num_slots, attach=with_banks(BANK))
     return estimate(stack, data(), num_steps)
 
 
@@ -31,7 +31,7 @@ def test_time_grows_with_steps_and_slots() -> None:
 
 
 def test_time_is_that_of_the_models_products_at_real_shapes() -> None:
-    stack = AdapterStack(tiny_model("llama"), lora=[LORA], bank=None)
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA])
     training = data()
     schedule = training.schedule
     flop = 0

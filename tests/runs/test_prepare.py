@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from cohorts import with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import (
     PRESETS,
@@ -17,8 +18,10 @@ from schemabank.config.settings import (
     TaskSettings,
 )
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.slots import TrainingData
+from schemabank.engine.run import PlainLora, Run, TrainingData
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.course import Banked, TagPlan
+from schemabank.methods.schemabank.tagging import check_tags, embeddings, uses_prefix
 from schemabank.runs.prepare import (
     end_token_id,
     engine_run,
@@ -27,7 +30,6 @@ from schemabank.runs.prepare import (
     tokenise,
     training_data,
 )
-from schemabank.runs.tagging import check_tags, embeddings, uses_prefix
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.catalog import TASKS, load_task, split_of
 from schemabank.tasks.prompts import few_shot_examples, target_text
@@ -63,7 +65,7 @@ def run_config(**changes: object) -> RunConfig:
 
 def stacked(run: RunConfig, slots: int = 1) -> AdapterStack:
     bank = run.bank if run.arm == "schemabank" else None
-    stack = AdapterStack(tiny_model("llama"), lora=[run.lora] * slots, bank=bank)
+    stack = AdapterStack(tiny_model("llama"), lora=[run.lora] * slots, attach=with_banks(bank))
     for slot in range(slots):
         stack.initialise(slot, slot)
     return stack
@@ -71,6 +73,10 @@ def stacked(run: RunConfig, slots: int = 1) -> AdapterStack:
 
 def training_data_of(run: RunConfig) -> TrainingData:
     return task_training_data(examples(), run, TOKENIZER)
+
+
+def tags_of(run: Run) -> TagPlan | None:
+    return run.method.tags if isinstance(run.method, Banked) else None
 
 
 def text_of(tokens: Sequence[int]) -> str:
@@ -191,15 +197,15 @@ class TestTags:
     def test_only_runs_with_a_prefix_keep_room_for_it(self) -> None:
         for delivery, prefixed in (("loss", False), ("prefix", True), ("both", True)):
             run = run_config(tags=TagSettings(delivery=delivery))
-            planned = engine_run(run, examples(), stacked(run), TOKENIZER, name="run")
+            planned = tags_of(engine_run(run, examples(), stacked(run), TOKENIZER, name="run"))
             assert uses_prefix(run) is prefixed
             longest = len(TOKENIZER("[Schema: 7,7] ")["input_ids"])
-            assert planned.tags is not None
-            assert planned.tags.prefix_room == (longest if prefixed else 0)
+            assert planned is not None
+            assert planned.prefix_room == (longest if prefixed else 0)
         for other in ({"arm": "lora"}, {"tags": TagSettings(tagger="none", delivery="prefix")}):
             run = run_config(**({"tags": {"delivery": "prefix"}} | other))
             assert not uses_prefix(run)
-            assert engine_run(run, examples(), stacked(run), TOKENIZER, name="run").tags is None
+            assert tags_of(engine_run(run, examples(), stacked(run), TOKENIZER, name="run")) is None
 
     @pytest.mark.parametrize(
         "tokenizer", [TOKENIZER, sentencepiece_tokenizer()], ids=["bytes", "sentencepiece"]
@@ -217,19 +223,20 @@ class TestTags:
         planned = engine_run(run, data.examples, stack, tokenizer, name="run")
         slot = Cohort(stack, [planned], data).slots[0]
         settings = slot.settings()
-        room = slot.kind(settings).prefix_room
-        indices, tags, rows = slot.rows(settings)
+        room = slot.kind(settings).room
+        rows = slot.rows(settings)
         width, num_labels = data.shape(0, room)
         plain_width, plain_labels = data.shape(0, 0)
         assert (width, num_labels) == (
             plain_width + room,
             plain_labels + (0 if completion_only else room),
         )
-        for index, row, given in zip(indices, rows, tags, strict=True):
-            assert row is not None
+        for shown in rows:
+            assert shown is not None
+            row, given = shown.encoded, shown.shown
             text = str(tokenizer.decode(row.tokens[data.beginning :]))
             assert text.startswith(f"[Schema: {given[0]},{given[1]}] Tom has")
-            assert 0 < len(row.tokens) - len(data.encoded[index].tokens) <= room
+            assert 0 < len(row.tokens) - len(data.encoded[shown.index].tokens) <= room
             assert len(row.tokens) <= width
             assert row.num_labels <= num_labels
             first = str(tokenizer.decode(row.tokens[row.label_start :]))
@@ -248,15 +255,16 @@ class TestTags:
         stack = stacked(run)
         planned = engine_run(run, data.examples, stack, TOKENIZER, name="run")
         if tagger == "none":
-            assert planned.tags is None
+            assert tags_of(planned) is None
         else:
-            assert planned.tags is not None
-            assert (planned.tags.prefix_room > 0) == (delivery != "loss")
-            assert planned.tags.num_tags == 2
-            assert planned.tags.loss_weight == (0.0 if delivery == "prefix" else 2.0)
+            found = tags_of(planned)
+            assert found is not None
+            assert (found.prefix_room > 0) == (delivery != "loss")
+            assert found.num_tags == 2
+            assert found.loss_weight == (0.0 if delivery == "prefix" else 2.0)
             rng = np.random.default_rng(0)
             for example in examples():
-                tags = planned.tags.tagger(example, rng=rng)
+                tags = found.tagger(example, rng=rng)
                 assert len(set(tags)) == 2
                 assert all(0 <= tag < BANK.num_schemas for tag in tags)
         steps = list(Cohort(stack, [planned], data).steps())
@@ -267,7 +275,7 @@ class TestTags:
     def test_lora_has_neither_bank_nor_tags(self) -> None:
         run = run_config(arm="lora")
         planned = engine_run(run, examples(), stacked(run), TOKENIZER, name="run")
-        assert (planned.bank, planned.tags) == (None, None)
+        assert planned.method == PlainLora()
         assert [stage.name for stage in planned.stages] == ["lora"]
 
     def test_a_field_that_is_not_there_is_found_early(self) -> None:

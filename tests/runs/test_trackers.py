@@ -89,7 +89,6 @@ def step(run: RunConfig, number: int, num_steps: int = 100, stage: str = "lora")
         total_loss=1.0,
         learning_rate=1e-3,
         grad_norm=2.0,
-        bank_scale=0.0,
         num_tokens=10,
         skipped=False,
     )

@@ -223,8 +223,8 @@ def _as_saved(stack: AdapterStack) -> Iterator[None]:
     named = {} if adapters is None else adapters.parameters
     masters = {} if adapters is None else adapters.master
     weights = [(p, p.data) for p in named.values()]
-    scales = [(layer, layer.scaling) for layer in stack.lora.values()]
-    exact = torch.tensor([s.lora_alpha / s.r for s in stack.lora_settings], dtype=torch.float64)
+    scales = [(layer, layer.scaling) for layer in stack.lora.layers.values()]
+    exact = torch.tensor([s.lora_alpha / s.r for s in stack.lora.settings], dtype=torch.float64)
     for name, parameter in named.items():
         parameter.data = masters[name]
     for layer, scale in scales:

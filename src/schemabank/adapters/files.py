@@ -161,8 +161,8 @@ def put_on(stack: AdapterStack, slot: int, adapter: Adapter) -> None:
     Raises:
         InputError: the adapter is not one of this model.
     """
-    excluded = [path for path in stack.lora if is_named(path, adapter.config.excluded)]
-    stack.load_lora(slot, adapter.tensors, without=excluded)
+    excluded = [path for path in stack.lora.layers if is_named(path, adapter.config.excluded)]
+    stack.lora.load(slot, adapter.tensors, without=excluded)
 
 
 def load_card(folder: Path) -> str | None:

@@ -1,12 +1,13 @@
 """Settings: every one with its default and its checks, and the YAML files that hold them.
 
-`settings` has the whole of a run, `task` and `train` its largest parts, `file` reads them. Nothing
-here reads a model or data, or loads torch.
+`settings` has the whole of a run, `task` and `train` its largest parts, `methods` names what a run
+may train, `file` reads them. Nothing here reads a model or data, or loads torch.
 """
 
 __all__ = [
     "base",
     "file",
+    "methods",
     "naming",
     "settings",
     "task",

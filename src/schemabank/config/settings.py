@@ -5,11 +5,10 @@ Settings are frozen pydantic models that reject unknown keys. Defaults are the p
 Origin of the method's figures: the results document of SchemaBank on GSM8K.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, get_args
+import inspect
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from schemabank.config.base import (
     LARGEST,
@@ -20,6 +19,7 @@ from schemabank.config.base import (
     Settings,
     Weight,
 )
+from schemabank.config.methods import METHODS
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
@@ -29,29 +29,12 @@ from schemabank.config.train import (
     TrainSettings,
 )
 
-Arm = Literal["base", "lora", "schemabank"]
-Section = Literal["lora", "bank", "tags", "curriculum", "train"]
+if TYPE_CHECKING:
+    Arm = str
+else:
+    Arm = Literal[tuple(METHODS)]
 
 RATIO_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a run trains on top of the base model, told by the sections of settings that it uses."""
-
-    sections: frozenset[Section]
-
-    @property
-    def trains(self) -> bool:
-        """Whether it trains anything."""
-        return "train" in self.sections
-
-
-METHODS: Mapping[str, Method] = {
-    "base": Method(frozenset()),
-    "lora": Method(frozenset({"lora", "train"})),
-    "schemabank": Method(frozenset({"lora", "bank", "tags", "curriculum", "train"})),
-}
 
 
 class ModelSettings(Settings):
@@ -221,8 +204,8 @@ class EngineSettings(Settings):
     """Name of the project in a tracker; the output folder's name without it."""
 
 
-class CommonSettings(Settings):
-    """All settings but the arm and the seed."""
+class _OfAllMethods(Settings):
+    """All settings but the arm and the seed, and but what a method has for itself."""
 
     preset: Literal["sound", "paper"] = "sound"
     """Where defaults come from."""
@@ -277,11 +260,26 @@ class CommonSettings(Settings):
         return self
 
 
+if TYPE_CHECKING:
+    CommonSettings = _OfAllMethods
+else:
+    CommonSettings = create_model(
+        "CommonSettings",
+        __base__=_OfAllMethods,
+        __doc__="All settings but the arm and the seed.",
+        **{
+            name: Annotated[entry.settings, Field(default=entry.settings(), description=doc)]
+            for name, entry in METHODS.items()
+            if entry.settings is not None and (doc := inspect.getdoc(entry.settings)) is not None
+        },
+    )
+
+
 class RunConfig(CommonSettings):
     """One run, fully resolved."""
 
     arm: Arm
-    """What is trained: nothing, plain LoRA, or LoRA under the curriculum."""
+    """What is trained, by the name of its method; base: nothing."""
     seed: Seed = 42
     """Seed of initial weights, data order and dropout."""
 
@@ -303,9 +301,10 @@ class RunConfig(CommonSettings):
     @property
     def unused_sections(self) -> frozenset[str]:
         """The sections of its settings that its method does not use."""
-        return frozenset(get_args(Section)) - METHODS[self.arm].sections
+        everyones = {section for entry in METHODS.values() for section in entry.sections}
+        return frozenset(everyones - set(METHODS[self.arm].sections))
 
-    def uses(self, section: Section) -> bool:
+    def uses(self, section: str) -> bool:
         """Whether the run's method uses a section of its settings."""
         return section in METHODS[self.arm].sections
 
@@ -331,7 +330,7 @@ class ExperimentConfig(CommonSettings):
     """A configuration file: one run, or one for each arm and seed."""
 
     arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
-    """One arm, base, lora or schemabank, or a list of them."""
+    """One method or a list of them; base trains nothing."""
     seed: Seed | Annotated[tuple[Seed, ...], Field(min_length=1)] = 42
     """One seed, or a list of seeds."""
     base_shots: tuple[Int, ...] = ()

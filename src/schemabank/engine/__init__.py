@@ -1,7 +1,8 @@
 """The cohort engine: many training runs over one frozen base model, and their decoding.
 
-`stack` puts adapters and banks on a model, `cohort` trains them, `decoding` completes prompts,
-`planner` says which runs can train together. A run's result does not depend on its neighbours.
+`stack` puts adapters on a model, and the `part`s of methods beside them, `cohort` trains them, `run`
+is what a cohort knows of a run, `decoding` completes prompts, `planner` says which runs can train
+together. A run's result does not depend on its neighbours.
 """
 
 __all__ = [
@@ -9,8 +10,12 @@ __all__ = [
     "cohort",
     "decoding",
     "execute",
+    "flat",
     "loss",
+    "part",
     "planner",
+    "run",
+    "schedule",
     "seating",
     "slots",
     "stack",

@@ -10,7 +10,7 @@ import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -29,18 +29,22 @@ from schemabank.engine.execute import (
 )
 from schemabank.engine.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.engine.programs import Programs
+from schemabank.engine.run import Run, TrainingData
+from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
-from schemabank.engine.slots import Kind, Run, Slot, TrainingData
+from schemabank.engine.slots import Kind, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.step import Training, penalise
-from schemabank.methods.curriculum import Group, StepSettings
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
 
 
 @dataclass(frozen=True)
 class RunStep:
-    """What one step of one run did; losses in nats per token, norm before clipping."""
+    """What one step of one run did; losses in nats per token, norm before clipping.
+
+    ``logged`` holds what the run's method says of it.
+    """
 
     run: str
     step: int
@@ -50,9 +54,9 @@ class RunStep:
     total_loss: float
     learning_rate: float
     grad_norm: float
-    bank_scale: float
     num_tokens: int
     skipped: bool
+    logged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,11 @@ class Cohort:
     """Trains runs in the slots of a stack.
 
     Args:
-        stack: adapters and banks; :meth:`steps` draws their initial weights.
+        stack: what trains; :meth:`steps` draws their initial weights.
         runs: any number; the longest come first, others follow as slots come free.
         data: the training examples.
         explain: told what a user should know about how the steps are executed.
+        halted: a cohort of these very runs, to go on from where it was halted.
 
     Attributes:
         slots: the runs' progress, in the order of ``runs``.
@@ -85,14 +90,16 @@ class Cohort:
         data: TrainingData,
         *,
         explain: Callable[[str], None] = lambda _: None,
+        halted: "Halted | None" = None,
     ) -> None:
         self.stack, self.data = stack, data
         self.device = stack.model.device
-        self.slots = [Slot(run, data) for run in runs]
-        self.finished: dict[str, dict[Group, Tensor]] = {}
+        begin = halted or Halted([Slot(run, data) for run in runs], {}, {}, tick=0)
+        self.slots, self.finished, self._begun = begin.slots, begin.finished, begin.begun
         self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
-        self._seating = self._seat_from(0)
-        self._begun: dict[str, dict[Group, list[Tensor]]] = {}
+        self._seating = Seating(
+            self.slots, num_slots=stack.num_slots, cycle=data.schedule.cycle, tick=begin.tick
+        )
         self._explain = explain
         self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
         self._max_norm = self._column()
@@ -117,10 +124,9 @@ class Cohort:
                 max_norm=self._max_norm,
                 clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
                 penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
-                penalties=frozenset().union(*(slot.penalty_names() for slot in self.slots)),
+                penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
             ),
             data=data,
-            num_tags=_num_tags(runs),
             executor=default_executor(self.device, explain=explain),
             limit_bytes=_cache_limit(self.device),
         )
@@ -169,9 +175,7 @@ class Cohort:
                 raise exhausted
             self._keep_failed()
         finally:
-            self.stack.freeze()
-            self.stack.dropout.begin_step(None)
-            self.stack.banks.routing = "off"
+            self.stack.rest()
 
     def free(self) -> None:
         """Give back the memory that only training needs; no step can be taken any more."""
@@ -189,7 +193,7 @@ class Cohort:
         """Put finished runs into the first slots, to be evaluated or saved."""
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
-            self.stack.configure(index, run.lora, run.bank)
+            self.stack.configure(index, run.lora, run.method.settings)
             for group_name, row in self.finished[name].items():
                 self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
@@ -205,21 +209,14 @@ class Cohort:
             self._keep(index, slot)
         self.stack.remove()
         self.free()
-        return Halted(
-            self.slots, self.data, self.finished, self._begun, self._seating.tick, self._explain
-        )
+        return Halted(self.slots, self.finished, self._begun, self._seating.tick)
 
-    def _rows(self, index: int) -> dict[Group, list[Tensor]]:
+    def _rows(self, index: int) -> dict[str, list[Tensor]]:
         """A copy of a slot's weights, moments and optimizer steps, on the CPU."""
         return {
             name: [state[index].to("cpu", copy=True) for state in optimizer.state]
             for name, optimizer in self.optimizers.items()
         }
-
-    def _seat_from(self, tick: int) -> Seating[Slot]:
-        """Nobody has a slot yet."""
-        cycle = self.data.schedule.cycle
-        return Seating(self.slots, num_slots=self.stack.num_slots, cycle=cycle, tick=tick)
 
     def _place(self) -> bool:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
@@ -256,7 +253,7 @@ class Cohort:
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
         train = slot.run.train
-        self.stack.configure(index, slot.run.lora, slot.run.bank)
+        self.stack.configure(index, slot.run.lora, slot.run.method.settings)
         self.stack.initialise(index, slot.run.seed)
         for optimizer in self.optimizers.values():
             optimizer.reset(index)
@@ -285,7 +282,7 @@ class Cohort:
             if settings.first and slot.step > 0:
                 self.stage_ended(index, slot.run.name, slot.stage_before)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
-        shapes = {k: self.data.shape(self._seating.tick, k.prefix_room) for k in kinds}
+        shapes = {k: self.data.shape(self._seating.tick, k.room) for k in kinds}
         self._prepare(shapes)
         for kind, working in sorted(kinds.items()):
             report = self._programs.launch(kind, shapes[kind], working)
@@ -311,7 +308,7 @@ class Cohort:
         going = [slot for slot in self.slots if not slot.has_ended]
         left = max((s.num_cached if kind.cached else s.num_steps) - s.step for s in going)
         steps = range(tick, tick + min(left, cycle))
-        return sorted({self.data.shape(step, kind.prefix_room) for step in steps}, reverse=True)
+        return sorted({self.data.shape(step, kind.room) for step in steps}, reverse=True)
 
     def _report(self, tick: _Tick) -> list[RunStep]:
         """Wait for a tick's numbers; a run that was given up meanwhile reports nothing."""
@@ -331,22 +328,19 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Halted:
-    """A cohort without a stack; see :meth:`Cohort.halt`."""
+    """What the runs of a cohort have come to, without a stack; see :meth:`Cohort.halt`.
+
+    Attributes:
+        slots: the runs' progress.
+        finished: weights of the runs that have ended, by name.
+        begun: weights, moments and optimizer steps of those that have not, by name.
+        tick: steps that the cohort has taken.
+    """
 
     slots: list[Slot]
-    data: TrainingData
-    finished: dict[str, dict[Group, Tensor]]
-    begun: dict[str, dict[Group, list[Tensor]]]
+    finished: dict[str, dict[str, Tensor]]
+    begun: dict[str, dict[str, list[Tensor]]]
     tick: int
-    explain: Callable[[str], None]
-
-    def resume(self, stack: AdapterStack) -> Cohort:
-        """Return a cohort that goes on in the slots of another stack on the same model."""
-        runs = [slot.run for slot in self.slots]
-        cohort = Cohort(stack, runs, self.data, explain=self.explain)
-        cohort.slots, cohort.finished, cohort._begun = self.slots, self.finished, self.begun
-        cohort._seating = cohort._seat_from(self.tick)
-        return cohort
 
 
 def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:
@@ -360,17 +354,10 @@ def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]
         total_loss=total,
         learning_rate=settings.learning_rate,
         grad_norm=norm,
-        bank_scale=slot.bank_scale(settings),
         num_tokens=int(tokens),
         skipped=not math.isfinite(norm),
+        logged=slot.course.logged(settings),
     )
-
-
-def _num_tags(runs: Sequence[Run]) -> int:
-    """Tags of an example, which all tagged runs of a cohort have in common."""
-    counts = {run.tags.num_tags for run in runs if run.tags is not None}
-    assert len(counts) <= 1
-    return max(counts, default=1)
 
 
 def _cache_limit(device: torch.device) -> int:

@@ -4,6 +4,7 @@ LoRA layers and banks see their weights as views into the rows, so one optimizer
 whole group of all slots, and a slot is loaded, saved or cleared as a row.
 """
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -67,3 +68,9 @@ class FlatGroup:
         """Say whether gradients are to reach this group."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(wanted)
+
+
+def seeded_generator(seed: int, purpose: str) -> torch.Generator:
+    """A CPU generator that depends on the run's seed and the purpose alone."""
+    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -58,7 +58,7 @@ class StackedLora(nn.Module):
         self.in_features, self.out_features = linear_sizes(base)
         self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
         self.B = nn.Parameter(torch.zeros(num_slots, rank, self.out_features, device=device))
-        SharedInput([self])
+        share_input([self])
 
     def configure(self, slot: int, settings: LoraSettings) -> None:
         """Give a slot another adapter; its rank fits into the stack's."""
@@ -128,8 +128,6 @@ class SharedInput:
         self.in_kernel = _fits_a_kernel(adapters[0])
         self._inputs: Tensor | None = None
         self._lows: tuple[Tensor, ...] = ()
-        for position, adapter in enumerate(adapters):
-            adapter.shared, adapter.position = self, position
 
     def low(self, adapter: StackedLora, inputs: Tensor, keys: Tensor) -> Tensor:
         """Return an adapter's product with A under dropout; all are computed with the first."""
@@ -150,6 +148,13 @@ class SharedInput:
         if adapter.position == len(self.adapters) - 1:
             self._inputs, self._lows = None, ()
         return low
+
+
+def share_input(adapters: Sequence[StackedLora]) -> None:
+    """Tell adapters that their layers read the same input."""
+    shared = SharedInput(adapters)
+    for position, adapter in enumerate(adapters):
+        adapter.shared, adapter.position = shared, position
 
 
 def _fits_a_kernel(adapter: StackedLora) -> bool:
@@ -191,7 +196,7 @@ def install_lora(
             layers[path] = layer
         undo.pop_all()
     for group in _siblings(layers):
-        SharedInput(group)
+        share_input(group)
     return layers
 
 

@@ -9,25 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemabank.config.base import Settings
+from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
 from schemabank.config.settings import RunConfig
+from schemabank.engine.schedule import plan, steps_before_lora
 from schemabank.engine.seating import CACHED_COST, Journey, count_steps
-from schemabank.engine.slots import steps_before_lora
-from schemabank.methods.curriculum import plan
 
-# Settings of banks that every slot has for itself; the others are the stack's.
-OWN_BANK_SETTINGS = {
-    f"bank.{name}"
-    for name in (
-        "rank",
-        "top_k",
-        "init_std",
-        "orthonormality_weight",
-        "entropy_weight",
-        "load_balance_weight",
-    )
-}
-
+# Settings in which all runs of a cohort agree, whatever their methods; METHODS names theirs.
+SHARED = (
+    *("train.batch_size", "train.max_buckets", "train.epoch_orders"),
+    *("lora.target_modules", "lora.layers_to_transform"),
+)
 OVERHEAD_SLOTS = 4  # a step of n slots takes about n + 4: results/benchmarks/nvidia-h200.json
 
 
@@ -103,22 +95,17 @@ def expected_cost(cached: int, others: int, *, slots: int) -> float:
 
 
 def _common(run: RunConfig) -> Mapping[str, object]:
-    """What all runs of a cohort have in common; ``base`` trains nothing and may have shots."""
+    """What all runs of a cohort have in common; the untouched model may be shown examples."""
     parts: dict[str, Settings] = {"model": run.model, "task": run.task, "eval": run.evaluation()}
     common: dict[str, object] = {
-        "arm": "lora or schemabank" if run.trains else "base",
+        "arm": "any that trains" if run.trains else run.arm,
         **dotted({name: part.model_dump() for name, part in parts.items()}),
         "eval.routing": run.eval.routing,
     }
     if run.trains:
-        common["train.batch_size"] = run.train.batch_size
-        common["train.max_buckets"] = run.train.max_buckets
-        common["train.epoch_orders"] = run.train.epoch_orders
-        common["lora.target_modules"] = run.lora.target_modules
-        common["lora.layers_to_transform"] = run.lora.layers_to_transform
-        bank = dotted({"bank": run.bank.model_dump()})
-        common |= {name: value for name, value in bank.items() if name not in OWN_BANK_SETTINGS}
-        common["tags.num_tags"] = run.tags.num_tags
+        settings = dotted(run.model_dump())
+        shared = dict.fromkeys([*SHARED, *(n for m in METHODS.values() for n in m.shared)])
+        common |= {name: settings[name] for name in shared}
     return common
 
 

@@ -3,20 +3,22 @@
 import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from schemabank.common.waiting import waiting
 from schemabank.engine.batches import Batch, Encoded, fill_rows
-from schemabank.engine.dropout import dropout_keys
 from schemabank.engine.execute import Executor, Fetch, Staging
-from schemabank.engine.slots import Kind, Slot, Tags, TrainingData
-from schemabank.engine.step import PENALTIES, StepInput, Training, train_step
+from schemabank.engine.part import Field, StepInput
+from schemabank.engine.run import Row, TrainingData
+from schemabank.engine.schedule import StepSettings
+from schemabank.engine.slots import FIELDS, Kind, Slot
+from schemabank.engine.step import Training, train_step
 from schemabank.engine.trunk import TrunkRow, TrunkStates
-from schemabank.methods.curriculum import GROUPS, StepSettings
 from schemabank.models.architecture import hidden_size
 
 Working = Mapping[int, tuple[Slot, StepSettings]]  # by position in the stack
@@ -37,7 +39,6 @@ class Programs:
     Args:
         training: what is trained.
         data: the training examples.
-        num_tags: tags an example has where it has any.
         executor: runs programs.
         limit_bytes: memory for the states below the first bank.
     """
@@ -47,13 +48,12 @@ class Programs:
         training: Training,
         *,
         data: TrainingData,
-        num_tags: int,
         executor: Executor,
         limit_bytes: int,
     ) -> None:
         self._training, self._data, self._executor = training, data, executor
         self._leading = (training.stack.num_slots, data.schedule.batch_size)
-        self._num_tags = num_tags
+        self._fields = _fields_of(training)
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
         self._widths = data.schedule.widths()
         self._trunk: TrunkStates | None = self._trunk_states(limit_bytes)
@@ -108,7 +108,7 @@ class Programs:
     def _make(self, kind: Kind, shape: tuple[int, int]) -> _Program:
         """Lay out a program's input, compile and capture it."""
         stack = self._training.stack
-        staging = Staging(self._fields(*shape), self._executor.device)
+        staging = Staging(self._layout(*shape), self._executor.device)
         given = _step_input(staging.device)
         slots, batch_size = self._leading
         what = f"a step of {slots} x {batch_size} x {shape[0]} tokens"
@@ -128,7 +128,7 @@ class Programs:
         """What computes the states below the first bank, and keeps them."""
         model = self._training.stack.model
         ahead = {
-            bucket.width: (self._trunk_row(i, self._data.encoded[i]) for i in bucket.members)
+            bucket.width: (self._trunk_row(Row(i, self._data.encoded[i])) for i in bucket.members)
             for bucket in self._data.schedule.buckets
         }
         return TrunkStates(
@@ -140,75 +140,78 @@ class Programs:
             ahead=ahead,
         )
 
-    def _trunk_row(
-        self, index: int, row: Encoded, *, room: int = 0, seen: Tags = (), lasting: bool = True
-    ) -> TrunkRow:
-        """An example's row, whose text shows some tags and has room for them."""
-        return TrunkRow((room, index, seen), row.tokens, self._widths[index] + room, lasting)
+    def _trunk_row(self, row: Row, *, room: int = 0) -> TrunkRow:
+        """A row of a step that has room for a prefix."""
+        width = self._widths[row.index] + room
+        return TrunkRow((room, row.key), row.encoded.tokens, width, row.lasting)
 
-    def _fields(
+    def _layout(
         self, width: int, num_labels: int
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        slots, batch_size = self._leading
+        """Shape and type of all that a step is given."""
+        (slots, _), groups = self._leading, len(self._training.stack.groups)
+        shapes = {
+            name: ((*(self._leading if field.by_row else (slots,)), *field.shape), field.dtype)
+            for name, field in self._fields.items()
+        }
+        active = {"active": ((slots, groups), torch.bool)}  # which groups a slot's step updates
         return {
             **Batch.shapes(self._leading, width=width, num_labels=num_labels),
-            "tags": ((slots, batch_size, self._num_tags), torch.int64),
-            "tagged": ((slots, batch_size), torch.float32),
-            "dropout_keys": ((slots,), torch.int32),
-            "bank_scale": ((slots,), torch.float32),
-            "learning_rate": ((slots,), torch.float32),
-            "fresh": ((slots,), torch.bool),
-            "active": ((slots, len(GROUPS)), torch.bool),
-            "penalties": ((slots, len(PENALTIES)), torch.float32),
-            "loss_scale": ((slots,), torch.float32),
+            **shapes,
+            **active,
         }
 
     def _fill(
         self, host: Mapping[str, np.ndarray], kind: Kind, working: Working
     ) -> list[TrunkRow | None]:
         """Write a step's input; return what tells every row's states below the first bank."""
-        for name, array in host.items():
-            if name not in Batch.__dataclass_fields__:
-                array.fill(0)
+        host["active"].fill(False)
+        for name, field in self._fields.items():
+            host[name].fill(field.default)
         batch_size = self._leading[1]
         nothing: list[Encoded | None] = [None] * batch_size
-        rows = [nothing] * self._leading[0]
+        encoded = [nothing] * self._leading[0]
         trunk: list[TrunkRow | None] = [None] * math.prod(self._leading)
         for index, (slot, settings) in working.items():
-            _write_settings(host, index, slot, settings)
-            indices, tags, rows[index] = slot.rows(settings)
-            host["loss_scale"][index] = slot.loss_scale(rows[index])
-            for row, (example, shown) in enumerate(zip(indices, tags, strict=True)):
-                if shown:
-                    host["tags"][index, row] = shown
-                    host["tagged"][index, row] = 1
-                encoded = rows[index][row]
-                if encoded is not None and kind.cached:
-                    seen = shown if kind.prefix_room else ()
-                    trunk[index * batch_size + row] = self._trunk_row(
-                        example,
-                        encoded,
-                        room=kind.prefix_room,
-                        seen=seen,
-                        lasting=not seen or slot.has_fixed_tags,
-                    )
-        fill_rows(host, rows)
+            rows = slot.rows(settings)
+            self._write_values(host, index, settings, slot.values(settings, rows))
+            encoded[index] = [None if row is None else row.encoded for row in rows]
+            if kind.cached:
+                start = index * batch_size
+                trunk[start : start + batch_size] = [
+                    None if row is None else self._trunk_row(row, room=kind.room) for row in rows
+                ]
+        fill_rows(host, encoded)
         return trunk
 
+    def _write_values(
+        self,
+        host: Mapping[str, np.ndarray],
+        index: int,
+        settings: StepSettings,
+        values: Mapping[str, npt.ArrayLike],
+    ) -> None:
+        """Write a slot's values; a penalty on weights that the step does not train counts 0."""
+        stack = self._training.stack
+        host["active"][index] = [name in settings.trained for name in stack.groups]
+        for name, value in values.items():
+            host[name][index] = value
+        for part in stack.parts:
+            for penalty in part.penalties:
+                if penalty.group is not None and penalty.group not in settings.trained:
+                    host[penalty.name][index] = 0
 
-def _write_settings(
-    host: Mapping[str, np.ndarray], index: int, slot: Slot, settings: StepSettings
-) -> None:
-    penalties = slot.penalty_weights(settings)
-    host["dropout_keys"][index] = dropout_keys([(slot.run.seed, slot.step)])[0]
-    host["bank_scale"][index] = slot.bank_scale(settings)
-    host["learning_rate"][index] = settings.learning_rate
-    host["fresh"][index] = settings.first
-    host["active"][index] = [name in settings.trained for name in GROUPS]
-    host["penalties"][index] = [penalties.get(name, 0.0) for name in PENALTIES]
+
+def _fields_of(training: Training) -> dict[str, Field]:
+    """The fields of a step's input: the engine's, those of parts, and the penalties' weights."""
+    found = dict(FIELDS)
+    for part in training.stack.parts:
+        found |= part.fields
+        found |= {penalty.name: Field() for penalty in part.penalties}
+    return found
 
 
 def _step_input(tensors: Mapping[str, Tensor]) -> StepInput:
     batch = Batch(**{name: tensors[name] for name in Batch.__dataclass_fields__})
-    others = [f.name for f in fields(StepInput) if f.name != "batch"]
-    return StepInput(batch=batch, **{name: tensors[name] for name in others})
+    others = {n: t for n, t in tensors.items() if n not in Batch.__dataclass_fields__}
+    return StepInput(batch, others)

@@ -1,12 +1,26 @@
-"""What a run may train beside LoRA, and when: schema banks, tags and the stages of a curriculum.
+"""What a run may train, each method a file or a folder of its own.
 
-`bank` is the method's mathematics, `attach` puts it on blocks, `curriculum` is the schedule, `tags`
-makes examples' tags.
+`schemabank.config.methods` names them. A method tells the engine what a run's steps do and what it
+attaches to the model, and ends as a plain LoRA adapter.
 """
 
-__all__ = [
-    "attach",
-    "bank",
-    "curriculum",
-    "tags",
-]
+from functools import cache
+from importlib import import_module
+
+from schemabank.config.methods import METHODS
+from schemabank.config.settings import RunConfig
+from schemabank.methods.method import Method
+
+__all__ = ["method_of", "schemabank"]
+
+
+def method_of(run: RunConfig) -> Method:
+    """Return the method of a run that trains."""
+    return _loaded(METHODS[run.arm].where)
+
+
+@cache
+def _loaded(where: str) -> Method:
+    module, _, name = where.partition(":")
+    method: Method = getattr(import_module(module), name)()
+    return method

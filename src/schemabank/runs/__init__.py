@@ -19,6 +19,5 @@ __all__ = [
     "runfiles",
     "saved",
     "tables",
-    "tagging",
     "tuner",
 ]

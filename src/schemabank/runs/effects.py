@@ -13,7 +13,13 @@ from pydantic import BaseModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.naming import dotted, set_by
-from schemabank.config.settings import PRESETS, EvalSettings, ExperimentConfig, RunConfig
+from schemabank.config.settings import (
+    PRESETS,
+    BankSettings,
+    EvalSettings,
+    ExperimentConfig,
+    RunConfig,
+)
 from schemabank.config.task import TASK_NAMES
 from schemabank.config.train import INHERITED, StageSettings
 from schemabank.tasks.catalog import TASKS, metric_of
@@ -30,11 +36,10 @@ TRAINING = (
 )
 # What a run is, or was trained by, and nothing that computes with its weights asks for again.
 OF_THE_RUN = ("arm", "seed", "preset")
-OF_BANKS = ("init_std", "orthonormality_weight", "entropy_weight", "load_balance_weight")
 OVER = (
     *OF_THE_RUN,
     *(name for name in TRAINING if name != "bank"),
-    *(f"bank.{name}" for name in OF_BANKS),
+    *(f"bank.{n}" for n in BankSettings.model_fields if n.endswith(("init_std", "_weight"))),
     *("engine.slots", "engine.trackers", "engine.tracker_project"),
 )
 # They come with another task for routing, which reads its examples from end to end.

@@ -9,13 +9,13 @@ import torch
 from schemabank.config.settings import EvalSettings
 from schemabank.config.task import TaskSettings
 from schemabank.engine.batches import Encoded, collate
-from schemabank.engine.decoding.decode import Advance, Completion, Stopped, generate, uncompiled
+from schemabank.engine.decoding.decode import Advance, Completion, Stopped, generate
 from schemabank.engine.decoding.sampling import Sampling, sample_keys
 from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.execute import Executor
 from schemabank.engine.loss import labelled_losses
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
 from schemabank.tasks import Item
 from schemabank.tasks.catalog import TASKS, metric_of
@@ -178,7 +178,7 @@ def gold_losses(
             width=max(len(e.tokens) for e in encoded),
             num_labels=max(e.num_labels for e in encoded),
         ).to(stack.model.device)
-        with uncompiled(stack):
+        with stack.uncompiled():
             hidden = stack.hidden(batch.tokens)
         losses = labelled_losses(hidden, batch, stack.head)
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):

@@ -20,8 +20,9 @@ from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
+from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
-from schemabank.engine.slots import TrainingData
+from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.forms import Items
@@ -43,7 +44,6 @@ from schemabank.runs.prepare import (
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rundir import RESULT, check_available, is_finished
 from schemabank.runs.runner import run_cohort
-from schemabank.runs.tagging import check_tags, prefixes
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, build_stack, failure_of
 from schemabank.tasks.base import TaskData
@@ -312,10 +312,10 @@ def _check_runs(
             if places not in checked:
                 check_peft_layers(base.model, run.lora)
             checked.add(places)
-            shown = prefixes(run, base.tokenizer)
+            shown = method_of(run).prefixes(run, base.tokenizer)
             check_training(training, base.model, prefixes=shown)
         build_stack([run], base, slots=1).remove()
-        check_tags(run, data.train[: run.task.train_limit])
+        method_of(run).check(run, data.train[: run.task.train_limit])
 
 
 def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:

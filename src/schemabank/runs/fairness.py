@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from schemabank.config.settings import METHODS, RunConfig
+from schemabank.config.methods import METHODS
+from schemabank.config.settings import RunConfig
 from schemabank.config.train import share_of_rate
 
 MOST_NAMED = 5  # settings in a sentence

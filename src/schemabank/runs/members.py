@@ -18,6 +18,7 @@ from schemabank.config.file import config_hash, run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.files import EMBEDDED
 from schemabank.runs.inputs import INPUTS, Digests
@@ -133,12 +134,12 @@ def write_weights(
     if after is not None:
         training += f" This is what it was after the stage `{after.name}`, not at its end."
     card = model_card(name, run.lora, training=training)
-    tensors, layout = stack.lora_tensors(slot), stack.layout
+    tensors, layout = stack.lora.tensors(slot), stack.lora.layout
     save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     write_json(folder / ADAPTER / INPUTS, base.digests)
-    if run.uses("bank"):
-        save_bank(folder / BANK, stack.bank_tensors(slot))
+    if kept := method_of(run).kept(stack, slot):
+        save_bank(folder / BANK, kept)
 
 
 def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings
-from schemabank.engine.slots import TrainingData
+from schemabank.engine.run import TrainingData
 from schemabank.models.architecture import num_embeddings, num_positions
 from schemabank.models.basemodel import BaseModel
 from schemabank.tasks import Item

@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.engine.batches import Encoded
+from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import CACHED_COST
-from schemabank.engine.slots import TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.architecture import hidden_size
 

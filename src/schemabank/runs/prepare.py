@@ -15,10 +15,10 @@ from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.task import TaskSettings
 from schemabank.engine.batches import Encoded, encode, plan_schedule
-from schemabank.engine.slots import Run, TrainingData
+from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods import method_of
 from schemabank.runs.forms import Items
-from schemabank.runs.tagging import embeddings, tag_plan
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
 from schemabank.tasks.chat import in_chat, is_within
@@ -116,15 +116,14 @@ def engine_run(
     *,
     name: str,
 ) -> Run:
-    """Return a run as the engine takes it; the tagger ``cluster`` reads the stack's base model."""
+    """Return a run as the engine takes it; its method may read the stack's base model."""
     return Run(
         name=name,
         seed=run.seed,
         stages=run.stages(),
         train=run.train,
         lora=run.lora,
-        bank=run.bank_in_use,
-        tags=tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples)),
+        method=method_of(run).of_run(run, examples, stack, tokenizer),
     )
 
 

@@ -24,8 +24,7 @@ from schemabank.config.file import config_hash, run_id, to_yaml
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
-from schemabank.methods.curriculum import trained_groups
+from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.forms import Answers, evaluate_forms
@@ -130,7 +129,7 @@ def result_of(
 
 def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
     slot = cohort.slots[index]
-    groups = trained_groups(slot.run.stages)
+    groups = slot.course.trained_groups
     return {
         "num_steps": slot.num_steps,
         "num_examples": len(cohort.data.examples),
@@ -138,7 +137,7 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
         "num_lora_updates": slot.num_updates["lora"],
         "num_updates": {name: slot.num_updates[name] for name in sorted(groups)},
         "num_trained_parameters": sum(
-            cohort.stack.num_weights(name, slot.run.lora, slot.run.bank)
+            cohort.stack.num_weights(name, slot.run.lora, slot.run.method.settings)
             for name in cohort.stack.groups
             if name in groups
         ),

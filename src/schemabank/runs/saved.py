@@ -30,7 +30,9 @@ from schemabank.common.writing import write_json, write_lines
 from schemabank.config.file import load_run, overridden, to_yaml
 from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods import method_of
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
 from schemabank.runs.evaluate import Procedure
@@ -308,13 +310,13 @@ def loaded_stack(
     stack = AdapterStack(
         base.model,
         lora=[settings],
-        bank=run.bank if bank is not None else None,
+        attach=method_of(run).attach([run]) if bank is not None else (),
         adapters=adapter is not None,
     )
     if adapter is not None:
         put_on(stack, 0, adapter)
     if bank is not None:
-        stack.load_bank(0, bank)
+        banks_of(stack).load(0, bank)
     return stack
 
 

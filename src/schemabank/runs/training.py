@@ -21,9 +21,11 @@ from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
-from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.slots import Slot, TrainingData
+from schemabank.engine.cohort import Cohort, Halted, RunStep
+from schemabank.engine.run import TrainingData
+from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.forms import Items
 from schemabank.runs.preflight import estimate
@@ -85,10 +87,8 @@ def train_runs(
             room for any of them, so that no result depends on which are left.
         keep_stage: called with the stack, the slot, the run's id and the stage that it has ended.
     """
-    new = partial(_new_cohort, runs, context)
-    cohort: Cohort | None = _in_slots_that_fit(
-        slots, context.reporter, partial(_cohort, planned, context, new, keep_stage)
-    )
+    place = _Place(planned, context, keep_stage)
+    cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, runs, context))
     assert cohort is not None
     try:
         _announce(cohort, runs, context.reporter)
@@ -100,8 +100,7 @@ def train_runs(
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
                 cohort = None  # so that its memory can be freed
-                make = partial(_cohort, planned, context, halted.resume, keep_stage)
-                cohort = _in_slots_that_fit(max(1, slots), context.reporter, make)
+                cohort = place.cohort(max(1, slots), partial(_same_cohort, halted, context))
                 context.reporter.start(f"train {names_of(runs)}", cohort.num_steps)
     except BaseException:
         if cohort is not None:
@@ -123,17 +122,18 @@ def skips(slot: Slot) -> str:
 
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
-    """Put slots on the base model, each with room for any of the runs; banks if a run has some."""
-    banks = [run.bank_in_use for run in runs if run.bank_in_use is not None]
+    """Put slots on the base model, each with room for any of the runs and their methods."""
     widest = max((run.lora for run in runs), key=lambda lora: lora.r)
-    largest = {
-        name: max((getattr(b, name) for b in banks), default=0) for name in ("rank", "top_k")
-    }
-    bank = banks[0].model_copy(update=largest) if banks else None
+    methods = {run.arm: method_of(run) for run in runs}
+    attach = [
+        put_on
+        for arm, method in methods.items()
+        for put_on in method.attach([run for run in runs if run.arm == arm])
+    ]
     adapters = any(run.trains for run in runs)
-    stack = AdapterStack(base.model, lora=[widest] * slots, bank=bank, adapters=adapters)
+    stack = AdapterStack(base.model, lora=[widest] * slots, attach=attach, adapters=adapters)
     for slot, run in enumerate(runs[:slots]):
-        stack.configure(slot, run.lora, run.bank_in_use)
+        stack.configure(slot, run.lora, method_of(run).settings(run))
     return stack
 
 
@@ -170,38 +170,40 @@ def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> 
     reporter.start(f"train {names}", cohort.num_steps)
 
 
-def _in_slots_that_fit(slots: int, reporter: Reporter, make: Callable[[int], Cohort]) -> Cohort:
-    """Make a cohort of so many slots, or of half as often as there is no memory for them."""
-    while True:
-        try:
-            return make(slots)
-        except torch.OutOfMemoryError:
-            if slots == 1:
-                raise
-        gc.collect()  # layers refer to each other in cycles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        slots = _halved(slots, reporter)
+@dataclass(frozen=True)
+class _Place:
+    """Where cohorts train: on the base model, in slots with room for any of the planned runs."""
 
+    planned: Sequence[RunConfig]
+    context: Context
+    keep_stage: KeepStage
 
-def _cohort(
-    planned: Sequence[RunConfig],
-    context: Context,
-    make: Callable[[AdapterStack], Cohort],
-    keep_stage: KeepStage,
-    slots: int,
-) -> Cohort:
-    """Put a stack on the model and make a cohort of it; what fails leaves the model as it was."""
-    with ExitStack() as on_failure:
-        stack = build_stack(planned, context.base, slots=slots)
-        on_failure.callback(stack.remove)
-        cohort = make(stack)
-        cohort.stage_ended = partial(keep_stage, stack)
-        on_failure.pop_all()
-    return cohort
+    def cohort(self, slots: int, make: Callable[[AdapterStack], Cohort]) -> Cohort:
+        """Make a cohort of so many slots, or of half as often as there is no memory for them."""
+        while True:
+            try:
+                return self._made(slots, make)
+            except torch.OutOfMemoryError:
+                if slots == 1:
+                    raise
+            gc.collect()  # layers refer to each other in cycles
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            slots = _halved(slots, self.context.reporter)
+
+    def _made(self, slots: int, make: Callable[[AdapterStack], Cohort]) -> Cohort:
+        """Put a stack on the model, and a cohort in it; what fails leaves the model as it was."""
+        with ExitStack() as on_failure:
+            stack = build_stack(self.planned, self.context.base, slots=slots)
+            on_failure.callback(stack.remove)
+            cohort = make(stack)
+            cohort.stage_ended = partial(self.keep_stage, stack)
+            on_failure.pop_all()
+        return cohort
 
 
 def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack) -> Cohort:
+    """Return a cohort of runs that have not begun."""
     data = context.training
     assert data is not None
     with waiting("tagging the examples", context.reporter.note):
@@ -209,6 +211,14 @@ def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack
             engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
         ]
     return Cohort(stack, engine_runs, data, explain=context.reporter.note)
+
+
+def _same_cohort(halted: Halted, context: Context, stack: AdapterStack) -> Cohort:
+    """Return a cohort that goes on where another was halted."""
+    assert context.training is not None
+    runs = [slot.run for slot in halted.slots]
+    explain = context.reporter.note
+    return Cohort(stack, runs, context.training, explain=explain, halted=halted)
 
 
 def _halved(slots: int, reporter: Reporter) -> int:
@@ -298,9 +308,15 @@ def _json_line(step: RunStep) -> str:
     """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
     row = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in asdict(step).items()
+        for key, value in _flat(step).items()
     }
     return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _flat(step: RunStep) -> dict[str, object]:
+    row: dict[str, object] = asdict(step)
+    del row["logged"]
+    return row | dict(step.logged)
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:

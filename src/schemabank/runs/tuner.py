@@ -16,17 +16,19 @@ from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import quiet_compiler
 from schemabank.common.waiting import waiting
+from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods import method_of
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.effects import idle_settings, sentences, stated
 from schemabank.runs.modelfit import check_training
 from schemabank.runs.pairs import as_pairs
 from schemabank.runs.prepare import engine_run, training_data
 from schemabank.runs.progress import Reporter, reporter
-from schemabank.runs.tagging import prefixes
 from schemabank.runs.training import skips
 from schemabank.tasks import Example
 
@@ -75,13 +77,15 @@ class Tuner:
         config = config or RunConfig(arm="schemabank")
         if not config.trains:
             raise InputError(
-                f"config.arm is {config.arm!r}, which trains nothing: use lora or schemabank"
+                f"config.arm is {config.arm!r}, which trains nothing: allowed are "
+                f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
             )
         _tell_without_effect(config)
         self.model, self.tokenizer, self.config = model, tokenizer, config
         check_peft_layers(model, config.lora)
-        bank = config.bank_in_use
-        self.stack = AdapterStack(model, lora=[config.lora], bank=bank)
+        attach = method_of(config).attach([config])
+        self.stack = AdapterStack(model, lora=[config.lora], attach=attach)
+        self._banks = banks_of(self.stack) if config.uses("bank") else None
         self.stack.initialise(0, config.seed)
         self._savers = {name: vars(model).get(name) for name in SAVERS}
         for name in SAVERS:
@@ -114,7 +118,8 @@ class Tuner:
         ]
         texts = [(e.id, e.question, e.solution) for e in named]
         data = training_data(named, texts, self.config, self.tokenizer)
-        check_training(data, self.model, prefixes=prefixes(self.config, self.tokenizer))
+        shown = method_of(self.config).prefixes(self.config, self.tokenizer)
+        check_training(data, self.model, prefixes=shown)
         run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
         try:
             with quiet_compiler(), reporter() as progress:
@@ -133,14 +138,15 @@ class Tuner:
         Raises:
             InputError: the banks were detached, or there never were any.
         """
-        if routing != "off" and not self.stack.banks.handles:
+        if self._banks is not None and self._banks.handles:
+            self._banks.routing = routing
+            self._banks.scale.fill_(1.0)
+        elif routing != "off":
             raise InputError(f"routing {routing!r} needs banks, and none are attached: use 'off'")
-        self.stack.banks.routing = routing
-        self.stack.banks.scale.fill_(1.0)
 
     def detach(self) -> None:
         """Take the banks off; the adapter stays, and logits are those of routing off."""
-        self.stack.detach_banks()
+        self.stack.strip()
 
     def remove(self) -> None:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
@@ -160,14 +166,14 @@ class Tuner:
         name = str(self.model.name_or_path)
         training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
         card = model_card(name, self.config.lora, training=training)
-        tensors = self.stack.lora_tensors(0)
+        tensors = self.stack.lora.tensors(0)
         save_adapter(
             Path(folder),
             tensors,
             self.config.lora,
             base_name=name,
             card=card,
-            layout=self.stack.layout,
+            layout=self.stack.lora.layout,
         )
 
     def _check_attached(self) -> None:
@@ -177,7 +183,7 @@ class Tuner:
                 "the model was moved or cast after the Tuner took it: allowed is to do so before, "
                 "make the Tuner of the model where it is to train"
             )
-        banks_missing = self.config.uses("bank") and not self.stack.banks.handles
+        banks_missing = self._banks is not None and not self._banks.handles
         if banks_missing or not self.stack.attached:
             what = "banks" if self.stack.attached else "adapter"
             raise InputError(

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from architectures import tiny_architecture
+from cohorts import with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
 from schemabank.config.settings import BankSettings, LoraSettings
@@ -20,7 +21,7 @@ from schemabank.runs.saved import evaluate_saved, export_run
 from tiny import mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import Notes, write_config
 
-JOINED = "schemabank.engine.stack._joins"  # where a GPU has few slots
+JOINED = "schemabank.engine.loralayers._joins"  # where a GPU has few slots
 VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
 BY_SLOT = "decoding: one run at a time, by transformers' generate, which takes longer: "
 
@@ -218,11 +219,11 @@ def test_memory_that_runs_out_is_not_taken_for_a_fault_of_the_model(
     with monkeypatch.context() as patch:
         patch.setattr(AdapterStack, "hidden", out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
-            AdapterStack(model, lora=[LoraSettings()], bank=None)
+            AdapterStack(model, lora=[LoraSettings()])
     with monkeypatch.context() as patch:
         patch.setattr(AdapterStack, "trunk", out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
-            AdapterStack(model, lora=[LoraSettings()], bank=BankSettings())
+            AdapterStack(model, lora=[LoraSettings()], attach=with_banks(BankSettings()))
     monkeypatch.setattr("schemabank.engine.decoding.choice._difference", out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         why_by_slot(model)

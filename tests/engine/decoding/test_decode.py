@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cohorts import BANK
+from cohorts import BANK, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.decode import PACES, Completion, generate
@@ -20,7 +20,8 @@ from schemabank.engine.decoding.rowcache import (
 )
 from schemabank.engine.execute import Executor
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.bank import Routing
 from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
@@ -75,19 +76,19 @@ def stacked(kind: Kind, *, sliding_window: int | None = None) -> AdapterStack:
     model = tiny_model(kind)
     if sliding_window is not None:
         set_window(model, sliding_window)
-    stack = AdapterStack(model.double(), lora=LORA, bank=BANK)
-    for bank in stack.banks.banks.values():
+    stack = AdapterStack(model.double(), lora=LORA, attach=with_banks(BANK))
+    for bank in banks_of(stack).banks.values():
         bank.double()
     generator = torch.Generator().manual_seed(1)
     for slot in range(len(LORA)):
         stack.initialise(slot, slot)
         tensors = {
             path: (a, torch.randn(b.shape, generator=generator) * 0.3)
-            for path, (a, b) in stack.lora_tensors(slot).items()
+            for path, (a, b) in stack.lora.tensors(slot).items()
         }
-        stack.load_lora(slot, tensors)
-        banks = stack.bank_tensors(slot)
-        stack.load_bank(slot, {name: 3 * values for name, values in banks.items()})
+        stack.lora.load(slot, tensors)
+        banks = banks_of(stack).tensors(slot)
+        banks_of(stack).load(slot, {name: 3 * values for name, values in banks.items()})
     return stack
 
 
@@ -106,16 +107,16 @@ def own_model(stack: AdapterStack, slot: int, kind: Kind, routing: Routing) -> P
         model.get_decoder().layers, stack.model.get_decoder().layers, strict=True
     ):
         own.self_attn.sliding_window = getattr(other.self_attn, "sliding_window", None)
-    settings = stack.lora_settings[slot]
-    for path, (a, b) in stack.lora_tensors(slot).items():
+    settings = stack.lora.settings[slot]
+    for path, (a, b) in stack.lora.tensors(slot).items():
         update = b.double() @ a.double() * (settings.lora_alpha / settings.r)
         model.get_submodule(path).weight.data += update
     if routing != "off":
-        alone = AdapterStack(model, lora=[LORA[0]], bank=BANK)
-        for bank in alone.banks.banks.values():
+        alone = AdapterStack(model, lora=[LORA[0]], attach=with_banks(BANK))
+        for bank in banks_of(alone).banks.values():
             bank.double()
-        alone.load_bank(0, stack.bank_tensors(slot))
-        alone.banks.routing = routing
+        banks_of(alone).load(0, banks_of(stack).tensors(slot))
+        banks_of(alone).routing = routing
     return model
 
 
@@ -203,7 +204,7 @@ def test_an_untrained_adapter_decodes_as_transformers_generates(
     if window is not None:
         set_window(model, window)
         set_window(plain, window)
-    stack = AdapterStack(model, lora=LORA[:2], bank=None)
+    stack = AdapterStack(model, lora=LORA[:2])
     for slot in range(2):
         stack.initialise(slot, slot)
     with stack.evaluating("off"):
@@ -230,11 +231,11 @@ def test_a_slot_decodes_as_it_does_alone(kind: Kind, pace: str) -> None:
         end = spread_end_token(decode(stack))
         together = decode(stack, batch_size=2, ends=(end,))
     for slot in range(len(LORA)):
-        alone = AdapterStack(tiny_model(kind).double(), lora=[LORA[slot]], bank=BANK)
-        for bank in alone.banks.banks.values():
+        alone = AdapterStack(tiny_model(kind).double(), lora=[LORA[slot]], attach=with_banks(BANK))
+        for bank in banks_of(alone).banks.values():
             bank.double()
-        alone.load_lora(0, stack.lora_tensors(slot))
-        alone.load_bank(0, stack.bank_tensors(slot))
+        alone.lora.load(0, stack.lora.tensors(slot))
+        banks_of(alone).load(0, banks_of(stack).tensors(slot))
         with alone.evaluating("on"):
             assert decode(alone, batch_size=3, ends=(end,)) == [together[slot]], pace
 
@@ -402,7 +403,9 @@ def test_the_models_own_attention_is_back_afterwards(monkeypatch: pytest.MonkeyP
     assert stack.model.config._attn_implementation == "sdpa"
 
 
-def test_blocks_that_training_compiled_run_as_they_are_written() -> None:
+def test_blocks_that_training_compiled_run_as_they_are_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stack = stacked("llama")
     with stack.evaluating("on"):
         expected = decode(stack)
@@ -410,10 +413,10 @@ def test_blocks_that_training_compiled_run_as_they_are_written() -> None:
         def compiled(*_args: object, **_kwargs: object) -> Tensor:
             raise AssertionError
 
-        modules = [*stack.blocks, *stack.banks.banks.values()]
-        for module in modules:
-            module.forward = compiled
+        monkeypatch.setattr("schemabank.engine.stack.compiled", lambda _forward: compiled)
+        stack.compile()
         assert decode(stack) == expected
+    modules = [*stack.blocks, *banks_of(stack).banks.values()]
     assert all(module.forward is compiled for module in modules)
 
 

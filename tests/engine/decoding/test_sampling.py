@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cohorts import BANK
+from cohorts import BANK, with_banks
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.decode import Completion, generate
 from schemabank.engine.decoding.sampling import Sampling, draw, sample_keys
@@ -65,7 +65,7 @@ def completions(
     slots: int, keys: list[int], *, batch_size: int, temperature: float = 1.0
 ) -> list[list[Completion]]:
     settings = [LoraSettings(r=4, lora_alpha=10)] * slots
-    stack = AdapterStack(tiny_model("llama"), lora=settings, bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=settings, attach=with_banks(BANK))
     for slot in range(slots):
         stack.initialise(slot, 0)
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(keys))]
@@ -99,7 +99,7 @@ def test_a_low_temperature_is_greedy() -> None:
     settings = [LoraSettings(r=4, lora_alpha=10)]
     keys = sample_keys(0, [("x", i) for i in range(6)])
     (cold,) = completions(1, keys, batch_size=6, temperature=1e-4)
-    stack = AdapterStack(tiny_model("llama"), lora=settings, bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=settings, attach=with_banks(BANK))
     stack.initialise(0, 0)
     with stack.evaluating("off"):
         (greedy,) = generate(

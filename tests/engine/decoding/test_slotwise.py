@@ -6,14 +6,15 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from cohorts import BANK
+from cohorts import BANK, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.decode import generate
 from schemabank.engine.decoding.sampling import Sampling, sample_keys
 from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.bank import Routing
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.bank import Routing
 from tiny import Kind, tiny_model
 
 KINDS: tuple[Kind, ...] = ("llama", "gemma3")
@@ -24,21 +25,21 @@ LIMIT = 10
 
 def stacked(kind: Kind) -> AdapterStack:
     """Three slots with large random adapters and banks. float64: rounding flips no argmax."""
-    stack = AdapterStack(tiny_model(kind).double(), lora=LORA, bank=BANK)
-    for bank in stack.banks.banks.values():
+    stack = AdapterStack(tiny_model(kind).double(), lora=LORA, attach=with_banks(BANK))
+    for bank in banks_of(stack).banks.values():
         bank.double()
     generator = torch.Generator().manual_seed(1)
     for slot in range(len(LORA)):
         stack.initialise(slot, slot)
-        stack.load_lora(
+        stack.lora.load(
             slot,
             {
                 path: (a, torch.randn(b.shape, generator=generator) * 0.3)
-                for path, (a, b) in stack.lora_tensors(slot).items()
+                for path, (a, b) in stack.lora.tensors(slot).items()
             },
         )
-        banks = stack.bank_tensors(slot)
-        stack.load_bank(slot, {name: 3 * values for name, values in banks.items()})
+        banks = banks_of(stack).tensors(slot)
+        banks_of(stack).load(slot, {name: 3 * values for name, values in banks.items()})
     return stack
 
 
@@ -121,7 +122,7 @@ def test_a_models_own_defaults_change_nothing_and_are_back_afterwards() -> None:
         )
     assert found == expected
     assert stack.model.generation_config is own
-    assert stack.dropout.only is stack.banks.only is None
+    assert stack.lora.dropout.only is banks_of(stack).only is None
 
 
 def test_prompts_are_reported_once_all_slots_have_completed_them() -> None:

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from cohorts import with_banks
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from schemabank.report.routing.collect import collect, tokens_of
 from schemabank.tasks import Item
 from tiny import tiny_model
@@ -43,11 +45,11 @@ def test_choices_are_those_of_every_example_by_itself() -> None:
         with torch.no_grad():
             states = model(tokens, output_hidden_states=True).hidden_states
         expected.append(states[2][0])  # the output of block 1, the first with a bank
-    stack = AdapterStack(model, lora=[LoraSettings(r=2)], bank=BANK)
+    stack = AdapterStack(model, lora=[LoraSettings(r=2)], attach=with_banks(BANK))
     stack.initialise(0, 7)
     found = collect(stack, ITEMS, Notes())
     assert list(found) == [1, 2]
-    router = stack.banks.banks[1].router[0]
+    router = banks_of(stack).banks[1].router[0]
     log_probs = (torch.cat(expected) @ router.T).log_softmax(-1)
     probs = log_probs.exp()
     np.testing.assert_allclose(found[1].probability, probs.mean(0).detach().numpy(), atol=2e-5)
@@ -57,11 +59,11 @@ def test_choices_are_those_of_every_example_by_itself() -> None:
     shares = torch.zeros_like(log_probs).scatter(-1, top, 0.5)
     assert np.array_equal(found[1].shares, shares.numpy())
     assert not np.array_equal(found[1].shares, found[2].shares)
-    assert stack.banks.routing == "off"
+    assert banks_of(stack).routing == "off"
 
 
 def test_progress_counts_every_example() -> None:
-    stack = AdapterStack(tiny_model("llama"), lora=[LoraSettings(r=2)], bank=BANK)
+    stack = AdapterStack(tiny_model("llama"), lora=[LoraSettings(r=2)], attach=with_banks(BANK))
     stack.initialise(0, 7)
     notes = Notes()
     collect(stack, ITEMS, notes)

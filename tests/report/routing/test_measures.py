@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import entropy as scipy_entropy
 
-from schemabank.methods.bank import Routed, load_balance, router_entropy
+from schemabank.methods.schemabank.bank import Routed
+from schemabank.methods.schemabank.penalties import load_balance, router_entropy
 from schemabank.report.routing.measures import (
     Drawn,
     Layer,

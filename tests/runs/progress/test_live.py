@@ -40,7 +40,6 @@ def step(run: str, number: int, num_steps: int = 18, stage: str = "joint") -> Ru
         total_loss=0.25,
         learning_rate=1e-3,
         grad_norm=1.0,
-        bank_scale=1.0,
         num_tokens=10,
         skipped=False,
     )

@@ -63,7 +63,7 @@ def check_generates(model: PreTrainedModel) -> None:
 
 def _difference_of_ours(model: PreTrainedModel) -> float:
     attention_windows(model)
-    stack = AdapterStack(model, lora=[LoraSettings()], bank=None, adapters=False)
+    stack = AdapterStack(model, lora=[LoraSettings()], adapters=False)
     try:
         with stack.evaluating("off"):
             return _difference(stack)

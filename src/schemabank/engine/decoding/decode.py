@@ -6,8 +6,7 @@ full until the queues are empty and shrinks afterwards. A decoding step reads an
 addresses only: on CUDA it is captured once and replayed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -130,7 +129,7 @@ def generate(
         return [[] for _ in range(stack.num_slots)]
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
-    with uncompiled(stack):
+    with stack.uncompiled():
         batch = _Batch(stack, ledger, executor, sampling)
         while True:
             _admit(batch, ledger)
@@ -151,17 +150,6 @@ def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
             f"prompt {[bool(p) for p in prompts].index(False)} has no tokens: allowed is one or "
             "more, begin it with some text or token"
         )
-
-
-@contextmanager
-def uncompiled(stack: AdapterStack) -> Iterator[None]:
-    """Run a stack's blocks and banks as they are written: training compiles them for its shapes."""
-    with ExitStack() as exits:
-        for module in (*stack.blocks, *stack.banks.banks.values()):
-            forward = vars(module).pop("forward", None)
-            if forward is not None:
-                exits.callback(setattr, module, "forward", forward)
-        yield
 
 
 class _Ledger:

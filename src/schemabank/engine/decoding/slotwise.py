@@ -25,7 +25,6 @@ from schemabank.engine.decoding.decode import (
     Limits,
     Stopped,
     check_prompts,
-    uncompiled,
 )
 from schemabank.engine.decoding.sampling import Sampling, draw
 from schemabank.engine.stack import AdapterStack
@@ -67,7 +66,7 @@ def generate_by_slot(
     check_prompts(prompts)
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     completions = [[Completion() for _ in prompts] for _ in range(stack.num_slots)]
-    with uncompiled(stack), plain_generation(stack.model):
+    with stack.uncompiled(), plain_generation(stack.model):
         for chosen in _of_one_length(prompts, batch_size):
             tokens = torch.tensor([prompts[i] for i in chosen], device=stack.model.device)
             drawing = None if sampling is None else _Drawing(sampling, chosen, tokens.device)

@@ -12,7 +12,7 @@ from typing import Any
 from schemabank.common.errors import InputError
 from schemabank.common.failure import read_failure
 from schemabank.common.files import read_json
-from schemabank.config.settings import METHODS
+from schemabank.config.methods import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
 from schemabank.runs.rundir import FAILURE, RESULT, SUITE
 from schemabank.runs.runfiles import read_result, read_suite

@@ -12,6 +12,8 @@ from schemabank.adapters.files import load_adapter, load_bank, put_on
 from schemabank.config.settings import RunConfig
 from schemabank.config.task import TaskSettings
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
+from schemabank.methods.schemabank.tagging import embeddings
 from schemabank.report.routing import measures
 from schemabank.report.routing.collect import Choices, collect
 from schemabank.report.routing.measures import Floats
@@ -29,7 +31,6 @@ from schemabank.runs.prepare import chosen_examples, items_of
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rundir import ADAPTER, BANK
 from schemabank.runs.saved import loaded_stack
-from schemabank.runs.tagging import embeddings
 from schemabank.tasks.catalog import split_of
 
 START, END = "start", "end"
@@ -123,7 +124,7 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
         stack.initialise(0, run.seed)
         return
     put_on(stack, 0, load_adapter(state / ADAPTER))
-    stack.load_bank(0, load_bank(state / BANK))
+    banks_of(stack).load(0, load_bank(state / BANK))
 
 
 def _measured(

@@ -11,6 +11,7 @@ from torch import Tensor
 from schemabank.common.waiting import waiting
 from schemabank.engine.batches import Batch, Encoded, collate
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.attach import banks_of
 from schemabank.report.routing.measures import Floats, Ints
 from schemabank.runs.progress import Reporter
 from schemabank.tasks import Item
@@ -78,19 +79,20 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
         Choices by the index of the bank's layer; tokens are in the order of :func:`tokens_of`.
     """
     assert stack.num_slots == 1
-    layers = sorted(stack.banks.banks)
+    banks = banks_of(stack)
+    layers = list(banks.banks)
     shares: dict[int, list[Floats]] = {index: [] for index in layers}
-    sums = {index: np.zeros(bank.num_schemas + 1) for index, bank in stack.banks.banks.items()}
+    sums = {index: np.zeros(bank.num_schemas + 1) for index, bank in banks.banks.items()}
     with waiting("routing examples", reporter.note) as wait, stack.evaluating("on"):
         for batch in _batches(items):
             moved = batch.to(stack.model.device)
             stack.hidden(moved.tokens)
             real = moved.real[0].bool()
-            for index, routed in zip(layers, stack.banks.routed, strict=True):
+            for index, routed in zip(layers, banks.routed, strict=True):
                 chosen = (routed.gates[0][real] > 0).float()
                 shares[index].append((chosen / chosen.sum(-1, keepdim=True)).cpu().numpy())
                 sums[index] += _sums(routed.log_probs[0][real].double())
-            stack.banks.routed.clear()
+            banks.routed.clear()
             wait.goes_on()
             reporter.advance(batch.tokens.shape[1], "")
     choices = {}

@@ -9,9 +9,9 @@ import numpy as np
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.config.settings import RunConfig
 from schemabank.config.task import TaskSettings
+from schemabank.methods.schemabank.tagging import Embed, make_tagger
 from schemabank.report.routing.collect import Bools, Tokens, tokens_of
 from schemabank.report.routing.measures import Drawn, Floats
-from schemabank.runs.tagging import Embed, make_tagger
 from schemabank.tasks import Example, Item
 from schemabank.tasks.catalog import TASKS, same_training
 

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.common.errors import InputError
 from schemabank.config.settings import BankSettings, RunConfig, TagSettings
 from schemabank.engine.batches import Encoded, collate
-from schemabank.engine.slots import TagPlan
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.tags import (
+from schemabank.methods.schemabank.course import TagPlan
+from schemabank.methods.schemabank.tags import (
     Tagger,
     cluster_tagger,
     content_tagger,

@@ -5,8 +5,7 @@ the hidden state. All maps are applied as two matrix products with the gates in 
 tensor of shape ``(batch, token, schema, hidden)`` ever exists. Weights carry a leading slot
 dimension: slot ``n`` of a stack is one training run's bank, and never meets another slot's.
 
-Source: the SchemaBank paper's equations 5, 6 and 8 and the results document's settings; the
-load-balancing term is equation 4 of Switch Transformers (arXiv 2101.03961).
+Source: the SchemaBank paper's equations 5 and 6 and the results document's settings.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ Routing = Literal["off", "on", "dense"]
 
 GATE_BASE = 0.9
 GATE_SPAN = 0.2
-ORTHONORMAL_WITHIN = 1e-5  # a float32 product of a thousand terms is off by about 1e-6
 
 
 @dataclass(frozen=True)
@@ -188,66 +186,3 @@ class SchemaBank(nn.Module):
         low = torch.einsum("nbth,nhw->nbtw", states, self.U.to(states.dtype))
         low = (low.unflatten(-1, (self.num_schemas, self.rank)) * weights[..., None]).flatten(-2)
         return torch.einsum("nbtw,nwh->nbth", low, self.V.to(states.dtype))
-
-
-def orthonormality(bank: SchemaBank) -> Tensor:
-    """Mean over schemas of ``‖V_s V_sᵀ − I_r‖²``, one value a slot, ``(slot,)``.
-
-    Entries that rounding alone explains count as zero: Adam would turn their gradient, noise of any
-    size, into steps of random sign for schemas that no token uses.
-    """
-    rows = bank.V.unflatten(1, (bank.num_schemas, bank.rank))
-    gram = torch.einsum("nsrh,nsqh->nsrq", rows, rows)
-    deviation = gram - torch.diag_embed(bank.in_rank)[:, None]
-    deviation = torch.where(deviation.abs() < ORTHONORMAL_WITHIN, 0.0, deviation)
-    return deviation.square().sum((-1, -2)).mean(-1)
-
-
-def router_entropy(routed: Routed, mask: Tensor) -> Tensor:
-    """Mean entropy of the router's softmax in nats, ``(slot,)``.
-
-    Args:
-        routed: what the router did.
-        mask: ``(slot, batch, token)``, 1 for real tokens, 0 for padding.
-    """
-    entropy = -(routed.log_probs.exp() * routed.log_probs).sum(-1)
-    return _masked_mean(entropy, mask)
-
-
-def load_balance(routed: Routed, mask: Tensor) -> Tensor:
-    """Switch Transformers eq. 4 (arXiv 2101.03961): ``S Σ_s f_s P_s``, ``(slot,)``; 1 is balanced.
-
-    ``f_s`` is the share of routing choices that fall on schema ``s`` and ``P_s`` the mean
-    probability; with ``top_k > 1`` every choice of a token counts ``1 / top_k``.
-    """
-    chosen = (routed.gates > 0).to(mask.dtype)
-    chosen = chosen / chosen.sum(-1, keepdim=True)
-    share = _masked_mean(chosen, mask)
-    prob = _masked_mean(routed.log_probs.exp(), mask)
-    return share.shape[-1] * (share.detach() * prob).sum(-1)
-
-
-def tag_loss(routed: Routed, tags: Tensor, mask: Tensor, shown: Tensor) -> Tensor:
-    """Router loss on tagged schemas, ``−log p_t`` (paper eq. 8), in nats, ``(slot,)``.
-
-    Summed over the tokens of examples whose tags are shown and divided by all real tokens. So an
-    example that is shown its tags with probability ``p`` gets ``p`` times the full strength on
-    average, and a schedule that shows ever fewer of them fades. A mean over the shown tokens alone
-    would keep its full strength as long as any example of the batch is shown its tags.
-
-    Args:
-        routed: what the router did.
-        tags: ``(slot, batch, tag)``, schema ids.
-        mask: ``(slot, batch, token)``, 1 for real tokens, 0 for padding.
-        shown: ``(slot, batch)``, 1 for examples whose tags are shown.
-    """
-    picked = tags[:, :, None, :].expand(-1, -1, routed.log_probs.shape[2], -1)
-    surprise = -routed.log_probs.gather(-1, picked).mean(-1)
-    return _masked_mean(torch.where(shown[..., None] > 0, surprise, 0.0), mask)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over batch and token of ``(slot, batch, token, ...)``; 0 where the mask is empty."""
-    weights = mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim()))
-    total = torch.where(weights > 0, values, 0).mul(weights).sum((1, 2))
-    return total / weights.sum((1, 2)).clamp(min=1)

@@ -1,0 +1,74 @@
+"""The methods by name, and which settings each uses. A new method is named here.
+
+Nothing here loads a method, which takes PyTorch: ``where`` says from where it is loaded. Methods of
+other packages come in by the entry point ``schemabank.methods``, as a :class:`MethodEntry` each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+from schemabank.common.errors import InputError
+from schemabank.config.base import Settings
+
+GROUP = "schemabank.methods"
+OF_LORA = ("lora", "train")
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """What the settings must know of a method.
+
+    Attributes:
+        where: ``module:name`` of its class, a :class:`schemabank.methods.method.Method`.
+        sections: sections of the settings that it uses and others may not; one of them has the
+            method's name if it has ``settings``.
+        settings: its own section; ``None`` for none.
+        shared: dotted settings in which runs of one cohort must agree.
+    """
+
+    where: str
+    sections: tuple[str, ...] = OF_LORA
+    settings: type[Settings] | None = None
+    shared: tuple[str, ...] = field(default=())
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains anything."""
+        return "train" in self.sections
+
+
+BUILT_IN: Mapping[str, MethodEntry] = {
+    "base": MethodEntry("schemabank.methods.method:Method", sections=()),
+    "lora": MethodEntry("schemabank.methods.method:Method"),
+    "schemabank": MethodEntry(
+        "schemabank.methods.schemabank.method:SchemaBankMethod",
+        sections=(*OF_LORA, "bank", "tags", "curriculum"),
+        shared=(
+            *("bank.num_schemas", "bank.attribute_dim", "bank.residual", "bank.last_n"),
+            *("bank.layers", "tags.num_tags"),
+        ),
+    ),
+}
+
+
+def all_methods() -> dict[str, MethodEntry]:
+    """Return our methods and those of other packages.
+
+    Raises:
+        InputError: another package's method has a name that is taken, or is something else.
+    """
+    found = dict(BUILT_IN)
+    for point in entry_points(group=GROUP):
+        entry = point.load()
+        if not isinstance(entry, MethodEntry) or point.name in found:
+            what = "is taken" if point.name in found else f"names a {type(entry).__name__}"
+            raise InputError(
+                f"the entry point {point.name!r} of {GROUP} ({point.value}) {what}: allowed are "
+                "new names, each of a schemabank.config.methods.MethodEntry"
+            )
+        found[point.name] = entry
+    return found
+
+
+METHODS: Mapping[str, MethodEntry] = all_methods()

@@ -1,0 +1,206 @@
+"""The LoRA adapters of all slots on a model: what every run trains, whatever its method adds."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import LoraSettings
+from schemabank.engine.dropout import SlotDropout
+from schemabank.engine.flat import FlatGroup, seeded_generator
+from schemabank.engine.joined import join_linears, put_back
+from schemabank.engine.lora import StackedLora, install_lora, remove_lora
+from schemabank.engine.part import Part, StepInput
+from schemabank.engine.targets import PLAIN, layout_of
+
+LORA = "lora"
+JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
+CONTIGUOUS = torch.contiguous_format
+
+
+class LoraLayers(Part):
+    """LoRA adapters of all slots.
+
+    Args:
+        model: the base model; its targeted layers are replaced until :meth:`detach`.
+        settings: of each slot; all with the same target modules on the same blocks.
+        adapters: whether there are any; the untouched base model has none.
+
+    Attributes:
+        layers: by the path of the layer that each stands for.
+        settings: of each slot now.
+        dropout: the layers' common source of masks.
+        layout: what an adapter's configuration says beside its LoRA settings.
+
+    Raises:
+        InputError: targets or blocks that the model does not have.
+    """
+
+    name = LORA
+
+    def __init__(
+        self, model: PreTrainedModel, settings: Sequence[LoraSettings], *, adapters: bool
+    ) -> None:
+        self.settings, self._model = list(settings), model
+        self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
+        self.layout = layout_of(model, settings[0]) if adapters else PLAIN
+        with ExitStack() as undo:
+            self._joined = join_linears(model) if _joins(model, len(settings)) else {}
+            undo.callback(put_back, model, self._joined)
+            self.layers: dict[str, StackedLora] = (
+                install_lora(model, settings, dropout=self.dropout) if adapters else {}
+            )
+            undo.callback(remove_lora, model, self.layers)
+            self.groups = self._new_groups()
+            undo.pop_all()
+
+    @property
+    def only(self) -> int | None:
+        """The one slot whose rows are run; ``None``: all."""
+        return self.dropout.only
+
+    @only.setter
+    def only(self, slot: int | None) -> None:
+        self.dropout.only = slot
+
+    def configure(self, slot: int, settings: LoraSettings | None) -> None:
+        """Give a slot another run's settings; its rank is at most the stack's largest."""
+        assert settings is not None
+        before = self.settings[slot]
+        assert settings.target_modules == before.target_modules
+        assert settings.layers_to_transform == before.layers_to_transform
+        self.settings[slot] = settings
+        for layer in self.layers.values():
+            layer.configure(slot, settings)
+        self.dropout.set_rate(slot, settings.lora_dropout)
+
+    def initialise(self, slot: int, seed: int) -> None:
+        """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
+        generator = seeded_generator(seed, LORA)
+        for path, layer in self.layers.items():
+            self._master(path, "A")[slot].copy_(layer.initial_a(slot, generator))
+            self._master(path, "B")[slot].zero_()
+        self._publish()
+
+    def num_weights(self, group: str, settings: LoraSettings | None) -> int:
+        """Weights of a slot with these settings, without what pads their rank."""
+        assert group == LORA
+        assert settings is not None
+        layers = self.layers.values()
+        return sum(settings.r * (layer.in_features + layer.out_features) for layer in layers)
+
+    def begin_step(self, given: StepInput) -> None:
+        """Draw new dropout masks."""
+        keys = given["dropout_keys"]
+        # On CUDA always: a captured step would not notice that a later run wants dropout, and the
+        # kernel that draws masks sums in another order than a plain product does.
+        drawn = keys.is_cuda or any(self.dropout.rates)
+        self.dropout.begin_step(keys if drawn else None)
+
+    def rest(self) -> None:
+        """Drop nothing any more."""
+        self.dropout.begin_step(None)
+
+    @contextmanager
+    def evaluating(self, mode: str) -> Iterator[None]:
+        """Drop nothing; an adapter acts in all modes."""
+        del mode
+        self.rest()
+        yield
+
+    @contextmanager
+    def absent(self) -> Iterator[None]:
+        """Let the base model's layers act alone for a while."""
+        self.dropout.adapters = False
+        try:
+            yield
+        finally:
+            self.dropout.adapters = True
+
+    def tensors(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return a slot's ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer."""
+        rank = self.settings[slot].r
+        return {
+            path: (
+                self._master(path, "A")[slot, :, :rank].T.clone(memory_format=CONTIGUOUS),
+                self._master(path, "B")[slot, :rank].T.clone(memory_format=CONTIGUOUS),
+            )
+            for path in self.layers
+        }
+
+    def load(
+        self,
+        slot: int,
+        tensors: Mapping[str, tuple[Tensor, Tensor]],
+        *,
+        without: Collection[str] = (),
+    ) -> None:
+        """Set a slot's adapters; no tensors at all leave every layer untouched by an adapter.
+
+        Args:
+            slot: number of the slot.
+            tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+            without: paths of layers that stay untouched.
+
+        Raises:
+            InputError: weights of a layer that the model does not have, or has in another size, or
+                none of a layer that the settings name.
+        """
+        for path, (a, b) in tensors.items():
+            self._check_fits(path, a, b)
+        missing = [path for path in self.layers if path not in tensors and path not in without]
+        if tensors and missing:
+            raise InputError(
+                f"the adapter has no weights for {missing[0]!r}, which its targets name in this "
+                "model: allowed is the base model that it was trained on, name that"
+            )
+        for path in self.layers:
+            own_a, own_b = self._master(path, "A")[slot], self._master(path, "B")[slot]
+            own_a.zero_()
+            own_b.zero_()
+            if path in tensors:
+                a, b = tensors[path]
+                own_a[:, : a.shape[0]].copy_(a.T)
+                own_b[: b.shape[1]].copy_(b.T)
+        self._publish()
+
+    def detach(self) -> None:
+        """Put the model's own layers back; it is then what it was, bit for bit."""
+        remove_lora(self._model, self.layers)
+        put_back(self._model, self._joined)
+
+    def _new_groups(self) -> dict[str, FlatGroup]:
+        parameters = {
+            f"{path}.{name}": layer.get_parameter(name)
+            for path, layer in self.layers.items()
+            for name in ("A", "B")
+        }
+        if not parameters:
+            return {}
+        num_slots, dtype = len(self.settings), self._model.dtype
+        return {LORA: FlatGroup(parameters, num_slots=num_slots, dtype=dtype)}
+
+    def _publish(self) -> None:
+        for group in self.groups.values():
+            group.publish()
+
+    def _master(self, path: str, name: str) -> Tensor:
+        return self.groups[LORA].master[f"{path}.{name}"]
+
+    def _check_fits(self, path: str, a: Tensor, b: Tensor) -> None:
+        layer = self.layers.get(path)
+        size = None if layer is None else (layer.in_features, layer.out_features)
+        if size != (a.shape[1], b.shape[0]):
+            found = "no such layer" if size is None else f"{size[0]} to {size[1]} there"
+            raise InputError(
+                f"the adapter has weights for {path!r}, {a.shape[1]} to {b.shape[0]}, but the "
+                f"model has {found}: allowed is the base model that it was trained on, name that"
+            )
+
+
+def _joins(model: PreTrainedModel, num_slots: int) -> bool:
+    """Whether linear layers with a common input are computed as one product."""
+    return model.device.type == "cuda" and num_slots <= JOINED_UP_TO

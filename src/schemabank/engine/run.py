@@ -1,0 +1,170 @@
+"""One run as the engine sees it: its settings, its data, and what its method makes of its steps."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+from schemabank.config.settings import LoraSettings
+from schemabank.config.train import Stage, TrainSettings
+from schemabank.engine.batches import EMPTY, Encoded, Schedule
+from schemabank.engine.schedule import StepSettings, plan, step_settings
+from schemabank.tasks import Example
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Tokenised training examples and the schedule that all runs on them share.
+
+    Attributes:
+        examples: what taggers see.
+        encoded: the same examples as tokens, in the same order.
+        schedule: the shapes of the steps.
+        tokenizer: for tag prefixes.
+        beginning: tokens at the front of every example that stay before a prefix.
+        completion_only: whether the loss leaves out the prompt.
+    """
+
+    examples: Sequence[Example]
+    encoded: Sequence[Encoded]
+    schedule: Schedule
+    tokenizer: PreTrainedTokenizerBase
+    beginning: int = 0
+    completion_only: bool = True
+
+    @cached_property
+    def labels_per_batch(self) -> float:
+        """Mean number of labels of a batch, without those of prefixes."""
+        return sum(e.num_labels for e in self.encoded) / self.schedule.steps_per_epoch
+
+    def shape(self, step: int, room: int) -> tuple[int, int]:
+        """Tokens and labels of every row of a step's batch that has room for a prefix."""
+        bucket = self.schedule.bucket(step)
+        extra_labels = 0 if self.completion_only else room
+        return bucket.width + room, bucket.num_labels + extra_labels
+
+
+@dataclass(frozen=True)
+class Row:
+    """An example as a step shows it.
+
+    Attributes:
+        index: of the example.
+        encoded: its tokens, with what the step puts in front of them.
+        shown: what the step tells of it, such as tags.
+        in_text: whether the tokens tell it.
+        lasting: whether another step is likely to show the same row.
+    """
+
+    index: int
+    encoded: Encoded
+    shown: tuple[int, ...] = ()
+    in_text: bool = False
+    lasting: bool = True
+
+    @property
+    def key(self) -> Hashable:
+        """What tells its tokens from those of all other rows of the same room."""
+        return self.index, self.shown if self.in_text else ()
+
+
+Rows = Sequence[Row | None]  # of a batch; None for a row without an example
+
+
+class Course:
+    """What a run's steps do, as far as the host decides it. This one is plain LoRA's.
+
+    A method refines it. All of it depends on the run's own seed, settings and data: a course that
+    asked for anything else would let neighbours matter.
+
+    Attributes:
+        num_steps: how many steps the run has in all.
+        plans: its stages on them.
+        num_cached: how many of the first steps leave LoRA untouched, so that the base model's
+            states below the first part that acts on a block can be used again.
+        penalties: the terms that the run may add to the task's loss.
+    """
+
+    num_cached: int = 0
+    penalties: frozenset[str] = frozenset()
+
+    def __init__(self, run: "Run", data: TrainingData) -> None:
+        self.run, self.data = run, data
+        epochs = run.train.num_train_epochs
+        self.num_steps = run.train.max_steps or epochs * data.schedule.steps_per_epoch
+        self.plans = plan(run.stages, self.num_steps)
+
+    @property
+    def trained_groups(self) -> frozenset[str]:
+        """The groups of weights that some step updates."""
+        return frozenset(name for stage in self.run.stages for name in stage.train)
+
+    def step(self, number: int) -> StepSettings:
+        """Return the settings of a step, from 0."""
+        return step_settings(self.plans, number)
+
+    def room(self, at: StepSettings) -> int:
+        """Return how many tokens a row of a step may have on top of its bucket's width."""
+        del at
+        return 0
+
+    def rows(self, at: StepSettings, indices: Sequence[int]) -> Rows:
+        """Return a step's rows from the indices of its examples."""
+        del at
+        return [None if i == EMPTY else Row(i, self.data.encoded[i]) for i in indices]
+
+    def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
+        """Return a step's values of parts' fields and penalties' weights; others have defaults."""
+        del at, rows
+        return {}
+
+    def logged(self, at: StepSettings) -> Mapping[str, float]:
+        """Return what the run's log says of a step, beside what it says of every method's."""
+        del at
+        return {}
+
+
+class RunMethod(Protocol):
+    """What a run trains, with its settings."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """The run's settings of every part that it uses, by the part's name."""
+
+    def course(self, run: "Run", data: TrainingData) -> Course:
+        """Return what the run's steps do."""
+
+
+@dataclass(frozen=True)
+class PlainLora:
+    """LoRA and nothing else."""
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def course(self, run: "Run", data: TrainingData) -> Course:
+        """Return what the run's steps do."""
+        return Course(run, data)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: for logs and reports.
+        seed: of initial weights, data order, dropout and whatever else its method draws.
+        stages: what is trained when.
+        train: optimizer and length.
+        lora: the adapter; rank and targets as the stack has room for.
+        method: what it trains beside the adapter, and how.
+    """
+
+    name: str
+    seed: int
+    stages: tuple[Stage, ...]
+    train: TrainSettings
+    lora: LoraSettings
+    method: RunMethod = field(default_factory=PlainLora)

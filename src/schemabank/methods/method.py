@@ -1,0 +1,70 @@
+"""What a method is to everything above the engine. This base class is plain LoRA."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from schemabank.config.settings import RunConfig
+from schemabank.engine.part import Attach
+from schemabank.engine.run import PlainLora, RunMethod
+from schemabank.engine.stack import AdapterStack
+from schemabank.tasks import Example
+
+
+class Method:
+    """Plain LoRA; other methods refine it.
+
+    Attributes:
+        name: in a configuration.
+    """
+
+    name: ClassVar[str] = "lora"
+
+    def of_run(
+        self,
+        run: RunConfig,
+        examples: Sequence[Example],
+        stack: AdapterStack,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> RunMethod:
+        """Return what a run trains, as the engine takes it.
+
+        Args:
+            run: its settings.
+            examples: what it is trained on.
+            stack: on the untouched base model.
+            tokenizer: the base model's.
+        """
+        del run, examples, stack, tokenizer
+        return PlainLora()
+
+    def settings(self, run: RunConfig) -> Mapping[str, object]:
+        """Return a run's settings of the parts that :meth:`attach` puts on a model."""
+        del run
+        return {}
+
+    def attach(self, runs: Sequence[RunConfig]) -> Sequence[Attach]:
+        """Return what puts the method's own parts on a model, with room for any of these runs."""
+        del runs
+        return ()
+
+    def prefixes(
+        self, run: RunConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> Sequence[Sequence[int]]:
+        """Return the tokens that may stand in front of an example, the longest among them."""
+        del run, tokenizer
+        return ()
+
+    def check(self, run: RunConfig, examples: Sequence[Example]) -> None:
+        """Find what a run asks of its examples that they do not have, before it is trained.
+
+        Raises:
+            InputError: naming it.
+        """
+
+    def kept(self, stack: AdapterStack, slot: int) -> Mapping[str, Tensor]:
+        """Return the weights that a run keeps beside its adapter."""
+        del stack, slot
+        return {}

@@ -1,0 +1,264 @@
+"""Schema banks on and off the decoder blocks of a causal language model.
+
+A bank is a forward hook on its block. Removing the hook leaves the very model there was before,
+so detaching restores the unrouted logits bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import BankSettings
+from schemabank.engine.flat import FlatGroup, seeded_generator
+from schemabank.engine.part import Field, Part, StepInput
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank.bank import Routed, Routing, SchemaBank
+from schemabank.methods.schemabank.course import BANK
+from schemabank.methods.schemabank.penalties import PENALTIES, Seen
+from schemabank.models.architecture import decoder_blocks, hidden_size
+
+MAPS = ("U", "V", "attributes", "query")
+
+
+class AttachedBanks(Part):
+    """Banks of all slots on a model's blocks.
+
+    Args:
+        blocks: all decoder blocks of the model, in order.
+        banks: bank of each block index.
+        settings: of a slot without a bank of its own; they have the largest rank and top k.
+        num_slots: runs whose rows stand one after another in every batch.
+        num_tags: tags an example has where it has any.
+
+    Attributes:
+        routing: ``off`` skips the banks, ``on`` routes, ``dense`` averages all schemas.
+        scale: ``(slot,)``, bank scale of every slot.
+        only: the one slot whose rows are run; ``None``: all.
+        routed: what the routers did in the last forward pass, in block order.
+        of_slots: each slot's own settings; ``None`` for a run without a bank.
+        handles: of the hooks; none once they are detached.
+    """
+
+    name = BANK
+    penalties = PENALTIES
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        banks: Mapping[int, SchemaBank],
+        settings: BankSettings,
+        *,
+        num_slots: int,
+        num_tags: int = 1,
+    ) -> None:
+        device = next(blocks[0].parameters()).device
+        self.banks, self.settings = dict(sorted(banks.items())), settings
+        self.modules: list[SchemaBank] = list(self.banks.values())
+        self.first_block = min(banks)
+        self.scale = torch.ones(num_slots, device=device)
+        self.routing: Routing = "off"
+        self.routed: list[Routed] = []
+        self.fields = {
+            "bank_scale": Field(),
+            "tags": Field((num_tags,), torch.int64, by_row=True),
+            "tagged": Field(by_row=True),
+        }
+        self.groups = {
+            name: FlatGroup(self._named(weights), num_slots=num_slots, dtype=torch.float32)
+            for name, weights in (("router", ["router"]), ("schemas", MAPS))
+        }
+        self.of_slots: list[BankSettings | None] = [settings] * num_slots
+        self.handles: list[RemovableHandle] = [
+            blocks[index].register_forward_hook(self._hook(bank))
+            for index, bank in self.banks.items()
+        ]
+        first = blocks[min(banks)]
+        self.handles.append(first.register_forward_pre_hook(lambda *_: self.routed.clear()))
+
+    def configure(self, slot: int, settings: BankSettings | None) -> None:
+        """Give a slot another run's settings; rank and top k are at most the largest."""
+        self.of_slots[slot] = settings
+        own = settings or self.settings
+        for bank in self.modules:
+            bank.configure(slot, rank=own.rank, top_k=own.top_k)
+
+    def initialise(self, slot: int, seed: int) -> None:
+        """Draw a slot's weights from a run's seed."""
+        generator = seeded_generator(seed, "bank")
+        init_std = (self.of_slots[slot] or self.settings).init_std
+        for bank in self.modules:
+            bank.initialise(slot, generator, init_std=init_std)
+
+    def num_weights(self, group: str, settings: BankSettings | None) -> int:
+        """Weights of a group in a slot with these settings, without what pads their ranks."""
+        size = self.groups[group].size
+        if group == "router" or settings is None:
+            return size
+        padding = self.settings.num_schemas * (self.settings.rank - settings.rank)
+        hidden = self.modules[0].router.shape[2]
+        return size - 2 * padding * hidden * len(self.modules)
+
+    def begin_step(self, given: StepInput) -> None:
+        """Route at the step's scales; 0 leaves a slot without its bank."""
+        self.scale, self.routing = given["bank_scale"], "on"
+
+    def seen(self) -> Seen:
+        """Return banks and what their routers did, from which penalties are computed."""
+        return Seen(tuple(self.modules), tuple(self.routed))
+
+    def end_step(self) -> None:
+        """Let go of what the routers did: it holds the step's graph, and with it its memory."""
+        self.routed.clear()
+
+    def rest(self) -> None:
+        """Skip the banks."""
+        self.routing = "off"
+
+    @contextmanager
+    def evaluating(self, mode: str) -> Iterator[None]:
+        """Set the banks to a routing, at full scale in the slots whose runs have one."""
+        own = torch.tensor([s is not None for s in self.of_slots], device=self.scale.device)
+        with self._routing(mode):
+            self.scale = own.float()
+            yield
+
+    @contextmanager
+    def absent(self) -> Iterator[None]:
+        """Skip the banks for a while."""
+        with self._routing("off"):
+            yield
+
+    def tensors(self, slot: int) -> dict[str, Tensor]:
+        """Return a slot's bank weights by ``layers.INDEX.NAME``."""
+        return {
+            f"layers.{index}.{name}": tensor
+            for index, bank in self.banks.items()
+            for name, tensor in bank.tensors(slot).items()
+        }
+
+    def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
+        """Set a slot's bank weights from :meth:`tensors`.
+
+        Raises:
+            InputError: the weights are those of other bank settings.
+        """
+        own = self.tensors(slot)
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
+            raise InputError(
+                f"the saved bank, {_sizes(tensors)}, does not fit the settings in bank, which give "
+                f"{_sizes(own)}: allowed are those of the training, leave bank settings out"
+            )
+        for index, bank in self.banks.items():
+            prefix = f"layers.{index}."
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            bank.load(slot, own)
+
+    def detach(self) -> None:
+        """Remove the banks from the model for good."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.routed.clear()
+
+    @contextmanager
+    def _routing(self, mode: str) -> Iterator[None]:
+        assert mode in {"off", "on", "dense"}
+        before, self.routing = self.routing, mode  # type: ignore[assignment]  # one of the three
+        try:
+            yield
+        finally:
+            self.routing = before
+
+    def _named(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+        return {
+            f"layers.{index}.{name}": bank.get_parameter(name)
+            for index, bank in self.banks.items()
+            for name in names
+        }
+
+    def _hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
+        """A forward hook; blocks return the hidden state alone or first in a tuple."""
+
+        def hook(_block: nn.Module, _args: object, output: object) -> object:
+            if self.routing == "off":
+                return None
+            assert isinstance(output, Tensor | tuple)
+            hidden: Tensor = output if isinstance(output, Tensor) else output[0]
+            rows, only = len(hidden), self.only
+            given = hidden if only is None else hidden.repeat(len(self.scale), 1, 1)
+            moved, routed = bank(given, scale=self.scale, dense=self.routing == "dense")
+            self.routed.append(routed)
+            if only is not None:  # the bank holds all slots' weights and computes all of them
+                moved = moved[only * rows : (only + 1) * rows]
+            return moved if isinstance(output, Tensor) else (moved, *output[1:])
+
+        return hook
+
+
+def banks_for(
+    settings: BankSettings, *, num_tags: int = 1
+) -> Callable[[PreTrainedModel, int], AttachedBanks]:
+    """Return what puts banks on a model, for so many slots.
+
+    Args:
+        settings: of the banks; no slot has a larger rank or top k.
+        num_tags: tags an example has where it has any.
+    """
+
+    def attach(model: PreTrainedModel, num_slots: int) -> AttachedBanks:
+        blocks = decoder_blocks(model)
+        where = bank_layers(len(blocks), last_n=settings.last_n, layers=settings.layers)
+        banks = {index: _new_bank(model, settings, num_slots) for index in where}
+        return AttachedBanks(blocks, banks, settings, num_slots=num_slots, num_tags=num_tags)
+
+    return attach
+
+
+def banks_of(stack: AdapterStack) -> AttachedBanks:
+    """Return a stack's banks."""
+    return next(part for part in stack.parts if isinstance(part, AttachedBanks))
+
+
+def bank_layers(num_blocks: int, *, last_n: int, layers: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the indices of the blocks that get a bank.
+
+    Raises:
+        InputError: more banks than blocks, or an index that the model does not have.
+    """
+    if layers is None:
+        if last_n > num_blocks:
+            raise InputError(
+                f"bank.last_n is {last_n}, but the model has {num_blocks} blocks: "
+                f"allowed is 1 to {num_blocks}, lower it"
+            )
+        return tuple(range(num_blocks - last_n, num_blocks))
+    unknown = [index for index in layers if index >= num_blocks]
+    if unknown:
+        raise InputError(
+            f"bank.layers names block {unknown[0]}, but the model has {num_blocks} blocks: "
+            f"allowed are 0 to {num_blocks - 1}, name those"
+        )
+    return tuple(sorted(layers))
+
+
+def _new_bank(model: PreTrainedModel, settings: BankSettings, num_slots: int) -> SchemaBank:
+    return SchemaBank(
+        num_slots=num_slots,
+        hidden_size=hidden_size(model),
+        num_schemas=settings.num_schemas,
+        rank=settings.rank,
+        top_k=settings.top_k,
+        attribute_dim=settings.attribute_dim,
+        residual=settings.residual,
+    ).to(model.device)
+
+
+def _sizes(bank: Mapping[str, Tensor]) -> str:
+    return ", ".join(
+        f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router"))
+    )

@@ -1,0 +1,76 @@
+"""The curriculum of a run with a bank: with which tags and how much of the bank each step trains.
+
+A curriculum is any list of stages whose ratios sum to 1; nothing here touches a tensor. The
+document's three stages are the default of the configuration, the hand-over (bank scale or use
+probability annealed, then a bare tail) follows BERT-of-Theseus (arXiv 2002.02925) and VanillaNet
+(arXiv 2305.12972).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from schemabank.config.train import Stage
+from schemabank.engine import schedule
+from schemabank.engine.schedule import StagePlan, StepSettings, keyed_uniform, stage_index
+from schemabank.methods.schemabank.tags import keep_probability
+
+BANK_GROUPS = frozenset({"router", "schemas"})
+
+
+@dataclass(frozen=True)
+class BankStep(StepSettings):
+    """The settings of one step of a run with a bank.
+
+    Attributes:
+        tag_keep: probability that an example's tags are shown.
+        bank_scale: ``β``; 0 where the step runs bare.
+    """
+
+    tag_keep: float
+    bank_scale: float
+
+
+def trained_groups(stages: Sequence[Stage]) -> frozenset[str]:
+    """Return the groups that some step updates; a stage without its bank trains none of it."""
+    found: set[str] = set()
+    for stage in stages:
+        bare = (0.0, 0.0) in (stage.bank_scale, stage.bank_probability)
+        found |= set(stage.train) - (BANK_GROUPS if bare else frozenset())
+    return frozenset(found)
+
+
+def step_settings(plans: Sequence[StagePlan], step: int, *, seed: int) -> BankStep:
+    """Return the settings of ``step`` (from 0).
+
+    Args:
+        plans: the run's stages on its steps.
+        step: the step that is about to run.
+        seed: the run's seed; it decides which steps use the bank when a probability says so.
+    """
+    placed = plans[stage_index(plans, step)]
+    scale = _bank_scale(placed, step, seed=seed)
+    plain = asdict(schedule.step_settings(plans, step))
+    trained = plain.pop("trained")
+    return BankStep(
+        **plain,
+        trained=trained - BANK_GROUPS if scale == 0 else trained,
+        tag_keep=keep_probability(placed.stage.tag_keep, (step - placed.start) / placed.num_steps),
+        bank_scale=scale,
+    )
+
+
+def _bank_scale(placed: StagePlan, step: int, *, seed: int) -> float:
+    """The bank scale of a step: annealed, then dropped by chance, and 0 in the bare tail."""
+    stage = placed.stage
+    bare_from = placed.stop - round(stage.bare_tail_ratio * placed.num_steps)
+    if step >= bare_from:
+        return 0.0
+    progress = (step - placed.start) / max(1, bare_from - placed.start - 1)
+    probability = _between(stage.bank_probability, progress)
+    if probability < 1 and keyed_uniform(f"bank/{seed}/{step}") >= probability:
+        return 0.0
+    return _between(stage.bank_scale, progress)
+
+
+def _between(ends: tuple[float, float], progress: float) -> float:
+    return ends[0] + (ends[1] - ends[0]) * progress

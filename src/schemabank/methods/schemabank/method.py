@@ -1,0 +1,56 @@
+"""The document's method: LoRA under routed schema banks, which come off at the end."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from schemabank.config.settings import RunConfig
+from schemabank.engine.part import Attach
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.method import Method
+from schemabank.methods.schemabank.attach import banks_for, banks_of
+from schemabank.methods.schemabank.course import BANK, Banked
+from schemabank.methods.schemabank.tagging import check_tags, embeddings, prefixes, tag_plan
+from schemabank.tasks import Example
+
+
+class SchemaBankMethod(Method):
+    """LoRA under schema banks."""
+
+    name = "schemabank"
+
+    def of_run(
+        self,
+        run: RunConfig,
+        examples: Sequence[Example],
+        stack: AdapterStack,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Banked:
+        """Return bank and tags; the tagger ``cluster`` reads the stack's base model."""
+        tags = tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples))
+        return Banked(run.bank, tags)
+
+    def settings(self, run: RunConfig) -> Mapping[str, object]:
+        """Return the bank's settings."""
+        return {BANK: run.bank}
+
+    def attach(self, runs: Sequence[RunConfig]) -> Sequence[Attach]:
+        """Return what puts banks of the largest rank and top k on a model."""
+        largest = {name: max(getattr(r.bank, name) for r in runs) for name in ("rank", "top_k")}
+        bank = runs[0].bank.model_copy(update=largest)
+        return [banks_for(bank, num_tags=runs[0].tags.num_tags)]
+
+    def prefixes(
+        self, run: RunConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> Sequence[Sequence[int]]:
+        """Return the tokens of tag prefixes."""
+        return prefixes(run, tokenizer)
+
+    def check(self, run: RunConfig, examples: Sequence[Example]) -> None:
+        """Find what the tagger asks of examples that they do not have."""
+        check_tags(run, examples)
+
+    def kept(self, stack: AdapterStack, slot: int) -> Mapping[str, Tensor]:
+        """Return the bank's weights."""
+        return banks_of(stack).tensors(slot)
