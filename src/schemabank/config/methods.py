@@ -5,11 +5,14 @@ other packages come in by the entry point ``schemabank.methods``, as a :class:`M
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import Annotated
+
+from pydantic import Field
 
 from schemabank.common.errors import InputError
-from schemabank.config.base import Settings
+from schemabank.config.base import Settings, Share
 
 GROUP = "schemabank.methods"
 OF_LORA = ("lora", "train")
@@ -30,12 +33,21 @@ class MethodEntry:
     where: str
     sections: tuple[str, ...] = OF_LORA
     settings: type[Settings] | None = None
-    shared: tuple[str, ...] = field(default=())
+    shared: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
         """Whether it trains anything."""
         return "train" in self.sections
+
+
+class CoToSettings(Settings):
+    """Progressive activation of adapters (CoTo)."""
+
+    initial_probability: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Probability that a block's adapters act in the first step."""
+    rising_ratio: Share = 0.75
+    """Share of the steps in which that probability rises to 1."""
 
 
 BUILT_IN: Mapping[str, MethodEntry] = {
@@ -48,6 +60,9 @@ BUILT_IN: Mapping[str, MethodEntry] = {
             *("bank.num_schemas", "bank.attribute_dim", "bank.residual", "bank.last_n"),
             *("bank.layers", "tags.num_tags"),
         ),
+    ),
+    "coto": MethodEntry(
+        "schemabank.methods.coto:CoTo", sections=(*OF_LORA, "coto"), settings=CoToSettings
     ),
 }
 

@@ -6,7 +6,7 @@ Origin of the method's figures: the results document of SchemaBank on GSM8K.
 """
 
 import inspect
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Arm = str
 else:
     Arm = Literal[tuple(METHODS)]
+
+Own = TypeVar("Own", bound=Settings)
 
 RATIO_TOLERANCE = 1e-6
 
@@ -303,6 +305,12 @@ class RunConfig(CommonSettings):
         """The sections of its settings that its method does not use."""
         everyones = {section for entry in METHODS.values() for section in entry.sections}
         return frozenset(everyones - set(METHODS[self.arm].sections))
+
+    def own(self, kind: type[Own]) -> Own:
+        """Return the settings that the run's method has for itself."""
+        found: Own = getattr(self, self.arm)
+        assert isinstance(found, kind)
+        return found
 
     def uses(self, section: str) -> bool:
         """Whether the run's method uses a section of its settings."""

@@ -27,6 +27,8 @@ class SlotDropout:
         adapters: whether adapters act at all; without them the model is the base model.
         only: the one slot whose rows are run; ``None``: all.
         width: tokens of the rows that are run, which layers with flattened rows do not see.
+        strengths: ``(slot, block)``, what the adapters of a block are multiplied by in a training
+            step; ``None`` in evaluation.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
@@ -35,6 +37,7 @@ class SlotDropout:
         self.adapters = True
         self.only: int | None = None
         self.width = 1
+        self.strengths: Tensor | None = None
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):

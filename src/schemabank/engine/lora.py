@@ -19,7 +19,7 @@ from schemabank.config.settings import LoraSettings
 from schemabank.engine.dropout import SlotDropout
 from schemabank.engine.execute import can_compile
 from schemabank.engine.joined import SIBLINGS
-from schemabank.engine.targets import Linear, target_layers
+from schemabank.engine.targets import Linear, blocks_of, target_layers
 from schemabank.models.architecture import linear_sizes
 
 
@@ -29,6 +29,7 @@ class StackedLora(nn.Module):
     Args:
         base: the frozen layer.
         layer: index of this adapter in the model, part of the dropout's key.
+        block: position of its decoder block among those with adapters.
         settings: the adapter of each slot.
         dropout: the stack's common source of masks.
     """
@@ -38,6 +39,7 @@ class StackedLora(nn.Module):
         base: Linear,
         *,
         layer: int,
+        block: int = 0,
         settings: Sequence[LoraSettings],
         dropout: SlotDropout,
     ) -> None:
@@ -54,6 +56,7 @@ class StackedLora(nn.Module):
             dtype=torch.int32,
             device=device,
         )
+        self.block = torch.tensor([block], device=device)
         self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
         self.in_features, self.out_features = linear_sizes(base)
         self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
@@ -90,6 +93,13 @@ class StackedLora(nn.Module):
             low = self._low(inputs)
         return output + (low @ self._of_slots(self.B).to(inputs.dtype)).view(output.shape)
 
+    def strength(self) -> Tensor:
+        """Return what the update is multiplied by, ``(slot,)``."""
+        strengths = self.dropout.strengths
+        if strengths is None:
+            return self.scaling
+        return self.scaling * strengths.index_select(1, self.block)[:, 0]
+
     def by_slot(self, inputs: Tensor) -> Tensor:
         """Return ``inputs`` as ``(slot, batch, token, in)``."""
         num_slots = len(self.ranks) if self.dropout.only is None else 1
@@ -102,7 +112,8 @@ class StackedLora(nn.Module):
     def _low(self, inputs: Tensor) -> Tensor:
         """Return the scaled product with A, ``(slot, batch * token, rank)``."""
         kept, factor = self.dropout(self.by_slot(inputs), self.layer_key)
-        scaling = self._of_slots(self.scaling if factor is None else self.scaling * factor)
+        scaling = self.strength()
+        scaling = self._of_slots(scaling if factor is None else scaling * factor)
         low = kept.flatten(1, 2) @ self._of_slots(self.A).to(inputs.dtype)
         return (low * scaling[:, None, None]).to(inputs.dtype)
 
@@ -141,7 +152,7 @@ class SharedInput:
                 keys=keys,
                 layers=self.layer_keys,
                 least=first.dropout.least,
-                scale=first.scaling * first.dropout.factor,
+                scale=first.strength() * first.dropout.factor,
             )
             self._inputs, self._lows = inputs, lows.unbind()
         low = self._lows[adapter.position]
@@ -187,11 +198,13 @@ def install_lora(
         (first.target_modules, first.layers_to_transform)
     }
     chosen = target_layers(model, first)
+    blocks = blocks_of(model, chosen)
     layers: dict[str, StackedLora] = {}
     with ExitStack() as undo:
         undo.callback(remove_lora, model, layers)
         for index, (path, base) in enumerate(chosen.items()):
-            layer = StackedLora(base, layer=index, settings=settings, dropout=dropout)
+            block = sorted(set(blocks.values())).index(blocks[path])
+            layer = StackedLora(base, layer=index, block=block, settings=settings, dropout=dropout)
             model.set_submodule(path, layer)
             layers[path] = layer
         undo.pop_all()

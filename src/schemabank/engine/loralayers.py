@@ -13,10 +13,11 @@ from schemabank.engine.dropout import SlotDropout
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import StackedLora, install_lora, remove_lora
-from schemabank.engine.part import Part, StepInput
-from schemabank.engine.targets import PLAIN, layout_of
+from schemabank.engine.part import Field, Part, StepInput
+from schemabank.engine.targets import PLAIN, blocks_of, layout_of
 
 LORA = "lora"
+STRENGTH = "adapter_strength"  # of a step, by block with adapters: 0 leaves its adapters out
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
 
@@ -34,6 +35,7 @@ class LoraLayers(Part):
         settings: of each slot now.
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
+        num_blocks: decoder blocks with adapters.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -54,6 +56,9 @@ class LoraLayers(Part):
                 install_lora(model, settings, dropout=self.dropout) if adapters else {}
             )
             undo.callback(remove_lora, model, self.layers)
+            self.num_blocks = len(set(blocks_of(model, self.layers).values()))
+            if self.num_blocks:
+                self.fields = {STRENGTH: Field((self.num_blocks,), default=1)}
             self.groups = self._new_groups()
             undo.pop_all()
 
@@ -99,10 +104,12 @@ class LoraLayers(Part):
         # kernel that draws masks sums in another order than a plain product does.
         drawn = keys.is_cuda or any(self.dropout.rates)
         self.dropout.begin_step(keys if drawn else None)
+        self.dropout.strengths = given[STRENGTH] if self.layers else None
 
     def rest(self) -> None:
-        """Drop nothing any more."""
+        """Drop nothing any more, and let all adapters act."""
         self.dropout.begin_step(None)
+        self.dropout.strengths = None
 
     @contextmanager
     def evaluating(self, mode: str) -> Iterator[None]:

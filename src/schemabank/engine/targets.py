@@ -5,7 +5,7 @@ layer, which the engine applies to labelled positions itself, not on a vision to
 weights of a mixture's routed experts, which are no layers.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -68,6 +68,13 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
         )
     wanted = settings.target_modules
     return {p: layer for p, layer in linear.items() if any(matches(p, t, inside) for t in wanted)}
+
+
+def blocks_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, int]:
+    """Return the index of the decoder block that each layer is in."""
+    names = {module: path for path, module in model.named_modules()}
+    inside = [f"{names[block]}." for block in decoder_blocks(model)]
+    return {p: next(i for i, start in enumerate(inside) if p.startswith(start)) for p in paths}
 
 
 def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:

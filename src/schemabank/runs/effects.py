@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemabank.common.errors import InputError
+from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted, set_by
 from schemabank.config.settings import (
     PRESETS,
@@ -30,9 +31,9 @@ MOST_NAMED = 6  # settings in a sentence
 Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
 
 TRAINING = (
-    *("lora", "bank", "tags", "curriculum", "train", "task.completion_only_loss"),
-    *("task.end_token", "task.max_length", "task.max_cut_ratio", "task.train_limit"),
-    "engine.keep_stages",
+    *dict.fromkeys(section for method in METHODS.values() for section in method.sections),
+    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
+    *("task.train_limit", "engine.keep_stages"),
 )
 # What a run is, or was trained by, and nothing that computes with its weights asks for again.
 OF_THE_RUN = ("arm", "seed", "preset")
@@ -219,9 +220,10 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
+    found |= dict.fromkeys(run.unused_sections, f"no setting of the arm {run.arm}")
     if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
-        return found | dict.fromkeys(of_stages, "the arm lora has neither bank nor stages")
+        return found | dict.fromkeys(of_stages, f"the arm {run.arm} has neither bank nor stages")
     for name in INHERITED:
         if all(getattr(stage, name) is not None for stage in run.curriculum):
             found[f"train.{name}"] = f"every stage of the arm schemabank has a {name} of its own"

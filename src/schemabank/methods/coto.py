@@ -1,0 +1,84 @@
+"""CoTo: a block's adapters act by chance, ever more often (arXiv 2506.05713).
+
+In a step each block's adapters are left out with probability ``1 - p``, all of a block together and
+never all blocks. ``p`` rises linearly to 1, from where on the run is plain LoRA. What is left out
+gets no gradient. Nothing is scaled up for it, so the adapter at the end is what trained.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+from schemabank.config.methods import CoToSettings
+from schemabank.config.settings import RunConfig
+from schemabank.engine.loralayers import STRENGTH
+from schemabank.engine.run import Course, Rows, Run, RunMethod, TrainingData
+from schemabank.engine.schedule import StepSettings, keyed_uniform
+from schemabank.engine.stack import AdapterStack
+from schemabank.methods.method import Method
+from schemabank.tasks import Example
+
+
+@dataclass(frozen=True)
+class Activation:
+    """CoTo on a model with adapters in so many blocks."""
+
+    coto: CoToSettings
+    num_blocks: int
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+    def course(self, run: Run, data: TrainingData) -> Course:
+        """Return what the run's steps do."""
+        return CoToCourse(run, data, self)
+
+
+class CoToCourse(Course):
+    """Says for every step which blocks' adapters act."""
+
+    def __init__(self, run: Run, data: TrainingData, method: Activation) -> None:
+        super().__init__(run, data)
+        self._method = method
+
+    def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
+        """Return 1 for a block whose adapters act in a step, and 0 for one whose do not."""
+        del rows
+        return {STRENGTH: self.acting(at.step).astype(float)}
+
+    def logged(self, at: StepSettings) -> Mapping[str, float]:
+        """Return the share of blocks whose adapters act."""
+        return {"acting_blocks": float(self.acting(at.step).mean())}
+
+    def acting(self, step: int) -> npt.NDArray[np.bool_]:
+        """Return which blocks' adapters act in a step, ``(block,)``."""
+        seed, num_blocks = self.run.seed, self._method.num_blocks
+        drawn = [keyed_uniform(f"coto/{seed}/{step}/{block}") for block in range(num_blocks)]
+        acting = np.array(drawn) < self.probability(step)
+        if not acting.any():
+            acting[int(np.argmin(drawn))] = True
+        return acting
+
+    def probability(self, step: int) -> float:
+        """Return the probability that a block's adapters act in a step."""
+        first, rising = self._method.coto.initial_probability, self._method.coto.rising_ratio
+        progress = step / max(1.0, rising * self.num_steps)
+        return min(1.0, first + (1 - first) * progress) if rising else 1.0
+
+
+class CoTo(Method):
+    """LoRA whose adapters act by chance, ever more often."""
+
+    name = "coto"
+
+    def of_run(
+        self,
+        run: RunConfig,
+        examples: Sequence[Example],
+        stack: AdapterStack,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> RunMethod:
+        """Return CoTo on the blocks of the stack's model that have adapters."""
+        del examples, tokenizer
+        return Activation(run.own(CoToSettings), stack.lora.num_blocks)

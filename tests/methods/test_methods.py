@@ -1,0 +1,111 @@
+"""What holds for every method: neighbours do not matter, and the end is a plain adapter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+import cohorts
+from adapterfiles import export
+from schemabank.adapters.export import check_with_peft, probe
+from schemabank.config.methods import METHODS
+from schemabank.config.settings import BankSettings, LoraSettings, RunConfig
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.run import Run
+from schemabank.models.basemodel import BaseModel, load_base_model
+from schemabank.runs.prepare import engine_run
+from schemabank.runs.training import build_stack
+from tinyruns import write_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+TRAINED = [name for name, method in METHODS.items() if method.trains]
+DATA = cohorts.data()
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def run_of(method: str, seed: int, **changes: object) -> RunConfig:
+    settings = {
+        "arm": method,
+        "seed": seed,
+        "lora": LoraSettings(r=4, lora_dropout=0.2),
+        "bank": BankSettings(num_schemas=8, rank=4, attribute_dim=4),
+        "train": {"num_train_epochs": 3, "learning_rate": 1e-2},
+    }
+    return RunConfig.model_validate(settings | changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base"))
+
+
+def base_model(folder: Path, device: str) -> BaseModel:
+    return load_base_model(str(folder), dtype=torch.float32, device=torch.device(device))
+
+
+def cohort(runs: list[RunConfig], base: BaseModel) -> Cohort:
+    """Runs in two slots that have room for all methods, as if all were planned."""
+    stack = build_stack([run_of(name, 0) for name in TRAINED], base, slots=2)
+    planned = [
+        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=f"{run.arm}-{run.seed}")
+        for run in runs
+    ]
+    return Cohort(stack, planned, DATA, explain=pytest.fail)
+
+
+def trained(
+    runs: list[RunConfig], base: BaseModel
+) -> tuple[dict[str, list[RunStep]], Mapping[str, Mapping[str, torch.Tensor]]]:
+    """What runs did at every step, and their weights at the end."""
+    made = cohort(runs, base)
+    steps = [step for steps in made.steps() for step in steps]
+    finished = made.finished
+    made.stack.remove()
+    return {run.name: [s for s in steps if s.run == run.name] for run in _runs(made)}, finished
+
+
+def _runs(made: Cohort) -> list[Run]:
+    return [slot.run for slot in made.slots]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_neighbours_of_any_method_change_no_bit(method: str, device: str, folder: Path) -> None:
+    base = base_model(folder, device)
+    name, found = f"{method}-1", []
+    for other in TRAINED:
+        steps, weights = trained([run_of(method, 1), run_of(other, 2)], base)
+        found.append((steps[name], weights[name]))
+    for steps, weights in found[1:]:
+        assert steps == found[0][0]
+        assert all(torch.equal(rows, found[0][1][group]) for group, rows in weights.items())
+    first, last = found[0][0][:5], found[0][0][-5:]
+    assert sum(s.loss for s in last) < sum(s.loss for s in first)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
+    method: str, device: str, folder: Path, tmp_path: Path
+) -> None:
+    base = base_model(folder, device)
+    made = cohort([run_of(method, 1), run_of("lora", 2)], base)
+    list(made.steps())
+    made.seat([f"{method}-1", "lora-2"])
+    expected = probe(made.stack, base)
+    for slot in range(2):
+        export(made.stack, slot, tmp_path / str(slot))
+    made.stack.remove()
+    for slot in range(2):
+        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_method_is_no_other(method: str, folder: Path) -> None:
+    base = base_model(folder, "cpu")
+    _, weights = trained([run_of(name, 1) for name in dict.fromkeys([method, *TRAINED])], base)
+    own = weights.pop(f"{method}-1")["lora"]
+    assert own.abs().max() > 0
+    assert not any(torch.equal(own, other["lora"]) for other in weights.values())
