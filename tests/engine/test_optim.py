@@ -11,6 +11,7 @@ BETA1 = (0.9, 0.5, 0.0)
 BETA2 = (0.999, 0.9, 0.99)
 EPSILON = (1e-8, 1e-3, 1e-6)
 DECAY = (0.01, 0.0, 0.3)
+RATIO = (4.0, 1.0, 16.0)
 RATES = (1e-1, 1e-3, 1e-2)
 EVERYONE = torch.ones(SLOTS, 1, dtype=torch.bool)
 
@@ -20,7 +21,7 @@ def column(values: tuple[float, ...], dtype: torch.dtype) -> Tensor:
 
 
 def new_optimizer(weights: Tensor) -> SlotAdamW:
-    coefficients = (column(v, weights.dtype) for v in (BETA1, BETA2, EPSILON, DECAY))
+    coefficients = (column(v, weights.dtype) for v in (BETA1, BETA2, EPSILON, DECAY, RATIO))
     return SlotAdamW(weights, AdamWSettings(*coefficients))
 
 
@@ -118,7 +119,7 @@ def test_a_reset_row_is_a_fresh_optimizer_and_the_others_run_on() -> None:
 def trained_optimizer(dtype: torch.dtype, *, rounded: Tensor | None = None) -> SlotAdamW:
     """An optimizer whose rows have moments and step counts."""
     weights = randoms(SLOTS, SIZE, seed=0, dtype=dtype)
-    coefficients = (column(v, dtype) for v in (BETA1, BETA2, EPSILON, DECAY))
+    coefficients = (column(v, dtype) for v in (BETA1, BETA2, EPSILON, DECAY, RATIO))
     ours = SlotAdamW(weights, AdamWSettings(*coefficients), rounded=rounded)
     for step in range(5):
         grad = randoms(SLOTS, SIZE, seed=step, dtype=dtype)
@@ -142,6 +143,56 @@ def test_a_fresh_row_is_a_new_optimizer_bit_for_bit_and_the_others_run_on() -> N
             assert torch.equal(state[[0, 2]], others[[0, 2]])
     assert ours.step.flatten().tolist() == [9, 4, 9]
     assert not torch.equal(ours.weights[1], plain.weights[1])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_some_weights_have_a_multiple_of_the_learning_rate(decay: float) -> None:
+    """As two parameter groups of torch's AdamW; a multiple of 1 is no multiple, bit for bit."""
+    weights = randoms(SLOTS, SIZE, seed=0, dtype=torch.float64)
+    faster = torch.tensor([False, True, True, False, False, True, False])
+    columns = [column(v, weights.dtype) for v in (BETA1, BETA2, EPSILON, (decay,) * 3, RATIO)]
+    theirs = [
+        torch.optim.AdamW(
+            [
+                {"params": [row[~faster]]},
+                {"params": [row[faster]], "lr": RATIO[slot] * RATES[slot]},
+            ],
+            lr=RATES[slot],
+            betas=(BETA1[slot], BETA2[slot]),
+            eps=EPSILON[slot],
+            weight_decay=decay,
+        )
+        for slot, row in enumerate(weights.clone())
+    ]
+    plain = new_optimizer(weights.clone())
+    ours = SlotAdamW(weights, AdamWSettings(*columns), faster=faster)
+    for step in range(5):
+        grad = randoms(SLOTS, SIZE, seed=step, dtype=weights.dtype)
+        for each in (ours, plain):
+            each.update(grad, learning_rate=column(RATES, weights.dtype), active=EVERYONE)
+        for slot, optimizer in enumerate(theirs):
+            for group, of_group in zip(optimizer.param_groups, (~faster, faster), strict=True):
+                group["params"][0].grad = grad[slot][of_group]
+            optimizer.step()
+    for slot, optimizer in enumerate(theirs):
+        for group, of_group in zip(optimizer.param_groups, (~faster, faster), strict=True):
+            expected = group["params"][0].data
+            torch.testing.assert_close(weights[slot][of_group], expected, rtol=1e-12, atol=1e-12)
+    if decay == DECAY[2]:
+        assert not torch.equal(weights[2], plain.weights[2])
+
+
+def test_a_multiple_of_one_changes_no_bit() -> None:
+    plain = new_optimizer(randoms(SLOTS, SIZE, seed=0, dtype=torch.float32))
+    faster = torch.arange(SIZE) % 2 == 0
+    ours = SlotAdamW(plain.weights.clone(), plain.settings, faster=faster)
+    for step in range(5):
+        grad = randoms(SLOTS, SIZE, seed=step, dtype=torch.float32)
+        for each in (ours, plain):
+            each.update(grad, learning_rate=column(RATES, torch.float32), active=EVERYONE)
+    assert torch.equal(ours.weights[1], plain.weights[1]), "slot 1 has a multiple of 1"
+    assert torch.equal(ours.weights[:, ~faster], plain.weights[:, ~faster])
+    assert not torch.equal(ours.weights[0, faster], plain.weights[0, faster])
 
 
 @pytest.mark.parametrize("broken", [1.0, torch.nan, torch.inf])

@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {
     "layers_to_transform",
     "peft_type",
     "revision",
+    "use_rslora",  # it is a setting of ours
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
@@ -82,6 +83,8 @@ class AdapterConfig:
             "target_modules": list(settings.target_modules),
             "task_type": "CAUSAL_LM",
         }
+        if settings.use_rslora:
+            config["use_rslora"] = True
         if settings.layers_to_transform is not None:
             config["layers_to_transform"] = list(settings.layers_to_transform)
         if self.excluded:
@@ -160,6 +163,7 @@ def _lora_settings(path: Path, config: Mapping[str, Any]) -> LoraSettings:
             f"{str(path)!r} lacks {error}, allowed are {', '.join(NEEDED)}: restore the file that "
             "PEFT wrote"
         ) from error
+    found["use_rslora"] = config.get("use_rslora") or False
     found["target_modules"] = _names(path, config, "target_modules")
     for name in NEEDED[:3]:
         is_number = isinstance(found[name], int if name == "r" else int | float)

@@ -216,15 +216,15 @@ def _probe(base: BaseModel) -> Tensor:
 def _as_saved(stack: AdapterStack) -> Iterator[None]:
     """Let a stack compute with the weights that are saved, and with scales that are not rounded.
 
-    The stack keeps ``lora_alpha / r`` in float32, PEFT in float64. A scale that is this one rounded
-    is taken as it was before; any other stays, to be found.
+    The stack keeps ``LoraSettings.scaling`` in float32, PEFT in float64. A scale that is this one
+    rounded is taken as it was before; any other stays, to be found.
     """
     adapters = stack.groups.get("lora")  # the arm base has none
     named = {} if adapters is None else adapters.parameters
     masters = {} if adapters is None else adapters.master
     weights = [(p, p.data) for p in named.values()]
     scales = [(layer, layer.scaling) for layer in stack.lora.layers.values()]
-    exact = torch.tensor([s.lora_alpha / s.r for s in stack.lora.settings], dtype=torch.float64)
+    exact = torch.tensor([s.scaling for s in stack.lora.settings], dtype=torch.float64)
     for name, parameter in named.items():
         parameter.data = masters[name]
     for layer, scale in scales:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
-from schemabank.engine.targets import layout_of, target_layers
+from schemabank.engine.targets import layout_of, resolved, target_layers
 from schemabank.models.frozen import lent
 from schemabank.models.refusals import RefusalError, asking
 
@@ -26,6 +26,7 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
     Raises:
         InputError: a target without a linear layer, or one that PEFT takes for something else.
     """
+    settings = resolved(model, settings)
     problem = _disagreement(model, settings)
     if problem is None:
         return

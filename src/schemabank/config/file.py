@@ -21,7 +21,7 @@ from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
 from schemabank.config.settings import PRESETS, ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
-from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, StageSettings
+from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, AverageSettings, StageSettings
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
@@ -30,7 +30,9 @@ NOT_IDENTITY = {"engine", "preset"}
 # Settings that came later, with the value that was meant before: it is no part of a run's id.
 LATER_SETTINGS: tuple[tuple[str, str, object], ...] = (
     ("lora", "layers_to_transform", None),
+    ("lora", "use_rslora", False),
     ("train", "epoch_orders", 1),
+    ("train", "loraplus_lr_ratio", 1.0),
     ("train", "loss_weighting", "batch"),
 )
 # A stage has one of these; one that is set on top of the other replaces it.
@@ -98,6 +100,8 @@ def config_hash(run: RunConfig) -> str:
     for section, name, before in LATER_SETTINGS:
         if section in tree and tree[section][name] == before:
             del tree[section][name]
+    if run.average == AverageSettings():  # there was none before
+        tree.pop("average", None)
     for other in TASK_NAMES:
         if other != run.task.name:
             del tree["task"][other]

@@ -15,7 +15,7 @@ from schemabank.common.errors import InputError
 from schemabank.config.base import Settings, Share
 
 GROUP = "schemabank.methods"
-OF_LORA = ("lora", "train")
+OF_LORA = ("lora", "train", "average")
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ Origin of the method's figures: the results document of SchemaBank on GSM8K.
 """
 
 import inspect
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from schemabank.config.base import (
     LARGEST,
@@ -24,6 +25,7 @@ from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
     THREE_STAGES,
+    AverageSettings,
     Stage,
     StageSettings,
     TrainSettings,
@@ -36,6 +38,7 @@ else:
 
 Own = TypeVar("Own", bound=Settings)
 
+ALL_LINEAR = "all-linear"
 RATIO_TOLERANCE = 1e-6
 
 
@@ -57,15 +60,16 @@ class LoraSettings(Settings):
     """Rank."""
     lora_alpha: Rate = 16.0
     """Scale: the update is multiplied by lora_alpha / r."""
+    use_rslora: bool = False
+    """Multiply by lora_alpha / √r instead, which suits large ranks (arXiv 2312.03732)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-    )
-    """Names of the linear layers that get an adapter."""
+    target_modules: Annotated[
+        tuple[str, ...],
+        Field(min_length=1),
+        BeforeValidator(lambda names: [names] if names == ALL_LINEAR else names),
+    ] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Names of the linear layers that get an adapter; all-linear: all but the output layer."""
     layers_to_transform: (
         Annotated[
             tuple[Int, ...],
@@ -84,7 +88,17 @@ class LoraSettings(Settings):
                 f"layers_to_transform is {layers}, allowed are distinct block indices: name each "
                 "block once"
             )
+        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(
+                f"target_modules is {self.target_modules}, allowed are names of layers or "
+                f"{ALL_LINEAR} alone: leave the others out"
+            )
         return self
+
+    @property
+    def scaling(self) -> float:
+        """What the update is multiplied by."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
 
 
 class BankSettings(Settings):
@@ -225,6 +239,8 @@ class _OfAllMethods(Settings):
     """Stages of the arm schemabank."""
     train: TrainSettings = TrainSettings()
     """Training."""
+    average: AverageSettings = AverageSettings()
+    """Average of the adapter over its steps."""
     eval: EvalSettings = EvalSettings()
     """Evaluation."""
     engine: EngineSettings = EngineSettings()

@@ -34,6 +34,8 @@ class TrainSettings(Settings):
     """All batches weigh the same, as in transformers' Trainer, or all tokens that the loss sees."""
     learning_rate: Rate = 1e-3
     """Peak learning rate; a stage of the arm schemabank may have its own, or a share of this."""
+    loraplus_lr_ratio: Rate = 1.0
+    """Learning rate of LoRA's B as a multiple of A's; above 1 it is LoRA+ (arXiv 2402.12354)."""
     lr_scheduler_type: Schedule = "linear"
     """Decay after the warm-up; a stage may have its own."""
     warmup_ratio: Share = 0.05
@@ -48,6 +50,25 @@ class TrainSettings(Settings):
     """AdamW's epsilon."""
     max_grad_norm: Rate = 1.0
     """Gradients are clipped to this norm, each run by itself."""
+
+
+class AverageSettings(Settings):
+    """The mean of an adapter over its steps, which it ends as instead of its last weights."""
+
+    kind: Literal["none", "last", "exponential", "bema"] = "none"
+    """Mean of the last checkpoints, exponential mean, or BEMA (arXiv 2508.00180)."""
+    last: PositiveInt = 5
+    """Checkpoints that the kind last takes the mean of."""
+    span_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the steps, at their end, over which those checkpoints are spread."""
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    """What the exponential mean keeps of itself in a step."""
+    ema_power: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """κ of BEMA: after t steps its mean takes (lag + t) to the power -κ of the weights."""
+    bias_power: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """η of BEMA: it adds (lag + t) to the power -η of the way from first to last weights."""
+    lag: PositiveInt = 10
+    """ρ of BEMA."""
 
 
 class StageSettings(Settings):

@@ -10,7 +10,7 @@ import gc
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import psutil
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from schemabank.common.failure import Failure
 from schemabank.config.train import Stage
+from schemabank.engine.average import averaged
 from schemabank.engine.execute import (
     DEPTH,
     Fetch,
@@ -101,14 +102,20 @@ class Cohort:
             self.slots, num_slots=stack.num_slots, cycle=data.schedule.cycle, tick=begin.tick
         )
         self._explain = explain
-        self._coefficients = AdamWSettings(*(self._column() for _ in range(4)))
+        self._coefficients = AdamWSettings(*(self._column() for _ in fields(AdamWSettings)))
         self._max_norm = self._column()
         compiled = can_compile(self.device, explain=explain)
         if compiled:
             prepare_compiler()
+        averages = any(run.average.kind != "none" for run in runs)
         self.optimizers = {
             name: SlotAdamW(
-                group.weights, self._coefficients, rounded=group.rounded, compiled=compiled
+                group.weights,
+                self._coefficients,
+                rounded=group.rounded,
+                faster=group.faster,
+                averages=averages and name in stack.lora.groups,
+                compiled=compiled,
             )
             for name, group in stack.groups.items()
         }
@@ -242,7 +249,23 @@ class Cohort:
         self.finished[slot.run.name] = {
             name: group.weights[index].to("cpu", copy=True)
             for name, group in self.stack.groups.items()
-        }
+        } | self._averaged(index, slot)
+
+    def _averaged(self, index: int, slot: Slot) -> dict[str, Tensor]:
+        """The weights of a run that ends as their average, by group; its slot is used up."""
+        run, groups = slot.run, self.stack.lora.groups
+        if run.average.kind == "none":
+            return {}
+        ends = {name: group.weights[index].clone() for name, group in groups.items()}
+        self.stack.lora.initialise(index, run.seed)  # its first weights, which BEMA wants
+        found = {}
+        for name, end in ends.items():
+            means = self.optimizers[name].average
+            assert means is not None
+            start, steps = groups[name].weights[index], slot.num_steps
+            final = averaged(run.average, means[index], start=start, end=end, num_steps=steps)
+            found[name] = final.to("cpu", copy=True)
+        return found
 
     def _keep_failed(self) -> None:
         """Keep the weights of runs that were given up while they waited for a slot."""
@@ -263,6 +286,7 @@ class Cohort:
             (s.beta2, train.adam_beta2),
             (s.epsilon, train.adam_epsilon),
             (s.weight_decay, train.weight_decay),
+            (s.ratio, train.loraplus_lr_ratio),
             (self._max_norm, train.max_grad_norm),
         ):
             column[index] = value

@@ -5,7 +5,7 @@ whole group of all slots, and a slot is loaded, saved or cleared as a row.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,22 @@ class FlatGroup:
         parameters: the group's, slots outermost; they become views of :attr:`compute`.
         num_slots: rows.
         dtype: what the model computes in; another one than float32 gets a rounded copy.
+        own_rate: names of parameters that may have a learning rate of their own.
 
     Attributes:
         weights: ``(slot, size)``, float32; the optimizer's.
         compute: the same in ``dtype``; ``weights`` itself where that is float32.
         master: views of ``weights`` by the name of their parameter.
+        faster: ``(size,)``, bool, the weights of ``own_rate``; ``None``: none.
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, num_slots: int, dtype: torch.dtype
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        *,
+        num_slots: int,
+        dtype: torch.dtype,
+        own_rate: Collection[str] = (),
     ) -> None:
         self.parameters = dict(parameters)
         size = sum(p[0].numel() for p in self.parameters.values())
@@ -42,6 +49,12 @@ class FlatGroup:
             self.master[name].copy_(parameter.data)
             parameter.data = self.compute[:, start:stop].view(shape)
             start = stop
+        sizes = [(name in own_rate, p[0].numel()) for name, p in self.parameters.items()]
+        self.faster = (
+            torch.cat([torch.full((size,), own, device=device) for own, size in sizes])
+            if own_rate
+            else None
+        )
         self.publish()
 
     def publish(self) -> None:

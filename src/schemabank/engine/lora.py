@@ -1,9 +1,9 @@
 """Stacked LoRA: the adapters of all slots in one module, applied with batched matrix products.
 
-``y = W x + (lora_alpha / r) B A dropout(x)`` (arXiv 2106.09685) for every slot at once. Both are
-kept transposed, ``A: (slot, in, rank)`` and ``B: (slot, rank, out)``: so their gradients come out
-of a matrix product the way they are stored. A slot of a smaller rank is padded with zeros, which
-stay zero: each of A and B gets its gradient through the other.
+``y = W x + scaling B A dropout(x)`` with a scaling of ``lora_alpha / r`` (arXiv 2106.09685) for
+every slot at once. Both are kept transposed, ``A: (slot, in, rank)`` and ``B: (slot, rank, out)``:
+so their gradients come out of a matrix product the way they are stored. A slot of a smaller rank is
+padded with zeros, which stay zero: each of A and B gets its gradient through the other.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class StackedLora(nn.Module):
             device=device,
         )
         self.block = torch.tensor([block], device=device)
-        self.scaling = torch.tensor([s.lora_alpha / s.r for s in settings], device=device)
+        self.scaling = torch.tensor([s.scaling for s in settings], device=device)
         self.in_features, self.out_features = linear_sizes(base)
         self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
         self.B = nn.Parameter(torch.zeros(num_slots, rank, self.out_features, device=device))
@@ -67,7 +67,7 @@ class StackedLora(nn.Module):
         """Give a slot another adapter; its rank fits into the stack's."""
         assert settings.r <= self.A.shape[2]
         self.ranks[slot] = settings.r
-        self.scaling[slot] = settings.lora_alpha / settings.r
+        self.scaling[slot] = settings.scaling
 
     def initial_a(self, slot: int, generator: torch.Generator) -> Tensor:
         """Draw A as PEFT does (Kaiming uniform, ``a = √5``) from a CPU generator; B is zero."""

@@ -14,7 +14,7 @@ from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import StackedLora, install_lora, remove_lora
 from schemabank.engine.part import Field, Part, StepInput
-from schemabank.engine.targets import PLAIN, blocks_of, layout_of
+from schemabank.engine.targets import PLAIN, blocks_of, layout_of, resolved
 
 LORA = "lora"
 STRENGTH = "adapter_strength"  # of a step, by block with adapters: 0 leaves its adapters out
@@ -32,7 +32,7 @@ class LoraLayers(Part):
 
     Attributes:
         layers: by the path of the layer that each stands for.
-        settings: of each slot now.
+        settings: of each slot now, ``all-linear`` as the names of the model's layers.
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
         num_blocks: decoder blocks with adapters.
@@ -46,7 +46,10 @@ class LoraLayers(Part):
     def __init__(
         self, model: PreTrainedModel, settings: Sequence[LoraSettings], *, adapters: bool
     ) -> None:
-        self.settings, self._model = list(settings), model
+        self._model = model
+        if adapters:
+            settings = [resolved(model, each) for each in settings]
+        self.settings = list(settings)
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
         with ExitStack() as undo:
@@ -75,6 +78,8 @@ class LoraLayers(Part):
         """Give a slot another run's settings; its rank is at most the stack's largest."""
         assert settings is not None
         before = self.settings[slot]
+        if self.layers:
+            settings = resolved(self._model, settings)
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform
         self.settings[slot] = settings
@@ -188,7 +193,8 @@ class LoraLayers(Part):
         if not parameters:
             return {}
         num_slots, dtype = len(self.settings), self._model.dtype
-        return {LORA: FlatGroup(parameters, num_slots=num_slots, dtype=dtype)}
+        of_b = [name for name in parameters if name.endswith(".B")]
+        return {LORA: FlatGroup(parameters, num_slots=num_slots, dtype=dtype, own_rate=of_b)}
 
     def _publish(self) -> None:
         for group in self.groups.values():

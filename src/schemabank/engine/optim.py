@@ -16,12 +16,14 @@ class AdamWSettings:
 
     Attributes:
         beta1, beta2, epsilon, weight_decay: ``(slot, 1)`` each.
+        ratio: ``(slot, 1)``, learning rate of the weights called faster, as a multiple of others'.
     """
 
     beta1: Tensor
     beta2: Tensor
     epsilon: Tensor
     weight_decay: Tensor
+    ratio: Tensor
 
 
 class SlotAdamW:
@@ -31,7 +33,12 @@ class SlotAdamW:
         weights: ``(slot, size)``, float32, updated in place.
         settings: coefficients of every row.
         rounded: a copy of the weights in another type, kept up to date.
+        faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
+        averages: keep a mean of the weights over the steps.
         compiled: fuse the update into one pass over the weights.
+
+    Attributes:
+        average: that mean, ``(slot, size)``; ``None``: there is none.
     """
 
     def __init__(
@@ -40,23 +47,31 @@ class SlotAdamW:
         settings: AdamWSettings,
         *,
         rounded: Tensor | None = None,
+        faster: Tensor | None = None,
+        averages: bool = False,
         compiled: bool = False,
     ) -> None:
         self.weights, self.settings, self.rounded = weights, settings, rounded
+        self.faster = faster
+        self.average = weights.clone() if averages else None
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
         self._update = torch.compile(_update, dynamic=False) if compiled else _update
+        self._average = torch.compile(_average, dynamic=False) if compiled else _average
 
     @property
-    def state(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights, moments and step counts: all that a row carries from step to step."""
-        return self.weights, self.mean, self.square, self.step
+    def state(self) -> tuple[Tensor, ...]:
+        """Weights, moments, step counts and mean: all that a row carries from step to step."""
+        average = () if self.average is None else (self.average,)
+        return self.weights, self.mean, self.square, self.step, *average
 
     def reset(self, slot: int) -> None:
-        """Forget a slot's moments and step count: a fresh optimizer."""
+        """Forget a slot's moments, step count and mean: a fresh optimizer."""
         for state in (self.mean, self.square, self.step):
             state[slot].zero_()
+        if self.average is not None:
+            self.average[slot].copy_(self.weights[slot])
 
     @torch.no_grad()
     def update(
@@ -67,6 +82,7 @@ class SlotAdamW:
         learning_rate: Tensor,
         active: Tensor,
         fresh: Tensor | None = None,
+        average_rate: Tensor | None = None,
     ) -> None:
         """Take one step.
 
@@ -76,17 +92,22 @@ class SlotAdamW:
             learning_rate: ``(slot, 1)``.
             active: ``(slot, 1)``, bool; other rows do not change.
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
+            average_rate: ``(slot, 1)``, what share of the new weights their mean takes.
         """
         self._update(
-            self.state,
+            (self.weights, self.mean, self.square, self.step),
             self.rounded,
             grad,
+            faster=self.faster,
             factor=factor,
             learning_rate=learning_rate,
             active=active,
             fresh=fresh,
             s=self.settings,
         )
+        if self.average is not None:
+            assert average_rate is not None
+            self._average(self.average, self.weights, torch.where(active, average_rate, 0.0))
 
 
 def _update(
@@ -94,6 +115,7 @@ def _update(
     rounded: Tensor | None,
     grad: Tensor,
     *,
+    faster: Tensor | None,
     factor: Tensor | float,
     learning_rate: Tensor,
     active: Tensor,
@@ -105,6 +127,8 @@ def _update(
     if fresh is not None:
         moments = [torch.where(fresh, 0.0, value) for value in moments]
     old_mean, old_square, old_step = moments
+    if faster is not None:
+        learning_rate = torch.where(faster, learning_rate * s.ratio, learning_rate)
     scaled = grad.to(weights.dtype) * factor
     step = old_step + 1
     mean = torch.lerp(scaled, old_mean, s.beta1)
@@ -117,6 +141,11 @@ def _update(
         place.copy_(torch.where(active, new, old))
     if rounded is not None:
         rounded.copy_(weights)
+
+
+def _average(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
+    """Move a mean to the weights by a rate, ``(slot, 1)``; 0 leaves it as it is."""
+    mean.copy_(torch.where(rate > 0, torch.lerp(mean, weights, rate), mean))
 
 
 def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[Tensor, Tensor]:

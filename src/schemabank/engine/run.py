@@ -9,7 +9,7 @@ import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.config.settings import LoraSettings
-from schemabank.config.train import Stage, TrainSettings
+from schemabank.config.train import AverageSettings, Stage, TrainSettings
 from schemabank.engine.batches import EMPTY, Encoded, Schedule
 from schemabank.engine.schedule import StepSettings, plan, step_settings
 from schemabank.tasks import Example
@@ -160,6 +160,7 @@ class Run:
         train: optimizer and length.
         lora: the adapter; rank and targets as the stack has room for.
         method: what it trains beside the adapter, and how.
+        average: of the adapter over the steps, which the run ends as.
     """
 
     name: str
@@ -168,3 +169,4 @@ class Run:
     train: TrainSettings
     lora: LoraSettings
     method: RunMethod = field(default_factory=PlainLora)
+    average: AverageSettings = field(default_factory=AverageSettings)

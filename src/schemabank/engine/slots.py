@@ -12,6 +12,7 @@ import torch
 
 from schemabank.common.failure import Failure
 from schemabank.config.train import Stage
+from schemabank.engine.average import average_rate
 from schemabank.engine.batches import EMPTY
 from schemabank.engine.dropout import dropout_keys
 from schemabank.engine.part import Field
@@ -31,6 +32,7 @@ FIELDS: Mapping[str, Field] = {
     "learning_rate": Field(),
     "fresh": Field(dtype=torch.bool),  # whether the optimizer starts anew
     "loss_scale": Field(),  # what the mean loss of a slot's labels is multiplied by
+    "average_rate": Field(),  # what share of the new weights their mean over the steps takes
 }
 
 
@@ -118,6 +120,7 @@ class Slot:
             "learning_rate": settings.learning_rate,
             "fresh": settings.first,
             "loss_scale": self._loss_scale(rows),
+            "average_rate": average_rate(self.run.average, self.step, self.num_steps),
         }
         return {**own, **self.course.values(settings, rows)}
 

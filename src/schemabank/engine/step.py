@@ -107,6 +107,7 @@ def _update(training: Training, trained: Sequence[str], given: StepInput, total:
             learning_rate=given["learning_rate"][:, None],
             active=active[name] & norm.isfinite(),
             fresh=given["fresh"][:, None],
+            average_rate=given["average_rate"][:, None],
         )
     return norm[:, 0]
 

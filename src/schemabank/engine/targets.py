@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import LoraSettings
+from schemabank.config.settings import ALL_LINEAR, LoraSettings
 from schemabank.engine.joined import JoinedLinear
 from schemabank.models.architecture import decoder_blocks, decoder_prefix
 from schemabank.models.refusals import RefusalError, asking
@@ -42,6 +42,16 @@ class Layout:
 
 
 PLAIN = Layout()
+
+
+def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
+    """Return the settings with the names of a model's layers in place of ``all-linear``."""
+    if ALL_LINEAR not in settings.target_modules:
+        return settings
+    inside = _inside(model, settings.layers_to_transform)
+    paths = [p for p in _linear_layers(model, within=decoder_prefix(model)) if p.startswith(inside)]
+    names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
+    return settings.model_copy(update={"target_modules": tuple(names)})
 
 
 def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, Linear]:

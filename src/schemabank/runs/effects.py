@@ -220,6 +220,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
+    found |= _unused_in_average(run)
     found |= dict.fromkeys(run.unused_sections, f"no setting of the arm {run.arm}")
     if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
@@ -228,6 +229,17 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         if all(getattr(stage, name) is not None for stage in run.curriculum):
             found[f"train.{name}"] = f"every stage of the arm schemabank has a {name} of its own"
     return found | _unused_in_bank(run) | _unused_in_tags(run)
+
+
+def _unused_in_average(run: RunConfig) -> Reasons:
+    used = {
+        "none": set[str](),
+        "last": {"last", "span_ratio"},
+        "exponential": {"decay"},
+        "bema": {"ema_power", "bias_power", "lag"},
+    }[run.average.kind]
+    names = set(type(run.average).model_fields) - used - {"kind"}
+    return {f"average.{name}": f"average.kind is {run.average.kind}" for name in sorted(names)}
 
 
 def _unused_in_bank(run: RunConfig) -> Reasons:

@@ -133,9 +133,10 @@ def write_weights(
         )
     if after is not None:
         training += f" This is what it was after the stage `{after.name}`, not at its end."
-    card = model_card(name, run.lora, training=training)
+    settings = stack.lora.settings[slot]
+    card = model_card(name, settings, training=training)
     tensors, layout = stack.lora.tensors(slot), stack.lora.layout
-    save_adapter(folder / ADAPTER, tensors, run.lora, base_name=name, card=card, layout=layout)
+    save_adapter(folder / ADAPTER, tensors, settings, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     write_json(folder / ADAPTER / INPUTS, base.digests)
     if kept := method_of(run).kept(stack, slot):

@@ -123,6 +123,7 @@ def engine_run(
         stages=run.stages(),
         train=run.train,
         lora=run.lora,
+        average=run.average,
         method=method_of(run).of_run(run, examples, stack, tokenizer),
     )
 

@@ -126,6 +126,7 @@ class Tuner:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
                 done = _steps(cohort, f"train {self.config.arm}", progress)
                 cohort.free()
+                cohort.seat([run.name])
         finally:
             self.stack.uncompile()
         if cohort.slots[0].failure is not None:
@@ -165,12 +166,13 @@ class Tuner:
         """
         name = str(self.model.name_or_path)
         training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
-        card = model_card(name, self.config.lora, training=training)
+        settings = self.stack.lora.settings[0]
+        card = model_card(name, settings, training=training)
         tensors = self.stack.lora.tensors(0)
         save_adapter(
             Path(folder),
             tensors,
-            self.config.lora,
+            settings,
             base_name=name,
             card=card,
             layout=self.stack.lora.layout,

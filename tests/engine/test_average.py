@@ -1,0 +1,102 @@
+"""A run that ends as an average of its adapter, against the weights of every step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cohorts import BANK, LORA, bank_run, cohort, data, lora_run
+from schemabank.config.train import AverageSettings
+from schemabank.engine.average import average_rate, checkpoints
+from schemabank.engine.run import Run
+
+LAST = AverageSettings(kind="last", last=4, span_ratio=0.5)
+EXPONENTIAL = AverageSettings(kind="exponential", decay=0.8)
+BEMA = AverageSettings(kind="bema", ema_power=0.5, bias_power=0.2, lag=10)
+KINDS = {each.kind: each for each in (LAST, EXPONENTIAL, BEMA)}
+
+
+def by_step(run: Run) -> tuple[list[Tensor], Tensor]:
+    """A run's adapter before its first step and after each, and what it ends as."""
+    made = cohort([run], data())
+    made.stack.initialise(0, run.seed)
+    group = made.stack.groups["lora"]
+    rows = [group.weights[0].clone()]
+    for _ in made.steps():
+        rows.append(group.weights[0].clone())  # noqa: PERF401 -- the weights change in place
+    return rows, made.finished[run.name]["lora"]
+
+
+def weighted(rows: list[Tensor], settings: AverageSettings) -> Tensor:
+    """The average from all weights at once, in float64."""
+    wide, count = torch.stack(rows).double(), len(rows) - 1
+    if settings.kind == "last":
+        return wide[checkpoints(settings, count)].mean(0)
+    if settings.kind == "exponential":
+        shares = settings.decay ** torch.arange(count - 1, -1, -1, dtype=torch.float64)
+        return (shares[:, None] * wide[1:]).sum(0) / shares.sum()
+    mean = wide[0]
+    for number in range(1, count + 1):
+        rate = (settings.lag + number) ** -settings.ema_power
+        mean = (1 - rate) * mean + rate * wide[number]
+    return mean + (settings.lag + count) ** -settings.bias_power * (wide[-1] - wide[0])
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("banked", [False, True])
+def test_a_run_ends_as_the_average_of_its_weights(settings: AverageSettings, banked: bool) -> None:
+    plain = bank_run(1, num_train_epochs=4) if banked else lora_run(1, num_train_epochs=4)
+    rows, end = by_step(replace(plain, average=settings))
+    others, last = by_step(plain)
+    # What it ends as is taken when its slot is left, after the last step's weights were seen.
+    assert all(map(torch.equal, rows[:-1], others[:-1])), "the training is not changed"
+    torch.testing.assert_close(end.double(), weighted(others, settings), rtol=1e-5, atol=1e-8)
+    assert not torch.allclose(end, last, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_a_neighbours_average_changes_no_bit(settings: AverageSettings) -> None:
+    found = []
+    for neighbour in (lora_run(2), replace(lora_run(2), average=settings), bank_run(2)):
+        made = cohort([replace(lora_run(1), average=EXPONENTIAL), neighbour], data())
+        list(made.steps())
+        found.append(made.finished["lora-1"]["lora"])
+        plain = cohort([lora_run(1), neighbour], data())
+        list(plain.steps())
+        found.append(plain.finished["lora-1"]["lora"])
+    assert all(torch.equal(one, found[0]) for one in found[::2])
+    assert all(torch.equal(one, found[1]) for one in found[1::2])
+
+
+def test_a_run_that_waits_for_its_slot_keeps_its_mean() -> None:
+    """Slots are left between the stages of a curriculum: three runs in two slots."""
+    runs = [replace(bank_run(seed, num_train_epochs=4), average=BEMA) for seed in (1, 2, 3)]
+    made = cohort(runs, data(), slots=2)
+    list(made.steps())
+    for run in runs:
+        alone = cohort([run, lora_run(9, num_train_epochs=4)], data())
+        list(alone.steps())
+        expected = alone.finished[run.name]["lora"]
+        torch.testing.assert_close(made.finished[run.name]["lora"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpoints_are_spread_over_the_end_of_a_run() -> None:
+    assert checkpoints(LAST, 80) == [50, 60, 70, 80]
+    assert checkpoints(LAST, 3) == [2, 3]
+    assert checkpoints(LAST, 1) == [1]
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+def test_the_first_weights_that_count_count_whole(settings: AverageSettings) -> None:
+    rates = [average_rate(settings, step, 40) for step in range(40)]
+    counted = [rate for rate in rates if rate]
+    assert all(0 < rate <= 1 for rate in counted)
+    if settings.kind != "bema":  # whose mean begins at the first weights
+        assert counted[0] == pytest.approx(1)
+
+
+def test_no_average_asks_for_no_mean() -> None:
+    made = cohort([lora_run(1), bank_run(2, bank=BANK, lora=LORA)], data())
+    assert all(optimizer.average is None for optimizer in made.optimizers.values())
+    assert average_rate(AverageSettings(), 3, 10) == 0
