@@ -7,7 +7,7 @@ other packages come in by the entry point ``schemabank.methods``, as a :class:`M
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -50,6 +50,15 @@ class CoToSettings(Settings):
     """Share of the steps in which that probability rises to 1."""
 
 
+class ExpertsSettings(Settings):
+    """Several maps B over one A in every layer, of which an example uses one (AdaMix)."""
+
+    num_experts: Annotated[int, Field(ge=2)] = 4
+    """Maps of a layer; the adapter at the end is their mean."""
+    routing: Literal["random", "hash"] = "random"
+    """Which one is used: drawn for every step and layer, or fixed for each example and layer."""
+
+
 BUILT_IN: Mapping[str, MethodEntry] = {
     "base": MethodEntry("schemabank.methods.method:Method", sections=()),
     "lora": MethodEntry("schemabank.methods.method:Method"),
@@ -63,6 +72,11 @@ BUILT_IN: Mapping[str, MethodEntry] = {
     ),
     "coto": MethodEntry(
         "schemabank.methods.coto:CoTo", sections=(*OF_LORA, "coto"), settings=CoToSettings
+    ),
+    "experts": MethodEntry(
+        "schemabank.methods.experts:Experts",
+        sections=(*OF_LORA, "experts"),
+        settings=ExpertsSettings,
     ),
 }
 

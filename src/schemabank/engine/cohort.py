@@ -201,6 +201,7 @@ class Cohort:
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
             self.stack.configure(index, run.lora, run.method.settings)
+            self.stack.lora.use_maps(index, 1)  # as it was folded when it ended
             for group_name, row in self.finished[name].items():
                 self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
@@ -246,26 +247,25 @@ class Cohort:
             self._begun[slot.run.name] = self._rows(index)
             return
         self._begun.pop(slot.run.name, None)
+        if slot.run.average.kind != "none":
+            self._average(index, slot)
+        self.stack.lora.fold(index)
         self.finished[slot.run.name] = {
             name: group.weights[index].to("cpu", copy=True)
             for name, group in self.stack.groups.items()
-        } | self._averaged(index, slot)
+        }
 
-    def _averaged(self, index: int, slot: Slot) -> dict[str, Tensor]:
-        """The weights of a run that ends as their average, by group; its slot is used up."""
+    def _average(self, index: int, slot: Slot) -> None:
+        """Put the average of an adapter's weights in their place."""
         run, groups = slot.run, self.stack.lora.groups
-        if run.average.kind == "none":
-            return {}
         ends = {name: group.weights[index].clone() for name, group in groups.items()}
         self.stack.lora.initialise(index, run.seed)  # its first weights, which BEMA wants
-        found = {}
         for name, end in ends.items():
-            means = self.optimizers[name].average
+            means, own = self.optimizers[name].average, groups[name].weights[index]
             assert means is not None
-            start, steps = groups[name].weights[index], slot.num_steps
-            final = averaged(run.average, means[index], start=start, end=end, num_steps=steps)
-            found[name] = final.to("cpu", copy=True)
-        return found
+            steps = slot.num_steps
+            own.copy_(averaged(run.average, means[index], start=own, end=end, num_steps=steps))
+            groups[name].publish()
 
     def _keep_failed(self) -> None:
         """Keep the weights of runs that were given up while they waited for a slot."""

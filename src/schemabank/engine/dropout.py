@@ -29,6 +29,8 @@ class SlotDropout:
         width: tokens of the rows that are run, which layers with flattened rows do not see.
         strengths: ``(slot, block)``, what the adapters of a block are multiplied by in a training
             step; ``None`` in evaluation.
+        mixes: ``(slot, batch, layer, map)``, how much of each of a layer's maps a row uses in a
+            training step; ``None`` in evaluation, which takes the mean.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
@@ -38,6 +40,7 @@ class SlotDropout:
         self.only: int | None = None
         self.width = 1
         self.strengths: Tensor | None = None
+        self.mixes: Tensor | None = None
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):

@@ -32,6 +32,10 @@ class StackedLora(nn.Module):
         block: position of its decoder block among those with adapters.
         settings: the adapter of each slot.
         dropout: the stack's common source of masks.
+        num_maps: how many B's there are over one A; an adapter ends as their mean.
+
+    Attributes:
+        shares: ``(slot, map)``, what each map counts in that mean.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class StackedLora(nn.Module):
         block: int = 0,
         settings: Sequence[LoraSettings],
         dropout: SlotDropout,
+        num_maps: int = 1,
     ) -> None:
         super().__init__()
         self.base, self.dropout = base, dropout
@@ -56,16 +61,24 @@ class StackedLora(nn.Module):
             dtype=torch.int32,
             device=device,
         )
+        self.layer = torch.tensor([layer], device=device)
         self.block = torch.tensor([block], device=device)
+        self.num_maps = num_maps
+        self.shares = torch.zeros(num_slots, num_maps, device=device)
+        self.shares[:, 0] = 1
         self.scaling = torch.tensor([s.scaling for s in settings], device=device)
         self.in_features, self.out_features = linear_sizes(base)
         self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
-        self.B = nn.Parameter(torch.zeros(num_slots, rank, self.out_features, device=device))
+        self.B = nn.Parameter(
+            torch.zeros(num_slots, num_maps * rank, self.out_features, device=device)
+        )
         share_input([self])
 
-    def configure(self, slot: int, settings: LoraSettings) -> None:
-        """Give a slot another adapter; its rank fits into the stack's."""
+    def configure(self, slot: int, settings: LoraSettings, *, num_maps: int = 1) -> None:
+        """Give a slot another adapter; its rank and its maps fit into the stack's."""
         assert settings.r <= self.A.shape[2]
+        assert num_maps <= self.num_maps
+        self.shares[slot] = (torch.arange(self.num_maps) < num_maps) / num_maps
         self.ranks[slot] = settings.r
         self.scaling[slot] = settings.scaling
 
@@ -91,6 +104,7 @@ class StackedLora(nn.Module):
             low = self.shared.low(self, inputs, self.dropout.keys)
         else:
             low = self._low(inputs)
+        low = low if self.num_maps == 1 else self._mixed(low)
         return output + (low @ self._of_slots(self.B).to(inputs.dtype)).view(output.shape)
 
     def strength(self) -> Tensor:
@@ -116,6 +130,16 @@ class StackedLora(nn.Module):
         scaling = self._of_slots(scaling if factor is None else scaling * factor)
         low = kept.flatten(1, 2) @ self._of_slots(self.A).to(inputs.dtype)
         return (low * scaling[:, None, None]).to(inputs.dtype)
+
+    def _mixed(self, low: Tensor) -> Tensor:
+        """Weigh the product with A for each map: ``(slot, batch * token, map * rank)``."""
+        mixes = self.dropout.mixes
+        if mixes is None:
+            mix = self._of_slots(self.shares)[:, None]
+        else:
+            mix = self._of_slots(mixes).index_select(2, self.layer)[:, :, 0]
+        rows = low.view(len(low), mix.shape[1], -1, 1, low.shape[-1])
+        return (rows * mix[:, :, None, :, None].to(low.dtype)).flatten(-2).flatten(1, 2)
 
     def _of_slots(self, values: Tensor) -> Tensor:
         """What belongs to the slots that are run, ``(slot, ...)``."""
@@ -178,7 +202,11 @@ def _fits_a_kernel(adapter: StackedLora) -> bool:
 
 
 def install_lora(
-    model: PreTrainedModel, settings: Sequence[LoraSettings], *, dropout: SlotDropout
+    model: PreTrainedModel,
+    settings: Sequence[LoraSettings],
+    *,
+    dropout: SlotDropout,
+    num_maps: int = 1,
 ) -> dict[str, StackedLora]:
     """Replace the targeted linear layers of a model.
 
@@ -186,6 +214,7 @@ def install_lora(
         model: the frozen base model; changed in place until :func:`remove_lora`.
         settings: one a slot; all with the same target modules on the same blocks.
         dropout: the stack's common source of masks.
+        num_maps: how many B's a layer has over one A.
 
     Returns:
         The new layers by the path of the layer they replaced.
@@ -204,7 +233,14 @@ def install_lora(
         undo.callback(remove_lora, model, layers)
         for index, (path, base) in enumerate(chosen.items()):
             block = sorted(set(blocks.values())).index(blocks[path])
-            layer = StackedLora(base, layer=index, block=block, settings=settings, dropout=dropout)
+            layer = StackedLora(
+                base,
+                layer=index,
+                block=block,
+                settings=settings,
+                dropout=dropout,
+                num_maps=num_maps,
+            )
             model.set_submodule(path, layer)
             layers[path] = layer
         undo.pop_all()

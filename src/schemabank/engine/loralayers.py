@@ -17,6 +17,7 @@ from schemabank.engine.part import Field, Part, StepInput
 from schemabank.engine.targets import PLAIN, blocks_of, layout_of, resolved
 
 LORA = "lora"
+MIX = "adapter_mix"  # of a step, by layer: how much of each of its maps a row uses
 STRENGTH = "adapter_strength"  # of a step, by block with adapters: 0 leaves its adapters out
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
@@ -29,6 +30,7 @@ class LoraLayers(Part):
         model: the base model; its targeted layers are replaced until :meth:`detach`.
         settings: of each slot; all with the same target modules on the same blocks.
         adapters: whether there are any; the untouched base model has none.
+        num_maps: how many B's a layer has over one A, in the slot with the most.
 
     Attributes:
         layers: by the path of the layer that each stands for.
@@ -36,6 +38,7 @@ class LoraLayers(Part):
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
         num_blocks: decoder blocks with adapters.
+        num_maps: how many B's each slot's run has over one A; its adapter's B is their mean.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -44,24 +47,36 @@ class LoraLayers(Part):
     name = LORA
 
     def __init__(
-        self, model: PreTrainedModel, settings: Sequence[LoraSettings], *, adapters: bool
+        self,
+        model: PreTrainedModel,
+        settings: Sequence[LoraSettings],
+        *,
+        adapters: bool,
+        num_maps: int = 1,
     ) -> None:
         self._model = model
         if adapters:
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
+        self.num_maps = [1] * len(self.settings)
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
         with ExitStack() as undo:
             self._joined = join_linears(model) if _joins(model, len(settings)) else {}
             undo.callback(put_back, model, self._joined)
             self.layers: dict[str, StackedLora] = (
-                install_lora(model, settings, dropout=self.dropout) if adapters else {}
+                install_lora(model, settings, dropout=self.dropout, num_maps=num_maps)
+                if adapters
+                else {}
             )
             undo.callback(remove_lora, model, self.layers)
             self.num_blocks = len(set(blocks_of(model, self.layers).values()))
             if self.num_blocks:
                 self.fields = {STRENGTH: Field((self.num_blocks,), default=1)}
+            if num_maps > 1:
+                first = (1.0, *(0.0,) * (num_maps - 1))
+                shape = (len(self.layers), num_maps)
+                self.fields = {**self.fields, MIX: Field(shape, by_row=True, default=first)}
             self.groups = self._new_groups()
             undo.pop_all()
 
@@ -83,9 +98,14 @@ class LoraLayers(Part):
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform
         self.settings[slot] = settings
-        for layer in self.layers.values():
-            layer.configure(slot, settings)
         self.dropout.set_rate(slot, settings.lora_dropout)
+        self.use_maps(slot, 1)
+
+    def use_maps(self, slot: int, num_maps: int) -> None:
+        """Give a slot so many B's over one A."""
+        self.num_maps[slot] = num_maps
+        for layer in self.layers.values():
+            layer.configure(slot, self.settings[slot], num_maps=num_maps)
 
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
@@ -102,6 +122,21 @@ class LoraLayers(Part):
         layers = self.layers.values()
         return sum(settings.r * (layer.in_features + layer.out_features) for layer in layers)
 
+    @torch.no_grad()
+    def fold(self, slot: int) -> None:
+        """Put the mean of a slot's maps in their place: from here on there is one."""
+        if self.num_maps[slot] > 1:
+            for path in self.layers:
+                mean = self._maps(path, slot).mean(0)
+                self._all_maps(path, slot).zero_()[0] = mean
+            self.use_maps(slot, 1)
+            self._publish()
+
+    def num_more_maps(self, settings: LoraSettings, num_maps: int) -> int:
+        """Weights of all B's but the first."""
+        out = sum(layer.out_features for layer in self.layers.values())
+        return settings.r * out * (num_maps - 1)
+
     def begin_step(self, given: StepInput) -> None:
         """Draw new dropout masks."""
         keys = given["dropout_keys"]
@@ -110,11 +145,12 @@ class LoraLayers(Part):
         drawn = keys.is_cuda or any(self.dropout.rates)
         self.dropout.begin_step(keys if drawn else None)
         self.dropout.strengths = given[STRENGTH] if self.layers else None
+        self.dropout.mixes = given[MIX] if MIX in self.fields else None
 
     def rest(self) -> None:
         """Drop nothing any more, and let all adapters act."""
         self.dropout.begin_step(None)
-        self.dropout.strengths = None
+        self.dropout.strengths = self.dropout.mixes = None
 
     @contextmanager
     def evaluating(self, mode: str) -> Iterator[None]:
@@ -138,10 +174,18 @@ class LoraLayers(Part):
         return {
             path: (
                 self._master(path, "A")[slot, :, :rank].T.clone(memory_format=CONTIGUOUS),
-                self._master(path, "B")[slot, :rank].T.clone(memory_format=CONTIGUOUS),
+                self._maps(path, slot).mean(0)[:rank].T.clone(memory_format=CONTIGUOUS),
             )
             for path in self.layers
         }
+
+    def _maps(self, path: str, slot: int) -> Tensor:
+        """A slot's B's of a layer, ``(map, rank, out)``."""
+        return self._all_maps(path, slot)[: self.num_maps[slot]]
+
+    def _all_maps(self, path: str, slot: int) -> Tensor:
+        own: Tensor = self._master(path, "B")[slot]
+        return own.view(self.layers[path].num_maps, -1, own.shape[1])
 
     def load(
         self,
@@ -176,7 +220,7 @@ class LoraLayers(Part):
             if path in tensors:
                 a, b = tensors[path]
                 own_a[:, : a.shape[0]].copy_(a.T)
-                own_b[: b.shape[1]].copy_(b.T)
+                self._maps(path, slot)[:, : b.shape[1]].copy_(b.T)
         self._publish()
 
     def detach(self) -> None:

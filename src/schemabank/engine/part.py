@@ -26,13 +26,13 @@ class Field:
         shape: behind the slot, or the row.
         dtype: of the tensor.
         by_row: whether every row of a batch has its own.
-        default: of slots whose run does not give a value.
+        default: of slots whose run does not give a value, as wide as ``shape`` or a number.
     """
 
     shape: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
     by_row: bool = False
-    default: float = 0
+    default: float | tuple[float, ...] = 0
 
 
 @dataclass(frozen=True)

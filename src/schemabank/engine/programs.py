@@ -167,7 +167,7 @@ class Programs:
         """Write a step's input; return what tells every row's states below the first bank."""
         host["active"].fill(False)
         for name, field in self._fields.items():
-            host[name].fill(field.default)
+            host[name][...] = field.default
         batch_size = self._leading[1]
         nothing: list[Encoded | None] = [None] * batch_size
         encoded = [nothing] * self._leading[0]

@@ -21,6 +21,7 @@ from schemabank.models.frozen import kept_state
 from schemabank.models.refusals import RefusalError, asking
 
 TRUNK_TOLERANCE = 1e-2
+MAPS = "maps"
 
 
 class AdapterStack:
@@ -31,6 +32,7 @@ class AdapterStack:
         lora: LoRA settings of each slot; all with the same target modules on the same blocks.
         attach: what puts further parts on the model.
         adapters: whether there are LoRA adapters at all; the untouched base model has none.
+        num_maps: how many B's a layer's adapter has over one A, in the slot with the most.
 
     Attributes:
         lora: the adapters.
@@ -50,6 +52,7 @@ class AdapterStack:
         lora: Sequence[LoraSettings],
         attach: Sequence[Attach] = (),
         adapters: bool = True,
+        num_maps: int = 1,
     ) -> None:
         self.num_slots = len(lora)
         self._compiled = ExitStack()
@@ -64,7 +67,7 @@ class AdapterStack:
             for put_on in attach:
                 self.parts.append(put_on(model, self.num_slots))
                 undo.callback(self.parts[-1].detach)
-            self.lora = LoraLayers(model, lora, adapters=adapters)
+            self.lora = LoraLayers(model, lora, adapters=adapters, num_maps=num_maps)
             self.parts.append(self.lora)
             undo.callback(self.lora.detach)
             self.groups: dict[str, FlatGroup] = {
@@ -84,11 +87,15 @@ class AdapterStack:
         """Give a slot another run's settings: of LoRA, and of the other parts by their names."""
         for part in self.parts:
             part.configure(slot, lora if part is self.lora else others.get(part.name))
+        self.lora.use_maps(slot, num_maps_of(others))
 
     def num_weights(self, group: str, lora: LoraSettings, others: Mapping[str, object]) -> int:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
         part = next(part for part in self.parts if group in part.groups)
-        return part.num_weights(group, lora if part is self.lora else others.get(part.name))
+        if part is self.lora:
+            more = self.lora.num_more_maps(lora, num_maps_of(others))
+            return self.lora.num_weights(group, lora) + more
+        return part.num_weights(group, others.get(part.name))
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -261,6 +268,13 @@ class AdapterStack:
         if self.model.device.type == "cuda" or self.model.dtype == torch.bfloat16:
             return short_attention(self.model)
         return nullcontext()
+
+
+def num_maps_of(others: Mapping[str, object]) -> int:
+    """Return how many B's over one A a run has, told among the settings of its parts."""
+    found = others.get(MAPS, 1)
+    assert isinstance(found, int)
+    return found
 
 
 def _requiring_grad(_embedding: nn.Module, _args: object, output: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ class Method:
         del runs
         return ()
 
+    def num_maps(self, run: RunConfig) -> int:
+        """Return how many B's over one A a layer's adapter has while a run trains."""
+        del run
+        return 1
+
     def prefixes(
         self, run: RunConfig, tokenizer: PreTrainedTokenizerBase
     ) -> Sequence[Sequence[int]]:

@@ -130,8 +130,13 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
         for arm, method in methods.items()
         for put_on in method.attach([run for run in runs if run.arm == arm])
     ]
-    adapters = any(run.trains for run in runs)
-    stack = AdapterStack(base.model, lora=[widest] * slots, attach=attach, adapters=adapters)
+    stack = AdapterStack(
+        base.model,
+        lora=[widest] * slots,
+        attach=attach,
+        adapters=any(run.trains for run in runs),
+        num_maps=max(methods[run.arm].num_maps(run) for run in runs),
+    )
     for slot, run in enumerate(runs[:slots]):
         stack.configure(slot, run.lora, method_of(run).settings(run))
     return stack

@@ -83,8 +83,13 @@ class Tuner:
         _tell_without_effect(config)
         self.model, self.tokenizer, self.config = model, tokenizer, config
         check_peft_layers(model, config.lora)
-        attach = method_of(config).attach([config])
-        self.stack = AdapterStack(model, lora=[config.lora], attach=attach)
+        method = method_of(config)
+        self.stack = AdapterStack(
+            model,
+            lora=[config.lora],
+            attach=method.attach([config]),
+            num_maps=method.num_maps(config),
+        )
         self._banks = banks_of(self.stack) if config.uses("bank") else None
         self.stack.initialise(0, config.seed)
         self._savers = {name: vars(model).get(name) for name in SAVERS}
