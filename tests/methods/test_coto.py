@@ -1,5 +1,7 @@
 """Which blocks' adapters act in a step, and that the others rest."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,9 @@ import cohorts
 from cohorts import LORA, LORA_STAGE, lora_run
 from schemabank.config.methods import CoToSettings
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.run import Run
+from schemabank.engine.run import OnCourse, Run
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.coto import Activation, CoToCourse
+from schemabank.methods.coto import CoToCourse
 from tiny import tiny_model
 
 NUM_BLOCKS = 3
@@ -23,7 +25,7 @@ def run(seed: int = 1, *, num_blocks: int = NUM_BLOCKS, max_steps: int = 40, **c
         stages=(LORA_STAGE,),
         train=lora_run(seed, max_steps=max_steps).train,
         lora=LORA,
-        method=Activation(CoToSettings(**coto), num_blocks),
+        method=OnCourse(partial(CoToCourse, coto=CoToSettings(**coto), num_blocks=num_blocks)),
     )
 
 

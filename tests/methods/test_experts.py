@@ -1,5 +1,7 @@
 """Experts: which is used when, what that computes, and that their mean is what remains."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,9 @@ from schemabank.config.methods import ExpertsSettings
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.loralayers import MIX
 from schemabank.engine.part import StepInput
-from schemabank.engine.run import Run
+from schemabank.engine.run import OnCourse, Run
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.experts import ExpertsCourse, Mixture, most_maps
+from schemabank.methods.experts import ExpertsCourse
 from tiny import tiny_model
 
 DATA = cohorts.data()
@@ -28,7 +30,15 @@ def run(seed: int, stack: AdapterStack, routing: str = "random") -> Run:
         stages=(LORA_STAGE,),
         train=lora_run(seed).train,
         lora=LORA,
-        method=Mixture(settings, len(stack.lora.layers), most_maps(stack)),
+        method=OnCourse(
+            partial(
+                ExpertsCourse,
+                experts=settings,
+                num_layers=len(stack.lora.layers),
+                room=stack.lora.most_maps,
+            ),
+            {"maps": NUM_EXPERTS},
+        ),
     )
 
 

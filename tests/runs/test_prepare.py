@@ -18,7 +18,7 @@ from schemabank.config.settings import (
     TaskSettings,
 )
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.run import PlainLora, Run, TrainingData
+from schemabank.engine.run import OnCourse, Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.course import Banked, TagPlan
 from schemabank.methods.schemabank.tagging import check_tags, embeddings, uses_prefix
@@ -275,7 +275,7 @@ class TestTags:
     def test_lora_has_neither_bank_nor_tags(self) -> None:
         run = run_config(arm="lora")
         planned = engine_run(run, examples(), stacked(run), TOKENIZER, name="run")
-        assert planned.method == PlainLora()
+        assert planned.method == OnCourse()
         assert [stage.name for stage in planned.stages] == ["lora"]
 
     def test_a_field_that_is_not_there_is_found_early(self) -> None:

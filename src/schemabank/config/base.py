@@ -4,6 +4,7 @@ Numbers are bounded, so that a slip such as 1e20 is refused where it is read, an
 no number.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -47,3 +48,29 @@ def _holds_bool(value: object) -> bool:
 
 def _allows_bool(annotation: Any) -> bool:  # noqa: ANN401 -- annotations have no common type
     return annotation in {bool, Any} or any(map(_allows_bool, get_args(annotation)))
+
+
+OF_LORA = ("lora", "train", "average")  # sections that all methods use which train LoRA
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """What the settings must know of a method.
+
+    Attributes:
+        where: ``module:name`` of its class, a :class:`schemabank.methods.method.Method`.
+        sections: sections of the settings that it uses and others may not; one of them has the
+            method's name if it has ``settings``.
+        settings: its own section; ``None`` for none.
+        shared: dotted settings in which runs of one cohort must agree.
+    """
+
+    where: str
+    sections: tuple[str, ...] = OF_LORA
+    settings: type[Settings] | None = None
+    shared: tuple[str, ...] = ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains anything."""
+        return "train" in self.sections

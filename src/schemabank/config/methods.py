@@ -5,40 +5,15 @@ other packages come in by the entry point ``schemabank.methods``, as a :class:`M
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from schemabank.common.errors import InputError
-from schemabank.config.base import Settings, Share
+from schemabank.config.base import OF_LORA, MethodEntry, Settings, Share
 
 GROUP = "schemabank.methods"
-OF_LORA = ("lora", "train", "average")
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """What the settings must know of a method.
-
-    Attributes:
-        where: ``module:name`` of its class, a :class:`schemabank.methods.method.Method`.
-        sections: sections of the settings that it uses and others may not; one of them has the
-            method's name if it has ``settings``.
-        settings: its own section; ``None`` for none.
-        shared: dotted settings in which runs of one cohort must agree.
-    """
-
-    where: str
-    sections: tuple[str, ...] = OF_LORA
-    settings: type[Settings] | None = None
-    shared: tuple[str, ...] = ()
-
-    @property
-    def trains(self) -> bool:
-        """Whether it trains anything."""
-        return "train" in self.sections
 
 
 class CoToSettings(Settings):
@@ -89,12 +64,18 @@ def all_methods() -> dict[str, MethodEntry]:
     """
     found = dict(BUILT_IN)
     for point in entry_points(group=GROUP):
-        entry = point.load()
-        if not isinstance(entry, MethodEntry) or point.name in found:
-            what = "is taken" if point.name in found else f"names a {type(entry).__name__}"
+        problem = "is taken" if point.name in found else None
+        try:
+            entry = point.load()
+        except Exception as error:  # whatever another package's import may raise
+            entry, problem = None, f"cannot be loaded ({type(error).__name__}: {error})"
+        if problem is None and not isinstance(entry, MethodEntry):
+            problem = f"names a {type(entry).__name__}"
+        if problem is not None:
             raise InputError(
-                f"the entry point {point.name!r} of {GROUP} ({point.value}) {what}: allowed are "
-                "new names, each of a schemabank.config.methods.MethodEntry"
+                f"the entry point {point.name!r} of {GROUP} ({point.value}) {problem}: allowed are "
+                "new names, each of a schemabank.config.base.MethodEntry: mend its package or "
+                "remove it"
             )
         found[point.name] = entry
     return found

@@ -38,7 +38,8 @@ class LoraLayers(Part):
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
         num_blocks: decoder blocks with adapters.
-        num_maps: how many B's each slot's run has over one A; its adapter's B is their mean.
+        most_maps: how many B's a layer has room for over one A.
+        num_maps: how many of them each slot's run has; its adapter's B is their mean.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -58,7 +59,7 @@ class LoraLayers(Part):
         if adapters:
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
-        self.num_maps = [1] * len(self.settings)
+        self.most_maps, self.num_maps = num_maps, [1] * len(self.settings)
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
         with ExitStack() as undo:

@@ -1,6 +1,6 @@
 """One run as the engine sees it: its settings, its data, and what its method makes of its steps."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -139,14 +139,16 @@ class RunMethod(Protocol):
 
 
 @dataclass(frozen=True)
-class PlainLora:
-    """LoRA and nothing else."""
+class OnCourse:
+    """A run that takes a course; without any other, plain LoRA's.
 
+    Attributes:
+        course: makes it.
+        settings: see :class:`RunMethod`.
+    """
+
+    course: Callable[["Run", TrainingData], Course] = Course
     settings: Mapping[str, object] = field(default_factory=dict)
-
-    def course(self, run: "Run", data: TrainingData) -> Course:
-        """Return what the run's steps do."""
-        return Course(run, data)
 
 
 @dataclass(frozen=True)
@@ -168,5 +170,5 @@ class Run:
     stages: tuple[Stage, ...]
     train: TrainSettings
     lora: LoraSettings
-    method: RunMethod = field(default_factory=PlainLora)
+    method: RunMethod = field(default_factory=OnCourse)
     average: AverageSettings = field(default_factory=AverageSettings)

@@ -6,7 +6,7 @@ gets no gradient. Nothing is scaled up for it, so the adapter at the end is what
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,32 +15,28 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.loralayers import STRENGTH
-from schemabank.engine.run import Course, Rows, Run, RunMethod, TrainingData
+from schemabank.engine.run import Course, OnCourse, Rows, Run, RunMethod, TrainingData
 from schemabank.engine.schedule import StepSettings, keyed_uniform
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.method import Method
 from schemabank.tasks import Example
 
 
-@dataclass(frozen=True)
-class Activation:
-    """CoTo on a model with adapters in so many blocks."""
-
-    coto: CoToSettings
-    num_blocks: int
-    settings: Mapping[str, object] = field(default_factory=dict)
-
-    def course(self, run: Run, data: TrainingData) -> Course:
-        """Return what the run's steps do."""
-        return CoToCourse(run, data, self)
-
-
 class CoToCourse(Course):
-    """Says for every step which blocks' adapters act."""
+    """Says for every step which blocks' adapters act.
 
-    def __init__(self, run: Run, data: TrainingData, method: Activation) -> None:
+    Args:
+        run: the run.
+        data: its training data.
+        coto: how often blocks act.
+        num_blocks: how many blocks have adapters.
+    """
+
+    def __init__(
+        self, run: Run, data: TrainingData, *, coto: CoToSettings, num_blocks: int
+    ) -> None:
         super().__init__(run, data)
-        self._method = method
+        self._coto, self._num_blocks = coto, num_blocks
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return 1 for a block whose adapters act in a step, and 0 for one whose do not."""
@@ -53,7 +49,7 @@ class CoToCourse(Course):
 
     def acting(self, step: int) -> npt.NDArray[np.bool_]:
         """Return which blocks' adapters act in a step, ``(block,)``."""
-        seed, num_blocks = self.run.seed, self._method.num_blocks
+        seed, num_blocks = self.run.seed, self._num_blocks
         drawn = [keyed_uniform(f"coto/{seed}/{step}/{block}") for block in range(num_blocks)]
         acting = np.array(drawn) < self.probability(step)
         if not acting.any():
@@ -62,7 +58,7 @@ class CoToCourse(Course):
 
     def probability(self, step: int) -> float:
         """Return the probability that a block's adapters act in a step."""
-        first, rising = self._method.coto.initial_probability, self._method.coto.rising_ratio
+        first, rising = self._coto.initial_probability, self._coto.rising_ratio
         progress = step / max(1.0, rising * self.num_steps)
         return min(1.0, first + (1 - first) * progress) if rising else 1.0
 
@@ -81,4 +77,5 @@ class CoTo(Method):
     ) -> RunMethod:
         """Return CoTo on the blocks of the stack's model that have adapters."""
         del examples, tokenizer
-        return Activation(run.own(CoToSettings), stack.lora.num_blocks)
+        coto, num_blocks = run.own(CoToSettings), stack.lora.num_blocks
+        return OnCourse(partial(CoToCourse, coto=coto, num_blocks=num_blocks))

@@ -11,7 +11,7 @@ it does for every weight without a gradient.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,46 +20,44 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.config.methods import ExpertsSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.loralayers import MIX
-from schemabank.engine.run import Course, Rows, Run, RunMethod, TrainingData
+from schemabank.engine.run import Course, OnCourse, Rows, Run, RunMethod, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.stack import MAPS, AdapterStack
 from schemabank.methods.method import Method
 from schemabank.tasks import Example
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Experts in so many layers."""
-
-    experts: ExpertsSettings
-    num_layers: int
-    num_maps: int  # of the stack, which another run may need more of
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """The number of maps, which the stack asks for."""
-        return {MAPS: self.experts.num_experts}
-
-    def course(self, run: Run, data: TrainingData) -> Course:
-        """Return what the run's steps do."""
-        return ExpertsCourse(run, data, self)
-
-
 class ExpertsCourse(Course):
-    """Says for every step which expert each row uses in each layer."""
+    """Says for every step which expert each row uses in each layer.
 
-    def __init__(self, run: Run, data: TrainingData, method: Mixture) -> None:
+    Args:
+        run: the run.
+        data: its training data.
+        experts: how many there are, and which is used.
+        num_layers: how many layers have adapters.
+        room: how many maps those have room for; another run may use more than this one.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        data: TrainingData,
+        *,
+        experts: ExpertsSettings,
+        num_layers: int,
+        room: int,
+    ) -> None:
         super().__init__(run, data)
-        self._method = method
+        self._experts, self._num_layers, self._room = experts, num_layers, room
         self._of_examples: dict[int, npt.NDArray[np.int64]] = {}
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return 1 for the expert that a row uses in a layer, and 0 for the others."""
-        every = np.eye(self._method.num_maps)
-        if self._method.experts.routing == "random":
+        every = np.eye(self._room)
+        if self._experts.routing == "random":
             chosen = self._drawn(f"{self.run.seed}/{at.step}")
             return {MIX: np.broadcast_to(every[chosen], (len(rows), *every[chosen].shape))}
-        none = np.zeros(self._method.num_layers, dtype=np.int64)
+        none = np.zeros(self._num_layers, dtype=np.int64)
         found = [none if row is None else self._of_example(row.index) for row in rows]
         return {MIX: every[np.stack(found)]}
 
@@ -73,7 +71,7 @@ class ExpertsCourse(Course):
         """An expert for every layer, ``(layer,)``, from a key alone."""
         digest = hashlib.sha256(f"experts/{key}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        return rng.integers(self._method.experts.num_experts, size=self._method.num_layers)
+        return rng.integers(self._experts.num_experts, size=self._num_layers)
 
 
 class Experts(Method):
@@ -90,8 +88,13 @@ class Experts(Method):
     ) -> RunMethod:
         """Return experts in all layers with adapters."""
         del examples, tokenizer
-        layers = stack.lora.layers
-        return Mixture(run.own(ExpertsSettings), len(layers), most_maps(stack))
+        course = partial(
+            ExpertsCourse,
+            experts=run.own(ExpertsSettings),
+            num_layers=len(stack.lora.layers),
+            room=stack.lora.most_maps,
+        )
+        return OnCourse(course, self.settings(run))
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
         """Return the number of maps."""
@@ -100,8 +103,3 @@ class Experts(Method):
     def num_maps(self, run: RunConfig) -> int:
         """Return the number of experts."""
         return run.own(ExpertsSettings).num_experts
-
-
-def most_maps(stack: AdapterStack) -> int:
-    """Return how many maps a layer has room for."""
-    return next(iter(stack.lora.layers.values())).num_maps

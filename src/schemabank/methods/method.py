@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemabank.config.settings import RunConfig
 from schemabank.engine.part import Attach
-from schemabank.engine.run import PlainLora, RunMethod
+from schemabank.engine.run import OnCourse, RunMethod
 from schemabank.engine.stack import AdapterStack
 from schemabank.tasks import Example
 
@@ -38,7 +38,7 @@ class Method:
             tokenizer: the base model's.
         """
         del run, examples, stack, tokenizer
-        return PlainLora()
+        return OnCourse()
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
         """Return a run's settings of the parts that :meth:`attach` puts on a model."""
