@@ -16,11 +16,12 @@ from schemabank.common.failure import Failure
 from schemabank.config.file import load_experiment, load_run, run_id
 from schemabank.config.settings import ExperimentConfig, RunConfig
 from schemabank.engine import cohort as engine
-from schemabank.engine import lora, stack
+from schemabank.engine import lora, loralayers
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
 from schemabank.engine.stack import AdapterStack
+from schemabank.methods.schemabank import attach
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs import training
 from schemabank.runs.experiment import run_all, run_experiment
@@ -630,7 +631,7 @@ def test_slots_are_halved_where_there_is_no_room_to_begin_with(
 
 
 @pytest.mark.usefixtures("gsm8k")
-@pytest.mark.parametrize("place", ["FlatGroup", "attach_banks", "install_lora"])
+@pytest.mark.parametrize("place", ["FlatGroup", "SchemaBank", "StackedLora"])
 def test_memory_that_runs_out_while_a_stack_is_built_leaves_the_model_as_it_was(
     place: str,
     finished: Finished,
@@ -638,17 +639,17 @@ def test_memory_that_runs_out_while_a_stack_is_built_leaves_the_model_as_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module, name = (lora, "StackedLora") if place == "install_lora" else (stack, place)
-    build, calls = getattr(module, name), itertools.count()
+    module = {"FlatGroup": loralayers, "SchemaBank": attach, "StackedLora": lora}[place]
+    build, calls = getattr(module, place), itertools.count()
 
     def full(*args: object, **kwargs: Any) -> object:  # noqa: ANN401 -- of three functions
         # Stacks of one slot only check the settings.
         of_all = kwargs.get("num_slots", len(kwargs.get("settings", ()))) == 4
-        if of_all and next(calls) == (5 if place == "install_lora" else 0):
+        if of_all and next(calls) == (5 if place == "StackedLora" else 0):
             raise torch.OutOfMemoryError("no room")
         return build(*args, **kwargs)
 
-    monkeypatch.setattr(module, name, full)
+    monkeypatch.setattr(module, place, full)
     outcomes, notes = run_mixed(finished.config, tmp_path, 4)
     assert_complete_and_close(outcomes, mixed[0])
     assert any("going on with 2;" in note for note in starting(notes, "4 runs at once"))
