@@ -1,5 +1,6 @@
 """What holds for every method: neighbours do not matter, and the end is a plain adapter."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,6 +101,42 @@ def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
     made.stack.remove()
     for slot in range(2):
         assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
+
+
+OPTIONS: dict[str, dict[str, object]] = {
+    "all linear": {"lora": {"r": 4, "target_modules": "all-linear"}},
+    "rank-stabilised": {"lora": {"r": 4, "use_rslora": True, "lora_alpha": 3}},
+    "LoRA+": {"train": {"loraplus_lr_ratio": 8, "learning_rate": 1e-2, "num_train_epochs": 3}},
+    "last": {"average": {"kind": "last"}},
+    "exponential": {"average": {"kind": "exponential"}},
+    "BEMA": {"average": {"kind": "bema"}},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_work_for_all_methods(option: str, folder: Path, tmp_path: Path) -> None:
+    """All methods at once; each ends as another adapter, and stock PEFT agrees with it."""
+    base = base_model(folder, "cpu")
+    runs = [run_of(name, 1, **OPTIONS[option]) for name in TRAINED]
+    stack = build_stack(runs, base, slots=len(runs))
+    planned = [engine_run(run, DATA.examples, stack, DATA.tokenizer, name=run.arm) for run in runs]
+    made = Cohort(stack, planned, DATA, explain=pytest.fail)
+    list(made.steps())
+    made.seat(TRAINED)
+    expected = probe(stack, base)
+    for slot in range(len(runs)):
+        export(stack, slot, tmp_path / str(slot))
+    stack.remove()
+    for slot in range(len(runs)):
+        config = json.loads((tmp_path / str(slot) / "adapter_config.json").read_text())
+        assert ("down_proj" in config["target_modules"]) == (option == "all linear")
+        assert config.get("use_rslora", False) == (option == "rank-stabilised")
+        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
+    _, plain = trained([run_of("lora", 1), run_of("lora", 2)], base)
+    if option not in {"all linear", "rank-stabilised"}:
+        assert not torch.equal(
+            made.finished["lora"]["lora"][: 10**3], plain["lora-1"]["lora"][: 10**3]
+        )
 
 
 @pytest.mark.parametrize("method", TRAINED)

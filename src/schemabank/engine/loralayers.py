@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import LoraSettings
+from schemabank.config.settings import ALL_LINEAR, LoraSettings
 from schemabank.engine.dropout import SlotDropout
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
@@ -94,8 +94,8 @@ class LoraLayers(Part):
         """Give a slot another run's settings; its rank is at most the stack's largest."""
         assert settings is not None
         before = self.settings[slot]
-        if self.layers:
-            settings = resolved(self._model, settings)
+        if ALL_LINEAR in settings.target_modules:  # whose names were found when all were free
+            settings = settings.model_copy(update={"target_modules": before.target_modules})
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform
         self.settings[slot] = settings
