@@ -1,5 +1,6 @@
 """Fixtures that several files of tests share, and how tests run: examples, threads, processes."""
 
+import gc
 import os
 
 # Before torch is imported, and for every program that a test starts: processes share the cores.
@@ -39,6 +40,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
     if parallel.shared_folder(config) is not None:
         items[:] = parallel.ordered(items, Path(__file__).parent)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: collecting garbage need not look through it ever again.
+
+    Training collects garbage often, and would spend half of a tiny run on modules.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
