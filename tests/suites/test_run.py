@@ -2,16 +2,16 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from programs import started
 from schemabank.cli import app
 from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.failure import Failure
@@ -80,28 +80,32 @@ def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
     settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
 ) -> None:
     path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}}, **settings)
-    program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
     environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
 
-    def start(out: Path) -> "subprocess.Popen[bytes]":
-        quiet = subprocess.DEVNULL
-        command = [*program, "--out", str(out)]
-        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    def start(out: Path) -> ForkServerProcess:
+        command = ["suite", str(path), "--out", str(out)]
+        with Path(os.devnull).open("wb") as quiet:
+            return started(command, environment, stdout=quiet.fileno(), stderr=quiet.fileno())
+
+    def code(process: ForkServerProcess, timeout_s: float | None = None) -> int | None:
+        process.join(timeout_s)
+        return process.exitcode
 
     began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
+    assert code(start(tmp_path / "whole")) == 0
     whole_s = time.monotonic() - began
     rng, num_killed = random.Random(0), 0
     while num_killed < kills:
         process = start(tmp_path / "runs")
-        try:
-            assert process.wait(rng.uniform(0, whole_s)) == 0
-            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
-        except subprocess.TimeoutExpired:
+        ended = code(process, rng.uniform(0, whole_s))
+        if ended is None:
             process.kill()
-            process.wait()
+            process.join()
             num_killed += 1
-    assert start(tmp_path / "runs").wait() == 0
+        else:
+            assert ended == 0
+            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
+    assert code(start(tmp_path / "runs")) == 0
     for place in sorted((tmp_path / "whole").rglob("*")):
         if place.is_file() and place.name != "cost.json":
             again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")
