@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.reduction import DupFd
@@ -57,6 +58,17 @@ def started(
     )
     process.start()
     return process
+
+
+def printed_by(arguments: Sequence[str]) -> str:
+    """Run ``schemabank`` in this environment to its end, which has to be a good one."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = started(arguments, os.environ, stdout=out.fileno(), stderr=err.fileno())
+        process.join()
+        for file in (out, err):
+            file.seek(0)
+        assert process.exitcode == 0, err.read().decode()
+        return out.read().decode()
 
 
 def _program(
