@@ -18,21 +18,27 @@ import pytest
 MEMORY_OF_A_WORKER = 2 * 2**30
 MOST_WORKERS = 8
 LONGEST_FIRST = (
-    "suites/test_run.py",
     "engine/test_cohort.py",
-    "runs/test_experiment.py",
+    "integration/test_smollm2.py",
     "sandbox/test_grade.py",
     "engine/decoding/test_decode.py",
     "stats/test_coverage.py",
-    "test_docs.py",
-    "runs/progress/test_live.py",
-    "integration/test_records.py",
-    "test_cli.py",
-    "runs/test_tuner.py",
+    "suites/test_run.py",
+    "runs/test_experiment.py",
+    "report/page/test_html.py",
+    "adapters/test_peftcheck.py",
     "models/test_basemodel.py",
-    "report/reading/test_runs.py",
+    "test_endings.py",
+    "test_damaged.py",
+    "integration/test_records.py",
+    "test_examples.py",
+    "report/sections/test_charts.py",
+    "engine/decoding/test_slotwise.py",
     "sandbox/test_hostile.py",
-    "integration/test_smollm2.py",
+    "test_cli.py",
+    "report/test_files.py",
+    "tasks/scoring/test_answers.py",
+    "tasks/test_gsm_symbolic.py",
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from programs import started
 from schemabank import __version__
 from schemabank.cli import main
 from schemabank.common.quiet import DATASETS, HUB, TQDM
@@ -364,24 +365,19 @@ class TestTrain:
     ) -> None:
         out = tmp_path / "runs"
         options = ["--set", "arm=lora", "--set", "train.num_train_epochs=100000"]
-        command = [*PROGRAM, "train", str(finished.config), "--out", str(out), *options]
-        # A shell's background jobs ignore SIGINT, and their children would inherit that.
-        own = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        finally:
-            signal.signal(signal.SIGINT, own)
-        with process:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if "steps, about" in line:
-                    break
-            while not list(out.glob(".*.partial/metrics.jsonl")):
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            _, rest = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "Traceback" not in rest
+        command = ["train", str(finished.config), "--out", str(out), *options]
+        said = tmp_path / "stderr"
+        with said.open("wb") as stderr, Path(os.devnull).open("wb") as quiet:
+            process = started(command, os.environ, stdout=quiet.fileno(), stderr=stderr.fileno())
+        while not list(out.glob(".*.partial/metrics.jsonl")):
+            assert process.is_alive(), said.read_text()
+            time.sleep(0.05)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 130
+        assert "steps, about" in said.read_text()
+        assert "Traceback" not in said.read_text()
         (left,) = out.iterdir()
         assert left.name.endswith(".unfinished-1")
         assert (left / "config.yaml").is_file()

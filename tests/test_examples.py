@@ -6,8 +6,9 @@ import re
 import runpy
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from cohorts import BANK, bank_run, cohort, data, train
+from programs import printed_by
 from schemabank.config.settings import LoraSettings, Stage
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
@@ -196,8 +198,18 @@ def test_own_pairs_give_adapters_that_stock_peft_uses_and_merges(
     assert not torch.equal(own(tokens).logits, tiny_model("llama")(tokens).logits)
 
 
+def forked(command: Sequence[object], **_options: object) -> CompletedProcess[str]:
+    """Run the program as an example does, without importing everything anew."""
+    program, *arguments = map(str, command)
+    assert Path(program).name == "schemabank"
+    return CompletedProcess([program, *arguments], 0, stdout=printed_by(arguments))
+
+
 def test_a_comparison_ends_with_a_verdict_and_a_table(
-    base: Path, tmp_path: Path, run_example: Callable[..., str]
+    base: Path,
+    tmp_path: Path,
+    run_example: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     found = [{"question": f"{i} plus {i % 7} is", "answer": str(i + i % 7)} for i in range(60)]
@@ -207,6 +219,7 @@ def test_a_comparison_ends_with_a_verdict_and_a_table(
     assert scored == ["untouched", "best constant answer", "lora", "schemabank"]
     assert "schemabank against lora: no verdict" in said
     assert "\n- 2 seeds: " in said
+    monkeypatch.setattr("subprocess.run", forked)
     assert run_example("compare", base, rows, tmp_path / "out") == said, "it goes on"
     runs = tmp_path / "out" / "runs"
     table = list(csv.DictReader(run_example("read_runs", runs).splitlines()))

@@ -133,7 +133,7 @@ def test_the_program_evaluates_the_adapter(
     """The name in the adapter is the hub's; offline, the embedded model is named instead."""
     sizes = {"train_size": 4, "validation_size": 0, "test_size": 2, "max_question_words": 30}
     settings = [f"task.gsm_symbolic.{name}={size}" for name, size in sizes.items()]
-    settings += [f"model.name={NAME}", "model.dtype=float32", "eval.max_new_tokens=24"]
+    settings += [f"model.name={NAME}", "model.dtype=float32", "eval.max_new_tokens=8"]
     settings += ["eval.split=test"]
     arguments = ["eval", str(trained.adapter), "--task", "gsm_symbolic", "--limit", "2"]
     arguments += ["--out", str(tmp_path / "eval")]

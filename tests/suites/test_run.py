@@ -2,16 +2,17 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from programs import printed_by, started
 from schemabank.cli import app
 from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.failure import Failure
@@ -21,7 +22,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
 from schemabank.suites.run import plan_suite, result_tables, run_suite
-from schemabank.suites.suite import load_suite
+from schemabank.suites.suite import Suite, load_suite
 from tinyruns import Finished, Notes, snapshot
 from tinysuites import PAPER, ran, tiny, write
 
@@ -30,20 +31,45 @@ WIDER = {**TUNE, "factors": [0.5, 1, 2]}
 FULL = Failure("disk", "No space left on device")
 
 
+@dataclass(frozen=True)
+class Ran:
+    """A suite of 8 runs after them; tests must not change its folder."""
+
+    path: Path
+    out: Path
+    suite: Suite
+    outcomes: list[Outcome]
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """With 3 slots for 8 runs of two lengths and arms: slots are taken over by other runs."""
+    folder = tmp_path_factory.mktemp("whole")
+    changes = {
+        "contrast": {"treatment": "lora", "control": "lora"},
+        "defaults": {"engine": {"slots": 3}},
+    }
+    path = tiny(finished, folder / "s.yaml", **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        suite, outcomes, _ = ran(path, folder / "runs")
+    return Ran(path, folder / "runs", suite, outcomes)
+
+
 @pytest.mark.usefixtures("gsm8k")
-def test_a_suite_runs_is_listed_and_is_reused(finished: Finished, tmp_path: Path) -> None:
-    path = tiny(finished, tmp_path / "s.yaml", contrast={"treatment": "lora", "control": "lora"})
-    suite, outcomes, _ = ran(path, tmp_path / "runs")
+def test_a_suite_runs_is_listed_and_is_reused(whole: Ran, tmp_path: Path) -> None:
+    suite, outcomes = whole.suite, whole.outcomes
     assert len(outcomes) == 8
     assert [o.failure for o in outcomes] == [None] * 8
-    listed = json.loads((tmp_path / "runs" / "suite.json").read_text())
+    listed = json.loads((whole.out / "suite.json").read_text())
     assert listed["runs"] == suite.rows()
     assert listed["contrast"] == {"treatment": "lora", "control": "lora"}
     assert listed["tuning"] is None
     assert [o.folder.name for o in outcomes] == [row["run_id"] for row in listed["runs"]]
+    shutil.copytree(whole.out, tmp_path / "runs")
     before = snapshot(tmp_path / "runs")
     before.pop("suite.json")
-    _, again, _ = ran(path, tmp_path / "runs")
+    _, again, _ = ran(whole.path, tmp_path / "runs")
     after = snapshot(tmp_path / "runs")
     after.pop("suite.json")
     assert after == before
@@ -59,19 +85,19 @@ def test_a_suite_runs_is_listed_and_is_reused(finished: Finished, tmp_path: Path
 @pytest.mark.usefixtures("gsm8k")
 @pytest.mark.parametrize("lost", [(0,), (1, 4, 6), (3, 2)])
 def test_an_interrupted_suite_ends_with_the_very_bytes(
-    lost: tuple[int, ...], finished: Finished, tmp_path: Path
+    lost: tuple[int, ...], whole: Ran, tmp_path: Path
 ) -> None:
-    """With 3 slots for 8 runs of two lengths and arms: neighbours and slots change on resuming."""
-    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}})
-    _, outcomes, _ = ran(path, tmp_path / "runs")
+    """Neighbours and slots change on resuming."""
     records = ("predictions.jsonl", "result.json", "metrics.jsonl", "adapter/")
-    shutil.copytree(tmp_path / "runs", tmp_path / "whole")
+    shutil.copytree(whole.out, tmp_path / "runs")
     for index in lost:
-        shutil.rmtree(outcomes[index].folder)
-    ran(path, tmp_path / "runs")
-    for name, (_, digest) in snapshot(tmp_path / "whole").items():
+        shutil.rmtree(tmp_path / "runs" / whole.outcomes[index].folder.name)
+    _, outcomes, _ = ran(whole.path, tmp_path / "runs")
+    assert [o.reused for o in outcomes] == [index not in lost for index in range(8)]
+    again = snapshot(tmp_path / "runs")
+    for name, (_, digest) in snapshot(whole.out).items():
         if any(record in name for record in records):
-            assert snapshot(tmp_path / "runs")[name][1] == digest, name
+            assert again[name][1] == digest, name
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
@@ -80,28 +106,33 @@ def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
     settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
 ) -> None:
     path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}}, **settings)
-    program = [sys.executable, "-c", "from schemabank.cli import main; main()", "suite", str(path)]
     environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
 
-    def start(out: Path) -> "subprocess.Popen[bytes]":
-        quiet = subprocess.DEVNULL
-        command = [*program, "--out", str(out)]
-        return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+    def start(out: Path) -> ForkServerProcess:
+        command = ["suite", str(path), "--out", str(out)]
+        with Path(os.devnull).open("wb") as quiet:
+            return started(command, environment, stdout=quiet.fileno(), stderr=quiet.fileno())
 
+    def code(process: ForkServerProcess, timeout_s: float | None = None) -> int | None:
+        process.join(timeout_s)
+        return process.exitcode
+
+    printed_by(["--version"])  # from here on programs start at once
     began = time.monotonic()
-    assert start(tmp_path / "whole").wait() == 0
+    assert code(start(tmp_path / "whole")) == 0
     whole_s = time.monotonic() - began
     rng, num_killed = random.Random(0), 0
     while num_killed < kills:
         process = start(tmp_path / "runs")
-        try:
-            assert process.wait(rng.uniform(0, whole_s)) == 0
-            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
-        except subprocess.TimeoutExpired:
+        ended = code(process, rng.uniform(0, whole_s))
+        if ended is None:
             process.kill()
-            process.wait()
+            process.join()
             num_killed += 1
-    assert start(tmp_path / "runs").wait() == 0
+        else:
+            assert ended == 0
+            shutil.rmtree(tmp_path / "runs")  # it was through before: once more from the start
+    assert code(start(tmp_path / "runs")) == 0
     for place in sorted((tmp_path / "whole").rglob("*")):
         if place.is_file() and place.name != "cost.json":
             again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")

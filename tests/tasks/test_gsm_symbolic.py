@@ -90,7 +90,7 @@ def test_how_many_items_repeat_within_a_split_is_as_the_page_says() -> None:
 def test_a_template_without_numbers_left_is_refused() -> None:
     message = r"template \d+ has no numbers left for (validation|train): .* lower test_size"
     with pytest.raises(InputError, match=message):
-        load(test_size=4000, validation_size=400, held_out_ratio=0, max_question_words=25)
+        load(test_size=1500, validation_size=150, held_out_ratio=0, max_question_words=25)
 
 
 def test_held_out_templates_appear_in_one_group_only(data: TaskData) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -109,8 +110,13 @@ def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
 def _matrix_rate(model: PreTrainedModel) -> float:
     """Measured floating-point operations a second of a matrix product in the model's type."""
     weight = next(model.parameters())
-    size = PROBE_SIZES[weight.device.type]
-    a = torch.ones(size, size, dtype=weight.dtype, device=weight.device)
+    return _measured_rate(weight.device, weight.dtype)
+
+
+@lru_cache  # a suite has many cohorts, and all of them are on one device
+def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
+    size = PROBE_SIZES[device.type]
+    a = torch.ones(size, size, dtype=dtype, device=device)
     times = []
     for _ in range(PROBES):
         began = time.perf_counter()

@@ -5,6 +5,8 @@ difference that was observed says no more than its p-value (Hoenig and Heisey 20
 Statistician 55:19-24); what is reported is the difference that would have been detected.
 """
 
+from functools import lru_cache
+
 from scipy.optimize import brentq
 from scipy.stats import chi2, nct, norm
 from scipy.stats import t as student
@@ -79,11 +81,16 @@ def detectable_from_error(
     _check_alpha(alpha)
     if not alpha < power < 1:
         raise InputError(f"power {power} is not between alpha {alpha} and 1: give one such as 0.8")
+    return _detectable_shift(df, alpha, power) * standard_error
+
+
+@lru_cache(maxsize=1024)  # all contrasts of a report have the same few numbers of seeds
+def _detectable_shift(df: float, alpha: float, power: float) -> float:
+    """The smallest true difference that is found, in standard errors."""
     rare = (1 - power) / 1000
     critical = float(student.isf(alpha / 2, df))
     bound = critical * float(chi2.isf(rare, df) / df) ** 0.5 + float(norm.isf(rare))
-    shift = brentq(lambda errors: _power(errors, df, critical) - power, 0, bound)
-    return float(shift) * standard_error
+    return float(brentq(lambda errors: _power(errors, df, critical) - power, 0, bound))
 
 
 def _power(shift: float, df: float, critical: float) -> float:

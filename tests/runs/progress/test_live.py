@@ -8,8 +8,7 @@ import re
 import select
 import signal
 import struct
-import subprocess
-import sys
+import tempfile
 import termios
 import time
 from collections.abc import Iterator
@@ -21,12 +20,12 @@ import yaml
 from rich.cells import cell_len
 from rich.console import Console
 
+from programs import started
 from schemabank.engine.cohort import RunStep
 from schemabank.runs.progress.live import LiveReporter
 from tinyruns import SETTINGS, Finished
 
 ESCAPE = re.compile(r"\x1b\[[?\d;]*[A-Za-z]")
-PROGRAM = [sys.executable, "-c", "from schemabank.cli import main; main()"]
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -185,20 +184,15 @@ def write_suite(path: Path, model: Path, **suite: object) -> Path:
 
 def on_a_terminal(
     arguments: list[str], data: Path, *, interrupt_at: str | None = None
-) -> tuple[int, str, str]:
+) -> tuple[int | None, str, str]:
     """Run the program with stderr on a terminal of 60 by 16; return code, stdout, what it drew."""
     master, slave = pty.openpty()
     ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 16, 60, 0, 0))
     hidden = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"}
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment |= {"SCHEMABANK_DATA": str(data), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*PROGRAM, *arguments],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=slave,
-    ) as process:
+    with tempfile.TemporaryFile() as out:
+        process = started(arguments, environment, stdout=out.fileno(), stderr=slave)
         os.close(slave)
         drawn, asked, deadline = b"", False, time.monotonic() + 300
         while time.monotonic() < deadline:
@@ -208,13 +202,14 @@ def on_a_terminal(
             except OSError:  # the other end was closed
                 break
             if interrupt_at is not None and not asked and interrupt_at.encode() in drawn:
-                process.send_signal(signal.SIGINT)
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGINT)
                 asked = True
-        assert process.stdout is not None
-        out = process.stdout.read().decode()
-        code = process.wait(60)
+        process.join(60)
+        out.seek(0)
+        printed = out.read().decode()
     os.close(master)
-    return code, out, drawn.decode()
+    return process.exitcode, printed, drawn.decode()
 
 
 def test_a_suite_on_a_terminal_shows_its_runs(finished: Finished, tmp_path: Path) -> None:
