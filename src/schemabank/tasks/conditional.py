@@ -18,6 +18,7 @@ from random import Random
 
 from schemabank.common.errors import InputError
 from schemabank.tasks.base import Example, TaskData, check_at_least
+from schemabank.tasks.task import Task
 
 # Any list of numbers belongs to one split by its hash alone; the rest is for training. So no
 # question can stand in two splits, whatever their sizes.
@@ -327,3 +328,8 @@ def _check_settings(num_rules: int, held_out_ratio: float) -> None:
             f"held_out_ratio {held_out_ratio} must lie in [0, 1) and leave at least one of "
             f"{len(TEMPLATES)} wordings for training: use for instance 0.25"
         )
+
+
+TASK = Task(
+    lambda settings: load(**settings.conditional.model_dump()), meaning="rule", wording="template"
+)

@@ -13,6 +13,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
 from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
+from schemabank.tasks.task import Task
 
 HUB_ID = "openai/gsm8k"
 HUB_CONFIG = "main"
@@ -119,3 +120,6 @@ def _check_disjoint(train: list[Example], test: list[Example]) -> None:
                 f"{example.id} asks the same question as {ids[example.question]}: restore the "
                 f"upstream files, whose splits share none"
             )
+
+
+TASK = Task(lambda settings: load(**settings.gsm8k.model_dump()))

@@ -25,6 +25,7 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.tasks.base import Example, TaskData, check_at_least
+from schemabank.tasks.task import Task
 
 SUFFIX = " Give the result as your final answer. Do not include units."
 ANSWER_MARK = "####"
@@ -247,3 +248,6 @@ def _generator_module() -> ModuleType:
 
     assert isinstance(gsm_symbolic, ModuleType)
     return gsm_symbolic
+
+
+TASK = Task(lambda settings: load(**settings.gsm_symbolic.model_dump()))

@@ -23,6 +23,7 @@ from schemabank.sandbox import Verdict, check_asserts, check_function, require_i
 from schemabank.tasks.base import Example, Item, TaskData
 from schemabank.tasks.programs import body_or_function, defines, module
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
+from schemabank.tasks.task import Task
 
 MBPP_HUB_ID = "google-research-datasets/mbpp"
 # MBPP's own splits, by task_id: 1 to 10 are for prompts.
@@ -204,3 +205,13 @@ def _hub_mbpp(version: str) -> list[Row]:
 
 def _lines(path: Path) -> list[Row]:
     return [row for _, row in json_lines(path, finite=True)]
+
+
+TASK = Task(
+    lambda _settings: load(),
+    prompt="{question}",
+    metric="code",
+    split="test",  # HumanEval is a benchmark: all of its problems are for testing
+    check=lambda settings: check_allowed(settings.humaneval),
+    judge=lambda settings, completions: judge(settings.humaneval, completions),
+)

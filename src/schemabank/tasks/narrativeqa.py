@@ -29,6 +29,7 @@ from schemabank.tasks.base import (
     set_aside,
 )
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
+from schemabank.tasks.task import Task
 
 HUB_ID = "deepmind/narrativeqa"
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
@@ -318,3 +319,10 @@ def _check_disjoint(splits: Mapping[str, _Split]) -> None:
                     f"restore the original files, whose splits share none"
                 )
             first[id_] = name
+
+
+TASK = Task(
+    lambda settings: load(**settings.narrativeqa.model_dump()),
+    prompt="{title}\n\n{summary}\n\nQuestion: {question}\nAnswer: ",
+    metric="reading",
+)

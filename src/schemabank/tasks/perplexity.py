@@ -17,6 +17,7 @@ from schemabank.config.task import PerplexitySettings
 from schemabank.tasks.base import Example, Item, TaskData, hash_position
 from schemabank.tasks.seams import beginning_tokens
 from schemabank.tasks.sources import DATA_VARIABLE, data_folder
+from schemabank.tasks.task import Task
 
 PROMPT_WORDS, TARGET_WORDS = 50, 150  # of a training example
 TEST_SET = "test"  # NarrativeQA's
@@ -152,3 +153,12 @@ def _pieces(book_id: str, text: str) -> Iterator[Example]:
             answer=solution,
             cluster=book_id,
         )
+
+
+TASK = Task(
+    lambda settings: load(settings.perplexity),
+    prompt="{question}",
+    metric="perplexity",
+    ends=False,
+    items=lambda books, settings, tokenizer: items(books, settings.perplexity, tokenizer),
+)

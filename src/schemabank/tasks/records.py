@@ -19,6 +19,7 @@ from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.scoring.answers import plain_decimal
 from schemabank.tasks.sources import load_data_set
+from schemabank.tasks.task import PROMPT, Task
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SPLITS = ("train", "validation", "test")
@@ -297,3 +298,12 @@ def _check_distinct(data: TaskData) -> None:
                     f"{example.id} in {split} has the same prompt as an example in {first}: no "
                     "prompt may stand in two splits, remove it from one"
                 )
+
+
+TASK = Task(
+    lambda settings: load(
+        settings.records, prompt=PROMPT if settings.prompt is None else settings.prompt
+    ),
+    metric="exact_match",
+    data=("name", "prompt"),
+)

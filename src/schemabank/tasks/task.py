@@ -1,0 +1,47 @@
+"""What a task brings beside its data: how it is asked and scored where the settings do not say."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from schemabank.config.task import MetricName, TaskSettings
+from schemabank.sandbox import Verdict
+from schemabank.tasks.base import Example, Item, TaskData
+
+PROMPT = "{question}\nThe answer is: "
+
+Split = Literal["validation", "test"]
+Judged = tuple[str, Verdict]  # what was taken from a completion, and what it is worth
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task brings.
+
+    Attributes:
+        load: reads or makes its three splits.
+        prompt: template of its prompt.
+        metric: name of its metric.
+        split: what is scored by itself.
+        ends: whether a target may end with the end token; pieces of a longer text do not.
+        check: raises ``InputError`` where the task cannot be scored under these settings.
+        judge: scores completions by what their examples' fields say; ``None``: the metric does.
+        items: what an evaluation asks of a split's examples, where it is not their prompts.
+        meaning: field that is the same for examples that mean the same.
+        wording: field that tells how an example is said.
+        data: settings that its examples depend on, beside those in its own section.
+    """
+
+    load: Callable[[TaskSettings], TaskData]
+    prompt: str = PROMPT
+    metric: MetricName = "numeric"
+    split: Split = "validation"
+    ends: bool = True
+    check: Callable[[TaskSettings], None] = lambda _settings: None
+    judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[Judged]] | None = None
+    items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
+    meaning: str | None = None
+    wording: str | None = None
+    data: tuple[str, ...] = ("name",)
