@@ -37,7 +37,7 @@ from schemabank.engine.slots import Kind, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.step import Training, penalise
 
-CACHE_SHARE = 0.4  # of the free memory, for states below the first bank
+CACHE_SHARE = 0.4  # of the free memory, for states below the first part
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]
 
 
 def _cache_limit(device: torch.device) -> int:
-    """Bytes that the states below the first bank may take."""
+    """Bytes that the states below the first part may take."""
     if device.type == "cuda":
         return int(CACHE_SHARE * torch.cuda.mem_get_info(device)[0])
     return int(CACHE_SHARE * psutil.virtual_memory().available)

@@ -1,7 +1,7 @@
 """The trainable weights of all slots: one flat float32 row a slot for each group.
 
-LoRA layers and banks see their weights as views into the rows, so one optimizer call updates a
-whole group of all slots, and a slot is loaded, saved or cleared as a row.
+Layers see their weights as views into the rows, so one optimizer call updates a whole group of all
+slots, and a slot is loaded, saved or cleared as a row.
 """
 
 import hashlib

@@ -40,7 +40,7 @@ class Programs:
         training: what is trained.
         data: the training examples.
         executor: runs programs.
-        limit_bytes: memory for the states below the first bank.
+        limit_bytes: memory for the states below the first part.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Programs:
         return _Program(staging, step, states)
 
     def _trunk_states(self, limit_bytes: int) -> TrunkStates:
-        """What computes the states below the first bank, and keeps them."""
+        """What computes the states below the first part, and keeps them."""
         model = self._training.stack.model
         ahead = {
             bucket.width: (self._trunk_row(Row(i, self._data.encoded[i])) for i in bucket.members)
@@ -164,7 +164,7 @@ class Programs:
     def _fill(
         self, host: Mapping[str, np.ndarray], kind: Kind, working: Working
     ) -> list[TrunkRow | None]:
-        """Write a step's input; return what tells every row's states below the first bank."""
+        """Write a step's input; return what tells every row's states below the first part."""
         host["active"].fill(False)
         for name, field in self._fields.items():
             host[name][...] = field.default

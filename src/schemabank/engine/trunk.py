@@ -1,4 +1,4 @@
-"""The base model's states below the first bank, computed once an example and kept.
+"""The base model's states below the first part, computed once an example and kept.
 
 While LoRA is untouched, all runs have the same ones: in the document's first stage only the rest of
 the model has to run again.
@@ -87,7 +87,7 @@ class TrunkStates:
             staging = Staging(fields, self._states.device)
             run = self._executor.program(
                 lambda: self._compute(staging.device["tokens"]),
-                f"the states below the first bank of {self._num_rows} x {width} tokens",
+                f"the states below the first part of {self._num_rows} x {width} tokens",
             )
             self._batches[width] = staging, run
 
