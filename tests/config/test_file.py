@@ -18,6 +18,7 @@ from schemabank.config.file import (
     run_id,
     to_yaml,
 )
+from schemabank.config.methods import METHODS
 from schemabank.config.settings import (
     PRESETS,
     EvalSettings,
@@ -42,6 +43,10 @@ curriculum:
     train: [lora]
     learning_rate: 1e-4
 """
+
+
+*FIRST, LAST = map(repr, METHODS)
+ARMS = f"{', '.join(FIRST)} or {LAST}"
 
 
 @pytest.fixture
@@ -194,11 +199,11 @@ def test_an_unknown_key_like_no_other_names_the_allowed_ones(path: Path) -> None
         ),
         (
             "arm: lorax\n",
-            "run.yaml:1: arm is 'lorax', but input should be 'base', 'lora' or 'schemabank' or",
+            f"run.yaml:1: arm is 'lorax', but input should be {ARMS} or",
         ),
         (
             "arm: [lora, lorax]\n",
-            "run.yaml:1: arm.1 is 'lorax', but input should be 'base', 'lora' or 'schemabank': ",
+            f"run.yaml:1: arm.1 is 'lorax', but input should be {ARMS}: ",
         ),
         (
             "arm: lora\nseed:\n  - 1\n  - -2\n",
@@ -362,7 +367,10 @@ def variants(model: Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 OTHER_TASKS = [f"task.{name}." for name in TASK_NAMES if name != RunConfig(arm="lora").task.name]
-NO_IDENTITY = ("engine.", *OTHER_TASKS)
+OTHER_METHODS = [
+    f"{name}." for name, entry in METHODS.items() if entry.settings and name != "schemabank"
+]
+NO_IDENTITY = ("engine.", *OTHER_TASKS, *OTHER_METHODS)
 VARIANTS = dict(variants(RunConfig(arm="schemabank")))
 
 
@@ -375,6 +383,17 @@ def test_the_walk_over_the_settings_meets_every_kind_of_leaf() -> None:
 def test_every_setting_but_the_engines_and_other_tasks_changes_the_hash(key: str) -> None:
     same = config_hash(VARIANTS[key]) == config_hash(RunConfig(arm="schemabank"))
     assert same == (key == "preset" or key.startswith(NO_IDENTITY))
+
+
+@pytest.mark.parametrize(
+    ("arm", "hashed"),
+    [("base", "e5636db8d2"), ("lora", "502afaa5bf"), ("schemabank", "91deb1a03c")],
+)
+def test_a_setting_that_comes_later_changes_no_id_of_runs_that_were_made_before(
+    arm: str, hashed: str
+) -> None:
+    """A new setting is marked ``Later`` with the value that was meant before there was one."""
+    assert config_hash(RunConfig(arm=arm)) == hashed
 
 
 def test_no_two_settings_share_a_hash() -> None:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from schemabank.config.settings import BankSettings
 from schemabank.methods.schemabank.bank import Routed, SchemaBank
 from schemabank.methods.schemabank.penalties import (
+    PENALTIES,
     load_balance,
     orthonormality,
     router_entropy,
@@ -518,3 +520,8 @@ def test_a_slot_that_gets_another_rank_starts_without_the_former_runs_maps() -> 
         assert torch.equal(tensor, own.tensors(0)[name])
     assert not shared.U[1].unflatten(1, (SCHEMAS, 3))[..., 1:].any()
     assert not shared.V[1].unflatten(0, (SCHEMAS, 3))[:, 1:].any()
+
+
+def test_every_weight_of_the_settings_is_that_of_a_penalty() -> None:
+    weights = {name for name in BankSettings.model_fields if name.endswith("_weight")}
+    assert {penalty.name for penalty in PENALTIES} == weights | {"tag_loss_weight"}

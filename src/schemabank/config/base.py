@@ -20,6 +20,13 @@ Weight = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 
 
+@dataclass(frozen=True)
+class Later:
+    """Marks a setting that came later; with the value that was meant before it is in no run's id."""
+
+    before: object
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, strict about names, documented by attribute docstrings."""
 

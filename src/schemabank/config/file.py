@@ -19,22 +19,15 @@ from pydantic_core import ErrorDetails
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
+from schemabank.config.base import Later
 from schemabank.config.settings import PRESETS, ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
-from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, AverageSettings, StageSettings
+from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, StageSettings
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
-# Settings that came later, with the value that was meant before: it is no part of a run's id.
-LATER_SETTINGS: tuple[tuple[str, str, object], ...] = (
-    ("lora", "layers_to_transform", None),
-    ("lora", "use_rslora", False),
-    ("train", "epoch_orders", 1),
-    ("train", "loraplus_lr_ratio", 1.0),
-    ("train", "loss_weighting", "batch"),
-)
 # A stage has one of these; one that is set on top of the other replaces it.
 EITHER_OR = {
     "learning_rate": "learning_rate_ratio",
@@ -97,17 +90,23 @@ def config_hash(run: RunConfig) -> str:
         tree["curriculum"] = [s.model_dump(mode="json", exclude=ratio) for s in run.stages()]
         for name in INHERITED:
             del tree["train"][name]
-    for section, name, before in LATER_SETTINGS:
-        if section in tree and tree[section][name] == before:
-            del tree[section][name]
-    if run.average == AverageSettings():  # there was none before
-        tree.pop("average", None)
+    _forget_later(tree, run)
     for other in TASK_NAMES:
         if other != run.task.name:
             del tree["task"][other]
     if run.task.name == "records" and run.task.records.digest is not None:
         del tree["task"]["records"]["path"]  # the rows count, not where they lie
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _forget_later(tree: Tree, settings: BaseModel) -> None:
+    """Leave settings out of a tree that have the value which was meant before they came."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if any(isinstance(mark, Later) and mark.before == value for mark in field.metadata):
+            tree.pop(name, None)
+        elif isinstance(value, BaseModel) and name in tree:
+            _forget_later(tree[name], value)
 
 
 def run_id(run: RunConfig) -> str:

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, create_model, model
 from schemabank.config.base import (
     LARGEST,
     Int,
+    Later,
     PositiveInt,
     Rate,
     Seed,
@@ -60,7 +61,7 @@ class LoraSettings(Settings):
     """Rank."""
     lora_alpha: Rate = 16.0
     """Scale: the update is multiplied by lora_alpha / r."""
-    use_rslora: bool = False
+    use_rslora: Annotated[bool, Later(False)] = False
     """Multiply by lora_alpha / √r instead, which suits large ranks (arXiv 2312.03732)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
@@ -70,14 +71,15 @@ class LoraSettings(Settings):
         BeforeValidator(lambda names: [names] if names == ALL_LINEAR else names),
     ] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Names of the linear layers that get an adapter; all-linear: all but the output layer."""
-    layers_to_transform: (
+    layers_to_transform: Annotated[
         Annotated[
             tuple[Int, ...],
             Field(min_length=1),
             AfterValidator(lambda indices: tuple(sorted(indices))),
         ]
-        | None
-    ) = None
+        | None,
+        Later(None),
+    ] = None
     """Indices of the blocks whose layers get one; null: all blocks."""
 
     @model_validator(mode="after")
@@ -239,7 +241,7 @@ class _OfAllMethods(Settings):
     """Stages of the arm schemabank."""
     train: TrainSettings = TrainSettings()
     """Training."""
-    average: AverageSettings = AverageSettings()
+    average: Annotated[AverageSettings, Later(AverageSettings())] = AverageSettings()
     """Average of the adapter over its steps."""
     eval: EvalSettings = EvalSettings()
     """Evaluation."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemabank.config.base import PositiveInt, Rate, Settings, Share, Weight
+from schemabank.config.base import Later, PositiveInt, Rate, Settings, Share, Weight
 
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -28,13 +28,13 @@ class TrainSettings(Settings):
     """Examples a step."""
     max_buckets: PositiveInt = 20
     """Distinct batch lengths; examples of similar length share a batch."""
-    epoch_orders: PositiveInt = 4
+    epoch_orders: Annotated[PositiveInt, Later(1)] = 4
     """Orders of the batch lengths that take turns, one an epoch; slots are refilled in between."""
-    loss_weighting: Literal["batch", "token"] = "batch"
+    loss_weighting: Annotated[Literal["batch", "token"], Later("batch")] = "batch"
     """All batches weigh the same, as in transformers' Trainer, or all tokens that the loss sees."""
     learning_rate: Rate = 1e-3
     """Peak learning rate; a stage of the arm schemabank may have its own, or a share of this."""
-    loraplus_lr_ratio: Rate = 1.0
+    loraplus_lr_ratio: Annotated[Rate, Later(1.0)] = 1.0
     """Learning rate of LoRA's B as a multiple of A's; above 1 it is LoRA+ (arXiv 2402.12354)."""
     lr_scheduler_type: Schedule = "linear"
     """Decay after the warm-up; a stage may have its own."""

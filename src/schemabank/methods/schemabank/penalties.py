@@ -1,7 +1,9 @@
 """What a run with a schema bank adds to its loss: each term, and where its weight comes from.
 
-To add one, write its function, name it in ``PENALTIES`` and give ``BankSettings`` its weight: a
-setting ``NAME_weight`` is the weight of the penalty of that name.
+To add one, write its function, and put it in ``PENALTIES`` under the name of its weight, a setting
+of ``BankSettings`` that ends in ``_weight``. A function sees :class:`Seen` and the step's input;
+what it lacks becomes a field of ``Routed``, which costs its memory in every step. The weight of the
+tag loss alone is another section's, ``tags.loss_weight``, which ``course.py`` puts in.
 Source: equation 8 of the SchemaBank paper; equation 4 of Switch Transformers (arXiv 2101.03961).
 """
 
