@@ -174,7 +174,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest_key(
 def test_an_unknown_key_like_no_other_names_the_allowed_ones(path: Path) -> None:
     found = message(path, "arm: lora\nlora:\n  zzz: 1\n")
     assert found == (
-        "run.yaml:3: unknown key 'lora.zzz': allowed are r, lora_alpha, lora_dropout, "
+        "run.yaml:3: unknown key 'lora.zzz': allowed are r, lora_alpha, use_rslora, lora_dropout, "
         "target_modules, layers_to_transform; use one of them"
     )
 

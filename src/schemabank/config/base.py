@@ -22,7 +22,7 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Later:
-    """Marks a setting that came later; with the value that was meant before it is in no run's id."""
+    """Marks a setting that came later: at the value meant before, it is no part of a run's id."""
 
     before: object
 
