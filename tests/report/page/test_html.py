@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pages import ARMS, NASTY, SCRIPT, runs_report, samples, samples_of, table_report
-from reports import browser, html_page
+from reports import browser, figures, html_page
 from schemabank.report.page.browser import LONGEST_TEXT, MOST_BYTES, MOST_GOLDS, cut
 from schemabank.report.page.markup import (
     clipped,
@@ -93,7 +93,7 @@ def test_the_page_has_every_part_in_order(whole: str) -> None:
     assert "Better: +6.27 points (95 % interval 2.83 to 9.71), p = 0.0102, 4 seeds, paired." in (
         found.of("bdi")
     )
-    assert len([c for tag, c in found.tags if tag == "figure"]) == 7
+    assert len([c for tag, c in found.tags if tag == "figure"]) == len(figures(runs_report()))
     titles = {f"{kind} runs: 1" for kind in ("Failed", "Failed tuning", "Excluded", "Unfinished")}
     assert titles <= set(found.of("summary"))
 
@@ -187,8 +187,8 @@ def test_every_chart_is_a_drawing_with_words_and_a_table(whole: str) -> None:
     found = Page(whole)
     drawings = [a for _, a in found.tags if "data-chart" in a]
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 30 for a in drawings)
-    assert len([tag for tag, _ in found.tags if tag == "svg"]) == len(drawings) == 7
-    assert found.of("summary").count("The same data as a table") == 7
+    assert len([tag for tag, _ in found.tags if tag == "svg"]) == len(drawings) > 5
+    assert found.of("summary").count("The same data as a table") == len(drawings)
     data = next(text for text in found.of("script") if text.startswith("{"))
     assert set(json.loads(data)) == {a["data-chart"] for a in drawings}
     assert not {"id", "style", "href", "clip-path"} & found.drawn

@@ -1,6 +1,7 @@
 import html
 import json
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from pages import ARMS, NASTY, runs_report, table_report
 from reports import charts, figures, page
+from schemabank.report.contents import Topics
 from schemabank.report.figures import drawable, svg, write_figure
 from schemabank.report.sections.chart import Chart
 from schemabank.report.sections.curves import MOST_POINTS
@@ -225,8 +227,9 @@ Stages = list[tuple[str, int]]
 def staged(stages: dict[str, Stages], panels: int = 1) -> Chart:
     """The learning curves of arms with these stages, at each of some settings."""
     found: dict[str, Any] = {**runs_report(), "contrasts": [], "arms": []}
-    for other in ("rates", "others", "groups", "routing"):
-        found[other] = []
+    for field in fields(Topics):
+        if isinstance(found.get(field.name), list):
+            found[field.name] = []
     found["pooled"]["verdict"]["difference"] = None
     found["curves"] = [
         {
@@ -234,7 +237,7 @@ def staged(stages: dict[str, Stages], panels: int = 1) -> Chart:
             "epochs": str(panel) if panels > 1 else None,
             "stages": [{"name": n, "first_step": s} for n, s in stages.get(curve["arm"], [])],
         }
-        for curve in found["curves"]
+        for curve in runs_report()["curves"]
         for panel in range(panels)
     ]
     (chart,) = charts(found)

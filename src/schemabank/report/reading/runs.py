@@ -114,7 +114,7 @@ class RunSet:
         return list(dict.fromkeys(run.arm for run in self.runs if run.trained == trained))
 
     def at(self) -> dict[tuple[str, str], list[ReportedRun]]:
-        """Return the trained runs by arm and setting."""
+        """Return the trained runs by arm and setting; untrained ones are in ``runs`` alone."""
         found: dict[tuple[str, str], list[ReportedRun]] = {}
         for run in self.runs:
             if run.trained:

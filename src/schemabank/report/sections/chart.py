@@ -29,7 +29,9 @@ class Chart:
         title: without names of arms, which are anybody's text.
         caption: how it is read, and which data are left out.
         spec: Vega-Lite.
-        table: the same data.
+        table: the same data, folded below the drawing on the HTML page. Markdown and the terminal
+            show what ``contents.sections`` and ``contents.tables`` list; of two equal tables the
+            page shows one.
         arms: that can be made to stand out.
     """
 
