@@ -5,9 +5,9 @@
 
 A world is an arm at five learning rates, each twice the last: the accuracy that its runs have on
 average, and the loss of the gold target. *drawn* worlds have a peak of accuracy somewhere on the
-grid, and a loss whose minimum lies 0.75 ± 0.7 steps higher, as in the records of
-``results/learning_rates``, where it lies 0 to 2 steps higher; *recorded* worlds are those records'
-own curves. Seeds differ by 2 points, or by an eighth of the accuracy where that is less; items are
+grid, and a loss whose minimum lies 0.75 ± 0.7 steps higher; in the records of
+``results/learning_rates`` it lies 0 or 1 steps higher. *recorded* worlds are those records' own
+curves. Seeds differ by 2 points, or by an eighth of the accuracy where that is less; items are
 harder or easier for all rates alike. What counts is the accuracy that runs at the chosen rate have
 on average.
 """

@@ -99,7 +99,7 @@ def test_the_list_of_stale_records_is_exact() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"train": {"learning_rate": 2e-3}},
+        {"train": {"learning_rate": 3e-3}},
         {"task": {"gsm_symbolic": {"data_seed": 1}}},
         {"eval": {"split": "validation"}},
     ],
