@@ -40,7 +40,7 @@ from schemabank.engine.decoding.decode import generate
 from schemabank.engine.execute import DEPTH, Executor
 from schemabank.engine.lora import SharedInput
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.schemabank.attach import banks_for
+from schemabank.methods import method_of
 
 PEFT_STEPS, PEFT_WARM_UP = 40, 5
 LOOPS: dict[Kind, str] = {
@@ -196,7 +196,9 @@ def _engine(bench: Bench, slots: int) -> dict[str, Row]:
     free(bench.device)
     clock = Alternating(bench.base.model, bench.config.lora, _peft_batches(bench, static=False))
     stack = AdapterStack(
-        bench.base.model, lora=[bench.config.lora] * slots, attach=[banks_for(bench.config.bank)]
+        bench.base.model,
+        lora=[bench.config.lora] * slots,
+        attach=method_of(bench.config).attach([bench.config]),
     )
     config = bench.config
     runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]

@@ -35,7 +35,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.schemabank.attach import banks_for
+from schemabank.methods import method_of
 
 # By the names of kernels and operations; the first that fits counts.
 PARTS = {
@@ -82,7 +82,7 @@ def _profiled(bench: Bench, slots: int) -> Row:
         update={"curriculum": (bench.config.curriculum[1].model_copy(update={"ratio": 1.0}),)}
     )
     stack = AdapterStack(
-        bench.base.model, lora=[config.lora] * slots, attach=[banks_for(config.bank)]
+        bench.base.model, lora=[config.lora] * slots, attach=method_of(config).attach([config])
     )
     runs = [bench_run(bench, stack, config.model_copy(update={"seed": s})) for s in range(slots)]
     cohort = Cohort(stack, runs, bench.data)
