@@ -13,7 +13,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,17 @@ FLOORS = (
     ("runs",),
     ("report", "suites"),
     ("cli",),
+)
+
+# From the command line to the training step: each calls the next.
+WAY = (
+    *("cli", "runs.experiment", "runs.runner", "runs.training"),
+    *("engine.cohort", "engine.programs", "engine.step"),
+)
+# What one reads to understand the step: what it computes, from what, on which weights.
+STEP = (
+    *("engine.step", "engine.part", "engine.slots", "engine.run", "engine.stack"),
+    *("engine.loralayers", "engine.lora", "engine.optim"),
 )
 
 
@@ -234,16 +245,23 @@ def _code_lines(text: str) -> int:
     )
 
 
+def _length(names: Sequence[str], paths: Mapping[str, Path]) -> int:
+    texts = (paths[f"{PACKAGE}.{name}"].read_text(encoding="utf-8") for name in names)
+    return sum(len(text.splitlines()) for text in texts)
+
+
 def _figures() -> str:
     paths = modules()
     found = imports(paths)
     depths = floors(found)
     heights = range(max(depths.values()), -1, -1)
+    ways = (("from the command line to the step", WAY), ("to understand the step", STEP))
     lines = [
         f"rooms {len(depths)}, floors {len(heights)}, files {len(paths)}",
         f"circles {len(circles(found))}, arrows up {len(arrows_up(found))}",
         f"past a front {len(past_the_front(found, fronts(paths)))}",
         f"code lines {code_lines(paths):,}",
+        *(f"{name}: {len(way)} files, {_length(way, paths):,} lines" for name, way in ways),
         *(f"{h}: {', '.join(n for n, depth in depths.items() if depth == h)}" for h in heights),
     ]
     return "\n".join(lines) + "\n"

@@ -152,6 +152,7 @@ def step_input(runs: Sequence[tuple[int, int]], device: str = "cpu") -> StepInpu
     """What begins a step of ``(seed, step)`` in every slot, with banks at full scale."""
     keys = torch.tensor(dropout_keys(runs), dtype=torch.int32)
     fields = {"dropout_keys": keys, "bank_scale": torch.ones(len(runs))}
+    fields["adapter_strength"] = torch.ones(len(runs), 64)  # of more blocks than any has
     empty = Batch(*(torch.empty(0) for _ in Batch.__dataclass_fields__))
     return StepInput(empty, {name: value.to(device) for name, value in fields.items()})
 

@@ -119,6 +119,23 @@ def trained(
     return stack, [step.loss for both in steps for step in both]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "mixtral", "opt_projected", "qwen2"])
+def test_all_linear_layers_have_adapters_or_the_first_that_cannot_is_named(name: str) -> None:
+    """Also those outside of all blocks, and an error names what nobody wrote."""
+    model = tiny_architecture(name)
+    settings = LoraSettings.model_validate({"r": 2, "target_modules": "all-linear"})
+    try:
+        stack = AdapterStack(model, lora=[settings])
+    except InputError as error:
+        assert "is all-linear and finds" in str(error)  # noqa: PT017 -- some models have such layers
+        return
+    names = {path.rpartition(".")[2] for path in stack.lora.layers}
+    assert set(stack.lora.settings[0].target_modules) == names
+    assert len(names) >= 4
+    assert ("project_in" in names) == (name == "opt_projected")
+    assert max(int(layer.block) for layer in stack.lora.layers.values()) < stack.lora.num_blocks
+
+
 def completed(stack: AdapterStack, *, by_slot: bool, limit: int = 6) -> list[list[Completion]]:
     decode = generate_by_slot if by_slot else generate
     with stack.evaluating("off"):

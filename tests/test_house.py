@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,15 @@ def test_the_house_is_no_higher_and_no_wider() -> None:
     assert len(depths) <= MOST_ROOMS
     assert max(depths.values()) < MOST_FLOORS
     assert all(depths[n] == at for at, names in enumerate(structure.FLOORS) for n in names)
+
+
+def test_the_way_to_the_step_is_that_of_the_imports() -> None:
+    pairs = {(one.by, one.source) for one in IMPORTS}
+    way = [f"schemabank.{name}" for name in structure.WAY]
+    assert all(pair in pairs for pair in pairwise(way))
+    assert {f"schemabank.{name}" for name in structure.STEP} <= MODULES.keys()
+    assert len(structure.WAY) <= 7
+    assert len(structure.STEP) <= 8
 
 
 def test_a_made_up_house_is_sound(tmp_path: Path) -> None:

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cohorts import BANK, LORA, bank_run, cohort, data, lora_run
+from cohorts import BANK, FAST_STAGES, LORA, bank_run, cohort, data, lora_run, with_banks
+from schemabank.common.failure import Failure
 from schemabank.config.train import AverageSettings
 from schemabank.engine.average import average_rate, checkpoints
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.optim import AdamWSettings, SlotAdamW
 from schemabank.engine.run import Run
+from schemabank.engine.stack import AdapterStack
 
 LAST = AverageSettings(kind="last", last=4, span_ratio=0.5)
 EXPONENTIAL = AverageSettings(kind="exponential", decay=0.8)
@@ -32,7 +36,7 @@ def weighted(rows: list[Tensor], settings: AverageSettings) -> Tensor:
     """The average from all weights at once, in float64."""
     wide, count = torch.stack(rows).double(), len(rows) - 1
     if settings.kind == "last":
-        return wide[checkpoints(settings, count)].mean(0)
+        return wide[list(checkpoints(settings, count))].mean(0)
     if settings.kind == "exponential":
         shares = settings.decay ** torch.arange(count - 1, -1, -1, dtype=torch.float64)
         return (shares[:, None] * wide[1:]).sum(0) / shares.sum()
@@ -69,22 +73,54 @@ def test_a_neighbours_average_changes_no_bit(settings: AverageSettings) -> None:
     assert all(torch.equal(one, found[1]) for one in found[1::2])
 
 
-def test_a_run_that_waits_for_its_slot_keeps_its_mean() -> None:
-    """Slots are left between the stages of a curriculum: three runs in two slots."""
-    runs = [replace(bank_run(seed, num_train_epochs=4), average=BEMA) for seed in (1, 2, 3)]
-    made = cohort(runs, data(), slots=2)
-    list(made.steps())
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("halted_at", [3, 17])
+def test_a_halted_run_goes_on_with_its_mean(settings: AverageSettings, halted_at: int) -> None:
+    runs = [replace(lora_run(1, num_train_epochs=4), average=settings), bank_run(2)]
+    whole = cohort(runs, data())
+    list(whole.steps())
+    first = cohort(runs, data())
+    steps = first.steps()
+    for _ in range(halted_at):
+        next(steps)
+    halted = first.halt()
+    stack = AdapterStack(first.stack.model, lora=[LORA] * 2, attach=with_banks(BANK))
+    rest = Cohort(stack, runs, data(), halted=halted)
+    list(rest.steps())
     for run in runs:
-        alone = cohort([run, lora_run(9, num_train_epochs=4)], data())
-        list(alone.steps())
-        expected = alone.finished[run.name]["lora"]
-        torch.testing.assert_close(made.finished[run.name]["lora"], expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(rest.finished[run.name]["lora"], whole.finished[run.name]["lora"])
+
+
+def test_steps_that_do_not_move_the_weights_count_like_all_others() -> None:
+    """A last stage without LoRA, and a step that is skipped."""
+    first = FAST_STAGES[2].model_copy(update={"ratio": 0.5})
+    router = FAST_STAGES[0].model_copy(update={"ratio": 0.5})
+    run = replace(bank_run(1, stages=(first, router), num_train_epochs=4), average=LAST)
+    _, end = by_step(run)
+    others, last = by_step(replace(run, average=AverageSettings()))
+    torch.testing.assert_close(end.double(), weighted(others, LAST), rtol=1e-5, atol=1e-8)
+    assert last.abs().max() > 0
+    optimizer = SlotAdamW(torch.ones(1, 3), AdamWSettings(*torch.ones(5, 1, 1)), averages=True)
+    optimizer.weights.fill_(5)
+    optimizer.move_average(torch.ones(1, 1))
+    assert optimizer.average is not None
+    assert optimizer.average.tolist() == [[5, 5, 5]]
+
+
+def test_a_run_that_fails_ends_as_its_last_weights() -> None:
+    made = cohort([replace(lora_run(1, num_train_epochs=4), average=LAST), lora_run(2)], data())
+    for number, _ in enumerate(made.steps()):
+        if number == 5:
+            last = made.stack.groups["lora"].weights[0].clone()
+            made.slots[0].failure = Failure("diverged", "too fast")
+    assert torch.equal(made.finished["lora-1"]["lora"], last)
 
 
 def test_checkpoints_are_spread_over_the_end_of_a_run() -> None:
-    assert checkpoints(LAST, 80) == [50, 60, 70, 80]
-    assert checkpoints(LAST, 3) == [2, 3]
-    assert checkpoints(LAST, 1) == [1]
+    assert checkpoints(LAST, 80) == (50, 60, 70, 80)
+    assert checkpoints(LAST, 5) == (2, 3, 4, 5)
+    assert checkpoints(LAST, 3) == (1, 2, 3)
+    assert checkpoints(LAST, 1) == (1,)
 
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)

@@ -272,3 +272,11 @@ def test_a_block_out_of_range_is_found_before_anything_is_computed(
     with pytest.raises(InputError, match=r"names block 9, but the model has 3 blocks: allowed are"):
         run_experiment(load_experiment(path), tmp_path / "runs", Notes())
     assert not (tmp_path / "runs").exists()
+
+
+def test_b_alone_may_have_a_learning_rate_of_its_own() -> None:
+    stack = AdapterStack(tiny_model("llama"), lora=[LoraSettings()])
+    group = stack.groups["lora"]
+    assert group.faster is not None
+    for name, own in group.views(group.faster).items():
+        assert bool(own.all()) == bool(own.any()) == name.endswith(".B")

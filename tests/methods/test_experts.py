@@ -145,15 +145,28 @@ def test_a_fold_puts_the_mean_in_the_place_of_the_maps() -> None:
     stack.configure(0, stack.lora.settings[0], {"maps": NUM_EXPERTS})
     weights = stack.groups["lora"].weights
     weights.copy_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
-    before, neighbour = stack.lora.tensors(0), weights[1].clone()
-    means = {path: stack.lora._maps(path, 0).mean(0).T for path in stack.lora.layers}
-    stack.lora.fold(0)
+    before = {path: stack.lora._maps(path, 0).clone() for path in stack.lora.layers}
+    firsts = {path: a for path, (a, _) in stack.lora.tensors(0).items()}
+    kept, folded = weights[0].clone(), stack.lora.folded(weights[0], NUM_EXPERTS)
+    assert torch.equal(weights[0], kept)
+    weights[0] = folded
+    stack.lora.use_maps(0, 1)
     for path, (a, b) in stack.lora.tensors(0).items():
-        assert torch.equal(a, before[path][0])
-        assert torch.equal(b, means[path])
-        assert torch.equal(b, before[path][1])
+        assert torch.equal(a, firsts[path])
+        assert torch.equal(b, before[path].mean(0).T)
         assert not stack.lora._all_maps(path, 0)[1:].any()
-    assert torch.equal(weights[1], neighbour)
+    assert torch.equal(stack.lora.folded(kept, 1), kept)
+
+
+def test_a_run_ends_as_the_mean_of_its_maps() -> None:
+    """What is seated to be evaluated and saved, against the maps after the last step."""
+    stack = new_stack()
+    cohort = Cohort(stack, [run(1, stack), lora_run(2)], DATA)
+    for _ in cohort.steps():
+        last = {path: stack.lora._maps(path, 0).clone() for path in stack.lora.layers}
+    cohort.seat(["experts-1", "lora-2"])
+    for path, (_, b) in stack.lora.tensors(0).items():
+        assert torch.equal(b, last[path].mean(0).T)
 
 
 def test_the_weights_of_all_maps_are_counted() -> None:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from schemabank.config.methods import METHODS, RESERVED
+from schemabank.config.settings import ExperimentConfig
+from schemabank.suites.file import SuiteConfig
 from tinyruns import write_config, write_gsm8k, write_model
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "methods.md"
@@ -90,11 +93,30 @@ def test_its_settings_are_checked_like_all_others(package: Path, tmp_path: Path)
     assert "descent" in without.stderr
 
 
+def test_runs_of_other_methods_can_be_read_without_the_package(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCHEMABANK_DATA", str(write_gsm8k(tmp_path / "data")))
+    config = write_config(tmp_path / "run.yaml", write_model(tmp_path / "model"), arm="lora")
+    assert schemabank(package, tmp_path, "train", config, "--out", "runs").returncode == 0
+    (folder,) = (tmp_path / "runs").glob("lora-*")
+    assert "descent" not in (folder / "config.yaml").read_text()
+    done = schemabank(tmp_path, tmp_path, "export", folder, "--out", "exported")
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_method_has_the_name_of_another_setting() -> None:
+    taken = {*ExperimentConfig.model_fields, *SuiteConfig.model_fields} - METHODS.keys()
+    assert taken <= RESERVED
+
+
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
         ("lora", "descent:ENTRY", "is taken"),
         ("other", "descent:DescentSettings", "names a "),
+        ("train", "descent:ENTRY", "has the name of another setting"),
+        ("slope", "descent:ENTRY", "has sections"),
         ("missing", "descent:Nothing", "cannot be loaded (AttributeError"),
     ],
 )

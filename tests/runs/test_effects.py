@@ -64,6 +64,26 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
         {"arm": "base", "task": {"name": "perplexity", "prompt": "{question}!"}},
         "no effect: task.prompt (perplexity asks pieces of its texts, not prompts)",
     ),
+    "lora has no settings of coto": (
+        {"arm": "lora", "coto": {"rising_ratio": 0.5}},
+        "coto.rising_ratio (no setting of the arm lora)",
+    ),
+    "coto that begins whole": (
+        {"arm": "coto", "coto": {"initial_probability": 1, "rising_ratio": 0.5}},
+        "coto.rising_ratio (coto.initial_probability is 1",
+    ),
+    "coto that does not rise": (
+        {"arm": "coto", "coto": {"initial_probability": 0.5, "rising_ratio": 0}},
+        "coto.initial_probability (coto.rising_ratio is 0",
+    ),
+    "no average, no decay": (
+        {"arm": "lora", "average": {"decay": 0.9}},
+        "average.decay (average.kind is none)",
+    ),
+    "one checkpoint has no span": (
+        {"arm": "lora", "average": {"kind": "last", "last": 1, "span_ratio": 0.5}},
+        "average.span_ratio (average.last is 1",
+    ),
     "lora has no routing": ({"arm": "lora", "eval": {"routing": "on"}}, "schemabank alone has a"),
     "lora sees no shots": ({"arm": "lora", "eval": {"few_shot": 8}}, "the arm base alone is shown"),
     "base trains nothing": (

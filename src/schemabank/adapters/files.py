@@ -98,6 +98,7 @@ def model_card(base_name: str, settings: LoraSettings, *, training: str) -> str:
         settings: rank, scale and targets.
         training: sentences on how the adapter was trained.
     """
+    rule = ", rank-stabilised" if settings.use_rslora else ""
     return f"""---
 base_model: {base_name}
 library_name: peft
@@ -111,7 +112,7 @@ tags:
 
 {training}
 
-Rank {settings.r}, alpha {settings.lora_alpha:g}, on {_targets_in_words(settings)}.
+Rank {settings.r}, alpha {settings.lora_alpha:g}{rule}, on {_targets_in_words(settings)}.
 It is a plain LoRA adapter: nothing of the training's routing is left in it, and it costs what any
 LoRA adapter costs.
 

@@ -4,6 +4,7 @@ Numbers are bounded, so that a slip such as 1e20 is refused where it is read, an
 no number.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -70,12 +71,14 @@ class MethodEntry:
             method's name if it has ``settings``.
         settings: its own section; ``None`` for none.
         shared: dotted settings in which runs of one cohort must agree.
+        unused: from its own section, those of its settings that have no effect, with the reason.
     """
 
     where: str
     sections: tuple[str, ...] = OF_LORA
     settings: type[Settings] | None = None
     shared: tuple[str, ...] = ()
+    unused: Callable[[Any], Mapping[str, str]] = lambda _settings: {}
 
     @property
     def trains(self) -> bool:

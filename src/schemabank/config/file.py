@@ -20,6 +20,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
 from schemabank.config.base import Later
+from schemabank.config.methods import METHODS
 from schemabank.config.settings import PRESETS, ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
 from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, StageSettings
@@ -115,8 +116,13 @@ def run_id(run: RunConfig) -> str:
 
 
 def to_yaml(run: RunConfig) -> str:
-    """Return the resolved configuration as YAML, which :func:`load_run` reads back."""
-    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Return the resolved configuration as YAML, which :func:`load_run` reads back.
+
+    Sections of other methods are left out: it can be read where their packages are missing.
+    """
+    others = {name for name, method in METHODS.items() if method.settings} & run.unused_sections
+    tree = run.model_dump(mode="json", exclude=others)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 class SettingsFile:

@@ -14,6 +14,12 @@ from schemabank.common.errors import InputError
 from schemabank.config.base import OF_LORA, MethodEntry, Settings, Share
 
 GROUP = "schemabank.methods"
+# Top-level keys of configurations and suites, which no method may have for its name.
+RESERVED = {
+    *("arm", "seed", "preset", "model", "task", "lora", "bank", "tags", "curriculum", "train"),
+    *("average", "eval", "engine", "base_shots", "defaults", "arms", "seeds", "grid", "tune"),
+    *("contrast", "exclude"),
+}
 
 
 class CoToSettings(Settings):
@@ -25,10 +31,18 @@ class CoToSettings(Settings):
     """Share of the steps in which that probability rises to 1."""
 
 
+def _unused_in_coto(coto: CoToSettings) -> dict[str, str]:
+    if coto.initial_probability == 1:
+        return {"rising_ratio": "coto.initial_probability is 1 from the first step on"}
+    if coto.rising_ratio == 0:
+        return {"initial_probability": "coto.rising_ratio is 0, and all blocks act"}
+    return {}
+
+
 class ExpertsSettings(Settings):
     """Several maps B over one A in every layer, of which an example uses one (AdaMix)."""
 
-    num_experts: Annotated[int, Field(ge=2)] = 4
+    num_experts: Annotated[int, Field(ge=2, le=64)] = 4
     """Maps of a layer; the adapter at the end is their mean."""
     routing: Literal["random", "hash"] = "random"
     """Which one is used: drawn for every step and layer, or fixed for each example and layer."""
@@ -46,7 +60,10 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         ),
     ),
     "coto": MethodEntry(
-        "schemabank.methods.coto:CoTo", sections=(*OF_LORA, "coto"), settings=CoToSettings
+        "schemabank.methods.coto:CoTo",
+        sections=(*OF_LORA, "coto"),
+        settings=CoToSettings,
+        unused=_unused_in_coto,
     ),
     "experts": MethodEntry(
         "schemabank.methods.experts:Experts",
@@ -69,8 +86,8 @@ def all_methods() -> dict[str, MethodEntry]:
             entry = point.load()
         except Exception as error:  # whatever another package's import may raise
             entry, problem = None, f"cannot be loaded ({type(error).__name__}: {error})"
-        if problem is None and not isinstance(entry, MethodEntry):
-            problem = f"names a {type(entry).__name__}"
+        if problem is None:
+            problem = _problem(point.name, entry)
         if problem is not None:
             raise InputError(
                 f"the entry point {point.name!r} of {GROUP} ({point.value}) {problem}: allowed are "
@@ -79,6 +96,17 @@ def all_methods() -> dict[str, MethodEntry]:
             )
         found[point.name] = entry
     return found
+
+
+def _problem(name: str, entry: object) -> str | None:
+    """What is wrong with another package's entry, or ``None``."""
+    if not isinstance(entry, MethodEntry):
+        return f"names a {type(entry).__name__}"
+    if name in RESERVED:
+        return "has the name of another setting"
+    if (entry.settings is not None) != (name in entry.sections):
+        return f"has sections {entry.sections}, which must name {name!r} if it has settings, only"
+    return None
 
 
 METHODS: Mapping[str, MethodEntry] = all_methods()

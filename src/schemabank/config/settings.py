@@ -9,7 +9,14 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from schemabank.config.base import (
     LARGEST,
@@ -69,6 +76,9 @@ class LoraSettings(Settings):
         tuple[str, ...],
         Field(min_length=1),
         BeforeValidator(lambda names: [names] if names == ALL_LINEAR else names),
+        WithJsonSchema(
+            {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": ALL_LINEAR}]}
+        ),
     ] = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Names of the linear layers that get an adapter; all-linear: all but the output layer."""
     layers_to_transform: Annotated[
@@ -307,11 +317,6 @@ class RunConfig(CommonSettings):
     def trains(self) -> bool:
         """Whether anything is trained."""
         return METHODS[self.arm].trains
-
-    @property
-    def bank_in_use(self) -> BankSettings | None:
-        """The bank's settings; ``None`` for a run without one."""
-        return self.bank if self.uses("bank") else None
 
     @property
     def is_tagged(self) -> bool:

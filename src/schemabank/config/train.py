@@ -57,7 +57,7 @@ class AverageSettings(Settings):
 
     kind: Literal["none", "last", "exponential", "bema"] = "none"
     """Mean of the last checkpoints, exponential mean, or BEMA (arXiv 2508.00180)."""
-    last: PositiveInt = 5
+    last: Annotated[int, Field(ge=1, le=1000)] = 5
     """Checkpoints that the kind last takes the mean of."""
     span_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of the steps, at their end, over which those checkpoints are spread."""

@@ -5,6 +5,8 @@ many checkpoints, an exponential mean, or BEMA (arXiv 2508.00180), which adds a 
 from the first weights to the last.
 """
 
+from functools import cache
+
 from torch import Tensor
 
 from schemabank.config.train import AverageSettings
@@ -29,10 +31,15 @@ def average_rate(settings: AverageSettings, step: int, num_steps: int) -> float:
     return 0.0
 
 
-def checkpoints(settings: AverageSettings, num_steps: int) -> list[int]:
-    """Return after how many steps the weights are among the last checkpoints."""
-    span, last = settings.span_ratio * num_steps, settings.last
-    return sorted({max(1, num_steps - round(span * i / last)) for i in range(last)})
+@cache
+def checkpoints(settings: AverageSettings, num_steps: int) -> tuple[int, ...]:
+    """Return after how many steps the weights are among the last checkpoints.
+
+    As many as asked for, unless a run has fewer steps; in a short run they spread over more of it.
+    """
+    last = min(settings.last, num_steps)
+    span = max(last, round(settings.span_ratio * num_steps))
+    return tuple(num_steps - span * i // last for i in reversed(range(last)))
 
 
 def averaged(

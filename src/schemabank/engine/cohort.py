@@ -34,7 +34,7 @@ from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Kind, Slot
-from schemabank.engine.stack import AdapterStack
+from schemabank.engine.stack import AdapterStack, num_maps_of
 from schemabank.engine.step import Training, penalise
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
@@ -247,31 +247,31 @@ class Cohort:
             self._begun[slot.run.name] = self._rows(index)
             return
         self._begun.pop(slot.run.name, None)
-        if slot.run.average.kind != "none":
-            self._average(index, slot)
-        self.stack.lora.fold(index)
-        self.finished[slot.run.name] = {
-            name: group.weights[index].to("cpu", copy=True)
-            for name, group in self.stack.groups.items()
-        }
-
-    def _average(self, index: int, slot: Slot) -> None:
-        """Put the average of an adapter's weights in their place."""
-        run, groups = slot.run, self.stack.lora.groups
-        ends = {name: group.weights[index].clone() for name, group in groups.items()}
-        self.stack.lora.initialise(index, run.seed)  # its first weights, which BEMA wants
-        for name, end in ends.items():
-            means, own = self.optimizers[name].average, groups[name].weights[index]
-            assert means is not None
-            steps = slot.num_steps
-            own.copy_(averaged(run.average, means[index], start=own, end=end, num_steps=steps))
-            groups[name].publish()
+        self.finished[slot.run.name] = self._ended(slot, self._rows(index))
 
     def _keep_failed(self) -> None:
         """Keep the weights of runs that were given up while they waited for a slot."""
-        for name, states in self._begun.items():
-            self.finished[name] = {group: rows[0] for group, rows in states.items()}
+        for slot in self.slots:
+            if slot.run.name in self._begun:
+                self.finished[slot.run.name] = self._ended(slot, self._begun[slot.run.name])
         self._begun.clear()
+
+    def _ended(self, slot: Slot, rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+        """The weights that a run ends as, by group, from its optimizers' rows on the CPU.
+
+        Nothing is computed on the device, whose memory may have run out. A run that failed ends as
+        its last weights.
+        """
+        run, lora = slot.run, self.stack.lora
+        found = {name: states[0] for name, states in rows.items()}
+        for name in lora.groups:
+            if run.average.kind != "none" and slot.failure is None:
+                end, *_, mean = rows[name]
+                start = lora.first_weights(run.lora, run.seed)
+                steps = slot.num_steps
+                found[name] = averaged(run.average, mean, start=start, end=end, num_steps=steps)
+            found[name] = lora.folded(found[name], num_maps_of(run.method.settings))
+        return found
 
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""

@@ -41,14 +41,12 @@ class FlatGroup:
         self.weights = torch.zeros(num_slots, size, device=device)
         narrow = dtype.itemsize < self.weights.dtype.itemsize
         self.compute = self.weights.to(dtype) if narrow else self.weights
-        self.master: dict[str, Tensor] = {}
-        start = 0
+        self._shapes = {name: p.shape[1:] for name, p in self.parameters.items()}
+        self.master: dict[str, Tensor] = self.views(self.weights)
+        computed = self.views(self.compute)
         for name, parameter in self.parameters.items():
-            shape, stop = parameter.shape, start + parameter[0].numel()
-            self.master[name] = self.weights[:, start:stop].view(shape)
             self.master[name].copy_(parameter.data)
-            parameter.data = self.compute[:, start:stop].view(shape)
-            start = stop
+            parameter.data = computed[name]
         sizes = [(name in own_rate, p[0].numel()) for name, p in self.parameters.items()]
         self.faster = (
             torch.cat([torch.full((size,), own, device=device) for own, size in sizes])
@@ -56,6 +54,13 @@ class FlatGroup:
             else None
         )
         self.publish()
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Return rows ``(..., size)`` as views ``(..., *shape)`` by the name of their parameter."""
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        parts = rows.split(sizes, dim=-1)
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.unflatten(-1, shape) for (name, shape), part in named}
 
     def publish(self) -> None:
         """Let the model see the weights as they are now."""

@@ -1,7 +1,7 @@
 """Stacked LoRA: the adapters of all slots in one module, applied with batched matrix products.
 
-``y = W x + scaling B A dropout(x)`` with a scaling of ``lora_alpha / r`` (arXiv 2106.09685) for
-every slot at once. Both are kept transposed, ``A: (slot, in, rank)`` and ``B: (slot, rank, out)``:
+``y = W x + scaling B A dropout(x)`` (arXiv 2106.09685; ``LoraSettings.scaling``) for every slot at
+once. Both are kept transposed, ``A: (slot, in, rank)`` and ``B: (slot, rank, out)``:
 so their gradients come out of a matrix product the way they are stored. A slot of a smaller rank is
 padded with zeros, which stay zero: each of A and B gets its gradient through the other.
 """
@@ -82,9 +82,9 @@ class StackedLora(nn.Module):
         self.ranks[slot] = settings.r
         self.scaling[slot] = settings.scaling
 
-    def initial_a(self, slot: int, generator: torch.Generator) -> Tensor:
+    def initial_a(self, rank: int, generator: torch.Generator) -> Tensor:
         """Draw A as PEFT does (Kaiming uniform, ``a = √5``) from a CPU generator; B is zero."""
-        rank, width = self.ranks[slot], self.in_features
+        width = self.in_features
         drawn = torch.zeros(self.A.shape[1:])
         bound = 1 / math.sqrt(width)
         drawn[:, :rank] = (torch.rand(rank, width, generator=generator) * 2 - 1).T * bound

@@ -34,10 +34,11 @@ class LoraLayers(Part):
 
     Attributes:
         layers: by the path of the layer that each stands for.
+        all_linear: whether ``all-linear`` chose the layers.
         settings: of each slot now, ``all-linear`` as the names of the model's layers.
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
-        num_blocks: decoder blocks with adapters.
+        num_blocks: decoder blocks with adapters; layers outside of all count as one more.
         most_maps: how many B's a layer has room for over one A.
         num_maps: how many of them each slot's run has; its adapter's B is their mean.
 
@@ -56,6 +57,7 @@ class LoraLayers(Part):
         num_maps: int = 1,
     ) -> None:
         self._model = model
+        self.all_linear = any(ALL_LINEAR in each.target_modules for each in settings)
         if adapters:
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
@@ -112,7 +114,7 @@ class LoraLayers(Part):
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
         generator = seeded_generator(seed, LORA)
         for path, layer in self.layers.items():
-            self._master(path, "A")[slot].copy_(layer.initial_a(slot, generator))
+            self._master(path, "A")[slot].copy_(layer.initial_a(self.settings[slot].r, generator))
             self._master(path, "B")[slot].zero_()
         self._publish()
 
@@ -123,15 +125,26 @@ class LoraLayers(Part):
         layers = self.layers.values()
         return sum(settings.r * (layer.in_features + layer.out_features) for layer in layers)
 
-    @torch.no_grad()
-    def fold(self, slot: int) -> None:
-        """Put the mean of a slot's maps in their place: from here on there is one."""
-        if self.num_maps[slot] > 1:
-            for path in self.layers:
-                mean = self._maps(path, slot).mean(0)
-                self._all_maps(path, slot).zero_()[0] = mean
-            self.use_maps(slot, 1)
-            self._publish()
+    def folded(self, row: Tensor, num_maps: int) -> Tensor:
+        """Return a slot's weights, ``(size,)``, with the mean of its maps as its only one."""
+        if num_maps == 1:
+            return row
+        folded = row.clone()
+        for name, own in self.groups[LORA].views(folded).items():
+            if name.endswith(".B"):
+                maps = own.view(self.most_maps, -1, own.shape[1])
+                mean = maps[:num_maps].mean(0)
+                maps.zero_()[0] = mean
+        return folded
+
+    def first_weights(self, settings: LoraSettings, seed: int) -> Tensor:
+        """Return the weights that a run of these settings starts from, ``(size,)``, on the CPU."""
+        first = torch.zeros(self.groups[LORA].size)
+        generator = seeded_generator(seed, LORA)
+        views = self.groups[LORA].views(first)
+        for path, layer in self.layers.items():
+            views[f"{path}.A"].copy_(layer.initial_a(settings.r, generator))
+        return first
 
     def num_more_maps(self, settings: LoraSettings, num_maps: int) -> int:
         """Weights of all B's but the first."""

@@ -82,7 +82,6 @@ class SlotAdamW:
         learning_rate: Tensor,
         active: Tensor,
         fresh: Tensor | None = None,
-        average_rate: Tensor | None = None,
     ) -> None:
         """Take one step.
 
@@ -92,7 +91,6 @@ class SlotAdamW:
             learning_rate: ``(slot, 1)``.
             active: ``(slot, 1)``, bool; other rows do not change.
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
-            average_rate: ``(slot, 1)``, what share of the new weights their mean takes.
         """
         self._update(
             (self.weights, self.mean, self.square, self.step),
@@ -105,9 +103,12 @@ class SlotAdamW:
             fresh=fresh,
             s=self.settings,
         )
+
+    @torch.no_grad()
+    def move_average(self, rate: Tensor) -> None:
+        """Let the mean take a share of the weights, ``(slot, 1)``, whether they moved or not."""
         if self.average is not None:
-            assert average_rate is not None
-            self._average(self.average, self.weights, torch.where(active, average_rate, 0.0))
+            self._average(self.average, self.weights, rate)
 
 
 def _update(

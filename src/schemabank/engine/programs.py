@@ -174,7 +174,7 @@ class Programs:
         trunk: list[TrunkRow | None] = [None] * math.prod(self._leading)
         for index, (slot, settings) in working.items():
             rows = slot.rows(settings)
-            self._write_values(host, index, settings, slot.values(settings, rows))
+            self._write_values(host, index, slot, settings, slot.values(settings, rows))
             encoded[index] = [None if row is None else row.encoded for row in rows]
             if kind.cached:
                 start = index * batch_size
@@ -188,6 +188,7 @@ class Programs:
         self,
         host: Mapping[str, np.ndarray],
         index: int,
+        slot: Slot,
         settings: StepSettings,
         values: Mapping[str, npt.ArrayLike],
     ) -> None:
@@ -196,10 +197,14 @@ class Programs:
         host["active"][index] = [name in settings.trained for name in stack.groups]
         for name, value in values.items():
             host[name][index] = value
+        declared = slot.course.penalties
         for part in stack.parts:
             for penalty in part.penalties:
+                weight = host[penalty.name]
                 if penalty.group is not None and penalty.group not in settings.trained:
-                    host[penalty.name][index] = 0
+                    weight[index] = 0
+                # It would count or not as some neighbour declares it.
+                assert weight[index] == 0 or penalty.name in declared, penalty.name
 
 
 def _fields_of(training: Training) -> dict[str, Field]:

@@ -21,7 +21,7 @@ from schemabank.models.frozen import kept_state
 from schemabank.models.refusals import RefusalError, asking
 
 TRUNK_TOLERANCE = 1e-2
-MAPS = "maps"
+MAPS = "maps"  # how many a run has, among the settings of its parts
 
 
 class AdapterStack:
@@ -224,7 +224,13 @@ class AdapterStack:
         """Refuse layers that not every token goes through, and blocks that cannot be left out."""
         if self.lora.layers:
             device = self.model.device
-            check_calls(self.lora.layers, self.hidden, num_slots=self.num_slots, device=device)
+            check_calls(
+                self.lora.layers,
+                self.hidden,
+                num_slots=self.num_slots,
+                device=device,
+                found=self.lora.all_linear,
+            )
         if any(part.first_block is not None for part in self.parts):
             self._check_trunk()
 

@@ -94,7 +94,7 @@ def penalise(terms: Sequence[tuple[Penalty, object]], given: StepInput) -> Tenso
 
 
 def _update(training: Training, trained: Sequence[str], given: StepInput, total: Tensor) -> Tensor:
-    """Clip and apply the gradients of every slot; return their norms, ``(slot,)``."""
+    """Clip and apply the gradients of every slot, and average; return their norms, ``(slot,)``."""
     stack = training.stack
     grads = _gradients(stack, trained, total)
     columns = dict(zip(stack.groups, given["active"].split(1, dim=1), strict=True))
@@ -107,8 +107,9 @@ def _update(training: Training, trained: Sequence[str], given: StepInput, total:
             learning_rate=given["learning_rate"][:, None],
             active=active[name] & norm.isfinite(),
             fresh=given["fresh"][:, None],
-            average_rate=given["average_rate"][:, None],
         )
+    for optimizer in training.optimizers.values():
+        optimizer.move_average(given["average_rate"][:, None])
     return norm[:, 0]
 
 

@@ -81,10 +81,13 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
 
 
 def blocks_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, int]:
-    """Return the index of the decoder block that each layer is in."""
+    """Return the index of the decoder block that each layer is in; one behind, outside of all."""
     names = {module: path for path, module in model.named_modules()}
     inside = [f"{names[block]}." for block in decoder_blocks(model)]
-    return {p: next(i for i, start in enumerate(inside) if p.startswith(start)) for p in paths}
+    return {
+        path: next((i for i, start in enumerate(inside) if path.startswith(start)), len(inside))
+        for path in paths
+    }
 
 
 def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
@@ -130,6 +133,7 @@ def check_calls(
     *,
     num_slots: int,
     device: torch.device,
+    found: bool = False,
 ) -> None:
     """Refuse a layer that not every token goes through once.
 
@@ -138,6 +142,7 @@ def check_calls(
         run: the model with adapters, from tokens ``(slot, batch, token)``.
         num_slots: slots.
         device: of the model.
+        found: whether ``all-linear`` has found them.
 
     Raises:
         InputError: naming the first such layer.
@@ -153,10 +158,12 @@ def check_calls(
     bad = [path for path, count in counts.items() if count != 1]
     if bad or reason:
         path = (bad or list(layers))[0]
+        name = path.rpartition(".")[2]
+        named = f"is all-linear and finds {name!r}" if found else f"names {name!r}"
         raise InputError(
-            f"lora.target_modules names {path.rpartition('.')[2]!r}, but not every token goes "
-            f"through {path} once{reason}, as through a mixture's routed experts or a layer whose "
-            "weights the model reads by itself: allowed are other linear layers, leave it out"
+            f"lora.target_modules {named}, but not every token goes through {path} once{reason}, "
+            "as through a mixture's routed experts or a layer whose weights the model reads by "
+            f"itself: allowed are other linear layers, {'list them' if found else 'leave it out'}"
         )
 
 

@@ -2,7 +2,7 @@
 
 In a step each block's adapters are left out with probability ``1 - p``, all of a block together and
 never all blocks. ``p`` rises linearly to 1, from where on the run is plain LoRA. What is left out
-gets no gradient. Nothing is scaled up for it, so the adapter at the end is what trained.
+has a gradient of zero. Nothing is scaled up for it, so the adapter at the end is what trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,7 @@ class CoToCourse(Course):
     ) -> None:
         super().__init__(run, data)
         self._coto, self._num_blocks = coto, num_blocks
+        self._drawn: tuple[int, npt.NDArray[np.bool_]] = (-1, np.zeros(0, dtype=bool))
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return 1 for a block whose adapters act in a step, and 0 for one whose do not."""
@@ -49,12 +50,9 @@ class CoToCourse(Course):
 
     def acting(self, step: int) -> npt.NDArray[np.bool_]:
         """Return which blocks' adapters act in a step, ``(block,)``."""
-        seed, num_blocks = self.run.seed, self._num_blocks
-        drawn = [keyed_uniform(f"coto/{seed}/{step}/{block}") for block in range(num_blocks)]
-        acting = np.array(drawn) < self.probability(step)
-        if not acting.any():
-            acting[int(np.argmin(drawn))] = True
-        return acting
+        if self._drawn[0] != step:
+            self._drawn = step, self._draw(step)
+        return self._drawn[1]
 
     def probability(self, step: int) -> float:
         """Return the probability that a block's adapters act in a step."""
@@ -62,11 +60,19 @@ class CoToCourse(Course):
         progress = step / max(1.0, rising * self.num_steps)
         return min(1.0, first + (1 - first) * progress) if rising else 1.0
 
+    def _draw(self, step: int) -> npt.NDArray[np.bool_]:
+        if self.probability(step) == 1:
+            return np.ones(self._num_blocks, dtype=bool)
+        seed, num_blocks = self.run.seed, self._num_blocks
+        drawn = [keyed_uniform(f"coto/{seed}/{step}/{block}") for block in range(num_blocks)]
+        acting = np.array(drawn) < self.probability(step)
+        if not acting.any():
+            acting[int(np.argmin(drawn))] = True
+        return acting
+
 
 class CoTo(Method):
     """LoRA whose adapters act by chance, ever more often."""
-
-    name = "coto"
 
     def of_run(
         self,

@@ -5,8 +5,8 @@ given by a hash of the example. At the end the maps are replaced by their mean, 
 mixture of all experts with equal shares: a plain LoRA adapter of the same rank. Drawing is the
 control for every cleverer choice (THOR, 2110.04260; Hash Layers, 2106.04426).
 
-An expert that a step does not use has a gradient of zero there. AdamW goes on with its moments, as
-it does for every weight without a gradient.
+An expert that a step does not use has a gradient of zero there, with which AdamW goes on: its
+moments fade, and until they have it still moves. PyTorch's AdamW would skip a weight without any.
 """
 
 import hashlib
@@ -76,8 +76,6 @@ class ExpertsCourse(Course):
 
 class Experts(Method):
     """LoRA with several maps B over one A."""
-
-    name = "experts"
 
     def of_run(
         self,

@@ -1,7 +1,6 @@
 """What a method is to everything above the engine. This base class is plain LoRA."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -14,13 +13,7 @@ from schemabank.tasks import Example
 
 
 class Method:
-    """Plain LoRA; other methods refine it.
-
-    Attributes:
-        name: in a configuration.
-    """
-
-    name: ClassVar[str] = "lora"
+    """Plain LoRA; other methods refine it."""
 
     def of_run(
         self,
@@ -70,6 +63,6 @@ class Method:
         """
 
     def kept(self, stack: AdapterStack, slot: int) -> Mapping[str, Tensor]:
-        """Return the weights that a run keeps beside its adapter."""
+        """Return the weights of the section ``bank``, which a run keeps beside its adapter."""
         del stack, slot
         return {}

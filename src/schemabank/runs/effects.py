@@ -220,7 +220,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
-    found |= _unused_in_average(run)
+    found |= _unused_in_average(run) | _unused_in_method(run)
     found |= dict.fromkeys(run.unused_sections, f"no setting of the arm {run.arm}")
     if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
@@ -231,6 +231,15 @@ def _unused_in_training(run: RunConfig) -> Reasons:
     return found | _unused_in_bank(run) | _unused_in_tags(run)
 
 
+def _unused_in_method(run: RunConfig) -> Reasons:
+    """What a method says of its own section."""
+    method = METHODS[run.arm]
+    if method.settings is None:
+        return {}
+    unused = method.unused(run.own(method.settings))
+    return {f"{run.arm}.{name}": reason for name, reason in unused.items()}
+
+
 def _unused_in_average(run: RunConfig) -> Reasons:
     used = {
         "none": set[str](),
@@ -238,8 +247,14 @@ def _unused_in_average(run: RunConfig) -> Reasons:
         "exponential": {"decay"},
         "bema": {"ema_power", "bias_power", "lag"},
     }[run.average.kind]
+    if not any("lora" in stage.train for stage in run.stages()):
+        idle = ("average", "train.loraplus_lr_ratio")
+        return dict.fromkeys(idle, "no stage trains lora")
     names = set(type(run.average).model_fields) - used - {"kind"}
-    return {f"average.{name}": f"average.kind is {run.average.kind}" for name in sorted(names)}
+    found = {f"average.{name}": f"average.kind is {run.average.kind}" for name in sorted(names)}
+    if run.average.kind == "last" and run.average.last == 1:
+        found["average.span_ratio"] = "average.last is 1, the last weights alone"
+    return found
 
 
 def _unused_in_bank(run: RunConfig) -> Reasons:

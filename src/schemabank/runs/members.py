@@ -139,8 +139,8 @@ def write_weights(
     save_adapter(folder / ADAPTER, tensors, settings, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")
     write_json(folder / ADAPTER / INPUTS, base.digests)
-    if kept := method_of(run).kept(stack, slot):
-        save_bank(folder / BANK, kept)
+    if run.uses("bank"):
+        save_bank(folder / BANK, method_of(run).kept(stack, slot))
 
 
 def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:

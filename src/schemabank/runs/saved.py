@@ -199,7 +199,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
     if adapter is None:
         raise InputError(
             f"{str(folder)!r} has no adapter to export (its arm is {run.arm!r}): allowed are runs "
-            "of the arms lora and schemabank"
+            "of other arms"
         )
     weights = load_adapter(adapter)
     check_new(out)

@@ -321,7 +321,7 @@ def _json_line(step: RunStep) -> str:
 def _flat(step: RunStep) -> dict[str, object]:
     row: dict[str, object] = asdict(step)
     del row["logged"]
-    return row | dict(step.logged)
+    return dict(step.logged) | row
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:

@@ -22,7 +22,7 @@ from schemabank.methods.schemabank.course import BANK
 from schemabank.methods.schemabank.penalties import PENALTIES, Seen
 from schemabank.models.architecture import decoder_blocks, hidden_size
 
-MAPS = ("U", "V", "attributes", "query")
+OF_SCHEMAS = ("U", "V", "attributes", "query")
 
 
 class AttachedBanks(Part):
@@ -70,7 +70,7 @@ class AttachedBanks(Part):
         }
         self.groups = {
             name: FlatGroup(self._named(weights), num_slots=num_slots, dtype=torch.float32)
-            for name, weights in (("router", ["router"]), ("schemas", MAPS))
+            for name, weights in (("router", ["router"]), ("schemas", OF_SCHEMAS))
         }
         self.of_slots: list[BankSettings | None] = [settings] * num_slots
         self.handles: list[RemovableHandle] = [

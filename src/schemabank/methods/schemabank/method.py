@@ -18,8 +18,6 @@ from schemabank.tasks import Example
 class SchemaBankMethod(Method):
     """LoRA under schema banks."""
 
-    name = "schemabank"
-
     def of_run(
         self,
         run: RunConfig,
