@@ -131,7 +131,7 @@ def test_all_linear_layers_have_adapters_or_the_first_that_cannot_is_named(name:
         return
     names = {path.rpartition(".")[2] for path in stack.lora.layers}
     assert set(stack.lora.settings[0].target_modules) == names
-    assert len(names) >= 4
+    assert len(names) >= 3
     assert ("project_in" in names) == (name == "opt_projected")
     assert max(int(layer.block) for layer in stack.lora.layers.values()) < stack.lora.num_blocks
 
