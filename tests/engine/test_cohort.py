@@ -783,10 +783,10 @@ def exhausted(
 
 def moved(trained: Cohort, num_slots: int) -> Cohort:
     """Go on with other slots on the same model, as the runner does."""
-    model = trained.stack.model
-    return trained.halt().resume(
-        AdapterStack(model, lora=[WIDE] * num_slots, attach=with_banks(BANK))
-    )
+    model, halted = trained.stack.model, trained.halt()
+    stack = AdapterStack(model, lora=[WIDE] * num_slots, attach=with_banks(BANK))
+    runs = [slot.run for slot in halted.slots]
+    return Cohort(stack, runs, trained.data, halted=halted)
 
 
 def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
