@@ -138,11 +138,23 @@ def test_layers_that_peft_left_out_stay_untouched(tmp_path: Path) -> None:
     as_in_peft(config, tmp_path)
 
 
+def test_a_rank_stabilised_adapter_of_pefts_is_scaled_as_in_peft(tmp_path: Path) -> None:
+    as_in_peft(
+        peft.LoraConfig(
+            r=4, lora_alpha=3, target_modules=["q_proj"], use_rslora=True, init_lora_weights=False
+        ),
+        tmp_path,
+    )
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"use_rslora": "yes"}))
+    with pytest.raises(InputError, match="use_rslora is 'yes', allowed is true or false"):
+        load_adapter(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"use_dora": True}, "use_dora"),
-        ({"use_rslora": True}, "use_rslora"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
         ({"target_modules": r".*\.q_proj"}, "target_modules as a pattern"),

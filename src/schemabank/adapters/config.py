@@ -164,6 +164,8 @@ def _lora_settings(path: Path, config: Mapping[str, Any]) -> LoraSettings:
             "PEFT wrote"
         ) from error
     found["use_rslora"] = config.get("use_rslora") or False
+    if not isinstance(found["use_rslora"], bool):
+        raise _wrong(path, "use_rslora", found["use_rslora"], "true or false")
     found["target_modules"] = _names(path, config, "target_modules")
     for name in NEEDED[:3]:
         is_number = isinstance(found[name], int if name == "r" else int | float)

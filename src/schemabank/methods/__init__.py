@@ -6,21 +6,24 @@ attaches to the model, and ends as a plain LoRA adapter.
 
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
-from schemabank.methods.method import Method
+
+if TYPE_CHECKING:  # a method takes PyTorch, which is loaded when the first is asked for
+    from schemabank.methods.method import Method
 
 __all__ = ["method_of", "schemabank"]
 
 
-def method_of(run: RunConfig) -> Method:
+def method_of(run: RunConfig) -> "Method":
     """Return the method of a run that trains."""
     return _loaded(METHODS[run.arm].where)
 
 
 @cache
-def _loaded(where: str) -> Method:
+def _loaded(where: str) -> "Method":
     module, _, name = where.partition(":")
     method: Method = getattr(import_module(module), name)()
     return method
