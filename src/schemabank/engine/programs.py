@@ -54,6 +54,7 @@ class Programs:
         self._training, self._data, self._executor = training, data, executor
         self._leading = (training.stack.num_slots, data.schedule.batch_size)
         self._fields = _fields_of(training)
+        self._penalties = [p for part in training.stack.parts for p in part.penalties]
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
         self._widths = data.schedule.widths()
         self._trunk: TrunkStates | None = self._trunk_states(limit_bytes)
@@ -198,13 +199,11 @@ class Programs:
         for name, value in values.items():
             host[name][index] = value
         declared = slot.course.penalties
-        for part in stack.parts:
-            for penalty in part.penalties:
-                weight = host[penalty.name]
-                if penalty.group is not None and penalty.group not in settings.trained:
-                    weight[index] = 0
-                # It would count or not as some neighbour declares it.
-                assert weight[index] == 0 or penalty.name in declared, penalty.name
+        for penalty in self._penalties:
+            if penalty.group is not None and penalty.group not in settings.trained:
+                host[penalty.name][index] = 0
+            # An undeclared one would count or not as some neighbour declares it.
+            assert penalty.name in declared or not values.get(penalty.name), penalty.name
 
 
 def _fields_of(training: Training) -> dict[str, Field]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
@@ -47,8 +47,7 @@ class TrainingData:
         return bucket.width + room, bucket.num_labels + extra_labels
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An example as a step shows it.
 
     Attributes:
@@ -59,7 +58,7 @@ class Row:
         lasting: whether another step is likely to show the same row.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks a row for
     encoded: Encoded
     shown: tuple[int, ...] = ()
     in_text: bool = False

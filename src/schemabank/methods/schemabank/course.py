@@ -72,7 +72,14 @@ class BankCourse(Course):
         super().__init__(run, data)
         self._bank, self._tags = method.bank, method.tags
         self.num_cached = steps_before_lora(self.plans)
-        self.penalties = frozenset(n for n, weight in self._weights().items() if weight != 0)
+        self._weights = {
+            name: getattr(method.bank, name)
+            for name in BankSettings.model_fields
+            if name.endswith("_weight")
+        }
+        self._tag_loss_weight = 0.0 if method.tags is None else method.tags.loss_weight
+        every = {**self._weights, "tag_loss_weight": self._tag_loss_weight}
+        self.penalties = frozenset(name for name, weight in every.items() if weight != 0)
         self._fixed: dict[int, Tags] = {}
         self._prefixes: dict[Tags, list[int]] = {}
 
@@ -98,10 +105,11 @@ class BankCourse(Course):
         step = _of_bank(at)
         found: dict[str, npt.ArrayLike] = {"bank_scale": step.bank_scale}
         if step.bank_scale != 0:
-            found |= self._weights(step)
-        if self._tags is not None:
+            found |= self._weights
+            found["tag_loss_weight"] = self._tag_loss_weight if step.tag_keep > 0 else 0.0
+        shown = [() if row is None else row.shown for row in rows]
+        if self._tags is not None and any(shown):
             none = (0,) * self._tags.num_tags
-            shown = [row.shown if row is not None else () for row in rows]
             found["tags"] = [tags or none for tags in shown]
             found["tagged"] = [bool(tags) for tags in shown]
         return found
@@ -109,14 +117,6 @@ class BankCourse(Course):
     def logged(self, at: StepSettings) -> Mapping[str, float]:
         """Return a step's bank scale."""
         return {"bank_scale": _of_bank(at).bank_scale}
-
-    def _weights(self, step: BankStep | None = None) -> dict[str, float]:
-        """The penalties' weights by their fields, of a step or, without one, the largest."""
-        names = (n for n in BankSettings.model_fields if n.endswith("_weight"))
-        weights: dict[str, float] = {name: getattr(self._bank, name) for name in names}
-        told = self._tags is not None and (step is None or step.tag_keep > 0)
-        weights["tag_loss_weight"] = self._tags.loss_weight if self._tags and told else 0.0
-        return weights
 
     def _row(self, step: BankStep, index: int) -> Row:
         """An example with its tags, in a prefix if the run tells them so."""

@@ -7,11 +7,16 @@ probability annealed, then a bare tail) follows BERT-of-Theseus (arXiv 2002.0292
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from schemabank.config.train import Stage
-from schemabank.engine import schedule
-from schemabank.engine.schedule import StagePlan, StepSettings, keyed_uniform, stage_index
+from schemabank.engine.schedule import (
+    StagePlan,
+    StepSettings,
+    keyed_uniform,
+    learning_rate,
+    stage_index,
+)
 from schemabank.methods.schemabank.tags import keep_probability
 
 BANK_GROUPS = frozenset({"router", "schemas"})
@@ -47,14 +52,18 @@ def step_settings(plans: Sequence[StagePlan], step: int, *, seed: int) -> BankSt
         step: the step that is about to run.
         seed: the run's seed; it decides which steps use the bank when a probability says so.
     """
-    placed = plans[stage_index(plans, step)]
-    scale = _bank_scale(placed, step, seed=seed)
-    plain = asdict(schedule.step_settings(plans, step))
-    trained = plain.pop("trained")
+    index = stage_index(plans, step)
+    placed = plans[index]
+    scale, at = _bank_scale(placed, step, seed=seed), step - placed.start
+    trained = frozenset(placed.stage.train)
     return BankStep(
-        **plain,
+        step=step,
+        stage=index,
+        stage_name=placed.stage.name,
+        first=at == 0,
         trained=trained - BANK_GROUPS if scale == 0 else trained,
-        tag_keep=keep_probability(placed.stage.tag_keep, (step - placed.start) / placed.num_steps),
+        learning_rate=learning_rate(placed.stage, at, placed.num_steps),
+        tag_keep=keep_probability(placed.stage.tag_keep, at / placed.num_steps),
         bank_scale=scale,
     )
 
