@@ -202,7 +202,9 @@ def test_a_configured_slot_is_one_made_with_those_settings() -> None:
     assert torch.equal(layer(inputs), fresh(inputs))
     assert torch.equal(layer(inputs)[BATCH:], before[BATCH:])
     assert not torch.equal(layer(inputs)[:BATCH], before[:BATCH])
-    drawn = [each.initial_a(0, torch.Generator().manual_seed(1)) for each in (layer, fresh)]
+    drawn = [
+        each.initial_a(each.ranks[0], torch.Generator().manual_seed(1)) for each in (layer, fresh)
+    ]
     assert torch.equal(*drawn)
     assert drawn[0][:, :3].all()
 
@@ -235,7 +237,7 @@ def test_a_starts_as_in_peft_and_b_at_zero() -> None:
     theirs = get_peft_model(model, LoraConfig(r=64, target_modules=["0"])).base_model.model[0]
     settings = LoraSettings(r=64, target_modules=("0",))
     layer = StackedLora(nn.Linear(48, 32), layer=0, settings=[settings], dropout=new_dropout([0.0]))
-    drawn = layer.initial_a(0, torch.Generator().manual_seed(0))
+    drawn = layer.initial_a(layer.ranks[0], torch.Generator().manual_seed(0))
     assert drawn.shape == theirs.lora_A["default"].weight.T.shape
     bound = 1 / math.sqrt(48)
     for weight in (drawn, theirs.lora_A["default"].weight.detach()):
@@ -249,14 +251,14 @@ def test_a_starts_as_in_peft_and_b_at_zero() -> None:
 def test_the_start_depends_on_the_generator_and_the_slots_own_rank() -> None:
     layer = new_layer(new_dropout()).float()
     torch.manual_seed(1)
-    first = layer.initial_a(0, torch.Generator().manual_seed(5))
+    first = layer.initial_a(layer.ranks[0], torch.Generator().manual_seed(5))
     alone = StackedLora(layer.base, layer=3, settings=SETTINGS[:1], dropout=new_dropout([0.0]))
     torch.manual_seed(2)
-    again = alone.initial_a(0, torch.Generator().manual_seed(5))
+    again = alone.initial_a(alone.ranks[0], torch.Generator().manual_seed(5))
     assert first.shape == (IN, 4)
     assert torch.equal(first[:, :2], again)
     assert not first[:, 2:].any()
-    assert not torch.equal(again, alone.initial_a(0, torch.Generator().manual_seed(6)))
+    assert not torch.equal(again, alone.initial_a(alone.ranks[0], torch.Generator().manual_seed(6)))
 
 
 def test_a_stack_starts_one_slot_and_leaves_the_others() -> None:
@@ -269,7 +271,7 @@ def test_a_stack_starts_one_slot_and_leaves_the_others() -> None:
     generator = seeded_generator(5, "lora")
     for path, layer in stack.lora.layers.items():
         a, b = group.master[f"{path}.A"], group.master[f"{path}.B"]
-        assert torch.equal(a[1], layer.initial_a(1, generator))
+        assert torch.equal(a[1], layer.initial_a(layer.ranks[1], generator))
         assert torch.equal(layer.A, a), "the model computes with these"
         assert a[1, :, :2].all()
         assert not a[1, :, 2:].any()
