@@ -187,7 +187,7 @@ def unequal_training(
 
 
 def highest_rate(settings: Mapping[str, Any]) -> float:
-    """Return the highest rate at which a run's written settings train LoRA."""
+    """Return the highest rate at which a run's written settings train LoRA; of A, under LoRA+."""
     plain: float = settings["train"]["learning_rate"]
     stages = settings["curriculum"] if "curriculum" in METHODS[settings["arm"]].sections else ()
     rates = [

@@ -321,7 +321,7 @@ def _json_line(step: RunStep) -> str:
 def _flat(step: RunStep) -> dict[str, object]:
     row: dict[str, object] = asdict(step)
     del row["logged"]
-    return dict(step.logged) | row
+    return row | {name: value for name, value in step.logged.items() if name not in row}
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:

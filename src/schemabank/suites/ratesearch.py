@@ -195,7 +195,10 @@ def scaled(config: RunConfig, factor: float) -> RunConfig:
 
 
 def peak_rate(config: RunConfig) -> float:
-    """Return the highest learning rate of the stages that train LoRA, or of all if none does."""
+    """Return the highest learning rate of the stages that train LoRA, or of all if none does.
+
+    It is that of A where B's is a multiple of it (LoRA+).
+    """
     stages = [stage for stage in config.stages() if "lora" in stage.train]
     return max(stage.learning_rate for stage in stages or config.stages())
 
