@@ -18,16 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from schemabank.config.base import (
-    LARGEST,
-    Int,
-    Later,
-    PositiveInt,
-    Rate,
-    Seed,
-    Settings,
-    Weight,
-)
+from schemabank.config.base import LARGEST, Int, Later, PositiveInt, Rate, Seed, Settings, Weight
 from schemabank.config.methods import METHODS
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
@@ -45,7 +36,6 @@ else:
     Arm = Literal[tuple(METHODS)]
 
 Own = TypeVar("Own", bound=Settings)
-
 ALL_LINEAR = "all-linear"
 RATIO_TOLERANCE = 1e-6
 
@@ -298,9 +288,9 @@ else:
         __base__=_OfAllMethods,
         __doc__="All settings but the arm and the seed.",
         **{
-            name: Annotated[entry.settings, Field(default=entry.settings(), description=doc)]
+            name: Annotated[own, Field(default=own(), description=inspect.getdoc(own))]
             for name, entry in METHODS.items()
-            if entry.settings is not None and (doc := inspect.getdoc(entry.settings)) is not None
+            if (own := entry.settings) is not None
         },
     )
 

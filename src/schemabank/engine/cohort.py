@@ -107,18 +107,7 @@ class Cohort:
         compiled = can_compile(self.device, explain=explain)
         if compiled:
             prepare_compiler()
-        averages = any(run.average.kind != "none" for run in runs)
-        self.optimizers = {
-            name: SlotAdamW(
-                group.weights,
-                self._coefficients,
-                rounded=group.rounded,
-                faster=group.faster,
-                averages=averages and name in stack.lora.groups,
-                compiled=compiled,
-            )
-            for name, group in stack.groups.items()
-        }
+        self.optimizers = self._new_optimizers(compiled=compiled)
         if compiled:
             stack.compile()
         elif self.device.type == "cpu":
@@ -218,6 +207,21 @@ class Cohort:
         self.stack.remove()
         self.free()
         return Halted(self.slots, self.finished, self._begun, self._seating.tick)
+
+    def _new_optimizers(self, *, compiled: bool) -> dict[str, SlotAdamW]:
+        """One a group; the adapter's keeps a mean of its weights where some run ends as one."""
+        averages = any(slot.run.average.kind != "none" for slot in self.slots)
+        return {
+            name: SlotAdamW(
+                group.weights,
+                self._coefficients,
+                rounded=group.rounded,
+                faster=group.faster,
+                averages=averages and name in self.stack.lora.groups,
+                compiled=compiled,
+            )
+            for name, group in self.stack.groups.items()
+        }
 
     def _rows(self, index: int) -> dict[str, list[Tensor]]:
         """A copy of a slot's weights, moments and optimizer steps, on the CPU."""

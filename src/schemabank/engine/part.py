@@ -117,7 +117,7 @@ class Part(ABC):
 
     @abstractmethod
     def rest(self) -> None:
-        """Stop training for now: act as in :meth:`evaluating` ``off``."""
+        """Act as in :meth:`evaluating` ``off``, until the next step begins."""
 
     @abstractmethod
     def evaluating(self, mode: str) -> AbstractContextManager[None]:

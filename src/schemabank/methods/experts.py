@@ -55,8 +55,8 @@ class ExpertsCourse(Course):
         """Return 1 for the expert that a row uses in a layer, and 0 for the others."""
         every = np.eye(self._room)
         if self._experts.routing == "random":
-            chosen = self._drawn(f"{self.run.seed}/{at.step}")
-            return {MIX: np.broadcast_to(every[chosen], (len(rows), *every[chosen].shape))}
+            mix = every[self._drawn(f"{self.run.seed}/{at.step}")]
+            return {MIX: np.broadcast_to(mix, (len(rows), *mix.shape))}
         none = np.zeros(self._num_layers, dtype=np.int64)
         found = [none if row is None else self._of_example(row.index) for row in rows]
         return {MIX: every[np.stack(found)]}
