@@ -34,10 +34,7 @@ FLOORS = (
 )
 
 # From the command line to the training step: each calls the next.
-WAY = (
-    *("cli", "runs.experiment", "runs.runner", "runs.training"),
-    *("engine.cohort", "engine.programs", "engine.step"),
-)
+WAY = (*("cli", "runs.experiment", "runs.training", "engine.cohort", "engine.step"),)
 # What one reads to understand the step: what it computes, from what, on which weights.
 STEP = (
     *("engine.step", "engine.part", "engine.slots", "engine.run", "engine.stack"),

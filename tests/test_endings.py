@@ -32,9 +32,9 @@ TWO = ("arm=lora", "seed=[1, 2]", "engine.slots=2", "train.num_train_epochs=1")
 TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 0}
 WRITERS = (
     "schemabank.runs.members.save_adapter",
-    "schemabank.runs.runner.write_lines",
-    "schemabank.runs.runner.save_item_scores",
-    "schemabank.runs.runner.write_json",
+    "schemabank.runs.finish.write_lines",
+    "schemabank.runs.finish.save_item_scores",
+    "schemabank.runs.finish.write_json",
 )
 
 
@@ -160,13 +160,13 @@ def test_the_command_says_so_and_fails(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "runs"
-    evaluate = __import__("schemabank.runs.runner", fromlist=["x"]).evaluate_forms
+    evaluate = __import__("schemabank.runs.finish", fromlist=["x"]).evaluate_forms
 
     def removing(*args: Any, **named: Any) -> object:  # noqa: ANN401 -- as it is called
         shutil.rmtree(out)
         return evaluate(*args, **named)
 
-    monkeypatch.setattr("schemabank.runs.runner.evaluate_forms", removing)
+    monkeypatch.setattr("schemabank.runs.finish.evaluate_forms", removing)
     settings = [part for setting in TWO for part in ("--set", setting)]
     ended = CliRunner().invoke(app, ["train", str(finished.config), "--out", str(out), *settings])
     assert ended.exit_code == 1
@@ -251,14 +251,14 @@ def test_a_run_whose_adapter_is_in_doubt_stays_and_is_told_of(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "runs"
-    check = __import__("schemabank.runs.runner", fromlist=["x"]).check_with_peft
+    check = __import__("schemabank.runs.finish", fromlist=["x"]).check_with_peft
 
     def doubtful(folder: Path, *rest: Any) -> PeftCheck:  # noqa: ANN401 -- as it is called
         found: PeftCheck = check(folder, *rest)
         return PeftCheck(3e-4, found.allowed) if "seed2" in str(folder) else found
 
     with monkeypatch.context() as patch:
-        patch.setattr("schemabank.runs.runner.check_with_peft", doubtful)
+        patch.setattr("schemabank.runs.finish.check_with_peft", doubtful)
         settings = [part for setting in TWO for part in ("--set", setting)]
         command = ["train", str(finished.config), "--out", str(out), *settings]
         ended = CliRunner().invoke(app, command)

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, FailureKind, read_failure
-from schemabank.runs.training import failure_of
+from schemabank.common.failure import Failure, FailureKind, failure_of, read_failure
 
 CPU = "DefaultCPUAllocator"  # whose errors have no class of their own
 

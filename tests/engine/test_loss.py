@@ -3,11 +3,18 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from schemabank.engine import loss
 from schemabank.engine.batches import Batch
-from schemabank.engine.loss import gather_labelled, labelled_losses, mean_per_slot, token_losses
+from schemabank.engine.loss import (
+    gather_labelled,
+    labelled_divergences,
+    labelled_losses,
+    mean_per_slot,
+    token_divergences,
+    token_losses,
+)
 
 ROWS, HIDDEN, VOCABULARY = 11, 5, 13
 
@@ -41,6 +48,54 @@ def test_losses_and_gradients_are_plain_cross_entropys(
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-13)
     assert not ours.grad[3].any()
     assert ours.grad[2].any()
+
+
+@pytest.mark.parametrize("rows", [1, 4, ROWS - 1, ROWS, 1024])
+def test_divergences_and_gradients_are_those_of_both_kl_divergences(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "PAIRED_ROWS", rows)
+    ours, theirs = ([randoms(ROWS, HIDDEN, seed=s).requires_grad_() for s in (1, 2)] for _ in "ab")
+    found = token_divergences(*ours, capped_head)
+    p, q = (capped_head(each).log_softmax(-1) for each in theirs)
+    expected = sum(
+        kl_div(a, b, log_target=True, reduction="none").sum(-1) for a, b in [(p, q), (q, p)]
+    )
+    torch.testing.assert_close(found, expected / 2, rtol=1e-12, atol=1e-13)
+    upstream = randoms(ROWS, seed=3)
+    found.backward(upstream)
+    (expected / 2).backward(upstream)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-11, atol=1e-13)
+
+
+def test_equal_predictions_do_not_diverge() -> None:
+    hidden = randoms(ROWS, HIDDEN, seed=1).bfloat16().requires_grad_()
+    weight = randoms(HIDDEN, VOCABULARY, seed=9).bfloat16()
+    found = token_divergences(hidden, hidden.detach().clone(), lambda h: h @ weight)
+    assert found.dtype == torch.float32
+    assert not found.any()
+    (gradient,) = torch.autograd.grad(found.sum(), hidden)
+    assert gradient.dtype == torch.bfloat16
+
+
+def test_divergences_of_padded_labels_are_left_out() -> None:
+    positions = torch.tensor([[[0, 1, 2]], [[1, 2, 0]]])
+    weights = torch.tensor([[[1.0, 1, 0]], [[1.0, 0, 0]]])
+    batch = Batch(
+        tokens=torch.zeros(2, 1, 3, dtype=torch.int64),
+        real=torch.ones(2, 1, 3),
+        positions=positions,
+        labels=torch.zeros(2, 1, 3, dtype=torch.int64),
+        weights=weights,
+    )
+    first, second = (randoms(2, 3, HIDDEN, seed=s) for s in (1, 2))
+    found = labelled_divergences(first, second, batch, capped_head).view(2, 3)
+    for slot, label in [(0, 0), (0, 1), (1, 0)]:
+        at = positions[slot, 0, label]
+        pair = [states[slot, at][None] for states in (first, second)]
+        torch.testing.assert_close(found[slot, label], token_divergences(*pair, capped_head)[0])
+    assert not found[weights[:, 0] == 0].any()
 
 
 def test_gradients_pass_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:

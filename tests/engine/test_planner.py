@@ -133,6 +133,16 @@ def test_what_all_slots_share_splits_runs_and_the_reason_says_it(
         ]
 
 
+def test_runs_that_take_two_passes_have_a_cohort_of_their_own() -> None:
+    weights = [0, 0.5, 2]
+    experts = [settings("experts", experts={"consistency_weight": weight}) for weight in weights]
+    runs = [settings("lora"), *experts, settings("lora", experts={"consistency_weight": 1})]
+    assert plan_cohorts(runs) == [
+        CohortPlan(runs=(runs[0], runs[1], runs[4]), reason="passes over a batch = 1"),
+        CohortPlan(runs=(runs[2], runs[3]), reason="passes over a batch = 2"),
+    ]
+
+
 def test_shots_split_runs_of_the_base_model_and_training_settings_do_not() -> None:
     train = {"batch_size": 2, "max_buckets": 1}
     lora, bank = {"target_modules": ["q_proj"]}, {"num_schemas": 4}

@@ -7,11 +7,14 @@ import pytest
 
 import cohorts
 from cohorts import LORA, LORA_STAGE, lora_run
+from schemabank.common.errors import InputError
 from schemabank.config.methods import CoToSettings
+from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.run import OnCourse, Run
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.coto import CoToCourse
+from schemabank.methods.coto import CoTo, CoToCourse
+from schemabank.methods.method import Setup
 from tiny import tiny_model
 
 NUM_BLOCKS = 3
@@ -97,3 +100,15 @@ def test_blocks_count_among_those_with_adapters() -> None:
     assert places == {"0": 0, "2": 1}
     with stack.evaluating("off"):
         assert stack.lora.dropout.strengths is None
+
+
+def test_a_single_block_with_adapters_is_refused() -> None:
+    one = LORA.model_copy(update={"layers_to_transform": (1,)})
+    for lora, allowed in ((one, False), (LORA, True)):
+        stack = AdapterStack(tiny_model("llama"), lora=[lora])
+        setup = Setup((), stack, DATA.tokenizer)
+        if allowed:
+            CoTo().check(RunConfig(arm="coto"), setup)
+            continue
+        with pytest.raises(InputError, match="a single block has adapters"):
+            CoTo().check(RunConfig(arm="coto"), setup)

@@ -8,13 +8,17 @@ import torch
 
 import cohorts
 from cohorts import LORA, LORA_STAGE, lora_run, step_input
+from schemabank.common.errors import InputError
 from schemabank.config.methods import ExpertsSettings
+from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.loralayers import MIX
+from schemabank.engine.lora import Maps
+from schemabank.engine.loralayers import MIX, NEXT_MIX, ROUTED
 from schemabank.engine.part import StepInput
 from schemabank.engine.run import OnCourse, Run
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.experts import ExpertsCourse
+from schemabank.methods.experts import Experts, ExpertsCourse
+from schemabank.methods.method import Setup
 from tiny import tiny_model
 
 DATA = cohorts.data()
@@ -22,8 +26,11 @@ NUM_EXPERTS = 3
 TOKENS = torch.arange(2, 2 + 2 * 2 * 6).view(2, 2, 6)
 
 
-def run(seed: int, stack: AdapterStack, routing: str = "random") -> Run:
-    settings = ExpertsSettings.model_validate({"num_experts": NUM_EXPERTS, "routing": routing})
+def run(seed: int, stack: AdapterStack, routing: str = "random", **changes: object) -> Run:
+    settings = ExpertsSettings.model_validate(
+        {"num_experts": NUM_EXPERTS, "routing": routing, **changes}
+    )
+    maps = Maps(NUM_EXPERTS, routed=routing == "learned", passes=stack.lora.room.passes)
     return Run(
         name=f"experts-{seed}",
         seed=seed,
@@ -35,16 +42,19 @@ def run(seed: int, stack: AdapterStack, routing: str = "random") -> Run:
                 ExpertsCourse,
                 experts=settings,
                 num_layers=len(stack.lora.layers),
-                room=stack.lora.most_maps,
+                room=stack.lora.room.count,
             ),
-            {"maps": NUM_EXPERTS},
+            {"maps": maps},
         ),
     )
 
 
-def new_stack(num_maps: int = NUM_EXPERTS) -> AdapterStack:
+def new_stack(
+    num_maps: int = NUM_EXPERTS, *, routed: bool = False, passes: int = 1
+) -> AdapterStack:
     plain = LORA.model_copy(update={"lora_dropout": 0.0})
-    return AdapterStack(tiny_model("llama"), lora=[plain] * 2, num_maps=num_maps)
+    maps = Maps(num_maps, routed=routed, passes=passes)
+    return AdapterStack(tiny_model("llama"), lora=[plain] * 2, maps=maps)
 
 
 def chosen(made: Run, number: int) -> np.ndarray:
@@ -90,7 +100,7 @@ def test_a_row_uses_the_map_that_it_is_given_and_evaluation_the_mean() -> None:
     stack, plain = new_stack(), new_stack(num_maps=1)
     generator = torch.Generator().manual_seed(0)
     for slot in range(2):
-        stack.configure(slot, stack.lora.settings[slot], {"maps": NUM_EXPERTS})
+        stack.configure(slot, stack.lora.settings[slot], {"maps": Maps(NUM_EXPERTS)})
     group = stack.groups["lora"]
     group.weights.copy_(torch.randn(group.weights.shape, generator=generator) * 0.1)
     group.publish()
@@ -142,7 +152,7 @@ def test_the_maps_drift_apart_until_they_are_folded_and_a_neighbour_has_but_one(
 
 def test_a_fold_puts_the_mean_in_the_place_of_the_maps() -> None:
     stack = new_stack()
-    stack.configure(0, stack.lora.settings[0], {"maps": NUM_EXPERTS})
+    stack.configure(0, stack.lora.settings[0], {"maps": Maps(NUM_EXPERTS)})
     weights = stack.groups["lora"].weights
     weights.copy_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
     before = {path: stack.lora._maps(path, 0).clone() for path in stack.lora.layers}
@@ -150,7 +160,7 @@ def test_a_fold_puts_the_mean_in_the_place_of_the_maps() -> None:
     kept, folded = weights[0].clone(), stack.lora.folded(weights[0], NUM_EXPERTS)
     assert torch.equal(weights[0], kept)
     weights[0] = folded
-    stack.lora.use_maps(0, 1)
+    stack.lora.use_maps(0, Maps())
     for path, (a, b) in stack.lora.tensors(0).items():
         assert torch.equal(a, firsts[path])
         assert torch.equal(b, before[path].mean(0).T)
@@ -173,7 +183,180 @@ def test_the_weights_of_all_maps_are_counted() -> None:
     stack = new_stack()
     more = (NUM_EXPERTS - 1) * sum(b.numel() for _, b in stack.lora.tensors(0).values())
     plain = stack.num_weights("lora", LORA, {})
-    assert stack.num_weights("lora", LORA, {"maps": NUM_EXPERTS}) == plain + more
+    assert stack.num_weights("lora", LORA, {"maps": Maps(NUM_EXPERTS)}) == plain + more
+
+
+def routed_stack() -> AdapterStack:
+    """Both slots with random maps and routers; the second has one map less."""
+    stack = new_stack(routed=True)
+    for slot, count in enumerate((NUM_EXPERTS, NUM_EXPERTS - 1)):
+        settings = stack.lora.settings[slot]
+        stack.configure(slot, settings, {"maps": Maps(count, routed=True)})
+        stack.initialise(slot, seed=slot)
+    group = stack.groups["lora"]
+    group.weights.copy_(
+        torch.randn(group.weights.shape, generator=torch.Generator().manual_seed(0))
+    )
+    group.publish()
+    return stack
+
+
+def given_for_routers(stack: AdapterStack, share: float) -> StepInput:
+    given = step_input([(1, 0), (2, 0)])
+    counts = torch.tensor([maps.count for maps in stack.lora.maps])
+    equal = (torch.arange(NUM_EXPERTS) < counts[:, None]) / counts[:, None]
+    mix = (1 - share) * equal[:, None, None].expand(-1, 2, len(stack.lora.layers), -1)
+    fields = {
+        **given.fields,
+        MIX: mix,
+        ROUTED: torch.full((2,), share),
+        "adapter_strength": torch.ones(2, 3),
+    }
+    return StepInput(given.batch, fields)
+
+
+@torch.no_grad()
+def test_a_router_weighs_the_maps_of_a_layer_for_every_token() -> None:
+    """One layer against its equation, written token by token."""
+    stack, share = routed_stack(), 0.6
+    path, layer = next(iter(stack.lora.layers.items()))
+    inputs = torch.randn(4, 5, layer.in_features, generator=torch.Generator().manual_seed(1))
+    stack.begin_step(given_for_routers(stack, share))
+    found = (layer(inputs) - layer.base(inputs)).view(2, 2, 5, -1)
+    for slot, row, token in np.ndindex(2, 2, 5):
+        x, count = inputs.view(2, 2, 5, -1)[slot, row, token], stack.lora.maps[slot].count
+        gates = torch.softmax(x @ layer.router[slot, :, :count], dim=-1)
+        weights = share * gates + (1 - share) / count
+        low = layer.scaling[slot] * x @ layer.A[slot]
+        expected = sum(
+            w * low @ b for w, b in zip(weights, stack.lora._maps(path, slot), strict=True)
+        )
+        torch.testing.assert_close(found[slot, row, token], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_router_without_a_share_leaves_the_mean() -> None:
+    stack = routed_stack()
+    stack.begin_step(given_for_routers(stack, 0.0))
+    faded = stack.hidden(TOKENS)
+    stack.begin_step(given_for_routers(stack, 1.0))
+    routed = stack.hidden(TOKENS)
+    stack.rest()
+    with stack.evaluating("off"):
+        mean = stack.hidden(TOKENS)
+    torch.testing.assert_close(faded, mean, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(routed, mean, rtol=1e-2)
+
+
+def test_routing_fades_and_has_faded_when_a_run_ends() -> None:
+    course = course_of(run(1, new_stack(routed=True), "learned", annealing_ratio=0.5))
+    shares = [course.routed_share(step) for step in range(course.num_steps)]
+    half = course.num_steps // 2
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == pytest.approx(1 - 1 / half)
+    assert all(share > 0 for share in shares[: half - 1])
+    assert not any(shares[half - 1 :])
+    to_the_end = course_of(run(1, new_stack(routed=True), "learned", annealing_ratio=1.0))
+    assert to_the_end.routed_share(to_the_end.num_steps - 1) == 0
+    never = course_of(run(1, new_stack(routed=True), "learned", annealing_ratio=0.0))
+    assert never.routed_share(0) == 0
+    assert never.logged(never.step(0)) == {"routed_share": 0}
+
+
+def course_of(made: Run) -> ExpertsCourse:
+    course = made.method.course(made, DATA)
+    assert isinstance(course, ExpertsCourse)
+    return course
+
+
+def test_routers_learn_and_are_gone_at_the_end() -> None:
+    stack = new_stack(routed=True)
+    cohort = Cohort(stack, [run(1, stack, "learned"), lora_run(2)], DATA)
+    steps = cohort.steps()
+    next(steps)
+    routers = {p: stack.lora._master(p, "router").clone() for p in stack.lora.layers}
+    for _ in range(4):
+        next(steps)
+    for path, before in routers.items():
+        now = stack.lora._master(path, "router")
+        assert not torch.equal(now[0], before[0])
+        assert not now[1].any(), "the neighbour has none"
+    list(steps)
+    cohort.seat(["experts-1", "lora-2"])
+    for path in stack.lora.layers:
+        assert not stack.lora._master(path, "router").any()
+        assert not stack.lora._all_maps(path, 0)[1:].any()
+
+
+def test_routers_are_counted_among_the_trained_weights() -> None:
+    stack = new_stack(routed=True)
+    sizes = [layer.in_features for layer in stack.lora.layers.values()]
+    drawn = stack.num_weights("lora", LORA, {"maps": Maps(NUM_EXPERTS)})
+    learned = stack.num_weights("lora", LORA, {"maps": Maps(NUM_EXPERTS, routed=True)})
+    assert learned == drawn + NUM_EXPERTS * sum(sizes)
+
+
+@pytest.mark.parametrize("routing", ["random", "hash"])
+def test_a_second_pass_uses_other_experts(routing: str) -> None:
+    stack = new_stack(passes=2)
+    course = course_of(run(1, stack, routing, consistency_weight=0.5))
+    at = course.step(3)
+    values = course.values(at, course.rows(at, [0, 1, 2, 0]))
+    assert values["consistency_weight"] == 0.5
+    first, second = np.asarray(values[MIX]), np.asarray(values[NEXT_MIX])
+    assert first.shape == second.shape
+    assert not np.array_equal(first, second)
+    plain = course_of(run(1, stack, routing)).values(at, course.rows(at, [0, 1, 2, 0]))
+    assert np.array_equal(np.asarray(plain[MIX]), first)
+    assert NEXT_MIX not in plain
+
+
+def test_the_loss_gains_what_two_passes_differ_by() -> None:
+    """The first step's terms against stacks that are shown each pass alone."""
+    weight, losses = 0.5, {}
+    for name, changes in {"one": {}, "two": {"consistency_weight": weight}}.items():
+        stack = new_stack(passes=2)
+        cohort = Cohort(stack, [run(1, stack, **changes), lora_run(2)], DATA)
+        losses[name] = [s for steps in cohort.steps() for s in steps if s.run == "experts-1"]
+    for step in losses["one"]:
+        assert step.total_loss == pytest.approx(step.loss)
+    first = losses["two"][0]
+    assert first.total_loss == pytest.approx(first.loss), "all maps are zero"
+    assert all(s.total_loss > s.loss + 1e-7 for s in losses["two"][2:])
+    assert losses["two"][-1].loss != losses["one"][-1].loss
+
+
+def test_a_second_pass_drops_other_features() -> None:
+    lora = LORA.model_copy(update={"lora_dropout": 0.5})
+    stack = AdapterStack(tiny_model("llama"), lora=[lora] * 2)
+    for slot in range(2):
+        stack.initialise(slot, seed=slot)
+    weights = stack.groups["lora"].weights
+    weights.copy_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(0)))
+    given = step_input([(1, 0), (2, 0)])
+    given = StepInput(given.batch, {**given.fields, "adapter_strength": torch.ones(2, 3)})
+    with torch.no_grad():
+        stack.begin_step(given)
+        first = stack.hidden(TOKENS)
+        stack.next_pass(given)
+        second = stack.hidden(TOKENS)
+        stack.begin_step(given)
+        assert torch.equal(stack.hidden(TOKENS), first)
+    assert not torch.allclose(first, second, rtol=1e-2)
+
+
+def test_two_passes_that_are_the_same_are_refused() -> None:
+    run_config = RunConfig(
+        arm="experts",
+        lora={"lora_dropout": 0},
+        experts={"routing": "learned", "consistency_weight": 1},
+    )
+    stack = new_stack()
+    with pytest.raises(InputError, match=r"experts\.consistency_weight is 1.*dropout"):
+        Experts().check(run_config, Setup((), stack, DATA.tokenizer))
+    for changes in ({"lora": {"lora_dropout": 0.1}}, {"experts": {"consistency_weight": 1}}):
+        allowed = RunConfig.model_validate({**run_config.model_dump(), **changes})
+        Experts().check(allowed, Setup((), stack, DATA.tokenizer))
 
 
 def test_one_expert_is_no_mixture() -> None:

@@ -21,20 +21,31 @@ from tinyruns import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT, and on a GPU the compiler, warn of theirs
 
-TRAINED = [name for name, method in METHODS.items() if method.trains]
+# Every method that trains, and those of its settings that take another way through the engine.
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    **{name: (name, {}) for name, method in METHODS.items() if method.trains},
+    "learned": ("experts", {"experts": {"routing": "learned", "num_experts": 3}}),
+    "consistent": ("experts", {"experts": {"consistency_weight": 0.05}}),
+}
+TRAINED = list(VARIANTS)
 DATA = cohorts.data()
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def run_of(method: str, seed: int, **changes: object) -> RunConfig:
+    arm, own = VARIANTS[method]
     settings = {
-        "arm": method,
+        "arm": arm,
         "seed": seed,
         "lora": LoraSettings(r=4, lora_dropout=0.2),
         "bank": BankSettings(num_schemas=8, rank=4, attribute_dim=4),
         "train": {"num_train_epochs": 3, "learning_rate": 1e-2},
     }
-    return RunConfig.model_validate(settings | changes)
+    return RunConfig.model_validate(settings | own | changes)
+
+
+def all_runs(seed: int, **changes: object) -> list[RunConfig]:
+    return [run_of(name, seed, **changes) for name in TRAINED]
 
 
 @pytest.fixture(scope="module")
@@ -46,18 +57,18 @@ def base_model(folder: Path, device: str) -> BaseModel:
     return load_base_model(str(folder), dtype=torch.float32, device=torch.device(device))
 
 
-def cohort(runs: list[RunConfig], base: BaseModel) -> Cohort:
+def cohort(runs: Mapping[str, RunConfig], base: BaseModel) -> Cohort:
     """Runs in two slots that have room for all methods, as if all were planned."""
-    stack = build_stack([run_of(name, 0) for name in TRAINED], base, slots=2)
+    stack = build_stack(all_runs(0), base, slots=2)
     planned = [
-        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=f"{run.arm}-{run.seed}")
-        for run in runs
+        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=name)
+        for name, run in runs.items()
     ]
     return Cohort(stack, planned, DATA, explain=pytest.fail)
 
 
 def trained(
-    runs: list[RunConfig], base: BaseModel
+    runs: Mapping[str, RunConfig], base: BaseModel
 ) -> tuple[dict[str, list[RunStep]], Mapping[str, Mapping[str, torch.Tensor]]]:
     """What runs did at every step, and their weights at the end."""
     made = cohort(runs, base)
@@ -75,10 +86,10 @@ def _runs(made: Cohort) -> list[Run]:
 @pytest.mark.parametrize("method", TRAINED)
 def test_neighbours_of_any_method_change_no_bit(method: str, device: str, folder: Path) -> None:
     base = base_model(folder, device)
-    name, found = f"{method}-1", []
-    for other in TRAINED:
-        steps, weights = trained([run_of(method, 1), run_of(other, 2)], base)
-        found.append((steps[name], weights[name]))
+    found, after = [], TRAINED[(TRAINED.index(method) + 1) % len(TRAINED)]
+    for other in dict.fromkeys(["lora", "schemabank", after]):
+        steps, weights = trained({"own": run_of(method, 1), "other": run_of(other, 2)}, base)
+        found.append((steps["own"], weights["own"]))
     for steps, weights in found[1:]:
         assert steps == found[0][0]
         assert all(torch.equal(rows, found[0][1][group]) for group, rows in weights.items())
@@ -92,9 +103,9 @@ def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
     method: str, device: str, folder: Path, tmp_path: Path
 ) -> None:
     base = base_model(folder, device)
-    made = cohort([run_of(method, 1), run_of("lora", 2)], base)
+    made = cohort({"own": run_of(method, 1), "lora": run_of("lora", 2)}, base)
     list(made.steps())
-    made.seat([f"{method}-1", "lora-2"])
+    made.seat(["own", "lora"])
     expected = probe(made.stack, base)
     for slot in range(2):
         export(made.stack, slot, tmp_path / str(slot))
@@ -105,9 +116,9 @@ def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
 
 def tensors_of(run: RunConfig, base: BaseModel) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What a run ends as, alone in the first of two slots."""
-    made = cohort([run], base)
+    made = cohort({"alone": run}, base)
     list(made.steps())
-    made.seat([f"{run.arm}-{run.seed}"])
+    made.seat(["alone"])
     found = made.stack.lora.tensors(0)
     made.stack.remove()
     return found
@@ -127,9 +138,12 @@ OPTIONS: dict[str, dict[str, object]] = {
 def test_options_work_for_all_methods(option: str, folder: Path, tmp_path: Path) -> None:
     """All methods at once; each ends as another adapter, and stock PEFT agrees with it."""
     base = base_model(folder, "cpu")
-    runs = [run_of(name, 1, **OPTIONS[option]) for name in TRAINED]
+    runs = all_runs(1, **OPTIONS[option])
     stack = build_stack(runs, base, slots=len(runs))
-    planned = [engine_run(run, DATA.examples, stack, DATA.tokenizer, name=run.arm) for run in runs]
+    planned = [
+        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=name)
+        for name, run in zip(TRAINED, runs, strict=True)
+    ]
     made = Cohort(stack, planned, DATA, explain=pytest.fail)
     list(made.steps())
     made.seat(TRAINED)
@@ -152,7 +166,8 @@ def test_options_work_for_all_methods(option: str, folder: Path, tmp_path: Path)
 @pytest.mark.parametrize("method", TRAINED)
 def test_a_method_is_no_other(method: str, folder: Path) -> None:
     base = base_model(folder, "cpu")
-    _, weights = trained([run_of(name, 1) for name in dict.fromkeys([method, *TRAINED])], base)
-    own = weights.pop(f"{method}-1")["lora"]
+    _, weights = trained(dict(zip(TRAINED, all_runs(1), strict=True)), base)
+    weights = dict(weights)
+    own = weights.pop(method)["lora"]
     assert own.abs().max() > 0
     assert not any(torch.equal(own, other["lora"]) for other in weights.values())

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from cohorts import with_banks
 from schemabank.adapters import peftlayers
 from schemabank.common.errors import InputError
+from schemabank.common.failure import failure_of
 from schemabank.common.memory import is_out_of_memory
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
@@ -19,7 +20,6 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import check_calls
 from schemabank.models.checks import loading
 from schemabank.models.refusals import RefusalError, asking
-from schemabank.runs.training import failure_of
 from tiny import tiny_model
 
 SOURCE = Path(__file__).parents[2] / "src" / "schemabank"

@@ -252,14 +252,14 @@ def two_at_once(
     finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch, tracker: str
 ) -> tuple[Outcome, Outcome]:
     """Two runs in a cohort, of which the second's predictions cannot be written."""
-    write = importlib.import_module("schemabank.runs.runner").write_lines
+    write = importlib.import_module("schemabank.runs.finish").write_lines
 
     def second_fails(path: Path, rows: object) -> None:
         if "seed2" in str(path):
             raise OSError(NO_SPACE)
         write(path, rows)
 
-    monkeypatch.setattr("schemabank.runs.runner.write_lines", second_fails)
+    monkeypatch.setattr("schemabank.runs.finish.write_lines", second_fails)
     asked = ["arm=lora", "seed=[1, 2]", "engine.slots=2", f"engine.trackers=[{tracker}]"]
     (good, bad), notes = experiment(finished, out, *asked)
     assert good.failure is None

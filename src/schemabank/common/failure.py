@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from schemabank.common.errors import InputError
+
 FailureKind = Literal["diverged", "memory", "disk", "input", "error"]
 
 
@@ -47,3 +49,17 @@ def read_failure(row: Mapping[str, object]) -> Failure:
     """
     kinds = {str(kind): kind for kind in get_args(FailureKind)}
     return Failure(kinds.get(str(row.get("kind")), "error"), str(row.get("failure")))
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception makes of a run."""
+    from schemabank.common.memory import is_out_of_memory  # noqa: PLC0415 -- needs PyTorch
+
+    message = str(error) or type(error).__name__
+    if is_out_of_memory(error):
+        return Failure("memory", message)
+    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
+        return Failure("disk", message)
+    if isinstance(error, InputError):
+        return Failure("input", message)
+    return Failure("error", message)

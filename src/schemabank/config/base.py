@@ -71,6 +71,7 @@ class MethodEntry:
             method's name if it has ``settings``.
         settings: its own section; ``None`` for none.
         shared: dotted settings in which runs of one cohort must agree.
+        second_pass: dotted settings that, unless 0, make every step run its batch twice.
         unused: from its own section, those of its settings that have no effect, with the reason.
     """
 
@@ -78,6 +79,7 @@ class MethodEntry:
     sections: tuple[str, ...] = OF_LORA
     settings: type[Settings] | None = None
     shared: tuple[str, ...] = ()
+    second_pass: tuple[str, ...] = ()
     unused: Callable[[Any], Mapping[str, str]] = lambda _settings: {}
 
     @property

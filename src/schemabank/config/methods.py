@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemabank.common.errors import InputError
-from schemabank.config.base import OF_LORA, MethodEntry, Settings, Share
+from schemabank.config.base import OF_LORA, Later, MethodEntry, Settings, Share, Weight
 
 GROUP = "schemabank.methods"
 # Top-level keys of configurations and suites, which no method may have for its name.
@@ -40,12 +40,22 @@ def _unused_in_coto(coto: CoToSettings) -> dict[str, str]:
 
 
 class ExpertsSettings(Settings):
-    """Several maps B over one A in every layer, of which an example uses one (AdaMix)."""
+    """Several maps B over one A in every layer, folded to their mean (AdaMix, HydraLoRA)."""
 
     num_experts: Annotated[int, Field(ge=2, le=64)] = 4
     """Maps of a layer; the adapter at the end is their mean."""
-    routing: Literal["random", "hash"] = "random"
-    """Which one is used: drawn for every step and layer, or fixed for each example and layer."""
+    routing: Literal["random", "hash", "learned"] = "random"
+    """One drawn for every step and layer, one for each example and layer, or all by a router."""
+    annealing_ratio: Annotated[Share, Later(0.75)] = 0.75
+    """Share of the steps in which learned routing fades linearly to equal shares of all maps."""
+    consistency_weight: Annotated[Weight, Later(0.0)] = 0.0
+    """Weight of what the predictions of two passes over a batch differ by; doubles the cost."""
+
+
+def _unused_in_experts(experts: ExpertsSettings) -> dict[str, str]:
+    if experts.routing != "learned":
+        return {"annealing_ratio": f"experts.routing is {experts.routing!r}, which does not fade"}
+    return {}
 
 
 BUILT_IN: Mapping[str, MethodEntry] = {
@@ -69,6 +79,8 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         "schemabank.methods.experts:Experts",
         sections=(*OF_LORA, "experts"),
         settings=ExpertsSettings,
+        second_pass=("experts.consistency_weight",),
+        unused=_unused_in_experts,
     ),
 }
 

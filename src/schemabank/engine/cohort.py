@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import psutil
 import torch
@@ -28,14 +29,15 @@ from schemabank.engine.execute import (
     prepare_compiler,
     use_given_cores,
 )
+from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Kind, Slot
-from schemabank.engine.stack import AdapterStack, num_maps_of
-from schemabank.engine.step import Training, penalise
+from schemabank.engine.stack import AdapterStack, maps_of
+from schemabank.engine.step import Training, penalise, train_step
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
 
@@ -113,15 +115,17 @@ class Cohort:
         elif self.device.type == "cpu":
             use_given_cores()
             keep_freed_memory()
+        training = Training(
+            stack=stack,
+            optimizers=self.optimizers,
+            max_norm=self._max_norm,
+            clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
+            penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
+            penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
+        )
         self._programs = Programs(
-            Training(
-                stack=stack,
-                optimizers=self.optimizers,
-                max_norm=self._max_norm,
-                clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
-                penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
-                penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
-            ),
+            partial(train_step, training),
+            stack,
             data=data,
             executor=default_executor(self.device, explain=explain),
             limit_bytes=_cache_limit(self.device),
@@ -190,7 +194,7 @@ class Cohort:
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
             self.stack.configure(index, run.lora, run.method.settings)
-            self.stack.lora.use_maps(index, 1)  # as it was folded when it ended
+            self.stack.lora.use_maps(index, ONE_MAP)  # as it was folded when it ended
             for group_name, row in self.finished[name].items():
                 self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
@@ -223,10 +227,13 @@ class Cohort:
             for name, group in self.stack.groups.items()
         }
 
-    def _rows(self, index: int) -> dict[str, list[Tensor]]:
-        """A copy of a slot's weights, moments and optimizer steps, on the CPU."""
+    def _rows(self, index: int, *, ended: bool) -> dict[str, list[Tensor]]:
+        """What a slot's optimizers hold, or what a run's end needs of it, copied to the CPU."""
         return {
-            name: [state[index].to("cpu", copy=True) for state in optimizer.state]
+            name: [
+                state[index].to("cpu", copy=True)
+                for state in (optimizer.outcome if ended else optimizer.state)
+            ]
             for name, optimizer in self.optimizers.items()
         }
 
@@ -248,10 +255,10 @@ class Cohort:
     def _keep(self, index: int, slot: Slot) -> None:
         """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""
         if not slot.has_ended:
-            self._begun[slot.run.name] = self._rows(index)
+            self._begun[slot.run.name] = self._rows(index, ended=False)
             return
         self._begun.pop(slot.run.name, None)
-        self.finished[slot.run.name] = self._ended(slot, self._rows(index))
+        self.finished[slot.run.name] = self._ended(slot, self._rows(index, ended=True))
 
     def _keep_failed(self) -> None:
         """Keep the weights of runs that were given up while they waited for a slot."""
@@ -262,6 +269,8 @@ class Cohort:
 
     def _ended(self, slot: Slot, rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
         """The weights that a run ends as, by group, from its optimizers' rows on the CPU.
+
+        The first of these rows are the weights, the last their mean over the steps, if any.
 
         Nothing is computed on the device, whose memory may have run out. A run that failed ends as
         its last weights.
@@ -274,7 +283,7 @@ class Cohort:
                 start = lora.first_weights(run.lora, run.seed)
                 steps = slot.num_steps
                 found[name] = averaged(run.average, mean, start=start, end=end, num_steps=steps)
-            found[name] = lora.folded(found[name], num_maps_of(run.method.settings))
+            found[name] = lora.folded(found[name], maps_of(run.method.settings).count)
         return found
 
     def _enter(self, index: int, slot: Slot) -> None:

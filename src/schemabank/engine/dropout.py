@@ -31,6 +31,8 @@ class SlotDropout:
             step; ``None`` in evaluation.
         mixes: ``(slot, batch, layer, map)``, how much of each of a layer's maps a row uses in a
             training step; ``None`` in evaluation, which takes the mean.
+        routed: ``(slot,)``, what the routers' shares of the maps are multiplied by before they are
+            added to ``mixes``; ``None`` without routers and in evaluation.
     """
 
     def __init__(self, rates: Sequence[float], *, device: torch.device) -> None:
@@ -41,6 +43,7 @@ class SlotDropout:
         self.width = 1
         self.strengths: Tensor | None = None
         self.mixes: Tensor | None = None
+        self.routed: Tensor | None = None
         self.least = torch.zeros(len(rates), dtype=torch.int32, device=device)
         self.factor = torch.ones(len(rates), device=device)
         for slot, rate in enumerate(rates):

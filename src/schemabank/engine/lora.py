@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,24 @@ from schemabank.engine.targets import Linear, blocks_of, target_layers
 from schemabank.models.architecture import linear_sizes
 
 
+@dataclass(frozen=True)
+class Maps:
+    """The B's that a layer's adapter has over one A while a run trains.
+
+    Attributes:
+        count: how many; an adapter ends as their mean.
+        routed: whether a router may weigh them for each token.
+        passes: how often a step runs its batch, each time with other draws; 2 at most.
+    """
+
+    count: int = 1
+    routed: bool = False
+    passes: int = 1
+
+
+ONE_MAP = Maps()
+
+
 class StackedLora(nn.Module):
     """A frozen linear layer with one LoRA adapter a slot.
 
@@ -32,10 +51,10 @@ class StackedLora(nn.Module):
         block: position of its decoder block among those with adapters.
         settings: the adapter of each slot.
         dropout: the stack's common source of masks.
-        num_maps: how many B's there are over one A; an adapter ends as their mean.
+        maps: the most that a slot has room for.
 
     Attributes:
-        shares: ``(slot, map)``, what each map counts in that mean.
+        shares: ``(slot, map)``, what each map counts in the mean that an adapter ends as.
     """
 
     def __init__(
@@ -46,7 +65,7 @@ class StackedLora(nn.Module):
         block: int = 0,
         settings: Sequence[LoraSettings],
         dropout: SlotDropout,
-        num_maps: int = 1,
+        maps: Maps = ONE_MAP,
     ) -> None:
         super().__init__()
         self.base, self.dropout = base, dropout
@@ -63,15 +82,17 @@ class StackedLora(nn.Module):
         )
         self.layer = torch.tensor([layer], device=device)
         self.block = torch.tensor([block], device=device)
-        self.num_maps = num_maps
-        self.shares = torch.zeros(num_slots, num_maps, device=device)
+        self.num_maps = maps.count
+        self.shares = torch.zeros(num_slots, maps.count, device=device)
         self.shares[:, 0] = 1
         self.scaling = torch.tensor([s.scaling for s in settings], device=device)
         self.in_features, self.out_features = linear_sizes(base)
         self.A = nn.Parameter(torch.zeros(num_slots, self.in_features, rank, device=device))
         self.B = nn.Parameter(
-            torch.zeros(num_slots, num_maps * rank, self.out_features, device=device)
+            torch.zeros(num_slots, maps.count * rank, self.out_features, device=device)
         )
+        shape = (num_slots, self.in_features, maps.count)
+        self.router = nn.Parameter(torch.zeros(shape, device=device)) if maps.routed else None
         share_input([self])
 
     def configure(self, slot: int, settings: LoraSettings, *, num_maps: int = 1) -> None:
@@ -90,6 +111,15 @@ class StackedLora(nn.Module):
         drawn[:, :rank] = (torch.rand(rank, width, generator=generator) * 2 - 1).T * bound
         return drawn
 
+    def initial_router(self, num_maps: int, generator: torch.Generator) -> Tensor:
+        """Draw a router as ``torch.nn.Linear`` does: were it zero, all maps would stay alike."""
+        assert self.router is not None
+        drawn = torch.zeros(self.router.shape[1:])
+        bound = 1 / math.sqrt(self.in_features)
+        uniform = torch.rand(num_maps, self.in_features, generator=generator)
+        drawn[:, :num_maps] = (uniform * 2 - 1).T * bound
+        return drawn
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Apply base layer and adapters.
 
@@ -104,7 +134,7 @@ class StackedLora(nn.Module):
             low = self.shared.low(self, inputs, self.dropout.keys)
         else:
             low = self._low(inputs)
-        low = low if self.num_maps == 1 else self._mixed(low)
+        low = low if self.num_maps == 1 else self._mixed(low, inputs)
         return output + (low @ self._of_slots(self.B).to(inputs.dtype)).view(output.shape)
 
     def strength(self) -> Tensor:
@@ -131,15 +161,30 @@ class StackedLora(nn.Module):
         low = kept.flatten(1, 2) @ self._of_slots(self.A).to(inputs.dtype)
         return (low * scaling[:, None, None]).to(inputs.dtype)
 
-    def _mixed(self, low: Tensor) -> Tensor:
+    def _mixed(self, low: Tensor, inputs: Tensor) -> Tensor:
         """Weigh the product with A for each map: ``(slot, batch * token, map * rank)``."""
-        mixes = self.dropout.mixes
+        mixes, routed = self.dropout.mixes, self.dropout.routed
         if mixes is None:
-            mix = self._of_slots(self.shares)[:, None]
+            mix = self._of_slots(self.shares)[:, None, None]
         else:
-            mix = self._of_slots(mixes).index_select(2, self.layer)[:, :, 0]
+            mix = self._of_slots(mixes).index_select(2, self.layer)
+        if routed is not None:
+            mix = mix + self._of_slots(routed)[:, None, None, None] * self._routes(inputs)
         rows = low.view(len(low), mix.shape[1], -1, 1, low.shape[-1])
-        return (rows * mix[:, :, None, :, None].to(low.dtype)).flatten(-2).flatten(1, 2)
+        return (rows * mix[..., None].to(low.dtype)).flatten(-2).flatten(1, 2)
+
+    def _routes(self, inputs: Tensor) -> Tensor:
+        """Return the router's share of every map, ``(slot, batch, token, map)``.
+
+        As in HydraLoRA (arXiv 2404.19245, section 3.2): the softmax of a linear map of the layer's
+        input. Maps that a slot does not have get none.
+        """
+        assert self.router is not None
+        rows = self.by_slot(inputs)
+        scores = rows.flatten(1, 2) @ self._of_slots(self.router).to(inputs.dtype)
+        lacking = self._of_slots(self.shares)[:, None] == 0
+        shares: Tensor = scores.float().masked_fill(lacking, -torch.inf).softmax(-1)
+        return shares.view(*rows.shape[:3], -1)
 
     def _of_slots(self, values: Tensor) -> Tensor:
         """What belongs to the slots that are run, ``(slot, ...)``."""
@@ -206,7 +251,7 @@ def install_lora(
     settings: Sequence[LoraSettings],
     *,
     dropout: SlotDropout,
-    num_maps: int = 1,
+    maps: Maps = ONE_MAP,
 ) -> dict[str, StackedLora]:
     """Replace the targeted linear layers of a model.
 
@@ -214,7 +259,7 @@ def install_lora(
         model: the frozen base model; changed in place until :func:`remove_lora`.
         settings: one a slot; all with the same target modules on the same blocks.
         dropout: the stack's common source of masks.
-        num_maps: how many B's a layer has over one A.
+        maps: the most that a slot has room for.
 
     Returns:
         The new layers by the path of the layer they replaced.
@@ -239,7 +284,7 @@ def install_lora(
                 block=block,
                 settings=settings,
                 dropout=dropout,
-                num_maps=num_maps,
+                maps=maps,
             )
             model.set_submodule(path, layer)
             layers[path] = layer

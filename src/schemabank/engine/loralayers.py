@@ -9,15 +9,18 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import ALL_LINEAR, LoraSettings
-from schemabank.engine.dropout import SlotDropout
+from schemabank.engine.dropout import SlotDropout, mix
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
-from schemabank.engine.lora import StackedLora, install_lora, remove_lora
+from schemabank.engine.lora import ONE_MAP, Maps, StackedLora, install_lora, remove_lora
 from schemabank.engine.part import Field, Part, StepInput
 from schemabank.engine.targets import PLAIN, blocks_of, layout_of, resolved
 
 LORA = "lora"
 MIX = "adapter_mix"  # of a step, by layer: how much of each of its maps a row uses
+NEXT_MIX = "adapter_next_mix"  # the same in a step's second pass
+ROUTED = "adapter_routed"  # of a step: what the routers' shares of the maps are multiplied by
+NEXT_PASS = 0x5BD1E995  # any number; with it a step's keys become those of its second pass
 STRENGTH = "adapter_strength"  # of a step, by block with adapters: 0 leaves its adapters out
 JOINED_UP_TO = 4  # slots; beyond, cutting the products' results apart costs more than it saves
 CONTIGUOUS = torch.contiguous_format
@@ -30,7 +33,7 @@ class LoraLayers(Part):
         model: the base model; its targeted layers are replaced until :meth:`detach`.
         settings: of each slot; all with the same target modules on the same blocks.
         adapters: whether there are any; the untouched base model has none.
-        num_maps: how many B's a layer has over one A, in the slot with the most.
+        maps: room for any run's B's over one A.
 
     Attributes:
         layers: by the path of the layer that each stands for.
@@ -39,8 +42,8 @@ class LoraLayers(Part):
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
         num_blocks: decoder blocks with adapters; layers outside of all count as one more.
-        most_maps: how many B's a layer has room for over one A.
-        num_maps: how many of them each slot's run has; its adapter's B is their mean.
+        room: for B's over one A.
+        maps: those that each slot's run has; its adapter's B is their mean.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -54,32 +57,25 @@ class LoraLayers(Part):
         settings: Sequence[LoraSettings],
         *,
         adapters: bool,
-        num_maps: int = 1,
+        maps: Maps = ONE_MAP,
     ) -> None:
         self._model = model
         self.all_linear = any(ALL_LINEAR in each.target_modules for each in settings)
         if adapters:
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
-        self.most_maps, self.num_maps = num_maps, [1] * len(self.settings)
+        self.room, self.maps = maps, [ONE_MAP] * len(self.settings)
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
         with ExitStack() as undo:
             self._joined = join_linears(model) if _joins(model, len(settings)) else {}
             undo.callback(put_back, model, self._joined)
             self.layers: dict[str, StackedLora] = (
-                install_lora(model, settings, dropout=self.dropout, num_maps=num_maps)
-                if adapters
-                else {}
+                install_lora(model, settings, dropout=self.dropout, maps=maps) if adapters else {}
             )
             undo.callback(remove_lora, model, self.layers)
             self.num_blocks = len(set(blocks_of(model, self.layers).values()))
-            if self.num_blocks:
-                self.fields = {STRENGTH: Field((self.num_blocks,), default=1)}
-            if num_maps > 1:
-                first = (1.0, *(0.0,) * (num_maps - 1))
-                shape = (len(self.layers), num_maps)
-                self.fields = {**self.fields, MIX: Field(shape, by_row=True, default=first)}
+            self.fields = self._new_fields()
             self.groups = self._new_groups()
             undo.pop_all()
 
@@ -102,13 +98,14 @@ class LoraLayers(Part):
         assert settings.layers_to_transform == before.layers_to_transform
         self.settings[slot] = settings
         self.dropout.set_rate(slot, settings.lora_dropout)
-        self.use_maps(slot, 1)
+        self.use_maps(slot, ONE_MAP)
 
-    def use_maps(self, slot: int, num_maps: int) -> None:
-        """Give a slot so many B's over one A."""
-        self.num_maps[slot] = num_maps
+    def use_maps(self, slot: int, maps: Maps) -> None:
+        """Give a slot its B's over one A."""
+        assert self.room.routed or not maps.routed
+        self.maps[slot] = maps
         for layer in self.layers.values():
-            layer.configure(slot, self.settings[slot], num_maps=num_maps)
+            layer.configure(slot, self.settings[slot], num_maps=maps.count)
 
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
@@ -116,6 +113,8 @@ class LoraLayers(Part):
         for path, layer in self.layers.items():
             self._master(path, "A")[slot].copy_(layer.initial_a(self.settings[slot].r, generator))
             self._master(path, "B")[slot].zero_()
+        if self.room.routed:
+            self._initialise_routers(slot, seed)
         self._publish()
 
     def num_weights(self, group: str, settings: LoraSettings | None) -> int:
@@ -126,15 +125,20 @@ class LoraLayers(Part):
         return sum(settings.r * (layer.in_features + layer.out_features) for layer in layers)
 
     def folded(self, row: Tensor, num_maps: int) -> Tensor:
-        """Return a slot's weights, ``(size,)``, with the mean of its maps as its only one."""
+        """Return a slot's weights, ``(size,)``, with the mean of its maps as its only one.
+
+        Routers, which chose among the maps, have nothing left to choose and become zero.
+        """
         if num_maps == 1:
             return row
         folded = row.clone()
         for name, own in self.groups[LORA].views(folded).items():
             if name.endswith(".B"):
-                maps = own.view(self.most_maps, -1, own.shape[1])
+                maps = own.view(self.room.count, -1, own.shape[1])
                 mean = maps[:num_maps].mean(0)
                 maps.zero_()[0] = mean
+            elif name.endswith(".router"):
+                own.zero_()
         return folded
 
     def first_weights(self, settings: LoraSettings, seed: int) -> Tensor:
@@ -146,10 +150,12 @@ class LoraLayers(Part):
             views[f"{path}.A"].copy_(layer.initial_a(settings.r, generator))
         return first
 
-    def num_more_maps(self, settings: LoraSettings, num_maps: int) -> int:
-        """Weights of all B's but the first."""
-        out = sum(layer.out_features for layer in self.layers.values())
-        return settings.r * out * (num_maps - 1)
+    def num_more_maps(self, settings: LoraSettings, maps: Maps) -> int:
+        """Weights of all B's but the first, and of the routers."""
+        layers = self.layers.values()
+        of_maps = settings.r * sum(layer.out_features for layer in layers) * (maps.count - 1)
+        of_routers = maps.count * sum(layer.in_features for layer in layers) if maps.routed else 0
+        return of_maps + of_routers
 
     def begin_step(self, given: StepInput) -> None:
         """Draw new dropout masks."""
@@ -160,11 +166,19 @@ class LoraLayers(Part):
         self.dropout.begin_step(keys if drawn else None)
         self.dropout.strengths = given[STRENGTH] if self.layers else None
         self.dropout.mixes = given[MIX] if MIX in self.fields else None
+        self.dropout.routed = given[ROUTED] if ROUTED in self.fields else None
+
+    def next_pass(self, given: StepInput) -> None:
+        """Draw other masks, and take the maps of the second pass."""
+        if self.dropout.keys is not None:
+            self.dropout.keys = mix(self.dropout.keys ^ NEXT_PASS)
+        if NEXT_MIX in self.fields:
+            self.dropout.mixes = given[NEXT_MIX]
 
     def rest(self) -> None:
         """Drop nothing any more, and let all adapters act."""
         self.dropout.begin_step(None)
-        self.dropout.strengths = self.dropout.mixes = None
+        self.dropout.strengths = self.dropout.mixes = self.dropout.routed = None
 
     @contextmanager
     def evaluating(self, mode: str) -> Iterator[None]:
@@ -195,7 +209,7 @@ class LoraLayers(Part):
 
     def _maps(self, path: str, slot: int) -> Tensor:
         """A slot's B's of a layer, ``(map, rank, out)``."""
-        return self._all_maps(path, slot)[: self.num_maps[slot]]
+        return self._all_maps(path, slot)[: self.maps[slot].count]
 
     def _all_maps(self, path: str, slot: int) -> Tensor:
         own: Tensor = self._master(path, "B")[slot]
@@ -242,11 +256,32 @@ class LoraLayers(Part):
         remove_lora(self._model, self.layers)
         put_back(self._model, self._joined)
 
+    def _new_fields(self) -> dict[str, Field]:
+        """What a step tells: blocks' strengths, and, of several maps, which of them act."""
+        found = {STRENGTH: Field((self.num_blocks,), default=1)} if self.num_blocks else {}
+        count = self.room.count
+        if count > 1:
+            first = (1.0, *(0.0,) * (count - 1))
+            mix_of_rows = Field((len(self.layers), count), by_row=True, default=first)
+            passes = (MIX, NEXT_MIX)[: self.room.passes]
+            found |= dict.fromkeys(passes, mix_of_rows)
+        if self.room.routed:
+            found[ROUTED] = Field()
+        return found
+
+    def _initialise_routers(self, slot: int, seed: int) -> None:
+        """Draw a slot's routers, from numbers of their own; zero where its run has none."""
+        generator, maps = seeded_generator(seed, "lora_router"), self.maps[slot]
+        for path, layer in self.layers.items():
+            own = self._master(path, "router")[slot].zero_()
+            if maps.routed:
+                own.copy_(layer.initial_router(maps.count, generator))
+
     def _new_groups(self) -> dict[str, FlatGroup]:
         parameters = {
             f"{path}.{name}": layer.get_parameter(name)
             for path, layer in self.layers.items()
-            for name in ("A", "B")
+            for name in ("A", "B", *(("router",) if self.room.routed else ()))
         }
         if not parameters:
             return {}

@@ -6,6 +6,7 @@ number of slots.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from schemabank.engine.batches import Batch
 from schemabank.engine.execute import can_compile
 
 CHUNK_ROWS = 1024
+PAIRED_ROWS = 256  # of which autograd keeps some ten times the logits, in float32
 
 HEAD_TOLERANCE = 1e-3
 # What configurations call a number that the logits are multiplied with, divided by and capped at.
@@ -94,18 +96,32 @@ def labelled_losses(hidden: Tensor, batch: Batch, head: Head) -> Tensor:
         head: the frozen output layer.
     """
     picked = gather_labelled(hidden, batch.positions)
-    if picked.is_cuda:
-        return token_losses(picked, batch.labels.flatten(), head)
-    parts = []
-    for rows, labels, weights in zip(
-        picked.unflatten(0, (len(batch.labels), -1)),
-        batch.labels.flatten(1),
-        batch.weights.flatten(1),
-        strict=True,
-    ):
+    return _at_labels(batch, partial(token_losses, head=head), picked, batch.labels.flatten())
+
+
+def labelled_divergences(first: Tensor, second: Tensor, batch: Batch, head: Head) -> Tensor:
+    """Return :func:`token_divergences` of every label, ``(slot * batch * label,)``.
+
+    Args:
+        first: ``(slot * batch, token, hidden)``, after the final norm.
+        second: the same of another pass over the batch.
+        batch: what was run.
+        head: the frozen output layer.
+    """
+    picked = [gather_labelled(hidden, batch.positions) for hidden in (first, second)]
+    return _at_labels(batch, partial(token_divergences, head=head), *picked)
+
+
+def _at_labels(batch: Batch, values: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """Compute a value for every label from its rows; see :func:`labelled_losses` for padding."""
+    if rows[0].is_cuda:
+        return values(*rows)
+    parts, num_slots = [], len(batch.labels)
+    slots = zip(*(each.unflatten(0, (num_slots, -1)) for each in rows), strict=True)
+    for of_slot, weights in zip(slots, batch.weights.flatten(1), strict=True):
         (kept,) = weights.nonzero(as_tuple=True)
-        losses = token_losses(rows[kept], labels[kept], head)
-        parts.append(losses.new_zeros(len(labels)).index_put((kept,), losses))
+        found = values(*(each[kept] for each in of_slot))
+        parts.append(found.new_zeros(len(weights)).index_put((kept,), found))
     return torch.cat(parts)
 
 
@@ -119,6 +135,54 @@ def token_losses(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
     """
     result: Tensor = _TokenLosses.apply(hidden, labels, head)  # type: ignore[no-untyped-call]
     return result
+
+
+def token_divergences(first: Tensor, second: Tensor, head: Head) -> Tensor:
+    """Return the symmetric divergence of two predictions of every label, in nats, ``(row,)``.
+
+    ``½ KL(p ‖ q) + ½ KL(q ‖ p)``, as R-Drop (arXiv 2106.14448, eq. 2) and AdaMix (2205.12410,
+    section 3.2) add it to the loss.
+
+    Args:
+        first: ``(row, hidden)``, after the final norm, from which ``p`` comes.
+        second: the same for ``q``.
+        head: the frozen output layer, ``(row, hidden) -> (row, vocabulary)``.
+    """
+    result: Tensor = _TokenDivergences.apply(first, second, head)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _TokenDivergences(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, first: Tensor, second: Tensor, head: Head) -> Tensor:
+        wanted = any(ctx.needs_input_grad[:2])  # type: ignore[attr-defined]
+        values: list[Tensor] = []
+        grads: list[tuple[Tensor, ...]] = []
+        for rows in zip(first.split(PAIRED_ROWS), second.split(PAIRED_ROWS), strict=True):
+            pair = [each.detach().requires_grad_(wanted) for each in rows]
+            with torch.set_grad_enabled(wanted):
+                value = _divergence(*(head(each) for each in pair))
+            values.append(value.detach())
+            if wanted:
+                grads.append(torch.autograd.grad(value, pair, torch.ones_like(value)))
+        if wanted:
+            ctx.save_for_backward(*(torch.cat(parts) for parts in zip(*grads, strict=True)))
+        return torch.cat(values)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        first, second = (
+            (grad * upstream[:, None]).to(grad.dtype)
+            for grad in ctx.saved_tensors  # type: ignore[attr-defined]
+        )
+        return first, second, None
+
+
+def _divergence(p: Tensor, q: Tensor) -> Tensor:
+    """The symmetric divergence of rows of logits, ``(row,)``, in at least float32."""
+    wide = torch.promote_types(p.dtype, torch.float32)
+    log_p, log_q = (logits.log_softmax(-1, dtype=wide) for logits in (p, q))
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
 class _TokenLosses(torch.autograd.Function):

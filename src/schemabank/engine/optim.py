@@ -66,6 +66,11 @@ class SlotAdamW:
         average = () if self.average is None else (self.average,)
         return self.weights, self.mean, self.square, self.step, *average
 
+    @property
+    def outcome(self) -> tuple[Tensor, ...]:
+        """Of :attr:`state`, what a run's end needs: weights and mean."""
+        return self.weights, *(() if self.average is None else (self.average,))
+
     def reset(self, slot: int) -> None:
         """Forget a slot's moments, step count and mean: a fresh optimizer."""
         for state in (self.mean, self.square, self.step):

@@ -107,6 +107,10 @@ class Part(ABC):
     def begin_step(self, given: StepInput) -> None:
         """Prepare a training step."""
 
+    def next_pass(self, given: StepInput) -> None:
+        """Draw anew whatever is drawn, for a step's second pass over the same batch."""
+        del given
+
     def seen(self) -> object:
         """What penalties are computed from, after the step's forward pass."""
         return None

@@ -106,6 +106,9 @@ def _common(run: RunConfig) -> Mapping[str, object]:
         settings = dotted(run.model_dump())
         shared = dict.fromkeys([*SHARED, *(n for m in METHODS.values() for n in m.shared)])
         common |= {name: settings[name] for name in shared}
+        # Two passes cost twice as much, for every slot of a cohort, whether its run asks for them.
+        twice = any(settings[name] for name in METHODS[run.arm].second_pass)
+        common["passes over a batch"] = 2 if twice else 1
     return common
 
 

@@ -17,10 +17,11 @@ from schemabank.engine.part import Field, StepInput
 from schemabank.engine.run import Row, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.slots import FIELDS, Kind, Slot
-from schemabank.engine.step import Training, train_step
+from schemabank.engine.stack import AdapterStack
 from schemabank.engine.trunk import TrunkRow, TrunkStates
 from schemabank.models.architecture import hidden_size
 
+Step = Callable[[Kind, StepInput, Tensor | None], Tensor]
 Working = Mapping[int, tuple[Slot, StepSettings]]  # by position in the stack
 
 
@@ -37,7 +38,8 @@ class Programs:
     """Takes steps with the slots of a stack.
 
     Args:
-        training: what is trained.
+        step: computes a step, as :func:`schemabank.engine.step.train_step` does.
+        stack: what it trains.
         data: the training examples.
         executor: runs programs.
         limit_bytes: memory for the states below the first part.
@@ -45,16 +47,17 @@ class Programs:
 
     def __init__(
         self,
-        training: Training,
+        step: Step,
+        stack: AdapterStack,
         *,
         data: TrainingData,
         executor: Executor,
         limit_bytes: int,
     ) -> None:
-        self._training, self._data, self._executor = training, data, executor
-        self._leading = (training.stack.num_slots, data.schedule.batch_size)
-        self._fields = _fields_of(training)
-        self._penalties = [p for part in training.stack.parts for p in part.penalties]
+        self._step, self._stack, self._data, self._executor = step, stack, data, executor
+        self._leading = (stack.num_slots, data.schedule.batch_size)
+        self._fields = _fields_of(stack)
+        self._penalties = [p for part in stack.parts for p in part.penalties]
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
         self._widths = data.schedule.widths()
         self._trunk: TrunkStates | None = self._trunk_states(limit_bytes)
@@ -95,7 +98,7 @@ class Programs:
             working: the slots that take a step.
 
         Returns:
-            The report of :func:`train_step`.
+            What the step reports.
         """
         self.prepare(kind, [shape])
         program = self._programs[kind, shape]
@@ -108,32 +111,29 @@ class Programs:
 
     def _make(self, kind: Kind, shape: tuple[int, int]) -> _Program:
         """Lay out a program's input, compile and capture it."""
-        stack = self._training.stack
         staging = Staging(self._layout(*shape), self._executor.device)
         given = _step_input(staging.device)
         slots, batch_size = self._leading
         what = f"a step of {slots} x {batch_size} x {shape[0]} tokens"
-        if not kind.cached:
-            step = self._executor.program(
-                lambda: train_step(self._training, kind, given, None), what
-            )
-            return _Program(staging, step)
-        assert self._trunk is not None
-        size = (slots * batch_size, shape[0], hidden_size(stack.model))
-        states = torch.zeros(size, dtype=stack.model.dtype, device=self._executor.device)
-        step = self._executor.program(lambda: train_step(self._training, kind, given, states), what)
-        self._trunk.prepare(shape[0])
-        return _Program(staging, step, states)
+        states: Tensor | None = None
+        if kind.cached:
+            model = self._stack.model
+            size = (slots * batch_size, shape[0], hidden_size(model))
+            states = torch.zeros(size, dtype=model.dtype, device=self._executor.device)
+        run = self._executor.program(lambda: self._step(kind, given, states), what)
+        if self._trunk is not None and kind.cached:
+            self._trunk.prepare(shape[0])
+        return _Program(staging, run, states)
 
     def _trunk_states(self, limit_bytes: int) -> TrunkStates:
         """What computes the states below the first part, and keeps them."""
-        model = self._training.stack.model
+        model = self._stack.model
         ahead = {
             bucket.width: (self._trunk_row(Row(i, self._data.encoded[i])) for i in bucket.members)
             for bucket in self._data.schedule.buckets
         }
         return TrunkStates(
-            self._training.stack.trunk,
+            self._stack.trunk,
             num_rows=math.prod(self._leading),
             like=torch.empty(0, hidden_size(model), dtype=model.dtype, device=model.device),
             executor=self._executor,
@@ -150,7 +150,7 @@ class Programs:
         self, width: int, num_labels: int
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of all that a step is given."""
-        (slots, _), groups = self._leading, len(self._training.stack.groups)
+        (slots, _), groups = self._leading, len(self._stack.groups)
         shapes = {
             name: ((*(self._leading if field.by_row else (slots,)), *field.shape), field.dtype)
             for name, field in self._fields.items()
@@ -194,8 +194,7 @@ class Programs:
         values: Mapping[str, npt.ArrayLike],
     ) -> None:
         """Write a slot's values; a penalty on weights that the step does not train counts 0."""
-        stack = self._training.stack
-        host["active"][index] = [name in settings.trained for name in stack.groups]
+        host["active"][index] = [name in settings.trained for name in self._stack.groups]
         for name, value in values.items():
             host[name][index] = value
         declared = slot.course.penalties
@@ -206,10 +205,10 @@ class Programs:
             assert penalty.name in declared or not values.get(penalty.name), penalty.name
 
 
-def _fields_of(training: Training) -> dict[str, Field]:
+def _fields_of(stack: AdapterStack) -> dict[str, Field]:
     """The fields of a step's input: the engine's, those of parts, and the penalties' weights."""
     found = dict(FIELDS)
-    for part in training.stack.parts:
+    for part in stack.parts:
         found |= part.fields
         found |= {penalty.name: Field() for penalty in part.penalties}
     return found

@@ -85,9 +85,11 @@ class Course:
         num_cached: how many of the first steps leave LoRA untouched, so that the base model's
             states below the first part that acts on a block can be used again.
         penalties: the terms that the run may add to the task's loss.
+        passes: how often a step runs its batch; with 2 it may add what the passes differ by.
     """
 
     num_cached: int = 0
+    passes: int = 1
     penalties: frozenset[str] = frozenset()
 
     def __init__(self, run: "Run", data: TrainingData) -> None:

@@ -32,6 +32,7 @@ FIELDS: Mapping[str, Field] = {
     "learning_rate": Field(),
     "fresh": Field(dtype=torch.bool),  # whether the optimizer starts anew
     "loss_scale": Field(),  # what the mean loss of a slot's labels is multiplied by
+    "consistency_weight": Field(),  # of what two passes over a batch differ by, in the loss
     "average_rate": Field(),  # what share of the new weights their mean over the steps takes
 }
 
@@ -48,11 +49,13 @@ class Kind:
             acts on a block are the same for all runs, and no gradient goes there.
         trained: groups that get a gradient, sorted; ``None``: all.
         room: tokens that a row has on top of its bucket's width.
+        passes: how often it runs the batch.
     """
 
     cached: bool
     trained: tuple[str, ...] | None
     room: int
+    passes: int = 1
 
     def trains(self, group: str) -> bool:
         """Whether a group gets a gradient."""
@@ -104,6 +107,7 @@ class Slot:
             cached=cached,
             trained=tuple(sorted(stage.train)) if cached else None,
             room=self.course.room(settings),
+            passes=self.course.passes,
         )
 
     def rows(self, settings: StepSettings) -> Rows:

@@ -13,6 +13,7 @@ from schemabank.engine.blocks import Forward, noting, probed, replaced, returnin
 from schemabank.engine.execute import compiled
 from schemabank.engine.flat import FlatGroup
 from schemabank.engine.kernels.attention import short_attention
+from schemabank.engine.lora import ONE_MAP, Maps
 from schemabank.engine.loralayers import LoraLayers
 from schemabank.engine.part import Attach, Part, StepInput
 from schemabank.engine.targets import check_calls
@@ -21,7 +22,7 @@ from schemabank.models.frozen import kept_state
 from schemabank.models.refusals import RefusalError, asking
 
 TRUNK_TOLERANCE = 1e-2
-MAPS = "maps"  # how many a run has, among the settings of its parts
+MAPS = "maps"  # a run's :class:`Maps`, among the settings of its parts
 
 
 class AdapterStack:
@@ -32,7 +33,7 @@ class AdapterStack:
         lora: LoRA settings of each slot; all with the same target modules on the same blocks.
         attach: what puts further parts on the model.
         adapters: whether there are LoRA adapters at all; the untouched base model has none.
-        num_maps: how many B's a layer's adapter has over one A, in the slot with the most.
+        maps: room for any run's B's over one A.
 
     Attributes:
         lora: the adapters.
@@ -52,7 +53,7 @@ class AdapterStack:
         lora: Sequence[LoraSettings],
         attach: Sequence[Attach] = (),
         adapters: bool = True,
-        num_maps: int = 1,
+        maps: Maps = ONE_MAP,
     ) -> None:
         self.num_slots = len(lora)
         self._compiled = ExitStack()
@@ -67,7 +68,7 @@ class AdapterStack:
             for put_on in attach:
                 self.parts.append(put_on(model, self.num_slots))
                 undo.callback(self.parts[-1].detach)
-            self.lora = LoraLayers(model, lora, adapters=adapters, num_maps=num_maps)
+            self.lora = LoraLayers(model, lora, adapters=adapters, maps=maps)
             self.parts.append(self.lora)
             undo.callback(self.lora.detach)
             self.groups: dict[str, FlatGroup] = {
@@ -87,13 +88,13 @@ class AdapterStack:
         """Give a slot another run's settings: of LoRA, and of the other parts by their names."""
         for part in self.parts:
             part.configure(slot, lora if part is self.lora else others.get(part.name))
-        self.lora.use_maps(slot, num_maps_of(others))
+        self.lora.use_maps(slot, maps_of(others))
 
     def num_weights(self, group: str, lora: LoraSettings, others: Mapping[str, object]) -> int:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
         part = next(part for part in self.parts if group in part.groups)
         if part is self.lora:
-            more = self.lora.num_more_maps(lora, num_maps_of(others))
+            more = self.lora.num_more_maps(lora, maps_of(others))
             return self.lora.num_weights(group, lora) + more
         return part.num_weights(group, others.get(part.name))
 
@@ -178,6 +179,11 @@ class AdapterStack:
             exits.enter_context(replaced(self.blocks[first + 1 :], self._returning()))
             self._run(tokens[None])
         return found[0]
+
+    def next_pass(self, given: StepInput) -> None:
+        """Draw anew for a step's second pass over the same batch."""
+        for part in self.parts:
+            part.next_pass(given)
 
     @contextmanager
     def evaluating(self, mode: str) -> Iterator[None]:
@@ -276,10 +282,10 @@ class AdapterStack:
         return nullcontext()
 
 
-def num_maps_of(others: Mapping[str, object]) -> int:
-    """Return how many B's over one A a run has, told among the settings of its parts."""
-    found = others.get(MAPS, 1)
-    assert isinstance(found, int)
+def maps_of(others: Mapping[str, object]) -> Maps:
+    """Return a run's B's over one A, told among the settings of its parts."""
+    found = others.get(MAPS, ONE_MAP)
+    assert isinstance(found, Maps)
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schemabank.engine.loss import labelled_losses, mean_per_slot
+from schemabank.engine.loss import labelled_divergences, labelled_losses, mean_per_slot
 from schemabank.engine.optim import SlotAdamW
 from schemabank.engine.part import Penalty, StepInput
 from schemabank.engine.slots import Kind
@@ -79,7 +79,22 @@ def _losses(
         if penalty.name in training.penalties
         and (penalty.group is None or kind.trains(penalty.group))
     ]
-    return mean.detach(), task + training.penalise(terms, given) if terms else task
+    total = task + training.penalise(terms, given) if terms else task
+    if kind.passes == 2:
+        total = total + _inconsistency(training, hidden, given, states)
+    return mean.detach(), total
+
+
+def _inconsistency(
+    training: Training, hidden: Tensor, given: StepInput, states: Tensor | None
+) -> Tensor:
+    """Run the batch again with other draws; return the weighted difference, ``(slot,)``."""
+    stack, batch = training.stack, given.batch
+    stack.next_pass(given)
+    again = stack.hidden(batch.tokens, states=states)
+    differences = labelled_divergences(hidden, again, batch, stack.head)
+    weight = given["consistency_weight"] * given["loss_scale"]
+    return weight * mean_per_slot(differences, batch.weights)
 
 
 def penalise(terms: Sequence[tuple[Penalty, object]], given: StepInput) -> Tensor:

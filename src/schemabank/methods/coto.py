@@ -5,21 +5,19 @@ never all blocks. ``p`` rises linearly to 1, from where on the run is plain LoRA
 has a gradient of zero. Nothing is scaled up for it, so the adapter at the end is what trained.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
+from schemabank.common.errors import InputError
 from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.loralayers import STRENGTH
 from schemabank.engine.run import Course, OnCourse, Rows, Run, RunMethod, TrainingData
 from schemabank.engine.schedule import StepSettings, keyed_uniform
-from schemabank.engine.stack import AdapterStack
-from schemabank.methods.method import Method
-from schemabank.tasks import Example
+from schemabank.methods.method import Method, Setup
 
 
 class CoToCourse(Course):
@@ -74,14 +72,16 @@ class CoToCourse(Course):
 class CoTo(Method):
     """LoRA whose adapters act by chance, ever more often."""
 
-    def of_run(
-        self,
-        run: RunConfig,
-        examples: Sequence[Example],
-        stack: AdapterStack,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> RunMethod:
+    def of_run(self, run: RunConfig, setup: Setup) -> RunMethod:
         """Return CoTo on the blocks of the stack's model that have adapters."""
-        del examples, tokenizer
-        coto, num_blocks = run.own(CoToSettings), stack.lora.num_blocks
+        coto, num_blocks = run.own(CoToSettings), setup.stack.lora.num_blocks
         return OnCourse(partial(CoToCourse, coto=coto, num_blocks=num_blocks))
+
+    def check(self, run: RunConfig, setup: Setup) -> None:
+        """Refuse a single block with adapters: one always acts, so nothing is left out."""
+        if setup.stack.lora.num_blocks < 2:
+            raise InputError(
+                f"arm is {run.arm!r}, but a single block has adapters, which acts in every step: "
+                "allowed are two and more blocks, name them in lora.layers_to_transform or take "
+                "the arm lora"
+            )

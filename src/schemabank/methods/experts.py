@@ -1,34 +1,39 @@
-"""Experts that fold: several maps B over one A, one of them used at a time (AdaMix, 2205.12410).
+"""Experts that fold: several maps B over one A, replaced by their mean at the end (AdaMix).
 
 The adapter of a layer is ``B_k A`` with an expert ``k`` that is drawn for every step and layer, or
-given by a hash of the example. At the end the maps are replaced by their mean, which is exactly the
-mixture of all experts with equal shares: a plain LoRA adapter of the same rank. Drawing is the
-control for every cleverer choice (THOR, 2110.04260; Hash Layers, 2106.04426).
+given by a hash of the example (arXiv 2205.12410); or it is ``Σ_k g_k B_k A`` with shares ``g`` that
+a router gives each token (HydraLoRA, 2404.19245), which fade to equal ones while the run trains. At
+the end the maps are replaced by their mean, which is exactly the mixture of all experts with equal
+shares: a plain LoRA adapter of the same rank. Drawing is the control for every cleverer choice
+(THOR, 2110.04260; Hash Layers, 2106.04426).
+
+A consistency weight adds what the predictions of two passes over a batch differ by, each with
+experts and dropout masks of its own. It doubles a step's cost.
 
 An expert that a step does not use has a gradient of zero there, with which AdamW goes on: its
 moments fade, and until they have it still moves. PyTorch's AdamW would skip a weight without any.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from transformers import PreTrainedTokenizerBase
 
+from schemabank.common.errors import InputError
 from schemabank.config.methods import ExpertsSettings
 from schemabank.config.settings import RunConfig
-from schemabank.engine.loralayers import MIX
+from schemabank.engine.lora import Maps
+from schemabank.engine.loralayers import MIX, NEXT_MIX, ROUTED
 from schemabank.engine.run import Course, OnCourse, Rows, Run, RunMethod, TrainingData
 from schemabank.engine.schedule import StepSettings
-from schemabank.engine.stack import MAPS, AdapterStack
-from schemabank.methods.method import Method
-from schemabank.tasks import Example
+from schemabank.engine.stack import MAPS
+from schemabank.methods.method import Method, Setup
 
 
 class ExpertsCourse(Course):
-    """Says for every step which expert each row uses in each layer.
+    """Says for every step how much each row uses of each expert in each layer.
 
     Args:
         run: the run.
@@ -49,23 +54,54 @@ class ExpertsCourse(Course):
     ) -> None:
         super().__init__(run, data)
         self._experts, self._num_layers, self._room = experts, num_layers, room
-        self._of_examples: dict[int, npt.NDArray[np.int64]] = {}
+        self.passes = 2 if experts.consistency_weight > 0 else 1
+        self._of_examples: dict[str, npt.NDArray[np.int64]] = {}
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
-        """Return 1 for the expert that a row uses in a layer, and 0 for the others."""
+        """Return the shares of all experts for every row of a step, in each of its passes."""
+        found: dict[str, npt.ArrayLike] = {MIX: self._mix(at, rows, "")}
+        if self._is_learned:
+            found[ROUTED] = self.routed_share(at.step)
+        if self.passes == 2:
+            found[NEXT_MIX] = self._mix(at, rows, "/again")
+            found["consistency_weight"] = self._experts.consistency_weight
+        return found
+
+    def logged(self, at: StepSettings) -> Mapping[str, float]:
+        """Return how much the routers count, where there are any."""
+        return {"routed_share": self.routed_share(at.step)} if self._is_learned else {}
+
+    def routed_share(self, step: int) -> float:
+        """Return how much the routers count in a step; the rest is shared equally."""
+        lasting = self._experts.annealing_ratio * self.num_steps
+        return max(0.0, 1 - (step + 1) / lasting) if lasting else 0.0
+
+    @property
+    def _is_learned(self) -> bool:
+        return self._experts.routing == "learned"
+
+    def _mix(self, at: StepSettings, rows: Rows, name: str) -> npt.NDArray[np.float64]:
+        """Shares of the experts, ``(row, layer, map)``, beside those that routers give."""
+        size = (len(rows), self._num_layers, self._room)
+        if self._is_learned:
+            equal = np.zeros(size)
+            share = (1 - self.routed_share(at.step)) / self._experts.num_experts
+            equal[..., : self._experts.num_experts] = share
+            return equal
         every = np.eye(self._room)
         if self._experts.routing == "random":
-            mix = every[self._drawn(f"{self.run.seed}/{at.step}")]
-            return {MIX: np.broadcast_to(mix, (len(rows), *mix.shape))}
+            drawn = self._drawn(f"{self.run.seed}/{at.step}{name}")
+            return np.broadcast_to(every[drawn], size)
         none = np.zeros(self._num_layers, dtype=np.int64)
-        found = [none if row is None else self._of_example(row.index) for row in rows]
-        return {MIX: every[np.stack(found)]}
+        found = [none if row is None else self._of_example(row.index, name) for row in rows]
+        return every[np.stack(found)]
 
-    def _of_example(self, index: int) -> npt.NDArray[np.int64]:
+    def _of_example(self, index: int, name: str) -> npt.NDArray[np.int64]:
         """The expert of every layer for an example, whatever run and step."""
-        if index not in self._of_examples:
-            self._of_examples[index] = self._drawn(self.data.examples[index].id)
-        return self._of_examples[index]
+        key = f"{self.data.examples[index].id}{name}"
+        if key not in self._of_examples:
+            self._of_examples[key] = self._drawn(key)
+        return self._of_examples[key]
 
     def _drawn(self, key: str) -> npt.NDArray[np.int64]:
         """An expert for every layer, ``(layer,)``, from a key alone."""
@@ -77,27 +113,38 @@ class ExpertsCourse(Course):
 class Experts(Method):
     """LoRA with several maps B over one A."""
 
-    def of_run(
-        self,
-        run: RunConfig,
-        examples: Sequence[Example],
-        stack: AdapterStack,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> RunMethod:
+    def of_run(self, run: RunConfig, setup: Setup) -> RunMethod:
         """Return experts in all layers with adapters."""
-        del examples, tokenizer
+        lora = setup.stack.lora
         course = partial(
             ExpertsCourse,
             experts=run.own(ExpertsSettings),
-            num_layers=len(stack.lora.layers),
-            room=stack.lora.most_maps,
+            num_layers=len(lora.layers),
+            room=lora.room.count,
         )
         return OnCourse(course, self.settings(run))
 
-    def settings(self, run: RunConfig) -> Mapping[str, object]:
-        """Return the number of maps."""
-        return {MAPS: self.num_maps(run)}
+    def check(self, run: RunConfig, setup: Setup) -> None:
+        """Refuse two passes that nothing tells apart."""
+        del setup
+        experts = run.own(ExpertsSettings)
+        drawn = experts.routing != "learned" or run.lora.lora_dropout > 0
+        if experts.consistency_weight > 0 and not drawn:
+            raise InputError(
+                f"experts.consistency_weight is {experts.consistency_weight:g}, but with learned "
+                "routing and lora.lora_dropout 0 both passes over a batch are the same: allowed "
+                "is 0, or some dropout"
+            )
 
-    def num_maps(self, run: RunConfig) -> int:
-        """Return the number of experts."""
-        return run.own(ExpertsSettings).num_experts
+    def settings(self, run: RunConfig) -> Mapping[str, object]:
+        """Return the maps."""
+        return {MAPS: self.maps(run)}
+
+    def maps(self, run: RunConfig) -> Maps:
+        """Return a map an expert."""
+        experts = run.own(ExpertsSettings)
+        return Maps(
+            count=experts.num_experts,
+            routed=experts.routing == "learned",
+            passes=2 if experts.consistency_weight > 0 else 1,
+        )

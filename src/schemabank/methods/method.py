@@ -1,36 +1,40 @@
 """What a method is to everything above the engine. This base class is plain LoRA."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.config.settings import RunConfig
+from schemabank.engine.lora import ONE_MAP, Maps
 from schemabank.engine.part import Attach
 from schemabank.engine.run import OnCourse, RunMethod
 from schemabank.engine.stack import AdapterStack
 from schemabank.tasks import Example
 
 
+@dataclass(frozen=True)
+class Setup:
+    """What a method may look at before a run trains.
+
+    Attributes:
+        examples: what the run is trained on.
+        stack: on the untouched base model.
+        tokenizer: the base model's.
+    """
+
+    examples: Sequence[Example]
+    stack: AdapterStack
+    tokenizer: PreTrainedTokenizerBase
+
+
 class Method:
     """Plain LoRA; other methods refine it."""
 
-    def of_run(
-        self,
-        run: RunConfig,
-        examples: Sequence[Example],
-        stack: AdapterStack,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> RunMethod:
-        """Return what a run trains, as the engine takes it.
-
-        Args:
-            run: its settings.
-            examples: what it is trained on.
-            stack: on the untouched base model.
-            tokenizer: the base model's.
-        """
-        del run, examples, stack, tokenizer
+    def of_run(self, run: RunConfig, setup: Setup) -> RunMethod:
+        """Return what a run trains, as the engine takes it."""
+        del run, setup
         return OnCourse()
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
@@ -43,10 +47,10 @@ class Method:
         del runs
         return ()
 
-    def num_maps(self, run: RunConfig) -> int:
-        """Return how many B's over one A a layer's adapter has while a run trains."""
+    def maps(self, run: RunConfig) -> Maps:
+        """Return the B's that a layer's adapter has over one A while a run trains."""
         del run
-        return 1
+        return ONE_MAP
 
     def prefixes(
         self, run: RunConfig, tokenizer: PreTrainedTokenizerBase
@@ -55,8 +59,8 @@ class Method:
         del run, tokenizer
         return ()
 
-    def check(self, run: RunConfig, examples: Sequence[Example]) -> None:
-        """Find what a run asks of its examples that they do not have, before it is trained.
+    def check(self, run: RunConfig, setup: Setup) -> None:
+        """Find what a run asks of its examples or model that they do not have.
 
         Raises:
             InputError: naming it.

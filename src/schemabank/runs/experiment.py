@@ -7,7 +7,9 @@ runs are found by their configuration's hash and reused.
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,16 +17,19 @@ import torch
 
 from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
+from schemabank.common.failure import failure_of
 from schemabank.common.waiting import waiting
-from schemabank.config.file import run_id
+from schemabank.config.file import run_id, to_yaml
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.methods import method_of
+from schemabank.methods.method import Setup
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_experiment, sentences
+from schemabank.runs.finish import finish_runs
 from schemabank.runs.forms import Items
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
@@ -34,7 +39,7 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.runs.members import Outcome, finished_outcome
+from schemabank.runs.members import Member, Outcome, finished_outcome
 from schemabank.runs.modelfit import check_items, check_training
 from schemabank.runs.preflight import describe_data, estimate, slots_that_fit
 from schemabank.runs.prepare import (
@@ -42,10 +47,9 @@ from schemabank.runs.prepare import (
     task_training_data,
 )
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import RESULT, check_available, is_finished
-from schemabank.runs.runner import run_cohort
+from schemabank.runs.rundir import CONFIG, RESULT, check_available, claimed, is_finished
 from schemabank.runs.trackers import Trackers, trackers_of
-from schemabank.runs.training import Context, build_stack, failure_of
+from schemabank.runs.training import Context, build_stack, train_runs
 from schemabank.tasks.base import TaskData
 
 CHECKING = "checking what the runs need"
@@ -221,7 +225,7 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
-        done = run_cohort(runs, context, out, slots=slots, planned=planned)
+        done = _run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError, MemoryError) as error:
         done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
@@ -230,6 +234,30 @@ def _attempt(
     for run, outcome in zip(runs, done, strict=True):
         _tell_end(run_id(run), outcome, context)
     return [replace(outcome, inputs=context.inputs) for outcome in done]
+
+
+def _run_cohort(
+    runs: Sequence[RunConfig],
+    context: Context,
+    out: Path,
+    *,
+    slots: int,
+    planned: Sequence[RunConfig],
+) -> list[Outcome]:
+    """Train and evaluate runs that share a cohort, and write each one's folder."""
+    with ExitStack() as exits:
+        members = [Member(run, exits.enter_context(claimed(out / run_id(run)))) for run in runs]
+        for member in members:
+            member.write(partial(_write_config, member.run))
+        began = time.monotonic()
+        cohort, stack = train_runs(members, context, slots=slots, planned=planned)
+        exits.callback(stack.remove)
+        trained_s = time.monotonic() - began
+        return finish_runs(members, cohort, stack, context, trained_s=trained_s)
+
+
+def _write_config(run: RunConfig, folder: Path) -> None:
+    (folder / CONFIG).write_text(to_yaml(run), encoding="utf-8")
 
 
 def _still_there(outcome: Outcome) -> Outcome:
@@ -314,8 +342,12 @@ def _check_runs(
             checked.add(places)
             shown = method_of(run).prefixes(run, base.tokenizer)
             check_training(training, base.model, prefixes=shown)
-        build_stack([run], base, slots=1).remove()
-        method_of(run).check(run, data.train[: run.task.train_limit])
+        stack = build_stack([run], base, slots=1)
+        try:
+            examples = data.train[: run.task.train_limit]
+            method_of(run).check(run, Setup(examples, stack, base.tokenizer))
+        finally:
+            stack.remove()
 
 
 def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:

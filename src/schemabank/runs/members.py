@@ -11,7 +11,7 @@ from pathlib import Path
 
 from schemabank.adapters.files import PROVENANCE, model_card, save_adapter, save_bank
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure
+from schemabank.common.failure import Failure, failure_of
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json
 from schemabank.config.file import config_hash, run_id, to_yaml
@@ -24,8 +24,10 @@ from schemabank.models.files import EMBEDDED
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.runfiles import read_result
-from schemabank.runs.training import KeepStage, failure_of
 from schemabank.tasks.catalog import metric_of
+
+KeepStage = Callable[[AdapterStack, int, str, Stage], None]
+"""Called with the stack, the slot, the run's id and the stage that it has ended."""
 
 
 @dataclass(frozen=True)

@@ -77,13 +77,12 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]
     blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    flop = 4 * (blocks * positions + head * labels)
+    passes = stack.lora.room.passes
+    flop = 4 * passes * (blocks * positions + head * labels)
     whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
+    activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
     return Estimate(
-        memory_gib=(
-            bytes_frozen + 20 * trained + _activation_bytes(model, rows * int(shapes[:, 0].max()))
-        )
-        / GIB,
+        memory_gib=(bytes_frozen + 20 * trained + activations) / GIB,
         time_s=whole_steps * flop / (EFFICIENCY * _matrix_rate(model)),
     )
 
@@ -92,7 +91,7 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
     """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
     widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    per_slot = 20 * trained + _activation_bytes(stack.model, widest)
+    per_slot = 20 * trained + stack.lora.room.passes * _activation_bytes(stack.model, widest)
     free, _ = torch.cuda.mem_get_info(stack.model.device)
     return max(1, int(MEMORY_SHARE * free / per_slot))
 

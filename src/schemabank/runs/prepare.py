@@ -18,6 +18,7 @@ from schemabank.engine.batches import Encoded, encode, plan_schedule
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
+from schemabank.methods.method import Setup
 from schemabank.runs.forms import Items
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
@@ -124,7 +125,7 @@ def engine_run(
         train=run.train,
         lora=run.lora,
         average=run.average,
-        method=method_of(run).of_run(run, examples, stack, tokenizer),
+        method=method_of(run).of_run(run, Setup(examples, stack, tokenizer)),
     )
 
 

@@ -1,6 +1,6 @@
 """What a ``result.json`` holds: every value with its kind and range, as it is written.
 
-It is written by :mod:`schemabank.runs.runner` and, in its groups, by
+It is written by :mod:`schemabank.runs.finish` and, in its groups, by
 :mod:`schemabank.tasks.scoring.scores`. Which figures a group of items has depends on the metric and
 on the names of its scores, so the shape of a group is made of these. Unknown values are left as
 they are.

@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,20 +14,19 @@ from typing import Self, TextIO
 
 import torch
 
-from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure
-from schemabank.common.memory import is_out_of_memory
+from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.config.train import Stage
 from schemabank.engine.cohort import Cohort, Halted, RunStep
+from schemabank.engine.lora import Maps
 from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.forms import Items
+from schemabank.runs.members import KeepStage, Member, stage_keeper, write_weights
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
@@ -35,8 +34,6 @@ from schemabank.runs.rundir import METRICS
 from schemabank.runs.trackers import Trackers
 
 MOST_NAMED = 4
-
-KeepStage = Callable[[AdapterStack, int, str, Stage], None]
 
 
 @dataclass(frozen=True)
@@ -66,33 +63,76 @@ class Context:
 
 
 def train_runs(
-    runs: Sequence[RunConfig],
-    slots: int,
-    context: Context,
-    folders: Sequence[Path],
-    *,
-    planned: Sequence[RunConfig],
-    keep_stage: KeepStage,
+    members: Sequence[Member], context: Context, *, slots: int, planned: Sequence[RunConfig]
+) -> tuple[Cohort | None, AdapterStack]:
+    """Train runs and write their weights; all are on disk before anything else can go wrong.
+
+    Args:
+        members: the runs with their folders, the longest first.
+        context: what all runs share.
+        slots: how many train at once; half of them where memory runs out.
+        planned: these runs and those of their cohort that are finished already; the slots have
+            room for any of them, so that no result depends on which are left.
+
+    Returns:
+        The cohort, without its programs, and its stack; no cohort where no run trains.
+    """
+    if not members[0].run.trains:
+        return None, build_stack(planned, context.base, slots=slots)
+    place = _Place(planned, context, stage_keeper(members, context.base))
+    cohort = _through_all_steps(members, context, place, slots=slots)
+    stack = cohort.stack
+    with ExitStack() as on_failure:
+        on_failure.callback(stack.remove)
+        cohort.free()
+        for part in seated(members, stack, cohort):
+            for index, member in enumerate(part):
+                member.write(partial(_write_end, stack, index, member.run, context.base))
+        on_failure.pop_all()
+    for index, member in enumerate(members):
+        member.fail(_end_of(cohort, index))
+    return cohort, stack
+
+
+def seated(
+    members: Sequence[Member], stack: AdapterStack, cohort: Cohort | None
+) -> Iterator[Sequence[Member]]:
+    """Put the trained runs into the slots, as many at a time as there are."""
+    for first in range(0, len(members), stack.num_slots):
+        part = members[first : first + stack.num_slots]
+        if cohort is not None:
+            cohort.seat([run_id(member.run) for member in part])
+        yield part
+
+
+def _write_end(
+    stack: AdapterStack, slot: int, run: RunConfig, base: BaseModel, folder: Path
+) -> None:
+    write_weights(stack, slot, run, folder, base)
+
+
+def _end_of(cohort: Cohort, index: int) -> Failure | None:
+    """Return why a run failed in training, if it did."""
+    slot = cohort.slots[index]
+    weights = cohort.finished[slot.run.name].values()
+    if slot.failure is None and not all(bool(row.isfinite().all()) for row in weights):
+        return Failure("diverged", f"weights that are not finite after {slot.num_steps} steps")
+    return slot.failure
+
+
+def _through_all_steps(
+    members: Sequence[Member], context: Context, place: "_Place", *, slots: int
 ) -> Cohort:
     """Train every run; where memory runs out, go on in half the slots.
 
     A run that fails, or does not fit even alone, says so in its slot's ``failure``.
-
-    Args:
-        runs: the longest first.
-        slots: how many train at once.
-        context: what all runs share.
-        folders: of the runs, for their logs.
-        planned: these runs and those of their cohort that are finished already; the slots have
-            room for any of them, so that no result depends on which are left.
-        keep_stage: called with the stack, the slot, the run's id and the stage that it has ended.
     """
-    place = _Place(planned, context, keep_stage)
+    runs = [member.run for member in members]
     cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, runs, context))
     assert cohort is not None
     try:
         _announce(cohort, runs, context.reporter)
-        paths = {run_id(r): f / METRICS for r, f in zip(runs, folders, strict=True)}
+        paths = {run_id(member.run): member.claim.path / METRICS for member in members}
         with StepLogs(paths, cohort) as logs:
             while (lack := _log_steps(cohort, logs, context)) is not None:
                 slots = _halved(cohort.stack.num_slots, context.reporter)
@@ -135,23 +175,20 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
         lora=[widest] * slots,
         attach=attach,
         adapters=any(run.trains for run in runs),
-        num_maps=max(methods[run.arm].num_maps(run) for run in runs),
+        maps=_room_for([methods[run.arm].maps(run) for run in runs]),
     )
     for slot, run in enumerate(runs[:slots]):
         stack.configure(slot, run.lora, method_of(run).settings(run))
     return stack
 
 
-def failure_of(error: Exception) -> Failure:
-    """Return what an exception makes of a run."""
-    message = str(error) or type(error).__name__
-    if is_out_of_memory(error):
-        return Failure("memory", message)
-    if isinstance(error, OSError) or isinstance(error.__cause__, OSError):
-        return Failure("disk", message)
-    if isinstance(error, InputError):
-        return Failure("input", message)
-    return Failure("error", message)
+def _room_for(maps: Sequence[Maps]) -> Maps:
+    """Return maps of which any of these are a part."""
+    return Maps(
+        count=max(each.count for each in maps),
+        routed=any(each.routed for each in maps),
+        passes=max(each.passes for each in maps),
+    )
 
 
 def names_of(runs: Sequence[RunConfig]) -> str:

@@ -88,7 +88,7 @@ class Tuner:
             model,
             lora=[config.lora],
             attach=method.attach([config]),
-            num_maps=method.num_maps(config),
+            maps=method.maps(config),
         )
         self._banks = banks_of(self.stack) if config.uses("bank") else None
         self.stack.initialise(0, config.seed)

@@ -8,24 +8,18 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.config.settings import RunConfig
 from schemabank.engine.part import Attach
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods.method import Method
+from schemabank.methods.method import Method, Setup
 from schemabank.methods.schemabank.attach import banks_for, banks_of
 from schemabank.methods.schemabank.course import BANK, Banked
 from schemabank.methods.schemabank.tagging import check_tags, embeddings, prefixes, tag_plan
-from schemabank.tasks import Example
 
 
 class SchemaBankMethod(Method):
     """LoRA under schema banks."""
 
-    def of_run(
-        self,
-        run: RunConfig,
-        examples: Sequence[Example],
-        stack: AdapterStack,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> Banked:
+    def of_run(self, run: RunConfig, setup: Setup) -> Banked:
         """Return bank and tags; the tagger ``cluster`` reads the stack's base model."""
+        stack, tokenizer, examples = setup.stack, setup.tokenizer, setup.examples
         tags = tag_plan(run, tokenizer, lambda: embeddings(stack, tokenizer, examples))
         return Banked(run.bank, tags)
 
@@ -45,9 +39,9 @@ class SchemaBankMethod(Method):
         """Return the tokens of tag prefixes."""
         return prefixes(run, tokenizer)
 
-    def check(self, run: RunConfig, examples: Sequence[Example]) -> None:
+    def check(self, run: RunConfig, setup: Setup) -> None:
         """Find what the tagger asks of examples that they do not have."""
-        check_tags(run, examples)
+        check_tags(run, setup.examples)
 
     def kept(self, stack: AdapterStack, slot: int) -> Mapping[str, Tensor]:
         """Return the bank's weights."""

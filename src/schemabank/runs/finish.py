@@ -1,11 +1,10 @@
-"""One cohort from its runs' settings to their folders: train, evaluate, write, check."""
+"""What follows a cohort's training: evaluate, write, check."""
 
 import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,21 +16,20 @@ from schemabank.adapters.export import Probe, check_with_peft, probe
 from schemabank.adapters.peftcheck import FIELD as PEFT_CHECK
 from schemabank.adapters.peftcheck import PeftCheck
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure
+from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.common.writing import write_json, write_lines
-from schemabank.config.file import config_hash, run_id, to_yaml
+from schemabank.config.file import config_hash, run_id
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
-from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.itemscores import save_item_scores
-from schemabank.runs.members import Member, Outcome, stage_keeper, write_weights
-from schemabank.runs.rundir import ADAPTER, CONFIG, COST, PREDICTIONS, RESULT, claimed
-from schemabank.runs.training import Context, build_stack, failure_of, names_of, train_runs
+from schemabank.runs.members import Member, Outcome
+from schemabank.runs.rundir import ADAPTER, COST, PREDICTIONS, RESULT
+from schemabank.runs.training import Context, names_of, seated
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries
 
@@ -47,46 +45,36 @@ RECORDED_VERSIONS = (
 )
 
 
-def run_cohort(
-    runs: Sequence[RunConfig],
+def finish_runs(
+    members: Sequence[Member],
+    cohort: Cohort | None,
+    stack: AdapterStack,
     context: Context,
-    out: Path,
     *,
-    slots: int,
-    planned: Sequence[RunConfig],
+    trained_s: float,
 ) -> list[Outcome]:
-    """Train and evaluate runs that share a cohort, and write each one's folder.
+    """Evaluate runs that have trained, take everything off the model, and close their folders.
 
     Args:
-        runs: in the order in which they are evaluated.
+        members: the runs with their folders.
+        cohort: that trained them; ``None`` for runs that train nothing.
+        stack: its stack, which is removed.
         context: what all runs share.
-        out: folder of the runs.
-        slots: how many train at once.
-        planned: these runs and those of their cohort that are finished already.
-
-    Raises:
-        InputError: something in the configuration does not fit model or data.
+        trained_s: how long training took.
     """
-    with ExitStack() as exits:
-        members = [Member(run, exits.enter_context(claimed(out / run_id(run)))) for run in runs]
-        for member in members:
-            _write_config(member)
-        began = time.monotonic()
-        cohort, stack = _trained(members, context, slots=slots, planned=planned)
-        exits.callback(stack.remove)
-        trained_s = time.monotonic() - began
-        evaluated: list[_Evaluated | None] = []
-        for part in _parts(runs, stack, cohort):
-            evaluated += _evaluated(members[part], stack, context)
-        evaluated_s = time.monotonic() - began - trained_s
-        cost = _cost(trained_s, evaluated_s, num_runs=len(runs), slots=stack.num_slots)
-        stack.remove()
-        outcomes = []
-        for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
-            training = None if cohort is None else _training_summary(cohort, index)
-            with waiting("checking the adapter with stock PEFT", context.reporter.note):
-                outcomes.append(_close(member, done, training, cost, context))
-        return outcomes
+    began = time.monotonic()
+    evaluated: list[_Evaluated | None] = []
+    for part in seated(members, stack, cohort):
+        evaluated += _evaluated(part, stack, context)
+    evaluated_s = time.monotonic() - began
+    cost = _cost(trained_s, evaluated_s, num_runs=len(members), slots=stack.num_slots)
+    stack.remove()
+    outcomes = []
+    for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
+        training = None if cohort is None else _training_summary(cohort, index)
+        with waiting("checking the adapter with stock PEFT", context.reporter.note):
+            outcomes.append(_close(member, done, training, cost, context))
+    return outcomes
 
 
 def result_of(
@@ -143,62 +131,6 @@ def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
         ),
         "failure": None if slot.failure is None else slot.failure.row(),
     }
-
-
-def _parts(
-    runs: Sequence[RunConfig], stack: AdapterStack, cohort: Cohort | None
-) -> Iterator[slice]:
-    """Put the trained runs into the slots, as many at a time as there are."""
-    for first in range(0, len(runs), stack.num_slots):
-        part = slice(first, first + stack.num_slots)
-        if cohort is not None:
-            cohort.seat([run_id(run) for run in runs[part]])
-        yield part
-
-
-def _write_config(member: Member) -> None:
-    def write(folder: Path) -> None:
-        (folder / CONFIG).write_text(to_yaml(member.run), encoding="utf-8")
-
-    member.write(write)
-
-
-def _trained(
-    members: Sequence[Member], context: Context, *, slots: int, planned: Sequence[RunConfig]
-) -> tuple[Cohort | None, AdapterStack]:
-    """Train the runs and write their weights; all are on disk before anything can go wrong."""
-    runs = [member.run for member in members]
-    if not runs[0].trains:
-        return None, build_stack(planned, context.base, slots=slots)
-    folders = [member.claim.path for member in members]
-    keep = stage_keeper(members, context.base)
-    cohort = train_runs(runs, slots, context, folders, planned=planned, keep_stage=keep)
-    stack = cohort.stack
-    with ExitStack() as on_failure:
-        on_failure.callback(stack.remove)
-        cohort.free()
-        for part in _parts(runs, stack, cohort):
-            for index, member in enumerate(members[part]):
-                member.write(partial(_write_end, stack, index, member.run, context.base))
-        on_failure.pop_all()
-    for index, member in enumerate(members):
-        member.fail(_end_of(cohort, index))
-    return cohort, stack
-
-
-def _write_end(
-    stack: AdapterStack, slot: int, run: RunConfig, base: BaseModel, folder: Path
-) -> None:
-    write_weights(stack, slot, run, folder, base)
-
-
-def _end_of(cohort: Cohort, index: int) -> Failure | None:
-    """Return why a run failed in training, if it did."""
-    slot = cohort.slots[index]
-    weights = cohort.finished[slot.run.name].values()
-    if slot.failure is None and not all(bool(row.isfinite().all()) for row in weights):
-        return Failure("diverged", f"weights that are not finite after {slot.num_steps} steps")
-    return slot.failure
 
 
 @dataclass(frozen=True)
