@@ -1,4 +1,4 @@
-"""What the benchmarks share: models, data, runs, and where their rows come from."""
+"""Shared by the benchmarks: models, data, runs, and the origin of each row."""
 
 import gc
 import json
@@ -56,7 +56,7 @@ class Bench:
 
     @property
     def padding_ratio(self) -> float:
-        """Padding in the engine's batches of an epoch."""
+        """Share of padding in an epoch of the engine's batches."""
         return self.data.schedule.padding_ratio([len(e.tokens) for e in self.data.encoded])
 
 
@@ -116,7 +116,7 @@ def read_rows(path: str) -> list[Row]:
 
 
 def free(device: torch.device) -> None:
-    """Give memory back, and count its peak anew."""
+    """Free memory, and start counting its peak again."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -130,14 +130,14 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_gib(device: torch.device) -> float:
-    """Most memory held so far: of the device since the case began, else of this process."""
+    """Peak memory so far: of the device since the case began, or else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def device_name(device: torch.device) -> str:
-    """Name what the figures are of."""
+    """Name the device that the figures are of."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} threads"

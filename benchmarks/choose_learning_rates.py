@@ -2,10 +2,10 @@
 
     python benchmarks/choose_learning_rates.py results/learning_rates/quickstart.jsonl
 
-The rule is that of ``schemabank.suites.raterule.choose``: of the rates whose mean accuracy is
-within a quarter of a standard error of the best mean accuracy, the one with the lowest mean loss of
-the gold target. These records hold means alone, so the error is that of answers that have nothing
-to do with each other.
+The rule is that of ``schemabank.suites.raterule.choose``. It considers the rates whose mean
+accuracy is within a quarter of a standard error of the best mean accuracy, and takes the one with
+the lowest mean loss of the gold target. These records have means alone, so the error is the one
+that unrelated answers would have.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""How often the intervals of `schemabank.stats` cover what they should, by simulation.
+"""Simulate how often the intervals of `schemabank.stats` cover what they should.
 
     python benchmarks/coverage.py [--rounds 10000] [--out results/coverage.json]
 
-Every line draws data whose truth is known, many times, and counts. Rates are shares of rounds:
-intervals are stated at 95 %, tests at 5 %, power at 80 %.
+Each line draws data with a known truth many times, and counts. Rates are shares of rounds. The
+nominal rate is 95 % for intervals, 5 % for tests and 80 % for power.
 """
 
 import argparse
@@ -128,7 +128,7 @@ def clusters(rng: Rng, rounds: int) -> Iterator[Line]:
 
 @dataclass(frozen=True)
 class Crossed:
-    """What varies where two arms answer the same items, in units of accuracy.
+    """What varies when two arms answer the same items, in units of accuracy.
 
     Attributes:
         name: what varies most.
@@ -165,7 +165,7 @@ CLUSTERS = [number // 25 for number in range(NUM_ITEMS)]
 
 
 def crossed(rng: Rng, rounds: int) -> Iterator[Line]:
-    """Intervals over seeds and items, and what counting only seeds makes of it."""
+    """Intervals over seeds and items, and over seeds alone on the same data."""
     for num, case in product((4, 8), (*CROSSED, CLUSTERED)):
         groups = CLUSTERS if case is CLUSTERED else None
         name = f"{num} seeds x {NUM_ITEMS} items, most varied: {case.name}"
@@ -229,7 +229,7 @@ def ratios(rng: Rng, rounds: int) -> Iterator[Line]:
 
 
 def errors(rng: Rng, rounds: int) -> Iterator[Line]:
-    """Permutation tests without a difference, and power at the one said to be detectable."""
+    """Permutation tests without a difference, and power at the detectable difference."""
     for num in (4, 6, 8):
         draws = rng.normal(size=(rounds, num))
         hits = sum(stats.sign_flip_test(x, np.zeros(num)).p <= 0.05 for x in draws)
@@ -250,7 +250,7 @@ def errors(rng: Rng, rounds: int) -> Iterator[Line]:
 
 
 def families(rng: Rng, rounds: int) -> Iterator[Line]:
-    """Share of families with any verdict but "no difference detected", though there is none."""
+    """Share of families with a verdict other than "no difference detected"; none differs."""
     for method, draw in (("paired", _arms_over_seeds), ("crossed", _arms_over_both)):
         with_holm = without = 0
         for _ in range(rounds):
@@ -274,7 +274,7 @@ def _arms_over_both(rng: Rng) -> list[stats.Difference]:
     return [stats.crossed_difference(*CROSSED[-1].draw(rng, 8)) for _ in range(NUM_ARMS)]
 
 
-# What share of the rounds each gets: resampling and inverting take longer.
+# The share of the rounds that each gets: resampling and inverting take longer.
 SIMULATIONS: dict[Callable[[Rng, int], Iterator[Line]], float] = {
     means: 1.0,
     bootstraps: 0.3,

@@ -3,10 +3,10 @@
     python benchmarks/engine.py --model qwen2-0.5b-shape --target final --out FILE.json
     python benchmarks/engine.py --model smollm2-135m-instruct --target solution --out FILE.json
 
-Every case trains with dropout, clipping and AdamW on; tokens are real ones, not padding. A case's
-first epoch, which compiles, captures and fills caches, is not timed; ``start_s`` says how long it
-took. On a GPU the PEFT loop is timed as compiled code too, since an eager one waits for Python.
-Needs GSM8K (``SCHEMABANK_DATA`` or the hub); Qwen2's shape has random weights.
+Each case trains with dropout, clipping and AdamW. Tokens are real tokens, not padding. The first
+epoch of a case compiles, captures and fills caches, and is not timed; ``start_s`` says how long it
+took. On a GPU the PEFT loop is also timed as compiled code, since an eager loop waits for Python.
+This needs GSM8K (``SCHEMABANK_DATA`` or the hub). The model of Qwen2's shape has random weights.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def without(technique: str) -> Iterator[None]:
     replaced, name, replacement = TECHNIQUES[technique]
     before = getattr(replaced, name)
     setattr(replaced, name, replacement)
-    torch.compiler.reset()  # compiled code does not notice what was replaced
+    torch.compiler.reset()  # compiled code does not notice the replacement
     try:
         yield
     finally:
@@ -139,12 +139,12 @@ def without(technique: str) -> Iterator[None]:
 
 
 def _loops(bench: Bench) -> list[Kind]:
-    """The PEFT loops that a device has: compiling brings nothing on a CPU."""
+    """The PEFT loops to time on a device: on a CPU, compiling brings nothing."""
     return [kind for kind in LOOPS if bench.device.type == "cuda" or kind not in COMPILED]
 
 
 def _peft(bench: Bench, kind: Kind) -> Row:
-    """Time a training loop around PEFT, after a warm-up that has seen every shape."""
+    """Time a training loop around PEFT, after a warm-up with every shape."""
     free(bench.device)
     loop = PeftLoop(bench.base.model, bench.config.lora, kind=kind)
     batches = [b.to(bench.device) for b in _peft_batches(bench, static=kind in COMPILED)]
@@ -164,7 +164,7 @@ def _peft(bench: Bench, kind: Kind) -> Row:
 
 
 def _warm_up(batches: Sequence[Batch], *, every_shape: bool) -> list[Batch]:
-    """The first batches; for compiled code three of every shape, the third replays a capture."""
+    """The first batches; for compiled code, three of every shape: the third replays a capture."""
     first = list(batches[:PEFT_WARM_UP])
     if not every_shape:
         return first
@@ -211,7 +211,7 @@ def _engine(bench: Bench, slots: int) -> dict[str, Row]:
         if number % (2 * per_epoch) == per_epoch:
             start_s = time.perf_counter() - started
             clock.reset()
-        elif number % (2 * per_epoch) == 2 * per_epoch - DEPTH:  # reports may come as late
+        elif number % (2 * per_epoch) == 2 * per_epoch - DEPTH:  # reports may come this late
             speed = _speed(clock.elapsed_s, clock.steps, clock.real, bench.padding_ratio)
             ratio = {} if clock.ratio is None else {"ratio_to_peft": clock.ratio}
             results[reports[0].stage] = speed | ratio | {"start_s": start_s}
@@ -227,7 +227,7 @@ def _note(line: str) -> None:
 
 
 def _decode(bench: Bench, slots: int, prompts: int, new_tokens: int) -> Row:
-    """Time greedy decoding that never meets an end token, twice; the second time counts."""
+    """Time greedy decoding that never meets an end token, twice; the second time is used."""
     free(bench.device)
     stack = AdapterStack(bench.base.model, lora=[bench.config.lora] * slots)
     for slot in range(slots):

@@ -1,13 +1,14 @@
-"""What orders of batch lengths cost: the document's suite, planned and not trained.
+"""What the orders of batch lengths cost: the document's suite, planned but not trained.
 
     SCHEMABANK_DATA=FOLDER python benchmarks/epoch_orders.py [--out results/epoch_orders.json]
     python benchmarks/epoch_orders.py --show
 
-Runs share their steps only where the schedule of batch lengths is at the same place of its cycle,
-so the more orders take turns, the longer a run of another length waits for a slot. Counted are the
-steps of a cohort of the suite's 40 runs, and the positions that these steps compute: rows of all
-slots, used or not, at the width of the step's batches. Lengths are those of GSM8K in the tokens of
-the embedded model, without tag prefixes. The cost is the planner's own estimate of the time.
+Runs share their steps only where the schedule of batch lengths is at the same place of its cycle.
+So the more orders take turns, the longer a run of another length waits for a slot. This program
+counts the steps of a cohort of the suite's 40 runs, and the positions that these steps compute: the
+rows of all slots, used or not, at the width of the step's batches. Lengths are those of GSM8K in
+the tokens of the embedded model, without tag prefixes. The cost is the planner's own estimate of
+the time.
 """
 
 import argparse
@@ -109,7 +110,7 @@ def planned() -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return the plans as a Markdown table; costs beside the lowest of one order."""
+    """Return the plans as a Markdown table; costs are relative to the lowest of one order."""
     least = min(each.cost for each in lines if each.orders == 1)
     rows = [
         "| orders | slots | steps of stage 1 | other steps | millions of positions "

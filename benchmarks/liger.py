@@ -3,10 +3,10 @@
     python benchmarks/liger.py --out FILE.json
     python benchmarks/liger.py --show --out FILE.json
 
-Forward and backward through the frozen blocks of Qwen2-0.5B's shape, captured: compiled as the
-engine does it, and not compiled but with Liger's norm, rotary embedding and SwiGLU, whose kernels
-Triton cannot analyse inside compiled blocks (liger-kernel 0.8.5). Needs a CUDA GPU and
-liger-kernel.
+It times captured forward and backward passes through the frozen blocks of Qwen2-0.5B's shape: once
+compiled as in the engine, and once uncompiled with Liger's norm, rotary embedding and SwiGLU. The
+compiler cannot analyse Liger's Triton kernels inside compiled blocks (liger-kernel 0.8.5). This
+needs a CUDA GPU and liger-kernel.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     arguments = _arguments()
     rows: list[Row] = []
     if not arguments.show:
-        # Liger's patch stays in the process, so it comes last.
+        # Liger's patch stays in the process, so this case comes last.
         for liger in (False, True):
             rows += [_row(slots, liger=liger) for slots in arguments.slots]
             Path(arguments.out).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

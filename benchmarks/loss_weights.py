@@ -1,12 +1,13 @@
-"""What an example and a token weigh in training, by length: batches of similar length or shuffled.
+"""Measure what examples and tokens weigh in training, by length, with sorted and shuffled batches.
 
     SCHEMABANK_DATA=FOLDER python benchmarks/loss_weights.py [--out results/loss_weights.json]
     python benchmarks/loss_weights.py --show
 
 In a step that divides the summed loss of a batch of B examples by n, an example with l labels has
-the weight B l / n, and each of its labels L / n, where L is the mean number of labels of a batch:
-both are 1 on average where n is L. The record gives means over an epoch for the tenth of examples
-with the fewest labels and that with the most, and the rank correlation of widths between epochs.
+the weight B l / n, and each of its labels L / n, where L is the mean number of labels of a batch.
+Both are 1 on average if n is L. The record gives means over an epoch, for the tenth of the examples
+with the fewest labels and the tenth with the most, and the rank correlation of widths between
+epochs.
 """
 
 import argparse
@@ -44,7 +45,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Weights:
-    """Means over the tenth of examples with the fewest labels and that with the most."""
+    """Means over the tenth of the examples with the fewest labels and the tenth with the most."""
 
     examples: tuple[float, float]
     tokens: tuple[float, float]
@@ -75,7 +76,7 @@ def weights(labels: Numbers, batches: Sequence[Sequence[int]], *, by_batch: bool
 
 
 def shuffled(num_examples: int, batch_size: int) -> list[list[int]]:
-    """Return batches that pay no heed to length, as a plain loader makes them."""
+    """Return batches that ignore length, as a plain loader makes them."""
     order = np.random.default_rng(SEED).permutation(num_examples).tolist()
     return [order[i : i + batch_size] for i in range(0, num_examples, batch_size)]
 
@@ -115,7 +116,7 @@ def measured(settings: Sequence[str]) -> Record:
 
 
 def table(record: Record) -> str:
-    """Return the weights as a Markdown table, those of the fewest and of the most labels."""
+    """Return the weights as a Markdown table: for the fewest labels and for the most."""
     lines = ["| batches | divided by | weight of an example | of a label |", "|---|---|---|---|"]
     for row in record["rows"]:
         cells = [f"{few:.2f} / {many:.2f}" for few, many in (row["examples"], row["tokens"])]

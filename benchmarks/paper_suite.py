@@ -3,10 +3,10 @@
     python benchmarks/paper_suite.py --out FILE.json
     python benchmarks/paper_suite.py --answers-only --out FILE.json
 
-As ``schemabank train`` does it, from the model to 40 checked adapters on disk, with random weights
-of Qwen2-0.5B's shape: the accuracies mean nothing, and no completion ends early. The document's
-loss is on the whole text; ``--answers-only`` takes it on the bare numbers alone, else the same.
-Adds a row to the file. Needs GSM8K (``SCHEMABANK_DATA`` or the hub).
+It does what ``schemabank train`` does, from the model to 40 checked adapters on disk. The model has
+Qwen2-0.5B's shape and random weights, so the accuracies mean nothing, and no completion ends early.
+The document's loss is on the whole text; with ``--answers-only`` it is on the bare numbers alone.
+It adds a row to the file. It needs GSM8K (``SCHEMABANK_DATA`` or the hub).
 """
 
 import argparse

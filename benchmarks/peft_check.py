@@ -1,12 +1,12 @@
-"""Train adapters at many learning rates, damage a copy of each, and see whom the check calls bad.
+"""Train adapters at many learning rates, damage a copy of each, and see which the check calls bad.
 
     python benchmarks/peft_check.py --adapters 21 --slots 7 --steps 6 --out FILE.json
     python benchmarks/peft_check.py --show --out results/peft_check/nvidia-h100.json
 
-The adapters are trained together, in as many slots as are asked for, for a few steps at rates from
-1e-5, where they have hardly begun to learn, to 1e-2, where activations blow up. Each is saved and
-checked as a run's is (schemabank/adapters/export.py), and once more with one kind of damage. Ends
-with 1 if any good adapter is called bad or any damaged one good.
+The adapters train together in ``--slots`` slots for a few steps. Their rates range from 1e-5, at
+which they have hardly begun to learn, to 1e-2, at which activations blow up. Each adapter is saved
+and checked like that of a run (schemabank/adapters/export.py), and again with one kind of damage.
+The program ends with 1 if a good adapter is called bad or a damaged one good.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Trained:
 
 
 def one_weight(tensors: LoraTensors, rng: random.Random) -> LoraTensors:
-    """Change one weight by a hundredth of the largest of its matrix."""
+    """Change one weight by a hundredth of its matrix's largest weight."""
 
     def nudged(matrix: Tensor) -> Tensor:
         row, column = (rng.randrange(size) for size in matrix.shape)
@@ -108,7 +108,7 @@ def not_a_number(tensors: LoraTensors, rng: random.Random) -> LoraTensors:
 
 
 def unchanged(tensors: LoraTensors, _rng: random.Random) -> LoraTensors:
-    """Leave the weights; the scale in the adapter's configuration is what is wrong."""
+    """Leave the weights as they are: the adapter's configuration has the wrong scale."""
     return tensors
 
 
@@ -138,7 +138,7 @@ def check(
 
 
 def train(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Iterator[Trained]:
-    """Train runs in one cohort; what has diverged is left out."""
+    """Train runs in one cohort; leave out those that diverged."""
     examples = list(_examples())
     texts = [(e.id, e.question, e.solution) for e in examples]
     data = training_data(examples, texts, runs[0], base.tokenizer)
@@ -162,7 +162,7 @@ def train(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Iterator
 
 
 def damage_of(number: int) -> str:
-    """Return the damage of an adapter: over all adapters, every rate has every kind."""
+    """Return an adapter's damage; over all adapters, every rate meets every kind."""
     return list(DAMAGES)[(number + number // len(RATES)) % len(DAMAGES)]
 
 
@@ -188,7 +188,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Lay out the rows, a line a kind of adapter: who was called bad, and how clearly."""
+    """Lay out the rows, a line for each kind of adapter: how many were called bad, how clearly."""
     lines = [
         "| adapter | checked | called bad | difference / bound, from | to |",
         "|---|---:|---:|---:|---:|",
@@ -222,7 +222,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def wrong(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows whose adapter was called what it is not."""
+    """Return the rows whose adapter was judged wrongly."""
     return [row for row in rows if row["agrees"] != (row["adapter"] == GOOD)]
 
 
@@ -273,7 +273,7 @@ def _runs(arguments: argparse.Namespace) -> list[RunConfig]:
 
 
 def _examples() -> Iterator[Example]:
-    """Short sums, made here so that no data is needed."""
+    """Short sums, generated here so that no data is needed."""
     rng = np.random.default_rng(0)
     for number in range(64):
         a, b = (int(x) for x in rng.integers(2, 99, 2))

@@ -1,4 +1,4 @@
-"""What the engine is compared with: a training loop around PEFT, from plain to compiled."""
+"""The baseline of the engine: a training loop around PEFT, from plain to compiled."""
 
 import copy
 import time
@@ -21,15 +21,15 @@ LEARNING_RATE = 1e-4
 
 Kind = Literal["plain", "tuned", "compiled", "captured"]
 COMPILED: tuple[Kind, ...] = ("compiled", "captured")
-# Compiled code is made anew for every shape, so shapes are rounded up to few of them.
+# Code is compiled for every shape, so widths are rounded up to a few.
 STATIC_WIDTH, STATIC_LABELS = 32, 8
 
 
 class PeftLoop:
     """A training loop around PEFT: plain, or with what a careful user would switch on.
 
-    Plain: the adapter in float32, the loss of the full logits by the model itself, AdamW as it
-    comes. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
+    Plain: the adapter in float32, the model's own loss over the full logits, and the default
+    AdamW. Tuned: the adapter in the model's type, the output layer at labelled positions only, no
     attention mask, fused AdamW. Compiled: tuned, with forward, loss and backward as one compiled
     graph for every shape. Captured: compiled, and replayed as CUDA graphs (PyTorch's mode
     ``reduce-overhead``).
@@ -74,9 +74,9 @@ class PeftLoop:
 
 
 class Alternating:
-    """A clock for the engine's steps and, on a CPU, the tuned PEFT loop's, one after the other.
+    """A clock for steps of the engine and, on a CPU, of the tuned PEFT loop, taken in turns.
 
-    A CPU shares its time with others, so that only what runs at the same time can be compared.
+    A CPU shares its time with other work, so only steps taken at the same time can be compared.
     """
 
     def __init__(self, base: PreTrainedModel, lora: LoraSettings, batches: Sequence[Batch]) -> None:
@@ -87,12 +87,12 @@ class Alternating:
         self.reset()
 
     def reset(self) -> None:
-        """Start counting."""
+        """Start counting from zero."""
         self.began, self.steps, self.real = time.perf_counter(), 0, 0
         self._peft_s, self._peft_real = 0.0, 0
 
     def count(self, reports: Sequence[RunStep]) -> None:
-        """Take note of a step of the engine, and let PEFT take one."""
+        """Count a step of the engine, and let PEFT take one."""
         self.steps += 1
         self.real += sum(r.num_tokens for r in reports)
         if self._loop is not None:

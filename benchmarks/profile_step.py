@@ -3,9 +3,9 @@
     python benchmarks/profile_step.py --slots 40 1 --out FILE.json
     python benchmarks/profile_step.py --show --out FILE.json
 
-A step of stages 2-3 at the width that most steps have, on CUDA the captured graph alone.
-``step_ms`` is its time without the profiler, the median of several; the parts are what the profiler
-saw, and sum to less where the device waits between two operations.
+It profiles a step of stages 2-3 at the most frequent width; on CUDA, the captured graph alone.
+``step_ms`` is the step's time without the profiler, the median of several. The parts are times that
+the profiler saw. Their sum is less if the device waits between two operations.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as a Markdown table, a column a row."""
+    """Return the rows as a Markdown table, with one column for each row."""
     heads = [f"{r['slots']} slots, {r['width']} tokens a row" for r in rows]
     lines = [f"| ms | {' | '.join(heads)} |", f"|---|{'---:|' * len(rows)}"]
     lines.append("| a step | " + " | ".join(f"{r['step_ms']:.2f}" for r in rows) + " |")

@@ -1,15 +1,15 @@
-"""How accurate the learning rates are that rules choose: simulated, and on records of real runs.
+"""How accurate are the learning rates that rules choose? Simulated, and on records of real runs.
 
     python benchmarks/rate_rule.py [--rounds 1500] [--out results/rate_rule.json]
     python benchmarks/rate_rule.py --show
 
-A world is an arm at five learning rates, each twice the last: the accuracy that its runs have on
-average, and the loss of the gold target. *drawn* worlds have a peak of accuracy somewhere on the
-grid, and a loss whose minimum lies 0.75 ± 0.7 steps higher; in the records of
-``results/learning_rates`` it lies 0 or 1 steps higher. *recorded* worlds are those records' own
-curves. Seeds differ by 2 points, or by an eighth of the accuracy where that is less; items are
-harder or easier for all rates alike. What counts is the accuracy that runs at the chosen rate have
-on average.
+A world is an arm at five learning rates, each twice the one before. It gives the mean accuracy of
+the arm's runs and the loss of the gold target. *drawn* worlds have a peak of accuracy somewhere on
+the grid, and a loss whose minimum is 0.75 ± 0.7 steps higher; in the records of
+``results/learning_rates`` it is 0 or 1 steps higher. *recorded* worlds are those records' own
+curves. Seeds differ by 2 points, or by an eighth of the accuracy if that is less. Items are harder
+or easier for all rates alike. A rule is judged by the mean accuracy of runs at the rate that it
+chooses.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Line:
         worlds: which.
         num_items: that each run answers.
         accuracy: mean over the worlds.
-        standard_error: of it, which is mostly that of the worlds.
+        standard_error: of the accuracy; most of it is the variation of the worlds.
         ahead: mean difference from the best score alone, which chose in the same worlds.
         ahead_error: standard error of that.
         rounds: how many worlds.
@@ -115,7 +115,7 @@ def over_items(tried: Tried, one: int, other: int) -> float:
 
 
 def unpaired(tried: Tried, one: int, other: int) -> float:
-    """The standard error where the answers of both have nothing to do with each other."""
+    """The standard error if the answers of both were unrelated."""
     both = (tried.candidates[n].score or 0.0 for n in (one, other))
     num = tried.candidates[one].num_items * NUM_SEEDS
     return float(sum(score * (1 - score) / num for score in both) ** 0.5)
@@ -169,7 +169,7 @@ def answered(rng: Rng, world: tuple[np.ndarray, np.ndarray], num_items: int) -> 
     spread = min(SEED_SD, accuracy.max() / 8)
     shares = accuracy[:, None] + spread * rng.normal(size=(NUM_RATES, NUM_SEEDS))
     shares = np.clip(shares, 1e-3, 0.98)[:, :, None]
-    # Logistic in an item's ease; the scale lets the mean over items be about the share.
+    # Logistic in an item's ease; the scale makes the mean over items about the share.
     scale = (1 + np.pi / 8 * DIFFICULTY_SD**2) ** 0.5
     ease = DIFFICULTY_SD * rng.normal(size=num_items)
     right = 1 / (1 + np.exp(-(scale * np.log(shares / (1 - shares)) + ease)))
@@ -232,7 +232,7 @@ def simulated(rounds: int) -> list[Line]:
 
 
 def on_records() -> list[dict[str, object]]:
-    """What the rules choose in the records, of which means alone are known."""
+    """What the rules choose in the records, which have means alone."""
     rows: list[dict[str, object]] = []
     for path in RECORDS:
         for arm, tried in recorded_rates(path).items():

@@ -3,9 +3,10 @@
     python benchmarks/report_scale.py --runs 10000 --items 1319 --out results/report_scale.json
     python benchmarks/report_scale.py --show --out results/report_scale.json
 
-Ten arms, of which the first two are compared, at two settings, with seeds for the rest. Every
-run's folder has what a real one has, but for weights; a few runs have completions and logs, since a
-report shows samples and curves of a few. Prints and writes seconds and the process's peak memory.
+There are ten arms at two settings, with as many seeds as the number of runs needs; the first two
+arms are compared. A run's folder has everything that a real one has, except weights. Only a few
+runs have completions and logs, since a report shows samples and curves of a few. The program prints
+and writes the seconds and the process's peak memory.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def table(row: Mapping[str, object]) -> str:
 def write_runs(
     folder: Path, *, num_seeds: int, num_items: int, full_seeds: int = FULL_SEEDS
 ) -> None:
-    """Write a suite of finished runs whose scores are drawn; arm 0 is a little better than others.
+    """Write a suite of finished runs with drawn scores; arm 0 is slightly better than the others.
 
     Args:
         folder: to write; must not exist.
@@ -134,7 +135,7 @@ def _write_run(folder: Path, config: RunConfig, correct: Correct, *, full: bool)
 
 
 def _settings(config: RunConfig) -> str:
-    """As ``to_yaml``, which thousands of times takes minutes."""
+    """The same as ``to_yaml``, which would take minutes for thousands of runs."""
     return _unseeded(config.model_copy(update={"seed": 0})).replace(
         "\nseed: 0\n", f"\nseed: {config.seed}\n"
     )

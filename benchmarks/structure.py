@@ -3,10 +3,10 @@
     python benchmarks/structure.py
     python benchmarks/structure.py --write
 
-The second command draws the picture and the table of rooms in docs/architecture.md anew.
-Rooms are the entries at the top of ``src/schemabank``. A floor is the longest way down from a room
-by imports. Imports for type checkers alone do not count as circles, all others do, also those
-inside functions.
+The first command prints figures. The second draws the picture and the table of rooms in
+docs/architecture.md again. Rooms are the top entries of ``src/schemabank``. A room's floor is the
+longest path down from it by imports. Imports for type checkers alone do not count as circles;
+all other imports do, even inside functions.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "schemabank"
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 BEGIN, END = "<!-- rooms: benchmarks/structure.py -->\n", "<!-- end of rooms -->\n"
-# From below; rooms of one floor do not import each other. The package's own front has none.
+# From the bottom. Rooms of one floor do not import each other. The package's own front has none.
 FLOORS = (
     ("common",),
     ("config", "models", "sandbox", "stats"),
@@ -35,7 +35,7 @@ FLOORS = (
 
 # From the command line to the training step: each calls the next.
 WAY = (*("cli", "runs.experiment", "runs.training", "engine.cohort", "engine.step"),)
-# What one reads to understand the step: what it computes, from what, on which weights.
+# The files to read to understand the step: what it computes, from what, on which weights.
 STEP = (
     *("engine.step", "engine.part", "engine.slots", "engine.run", "engine.stack"),
     *("engine.loralayers", "engine.lora", "engine.optim"),
@@ -44,7 +44,7 @@ STEP = (
 
 @dataclass(frozen=True)
 class Import:
-    """A module that takes a name, or all, from another one.
+    """A module that imports a name, or everything, from another one.
 
     Attributes:
         by: the module that imports, dotted.
@@ -79,7 +79,7 @@ def room(module: str) -> str:
 
 
 def circles(found: list[Import]) -> list[list[str]]:
-    """Modules that import each other, by whatever way, each circle once."""
+    """Modules that import each other, directly or indirectly; each circle once."""
     below: dict[str, set[str]] = {}
     for one in found:
         if not one.typing and not one.source.startswith(f"{one.by}."):
@@ -94,7 +94,7 @@ def circles(found: list[Import]) -> list[list[str]]:
 
 
 def floors(found: list[Import]) -> dict[str, int]:
-    """How high each room stands: the longest way down by imports."""
+    """The floor of each room: the longest path down by imports."""
     below: dict[str, set[str]] = {}
     for one in found:
         if room(one.by) != room(one.source) and room(one.by):
@@ -144,7 +144,7 @@ def fronts(paths: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def drawn(page: str) -> str:
-    """The page of the architecture with the picture and the table as the code has them."""
+    """The page of the architecture, with picture and table drawn from the code."""
     paths = modules()
     block = f"{BEGIN}{_picture(paths)}\n{_table(paths)}{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
@@ -156,7 +156,7 @@ def code_lines(paths: Mapping[str, Path]) -> int:
 
 
 def _picture(paths: Mapping[str, Path]) -> str:
-    """Rooms and their imports as a Mermaid chart; an arrow that others lead to is left out."""
+    """Rooms and their imports as a Mermaid chart, without arrows that follow from others."""
     below: dict[str, set[str]] = {}
     for one in imports(paths):
         if room(one.by) != room(one.source) and room(one.by) and room(one.source):
@@ -170,7 +170,7 @@ def _picture(paths: Mapping[str, Path]) -> str:
 
 
 def _table(paths: Mapping[str, Path]) -> str:
-    """Rooms from the top, and what each is for, in its own words."""
+    """Rooms from the top, each with the first paragraph of its docstring."""
     rows = ["| floor | room | what is in it |", "|---:|---|---|"]
     for height in range(len(FLOORS) - 1, -1, -1):
         for name in FLOORS[height]:
@@ -205,7 +205,7 @@ def _imports(by: str, path: Path, paths: Mapping[str, Path]) -> Iterator[Import]
 
 
 def _absolute(node: ast.ImportFrom, by: str, path: Path) -> str:
-    """What is imported from, if it is the package's; else nothing."""
+    """The module that is imported from, if it belongs to the package."""
     package = by if path.name == "__init__.py" else by.rpartition(".")[0]
     above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
     given = ".".join([*above, *filter(None, [node.module])])
@@ -265,7 +265,7 @@ def _figures() -> str:
 
 
 def main() -> None:
-    """Print the figures, or draw the page anew."""
+    """Print the figures, or draw the page again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="draw docs/architecture.md anew")
     if parser.parse_args().write:

@@ -3,11 +3,11 @@
     python benchmarks/tasks.py --out FILE.json
     python benchmarks/tasks.py --show --out FILE.json
 
-Each task is one call of ``schemabank train`` in a process of its own, whose wall time and largest
-resident size are written down beside its scores; they include loading the base model. The adapters
-are hardly trained: what is measured is the way through. With ``--tasks`` the rows of other tasks
-stay. Needs ``SCHEMABANK_DATA`` or the hub, for
-``humaneval`` the sandbox, and SmolLM2's package.
+Each task is one call of ``schemabank train`` in a process of its own. The rows have its scores, its
+wall time and its largest resident size, including the loading of the base model. The adapters are
+hardly trained: time and memory of the whole path are measured. With ``--tasks`` the rows of other
+tasks stay. This needs ``SCHEMABANK_DATA`` or the hub, SmolLM2's package, and the sandbox for
+``humaneval``.
 """
 
 import argparse

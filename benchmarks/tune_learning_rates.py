@@ -2,7 +2,7 @@
 
     python benchmarks/tune_learning_rates.py CONFIG --rates 5e-4 1e-3 2e-3 --seeds 1 2 --out FILE
 
-A rate is the peak learning rate of the arm lora; in the arm schemabank the stages that train LoRA
+A rate is the peak learning rate of the arm lora. In the arm schemabank, the stages that train LoRA
 are scaled so that the highest of them peaks at the rate. Both arms have the same grid and seeds.
 """
 
@@ -73,7 +73,7 @@ def at_rate(run: RunConfig, arm: str, rate: float, seed: int) -> RunConfig:
 
 
 def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]]:
-    """Train runs in one cohort and return their validation scores, with what they were made of."""
+    """Train runs in one cohort; return their validation scores and the digests of their inputs."""
     first, reporter = runs[0], LineReporter()
     task, base = load_task(first.task), load_base(first, device)
     data = task_training_data(task.train, first, base.tokenizer)
@@ -103,12 +103,12 @@ def score(runs: list[RunConfig], device: torch.device) -> list[dict[str, object]
 def _train(
     runs: list[RunConfig], stack: AdapterStack, data: TrainingData, reporter: LineReporter
 ) -> tuple[Cohort, dict[str, object]]:
-    """Train runs; return their cohort, and its size and time for their rows."""
+    """Train runs; return their cohort, with its size and time for the rows."""
     planned = [
         engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
     ]
     cohort = Cohort(stack, planned, data)
-    num_steps = cohort.num_steps  # that are left, so later there are none
+    num_steps = cohort.num_steps  # of those that are left; later there are none
     reporter.start(f"train {len(runs)} runs", num_steps)
     began = time.monotonic()
     for steps in cohort.steps():

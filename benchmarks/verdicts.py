@@ -3,16 +3,17 @@
     python benchmarks/verdicts.py [--rounds 10000] [--out results/verdicts.json]
     python benchmarks/verdicts.py --show
 
-Both arms of a case draw their runs alike, so that every verdict is false. Cases vary in how runs
-differ between seeds (by nothing, by 2 or 7 points, with long tails, with runs that fail now and
-then, with runs of two kinds), in how much items favour one arm, and in how hard items are. A number
-of seeds is enough if with it, and with every larger one, no case is called different in more than
-5 % of the rounds, nor is any of the five parts of a split after Holm's adjustment, but for three
-standard errors of the simulation. Compared with the package's own
-verdicts are those over seeds alone, and other degrees of freedom for those over seeds and items.
+Both arms of a case draw their runs alike, so every verdict is false. Cases vary in how runs differ
+between seeds (by nothing, by 2 or 7 points, with long tails, with runs that fail now and then, with
+runs of two kinds), in how much items favour one arm, and in how hard items are.
 
-*one arm* cases are apart: the other arm's runs are all alike, with the same mean. There few seeds
-cannot see how the first arm varies, and no test of means holds its level.
+A number of seeds is enough if, with it and with every larger number, no case is called different in
+more than 5 % of the rounds, and neither is any of the five parts of a split after Holm's
+adjustment. Three standard errors of the simulation are allowed on top. The package's own verdicts
+are compared with verdicts over seeds alone, and with other degrees of freedom over seeds and items.
+
+*one arm* cases are separate: the other arm's runs are all alike, with the same mean. There a few
+seeds do not show how the first arm varies, and no test of means holds its level.
 """
 
 import argparse
@@ -122,7 +123,7 @@ CASES = (
     Case("one run in five fails, items by 10", failing, 0.1),
     Case("runs of two kinds, items by 10", two_kinds, 0.1),
 )
-# Where Cochran's quantile falls shortest at a fifth of 5 %.
+# Where Cochran's quantile is most too small at a fifth of 5 %.
 HARDEST = Case("seeds by 3.5 points, items by 25", normal(0.035), 0.25)
 ONE_ARM = (
     Case("one run in five of one arm fails", failing, 0.1, other=alike),
@@ -132,7 +133,7 @@ ONE_ARM = (
 
 @dataclass(frozen=True)
 class Moments:
-    """What the methods know of a comparison, an array over rounds each.
+    """The figures of a comparison that the methods use; each is an array over rounds.
 
     Attributes:
         mean: difference.
@@ -275,7 +276,7 @@ def simulated_parts(rounds: int) -> Iterator[Line]:
 
 
 def enough(lines: Sequence[Line]) -> int:
-    """Return the fewest seeds with which, and with all more, verdicts keep their level."""
+    """Return the fewest seeds at which, and at all larger numbers, verdicts keep their level."""
     verdicts = {("alike", "crossed_difference"), ("parts", "crossed_difference, holm")}
     bad = {
         line.num_seeds
@@ -292,7 +293,7 @@ def read(path: Path) -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return the highest rate of any case and number of items, a column a number of seeds."""
+    """Return the highest rate of any case and number of items; one column a number of seeds."""
     rows = ["| kind | method | " + " | ".join(f"{n} seeds" for n in SEEDS) + " |"]
     rows.append("|---|---|" + "---|" * len(SEEDS))
     for kind, method in dict.fromkeys((line.kind, line.method) for line in lines):

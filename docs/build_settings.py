@@ -5,26 +5,27 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemabank.config.settings import PRESETS, CommonSettings, RunConfig
+from schemabank.config.settings import PRESETS, CommonSettings, ExperimentConfig
 from schemabank.config.train import StageSettings
 
 TARGET = Path(__file__).with_name("settings.md")
 HEADER = """# Settings
 
-Made by `python docs/build_settings.py` from `schemabank/config/`. A file holds
-these keys; `arm` and `seed` may be lists. `--set train.learning_rate=1e-4` overrides one; a stage
-is reached by its name: `--set curriculum.joint.learning_rate=1e-4`.
+`python docs/build_settings.py` makes this page from `schemabank/config/`. A configuration has
+these keys; `arm` and `seed` may be lists, with one run for each entry. A seed decides initial
+weights, data order and dropout. `--set train.learning_rate=1e-4` overrides a setting. A
+stage is addressed by its name: `--set curriculum.joint.learning_rate=1e-4`.
 """
 
 
 def page() -> str:
     """Return the whole page."""
-    parts = [HEADER, _section("top level", RunConfig)]
+    parts = [HEADER, _section("top level", ExperimentConfig)]
     for name, field in CommonSettings.model_fields.items():
         if isinstance(field.default, BaseModel):
             parts.append(_section(name, type(field.default)))
     parts.append(_section("curriculum (a list of stages)", StageSettings))
-    parts.append("## Preset `paper`\n\nDiffers from these defaults in:\n\n```json\n")
+    parts.append("## Preset `paper`\n\nIt differs from these defaults in:\n\n```json")
     parts.append(json.dumps(PRESETS["paper"], indent=2) + "\n```\n")
     return "\n".join(parts)
 
@@ -39,7 +40,7 @@ def _rows(model: type[BaseModel], prefix: str) -> list[str]:
     rows = []
     for name, field in model.model_fields.items():
         if isinstance(field.default, BaseModel):
-            if model is not RunConfig:
+            if model is not ExperimentConfig:
                 rows += _rows(type(field.default), f"{prefix}{name}.")
             continue
         if name == "curriculum":

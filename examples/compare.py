@@ -2,10 +2,10 @@
 
     python examples/compare.py MODEL ROWS.jsonl OUT
 
-writes a suite file, has `schemabank suite` train it and `schemabank report` judge it; called again,
-it goes on where it stopped. ROWS.jsonl has the columns `question` and `answer`, and answers have at
-most 16 tokens. Two seeds and untuned learning rates are too little for a verdict, as the warnings
-say: docs/suites.md has more of both.
+This program writes a suite file, trains it with `schemabank suite` and judges it with `schemabank
+report`. Called again, it goes on where it stopped. ROWS.jsonl has the columns `question` and
+`answer`; an answer has at most 16 tokens. Two seeds and untuned learning rates are too little for a
+verdict, as the warnings say. docs/suites.md shows suites with more seeds and tuned rates.
 """
 
 import json
@@ -16,11 +16,11 @@ from pathlib import Path
 import yaml
 
 COMMAND = Path(sys.executable).with_name("schemabank")
-SOME_FAILED = 3  # exit code: some runs failed or are in doubt; the report tells which
+SOME_FAILED = 3  # exit code: some runs failed or are in doubt; the report names them
 
 
 def main(name: str, rows: str, out: str) -> None:
-    """Train, judge and print the scores, the verdict and what is to be said against it."""
+    """Train, judge, and print the scores, the verdict and the warnings."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     suite = {
@@ -53,7 +53,7 @@ def main(name: str, rows: str, out: str) -> None:
 
 
 def schemabank(*arguments: str) -> str:
-    """Call the command line; an error ends this program with its sentence."""
+    """Call the command line; an error ends this program with its message."""
     done = subprocess.run([COMMAND, *arguments], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode not in (0, SOME_FAILED):
         sys.exit(done.returncode)

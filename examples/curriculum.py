@@ -2,9 +2,10 @@
 
     python examples/curriculum.py MODEL OUT
 
-trains LoRA on sums and saves a plain PEFT adapter: the document's three stages, with the learning
-rates of the preset `sound`. MODEL is a folder or a name on the hub; its blocks are `model.layers`,
-as in Llama or Qwen. docs/method.md says why; tests/test_examples.py holds the engine to this file.
+This program trains LoRA on sums and saves a plain PEFT adapter. It has the document's three stages
+and the learning rates of the preset `sound`. MODEL is a folder or a name on the hub; its blocks
+must be `model.layers`, as in Llama or Qwen. docs/method.md explains the method.
+tests/test_examples.py checks that the engine comes to the same weights as this file.
 """
 
 import math
@@ -28,11 +29,11 @@ class SchemaBank(nn.Module):
 
     def __init__(self, hidden: int, schemas: int, rank: int, *, top_k: int, attributes: int):
         super().__init__()
-        self.top_k = top_k  # above 1: with one schema alone, its gate would always be 1
+        self.top_k = top_k  # above 1: a single schema's gate would always be 1
         self.router = nn.Parameter(torch.randn(schemas, hidden) * 0.02)
         self.U = nn.Parameter(torch.randn(schemas, hidden, rank) * 0.02)
         rows = torch.linalg.qr(torch.randn(schemas, hidden, rank)).Q.transpose(1, 2)
-        self.V = nn.Parameter(rows.contiguous())  # so that frozen maps pass the router a gradient
+        self.V = nn.Parameter(rows.contiguous())  # not zero: the router needs a gradient
         self.attributes = nn.Parameter(torch.randn(schemas, attributes))
         self.query = nn.Parameter(torch.randn(attributes) * 0.02)
 
@@ -47,7 +48,7 @@ class SchemaBank(nn.Module):
         return states + mixture.to(states.dtype)
 
     def tag_loss(self, rows: "Sequence[Row]") -> Tensor:
-        """Equation 8, over the tokens of all rows: the fewer rows show tags, the less it counts."""
+        """Equation 8, averaged over the tokens of all rows: fewer rows with tags count less."""
         surprise = torch.zeros(())
         for log_probs, row in zip(self.log_probs, rows, strict=True):
             if row.tags:
@@ -62,12 +63,12 @@ class SchemaBank(nn.Module):
 
 
 class Stage(NamedTuple):
-    """A part of the run, and who trains in it."""
+    """A part of the run, and what trains in it."""
 
-    ratio: float  # of all steps
-    groups: tuple[str, ...]  # that train; all others are frozen
+    ratio: float  # share of all steps
+    groups: tuple[str, ...]  # the groups that train; all others are frozen
     learning_rate: float
-    tag_keep: tuple[float, ...] = (0.0,)  # how often rows show their tags, part by part
+    tag_keep: tuple[float, ...] = (0.0,)  # probability of showing tags, in equal parts
 
 
 class Row(NamedTuple):
@@ -75,7 +76,7 @@ class Row(NamedTuple):
 
     tokens: list[int]
     num_prompt: int  # tokens without a loss
-    tags: tuple[int, ...] = ()  # schemas that the router is to choose; empty: it is not told
+    tags: tuple[int, ...] = ()  # schemas that the router should choose; empty if no tags are shown
 
 
 STAGES = (
@@ -86,12 +87,12 @@ STAGES = (
 
 
 def losses_of(model, banks: Sequence[SchemaBank], rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """The mean loss of the batch's labels, and with it the banks' own terms."""
+    """The mean loss of the batch's labels, alone and with the banks' terms."""
     tokens = nn.utils.rnn.pad_sequence([torch.tensor(row.tokens) for row in rows], batch_first=True)
     labels = torch.full_like(tokens, -100)
     for row, own in zip(rows, labels, strict=True):
         own[row.num_prompt : len(row.tokens)] = torch.tensor(row.tokens[row.num_prompt :])
-    logits = model(input_ids=tokens).logits  # padding stands last, so no real token sees it
+    logits = model(input_ids=tokens).logits  # padding comes last, so no real token sees it
     task = nn.functional.cross_entropy(
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten()
     )
@@ -104,7 +105,7 @@ def losses_of(model, banks: Sequence[SchemaBank], rows: Sequence[Row]) -> tuple[
 
 
 def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
-    """A linear warm-up, then a linear decay, of every stage for itself."""
+    """A linear warm-up, then a linear decay, for each stage on its own."""
     warmup = math.ceil(WARMUP_RATIO * num_steps)
     rising, falling = (step + 1) / (warmup + 1), 1 - (step - warmup) / max(1, num_steps - warmup)
     return stage.learning_rate * (rising if step < warmup else falling)
@@ -113,7 +114,7 @@ def learning_rate(stage: Stage, step: int, num_steps: int) -> float:
 def train(
     model, banks, stages: Sequence[Stage], num_steps: int, batch: Callable[[float], list[Row]]
 ) -> Iterator[tuple[float, float]]:
-    """Take all steps and yield their losses; ``batch`` shows a row's tags at a probability."""
+    """Take all steps and yield their losses; ``batch`` shows a row's tags with a probability."""
     groups = {
         "router": [bank.router for bank in banks],
         "schemas": [p for b in banks for p in (b.U, b.V, b.attributes, b.query)],

@@ -2,8 +2,8 @@
 
     python examples/own_pairs.py MODEL PAIRS.jsonl OUT
 
-PAIRS.jsonl has the columns `prompt` and `completion`. OUT/lora and OUT/schemabank get an adapter
-each, for peft.PeftModel.from_pretrained; examples/use_adapter.py shows how.
+PAIRS.jsonl has the columns `prompt` and `completion`. OUT/lora and OUT/schemabank each get an
+adapter for peft.PeftModel.from_pretrained; examples/use_adapter.py shows how to use it.
 """
 
 import json
@@ -17,7 +17,7 @@ import schemabank as sb
 
 def main(name: str, pairs: str, out: str) -> None:
     """Train both arms, one after the other, on the same model."""
-    Path(out).mkdir(parents=True)  # fails now, and not after training, if it is there
+    Path(out).mkdir(parents=True)  # if it exists, fail now and not after training
     lines = Path(pairs).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     model = AutoModelForCausalLM.from_pretrained(name)
@@ -27,7 +27,7 @@ def main(name: str, pairs: str, out: str) -> None:
         tuner = sb.Tuner(model, tokenizer, config)
         steps = tuner.train(rows)
         tuner.save(Path(out) / arm)
-        tuner.remove()  # the model is what it was, for the next arm
+        tuner.remove()  # for the next arm, the model is as it was
         sys.stdout.write(f"{arm}: {len(steps)} steps, last loss {steps[-1].loss:.3f}\n")
 
 

@@ -3,7 +3,7 @@
     python examples/read_runs.py RUNS > runs.csv
 
 In the folder of a suite, arms have the suite's names, and runs of its search for learning rates are
-left out. docs/runs.md says what a run's folder holds.
+left out. docs/runs.md says what is in a run's folder.
 """
 
 import csv

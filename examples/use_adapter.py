@@ -2,8 +2,8 @@
 
     python examples/use_adapter.py MODEL ADAPTER PROMPT MERGED
 
-SchemaBank need not be installed where an adapter is used. `schemabank export RUN --merge` merges
-one too, and checks what it wrote.
+SchemaBank need not be installed to use an adapter. `schemabank export RUN --merge` merges an
+adapter too, and checks what it wrote.
 """
 
 import sys
