@@ -31,7 +31,7 @@ class UnsendableError(Exception):
     """The tests pass the code something that has no literal form."""
 
 
-class Guest:
+class RemoteGuest:
     """The process that runs the code under test, seen from outside.
 
     Args:
@@ -57,7 +57,7 @@ class Guest:
         """
         if self._failed is not None:  # whatever the tests caught
             raise self._failed
-        fields = [_encode(value) for value in values]
+        fields = [_encode_argument(value) for value in values]
         try:
             answer = self._answer(wire.to_json([operation, *fields]))
         except Failed as failed:
@@ -74,7 +74,7 @@ class Guest:
         nonce = os.urandom(wire.NONCE_BYTES)
         try:
             wire.write_all(self._requests, wire.HEADER.pack(len(request)) + request + nonce)
-            return self._value(self._read(nonce))
+            return self._parse_reply(self._read_reply(nonce))
         except (EOFError, BrokenPipeError):
             raise Failed(reasons.ENDED) from None
         except wire.WireError:
@@ -85,7 +85,7 @@ class Guest:
         if self._poll.poll(0):
             raise Failed(reasons.PROTOCOL if os.read(self._replies, 1) else reasons.ENDED)
 
-    def _read(self, nonce: bytes) -> bytes:
+    def _read_reply(self, nonce: bytes) -> bytes:
         (length,) = wire.HEADER.unpack(wire.read_exactly(self._replies, wire.HEADER.size))
         if wire.read_exactly(self._replies, wire.NONCE_BYTES) != nonce:
             raise Failed(reasons.PROTOCOL)
@@ -93,12 +93,12 @@ class Guest:
             raise Failed(reasons.TOO_LARGE)
         return wire.read_exactly(self._replies, length)
 
-    def _value(self, reply: bytes) -> object:
+    def _parse_reply(self, reply: bytes) -> object:
         match wire.from_json(reply):
             case ["value", value]:
                 return wire.decode(value, lambda number: RemoteObject(self, number))
             case ["raised", str(name)]:
-                return _exception(name)
+                return _builtin_exception(name)
             case ["large"]:
                 raise Failed(reasons.TOO_LARGE)
         raise Failed(reasons.PROTOCOL)
@@ -110,10 +110,10 @@ class RemoteObject:
     It has no ``__eq__``, so it equals no expected value, whatever the object there would say.
     """
 
-    _guest: Guest
+    _guest: RemoteGuest
     _number: int
 
-    def __init__(self, guest: Guest, number: object) -> None:
+    def __init__(self, guest: RemoteGuest, number: object) -> None:
         if type(number) is not int:
             raise wire.WireError("malformed number")
         # Past __setattr__, which writes to the object in the guest.
@@ -151,7 +151,7 @@ class RemoteObject:
         return cast("str", self._guest.ask("str", self))  # Python checks the type
 
 
-def _encode(value: object) -> object:
+def _encode_argument(value: object) -> object:
     try:
         return wire.encode(value, _number, wire.MAX_REQUEST_DEPTH)
     except wire.WireError as error:
@@ -164,7 +164,7 @@ def _number(value: object) -> int:
     return int(vars(value)["_number"])
 
 
-def _exception(name: str) -> Exception:
+def _builtin_exception(name: str) -> Exception:
     """An exception of the builtin class with this name, without arguments, or a plain one.
 
     StopIteration would silently end the test's own loops, ``all(map(candidate, ...))`` say.

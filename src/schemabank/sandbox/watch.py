@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from schemabank.sandbox.verdict import SandboxError
+from schemabank.sandbox.result import SandboxError
 
 WATCH_EVERY_S = 0.02
 # About 1 KiB of the kernel's memory each; a link counts as one more.
@@ -61,7 +61,7 @@ class Watch:
         deadline = time.monotonic() + limit_s
         while inside is not None and self._tmp is None and not inside.has_ended():
             # Bubblewrap builds the file system first; no code can move or cover the folder later.
-            self._tmp = _tmp(Path("/proc", str(inside.number), "root", "tmp"), tmp_bytes)
+            self._tmp = _open_tmp(Path("/proc", str(inside.number), "root", "tmp"), tmp_bytes)
             if self._tmp is None and time.monotonic() > deadline:
                 raise SandboxError(
                     f"process {inside.number} in a sandbox is not to be seen in /proc: needed is a "
@@ -95,7 +95,7 @@ def _page_tables_kib(inside: Inside) -> int:
     return 0
 
 
-def _tmp(path: Path, num_bytes: int) -> int | None:
+def _open_tmp(path: Path, num_bytes: int) -> int | None:
     """Open the sandbox's folder; None where it is not there yet, or is one of this process."""
     try:
         folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -6,13 +6,20 @@ hash rule carves one out of ``train``; the test split is left as it is. Paper: C
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
 from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
-from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
+from schemabank.tasks.sources import (
+    DATA_VARIABLE,
+    NOT_SET,
+    check_files,
+    data_folder,
+    load_data_set,
+    numbered_rows,
+)
 from schemabank.tasks.task import Task
 
 HUB_ID = "openai/gsm8k"
@@ -44,7 +51,9 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
     rows = _folder_rows(folder) if folder else _hub_rows()
     examples = {
         split: [
-            _example(where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks)
+            _make_example(
+                where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks
+            )
             for index, (where, row) in enumerate(split_rows)
         ]
         for split, split_rows in rows.items()
@@ -69,16 +78,11 @@ def _hub_rows() -> dict[str, Iterator[Row]]:
         otherwise=f"set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
         "gsm8k/test.jsonl.gz",
     )
-    return {split: _hub_split_rows(split, hub_data[split]) for split in ("train", "test")}
+    return {split: numbered_rows(HUB_ID, split, hub_data[split]) for split in ("train", "test")}
 
 
-def _hub_split_rows(split: str, rows: Iterable[object]) -> Iterator[Row]:
-    for index, row in enumerate(rows):
-        yield f"{HUB_ID} {split} row {index}", row
-
-
-def _example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:
-    question, text = _texts(where, row)
+def _make_example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:
+    question, text = _question_and_answer(where, row)
     marked = text if calculator_marks else CALCULATOR_MARK.sub("", text)
     steps, mark, answer = (part.strip() for part in marked.partition(ANSWER_MARK))
     if not mark or not answer or ANSWER_MARK in answer:
@@ -95,7 +99,7 @@ def _example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Ex
     )
 
 
-def _texts(where: str, row: object) -> tuple[str, str]:
+def _question_and_answer(where: str, row: object) -> tuple[str, str]:
     if isinstance(row, dict):
         question, answer = row.get("question"), row.get("answer")
         if isinstance(question, str) and isinstance(answer, str):

@@ -19,7 +19,7 @@ import loky
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, parse_json, read_unpacked
 from schemabank.config.task import HumanevalSettings
-from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
+from schemabank.sandbox import CheckResult, check_asserts, check_function, require_isolation
 from schemabank.tasks.base import Example, Item, TaskData
 from schemabank.tasks.programs import body_or_function, defines, module
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
@@ -82,7 +82,7 @@ def check_allowed(settings: HumanevalSettings) -> None:
 
 def judge(
     settings: HumanevalSettings, completions: Sequence[tuple[Item, str]]
-) -> list[tuple[str, Verdict]]:
+) -> list[tuple[str, CheckResult]]:
     """Run completions in sandboxes, as many at once as this process was given cores.
 
     Returns:
@@ -92,7 +92,7 @@ def judge(
         SandboxError: a sandbox failed, so there is no verdict.
     """
 
-    def check(pair: tuple[Item, str]) -> tuple[str, Verdict]:
+    def check(pair: tuple[Item, str]) -> tuple[str, CheckResult]:
         item, completion = pair
         body = taken(completion, item.fields)
         return body, _verdict(settings, item.fields, body)
@@ -118,7 +118,7 @@ def _program(fields: Mapping[str, str], code: str) -> str:
     return prompt[: announced.start()] + code
 
 
-def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> Verdict:
+def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> CheckResult:
     if fields["kind"] == "humaneval":
         return check_function(
             _program(fields, body),

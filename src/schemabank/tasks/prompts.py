@@ -5,13 +5,12 @@ scoring and few-shot examples all join prompt and target without anything in bet
 therefore ends with the white space it wants.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from schemabank.common.errors import InputError, did_you_mean
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, text_hash
 
 TARGETS = ("solution", "final")
 # What looks like a column's name in braces, though there is none: {question text}, {factual?}.
@@ -111,8 +110,7 @@ def few_shot_examples(data: TaskData, k: int) -> list[Example]:
             f"{k} few-shot examples were asked for, but the training split allows 0 to "
             f"{len(data.train)}: ask for a number in that range"
         )
-    ranked = sorted(data.train, key=lambda example: hashlib.sha256(example.id.encode()).digest())
-    return ranked[:k]
+    return sorted(data.train, key=lambda example: text_hash(example.id))[:k]
 
 
 def _fill(template: str, example: Example) -> str:

@@ -7,13 +7,13 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from schemabank.config.task import MetricName, TaskSettings
-from schemabank.sandbox import Verdict
+from schemabank.sandbox import CheckResult
 from schemabank.tasks.base import Example, Item, TaskData
 
 PROMPT = "{question}\nThe answer is: "
 
 Split = Literal["validation", "test"]
-Judged = tuple[str, Verdict]  # what was taken from a completion, and what it is worth
+Judged = tuple[str, CheckResult]  # what was taken from a completion, and what it is worth
 
 
 @dataclass(frozen=True)

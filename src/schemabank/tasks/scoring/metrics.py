@@ -187,9 +187,9 @@ def choice_letter(completion: str) -> str | None:
         letters = [_LETTER_AFTER_MARK.match(completion, m.end()) for m in mark.finditer(completion)]
         found = [letter for letter in letters if letter is not None]
         if found:
-            return _spell(found[-1])
+            return _spell_letter(found[-1])
     opening = _LETTER_AT_START.match(completion)
-    return None if opening is None else _spell(opening)
+    return None if opening is None else _spell_letter(opening)
 
 
 def _check_references(references: Sequence[str]) -> None:
@@ -210,7 +210,7 @@ def _bag_f1(prediction: list[str], reference: list[str]) -> float:
     return 2 * num_common / (len(prediction) + len(reference))
 
 
-def _spell(letter: re.Match[str]) -> str:
+def _spell_letter(letter: re.Match[str]) -> str:
     return str(letter["bracketed"] or letter["bare"]).upper()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import exp, fsum, inf
+from statistics import fmean
 from typing import Literal
 
 from schemabank.common.errors import InputError
@@ -28,6 +29,12 @@ from schemabank.tasks.scoring.metrics import (
 
 StopReason = Literal["end_token", "stop_text", "length", "not_decoded"]
 LETTER_ALONE = re.compile(r"\s*[(*]*[A-J][).*:]*[^\S\n]*(?:\n|\Z)")
+WORD_SCORES: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
+    "f1": token_f1,
+    "rouge_l": rouge_l,
+    "exact_match": exact_match,
+    "meteor": meteor,
+}
 NUM_CONSTANTS = 50  # most frequent golds that are tried as a constant answer
 
 
@@ -131,40 +138,21 @@ def _answer(completion: str) -> str:
     return cut_next_question(completion).strip()
 
 
-def _exact(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    return Scored(answer or None, {"exact_match": exact_match(answer, golds)})
+def _by_words(*names: str) -> Callable[[str, Sequence[str]], Scored]:
+    """Return what scores an answer in words by these scores; METEOR is left out without WordNet."""
+
+    def score(completion: str, golds: Sequence[str]) -> Scored:
+        answer = _answer(completion)
+        scores = {name: WORD_SCORES[name](answer, golds) for name in names}
+        return Scored(answer or None, {name: s for name, s in scores.items() if s is not None})
+
+    return score
 
 
 def _choice(completion: str, golds: Sequence[str]) -> Scored:
     alone = LETTER_ALONE.match(completion)  # whatever is written below it
     letter = choice_letter(alone[0] if alone else _answer(completion))
     return Scored(letter, {"correct": float(any(letter == _letter(gold) for gold in golds))})
-
-
-def _f1(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {"f1": token_f1(answer, golds), "exact_match": exact_match(answer, golds)}
-    return Scored(answer or None, scores)
-
-
-def _rouge(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {"rouge_l": rouge_l(answer, golds), "f1": token_f1(answer, golds)}
-    return Scored(answer or None, scores)
-
-
-def _reading(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {
-        "f1": token_f1(answer, golds),
-        "rouge_l": rouge_l(answer, golds),
-        "exact_match": exact_match(answer, golds),
-    }
-    found = meteor(answer, golds)
-    if found is not None:  # WordNet is there
-        scores["meteor"] = found
-    return Scored(answer or None, scores)
 
 
 def _unscored(completion: str, _golds: Sequence[str]) -> Scored:
@@ -181,7 +169,7 @@ def _letter(gold: str) -> str:
     return letter
 
 
-def _normalised(gold: str) -> str:
+def _words(gold: str) -> str:
     text = normalised(gold)
     if not text:
         raise InputError(
@@ -191,22 +179,28 @@ def _normalised(gold: str) -> str:
     return text
 
 
-def _ascii_word(gold: str) -> str:
+def _ascii_words(gold: str) -> str:
     if not re.search("[a-z0-9]", gold.lower()):
         raise InputError(
             f"gold {gold!r:.80} has no ASCII letter or digit, and ROUGE-L sees no others: take the "
             "metric f1"
         )
-    return _normalised(gold)
+    return _words(gold)
 
 
 METRICS: dict[str, Metric] = {
     "numeric": Metric("correct", _numeric, gold_number, binary=True),
-    "exact_match": Metric("exact_match", _exact, _normalised, binary=True),
+    "exact_match": Metric("exact_match", _by_words("exact_match"), _words, binary=True),
     "choice": Metric("correct", _choice, _letter, binary=True),
-    "f1": Metric("f1", _f1, _normalised, graded=token_f1),
-    "rouge_l": Metric("rouge_l", _rouge, _ascii_word, graded=rouge_l),
-    "reading": Metric("f1", _reading, _normalised, graded=token_f1, corpus=bleu),
+    "f1": Metric("f1", _by_words("f1", "exact_match"), _words, graded=token_f1),
+    "rouge_l": Metric("rouge_l", _by_words("rouge_l", "f1"), _ascii_words, graded=rouge_l),
+    "reading": Metric(
+        "f1",
+        _by_words("f1", "rouge_l", "exact_match", "meteor"),
+        _words,
+        graded=token_f1,
+        corpus=bleu,
+    ),
     "code": Metric("correct", _unscored, str, binary=True, constant=False),
     "perplexity": Metric("perplexity", _unscored, str, decodes=False),
     "none": Metric(None, _unscored, str),
@@ -267,24 +261,24 @@ def summarise(
     summary: dict[str, object] = {"num_items": num_items}
     if num_items < len(records):
         summary["num_samples"] = len(records) // num_items
-    summary |= {name: _mean([r.scores[name] for r in records]) for name in records[0].scores}
+    summary |= {name: fmean([r.scores[name] for r in records]) for name in records[0].scores}
     summary |= {f"pass@{k}": _pass_at(records, metric, k) for k in pass_at}
     if metric.corpus is not None:
         texts, every = zip(*((_answer(r.completion), r.golds) for r in records), strict=True)
         summary |= metric.corpus(texts, every)
     summary |= {
         "ended_ratio": len(ended) / len(records),
-        "length_limit_ratio": _mean([record.stop_reason == "length" for record in records]),
-        "unparsable_ratio": _mean([record.extracted is None for record in records]),
-        "mean_new_tokens": _mean([record.new_tokens for record in records]),
+        "length_limit_ratio": fmean([record.stop_reason == "length" for record in records]),
+        "unparsable_ratio": fmean([record.extracted is None for record in records]),
+        "mean_new_tokens": fmean([record.new_tokens for record in records]),
     }
     if metric.primary is not None and ended:
-        among = _mean([record.scores[metric.primary] for record in ended])
+        among = fmean([record.scores[metric.primary] for record in ended])
         summary[f"{metric.primary}_among_ended"] = among
-    summary["gold_nll"] = _mean([record.gold_nll for record in records])
-    summary["gold_nll_with_end"] = _mean([record.gold_nll_with_end for record in records])
+    summary["gold_nll"] = fmean([record.gold_nll for record in records])
+    summary["gold_nll_with_end"] = fmean([record.gold_nll_with_end for record in records])
     if metric.primary is not None:
-        summary[f"{metric.primary}_interval_95"] = _interval(records, metric)
+        summary[f"{metric.primary}_interval_95"] = _primary_interval(records, metric)
     if metric.primary is not None and metric.constant:
         golds = list({record.id: record.golds for record in records}.values())
         answer, score = best_constant(golds, metric)
@@ -335,7 +329,7 @@ def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, 
     if metric.binary:  # what scores is what is spelt alike
         return ranked[0], counts[ranked[0]] / len(golds)
     assert metric.graded is not None
-    means = {c: _mean([metric.graded(c, item) for item in golds]) for c in ranked}
+    means = {c: fmean([metric.graded(c, item) for item in golds]) for c in ranked}
     best = max(means.values())
     return next((gold, best) for gold in sorted(means) if means[gold] == best)
 
@@ -346,10 +340,10 @@ def _pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
     right: dict[str, list[bool]] = {}
     for record in records:
         right.setdefault(record.id, []).append(record.scores[metric.primary] == 1)
-    return _mean([pass_at_k(len(found), sum(found), k) for found in right.values()])
+    return fmean([pass_at_k(len(found), sum(found), k) for found in right.values()])
 
 
-def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
+def _primary_interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
     assert metric.primary is not None
     values = [record.scores[metric.primary] for record in records]
     drawn_alone = not any(record.cluster or record.sample for record in records)
@@ -363,7 +357,3 @@ def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | No
     if interval is None or interval[0] == interval[1]:
         return None
     return [max(interval[0], 0.0), min(interval[1], 1.0)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values)
