@@ -136,7 +136,7 @@ def test_as_many_sandboxes_run_at_once_as_there_are_cores_for_this_process(
 
     monkeypatch.setattr(humaneval.loky, "cpu_count", lambda: cores)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(humaneval, "_verdict", verdict)
+    monkeypatch.setattr(humaneval, "_run_solution", verdict)
     (item, *_) = asked(data.test)
     assert len(judge(ALLOWED, [(item, "    return 2 * x\n")] * 6)) == 6
     assert at_once == [cores]

@@ -14,7 +14,6 @@ Templates use plain arithmetic without checks, so an item is skipped, and the ne
 A final answer ``#### 32.0`` is written ``#### 32``. Anything else irregular is an error.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from schemabank.common.errors import InputError
-from schemabank.tasks.base import Example, TaskData, check_at_least
+from schemabank.tasks.base import Example, TaskData, check_at_least, text_hash
 from schemabank.tasks.task import Task
 
 SUFFIX = " Give the result as your final answer. Do not include units."
@@ -101,14 +100,14 @@ def split_templates(
             f"held_out_ratio {held_out_ratio} must lie in [0, 1) and leave at least one of "
             f"{len(templates)} templates for training: use for instance 0.2"
         )
-    ranked = sorted(templates, key=lambda t: hashlib.sha256(f"gsm_symbolic/{t}".encode()).digest())
+    ranked = sorted(templates, key=lambda template: text_hash(f"gsm_symbolic/{template}"))
     return frozenset(ranked[num_held_out:]), frozenset(ranked[:num_held_out])
 
 
 def states_falsehood(steps: str) -> bool:
     """Return whether a worked solution holds a two-operand equation that is wrong."""
     return any(
-        not _holds(Decimal(left), operator, Decimal(right), Decimal(result))
+        not _equation_holds(Decimal(left), operator, Decimal(right), Decimal(result))
         for left, operator, right, result in EQUATION.findall(steps)
     )
 
@@ -137,7 +136,8 @@ class _Deck:
                 if self._is_new(text[0], num_words):
                     if self._owns(stream, template, text[0]):
                         id_ = f"gsm_symbolic/{stream}/{len(examples)}"
-                        examples.append(_example(id_, *text, template=template, group=group))
+                        fields = {"template": str(template)}
+                        examples.append(Example(id_, *text, fields=fields, group=group))
                         num_fruitless = taken[template] = 0
                     else:
                         taken[template] += 1
@@ -214,7 +214,7 @@ def _question_and_solution(template: int, item: dict[str, Any]) -> tuple[str, st
     return question, f"{steps.strip()}\n{ANSWER_MARK} {answer}", answer
 
 
-def _holds(left: Decimal, operator: str, right: Decimal, result: Decimal) -> bool:
+def _equation_holds(left: Decimal, operator: str, right: Decimal, result: Decimal) -> bool:
     if operator == "/":
         return right != 0 and abs(left / right - result) <= ROUNDING
     exact = {"+": left + right, "-": left - right, "*": left * right}[operator]
@@ -226,19 +226,6 @@ def _same_number(marked: str, answer: str) -> bool:
         return Decimal(marked) == Decimal(answer)
     except InvalidOperation:
         return False
-
-
-def _example(
-    id_: str, question: str, solution: str, answer: str, *, template: int, group: str
-) -> Example:
-    return Example(
-        id=id_,
-        question=question,
-        solution=solution,
-        answer=answer,
-        fields={"template": str(template)},
-        group=group,
-    )
 
 
 def _generator_module() -> ModuleType:

@@ -28,8 +28,8 @@ def prompt_text(example: Example, *, template: str, shots: Sequence[Example], ta
         shots: examples shown first, each in the same template followed by its own target.
         target: which target the shots show, see `target_text`.
     """
-    worked = [_fill(template, shot) + target_text(shot, target=target) for shot in shots]
-    return "\n\n".join([*worked, _fill(template, example)])
+    worked = [_fill_example(template, shot) + target_text(shot, target=target) for shot in shots]
+    return "\n\n".join([*worked, _fill_example(template, example)])
 
 
 def target_text(example: Example, *, target: str) -> str:
@@ -65,7 +65,7 @@ def fill(
     """
     known = tuple(columns) if names is None else tuple(names)
     allowed = ", ".join(f"{{{name}}}" for name in columns)
-    found = list(_braces(known).finditer(template))
+    found = list(_brace_pattern(known).finditer(template))
     for brace in found:
         name = brace["unknown"] or brace["column"]
         if name is not None and name not in columns:
@@ -78,18 +78,20 @@ def fill(
         raise InputError(
             f"the template {template!r} holds no column: allowed are {allowed}, write at least one"
         )
-    return _braces(known).sub(lambda m: m["literal"] or columns[m["column"]], template)
+    return _brace_pattern(known).sub(lambda m: m["literal"] or columns[m["column"]], template)
 
 
 def columns_in(template: str, names: Iterable[str]) -> list[str]:
     """Return the columns that a template fills in, of those with these names."""
     return [
-        brace["column"] for brace in _braces(tuple(names)).finditer(template) if brace["column"]
+        brace["column"]
+        for brace in _brace_pattern(tuple(names)).finditer(template)
+        if brace["column"]
     ]
 
 
 @lru_cache
-def _braces(names: tuple[str, ...]) -> re.Pattern[str]:
+def _brace_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """Find braces around columns of these names, around their like, and doubled ones."""
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     known = "|".join(longest_first) or "(?!)"
@@ -113,6 +115,6 @@ def few_shot_examples(data: TaskData, k: int) -> list[Example]:
     return sorted(data.train, key=lambda example: text_hash(example.id))[:k]
 
 
-def _fill(template: str, example: Example) -> str:
+def _fill_example(template: str, example: Example) -> str:
     columns = {"question": example.question, **example.fields}
     return fill(template, columns, where=f"the example {example.id!r}")
