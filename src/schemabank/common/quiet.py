@@ -40,7 +40,7 @@ def quiet_compiler() -> Iterator[None]:
     with ExitStack() as exits:
         for name, beginning in RECORDS.items():
             logger = logging.getLogger(name)
-            passes = _Passes(beginning)
+            passes = _LeaveOut(beginning)
             logger.addFilter(passes)
             exits.callback(logger.removeFilter, passes)
         if not sys.warnoptions:
@@ -60,7 +60,7 @@ def quiet_libraries() -> Iterator[None]:
     """
     with ExitStack() as exits:
         exits.enter_context(quiet_compiler())
-        for name in _to_set():
+        for name in _variables_to_set():
             os.environ[name] = "1"
             exits.callback(os.environ.pop, name, None)
         yield
@@ -74,7 +74,7 @@ def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # no
         library: module with ``disable_progress_bar`` and its like.
         variable: of the environment, which decides about these bars.
     """
-    asked_for = _asks(variable) or os.environ.get(TQDM) == ""
+    asked_for = _shows_bars(variable) or os.environ.get(TQDM) == ""
     hide = not (sys.stderr.isatty() or asked_for) and library.is_progress_bar_enabled()
     if hide:
         library.disable_progress_bar()
@@ -85,20 +85,20 @@ def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # no
             library.enable_progress_bar()
 
 
-def _to_set() -> list[str]:
+def _variables_to_set() -> list[str]:
     """The variables that hide loading bars and that the user has left open."""
-    asked_for = _asks(HUB) or _asks(DATASETS)
+    asked_for = _shows_bars(HUB) or _shows_bars(DATASETS)
     # tqdm's own would hide what the user asks another library to show.
     left_open = {DATASETS: True, TQDM: not asked_for}
     return [name for name, is_open in left_open.items() if is_open and name not in os.environ]
 
 
-def _asks(variable: str) -> bool:
+def _shows_bars(variable: str) -> bool:
     """Whether the user has set a variable so that it shows bars."""
     return os.environ.get(variable, "1").upper() not in TRUE
 
 
-class _Passes(logging.Filter):
+class _LeaveOut(logging.Filter):
     """Stops the records that begin so."""
 
     def __init__(self, beginning: str) -> None:

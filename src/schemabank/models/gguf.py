@@ -56,7 +56,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
     The key holds the content's hash and the transformers version, since both decide the result.
     Two processes may convert at once; the first to rename its folder wins.
     """
-    root = _cache(origin)
+    root = _models_cache(origin)
     key = f"{Path(file_name).stem}-{sha256(*parts)[:16]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
@@ -74,7 +74,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
     return folder, f"converted from {origin}, cached in {folder}"
 
 
-def _cache(origin: str) -> Path:
+def _models_cache(origin: str) -> Path:
     """The folder of converted models in the user's cache."""
     try:
         return cached_assets_path(library_name="schemabank", namespace="models", subfolder="gguf")

@@ -20,6 +20,7 @@ from schemabank.stats.checks import (
     as_scores,
     check_confidence,
     check_num_resamples,
+    percentile_interval,
     sample_sd,
 )
 
@@ -92,6 +93,6 @@ def _studentised(
     if not spread.any():
         return None
     distances = (drawn.mean(axis=1)[spread] - mean) / errors[spread]
-    low, high = np.quantile(distances, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = percentile_interval(distances, confidence)
     error = float(scores.std(ddof=1)) / num**0.5
-    return mean - float(high) * error, mean - float(low) * error
+    return mean - high * error, mean - low * error

@@ -77,6 +77,12 @@ def cluster_numbers(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:
     return np.unique(np.asarray([repr(c) for c in clusters]), return_inverse=True)[1]
 
 
+def percentile_interval(figures: Array, confidence: float) -> Interval:
+    """Return the ends between which the middle figures lie, as many as ``confidence`` says."""
+    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def check_confidence(confidence: float) -> None:
     """Refuse a confidence that is no probability."""
     if not 0 < confidence < 1:

@@ -25,6 +25,7 @@ from schemabank.stats.checks import (
     check_num_resamples,
     cluster_numbers,
     differences,
+    percentile_interval,
 )
 from schemabank.stats.contrasts import Difference
 
@@ -81,10 +82,10 @@ def crossed_difference(
             items.
     """
     check_confidence(confidence)
-    sums, sizes = _clustered(a, b, clusters)
+    sums, sizes = _cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
     mean = float(sums.sum() / (num_seeds * sizes.sum()))
-    parts = _parts(sums, sizes) if min(sums.shape) > 1 else None
+    parts = _error_parts(sums, sizes) if min(sums.shape) > 1 else None
     error = None if parts is None else sum(parts) ** 0.5
     df = p = None
     if parts is not None and error:
@@ -135,18 +136,17 @@ def pigeonhole_interval(
     """
     check_confidence(confidence)
     check_num_resamples(num_resamples)
-    sums, sizes = _clustered(a, b, clusters)
+    sums, sizes = _cluster_sums(a, b, clusters)
     if min(sums.shape) < 2 or np.ptp(sums / sizes) <= 10.0**-DIGITS * np.abs(sums).max():
         return None
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
     for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, num_resamples - start)
-        of_seeds, of_items = (_draws(rng, size, num) for num in sums.shape)
+        of_seeds, of_items = (_draw_counts(rng, size, num) for num in sums.shape)
         totals = ((of_items @ sums.T) * of_seeds).sum(axis=1)
         means[start : start + size] = totals / (len(sums) * (of_items @ sizes))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return percentile_interval(means, confidence)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Cochran:
         return 2 * math.exp(brentq(lambda log: self.quantile(math.exp(log)) - statistic, *ends))
 
 
-def _clustered(
+def _cluster_sums(
     a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Array, Array]:
     """Sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
@@ -203,7 +203,7 @@ def _clustered(
     return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
 
 
-def _parts(sums: Array, sizes: Array) -> tuple[float, float]:
+def _error_parts(sums: Array, sizes: Array) -> tuple[float, float]:
     """What seeds and items add to the squared standard error; 0 below rounding.
 
     The variances of the overall mean by seeds, by clusters and by cells, each from the residuals of
@@ -223,7 +223,7 @@ def _parts(sums: Array, sizes: Array) -> tuple[float, float]:
     return seed_part, item_part
 
 
-def _draws(rng: np.random.Generator, size: int, num: int) -> Array:
+def _draw_counts(rng: np.random.Generator, size: int, num: int) -> Array:
     """How often each of ``num`` was drawn in ``num`` draws: (size, num)."""
     drawn = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)

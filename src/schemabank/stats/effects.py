@@ -73,7 +73,9 @@ def hedges_g(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) ->
     if pooled <= 10.0**-DIGITS * max(np.abs(first).max(), np.abs(second).max()):
         return Effect(None, None, None)
     raw = float(first.mean() - second.mean()) / pooled
-    return _effect(raw, df, len(first) * len(second) / (len(first) + len(second)), confidence)
+    return _corrected_effect(
+        raw, df, len(first) * len(second) / (len(first) + len(second)), confidence
+    )
 
 
 def paired_d_z(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) -> Effect:
@@ -92,7 +94,7 @@ def paired_d_z(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) 
     sd = sample_sd(values)
     if len(values) < 3 or not sd:
         return Effect(None, None, None)
-    return _effect(float(values.mean()) / sd, len(values) - 1, len(values), confidence)
+    return _corrected_effect(float(values.mean()) / sd, len(values) - 1, len(values), confidence)
 
 
 def paired_outperformance(
@@ -150,7 +152,7 @@ def unpaired_outperformance(
     return Outperformance(share, (float(low), float(high)))
 
 
-def _effect(raw: float, df: int, size: float, confidence: float) -> Effect:
+def _corrected_effect(raw: float, df: int, size: float, confidence: float) -> Effect:
     """The effect whose t statistic is ``raw √size``."""
     correction = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / (df / 2) ** 0.5
     ends = [

@@ -16,6 +16,7 @@ from schemabank.stats.checks import (
     check_confidence,
     check_num_resamples,
     cluster_numbers,
+    percentile_interval,
 )
 
 RESAMPLES_AT_ONCE = 256  # of any number of clusters fit into memory
@@ -130,8 +131,7 @@ def resampled_ratio_interval(
         counts = rng.multinomial(num, [1 / num] * num, size=size).astype(np.float64)
         above, below = (counts @ sums).T
         ratios[start : start + size] = above / below
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return percentile_interval(ratios, confidence)
 
 
 def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> list[McNemar]:

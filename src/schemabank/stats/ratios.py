@@ -62,12 +62,14 @@ def ratio_of_means(
     ratio = above / below if below else None
     if _no_spread(first, second, ratio if paired else None):
         return MeanRatio(ratio, None, None, None)
-    covariance, df = _errors(first, second, paired, ratio)
+    covariance, df = _mean_errors(first, second, paired, ratio)
     t2 = float(student.isf((1 - confidence) / 2, df)) ** 2
-    return _solved(ratio, np.array([above, below]), covariance * t2)
+    return _solve_for_ratio(ratio, np.array([above, below]), covariance * t2)
 
 
-def _errors(first: Array, second: Array, paired: bool, ratio: float | None) -> tuple[Array, float]:
+def _mean_errors(
+    first: Array, second: Array, paired: bool, ratio: float | None
+) -> tuple[Array, float]:
     """Covariance of both means, and its degrees of freedom."""
     if paired:
         return np.cov(first, second) / len(first), len(first) - 1
@@ -87,7 +89,7 @@ def _no_spread(first: Array, second: Array, ratio: float | None) -> bool:
     return not np.round(first - ratio * second, decimals(first, second)).any()
 
 
-def _solved(ratio: float | None, means: Array, margin: Array) -> MeanRatio:
+def _solve_for_ratio(ratio: float | None, means: Array, margin: Array) -> MeanRatio:
     """Solve ``(a − ρ b)² ≤ t² Var(a − ρ b)`` for ``ρ``, a quadratic inequality."""
     form = np.outer(means, means) - margin
     square, half, constant = form[1, 1], form[0, 1], form[0, 0]
