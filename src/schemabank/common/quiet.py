@@ -23,7 +23,7 @@ HINTS = (
     r"\s*Online softmax is disabled on the fly",
     r"TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
 )
-RECORDS = {"torch._inductor.utils": "Not enough SMs to use max_autotune_gemm mode"}
+LOGGER, RECORD = "torch._inductor.utils", "Not enough SMs to use max_autotune_gemm mode"
 # Each hides the bars of one library; the last hides those of all that do not decide themselves.
 HUB = "HF_HUB_DISABLE_PROGRESS_BARS"
 DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
@@ -38,11 +38,11 @@ def quiet_compiler() -> Iterator[None]:
     ``-W`` or ``PYTHONWARNINGS`` shows them.
     """
     with ExitStack() as exits:
-        for name, beginning in RECORDS.items():
-            logger = logging.getLogger(name)
-            passes = _LeaveOut(beginning)
-            logger.addFilter(passes)
-            exits.callback(logger.removeFilter, passes)
+        logger = logging.getLogger(LOGGER)
+        # Made anew each time: of two uses, one within the other, the inner must not end the outer.
+        passes = _PassesOthers()
+        logger.addFilter(passes)
+        exits.callback(logger.removeFilter, passes)
         if not sys.warnoptions:
             exits.enter_context(warnings.catch_warnings())
             for hint in HINTS:
@@ -98,12 +98,8 @@ def _shows_bars(variable: str) -> bool:
     return os.environ.get(variable, "1").upper() not in TRUE
 
 
-class _LeaveOut(logging.Filter):
-    """Stops the records that begin so."""
-
-    def __init__(self, beginning: str) -> None:
-        super().__init__()
-        self._beginning = beginning
+class _PassesOthers(logging.Filter):
+    """Stops the record that is a hint."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self._beginning)
+        return not record.getMessage().startswith(RECORD)

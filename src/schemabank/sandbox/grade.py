@@ -22,6 +22,7 @@ JUDGE_MEMORY_MIB = 2048
 START_LIMIT_S = 60.0
 # The wall clock, which starts later, shall strike before the kernel's limit on processor time.
 SPARE_CPU_S = 5
+TESTS_JOB: Mapping[str, object] = {"kind": "tests", "prompt": "", "setup": ""}
 
 
 def run_program(source: str, *, timeout_s: float, memory_mib: int) -> CheckResult:
@@ -66,9 +67,12 @@ def check_function(
         InputError: code cannot be isolated here.
         SandboxError: the sandbox or the test failed, so there is no result.
     """
-    job = _tests_job(
-        source, [test, f"check({entry_point})"], entry_point=entry_point, prompt=prompt
-    )
+    job = TESTS_JOB | {
+        "source": source,
+        "tests": [test, f"check({entry_point})"],
+        "entry_point": entry_point,
+        "prompt": prompt,
+    }
     return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
 
 
@@ -96,36 +100,19 @@ def check_asserts(
         InputError: code cannot be isolated here.
         SandboxError: the sandbox or an assert failed, so there is no result.
     """
-    job = _tests_job(source, asserts, entry_point=entry_point, setup=setup)
-    return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
-
-
-def _tests_job(
-    source: str,
-    tests: Sequence[str],
-    *,
-    entry_point: str | None,
-    prompt: str = "",
-    setup: str = "",
-) -> dict[str, object]:
-    """Return what the judge is told to do."""
-    return {
-        "kind": "tests",
+    job = TESTS_JOB | {
         "source": source,
-        "tests": list(tests),
+        "tests": list(asserts),
         "entry_point": entry_point,
-        "prompt": prompt,
         "setup": setup,
     }
+    return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
 
 
 def _run_check(job: Mapping[str, object], *, timeout_s: float, memory_mib: int) -> CheckResult:
     require_isolation()
     cpu_s = math.ceil(timeout_s) + SPARE_CPU_S
-    with _Check(
-        guest=Usage(memory_mib=memory_mib, cpu_s=cpu_s),
-        judge=Usage(memory_mib=JUDGE_MEMORY_MIB, cpu_s=cpu_s),
-    ) as check:
+    with _Check(memory_mib=memory_mib, cpu_s=cpu_s) as check:
         reason = check.reason(job, timeout_s=timeout_s)
     return CheckResult(passed=reason == reasons.PASSED, reason=reason)
 
@@ -134,31 +121,27 @@ class _Check:
     """The two sandboxes and the pipes of one check; leaving the context ends them all.
 
     Args:
-        guest: limits of the process that runs the code.
-        judge: limits of the process that runs the tests.
+        memory_mib: address space of the process that runs the code.
+        cpu_s: processor time of either process.
     """
 
-    def __init__(self, *, guest: Usage, judge: Usage) -> None:
+    def __init__(self, *, memory_mib: int, cpu_s: int) -> None:
         with ExitStack() as stack:
             request, reply, task, result = (_Pipe(stack) for _ in range(4))
             self._task, self._result = task.write_end, result.read_end
-            given = (
-                (GUEST, (request.read_end, reply.write_end), guest),
-                (
-                    JUDGE,
-                    (task.read_end, result.write_end, request.write_end, reply.read_end),
-                    judge,
-                ),
-            )
+            guest_ends = (request.read_end, reply.write_end)
+            judge_ends = (task.read_end, result.write_end, request.write_end, reply.read_end)
+            given = ((GUEST, guest_ends, memory_mib), (JUDGE, judge_ends, JUDGE_MEMORY_MIB))
             self._boxes = [
-                stack.enter_context(Sandbox(modules, [end.fileno() for end in ends], usage=usage))
-                for modules, ends, usage in given
+                stack.enter_context(
+                    Sandbox(modules, [end.fileno() for end in ends], usage=Usage(most_mib, cpu_s))
+                )
+                for modules, ends, most_mib in given
             ]
             # Whoever waits for a process that has ended sees the end of its pipe only if nobody
             # else holds it open.
-            for _, ends, _ in given:
-                for end in ends:
-                    end.close()
+            for end in (*guest_ends, *judge_ends):
+                end.close()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
