@@ -212,14 +212,14 @@ def test_numbers_that_json_does_not_have_are_refused_by_line_and_column(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3 is no JSON"),
+        ("{", "line 3 is not valid JSON"),
         ("[1]", r"line 3 must be an object .* not \[1\]"),
         ('{"answer": "1"}', r"\{question\}, which .*line 3 lacks: allowed are \{answer\}"),
         ('{"question": null, "answer": "1"}', r"\{question\}, which .*line 3 lacks"),
         ('{"question": "q"}', r"'\{answer\}' names \{answer\}, which .*line 3 lacks"),
         ('{"question": "q", "answer": " "}', "line 3 has an empty target"),
-        ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is no Unicode"),
-        ('{"question": ' + "1" * 5000 + "}", "line 3 is no JSON"),
+        ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is not valid Unicode"),
+        ('{"question": ' + "1" * 5000 + "}", "line 3 is not valid JSON"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -1,7 +1,7 @@
 """``adapter_config.json`` as PEFT writes it: which settings are plain LoRA, and which are refused.
 
-The file may come from anywhere. A text that would be a regular expression is refused unread, and so
-is every setting that nobody knows and that is switched on.
+The file may come from anywhere. A text that PEFT would use as a regular expression is refused
+unread, and so is every unknown setting that is switched on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -120,7 +120,7 @@ def is_named(path: str, names: Iterable[str]) -> bool:
 def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse what a plain LoRA stack would silently compute differently.
 
-    A setting that nobody knows is one of these, unless it is switched off.
+    An unknown setting is one of these, unless it is switched off.
     """
     if config.get("peft_type") != "LORA":
         raise InputError(

@@ -41,7 +41,7 @@ def read_text(path: Path, *, at_most: int = LARGEST_TEXT) -> str:
     Raises:
         InputError: it is missing, no file, too large, or not UTF-8.
     """
-    return _decode(read_bytes(path, at_most=at_most), path)
+    return _decode_utf8(read_bytes(path, at_most=at_most), path)
 
 
 def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
@@ -60,7 +60,7 @@ def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
         InputError: it is missing, no regular file, torn, not UTF-8, or too large.
     """
     check_regular(path)
-    return _decode(_read_content(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
+    return _decode_utf8(_read_content(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
 
 
 def read_json(path: Path, *, finite: bool = False) -> Tree:
@@ -94,7 +94,7 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
     except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
         position = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"{where} is no JSON{position} ({error or type(error).__name__}): mend it there"
+            f"{where} is not valid JSON{position} ({error or type(error).__name__}): mend it there"
         ) from error
     if text.count("[") + text.count("{") > DEEPEST and _nesting_depth(value) > DEEPEST:
         raise InputError(f"{where} is nested more than {DEEPEST} deep: allowed is less, flatten it")
@@ -107,7 +107,7 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
 
 
 def is_number(value: object, *, at_most: float = sys.float_info.max) -> bool:
-    """Whether a value of JSON is a finite number of at most this size; ``true`` is none."""
+    """Whether a value of JSON is a finite number of at most this size; ``true`` is not one."""
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= at_most
 
 
@@ -162,7 +162,7 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
     """Read JSON lines: where each stands, and its object; empty lines are skipped.
 
     Raises:
-        InputError: as :func:`read_lines`, and a line that is no JSON object.
+        InputError: as :func:`read_lines`, and where a line is not a JSON object.
     """
     for number, line in read_lines(path):
         if line.strip():
@@ -189,17 +189,19 @@ def sha256(*paths: Path) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a folder, a pipe or a device in place of a file; a missing file is left to others.
+    """Refuse a folder, a pipe or a device in place of a file; a missing file passes.
 
     Raises:
-        InputError: it is none.
+        InputError: it is one of these.
     """
     try:
         is_other = path.exists() and not path.is_file()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
     if is_other:
-        raise InputError(f"{str(path)!r} is no regular file: put the file there, or name another")
+        raise InputError(
+            f"{str(path)!r} is not a regular file: put the file there, or name another"
+        )
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -208,7 +210,7 @@ def inside(folder: Path, name: str) -> Path:
     The hub's cache is made of links into its own store of files, and these count as inside.
 
     Raises:
-        InputError: the file is missing, is no regular file, or lies elsewhere.
+        InputError: the file is missing, is not a regular file, or lies elsewhere.
     """
     path = folder / name
     try:
@@ -254,7 +256,7 @@ def _read_content(path: Path, *, at_most: int, is_packed: bool) -> bytes:
     return content
 
 
-def _decode(content: bytes, path: Path) -> str:
+def _decode_utf8(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -76,7 +76,7 @@ def parse_yaml(text: str, where: str) -> tuple[object, Lines]:
 
 
 def _count_values(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int:
-    """How many values a node stands for, its aliases written out; refuse what is too much.
+    """Count the values that a node stands for, with its aliases written out; refuse too many.
 
     Args:
         node: the node.
@@ -117,7 +117,7 @@ def _check_keys(node: yaml.MappingNode, where: str) -> None:
             is_scalar = isinstance(key, yaml.ScalarNode)
             found = f"{key.value:.60}" if is_scalar else "a list or a mapping"
             raise InputError(
-                f"{where}:{key.start_mark.line + 1} has a key that is no text, "
+                f"{where}:{key.start_mark.line + 1} has a key that is not text, "
                 f"{found}: allowed are names, quote it if it is one"
             )
 

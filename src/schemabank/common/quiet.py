@@ -5,7 +5,7 @@ The command line hides them from its start to its end, a Python program only whi
 loading hidden only while we load, and only where stderr is no terminal. Every other warning passes.
 Of TF32 only the hint goes: matrix products of float32 stay exact, as PyTorch has them by default,
 since ten bits of mantissa would cost training digits that a comparison of runs needs. (Convolutions
-of float32, which Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint
+of float32, which models such as Mamba have, do use TF32 on a GPU by PyTorch's default, and no hint
 speaks of them.)
 """
 
@@ -71,7 +71,7 @@ def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # no
     """Hide a library's bars for a while, where stderr is no terminal and nobody asked for them.
 
     Args:
-        library: module with ``disable_progress_bar`` and its like.
+        library: module with ``disable_progress_bar`` and its counterparts.
         variable: of the environment, which decides about these bars.
     """
     asked_for = _shows_bars(variable) or os.environ.get(TQDM) == ""

@@ -76,7 +76,7 @@ def _watch_and_note(wait: Wait, ended: threading.Event, note: Note) -> None:
             continue
         try:
             note(f"still {wait.what[-1]}, {time.monotonic() - since:.0f} s so far")
-        except (OSError, ValueError):  # nobody listens any more, which the waiting thread will meet
+        except (OSError, ValueError):  # the notes cannot be written; the waiting thread will notice
             return
         pause_s *= GROWTH
         due = time.monotonic() + pause_s

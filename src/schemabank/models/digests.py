@@ -84,6 +84,6 @@ def _cache_file(key: str) -> Path | None:
 
 
 def _keep_digest(path: Path, digest: str) -> None:
-    """Write a digest to the cache; a cache that cannot be written is none."""
+    """Write a digest to the cache, if the cache can be written."""
     with suppress(OSError), whole_file(path) as partial:
         partial.write_text(digest, encoding="ascii")

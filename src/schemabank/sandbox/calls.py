@@ -1,6 +1,6 @@
 """The system calls that code in the sandbox may make, and their numbers.
 
-A list of what is allowed, because nobody can list what is not: the kernel gains calls with every
+A list of what is allowed, because what is not allowed has no end: the kernel gains calls with every
 release, and many of them hold memory that no limit on a process counts, such as extended
 attributes, locks on ranges of a file, timers, watches, keys and pages lent to a pipe. Python needs
 these here, whatever a program does with files, time and its own memory; each holds memory only

@@ -22,7 +22,7 @@ JUDGE_MEMORY_MIB = 2048
 START_LIMIT_S = 60.0
 # The wall clock, which starts later, shall strike before the kernel's limit on processor time.
 SPARE_CPU_S = 5
-TESTS_JOB: Mapping[str, object] = {"kind": "tests", "prompt": "", "setup": ""}
+TESTS_JOB: dict[str, object] = {"kind": "tests", "prompt": "", "setup": ""}
 
 
 def run_program(source: str, *, timeout_s: float, memory_mib: int) -> CheckResult:
@@ -93,8 +93,8 @@ def check_asserts(
         timeout_s: wall clock time from the moment that the sandboxes are up.
         memory_mib: address space of the process that runs the code.
         setup: trusted source that runs after the code and before the asserts.
-        entry_point: the function's name; if left out, the first name that the asserts call and
-            that is no builtin's, or the first at all.
+        entry_point: the function's name; if left out, the first name that the asserts call
+            and that is not a builtin's, or the first of all.
 
     Raises:
         InputError: code cannot be isolated here.
@@ -138,8 +138,8 @@ class _Check:
                 )
                 for modules, ends, most_mib in given
             ]
-            # Whoever waits for a process that has ended sees the end of its pipe only if nobody
-            # else holds it open.
+            # A reader learns that the writing process has ended only if no other process, this one
+            # included, holds the pipe open.
             for end in (*guest_ends, *judge_ends):
                 end.close()
             self._stack = stack.pop_all()

@@ -169,12 +169,12 @@ class Sandbox:
         if not self._stopped:
             self._stopped = True
             try:
-                self._kill()
+                self._kill_inside()
             finally:
-                self._close()
+                self._close_handles()
         return self._said
 
-    def _kill(self) -> None:
+    def _kill_inside(self) -> None:
         if self._process.poll() is None:
             self.hold()
         self.kill()
@@ -183,7 +183,7 @@ class Sandbox:
             if self.wait(STOP_LIMIT_S) is None:
                 raise SandboxError("bubblewrap was killed and does not end")
 
-    def _close(self) -> None:
+    def _close_handles(self) -> None:
         if self._inside is not None:
             os.close(self._inside.handle)
         os.close(self._status)

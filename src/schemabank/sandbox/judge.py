@@ -158,7 +158,7 @@ def _open_names(texts: Iterable[str]) -> set[str]:
 
 
 def _first_called(texts: Iterable[str]) -> str:
-    """The function under test where nobody named it: what the tests call first, builtins last.
+    """The function under test where no name is given: the first that tests call, builtins last.
 
     A test such as ``assert sum(10, 15) == 6`` calls nothing but the builtin's namesake.
     """

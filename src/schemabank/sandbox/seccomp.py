@@ -51,7 +51,7 @@ def call_filter(machine: str | None = None) -> bytes:
         machine: the processor's name; this machine's if left out.
 
     Raises:
-        KeyError: the processor is none of :data:`ARCHITECTURES`.
+        KeyError: the processor is not in :data:`ARCHITECTURES`.
     """
     here = ARCHITECTURES[machine or platform.machine()]
     program = [

@@ -2,7 +2,7 @@
 
 Two kinds grow without a limit that a user may set: page tables, one page for as little as one
 mapped byte, and the inodes and names of files in the sandbox's ``/tmp``. The kernel tells of both,
-so whoever started the process can look every few milliseconds, and end it.
+so the process outside can look every few milliseconds, and end the one inside.
 """
 
 import os
@@ -19,7 +19,7 @@ from schemabank.sandbox.result import SandboxError
 WATCH_EVERY_S = 0.02
 # About 1 KiB of the kernel's memory each; a link counts as one more.
 MAX_FILES = 4096
-# A page of tables maps 512 pages, so 1 / 512 of the memory serves whoever uses it in one piece.
+# A page of tables maps 512 pages, so a program that uses memory in one piece needs 1 / 512 of it.
 MIN_PAGE_TABLES_KIB = 16 * 1024
 PAGE_TABLES_SHARE = 256
 PAGE_TABLES = re.compile(r"^VmPTE:\s*(\d+) kB$", re.MULTILINE)

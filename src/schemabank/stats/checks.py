@@ -27,7 +27,7 @@ def as_scores(values: npt.ArrayLike, *, dims: int = 1) -> Array:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{reprlib.repr(values)} are no scores: give numbers, {SHAPES[dims]}"
+            f"{reprlib.repr(values)} are not scores: give numbers, {SHAPES[dims]}"
         ) from error
     if found.ndim != dims or not found.size:
         raise InputError(f"scores of shape {found.shape}: give {SHAPES[dims]}, and at least one")
@@ -44,7 +44,7 @@ def as_pairs(a: npt.ArrayLike, b: npt.ArrayLike, *, dims: int = 1) -> tuple[Arra
     first, second = as_scores(a, dims=dims), as_scores(b, dims=dims)
     if first.shape != second.shape:
         raise InputError(
-            f"scores of shapes {first.shape} and {second.shape} make no pairs: give both arms' "
+            f"scores of shapes {first.shape} and {second.shape} do not make pairs: give both arms' "
             f"scores in the same order, {SHAPES[dims]}, and only what both arms have"
         )
     return first, second
@@ -78,7 +78,7 @@ def cluster_numbers(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:
 
 
 def percentile_interval(figures: Array, confidence: float) -> Interval:
-    """Return the ends between which the middle figures lie, as many as ``confidence`` says."""
+    """Return the interval that holds the share ``confidence`` in the middle of the figures."""
     low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 

@@ -45,7 +45,7 @@ def wilson_interval(num_correct: int, num_items: int, *, confidence: float = 0.9
     """Return Wilson's score interval of a share (Wilson 1927, JASA 22:209-212)."""
     if num_items < 1 or not 0 <= num_correct <= num_items:
         raise InputError(
-            f"{num_correct} correct of {num_items} items is no share: "
+            f"{num_correct} correct of {num_items} items is not a share: "
             "give at least 1 item and a count between 0 and the number of items"
         )
     check_confidence(confidence)
@@ -153,10 +153,10 @@ def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> list[McNemar]
     for scores in (first, second):
         if odd := set(np.unique(scores).tolist()) - {0.0, 1.0}:
             raise InputError(f"score {min(odd)} is neither right nor wrong: give only 1 and 0")
-    return [_flips(a == 1, b == 1) for a, b in zip(first, second, strict=True)]
+    return [_count_flips(a == 1, b == 1) for a, b in zip(first, second, strict=True)]
 
 
-def _flips(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> McNemar:
+def _count_flips(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> McNemar:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, int((a & b).sum()), int((~a & ~b).sum()), p)

@@ -107,7 +107,7 @@ def _standard_error(sd: float, num_seeds: int, paired: bool) -> tuple[float, int
 
 def _check_design(sd: float, num_seeds: int, alpha: float) -> None:
     if not 0 <= sd < float("inf"):
-        raise InputError(f"sd {sd} is no standard deviation: give a number of at least 0")
+        raise InputError(f"sd {sd} is not a standard deviation: give a number of at least 0")
     if num_seeds < 1:
         raise InputError(f"{num_seeds} seeds: give at least 1")
     _check_alpha(alpha)

@@ -103,7 +103,7 @@ def check_at_least(least: int, **numbers: int | None) -> None:
 
 
 def check_validation_ratio(ratio: float) -> None:
-    """Refuse what is no share of the training examples for :func:`set_aside`.
+    """Refuse a share of the training examples that :func:`set_aside` cannot use.
 
     Raises:
         InputError: it is below 0, or leaves nothing to train on.

@@ -128,7 +128,7 @@ class _Deck:
         examples: list[Example] = []
         num_fruitless, fewest_words = 0, 0
         taken: Counter[int] = Counter()  # draws of a template whose numbers stand in other splits
-        for template, item in _items(seed, templates) if size else ():
+        for template, item in _drawn(seed, templates) if size else ():
             text = _question_and_solution(template, item) if item else None
             if text is not None:
                 num_words = len(text[0].split())
@@ -146,7 +146,7 @@ class _Deck:
                 break
             num_fruitless += 1
             if num_fruitless > MAX_FRUITLESS_DRAWS:
-                raise self._exhausted(stream, size, len(examples), fewest_words)
+                raise self._exhausted_error(stream, size, len(examples), fewest_words)
         return examples
 
     def _is_new(self, question: str, num_words: int) -> bool:
@@ -169,7 +169,7 @@ class _Deck:
                 "may stand in one split only; lower test_size or validation_size"
             )
 
-    def _exhausted(self, stream: str, size: int, found: int, fewest_words: int) -> InputError:
+    def _exhausted_error(self, stream: str, size: int, found: int, fewest_words: int) -> InputError:
         limit = self.max_question_words
         if limit is not None and fewest_words > limit:
             return InputError(
@@ -184,7 +184,7 @@ class _Deck:
         )
 
 
-def _items(seed: int, templates: Collection[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _drawn(seed: int, templates: Collection[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Yield each draw's template and item, ``None`` where the template is not one of these."""
     module = _generator_module()
     start, stop = 0, FIRST_CHUNK

@@ -86,10 +86,10 @@ def judge(
     """Run completions in sandboxes, as many at once as this process was given cores.
 
     Returns:
-        What was taken from each completion, and its verdict.
+        What was taken from each completion, and its result.
 
     Raises:
-        SandboxError: a sandbox failed, so there is no verdict.
+        SandboxError: a sandbox failed, so there is no result.
     """
 
     def check(pair: tuple[Item, str]) -> tuple[str, CheckResult]:

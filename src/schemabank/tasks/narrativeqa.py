@@ -45,7 +45,7 @@ SUMMARY_FILES = ("third_party/wikipedia/summaries.csv", "summaries.csv")
 CLOSING = re.compile(r"(?<=\S) +(?=(?:[.,;:!?)\]}%]+|n't|')(?: |$))")
 OPENING = re.compile(r"(?<!\S)([(\[{]) +(?=\S)|(?<!\S)([$£€#]) +(?=\d)")
 POSSESSIVE = re.compile(r"(?<=[\w.)]) ([sS])(?= |$|[.,;:!?)])")
-# Only after a pronoun: "150,000 m" and "the labour d mole" are none.
+# Only after a pronoun: "150,000 m" and "the labour d mole" hold no contraction.
 CONTRACTION = re.compile(
     r"\b(I|you|he|she|it|we|they|who|that|there) (ll|d|ve)(?!\S)|\b(I) (m)(?!\S)"
     r"|\b(you|we|they|who|there) (re)(?!\S)",
@@ -173,15 +173,11 @@ def _tokenised_split(name: str, summaries: Path, questions: Path, natural_text: 
     restore: Callable[[str], str] = join_punctuation if natural_text else str
     split = _Split(name)
     for where, row in json_lines(summaries):
-        id_, kind, title, summary = (
-            _text_in(where, row, key) for key in ("document_id", "kind", "title", "summary")
-        )
+        id_, kind, title, summary = _texts_in(where, row, "document_id", "kind", "title", "summary")
         split.add_document(where, id_, summary=restore(summary), title=title, kind=kind)
     for where, row in json_lines(questions):
-        id_, document, text = (
-            _text_in(where, row, key) for key in ("question_id", "document_id", "question")
-        )
-        answers = tuple(map(restore, _references(where, row.get("answers"))))
+        id_, document, text = _texts_in(where, row, "question_id", "document_id", "question")
+        answers = tuple(map(restore, _answers_in(where, row.get("answers"))))
         split.add_question(where, document, restore(text), answers, id_)
     return split
 
@@ -200,15 +196,13 @@ def _upstream_splits(folder: Path, natural_text: bool) -> list[_Split]:
     }
     splits = {name: _Split(name) for name in HUB_SPLITS}
     for where, row in csv_rows(folder / "documents.csv"):
-        id_, kind, title = (
-            _text_in(where, row, key) for key in ("document_id", "kind", "wiki_title")
-        )
+        id_, kind, title = _texts_in(where, row, "document_id", "kind", "wiki_title")
         if id_ in summaries:
             split = splits[_split_name(where, row)]
             split.add_document(where, id_, summary=summaries[id_], title=title, kind=kind)
     for where, row in csv_rows(folder / "qaps.csv"):
         document, text = (_text_in(where, row, key) for key in ("document_id", f"question{suffix}"))
-        answers = _references(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
+        answers = _answers_in(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
         splits[_split_name(where, row)].add_question(where, document, text, answers)
     return [*splits.values()]
 
@@ -240,9 +234,13 @@ def _hub_split(name: str, hub_name: str, rows: Any, natural_text: bool) -> _Spli
                 title=_text_in(where, row, "document.summary.title"),
                 kind=_text_in(where, row, "document.kind"),
             )
-        answers = _references(where, [_joined(answer[part]) for answer in row["answers"]])
+        answers = _answers_in(where, [_joined(answer[part]) for answer in row["answers"]])
         split.add_question(where, id_, _text_in(where, row, f"question.{part}"), answers)
     return split
+
+
+def _texts_in(where: str, row: Mapping[str, object], *keys: str) -> list[str]:
+    return [_text_in(where, row, key) for key in keys]
 
 
 def _text_in(where: str, row: Mapping[str, object], key: str) -> str:
@@ -262,8 +260,8 @@ def _joined(text: object) -> object:
     return text
 
 
-def _references(where: str, answers: object) -> tuple[str, ...]:
-    """Return the distinct answers in their order; blank ones are none."""
+def _answers_in(where: str, answers: object) -> tuple[str, ...]:
+    """Return the distinct answers in their order; blank ones are left out."""
     texts = answers if isinstance(answers, list) else []
     distinct = dict.fromkeys(text.strip() for text in texts if isinstance(text, str))
     references = tuple(text for text in distinct if text)

@@ -74,7 +74,7 @@ def module(completion: str, called: Sequence[str]) -> str:
 
 def defines(text: str, name: str) -> bool:
     """Return whether a text defines a function of this name in the first column."""
-    return _definition(name).search(text) is not None
+    return _definition_of(name).search(text) is not None
 
 
 def cut(completion: str, kind: str) -> str:
@@ -87,7 +87,7 @@ def cut(completion: str, kind: str) -> str:
     return _first_block(kept) if kind == "humaneval" else kept
 
 
-def _definition(name: str) -> re.Pattern[str]:
+def _definition_of(name: str) -> re.Pattern[str]:
     return re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.MULTILINE)
 
 
@@ -119,13 +119,13 @@ def _fenced(completion: str) -> Iterator[tuple[str, str]]:
         if opened is None:
             opened = fence
         elif fence["mark"].startswith(opened["mark"]) and not fence["info"].strip():
-            yield _inside(opened, completion[opened.end() + 1 : fence.start()])
+            yield _fence_content(opened, completion[opened.end() + 1 : fence.start()])
             opened = None
     if opened is not None:
-        yield _inside(opened, completion[opened.end() + 1 :])
+        yield _fence_content(opened, completion[opened.end() + 1 :])
 
 
-def _inside(opened: re.Match[str], text: str) -> tuple[str, str]:
+def _fence_content(opened: re.Match[str], text: str) -> tuple[str, str]:
     indent = re.compile(rf"^[ \t]{{0,{len(opened['indent'])}}}", re.MULTILINE)
     return opened["info"].strip(), indent.sub("", text)
 
@@ -136,7 +136,7 @@ def _with_definitions(text: str, name: str) -> str:
     What stands before the function counts from the first line that defines or imports something;
     behind it, up to the first statement that does not.
     """
-    found = _definition(name).search(text)
+    found = _definition_of(name).search(text)
     assert found is not None
     first = next(start for start, line in _first_column_lines(text) if DEFINING.match(line))
     kept, function = text[first:], found.start() - first
@@ -157,7 +157,7 @@ def _statement_rows(text: str) -> list[int]:
     """Rows, from 0, at which a statement begins in the first column, up to where tokens break."""
     rows: list[int] = []
     is_new = True
-    for token in _tokens(text):
+    for token in _program_tokens(text):
         if token.type == tokenize.NEWLINE:
             is_new = True
         elif is_new and token.type not in OUTSIDE_STATEMENTS:
@@ -174,14 +174,14 @@ def _first_block(text: str) -> str:
     tell too, but can crash on what a model wrote.
     """
     lines = text.split("\n")
-    for token in _tokens(text):
+    for token in _program_tokens(text):
         row, column = token.start
         if token.type == tokenize.DEDENT and column == 0 and any(lines[row - 1 :]):
             return "\n".join(lines[: row - 1])
     return text
 
 
-def _tokens(text: str) -> Iterator[tokenize.TokenInfo]:
+def _program_tokens(text: str) -> Iterator[tokenize.TokenInfo]:
     """The tokens of a program, up to where it is broken."""
     with suppress(tokenize.TokenError, SyntaxError):
         yield from tokenize.generate_tokens(io.StringIO(text).readline)

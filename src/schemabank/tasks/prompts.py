@@ -92,7 +92,7 @@ def columns_in(template: str, names: Iterable[str]) -> list[str]:
 
 @lru_cache
 def _brace_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Find braces around columns of these names, around their like, and doubled ones."""
+    """Find braces around these columns, around what looks like a column, and doubled braces."""
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     known = "|".join(longest_first) or "(?!)"
     return re.compile(

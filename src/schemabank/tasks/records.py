@@ -137,12 +137,14 @@ def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
 
 
 def _plain_row(where: str, row: Mapping[str, object]) -> Row:
-    """Leave out the columns that are no plain values; refuse text that is no Unicode."""
+    """Leave out columns that JSON cannot hold; refuse text that is not valid Unicode."""
     known = {str(name): value for name, value in row.items() if _is_plain(value)}
     try:
         "".join(_as_text(value) for value in known.values() if value is not None).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where} holds text that is no Unicode ({error}): mend it") from error
+        raise InputError(
+            f"{where} holds text that is not valid Unicode ({error}): mend it"
+        ) from error
     return where, known
 
 
@@ -176,13 +178,13 @@ def _make_example(
         answer=target.strip(),
         fields=texts,
         group=_text_in_column(row, "group", settings.group, otherwise="all"),
-        references=_references(row, settings.references),
+        references=_references_in(row, settings.references),
         cluster=_text_in_column(row, "cluster", settings.cluster, otherwise=""),
     )
 
 
 def _check_scalar(row: Row, name: str, setting: str) -> None:
-    """Refuse what is no text and no number in a column that becomes text; a missing one may pass.
+    """Refuse a value that is neither text nor a number where text is needed; a missing one passes.
 
     Raises:
         InputError: a list, an object, a truth value, or a number that is not finite, such as the
@@ -201,7 +203,7 @@ def _check_scalar(row: Row, name: str, setting: str) -> None:
     )
 
 
-def _references(row: Row, name: str | None) -> tuple[str, ...]:
+def _references_in(row: Row, name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
     where, columns = row

@@ -52,7 +52,7 @@ def load_data_set(
     sought: str,
     otherwise: str,
 ) -> Any:  # noqa: ANN401 -- datasets has no types
-    """Load all splits of a data set; where that takes long, whoever waits hears it by name.
+    """Load all splits of a data set; a long wait is announced with its name.
 
     Args:
         hub_id: owner and name.

@@ -13,7 +13,7 @@ from schemabank.tasks.base import Example, Item, TaskData
 PROMPT = "{question}\nThe answer is: "
 
 Split = Literal["validation", "test"]
-Judged = tuple[str, CheckResult]  # what was taken from a completion, and what it is worth
+Judged = tuple[str, CheckResult]  # what was taken from a completion, and how it did
 
 
 @dataclass(frozen=True)

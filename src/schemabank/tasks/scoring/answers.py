@@ -247,8 +247,8 @@ def _plain_characters(text: str) -> str:
 def _marked_answer(text: str) -> str | None:
     """The answer by the strict rule: ``####``, then a box, then a bare number, then "answer is".
 
-    A first line that is a number alone answers a prompt that ends in "The answer is: "; whoever
-    goes on to "The answer is: 5" has asked the next question. Only the first number of a list
+    A first line that is a number alone answers a prompt that ends in "The answer is: "; a text
+    that goes on to "The answer is: 5" has asked the next question. Only the first number of a list
     (``1.``, and ``2.`` further down) opens a worked solution.
     """
     # GSM8K's format ends at its first ``####``; elsewhere a later mark corrects an earlier one.
@@ -320,7 +320,7 @@ def _parse_line(line: str) -> dict[str, object]:
 
 
 def _completion_in(row: dict[str, object]) -> str:
-    completion = _required(row, "completion")
+    completion = _required_value(row, "completion")
     if not isinstance(completion, str):
         raise InputError(
             f"'completion' is {completion!r:.80}, only text is allowed: put it in quotes"
@@ -329,7 +329,7 @@ def _completion_in(row: dict[str, object]) -> str:
 
 
 def _gold_in(row: dict[str, object]) -> str:
-    gold = _required(row, "gold")
+    gold = _required_value(row, "gold")
     if isinstance(gold, str):
         return gold
     if isinstance(gold, bool) or not isinstance(gold, int | float):
@@ -339,7 +339,7 @@ def _gold_in(row: dict[str, object]) -> str:
     return plain_decimal(gold)
 
 
-def _required(row: dict[str, object], key: str) -> object:
+def _required_value(row: dict[str, object], key: str) -> object:
     if key not in row:
         keys = ", ".join(map(repr, row)) or "none"
         raise InputError(f"key {key!r} is missing, the line has {keys[:80]}: add {key!r}")

@@ -76,7 +76,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         )
     if not 0 <= num_correct <= num_samples:
         raise InputError(
-            f"{num_correct} correct of {num_samples} samples is no count: give one from 0 to "
+            f"{num_correct} correct of {num_samples} samples is not a count: give one from 0 to "
             f"{num_samples}"
         )
     return float(1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k)))
@@ -179,7 +179,7 @@ def meteor_obstacle() -> str | None:
 def choice_letter(completion: str) -> str | None:
     r"""Return the letter from A to J that a completion chooses, or None; never raises.
 
-    The last of ``\boxed{B}`` counts, else the last of "answer is B" and its kin, else a letter that
+    The last of ``\boxed{B}`` counts, else the last of "answer is B" and so on, else a letter that
     opens the completion, alone on its line or before a mark: ``B``, ``(B)``, ``B.``, ``B) Paris``.
     Text from the start of a next question on is the caller's to cut.
     """

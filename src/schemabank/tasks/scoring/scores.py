@@ -120,7 +120,7 @@ class ItemRecord:
     gold_nll_with_end: float
 
 
-def _numeric(completion: str, golds: Sequence[str]) -> Scored:
+def _score_numeric(completion: str, golds: Sequence[str]) -> Scored:
     found = [score_completion(completion, gold) for gold in golds]
     read = found[0].extraction
     return Scored(
@@ -134,42 +134,42 @@ def _numeric(completion: str, golds: Sequence[str]) -> Scored:
     )
 
 
-def _answer(completion: str) -> str:
+def _answer_text(completion: str) -> str:
     return cut_next_question(completion).strip()
 
 
-def _by_words(*names: str) -> Callable[[str, Sequence[str]], Scored]:
+def _score_words(*names: str) -> Callable[[str, Sequence[str]], Scored]:
     """Return what scores an answer in words by these scores; METEOR is left out without WordNet."""
 
     def score(completion: str, golds: Sequence[str]) -> Scored:
-        answer = _answer(completion)
+        answer = _answer_text(completion)
         scores = {name: WORD_SCORES[name](answer, golds) for name in names}
         return Scored(answer or None, {name: s for name, s in scores.items() if s is not None})
 
     return score
 
 
-def _choice(completion: str, golds: Sequence[str]) -> Scored:
+def _score_choice(completion: str, golds: Sequence[str]) -> Scored:
     alone = LETTER_ALONE.match(completion)  # whatever is written below it
-    letter = choice_letter(alone[0] if alone else _answer(completion))
-    return Scored(letter, {"correct": float(any(letter == _letter(gold) for gold in golds))})
+    letter = choice_letter(alone[0] if alone else _answer_text(completion))
+    return Scored(letter, {"correct": float(any(letter == _gold_letter(gold) for gold in golds))})
 
 
-def _unscored(completion: str, _golds: Sequence[str]) -> Scored:
+def _score_nothing(completion: str, _golds: Sequence[str]) -> Scored:
     return Scored(completion.strip() or None, {})
 
 
-def _letter(gold: str) -> str:
+def _gold_letter(gold: str) -> str:
     letter = gold.strip().upper()
     if len(letter) != 1 or not "A" <= letter <= "J":
         raise InputError(
-            f"gold {gold!r:.80} is no choice: one letter from A to J is allowed, correct it or "
+            f"gold {gold!r:.80} is not a choice: one letter from A to J is allowed, correct it or "
             "take another metric"
         )
     return letter
 
 
-def _words(gold: str) -> str:
+def _gold_words(gold: str) -> str:
     text = normalised(gold)
     if not text:
         raise InputError(
@@ -179,31 +179,31 @@ def _words(gold: str) -> str:
     return text
 
 
-def _ascii_words(gold: str) -> str:
+def _gold_ascii_words(gold: str) -> str:
     if not re.search("[a-z0-9]", gold.lower()):
         raise InputError(
             f"gold {gold!r:.80} has no ASCII letter or digit, and ROUGE-L sees no others: take the "
             "metric f1"
         )
-    return _words(gold)
+    return _gold_words(gold)
 
 
 METRICS: dict[str, Metric] = {
-    "numeric": Metric("correct", _numeric, gold_number, binary=True),
-    "exact_match": Metric("exact_match", _by_words("exact_match"), _words, binary=True),
-    "choice": Metric("correct", _choice, _letter, binary=True),
-    "f1": Metric("f1", _by_words("f1", "exact_match"), _words, graded=token_f1),
-    "rouge_l": Metric("rouge_l", _by_words("rouge_l", "f1"), _ascii_words, graded=rouge_l),
+    "numeric": Metric("correct", _score_numeric, gold_number, binary=True),
+    "exact_match": Metric("exact_match", _score_words("exact_match"), _gold_words, binary=True),
+    "choice": Metric("correct", _score_choice, _gold_letter, binary=True),
+    "f1": Metric("f1", _score_words("f1", "exact_match"), _gold_words, graded=token_f1),
+    "rouge_l": Metric("rouge_l", _score_words("rouge_l", "f1"), _gold_ascii_words, graded=rouge_l),
     "reading": Metric(
         "f1",
-        _by_words("f1", "rouge_l", "exact_match", "meteor"),
-        _words,
+        _score_words("f1", "rouge_l", "exact_match", "meteor"),
+        _gold_words,
         graded=token_f1,
         corpus=bleu,
     ),
-    "code": Metric("correct", _unscored, str, binary=True, constant=False),
-    "perplexity": Metric("perplexity", _unscored, str, decodes=False),
-    "none": Metric(None, _unscored, str),
+    "code": Metric("correct", _score_nothing, str, binary=True, constant=False),
+    "perplexity": Metric("perplexity", _score_nothing, str, decodes=False),
+    "none": Metric(None, _score_nothing, str),
 }
 
 
@@ -255,16 +255,16 @@ def summarise(
         raise InputError("0 records to summarise, at least 1 is needed: evaluate some items first")
     check_pass_at(metric, pass_at)
     if not metric.decodes:
-        return _likelihoods(records)
+        return _summarise_likelihoods(records)
     ended = [record for record in records if record.stop_reason == "end_token"]
     num_items = len({record.id for record in records})
     summary: dict[str, object] = {"num_items": num_items}
     if num_items < len(records):
         summary["num_samples"] = len(records) // num_items
     summary |= {name: fmean([r.scores[name] for r in records]) for name in records[0].scores}
-    summary |= {f"pass@{k}": _pass_at(records, metric, k) for k in pass_at}
+    summary |= {f"pass@{k}": _mean_pass_at(records, metric, k) for k in pass_at}
     if metric.corpus is not None:
-        texts, every = zip(*((_answer(r.completion), r.golds) for r in records), strict=True)
+        texts, every = zip(*((_answer_text(r.completion), r.golds) for r in records), strict=True)
         summary |= metric.corpus(texts, every)
     summary |= {
         "ended_ratio": len(ended) / len(records),
@@ -287,7 +287,7 @@ def summarise(
     return summary
 
 
-def _likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
+def _summarise_likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
     """Perplexity over all target tokens, with an interval from resampling clusters."""
     totals: dict[str, tuple[float, int]] = {}
     for r in records:
@@ -334,7 +334,7 @@ def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, 
     return next((gold, best) for gold in sorted(means) if means[gold] == best)
 
 
-def _pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
+def _mean_pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
     """The mean over items of the chance that one of ``k`` samples is right."""
     assert metric.primary is not None
     right: dict[str, list[bool]] = {}
