@@ -13,16 +13,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from schemabank.common.errors import InputError
-from schemabank.stats.checks import (
-    DIGITS,
-    Array,
-    Interval,
-    as_scores,
-    check_confidence,
-    check_num_resamples,
-    percentile_interval,
-    sample_sd,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Array, Interval
 
 Method = Literal["studentised", "percentile", "bca"]
 METHODS: tuple[Method, ...] = ("studentised", "percentile", "bca")
@@ -63,12 +55,12 @@ def bootstrap_interval(
     Returns:
         Both ends; ``None`` for fewer than 4 values and for values without spread.
     """
-    check_confidence(confidence)
-    check_num_resamples(num_resamples)
+    checks.check_confidence(confidence)
+    checks.check_num_resamples(num_resamples)
     if method not in METHODS:
         raise InputError(f"method {method!r} is unknown: give one of {', '.join(METHODS)}")
-    scores, rng = as_scores(values), np.random.default_rng(seed)
-    if len(scores) < FEWEST or not sample_sd(scores):
+    scores, rng = checks.as_scores(values), np.random.default_rng(seed)
+    if len(scores) < FEWEST or not checks.sample_sd(scores):
         return None
     if method == "studentised":
         return _studentised(scores, confidence, num_resamples, rng)
@@ -89,10 +81,10 @@ def _studentised(
     num, mean = len(scores), float(scores.mean())
     drawn = scores[rng.integers(0, num, (num_resamples, num))]
     errors = drawn.std(axis=1, ddof=1) / num**0.5
-    spread = errors > 10.0**-DIGITS * float(np.abs(scores).max())
+    spread = errors > checks.rounding(scores)
     if not spread.any():
         return None
     distances = (drawn.mean(axis=1)[spread] - mean) / errors[spread]
-    low, high = percentile_interval(distances, confidence)
+    low, high = checks.percentile_interval(distances, confidence)
     error = float(scores.std(ddof=1)) / num**0.5
     return mean - high * error, mean - low * error

@@ -64,12 +64,17 @@ def decimals(*arrays: Array) -> int:
     return min(DIGITS - 1 - int(np.floor(np.log10(largest))), MOST_DECIMALS)
 
 
+def rounding(*arrays: Array) -> float:
+    """Return what floating-point scores of this size may differ by though they are the same."""
+    return float(10.0**-DIGITS * max(np.abs(array).max() for array in arrays))
+
+
 def sample_sd(values: Array) -> float | None:
     """Return the standard deviation with ``n - 1``; ``None`` for one value, 0 below rounding."""
     if len(values) < 2:
         return None
     sd = float(np.std(values, ddof=1))
-    return sd if sd > 10.0**-DIGITS * float(np.abs(values).max()) else 0.0
+    return sd if sd > rounding(values) else 0.0
 
 
 def cluster_numbers(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:

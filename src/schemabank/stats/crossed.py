@@ -16,17 +16,9 @@ from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 from schemabank.common.errors import InputError
+from schemabank.stats import checks
 from schemabank.stats.arms import student_interval
-from schemabank.stats.checks import (
-    DIGITS,
-    Array,
-    Interval,
-    check_confidence,
-    check_num_resamples,
-    cluster_numbers,
-    differences,
-    percentile_interval,
-)
+from schemabank.stats.checks import Array, Interval
 from schemabank.stats.contrasts import Difference
 
 RESAMPLES_AT_ONCE = 256  # of any number of items fit into memory
@@ -81,7 +73,7 @@ def crossed_difference(
         confidence: probability that the interval holds the mean difference over all seeds and
             items.
     """
-    check_confidence(confidence)
+    checks.check_confidence(confidence)
     sums, sizes = _cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
     mean = float(sums.sum() / (num_seeds * sizes.sum()))
@@ -134,10 +126,10 @@ def pigeonhole_interval(
     Returns:
         Both ends; ``None`` for one seed or one cluster, and where nothing varies.
     """
-    check_confidence(confidence)
-    check_num_resamples(num_resamples)
+    checks.check_confidence(confidence)
+    checks.check_num_resamples(num_resamples)
     sums, sizes = _cluster_sums(a, b, clusters)
-    if min(sums.shape) < 2 or np.ptp(sums / sizes) <= 10.0**-DIGITS * np.abs(sums).max():
+    if min(sums.shape) < 2 or np.ptp(sums / sizes) <= checks.rounding(sums):
         return None
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
@@ -146,7 +138,7 @@ def pigeonhole_interval(
         of_seeds, of_items = (_draw_counts(rng, size, num) for num in sums.shape)
         totals = ((of_items @ sums.T) * of_seeds).sum(axis=1)
         means[start : start + size] = totals / (len(sums) * (of_items @ sizes))
-    return percentile_interval(means, confidence)
+    return checks.percentile_interval(means, confidence)
 
 
 @dataclass(frozen=True)
@@ -190,7 +182,7 @@ def _cluster_sums(
     a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Array, Array]:
     """Sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
-    values = differences(a, b, dims=2)
+    values = checks.differences(a, b, dims=2)
     if clusters is None:
         return values, np.ones(values.shape[1])
     if len(clusters) != values.shape[1]:
@@ -198,7 +190,7 @@ def _cluster_sums(
             f"{len(clusters)} clusters for {values.shape[1]} items: give one an item, in the "
             "order of the scores' second axis"
         )
-    numbers = cluster_numbers(clusters)
+    numbers = checks.cluster_numbers(clusters)
     sums = np.stack([np.bincount(numbers, weights=row) for row in values])
     return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
 
@@ -217,9 +209,9 @@ def _error_parts(sums: Array, sizes: Array) -> tuple[float, float]:
     by_seed = float(of_seed.var(ddof=1)) / num_seeds
     by_item = spread * float(np.square(of_item).sum())
     by_cell = spread * float(np.square(of_cell).sum()) / (num_seeds * (num_seeds - 1))
-    least = (10.0**-DIGITS * float(np.abs(sums).max())) ** 2
+    least = checks.rounding(sums) ** 2
     seed_part = by_seed if by_seed > least else 0.0
-    item_part = by_item - by_cell if by_item > (1 + 10.0**-DIGITS) * by_cell + least else 0.0
+    item_part = by_item - by_cell if by_item > (1 + 10.0**-checks.DIGITS) * by_cell + least else 0.0
     return seed_part, item_part
 
 

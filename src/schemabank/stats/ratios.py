@@ -10,15 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from schemabank.stats.checks import (
-    Array,
-    Interval,
-    as_pairs,
-    as_scores,
-    check_confidence,
-    decimals,
-    sample_sd,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Array, Interval
 from schemabank.stats.contrasts import satterthwaite
 
 
@@ -56,9 +49,9 @@ def ratio_of_means(
         paired: whether arms share seeds, in the same order.
         confidence: probability that the interval holds the ratio of means over all seeds.
     """
-    check_confidence(confidence)
-    first, second = as_pairs(a, b) if paired else (as_scores(a), as_scores(b))
-    above, below = float(first.mean()), float(np.round(second.mean(), decimals(second)))
+    checks.check_confidence(confidence)
+    first, second = checks.as_pairs(a, b) if paired else (checks.as_scores(a), checks.as_scores(b))
+    above, below = float(first.mean()), float(np.round(second.mean(), checks.decimals(second)))
     ratio = above / below if below else None
     if _no_spread(first, second, ratio if paired else None):
         return MeanRatio(ratio, None, None, None)
@@ -81,12 +74,12 @@ def _mean_errors(
 
 def _no_spread(first: Array, second: Array, ratio: float | None) -> bool:
     """Whether an arm has one seed, neither has a spread, or all pairs have the same ratio."""
-    spreads = sample_sd(first), sample_sd(second)
+    spreads = checks.sample_sd(first), checks.sample_sd(second)
     if None in spreads or not any(spreads):
         return True
     if ratio is None:
         return False
-    return not np.round(first - ratio * second, decimals(first, second)).any()
+    return not np.round(first - ratio * second, checks.decimals(first, second)).any()
 
 
 def _solve_for_ratio(ratio: float | None, means: Array, margin: Array) -> MeanRatio:

@@ -11,15 +11,8 @@ from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
+from schemabank.tasks import sources
 from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
-from schemabank.tasks.sources import (
-    DATA_VARIABLE,
-    NOT_SET,
-    check_files,
-    data_folder,
-    load_data_set,
-    numbered_rows,
-)
 from schemabank.tasks.task import Task
 
 HUB_ID = "openai/gsm8k"
@@ -47,7 +40,7 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
     empty for the solutions without marks.
     """
     check_validation_ratio(validation_ratio)
-    folder = data_folder()
+    folder = sources.data_folder()
     rows = _folder_rows(folder) if folder else _hub_rows()
     examples = {
         split: [
@@ -66,19 +59,21 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
 def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
     paths = {split: folder / "gsm8k" / f"{split}.jsonl.gz" for split in ("train", "test")}
     put = "put the upstream files there, gzipped"
-    check_files("GSM8K", list(paths.values()), put=put, hub_id=HUB_ID)
+    sources.check_files("GSM8K", list(paths.values()), put=put, hub_id=HUB_ID)
     return {split: json_lines(path, finite=True) for split, path in paths.items()}
 
 
 def _hub_rows() -> dict[str, Iterator[Row]]:
-    hub_data = load_data_set(
+    hub_data = sources.load_data_set(
         HUB_ID,
         HUB_CONFIG,
-        sought=f"GSM8K was looked for in {NOT_SET}",
-        otherwise=f"set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
+        sought=f"GSM8K was looked for in {sources.NOT_SET}",
+        otherwise=f"set {sources.DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
         "gsm8k/test.jsonl.gz",
     )
-    return {split: numbered_rows(HUB_ID, split, hub_data[split]) for split in ("train", "test")}
+    return {
+        split: sources.numbered_rows(HUB_ID, split, hub_data[split]) for split in ("train", "test")
+    }
 
 
 def _make_example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:

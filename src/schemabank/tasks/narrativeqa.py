@@ -21,20 +21,13 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import csv_rows, json_lines
+from schemabank.tasks import sources
 from schemabank.tasks.base import (
     Example,
     TaskData,
     check_at_least,
     check_validation_ratio,
     set_aside,
-)
-from schemabank.tasks.sources import (
-    DATA_VARIABLE,
-    NOT_SET,
-    check_files,
-    data_folder,
-    load_data_set,
-    numbered_rows,
 )
 from schemabank.tasks.task import Task
 
@@ -116,7 +109,7 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     """
     check_validation_ratio(validation_ratio)
     check_at_least(1, max_summary_words=max_summary_words)
-    folder = data_folder()
+    folder = sources.data_folder()
     splits = _folder_splits(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
     _check_disjoint(splits)
     examples = {split.name: _short_enough(split, max_summary_words) for split in splits}
@@ -165,7 +158,9 @@ def _folder_splits(folder: Path, natural_text: bool) -> list[_Split]:
     tokenised = [path for files in paths.values() for path in files]
     if not all(path.is_file() for path in tokenised):
         put = "put the files of https://github.com/google-deepmind/narrativeqa there"
-        check_files("NarrativeQA", [folder / "qaps.csv", *tokenised], put=put, hub_id=HUB_ID)
+        sources.check_files(
+            "NarrativeQA", [folder / "qaps.csv", *tokenised], put=put, hub_id=HUB_ID
+        )
     return [_tokenised_split(split, *files, natural_text) for split, files in paths.items()]
 
 
@@ -208,10 +203,11 @@ def _upstream_splits(folder: Path, natural_text: bool) -> list[_Split]:
 
 
 def _hub(natural_text: bool) -> list[_Split]:
-    hub_data = load_data_set(
+    hub_data = sources.load_data_set(
         HUB_ID,
-        sought=f"NarrativeQA was looked for in {NOT_SET}",
-        otherwise=f"set {DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its companions",
+        sought=f"NarrativeQA was looked for in {sources.NOT_SET}",
+        otherwise=f"set {sources.DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its "
+        "companions",
     )
     return [
         _hub_split(split, hub_name, hub_data[hub_name], natural_text)
@@ -224,7 +220,7 @@ def _hub_split(name: str, hub_name: str, rows: Any, natural_text: bool) -> _Spli
     rows = rows.flatten().remove_columns("document.text")
     part = "text" if natural_text else "tokens"
     split = _Split(name)
-    for where, row in numbered_rows(HUB_ID, hub_name, rows):
+    for where, row in sources.numbered_rows(HUB_ID, hub_name, rows):
         id_ = _text_in(where, row, "document.id")
         if id_ not in split.documents:
             split.add_document(

@@ -15,25 +15,16 @@ from typing import Literal
 
 from schemabank.common.errors import InputError
 from schemabank.stats import clustered_interval, resampled_ratio_interval, wilson_interval
+from schemabank.tasks.scoring import metrics
 from schemabank.tasks.scoring.answers import cut_next_question, gold_number, score_completion
-from schemabank.tasks.scoring.metrics import (
-    bleu,
-    choice_letter,
-    exact_match,
-    meteor,
-    normalised,
-    pass_at_k,
-    rouge_l,
-    token_f1,
-)
 
 StopReason = Literal["end_token", "stop_text", "length", "not_decoded"]
 LETTER_ALONE = re.compile(r"\s*[(*]*[A-J][).*:]*[^\S\n]*(?:\n|\Z)")
 WORD_SCORES: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
-    "f1": token_f1,
-    "rouge_l": rouge_l,
-    "exact_match": exact_match,
-    "meteor": meteor,
+    "f1": metrics.token_f1,
+    "rouge_l": metrics.rouge_l,
+    "exact_match": metrics.exact_match,
+    "meteor": metrics.meteor,
 }
 NUM_CONSTANTS = 50  # most frequent golds that are tried as a constant answer
 
@@ -151,7 +142,7 @@ def _score_words(*names: str) -> Callable[[str, Sequence[str]], Scored]:
 
 def _score_choice(completion: str, golds: Sequence[str]) -> Scored:
     alone = LETTER_ALONE.match(completion)  # whatever is written below it
-    letter = choice_letter(alone[0] if alone else _answer_text(completion))
+    letter = metrics.choice_letter(alone[0] if alone else _answer_text(completion))
     return Scored(letter, {"correct": float(any(letter == _gold_letter(gold) for gold in golds))})
 
 
@@ -170,7 +161,7 @@ def _gold_letter(gold: str) -> str:
 
 
 def _gold_words(gold: str) -> str:
-    text = normalised(gold)
+    text = metrics.normalised(gold)
     if not text:
         raise InputError(
             f"gold {gold!r:.80} is empty once articles and punctuation are dropped: some other "
@@ -192,14 +183,16 @@ METRICS: dict[str, Metric] = {
     "numeric": Metric("correct", _score_numeric, gold_number, binary=True),
     "exact_match": Metric("exact_match", _score_words("exact_match"), _gold_words, binary=True),
     "choice": Metric("correct", _score_choice, _gold_letter, binary=True),
-    "f1": Metric("f1", _score_words("f1", "exact_match"), _gold_words, graded=token_f1),
-    "rouge_l": Metric("rouge_l", _score_words("rouge_l", "f1"), _gold_ascii_words, graded=rouge_l),
+    "f1": Metric("f1", _score_words("f1", "exact_match"), _gold_words, graded=metrics.token_f1),
+    "rouge_l": Metric(
+        "rouge_l", _score_words("rouge_l", "f1"), _gold_ascii_words, graded=metrics.rouge_l
+    ),
     "reading": Metric(
         "f1",
         _score_words("f1", "rouge_l", "exact_match", "meteor"),
         _gold_words,
-        graded=token_f1,
-        corpus=bleu,
+        graded=metrics.token_f1,
+        corpus=metrics.bleu,
     ),
     "code": Metric("correct", _score_nothing, str, binary=True, constant=False),
     "perplexity": Metric("perplexity", _score_nothing, str, decodes=False),
@@ -340,7 +333,7 @@ def _mean_pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> floa
     right: dict[str, list[bool]] = {}
     for record in records:
         right.setdefault(record.id, []).append(record.scores[metric.primary] == 1)
-    return fmean([pass_at_k(len(found), sum(found), k) for found in right.values()])
+    return fmean([metrics.pass_at_k(len(found), sum(found), k) for found in right.values()])
 
 
 def _primary_interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
