@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from schemabank.sandbox import reasons, wire
 from schemabank.sandbox.limits import apply_limits
-from schemabank.sandbox.remote import Failed, RemoteGuest, UnsendableError
+from schemabank.sandbox.remote import CheckEnded, RemoteGuest, UnsendableError
 
 READY = b"R"
 BAD_TESTS = "bad tests: "
@@ -44,8 +44,8 @@ def judge(guest: RemoteGuest, job: dict[str, Any]) -> str:
         if reason == reasons.PASSED:
             # Bytes that the code wrote after its last reply stand before the reply to this.
             guest.ask("end")
-    except Failed as failed:
-        return failed.reason
+    except CheckEnded as ended:
+        return ended.reason
     except UnsendableError as error:
         return f"{BAD_TESTS}{error}"
     except Exception as error:
@@ -121,7 +121,7 @@ def _run_asserts(guest: RemoteGuest, tests: Iterable[Any], known: dict[str, obje
     try:
         for test in tests:
             exec(test, known)  # noqa: S102 -- the tests are trusted, and this process is confined
-    except (Failed, UnsendableError):
+    except (CheckEnded, UnsendableError):
         raise
     except BaseException as error:  # whatever a test raises, it did not pass
         return reasons.EXCEPTION if error is guest.raised else reasons.WRONG
@@ -132,7 +132,7 @@ def _find_in_code(guest: RemoteGuest, names: set[str]) -> dict[str, object]:
     """What the code defines of these names."""
     found = guest.ask("find", sorted(names))
     if not isinstance(found, dict) or not found.keys() <= names:
-        raise Failed(reasons.PROTOCOL)
+        raise CheckEnded(reasons.PROTOCOL)
     return found
 
 

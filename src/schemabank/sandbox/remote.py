@@ -15,7 +15,7 @@ from typing import cast
 from schemabank.sandbox import reasons, wire
 
 
-class Failed(BaseException):
+class CheckEnded(BaseException):
     """The check is over; no ``except Exception`` of a test may catch it.
 
     Attributes:
@@ -45,23 +45,23 @@ class RemoteGuest:
         self._poll = select.poll()
         self._poll.register(replies, select.POLLIN)
         self.raised: Exception | None = None
-        self._failed: Failed | None = None
+        self._ended: CheckEnded | None = None
 
     def ask(self, operation: str, *values: object) -> object:
         """Have one operation done and return its value.
 
         Raises:
-            Failed: the guest is gone or broke the protocol.
+            CheckEnded: the guest is gone or broke the protocol.
             UnsendableError: a value has no literal form.
             Exception: of the builtin kind that the code raised.
         """
-        if self._failed is not None:  # whatever the tests caught
-            raise self._failed
+        if self._ended is not None:  # whatever the tests caught
+            raise self._ended
         fields = [_encode_argument(value) for value in values]
         try:
             answer = self._answer(wire.to_json([operation, *fields]))
-        except Failed as failed:
-            self._failed = failed
+        except CheckEnded as ended:
+            self._ended = ended
             raise
         if isinstance(answer, Exception):
             self.raised = answer
@@ -76,21 +76,21 @@ class RemoteGuest:
             wire.write_all(self._requests, wire.HEADER.pack(len(request)) + request + nonce)
             return self._parse_reply(self._read_reply(nonce))
         except (EOFError, BrokenPipeError):
-            raise Failed(reasons.ENDED) from None
+            raise CheckEnded(reasons.ENDED) from None
         except wire.WireError:
-            raise Failed(reasons.PROTOCOL) from None
+            raise CheckEnded(reasons.PROTOCOL) from None
 
     def _check_silent(self) -> None:
         """Nobody asked, so nothing may stand in the pipe."""
         if self._poll.poll(0):
-            raise Failed(reasons.PROTOCOL if os.read(self._replies, 1) else reasons.ENDED)
+            raise CheckEnded(reasons.PROTOCOL if os.read(self._replies, 1) else reasons.ENDED)
 
     def _read_reply(self, nonce: bytes) -> bytes:
         (length,) = wire.HEADER.unpack(wire.read_exactly(self._replies, wire.HEADER.size))
         if wire.read_exactly(self._replies, wire.NONCE_BYTES) != nonce:
-            raise Failed(reasons.PROTOCOL)
+            raise CheckEnded(reasons.PROTOCOL)
         if length > wire.MAX_REPLY_BYTES:
-            raise Failed(reasons.TOO_LARGE)
+            raise CheckEnded(reasons.TOO_LARGE)
         return wire.read_exactly(self._replies, length)
 
     def _parse_reply(self, reply: bytes) -> object:
@@ -100,8 +100,8 @@ class RemoteGuest:
             case ["raised", str(name)]:
                 return _builtin_exception(name)
             case ["large"]:
-                raise Failed(reasons.TOO_LARGE)
-        raise Failed(reasons.PROTOCOL)
+                raise CheckEnded(reasons.TOO_LARGE)
+        raise CheckEnded(reasons.PROTOCOL)
 
 
 class RemoteObject:
@@ -138,7 +138,7 @@ class RemoteObject:
     def __iter__(self) -> Iterator[object]:
         items = self._guest.ask("list", self)
         if not isinstance(items, list):
-            raise Failed(reasons.PROTOCOL)
+            raise CheckEnded(reasons.PROTOCOL)
         return iter(items)
 
     def __len__(self) -> int:

@@ -16,15 +16,15 @@ from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.checks import Array, Interval
 
-Method = Literal["studentised", "percentile", "bca"]
-METHODS: tuple[Method, ...] = ("studentised", "percentile", "bca")
+BootstrapMethod = Literal["studentised", "percentile", "bca"]
+BOOTSTRAP_METHODS: tuple[BootstrapMethod, ...] = ("studentised", "percentile", "bca")
 FEWEST = 4  # values; of fewer, too few resamples have a spread of their own
 
 
 def bootstrap_interval(
     values: npt.ArrayLike,
     *,
-    method: Method = "studentised",
+    method: BootstrapMethod = "studentised",
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
@@ -57,8 +57,10 @@ def bootstrap_interval(
     """
     checks.check_confidence(confidence)
     checks.check_num_resamples(num_resamples)
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: give one of {', '.join(METHODS)}")
+    if method not in BOOTSTRAP_METHODS:
+        raise InputError(
+            f"method {method!r} is unknown: give one of {', '.join(BOOTSTRAP_METHODS)}"
+        )
     scores, rng = checks.as_scores(values), np.random.default_rng(seed)
     if len(scores) < FEWEST or not checks.sample_sd(scores):
         return None

@@ -47,7 +47,7 @@ CONTRACTION = re.compile(
 
 
 @dataclass
-class _Split:
+class _Upstream:
     """One of upstream's splits, filled while its rows are read."""
 
     name: str
@@ -130,7 +130,7 @@ def join_punctuation(text: str) -> str:
     return CONTRACTION.sub(lambda match: "'".join(part for part in match.groups() if part), text)
 
 
-def _short_enough(split: _Split, limit: int | None) -> list[Example]:
+def _short_enough(split: _Upstream, limit: int | None) -> list[Example]:
     """Return the examples whose summary has at most as many words."""
     lengths = {id_: len(texts["summary"].split()) for id_, texts in split.documents.items()}
     examples = split.examples.values()
@@ -148,7 +148,7 @@ def _short_enough(split: _Split, limit: int | None) -> list[Example]:
     return kept
 
 
-def _folder_splits(folder: Path, natural_text: bool) -> list[_Split]:
+def _folder_splits(folder: Path, natural_text: bool) -> list[_Upstream]:
     if (folder / "qaps.csv").is_file():
         return _upstream_splits(folder, natural_text)
     paths = {
@@ -164,9 +164,9 @@ def _folder_splits(folder: Path, natural_text: bool) -> list[_Split]:
     return [_tokenised_split(split, *files, natural_text) for split, files in paths.items()]
 
 
-def _tokenised_split(name: str, summaries: Path, questions: Path, natural_text: bool) -> _Split:
+def _tokenised_split(name: str, summaries: Path, questions: Path, natural_text: bool) -> _Upstream:
     restore: Callable[[str], str] = join_punctuation if natural_text else str
-    split = _Split(name)
+    split = _Upstream(name)
     for where, row in json_lines(summaries):
         id_, kind, title, summary = _texts_in(where, row, "document_id", "kind", "title", "summary")
         split.add_document(where, id_, summary=restore(summary), title=title, kind=kind)
@@ -177,7 +177,7 @@ def _tokenised_split(name: str, summaries: Path, questions: Path, natural_text: 
     return split
 
 
-def _upstream_splits(folder: Path, natural_text: bool) -> list[_Split]:
+def _upstream_splits(folder: Path, natural_text: bool) -> list[_Upstream]:
     suffix = "" if natural_text else "_tokenized"
     summary_files = [folder / name for name in SUMMARY_FILES if (folder / name).is_file()]
     if not summary_files or not (folder / "documents.csv").is_file():
@@ -189,7 +189,7 @@ def _upstream_splits(folder: Path, natural_text: bool) -> list[_Split]:
         _text_in(where, row, "document_id"): _text_in(where, row, f"summary{suffix}")
         for where, row in csv_rows(summary_files[0])
     }
-    splits = {name: _Split(name) for name in HUB_SPLITS}
+    splits = {name: _Upstream(name) for name in HUB_SPLITS}
     for where, row in csv_rows(folder / "documents.csv"):
         id_, kind, title = _texts_in(where, row, "document_id", "kind", "wiki_title")
         if id_ in summaries:
@@ -202,7 +202,7 @@ def _upstream_splits(folder: Path, natural_text: bool) -> list[_Split]:
     return [*splits.values()]
 
 
-def _hub(natural_text: bool) -> list[_Split]:
+def _hub(natural_text: bool) -> list[_Upstream]:
     hub_data = sources.load_data_set(
         HUB_ID,
         sought=f"NarrativeQA was looked for in {sources.NOT_SET}",
@@ -215,11 +215,11 @@ def _hub(natural_text: bool) -> list[_Split]:
     ]
 
 
-def _hub_split(name: str, hub_name: str, rows: Any, natural_text: bool) -> _Split:  # noqa: ANN401
+def _hub_split(name: str, hub_name: str, rows: Any, natural_text: bool) -> _Upstream:  # noqa: ANN401
     # Each row repeats its document's whole story, hundreds of kilobytes that nothing here reads.
     rows = rows.flatten().remove_columns("document.text")
     part = "text" if natural_text else "tokens"
-    split = _Split(name)
+    split = _Upstream(name)
     for where, row in sources.numbered_rows(HUB_ID, hub_name, rows):
         id_ = _text_in(where, row, "document.id")
         if id_ not in split.documents:
@@ -278,7 +278,7 @@ def _split_name(where: str, row: Mapping[str, object]) -> str:
     return name
 
 
-def _check_disjoint(splits: Iterable[_Split]) -> None:
+def _check_disjoint(splits: Iterable[_Upstream]) -> None:
     first: dict[str, str] = {}
     for split in splits:
         for id_ in split.documents:
