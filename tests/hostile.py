@@ -122,7 +122,7 @@ wire.PLAIN.clear(); wire.SCALARS.clear()
     + WRONG,
     "swaps the guest's answers": """
 import sys
-sys.modules["schemabank.sandbox.guest"].Guest.answer = lambda self, request: b'["passed"]'
+sys.modules["schemabank.sandbox.guest"].GuestServer.answer = lambda self, request: b'["passed"]'
 """
     + WRONG,
     "jumps to the end of the program": """
@@ -276,7 +276,7 @@ WORKED = True
 TAKING_OVER = {
     "rewrites the guest": """
 import sys
-sys.modules["schemabank.sandbox.guest"].Guest.do_run = lambda self, text: True
+sys.modules["schemabank.sandbox.guest"].GuestServer.do_run = lambda self, text: True
 """
     + WRONG,
     "speaks the protocol": FRAME

@@ -195,14 +195,14 @@ class TestBadInput:
         assert ended.code == 2
         assert ended.sentence == (
             f"cannot write to {str(out if command == 'train' else out.parent)!r} "
-            f"({str(finished.config)!r} is no folder): allowed is a folder that you may write to, "
-            "choose another --out"
+            f"({str(finished.config)!r} is not a folder): allowed is a folder that you may write "
+            "to, choose another --out"
         )
 
     def test_an_out_that_is_a_file(self, schemabank: Program, finished: Finished) -> None:
         ended = schemabank("train", finished.config, "--out", finished.config)
         assert ended.code == 2
-        assert "is no folder): allowed is a folder that you may write to" in ended.sentence
+        assert "is not a folder): allowed is a folder that you may write to" in ended.sentence
 
     def test_routing_without_a_bank(self, schemabank: Program, finished: Finished) -> None:
         ended = schemabank("eval", finished.lora.folder, "--routing", "on")

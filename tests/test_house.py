@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -256,3 +257,14 @@ def test_what_has_one_place_is_done_nowhere_else(call: str) -> None:
 def test_a_call_in_another_place_is_found() -> None:
     done = "open('x')\npath.open()\nsafe_open(path)\nread_text(path)\ndatasets.load_dataset('x')"
     assert calls_of(ast.parse(done)) == {"open", "safe_open", "load_dataset"}
+
+
+def test_what_is_no_code_is_installed_too() -> None:
+    package = structure.SOURCE / structure.PACKAGE
+    settings = tomllib.loads((BENCHMARKS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = settings["tool"]["setuptools"]["package-data"]["schemabank"]
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    others = {
+        path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {path for path in others if path.suffix != ".py"} == installed

@@ -29,11 +29,14 @@ def test_json_of_another_kind_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, r"cannot read '.*x\.json' \(.*No such file.*\): name a readable file"),
-        (b"", r"x\.json is no JSON at column 1"),
-        (b"{", r"x\.json is no JSON at column 2"),
+        (b"", r"x\.json is not valid JSON at column 1"),
+        (b"{", r"x\.json is not valid JSON at column 2"),
         (b"\xff", r"cannot read .*: save it as UTF-8"),
-        (b'{"a": ' + b"9" * 5000 + b"}", r"is no JSON \(Exceeds the limit"),
-        (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", r"is no JSON|is nested more than 60 deep"),
+        (b'{"a": ' + b"9" * 5000 + b"}", r"is not valid JSON \(Exceeds the limit"),
+        (
+            b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+            r"is not valid JSON|is nested more than 60 deep",
+        ),
         (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", r"is nested more than 60 deep"),
     ],
 )
@@ -72,13 +75,13 @@ def test_what_is_no_regular_file_is_refused(kind: str, tmp_path: Path) -> None:
         path.mkdir()
     if kind == "pipe":
         os.mkfifo(path)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         read_json(path)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         list(read_lines(path))
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         read_unpacked(path)
-    with pytest.raises(InputError, match="is no regular file"):
+    with pytest.raises(InputError, match="is not a regular file"):
         list(csv_rows(path))
 
 

@@ -111,7 +111,7 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
         ("arm: lora\n\ttrain: 1", "run.yaml is not valid YAML (while scanning"),
         (
             "? [a]\n: 2\n",
-            "run.yaml:1 has a key that is no text, a list or a mapping: allowed",
+            "run.yaml:1 has a key that is not text, a list or a mapping: allowed",
         ),
         ("- arm\n", "run.yaml holds a list, allowed are keys and values: write settings like"),
         ("", "run.yaml: arm is missing: add it (One method or a list of them; base trains nothing"),
@@ -121,7 +121,7 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
         ),
         (
             "arm: lora\n1: 2\n",
-            "run.yaml:2 has a key that is no text, 1: allowed are names",
+            "run.yaml:2 has a key that is not text, 1: allowed are names",
         ),
     ],
 )

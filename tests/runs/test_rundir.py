@@ -178,7 +178,9 @@ def test_a_check_beforehand_touches_nothing(tmp_path: Path, check: Callable[[Pat
     check(tmp_path / "b")
     assert names(tmp_path) == set()
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"cannot write to .*file' is no folder.*choose another"):
+    with pytest.raises(
+        InputError, match=r"cannot write to .*file' is not a folder.*choose another"
+    ):
         check(tmp_path / "file" / "a")
 
 

@@ -23,8 +23,8 @@ from parallel import num_cores
 from schemabank.common.errors import InputError
 from schemabank.sandbox import (
     REASONS,
+    CheckResult,
     SandboxError,
-    Verdict,
     check_asserts,
     check_function,
     isolation,
@@ -43,7 +43,7 @@ ENOUGH = {"timeout_s": 30.0, "memory_mib": 1024}
 def test_right_and_wrong() -> None:
     check = partial(check_function, entry_point="sort_numbers", test=hostile.SORT_TEST, **ENOUGH)
     right = "def sort_numbers(numbers): return sorted(numbers)"
-    assert check(right) == Verdict(passed=True, reason="passed")
+    assert check(right) == CheckResult(passed=True, reason="passed")
     assert check(right) == check(right)
     for source, reason in {
         "def sort_numbers(numbers): return numbers": "wrong answer",
@@ -59,7 +59,7 @@ def test_right_and_wrong() -> None:
         "import os; os.abort()": "ended early",
     }.items():
         verdict = check(source)
-        assert verdict == Verdict(passed=False, reason=reason), source
+        assert verdict == CheckResult(passed=False, reason=reason), source
         assert verdict == check(source)
         assert reason in REASONS
 
@@ -178,9 +178,9 @@ def top(): return set(os.listdir("/")) - {"usr", "bin", "lib", "lib32", "lib64",
         f"assert top() <= {{'dev', 'etc', 'sandbox', 'tmp', {Path(sys.base_prefix).parts[1]!r}}}",
     ]
     for line in asserts:
-        assert check_asserts(source, [line], **ENOUGH) == Verdict(passed=True, reason="passed"), (
-            line
-        )
+        assert check_asserts(source, [line], **ENOUGH) == CheckResult(
+            passed=True, reason="passed"
+        ), line
 
 
 def test_memory_is_limited() -> None:
@@ -194,7 +194,7 @@ def humaneval() -> list[dict[str, str]]:
         return [json.loads(line) for line in file]
 
 
-def failures(check: Callable[[Any], Verdict], rows: list[Any]) -> dict[str, str]:
+def failures(check: Callable[[Any], CheckResult], rows: list[Any]) -> dict[str, str]:
     with ThreadPoolExecutor(NUM_WORKERS) as pool:
         verdicts = list(pool.map(check, rows))
     return {
@@ -211,7 +211,7 @@ needs_data = pytest.mark.skipif(
 
 @needs_data
 def test_every_reference_of_humaneval_passes() -> None:
-    def check(row: dict[str, str]) -> Verdict:
+    def check(row: dict[str, str]) -> CheckResult:
         source = row["prompt"] + row["canonical_solution"]
         return check_function(
             source, row["entry_point"], row["test"], prompt=row["prompt"], **ENOUGH
@@ -224,7 +224,7 @@ def test_every_reference_of_humaneval_passes() -> None:
 
 @needs_data
 def test_every_reference_of_sanitized_mbpp_passes() -> None:
-    def check(row: dict[str, Any]) -> Verdict:
+    def check(row: dict[str, Any]) -> CheckResult:
         setup = "\n".join(row["test_imports"])
         return check_asserts(row["code"], row["test_list"], setup=setup, **ENOUGH)
 
@@ -236,7 +236,7 @@ def test_every_reference_of_sanitized_mbpp_passes() -> None:
 
 @needs_data
 def test_the_hard_references_of_full_mbpp_pass() -> None:
-    def check(row: dict[str, Any]) -> Verdict:
+    def check(row: dict[str, Any]) -> CheckResult:
         asserts = row["test_list"] + row["challenge_test_list"]
         return check_asserts(row["code"], asserts, setup=row["test_setup_code"], **ENOUGH)
 

@@ -18,7 +18,7 @@ import pytest
 import hostile
 from hostile import SORT_ASSERTS, SORT_TEST
 from parallel import num_cores
-from schemabank.sandbox import REASONS, Verdict, check_function, run_program
+from schemabank.sandbox import REASONS, CheckResult, check_function, run_program
 
 TESTS = Path(__file__).parents[1]
 NUM_WORKERS = num_cores()
@@ -35,7 +35,7 @@ class World:
 
     outside: Path
     server: socket.socket
-    verdicts: dict[tuple[Any, ...], tuple[Verdict, float]]
+    verdicts: dict[tuple[Any, ...], tuple[CheckResult, float]]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("SCHEMABANK_SECRET", "secret")
         port = server.getsockname()[1]
 
-        def attack(case: tuple[str, str, bool]) -> tuple[Verdict, float]:
+        def attack(case: tuple[str, str, bool]) -> tuple[CheckResult, float]:
             kind, name, whole = case
             source = hostile.PROGRAMS[kind][name]
             for mark, value in {"outside": outside, "port": port, "tests": TESTS}.items():

@@ -84,7 +84,7 @@ def test_the_limit_on_processor_time_needs_no_caller() -> None:
     """The first process of a namespace ignores signals of its own, but not this one."""
     code = "import resource as r; r.setrlimit(r.RLIMIT_CPU, (1, 1))\nwhile True: pass"
     status, told = os.pipe()
-    process = isolation._start([*isolation._python(), "-c", code], (), (), told)
+    process = isolation._start_inside([*isolation._python_command(), "-c", code], (), (), told)
     os.close(told)
     assert process.wait(30) == 128 + signal.SIGKILL
     os.close(status)

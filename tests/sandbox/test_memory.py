@@ -13,7 +13,7 @@ import pytest
 
 import kernelmemory
 from parallel import num_cores
-from schemabank.sandbox import SandboxError, Verdict, check_asserts, run_program
+from schemabank.sandbox import CheckResult, SandboxError, check_asserts, run_program
 from schemabank.sandbox.calls import CALLS
 from schemabank.sandbox.seccomp import ARCHITECTURES
 from schemabank.sandbox.watch import Inside, Watch
@@ -59,10 +59,10 @@ sqlite3.connect(":memory:").execute("create table t (x)")
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> Iterator[dict[tuple[str, str], Verdict]]:
+def verdicts() -> Iterator[dict[tuple[str, str], CheckResult]]:
     """All programs, several at once."""
 
-    def attack(case: tuple[str, str]) -> Verdict:
+    def attack(case: tuple[str, str]) -> CheckResult:
         return check_asserts(kernelmemory.source(*case), ["assert function() is False"], **ENOUGH)
 
     with ThreadPoolExecutor(2 * num_cores()) as pool:
@@ -71,18 +71,20 @@ def verdicts() -> Iterator[dict[tuple[str, str], Verdict]]:
 
 @pytest.mark.parametrize("name", kernelmemory.REFUSED)
 def test_what_nothing_would_count_is_refused(
-    verdicts: dict[tuple[str, str], Verdict], name: str
+    verdicts: dict[tuple[str, str], CheckResult], name: str
 ) -> None:
     assert verdicts["refused", name].reason == "passed", "it says that it got what it tried"
 
 
 @pytest.mark.parametrize("name", kernelmemory.BOUNDED)
-def test_what_is_there_has_a_bound(verdicts: dict[tuple[str, str], Verdict], name: str) -> None:
+def test_what_is_there_has_a_bound(verdicts: dict[tuple[str, str], CheckResult], name: str) -> None:
     assert verdicts["bounded", name].reason == "passed", "it says that it got more"
 
 
 @pytest.mark.parametrize("name", kernelmemory.WATCHED)
-def test_what_has_no_bound_is_watched(verdicts: dict[tuple[str, str], Verdict], name: str) -> None:
+def test_what_has_no_bound_is_watched(
+    verdicts: dict[tuple[str, str], CheckResult], name: str
+) -> None:
     assert verdicts["watched", name].reason == "ended early"
 
 
@@ -98,7 +100,7 @@ def function(): return [number for number in {rest} if there(number)]
 """
     asserts = ["assert function() == []"]
     assert len(rest) > 800
-    assert check_asserts(source, asserts, **ENOUGH) == Verdict(passed=True, reason="passed")
+    assert check_asserts(source, asserts, **ENOUGH) == CheckResult(passed=True, reason="passed")
 
 
 @pytest.mark.parametrize(("header", "column", "name"), HEADERS)

@@ -4,21 +4,21 @@ from scipy import stats as scipy_stats
 
 from schemabank.common.errors import InputError
 from schemabank.stats import bootstrap_interval
-from schemabank.stats.bootstrap import METHODS, Method
+from schemabank.stats.bootstrap import BOOTSTRAP_METHODS, BootstrapMethod
 
 VALUES = [0.074, 0.076, 0.106, 0.066, 0.01, 0.12]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_numbers_and_order_does_not_matter_much(method: Method) -> None:
+@pytest.mark.parametrize("method", BOOTSTRAP_METHODS)
+def test_same_seed_same_numbers_and_order_does_not_matter_much(method: BootstrapMethod) -> None:
     found = bootstrap_interval(VALUES, method=method)
     assert found == bootstrap_interval(VALUES, method=method)
     assert found != bootstrap_interval(VALUES, method=method, seed=1)
     assert found == pytest.approx(bootstrap_interval(VALUES[::-1], method=method), abs=0.01)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_moves_and_stretches_with_the_values(method: Method) -> None:
+@pytest.mark.parametrize("method", BOOTSTRAP_METHODS)
+def test_moves_and_stretches_with_the_values(method: BootstrapMethod) -> None:
     low, high = bootstrap_interval(VALUES, method=method) or (0, 0)
     moved = bootstrap_interval([3 + 2 * value for value in VALUES], method=method)
     assert moved == pytest.approx((3 + 2 * low, 3 + 2 * high), abs=1e-3)
@@ -55,8 +55,8 @@ def test_resampled_means_never_leave_the_data() -> None:
     assert high > max(VALUES[:4])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_too_few_or_equal_values_have_no_interval(method: Method) -> None:
+@pytest.mark.parametrize("method", BOOTSTRAP_METHODS)
+def test_too_few_or_equal_values_have_no_interval(method: BootstrapMethod) -> None:
     assert bootstrap_interval([1, 2, 3], method=method) is None
     assert bootstrap_interval([0.3, 0.1 + 0.2, 0.3, 0.3], method=method) is None
     assert bootstrap_interval([1, 1, 1, 2], method=method) is not None

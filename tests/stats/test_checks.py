@@ -29,13 +29,15 @@ SINGLE = (stats.summarise_arm, stats.bootstrap_interval)
 
 @pytest.mark.parametrize("function", PAIRED)
 def test_pairs_need_as_many_of_each(function: Callable[..., object]) -> None:
-    with pytest.raises(InputError, match=r"shapes \(3,\) and \(2,\) make no pairs.*both arms have"):
+    with pytest.raises(
+        InputError, match=r"shapes \(3,\) and \(2,\) do not make pairs.*both arms have"
+    ):
         function([1, 2, 3], [1, 2])
 
 
 @pytest.mark.parametrize("function", [*CROSSED, stats.mcnemar])
 def test_crossed_pairs_need_the_same_items(function: Callable[..., object]) -> None:
-    with pytest.raises(InputError, match=r"\(2, 3\) and \(2, 2\) make no pairs"):
+    with pytest.raises(InputError, match=r"\(2, 3\) and \(2, 2\) do not make pairs"):
         function(np.zeros((2, 3)), np.zeros((2, 2)))
     with pytest.raises(InputError, match=r"shape \(3,\).*one row a seed"):
         function([1, 0, 1], [1, 0, 1])
@@ -58,9 +60,9 @@ def test_single_scores_are_finite_numbers_in_a_row(function: Callable[..., objec
         function([])
     with pytest.raises(InputError, match=r"shape \(\)"):
         function(0.5)
-    with pytest.raises(InputError, match=r"\['high'\] are no scores: give numbers"):
+    with pytest.raises(InputError, match=r"\['high'\] are not scores: give numbers"):
         function(["high"])
-    with pytest.raises(InputError, match="are no scores: give numbers"):
+    with pytest.raises(InputError, match="are not scores: give numbers"):
         function([[1, 2], [3]])
 
 

@@ -53,7 +53,7 @@ class TestWilsonInterval:
 
     @pytest.mark.parametrize(("num_correct", "num_items"), [(0, 0), (-1, 5), (6, 5)])
     def test_impossible_counts(self, num_correct: int, num_items: int) -> None:
-        with pytest.raises(InputError, match="is no share"):
+        with pytest.raises(InputError, match="is not a share"):
             wilson_interval(num_correct, num_items)
 
     def test_impossible_confidence(self) -> None:

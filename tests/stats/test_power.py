@@ -82,8 +82,8 @@ class TestDetectableDifference:
     @pytest.mark.parametrize(
         ("bad", "message"),
         [
-            ({"sd": -1}, "sd -1 is no standard deviation"),
-            ({"sd": float("nan")}, "sd nan is no standard deviation"),
+            ({"sd": -1}, "sd -1 is not a standard deviation"),
+            ({"sd": float("nan")}, "sd nan is not a standard deviation"),
             ({"num_seeds": 0}, "0 seeds: give at least 1"),
             ({"alpha": 5}, "alpha 5 is not between 0 and 1"),
             ({"power": 0.01}, r"power 0\.01 is not between alpha 0\.05 and 1"),

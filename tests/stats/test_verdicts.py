@@ -50,7 +50,7 @@ class TestHolm:
 
     @pytest.mark.parametrize("bad", [[], [0.5, 1.1], [-0.1], [float("nan")]])
     def test_no_family(self, bad: list[float]) -> None:
-        with pytest.raises(InputError, match="are no family: give at least one"):
+        with pytest.raises(InputError, match="are not a family: give at least one"):
             holm(bad)
 
 

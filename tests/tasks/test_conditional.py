@@ -61,9 +61,7 @@ def test_every_answer_follows_from_its_question(show_rule: bool) -> None:
     data = load(num_rules=12, train_size=3000, validation_size=600, test_size=600)
     if show_rule:
         data = load(num_rules=12, train_size=600, show_rule=True)
-    kind_of = {
-        word: kind for kind, rule in zip(KINDS, RULES, strict=True) for word in rule.words.split()
-    }
+    kind_of = {word: kind for kind, rule in zip(KINDS, RULES, strict=True) for word in rule.words}
     for example in everything(data):
         words = [w for w in re.findall(r"\w+", example.question) if w in kind_of]
         assert words == [example.fields["word"]]
@@ -99,9 +97,9 @@ def test_a_shown_rule_stands_before_the_same_question() -> None:
 
 
 def test_words_name_one_kind_each_and_wordings_hold_both_parts_once() -> None:
-    words = [word for rule in RULES for word in rule.words.split()]
+    words = [word for rule in RULES for word in rule.words]
     assert len(set(words)) == len(words)
-    assert {len(rule.words.split()) for rule in RULES} == {24}
+    assert {len(rule.words) for rule in RULES} == {24}
     assert len({(rule.pick, rule.step) for rule in RULES}) == len(RULES)
     for template in TEMPLATES:
         assert Counter(re.findall(r"\{\w+\}", template)) == {"{word}": 1, "{numbers}": 1}

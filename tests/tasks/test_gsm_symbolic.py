@@ -117,7 +117,7 @@ def test_solutions_are_in_the_usual_form(data: TaskData) -> None:
 def test_every_template_ends_its_solution_with_the_answer() -> None:
     module = gsm_symbolic._generator_module()
     kept: Counter[int] = Counter()
-    for template, item in gsm_symbolic._items(123, module.tasks_ok):
+    for template, item in gsm_symbolic._drawn(123, module.tasks_ok):
         assert item is not None
         marked = item["metadata"]["answer_cot"].rpartition("\n#### ")[2]
         assert Decimal(marked) == Decimal(item["answer"])

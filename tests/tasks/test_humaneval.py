@@ -17,7 +17,7 @@ from schemabank.config.task import HumanevalSettings
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.prepare import evaluation_items
 from schemabank.runs.tables import results_tables
-from schemabank.sandbox import REASONS, SandboxError, Verdict
+from schemabank.sandbox import REASONS, CheckResult, SandboxError
 from schemabank.tasks import Example, Item, TaskData, humaneval
 from schemabank.tasks.catalog import load_task
 from schemabank.tasks.humaneval import judge, load, taken
@@ -126,17 +126,17 @@ def test_as_many_sandboxes_run_at_once_as_there_are_cores_for_this_process(
     running: list[int] = []
     at_once, everyone = [0], threading.Barrier(cores)
 
-    def verdict(*_args: object) -> Verdict:
+    def verdict(*_args: object) -> CheckResult:
         running.append(0)
         at_once[0] = max(at_once[0], len(running))
         everyone.wait(timeout=60)
         running.pop()
         everyone.wait(timeout=60)
-        return Verdict(passed=True, reason="passed")
+        return CheckResult(passed=True, reason="passed")
 
     monkeypatch.setattr(humaneval.loky, "cpu_count", lambda: cores)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(humaneval, "_verdict", verdict)
+    monkeypatch.setattr(humaneval, "_run_solution", verdict)
     (item, *_) = asked(data.test)
     assert len(judge(ALLOWED, [(item, "    return 2 * x\n")] * 6)) == 6
     assert at_once == [cores]

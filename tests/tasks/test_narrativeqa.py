@@ -280,7 +280,7 @@ def test_bad_summaries_are_named(folder: Path) -> None:
     ):
         load()
     write_tokenised(folder, test_summaries="{")
-    with pytest.raises(InputError, match=r"test_summaries\.jsonl\.gz line 1 is no JSON"):
+    with pytest.raises(InputError, match=r"test_summaries\.jsonl\.gz line 1 is not valid JSON"):
         load()
     write_tokenised(folder, test_questions="")
     with pytest.raises(InputError, match="split test holds no question"):

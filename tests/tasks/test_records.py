@@ -196,7 +196,7 @@ def test_what_is_no_text_and_no_number_is_refused_where_it_is_used(
         path="x", id="id", group="group", cluster="cluster", references="right"
     )
     with pytest.raises(InputError, match=rf"row 3 has {said}.* in column '{name}'"):
-        records._example(("row 3", row), "0", settings, PROMPT, list(row))
+        records._make_example(("row 3", row), "0", settings, PROMPT, list(row))
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -212,14 +212,14 @@ def test_numbers_that_json_does_not_have_are_refused_by_line_and_column(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3 is no JSON"),
+        ("{", "line 3 is not valid JSON"),
         ("[1]", r"line 3 must be an object .* not \[1\]"),
         ('{"answer": "1"}', r"\{question\}, which .*line 3 lacks: allowed are \{answer\}"),
         ('{"question": null, "answer": "1"}', r"\{question\}, which .*line 3 lacks"),
         ('{"question": "q"}', r"'\{answer\}' names \{answer\}, which .*line 3 lacks"),
         ('{"question": "q", "answer": " "}', "line 3 has an empty target"),
-        ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is no Unicode"),
-        ('{"question": ' + "1" * 5000 + "}", "line 3 is no JSON"),
+        ('{"question": "\\ud800", "answer": "1"}', "line 3 holds text that is not valid Unicode"),
+        ('{"question": ' + "1" * 5000 + "}", "line 3 is not valid JSON"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -1,7 +1,7 @@
 """``adapter_config.json`` as PEFT writes it: which settings are plain LoRA, and which are refused.
 
-The file may come from anywhere. A text that would be a regular expression is refused unread, and so
-is every setting that nobody knows and that is switched on.
+The file may come from anywhere. A text that PEFT would use as a regular expression is refused
+unread, and so is every unknown setting that is switched on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,20 +80,18 @@ class AdapterConfig:
             "lora_dropout": settings.lora_dropout,
             "peft_type": "LORA",
             "r": settings.r,
-            "target_modules": list(settings.target_modules),
+            "target_modules": settings.target_modules,
             "task_type": "CAUSAL_LM",
         }
-        if settings.use_rslora:
-            config["use_rslora"] = True
-        if settings.layers_to_transform is not None:
-            config["layers_to_transform"] = list(settings.layers_to_transform)
-        if self.excluded:
-            config["exclude_modules"] = list(self.excluded)
-        if self.transposed:
-            config["fan_in_fan_out"] = True
-        if self.revision is not None:
-            config["revision"] = self.revision
-        return config
+        # PEFT's defaults are left out.
+        others = {
+            "use_rslora": settings.use_rslora,
+            "layers_to_transform": settings.layers_to_transform,
+            "exclude_modules": self.excluded,
+            "fan_in_fan_out": self.transposed,
+            "revision": self.revision,
+        }
+        return config | {name: value for name, value in others.items() if value}
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -109,7 +107,7 @@ def read_config(folder: Path) -> AdapterConfig:
         settings=_lora_settings(path, config),
         base_name=_text_or_none(path, config, "base_model_name_or_path"),
         revision=_text_or_none(path, config, "revision"),
-        excluded=tuple(_names(path, config, "exclude_modules")),
+        excluded=tuple(_layer_names(path, config, "exclude_modules")),
         transposed=config.get("fan_in_fan_out") is True,
     )
 
@@ -122,7 +120,7 @@ def is_named(path: str, names: Iterable[str]) -> bool:
 def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse what a plain LoRA stack would silently compute differently.
 
-    A setting that nobody knows is one of these, unless it is switched off.
+    An unknown setting is one of these, unless it is switched off.
     """
     if config.get("peft_type") != "LORA":
         raise InputError(
@@ -165,14 +163,16 @@ def _lora_settings(path: Path, config: Mapping[str, Any]) -> LoraSettings:
         ) from error
     found["use_rslora"] = config.get("use_rslora") or False
     if not isinstance(found["use_rslora"], bool):
-        raise _wrong(path, "use_rslora", found["use_rslora"], "true or false")
-    found["target_modules"] = _names(path, config, "target_modules")
+        raise _wrong_value(path, "use_rslora", found["use_rslora"], "true or false")
+    found["target_modules"] = _layer_names(path, config, "target_modules")
     for name in NEEDED[:3]:
         is_number = isinstance(found[name], int if name == "r" else int | float)
         if isinstance(found[name], bool) or not is_number:
-            raise _wrong(path, name, found[name], "a number")
+            raise _wrong_value(path, name, found[name], "a number")
     try:
-        return LoraSettings.model_validate({**found, "layers_to_transform": _blocks(config)})
+        return LoraSettings.model_validate(
+            {**found, "layers_to_transform": _adapted_blocks(config)}
+        )
     except ValidationError as error:
         problem = error.errors()[0]
         place = problem["loc"][0] if problem["loc"] else "layers_to_transform"
@@ -182,7 +182,7 @@ def _lora_settings(path: Path, config: Mapping[str, Any]) -> LoraSettings:
         ) from error
 
 
-def _blocks(config: Mapping[str, Any]) -> object:
+def _adapted_blocks(config: Mapping[str, Any]) -> object:
     """The blocks that an adapter is on; ``None`` for all.
 
     PEFT also writes a single block as a number, and all of them as an empty list.
@@ -191,22 +191,22 @@ def _blocks(config: Mapping[str, Any]) -> object:
     return [blocks] if isinstance(blocks, int) else blocks or None
 
 
-def _names(path: Path, config: Mapping[str, Any], name: str) -> Sequence[str]:
+def _layer_names(path: Path, config: Mapping[str, Any], name: str) -> Sequence[str]:
     """A list of layers' names."""
     value = config.get(name) or []
     if not isinstance(value, list) or not all(isinstance(v, str) and v for v in value):
-        raise _wrong(path, name, value, "a list of names of layers")
+        raise _wrong_value(path, name, value, "a list of names of layers")
     return list(dict.fromkeys(value))
 
 
 def _text_or_none(path: Path, config: Mapping[str, Any], name: str) -> str | None:
     value = config.get(name)
     if value is not None and not isinstance(value, str):
-        raise _wrong(path, name, value, "text")
+        raise _wrong_value(path, name, value, "text")
     return value or None
 
 
-def _wrong(path: Path, name: str, value: object, allowed: str) -> InputError:
+def _wrong_value(path: Path, name: str, value: object, allowed: str) -> InputError:
     return InputError(
         f"{str(path)!r}: {name} is {value!r:.80}, allowed is {allowed}: restore the file that PEFT "
         "wrote"

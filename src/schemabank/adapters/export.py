@@ -74,11 +74,11 @@ def probe(stack: AdapterStack, base: BaseModel) -> list[Probe | PeftCheck]:
         One a slot; where the model cannot be computed in float64, a check that says why.
     """
     stack.uncompile()
-    tokens = _probe(base).expand(stack.num_slots, 1, -1)
+    tokens = _probe_tokens(base).expand(stack.num_slots, 1, -1)
     try:
         with stack.evaluating("off"), _as_saved(stack), in_precision(stack.model, torch.float64):
             states = stack.hidden(tokens)
-    except Exception as error:  # what a model does in float64 is not ours to foresee
+    except Exception as error:  # in float64 a model's own code may fail in any way
         return [_not_compared(error)] * stack.num_slots
     return [Probe(rows, stack.head) for rows in states.cpu().unbind()]
 
@@ -95,11 +95,11 @@ def check_with_peft(folder: Path, base: BaseModel, expected: Probe | PeftCheck) 
         return expected
     try:
         with torch.no_grad(), lent(base.model):
-            model = _loaded(base, folder)
+            model = _load_with_peft(base, folder)
             logits = _logits(model, base, torch.float64)
-            allowed = _explained(model, base, logits, torch.float64)
-            return _checked(logits, expected.logits(logits.device), allowed)
-    except Exception as error:  # what PEFT finds in a file is not ours to foresee
+            allowed = _rounding_bound(model, base, logits, torch.float64)
+            return _compare_logits(logits, expected.logits(logits.device), allowed)
+    except Exception as error:  # PEFT may fail in any way on a file
         return _not_compared(error)
 
 
@@ -119,8 +119,8 @@ def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
     """
     with torch.no_grad():
         with _peft_must("load"):
-            model = _loaded(base, adapter)
-        expected = _expected(model, base)
+            model = _load_with_peft(base, adapter)
+        expected = _logits_and_bound(model, base)
         with _peft_must("merge"):
             merged: PreTrainedModel = model.merge_and_unload()
         with writing_tensors(folder):
@@ -130,14 +130,14 @@ def save_merged(folder: Path, adapter: Path, base: BaseModel) -> PeftCheck:
             return expected
         try:
             reloaded = type(merged).from_pretrained(folder, dtype=torch.float32)
-            return _checked(_logits(reloaded, base, torch.float64), *expected)
-        except Exception as error:  # nor is what a model's own code does when it is loaded
+            return _compare_logits(_logits(reloaded, base, torch.float64), *expected)
+        except Exception as error:  # loading runs the model's own code, too
             return _not_compared(error)
 
 
 @contextmanager
 def _peft_must(verb: str) -> Iterator[None]:
-    """Say what stock PEFT cannot do, without which there is no merged model."""
+    """Turn a failure of stock PEFT, which does the merging, into an ``InputError``."""
     try:
         yield
     except Exception as error:
@@ -149,16 +149,16 @@ def _peft_must(verb: str) -> Iterator[None]:
         ) from error
 
 
-def _expected(model: PeftModel, base: BaseModel) -> tuple[Tensor, float] | PeftCheck:
+def _logits_and_bound(model: PeftModel, base: BaseModel) -> tuple[Tensor, float] | PeftCheck:
     """An adapter's logits, and what rounding explains of a merged model's difference from them."""
     try:
         logits = _logits(model, base, torch.float64)
-        return logits, _explained(model, base, logits, torch.float32)
+        return logits, _rounding_bound(model, base, logits, torch.float32)
     except Exception as error:  # as in probe()
         return _not_compared(error)
 
 
-def _loaded(base: BaseModel, folder: Path) -> PeftModel:
+def _load_with_peft(base: BaseModel, folder: Path) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
         warnings.filterwarnings(
@@ -167,7 +167,7 @@ def _loaded(base: BaseModel, folder: Path) -> PeftModel:
         return PeftModel.from_pretrained(base.model, str(folder))
 
 
-def _explained(model: nn.Module, base: BaseModel, exact: Tensor, dtype: torch.dtype) -> float:
+def _rounding_bound(model: nn.Module, base: BaseModel, exact: Tensor, dtype: torch.dtype) -> float:
     """Return the relative difference that rounding in a number type explains.
 
     Args:
@@ -177,10 +177,10 @@ def _explained(model: nn.Module, base: BaseModel, exact: Tensor, dtype: torch.dt
         dtype: float64 or float32.
     """
     eps = torch.finfo(dtype).eps
-    in_float32 = _difference(_logits(model, base, torch.float32), exact)
+    in_float32 = _relative_difference(_logits(model, base, torch.float32), exact)
     seen = [eps, in_float32 * eps / torch.finfo(torch.float32).eps]
     if dtype == torch.float64:
-        seen.append(_difference(_logits(model, base, dtype, backwards=True), exact))
+        seen.append(_relative_difference(_logits(model, base, dtype, backwards=True), exact))
     return SAFETY * max(each for each in seen if math.isfinite(each))  # float32 may overflow
 
 
@@ -189,16 +189,16 @@ def _logits(
 ) -> Tensor:
     """Logits on the short text, ``(token, vocabulary)``."""
     with in_precision(model, dtype, backwards=backwards):
-        logits: Tensor = model(input_ids=_probe(base), use_cache=False).logits[0]
+        logits: Tensor = model(input_ids=_probe_tokens(base), use_cache=False).logits[0]
     return logits
 
 
-def _difference(logits: Tensor, expected: Tensor) -> float:
+def _relative_difference(logits: Tensor, expected: Tensor) -> float:
     return ((logits.double() - expected).abs().max() / expected.abs().max()).item()
 
 
-def _checked(logits: Tensor, expected: Tensor, allowed: float) -> PeftCheck:
-    difference = _difference(logits, expected)
+def _compare_logits(logits: Tensor, expected: Tensor, allowed: float) -> PeftCheck:
+    difference = _relative_difference(logits, expected)
     if math.isfinite(difference):
         return PeftCheck(difference, allowed)
     return PeftCheck(None, allowed, "its logits are not finite")
@@ -208,7 +208,7 @@ def _not_compared(error: Exception) -> PeftCheck:
     return PeftCheck(None, None, f"{type(error).__name__}: {first_line(error)}")
 
 
-def _probe(base: BaseModel) -> Tensor:
+def _probe_tokens(base: BaseModel) -> Tensor:
     return torch.tensor([base.tokenizer(PROBE)["input_ids"]], device=base.model.device)
 
 

@@ -71,8 +71,9 @@ def save_adapter(
     Raises:
         InputError: the folder exists, or its place cannot be written.
     """
-    transposed, excluded = layout.transposed, layout.excluded
-    config = AdapterConfig(settings, base_name, excluded=excluded, transposed=transposed)
+    config = AdapterConfig(
+        settings, base_name, excluded=layout.excluded, transposed=layout.transposed
+    )
     with new_folder(folder, mend="name a new folder") as partial:
         write_adapter(partial, Adapter(config, tensors), card=card)
 
@@ -147,13 +148,8 @@ def load_adapter(folder: Path) -> Adapter:
     mend = "name an adapter that has it whole; pickles (adapter_model.bin) are not read"
     weights = read_tensors(inside(folder, WEIGHTS), mend=mend, check=check)
     layers = [key.removesuffix(ENDS[0]) for key in weights if key.endswith(ENDS[0])]
-    return Adapter(
-        config,
-        {
-            layer.removeprefix(PREFIX): (weights[layer + ENDS[0]], weights[layer + ENDS[1]])
-            for layer in layers
-        },
-    )
+    pairs = {layer: (weights[layer + ENDS[0]], weights[layer + ENDS[1]]) for layer in layers}
+    return Adapter(config, {layer.removeprefix(PREFIX): pair for layer, pair in pairs.items()})
 
 
 def put_on(stack: AdapterStack, slot: int, adapter: Adapter) -> None:

@@ -54,7 +54,7 @@ class PeftCheck:
         return shown[0], shown[1], self.reason or ""
 
     def row(self) -> dict[str, object]:
-        """What ``result.json`` says of it."""
+        """The check as ``result.json`` holds it."""
         return {"difference": self.difference, "allowed": self.allowed, "reason": self.reason}
 
 

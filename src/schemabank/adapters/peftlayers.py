@@ -27,11 +27,11 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
         InputError: a target without a linear layer, or one that PEFT takes for something else.
     """
     settings = resolved(model, settings)
-    problem = _disagreement(model, settings)
+    problem = _find_disagreement(model, settings)
     if problem is None:
         return
     alone = {
-        target: _disagreement(model, settings.model_copy(update={"target_modules": (target,)}))
+        target: _find_disagreement(model, settings.model_copy(update={"target_modules": (target,)}))
         for target in settings.target_modules
     }
     bad = [target for target, found in alone.items() if found is not None]
@@ -42,7 +42,7 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
     )
 
 
-def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
+def _find_disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
     """How PEFT's choice of layers differs; ``None`` where it does not."""
     ours = set(target_layers(model, settings))
     blocks, layout = settings.layers_to_transform, layout_of(model, settings)
@@ -56,7 +56,7 @@ def _disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
         "exclude_modules": list(layout.excluded),
     }
     with lent(model), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the question is what it does
+        warnings.simplefilter("ignore")  # PEFT's choice of layers is all that counts here
         try:
             with asking():
                 LoraModel(model, LoraConfig(**asked), "default", low_cpu_mem_usage=True)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
 
@@ -78,8 +78,8 @@ class Precision(TorchDispatchMode):
             return func(*args, **named)
         if func is aten.embedding.default:  # picks rows: the table need not be cast
             return self._cast(func(*args, **named))
-        written = _written(func, args)
-        cast = self._cast if written is None else _caster(written.dtype, but=written)
+        written = _written_tensor(func, args)
+        cast = self._cast if written is None else _cast_for(written.dtype, but=written)
         asked = named.get("dtype")
         if written is None and asked is not None and asked.is_floating_point and _has_reals(args):
             named["dtype"] = self.dtype
@@ -87,14 +87,14 @@ class Precision(TorchDispatchMode):
         if func is aten._grouped_mm.default:
             return _grouped_product(*args)
         if self.backwards:
-            args = _turned(func, args)
+            args = _reversed_operands(func, args)
         return func(*args, **tree_map_only(Tensor, cast, named))
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
-def _caster(dtype: torch.dtype, *, but: Tensor) -> Callable[[Tensor], Tensor]:
+def _cast_for(dtype: torch.dtype, *, but: Tensor) -> Callable[[Tensor], Tensor]:
     """Return what casts real numbers to the type of the tensor that is written into."""
 
     def cast(tensor: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def _caster(dtype: torch.dtype, *, but: Tensor) -> Callable[[Tensor], Tensor]:
     return cast
 
 
-def _written(func: Any, args: Sequence[Any]) -> Tensor | None:  # noqa: ANN401
+def _written_tensor(func: Any, args: Sequence[Any]) -> Tensor | None:  # noqa: ANN401
     """Return the tensor that an operation writes into, if it does."""
     if func._schema.is_mutable:
         for argument, value in zip(func._schema.arguments, args, strict=False):
@@ -115,18 +115,10 @@ def _written(func: Any, args: Sequence[Any]) -> Tensor | None:  # noqa: ANN401
 
 
 def _has_reals(args: object) -> bool:
-    found = False
-
-    def note(tensor: Tensor) -> Tensor:
-        nonlocal found
-        found = found or tensor.is_floating_point()
-        return tensor
-
-    tree_map_only(Tensor, note, args)
-    return found
+    return any(isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(args))
 
 
-def _turned(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ANN401
+def _reversed_operands(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ANN401
     """Turn what a matrix product sums over back to front; of others return the operands."""
     dims = SUMMED.get(func, {})
     return tuple(arg.flip(dims[i]) if i in dims else arg for i, arg in enumerate(args))

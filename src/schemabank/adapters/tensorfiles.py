@@ -44,7 +44,7 @@ def read_tensors(
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
-            found = {name: _header(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            found = {name: _read_header(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
             _check_floats(path, found)
             check(found)
             tensors = {name: file.get_tensor(name) for name in found}
@@ -63,7 +63,7 @@ def read_tensors(
     return tensors
 
 
-def _header(part: object) -> Header:
+def _read_header(part: object) -> Header:
     # safetensors ships no types for its slices.
     return Header(tuple(part.get_shape()), str(part.get_dtype()))  # type: ignore[attr-defined]
 

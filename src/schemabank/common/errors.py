@@ -24,11 +24,11 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name most like a wrong one, or nothing."""
-    spelt = {_bare(known): known for known in allowed}
-    close = difflib.get_close_matches(_bare(name), spelt, n=1, cutoff=0.7)
+    spelt = {_letters_and_digits(known): known for known in allowed}
+    close = difflib.get_close_matches(_letters_and_digits(name), spelt, n=1, cutoff=0.7)
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
 
 
-def _bare(name: str) -> str:
+def _letters_and_digits(name: str) -> str:
     """A name without what is easily mistaken: case, blanks and the marks for them."""
     return "".join(character for character in name.casefold() if character.isalnum())

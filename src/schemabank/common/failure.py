@@ -1,7 +1,7 @@
 """Why a run failed: a kind, which alone decides what comes next, and a sentence for the reader.
 
-Only what has diverged would do so again, so only that is settled. Everything else may be over by
-the next call, which tries the run again.
+Only a run that has diverged would do so again, so only that is settled. Any other cause may be gone
+at the next call, which tries the run again.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class Failure:
         return self.kind == "diverged"
 
     def row(self) -> dict[str, object]:
-        """What files and JSON output say of it."""
+        """The failure as files and JSON output hold it."""
         return {"kind": self.kind, "failure": self.message}
 
 

@@ -41,7 +41,7 @@ def read_text(path: Path, *, at_most: int = LARGEST_TEXT) -> str:
     Raises:
         InputError: it is missing, no file, too large, or not UTF-8.
     """
-    return _decoded(read_bytes(path, at_most=at_most), path)
+    return _decode_utf8(read_bytes(path, at_most=at_most), path)
 
 
 def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
@@ -50,7 +50,7 @@ def read_bytes(path: Path, *, at_most: int = LARGEST_TEXT) -> bytes:
     Raises:
         InputError: it is missing, a folder, or too large.
     """
-    return _read(path, at_most=at_most, is_packed=False)
+    return _read_content(path, at_most=at_most, is_packed=False)
 
 
 def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
@@ -60,7 +60,7 @@ def read_unpacked(path: Path, *, at_most: int = LARGEST_JSON) -> str:
         InputError: it is missing, no regular file, torn, not UTF-8, or too large.
     """
     check_regular(path)
-    return _decoded(_read(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
+    return _decode_utf8(_read_content(path, at_most=at_most, is_packed=path.suffix == ".gz"), path)
 
 
 def read_json(path: Path, *, finite: bool = False) -> Tree:
@@ -94,11 +94,11 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
     except (ValueError, RecursionError) as error:  # also integers beyond Python's digit limit
         position = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"{where} is no JSON{position} ({error or type(error).__name__}): mend it there"
+            f"{where} is not valid JSON{position} ({error or type(error).__name__}): mend it there"
         ) from error
-    if text.count("[") + text.count("{") > DEEPEST and _depth(value) > DEEPEST:
+    if text.count("[") + text.count("{") > DEEPEST and _nesting_depth(value) > DEEPEST:
         raise InputError(f"{where} is nested more than {DEEPEST} deep: allowed is less, flatten it")
-    if finite and UNBOUNDED.search(text) and (name := _unbounded(value)) is not None:
+    if finite and UNBOUNDED.search(text) and (name := _unbounded_name(value)) is not None:
         raise InputError(
             f"{where} holds no finite number in {name!r}, though JSON has no NaN and no Infinity: "
             "write the number, or leave an empty value out"
@@ -107,7 +107,7 @@ def parse_json(text: str, where: str, *, finite: bool = False) -> object:
 
 
 def is_number(value: object, *, at_most: float = sys.float_info.max) -> bool:
-    """Whether a value of JSON is a finite number of at most this size; ``true`` is none."""
+    """Whether a value of JSON is a finite number of at most this size; ``true`` is not one."""
     return isinstance(value, float | int) and not isinstance(value, bool) and abs(value) <= at_most
 
 
@@ -125,11 +125,11 @@ def read_lines(path: Path, *, newline: str | None = None) -> Iterator[tuple[int,
     check_regular(path)
     number = 0
     try:
-        with _lines_of(path, newline) as lines:
-            total, allowed = 0, _largest(path)
+        with _open_lines(path, newline) as lines:
+            total, allowed = 0, _most_characters(path)
             while line := lines.readline(LONGEST_LINE):
                 number, total = number + 1, total + len(line)
-                _check_size(path, number, line, is_too_much=total > allowed)
+                _check_length(path, number, line, is_too_much=total > allowed)
                 yield number, line
     except InputError:
         raise
@@ -162,7 +162,7 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
     """Read JSON lines: where each stands, and its object; empty lines are skipped.
 
     Raises:
-        InputError: as :func:`read_lines`, and a line that is no JSON object.
+        InputError: as :func:`read_lines`, and where a line is not a JSON object.
     """
     for number, line in read_lines(path):
         if line.strip():
@@ -189,17 +189,19 @@ def sha256(*paths: Path) -> str:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a folder, a pipe or a device in place of a file; a missing file is left to others.
+    """Refuse a folder, a pipe or a device in place of a file; a missing file passes.
 
     Raises:
-        InputError: it is none.
+        InputError: it is one of these.
     """
     try:
         is_other = path.exists() and not path.is_file()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {str(path)!r} ({error}): name a readable file") from error
     if is_other:
-        raise InputError(f"{str(path)!r} is no regular file: put the file there, or name another")
+        raise InputError(
+            f"{str(path)!r} is not a regular file: put the file there, or name another"
+        )
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -208,7 +210,7 @@ def inside(folder: Path, name: str) -> Path:
     The hub's cache is made of links into its own store of files, and these count as inside.
 
     Raises:
-        InputError: the file is missing, is no regular file, or lies elsewhere.
+        InputError: the file is missing, is not a regular file, or lies elsewhere.
     """
     path = folder / name
     try:
@@ -227,7 +229,7 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
+def _check_length(path: Path, number: int, line: str, *, is_too_much: bool) -> None:
     if len(line) == LONGEST_LINE and not line.endswith("\n"):
         raise InputError(
             f"{path} line {number} has more than {LONGEST_LINE} characters: allowed are "
@@ -240,7 +242,7 @@ def _check_size(path: Path, number: int, line: str, *, is_too_much: bool) -> Non
         )
 
 
-def _read(path: Path, *, at_most: int, is_packed: bool) -> bytes:
+def _read_content(path: Path, *, at_most: int, is_packed: bool) -> bytes:
     try:
         with gzip.open(path) if is_packed else path.open("rb") as file:
             content = file.read(at_most + 1)
@@ -254,36 +256,38 @@ def _read(path: Path, *, at_most: int, is_packed: bool) -> bytes:
     return content
 
 
-def _decoded(content: bytes, path: Path) -> str:
+def _decode_utf8(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {str(path)!r} ({error}): save it as UTF-8") from error
 
 
-def _lines_of(path: Path, newline: str | None) -> IO[str]:
+def _open_lines(path: Path, newline: str | None) -> IO[str]:
     if path.suffix == ".gz":
         return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig", newline=newline))
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _largest(path: Path) -> float:
+def _most_characters(path: Path) -> float:
     """The most characters to read of a file: unlimited, unless it is packed."""
     if path.suffix != ".gz":
         return math.inf
     return max(FREE_EXPANSION, MOST_EXPANSION * path.stat().st_size)
 
 
-def _unbounded(value: object, name: str = "") -> str | None:
+def _unbounded_name(value: object, name: str = "") -> str | None:
     """The dotted name of the first number that is not finite."""
     if isinstance(value, dict | list):
         parts = value.items() if isinstance(value, dict) else enumerate(value)
-        found = (_unbounded(part, f"{name}.{key}" if name else str(key)) for key, part in parts)
+        found = (
+            _unbounded_name(part, f"{name}.{key}" if name else str(key)) for key, part in parts
+        )
         return next((place for place in found if place is not None), None)
     return name if isinstance(value, float) and not math.isfinite(value) else None
 
 
-def _depth(value: object) -> int:
+def _nesting_depth(value: object) -> int:
     """How deep lists and objects lie in each other."""
     level, depth = [value], 0
     while level and depth <= DEEPEST:

@@ -69,7 +69,7 @@ def check_free(folder: Path, *, mend: str = "choose another --out") -> None:
     """Find out whether a name is free.
 
     Raises:
-        InputError: something has it, be it a link to nothing.
+        InputError: something has this name, even a link to nothing.
     """
     if os.path.lexists(folder):
         raise InputError(f"{str(folder)!r} exists and is not overwritten: {mend}")
@@ -83,7 +83,7 @@ def check_writable(folder: Path) -> None:
     """
     there = next(parent for parent in folder.parents if os.path.lexists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK):
-        reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is no folder"
+        reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is not a folder"
         raise InputError(
             f"cannot write to {str(folder.parent)!r} ({reason}): allowed is a folder that you may "
             "write to, choose another --out"

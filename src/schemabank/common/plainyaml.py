@@ -65,7 +65,7 @@ def parse_yaml(text: str, where: str) -> tuple[object, Lines]:
         node = loader.get_single_node()
         if node is None:
             return None, []
-        _size(node, where, {}, 0)
+        _count_values(node, where, {}, 0)
         lines = list(_key_lines(node, ()))
         return loader.construct_document(node), lines
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: 5,000 digits
@@ -75,8 +75,8 @@ def parse_yaml(text: str, where: str) -> tuple[object, Lines]:
         raise InputError(f"{where} is not valid YAML ({reason:.300}): mend it there") from error
 
 
-def _size(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int:
-    """How many values a node stands for, its aliases written out; refuse what is too much.
+def _count_values(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int:
+    """Count the values that a node stands for, with its aliases written out; refuse too many.
 
     Args:
         node: the node.
@@ -94,7 +94,7 @@ def _size(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int
     known[id(node)] = 0
     if isinstance(node, yaml.MappingNode):
         _check_keys(node, where)
-    total = 1 + sum(_size(part, where, known, depth + 1) for part in _parts(node))
+    total = 1 + sum(_count_values(part, where, known, depth + 1) for part in _inner_nodes(node))
     if total > MOST_VALUES:
         raise InputError(
             f"{line} stands for more than {MOST_VALUES} values: allowed are as many, use fewer "
@@ -104,7 +104,7 @@ def _size(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int
     return total
 
 
-def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
+def _inner_nodes(node: yaml.Node) -> Iterator[yaml.Node]:
     if isinstance(node, yaml.MappingNode):
         yield from (value for _, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
@@ -114,14 +114,12 @@ def _parts(node: yaml.Node) -> Iterator[yaml.Node]:
 def _check_keys(node: yaml.MappingNode, where: str) -> None:
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag not in {f"{TAG}str", MERGE}:
+            is_scalar = isinstance(key, yaml.ScalarNode)
+            found = f"{key.value:.60}" if is_scalar else "a list or a mapping"
             raise InputError(
-                f"{where}:{key.start_mark.line + 1} has a key that is no text, "
-                f"{_said(key)}: allowed are names, quote it if it is one"
+                f"{where}:{key.start_mark.line + 1} has a key that is not text, "
+                f"{found}: allowed are names, quote it if it is one"
             )
-
-
-def _said(key: yaml.Node) -> str:
-    return f"{key.value:.60}" if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
 
 
 def _key_lines(node: yaml.Node, path: Location) -> Iterable[tuple[Location, int]]:

@@ -5,7 +5,7 @@ The command line hides them from its start to its end, a Python program only whi
 loading hidden only while we load, and only where stderr is no terminal. Every other warning passes.
 Of TF32 only the hint goes: matrix products of float32 stay exact, as PyTorch has them by default,
 since ten bits of mantissa would cost training digits that a comparison of runs needs. (Convolutions
-of float32, which Mamba and its kin have, do use TF32 on a GPU by PyTorch's default, and no hint
+of float32, which models such as Mamba have, do use TF32 on a GPU by PyTorch's default, and no hint
 speaks of them.)
 """
 
@@ -23,7 +23,7 @@ HINTS = (
     r"\s*Online softmax is disabled on the fly",
     r"TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled",
 )
-RECORDS = {"torch._inductor.utils": "Not enough SMs to use max_autotune_gemm mode"}
+LOGGER, RECORD = "torch._inductor.utils", "Not enough SMs to use max_autotune_gemm mode"
 # Each hides the bars of one library; the last hides those of all that do not decide themselves.
 HUB = "HF_HUB_DISABLE_PROGRESS_BARS"
 DATASETS = "HF_DATASETS_DISABLE_PROGRESS_BARS"
@@ -38,11 +38,11 @@ def quiet_compiler() -> Iterator[None]:
     ``-W`` or ``PYTHONWARNINGS`` shows them.
     """
     with ExitStack() as exits:
-        for name, beginning in RECORDS.items():
-            logger = logging.getLogger(name)
-            passes = _Passes(beginning)
-            logger.addFilter(passes)
-            exits.callback(logger.removeFilter, passes)
+        logger = logging.getLogger(LOGGER)
+        # Made anew each time: of two uses, one within the other, the inner must not end the outer.
+        passes = _PassesOthers()
+        logger.addFilter(passes)
+        exits.callback(logger.removeFilter, passes)
         if not sys.warnoptions:
             exits.enter_context(warnings.catch_warnings())
             for hint in HINTS:
@@ -60,7 +60,7 @@ def quiet_libraries() -> Iterator[None]:
     """
     with ExitStack() as exits:
         exits.enter_context(quiet_compiler())
-        for name in _to_set():
+        for name in _variables_to_set():
             os.environ[name] = "1"
             exits.callback(os.environ.pop, name, None)
         yield
@@ -71,10 +71,10 @@ def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # no
     """Hide a library's bars for a while, where stderr is no terminal and nobody asked for them.
 
     Args:
-        library: module with ``disable_progress_bar`` and its like.
+        library: module with ``disable_progress_bar`` and its counterparts.
         variable: of the environment, which decides about these bars.
     """
-    asked_for = _asks(variable) or os.environ.get(TQDM) == ""
+    asked_for = _shows_bars(variable) or os.environ.get(TQDM) == ""
     hide = not (sys.stderr.isatty() or asked_for) and library.is_progress_bar_enabled()
     if hide:
         library.disable_progress_bar()
@@ -85,25 +85,21 @@ def bars_on_terminals_only(library: Any, variable: str) -> Iterator[None]:  # no
             library.enable_progress_bar()
 
 
-def _to_set() -> list[str]:
+def _variables_to_set() -> list[str]:
     """The variables that hide loading bars and that the user has left open."""
-    asked_for = _asks(HUB) or _asks(DATASETS)
+    asked_for = _shows_bars(HUB) or _shows_bars(DATASETS)
     # tqdm's own would hide what the user asks another library to show.
     left_open = {DATASETS: True, TQDM: not asked_for}
     return [name for name, is_open in left_open.items() if is_open and name not in os.environ]
 
 
-def _asks(variable: str) -> bool:
+def _shows_bars(variable: str) -> bool:
     """Whether the user has set a variable so that it shows bars."""
     return os.environ.get(variable, "1").upper() not in TRUE
 
 
-class _Passes(logging.Filter):
-    """Stops the records that begin so."""
-
-    def __init__(self, beginning: str) -> None:
-        super().__init__()
-        self._beginning = beginning
+class _PassesOthers(logging.Filter):
+    """Stops the record that is a hint."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self._beginning)
+        return not record.getMessage().startswith(RECORD)

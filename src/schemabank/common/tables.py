@@ -17,7 +17,7 @@ def without_empty_columns(table: PlainTable) -> PlainTable:
 
 
 def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Lay out cells as they stand, which may be anybody's text; numbers to the right.
+    """Lay out cells, whose text may hold anything, as they stand; numbers to the right.
 
     Columns that hold nothing are left out.
     """

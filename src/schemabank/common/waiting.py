@@ -55,7 +55,7 @@ def waiting(what: str, note: Note) -> Iterator[Wait]:
             outer.what.pop()
         return
     wait, ended = Wait(what), threading.Event()
-    watcher = threading.Thread(target=_watch, args=(wait, ended, note), daemon=True)
+    watcher = threading.Thread(target=_watch_and_note, args=(wait, ended, note), daemon=True)
     token = _OUTER.set(wait)
     watcher.start()
     try:
@@ -66,7 +66,7 @@ def waiting(what: str, note: Note) -> Iterator[Wait]:
         watcher.join()
 
 
-def _watch(wait: Wait, ended: threading.Event, note: Note) -> None:
+def _watch_and_note(wait: Wait, ended: threading.Event, note: Note) -> None:
     since, pause_s = wait.since, FIRST_S
     due = since + pause_s
     while not ended.wait(max(0.0, due - time.monotonic())):
@@ -76,7 +76,7 @@ def _watch(wait: Wait, ended: threading.Event, note: Note) -> None:
             continue
         try:
             note(f"still {wait.what[-1]}, {time.monotonic() - since:.0f} s so far")
-        except (OSError, ValueError):  # nobody listens any more, which the waiting thread will meet
+        except (OSError, ValueError):  # the notes cannot be written; the waiting thread will notice
             return
         pause_s *= GROWTH
         due = time.monotonic() + pause_s

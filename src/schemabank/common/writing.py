@@ -38,9 +38,9 @@ def settle(partial: Path, final: Path) -> None:
     # Before the rename, otherwise the name may be on the disk first. All at once, since a file
     # system then writes what several wait for in one go.
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-        list(pool.map(_sync, (*partial.rglob("*"), partial)))
+        list(pool.map(_sync_to_disk, (*partial.rglob("*"), partial)))
     partial.replace(final)
-    _sync(final.parent)
+    _sync_to_disk(final.parent)
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     """Wait until a file's contents, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

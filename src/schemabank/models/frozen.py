@@ -14,9 +14,9 @@ from torch import nn
 def lent(model: nn.Module) -> Iterator[None]:
     """Lend a model to other code, such as PEFT's, and take it back as it was.
 
-    Its modules and parameters return to their places, attributes that were added to the model go,
-    and :func:`kept_state` is given back; also where the other code gave up halfway. Buffers and the
-    attributes of the modules within are not looked at.
+    Afterwards its modules and parameters are in their places again, attributes that were added to
+    the model are gone, and :func:`kept_state` is restored, even if the other code failed halfway.
+    Buffers and attributes of the inner modules are not restored.
     """
     places = [(m, dict(m._modules), dict(m._parameters)) for m in model.modules()]
     attributes = set(vars(model))
@@ -35,10 +35,10 @@ def lent(model: nn.Module) -> Iterator[None]:
 
 
 def kept_state(model: nn.Module) -> Callable[[], None]:
-    """Note what of a model trains, and which modules are in training mode.
+    """Note which parameters train, and which modules are in training mode.
 
     Returns:
-        What gives both back to the same parameters and modules, wherever these are by then.
+        A function that restores both, wherever the parameters and modules are by then.
     """
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]

@@ -56,16 +56,16 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
     The key holds the content's hash and the transformers version, since both decide the result.
     Two processes may convert at once; the first to rename its folder wins.
     """
-    root = _cache(origin)
+    root = _models_cache(origin)
     key = f"{Path(file_name).stem}-{sha256(*parts)[:16]}"
     folder = root / f"{key}-transformers-{transformers.__version__}"
     if folder.is_dir():
         return folder, f"converted earlier from {origin}, reused from {folder}"
     with tempfile.TemporaryDirectory(dir=root, prefix=".converting-") as scratch:
-        finished, gguf = Path(scratch, "model"), _joined(parts, Path(scratch, file_name))
+        finished, gguf = Path(scratch, "model"), _join_parts(parts, Path(scratch, file_name))
         # Hides a bar that transformers' own switch does not reach; its log lines still pass.
         with contextlib.redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
-            _convert(gguf, finished, origin)
+            _convert_file(gguf, finished, origin)
         try:
             settle(finished, folder)
         except OSError:
@@ -74,7 +74,7 @@ def converted(file_name: str, parts: tuple[Path, ...], *, origin: str) -> tuple[
     return folder, f"converted from {origin}, cached in {folder}"
 
 
-def _cache(origin: str) -> Path:
+def _models_cache(origin: str) -> Path:
     """The folder of converted models in the user's cache."""
     try:
         return cached_assets_path(library_name="schemabank", namespace="models", subfolder="gguf")
@@ -85,7 +85,7 @@ def _cache(origin: str) -> Path:
         ) from error
 
 
-def _joined(parts: tuple[Path, ...], target: Path) -> Path:
+def _join_parts(parts: tuple[Path, ...], target: Path) -> Path:
     if len(parts) == 1:
         return parts[0]
     with target.open("wb") as file:
@@ -93,10 +93,10 @@ def _joined(parts: tuple[Path, ...], target: Path) -> Path:
     return target
 
 
-def _convert(gguf: Path, target: Path, origin: str) -> None:
+def _convert_file(gguf: Path, target: Path, origin: str) -> None:
     """Write the model and tokenizer in a GGUF file to a folder."""
     try:
-        model, tokenizer = _loaded(gguf)
+        model, tokenizer = _load_gguf(gguf)
     except LOADING_ERRORS as error:
         if is_out_of_memory(error):
             raise
@@ -109,7 +109,7 @@ def _convert(gguf: Path, target: Path, origin: str) -> None:
         tokenizer.save_pretrained(target)
 
 
-def _loaded(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def _load_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Read the model, in float32, and the tokenizer of a GGUF file, both as they can be saved."""
     folder, file_name = str(gguf.parent), gguf.name
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)

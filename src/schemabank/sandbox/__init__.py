@@ -7,12 +7,12 @@ calls and receive plain values. What that holds against is in ``docs/sandbox.md`
 from schemabank.sandbox.grade import check_asserts, check_function, run_program
 from schemabank.sandbox.isolation import require_isolation
 from schemabank.sandbox.reasons import REASONS
-from schemabank.sandbox.verdict import SandboxError, Verdict
+from schemabank.sandbox.result import CheckResult, SandboxError
 
 __all__ = [
     "REASONS",
+    "CheckResult",
     "SandboxError",
-    "Verdict",
     "check_asserts",
     "check_function",
     "require_isolation",

@@ -1,7 +1,7 @@
 """Check code that a model wrote: the public functions, and who talks to whom.
 
 The code runs in one sandbox, the tests in another, two pipes in between. This process sees only
-the judge's verdict and the clock, so nothing that either of them does can reach it.
+the judge's reason and the clock, so nothing that either of them does can reach it.
 """
 
 import math
@@ -14,17 +14,18 @@ from typing import Self
 
 from schemabank.sandbox import reasons, wire
 from schemabank.sandbox.isolation import GUEST, JUDGE, Sandbox, Usage, open_pipe, require_isolation
-from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_VERDICT, READY
-from schemabank.sandbox.verdict import SandboxError, Verdict
+from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_REASON, READY
+from schemabank.sandbox.result import CheckResult, SandboxError
 from schemabank.sandbox.watch import WATCH_EVERY_S, Watch
 
 JUDGE_MEMORY_MIB = 2048
 START_LIMIT_S = 60.0
 # The wall clock, which starts later, shall strike before the kernel's limit on processor time.
 SPARE_CPU_S = 5
+TESTS_JOB: dict[str, object] = {"kind": "tests", "prompt": "", "setup": ""}
 
 
-def run_program(source: str, *, timeout_s: float, memory_mib: int) -> Verdict:
+def run_program(source: str, *, timeout_s: float, memory_mib: int) -> CheckResult:
     """Run a whole program; it passes by reaching its end, and by nothing else.
 
     Every top-level statement is sent to the sandbox by itself, after the one before has ended.
@@ -36,10 +37,10 @@ def run_program(source: str, *, timeout_s: float, memory_mib: int) -> Verdict:
 
     Raises:
         InputError: code cannot be isolated here.
-        SandboxError: the sandbox failed, so there is no verdict.
+        SandboxError: the sandbox failed, so there is no result.
     """
     job = {"kind": "program", "source": source}
-    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+    return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
 
 
 def check_function(
@@ -50,7 +51,7 @@ def check_function(
     timeout_s: float,
     memory_mib: int,
     prompt: str = "",
-) -> Verdict:
+) -> CheckResult:
     """Check a function in HumanEval's form.
 
     Args:
@@ -64,17 +65,15 @@ def check_function(
 
     Raises:
         InputError: code cannot be isolated here.
-        SandboxError: the sandbox or the test failed, so there is no verdict.
+        SandboxError: the sandbox or the test failed, so there is no result.
     """
-    job = {
-        "kind": "tests",
+    job = TESTS_JOB | {
         "source": source,
         "tests": [test, f"check({entry_point})"],
         "entry_point": entry_point,
         "prompt": prompt,
-        "setup": "",
     }
-    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+    return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
 
 
 def check_asserts(
@@ -85,7 +84,7 @@ def check_asserts(
     memory_mib: int,
     setup: str = "",
     entry_point: str | None = None,
-) -> Verdict:
+) -> CheckResult:
     """Check functions in MBPP's form.
 
     Args:
@@ -94,64 +93,55 @@ def check_asserts(
         timeout_s: wall clock time from the moment that the sandboxes are up.
         memory_mib: address space of the process that runs the code.
         setup: trusted source that runs after the code and before the asserts.
-        entry_point: the function's name; if left out, the first name that the asserts call and
-            that is no builtin's, or the first at all.
+        entry_point: the function's name; if left out, the first name that the asserts call
+            and that is not a builtin's, or the first of all.
 
     Raises:
         InputError: code cannot be isolated here.
-        SandboxError: the sandbox or an assert failed, so there is no verdict.
+        SandboxError: the sandbox or an assert failed, so there is no result.
     """
-    job = {
-        "kind": "tests",
+    job = TESTS_JOB | {
         "source": source,
         "tests": list(asserts),
         "entry_point": entry_point,
-        "prompt": "",
         "setup": setup,
     }
-    return _judged(job, timeout_s=timeout_s, memory_mib=memory_mib)
+    return _run_check(job, timeout_s=timeout_s, memory_mib=memory_mib)
 
 
-def _judged(job: Mapping[str, object], *, timeout_s: float, memory_mib: int) -> Verdict:
+def _run_check(job: Mapping[str, object], *, timeout_s: float, memory_mib: int) -> CheckResult:
     require_isolation()
     cpu_s = math.ceil(timeout_s) + SPARE_CPU_S
-    with _Check(
-        guest=Usage(memory_mib=memory_mib, cpu_s=cpu_s),
-        judge=Usage(memory_mib=JUDGE_MEMORY_MIB, cpu_s=cpu_s),
-    ) as check:
+    with _Check(memory_mib=memory_mib, cpu_s=cpu_s) as check:
         reason = check.reason(job, timeout_s=timeout_s)
-    return Verdict(passed=reason == reasons.PASSED, reason=reason)
+    return CheckResult(passed=reason == reasons.PASSED, reason=reason)
 
 
 class _Check:
     """The two sandboxes and the pipes of one check; leaving the context ends them all.
 
     Args:
-        guest: limits of the process that runs the code.
-        judge: limits of the process that runs the tests.
+        memory_mib: address space of the process that runs the code.
+        cpu_s: processor time of either process.
     """
 
-    def __init__(self, *, guest: Usage, judge: Usage) -> None:
+    def __init__(self, *, memory_mib: int, cpu_s: int) -> None:
         with ExitStack() as stack:
             request, reply, task, result = (_Pipe(stack) for _ in range(4))
             self._task, self._result = task.write_end, result.read_end
-            given = (
-                (GUEST, (request.read_end, reply.write_end), guest),
-                (
-                    JUDGE,
-                    (task.read_end, result.write_end, request.write_end, reply.read_end),
-                    judge,
-                ),
-            )
+            guest_ends = (request.read_end, reply.write_end)
+            judge_ends = (task.read_end, result.write_end, request.write_end, reply.read_end)
+            given = ((GUEST, guest_ends, memory_mib), (JUDGE, judge_ends, JUDGE_MEMORY_MIB))
             self._boxes = [
-                stack.enter_context(Sandbox(modules, [end.fileno() for end in ends], usage=usage))
-                for modules, ends, usage in given
+                stack.enter_context(
+                    Sandbox(modules, [end.fileno() for end in ends], usage=Usage(most_mib, cpu_s))
+                )
+                for modules, ends, most_mib in given
             ]
-            # Whoever waits for a process that has ended sees the end of its pipe only if nobody
-            # else holds it open.
-            for _, ends, _ in given:
-                for end in ends:
-                    end.close()
+            # A reader learns that the writing process has ended only if no other process, this one
+            # included, holds the pipe open.
+            for end in (*guest_ends, *judge_ends):
+                end.close()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -161,26 +151,28 @@ class _Check:
         self._stack.close()
 
     def reason(self, job: Mapping[str, object], *, timeout_s: float) -> str:
-        """Have the judge do its job, and return the reason of its verdict."""
-        if self._read(len(READY), limit_s=START_LIMIT_S) != READY:
+        """Have the judge do its job, and return the reason that it gives."""
+        if self._read_result(len(READY), limit_s=START_LIMIT_S) != READY:
             raise self._failure("the sandbox did not start")
         for box in self._boxes:
             box.hold()
         data = wire.to_json(job)
         with self._boxes[0].watch(START_LIMIT_S) as watch:
-            with suppress(BrokenPipeError):  # then there is no verdict either
+            with suppress(BrokenPipeError):  # then there is no reason either
                 wire.write_all(self._task.fileno(), wire.HEADER.pack(len(data)) + data)
-            said = self._read(LONGEST_VERDICT, limit_s=timeout_s, watch=watch)
+            said = self._read_result(LONGEST_REASON, limit_s=timeout_s, watch=watch)
         if said is None:
             return reasons.TIMEOUT
         reason = said.removesuffix(END).decode(errors="replace")
         if reason.startswith(BAD_TESTS):
             raise SandboxError(reason)
         if reason not in reasons.REASONS:
-            raise self._failure("the judge ended without a verdict")
+            raise self._failure("the judge ended without a reason")
         return reason
 
-    def _read(self, num_bytes: int, *, limit_s: float, watch: Watch | None = None) -> bytes | None:
+    def _read_result(
+        self, num_bytes: int, *, limit_s: float, watch: Watch | None = None
+    ) -> bytes | None:
         """Read that many bytes or up to ``END``; None if the time is over before.
 
         A guest that takes too much of the kernel's memory meanwhile is killed; what the judge then

@@ -35,13 +35,13 @@ def main() -> None:
     apply_limits(memory_mib=memory_mib, cpu_s=cpu_s)
     sys.argv = [FILE_NAME]
     sys.path[:] = [path for path in sys.path if path != "/sandbox"]
-    guest = Guest()
+    guest = GuestServer()
     with suppress(EOFError, BrokenPipeError):
         while True:
             _serve_one(guest, requests, replies)
 
 
-class Guest:
+class GuestServer:
     """The code's module and the objects in it that the judge knows by number."""
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Guest:
         """Nothing; the reply shows that the pipe is still in order."""
 
 
-def _serve_one(guest: Guest, requests: int, replies: int) -> None:
+def _serve_one(guest: GuestServer, requests: int, replies: int) -> None:
     (length,) = wire.HEADER.unpack(wire.read_exactly(requests, wire.HEADER.size))
     reply = guest.answer(wire.read_exactly(requests, length))
     # The nonce follows the request and is not read before: while the code runs, no variable

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Self
 
 from schemabank.common.errors import InputError
+from schemabank.sandbox.result import SandboxError
 from schemabank.sandbox.seccomp import ARCHITECTURES, call_filter
-from schemabank.sandbox.verdict import SandboxError
 from schemabank.sandbox.watch import Inside, Watch
 
 TMP_BYTES = 16 * 2**20
@@ -104,8 +104,11 @@ class Sandbox:
         self._stopped = False
         self._said = ""
         try:
-            self._process = _start(
-                [*_python(), "-c", start, *map(str, arguments)], modules, descriptors, status
+            self._process = _start_inside(
+                [*_python_command(), "-c", start, *map(str, arguments)],
+                modules,
+                descriptors,
+                status,
             )
         except BaseException:
             os.close(self._status)
@@ -132,7 +135,7 @@ class Sandbox:
             return
         number = re.search(rb'"child-pid": *(\d+)', os.read(self._status, 4096))
         if number is not None:
-            self._inside = _child(int(number[1]), self._process.pid)
+            self._inside = _open_child(int(number[1]), self._process.pid)
 
     def watch(self, limit_s: float) -> Watch:
         """Look at what the process inside holds of the kernel; :meth:`hold` comes before.
@@ -166,12 +169,12 @@ class Sandbox:
         if not self._stopped:
             self._stopped = True
             try:
-                self._kill()
+                self._kill_inside()
             finally:
-                self._close()
+                self._close_handles()
         return self._said
 
-    def _kill(self) -> None:
+    def _kill_inside(self) -> None:
         if self._process.poll() is None:
             self.hold()
         self.kill()
@@ -180,7 +183,7 @@ class Sandbox:
             if self.wait(STOP_LIMIT_S) is None:
                 raise SandboxError("bubblewrap was killed and does not end")
 
-    def _close(self) -> None:
+    def _close_handles(self) -> None:
         if self._inside is not None:
             os.close(self._inside.handle)
         os.close(self._status)
@@ -192,7 +195,7 @@ class Sandbox:
         self._said = " ".join(said.decode(errors="replace").split())
 
 
-def _child(number: int, parent: int) -> Inside | None:
+def _open_child(number: int, parent: int) -> Inside | None:
     """Open a handle on a parent's child; None if it has ended, and others may have its number.
 
     A child that the parent still has after the handle was opened is whom the handle is on.
@@ -201,19 +204,19 @@ def _child(number: int, parent: int) -> Inside | None:
         handle = os.pidfd_open(number)
     except OSError:  # it has ended, or this process has no descriptor left
         return None
-    if _parent(number) != parent:
+    if _parent_of(number) != parent:
         os.close(handle)
         return None
     return Inside(number, handle)
 
 
-def _parent(number: int) -> int | None:
+def _parent_of(number: int) -> int | None:
     with suppress(OSError):
         return int(Path(f"/proc/{number}/stat").read_bytes().rpartition(b")")[2].split()[1])
     return None
 
 
-def _start(
+def _start_inside(
     command: Sequence[str], modules: tuple[str, ...], descriptors: Sequence[int], status: int
 ) -> subprocess.Popen[bytes]:
     """Start a command inside; ``status`` is told the number of its process."""
@@ -224,8 +227,8 @@ def _start(
         return subprocess.Popen(  # noqa: S603 -- the command is put together here
             [
                 *(_bubblewrap(), "--info-fd", str(status), "--seccomp", str(call_rules)),
-                *_options(),
-                *_files(modules),
+                *_mount_options(),
+                *_file_options(modules),
                 # Last, because mount points are made in it.
                 *("--remount-ro", "/", "--chdir", "/tmp", "--"),  # noqa: S108 -- the sandbox's own
                 *command,
@@ -239,13 +242,13 @@ def _start(
         os.close(call_rules)
 
 
-def _options() -> list[str]:
+def _mount_options() -> list[str]:
     return [
         *("--unshare-all", "--unshare-user", "--disable-userns"),
         # Bubblewrap's own first process would outlive the one outside, which should reap it.
         *("--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL"),
         *("--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
-        # A fixed seed makes sets iterate the same way each time, so verdicts repeat.
+        # A fixed seed makes sets iterate the same way each time, so results repeat.
         *("--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
         *("--dev", "/dev", "--remount-ro", "/dev"),
         *("--size", str(TMP_BYTES), "--tmpfs", "/tmp"),  # noqa: S108 -- the sandbox's own
@@ -253,7 +256,7 @@ def _options() -> list[str]:
 
 
 @lru_cache
-def _files(modules: tuple[str, ...]) -> tuple[str, ...]:
+def _file_options(modules: tuple[str, ...]) -> tuple[str, ...]:
     """What stands in the file system: libraries, Python, and these modules of this package."""
     options = ["--ro-bind", "/usr", "/usr"]
     for name in ("/bin", "/lib", "/lib32", "/lib64", "/libx32"):
@@ -282,7 +285,7 @@ def _site_packages(prefixes: Iterable[str]) -> list[str]:
     return sorted(folder for folder in folders if Path(folder).is_dir())
 
 
-def _python() -> tuple[str, ...]:
+def _python_command() -> tuple[str, ...]:
     """This interpreter without site-packages; not ``-I``, which would ignore the hash seed."""
     base: str = sys._base_executable  # type: ignore[attr-defined] # typeshed leaves it out
     return (os.path.realpath(base), "-s", "-S", "-P", "-B")

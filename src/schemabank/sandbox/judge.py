@@ -16,36 +16,36 @@ from typing import Any, cast
 
 from schemabank.sandbox import reasons, wire
 from schemabank.sandbox.limits import apply_limits
-from schemabank.sandbox.remote import Failed, Guest, UnsendableError
+from schemabank.sandbox.remote import CheckEnded, RemoteGuest, UnsendableError
 
 READY = b"R"
 BAD_TESTS = "bad tests: "
-END, LONGEST_VERDICT = b"\n", 2**12  # the caller does not wait for the end of its pipe
+END, LONGEST_REASON = b"\n", 2**12  # the caller does not wait for the end of its pipe
 
 
 def main() -> None:
     """Judge one job, read from and answered on the descriptors named on the command line."""
-    job_fd, verdict_fd, requests, replies, memory_mib, cpu_s = map(int, sys.argv[1:7])
+    job_fd, result_fd, requests, replies, memory_mib, cpu_s = map(int, sys.argv[1:7])
     apply_limits(memory_mib=memory_mib, cpu_s=cpu_s)
     random.seed(0)  # some tests draw inputs; the same code gets the same verdict
-    guest = Guest(requests, replies)
+    guest = RemoteGuest(requests, replies)
     guest.ask("end")
-    wire.write_all(verdict_fd, READY)
+    wire.write_all(result_fd, READY)
     (length,) = wire.HEADER.unpack(wire.read_exactly(job_fd, wire.HEADER.size))
     job = cast("dict[str, Any]", wire.from_json(wire.read_exactly(job_fd, length)))
     said = " ".join(judge(guest, job).split()).encode()
-    wire.write_all(verdict_fd, said[: LONGEST_VERDICT - 1] + END)
+    wire.write_all(result_fd, said[: LONGEST_REASON - 1] + END)
 
 
-def judge(guest: Guest, job: dict[str, Any]) -> str:
+def judge(guest: RemoteGuest, job: dict[str, Any]) -> str:
     """Return the reason of the verdict, or :data:`BAD_TESTS` and what is wrong with them."""
     try:
-        reason = _program(guest, job) if job["kind"] == "program" else _tests(guest, job)
+        reason = _run_statements(guest, job) if job["kind"] == "program" else _run_tests(guest, job)
         if reason == reasons.PASSED:
             # Bytes that the code wrote after its last reply stand before the reply to this.
             guest.ask("end")
-    except Failed as failed:
-        return failed.reason
+    except CheckEnded as ended:
+        return ended.reason
     except UnsendableError as error:
         return f"{BAD_TESTS}{error}"
     except Exception as error:
@@ -55,7 +55,7 @@ def judge(guest: Guest, job: dict[str, Any]) -> str:
     return reason
 
 
-def _program(guest: Guest, job: dict[str, Any]) -> str:
+def _run_statements(guest: RemoteGuest, job: dict[str, Any]) -> str:
     """Run a program statement by statement; none is sent before the one before it has ended."""
     try:
         statements = list(_statements(job["source"]))
@@ -67,7 +67,7 @@ def _program(guest: Guest, job: dict[str, Any]) -> str:
     return reasons.PASSED if _still_runs(guest) else reasons.PROTOCOL
 
 
-def _still_runs(guest: Guest) -> bool:
+def _still_runs(guest: RemoteGuest) -> bool:
     """Whether the guest still does what it is told, rather than only saying so."""
     first, second = (int.from_bytes(os.urandom(7)) for _ in range(2))
     try:
@@ -96,47 +96,47 @@ def _statements(source: str) -> Iterable[str]:
         yield "\n" * (first - 1) + b"\n".join(text).decode()
 
 
-def _tests(guest: Guest, job: dict[str, Any]) -> str:
+def _run_tests(guest: RemoteGuest, job: dict[str, Any]) -> str:
     try:
         texts = [job["setup"], *job["tests"]]
         tests = [compile(text, "tests.py", "exec") for text in texts]
-        called = job["entry_point"] or _called(job["tests"])
+        called = job["entry_point"] or _first_called(job["tests"])
         known: dict[str, object] = {"__name__": "tests"}
         exec(compile(job["prompt"], "prompt.py", "exec"), known)  # noqa: S102 -- trusted
         known.pop(called, None)  # the prompt only announces it
         wanted = _open_names(texts) - known.keys() | {called}
     except (SyntaxError, ValueError) as error:
         return f"{BAD_TESTS}{error}"
-    known.update(_modules(wanted - {called}))
+    known.update(_library_modules(wanted - {called}))
     guest.ask("start", "solution")
     if guest.ask("run", job["source"]) is not True:
         return reasons.SYNTAX
-    known.update(_found(guest, wanted - known.keys() | {called}))
+    known.update(_find_in_code(guest, wanted - known.keys() | {called}))
     if called not in known:
         return reasons.MISSING
-    return _outcome(guest, tests, known)
+    return _run_asserts(guest, tests, known)
 
 
-def _outcome(guest: Guest, tests: Iterable[Any], known: dict[str, object]) -> str:
+def _run_asserts(guest: RemoteGuest, tests: Iterable[Any], known: dict[str, object]) -> str:
     try:
         for test in tests:
             exec(test, known)  # noqa: S102 -- the tests are trusted, and this process is confined
-    except (Failed, UnsendableError):
+    except (CheckEnded, UnsendableError):
         raise
     except BaseException as error:  # whatever a test raises, it did not pass
         return reasons.EXCEPTION if error is guest.raised else reasons.WRONG
     return reasons.PASSED
 
 
-def _found(guest: Guest, names: set[str]) -> dict[str, object]:
+def _find_in_code(guest: RemoteGuest, names: set[str]) -> dict[str, object]:
     """What the code defines of these names."""
     found = guest.ask("find", sorted(names))
     if not isinstance(found, dict) or not found.keys() <= names:
-        raise Failed(reasons.PROTOCOL)
+        raise CheckEnded(reasons.PROTOCOL)
     return found
 
 
-def _modules(names: set[str]) -> dict[str, object]:
+def _library_modules(names: set[str]) -> dict[str, object]:
     """Modules that the tests use without importing them, from the judge's own library."""
     return {name: importlib.import_module(name) for name in names & sys.stdlib_module_names}
 
@@ -157,8 +157,8 @@ def _open_names(texts: Iterable[str]) -> set[str]:
     return read - bound
 
 
-def _called(texts: Iterable[str]) -> str:
-    """The function under test where nobody named it: what the tests call first, builtins last.
+def _first_called(texts: Iterable[str]) -> str:
+    """The function under test where no name is given: the first that tests call, builtins last.
 
     A test such as ``assert sum(10, 15) == 6`` calls nothing but the builtin's namesake.
     """

@@ -1,6 +1,6 @@
-"""Why a check passed or did not: the closed list of words that a verdict may give.
+"""Why a check passed or did not: the closed list of reasons that a result may give.
 
-They are apart from the verdict because the judge, which starts anew for every check, imports this.
+They have a module of their own because the judge, which starts anew for every check, imports it.
 """
 
 from typing import Final

@@ -15,7 +15,7 @@ from typing import cast
 from schemabank.sandbox import reasons, wire
 
 
-class Failed(BaseException):
+class CheckEnded(BaseException):
     """The check is over; no ``except Exception`` of a test may catch it.
 
     Attributes:
@@ -31,7 +31,7 @@ class UnsendableError(Exception):
     """The tests pass the code something that has no literal form."""
 
 
-class Guest:
+class RemoteGuest:
     """The process that runs the code under test, seen from outside.
 
     Args:
@@ -45,23 +45,23 @@ class Guest:
         self._poll = select.poll()
         self._poll.register(replies, select.POLLIN)
         self.raised: Exception | None = None
-        self._failed: Failed | None = None
+        self._ended: CheckEnded | None = None
 
     def ask(self, operation: str, *values: object) -> object:
         """Have one operation done and return its value.
 
         Raises:
-            Failed: the guest is gone or broke the protocol.
+            CheckEnded: the guest is gone or broke the protocol.
             UnsendableError: a value has no literal form.
             Exception: of the builtin kind that the code raised.
         """
-        if self._failed is not None:  # whatever the tests caught
-            raise self._failed
-        fields = [_encode(value) for value in values]
+        if self._ended is not None:  # whatever the tests caught
+            raise self._ended
+        fields = [_encode_argument(value) for value in values]
         try:
             answer = self._answer(wire.to_json([operation, *fields]))
-        except Failed as failed:
-            self._failed = failed
+        except CheckEnded as ended:
+            self._ended = ended
             raise
         if isinstance(answer, Exception):
             self.raised = answer
@@ -74,34 +74,34 @@ class Guest:
         nonce = os.urandom(wire.NONCE_BYTES)
         try:
             wire.write_all(self._requests, wire.HEADER.pack(len(request)) + request + nonce)
-            return self._value(self._read(nonce))
+            return self._parse_reply(self._read_reply(nonce))
         except (EOFError, BrokenPipeError):
-            raise Failed(reasons.ENDED) from None
+            raise CheckEnded(reasons.ENDED) from None
         except wire.WireError:
-            raise Failed(reasons.PROTOCOL) from None
+            raise CheckEnded(reasons.PROTOCOL) from None
 
     def _check_silent(self) -> None:
         """Nobody asked, so nothing may stand in the pipe."""
         if self._poll.poll(0):
-            raise Failed(reasons.PROTOCOL if os.read(self._replies, 1) else reasons.ENDED)
+            raise CheckEnded(reasons.PROTOCOL if os.read(self._replies, 1) else reasons.ENDED)
 
-    def _read(self, nonce: bytes) -> bytes:
+    def _read_reply(self, nonce: bytes) -> bytes:
         (length,) = wire.HEADER.unpack(wire.read_exactly(self._replies, wire.HEADER.size))
         if wire.read_exactly(self._replies, wire.NONCE_BYTES) != nonce:
-            raise Failed(reasons.PROTOCOL)
+            raise CheckEnded(reasons.PROTOCOL)
         if length > wire.MAX_REPLY_BYTES:
-            raise Failed(reasons.TOO_LARGE)
+            raise CheckEnded(reasons.TOO_LARGE)
         return wire.read_exactly(self._replies, length)
 
-    def _value(self, reply: bytes) -> object:
+    def _parse_reply(self, reply: bytes) -> object:
         match wire.from_json(reply):
             case ["value", value]:
                 return wire.decode(value, lambda number: RemoteObject(self, number))
             case ["raised", str(name)]:
-                return _exception(name)
+                return _builtin_exception(name)
             case ["large"]:
-                raise Failed(reasons.TOO_LARGE)
-        raise Failed(reasons.PROTOCOL)
+                raise CheckEnded(reasons.TOO_LARGE)
+        raise CheckEnded(reasons.PROTOCOL)
 
 
 class RemoteObject:
@@ -110,10 +110,10 @@ class RemoteObject:
     It has no ``__eq__``, so it equals no expected value, whatever the object there would say.
     """
 
-    _guest: Guest
+    _guest: RemoteGuest
     _number: int
 
-    def __init__(self, guest: Guest, number: object) -> None:
+    def __init__(self, guest: RemoteGuest, number: object) -> None:
         if type(number) is not int:
             raise wire.WireError("malformed number")
         # Past __setattr__, which writes to the object in the guest.
@@ -138,7 +138,7 @@ class RemoteObject:
     def __iter__(self) -> Iterator[object]:
         items = self._guest.ask("list", self)
         if not isinstance(items, list):
-            raise Failed(reasons.PROTOCOL)
+            raise CheckEnded(reasons.PROTOCOL)
         return iter(items)
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class RemoteObject:
         return cast("str", self._guest.ask("str", self))  # Python checks the type
 
 
-def _encode(value: object) -> object:
+def _encode_argument(value: object) -> object:
     try:
         return wire.encode(value, _number, wire.MAX_REQUEST_DEPTH)
     except wire.WireError as error:
@@ -164,7 +164,7 @@ def _number(value: object) -> int:
     return int(vars(value)["_number"])
 
 
-def _exception(name: str) -> Exception:
+def _builtin_exception(name: str) -> Exception:
     """An exception of the builtin class with this name, without arguments, or a plain one.
 
     StopIteration would silently end the test's own loops, ``all(map(candidate, ...))`` say.

@@ -51,52 +51,52 @@ def call_filter(machine: str | None = None) -> bytes:
         machine: the processor's name; this machine's if left out.
 
     Raises:
-        KeyError: the processor is none of :data:`ARCHITECTURES`.
+        KeyError: the processor is not in :data:`ARCHITECTURES`.
     """
     here = ARCHITECTURES[machine or platform.machine()]
     program = [
-        _step(LOAD, ARCHITECTURE_OFFSET),
-        _step(EQUAL, here.audit, skip_if=1),
-        _step(RETURN, KILL),
-        _step(LOAD, NUMBER_OFFSET),
+        _instruction(LOAD, ARCHITECTURE_OFFSET),
+        _instruction(EQUAL, here.audit, skip_if=1),
+        _instruction(RETURN, KILL),
+        _instruction(LOAD, NUMBER_OFFSET),
     ]
     if here.column == 0:
-        program += [_step(AT_LEAST, X32, skip_else=1), _step(RETURN, UNKNOWN)]
+        program += [_instruction(AT_LEAST, X32, skip_else=1), _instruction(RETURN, UNKNOWN)]
     for name, numbers in CALLS.items():
         number = numbers[here.column]
         if number is not None:
-            verdict = _verdict(name)
-            program += [_step(EQUAL, number, skip_else=len(verdict)), *verdict]
-    return b"".join([*program, _step(RETURN, UNKNOWN)])
+            decision = _decision(name)
+            program += [_instruction(EQUAL, number, skip_else=len(decision)), *decision]
+    return b"".join([*program, _instruction(RETURN, UNKNOWN)])
 
 
-def _verdict(name: str) -> list[bytes]:
+def _decision(name: str) -> list[bytes]:
     """The steps that decide on a call of that name; they always return."""
     if name == "mmap":
         return [
             _load_argument(MMAP_FLAGS_ARGUMENT),
-            _step(ANY_BIT, MAP_HUGETLB, skip_else=1),
-            _step(RETURN, REFUSED),
-            _step(RETURN, ALLOW),
+            _instruction(ANY_BIT, MAP_HUGETLB, skip_else=1),
+            _instruction(RETURN, REFUSED),
+            _instruction(RETURN, ALLOW),
         ]
     if name in CHOICES:
         argument, allowed = CHOICES[name]
-        return [_load_argument(argument), *_one_of(allowed), _step(RETURN, REFUSED)]
-    return [_step(RETURN, ALLOW)]
+        return [_load_argument(argument), *_allow_values(allowed), _instruction(RETURN, REFUSED)]
+    return [_instruction(RETURN, ALLOW)]
 
 
 def _load_argument(index: int) -> bytes:
     # The lower half: the kernel looks at no more of these arguments. All three are little-endian.
-    return _step(LOAD, ARGUMENTS_OFFSET + 8 * index)
+    return _instruction(LOAD, ARGUMENTS_OFFSET + 8 * index)
 
 
-def _one_of(values: Iterable[int]) -> list[bytes]:
+def _allow_values(values: Iterable[int]) -> list[bytes]:
     return [
         step
         for value in values
-        for step in (_step(EQUAL, value, skip_else=1), _step(RETURN, ALLOW))
+        for step in (_instruction(EQUAL, value, skip_else=1), _instruction(RETURN, ALLOW))
     ]
 
 
-def _step(code: int, value: int, *, skip_if: int = 0, skip_else: int = 0) -> bytes:
+def _instruction(code: int, value: int, *, skip_if: int = 0, skip_else: int = 0) -> bytes:
     return struct.pack("HBBI", code, skip_if, skip_else, value)

@@ -2,7 +2,7 @@
 
 Two kinds grow without a limit that a user may set: page tables, one page for as little as one
 mapped byte, and the inodes and names of files in the sandbox's ``/tmp``. The kernel tells of both,
-so whoever started the process can look every few milliseconds, and end it.
+so the process outside can look every few milliseconds, and end the one inside.
 """
 
 import os
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from schemabank.sandbox.verdict import SandboxError
+from schemabank.sandbox.result import SandboxError
 
 WATCH_EVERY_S = 0.02
 # About 1 KiB of the kernel's memory each; a link counts as one more.
 MAX_FILES = 4096
-# A page of tables maps 512 pages, so 1 / 512 of the memory serves whoever uses it in one piece.
+# A page of tables maps 512 pages, so a program that uses memory in one piece needs 1 / 512 of it.
 MIN_PAGE_TABLES_KIB = 16 * 1024
 PAGE_TABLES_SHARE = 256
 PAGE_TABLES = re.compile(r"^VmPTE:\s*(\d+) kB$", re.MULTILINE)
@@ -61,7 +61,7 @@ class Watch:
         deadline = time.monotonic() + limit_s
         while inside is not None and self._tmp is None and not inside.has_ended():
             # Bubblewrap builds the file system first; no code can move or cover the folder later.
-            self._tmp = _tmp(Path("/proc", str(inside.number), "root", "tmp"), tmp_bytes)
+            self._tmp = _open_tmp(Path("/proc", str(inside.number), "root", "tmp"), tmp_bytes)
             if self._tmp is None and time.monotonic() > deadline:
                 raise SandboxError(
                     f"process {inside.number} in a sandbox is not to be seen in /proc: needed is a "
@@ -95,7 +95,7 @@ def _page_tables_kib(inside: Inside) -> int:
     return 0
 
 
-def _tmp(path: Path, num_bytes: int) -> int | None:
+def _open_tmp(path: Path, num_bytes: int) -> int | None:
     """Open the sandbox's folder; None where it is not there yet, or is one of this process."""
     try:
         folder = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

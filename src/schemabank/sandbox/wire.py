@@ -95,7 +95,7 @@ def encode(value: object, refer: Encode, depth: int = MAX_REPLY_DEPTH) -> object
     if isinstance(value, type) and TYPES.get(value.__name__) is value:
         return ["type", value.__name__]
     if kind in CONTAINERS:
-        return [kind.__name__, *(encode(item, refer, depth - 1) for item in _items(value))]
+        return [kind.__name__, *(encode(item, refer, depth - 1) for item in _flat_items(value))]
     for base, plain in PLAIN.items():
         if issubclass(kind, base):
             return encode(plain(value), refer, depth - 1)
@@ -131,18 +131,18 @@ def decode(data: object, find: Decode, depth: int = MAX_REPLY_DEPTH) -> object:
         raise WireError("malformed value") from error
 
 
-def _items(value: object) -> Iterable[object]:
+def _flat_items(value: object) -> Iterable[object]:
     assert isinstance(value, CONTAINERS)
     if len(value) > MAX_ITEMS:
         raise WireError("too long")
     return chain.from_iterable(value.items()) if isinstance(value, dict) else value
 
 
-def _pairs(parts: list[object]) -> dict[object, object]:
+def _as_dict(parts: list[object]) -> dict[object, object]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def _decimal(text: str) -> Decimal:
+def _parse_decimal(text: str) -> Decimal:
     try:
         return Decimal(text)
     except InvalidOperation as error:
@@ -183,7 +183,7 @@ MAKERS: dict[str, Callable[..., object]] = {
     "range": lambda *texts: range(*(int(text, 16) for text in texts)),
     "slice": slice,
     "Fraction": lambda *texts: Fraction(*(int(text, 16) for text in texts)),
-    "Decimal": _decimal,
+    "Decimal": _parse_decimal,
     "type": TYPES.__getitem__,
 }
 BUILDERS: dict[str, Callable[[list[object]], object]] = {
@@ -191,5 +191,5 @@ BUILDERS: dict[str, Callable[[list[object]], object]] = {
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
-    "dict": _pairs,
+    "dict": _as_dict,
 }

@@ -13,25 +13,18 @@ import numpy.typing as npt
 from scipy import stats
 
 from schemabank.common.errors import InputError
-from schemabank.stats.checks import (
-    DIGITS,
-    Array,
-    Interval,
-    as_scores,
-    check_confidence,
-    check_num_resamples,
-    sample_sd,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Array, Interval
 
-Method = Literal["studentised", "percentile", "bca"]
-METHODS: tuple[Method, ...] = ("studentised", "percentile", "bca")
+BootstrapMethod = Literal["studentised", "percentile", "bca"]
+BOOTSTRAP_METHODS: tuple[BootstrapMethod, ...] = ("studentised", "percentile", "bca")
 FEWEST = 4  # values; of fewer, too few resamples have a spread of their own
 
 
 def bootstrap_interval(
     values: npt.ArrayLike,
     *,
-    method: Method = "studentised",
+    method: BootstrapMethod = "studentised",
     confidence: float = 0.95,
     num_resamples: int = 10_000,
     seed: int = 0,
@@ -62,12 +55,14 @@ def bootstrap_interval(
     Returns:
         Both ends; ``None`` for fewer than 4 values and for values without spread.
     """
-    check_confidence(confidence)
-    check_num_resamples(num_resamples)
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: give one of {', '.join(METHODS)}")
-    scores, rng = as_scores(values), np.random.default_rng(seed)
-    if len(scores) < FEWEST or not sample_sd(scores):
+    checks.check_confidence(confidence)
+    checks.check_num_resamples(num_resamples)
+    if method not in BOOTSTRAP_METHODS:
+        raise InputError(
+            f"method {method!r} is unknown: give one of {', '.join(BOOTSTRAP_METHODS)}"
+        )
+    scores, rng = checks.as_scores(values), np.random.default_rng(seed)
+    if len(scores) < FEWEST or not checks.sample_sd(scores):
         return None
     if method == "studentised":
         return _studentised(scores, confidence, num_resamples, rng)
@@ -88,10 +83,10 @@ def _studentised(
     num, mean = len(scores), float(scores.mean())
     drawn = scores[rng.integers(0, num, (num_resamples, num))]
     errors = drawn.std(axis=1, ddof=1) / num**0.5
-    spread = errors > 10.0**-DIGITS * float(np.abs(scores).max())
+    spread = errors > checks.rounding(scores)
     if not spread.any():
         return None
     distances = (drawn.mean(axis=1)[spread] - mean) / errors[spread]
-    low, high = np.quantile(distances, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = checks.percentile_interval(distances, confidence)
     error = float(scores.std(ddof=1)) / num**0.5
-    return mean - float(high) * error, mean - float(low) * error
+    return mean - high * error, mean - low * error

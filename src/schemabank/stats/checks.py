@@ -27,7 +27,7 @@ def as_scores(values: npt.ArrayLike, *, dims: int = 1) -> Array:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"{reprlib.repr(values)} are no scores: give numbers, {SHAPES[dims]}"
+            f"{reprlib.repr(values)} are not scores: give numbers, {SHAPES[dims]}"
         ) from error
     if found.ndim != dims or not found.size:
         raise InputError(f"scores of shape {found.shape}: give {SHAPES[dims]}, and at least one")
@@ -44,7 +44,7 @@ def as_pairs(a: npt.ArrayLike, b: npt.ArrayLike, *, dims: int = 1) -> tuple[Arra
     first, second = as_scores(a, dims=dims), as_scores(b, dims=dims)
     if first.shape != second.shape:
         raise InputError(
-            f"scores of shapes {first.shape} and {second.shape} make no pairs: give both arms' "
+            f"scores of shapes {first.shape} and {second.shape} do not make pairs: give both arms' "
             f"scores in the same order, {SHAPES[dims]}, and only what both arms have"
         )
     return first, second
@@ -64,17 +64,28 @@ def decimals(*arrays: Array) -> int:
     return min(DIGITS - 1 - int(np.floor(np.log10(largest))), MOST_DECIMALS)
 
 
+def rounding(*arrays: Array) -> float:
+    """Return what floating-point scores of this size may differ by though they are the same."""
+    return float(10.0**-DIGITS * max(np.abs(array).max() for array in arrays))
+
+
 def sample_sd(values: Array) -> float | None:
     """Return the standard deviation with ``n - 1``; ``None`` for one value, 0 below rounding."""
     if len(values) < 2:
         return None
     sd = float(np.std(values, ddof=1))
-    return sd if sd > 10.0**-DIGITS * float(np.abs(values).max()) else 0.0
+    return sd if sd > rounding(values) else 0.0
 
 
 def cluster_numbers(clusters: Sequence[Hashable]) -> npt.NDArray[np.intp]:
     """Return the number of each item's cluster, from 0."""
     return np.unique(np.asarray([repr(c) for c in clusters]), return_inverse=True)[1]
+
+
+def percentile_interval(figures: Array, confidence: float) -> Interval:
+    """Return the interval that holds the share ``confidence`` in the middle of the figures."""
+    low, high = np.quantile(figures, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def check_confidence(confidence: float) -> None:

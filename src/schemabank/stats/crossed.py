@@ -16,16 +16,9 @@ from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 from schemabank.common.errors import InputError
+from schemabank.stats import checks
 from schemabank.stats.arms import student_interval
-from schemabank.stats.checks import (
-    DIGITS,
-    Array,
-    Interval,
-    check_confidence,
-    check_num_resamples,
-    cluster_numbers,
-    differences,
-)
+from schemabank.stats.checks import Array, Interval
 from schemabank.stats.contrasts import Difference
 
 RESAMPLES_AT_ONCE = 256  # of any number of items fit into memory
@@ -80,11 +73,11 @@ def crossed_difference(
         confidence: probability that the interval holds the mean difference over all seeds and
             items.
     """
-    check_confidence(confidence)
-    sums, sizes = _clustered(a, b, clusters)
+    checks.check_confidence(confidence)
+    sums, sizes = _cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
     mean = float(sums.sum() / (num_seeds * sizes.sum()))
-    parts = _parts(sums, sizes) if min(sums.shape) > 1 else None
+    parts = _error_parts(sums, sizes) if min(sums.shape) > 1 else None
     error = None if parts is None else sum(parts) ** 0.5
     df = p = None
     if parts is not None and error:
@@ -133,20 +126,19 @@ def pigeonhole_interval(
     Returns:
         Both ends; ``None`` for one seed or one cluster, and where nothing varies.
     """
-    check_confidence(confidence)
-    check_num_resamples(num_resamples)
-    sums, sizes = _clustered(a, b, clusters)
-    if min(sums.shape) < 2 or np.ptp(sums / sizes) <= 10.0**-DIGITS * np.abs(sums).max():
+    checks.check_confidence(confidence)
+    checks.check_num_resamples(num_resamples)
+    sums, sizes = _cluster_sums(a, b, clusters)
+    if min(sums.shape) < 2 or np.ptp(sums / sizes) <= checks.rounding(sums):
         return None
     rng = np.random.default_rng(seed)
     means = np.empty(num_resamples)
     for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, num_resamples - start)
-        of_seeds, of_items = (_draws(rng, size, num) for num in sums.shape)
+        of_seeds, of_items = (_draw_counts(rng, size, num) for num in sums.shape)
         totals = ((of_items @ sums.T) * of_seeds).sum(axis=1)
         means[start : start + size] = totals / (len(sums) * (of_items @ sizes))
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return checks.percentile_interval(means, confidence)
 
 
 @dataclass(frozen=True)
@@ -186,11 +178,11 @@ class Cochran:
         return 2 * math.exp(brentq(lambda log: self.quantile(math.exp(log)) - statistic, *ends))
 
 
-def _clustered(
+def _cluster_sums(
     a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Array, Array]:
     """Sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
-    values = differences(a, b, dims=2)
+    values = checks.differences(a, b, dims=2)
     if clusters is None:
         return values, np.ones(values.shape[1])
     if len(clusters) != values.shape[1]:
@@ -198,12 +190,12 @@ def _clustered(
             f"{len(clusters)} clusters for {values.shape[1]} items: give one an item, in the "
             "order of the scores' second axis"
         )
-    numbers = cluster_numbers(clusters)
+    numbers = checks.cluster_numbers(clusters)
     sums = np.stack([np.bincount(numbers, weights=row) for row in values])
     return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
 
 
-def _parts(sums: Array, sizes: Array) -> tuple[float, float]:
+def _error_parts(sums: Array, sizes: Array) -> tuple[float, float]:
     """What seeds and items add to the squared standard error; 0 below rounding.
 
     The variances of the overall mean by seeds, by clusters and by cells, each from the residuals of
@@ -217,13 +209,13 @@ def _parts(sums: Array, sizes: Array) -> tuple[float, float]:
     by_seed = float(of_seed.var(ddof=1)) / num_seeds
     by_item = spread * float(np.square(of_item).sum())
     by_cell = spread * float(np.square(of_cell).sum()) / (num_seeds * (num_seeds - 1))
-    least = (10.0**-DIGITS * float(np.abs(sums).max())) ** 2
+    least = checks.rounding(sums) ** 2
     seed_part = by_seed if by_seed > least else 0.0
-    item_part = by_item - by_cell if by_item > (1 + 10.0**-DIGITS) * by_cell + least else 0.0
+    item_part = by_item - by_cell if by_item > (1 + 10.0**-checks.DIGITS) * by_cell + least else 0.0
     return seed_part, item_part
 
 
-def _draws(rng: np.random.Generator, size: int, num: int) -> Array:
+def _draw_counts(rng: np.random.Generator, size: int, num: int) -> Array:
     """How often each of ``num`` was drawn in ``num`` draws: (size, num)."""
     drawn = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)

@@ -9,15 +9,8 @@ from scipy.optimize import brentq
 from scipy.special import gammaln
 from scipy.stats import beta, chi2, nct, norm
 
-from schemabank.stats.checks import (
-    DIGITS,
-    Interval,
-    as_scores,
-    check_confidence,
-    decimals,
-    differences,
-    sample_sd,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Interval
 
 LARGEST_T = 1e4  # beyond, scipy's noncentral t fails, and only the estimated spread counts
 
@@ -63,17 +56,19 @@ def hedges_g(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) ->
         b: (seed) of the other; the numbers of seeds may differ, 4 in all at least.
         confidence: probability that the interval holds the population's effect.
     """
-    check_confidence(confidence)
-    first, second = as_scores(a), as_scores(b)
+    checks.check_confidence(confidence)
+    first, second = checks.as_scores(a), checks.as_scores(b)
     df = len(first) + len(second) - 2
     if df < 2:
         return Effect(None, None, None)
     centred = np.concatenate([first - first.mean(), second - second.mean()])
     pooled = float(np.sqrt(np.square(centred).sum() / df))
-    if pooled <= 10.0**-DIGITS * max(np.abs(first).max(), np.abs(second).max()):
+    if pooled <= checks.rounding(first, second):
         return Effect(None, None, None)
     raw = float(first.mean() - second.mean()) / pooled
-    return _effect(raw, df, len(first) * len(second) / (len(first) + len(second)), confidence)
+    return _corrected_effect(
+        raw, df, len(first) * len(second) / (len(first) + len(second)), confidence
+    )
 
 
 def paired_d_z(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) -> Effect:
@@ -87,12 +82,12 @@ def paired_d_z(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 0.95) 
         b: (seed) of the other, in the same order, 3 at least.
         confidence: probability that the interval holds the population's effect.
     """
-    check_confidence(confidence)
-    values = differences(a, b)
-    sd = sample_sd(values)
+    checks.check_confidence(confidence)
+    values = checks.differences(a, b)
+    sd = checks.sample_sd(values)
     if len(values) < 3 or not sd:
         return Effect(None, None, None)
-    return _effect(float(values.mean()) / sd, len(values) - 1, len(values), confidence)
+    return _corrected_effect(float(values.mean()) / sd, len(values) - 1, len(values), confidence)
 
 
 def paired_outperformance(
@@ -111,8 +106,8 @@ def paired_outperformance(
         b: (seed) of the other, in the same order.
         confidence: probability that the interval holds the population's probability.
     """
-    check_confidence(confidence)
-    values = differences(a, b)
+    checks.check_confidence(confidence)
+    values = checks.differences(a, b)
     wins, num, tail = float((np.sign(values).sum() + len(values)) / 2), len(values), 1 - confidence
     low = float(beta.ppf(tail / 2, wins, num - wins + 1)) if wins else 0.0
     high = float(beta.isf(tail / 2, wins + 1, num - wins)) if wins < num else 1.0
@@ -134,9 +129,9 @@ def unpaired_outperformance(
         b: (seed) of the other; the numbers of seeds may differ.
         confidence: probability that the interval holds the population's probability.
     """
-    check_confidence(confidence)
-    first, second = as_scores(a), as_scores(b)
-    gaps = np.round(np.subtract.outer(first, second), decimals(first, second))
+    checks.check_confidence(confidence)
+    first, second = checks.as_scores(a), checks.as_scores(b)
+    gaps = np.round(np.subtract.outer(first, second), checks.decimals(first, second))
     share, z = float((np.sign(gaps).mean() + 1) / 2), float(norm.isf((1 - confidence) / 2))
     others = (len(first) + len(second)) / 2 - 1
 
@@ -150,7 +145,7 @@ def unpaired_outperformance(
     return Outperformance(share, (float(low), float(high)))
 
 
-def _effect(raw: float, df: int, size: float, confidence: float) -> Effect:
+def _corrected_effect(raw: float, df: int, size: float, confidence: float) -> Effect:
     """The effect whose t statistic is ``raw √size``."""
     correction = np.exp(gammaln(df / 2) - gammaln((df - 1) / 2)) / (df / 2) ** 0.5
     ends = [

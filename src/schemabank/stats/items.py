@@ -9,14 +9,8 @@ from scipy.stats import binomtest
 from scipy.stats import t as student
 
 from schemabank.common.errors import InputError
-from schemabank.stats.checks import (
-    Interval,
-    as_pairs,
-    as_scores,
-    check_confidence,
-    check_num_resamples,
-    cluster_numbers,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Interval
 
 RESAMPLES_AT_ONCE = 256  # of any number of clusters fit into memory
 
@@ -44,10 +38,10 @@ def wilson_interval(num_correct: int, num_items: int, *, confidence: float = 0.9
     """Return Wilson's score interval of a share (Wilson 1927, JASA 22:209-212)."""
     if num_items < 1 or not 0 <= num_correct <= num_items:
         raise InputError(
-            f"{num_correct} correct of {num_items} items is no share: "
+            f"{num_correct} correct of {num_items} items is not a share: "
             "give at least 1 item and a count between 0 and the number of items"
         )
-    check_confidence(confidence)
+    checks.check_confidence(confidence)
     share = binomtest(num_correct, num_items)
     interval = share.proportion_ci(confidence_level=confidence, method="wilson")
     return float(interval.low), float(interval.high)
@@ -71,14 +65,14 @@ def clustered_interval(
     Returns:
         Both ends; ``None`` for fewer than two clusters, which say nothing about the spread.
     """
-    check_confidence(confidence)
+    checks.check_confidence(confidence)
     if len(values) != len(clusters) or not len(values):
         raise InputError(
             f"{len(values)} values and {len(clusters)} clusters: give one of each an item, and at "
             "least one item"
         )
-    scores = as_scores(values)
-    sums = np.bincount(cluster_numbers(clusters), weights=scores - scores.mean())
+    scores = checks.as_scores(values)
+    sums = np.bincount(checks.cluster_numbers(clusters), weights=scores - scores.mean())
     num = len(sums)
     if num == 1:
         return None
@@ -112,8 +106,8 @@ def resampled_ratio_interval(
         Both ends; ``None`` for fewer than two clusters, which say nothing about the spread, and
         for numerators that are not finite, as the losses of a run that diverged.
     """
-    check_confidence(confidence)
-    check_num_resamples(num_resamples)
+    checks.check_confidence(confidence)
+    checks.check_num_resamples(num_resamples)
     if len(numerators) != len(denominators) or not all(0 < d < np.inf for d in denominators):
         raise InputError(
             f"{len(numerators)} numerators and {len(denominators)} denominators: give one of each "
@@ -130,8 +124,7 @@ def resampled_ratio_interval(
         counts = rng.multinomial(num, [1 / num] * num, size=size).astype(np.float64)
         above, below = (counts @ sums).T
         ratios[start : start + size] = above / below
-    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return checks.percentile_interval(ratios, confidence)
 
 
 def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> list[McNemar]:
@@ -149,14 +142,14 @@ def mcnemar(correct_a: npt.ArrayLike, correct_b: npt.ArrayLike) -> list[McNemar]
     Returns:
         One a seed.
     """
-    first, second = as_pairs(correct_a, correct_b, dims=2)
+    first, second = checks.as_pairs(correct_a, correct_b, dims=2)
     for scores in (first, second):
         if odd := set(np.unique(scores).tolist()) - {0.0, 1.0}:
             raise InputError(f"score {min(odd)} is neither right nor wrong: give only 1 and 0")
-    return [_flips(a == 1, b == 1) for a, b in zip(first, second, strict=True)]
+    return [_count_flips(a == 1, b == 1) for a, b in zip(first, second, strict=True)]
 
 
-def _flips(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> McNemar:
+def _count_flips(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> McNemar:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return McNemar(only_a, only_b, int((a & b).sum()), int((~a & ~b).sum()), p)

@@ -13,13 +13,8 @@ import numpy.typing as npt
 from scipy.stats import permutation_test
 
 from schemabank.common.errors import InputError
-from schemabank.stats.checks import (
-    Array,
-    as_scores,
-    check_num_resamples,
-    decimals,
-    differences,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Array
 
 MOST_FLIPPED = 16  # pairs whose 65,536 sign flips are all tried
 SCORES_AT_ONCE = 2**23  # fit into memory
@@ -57,12 +52,12 @@ def sign_flip_test(
         num_resamples: flips that are drawn for more than 16 pairs.
         seed: of the draw.
     """
-    check_num_resamples(num_resamples)
-    values = differences(a, b)
+    checks.check_num_resamples(num_resamples)
+    values = checks.differences(a, b)
     if len(values) == 1:  # which scipy refuses
         return PermutationTest(p=1.0, floor=1.0, num_arrangements=2, exact=True)
     exact = len(values) <= MOST_FLIPPED
-    digits = decimals(values)
+    digits = checks.decimals(values)
 
     def mean(flipped: Array, axis: int) -> Array:
         return np.asarray(flipped.mean(axis=axis)).round(digits)
@@ -96,13 +91,13 @@ def label_test(
         num_resamples: arrangements that are drawn where there are too many.
         seed: of the draw.
     """
-    check_num_resamples(num_resamples)
-    first, second = as_scores(a), as_scores(b)
+    checks.check_num_resamples(num_resamples)
+    first, second = checks.as_scores(a), checks.as_scores(b)
     if min(len(first), len(second)) == 1:
         return _single_run(first, second)
     num = comb(len(first) + len(second), len(first))
     exact = num <= MOST_LABELLED
-    digits = decimals(first, second)
+    digits = checks.decimals(first, second)
 
     def difference(one: Array, other: Array, axis: int) -> Array:
         return np.asarray(one.mean(axis=axis) - other.mean(axis=axis)).round(digits)
@@ -139,7 +134,7 @@ def label_floor(num_a: int, num_b: int) -> float:
 
 def _single_run(first: Array, second: Array) -> PermutationTest:
     """One run against several: any of them might have been the one."""
-    scores = np.concatenate([first, second]).round(decimals(first, second))
+    scores = np.concatenate([first, second]).round(checks.decimals(first, second))
     own = scores[0] if len(first) == 1 else scores[-1]
     p = min(1.0, 2 * float(min((scores >= own).mean(), (scores <= own).mean())))
     return PermutationTest(p, label_floor(len(first), len(second)), len(scores), exact=True)

@@ -34,8 +34,8 @@ def detection_power(
         raise InputError("sd 0 allows no test: give the standard deviation that is expected")
     if num_seeds < 2:
         return None
-    error, df = _design(sd, num_seeds, paired)
-    return _power(abs(difference) / error, df, float(student.isf(alpha / 2, df)))
+    error, df = _standard_error(sd, num_seeds, paired)
+    return _power_at(abs(difference) / error, df, float(student.isf(alpha / 2, df)))
 
 
 def detectable_difference(
@@ -56,7 +56,7 @@ def detectable_difference(
     _check_design(sd, num_seeds, alpha)
     if num_seeds < 2:
         return None
-    error, df = _design(sd, num_seeds, paired)
+    error, df = _standard_error(sd, num_seeds, paired)
     return detectable_from_error(error, df, alpha=alpha, power=power)
 
 
@@ -90,15 +90,15 @@ def _detectable_shift(df: float, alpha: float, power: float) -> float:
     rare = (1 - power) / 1000
     critical = float(student.isf(alpha / 2, df))
     bound = critical * float(chi2.isf(rare, df) / df) ** 0.5 + float(norm.isf(rare))
-    return float(brentq(lambda errors: _power(errors, df, critical) - power, 0, bound))
+    return float(brentq(lambda errors: _power_at(errors, df, critical) - power, 0, bound))
 
 
-def _power(shift: float, df: float, critical: float) -> float:
+def _power_at(shift: float, df: float, critical: float) -> float:
     """Power at a true difference of ``shift`` standard errors, both tails counted."""
     return float(nct.sf(critical, df, shift) + nct.sf(critical, df, -shift))
 
 
-def _design(sd: float, num_seeds: int, paired: bool) -> tuple[float, int]:
+def _standard_error(sd: float, num_seeds: int, paired: bool) -> tuple[float, int]:
     """Standard error of the difference and its degrees of freedom."""
     if paired:
         return sd / num_seeds**0.5, num_seeds - 1
@@ -107,7 +107,7 @@ def _design(sd: float, num_seeds: int, paired: bool) -> tuple[float, int]:
 
 def _check_design(sd: float, num_seeds: int, alpha: float) -> None:
     if not 0 <= sd < float("inf"):
-        raise InputError(f"sd {sd} is no standard deviation: give a number of at least 0")
+        raise InputError(f"sd {sd} is not a standard deviation: give a number of at least 0")
     if num_seeds < 1:
         raise InputError(f"{num_seeds} seeds: give at least 1")
     _check_alpha(alpha)

@@ -10,15 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import t as student
 
-from schemabank.stats.checks import (
-    Array,
-    Interval,
-    as_pairs,
-    as_scores,
-    check_confidence,
-    decimals,
-    sample_sd,
-)
+from schemabank.stats import checks
+from schemabank.stats.checks import Array, Interval
 from schemabank.stats.contrasts import satterthwaite
 
 
@@ -56,18 +49,20 @@ def ratio_of_means(
         paired: whether arms share seeds, in the same order.
         confidence: probability that the interval holds the ratio of means over all seeds.
     """
-    check_confidence(confidence)
-    first, second = as_pairs(a, b) if paired else (as_scores(a), as_scores(b))
-    above, below = float(first.mean()), float(np.round(second.mean(), decimals(second)))
+    checks.check_confidence(confidence)
+    first, second = checks.as_pairs(a, b) if paired else (checks.as_scores(a), checks.as_scores(b))
+    above, below = float(first.mean()), float(np.round(second.mean(), checks.decimals(second)))
     ratio = above / below if below else None
     if _no_spread(first, second, ratio if paired else None):
         return MeanRatio(ratio, None, None, None)
-    covariance, df = _errors(first, second, paired, ratio)
+    covariance, df = _mean_errors(first, second, paired, ratio)
     t2 = float(student.isf((1 - confidence) / 2, df)) ** 2
-    return _solved(ratio, np.array([above, below]), covariance * t2)
+    return _solve_for_ratio(ratio, np.array([above, below]), covariance * t2)
 
 
-def _errors(first: Array, second: Array, paired: bool, ratio: float | None) -> tuple[Array, float]:
+def _mean_errors(
+    first: Array, second: Array, paired: bool, ratio: float | None
+) -> tuple[Array, float]:
     """Covariance of both means, and its degrees of freedom."""
     if paired:
         return np.cov(first, second) / len(first), len(first) - 1
@@ -79,15 +74,15 @@ def _errors(first: Array, second: Array, paired: bool, ratio: float | None) -> t
 
 def _no_spread(first: Array, second: Array, ratio: float | None) -> bool:
     """Whether an arm has one seed, neither has a spread, or all pairs have the same ratio."""
-    spreads = sample_sd(first), sample_sd(second)
+    spreads = checks.sample_sd(first), checks.sample_sd(second)
     if None in spreads or not any(spreads):
         return True
     if ratio is None:
         return False
-    return not np.round(first - ratio * second, decimals(first, second)).any()
+    return not np.round(first - ratio * second, checks.decimals(first, second)).any()
 
 
-def _solved(ratio: float | None, means: Array, margin: Array) -> MeanRatio:
+def _solve_for_ratio(ratio: float | None, means: Array, margin: Array) -> MeanRatio:
     """Solve ``(a − ρ b)² ≤ t² Var(a − ρ b)`` for ``ρ``, a quadratic inequality."""
     form = np.outer(means, means) - margin
     square, half, constant = form[1, 1], form[0, 1], form[0, 0]

@@ -59,7 +59,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """
     if not len(p_values) or not all(0 <= p <= 1 for p in p_values):
         raise InputError(
-            f"p-values {list(p_values)} are no family: give at least one, all between 0 and 1"
+            f"p-values {list(p_values)} are not a family: give at least one, all between 0 and 1"
         )
     found = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(found)
@@ -164,30 +164,30 @@ class _Words:
     ) -> str:
         """Return the verdict."""
         unit = " points" if self.shares else ""
-        mean = f"{self._signed(self.contrast.mean)}{unit}"
+        mean = f"{self._signed_text(self.contrast.mean)}{unit}"
         if outcome == "no verdict":
             num = self.contrast.num_seeds
             seeds = f"{num} seed is" if num == 1 else f"{num} seeds are"
-            known = "" if self.contrast.interval is None else f" ({self._interval()})"
+            known = "" if self.contrast.interval is None else f" ({self._interval_text()})"
             return f"No verdict: {mean}{known}; {seeds} too few, a verdict takes {FEWEST_SEEDS}."
         if self.contrast.interval is None or p is None or detectable is None:
             return (
                 f"No difference detected: {mean}, but seeds without any spread cannot tell it from "
                 "chance."
             )
-        numbers = f"{mean} ({self._interval()}, p = {p:.2g})"
+        numbers = f"{mean} ({self._interval_text()}, p = {p:.2g})"
         numbers += "" if relevance is None else f", {relevance}"
         if outcome == "no difference detected":
-            found = f"{self._signed(detectable).lstrip('+')}{unit} would have been found"
+            found = f"{self._signed_text(detectable).lstrip('+')}{unit} would have been found"
             return f"No difference detected: {numbers}; a true difference of {found} 4 times in 5."
         return f"{outcome.capitalize()}: {numbers}."
 
-    def _interval(self) -> str:
+    def _interval_text(self) -> str:
         assert self.contrast.interval is not None
-        low, high = map(self._signed, self.contrast.interval)
+        low, high = map(self._signed_text, self.contrast.interval)
         return f"{100 * self.contrast.confidence:.4g} % interval {low} to {high}"
 
-    def _signed(self, value: float) -> str:
+    def _signed_text(self, value: float) -> str:
         return f"{100 * value:+.2f}" if self.shares else f"{value:+.4g}"
 
 

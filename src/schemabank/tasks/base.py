@@ -81,9 +81,14 @@ class TaskData:
         return splits[name]
 
 
+def text_hash(text: str) -> bytes:
+    """Return the SHA-256 of a text; sorted by it, items stand in an order that is fixed."""
+    return hashlib.sha256(text.encode()).digest()
+
+
 def hash_position(text: str) -> float:
     """Return a fixed place in [0, 1) for a text, by which a share of a split is set aside."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(text_hash(text)[:8], "big") / 2**64
 
 
 def check_at_least(least: int, **numbers: int | None) -> None:
@@ -98,7 +103,7 @@ def check_at_least(least: int, **numbers: int | None) -> None:
 
 
 def check_validation_ratio(ratio: float) -> None:
-    """Refuse what is no share of the training examples for :func:`set_aside`.
+    """Refuse a share of the training examples that :func:`set_aside` cannot use.
 
     Raises:
         InputError: it is below 0, or leaves nothing to train on.

@@ -18,7 +18,7 @@ def load_task(settings: TaskSettings) -> TaskData:
 
 
 def is_of_data(setting: str, task: TaskName) -> bool:
-    """Whether a task's examples depend on a setting, which goes by its dotted name."""
+    """Whether a task's examples depend on a setting, given by its dotted name."""
     own = (f"task.{name}" for name in TASKS[task].data)
     return setting in own or setting.startswith(f"task.{task}.")
 

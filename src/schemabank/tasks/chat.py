@@ -1,4 +1,4 @@
-"""Owns the chat template: a prompt as the user's turn, whole, and the same text on every day.
+"""Owns the chat template: it puts a whole prompt into the user's turn, alike every day.
 
 A template is a program that came with the tokenizer. It may refuse a chat, leave text out, or write
 today's date; each would change what is asked without a word.
@@ -35,7 +35,7 @@ def in_chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
     try:
         template = tokenizer.get_chat_template()
         if "strftime_now" in template:
-            template = _dated() + template
+            template = _fixed_date_macro() + template
         rendered = tokenizer.apply_chat_template(
             turn, chat_template=template, tokenize=False, add_generation_prompt=True
         )
@@ -59,7 +59,7 @@ def is_within(part: str, whole: str) -> bool:
     return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
 
 
-def _dated() -> str:
+def _fixed_date_macro() -> str:
     """Return what gives a template the fixed date: the library takes no function for a template."""
     kinds = [*DIRECTIVES, *(f"-{kind}" for kind in DIRECTIVES)]
     filters = "".join(f"|replace('%{kind}', '{CHAT_DATE:%{kind}}')" for kind in kinds)

@@ -8,16 +8,17 @@ whether schemas specialise can be measured against it.
 Nothing is downloaded: every example follows from the settings.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, permutations
 from operator import itemgetter
+from pathlib import Path
 from random import Random
 
 from schemabank.common.errors import InputError
-from schemabank.tasks.base import Example, TaskData, check_at_least
+from schemabank.common.files import read_text
+from schemabank.tasks.base import Example, TaskData, check_at_least, hash_position, text_hash
 from schemabank.tasks.task import Task
 
 # Any list of numbers belongs to one split by its hash alone; the rest is for training. So no
@@ -39,6 +40,12 @@ TEMPLATES = (
 )
 
 
+# For each condition, the words that name such a thing and nothing of another rule's kind.
+WORDS = dict(
+    line.split(": ") for line in read_text(Path(__file__).with_name("conditional.txt")).splitlines()
+)
+
+
 @dataclass(frozen=True)
 class Rule:
     """If the word names ``condition``, the answer is ``operation`` of the numbers.
@@ -48,118 +55,32 @@ class Rule:
         operation: in words, ``the first number plus one``.
         pick: takes the numbers and returns the one that the operation starts from.
         step: what is added to it.
-        words: words, parted by blanks, that name such a thing and nothing of another rule's kind.
     """
 
     condition: str
     operation: str
     pick: Callable[[Sequence[int]], int]
-    step: int
-    words: str
+    step: int = 0
+
+    @property
+    def words(self) -> list[str]:
+        """Words that name such a thing."""
+        return WORDS[self.condition].split()
 
 
 RULES = (
-    Rule(
-        "an animal",
-        "the first number",
-        itemgetter(0),
-        0,
-        "horse cow dog cat sheep goat lion tiger wolf fox bear rabbit mouse elephant giraffe "
-        "zebra monkey camel donkey frog snake eagle owl dolphin",
-    ),
-    Rule(
-        "a fruit",
-        "the last number",
-        itemgetter(-1),
-        0,
-        "apple banana pear grape cherry strawberry raspberry blueberry pineapple mango melon "
-        "apricot papaya watermelon grapefruit nectarine blackberry cranberry pomegranate fig "
-        "guava lychee tangerine coconut",
-    ),
-    Rule(
-        "a tool",
-        "the smallest number",
-        min,
-        0,
-        "hammer screwdriver wrench saw drill pliers chisel shovel axe rake spade crowbar "
-        "hacksaw mallet clamp pickaxe hoe sickle chainsaw trowel sander wheelbarrow scissors "
-        "lawnmower",
-    ),
-    Rule(
-        "a country",
-        "the largest number",
-        max,
-        0,
-        "France Germany Spain Italy Portugal Sweden Norway Finland Denmark Poland Canada Mexico "
-        "Brazil Argentina Peru Egypt Kenya Nigeria India Japan Thailand Vietnam Australia Greece",
-    ),
-    Rule(
-        "a vehicle",
-        "the second number",
-        itemgetter(1),
-        0,
-        "car bus truck train bicycle motorcycle tram van taxi ambulance tractor scooter airplane "
-        "helicopter boat ship ferry submarine yacht canoe limousine minivan rocket trolley",
-    ),
-    Rule(
-        "a piece of clothing",
-        "the first number plus one",
-        itemgetter(0),
-        1,
-        "shirt jacket trousers skirt dress sweater coat hat scarf socks gloves jeans blouse "
-        "hoodie shorts pyjamas cardigan raincoat mittens vest boots sandals leggings swimsuit",
-    ),
-    Rule(
-        "a musical instrument",
-        "the last number minus one",
-        itemgetter(-1),
-        -1,
-        "piano guitar violin flute trumpet cello clarinet saxophone harp drums trombone oboe "
-        "banjo accordion harmonica tuba bassoon mandolin ukulele xylophone tambourine bagpipes "
-        "lute viola",
-    ),
-    Rule(
-        "a profession",
-        "the third number",
-        itemgetter(2),
-        0,
-        "doctor teacher lawyer nurse engineer farmer baker carpenter plumber electrician "
-        "journalist architect dentist surgeon pilot butcher accountant librarian firefighter "
-        "waiter hairdresser pharmacist mechanic tailor",
-    ),
-    Rule(
-        "a part of the body",
-        "the second number plus one",
-        itemgetter(1),
-        1,
-        "arm leg knee elbow shoulder nose ear mouth finger toe neck ankle wrist stomach heart "
-        "lung liver kidney tongue chin forehead hip eyebrow thumb",
-    ),
-    Rule(
-        "a piece of furniture",
-        "the third number minus one",
-        itemgetter(2),
-        -1,
-        "table chair sofa bed desk wardrobe bookshelf cupboard armchair stool bench couch "
-        "dresser nightstand cabinet bookcase sideboard cradle hammock recliner futon ottoman "
-        "footstool mattress",
-    ),
-    Rule(
-        "a drink",
-        "the smallest number minus one",
-        min,
-        -1,
-        "water milk tea coffee juice lemonade beer wine whisky vodka cocoa cider champagne soda "
-        "cola espresso cappuccino gin rum brandy smoothie milkshake tequila cognac",
-    ),
-    Rule(
-        "a colour",
-        "the largest number plus one",
-        max,
-        1,
-        "red blue green yellow purple pink black white grey brown turquoise beige crimson "
-        "magenta scarlet indigo maroon teal cyan lavender navy lilac khaki mauve",
-    ),
+    Rule("an animal", "the first number", itemgetter(0)),
+    Rule("a fruit", "the last number", itemgetter(-1)),
+    Rule("a tool", "the smallest number", min),
+    Rule("a country", "the largest number", max),
+    Rule("a vehicle", "the second number", itemgetter(1)),
+    Rule("a piece of clothing", "the first number plus one", itemgetter(0), 1),
+    Rule("a musical instrument", "the last number minus one", itemgetter(-1), -1),
+    Rule("a profession", "the third number", itemgetter(2)),
+    Rule("a part of the body", "the second number plus one", itemgetter(1), 1),
+    Rule("a piece of furniture", "the third number minus one", itemgetter(2), -1),
+    Rule("a drink", "the smallest number minus one", min, -1),
+    Rule("a colour", "the largest number plus one", max, 1),
 )
 
 
@@ -196,21 +117,16 @@ def load(
     check_at_least(0, train_size=train_size, validation_size=validation_size, test_size=test_size)
     check_at_least(0, data_seed=data_seed)
     _check_settings(num_rules, held_out_ratio)
-    decks = _Decks(
-        num_rules=num_rules,
-        held_out_ratio=held_out_ratio,
-        show_rule=show_rule,
-        data_seed=data_seed,
-    )
-    test = decks.draw("test", "seen", test_size)
+    draws = _Draws(num_rules, held_out_ratio, show_rule, data_seed)
+    test = draws.split("test", "seen", test_size)
     if held_out_ratio > 0:
-        test += decks.draw("test", "held_out", test_size)
-    train = decks.draw("train", "all", train_size)
-    return TaskData(train, decks.draw("validation", "all", validation_size), test)
+        test += draws.split("test", "held_out", test_size)
+    train = draws.split("train", "all", train_size)
+    return TaskData(train, draws.split("validation", "all", validation_size), test)
 
 
 @dataclass(frozen=True)
-class _Decks:
+class _Draws:
     """Draws the questions of each split, group and rule from a stream of their own."""
 
     num_rules: int
@@ -218,8 +134,10 @@ class _Decks:
     show_rule: bool
     data_seed: int
 
-    def draw(self, split: str, group: str, size: int) -> list[Example]:
-        lists = [numbers for numbers in _number_lists() if _split_of(numbers) == split]
+    def split(self, split: str, group: str, size: int) -> list[Example]:
+        """Draw a split's examples of a group."""
+        # Different digits, so that the smallest and the largest are unique.
+        lists = [n for n in permutations(range(1, 10), NUM_NUMBERS) if _split_of(n) == split]
         path = split if group == "all" else f"{split}/{group}"
         streams = [
             self._examples(path, group, number, lists, math.ceil(size / self.num_rules))
@@ -232,8 +150,8 @@ class _Decks:
     ) -> Iterator[Example]:
         """Yield a rule's examples; ``most`` is how many will be asked for."""
         is_held_out = group == "held_out"
-        words = _part(RULES[number].words.split(), self.held_out_ratio, is_held_out)
-        templates = _part(TEMPLATES, self.held_out_ratio, is_held_out)
+        words = _held_out_or_not(RULES[number].words, self.held_out_ratio, is_held_out)
+        templates = _held_out_or_not(TEMPLATES, self.held_out_ratio, is_held_out)
         num_questions = len(words) * len(templates) * len(lists)
         if most > num_questions * MAX_DRAWN_RATIO:
             allowed = int(num_questions * MAX_DRAWN_RATIO)
@@ -245,25 +163,12 @@ class _Decks:
         for count, draw in enumerate(islice(draws, most)):
             rest, word = divmod(draw, len(words))
             numbers, template = divmod(rest, len(templates))
-            yield self._example(
-                f"conditional/{path}/{count * self.num_rules + number}",
-                number=number,
-                template=templates[template],
-                word=words[word],
-                numbers=lists[numbers],
-                group=group,
-            )
+            question = self._question(number, templates[template], words[word], lists[numbers])
+            id_ = f"conditional/{path}/{count * self.num_rules + number}"
+            yield replace(question, id=id_, group=group)
 
-    def _example(
-        self,
-        id_: str,
-        *,
-        number: int,
-        template: str,
-        word: str,
-        numbers: tuple[int, ...],
-        group: str,
-    ) -> Example:
+    def _question(self, number: int, template: str, word: str, numbers: tuple[int, ...]) -> Example:
+        """Return an example that has no id and no group yet."""
         rule = RULES[number]
         question = template.format(word=word, numbers=" ".join(map(str, numbers)))
         shown = f"If the word names {rule.condition}, answer {rule.operation}. "
@@ -271,7 +176,7 @@ class _Decks:
         answer = str(picked + rule.step)
         worked = f"{picked} {'+' if rule.step > 0 else '-'} {abs(rule.step)} = {answer}"
         return Example(
-            id=id_,
+            id="",
             question=shown + question if self.show_rule else question,
             solution=(
                 f"The word names {rule.condition}, so the answer is {rule.operation}: "
@@ -283,18 +188,11 @@ class _Decks:
                 "template": str(TEMPLATES.index(template)),
                 "word": word,
             },
-            group=group,
         )
 
 
-def _number_lists() -> Iterator[tuple[int, ...]]:
-    """Yield every list of different digits from 1 to 9; the smallest and the largest are unique."""
-    return permutations(range(1, 10), NUM_NUMBERS)
-
-
 def _split_of(numbers: tuple[int, ...]) -> str:
-    digest = hashlib.sha256(f"conditional/{numbers}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
+    position = hash_position(f"conditional/{numbers}")
     for split, share in SHARES.items():
         position -= share
         if position < 0:
@@ -302,9 +200,9 @@ def _split_of(numbers: tuple[int, ...]) -> str:
     return "train"
 
 
-def _part(items: Sequence[str], held_out_ratio: float, is_held_out: bool) -> list[str]:
+def _held_out_or_not(items: Sequence[str], held_out_ratio: float, is_held_out: bool) -> list[str]:
     """Return the items that are held out, or the others, in their order."""
-    ranked = sorted(items, key=lambda item: hashlib.sha256(item.encode()).digest())
+    ranked = sorted(items, key=text_hash)
     num_held_out = math.ceil(held_out_ratio * len(items))
     chosen = set(ranked[:num_held_out] if is_held_out else ranked[num_held_out:])
     return [item for item in items if item in chosen]

@@ -6,13 +6,13 @@ hash rule carves one out of ``train``; the test split is left as it is. Paper: C
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
+from schemabank.tasks import sources
 from schemabank.tasks.base import Example, TaskData, check_validation_ratio, set_aside
-from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
 from schemabank.tasks.task import Task
 
 HUB_ID = "openai/gsm8k"
@@ -40,11 +40,13 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
     empty for the solutions without marks.
     """
     check_validation_ratio(validation_ratio)
-    folder = data_folder()
+    folder = sources.data_folder()
     rows = _folder_rows(folder) if folder else _hub_rows()
     examples = {
         split: [
-            _example(where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks)
+            _make_example(
+                where, row, id_=f"gsm8k/{split}/{index}", calculator_marks=calculator_marks
+            )
             for index, (where, row) in enumerate(split_rows)
         ]
         for split, split_rows in rows.items()
@@ -57,28 +59,25 @@ def load(*, validation_ratio: float, calculator_marks: bool) -> TaskData:
 def _folder_rows(folder: Path) -> dict[str, Iterator[Row]]:
     paths = {split: folder / "gsm8k" / f"{split}.jsonl.gz" for split in ("train", "test")}
     put = "put the upstream files there, gzipped"
-    check_files("GSM8K", list(paths.values()), put=put, hub_id=HUB_ID)
+    sources.check_files("GSM8K", list(paths.values()), put=put, hub_id=HUB_ID)
     return {split: json_lines(path, finite=True) for split, path in paths.items()}
 
 
 def _hub_rows() -> dict[str, Iterator[Row]]:
-    hub_data = load_data_set(
+    hub_data = sources.load_data_set(
         HUB_ID,
         HUB_CONFIG,
-        sought=f"GSM8K was looked for in {NOT_SET}",
-        otherwise=f"set {DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
+        sought=f"GSM8K was looked for in {sources.NOT_SET}",
+        otherwise=f"set {sources.DATA_VARIABLE} to a folder with gsm8k/train.jsonl.gz and "
         "gsm8k/test.jsonl.gz",
     )
-    return {split: _hub_split_rows(split, hub_data[split]) for split in ("train", "test")}
+    return {
+        split: sources.numbered_rows(HUB_ID, split, hub_data[split]) for split in ("train", "test")
+    }
 
 
-def _hub_split_rows(split: str, rows: Iterable[object]) -> Iterator[Row]:
-    for index, row in enumerate(rows):
-        yield f"{HUB_ID} {split} row {index}", row
-
-
-def _example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:
-    question, text = _texts(where, row)
+def _make_example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Example:
+    question, text = _question_and_answer(where, row)
     marked = text if calculator_marks else CALCULATOR_MARK.sub("", text)
     steps, mark, answer = (part.strip() for part in marked.partition(ANSWER_MARK))
     if not mark or not answer or ANSWER_MARK in answer:
@@ -95,7 +94,7 @@ def _example(where: str, row: object, *, id_: str, calculator_marks: bool) -> Ex
     )
 
 
-def _texts(where: str, row: object) -> tuple[str, str]:
+def _question_and_answer(where: str, row: object) -> tuple[str, str]:
     if isinstance(row, dict):
         question, answer = row.get("question"), row.get("answer")
         if isinstance(question, str) and isinstance(answer, str):

@@ -14,7 +14,6 @@ Templates use plain arithmetic without checks, so an item is skipped, and the ne
 A final answer ``#### 32.0`` is written ``#### 32``. Anything else irregular is an error.
 """
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -24,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from schemabank.common.errors import InputError
-from schemabank.tasks.base import Example, TaskData, check_at_least
+from schemabank.tasks.base import Example, TaskData, check_at_least, text_hash
 from schemabank.tasks.task import Task
 
 SUFFIX = " Give the result as your final answer. Do not include units."
@@ -101,14 +100,14 @@ def split_templates(
             f"held_out_ratio {held_out_ratio} must lie in [0, 1) and leave at least one of "
             f"{len(templates)} templates for training: use for instance 0.2"
         )
-    ranked = sorted(templates, key=lambda t: hashlib.sha256(f"gsm_symbolic/{t}".encode()).digest())
+    ranked = sorted(templates, key=lambda template: text_hash(f"gsm_symbolic/{template}"))
     return frozenset(ranked[num_held_out:]), frozenset(ranked[:num_held_out])
 
 
 def states_falsehood(steps: str) -> bool:
     """Return whether a worked solution holds a two-operand equation that is wrong."""
     return any(
-        not _holds(Decimal(left), operator, Decimal(right), Decimal(result))
+        not _equation_holds(Decimal(left), operator, Decimal(right), Decimal(result))
         for left, operator, right, result in EQUATION.findall(steps)
     )
 
@@ -129,7 +128,7 @@ class _Deck:
         examples: list[Example] = []
         num_fruitless, fewest_words = 0, 0
         taken: Counter[int] = Counter()  # draws of a template whose numbers stand in other splits
-        for template, item in _items(seed, templates) if size else ():
+        for template, item in _drawn(seed, templates) if size else ():
             text = _question_and_solution(template, item) if item else None
             if text is not None:
                 num_words = len(text[0].split())
@@ -137,7 +136,8 @@ class _Deck:
                 if self._is_new(text[0], num_words):
                     if self._owns(stream, template, text[0]):
                         id_ = f"gsm_symbolic/{stream}/{len(examples)}"
-                        examples.append(_example(id_, *text, template=template, group=group))
+                        fields = {"template": str(template)}
+                        examples.append(Example(id_, *text, fields=fields, group=group))
                         num_fruitless = taken[template] = 0
                     else:
                         taken[template] += 1
@@ -146,7 +146,7 @@ class _Deck:
                 break
             num_fruitless += 1
             if num_fruitless > MAX_FRUITLESS_DRAWS:
-                raise self._exhausted(stream, size, len(examples), fewest_words)
+                raise self._exhausted_error(stream, size, len(examples), fewest_words)
         return examples
 
     def _is_new(self, question: str, num_words: int) -> bool:
@@ -169,7 +169,7 @@ class _Deck:
                 "may stand in one split only; lower test_size or validation_size"
             )
 
-    def _exhausted(self, stream: str, size: int, found: int, fewest_words: int) -> InputError:
+    def _exhausted_error(self, stream: str, size: int, found: int, fewest_words: int) -> InputError:
         limit = self.max_question_words
         if limit is not None and fewest_words > limit:
             return InputError(
@@ -184,7 +184,7 @@ class _Deck:
         )
 
 
-def _items(seed: int, templates: Collection[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _drawn(seed: int, templates: Collection[int]) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Yield each draw's template and item, ``None`` where the template is not one of these."""
     module = _generator_module()
     start, stop = 0, FIRST_CHUNK
@@ -214,7 +214,7 @@ def _question_and_solution(template: int, item: dict[str, Any]) -> tuple[str, st
     return question, f"{steps.strip()}\n{ANSWER_MARK} {answer}", answer
 
 
-def _holds(left: Decimal, operator: str, right: Decimal, result: Decimal) -> bool:
+def _equation_holds(left: Decimal, operator: str, right: Decimal, result: Decimal) -> bool:
     if operator == "/":
         return right != 0 and abs(left / right - result) <= ROUNDING
     exact = {"+": left + right, "-": left - right, "*": left * right}[operator]
@@ -226,19 +226,6 @@ def _same_number(marked: str, answer: str) -> bool:
         return Decimal(marked) == Decimal(answer)
     except InvalidOperation:
         return False
-
-
-def _example(
-    id_: str, question: str, solution: str, answer: str, *, template: int, group: str
-) -> Example:
-    return Example(
-        id=id_,
-        question=question,
-        solution=solution,
-        answer=answer,
-        fields={"template": str(template)},
-        group=group,
-    )
 
 
 def _generator_module() -> ModuleType:

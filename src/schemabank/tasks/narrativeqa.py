@@ -14,13 +14,14 @@ Rows come from the first of these that is there:
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import csv_rows, json_lines
+from schemabank.tasks import sources
 from schemabank.tasks.base import (
     Example,
     TaskData,
@@ -28,7 +29,6 @@ from schemabank.tasks.base import (
     check_validation_ratio,
     set_aside,
 )
-from schemabank.tasks.sources import DATA_VARIABLE, NOT_SET, check_files, data_folder, load_data_set
 from schemabank.tasks.task import Task
 
 HUB_ID = "deepmind/narrativeqa"
@@ -38,7 +38,7 @@ SUMMARY_FILES = ("third_party/wikipedia/summaries.csv", "summaries.csv")
 CLOSING = re.compile(r"(?<=\S) +(?=(?:[.,;:!?)\]}%]+|n't|')(?: |$))")
 OPENING = re.compile(r"(?<!\S)([(\[{]) +(?=\S)|(?<!\S)([$£€#]) +(?=\d)")
 POSSESSIVE = re.compile(r"(?<=[\w.)]) ([sS])(?= |$|[.,;:!?)])")
-# Only after a pronoun: "150,000 m" and "the labour d mole" are none.
+# Only after a pronoun: "150,000 m" and "the labour d mole" hold no contraction.
 CONTRACTION = re.compile(
     r"\b(I|you|he|she|it|we|they|who|that|there) (ll|d|ve)(?!\S)|\b(I) (m)(?!\S)"
     r"|\b(you|we|they|who|there) (re)(?!\S)",
@@ -46,42 +46,48 @@ CONTRACTION = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _Document:
-    kind: str
-    title: str
-    summary: str
-
-
-@dataclass(frozen=True)
-class _Question:
-    where: str
-    id: str
-    document: str
-    text: str
-    answers: tuple[str, ...]
-
-
 @dataclass
-class _Split:
-    documents: dict[str, _Document] = field(default_factory=dict)
-    questions: list[_Question] = field(default_factory=list)
+class _Upstream:
+    """One of upstream's splits, filled while its rows are read."""
 
-    def add_document(self, where: str, id_: str, document: _Document) -> None:
+    name: str
+    documents: dict[str, dict[str, str]] = field(default_factory=dict)
+    examples: dict[str, Example] = field(default_factory=dict)
+    num_questions: Counter[str] = field(default_factory=Counter)  # of each document
+
+    def add_document(self, where: str, id_: str, **texts: str) -> None:
+        """Add a document with its ``summary``, ``title`` and ``kind``."""
         if id_ in self.documents:
             raise InputError(
                 f"{where}: document_id {id_!r} stands there a second time: remove one of the rows"
             )
-        self.documents[id_] = document
+        self.documents[id_] = texts
 
-    def known_document(self, where: str, row: Mapping[str, object]) -> str:
-        id_ = _text(where, row, "document_id")
-        if id_ not in self.documents:
+    def add_question(
+        self, where: str, document: str, text: str, answers: tuple[str, ...], id_: str | None = None
+    ) -> None:
+        """Add a question; without an ``id_`` of its own, a document's questions are counted."""
+        if document not in self.documents:
             raise InputError(
-                f"{where}: document_id {id_!r} has no summary in this split: add it to the "
+                f"{where}: document_id {document!r} has no summary in this split: add it to the "
                 f"summaries or remove the question"
             )
-        return id_
+        id_ = id_ or f"{document}-{self.num_questions[document]:03}"
+        self.num_questions[document] += 1
+        if id_ in self.examples:
+            raise InputError(
+                f"{where}: question_id {id_!r} stands in {self.name} a second time: "
+                f"remove the row or give it an id of its own"
+            )
+        self.examples[id_] = Example(
+            id=f"narrativeqa/{self.name}/{id_}",
+            question=text,
+            solution=answers[0],
+            answer=answers[0],
+            fields={**self.documents[document], "document": document},
+            references=answers,
+            cluster=document,
+        )
 
 
 def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int | None) -> TaskData:
@@ -103,13 +109,10 @@ def load(*, validation_ratio: float, natural_text: bool, max_summary_words: int 
     """
     check_validation_ratio(validation_ratio)
     check_at_least(1, max_summary_words=max_summary_words)
-    folder = data_folder()
-    splits = _folder(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
+    folder = sources.data_folder()
+    splits = _folder_splits(folder / "narrativeqa", natural_text) if folder else _hub(natural_text)
     _check_disjoint(splits)
-    examples = {
-        name: _examples(name, split, max_summary_words=max_summary_words)
-        for name, split in splits.items()
-    }
+    examples = {split.name: _short_enough(split, max_summary_words) for split in splits}
     if "train" in examples:
         return TaskData(examples["train"], examples["valid"], examples["test"])
     train, validation = set_aside(examples["valid"], validation_ratio, by=lambda e: e.cluster)
@@ -127,87 +130,54 @@ def join_punctuation(text: str) -> str:
     return CONTRACTION.sub(lambda match: "'".join(part for part in match.groups() if part), text)
 
 
-def _examples(name: str, split: _Split, *, max_summary_words: int | None) -> list[Example]:
-    limit = max_summary_words
-    lengths = {id_: len(document.summary.split()) for id_, document in split.documents.items()}
-    examples: dict[str, Example] = {}
-    for question in split.questions:
-        id_ = f"narrativeqa/{name}/{question.id}"
-        if id_ in examples:
-            raise InputError(
-                f"{question.where}: question_id {question.id!r} stands in {name} a second time: "
-                f"remove the row or give it an id of its own"
-            )
-        examples[id_] = _example(id_, question, split.documents[question.document])
+def _short_enough(split: _Upstream, limit: int | None) -> list[Example]:
+    """Return the examples whose summary has at most as many words."""
+    lengths = {id_: len(texts["summary"].split()) for id_, texts in split.documents.items()}
+    examples = split.examples.values()
     if not examples:
         raise InputError(
-            f"NarrativeQA's split {name} holds no question: restore the original files"
+            f"NarrativeQA's split {split.name} holds no question: restore the original files"
         )
-    kept = [e for e in examples.values() if limit is None or lengths[e.cluster] <= limit]
+    kept = [e for e in examples if limit is None or lengths[e.cluster] <= limit]
     if not kept:
-        shortest = min(lengths[example.cluster] for example in examples.values())
+        shortest = min(lengths[example.cluster] for example in examples)
         raise InputError(
-            f"max_summary_words {limit} leaves no question of NarrativeQA's split {name}, whose "
-            f"shortest summary has {shortest} words: raise the limit"
+            f"max_summary_words {limit} leaves no question of NarrativeQA's split {split.name}, "
+            f"whose shortest summary has {shortest} words: raise the limit"
         )
     return kept
 
 
-def _example(id_: str, question: _Question, document: _Document) -> Example:
-    return Example(
-        id=id_,
-        question=question.text,
-        solution=question.answers[0],
-        answer=question.answers[0],
-        fields={
-            "summary": document.summary,
-            "title": document.title,
-            "kind": document.kind,
-            "document": question.document,
-        },
-        references=question.answers,
-        cluster=question.document,
-    )
-
-
-def _folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
+def _folder_splits(folder: Path, natural_text: bool) -> list[_Upstream]:
     if (folder / "qaps.csv").is_file():
-        return _upstream_folder(folder, natural_text)
-    parts = {"summaries": "{}_summaries.jsonl.gz", "questions": "{}_questions.jsonl.gz"}
+        return _upstream_splits(folder, natural_text)
     paths = {
-        split: {part: folder / name.format(split) for part, name in parts.items()}
+        split: (folder / f"{split}_summaries.jsonl.gz", folder / f"{split}_questions.jsonl.gz")
         for split in ("valid", "test")
     }
-    tokenised = [path for files in paths.values() for path in files.values()]
+    tokenised = [path for files in paths.values() for path in files]
     if not all(path.is_file() for path in tokenised):
         put = "put the files of https://github.com/google-deepmind/narrativeqa there"
-        check_files("NarrativeQA", [folder / "qaps.csv", *tokenised], put=put, hub_id=HUB_ID)
-    return {
-        split: _tokenised_split(files["summaries"], files["questions"], natural_text)
-        for split, files in paths.items()
-    }
-
-
-def _tokenised_split(summaries: Path, questions: Path, natural_text: bool) -> _Split:
-    restore: Callable[[str], str] = join_punctuation if natural_text else str
-    split = _Split()
-    for where, row in json_lines(summaries):
-        id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "title"))
-        document = _Document(kind, title, restore(_text(where, row, "summary")))
-        split.add_document(where, id_, document)
-    for where, row in json_lines(questions):
-        question = _Question(
-            where,
-            _text(where, row, "question_id"),
-            split.known_document(where, row),
-            restore(_text(where, row, "question")),
-            tuple(map(restore, _references(where, row.get("answers")))),
+        sources.check_files(
+            "NarrativeQA", [folder / "qaps.csv", *tokenised], put=put, hub_id=HUB_ID
         )
-        split.questions.append(question)
+    return [_tokenised_split(split, *files, natural_text) for split, files in paths.items()]
+
+
+def _tokenised_split(name: str, summaries: Path, questions: Path, natural_text: bool) -> _Upstream:
+    restore: Callable[[str], str] = join_punctuation if natural_text else str
+    split = _Upstream(name)
+    for where, row in json_lines(summaries):
+        id_, kind, title, summary = _texts_in(where, row, "document_id", "kind", "title", "summary")
+        split.add_document(where, id_, summary=restore(summary), title=title, kind=kind)
+    for where, row in json_lines(questions):
+        id_, document, text = _texts_in(where, row, "question_id", "document_id", "question")
+        answers = tuple(map(restore, _answers_in(where, row.get("answers"))))
+        split.add_question(where, document, restore(text), answers, id_)
     return split
 
 
-def _upstream_folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
+def _upstream_splits(folder: Path, natural_text: bool) -> list[_Upstream]:
     suffix = "" if natural_text else "_tokenized"
     summary_files = [folder / name for name in SUMMARY_FILES if (folder / name).is_file()]
     if not summary_files or not (folder / "documents.csv").is_file():
@@ -216,55 +186,60 @@ def _upstream_folder(folder: Path, natural_text: bool) -> dict[str, _Split]:
             f" put all three of https://github.com/google-deepmind/narrativeqa there"
         )
     summaries = {
-        _text(where, row, "document_id"): _text(where, row, f"summary{suffix}")
+        _text_in(where, row, "document_id"): _text_in(where, row, f"summary{suffix}")
         for where, row in csv_rows(summary_files[0])
     }
-    splits = {name: _Split() for name in HUB_SPLITS}
+    splits = {name: _Upstream(name) for name in HUB_SPLITS}
     for where, row in csv_rows(folder / "documents.csv"):
-        id_, kind, title = (_text(where, row, key) for key in ("document_id", "kind", "wiki_title"))
+        id_, kind, title = _texts_in(where, row, "document_id", "kind", "wiki_title")
         if id_ in summaries:
-            document = _Document(kind, title, summaries[id_])
-            splits[_split_name(where, row)].add_document(where, id_, document)
-    counts: Counter[str] = Counter()
+            split = splits[_split_name(where, row)]
+            split.add_document(where, id_, summary=summaries[id_], title=title, kind=kind)
     for where, row in csv_rows(folder / "qaps.csv"):
-        split = splits[_split_name(where, row)]
-        id_ = split.known_document(where, row)
-        answers = _references(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
-        text = _text(where, row, f"question{suffix}")
-        split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
-    return splits
+        document, text = (_text_in(where, row, key) for key in ("document_id", f"question{suffix}"))
+        answers = _answers_in(where, [row.get(f"answer{i}{suffix}") for i in (1, 2)])
+        splits[_split_name(where, row)].add_question(where, document, text, answers)
+    return [*splits.values()]
 
 
-def _hub(natural_text: bool) -> dict[str, _Split]:
-    hub_data = load_data_set(
+def _hub(natural_text: bool) -> list[_Upstream]:
+    hub_data = sources.load_data_set(
         HUB_ID,
-        sought=f"NarrativeQA was looked for in {NOT_SET}",
-        otherwise=f"set {DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its companions",
+        sought=f"NarrativeQA was looked for in {sources.NOT_SET}",
+        otherwise=f"set {sources.DATA_VARIABLE} to a folder with narrativeqa/qaps.csv and its "
+        "companions",
     )
-    return {
-        split: _hub_split(hub_name, hub_data[hub_name], natural_text)
+    return [
+        _hub_split(split, hub_name, hub_data[hub_name], natural_text)
         for split, hub_name in HUB_SPLITS.items()
-    }
+    ]
 
 
-def _hub_split(name: str, rows: Any, natural_text: bool) -> _Split:  # noqa: ANN401 -- has no types
+def _hub_split(name: str, hub_name: str, rows: Any, natural_text: bool) -> _Upstream:  # noqa: ANN401
     # Each row repeats its document's whole story, hundreds of kilobytes that nothing here reads.
     rows = rows.flatten().remove_columns("document.text")
     part = "text" if natural_text else "tokens"
-    split, counts = _Split(), Counter[str]()
-    for index, row in enumerate(rows):
-        where = f"{HUB_ID} {name} row {index}"
-        id_ = _text(where, row, "document.id")
+    split = _Upstream(name)
+    for where, row in sources.numbered_rows(HUB_ID, hub_name, rows):
+        id_ = _text_in(where, row, "document.id")
         if id_ not in split.documents:
-            keys = ("document.kind", "document.summary.title", f"document.summary.{part}")
-            split.documents[id_] = _Document(*(_text(where, row, key) for key in keys))
-        answers = _references(where, [_joined(answer[part]) for answer in row["answers"]])
-        text = _text(where, row, f"question.{part}")
-        split.questions.append(_Question(where, _numbered(id_, counts), id_, text, answers))
+            split.add_document(
+                where,
+                id_,
+                summary=_text_in(where, row, f"document.summary.{part}"),
+                title=_text_in(where, row, "document.summary.title"),
+                kind=_text_in(where, row, "document.kind"),
+            )
+        answers = _answers_in(where, [_joined(answer[part]) for answer in row["answers"]])
+        split.add_question(where, id_, _text_in(where, row, f"question.{part}"), answers)
     return split
 
 
-def _text(where: str, row: Mapping[str, object], key: str) -> str:
+def _texts_in(where: str, row: Mapping[str, object], *keys: str) -> list[str]:
+    return [_text_in(where, row, key) for key in keys]
+
+
+def _text_in(where: str, row: Mapping[str, object], key: str) -> str:
     text = _joined(row.get(key))
     if not isinstance(text, str) or not text.strip():
         raise InputError(
@@ -281,8 +256,8 @@ def _joined(text: object) -> object:
     return text
 
 
-def _references(where: str, answers: object) -> tuple[str, ...]:
-    """Return the distinct answers in their order; blank ones are none."""
+def _answers_in(where: str, answers: object) -> tuple[str, ...]:
+    """Return the distinct answers in their order; blank ones are left out."""
     texts = answers if isinstance(answers, list) else []
     distinct = dict.fromkeys(text.strip() for text in texts if isinstance(text, str))
     references = tuple(text for text in distinct if text)
@@ -294,7 +269,7 @@ def _references(where: str, answers: object) -> tuple[str, ...]:
 
 
 def _split_name(where: str, row: Mapping[str, object]) -> str:
-    name = _text(where, row, "set")
+    name = _text_in(where, row, "set")
     if name not in HUB_SPLITS:
         raise InputError(
             f"{where}: set {name!r} is not one of {', '.join(HUB_SPLITS)}: restore the original "
@@ -303,22 +278,16 @@ def _split_name(where: str, row: Mapping[str, object]) -> str:
     return name
 
 
-def _numbered(document: str, counts: Counter[str]) -> str:
-    """Return the id of a document's next question, which upstream has no ids for."""
-    counts[document] += 1
-    return f"{document}-{counts[document] - 1:03}"
-
-
-def _check_disjoint(splits: Mapping[str, _Split]) -> None:
+def _check_disjoint(splits: Iterable[_Upstream]) -> None:
     first: dict[str, str] = {}
-    for name, split in splits.items():
+    for split in splits:
         for id_ in split.documents:
             if id_ in first:
                 raise InputError(
-                    f"document {id_!r} of NarrativeQA stands in {first[id_]} and in {name}: "
+                    f"document {id_!r} of NarrativeQA stands in {first[id_]} and in {split.name}: "
                     f"restore the original files, whose splits share none"
                 )
-            first[id_] = name
+            first[id_] = split.name
 
 
 TASK = Task(

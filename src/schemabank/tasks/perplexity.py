@@ -33,19 +33,19 @@ def load(settings: PerplexitySettings) -> TaskData:
     Raises:
         InputError: no such folder, or a file that is not as the index says.
     """
-    folder = _folder(settings)
+    folder = _books_folder(settings)
     train: list[Example] = []
     books: dict[str, list[Example]] = {"validation": [], "test": []}
-    for book_id, file, is_test in _index(folder):
+    for book_id, file, is_test in _read_index(folder):
         if book_id in settings.leave_out:
             continue
         text = read_unpacked(folder / file)
         if is_test:
-            books["test"].append(_book(book_id, text))
+            books["test"].append(_whole_book(book_id, text))
         elif hash_position(book_id) < settings.validation_ratio:
-            books["validation"].append(_book(book_id, text))
+            books["validation"].append(_whole_book(book_id, text))
         else:
-            train += _pieces(book_id, text)
+            train += _training_pieces(book_id, text)
     return TaskData(train=train, validation=books["validation"], test=books["test"])
 
 
@@ -74,7 +74,7 @@ def items(
                 f"least as many, add {book.cluster!r} to task.perplexity.leave_out or take shorter "
                 "windows"
             )
-        for number, end in enumerate(_ends(len(tokens), settings)):
+        for number, end in enumerate(_window_ends(len(tokens), settings)):
             for window in settings.windows:
                 start = end - settings.num_targets
                 context = (*beginning, *tokens[end - window + len(beginning) : start])
@@ -93,14 +93,14 @@ def items(
     return found
 
 
-def _ends(num_tokens: int, settings: PerplexitySettings) -> list[int]:
+def _window_ends(num_tokens: int, settings: PerplexitySettings) -> list[int]:
     """Where the windows of a book end: evenly over it, no target twice."""
     first = max(settings.windows)
     count = min(settings.windows_per_book, 1 + (num_tokens - first) // settings.num_targets)
     return [first + (num_tokens - first) * i // max(count - 1, 1) for i in range(count)]
 
 
-def _folder(settings: PerplexitySettings) -> Path:
+def _books_folder(settings: PerplexitySettings) -> Path:
     if settings.path is not None:
         folder = Path(settings.path)
     elif (data := data_folder()) is not None:
@@ -118,7 +118,7 @@ def _folder(settings: PerplexitySettings) -> Path:
     return folder
 
 
-def _index(folder: Path) -> Iterator[tuple[str, str, bool]]:
+def _read_index(folder: Path) -> Iterator[tuple[str, str, bool]]:
     """Id, file and whether it is for testing, of every book."""
     path = folder / "index.jsonl"
     seen: set[str] = set()
@@ -135,11 +135,11 @@ def _index(folder: Path) -> Iterator[tuple[str, str, bool]]:
         yield book_id, file, TEST_SET in (row.get("split"), row.get("narrativeqa_set"))
 
 
-def _book(book_id: str, text: str) -> Example:
+def _whole_book(book_id: str, text: str) -> Example:
     return Example(id=f"books/{book_id}", question=text, solution="", answer="", cluster=book_id)
 
 
-def _pieces(book_id: str, text: str) -> Iterator[Example]:
+def _training_pieces(book_id: str, text: str) -> Iterator[Example]:
     """Cut a book into examples at spaces; question and solution joined are the text itself."""
     words = text.split(" ")
     size = PROMPT_WORDS + TARGET_WORDS

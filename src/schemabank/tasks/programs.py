@@ -11,7 +11,6 @@ import re
 import tokenize
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 # Where a completion goes on to something else; HumanEval's begin inside a function's body, and
 # the first of its stops are those of Chen et al. (who let prose after a solution fail it).
@@ -20,6 +19,13 @@ STOPS = {
     "mbpp": ("\nassert ", "\nprint(", "\nif __name__", "\n```"),
 }
 INDENT = " " * 4
+OUTSIDE_STATEMENTS = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENDMARKER,
+}
 
 DEFINITION = re.compile(r"^(?:def|class)\b", re.MULTILINE)
 FENCE = re.compile(
@@ -42,7 +48,7 @@ def body_or_function(completion: str, entry_point: str) -> str:
     """
     if INDENTED.match(completion):
         return cut(completion, "humaneval")
-    block = None if _begins(completion, [entry_point]) else _block(completion, [entry_point])
+    block = _fenced_program(completion, [entry_point])
     text = completion if block is None else block
     if defines(text, entry_point):
         return _with_definitions(text, entry_point)
@@ -58,34 +64,34 @@ def module(completion: str, called: Sequence[str]) -> str:
         completion: what a model wrote.
         called: names that the tests call; the first fence that defines one of them counts.
     """
-    block = None if _begins(completion, called) else _block(completion, called)
+    block = _fenced_program(completion, called)
     text = completion if block is None else block
     if PROSE.match(text):
-        starts = [start for start, line in _lines(text) if DEFINING.match(line)]
+        starts = [start for start, line in _first_column_lines(text) if DEFINING.match(line)]
         text = text[starts[0] :] if starts else text
     return cut(text, "mbpp")
 
 
 def defines(text: str, name: str) -> bool:
     """Return whether a text defines a function of this name in the first column."""
-    return _definition(name).search(text) is not None
+    return _definition_of(name).search(text) is not None
 
 
 def cut(completion: str, kind: str) -> str:
     """Return a completion up to where it goes on to something else than was asked."""
-    ends = [found for stop in STOPS[kind] if (found := completion.find(stop)) >= 0]
+    ends = [completion.find(stop) for stop in STOPS[kind]]
     begun = DEFINITION.search(completion) if kind == "mbpp" else None
     if begun is not None:  # the next problem's docstring
-        ends += [found for found in [completion.find('\n"""', begun.end())] if found >= 0]
-    kept = completion[: min(ends)] if ends else completion
+        ends.append(completion.find('\n"""', begun.end()))
+    kept = completion[: min((end for end in ends if end >= 0), default=None)]
     return _first_block(kept) if kind == "humaneval" else kept
 
 
-def _definition(name: str) -> re.Pattern[str]:
+def _definition_of(name: str) -> re.Pattern[str]:
     return re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", re.MULTILINE)
 
 
-def _begins(completion: str, names: Sequence[str]) -> bool:
+def _begins_with_program(completion: str, names: Sequence[str]) -> bool:
     """Whether a program stands in front of the first fence, which then only ends it."""
     fence = FENCE.search(completion)
     before = completion if fence is None else completion[: fence.start()]
@@ -94,35 +100,34 @@ def _begins(completion: str, names: Sequence[str]) -> bool:
     return bool(before.strip()) and not PROSE.match(before) and bool(DEFINITION.search(before))
 
 
-@dataclass(frozen=True)
-class _Fenced:
-    language: str
-    text: str
+def _fenced_program(completion: str, names: Sequence[str]) -> str | None:
+    """The first fence that defines one of the names, else the first that may hold Python.
 
-
-def _block(completion: str, names: Sequence[str]) -> str | None:
-    """The first fence that defines one of the names, else the first that may hold Python."""
-    blocks = [b.text for b in _fenced(completion) if PYTHON.fullmatch(b.language)]
+    ``None`` without such a fence, and where a program stands in front of the first one.
+    """
+    if _begins_with_program(completion, names):
+        return None
+    blocks = [text for language, text in _fenced(completion) if PYTHON.fullmatch(language)]
     defining = [text for text in blocks if any(defines(text, name) for name in names)]
     return next(iter([*defining, *blocks]), None)
 
 
-def _fenced(completion: str) -> Iterator[_Fenced]:
-    """The texts in fences, without the fence's own indentation; the last may lack its end."""
+def _fenced(completion: str) -> Iterator[tuple[str, str]]:
+    """Language and text of every fence, without its own indentation; the last may lack its end."""
     opened: re.Match[str] | None = None
     for fence in FENCE.finditer(completion):
         if opened is None:
             opened = fence
         elif fence["mark"].startswith(opened["mark"]) and not fence["info"].strip():
-            yield _inside(opened, completion[opened.end() + 1 : fence.start()])
+            yield _fence_content(opened, completion[opened.end() + 1 : fence.start()])
             opened = None
     if opened is not None:
-        yield _inside(opened, completion[opened.end() + 1 :])
+        yield _fence_content(opened, completion[opened.end() + 1 :])
 
 
-def _inside(opened: re.Match[str], text: str) -> _Fenced:
+def _fence_content(opened: re.Match[str], text: str) -> tuple[str, str]:
     indent = re.compile(rf"^[ \t]{{0,{len(opened['indent'])}}}", re.MULTILINE)
-    return _Fenced(opened["info"].strip(), indent.sub("", text))
+    return opened["info"].strip(), indent.sub("", text)
 
 
 def _with_definitions(text: str, name: str) -> str:
@@ -131,36 +136,34 @@ def _with_definitions(text: str, name: str) -> str:
     What stands before the function counts from the first line that defines or imports something;
     behind it, up to the first statement that does not.
     """
-    found = _definition(name).search(text)
+    found = _definition_of(name).search(text)
     assert found is not None
-    first = next(start for start, line in _lines(text) if DEFINING.match(line))
+    first = next(start for start, line in _first_column_lines(text) if DEFINING.match(line))
     kept, function = text[first:], found.start() - first
     line_starts = [0, *(match.end() for match in re.finditer("\n", kept))]
-    for row in _statements(kept):
+    for row in _statement_rows(kept):
         if line_starts[row] > function and not DECLARING.match(kept, line_starts[row]):
             return kept[: line_starts[row]]
     return kept
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
+def _first_column_lines(text: str) -> Iterator[tuple[int, str]]:
     """Lines that begin in the first column, with where they start."""
     for match in re.finditer(r"^\S.*", text, re.MULTILINE):
         yield match.start(), match.group()
 
 
-def _statements(text: str) -> list[int]:
+def _statement_rows(text: str) -> list[int]:
     """Rows, from 0, at which a statement begins in the first column, up to where tokens break."""
     rows: list[int] = []
     is_new = True
-    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.INDENT, tokenize.DEDENT}
-    with suppress(tokenize.TokenError, SyntaxError):
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.NEWLINE:
-                is_new = True
-            elif is_new and token.type not in skipped and token.type != tokenize.ENDMARKER:
-                is_new = False
-                if token.start[1] == 0:
-                    rows.append(token.start[0] - 1)
+    for token in _program_tokens(text):
+        if token.type == tokenize.NEWLINE:
+            is_new = True
+        elif is_new and token.type not in OUTSIDE_STATEMENTS:
+            is_new = False
+            if token.start[1] == 0:
+                rows.append(token.start[0] - 1)
     return rows
 
 
@@ -171,9 +174,14 @@ def _first_block(text: str) -> str:
     tell too, but can crash on what a model wrote.
     """
     lines = text.split("\n")
-    with suppress(tokenize.TokenError, SyntaxError):  # broken before any such line
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            row, column = token.start
-            if token.type == tokenize.DEDENT and column == 0 and any(lines[row - 1 :]):
-                return "\n".join(lines[: row - 1])
+    for token in _program_tokens(text):
+        row, column = token.start
+        if token.type == tokenize.DEDENT and column == 0 and any(lines[row - 1 :]):
+            return "\n".join(lines[: row - 1])
     return text
+
+
+def _program_tokens(text: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens of a program, up to where it is broken."""
+    with suppress(tokenize.TokenError, SyntaxError):
+        yield from tokenize.generate_tokens(io.StringIO(text).readline)

@@ -5,13 +5,12 @@ scoring and few-shot examples all join prompt and target without anything in bet
 therefore ends with the white space it wants.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from schemabank.common.errors import InputError, did_you_mean
-from schemabank.tasks.base import Example, TaskData
+from schemabank.tasks.base import Example, TaskData, text_hash
 
 TARGETS = ("solution", "final")
 # What looks like a column's name in braces, though there is none: {question text}, {factual?}.
@@ -29,8 +28,8 @@ def prompt_text(example: Example, *, template: str, shots: Sequence[Example], ta
         shots: examples shown first, each in the same template followed by its own target.
         target: which target the shots show, see `target_text`.
     """
-    worked = [_fill(template, shot) + target_text(shot, target=target) for shot in shots]
-    return "\n\n".join([*worked, _fill(template, example)])
+    worked = [_fill_example(template, shot) + target_text(shot, target=target) for shot in shots]
+    return "\n\n".join([*worked, _fill_example(template, example)])
 
 
 def target_text(example: Example, *, target: str) -> str:
@@ -66,7 +65,7 @@ def fill(
     """
     known = tuple(columns) if names is None else tuple(names)
     allowed = ", ".join(f"{{{name}}}" for name in columns)
-    found = list(_braces(known).finditer(template))
+    found = list(_brace_pattern(known).finditer(template))
     for brace in found:
         name = brace["unknown"] or brace["column"]
         if name is not None and name not in columns:
@@ -79,19 +78,21 @@ def fill(
         raise InputError(
             f"the template {template!r} holds no column: allowed are {allowed}, write at least one"
         )
-    return _braces(known).sub(lambda m: m["literal"] or columns[m["column"]], template)
+    return _brace_pattern(known).sub(lambda m: m["literal"] or columns[m["column"]], template)
 
 
 def columns_in(template: str, names: Iterable[str]) -> list[str]:
     """Return the columns that a template fills in, of those with these names."""
     return [
-        brace["column"] for brace in _braces(tuple(names)).finditer(template) if brace["column"]
+        brace["column"]
+        for brace in _brace_pattern(tuple(names)).finditer(template)
+        if brace["column"]
     ]
 
 
 @lru_cache
-def _braces(names: tuple[str, ...]) -> re.Pattern[str]:
-    """Find braces around columns of these names, around their like, and doubled ones."""
+def _brace_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
+    """Find braces around these columns, around what looks like a column, and doubled braces."""
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     known = "|".join(longest_first) or "(?!)"
     return re.compile(
@@ -111,10 +112,9 @@ def few_shot_examples(data: TaskData, k: int) -> list[Example]:
             f"{k} few-shot examples were asked for, but the training split allows 0 to "
             f"{len(data.train)}: ask for a number in that range"
         )
-    ranked = sorted(data.train, key=lambda example: hashlib.sha256(example.id.encode()).digest())
-    return ranked[:k]
+    return sorted(data.train, key=lambda example: text_hash(example.id))[:k]
 
 
-def _fill(template: str, example: Example) -> str:
+def _fill_example(template: str, example: Example) -> str:
     columns = {"question": example.question, **example.fields}
     return fill(template, columns, where=f"the example {example.id!r}")

@@ -8,7 +8,7 @@ none.
 import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from schemabank.config.task import RecordsSettings
 from schemabank.tasks.base import Example, TaskData, hash_position
 from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.scoring.answers import plain_decimal
-from schemabank.tasks.sources import load_data_set
+from schemabank.tasks.sources import load_data_set, numbered_rows
 from schemabank.tasks.task import PROMPT, Task
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -42,7 +42,7 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
         InputError: what cannot be read, a template's column that a row lacks, an id or a prompt
             that occurs in two places, other data than ``settings.digest`` says.
     """
-    rows = _rows(settings)
+    rows = _read_rows(settings)
     found = digest(rows)
     if settings.digest not in (None, found):
         raise InputError(
@@ -53,19 +53,19 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
     names = tuple(dict.fromkeys(name for r in rows.values() for _, row in r for name in row))
     examples = {
         split: [
-            _example(row, f"records/{split}/{i}", settings, prompt, names)
+            _make_example(row, f"records/{split}/{i}", settings, prompt, names)
             for i, row in enumerate(r)
         ]
         for split, r in rows.items()
     }
-    data = _carved(examples, settings)
+    data = _carve_splits(examples, settings)
     _check_distinct(data)
     return data
 
 
 def data_digest(settings: RecordsSettings) -> str:
     """Return the SHA-256 of all rows, whatever file or hub they come from."""
-    return digest(_rows(settings))
+    return digest(_read_rows(settings))
 
 
 def digest(rows: Rows) -> str:
@@ -74,32 +74,26 @@ def digest(rows: Rows) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def _rows(settings: RecordsSettings) -> Rows:
+def _read_rows(settings: RecordsSettings) -> Rows:
     path = Path(settings.path)
-    named = {
-        split: name
-        for split, name in (
-            ("validation", settings.validation_split),
-            ("test", settings.test_split),
-        )
-        if name is not None
-    }
+    asked = {"validation": settings.validation_split, "test": settings.test_split}
+    named = {split: name for split, name in asked.items() if name is not None}
     if path.is_file():
         for split, name in named.items():
             raise InputError(
                 f"task.records.{split}_split is {name!r}, but {settings.path!r} is one file: name "
                 "a folder with a file a split, or leave the split out"
             )
-        return {"train": list(_file_rows(path))}
+        return {"train": _file_rows(path)}
     named["train"] = settings.train_split
     if path.is_dir():
         there = {p.name.partition(".")[0] for p in path.iterdir() if p.name.endswith(SUFFIXES)}
-        wanted = _wanted(named, there)
-        return {split: list(_file_rows(_split_file(path, n))) for split, n in wanted.items()}
+        wanted = _splits_to_read(named, there)
+        return {split: _file_rows(_split_file(path, n)) for split, n in wanted.items()}
     return _hub_rows(settings, named)
 
 
-def _wanted(named: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
+def _splits_to_read(named: Mapping[str, str], there: Collection[str]) -> dict[str, str]:
     """Names of the splits to read: those that were named, else those with the usual names."""
     usual = {split: split for split in SPLITS if split in there}
     return usual | dict(named)
@@ -116,9 +110,8 @@ def _split_file(folder: Path, name: str) -> Path:
     )
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
-    for where, row in json_lines(path, finite=True):
-        yield _row(where, row)
+def _file_rows(path: Path) -> list[Row]:
+    return [_plain_row(where, row) for where, row in json_lines(path, finite=True)]
 
 
 def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
@@ -130,29 +123,28 @@ def _hub_rows(settings: RecordsSettings, named: Mapping[str, str]) -> Rows:
         otherwise="name a file or a folder",
     )
     data = data.flatten()  # an object's own columns are columns, as answers.text
-    names = _wanted(named, data)
+    names = _splits_to_read(named, data)
     for split, name in names.items():
         if name not in data:
             raise InputError(
                 f"task.records.{split}_split is {name!r}, but {settings.path!r} has "
                 f"{', '.join(map(repr, data))}: name one of those"
             )
-    return {split: list(_hub_split(settings.path, n, data[n])) for split, n in names.items()}
+    return {
+        split: [_plain_row(*row) for row in numbered_rows(settings.path, name, data[name])]
+        for split, name in names.items()
+    }
 
 
-def _hub_split(path: str, name: str, rows: Iterable[object]) -> Iterator[Row]:
-    for index, row in enumerate(rows):
-        yield _row(f"{path} {name} row {index}", row)
-
-
-def _row(where: str, row: object) -> Row:
-    if not isinstance(row, dict):
-        raise InputError(f"{where} must be an object with named columns, not {row!r:.60}: mend it")
+def _plain_row(where: str, row: Mapping[str, object]) -> Row:
+    """Leave out columns that JSON cannot hold; refuse text that is not valid Unicode."""
     known = {str(name): value for name, value in row.items() if _is_plain(value)}
     try:
-        "".join(_text(value) for value in known.values() if value is not None).encode()
+        "".join(_as_text(value) for value in known.values() if value is not None).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{where} holds text that is no Unicode ({error}): mend it") from error
+        raise InputError(
+            f"{where} holds text that is not valid Unicode ({error}): mend it"
+        ) from error
     return where, known
 
 
@@ -165,14 +157,14 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
 
 
-def _example(
+def _make_example(
     row: Row, default_id: str, settings: RecordsSettings, prompt: str, names: Sequence[str]
 ) -> Example:
     where, columns = row
     for setting, template in (("task.prompt", prompt), ("task.records.target", settings.target)):
         for name in columns_in(template, names):
             _check_scalar(row, name, setting)
-    texts = {name: _text(value) for name, value in columns.items() if value is not None}
+    texts = {name: _as_text(value) for name, value in columns.items() if value is not None}
     target = fill(settings.target, texts, where=where, names=names)
     question = fill(prompt, texts, where=where, names=names)
     if not any(texts[name].strip() for name in columns_in(prompt, names)):
@@ -180,19 +172,19 @@ def _example(
     if not target.strip():
         raise InputError(f"{where} has an empty target: fill the columns of task.records.target")
     return Example(
-        id=default_id if settings.id is None else _column(row, "id", settings.id),
+        id=_text_in_column(row, "id", settings.id, otherwise=default_id),
         question=question,
         solution=target,
         answer=target.strip(),
         fields=texts,
-        group="all" if settings.group is None else _column(row, "group", settings.group),
-        references=_references(row, settings.references),
-        cluster="" if settings.cluster is None else _column(row, "cluster", settings.cluster),
+        group=_text_in_column(row, "group", settings.group, otherwise="all"),
+        references=_references_in(row, settings.references),
+        cluster=_text_in_column(row, "cluster", settings.cluster, otherwise=""),
     )
 
 
 def _check_scalar(row: Row, name: str, setting: str) -> None:
-    """Refuse what is no text and no number in a column that becomes text; a missing one may pass.
+    """Refuse a value that is neither text nor a number where text is needed; a missing one passes.
 
     Raises:
         InputError: a list, an object, a truth value, or a number that is not finite, such as the
@@ -211,7 +203,7 @@ def _check_scalar(row: Row, name: str, setting: str) -> None:
     )
 
 
-def _references(row: Row, name: str | None) -> tuple[str, ...]:
+def _references_in(row: Row, name: str | None) -> tuple[str, ...]:
     if name is None:
         return ()
     where, columns = row
@@ -224,7 +216,7 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     for each in values:
         _check_scalar((where, {name: each}), name, "task.records.references")
-    texts = tuple(_text(v) for v in values if v is not None and _text(v).strip())
+    texts = tuple(_as_text(v) for v in values if v is not None and _as_text(v).strip())
     if not texts:
         guess = "" if name in columns else did_you_mean(name, columns)
         raise InputError(
@@ -234,42 +226,39 @@ def _references(row: Row, name: str | None) -> tuple[str, ...]:
     return texts
 
 
-def _column(row: Row, setting: str, name: str) -> str:
+def _text_in_column(row: Row, setting: str, name: str | None, *, otherwise: str) -> str:
+    if name is None:
+        return otherwise
     where, columns = row
     value = columns.get(name)
     _check_scalar(row, name, f"task.records.{setting}")
-    if value is None or not _text(value):
+    if value is None or not _as_text(value):
         raise InputError(
             f"{where} has no column {name!r}, which task.records.{setting} names"
             f"{did_you_mean(name, columns)}: allowed are {', '.join(map(repr, columns))}, add the "
             "column or name another"
         )
-    return _text(value)
+    return _as_text(value)
 
 
-def _text(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, float):
         return plain_decimal(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _carved(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
+def _carve_splits(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
     """Fill the splits that the data lacks from its training rows."""
     train = list(zip(examples["train"], _split_positions(examples["train"]), strict=True))
-    carved: dict[str, list[Example]] = {}
+    splits = dict(examples)
     start = 0.0
-    for split, ratio in (
-        ("test", settings.test_ratio),
-        ("validation", settings.validation_ratio),
-    ):
-        if split not in examples:
-            carved[split] = [e for e, place in train if start <= place < start + ratio]
+    ratios = {"test": settings.test_ratio, "validation": settings.validation_ratio}
+    for split, ratio in ratios.items():
+        if split not in splits:
+            splits[split] = [e for e, place in train if start <= place < start + ratio]
             start += ratio
-    return TaskData(
-        train=[e for e, place in train if place >= start],
-        validation=carved.get("validation", examples.get("validation", [])),
-        test=carved.get("test", examples.get("test", [])),
-    )
+    splits["train"] = [e for e, place in train if place >= start]
+    return TaskData(**splits)
 
 
 def _split_positions(examples: Sequence[Example]) -> list[float]:

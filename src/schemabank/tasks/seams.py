@@ -45,11 +45,11 @@ def continuation_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[i
     """Return the tokens of a text that stands behind another one, where they are read as ``text``.
 
     These are its tokens alone where the tokenizer adds nothing to a text, else those that it has
-    behind another character. A tokenizer that gives no text back unchanged (lower case alone, say)
-    is left to its own ways.
+    behind another character. A tokenizer that changes every text (to lower case, say) gives the
+    tokens of the text alone.
     """
     alone = plain_tokens(text, tokenizer)
-    if _written(alone + alone, tokenizer) == text + text:
+    if _decode_text(alone + alone, tokenizer) == text + text:
         return alone
     for anchor in ANCHORS:
         before, joined = plain_tokens(anchor, tokenizer), plain_tokens(anchor + text, tokenizer)
@@ -64,14 +64,15 @@ def leading_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens of a text that stands before one that begins a sequence by itself.
 
     Where the tokenizer puts a blank before every text, a blank at this one's end would be a second
-    one there, so it is left out. A tokenizer that gives no text back unchanged is left to its ways.
+    one there, so it is left out. A tokenizer that changes every text gives the tokens of
+    the whole.
     """
     whole, bare = plain_tokens(text, tokenizer), plain_tokens(text.rstrip(" "), tokenizer)
     for anchor in ANCHORS:
         behind = plain_tokens(anchor, tokenizer)
-        blank = _written(behind, tokenizer).removesuffix(anchor)  # some say it when they decode
+        blank = _decode_text(behind, tokenizer).removesuffix(anchor)  # some say it when they decode
         for tokens in (whole, bare):
-            if _written([*tokens, *behind], tokenizer) == blank + text + anchor:
+            if _decode_text([*tokens, *behind], tokenizer) == blank + text + anchor:
                 return tokens
     return whole
 
@@ -84,14 +85,14 @@ def continuation_text(
     It is what the whole has beyond the common beginning of the whole and of ``before`` alone; the
     two part earlier than at the end of ``before`` only where that ends within a character.
     """
-    whole, start = _written([*before, *tokens], tokenizer), _written(before, tokenizer)
+    whole, start = _decode_text([*before, *tokens], tokenizer), _decode_text(before, tokenizer)
     if whole.startswith(start):
         return whole[len(start) :]
     common = next(i for i, (a, b) in enumerate(zip(whole + "\0", start, strict=False)) if a != b)
     return whole[common:]
 
 
-def _written(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _decode_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     # Cleaning up would take away blanks that the tokens say: those before punctuation.
     text = tokenizer.decode(
         list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False

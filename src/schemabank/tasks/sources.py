@@ -5,7 +5,7 @@ The hub's libraries honour ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def load_data_set(
     sought: str,
     otherwise: str,
 ) -> Any:  # noqa: ANN401 -- datasets has no types
-    """Load all splits of a data set; where that takes long, whoever waits hears it by name.
+    """Load all splits of a data set; a long wait is announced with its name.
 
     Args:
         hub_id: owner and name.
@@ -81,3 +81,9 @@ def load_data_set(
             f"{sought} and on the Hugging Face hub as {hub_id!r}, but {cause}: {mend}, or "
             f"{otherwise}"
         ) from error
+
+
+def numbered_rows(hub_id: str, split: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the rows of a split on the hub, each behind its place, for messages."""
+    for index, row in enumerate(rows):
+        yield f"{hub_id} {split} row {index}", row

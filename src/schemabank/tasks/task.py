@@ -7,13 +7,13 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from schemabank.config.task import MetricName, TaskSettings
-from schemabank.sandbox import Verdict
+from schemabank.sandbox import CheckResult
 from schemabank.tasks.base import Example, Item, TaskData
 
 PROMPT = "{question}\nThe answer is: "
 
 Split = Literal["validation", "test"]
-Judged = tuple[str, Verdict]  # what was taken from a completion, and what it is worth
+JudgedText = tuple[str, CheckResult]  # what was taken from a completion, and how it did
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Task:
     split: Split = "validation"
     ends: bool = True
     check: Callable[[TaskSettings], None] = lambda _settings: None
-    judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[Judged]] | None = None
+    judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[JudgedText]] | None = None
     items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
     meaning: str | None = None
     wording: str | None = None

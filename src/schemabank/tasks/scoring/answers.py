@@ -11,7 +11,7 @@ Every choice, with an example and its reason: docs/scoring.md.
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from schemabank.common.errors import InputError
@@ -135,15 +135,12 @@ def score_lines(lines: Iterable[str]) -> Iterator[dict[str, object]]:
         if not line.strip():
             continue
         try:
-            row = _row(line)
-            score = score_completion(_completion(row), _gold(row))
+            row = _parse_line(line)
+            score = score_completion(_completion_in(row), _gold_in(row))
         except InputError as error:
             raise InputError(f"line {line_number}: {error}") from error
-        result: dict[str, object] = {"id": row["id"]} if "id" in row else {}
-        result["strict"] = score.extraction.strict
-        result["flexible"] = score.extraction.flexible
-        result["correct"] = score.correct
-        yield result
+        named = {"id": row["id"]} if "id" in row else {}
+        yield {**named, **asdict(score.extraction), "correct": score.correct}
 
 
 def score_completion(completion: str, gold: str) -> Score:
@@ -160,7 +157,7 @@ def score_completion(completion: str, gold: str) -> Score:
 
 def extract(completion: str) -> Extraction:
     """Read a completion by both rules; never raises, whatever the text."""
-    text = _plain(cut_next_question(completion))
+    text = _plain_characters(cut_next_question(completion))
     return Extraction(strict=_marked_answer(text), flexible=_last_number(text))
 
 
@@ -186,16 +183,14 @@ def same_value(left: str | None, right: str | None) -> bool:
     """Compare two numbers by exact decimal value; a missing number equals nothing."""
     if left is None or right is None:
         return False
-    numbers = canonical_number(left), canonical_number(right)
-    if numbers[0] is None or numbers[1] is None:
-        return False
-    return Decimal(numbers[0]) == Decimal(numbers[1])
+    number = canonical_number(left)  # equal values have one spelling
+    return number is not None and number == canonical_number(right)
 
 
 def canonical_number(text: str) -> str | None:
     """Return a text's first number in one spelling, or None: ``'-$1,234.50'`` -> ``'-1234.5'``."""
-    number = _NUMBER_ANYWHERE.search(_plain(text))
-    return None if number is None else _spell(number)
+    number = _NUMBER_ANYWHERE.search(_plain_characters(text))
+    return None if number is None else _spell_number(number)
 
 
 def gold_number(gold: str) -> str:
@@ -227,7 +222,13 @@ def _repeated_prompt(text: str) -> int:
     question (``Wait. The answer is: 7``) still counts.
     """
     answer = _ANY_MARK.search(text)
-    after = 0 if _bare_number(_plain(text)) is not None else answer.end() if answer else len(text)
+    after = (
+        0
+        if _bare_number(_plain_characters(text)) is not None
+        else answer.end()
+        if answer
+        else len(text)
+    )
     blank_lines = [match.start() for match in _BLANK_LINE.finditer(text, after)]
     prompt = _PROMPT_AGAIN.search(text, blank_lines[0]) if blank_lines else None
     if prompt is None:
@@ -235,7 +236,7 @@ def _repeated_prompt(text: str) -> int:
     return max(start for start in blank_lines if start < prompt.start())
 
 
-def _plain(text: str) -> str:
+def _plain_characters(text: str) -> str:
     """Drop calculator marks; bring digits, marks and LaTeX spellings to plain characters."""
     text = _WIDE_COMMA.sub(",", _CALCULATOR.sub("", text)).translate(_PLAIN)
     text = _OTHER_DIGIT.sub(lambda match: str(unicodedata.decimal(match.group())), text)
@@ -246,22 +247,22 @@ def _plain(text: str) -> str:
 def _marked_answer(text: str) -> str | None:
     """The answer by the strict rule: ``####``, then a box, then a bare number, then "answer is".
 
-    A first line that is a number alone answers a prompt that ends in "The answer is: "; whoever
-    goes on to "The answer is: 5" has asked the next question. Only the first number of a list
+    A first line that is a number alone answers a prompt that ends in "The answer is: "; a text
+    that goes on to "The answer is: 5" has asked the next question. Only the first number of a list
     (``1.``, and ``2.`` further down) opens a worked solution.
     """
     # GSM8K's format ends at its first ``####``; elsewhere a later mark corrects an earlier one.
-    marked = _marked(text, _HASH_MARK)[:1] or _marked(text, _BOX_MARK)[-1:]
+    marked = _marked_numbers(text, _HASH_MARK)[:1] or _marked_numbers(text, _BOX_MARK)[-1:]
     if marked:
         return marked[0]
     bare = _bare_number(text)
     if bare is not None and not _LIST.match(text):
         return bare
-    said = _marked(text, _ANSWER_MARK)
+    said = _marked_numbers(text, _ANSWER_MARK)
     return said[-1] if said else bare
 
 
-def _marked(text: str, mark: re.Pattern[str]) -> list[str]:
+def _marked_numbers(text: str, mark: re.Pattern[str]) -> list[str]:
     """The numbers that follow a mark closely, in their order."""
     numbers = [_number_after(text, match.end()) for match in mark.finditer(text)]
     return [number for number in numbers if number is not None]
@@ -277,23 +278,21 @@ def _number_after(text: str, start: int) -> str | None:
         number = None if equals < 0 else _NUMBER_AFTER_MARK.match(text, equals + 1)
         if number is not None and _OPERATION.match(text, number.end()):
             return None
-    return None if number is None else _spell(number)
+    return None if number is None else _spell_number(number)
 
 
 def _bare_number(text: str) -> str | None:
     """The first line's number when that line holds nothing else (prompts end in "answer is: ")."""
     number = _BARE_NUMBER.match(text)
-    return None if number is None else _spell(number)
+    return None if number is None else _spell_number(number)
 
 
 def _last_number(text: str) -> str | None:
-    last = None
-    for number in _NUMBER_ANYWHERE.finditer(text):
-        last = number
-    return None if last is None else _spell(last)
+    numbers = [*_NUMBER_ANYWHERE.finditer(text)]
+    return _spell_number(numbers[-1]) if numbers else None
 
 
-def _spell(number: re.Match[str]) -> str:
+def _spell_number(number: re.Match[str]) -> str:
     # By characters, not by Decimal.normalize(), which rounds to the context's precision.
     whole, _, decimals = number["digits"].replace(",", "").partition(".")
     whole = whole.lstrip("0") or "0"
@@ -303,7 +302,7 @@ def _spell(number: re.Match[str]) -> str:
     return f"-{value}" if negative and value != "0" else value
 
 
-def _row(line: str) -> dict[str, object]:
+def _parse_line(line: str) -> dict[str, object]:
     shown = f"{line.strip()!r:.80}"
     try:
         row = parse_json(line, "the line", finite=True)
@@ -320,8 +319,8 @@ def _row(line: str) -> dict[str, object]:
     return row
 
 
-def _completion(row: dict[str, object]) -> str:
-    completion = _required(row, "completion")
+def _completion_in(row: dict[str, object]) -> str:
+    completion = _required_value(row, "completion")
     if not isinstance(completion, str):
         raise InputError(
             f"'completion' is {completion!r:.80}, only text is allowed: put it in quotes"
@@ -329,8 +328,8 @@ def _completion(row: dict[str, object]) -> str:
     return completion
 
 
-def _gold(row: dict[str, object]) -> str:
-    gold = _required(row, "gold")
+def _gold_in(row: dict[str, object]) -> str:
+    gold = _required_value(row, "gold")
     if isinstance(gold, str):
         return gold
     if isinstance(gold, bool) or not isinstance(gold, int | float):
@@ -340,7 +339,7 @@ def _gold(row: dict[str, object]) -> str:
     return plain_decimal(gold)
 
 
-def _required(row: dict[str, object], key: str) -> object:
+def _required_value(row: dict[str, object], key: str) -> object:
     if key not in row:
         keys = ", ".join(map(repr, row)) or "none"
         raise InputError(f"key {key!r} is missing, the line has {keys[:80]}: add {key!r}")

@@ -76,7 +76,7 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
         )
     if not 0 <= num_correct <= num_samples:
         raise InputError(
-            f"{num_correct} correct of {num_samples} samples is no count: give one from 0 to "
+            f"{num_correct} correct of {num_samples} samples is not a count: give one from 0 to "
             f"{num_samples}"
         )
     return float(1 - Fraction(comb(num_samples - num_correct, k), comb(num_samples, k)))
@@ -179,7 +179,7 @@ def meteor_obstacle() -> str | None:
 def choice_letter(completion: str) -> str | None:
     r"""Return the letter from A to J that a completion chooses, or None; never raises.
 
-    The last of ``\boxed{B}`` counts, else the last of "answer is B" and its kin, else a letter that
+    The last of ``\boxed{B}`` counts, else the last of "answer is B" and so on, else a letter that
     opens the completion, alone on its line or before a mark: ``B``, ``(B)``, ``B.``, ``B) Paris``.
     Text from the start of a next question on is the caller's to cut.
     """
@@ -187,9 +187,9 @@ def choice_letter(completion: str) -> str | None:
         letters = [_LETTER_AFTER_MARK.match(completion, m.end()) for m in mark.finditer(completion)]
         found = [letter for letter in letters if letter is not None]
         if found:
-            return _spell(found[-1])
+            return _spell_letter(found[-1])
     opening = _LETTER_AT_START.match(completion)
-    return None if opening is None else _spell(opening)
+    return None if opening is None else _spell_letter(opening)
 
 
 def _check_references(references: Sequence[str]) -> None:
@@ -210,7 +210,7 @@ def _bag_f1(prediction: list[str], reference: list[str]) -> float:
     return 2 * num_common / (len(prediction) + len(reference))
 
 
-def _spell(letter: re.Match[str]) -> str:
+def _spell_letter(letter: re.Match[str]) -> str:
     return str(letter["bracketed"] or letter["bare"]).upper()
 
 

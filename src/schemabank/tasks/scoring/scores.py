@@ -10,24 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import exp, fsum, inf
+from statistics import fmean
 from typing import Literal
 
 from schemabank.common.errors import InputError
 from schemabank.stats import clustered_interval, resampled_ratio_interval, wilson_interval
+from schemabank.tasks.scoring import metrics
 from schemabank.tasks.scoring.answers import cut_next_question, gold_number, score_completion
-from schemabank.tasks.scoring.metrics import (
-    bleu,
-    choice_letter,
-    exact_match,
-    meteor,
-    normalised,
-    pass_at_k,
-    rouge_l,
-    token_f1,
-)
 
 StopReason = Literal["end_token", "stop_text", "length", "not_decoded"]
 LETTER_ALONE = re.compile(r"\s*[(*]*[A-J][).*:]*[^\S\n]*(?:\n|\Z)")
+WORD_SCORES: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
+    "f1": metrics.token_f1,
+    "rouge_l": metrics.rouge_l,
+    "exact_match": metrics.exact_match,
+    "meteor": metrics.meteor,
+}
 NUM_CONSTANTS = 50  # most frequent golds that are tried as a constant answer
 
 
@@ -113,7 +111,7 @@ class ItemRecord:
     gold_nll_with_end: float
 
 
-def _numeric(completion: str, golds: Sequence[str]) -> Scored:
+def _score_numeric(completion: str, golds: Sequence[str]) -> Scored:
     found = [score_completion(completion, gold) for gold in golds]
     read = found[0].extraction
     return Scored(
@@ -127,62 +125,43 @@ def _numeric(completion: str, golds: Sequence[str]) -> Scored:
     )
 
 
-def _answer(completion: str) -> str:
+def _answer_text(completion: str) -> str:
     return cut_next_question(completion).strip()
 
 
-def _exact(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    return Scored(answer or None, {"exact_match": exact_match(answer, golds)})
+def _score_words(*names: str) -> Callable[[str, Sequence[str]], Scored]:
+    """Return what scores an answer in words by these scores; METEOR is left out without WordNet."""
+
+    def score(completion: str, golds: Sequence[str]) -> Scored:
+        answer = _answer_text(completion)
+        scores = {name: WORD_SCORES[name](answer, golds) for name in names}
+        return Scored(answer or None, {name: s for name, s in scores.items() if s is not None})
+
+    return score
 
 
-def _choice(completion: str, golds: Sequence[str]) -> Scored:
+def _score_choice(completion: str, golds: Sequence[str]) -> Scored:
     alone = LETTER_ALONE.match(completion)  # whatever is written below it
-    letter = choice_letter(alone[0] if alone else _answer(completion))
-    return Scored(letter, {"correct": float(any(letter == _letter(gold) for gold in golds))})
+    letter = metrics.choice_letter(alone[0] if alone else _answer_text(completion))
+    return Scored(letter, {"correct": float(any(letter == _gold_letter(gold) for gold in golds))})
 
 
-def _f1(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {"f1": token_f1(answer, golds), "exact_match": exact_match(answer, golds)}
-    return Scored(answer or None, scores)
-
-
-def _rouge(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {"rouge_l": rouge_l(answer, golds), "f1": token_f1(answer, golds)}
-    return Scored(answer or None, scores)
-
-
-def _reading(completion: str, golds: Sequence[str]) -> Scored:
-    answer = _answer(completion)
-    scores = {
-        "f1": token_f1(answer, golds),
-        "rouge_l": rouge_l(answer, golds),
-        "exact_match": exact_match(answer, golds),
-    }
-    found = meteor(answer, golds)
-    if found is not None:  # WordNet is there
-        scores["meteor"] = found
-    return Scored(answer or None, scores)
-
-
-def _unscored(completion: str, _golds: Sequence[str]) -> Scored:
+def _score_nothing(completion: str, _golds: Sequence[str]) -> Scored:
     return Scored(completion.strip() or None, {})
 
 
-def _letter(gold: str) -> str:
+def _gold_letter(gold: str) -> str:
     letter = gold.strip().upper()
     if len(letter) != 1 or not "A" <= letter <= "J":
         raise InputError(
-            f"gold {gold!r:.80} is no choice: one letter from A to J is allowed, correct it or "
+            f"gold {gold!r:.80} is not a choice: one letter from A to J is allowed, correct it or "
             "take another metric"
         )
     return letter
 
 
-def _normalised(gold: str) -> str:
-    text = normalised(gold)
+def _gold_words(gold: str) -> str:
+    text = metrics.normalised(gold)
     if not text:
         raise InputError(
             f"gold {gold!r:.80} is empty once articles and punctuation are dropped: some other "
@@ -191,25 +170,33 @@ def _normalised(gold: str) -> str:
     return text
 
 
-def _ascii_word(gold: str) -> str:
+def _gold_ascii_words(gold: str) -> str:
     if not re.search("[a-z0-9]", gold.lower()):
         raise InputError(
             f"gold {gold!r:.80} has no ASCII letter or digit, and ROUGE-L sees no others: take the "
             "metric f1"
         )
-    return _normalised(gold)
+    return _gold_words(gold)
 
 
 METRICS: dict[str, Metric] = {
-    "numeric": Metric("correct", _numeric, gold_number, binary=True),
-    "exact_match": Metric("exact_match", _exact, _normalised, binary=True),
-    "choice": Metric("correct", _choice, _letter, binary=True),
-    "f1": Metric("f1", _f1, _normalised, graded=token_f1),
-    "rouge_l": Metric("rouge_l", _rouge, _ascii_word, graded=rouge_l),
-    "reading": Metric("f1", _reading, _normalised, graded=token_f1, corpus=bleu),
-    "code": Metric("correct", _unscored, str, binary=True, constant=False),
-    "perplexity": Metric("perplexity", _unscored, str, decodes=False),
-    "none": Metric(None, _unscored, str),
+    "numeric": Metric("correct", _score_numeric, gold_number, binary=True),
+    "exact_match": Metric("exact_match", _score_words("exact_match"), _gold_words, binary=True),
+    "choice": Metric("correct", _score_choice, _gold_letter, binary=True),
+    "f1": Metric("f1", _score_words("f1", "exact_match"), _gold_words, graded=metrics.token_f1),
+    "rouge_l": Metric(
+        "rouge_l", _score_words("rouge_l", "f1"), _gold_ascii_words, graded=metrics.rouge_l
+    ),
+    "reading": Metric(
+        "f1",
+        _score_words("f1", "rouge_l", "exact_match", "meteor"),
+        _gold_words,
+        graded=metrics.token_f1,
+        corpus=metrics.bleu,
+    ),
+    "code": Metric("correct", _score_nothing, str, binary=True, constant=False),
+    "perplexity": Metric("perplexity", _score_nothing, str, decodes=False),
+    "none": Metric(None, _score_nothing, str),
 }
 
 
@@ -261,30 +248,30 @@ def summarise(
         raise InputError("0 records to summarise, at least 1 is needed: evaluate some items first")
     check_pass_at(metric, pass_at)
     if not metric.decodes:
-        return _likelihoods(records)
+        return _summarise_likelihoods(records)
     ended = [record for record in records if record.stop_reason == "end_token"]
     num_items = len({record.id for record in records})
     summary: dict[str, object] = {"num_items": num_items}
     if num_items < len(records):
         summary["num_samples"] = len(records) // num_items
-    summary |= {name: _mean([r.scores[name] for r in records]) for name in records[0].scores}
-    summary |= {f"pass@{k}": _pass_at(records, metric, k) for k in pass_at}
+    summary |= {name: fmean([r.scores[name] for r in records]) for name in records[0].scores}
+    summary |= {f"pass@{k}": _mean_pass_at(records, metric, k) for k in pass_at}
     if metric.corpus is not None:
-        texts, every = zip(*((_answer(r.completion), r.golds) for r in records), strict=True)
+        texts, every = zip(*((_answer_text(r.completion), r.golds) for r in records), strict=True)
         summary |= metric.corpus(texts, every)
     summary |= {
         "ended_ratio": len(ended) / len(records),
-        "length_limit_ratio": _mean([record.stop_reason == "length" for record in records]),
-        "unparsable_ratio": _mean([record.extracted is None for record in records]),
-        "mean_new_tokens": _mean([record.new_tokens for record in records]),
+        "length_limit_ratio": fmean([record.stop_reason == "length" for record in records]),
+        "unparsable_ratio": fmean([record.extracted is None for record in records]),
+        "mean_new_tokens": fmean([record.new_tokens for record in records]),
     }
     if metric.primary is not None and ended:
-        among = _mean([record.scores[metric.primary] for record in ended])
+        among = fmean([record.scores[metric.primary] for record in ended])
         summary[f"{metric.primary}_among_ended"] = among
-    summary["gold_nll"] = _mean([record.gold_nll for record in records])
-    summary["gold_nll_with_end"] = _mean([record.gold_nll_with_end for record in records])
+    summary["gold_nll"] = fmean([record.gold_nll for record in records])
+    summary["gold_nll_with_end"] = fmean([record.gold_nll_with_end for record in records])
     if metric.primary is not None:
-        summary[f"{metric.primary}_interval_95"] = _interval(records, metric)
+        summary[f"{metric.primary}_interval_95"] = _primary_interval(records, metric)
     if metric.primary is not None and metric.constant:
         golds = list({record.id: record.golds for record in records}.values())
         answer, score = best_constant(golds, metric)
@@ -293,7 +280,7 @@ def summarise(
     return summary
 
 
-def _likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
+def _summarise_likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
     """Perplexity over all target tokens, with an interval from resampling clusters."""
     totals: dict[str, tuple[float, int]] = {}
     for r in records:
@@ -335,21 +322,21 @@ def best_constant(golds: Sequence[Sequence[str]], metric: Metric) -> tuple[str, 
     if metric.binary:  # what scores is what is spelt alike
         return ranked[0], counts[ranked[0]] / len(golds)
     assert metric.graded is not None
-    means = {c: _mean([metric.graded(c, item) for item in golds]) for c in ranked}
+    means = {c: fmean([metric.graded(c, item) for item in golds]) for c in ranked}
     best = max(means.values())
     return next((gold, best) for gold in sorted(means) if means[gold] == best)
 
 
-def _pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
+def _mean_pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> float:
     """The mean over items of the chance that one of ``k`` samples is right."""
     assert metric.primary is not None
     right: dict[str, list[bool]] = {}
     for record in records:
         right.setdefault(record.id, []).append(record.scores[metric.primary] == 1)
-    return _mean([pass_at_k(len(found), sum(found), k) for found in right.values()])
+    return fmean([metrics.pass_at_k(len(found), sum(found), k) for found in right.values()])
 
 
-def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
+def _primary_interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
     assert metric.primary is not None
     values = [record.scores[metric.primary] for record in records]
     drawn_alone = not any(record.cluster or record.sample for record in records)
@@ -363,7 +350,3 @@ def _interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | No
     if interval is None or interval[0] == interval[1]:
         return None
     return [max(interval[0], 0.0), min(interval[1], 1.0)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values)
