@@ -1,7 +1,7 @@
-"""AdamW for all slots at once, each row with its own step count, rate and decay.
+"""AdamW for all slots at once, each with its own step count, learning rate and weight decay.
 
-Decoupled weight decay (arXiv 1711.05101), the update of ``torch.optim.AdamW`` in float32 on one
-flat row a slot. A row that is not active keeps weights and moments bit for bit.
+The update is that of ``torch.optim.AdamW``, with decoupled weight decay (arXiv 1711.05101), in
+float32 on one flat row a slot. A row that is not active keeps weights and moments bit for bit.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class AdamWSettings:
 
     Attributes:
         beta1, beta2, epsilon, weight_decay: ``(slot, 1)`` each.
-        ratio: ``(slot, 1)``, learning rate of the weights called faster, as a multiple of others'.
+        ratio: ``(slot, 1)``, learning rate of the faster weights over that of the others.
     """
 
     beta1: Tensor
@@ -34,11 +34,13 @@ class SlotAdamW:
         settings: coefficients of every row.
         rounded: a copy of the weights in another type, kept up to date.
         faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
-        averages: keep a mean of the weights over the steps.
-        compiled: fuse the update into one pass over the weights.
+        averages: whether to keep a mean of the weights over the steps.
+        compiled: whether to fuse the update into one pass over the weights.
 
     Attributes:
-        average: that mean, ``(slot, size)``; ``None``: there is none.
+        average: the mean over the steps, ``(slot, size)``; ``None``: it is not kept.
+        mean, square: Adam's moments, ``(slot, size)``.
+        step: ``(slot, 1)``, how many updates a row has had.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class SlotAdamW:
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        """Weights, moments, step counts and mean: all that a row carries from step to step."""
+        """All that a row carries from step to step: weights, moments, step counts and mean."""
         average = () if self.average is None else (self.average,)
         return self.weights, self.mean, self.square, self.step, *average
 
     def reset(self, slot: int) -> None:
-        """Forget a slot's moments, step count and mean: a fresh optimizer."""
+        """Give a slot the state of a new optimizer; its mean starts at its weights."""
         for state in (self.mean, self.square, self.step):
             state[slot].zero_()
         if self.average is not None:
@@ -90,7 +92,7 @@ class SlotAdamW:
             factor: ``(slot, 1)``, scales the gradient.
             learning_rate: ``(slot, 1)``.
             active: ``(slot, 1)``, bool; other rows do not change.
-            fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
+            fresh: ``(slot, 1)``, bool: rows whose moments and step count start again.
         """
         self._update(
             (self.weights, self.mean, self.square, self.step),
@@ -106,7 +108,7 @@ class SlotAdamW:
 
     @torch.no_grad()
     def move_average(self, rate: Tensor) -> None:
-        """Let the mean take a share of the weights, ``(slot, 1)``, whether they moved or not."""
+        """Move the mean to the weights by a rate, ``(slot, 1)``, whether or not they changed."""
         if self.average is not None:
             self._average(self.average, self.weights, rate)
 
@@ -123,7 +125,11 @@ def _update(
     fresh: Tensor | None,
     s: AdamWSettings,
 ) -> None:
-    """See :meth:`SlotAdamW.update`; a plain function, which compiles into one pass."""
+    """See :meth:`SlotAdamW.update`; a plain function, which compiles into one pass.
+
+    Nothing here branches on a row's values: a captured step runs the same operations for all rows,
+    and `torch.where` chooses each row's result.
+    """
     weights, *moments = state
     if fresh is not None:
         moments = [torch.where(fresh, 0.0, value) for value in moments]
@@ -137,6 +143,8 @@ def _update(
     denominator = (square / (1 - s.beta2**step)).sqrt() + s.epsilon
     decayed = weights * (1 - learning_rate * s.weight_decay)
     updated = decayed - learning_rate / (1 - s.beta1**step) * mean / denominator
+    # An inactive row keeps its state even where its gradient is not finite: `where` drops the NaN,
+    # which a product with 0 would not.
     before = (weights, old_mean, old_square, old_step)
     for place, old, new in zip(state, before, (updated, mean, square, step), strict=True):
         place.copy_(torch.where(active, new, old))
@@ -145,7 +153,7 @@ def _update(
 
 
 def _average(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
-    """Move a mean to the weights by a rate, ``(slot, 1)``; 0 leaves it as it is."""
+    """Move a mean to the weights by a rate, ``(slot, 1)``; a rate of 0 leaves it bit for bit."""
     mean.copy_(torch.where(rate > 0, torch.lerp(mean, weights, rate), mean))
 
 
@@ -153,12 +161,12 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
     """Return each slot's gradient norm and the factor that clips it.
 
     Args:
-        grads: pairs of a group's gradient ``(slot, size)`` and which slots train that group,
-            ``(slot, 1)`` bool; a group that a slot does not train is no part of its norm.
+        grads: pairs of a group's gradient ``(slot, size)`` and whether each slot trains that group,
+            ``(slot, 1)`` bool; a group that a slot does not train does not count in its norm.
         max_norm: ``(slot, 1)``.
 
     Returns:
-        Norms and factors, ``(slot, 1)`` each. A norm that is not finite means: skip the step.
+        Norms and factors, ``(slot, 1)`` each. A slot whose norm is not finite must skip the step.
     """
     squares = [torch.zeros_like(max_norm)]
     squares += [
