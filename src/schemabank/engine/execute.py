@@ -48,7 +48,7 @@ class Staging:
     A copy from the host does not wait for the device if the host's memory is pinned. The host may
     then already write the next step's input while the device copies this one's, so the host has
     :data:`DEPTH` buffers, which take turns. The device needs one only: its stream runs copies and
-    steps in the order in which they were asked for.
+    steps in the order of the calls.
 
     Args:
         fields: shape and type of each tensor.
@@ -189,7 +189,7 @@ class Executor:
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
-    """Return an executor that captures where there is CUDA."""
+    """Return an executor that captures programs on CUDA and nowhere else."""
     return Executor(device, capture=device.type == "cuda", explain=explain)
 
 

@@ -174,4 +174,5 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
         for grad, active in grads
     ]
     norm = torch.stack(squares).sum(0).sqrt()
+    # The small number is that of PyTorch's `clip_grad_norm_`.
     return norm, (max_norm / (norm + 1e-6)).clamp(max=1.0)

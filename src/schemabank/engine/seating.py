@@ -94,8 +94,7 @@ class Seating(Generic[R]):
         leaving = {i: run for i, run in self.seated.items() if not _may_step(run, cached=cached)}
         if before and not cached and any(map(self._distance, self._longest(self.runs)[:1])):
             leaving = self.seated
-        for index in leaving:
-            self.slots[index] = None
+        self.vacate(leaving)
         return leaving
 
     def enter(self) -> dict[int, R]:
@@ -114,7 +113,7 @@ class Seating(Generic[R]):
         return entering
 
     def vacate(self, indices: Iterable[int]) -> None:
-        """Take slots back from runs that have not taken a step in them yet."""
+        """Take these slots from their runs."""
         for index in indices:
             self.slots[index] = None
 

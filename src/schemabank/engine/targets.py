@@ -1,4 +1,4 @@
-"""Which layers of a model get an adapter, and what stock PEFT must be told to find the same ones.
+"""Which layers of a model get an adapter, and what stock PEFT needs to know to find the same ones.
 
 An adapter sits on a linear layer of the text model that every token goes through once. So there is
 none on the output layer, which the engine applies to labelled positions itself, none on a vision
@@ -30,7 +30,7 @@ PROBE_TOKENS = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """What PEFT must be told beside a list of targets.
+    """What PEFT needs to know besides a list of targets.
 
     Attributes:
         transposed: whether the layers store their weights transposed, as in GPT-2.
@@ -98,7 +98,7 @@ def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
 
 
 def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
-    """Return what PEFT must be told beside the settings to find the same layers."""
+    """Return what PEFT needs to know besides the settings to find the same layers."""
     prefix, wanted = decoder_prefix(model), settings.target_modules
     outside = [path for path in _linear_layers(model) if not path.startswith(prefix)]
     layers = target_layers(model, settings).values()

@@ -113,13 +113,14 @@ class TrunkStates:
         self._fill_places(staging.host()["places"], rows, passing, empty=PADDING)
         staging.send()
         index = staging.device["places"].flatten()
+        # `out` is the input of the step's captured program: it is filled in place, in stream order.
         torch.index_select(self._states, 0, index, out=out.flatten(0, 1))
 
     def _compute_missing(self, rows: Sequence[TrunkRow]) -> dict[Hashable, int]:
         """Compute states that are not kept.
 
         Returns:
-            Where the states begin that are there for this step only, by the row's key.
+            Where the states of rows begin that are there for this step only, by the row's key.
         """
         missing: dict[int, dict[Hashable, TrunkRow]] = {}
         for row in rows:
@@ -175,6 +176,7 @@ class TrunkStates:
         if end <= room:
             return
         try:
+            # At least twice as large, so that states are not copied again and again.
             self._grow(max(end, min(2 * room, self._limit)))
         except torch.OutOfMemoryError:
             self._limit = self._used  # from now on, new rows are there for one step only

@@ -52,7 +52,7 @@ def predictions(folder: Path) -> list[dict[str, object]]:
         ("falcon", "FalconForCausalLM has an attention that cannot be replaced"),
         ("gpt_oss", "GptOssAttention has attention with s_aux"),
         ("lfm2", "Lfm2ForCausalLM has layers of the types conv, full_attention"),
-        ("nemotron", "NemotronAttention has attention with no word of its rows"),
+        ("nemotron", "NemotronAttention has attention with no row_biases"),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -5,6 +5,7 @@ that works, before anything is trained. If it does not, transformers decodes the
 a time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,15 +35,7 @@ def why_by_slot(model: PreTrainedModel) -> str | None:
     Args:
         model: the plain base model, which is left unchanged.
     """
-    try:
-        with asking():
-            difference = _difference_of_ours(model)
-    except (RefusalError, InputError) as refusal:
-        return first_line(refusal)
-    # `not <=` and not `>`: a difference that is NaN must count as too large.
-    if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
-        return f"its logits differ by {difference:.1e} from those of whole texts"
-    return None
+    return _problem_with(_difference_of_ours, model)
 
 
 def check_generates(model: PreTrainedModel) -> None:
@@ -51,19 +44,28 @@ def check_generates(model: PreTrainedModel) -> None:
     Raises:
         InputError: it fails, or its logits are not those of the whole texts.
     """
-    tokens = torch.tensor(TEXTS, device=model.device)
-    try:
-        with asking(), plain_generation(model):
-            difference = _difference_of_generate(model, tokens)
-        problem = f"its logits differ by {difference:.1e} from those of whole texts"
-    except (RefusalError, InputError) as refusal:
-        difference, problem = float("inf"), first_line(refusal)
-    if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
+    problem = _problem_with(_difference_of_generate, model)
+    if problem is not None:
         raise InputError(
             f"the model {type(model).__name__} can be decoded neither by SchemaBank nor by "
             f"transformers' generate ({problem}): allowed are causal models that generate, use "
             "one, or a task that decodes nothing, such as perplexity"
         )
+
+
+def _problem_with(
+    difference_of: Callable[[PreTrainedModel], float], model: PreTrainedModel
+) -> str | None:
+    """Return why a way of decoding fails for a model; ``None``: it does not."""
+    try:
+        with asking():
+            difference = difference_of(model)
+    except (RefusalError, InputError) as refusal:
+        return first_line(refusal)
+    # `not <=` and not `>`: a difference that is NaN must count as too large.
+    if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
+        return f"its logits differ by {difference:.1e} from those of whole texts"
+    return None
 
 
 def _difference_of_ours(model: PreTrainedModel) -> float:
@@ -76,19 +78,20 @@ def _difference_of_ours(model: PreTrainedModel) -> float:
         stack.remove()
 
 
-def _difference_of_generate(model: PreTrainedModel, tokens: Tensor) -> float:
-    written: Any = model.generate(  # type: ignore[operator]  # typed as a module's attribute
-        input_ids=tokens,
-        attention_mask=torch.ones_like(tokens),
-        generation_config=GenerationConfig(
-            max_new_tokens=3,
-            do_sample=False,
-            pad_token_id=0,
-            disable_compile=True,
-            return_dict_in_generate=True,
-            output_logits=True,
-        ),
+def _difference_of_generate(model: PreTrainedModel) -> float:
+    tokens = torch.tensor(TEXTS, device=model.device)
+    settings = GenerationConfig(
+        max_new_tokens=3,
+        do_sample=False,
+        pad_token_id=0,
+        disable_compile=True,
+        return_dict_in_generate=True,
+        output_logits=True,
     )
+    with plain_generation(model):
+        written: Any = model.generate(  # type: ignore[operator]  # typed as a module's attribute
+            input_ids=tokens, attention_mask=torch.ones_like(tokens), generation_config=settings
+        )
     found = torch.stack(written.logits, dim=1)
     with torch.no_grad():
         whole = model(input_ids=written.sequences, use_cache=False).logits

@@ -340,11 +340,11 @@ def row_attention(
         ``(row, 1, head, head_dim)``, and no weights.
 
     Raises:
-        InputError: the model asks for more than this.
+        InputError: the model needs more than this.
     """
     unknown = [n for n, v in others.items() if v is not None and n not in UNUSED]
     if row_biases is None:
-        unknown.append("no word of its rows")
+        unknown.append("no row_biases")
     if row_biases is None or unknown or attention_mask is not None or query.shape[2] != 1:
         found = f"attention with {', '.join(unknown) or 'a mask of its own'}"
         raise _unsupported(module, found)

@@ -172,7 +172,7 @@ def _batches_of_one_length(
 def _extend_to_end(
     completion: Completion, row: Sequence[int], prompt: Sequence[int], limits: Limits
 ) -> None:
-    """Add a row's tokens to a completion, as far as it goes: padding follows."""
+    """Add a row's tokens to a completion until it ends; what follows is padding."""
     for token in row:
         if limits.extend(completion, token, prompt):
             return

@@ -63,7 +63,7 @@ def causal_attention(
     sliding_window: int | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers' interface asks for.
+    """Attend causally, as one of transformers' attention functions.
 
     Args:
         module: the attention layer.
@@ -79,7 +79,7 @@ def causal_attention(
         ``(row, token, head, dim)``.
 
     Raises:
-        InputError: the model asks for more than this.
+        InputError: the model needs more than this.
     """
     assert attention_mask is None
     check_known(module, others)

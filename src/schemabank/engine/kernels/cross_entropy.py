@@ -12,8 +12,8 @@ from torch import Tensor
 
 BLOCK, WARPS = 8192, 16
 LOG2_E = tl.constexpr(1.4426950408889634)
-# The running maximum starts here and not at minus infinity: where a whole block is masked, minus
-# infinity less minus infinity would make the sum NaN.
+# The running maximum starts here and not at minus infinity: if all logits of the first block were
+# minus infinity, the difference of the two would make the sum NaN.
 LOWEST = tl.constexpr(-1e38)
 
 

@@ -28,7 +28,7 @@ BLOCKS = {
     "input": ((32, 64, 2), (32, 128, 4)),
     "weights": ((32, 32, 2), (16, 64, 4)),
 }
-# The kernels are tested with rows of A of so many bytes and so much shared memory (an H200's).
+# The largest row of A, in bytes, and the shared memory (an H200's) that kernels are tested with.
 TESTED_ROW_BYTES, TESTED_ROOM = 256, 227 * 1024
 _MIX_IN, _MIX_OUT = tl.constexpr(MIX_IN), tl.constexpr(MIX_OUT)
 _BATCH_STRIDE = tl.constexpr(BATCH_STRIDE)
@@ -110,22 +110,9 @@ def _forward(
     # `FlatGroup`), so the kernels are given the stride of a slot.
     blocks = _constants("down", weights, rank, slots * rows)
     _down_kernel[triton.cdiv(rows, blocks["BM"]), slots](
-        inputs.contiguous(),
-        *_three_weights(weights),
-        keys,
-        layers,
-        least,
-        scale,
-        low,
-        mask,
-        rows,
-        tokens,
-        width,
-        rank,
-        weights[0].stride(0),
-        slots,
-        **blocks,
-    )
+        inputs.contiguous(), *_three_weights(weights), keys, layers, least, scale, low, mask,
+        rows, tokens, width, rank, weights[0].stride(0), slots, **blocks,
+    )  # fmt: skip
     return low, mask
 
 
@@ -144,18 +131,9 @@ def _input_gradient(upstream: Tensor, mask: Tensor, scale: Tensor, weights: list
     blocks = _constants("input", weights, rank, slots * rows)
     grid = (triton.cdiv(rows, blocks["BM"]), triton.cdiv(width, blocks["BF"]), slots)
     _input_kernel[grid](
-        upstream,
-        *_three_weights(weights),
-        scale,
-        mask,
-        result,
-        rows,
-        width,
-        rank,
-        weights[0].stride(0),
-        slots,
-        **blocks,
-    )
+        upstream, *_three_weights(weights), scale, mask, result,
+        rows, width, rank, weights[0].stride(0), slots, **blocks,
+    )  # fmt: skip
     return result
 
 
@@ -171,17 +149,9 @@ def _weight_gradients(inputs: Tensor, mask: Tensor, scale: Tensor, upstream: Ten
     result = upstream.new_empty(adapters, slots, width, rank)
     blocks = _constants("weights", upstream, rank, slots * rows)
     _weight_kernel[triton.cdiv(width, blocks["BF"]), slots](
-        inputs.contiguous(),
-        mask,
-        scale,
-        upstream,
-        result,
-        rows,
-        width,
-        rank,
-        slots,
-        **blocks,
-    )
+        inputs.contiguous(), mask, scale, upstream, result,
+        rows, width, rank, slots, **blocks,
+    )  # fmt: skip
     return result
 
 

@@ -5,7 +5,7 @@ before, so detaching restores the unrouted logits bit for bit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -130,11 +130,9 @@ class AttachedBanks(Part):
             self.scale = own.float()
             yield
 
-    @contextmanager
-    def absent(self) -> Iterator[None]:
+    def absent(self) -> AbstractContextManager[None]:
         """Skip the banks for a while."""
-        with self._routing("off"):
-            yield
+        return self._routing("off")
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's bank weights by ``layers.INDEX.NAME``."""
@@ -158,8 +156,8 @@ class AttachedBanks(Part):
             )
         for index, bank in self.banks.items():
             prefix = f"layers.{index}."
-            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            bank.load(slot, own)
+            named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            bank.load(slot, named)
 
     def detach(self) -> None:
         """Remove the banks from the model for good."""
