@@ -19,14 +19,15 @@ class FlatGroup:
     weights, and a model in a narrower type computes with a rounded copy.
 
     Args:
-        parameters: the group's parameters, slots outermost; they become views of :attr:`compute`.
+        parameters: the group's parameters, slots outermost; they become views of what the model
+            computes with.
         num_slots: number of rows.
         dtype: the type that the model computes in; one narrower than float32 gets a rounded copy.
         own_rate: names of parameters that may have a learning rate of their own.
 
     Attributes:
         weights: ``(slot, size)``, float32, the optimizer's.
-        compute: the weights that the model computes with: the rounded copy, or ``weights`` itself.
+        rounded: the copy that the model computes with; ``None``: it computes with ``weights``.
         master: views of ``weights`` by the name of their parameter.
         faster: ``(size,)``, bool, true for the weights of ``own_rate``; ``None``: there are none.
     """
@@ -45,9 +46,10 @@ class FlatGroup:
         device = next(iter(self.parameters.values())).device
         self.weights = torch.zeros(num_slots, sum(sizes), device=device)
         narrow = dtype.itemsize < self.weights.dtype.itemsize
-        self.compute = self.weights.to(dtype) if narrow else self.weights
+        self.rounded = self.weights.to(dtype) if narrow else None
+        self._computed = self.weights if self.rounded is None else self.rounded
         self.master: dict[str, Tensor] = self.views(self.weights)
-        computed = self.views(self.compute)
+        computed = self.views(self._computed)
         for name, parameter in self.parameters.items():
             self.master[name].copy_(parameter.data)
             parameter.data = computed[name]
@@ -67,14 +69,9 @@ class FlatGroup:
         if self.rounded is not None:
             self.rounded.copy_(self.weights)
 
-    @property
-    def rounded(self) -> Tensor | None:
-        """The rounded copy that the model computes with, if there is one."""
-        return None if self.compute is self.weights else self.compute
-
     def is_whole(self) -> bool:
         """Whether the parameters are still views; moving or casting the model ends that."""
-        storage = self.compute.untyped_storage().data_ptr()
+        storage = self._computed.untyped_storage().data_ptr()
         return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
 
     @property

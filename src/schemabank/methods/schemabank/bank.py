@@ -116,29 +116,31 @@ class SchemaBank(nn.Module):
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's weights by name, without the padding of its rank."""
         found = {name: weight.detach()[slot] for name, weight in self.named_parameters()}
-        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
-        found["U"] = found["U"].unflatten(1, shape)[..., :rank].flatten(1)
-        found["V"] = found["V"].unflatten(0, shape)[:, :rank].flatten(0, 1)
+        down, up = self._maps(slot)
+        found |= {"U": down.flatten(1), "V": up.flatten(0, 1)}
         return {name: weight.clone().contiguous() for name, weight in found.items()}
 
     @torch.no_grad()
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Set a slot's weights from :meth:`tensors` of a bank with the slot's settings."""
-        maps = {name: tensors[name] for name in ("U", "V")}
         for name, weight in self.named_parameters():
-            if name not in maps:
+            if name not in {"U", "V"}:
                 weight[slot].copy_(tensors[name])
-        self._set_maps(slot, maps["U"], maps["V"].unflatten(0, (self.num_schemas, -1)))
+        self._set_maps(slot, tensors["U"], tensors["V"].unflatten(0, (self.num_schemas, -1)))
 
     def _set_maps(self, slot: int, down: Tensor, up: Tensor) -> None:
         """Set ``U`` from ``(hidden, schema * rank)`` and ``V`` from ``(schema, rank, hidden)``."""
-        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
         for weight in (self.U, self.V):
             weight[slot].zero_()
-        self.U[slot].unflatten(1, shape)[..., :rank].copy_(
-            down.unflatten(1, (self.num_schemas, rank))
-        )
-        self.V[slot].unflatten(0, shape)[:, :rank].copy_(up)
+        own_down, own_up = self._maps(slot)
+        own_down.copy_(down.unflatten(1, (self.num_schemas, -1)))
+        own_up.copy_(up)
+
+    def _maps(self, slot: int) -> tuple[Tensor, Tensor]:
+        """View a slot's U as ``(hidden, schema, rank)`` and V as ``(schema, rank, hidden)``."""
+        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
+        down, up = (weight.detach()[slot] for weight in (self.U, self.V))
+        return down.unflatten(1, shape)[..., :rank], up.unflatten(0, shape)[:, :rank]
 
     def forward(
         self, hidden: Tensor, *, scale: Tensor, dense: bool = False
