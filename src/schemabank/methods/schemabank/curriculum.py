@@ -7,16 +7,11 @@ probability that a step uses the bank, and ends in a bare tail. It follows BERT-
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemabank.config.train import Stage
-from schemabank.engine.schedule import (
-    StagePlan,
-    StepSettings,
-    keyed_uniform,
-    learning_rate,
-    stage_index,
-)
+from schemabank.engine.schedule import StagePlan, StepSettings, keyed_uniform
+from schemabank.engine.schedule import step_settings as plain_settings
 from schemabank.methods.schemabank.tags import keep_probability
 
 BANK_GROUPS = frozenset({"router", "schemas"})
@@ -53,20 +48,13 @@ def step_settings(plans: Sequence[StagePlan], step: int, *, seed: int) -> BankSt
         step: the step that is about to run.
         seed: the run's seed; it decides which steps use the bank where that is left to chance.
     """
-    index = stage_index(plans, step)
-    placed = plans[index]
-    scale, at = _bank_scale(placed, step, seed=seed), step - placed.start
-    trained = frozenset(placed.stage.train)
-    return BankStep(
-        step=step,
-        stage=index,
-        stage_name=placed.stage.name,
-        first=at == 0,
-        trained=trained - BANK_GROUPS if scale == 0 else trained,
-        learning_rate=learning_rate(placed.stage, at, placed.num_steps),
-        tag_keep=keep_probability(placed.stage.tag_keep, at / placed.num_steps),
-        bank_scale=scale,
-    )
+    plain = plain_settings(plans, step)
+    placed = plans[plain.stage]
+    scale = _bank_scale(placed, step, seed=seed)
+    if scale == 0:
+        plain = replace(plain, trained=plain.trained - BANK_GROUPS)
+    tag_keep = keep_probability(placed.stage.tag_keep, (step - placed.start) / placed.num_steps)
+    return BankStep(**vars(plain), tag_keep=tag_keep, bank_scale=scale)
 
 
 def _bank_scale(placed: StagePlan, step: int, *, seed: int) -> float:
