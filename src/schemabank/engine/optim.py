@@ -59,8 +59,8 @@ class SlotAdamW:
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
-        self._update = torch.compile(_update, dynamic=False) if compiled else _update
-        self._average = torch.compile(_average, dynamic=False) if compiled else _average
+        self._update = torch.compile(_adamw_update, dynamic=False) if compiled else _adamw_update
+        self._average = torch.compile(_move_mean, dynamic=False) if compiled else _move_mean
 
     @property
     def state(self) -> tuple[Tensor, ...]:
@@ -113,7 +113,7 @@ class SlotAdamW:
             self._average(self.average, self.weights, rate)
 
 
-def _update(
+def _adamw_update(
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     rounded: Tensor | None,
     grad: Tensor,
@@ -152,7 +152,7 @@ def _update(
         rounded.copy_(weights)
 
 
-def _average(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
+def _move_mean(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
     """Move a mean to the weights by a rate, ``(slot, 1)``; a rate of 0 leaves it bit for bit."""
     mean.copy_(torch.where(rate > 0, torch.lerp(mean, weights, rate), mean))
 

@@ -126,13 +126,15 @@ class TrunkStates:
         for row in rows:
             if row.key not in self._starts:
                 missing.setdefault(row.width, {})[row.key] = row
-        batches = [b for width in sorted(missing) for b in self._batched(missing[width].values())]
+        batches = [
+            b for width in sorted(missing) for b in self._fill_batches(missing[width].values())
+        ]
         passing = self._find_places([row for batch in batches for row in batch])
         for batch in batches:
-            self._run(batch, passing)
+            self._compute_batch(batch, passing)
         return passing
 
-    def _batched(self, rows: Iterable[TrunkRow]) -> Iterator[list[TrunkRow]]:
+    def _fill_batches(self, rows: Iterable[TrunkRow]) -> Iterator[list[TrunkRow]]:
         """Divide rows of one width into batches, and fill up the last.
 
         A batch costs the same however many of its rows are used, so free rows compute states that
@@ -187,7 +189,7 @@ class TrunkStates:
         self._states = before.new_zeros(positions, before.shape[1])
         self._states[: len(before)] = before  # PADDING, DISCARDED and all rows so far
 
-    def _run(self, batch: Sequence[TrunkRow], passing: Mapping[Hashable, int]) -> None:
+    def _compute_batch(self, batch: Sequence[TrunkRow], passing: Mapping[Hashable, int]) -> None:
         self.prepare(batch[0].width)
         staging, run = self._batches[batch[0].width]
         host = staging.host()
@@ -218,11 +220,11 @@ class TrunkStates:
             passing: where the rows begin that are there for this step only.
             empty: the position for what belongs to no row.
         """
-        starts = [0 if row is None else self._start(row.key, passing) for row in rows]
+        starts = [0 if row is None else self._start_of(row.key, passing) for row in rows]
         widths = [0 if row is None else row.width for row in rows]
         token = np.arange(places.shape[1])
         inside = token < np.array(widths)[:, None]
         places[:] = np.where(inside, np.array(starts)[:, None] + token, empty)
 
-    def _start(self, key: Hashable, passing: Mapping[Hashable, int]) -> int:
+    def _start_of(self, key: Hashable, passing: Mapping[Hashable, int]) -> int:
         return self._starts[key] if key in self._starts else passing[key]

@@ -121,7 +121,7 @@ class RowCache(Cache):
             memory.index_copy_(0, targets, rows)
             return states
 
-        self._use(write)
+        self._write_by(write)
 
     def extend(self, positions: Tensor, *, visible: int) -> list[Tensor]:
         """Make the next states those of one more token a row.
@@ -141,7 +141,7 @@ class RowCache(Cache):
             memory[rows, :, positions] = states[:, :, 0]
             return memory[: len(positions), :, :visible]
 
-        self._use(write)
+        self._write_by(write)
         keys = torch.arange(visible, device=positions.device)
         by_window = {
             window: _window_bias(positions[:, None] - keys, window, self.blocks[0].keys.dtype)
@@ -155,7 +155,7 @@ class RowCache(Cache):
             for memory in (layer.keys, layer.values):
                 memory[: len(rows)] = memory[rows]  # the right side is a copy: rows may overlap
 
-    def _use(self, write: Write) -> None:
+    def _write_by(self, write: Write) -> None:
         for layer in self.blocks:
             layer.write = write
 
@@ -237,7 +237,7 @@ class DecodingRows:
         if self.sampling is not None:
             self.keys[target] = torch.tensor(keys, dtype=torch.int32, device=self.keys.device)
         logits = self.stack.head(hidden[source, last])
-        first = self._chosen(logits, self.keys[target], last + 1)
+        first = self._choose(logits, self.keys[target], last + 1)
         self.current[target], self.positions[target] = first, last + 1
         return [int(token) for token in first.tolist()]
 
@@ -245,7 +245,7 @@ class DecodingRows:
         """Extend the first rows by a token each, without waiting for the device."""
         current, positions = self.current[:num_rows], self.positions[:num_rows]
         logits = self.logits(num_rows, visible)
-        chosen = self._chosen(logits, self.keys[:num_rows], positions + 1)
+        chosen = self._choose(logits, self.keys[:num_rows], positions + 1)
         self.tokens[:, :num_rows].index_copy_(0, self.column, chosen[None])
         self.column.add_(1).remainder_(len(self.tokens))
         current.copy_(chosen)
@@ -273,7 +273,7 @@ class DecodingRows:
         for values in (self.current, self.positions, self.keys):
             values[: len(rows)] = values[index]
 
-    def _chosen(self, logits: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+    def _choose(self, logits: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
         """Return the next token of each row, at ``positions``."""
         if self.sampling is None:
             return logits.argmax(-1)

@@ -54,7 +54,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     output = query.new_empty(rows, tokens, heads, dim)
     # All that the backward pass needs to compute the shares of a query's keys again, in base 2.
     log_sums = query.new_empty(rows, heads, tokens, dtype=torch.float32)
-    tiles = _tiles(tokens)
+    tiles = _tile_sizes(tokens)
     _forward_kernel[rows * heads, triton.cdiv(tokens, tiles["BM"])](
         query, key, value, output, log_sums,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
@@ -82,9 +82,9 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
-    to_query, to_key, to_value = _gradients(query, key)
+    to_query, to_key, to_value = _empty_gradients(query, key)
     sums = torch.empty_like(log_sums)
-    tiles = _tiles(tokens)
+    tiles = _tile_sizes(tokens)
     num_tiles = triton.cdiv(tokens, tiles["BM"])
     strides = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3])
     sizes = (tokens, heads, heads // kv_heads, scale * LOG2_E, scale)
@@ -102,17 +102,17 @@ def _backward(
 
 @_backward.register_fake
 def _(upstream, query, key, value, output, log_sums, scale):
-    return tuple(g.transpose(1, 2) for g in _gradients(query, key))
+    return tuple(g.transpose(1, 2) for g in _empty_gradients(query, key))
 
 
-def _gradients(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _empty_gradients(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Memory for the gradients, ``(row, token, head, dim)``, laid out as a projection's output."""
     rows, heads, tokens, dim = query.shape
     to_key, to_value = (query.new_empty(rows, tokens, key.shape[1], dim) for _ in range(2))
     return query.new_empty(rows, tokens, heads, dim), to_key, to_value
 
 
-def _tiles(tokens: int) -> dict[str, int]:
+def _tile_sizes(tokens: int) -> dict[str, int]:
     """Tokens of a tile, and warps. Short rows get small tiles, which they fill better.
 
     Queries and keys have tiles of one size, so that the tiles on the diagonal are square.

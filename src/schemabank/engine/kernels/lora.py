@@ -108,7 +108,7 @@ def _forward(
     mask = inputs.new_empty(slots, rows, width, dtype=torch.uint8)
     # A slot's weights are contiguous, but the next slot's begin a whole flat row further on (see
     # `FlatGroup`), so the kernels are given the stride of a slot.
-    blocks = _constants("down", weights, rank, slots * rows)
+    blocks = _kernel_constants("down", weights, rank, slots * rows)
     _down_kernel[triton.cdiv(rows, blocks["BM"]), slots](
         inputs.contiguous(), *_three_weights(weights), keys, layers, least, scale, low, mask,
         rows, tokens, width, rank, weights[0].stride(0), slots, **blocks,
@@ -128,7 +128,7 @@ def _input_gradient(upstream: Tensor, mask: Tensor, scale: Tensor, weights: list
     slots, rows, width = mask.shape
     rank = upstream.shape[-1]
     result = upstream.new_empty(mask.shape)
-    blocks = _constants("input", weights, rank, slots * rows)
+    blocks = _kernel_constants("input", weights, rank, slots * rows)
     grid = (triton.cdiv(rows, blocks["BM"]), triton.cdiv(width, blocks["BF"]), slots)
     _input_kernel[grid](
         upstream, *_three_weights(weights), scale, mask, result,
@@ -147,7 +147,7 @@ def _weight_gradients(inputs: Tensor, mask: Tensor, scale: Tensor, upstream: Ten
     slots, rows, width = mask.shape
     adapters, rank = upstream.shape[0], upstream.shape[-1]
     result = upstream.new_empty(adapters, slots, width, rank)
-    blocks = _constants("weights", upstream, rank, slots * rows)
+    blocks = _kernel_constants("weights", upstream, rank, slots * rows)
     _weight_kernel[triton.cdiv(width, blocks["BF"]), slots](
         inputs.contiguous(), mask, scale, upstream, result,
         rows, width, rank, slots, **blocks,
@@ -168,7 +168,7 @@ def _three_weights(weights: Sequence[Tensor]) -> list[Tensor]:
     return [weights[min(i, len(weights) - 1)] for i in range(MAX_ADAPTERS)]
 
 
-def _constants(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int]:
+def _kernel_constants(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int]:
     """Return a kernel's constants for a number of rows in all slots."""
     block_rows, features, warps = BLOCKS[kernel][rows > SMALL_ROWS]
     return {

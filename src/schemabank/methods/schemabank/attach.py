@@ -75,7 +75,7 @@ class AttachedBanks(Part):
         }
         self.of_slots: list[BankSettings | None] = [settings] * num_slots
         self.handles: list[RemovableHandle] = [
-            blocks[index].register_forward_hook(self._hook(bank))
+            blocks[index].register_forward_hook(self._routing_hook(bank))
             for index, bank in self.banks.items()
         ]
         # Each forward pass reaches the first block with a bank once, so `routed` never grows from
@@ -151,8 +151,9 @@ class AttachedBanks(Part):
         own = self.tensors(slot)
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise InputError(
-                f"the saved bank, {_sizes(tensors)}, does not fit the settings in bank, which give "
-                f"{_sizes(own)}: allowed are those of the training, leave bank settings out"
+                f"the saved bank, {_key_shapes(tensors)}, does not fit the settings in bank, which "
+                f"give {_key_shapes(own)}: allowed are those of the training, leave bank settings "
+                "out"
             )
         for index, bank in self.banks.items():
             prefix = f"layers.{index}."
@@ -183,7 +184,7 @@ class AttachedBanks(Part):
             for name in names
         }
 
-    def _hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
+    def _routing_hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
         """Return a bank's forward hook; blocks return hidden states alone or first in a tuple."""
 
         def hook(_block: nn.Module, _args: object, output: object) -> object:
@@ -262,7 +263,7 @@ def _new_bank(model: PreTrainedModel, settings: BankSettings, num_slots: int) ->
     ).to(model.device)
 
 
-def _sizes(bank: Mapping[str, Tensor]) -> str:
+def _key_shapes(bank: Mapping[str, Tensor]) -> str:
     """Name the tensors that show a bank's settings, with their shapes."""
     return ", ".join(
         f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router"))
