@@ -52,6 +52,7 @@ class FlatGroup:
         computed = self.views(self._computed)
         for name, parameter in self.parameters.items():
             self.master[name].copy_(parameter.data)
+            # The layers keep their parameter objects, which from now on look into the rows.
             parameter.data = computed[name]
         own = torch.tensor([name in own_rate for name in self.parameters])
         self.faster = own.repeat_interleave(torch.tensor(sizes)).to(device) if own_rate else None
@@ -88,4 +89,5 @@ class FlatGroup:
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator that depends on the run's seed and the purpose alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    # Seven bytes: eight may exceed the signed 64-bit number that PyTorch takes as a seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -131,6 +131,8 @@ def _adamw_update(
     and `torch.where` chooses each row's result.
     """
     weights, *moments = state
+    # A stage starts with a new optimizer. That is a value on the device, too, so that one captured
+    # program serves a stage's first step and all others.
     if fresh is not None:
         moments = [torch.where(fresh, 0.0, value) for value in moments]
     old_mean, old_square, old_step = moments
@@ -148,7 +150,7 @@ def _adamw_update(
     before = (weights, old_mean, old_square, old_step)
     for place, old, new in zip(state, before, (updated, mean, square, step), strict=True):
         place.copy_(torch.where(active, new, old))
-    if rounded is not None:
+    if rounded is not None:  # in the same pass, so that the weights need not be read again
         rounded.copy_(weights)
 
 

@@ -70,7 +70,7 @@ class Seating(Generic[R]):
     def __init__(self, runs: Sequence[R], *, num_slots: int, cycle: int, tick: int = 0) -> None:
         self.runs, self.cycle, self.tick = list(runs), cycle, tick
         self.slots: list[R | None] = [None] * num_slots
-        self._was_cached = self.is_cached
+        self._was_cached = self.is_cached  # as of the last call of `leave`
 
     @property
     def seated(self) -> dict[int, R]:
@@ -103,7 +103,7 @@ class Seating(Generic[R]):
         While no run has a slot, the schedule can move: it goes to where the first run can go on.
         """
         called = self._called()
-        if called and not self.seated:
+        if called and not self.seated:  # nobody's steps depend on where the schedule stands
             self.tick += self._distance(called[0])
         fitting = [run for run in called if self._distance(run) == 0]
         free = [index for index, run in enumerate(self.slots) if run is None]

@@ -50,6 +50,7 @@ def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
         return settings
     inside = _chosen_starts(model, settings.layers_to_transform)
     paths = [p for p in _linear_layers(model, within=decoder_prefix(model)) if p.startswith(inside)]
+    # As in a list by hand, a target is the last name of a path.
     names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
     return settings.model_copy(update={"target_modules": tuple(names)})
 
@@ -76,6 +77,7 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
             f"lora.target_modules names {target!r}, which matches {found}no linear layer"
             f"{of_blocks}: {allowed if names else 'the model has none, use another model'}"
         )
+    # In the order of the model, not of the targets: the index of a layer is in its dropout's key.
     wanted = settings.target_modules
     return {p: layer for p, layer in linear.items() if any(matches(p, t, inside) for t in wanted)}
 
@@ -120,6 +122,8 @@ def counting_calls(layers: Mapping[str, Layer], num_tokens: int) -> Iterator[dic
     def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
             (inputs,) = args
+            # With rows and tokens in one dimension, as a mixture gives them to its shared expert,
+            # or in two.
             whole = inputs.dim() in {2, 3} and inputs[..., 0].numel() == num_tokens
             counts[path] += 1 if whole else num_tokens + 1
 
@@ -217,4 +221,5 @@ def _chosen_starts(model: PreTrainedModel, indices: Sequence[int] | None) -> tup
 def _block_starts(model: PreTrainedModel) -> list[str]:
     """Return how the paths of layers in each decoder block begin."""
     paths = {module: path for path, module in model.named_modules()}
+    # The dot keeps the layers of block 10 out of block 1.
     return [f"{paths[block]}." for block in decoder_blocks(model)]

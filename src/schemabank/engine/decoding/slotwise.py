@@ -70,6 +70,7 @@ def generate_by_slot(
         for chosen in _batches_of_one_length(prompts, batch_size):
             tokens = torch.tensor([prompts[i] for i in chosen], device=stack.model.device)
             drawing = None if sampling is None else _Drawing(sampling, chosen, tokens.device)
+            # A drawing has no state, so every slot gets the same noise, as in our own decoder.
             for slot in range(stack.num_slots):
                 with stack.only(slot):
                     rows = _generate_rows(stack.model, tokens, limits, drawing)
@@ -98,6 +99,7 @@ def _generate_rows(
             max_new_tokens=limits.max_new_tokens,
             do_sample=False,
             eos_token_id=ends or None,
+            # Any token may pad, since padding is cut off without being looked at.
             pad_token_id=ends[0] if ends else 0,
             disable_compile=True,
         ),
