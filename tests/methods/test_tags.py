@@ -21,7 +21,6 @@ from schemabank.methods.schemabank.tags import (
     hash_tagger,
     keep_probability,
     named_operations,
-    no_tagger,
     prefix_text,
     random_tagger,
 )
@@ -243,20 +242,15 @@ def test_unseen_example_has_no_cluster() -> None:
         tagger(ask("q", id_="other"), rng=np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("kind", ["hash", "content", "field", "none", "cluster"])
+@pytest.mark.parametrize("kind", ["hash", "content", "field", "cluster"])
 def test_only_the_random_tagger_draws(kind: str) -> None:
     embeddings, _ = planted(3, 4)
     tagger = {
-        "none": no_tagger,
         "cluster": lambda: cluster_tagger(embeddings, num_schemas=3, num_tags=1, seed=0),
     }.get(kind, lambda: make_tagger(kind, num_schemas=8, num_tags=2))()
     rng = np.random.default_rng(0)
     tagger(ask("q", id_="e0"), rng=rng)
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
-
-
-def test_no_tagger_tags_nothing() -> None:
-    assert no_tagger()(ask("q"), rng=np.random.default_rng(0)) == ()
 
 
 def test_prefix_text() -> None:

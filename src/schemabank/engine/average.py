@@ -1,8 +1,8 @@
-"""Averages of a run's adapter over its steps, which it ends as instead of its last weights.
+"""Averages of a run's adapter over its steps, which replace its last weights at the end.
 
-All kinds are one update, ``mean += rate * (weights - mean)``, with rates of their own: the last so
-many checkpoints, an exponential mean, or BEMA (arXiv 2508.00180), which adds a share of the way
-from the first weights to the last.
+All kinds are one update, ``mean += rate * (weights - mean)``, and differ in their rates. They are
+the mean of the last checkpoints, an exponential mean, and BEMA (arXiv 2508.00180), which adds a
+share of the difference between the last weights and the first.
 """
 
 from functools import cache
@@ -13,29 +13,32 @@ from schemabank.config.train import AverageSettings
 
 
 def average_rate(settings: AverageSettings, step: int, num_steps: int) -> float:
-    """Return which share of the new weights the mean takes after a step, from 0.
+    """Return the rate at which the mean moves to the weights after a step.
 
     Args:
         settings: of the average.
-        step: the step that has been taken.
-        num_steps: of the run.
+        step: the step that has been taken, from 0.
+        num_steps: the steps of the run.
     """
     number = step + 1
     if settings.kind == "exponential":
+        # As in Adam's bias correction, the shares of all steps sum to 1 and the start has none.
         return (1 - settings.decay) / (1 - settings.decay**number)
     if settings.kind == "bema":
         return float((settings.lag + number) ** -settings.ema_power)
     if settings.kind == "last":
         places = checkpoints(settings, num_steps)
+        # The n-th checkpoint moves the mean by 1/n: all checkpoints count the same.
         return 1 / (places.index(number) + 1) if number in places else 0.0
     return 0.0
 
 
 @cache
 def checkpoints(settings: AverageSettings, num_steps: int) -> tuple[int, ...]:
-    """Return after how many steps the weights are among the last checkpoints.
+    """Return the numbers of steps after which the weights count as one of the last checkpoints.
 
-    As many as asked for, unless a run has fewer steps; in a short run they spread over more of it.
+    There are as many as the settings say, unless the run has fewer steps. In a short run they cover
+    a larger part of it.
     """
     last = min(settings.last, num_steps)
     span = max(last, round(settings.span_ratio * num_steps))
@@ -49,10 +52,10 @@ def averaged(
 
     Args:
         settings: of the average.
-        mean: over the steps, ``(size,)``.
+        mean: the mean over the steps, ``(size,)``.
         start: the first weights.
         end: the last weights.
-        num_steps: of the run.
+        num_steps: the steps of the run.
     """
     if settings.kind == "bema":
         share = float((settings.lag + num_steps) ** -settings.bias_power)

@@ -1,15 +1,16 @@
-"""Batches of fixed shapes: token-length buckets and a schedule that all slots share.
+"""Batches of fixed shapes: buckets by token length, and a schedule that all slots share.
 
 Examples of similar length share a batch, padded on the right to the bucket's width. Which bucket
 step *i* of a run uses depends on the data set and the batch size alone, so all slots agree on every
-shape; which examples fill it depends on the run's seed alone, so no neighbour changes a run's data.
-Padding is told from text by position, never by token id: there is no mask, because under causal
-attention a real token never sees what is to its right.
+shape. Which examples fill it depends on the run's seed, so no neighbour changes a run's data.
+Padding is known by its position, never by a token id. There is no attention mask, because under
+causal attention a real token never sees what is to its right.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from schemabank.common.errors import InputError
 
-WIDTH_MULTIPLE = 4
+WIDTH_MULTIPLE = 4  # tokens; all widths are multiples of it
 EMPTY = -1  # a row of a batch that holds no example
 
 
@@ -27,8 +28,9 @@ class Encoded:
 
     Attributes:
         id: the example's id.
-        tokens: prompt, completion and, where asked for, end token.
-        label_start: index of the first token that the loss sees; at least 1.
+        tokens: prompt, completion and, if the settings say so, an end token.
+        label_start: index of the first token that the loss sees; at least 1, since a token is
+            predicted from the one before.
         cut: whether the length limit cut tokens off.
     """
 
@@ -51,10 +53,10 @@ def encode(
     max_length: int,
     completion_only: bool,
 ) -> Encoded:
-    """Join prompt and completion token ids, and cut what exceeds the limit on the right.
+    """Join the token ids of prompt and completion, and cut off what exceeds the limit.
 
     Raises:
-        InputError: nothing of the completion is left, or there is no token before it.
+        InputError: no part of the completion is left, or there is no token before it.
     """
     if not prompt or not completion:
         empty = "completion" if prompt else "prompt"
@@ -76,7 +78,13 @@ def encode(
 
 @dataclass(frozen=True)
 class Bucket:
-    """Batches of one shape: ``width`` tokens, of which at most ``num_labels`` have a loss."""
+    """Batches of one shape.
+
+    Attributes:
+        width: tokens of a row.
+        num_labels: labels of a row, at most.
+        members: indices of the examples whose own width this is.
+    """
 
     width: int
     num_labels: int
@@ -87,13 +95,13 @@ class Bucket:
 class Schedule:
     """The shapes of every step, the same in every slot.
 
-    An epoch has every bucket as often as the next one, in another order. Some orders take turns:
-    two runs can share their steps only where the one's shapes from there on are the other's, so
-    that if all epochs differed, no run could ever take over the slot of one that has ended.
+    Every epoch has the same buckets, in an order of its own. A few orders take turns. Two runs can
+    share steps only if all their shapes from then on are equal. If no order ever came again, no run
+    could take over the slot of a run that has ended.
 
     Attributes:
         buckets: by growing width.
-        orders: bucket of each step of an epoch; of one epoch after the other, and then again.
+        orders: index of the bucket of each step of an epoch, for the epochs of one cycle.
         batch_size: rows a slot.
     """
 
@@ -108,7 +116,7 @@ class Schedule:
 
     @property
     def cycle(self) -> int:
-        """Steps after which the shapes come again."""
+        """Steps after which the shapes repeat."""
         return len(self.orders) * self.steps_per_epoch
 
     def bucket(self, step: int) -> Bucket:
@@ -121,19 +129,20 @@ class Schedule:
         return self.orders[epoch % len(self.orders)]
 
     def widths(self) -> list[int]:
-        """Width of every example's own bucket."""
+        """Return the width of every example's own bucket."""
         own = {index: bucket.width for bucket in self.buckets for index in bucket.members}
         return [own[index] for index in range(len(own))]
 
     def padding_ratio(self, lengths: Sequence[int]) -> float:
-        """Share of an epoch's positions that hold no token, from every example's length."""
+        """Return the share of an epoch's positions without a token, from all examples' lengths."""
         positions = sum(self.buckets[b].width for b in self.orders[0]) * self.batch_size
         return 1 - sum(lengths) / positions
 
     def rows(self, seed: int, epoch: int) -> list[list[int]]:
-        """Return the examples of every step of an epoch, ``EMPTY`` where a row is left over.
+        """Return the examples of every step of an epoch, ``EMPTY`` for rows without one.
 
-        What doesn't fill a batch of its bucket moves up to the next wider one.
+        Examples that do not fill a batch of their bucket move up to the next wider one. So only the
+        widest bucket can have a batch with empty rows, and every example is shown once.
         """
         rng = np.random.default_rng([seed, epoch])
         batches: list[list[list[int]]] = []
@@ -145,6 +154,8 @@ class Schedule:
             left = pool[full:]
         if left:
             batches[-1].append(left + [EMPTY] * (self.batch_size - len(left)))
+        # Which bucket a step has is the schedule's choice, the same for all seeds; which of the
+        # bucket's batches comes then was drawn above.
         queues = [iter(b) for b in batches]
         return [next(queues[bucket]) for bucket in self.order(epoch)]
 
@@ -160,25 +171,29 @@ def plan_schedule(
         max_buckets: distinct widths, at most.
         num_orders: orders of the buckets that take turns, one an epoch.
     """
-    widths = [_round_up(len(e.tokens)) for e in examples]
+    widths = [round_up(len(e.tokens), WIDTH_MULTIPLE) for e in examples]
     bounds = _best_bounds(widths, max_buckets)
-    members: list[list[int]] = [[] for _ in bounds]
-    for index, width in enumerate(widths):
-        members[int(np.searchsorted(bounds, width))].append(index)
-    buckets, labels = [], 0
-    for width, inside in zip(bounds, members, strict=True):
-        labels = max(labels, *(examples[i].num_labels for i in inside))
-        buckets.append(Bucket(width=width, num_labels=labels, members=tuple(inside)))
+    buckets_of = np.searchsorted(bounds, widths)
+    members = [tuple(np.flatnonzero(buckets_of == i).tolist()) for i in range(len(bounds))]
+    # Examples may move up to a wider bucket, which needs room for their labels, too.
+    labels = accumulate((max(examples[i].num_labels for i in inside) for inside in members), max)
+    buckets = tuple(map(Bucket, bounds, labels, members))
+    order = _sorted_steps(buckets, batch_size)
+    # Seeded by what decides the shapes, so that all runs with these shapes have the same orders.
+    fingerprint = hashlib.sha256(repr((batch_size, bounds, order)).encode()).digest()
+    rng = np.random.default_rng(list(fingerprint))
+    orders = tuple(tuple(rng.permutation(order).tolist()) for _ in range(num_orders))
+    return Schedule(buckets=buckets, orders=orders, batch_size=batch_size)
+
+
+def _sorted_steps(buckets: Sequence[Bucket], batch_size: int) -> list[int]:
+    """Return the bucket of every step of an epoch in ascending order; see :meth:`Schedule.rows`."""
     order: list[int] = []
     left = 0
     for index, bucket in enumerate(buckets):
         full, left = divmod(left + len(bucket.members), batch_size)
         order += [index] * full
-    order += [len(buckets) - 1] * (left > 0)
-    fingerprint = hashlib.sha256(repr((batch_size, bounds, order)).encode()).digest()
-    rng = np.random.default_rng(list(fingerprint))
-    orders = tuple(tuple(rng.permutation(order).tolist()) for _ in range(num_orders))
-    return Schedule(buckets=tuple(buckets), orders=orders, batch_size=batch_size)
+    return order + [len(buckets) - 1] * (left > 0)
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,7 @@ class Batch:
     Attributes:
         tokens: ``(slot, batch, token)``, right-padded.
         real: ``(slot, batch, token)``, float32, 1 for tokens and 0 for padding.
-        positions: ``(slot, batch, label)``, position whose next token is the label.
+        positions: ``(slot, batch, label)``, the position before each label, which predicts it.
         labels: ``(slot, batch, label)``.
         weights: ``(slot, batch, label)``, float32, 0 where a row has fewer labels.
     """
@@ -203,7 +218,7 @@ class Batch:
     def shapes(
         cls, leading: tuple[int, int], *, width: int, num_labels: int
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and type of every field for ``leading``: slots and rows a slot."""
+        """Return shape and type of every field; ``leading`` is the slots and the rows a slot."""
         tokens, labels = (*leading, width), (*leading, num_labels)
         return {
             "tokens": (tokens, torch.int64),
@@ -227,11 +242,12 @@ def fill_rows(
     """Overwrite a batch's arrays with the rows of every slot.
 
     Args:
-        arrays: by the names of :class:`Batch`'s fields.
+        arrays: what to overwrite, by the names of :class:`Batch`'s fields.
         rows: examples, ``(slot, batch)``; ``None`` for a row without one.
         padding: token id of padded positions, which no result depends on.
     """
     tokens, real, positions, labels, weights = (arrays[f] for f in Batch.__dataclass_fields__)
+    # An array still holds an earlier step's rows. Padded positions and labels are 0, a valid index.
     for array in (real, positions, labels, weights):
         array.fill(0)
     tokens.fill(padding)
@@ -258,12 +274,12 @@ def collate(
 
 
 def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: bool) -> Encoded:
-    """Insert ``prefix`` behind the first ``after`` tokens, where a beginning token stands.
+    """Insert a prefix into an example, behind a beginning token if there is one.
 
     Args:
         example: the example without a prefix.
         prefix: token ids.
-        after: how many tokens stay in front of it.
+        after: how many tokens stay in front of the prefix.
         in_loss: whether the loss is on the whole text, so that the prefix has labels too.
     """
     tokens = (*example.tokens[:after], *prefix, *example.tokens[after:])
@@ -271,12 +287,17 @@ def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: boo
     return replace(example, tokens=tokens, label_start=start)
 
 
-def _round_up(length: int) -> int:
-    return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+def round_up(number: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below a number."""
+    return -(-number // multiple) * multiple
 
 
 def _best_bounds(widths: Sequence[int], max_buckets: int) -> list[int]:
-    """Upper bounds of the buckets that minimise padded positions, by dynamic programming."""
+    """Return upper bounds of the buckets that minimise padded positions, by dynamic programming.
+
+    ``cost[used, stop]`` is the least number of positions for the ``stop`` shortest widths in
+    ``used`` buckets, and ``choice[used, stop]`` where the last of these buckets begins.
+    """
     values, counts = np.unique(np.asarray(widths), return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
     num = len(values)

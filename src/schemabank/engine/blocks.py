@@ -1,7 +1,7 @@
-"""Decoder blocks in whose place something else runs for a while, in the form that they return.
+"""Replacing what decoder blocks compute for a while, in the form in which blocks return it.
 
-Most blocks return their hidden states alone, older ones (GPT-J, Falcon, BLOOM) a tuple that begins
-with them.
+Most blocks return their hidden states alone. Older ones (GPT-J, Falcon, BLOOM) return a tuple that
+begins with them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,10 @@ Forward = Callable[..., object]
 def probed(
     model: PreTrainedModel, blocks: Sequence[nn.Module]
 ) -> tuple[Head, frozenset[nn.Module]]:
-    """Run a few tokens; return the output layer, and the blocks that return tuples.
+    """Run a few tokens through a model.
+
+    Returns:
+        The output layer, and the blocks that return tuples.
 
     Raises:
         InputError: a block returns something else, or the output layer is of an unknown kind.
@@ -46,7 +49,7 @@ def probed(
 
 
 def noting(forward: Forward, found: list[Tensor]) -> Forward:
-    """Return a block's forward pass that adds its hidden states to ``found``."""
+    """Return a block's forward pass that also adds its hidden states to ``found``."""
 
     def run(*args: object, **kwargs: object) -> object:
         output = forward(*args, **kwargs)
@@ -61,7 +64,7 @@ def returning(states: Tensor | None, *, in_tuple: bool) -> Forward:
 
     Args:
         states: what it returns, ``(row, token, hidden)``; ``None``: its input.
-        in_tuple: in which form.
+        in_tuple: whether it returns them in a tuple.
     """
 
     def forward(hidden_states: Tensor, *_args: object, **_kwargs: object) -> object:
@@ -74,6 +77,8 @@ def returning(states: Tensor | None, *, in_tuple: bool) -> Forward:
 @contextmanager
 def replaced(blocks: Sequence[nn.Module], make: Callable[[nn.Module], Forward]) -> Iterator[None]:
     """Give blocks another ``forward`` for a while; their hooks stay."""
+    # The class's method is found again when the instance's attribute is gone, so an attribute is
+    # put back only if there was one: a compiled block has its own.
     before = [vars(block).get("forward") for block in blocks]
     for block in blocks:
         block.forward = make(block)

@@ -1,10 +1,11 @@
-"""Running a step's program: at once on a CPU, compiled and captured as one graph on CUDA.
+"""Running a step's program: directly on a CPU, compiled and captured as one graph on CUDA.
 
-A batch of four short examples keeps a GPU busy for less time than Python needs to ask for it. A
-program therefore runs once to compile, is recorded as a CUDA graph and from then on replayed: one
-call a step, no Python inside and no waiting for the device (PyTorch calls it whole-network capture,
-pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). Compiling needs Triton and a C compiler;
-:func:`can_compile` alone says whether they are there.
+A GPU computes a batch of four short examples faster than Python can launch the operations. A
+program is therefore warmed up, which compiles it, recorded as a CUDA graph, and replayed from then
+on: one call a step, with no Python inside and no waiting for the device. PyTorch calls this
+whole-network capture (pytorch.org/docs/stable/notes/cuda.html#cuda-graphs). A graph reads and
+writes the addresses that it was recorded with, so all input goes through :class:`Staging`.
+Compiling needs Triton and a C compiler; only :func:`can_compile` checks for them.
 """
 
 import ctypes
@@ -29,21 +30,28 @@ from schemabank.common.waiting import waiting
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 DEPTH = 3  # steps that the host may be ahead of the device
-ALIGNMENT = 64
-WARM_UPS = 2
+ALIGNMENT = 64  # bytes; PyTorch views memory as a type only from a multiple of the type's size
+WARM_UPS = 2  # the first run compiles, the second runs the compiled code as it will be recorded
 OLDEST_GPU = (7, 0)  # compute capability that torch.compile asks for
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of parameters in mallopt(3)
+# The C library keeps up to 512 MiB of freed memory, but returns a piece of 64 MiB or more at once.
 KEPT_BYTES, KEPT_PIECE_BYTES = 2**29, 2**26
 
-# Of captures that failed. PyTorch still counts on them and aborts the process when one goes.
+# Pools of captures that failed. They are never let go: PyTorch still counts such a pool as in use
+# and aborts the process when it is destroyed.
 _BROKEN_POOLS: list[torch.cuda.MemPool] = []
 
 
 class Staging:
     """Named tensors in one piece of device memory, filled from the host by one copy.
 
+    A copy from the host does not wait for the device if the host's memory is pinned. The host may
+    then already write the next step's input while the device copies this one's, so the host has
+    :data:`DEPTH` buffers, which take turns. The device needs one only: its stream runs copies and
+    steps in the order of the calls.
+
     Args:
-        fields: shape and type of each.
+        fields: shape and type of each tensor.
         device: where they are needed.
 
     Attributes:
@@ -58,7 +66,7 @@ class Staging:
         self._hosts = (
             [torch.zeros(size, dtype=torch.uint8, pin_memory=True) for _ in range(DEPTH)]
             if pinned
-            else [self._bytes]
+            else [self._bytes]  # on a CPU the host writes into the tensors themselves
         )
         self._arrays = [
             {name: view.numpy() for name, view in _views(host, fields).items()}
@@ -70,7 +78,7 @@ class Staging:
     def host(self) -> dict[str, np.ndarray]:
         """Return the arrays to fill next; waits until their last copy is over."""
         event = self._copied[self._turn]
-        if event is not None:
+        if event is not None:  # an event that was never recorded counts as over
             event.synchronize()
         return self._arrays[self._turn]
 
@@ -84,7 +92,11 @@ class Staging:
 
 
 class Fetch:
-    """A device tensor on its way to the host."""
+    """A device tensor on its way to the host.
+
+    The copy is queued at once, behind the program that computes the values: a captured program has
+    one output tensor, which its next replay overwrites.
+    """
 
     def __init__(self, values: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -96,7 +108,7 @@ class Fetch:
             self._event.record()
 
     def get(self) -> list[list[float]]:
-        """Wait for the values."""
+        """Wait for the values and return them."""
         if self._event is not None:
             self._event.synchronize()
         rows: list[list[float]] = self._values.tolist()
@@ -107,9 +119,9 @@ class Executor:
     """Runs programs on one device.
 
     Args:
-        device: where.
-        capture: record programs as CUDA graphs.
-        explain: told why a program cannot be captured, and what is waited for.
+        device: where programs run.
+        capture: whether to record programs as CUDA graphs.
+        explain: told why a program cannot be captured, and what the user waits for.
     """
 
     def __init__(
@@ -122,16 +134,19 @@ class Executor:
     def program(self, function: Callable[[], Tensor], what: str = "a step") -> Callable[[], Tensor]:
         """Return ``function`` as a program.
 
-        It must read its input from fixed addresses, and must change nothing when run on input that
-        is zero: so it is warmed up here.
+        The function must read its input from fixed addresses. It is warmed up here on the input
+        that stands there by now, so it must change nothing if that is all zeros.
 
         Args:
-            function: to run.
-            what: it is, for a user who waits for it.
+            function: what to run.
+            what: its name for a user who waits until it is compiled.
         """
         if not self.capture or self._pool is None:
             return function
-        # Warmed up in the graphs' own memory, which one thread has: the backward pass stays in it.
+        # The warm-up uses the stream and the memory pool that the graph will use, so that all that
+        # is allocated once, as by compiled code, lies in memory that the graph may keep using.
+        # `use_mem_pool` holds for the current thread only. Autograd runs a backward pass on CUDA in
+        # another thread, which would allocate elsewhere, so it must stay in this one.
         with (
             waiting(f"compiling {what}", self.explain),
             torch.autograd.set_multithreading_enabled(False),
@@ -148,10 +163,10 @@ class Executor:
     ) -> Callable[[], Tensor]:
         try:
             return self._captured(function, pool)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # a RuntimeError, too; the cohort goes on in fewer slots
             raise
         except RuntimeError as error:
-            self.capture = False
+            self.capture = False  # a model whose step cannot be captured fails in every program
             _BROKEN_POOLS.append(pool)
             reason = str(error).strip().partition("\n")[0]
             self.explain(f"steps run one operation at a time, since capture failed: {reason}")
@@ -161,18 +176,20 @@ class Executor:
         self, function: Callable[[], Tensor], pool: torch.cuda.MemPool
     ) -> Callable[[], Tensor]:
         graph = torch.cuda.CUDAGraph()
+        # All graphs share one pool's memory. They never run at the same time, and the one tensor
+        # that must outlive a replay, `output`, is held below, so no later graph gets its memory.
         with torch.cuda.graph(graph, pool=pool.id, stream=self._stream):  # type: ignore[arg-type]
             output = function()
 
         def replay() -> Tensor:
             graph.replay()
-            return output
+            return output  # always the same tensor, which each replay writes anew
 
         return replay
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
-    """Return an executor that captures where there is CUDA."""
+    """Return an executor that captures programs on CUDA and nowhere else."""
     return Executor(device, capture=device.type == "cuda", explain=explain)
 
 
@@ -181,7 +198,7 @@ def can_compile(device: torch.device, *, explain: Callable[[str], None] = lambda
 
     Args:
         device: where programs run.
-        explain: told why a GPU has to do without.
+        explain: told why a GPU cannot have them.
     """
     if device.type != "cuda":
         return False
@@ -194,8 +211,10 @@ def can_compile(device: torch.device, *, explain: Callable[[str], None] = lambda
 def compiled(forward: Callable[..., object]) -> Callable[..., object]:
     """Compile a forward pass over ``(row, token, hidden)`` for any number of tokens.
 
-    All other sizes are fixed, which makes faster code than leaving them open.
+    All other sizes are fixed, which gives faster code than leaving them open.
     """
+    # Only the token dimension is marked as one that changes, in every argument that has it.
+    # "Maybe" marks it without insisting: the compiler may still fix it where the code needs that.
     fixed = torch.compile(forward, dynamic=False)
 
     def run(hidden: Tensor, *args: object, **kwargs: object) -> object:
@@ -210,20 +229,20 @@ def compiled(forward: Callable[..., object]) -> Callable[..., object]:
 
 
 def use_given_cores() -> None:
-    """Compute in no more threads than the process was given cores.
+    """Compute in no more threads than the process has cores.
 
-    A container's quota is not seen by the libraries, which start a thread for every core of the
-    machine and then wait for each other. ``OMP_NUM_THREADS`` sets another number.
+    Libraries do not see a container's quota. They start a thread for every core of the machine, and
+    these threads then wait for each other. ``OMP_NUM_THREADS`` sets another number.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), loky.cpu_count()))
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what a step on a CPU frees, for the next step.
+    """Let the C library keep the memory that a step on a CPU frees, for the next step.
 
-    By default it gives pieces of some MiB back, and the system clears them page by page when they
-    are asked for again. Holds for the whole process; does nothing where the library is not glibc.
+    By default it returns pieces of some MiB to the system, which clears them page by page when they
+    are needed again. This holds for the whole process. It does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -232,25 +251,28 @@ def keep_freed_memory() -> None:
 
 
 def prepare_compiler() -> None:
-    """Fit the compiler to many cohorts in one process, before anything is compiled."""
+    """Set up the compiler for many cohorts in one process, before anything is compiled."""
     _allow_many_versions()
     _see_what_trains()
     keep_workers_awake()
 
 
 def _allow_many_versions() -> None:
-    """Raise the compiler's limits on versions of one function, whose code all cohorts share."""
+    """Raise the compiler's limits on versions of one function.
+
+    All cohorts of a process share a function's code, and each may need versions of its own. Beyond
+    a limit the compiler leaves the function uncompiled.
+    """
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, 256)
     config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 1024)
 
 
 def _see_what_trains() -> None:
-    """Have compiled code ask again whether a weight trains, which changes from stage to stage.
+    """Let compiled code check whether a weight trains, which changes from stage to stage.
 
-    A PyTorch before 2.13 assumes that a weight has not changed while its module still holds the
-    same one, so a block that was compiled for a stage without LoRA gave LoRA no gradient in the
-    next.
+    Before PyTorch 2.13, compiled code skips this check as long as a module holds the same weight.
+    A block that was compiled for a stage without LoRA would then give LoRA no gradient in the next.
     """
     name = "skip_tensor_guards_with_matching_dict_tags"
     if hasattr(torch._dynamo.config, name):
@@ -258,22 +280,22 @@ def _see_what_trains() -> None:
 
 
 def keep_workers_awake() -> None:
-    """Let the processes that compile stay, however long they have nothing to do.
+    """Keep the processes that compile awake, however long they have nothing to do.
 
-    By default they go to sleep after a minute, and what is to be compiled after that may wait for
-    ever (github.com/pytorch/pytorch/issues/176968): a second cohort would never start. A pool that
-    was made before us would sleep all the same, and another one takes its place.
+    By default they go to sleep after a minute, and whatever is compiled after that may wait for
+    ever (github.com/pytorch/pytorch/issues/176968): a second cohort would never start. A pool of
+    processes that already exists would still sleep, so a new one takes its place.
     """
     config: Any = importlib.import_module("torch._inductor.config")
     if not getattr(config, "quiesce_async_compile_pool", False):
-        return  # a PyTorch whose processes never sleep, or they were told so already
+        return  # this PyTorch's processes never sleep, or the option was switched off before
     config.quiesce_async_compile_pool = False
     if config.quiesce_async_compile_pool:
         return  # TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL=1 overrides it
     compiling = importlib.import_module("torch._inductor.async_compile")
     made = compiling.AsyncCompile.process_pool
     if made.cache_info().currsize and getattr(made(), "timer", None) is not None:
-        compiling.after_fork()  # forgets the pool, which ends with this process
+        compiling.after_fork()  # makes PyTorch forget the pool, which ends with this process
 
 
 def _lack_of_gpu(capability: tuple[int, int]) -> str | None:
@@ -288,10 +310,10 @@ def _lack_of_gpu(capability: tuple[int, int]) -> str | None:
 
 @cache
 def _lack_of_triton() -> str | None:
-    """What Triton lacks to make kernels, and the mend; ``None`` for nothing.
+    """Return what Triton lacks to make kernels, and how to fix it; ``None``: nothing.
 
-    It builds an extension module of Python first, with the compiler that it looks for as is done
-    here (github.com/triton-lang/triton, python/triton/runtime/build.py).
+    Triton first builds an extension module for Python. The compiler is looked for here as Triton
+    does it (github.com/triton-lang/triton, python/triton/runtime/build.py).
     """
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed, install the package triton"

@@ -1,7 +1,8 @@
 """The trainable weights of all slots: one flat float32 row a slot for each group.
 
-Layers see their weights as views into the rows, so one optimizer call updates a whole group of all
-slots, and a slot is loaded, saved or cleared as a row.
+The layers' parameters are views into the rows. So one optimizer call updates a whole group of all
+slots, and loading, saving or clearing a slot is copying a row. The rows' addresses never change,
+because captured graphs hold them: weights are only ever copied into place.
 """
 
 import hashlib
@@ -12,19 +13,23 @@ from torch import Tensor, nn
 
 
 class FlatGroup:
-    """The weights of one group, ``(slot, size)`` in float32, and what the model computes with.
+    """The weights of one group, ``(slot, size)`` in float32, and the model's copy of them.
+
+    Rounding to a narrow type would swallow the optimizer's small updates. So it updates float32
+    weights, and a model in a narrower type computes with a rounded copy.
 
     Args:
-        parameters: the group's, slots outermost; they become views of :attr:`compute`.
-        num_slots: rows.
-        dtype: what the model computes in; another one than float32 gets a rounded copy.
+        parameters: the group's parameters, slots outermost; they become views of what the model
+            computes with.
+        num_slots: number of rows.
+        dtype: the type that the model computes in; one narrower than float32 gets a rounded copy.
         own_rate: names of parameters that may have a learning rate of their own.
 
     Attributes:
-        weights: ``(slot, size)``, float32; the optimizer's.
-        compute: the same in ``dtype``; ``weights`` itself where that is float32.
+        weights: ``(slot, size)``, float32, the optimizer's.
+        rounded: the copy that the model computes with; ``None``: it computes with ``weights``.
         master: views of ``weights`` by the name of their parameter.
-        faster: ``(size,)``, bool, the weights of ``own_rate``; ``None``: none.
+        faster: ``(size,)``, bool, true for the weights of ``own_rate``; ``None``: there are none.
     """
 
     def __init__(
@@ -36,23 +41,21 @@ class FlatGroup:
         own_rate: Collection[str] = (),
     ) -> None:
         self.parameters = dict(parameters)
-        size = sum(p[0].numel() for p in self.parameters.values())
-        device = next(iter(self.parameters.values())).device
-        self.weights = torch.zeros(num_slots, size, device=device)
-        narrow = dtype.itemsize < self.weights.dtype.itemsize
-        self.compute = self.weights.to(dtype) if narrow else self.weights
         self._shapes = {name: p.shape[1:] for name, p in self.parameters.items()}
+        sizes = [shape.numel() for shape in self._shapes.values()]
+        device = next(iter(self.parameters.values())).device
+        self.weights = torch.zeros(num_slots, sum(sizes), device=device)
+        narrow = dtype.itemsize < self.weights.dtype.itemsize
+        self.rounded = self.weights.to(dtype) if narrow else None
+        self._computed = self.weights if self.rounded is None else self.rounded
         self.master: dict[str, Tensor] = self.views(self.weights)
-        computed = self.views(self.compute)
+        computed = self.views(self._computed)
         for name, parameter in self.parameters.items():
             self.master[name].copy_(parameter.data)
+            # The layers keep their parameter objects, which from now on look into the rows.
             parameter.data = computed[name]
-        sizes = [(name in own_rate, p[0].numel()) for name, p in self.parameters.items()]
-        self.faster = (
-            torch.cat([torch.full((size,), own, device=device) for own, size in sizes])
-            if own_rate
-            else None
-        )
+        own = torch.tensor([name in own_rate for name in self.parameters])
+        self.faster = own.repeat_interleave(torch.tensor(sizes)).to(device) if own_rate else None
         self.publish()
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
@@ -63,27 +66,22 @@ class FlatGroup:
         return {name: part.unflatten(-1, shape) for (name, shape), part in named}
 
     def publish(self) -> None:
-        """Let the model see the weights as they are now."""
+        """Copy the weights as they are now to where the model reads them."""
         if self.rounded is not None:
             self.rounded.copy_(self.weights)
 
-    @property
-    def rounded(self) -> Tensor | None:
-        """The copy that the model computes with, where it is one."""
-        return None if self.compute is self.weights else self.compute
-
     def is_whole(self) -> bool:
-        """Whether the parameters still are views of the rows; moving or casting ends that."""
-        storage = self.compute.untyped_storage().data_ptr()
+        """Whether the parameters are still views; moving or casting the model ends that."""
+        storage = self._computed.untyped_storage().data_ptr()
         return all(p.untyped_storage().data_ptr() == storage for p in self.parameters.values())
 
     @property
     def size(self) -> int:
-        """Weights of one slot."""
+        """The number of weights of one slot."""
         return self.weights.shape[1]
 
     def require_grad(self, wanted: bool) -> None:
-        """Say whether gradients are to reach this group."""
+        """Set whether this group gets gradients."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(wanted)
 
@@ -91,4 +89,5 @@ class FlatGroup:
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator that depends on the run's seed and the purpose alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    # Seven bytes: eight may exceed the signed 64-bit number that PyTorch takes as a seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

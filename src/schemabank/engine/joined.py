@@ -1,7 +1,7 @@
 """Frozen linear layers with a common input, computed as one matrix product.
 
-On a GPU a product of a few hundred rows takes less time than launching it, so fewer and larger
-ones pay. The weights are shared with the layers that are replaced.
+A GPU computes a product of a few hundred rows in less time than it takes to launch it, so fewer and
+larger products are faster. The joined layers share their weights with the layers they replace.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,8 @@ class JoinedLinears:
     """Frozen linear layers that read the same input, computed as one matrix product.
 
     Args:
-        layers: in the order in which the model calls them; their weights become views of one.
+        layers: in the order in which the model calls them; their weights become views of one
+            joined tensor, so that joining takes no memory.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
@@ -31,18 +32,19 @@ class JoinedLinears:
         self._outputs: tuple[Tensor, ...] = ()
 
     def output(self, index: int, inputs: Tensor) -> Tensor:
-        """Return one layer's output; all are computed when the first is asked for."""
+        """Return one layer's output; the first call with an input computes all outputs."""
+        # The very same tensor, not an equal one: comparing values would wait for the device.
         if self._inputs is not inputs:
             joined = nn.functional.linear(inputs, self.weight, self.bias)
             self._inputs, self._outputs = inputs, joined.split(self.sizes, dim=-1)
         output = self._outputs[index]
-        if index == len(self.sizes) - 1:
+        if index == len(self.sizes) - 1:  # the last one: hold the step's tensors no longer
             self._inputs, self._outputs = None, ()
         return output
 
 
 class JoinedLinear(nn.Module):
-    """One of :class:`JoinedLinears`, in the place of the layer itself."""
+    """One of :class:`JoinedLinears`, in place of the layer itself."""
 
     def __init__(self, base: nn.Linear, joined: JoinedLinears, index: int) -> None:
         super().__init__()
@@ -56,14 +58,14 @@ class JoinedLinear(nn.Module):
 
 
 def join_linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Replace the layers named in ``SIBLINGS`` by joined ones; return the replaced by path."""
+    """Replace the layers named in ``SIBLINGS`` by joined ones; return the old layers by path."""
     replaced: dict[str, nn.Linear] = {}
     with ExitStack() as undo:
         undo.callback(put_back, model, replaced)
         for path, parent in list(model.named_modules()):
             for names in SIBLINGS:
-                replaced |= _joined(parent, path, names)
-        undo.pop_all()
+                replaced |= _join_siblings(parent, path, names)
+        undo.pop_all()  # memory may run out on the way; now nothing has to be put back
     return replaced
 
 
@@ -73,8 +75,8 @@ def put_back(model: nn.Module, replaced: Mapping[str, nn.Linear]) -> None:
         model.set_submodule(path, layer)
 
 
-def _joined(parent: nn.Module, path: str, names: Sequence[str]) -> dict[str, nn.Linear]:
-    """Join the layers of these names, if all are there; return the replaced by path."""
+def _join_siblings(parent: nn.Module, path: str, names: Sequence[str]) -> dict[str, nn.Linear]:
+    """Join the layers of these names, if all are there; return the old layers by path."""
     found = [getattr(parent, name, None) for name in names]
     layers = [layer for layer in found if type(layer) is nn.Linear]
     if len(layers) < len(names) or len({layer.bias is None for layer in layers}) > 1:

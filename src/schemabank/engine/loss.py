@@ -1,8 +1,8 @@
 """Cross-entropy at labelled positions only, without keeping a logits tensor.
 
-The output layer is frozen, so the only gradient that leaves it goes to the hidden states. It is
-computed chunk by chunk in the forward pass; memory is that of one chunk's logits, whatever the
-number of slots.
+The output layer is frozen, so its only gradient goes to the hidden states. The forward pass
+computes that gradient chunk by chunk. So the memory is that of one chunk's logits, however many
+slots there are.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from schemabank.common.errors import InputError
 from schemabank.engine.batches import Batch
 from schemabank.engine.execute import can_compile
 
-CHUNK_ROWS = 1024
-PAIRED_ROWS = 256  # of which autograd keeps some ten times the logits, in float32
+CHUNK_ROWS = 1024  # labels whose logits are in memory at once
+PAIRED_ROWS = 256  # the same for two passes; autograd keeps some ten times their logits, in float32
 
-HEAD_TOLERANCE = 1e-3
-# What configurations call a number that the logits are multiplied with, divided by and capped at.
+HEAD_TOLERANCE = 1e-3  # in logits; a forgotten factor or cap changes them by far more
+# Names in configurations of a number that logits are multiplied by, divided by or capped at.
 FACTORS, DIVISORS = ("logit_scale",), ("logits_scaling",)  # Cohere; Granite
 CAPS = ("final_logit_softcapping", "logits_soft_cap")  # Gemma; RecurrentGemma
 
@@ -32,7 +32,7 @@ def output_head(model: PreTrainedModel) -> Head:
     """Return the map from final hidden states to logits.
 
     Raises:
-        InputError: the map reproduces the model's own logits in no known form.
+        InputError: no known form of the map reproduces the model's own logits.
     """
     layer = model.get_output_embeddings()
     if layer is None:
@@ -40,7 +40,7 @@ def output_head(model: PreTrainedModel) -> Head:
             f"the model {type(model).__name__} has no output layer: allowed are causal language "
             "models, use one"
         )
-    factor, divisor, cap = (_first_of(model, names) for names in (FACTORS, DIVISORS, CAPS))
+    factor, divisor, cap = (_configured(model, names) for names in (FACTORS, DIVISORS, CAPS))
 
     def head(hidden: Tensor) -> Tensor:
         logits: Tensor = layer(hidden)
@@ -50,6 +50,7 @@ def output_head(model: PreTrainedModel) -> Head:
             logits = logits / divisor
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
+    # A configuration's name alone proves nothing, so both ways of computing logits are compared.
     tokens = torch.arange(1, 5, device=model.device)[None]
     with torch.no_grad():
         ours = head(model.base_model(input_ids=tokens, use_cache=False).last_hidden_state).float()
@@ -63,8 +64,8 @@ def output_head(model: PreTrainedModel) -> Head:
     return head
 
 
-def _first_of(model: PreTrainedModel, names: Sequence[str]) -> float | None:
-    """The first of these numbers that a model's configuration has and that changes something."""
+def _configured(model: PreTrainedModel, names: Sequence[str]) -> float | None:
+    """Return the first of these numbers that a model's configuration has, unless it is 1."""
     config = model.config.get_text_config(decoder=True)
     found = (getattr(config, name, None) for name in names)
     return next((value for value in found if value not in {None, 1}), None)
@@ -87,12 +88,13 @@ def gather_labelled(hidden: Tensor, positions: Tensor) -> Tensor:
 def labelled_losses(hidden: Tensor, batch: Batch, head: Head) -> Tensor:
     """Return the negative log-likelihood of every label in nats, ``(slot * batch * label,)``.
 
-    Undefined for padded labels on a GPU, where shapes are fixed. A CPU leaves them out, slot by
-    slot: so the size of no slot's products depends on another's labels.
+    On a GPU shapes are fixed, and the values of padded labels mean nothing. A CPU does not compute
+    them. It takes slot by slot, so that the size of a slot's products, and with it their rounding,
+    does not depend on another slot's labels.
 
     Args:
         hidden: ``(slot * batch, token, hidden)``, after the final norm.
-        batch: what was run.
+        batch: the batch that was run.
         head: the frozen output layer.
     """
     picked = gather_labelled(hidden, batch.positions)
@@ -191,6 +193,7 @@ class _TokenLosses(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         losses, grads = [], []
         for rows, targets in zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
+            # The chunk is a leaf of a graph of its own, which is gone with the next chunk.
             chunk = rows.detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 logits = head(chunk)
@@ -204,12 +207,13 @@ class _TokenLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        # Each loss depends on its own row of hidden states alone: the chain rule is a factor a row.
         (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (grad * upstream[:, None]).to(grad.dtype), None, None
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of every row in at least float32, and its gradient in the logits' type."""
+    """Return each row's cross-entropy in at least float32, and its gradient in the logits' type."""
     if can_compile(logits.device) and logits.itemsize <= torch.float32.itemsize:
         from schemabank.engine.kernels.cross_entropy import cross_entropy  # noqa: PLC0415 -- needs Triton
 
@@ -219,17 +223,20 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
     of_target = log_probs.gather(-1, targets[:, None])[:, 0]
     grad = log_probs.exp_().to(logits.dtype)
     rows = torch.arange(len(targets), device=targets.device)
+    # Computed from the wide logarithm: in a narrow type, the difference of 1 and a rounded
+    # probability near 1 would have few digits left.
     grad[rows, targets] = (of_target.exp() - 1).to(grad.dtype)
     return -of_target, grad
 
 
 def mean_per_slot(losses: Tensor, weights: Tensor) -> Tensor:
-    """Mean loss per label of every slot; 0 for a slot without labels.
+    """Return every slot's mean loss over its labels, ``(slot,)``; 0 for a slot without labels.
 
     Args:
         losses: ``(slot * batch * label,)``.
         weights: ``(slot, batch, label)``, 1 for labels and 0 for padding.
     """
     flat = weights.flatten(1)
+    # `where` and not a product: a padded label's loss means nothing and may be NaN.
     kept = torch.where(flat > 0, losses.view_as(flat), 0.0)
     return kept.sum(1) / flat.sum(1).clamp(min=1)

@@ -1,7 +1,7 @@
-"""AdamW for all slots at once, each row with its own step count, rate and decay.
+"""AdamW for all slots at once, each with its own step count, learning rate and weight decay.
 
-Decoupled weight decay (arXiv 1711.05101), the update of ``torch.optim.AdamW`` in float32 on one
-flat row a slot. A row that is not active keeps weights and moments bit for bit.
+The update is that of ``torch.optim.AdamW``, with decoupled weight decay (arXiv 1711.05101), in
+float32 on one flat row a slot. A row that is not active keeps weights and moments bit for bit.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class AdamWSettings:
 
     Attributes:
         beta1, beta2, epsilon, weight_decay: ``(slot, 1)`` each.
-        ratio: ``(slot, 1)``, learning rate of the weights called faster, as a multiple of others'.
+        ratio: ``(slot, 1)``, learning rate of the faster weights over that of the others.
     """
 
     beta1: Tensor
@@ -34,11 +34,13 @@ class SlotAdamW:
         settings: coefficients of every row.
         rounded: a copy of the weights in another type, kept up to date.
         faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
-        averages: keep a mean of the weights over the steps.
-        compiled: fuse the update into one pass over the weights.
+        averages: whether to keep a mean of the weights over the steps.
+        compiled: whether to fuse the update into one pass over the weights.
 
     Attributes:
-        average: that mean, ``(slot, size)``; ``None``: there is none.
+        average: the mean over the steps, ``(slot, size)``; ``None``: it is not kept.
+        mean, square: Adam's moments, ``(slot, size)``.
+        step: ``(slot, 1)``, how many updates a row has had.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class SlotAdamW:
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
-        self._update = torch.compile(_update, dynamic=False) if compiled else _update
-        self._average = torch.compile(_average, dynamic=False) if compiled else _average
+        self._update = torch.compile(_adamw_update, dynamic=False) if compiled else _adamw_update
+        self._average = torch.compile(_move_mean, dynamic=False) if compiled else _move_mean
 
     @property
     def state(self) -> tuple[Tensor, ...]:
-        """Weights, moments, step counts and mean: all that a row carries from step to step."""
+        """All that a row carries from step to step: weights, moments, step counts and mean."""
         average = () if self.average is None else (self.average,)
         return self.weights, self.mean, self.square, self.step, *average
 
@@ -72,7 +74,7 @@ class SlotAdamW:
         return self.weights, *(() if self.average is None else (self.average,))
 
     def reset(self, slot: int) -> None:
-        """Forget a slot's moments, step count and mean: a fresh optimizer."""
+        """Give a slot the state of a new optimizer; its mean starts at its weights."""
         for state in (self.mean, self.square, self.step):
             state[slot].zero_()
         if self.average is not None:
@@ -95,7 +97,7 @@ class SlotAdamW:
             factor: ``(slot, 1)``, scales the gradient.
             learning_rate: ``(slot, 1)``.
             active: ``(slot, 1)``, bool; other rows do not change.
-            fresh: ``(slot, 1)``, bool: rows whose moments and step count start anew.
+            fresh: ``(slot, 1)``, bool: rows whose moments and step count start again.
         """
         self._update(
             (self.weights, self.mean, self.square, self.step),
@@ -111,12 +113,12 @@ class SlotAdamW:
 
     @torch.no_grad()
     def move_average(self, rate: Tensor) -> None:
-        """Let the mean take a share of the weights, ``(slot, 1)``, whether they moved or not."""
+        """Move the mean to the weights by a rate, ``(slot, 1)``, whether or not they changed."""
         if self.average is not None:
             self._average(self.average, self.weights, rate)
 
 
-def _update(
+def _adamw_update(
     state: tuple[Tensor, Tensor, Tensor, Tensor],
     rounded: Tensor | None,
     grad: Tensor,
@@ -128,8 +130,14 @@ def _update(
     fresh: Tensor | None,
     s: AdamWSettings,
 ) -> None:
-    """See :meth:`SlotAdamW.update`; a plain function, which compiles into one pass."""
+    """See :meth:`SlotAdamW.update`; a plain function, which compiles into one pass.
+
+    Nothing here branches on a row's values: a captured step runs the same operations for all rows,
+    and `torch.where` chooses each row's result.
+    """
     weights, *moments = state
+    # A stage starts with a new optimizer. That is a value on the device, too, so that one captured
+    # program serves a stage's first step and all others.
     if fresh is not None:
         moments = [torch.where(fresh, 0.0, value) for value in moments]
     old_mean, old_square, old_step = moments
@@ -142,15 +150,17 @@ def _update(
     denominator = (square / (1 - s.beta2**step)).sqrt() + s.epsilon
     decayed = weights * (1 - learning_rate * s.weight_decay)
     updated = decayed - learning_rate / (1 - s.beta1**step) * mean / denominator
+    # An inactive row keeps its state even where its gradient is not finite: `where` drops the NaN,
+    # which a product with 0 would not.
     before = (weights, old_mean, old_square, old_step)
     for place, old, new in zip(state, before, (updated, mean, square, step), strict=True):
         place.copy_(torch.where(active, new, old))
-    if rounded is not None:
+    if rounded is not None:  # in the same pass, so that the weights need not be read again
         rounded.copy_(weights)
 
 
-def _average(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
-    """Move a mean to the weights by a rate, ``(slot, 1)``; 0 leaves it as it is."""
+def _move_mean(mean: Tensor, weights: Tensor, rate: Tensor) -> None:
+    """Move a mean to the weights by a rate, ``(slot, 1)``; a rate of 0 leaves it bit for bit."""
     mean.copy_(torch.where(rate > 0, torch.lerp(mean, weights, rate), mean))
 
 
@@ -158,12 +168,12 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
     """Return each slot's gradient norm and the factor that clips it.
 
     Args:
-        grads: pairs of a group's gradient ``(slot, size)`` and which slots train that group,
-            ``(slot, 1)`` bool; a group that a slot does not train is no part of its norm.
+        grads: pairs of a group's gradient ``(slot, size)`` and whether each slot trains that group,
+            ``(slot, 1)`` bool; a group that a slot does not train does not count in its norm.
         max_norm: ``(slot, 1)``.
 
     Returns:
-        Norms and factors, ``(slot, 1)`` each. A norm that is not finite means: skip the step.
+        Norms and factors, ``(slot, 1)`` each. A slot whose norm is not finite must skip the step.
     """
     squares = [torch.zeros_like(max_norm)]
     squares += [
@@ -171,4 +181,5 @@ def clip_factors(grads: list[tuple[Tensor, Tensor]], max_norm: Tensor) -> tuple[
         for grad, active in grads
     ]
     norm = torch.stack(squares).sum(0).sqrt()
+    # The small number is that of PyTorch's `clip_grad_norm_`.
     return norm, (max_norm / (norm + 1e-6)).clamp(max=1.0)

@@ -1,7 +1,7 @@
 """Which runs train together, in how many slots, and in which order.
 
-Runs share a cohort when their steps have equal shapes. Slots are reused as runs end: fewer slots
-than runs may well be faster, since a step costs what all its slots cost, used or not.
+Runs share a cohort when their steps have equal shapes. A run that ends leaves its slot to another.
+So fewer slots than runs may well be faster: a step costs what all its slots cost, used or not.
 """
 
 import json
@@ -15,7 +15,8 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.schedule import plan, steps_before_lora
 from schemabank.engine.seating import CACHED_COST, Journey, count_steps
 
-# Settings in which all runs of a cohort agree, whatever their methods; METHODS names theirs.
+# Settings in which all runs of a cohort agree, whatever their methods. METHODS names those in which
+# runs of a method must agree, too.
 SHARED = (
     *("train.batch_size", "train.max_buckets", "train.epoch_orders"),
     *("lora.target_modules", "lora.layers_to_transform"),
@@ -29,7 +30,7 @@ class CohortPlan:
 
     Attributes:
         runs: the longest first.
-        reason: what these runs have in common and some others lack; empty for one cohort.
+        reason: settings that these runs share and other cohorts do not; empty for one cohort.
     """
 
     runs: tuple[RunConfig, ...]
@@ -45,7 +46,7 @@ def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPla
     """
     groups: dict[tuple[tuple[str, object], ...], list[RunConfig]] = {}
     for run in runs:
-        groups.setdefault(tuple(_common(run).items()), []).append(run)
+        groups.setdefault(tuple(_shared_settings(run).items()), []).append(run)
     commons = [dict(key) for key in groups]
     plans = []
     for common, group in zip(commons, groups.values(), strict=True):
@@ -69,11 +70,11 @@ def journey(run: RunConfig, *, epoch: int) -> Journey:
 
 
 def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
-    """Return in how many slots a GPU should be through with runs first; the fewest of equals.
+    """Return the number of slots with which a GPU should finish runs first; of equals the fewest.
 
     Args:
         runs: how long each is.
-        cycle: steps after which the shapes of steps come again.
+        cycle: steps after which the shapes of steps repeat.
         at_most: slots that there is room for.
     """
 
@@ -84,18 +85,22 @@ def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
 
 
 def expected_cost(cached: int, others: int, *, slots: int) -> float:
-    """Return what steps take on a GPU, in no unit: to compare plans by.
+    """Return what steps cost on a GPU, in no unit: it is for comparing plans.
 
     Args:
-        cached: steps whose trunk is the base model's.
-        others: all other steps.
-        slots: of the cohort.
+        cached: number of steps whose trunk is the base model's.
+        others: number of all other steps.
+        slots: slots of the cohort.
     """
     return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
 
 
-def _common(run: RunConfig) -> Mapping[str, object]:
-    """What all runs of a cohort have in common; the untouched model may be shown examples."""
+def _shared_settings(run: RunConfig) -> Mapping[str, object]:
+    """Return the settings that all runs of a run's cohort share, by dotted name.
+
+    Runs of all arms may train together. Runs that do not train evaluate the untouched model and may
+    differ in the examples in their prompts, so they stay apart.
+    """
     parts: dict[str, Settings] = {"model": run.model, "task": run.task, "eval": run.evaluation()}
     common: dict[str, object] = {
         "arm": "any that trains" if run.trains else run.arm,
@@ -113,6 +118,6 @@ def _common(run: RunConfig) -> Mapping[str, object]:
 
 
 def _as_written(value: object) -> str:
-    """A setting as a user writes it, in one line."""
+    """Return a setting as a user writes it, in one line."""
     text = json.dumps(value, ensure_ascii=False)
     return text[1:-1] if isinstance(value, str) else text

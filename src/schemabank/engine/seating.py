@@ -1,19 +1,21 @@
 """Which runs have the slots, and when; no tensors here.
 
 All runs follow one schedule of shapes. A run may take a slot only when the schedule is at the place
-of its cycle where the run's next step belongs, so that what a run computes depends on its own steps
-and never on when it got a slot. A program costs what all slots cost, used or
-not. So a cohort first takes all steps whose trunk is the base model's, which cost little (see
-:class:`schemabank.engine.slots.Kind`), and then all others: no step needs both kinds of program. A
-run that is ahead gives up its slot until the others are through.
+of its cycle where the run's next step belongs. So what a run computes depends on its own steps and
+never on when it got a slot.
+
+A program costs what all slots cost, used or not. So a cohort first takes all steps whose trunk is
+the base model's, which cost little (see :class:`schemabank.engine.slots.Kind`), and then all
+others. Thus no step needs both kinds of program. A run that has taken its steps of the first kind
+gives up its slot until the other runs have, too.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-# What a step with the base model's trunk takes of another's time, roughly: a tenth where the states
-# are kept (results/benchmarks/nvidia-h200.json), more where they have to be computed.
+# The time of a step with the base model's trunk over that of another step, roughly: a tenth where
+# the states are kept (results/benchmarks/nvidia-h200.json), more where they have to be computed.
 CACHED_COST = 0.3
 
 
@@ -22,7 +24,7 @@ class Progress(Protocol):
 
     Attributes:
         step: the next step, from 0.
-        num_cached: steps from the first on whose trunk is the base model's.
+        num_cached: how many of the first steps have the base model's trunk.
         num_steps: steps in all.
     """
 
@@ -37,7 +39,7 @@ class Progress(Protocol):
 
 @dataclass(eq=False)
 class Journey:
-    """A run to come, of which nothing but its length is known; see :class:`Progress`."""
+    """A run of which only the length is known, to plan with; see :class:`Progress`."""
 
     num_cached: int
     num_steps: int
@@ -56,10 +58,10 @@ class Seating(Generic[R]):
     """The slots of a cohort and the runs in them.
 
     Args:
-        runs: those with the most steps left get slots first; they may be on their way already.
+        runs: those with the most steps left get slots first; they may have taken steps already.
         num_slots: how many slots there are.
-        cycle: steps after which the schedule's shapes come again.
-        tick: where the schedule stands.
+        cycle: steps after which the schedule's shapes repeat.
+        tick: the schedule's next step.
 
     Attributes:
         slots: the run in each, or ``None``.
@@ -68,7 +70,7 @@ class Seating(Generic[R]):
     def __init__(self, runs: Sequence[R], *, num_slots: int, cycle: int, tick: int = 0) -> None:
         self.runs, self.cycle, self.tick = list(runs), cycle, tick
         self.slots: list[R | None] = [None] * num_slots
-        self._was_cached = self.is_cached
+        self._was_cached = self.is_cached  # as of the last call of `leave`
 
     @property
     def seated(self) -> dict[int, R]:
@@ -77,31 +79,31 @@ class Seating(Generic[R]):
 
     @property
     def is_cached(self) -> bool:
-        """Whether the cohort is at the steps whose trunk is the base model's."""
+        """Whether the cohort's next step is one whose trunk is the base model's."""
         return any(run.step < run.num_cached for run in self.runs if not run.has_ended)
 
     def leave(self) -> dict[int, R]:
-        """Take slots from runs that have ended or have to wait; return these by their slot.
+        """Take slots from runs that have ended or have to wait; return these runs by their slot.
 
-        Where the steps with the base model's trunk are over, all wait for the longest run if that
-        cannot go on here: the schedule may then move to its place.
+        When the steps with the base model's trunk are over, the longest run should go on first. If
+        it cannot at this place of the schedule, all runs give up their slots: with no run seated,
+        the schedule is free to move to its place (see :meth:`enter`).
         """
         cached, before = self.is_cached, self._was_cached
         self._was_cached = cached
         leaving = {i: run for i, run in self.seated.items() if not _may_step(run, cached=cached)}
         if before and not cached and any(map(self._distance, self._longest(self.runs)[:1])):
             leaving = self.seated
-        for index in leaving:
-            self.slots[index] = None
+        self.vacate(leaving)
         return leaving
 
     def enter(self) -> dict[int, R]:
-        """Give free slots to runs that can go on here; return these by their slot.
+        """Give free slots to runs that can go on now; return these runs by their slot.
 
-        Where nobody has a slot, the schedule moves to where the first can.
+        While no run has a slot, the schedule can move: it goes to where the first run can go on.
         """
         called = self._called()
-        if called and not self.seated:
+        if called and not self.seated:  # nobody's steps depend on where the schedule stands
             self.tick += self._distance(called[0])
         fitting = [run for run in called if self._distance(run) == 0]
         free = [index for index, run in enumerate(self.slots) if run is None]
@@ -111,39 +113,43 @@ class Seating(Generic[R]):
         return entering
 
     def vacate(self, indices: Iterable[int]) -> None:
-        """Take these slots back from runs that have taken no step in them."""
+        """Take these slots from their runs."""
         for index in indices:
             self.slots[index] = None
 
     def steps_to_change(self) -> int:
-        """At least how many steps there are until a run can leave or enter; 0 without any run."""
+        """Return how many steps at least pass until a run can leave or enter; 0 without any run."""
         cached = self.is_cached
         left = [_num_left(run, cached=cached) for run in self.seated.values()]
         return min([*left, *map(self._distance, self._called())], default=0)
 
     def _called(self) -> list[R]:
-        """Who gets the free slots: those with the most steps left, if need be later."""
+        """Return the runs for the free slots: those with most steps left, even if they must wait.
+
+        A shorter run that could enter at once does not get the slot: the longest would end last and
+        delay the whole cohort.
+        """
         seated = self.seated.values()
         waiting = self._longest([run for run in self.runs if run not in seated])
         return waiting[: len(self.slots) - len(seated)]
 
     def _longest(self, runs: Sequence[R]) -> list[R]:
-        """Those that may take a step now, first who has most steps left."""
+        """Return the runs that may take the next kind of step, those with most steps left first."""
         cached = self.is_cached
         able = [run for run in runs if _may_step(run, cached=cached)]
         return sorted(able, key=lambda run: -_num_left(run, cached=cached))
 
     def _distance(self, run: R) -> int:
-        """Steps until the schedule is where a run can go on."""
+        """Return the number of steps until the schedule is where a run can go on."""
         return (run.step - self.tick) % self.cycle
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Steps in a row that the same runs take.
+    """Successive steps that the same runs take.
 
     Attributes:
-        tick: where the schedule stands at the first step.
+        tick: the schedule's step at the first of them.
         num_steps: how many steps.
         num_runs: how many runs take them.
         is_cached: whether their trunk is the base model's.
@@ -161,10 +167,10 @@ def stretches(
     """Yield the steps that a cohort still takes, in order.
 
     Args:
-        runs: of the cohort; nobody has a slot yet.
+        runs: the cohort's runs, none of them in a slot yet.
         num_slots: how many slots there are.
-        cycle: steps after which the schedule's shapes come again.
-        tick: where the schedule stands.
+        cycle: steps after which the schedule's shapes repeat.
+        tick: the schedule's next step.
     """
     journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
     seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick)
@@ -193,9 +199,10 @@ def count_steps(
 
 
 def _num_left(run: Progress, *, cached: bool) -> int:
-    """Steps until a run ends, or is ahead of those with the base model's trunk."""
+    """Return how many steps a run has left: with the base model's trunk, or in all."""
     return (run.num_cached if cached else run.num_steps) - run.step
 
 
 def _may_step(run: Progress, *, cached: bool) -> bool:
+    """Whether a run's next step is of a kind: with the base model's trunk, or not."""
     return not run.has_ended and (run.step < run.num_cached) == cached

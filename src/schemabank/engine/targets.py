@@ -1,8 +1,8 @@
-"""Which layers of a model get an adapter, and what stock PEFT must be told to find the same ones.
+"""Which layers of a model get an adapter, and what stock PEFT needs to know to find the same ones.
 
-An adapter sits on a linear layer of the text model that sees every token once: not on the output
-layer, which the engine applies to labelled positions itself, not on a vision tower, and not on the
-weights of a mixture's routed experts, which are no layers.
+An adapter sits on a linear layer of the text model that every token goes through once. So there is
+none on the output layer, which the engine applies to labelled positions itself, none on a vision
+tower, and none on the weights of a mixture's routed experts, which are not layers.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,10 +30,10 @@ PROBE_TOKENS = 4
 
 @dataclass(frozen=True)
 class Layout:
-    """What a list of targets alone does not tell PEFT.
+    """What PEFT needs to know besides a list of targets.
 
     Attributes:
-        transposed: whether the layers' weights lie the other way round, as in GPT-2.
+        transposed: whether the layers store their weights transposed, as in GPT-2.
         excluded: paths of layers outside the text model that match a target.
     """
 
@@ -48,8 +48,9 @@ def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
     """Return the settings with the names of a model's layers in place of ``all-linear``."""
     if ALL_LINEAR not in settings.target_modules:
         return settings
-    inside = _inside(model, settings.layers_to_transform)
+    inside = _chosen_starts(model, settings.layers_to_transform)
     paths = [p for p in _linear_layers(model, within=decoder_prefix(model)) if p.startswith(inside)]
+    # As in a list by hand, a target is the last name of a path.
     names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
     return settings.model_copy(update={"target_modules": tuple(names)})
 
@@ -58,10 +59,10 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
     """Return the layers that get an adapter, by path.
 
     Raises:
-        InputError: a block that the model does not have, or a target that matches no linear layer
-            or something else besides.
+        InputError: a block that the model does not have, a target that matches no linear layer, or
+            one that also matches something else.
     """
-    inside = _inside(model, settings.layers_to_transform)
+    inside = _chosen_starts(model, settings.layers_to_transform)
     linear = _linear_layers(model, within=decoder_prefix(model))
     for target in settings.target_modules:
         other = _other_match(model, target, inside)
@@ -76,27 +77,30 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
             f"lora.target_modules names {target!r}, which matches {found}no linear layer"
             f"{of_blocks}: {allowed if names else 'the model has none, use another model'}"
         )
+    # In the order of the model, not of the targets: the index of a layer is in its dropout's key.
     wanted = settings.target_modules
     return {p: layer for p, layer in linear.items() if any(matches(p, t, inside) for t in wanted)}
 
 
 def blocks_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, int]:
-    """Return the index of the decoder block that each layer is in; one behind, outside of all."""
-    names = {module: path for path, module in model.named_modules()}
-    inside = [f"{names[block]}." for block in decoder_blocks(model)]
+    """Return the index of each layer's decoder block; their number, if it is in none."""
+    starts = _block_starts(model)
     return {
-        path: next((i for i, start in enumerate(inside) if path.startswith(start)), len(inside))
+        path: next((i for i, start in enumerate(starts) if path.startswith(start)), len(starts))
         for path in paths
     }
 
 
 def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
-    """PEFT's rule for a list of targets: the whole path, or its last names in a chosen block."""
+    """Apply PEFT's rule for a target: it is a layer's whole path, or the end of one.
+
+    In the second case the path must be ``inside`` of one of the chosen blocks.
+    """
     return path == target or (path.endswith("." + target) and path.startswith(inside))
 
 
 def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
-    """Return what PEFT must be told beside the settings to find the same layers."""
+    """Return what PEFT needs to know besides the settings to find the same layers."""
     prefix, wanted = decoder_prefix(model), settings.target_modules
     outside = [path for path in _linear_layers(model) if not path.startswith(prefix)]
     layers = target_layers(model, settings).values()
@@ -108,14 +112,20 @@ def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
 
 @contextmanager
 def counting_calls(layers: Mapping[str, Layer], num_tokens: int) -> Iterator[dict[str, int]]:
-    """Count for a while how often each layer is given all tokens at once."""
+    """Count for a while how often each layer gets all tokens at once.
+
+    A call with anything else, such as the few tokens that a router sends to an expert, raises the
+    count so far that it cannot end up as 1.
+    """
     counts = dict.fromkeys(layers, 0)
 
     def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
             (inputs,) = args
+            # With rows and tokens in one dimension, as a mixture gives them to its shared expert,
+            # or in two.
             whole = inputs.dim() in {2, 3} and inputs[..., 0].numel() == num_tokens
-            counts[path] += 1 if whole else num_tokens + 1  # never one in all
+            counts[path] += 1 if whole else num_tokens + 1
 
         return hook
 
@@ -138,14 +148,14 @@ def check_calls(
     """Refuse a layer that not every token goes through once.
 
     Args:
-        layers: with adapters, by path.
-        run: the model with adapters, from tokens ``(slot, batch, token)``.
+        layers: the layers with adapters, by path.
+        run: runs the model with adapters on tokens ``(slot, batch, token)``.
         num_slots: slots.
-        device: of the model.
-        found: whether ``all-linear`` has found them.
+        device: the model's.
+        found: whether ``all-linear`` has found the layers.
 
     Raises:
-        InputError: naming the first such layer.
+        InputError: names the first such layer.
     """
     tokens = torch.arange(1, 1 + PROBE_TOKENS, device=device).expand(num_slots, 1, -1)
     reason = ""
@@ -167,9 +177,8 @@ def check_calls(
         )
 
 
-def _linear_layers(model: nn.Module, *, within: str = "") -> dict[str, Linear]:
-    """The linear layers by path, without the output layer."""
-    assert isinstance(model, PreTrainedModel)
+def _linear_layers(model: PreTrainedModel, *, within: str = "") -> dict[str, Linear]:
+    """Return the linear layers by path, without the output layer."""
     head = model.get_output_embeddings()
     return {
         path: module
@@ -177,12 +186,12 @@ def _linear_layers(model: nn.Module, *, within: str = "") -> dict[str, Linear]:
         if isinstance(module, LINEAR)
         and module is not head
         and path.startswith(within)
-        and ".base" not in path  # of a joined layer
+        and ".base" not in path  # the layer that a joined one stands for
     }
 
 
 def _other_match(model: PreTrainedModel, target: str, inside: tuple[str, ...]) -> str | None:
-    """What a target matches that is no linear layer, in words."""
+    """Describe what a target matches that is not a linear layer; ``None``: nothing."""
     prefix = decoder_prefix(model)
     for path, module in model.named_modules():
         if path.startswith(prefix) and matches(path, target, inside):
@@ -195,16 +204,22 @@ def _other_match(model: PreTrainedModel, target: str, inside: tuple[str, ...]) -
     return None
 
 
-def _inside(model: PreTrainedModel, indices: Sequence[int] | None) -> tuple[str, ...]:
-    """Return how paths of the layers in these blocks begin; without indices, those of all."""
+def _chosen_starts(model: PreTrainedModel, indices: Sequence[int] | None) -> tuple[str, ...]:
+    """Return how the paths of layers in these blocks begin; without indices, any path fits."""
     if indices is None:
         return ("",)
-    blocks = decoder_blocks(model)
-    unknown = [index for index in indices if index >= len(blocks)]
+    starts = _block_starts(model)
+    unknown = [index for index in indices if index >= len(starts)]
     if unknown:
         raise InputError(
-            f"lora.layers_to_transform names block {unknown[0]}, but the model has {len(blocks)} "
-            f"blocks: allowed are 0 to {len(blocks) - 1}, name those"
+            f"lora.layers_to_transform names block {unknown[0]}, but the model has {len(starts)} "
+            f"blocks: allowed are 0 to {len(starts) - 1}, name those"
         )
+    return tuple(starts[index] for index in indices)
+
+
+def _block_starts(model: PreTrainedModel) -> list[str]:
+    """Return how the paths of layers in each decoder block begin."""
     paths = {module: path for path, module in model.named_modules()}
-    return tuple(f"{paths[blocks[index]]}." for index in indices)
+    # The dot keeps the layers of block 10 out of block 1.
+    return [f"{paths[block]}." for block in decoder_blocks(model)]

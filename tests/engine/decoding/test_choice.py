@@ -52,7 +52,7 @@ def predictions(folder: Path) -> list[dict[str, object]]:
         ("falcon", "FalconForCausalLM has an attention that cannot be replaced"),
         ("gpt_oss", "GptOssAttention has attention with s_aux"),
         ("lfm2", "Lfm2ForCausalLM has layers of the types conv, full_attention"),
-        ("nemotron", "NemotronAttention has attention with no word of its rows"),
+        ("nemotron", "NemotronAttention has attention with no row_biases"),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -224,6 +224,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_fault_of_the_model(
         patch.setattr(AdapterStack, "trunk", out_of_memory)
         with pytest.raises(torch.OutOfMemoryError):
             AdapterStack(model, lora=[LoraSettings()], attach=with_banks(BankSettings()))
-    monkeypatch.setattr("schemabank.engine.decoding.choice._difference", out_of_memory)
+    name = "schemabank.engine.decoding.choice._difference_from_whole_texts"
+    monkeypatch.setattr(name, out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         why_by_slot(model)

@@ -13,9 +13,9 @@ from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.decode import PACES, Completion, generate
 from schemabank.engine.decoding.rowcache import (
     ROW_ATTENTION,
+    DecodingRows,
     RowCache,
     RowLayer,
-    Rows,
     row_attention,
 )
 from schemabank.engine.execute import Executor
@@ -397,7 +397,7 @@ def test_the_models_own_attention_is_back_afterwards(monkeypatch: pytest.MonkeyP
             assert stack.model.config._attn_implementation == ROW_ATTENTION
             raise RuntimeError("out of something")
 
-        monkeypatch.setattr(Rows, "step", fail)
+        monkeypatch.setattr(DecodingRows, "step", fail)
         with pytest.raises(RuntimeError, match="out of something"):
             decode(stack)
     assert stack.model.config._attn_implementation == "sdpa"

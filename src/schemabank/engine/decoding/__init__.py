@@ -1,1 +1,1 @@
-"""Completions of all slots at once, or by transformers' generate where that cannot be."""
+"""Completions of all slots at once, or by transformers' generate where that is impossible."""

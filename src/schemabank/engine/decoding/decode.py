@@ -1,9 +1,9 @@
 """Decoding with all slots' adapters at once, unmerged: greedy or by drawing.
 
-Every slot completes the same prompts from a queue of its own: a completion that ends leaves its row
-of the batch to the slot's next prompt, as in serving engines (Orca, OSDI 2022), so the batch stays
-full until the queues are empty and shrinks afterwards. A decoding step reads and writes fixed
-addresses only: on CUDA it is captured once and replayed.
+Every slot completes the same prompts, from a queue of its own. A completion that ends leaves its
+row of the batch to the slot's next prompt, as in serving engines (Orca, OSDI 2022). So the batch
+stays full until the queues are empty, and shrinks afterwards. A decoding step reads and writes
+fixed addresses only: on CUDA it is captured once and replayed.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ from typing import Literal
 from torch import Tensor
 
 from schemabank.common.errors import InputError
-from schemabank.engine.decoding.rowcache import Rows, row_attention_in
+from schemabank.engine.batches import round_up
+from schemabank.engine.decoding.rowcache import DecodingRows, row_attention_in
 from schemabank.engine.decoding.sampling import Sampling
 from schemabank.engine.execute import Executor
 from schemabank.engine.stack import AdapterStack
@@ -22,19 +23,25 @@ StopReason = Literal["end_token", "stop_text", "length"]
 Advance = Callable[[int], None]
 Stopped = Callable[[Sequence[int], list[int]], bool]
 
-PREFILL_SHARE = 8  # at most one in so many rows takes its prompt at a time
-LEAST_FILLED = 0.75  # of the rows of a prefill, as the slots that admit fewer prompts get dummies
+PREFILL_SHARE = 8  # a prefill reads prompts into at most one in so many rows
+# A slot with too few free rows gets dummies in a prefill, whose computation is wasted. So a prefill
+# waits until prompts fill this share of the rows that they would fill if all rows were free.
+LEAST_FILLED = 0.75
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How decoding trades wasted work against calls and waits, which cost a GPU more.
+    """How decoding trades wasted work for fewer calls and waits, which cost a GPU more.
+
+    Each number of rows and of visible tokens is a program of its own, which a GPU has to capture.
 
     Attributes:
-        steps: steps between two looks at the tokens.
-        shrink_at: share of a slot's rows still going at which the batch shrinks to those.
-        visible_unit: attention reaches over a multiple of so many tokens; ``None``: a whole row.
-        small_prefills: whether to admit fewer prompts at a time than there may be.
+        steps: how many steps run before the host reads their tokens; a completion that ends on the
+            way wastes the rest of them.
+        shrink_at: the batch shrinks to the rows that are going when they are this share of a
+            slot's rows.
+        visible_unit: attention covers a multiple of so many tokens; ``None``: a whole row.
+        small_prefills: whether a prefill may have fewer rows than the most that it can have.
     """
 
     steps: int
@@ -51,14 +58,14 @@ PACES = {
 
 @dataclass
 class Completion:
-    """Generated tokens without the end token, and why they end."""
+    """Generated tokens without the end token, and why the completion ended."""
 
     tokens: list[int] = field(default_factory=list)
     stop_reason: StopReason = "length"
 
     @property
     def num_new_tokens(self) -> int:
-        """Tokens generated, the end token included."""
+        """Number of generated tokens, with the end token."""
         return len(self.tokens) + (self.stop_reason == "end_token")
 
 
@@ -69,15 +76,16 @@ class Limits:
     Attributes:
         max_new_tokens: limit of a completion.
         ends: tokens that end it.
-        stopped: whether, behind a prompt, it ends with these tokens, though none is an end token.
+        stopped: from a prompt's tokens and its completion's, whether the completion ends here,
+            though none is an end token.
     """
 
     max_new_tokens: int
     ends: frozenset[int]
-    stopped: Stopped = lambda _prompt, _tokens: False
+    stopped: Stopped
 
     def extend(self, completion: Completion, token: int, prompt: Sequence[int]) -> bool:
-        """Add a token to a prompt's completion; say whether it ends there."""
+        """Add a token to a prompt's completion; return whether the completion ends with it."""
         if token in self.ends:
             completion.stop_reason = "end_token"
         else:
@@ -112,8 +120,8 @@ def generate(
         end_token_ids: tokens that end a completion.
         batch_size: completions decoded at once for each slot.
         sampling: how tokens are drawn; without it, the most likely one is taken.
-        stopped: from a prompt's tokens and its completion's, whether that ends here, though none
-            is an end token.
+        stopped: from a prompt's tokens and its completion's, whether the completion ends here,
+            though none is an end token.
         executor: runs the decoding step; without it, it runs one operation at a time.
         advance: called with the number of prompts that all slots have completed since the last
             call.
@@ -130,17 +138,17 @@ def generate(
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
     with stack.uncompiled():
-        batch = _Batch(stack, ledger, executor, sampling)
+        batch = _ActiveRows(stack, ledger, executor, sampling)
         while True:
-            _admit(batch, ledger)
+            _admit_prompts(batch, ledger)
             advance(ledger.newly_done())
             if not ledger.going:
                 return ledger.completions
-            _decode(batch, ledger)
+            _decode_steps(batch, ledger)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
-    """Refuse prompts that nothing can follow.
+    """Refuse prompts without tokens, which no token can follow.
 
     Raises:
         InputError: a prompt without tokens.
@@ -153,7 +161,7 @@ def check_prompts(prompts: Sequence[Sequence[int]]) -> None:
 
 
 class _Ledger:
-    """Which prompt of its queue each row of each slot is completing.
+    """Which prompt each row of each slot is completing, and what it has written so far.
 
     Args:
         num_slots: slots.
@@ -163,8 +171,8 @@ class _Ledger:
 
     Attributes:
         occupants: ``[slot][row]``, index of the prompt, or ``None`` for a free row.
-        next_prompt: ``[slot]``, the first prompt still waiting.
-        completions: ``[slot][prompt]``, so far.
+        next_prompt: ``[slot]``, index of the first prompt that still waits.
+        completions: ``[slot][prompt]``.
     """
 
     def __init__(
@@ -174,17 +182,17 @@ class _Ledger:
         self.occupants: list[list[int | None]] = [[None] * rows for _ in range(num_slots)]
         self.next_prompt = [0] * num_slots
         self.completions = [[Completion() for _ in prompts] for _ in range(num_slots)]
-        self._going_slots = [num_slots] * len(prompts)
+        self._going_slots = [num_slots] * len(prompts)  # slots that have not completed each prompt
         self._newly_done = 0
 
     @property
     def going(self) -> int:
-        """Rows a slot that are completing a prompt, at most."""
+        """The number of rows that are completing a prompt, in the slot with the most."""
         return max(len(self.rows(slot)) for slot in range(len(self.occupants)))
 
     @property
     def waiting(self) -> list[int]:
-        """``[slot]``, prompts that have no row yet."""
+        """``[slot]``, the number of prompts that have no row yet."""
         return [len(self.prompts) - n for n in self.next_prompt]
 
     def rows(self, slot: int, *, free: bool = False) -> list[int]:
@@ -200,7 +208,7 @@ class _Ledger:
     def record(self, slot: int, row: int, token: int) -> None:
         """Add a token to a row's completion; a completion that ends frees its row."""
         prompt = self.occupants[slot][row]
-        if prompt is None:
+        if prompt is None:  # it has ended, and the device has run on until the host looked
             return
         if self.limits.extend(self.completions[slot][prompt], token, self.prompts[prompt]):
             self.occupants[slot][row] = None
@@ -213,7 +221,7 @@ class _Ledger:
         return count
 
     def generated(self) -> list[tuple[int, int]]:
-        """Tokens of prompt and completion so far for every row that is going."""
+        """Return the number of tokens of prompt and completion for every row that is going."""
         return [
             (len(self.prompts[prompt]), len(completions[prompt].tokens))
             for occupants, completions in zip(self.occupants, self.completions, strict=True)
@@ -222,7 +230,11 @@ class _Ledger:
         ]
 
     def keep(self, count: int) -> list[int]:
-        """Leave every slot ``count`` rows, those going first; return where they were."""
+        """Leave every slot ``count`` rows, those that are going before free ones.
+
+        Returns:
+            Where the kept rows were in the batch, slots outermost.
+        """
         kept = []
         for slot, occupants in enumerate(self.occupants):
             chosen = (self.rows(slot) + self.rows(slot, free=True))[:count]
@@ -231,12 +243,12 @@ class _Ledger:
         return kept
 
 
-class _Batch:
-    """The part of the rows that is in use, and the programs that extend it.
+class _ActiveRows:
+    """The rows that are in use, and the programs that extend them.
 
     Args:
         stack: the adapters.
-        ledger: what is to be decoded.
+        ledger: what has to be decoded.
         executor: runs the decoding step.
         sampling: how tokens are drawn, if they are.
 
@@ -253,7 +265,7 @@ class _Batch:
     ) -> None:
         self.pace = PACES["cuda" if stack.model.device.type == "cuda" else "cpu"]
         self.num_slots, self.per_slot = stack.num_slots, len(ledger.occupants[0])
-        self.rows = Rows(
+        self.rows = DecodingRows(
             stack,
             num_rows=self.num_slots * self.per_slot,
             longest=max(map(len, ledger.prompts)),
@@ -269,17 +281,16 @@ class _Batch:
 
         Args:
             steps: at most as many as the pace has.
-            visible: how many tokens of a row to look at, at least.
+            visible: how many tokens of a row attention has to cover, at least.
 
         Returns:
             ``[step][row]``.
         """
         num_rows, length = self.num_slots * self.per_slot, self.rows.cache.length
-        unit = self.pace.visible_unit or length
-        key = num_rows, min(-(-visible // unit) * unit, length)
+        key = num_rows, min(round_up(visible, self.pace.visible_unit or length), length)
         with row_attention_in(self.rows.stack.model):
             if key not in self._programs:
-                self._programs[key] = _program(self.rows, *key, self._executor)
+                self._programs[key] = _make_program(self.rows, *key, self._executor)
             self.rows.column.zero_()
             for _ in range(steps):
                 self._programs[key]()
@@ -287,18 +298,21 @@ class _Batch:
         return block
 
     def shrink(self, rows: Sequence[int]) -> None:
-        """Go on with some rows only, as many of each slot."""
+        """Go on with some rows only, the same number of each slot."""
         self.rows.keep(rows)
         self.per_slot = len(rows) // self.num_slots
 
 
-def _program(
-    rows: Rows, num_rows: int, visible: int, executor: Executor | None
+def _make_program(
+    rows: DecodingRows, num_rows: int, visible: int, executor: Executor | None
 ) -> Callable[[], Tensor]:
-    """Make a step of so many rows; that it is warmed up leaves the rows as they were.
+    """Make the program of a step; warming it up leaves the rows as they were.
 
-    What warming up writes into the cache, the steps to come write there once more. Its closure must
-    not hold what holds the program: a cycle would keep the cache's memory.
+    The warm-up takes real steps, because rows are going. So tokens, positions and column are put
+    back. What it writes into the cache need not be: the real steps will write it there again.
+
+    The step must not refer to the object that holds the program. In such a circle, the cache would
+    keep its memory until Python next looks for circles.
     """
 
     def step() -> Tensor:
@@ -315,8 +329,11 @@ def _program(
     return program
 
 
-def _admit(batch: _Batch, ledger: _Ledger) -> None:
-    """Fill free rows with waiting prompts, until too few are left to be worth it."""
+def _admit_prompts(batch: _ActiveRows, ledger: _Ledger) -> None:
+    """Fill free rows with waiting prompts, as long as enough of them are free.
+
+    A completion may end with its first token, which frees its row at once.
+    """
     while count := _prefill_rows(batch, ledger):
         prompts: list[Sequence[int]] = []
         targets: list[int | None] = []
@@ -328,16 +345,17 @@ def _admit(batch: _Batch, ledger: _Ledger) -> None:
             if sampling is not None:
                 start = ledger.next_prompt[slot]
                 keys += sampling.keys[start : start + len(chosen)]
+            # Adapters are applied slot by slot to equal numbers of rows, hence the dummies.
             prompts += [ledger.take(slot, row) for row in chosen] + [[0]] * dummies
             targets += [slot * batch.per_slot + row for row in chosen] + [None] * dummies
         first = batch.rows.prefill(prompts, targets, keys)
         rows = [target for target in targets if target is not None]
         for row, token in zip(rows, first, strict=True):
-            ledger.record(row // batch.per_slot, row % batch.per_slot, token)
+            ledger.record(*divmod(row, batch.per_slot), token)
 
 
-def _prefill_rows(batch: _Batch, ledger: _Ledger) -> int:
-    """Return how many prompts a slot to admit at once: 0 for none now."""
+def _prefill_rows(batch: _ActiveRows, ledger: _Ledger) -> int:
+    """Return how many prompts a slot to admit at once; 0: none now."""
     free = [len(ledger.rows(slot, free=True)) for slot in range(len(ledger.occupants))]
     waiting = ledger.waiting
     most = max(1, batch.per_slot // PREFILL_SHARE)
@@ -349,14 +367,15 @@ def _prefill_rows(batch: _Batch, ledger: _Ledger) -> int:
     return 0
 
 
-def _decode(batch: _Batch, ledger: _Ledger) -> None:
-    """Take some steps with rows that are going, fewer of them once no prompt waits."""
+def _decode_steps(batch: _ActiveRows, ledger: _Ledger) -> None:
+    """Take some steps with the rows that are going, in a smaller batch once no prompt waits."""
     if not any(ledger.waiting) and ledger.going <= batch.pace.shrink_at * batch.per_slot:
         batch.shrink(ledger.keep(ledger.going))
     lengths = ledger.generated()
+    # As many steps as the row that may still write most has left, but no more than the pace says.
     left = ledger.limits.max_new_tokens - min(new for _, new in lengths)
     steps = min(batch.pace.steps, left)
     visible = max(prompt + new for prompt, new in lengths) + steps - 1
     for tokens in batch.decode(steps, visible=visible):
         for row, token in enumerate(tokens):
-            ledger.record(row // batch.per_slot, row % batch.per_slot, token)
+            ledger.record(*divmod(row, batch.per_slot), token)

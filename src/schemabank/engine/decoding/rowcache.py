@@ -1,8 +1,8 @@
-"""The KV cache of decoding: fixed memory in which every row stands at its own length.
+"""The KV cache of decoding: fixed memory in which every row has a length of its own.
 
-A row holds one completion at a time and is overwritten by the next prompt when that one ends, as
-slots of a serving engine are (Orca, OSDI 2022). Attention of one new token a row takes the query
-heads that share a key head together (arXiv 2305.13245), so no key or value is ever repeated.
+A row holds one completion at a time. When that ends, the next prompt overwrites the row, as in the
+slots of a serving engine (Orca, OSDI 2022). Attention of one new token a row computes query heads
+that share a key head together (arXiv 2305.13245), so no key or value is ever repeated in memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,7 @@ from transformers.cache_utils import (
 )
 
 from schemabank.common.errors import InputError
+from schemabank.engine.batches import round_up
 from schemabank.engine.decoding.sampling import Sampling, draw
 from schemabank.engine.kernels.attention import IGNORED
 from schemabank.engine.stack import AdapterStack
@@ -27,7 +28,8 @@ from schemabank.engine.stack import AdapterStack
 ROW_ATTENTION = "schemabank_rows"
 ALIGNMENT = 8  # lengths are multiples of it, which the matrix products of a GPU like
 LAYER_TYPES = ("full_attention", "sliding_attention")
-# What models tell an attention function that changes nothing here: the bias has the windows.
+# Arguments that models pass to an attention function and that change nothing here: windows are in
+# the bias.
 UNUSED = IGNORED | {"sliding_window"}
 
 Write = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +41,7 @@ class RowLayer(CacheLayerMixin):
     Args:
         num_rows: rows of the cache.
         length: tokens that a row can hold.
-        window: how many tokens back this block looks; ``None`` for all.
+        window: how many tokens this block looks back; ``None``: all.
     """
 
     keys: Tensor
@@ -49,10 +51,12 @@ class RowLayer(CacheLayerMixin):
         CacheLayerMixin.__init__(self)
         self.num_rows, self.length, self.window = num_rows, length, window
         self.is_sliding = window is not None
-        self.write: Write = _unset
+        # Models call `update`, which knows neither rows nor positions. So the cache sets here where
+        # new states go, before each call of the model.
+        self.write: Write = _not_set
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take memory of the first states' kind."""
+        """Allocate memory for states of the first ones' heads and type."""
         self.keys, self.values = self._memory(key_states), self._memory(value_states)
         self.is_initialized = True
 
@@ -65,11 +69,11 @@ class RowLayer(CacheLayerMixin):
         return self.write(self.keys, key_states), self.write(self.values, value_states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Masks are the model's own for whole prompts only, which see nothing but themselves."""
+        """A model makes masks only for whole prompts, which see no earlier token of the cache."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
-        """Whole prompts start at the first position."""
+        """A whole prompt starts at the first position."""
         return 0
 
     def get_max_length(self) -> int:
@@ -102,31 +106,34 @@ class RowCache(Cache):
         super().__init__(layers=[*self.blocks])
 
     def admit(self, sources: Tensor, targets: Tensor) -> None:
-        """From now on take whole prompts.
+        """Make the next states those of whole prompts.
 
         Args:
             sources: ``(admitted,)``, rows of the batch to keep.
-            targets: ``(admitted,)``, the cache's rows that they overwrite from end to end.
+            targets: ``(admitted,)``, rows of the cache that they overwrite.
         """
 
         def write(memory: Tensor, states: Tensor) -> Tensor:
+            # Zeros up to the row's end: the mask's lowest number hides what an earlier completion
+            # left there, but a NaN among it would pass through.
             room = memory.shape[2] - states.shape[2]
             rows = nn.functional.pad(states[sources], (0, 0, 0, room))
             memory.index_copy_(0, targets, rows)
             return states
 
-        self._use(write)
+        self._write_by(write)
 
     def extend(self, positions: Tensor, *, visible: int) -> list[Tensor]:
-        """From now on take one more token a row.
+        """Make the next states those of one more token a row.
 
         Args:
-            positions: ``(row,)``, where the token stands in each of the first rows.
-            visible: how much of a row to look at, more than the position of any live row.
+            positions: ``(row,)``, the token's position in each of the first rows.
+            visible: how many positions to look at, more than any row that is going has tokens.
 
         Returns:
-            A bias on the scores, ``(row, 1, visible)``, for each block: 0, or the lowest number for
-            what is not seen (not infinity, for a row that has ended may see nothing).
+            A bias on the scores, ``(row, 1, visible)``, for each block: 0 for a token that is seen,
+            the lowest number for others. It is not minus infinity, because a row that has ended may
+            see nothing, and a softmax over nothing but infinities is NaN.
         """
         rows = torch.arange(len(positions), device=positions.device)
 
@@ -134,10 +141,10 @@ class RowCache(Cache):
             memory[rows, :, positions] = states[:, :, 0]
             return memory[: len(positions), :, :visible]
 
-        self._use(write)
+        self._write_by(write)
         keys = torch.arange(visible, device=positions.device)
         by_window = {
-            window: _bias(positions[:, None] - keys, window, self.blocks[0].keys.dtype)
+            window: _window_bias(positions[:, None] - keys, window, self.blocks[0].keys.dtype)
             for window in {layer.window for layer in self.blocks}
         }
         return [by_window[layer.window] for layer in self.blocks]
@@ -146,30 +153,33 @@ class RowCache(Cache):
         """Move some rows, ``(kept,)``, to the front of the cache."""
         for layer in self.blocks:
             for memory in (layer.keys, layer.values):
-                memory[: len(rows)] = memory[rows]
+                memory[: len(rows)] = memory[rows]  # the right side is a copy: rows may overlap
 
-    def _use(self, write: Write) -> None:
+    def _write_by(self, write: Write) -> None:
         for layer in self.blocks:
             layer.write = write
 
 
-class Rows:
+class DecodingRows:
     """The rows of a decoding batch on the device, slots outermost.
+
+    A step reads and writes these tensors in place and gets no number from the host, so that it can
+    be captured as a graph: even the place for its tokens is a tensor that it advances itself.
 
     Args:
         stack: the adapters.
         num_rows: rows of all slots.
         longest: tokens of the longest prompt.
         max_new_tokens: limit of a completion.
-        steps: steps between two looks at the tokens.
+        steps: how many steps run before the host reads their tokens.
         sampling: how tokens are drawn; ``None``: the most likely one is taken.
 
     Attributes:
         current: ``(row,)``, the last token of each row, not yet in the cache.
-        positions: ``(row,)``, where it stands.
-        tokens: ``(step, row)``, what the steps since the last look have generated.
+        positions: ``(row,)``, the position of that token.
+        tokens: ``(step, row)``, the tokens of the steps since the host last read them.
         column: ``(1,)``, the next step's place in ``tokens``.
-        keys: ``(row,)``, int32, of each row's sample.
+        keys: ``(row,)``, int32, the key of each row's sample.
     """
 
     def __init__(
@@ -183,9 +193,10 @@ class Rows:
         sampling: Sampling | None = None,
     ) -> None:
         self.stack, self.longest, self.sampling = stack, longest, sampling
-        # The last token of a completion is never looked back at and has no place in the cache.
+        # No token attends to the last one of a completion, so the cache has no place for it.
         self.last = longest + max_new_tokens - 2
-        self.cache = RowCache(stack.model, num_rows=num_rows, length=_aligned(self.last + 1))
+        length = round_up(self.last + 1, ALIGNMENT)
+        self.cache = RowCache(stack.model, num_rows=num_rows, length=length)
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.long, device=stack.model.device)
@@ -199,14 +210,14 @@ class Rows:
         targets: Sequence[int | None],
         keys: Sequence[int] = (),
     ) -> list[int]:
-        """Read prompts into rows, and return the first token after each that is no dummy.
+        """Read prompts into rows, and return the first token after each that is not a dummy.
 
         Args:
-            prompts: as many for every slot, slots outermost.
-            targets: the row of each; ``None`` for a dummy.
-            keys: of the samples, one for each that is no dummy, where tokens are drawn.
+            prompts: the same number for every slot, slots outermost.
+            targets: the row of each prompt; ``None`` for a dummy.
+            keys: the samples' keys, one for each prompt that is not a dummy, if tokens are drawn.
         """
-        width = min(_aligned(max(map(len, prompts))), self.longest)
+        width = min(round_up(max(map(len, prompts)), ALIGNMENT), self.longest)
         sources = [i for i, target in enumerate(targets) if target is not None]
         source, target, last, tokens = (
             torch.tensor(values, device=self.tokens.device)
@@ -218,30 +229,33 @@ class Rows:
             )
         )
         self.cache.admit(source, target)
-        # No mask: padding stands to the right, where no real token looks.
+        # There is no mask: padding stands to the right, where no real token looks. What the cache
+        # gets for padding, the completion's tokens overwrite before their position is seen.
         hidden = self.stack.model.base_model(
             input_ids=tokens, past_key_values=self.cache, use_cache=True
         ).last_hidden_state
         if self.sampling is not None:
             self.keys[target] = torch.tensor(keys, dtype=torch.int32, device=self.keys.device)
         logits = self.stack.head(hidden[source, last])
-        first = self._chosen(logits, self.keys[target], last + 1)
+        first = self._choose(logits, self.keys[target], last + 1)
         self.current[target], self.positions[target] = first, last + 1
         return [int(token) for token in first.tolist()]
 
     def step(self, num_rows: int, visible: int) -> Tensor:
-        """Extend the first rows by a token each, without a wait for the device."""
+        """Extend the first rows by a token each, without waiting for the device."""
         current, positions = self.current[:num_rows], self.positions[:num_rows]
         logits = self.logits(num_rows, visible)
-        chosen = self._chosen(logits, self.keys[:num_rows], positions + 1)
+        chosen = self._choose(logits, self.keys[:num_rows], positions + 1)
         self.tokens[:, :num_rows].index_copy_(0, self.column, chosen[None])
         self.column.add_(1).remainder_(len(self.tokens))
         current.copy_(chosen)
-        positions.add_(1).clamp_(max=self.last)  # a row that ended waits at the end
+        # A row that has ended keeps computing until it is refilled. It stays at the last position,
+        # where it writes over its own tokens only.
+        positions.add_(1).clamp_(max=self.last)
         return chosen
 
     def logits(self, num_rows: int, visible: int) -> Tensor:
-        """Return what follows the first rows' last tokens, ``(row, vocabulary)``."""
+        """Return the logits of the token after each of the first rows, ``(row, vocabulary)``."""
         current, positions = self.current[:num_rows], self.positions[:num_rows]
         hidden = self.stack.model.base_model(
             input_ids=current[:, None],
@@ -259,15 +273,15 @@ class Rows:
         for values in (self.current, self.positions, self.keys):
             values[: len(rows)] = values[index]
 
-    def _chosen(self, logits: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
-        """The next token of each row, which will stand at its position."""
+    def _choose(self, logits: Tensor, keys: Tensor, positions: Tensor) -> Tensor:
+        """Return the next token of each row, at ``positions``."""
         if self.sampling is None:
             return logits.argmax(-1)
         return draw(logits, self.sampling, keys=keys, positions=positions)
 
 
 def attention_windows(model: PreTrainedModel) -> list[int | None]:
-    """Return how far back each block of a model looks; ``None`` for all the text.
+    """Return how many tokens each block of a model looks back; ``None``: to the beginning.
 
     Raises:
         InputError: the model has attention of another kind.
@@ -287,7 +301,7 @@ def attention_windows(model: PreTrainedModel) -> list[int | None]:
 
 @contextmanager
 def row_attention_in(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend by :func:`row_attention` for a while."""
+    """Let a model use :func:`row_attention` for a while."""
     config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
     config._attn_implementation = ROW_ATTENTION
@@ -309,7 +323,7 @@ def row_attention(
     softcap: float | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Attend from one token a row to the cache: transformers' interface of attention functions.
+    """Attend from one token a row to the cache, as one of transformers' attention functions.
 
     Args:
         module: the attention layer.
@@ -317,43 +331,44 @@ def row_attention(
         key: ``(row, kv_head, visible, head_dim)``.
         value: the same shape but for ``head_dim``.
         attention_mask: none, since transformers makes none for attention that it does not know.
-        row_biases: of :meth:`RowCache.extend`; a model that does not pass them on is refused.
-        scaling: factor on the scores, by default one over the root of ``head_dim``.
+        row_biases: see :meth:`RowCache.extend`; a model that does not pass them on is refused.
+        scaling: factor of the scores, by default one over the root of ``head_dim``.
         softcap: soft limit of the scores, as in Gemma 2.
-        others: what else the model says.
+        others: further arguments of the model.
 
     Returns:
         ``(row, 1, head, head_dim)``, and no weights.
 
     Raises:
-        InputError: the model asks for more than this.
+        InputError: the model needs more than this.
     """
     unknown = [n for n, v in others.items() if v is not None and n not in UNUSED]
     if row_biases is None:
-        unknown.append("no word of its rows")
+        unknown.append("no row_biases")
     if row_biases is None or unknown or attention_mask is not None or query.shape[2] != 1:
         found = f"attention with {', '.join(unknown) or 'a mask of its own'}"
         raise _unsupported(module, found)
     rows, heads, _, size = query.shape
     scale = size**-0.5 if scaling is None else scaling
+    # (row, kv_head, query head of the group, head_dim): a group's heads are one matrix product.
     grouped = (query * scale).view(rows, key.shape[1], -1, size)
     scores = grouped @ key.transpose(2, 3)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     scores += row_biases[cast(int, module.layer_idx)][:, None]
-    # Of bfloat16, too, softmax is computed in float32.
+    # PyTorch computes the softmax of bfloat16 in float32, too.
     return (scores.softmax(-1) @ value).view(rows, 1, heads, -1), None
 
 
 AttentionInterface.register(ROW_ATTENTION, row_attention)
 
 
-def _unset(_memory: Tensor, _states: Tensor) -> Tensor:
-    raise AssertionError("say first where the states go")
+def _not_set(_memory: Tensor, _states: Tensor) -> Tensor:
+    raise AssertionError("call admit or extend first, which say where the states go")
 
 
-def _bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
-    """From the distance back to each key, ``(row, visible)``, the bias on its score."""
+def _window_bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+    """Return the bias on each key's score from how far back it is, ``(row, visible)``."""
     seen = distance >= 0
     if window is not None:
         seen &= distance < window
@@ -366,7 +381,3 @@ def _unsupported(module: nn.Module, found: str) -> InputError:
         f"{type(module).__name__} has {found}; to decode all slots at once, plain or "
         "sliding-window attention is allowed alone"
     )
-
-
-def _aligned(length: int) -> int:
-    return -(-length // ALIGNMENT) * ALIGNMENT

@@ -1,9 +1,10 @@
 """Choosing tokens at random, as a pure function of a key and a position.
 
-The noise of a choice is a hash of its row's key, the token's position and the vocabulary entry, so
-neither the batch nor the number of slots changes a sample, and a captured step draws new noise from
-new positions. The choice itself is the Gumbel-max trick: the largest of logit plus Gumbel noise is
-distributed as the softmax (Gumbel 1954; Maddison et al., arXiv 1411.0030).
+The noise of a choice is a hash of its row's key, the token's position and the vocabulary entry. So
+neither the batch nor the number of slots changes a sample, and a captured step, which could not ask
+a generator of the host, draws new noise from new positions. The choice is the Gumbel-max trick: the
+token with the largest sum of logit and Gumbel noise has the distribution of the softmax (Gumbel
+1954; Maddison et al., arXiv 1411.0030).
 """
 
 import hashlib
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from schemabank.engine.dropout import mix
 
-UNIFORM_BITS = 23  # the midpoints of so many equal parts of [0, 1] are float32 numbers below 1
+# The midpoints of 2**23 equal parts of [0, 1] are float32 numbers above 0 and below 1, where both
+# logarithms of the noise are finite.
+UNIFORM_BITS = 23
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,10 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        keys: one a prompt; equal keys give equal noise. See :func:`sample_keys`.
-        temperature: the logits are divided by it.
-        top_p: tokens are drawn from the fewest that hold this probability (nucleus sampling,
-            arXiv 1904.09751).
+        keys: one for each prompt; equal keys give equal noise. See :func:`sample_keys`.
+        temperature: the divisor of the logits.
+        top_p: tokens are drawn from the smallest set with this probability (nucleus sampling, arXiv
+            1904.09751).
     """
 
     keys: Sequence[int]
@@ -47,7 +50,7 @@ def draw(logits: Tensor, sampling: Sampling, *, keys: Tensor, positions: Tensor)
         logits: ``(row, vocabulary)``.
         sampling: temperature and nucleus.
         keys: ``(row,)``, int32.
-        positions: ``(row,)``, where the drawn token will stand.
+        positions: ``(row,)``, the drawn token's position.
 
     Returns:
         ``(row,)``, int64.
@@ -59,16 +62,18 @@ def draw(logits: Tensor, sampling: Sampling, *, keys: Tensor, positions: Tensor)
 
 
 def _nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Mark the most likely tokens whose sum first reaches ``top_p``; of equal ones the first."""
+    """Mark the most likely tokens until their sum reaches ``top_p``; of equal ones the first."""
     shares, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    # Without its own share, the first token is always inside, and so is the one that reaches top_p.
     before = shares.cumsum(-1) - shares
     return torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before < top_p)
 
 
 def _gumbel(vocabulary: int, keys: Tensor, positions: Tensor) -> Tensor:
-    """Noise, ``(row, vocabulary)``."""
+    """Return Gumbel noise, ``(row, vocabulary)``."""
     rows = mix(mix(keys) ^ positions.to(torch.int32))
     columns = mix(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
+    # The hash's high bits are its good ones. The mask takes off copies of the sign bit.
     bits = (mix(rows[:, None] ^ columns) >> (32 - UNIFORM_BITS)) & (2**UNIFORM_BITS - 1)
     uniform = (bits.float() + 0.5) / 2**UNIFORM_BITS
     return -torch.log(-torch.log(uniform))

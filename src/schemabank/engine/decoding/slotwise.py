@@ -1,8 +1,8 @@
 """Decoding with transformers' ``generate``, one slot at a time, for models with other attention.
 
-It gives what :func:`schemabank.engine.decoding.decode.generate` gives: the same limits, the same
-draws, the same records. Prompts of one length are completed together, so that no row is padded:
-models with recurrent states, and some with positions of their own, get padded rows wrong.
+The result is that of :func:`schemabank.engine.decoding.decode.generate`: the same limits, draws and
+records. Prompts of one length are completed together, so that no row is padded: models with
+recurrent states, and some with positions of their own, get padded rows wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,8 +52,8 @@ def generate_by_slot(
         end_token_ids: tokens that end a completion.
         batch_size: completions decoded at once, at most.
         sampling: how tokens are drawn; without it, the most likely one is taken.
-        stopped: whether a completion of a prompt ends with these tokens, though none is an end
-            token.
+        stopped: from a prompt's tokens and its completion's, whether the completion ends here,
+            though none is an end token.
         advance: called with the number of prompts that all slots have completed since the last
             call.
 
@@ -67,25 +67,26 @@ def generate_by_slot(
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     completions = [[Completion() for _ in prompts] for _ in range(stack.num_slots)]
     with stack.uncompiled(), plain_generation(stack.model):
-        for chosen in _of_one_length(prompts, batch_size):
+        for chosen in _batches_of_one_length(prompts, batch_size):
             tokens = torch.tensor([prompts[i] for i in chosen], device=stack.model.device)
             drawing = None if sampling is None else _Drawing(sampling, chosen, tokens.device)
+            # A drawing has no state, so every slot gets the same noise, as in our own decoder.
             for slot in range(stack.num_slots):
                 with stack.only(slot):
-                    rows = _generated(stack.model, tokens, limits, drawing)
+                    rows = _generate_rows(stack.model, tokens, limits, drawing)
                 for prompt, row in zip(chosen, rows, strict=True):
-                    _extend(completions[slot][prompt], row, prompts[prompt], limits)
+                    _extend_to_end(completions[slot][prompt], row, prompts[prompt], limits)
             advance(len(chosen))
     return completions
 
 
-def _generated(
-    model: PreTrainedModel, tokens: Tensor, limits: Limits, drawing: "_Drawing | None" = None
+def _generate_rows(
+    model: PreTrainedModel, tokens: Tensor, limits: Limits, drawing: "_Drawing | None"
 ) -> list[list[int]]:
-    """Return what ``generate`` writes behind each row of ``tokens``, the rest of a row padded.
+    """Return what ``generate`` writes behind each row of ``tokens``; ended rows are padded.
 
     Args:
-        model: with its adapters.
+        model: the model with its adapters.
         tokens: ``(row, token)``, without padding.
         limits: what ends a completion.
         drawing: chooses tokens; without it, the most likely one is taken.
@@ -98,6 +99,7 @@ def _generated(
             max_new_tokens=limits.max_new_tokens,
             do_sample=False,
             eos_token_id=ends or None,
+            # Any token may pad, since padding is cut off without being looked at.
             pad_token_id=ends[0] if ends else 0,
             disable_compile=True,
         ),
@@ -109,7 +111,10 @@ def _generated(
 
 
 class _Drawing(LogitsProcessor):
-    """Leaves ``generate`` one token to take: the one that :func:`draw` gives."""
+    """Leaves ``generate`` a single token to choose: the one that :func:`draw` gives.
+
+    So greedy decoding takes it, and samples do not depend on transformers' own sampling.
+    """
 
     def __init__(self, sampling: Sampling, prompts: Sequence[int], device: torch.device) -> None:
         self._sampling = sampling
@@ -124,7 +129,10 @@ class _Drawing(LogitsProcessor):
 
 
 class _StopTexts(StoppingCriteria):
-    """Ends rows that have just written a stop text."""
+    """Ends rows that have just written a stop text.
+
+    :class:`Limits` asks the same function when completions are recorded, so both find the same end.
+    """
 
     def __init__(self, width: int, stopped: Stopped) -> None:
         self._width, self._stopped = width, stopped
@@ -138,7 +146,7 @@ class _StopTexts(StoppingCriteria):
 
 @contextmanager
 def plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Keep a model's own defaults, as a penalty on repetition, out of ``generate`` for a while."""
+    """Keep a model's own defaults, such as a repetition penalty, from ``generate`` for a while."""
     before = model.generation_config
     model.generation_config = GenerationConfig()
     try:
@@ -147,8 +155,13 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = before
 
 
-def _of_one_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Indices of prompts of one length, at most so many at a time; the longest come first."""
+def _batches_of_one_length(
+    prompts: Sequence[Sequence[int]], batch_size: int
+) -> Iterator[list[int]]:
+    """Yield indices of prompts of one length, a batch at a time; the longest prompts come first.
+
+    They need most memory, so that a batch that does not fit shows at the start.
+    """
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)
@@ -158,10 +171,10 @@ def _of_one_length(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterato
             yield indices[start : start + batch_size]
 
 
-def _extend(
+def _extend_to_end(
     completion: Completion, row: Sequence[int], prompt: Sequence[int], limits: Limits
 ) -> None:
-    """Take from a row what stands before its padding."""
+    """Add a row's tokens to a completion until it ends; what follows is padding."""
     for token in row:
         if limits.extend(completion, token, prompt):
             return

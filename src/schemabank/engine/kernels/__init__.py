@@ -1,1 +1,1 @@
-"""Fused operations, with Triton on a GPU: attention of short rows, masked LoRA, the loss."""
+"""Fused operations, in Triton on a GPU: attention over short rows, LoRA with dropout, the loss."""

@@ -1,8 +1,11 @@
-"""Causal attention for training on short, right-padded rows, in the place of a library's.
+"""Causal attention for training on short, right-padded rows, in place of a library's.
 
-Libraries tune attention for thousands of tokens. On a GPU, rows of a hundred have kernels of their
-own; in bfloat16 on a CPU, a few plain matrix products over a row's whole square of scores take
-less time than working through it in tiles.
+Libraries tune attention for thousands of tokens. Rows of a hundred have kernels of their own on a
+GPU. In bfloat16 on a CPU, a few plain matrix products over all scores of a row take less time than
+a library's tiles.
+
+No mask is needed for padding, which stands to the right: under causal attention no real token looks
+there, and nobody reads what comes out for a padded one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,19 +22,19 @@ from schemabank.common.errors import InputError
 from schemabank.engine.execute import can_compile
 
 NAME, LIBRARY_NAME = "schemabank_causal", "schemabank_library"
-# Settings of attention that the ones here do not know.
+# Settings of a model's attention that the functions here do not implement.
 MORE = ("attn_logit_softcapping", "attention_chunk_size", "use_bidirectional_attention")
-# What models tell an attention function, and what changes nothing here.
+# Arguments that models pass to an attention function and that change nothing here.
 IGNORED = {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"}
-LONGEST = 256  # tokens; beyond, the library's attention is as good, and keeps no scores
+LONGEST = 256  # tokens; for longer rows the library's attention is as fast and keeps no scores
 
 
 @contextmanager
 def short_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model attend causally to right-padded rows without a mask, in here alone.
+    """Let a model use the attention for short rows within this context.
 
-    Models that choose their attention in another way than transformers' interface keep theirs, and
-    so do those with more to it than a window: a soft cap on the scores, chunks, both directions.
+    A model keeps its own attention if it does not choose it through transformers' interface, or if
+    its attention has more than a window: a soft cap on the scores, chunks, or both directions.
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
@@ -45,7 +48,7 @@ def short_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 def attention_name(device: torch.device) -> str:
-    """Return which attention is the one for short rows: a GPU's own needs its kernels."""
+    """Return the name of the attention for short rows; on a GPU it needs Triton's kernels."""
     return NAME if device.type != "cuda" or can_compile(device) else LIBRARY_NAME
 
 
@@ -60,7 +63,7 @@ def causal_attention(
     sliding_window: int | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers' interface asks for.
+    """Attend causally, as one of transformers' attention functions.
 
     Args:
         module: the attention layer.
@@ -69,19 +72,19 @@ def causal_attention(
         value: ``(row, kv head, token, dim)``.
         attention_mask: must be ``None``.
         scaling: factor of the scores.
-        sliding_window: the last tokens that are seen.
-        **others: what causal attention has no use for, as ``position_ids``.
+        sliding_window: how many of the last tokens a token sees.
+        **others: what causal attention has no use for, such as ``position_ids``.
 
     Returns:
         ``(row, token, head, dim)``.
 
     Raises:
-        InputError: the model asks for more than this.
+        InputError: the model needs more than this.
     """
     assert attention_mask is None
     check_known(module, others)
     tokens, dim = query.shape[2:]
-    wide = sliding_window is None or sliding_window >= tokens
+    wide = sliding_window is None or sliding_window >= tokens  # the window cuts nothing off
     if tokens > LONGEST or not wide or value.shape[-1] != dim:
         return library_attention(
             module, query, key, value, None, scaling=scaling, sliding_window=sliding_window
@@ -108,7 +111,10 @@ def library_attention(
     sliding_window: int | None = None,
     **others: object,
 ) -> tuple[Tensor, None]:
-    """As :func:`causal_attention`, by the library; the model makes no mask here, either."""
+    """Compute :func:`causal_attention` by the library.
+
+    It has a name of its own, because a model makes a mask for the attention called ``sdpa``.
+    """
     assert attention_mask is None
     check_known(module, others)
     tokens = query.shape[2]
@@ -122,7 +128,7 @@ def library_attention(
 
 
 def check_known(module: nn.Module, others: Mapping[str, object]) -> None:
-    """Refuse what a model's attention asks for that the ones here would leave out.
+    """Refuse arguments of a model's attention that the functions here would ignore.
 
     Raises:
         InputError: naming it.
@@ -150,6 +156,7 @@ class _Products(torch.autograd.Function):
         batches, group = rows * key.shape[1], heads // key.shape[1]
         q = query.reshape(batches, group * tokens, dim)
         k, v = (t.reshape(batches, tokens, dim) for t in (key, value))
+        # The scores, their scale and the mask in one operation: mask + scale * q kᵀ.
         mask = _causal_mask(tokens, group, query.dtype).expand(batches, -1, -1)
         shares = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         ctx.save_for_backward(q, k, v, shares)
@@ -164,6 +171,7 @@ class _Products(torch.autograd.Function):
         to_value = torch.bmm(shares.transpose(1, 2), up)
         to_shares = torch.bmm(up, v.transpose(1, 2))
         to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
+        # With a beta of 0 the first argument of `baddbmm` counts for its shape alone.
         scaled = {"beta": 0, "alpha": ctx.scale}  # type: ignore[attr-defined]
         to_query = torch.baddbmm(q, to_scores, k, **scaled)
         to_key = torch.baddbmm(k, to_scores.transpose(1, 2), q, **scaled)
@@ -172,5 +180,5 @@ class _Products(torch.autograd.Function):
 
 @lru_cache(maxsize=64)
 def _causal_mask(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
-    """What to add to the scores of a group of heads: ``(group * token, token)``."""
+    """Return what is added to the scores of a group of heads: ``(group * token, token)``."""
     return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu(1).repeat(group, 1)

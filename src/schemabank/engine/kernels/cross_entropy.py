@@ -1,7 +1,8 @@
 """Cross-entropy and its gradient in two passes over the logits, as a CUDA kernel.
 
-A vocabulary's logits fit into no cache, so the time is that of reading them twice and writing their
-gradient once. The first pass keeps a running maximum and sum of exponentials (arXiv 1805.02867).
+A row of logits, one for each token of the vocabulary, is too large for a cache. So the kernel takes
+the time of reading the logits twice and writing their gradient once. The first pass keeps a running
+maximum and a running sum of exponentials (arXiv 1805.02867).
 """
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 BLOCK, WARPS = 8192, 16
 LOG2_E = tl.constexpr(1.4426950408889634)
+# The running maximum starts here and not at minus infinity: if all logits of the first block were
+# minus infinity, the difference of the two would make the sum NaN.
 LOWEST = tl.constexpr(-1e38)
 
 
@@ -35,8 +38,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _cross_entropy_kernel(
     logits, targets, losses, gradient, SIZE: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """A row: ``exp2`` is what the hardware has, so scores are in units of log 2."""
-    row = tl.program_id(0).to(tl.int64)
+    """Compute one row. Scores are in units of log 2, because the hardware has ``exp2`` only."""
+    row = tl.program_id(0).to(tl.int64)  # row * SIZE may exceed 32 bits
     logits += row * SIZE
     gradient += row * SIZE
     target = tl.load(targets + row)
@@ -47,6 +50,7 @@ def _cross_entropy_kernel(
         inside = columns < SIZE - start
         score = tl.load(logits + start + columns, mask=inside, other=-float("inf"))
         score = score.to(tl.float32) * LOG2_E
+        # The sum so far is relative to the old maximum: no exponential ever overflows.
         higher = tl.maximum(peak, tl.max(score))
         total = total * tl.exp2(peak - higher) + tl.sum(tl.exp2(score - higher))
         peak = higher

@@ -1,9 +1,13 @@
 """Causal attention over short rows on a GPU, forward and backward, for grouped query heads.
 
-Libraries tune attention for thousands of tokens; rows of a hundred leave their tiles mostly empty,
-and grouped heads are first computed apart and then summed. The kernels here use small tiles, skip
-what causality masks, and sum a group's gradients in registers. The algorithm is FlashAttention-2
-(arXiv 2307.08691); nothing is summed by atomics, so results do not depend on timing.
+Libraries tune attention for thousands of tokens. Rows of a hundred leave their tiles mostly empty,
+and the gradients of heads that share keys are computed one by one and summed afterwards. The
+kernels here use small tiles, skip tiles that causality masks, and sum a group's gradients in
+registers. The algorithm is FlashAttention-2 (arXiv 2307.08691). Nothing is summed by atomics, whose
+order depends on timing, so the same input gives the same bits.
+
+Letters in the kernels: ``m`` query tokens, ``n`` key tokens, ``d`` head dimension; ``qr``, ``qh``
+and ``qt`` are the strides of the query's rows, heads and tokens, and so on for key and value.
 """
 
 import torch
@@ -48,8 +52,9 @@ class _Attention(torch.autograd.Function):
 def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     rows, heads, tokens, dim = query.shape
     output = query.new_empty(rows, tokens, heads, dim)
+    # All that the backward pass needs to compute the shares of a query's keys again, in base 2.
     log_sums = query.new_empty(rows, heads, tokens, dtype=torch.float32)
-    tiles = _tiles(tokens)
+    tiles = _tile_sizes(tokens)
     _forward_kernel[rows * heads, triton.cdiv(tokens, tiles["BM"])](
         query, key, value, output, log_sums,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
@@ -77,12 +82,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
-    to_query, to_key, to_value = _gradients(query, key)
+    to_query, to_key, to_value = _empty_gradients(query, key)
     sums = torch.empty_like(log_sums)
-    tiles = _tiles(tokens)
+    tiles = _tile_sizes(tokens)
     num_tiles = triton.cdiv(tokens, tiles["BM"])
     strides = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3])
     sizes = (tokens, heads, heads // kv_heads, scale * LOG2_E, scale)
+    # The first kernel also fills `sums`, which the second reads: their order matters.
     _query_kernel[rows * heads, num_tiles](
         query, key, value, output, upstream, log_sums, sums, to_query,
         *strides, *sizes, D=dim, **tiles,
@@ -96,24 +102,27 @@ def _backward(
 
 @_backward.register_fake
 def _(upstream, query, key, value, output, log_sums, scale):
-    return tuple(g.transpose(1, 2) for g in _gradients(query, key))
+    return tuple(g.transpose(1, 2) for g in _empty_gradients(query, key))
 
 
-def _gradients(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for the gradients, ``(row, token, head, dim)``, as projections want them."""
+def _empty_gradients(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for the gradients, ``(row, token, head, dim)``, laid out as a projection's output."""
     rows, heads, tokens, dim = query.shape
     to_key, to_value = (query.new_empty(rows, tokens, key.shape[1], dim) for _ in range(2))
     return query.new_empty(rows, tokens, heads, dim), to_key, to_value
 
 
-def _tiles(tokens: int) -> dict[str, int]:
-    """Tokens of a tile, and warps: small tiles for short rows, which fill them better."""
+def _tile_sizes(tokens: int) -> dict[str, int]:
+    """Tokens of a tile, and warps. Short rows get small tiles, which they fill better.
+
+    Queries and keys have tiles of one size, so that the tiles on the diagonal are square.
+    """
     return {"BM": 32, "num_warps": 2} if tokens <= 128 else {"BM": 64, "num_warps": 4}
 
 
 @triton.jit
 def _scores(q, k, m, n, scale, tokens):
-    """Scores in base 2, minus infinity where masked."""
+    """Scores in base 2, minus infinity where masked; ``scale`` includes the change of base."""
     s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
     return tl.where((m[:, None] >= n[None, :]) & (n < tokens)[None, :], s, -float("inf"))
 
@@ -136,6 +145,8 @@ def _forward_kernel(
     top = tl.full((BM,), -float("inf"), dtype=tl.float32)
     total = tl.zeros((BM,), dtype=tl.float32)
     out = tl.zeros((BM, D), dtype=tl.float32)
+    # Tiles right of the diagonal are masked. In the first tile every query sees key 0, so `top` is
+    # finite from there on and no difference of infinities can arise.
     for j in range(tile + 1):
         n = j * BM + tl.arange(0, BM)
         seen = (n < tokens)[:, None]
@@ -169,6 +180,8 @@ def _query_kernel(
     at = (row * tokens + m[:, None]) * heads * D + head * D + d
     up = tl.load(up_ptr + at, mask=real, other=0.0)
     o = tl.load(o_ptr + at, mask=real, other=0.0)
+    # The softmax's backward pass needs the mean of `dp` over the keys, weighted by their shares.
+    # That is the product of a query's output and its upstream gradient (D in algorithm 2).
     sums = tl.sum(up.to(tl.float32) * o.to(tl.float32), 1)
     place = (row * heads + head) * tokens + m
     tl.store(sums_ptr + place, sums, mask=m < tokens)
@@ -184,7 +197,9 @@ def _query_kernel(
         p = tl.exp2(_scores(q, k, m, n, scale, tokens) - log_sums[:, None])
         dp = tl.dot(up, tl.trans(v), input_precision="ieee")
         ds = (p * (dp - sums[:, None])).to(k.dtype)
+        # Exact products in float32; without "ieee" Triton would take TF32.
         grad = tl.dot(ds, k, grad, input_precision="ieee")
+    # `p` is the same in any base, so the chain rule takes the scale without the change of base.
     tl.store(result_ptr + at, grad * plain_scale, mask=real)
 
 
@@ -205,6 +220,8 @@ def _key_value_kernel(
     v = tl.load(v_ptr + row * vr + kv_head * vh + n[:, None] * vt + d, mask=seen, other=0.0)
     to_key = tl.zeros((BM, D), dtype=tl.float32)
     to_value = tl.zeros((BM, D), dtype=tl.float32)
+    # One program takes all query heads that share this key head, and all their tiles from the
+    # diagonal on: their gradients meet in registers, in a fixed order.
     for head in range(kv_head * group, kv_head * group + group):
         for i in range(tile, tl.cdiv(tokens, BM)):
             m = i * BM + tl.arange(0, BM)
@@ -216,6 +233,7 @@ def _key_value_kernel(
             log_sums = tl.load(log_ptr + place, mask=m < tokens, other=0.0)
             sums = tl.load(sums_ptr + place, mask=m < tokens, other=0.0)
             p = tl.exp2(_scores(q, k, m, n, scale, tokens) - log_sums[:, None])
+            # A padded query is loaded as zeros, which would give it a share of 1 of every key.
             p = tl.where(real, p, 0.0)
             to_value = tl.dot(tl.trans(p.to(v.dtype)), up, to_value, input_precision="ieee")
             dp = tl.dot(up, tl.trans(v), input_precision="ieee")

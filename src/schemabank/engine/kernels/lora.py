@@ -1,9 +1,12 @@
 """LoRA's first product with its dropout, for adapters with a common input, as CUDA kernels.
 
-``low_j = scale · (mask_j ∘ x) A_j`` for up to three adapters of every slot. Taken apart, the masked
-inputs of each adapter would be written and read again, three times the input's own size; here the
-input is read once, masks come from the hash of :mod:`schemabank.engine.dropout` on the fly, and one
-byte an entry is kept for the backward pass.
+``low_j = scale · (mask_j ∘ x) A_j`` for up to three adapters of every slot. As single operations,
+each adapter's masked input would be written to memory and read again, three times the input's own
+size. Here the input is read once. The kernels compute the masks on the fly, by the hash of
+:mod:`schemabank.engine.dropout`, and keep them for the backward pass in one byte for each entry of
+the input: bit ``j`` is the mask of adapter ``j``.
+
+Letters in the kernels: ``m`` rows of a slot, ``f`` features, ``r`` ranks.
 """
 
 from collections.abc import Sequence, Sized
@@ -16,16 +19,16 @@ from torch import Tensor
 from schemabank.engine.dropout import BATCH_STRIDE, MIX_IN, MIX_OUT
 
 MAX_ADAPTERS = 3
-# Rows, features and warps of a block, where the slots together have few rows and where many. Those
-# for many rows were the fastest of a grid on an H200; those for few are smaller, so that there are
-# enough of them.
+# Rows, features and warps of a block, first for few rows in all slots together, then for many. The
+# sizes for many rows were the fastest of a grid on an H200. The others are smaller, so that there
+# are enough blocks to keep the GPU busy.
 SMALL_ROWS = 4096
 BLOCKS = {
     "down": ((16, 128, 2), (32, 128, 4)),
     "input": ((32, 64, 2), (32, 128, 4)),
     "weights": ((32, 32, 2), (16, 64, 4)),
 }
-# Bytes of a row of A in 227 KiB of shared memory, for which the kernels are tested.
+# The largest row of A, in bytes, and the shared memory (an H200's) that kernels are tested with.
 TESTED_ROW_BYTES, TESTED_ROOM = 256, 227 * 1024
 _MIX_IN, _MIX_OUT = tl.constexpr(MIX_IN), tl.constexpr(MIX_OUT)
 _BATCH_STRIDE = tl.constexpr(BATCH_STRIDE)
@@ -33,6 +36,8 @@ _BATCH_STRIDE = tl.constexpr(BATCH_STRIDE)
 
 def fits(device: torch.device, *, rank: int, itemsize: int) -> bool:
     """Say whether the kernels' tiles should fit into the device's shared memory.
+
+    The limit is the tested size, scaled to the device.
 
     Args:
         device: a GPU.
@@ -77,9 +82,9 @@ def masked_down(
         inputs: ``(slot, batch, token, in)``.
         weights: ``(slot, in, rank)`` each.
         keys: ``(slot,)``, as in :class:`SlotDropout`.
-        least: ``(slot,)``, as there.
         layers: ``(adapter,)``, the adapters' layer keys.
-        scale: ``(slot,)``, what the result is multiplied with.
+        least: ``(slot,)``, as in :class:`SlotDropout`.
+        scale: ``(slot,)``, the factor of the result.
 
     Returns:
         ``(adapter, slot, batch * token, rank)``.
@@ -101,24 +106,13 @@ def _forward(
     rows, rank = batch * tokens, weights[0].shape[2]
     low = inputs.new_empty(len(weights), slots, rows, rank)
     mask = inputs.new_empty(slots, rows, width, dtype=torch.uint8)
-    blocks = _blocks("down", weights, rank, slots * rows)
+    # A slot's weights are contiguous, but the next slot's begin a whole flat row further on (see
+    # `FlatGroup`), so the kernels are given the stride of a slot.
+    blocks = _kernel_constants("down", weights, rank, slots * rows)
     _down_kernel[triton.cdiv(rows, blocks["BM"]), slots](
-        inputs.contiguous(),
-        *_padded(weights),
-        keys,
-        layers,
-        least,
-        scale,
-        low,
-        mask,
-        rows,
-        tokens,
-        width,
-        rank,
-        weights[0].stride(0),
-        slots,
-        **blocks,
-    )
+        inputs.contiguous(), *_three_weights(weights), keys, layers, least, scale, low, mask,
+        rows, tokens, width, rank, weights[0].stride(0), slots, **blocks,
+    )  # fmt: skip
     return low, mask
 
 
@@ -134,21 +128,12 @@ def _input_gradient(upstream: Tensor, mask: Tensor, scale: Tensor, weights: list
     slots, rows, width = mask.shape
     rank = upstream.shape[-1]
     result = upstream.new_empty(mask.shape)
-    blocks = _blocks("input", weights, rank, slots * rows)
+    blocks = _kernel_constants("input", weights, rank, slots * rows)
     grid = (triton.cdiv(rows, blocks["BM"]), triton.cdiv(width, blocks["BF"]), slots)
     _input_kernel[grid](
-        upstream,
-        *_padded(weights),
-        scale,
-        mask,
-        result,
-        rows,
-        width,
-        rank,
-        weights[0].stride(0),
-        slots,
-        **blocks,
-    )
+        upstream, *_three_weights(weights), scale, mask, result,
+        rows, width, rank, weights[0].stride(0), slots, **blocks,
+    )  # fmt: skip
     return result
 
 
@@ -162,19 +147,11 @@ def _weight_gradients(inputs: Tensor, mask: Tensor, scale: Tensor, upstream: Ten
     slots, rows, width = mask.shape
     adapters, rank = upstream.shape[0], upstream.shape[-1]
     result = upstream.new_empty(adapters, slots, width, rank)
-    blocks = _blocks("weights", upstream, rank, slots * rows)
+    blocks = _kernel_constants("weights", upstream, rank, slots * rows)
     _weight_kernel[triton.cdiv(width, blocks["BF"]), slots](
-        inputs.contiguous(),
-        mask,
-        scale,
-        upstream,
-        result,
-        rows,
-        width,
-        rank,
-        slots,
-        **blocks,
-    )
+        inputs.contiguous(), mask, scale, upstream, result,
+        rows, width, rank, slots, **blocks,
+    )  # fmt: skip
     return result
 
 
@@ -183,13 +160,16 @@ def _(inputs, mask, scale, upstream):
     return upstream.new_empty(upstream.shape[0], mask.shape[0], mask.shape[2], upstream.shape[-1])
 
 
-def _padded(weights: Sequence[Tensor]) -> list[Tensor]:
-    """Three weights, the last repeated where there are fewer; it is not read then."""
+def _three_weights(weights: Sequence[Tensor]) -> list[Tensor]:
+    """Return three weights, because a kernel has a fixed number of arguments.
+
+    The last weight is repeated if there are fewer; the kernel does not read the repetitions.
+    """
     return [weights[min(i, len(weights) - 1)] for i in range(MAX_ADAPTERS)]
 
 
-def _blocks(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int]:
-    """Constants of a kernel for as many ``rows`` in all slots."""
+def _kernel_constants(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int]:
+    """Return a kernel's constants for a number of rows in all slots."""
     block_rows, features, warps = BLOCKS[kernel][rows > SMALL_ROWS]
     return {
         "NUM": len(adapters),
@@ -202,11 +182,12 @@ def _blocks(kernel: str, adapters: Sized, rank: int, rows: int) -> dict[str, int
 
 def _block_rank(rank: int) -> int:
     padded: int = triton.next_power_of_2(rank)
-    return max(16, padded)
+    return max(16, padded)  # the smallest size that `tl.dot` takes
 
 
 @triton.jit
 def _mix(value):
+    """The hash of :func:`schemabank.engine.dropout.mix`, bit for bit; int32 overflow wraps."""
     value = value * _MIX_IN
     return (value ^ (value >> 15)) * _MIX_OUT
 
@@ -216,6 +197,7 @@ def _masked_product(total, x, row, column, least, weight, offsets, inside):
     """Add ``(mask ∘ x) weight`` to ``total``; also return the mask."""
     keep = _mix(row[:, None] ^ column[None, :]) >= least
     w = tl.load(weight + offsets, mask=inside, other=0.0)
+    # Exact products in float32; without "ieee" Triton would take TF32.
     return tl.dot(tl.where(keep, x, 0.0), w, total, input_precision="ieee"), keep
 
 
@@ -225,9 +207,11 @@ def _down_kernel(
     rows, tokens, width, rank, stride, slots,
     NUM: tl.constexpr, BM: tl.constexpr, BF: tl.constexpr, BR: tl.constexpr,
 ):  # fmt: skip
-    slot = tl.program_id(1).to(tl.int64)
+    slot = tl.program_id(1).to(tl.int64)  # offsets in all slots' inputs may exceed 32 bits
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     r = tl.arange(0, BR)
+    # The same hashes in the same order as in `SlotDropout`, so that masks do not depend on where a
+    # step runs. The part that depends on the row alone stays out of the loop over features.
     key, least, scale = tl.load(keys + slot), tl.load(least_ptr + slot), tl.load(scale_ptr + slot)
     place = (m // tokens) * _BATCH_STRIDE + m % tokens
     row0 = _mix(_mix(key + tl.load(layers)) ^ place)
@@ -257,6 +241,7 @@ def _down_kernel(
         tl.store(mask_ptr + at, bits, mask=inside)
     fits = (m < rows)[:, None] & (r < rank)[None, :]
     at = low_ptr + (slot * rows + m)[:, None] * rank + r[None, :]
+    # Dropout's factor is in the scale. It acts here, in float32, and not on the rounded input.
     tl.store(at, low0 * scale, mask=fits)
     if NUM > 1:
         tl.store(at + slots * rows * rank, low1 * scale, mask=fits)
@@ -265,8 +250,8 @@ def _down_kernel(
 
 
 @triton.jit
-def _spread(total, bits, bit: tl.constexpr, up, weight, offsets, inside):
-    """Add ``mask ∘ (up weightᵀ)`` to ``total``."""
+def _add_input_gradient(total, bits, bit: tl.constexpr, up, weight, offsets, inside):
+    """Add ``mask ∘ (up weightᵀ)`` to ``total``, the mask being a bit of ``bits``."""
     w = tl.load(weight + offsets, mask=inside, other=0.0)
     product = tl.dot(up, tl.trans(w), input_precision="ieee")
     return total + tl.where(((bits >> bit) & 1) != 0, product, 0.0)
@@ -291,19 +276,19 @@ def _input_kernel(
     fits = (f < width)[:, None] & (r < rank)[None, :]
     up = tl.load(up_at, mask=known, other=0.0)
     total = tl.zeros((BM, BF), dtype=tl.float32)
-    total = _spread(total, bits, 0, up, a0_ptr, offsets, fits)
+    total = _add_input_gradient(total, bits, 0, up, a0_ptr, offsets, fits)
     if NUM > 1:
         up = tl.load(up_at + slots * rows * rank, mask=known, other=0.0)
-        total = _spread(total, bits, 1, up, a1_ptr, offsets, fits)
+        total = _add_input_gradient(total, bits, 1, up, a1_ptr, offsets, fits)
     if NUM > 2:
         up = tl.load(up_at + 2 * slots * rows * rank, mask=known, other=0.0)
-        total = _spread(total, bits, 2, up, a2_ptr, offsets, fits)
+        total = _add_input_gradient(total, bits, 2, up, a2_ptr, offsets, fits)
     tl.store(result_ptr + at, total * tl.load(scale_ptr + slot), mask=inside)
 
 
 @triton.jit
-def _collect(total, x, bits, bit: tl.constexpr, up_at, known):
-    """Add ``(mask ∘ x)ᵀ up`` to ``total``."""
+def _add_weight_gradient(total, x, bits, bit: tl.constexpr, up_at, known):
+    """Add ``(mask ∘ x)ᵀ up`` to ``total``, the mask being a bit of ``bits``."""
     kept = tl.where(((bits >> bit) & 1) != 0, x, 0.0)
     up = tl.load(up_at, mask=known, other=0.0)
     return tl.dot(tl.trans(kept), up, total, input_precision="ieee")
@@ -320,6 +305,7 @@ def _weight_kernel(
     r = tl.arange(0, BR)
     grad0 = tl.zeros((BF, BR), dtype=tl.float32)
     grad1, grad2 = grad0, grad0
+    # One program sums over all rows of a slot: no atomics, so the order of the sum is fixed.
     for start in range(0, rows, BM):
         m = start + tl.arange(0, BM)
         inside = (m < rows)[:, None] & (f < width)[None, :]
@@ -328,11 +314,11 @@ def _weight_kernel(
         bits = tl.load(mask_ptr + at, mask=inside, other=0)
         known = (m < rows)[:, None] & (r < rank)[None, :]
         up_at = up_ptr + (slot * rows + m)[:, None] * rank + r[None, :]
-        grad0 = _collect(grad0, x, bits, 0, up_at, known)
+        grad0 = _add_weight_gradient(grad0, x, bits, 0, up_at, known)
         if NUM > 1:
-            grad1 = _collect(grad1, x, bits, 1, up_at + slots * rows * rank, known)
+            grad1 = _add_weight_gradient(grad1, x, bits, 1, up_at + slots * rows * rank, known)
         if NUM > 2:
-            grad2 = _collect(grad2, x, bits, 2, up_at + 2 * slots * rows * rank, known)
+            grad2 = _add_weight_gradient(grad2, x, bits, 2, up_at + 2 * slots * rows * rank, known)
     scale = tl.load(scale_ptr + slot)
     fits = (f < width)[:, None] & (r < rank)[None, :]
     at = result_ptr + (slot * width + f)[:, None] * rank + r[None, :]

@@ -1,5 +1,5 @@
 """The document's method: schema banks on blocks, tags that teach their routers, a curriculum.
 
-`bank` is its mathematics, `penalties` what it adds to the loss, `attach` puts it on blocks,
-`curriculum` and `course` say what each step does, `tags` and `tagging` make examples' tags.
+`bank` has its mathematics, `penalties` its terms of the loss, and `attach` puts banks on blocks.
+`curriculum` and `course` decide what each step does; `tags` and `tagging` make the examples' tags.
 """

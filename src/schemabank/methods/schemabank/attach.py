@@ -1,11 +1,11 @@
-"""Schema banks on and off the decoder blocks of a causal language model.
+"""Putting schema banks on the decoder blocks of a causal language model, and taking them off.
 
-A bank is a forward hook on its block. Removing the hook leaves the very model there was before,
-so detaching restores the unrouted logits bit for bit.
+A bank is a forward hook on its block. Removing the hook leaves the very model that was there
+before, so detaching restores the unrouted logits bit for bit.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +31,9 @@ class AttachedBanks(Part):
     Args:
         blocks: all decoder blocks of the model, in order.
         banks: bank of each block index.
-        settings: of a slot without a bank of its own; they have the largest rank and top k.
+        settings: the largest rank and top k of any slot; slots without a bank have these settings.
         num_slots: runs whose rows stand one after another in every batch.
-        num_tags: tags an example has where it has any.
+        num_tags: number of tags of an example that has tags.
 
     Attributes:
         routing: ``off`` skips the banks, ``on`` routes, ``dense`` averages all schemas.
@@ -41,7 +41,7 @@ class AttachedBanks(Part):
         only: the one slot whose rows are run; ``None``: all.
         routed: what the routers did in the last forward pass, in block order.
         of_slots: each slot's own settings; ``None`` for a run without a bank.
-        handles: of the hooks; none once they are detached.
+        handles: of the hooks; empty after :meth:`detach`.
     """
 
     name = BANK
@@ -69,19 +69,22 @@ class AttachedBanks(Part):
             "tagged": Field(by_row=True),
         }
         self.groups = {
-            name: FlatGroup(self._named(weights), num_slots=num_slots, dtype=torch.float32)
+            # In float32 whatever the model's type: a bank casts its weights to what it computes in.
+            name: FlatGroup(self._bank_weights(weights), num_slots=num_slots, dtype=torch.float32)
             for name, weights in (("router", ["router"]), ("schemas", OF_SCHEMAS))
         }
         self.of_slots: list[BankSettings | None] = [settings] * num_slots
         self.handles: list[RemovableHandle] = [
-            blocks[index].register_forward_hook(self._hook(bank))
+            blocks[index].register_forward_hook(self._routing_hook(bank))
             for index, bank in self.banks.items()
         ]
-        first = blocks[min(banks)]
+        # Each forward pass reaches the first block with a bank once, so `routed` never grows from
+        # pass to pass, even where nobody reads it.
+        first = blocks[self.first_block]
         self.handles.append(first.register_forward_pre_hook(lambda *_: self.routed.clear()))
 
     def configure(self, slot: int, settings: BankSettings | None) -> None:
-        """Give a slot another run's settings; rank and top k are at most the largest."""
+        """Give a slot another run's settings, whose rank and top k may not exceed the largest."""
         self.of_slots[slot] = settings
         own = settings or self.settings
         for bank in self.modules:
@@ -95,24 +98,24 @@ class AttachedBanks(Part):
             bank.initialise(slot, generator, init_std=init_std)
 
     def num_weights(self, group: str, settings: BankSettings | None) -> int:
-        """Weights of a group in a slot with these settings, without what pads their ranks."""
+        """Return how many weights a group has in a slot, without the padding of smaller ranks."""
         size = self.groups[group].size
         if group == "router" or settings is None:
             return size
         padding = self.settings.num_schemas * (self.settings.rank - settings.rank)
         hidden = self.modules[0].router.shape[2]
-        return size - 2 * padding * hidden * len(self.modules)
+        return size - 2 * padding * hidden * len(self.modules)  # U and V of every bank
 
     def begin_step(self, given: StepInput) -> None:
-        """Route at the step's scales; 0 leaves a slot without its bank."""
+        """Route at the step's scales; a scale of 0 leaves a slot without its bank."""
         self.scale, self.routing = given["bank_scale"], "on"
 
     def seen(self) -> Seen:
-        """Return banks and what their routers did, from which penalties are computed."""
+        """Return the banks and what their routers did, which penalties are computed from."""
         return Seen(tuple(self.modules), tuple(self.routed))
 
     def end_step(self) -> None:
-        """Let go of what the routers did: it holds the step's graph, and with it its memory."""
+        """Drop what the routers did, which holds the step's autograd graph and its memory."""
         self.routed.clear()
 
     def rest(self) -> None:
@@ -121,17 +124,15 @@ class AttachedBanks(Part):
 
     @contextmanager
     def evaluating(self, mode: str) -> Iterator[None]:
-        """Set the banks to a routing, at full scale in the slots whose runs have one."""
+        """Route in some way for a while, at full scale in the slots whose runs have a bank."""
         own = torch.tensor([s is not None for s in self.of_slots], device=self.scale.device)
         with self._routing(mode):
             self.scale = own.float()
             yield
 
-    @contextmanager
-    def absent(self) -> Iterator[None]:
+    def absent(self) -> AbstractContextManager[None]:
         """Skip the banks for a while."""
-        with self._routing("off"):
-            yield
+        return self._routing("off")
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
         """Return a slot's bank weights by ``layers.INDEX.NAME``."""
@@ -150,13 +151,14 @@ class AttachedBanks(Part):
         own = self.tensors(slot)
         if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in own.items()}:
             raise InputError(
-                f"the saved bank, {_sizes(tensors)}, does not fit the settings in bank, which give "
-                f"{_sizes(own)}: allowed are those of the training, leave bank settings out"
+                f"the saved bank, {_key_shapes(tensors)}, does not fit the settings in bank, which "
+                f"give {_key_shapes(own)}: allowed are those of the training, leave bank settings "
+                "out"
             )
         for index, bank in self.banks.items():
             prefix = f"layers.{index}."
-            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-            bank.load(slot, own)
+            named = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            bank.load(slot, named)
 
     def detach(self) -> None:
         """Remove the banks from the model for good."""
@@ -174,15 +176,16 @@ class AttachedBanks(Part):
         finally:
             self.routing = before
 
-    def _named(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    def _bank_weights(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
+        """Return the banks' parameters of these names, by ``layers.INDEX.NAME``."""
         return {
             f"layers.{index}.{name}": bank.get_parameter(name)
             for index, bank in self.banks.items()
             for name in names
         }
 
-    def _hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
-        """A forward hook; blocks return the hidden state alone or first in a tuple."""
+    def _routing_hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
+        """Return a bank's forward hook; blocks return hidden states alone or first in a tuple."""
 
         def hook(_block: nn.Module, _args: object, output: object) -> object:
             if self.routing == "off":
@@ -190,10 +193,12 @@ class AttachedBanks(Part):
             assert isinstance(output, Tensor | tuple)
             hidden: Tensor = output if isinstance(output, Tensor) else output[0]
             rows, only = len(hidden), self.only
+            # A bank computes all slots. To run one slot alone, every slot gets its rows, and the
+            # other slots' results are thrown away.
             given = hidden if only is None else hidden.repeat(len(self.scale), 1, 1)
             moved, routed = bank(given, scale=self.scale, dense=self.routing == "dense")
             self.routed.append(routed)
-            if only is not None:  # the bank holds all slots' weights and computes all of them
+            if only is not None:
                 moved = moved[only * rows : (only + 1) * rows]
             return moved if isinstance(output, Tensor) else (moved, *output[1:])
 
@@ -203,11 +208,11 @@ class AttachedBanks(Part):
 def banks_for(
     settings: BankSettings, *, num_tags: int = 1
 ) -> Callable[[PreTrainedModel, int], AttachedBanks]:
-    """Return what puts banks on a model, for so many slots.
+    """Return a function that puts banks on a model, for a number of slots.
 
     Args:
-        settings: of the banks; no slot has a larger rank or top k.
-        num_tags: tags an example has where it has any.
+        settings: the banks' settings; no slot has a larger rank or top k.
+        num_tags: number of tags of an example that has tags.
     """
 
     def attach(model: PreTrainedModel, num_slots: int) -> AttachedBanks:
@@ -258,7 +263,8 @@ def _new_bank(model: PreTrainedModel, settings: BankSettings, num_slots: int) ->
     ).to(model.device)
 
 
-def _sizes(bank: Mapping[str, Tensor]) -> str:
+def _key_shapes(bank: Mapping[str, Tensor]) -> str:
+    """Name the tensors that show a bank's settings, with their shapes."""
     return ", ".join(
         f"{n} {list(t.shape)}" for n, t in bank.items() if n.endswith((".U", "router"))
     )

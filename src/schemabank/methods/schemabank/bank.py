@@ -1,11 +1,11 @@
 """The schema bank: routed low-rank transforms on a decoder block's output.
 
-A router picks ``top_k`` of ``S`` rank-``r`` maps for every token and adds their gated mixture to
+A router picks ``top_k`` of ``S`` maps of rank ``r`` for every token and adds their gated mixture to
 the hidden state. All maps are applied as two matrix products with the gates in between, so no
-tensor of shape ``(batch, token, schema, hidden)`` ever exists. Weights carry a leading slot
-dimension: slot ``n`` of a stack is one training run's bank, and never meets another slot's.
+tensor of shape ``(batch, token, schema, hidden)`` ever exists. Weights have a leading slot
+dimension: slot ``n`` is one training run's bank, and never meets another slot's.
 
-Source: the SchemaBank paper's equations 5 and 6 and the results document's settings.
+Source: equations 5 and 6 of the SchemaBank paper, with the settings of the results document.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 Routing = Literal["off", "on", "dense"]
 
+# The attribute gate of a schema is 0.9 + 0.2 sigmoid(...), so it lies between 0.9 and 1.1.
 GATE_BASE = 0.9
 GATE_SPAN = 0.2
 
@@ -26,8 +27,8 @@ class Routed:
     """What the router did in one forward pass.
 
     Attributes:
-        log_probs: ``(slot, batch, token, schema)``, log of the router's softmax, in float32 or, for
-            float64 states, in float64.
+        log_probs: ``(slot, batch, token, schema)``, logarithm of the router's softmax, in float32,
+            or in float64 for states of that type.
         gates: ``(slot, batch, token, schema)``, of the same type, zero outside the top k.
     """
 
@@ -42,14 +43,15 @@ class SchemaBank(nn.Module):
         num_slots: leading dimension of every weight.
         hidden_size: width of the hidden states.
         num_schemas: ``S``, how many low-rank maps the router chooses from.
-        rank: ``r``, the rank of each map, in the slot in which it is largest.
-        top_k: how many maps a token uses, in the slot in which they are most.
+        rank: ``r``, the rank of each map, in the slot with the largest.
+        top_k: how many maps a token uses, in the slot with the most.
         attribute_dim: ``a``, width of the schemas' attribute vectors.
-        residual: add the mixture to the input (paper eq. 5); otherwise the output is the mixture
-            alone, as in the public code.
+        residual: whether to add the mixture to the input (paper eq. 5); otherwise the output is the
+            mixture alone, as in the public code.
 
     Attributes:
-        ranks: of each slot's maps; what pads them to ``rank`` is zero and stays so.
+        ranks: the rank of each slot's maps. Padding up to ``rank`` is zero and stays zero: U and V
+            get their gradients through each other.
         top_ks: ``(slot,)``, how many maps a token of each slot uses.
         in_rank: ``(slot, rank)``, 1 for what is not padding.
     """
@@ -82,7 +84,7 @@ class SchemaBank(nn.Module):
         self.query = nn.Parameter(torch.zeros(num_slots, attribute_dim))
 
     def configure(self, slot: int, *, rank: int, top_k: int) -> None:
-        """Give a slot another rank and top k, of at most the bank's own."""
+        """Give a slot another rank and top k, at most the bank's own."""
         assert rank <= self.rank
         assert top_k <= self.top_k
         self.ranks[slot] = rank
@@ -93,8 +95,8 @@ class SchemaBank(nn.Module):
     def initialise(self, slot: int, generator: torch.Generator, *, init_std: float) -> None:
         """Draw one slot's weights from a CPU generator.
 
-        The rows of every ``V_s`` start orthonormal, where the regulariser wants them and where a
-        frozen bank already passes a gradient to its router.
+        The rows of every ``V_s`` start orthonormal, as the regulariser wants them. If ``V`` were
+        zero, as LoRA's B is, a frozen bank would pass no gradient to its router.
         """
 
         def normal(*shape: int, std: float) -> Tensor:
@@ -112,31 +114,33 @@ class SchemaBank(nn.Module):
         self.query[slot].copy_(normal(*self.query.shape[1:], std=init_std))
 
     def tensors(self, slot: int) -> dict[str, Tensor]:
-        """Return a slot's weights by name, without what pads its rank."""
+        """Return a slot's weights by name, without the padding of its rank."""
         found = {name: weight.detach()[slot] for name, weight in self.named_parameters()}
-        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
-        found["U"] = found["U"].unflatten(1, shape)[..., :rank].flatten(1)
-        found["V"] = found["V"].unflatten(0, shape)[:, :rank].flatten(0, 1)
+        down, up = self._maps(slot)
+        found |= {"U": down.flatten(1), "V": up.flatten(0, 1)}
         return {name: weight.clone().contiguous() for name, weight in found.items()}
 
     @torch.no_grad()
     def load(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
         """Set a slot's weights from :meth:`tensors` of a bank with the slot's settings."""
-        maps = {name: tensors[name] for name in ("U", "V")}
         for name, weight in self.named_parameters():
-            if name not in maps:
+            if name not in {"U", "V"}:
                 weight[slot].copy_(tensors[name])
-        self._set_maps(slot, maps["U"], maps["V"].unflatten(0, (self.num_schemas, -1)))
+        self._set_maps(slot, tensors["U"], tensors["V"].unflatten(0, (self.num_schemas, -1)))
 
     def _set_maps(self, slot: int, down: Tensor, up: Tensor) -> None:
         """Set ``U`` from ``(hidden, schema * rank)`` and ``V`` from ``(schema, rank, hidden)``."""
-        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
         for weight in (self.U, self.V):
             weight[slot].zero_()
-        self.U[slot].unflatten(1, shape)[..., :rank].copy_(
-            down.unflatten(1, (self.num_schemas, rank))
-        )
-        self.V[slot].unflatten(0, shape)[:, :rank].copy_(up)
+        own_down, own_up = self._maps(slot)
+        own_down.copy_(down.unflatten(1, (self.num_schemas, -1)))
+        own_up.copy_(up)
+
+    def _maps(self, slot: int) -> tuple[Tensor, Tensor]:
+        """View a slot's U as ``(hidden, schema, rank)`` and V as ``(schema, rank, hidden)``."""
+        rank, shape = self.ranks[slot], (self.num_schemas, self.rank)
+        down, up = (weight.detach()[slot] for weight in (self.U, self.V))
+        return down.unflatten(1, shape)[..., :rank], up.unflatten(0, shape)[:, :rank]
 
     def forward(
         self, hidden: Tensor, *, scale: Tensor, dense: bool = False
@@ -157,6 +161,7 @@ class SchemaBank(nn.Module):
             gates = torch.full_like(routed.gates, 1 / self.num_schemas)
             routed = Routed(log_probs=routed.log_probs, gates=gates)
         mixture = self._mixture(states, routed.gates)
+        # At a scale of 0 this is `hidden`, so a bare step needs no program of its own.
         beta = scale.to(hidden.dtype)[:, None, None, None]
         kept = states if self.residual else (1 - beta) * states
         return (kept + beta * mixture).flatten(0, 1), routed
@@ -165,13 +170,16 @@ class SchemaBank(nn.Module):
         """Return log-probabilities and gates for ``states``: ``(slot, batch, token, hidden)``.
 
         The top k probabilities are renormalised to sum to 1. With a top k of 1 that would make
-        every gate 1 and starve the router of gradient, so the probability itself is the gate.
+        every gate 1 and leave the router without a gradient, so the gate is the probability itself.
         """
+        # In bfloat16, rounding would decide which of two close schemas is chosen.
         wide = torch.promote_types(states.dtype, torch.float32)
         logits = torch.einsum("nbth,nsh->nbts", states.to(wide), self.router.to(wide))
         log_probs = logits.log_softmax(-1)
         top = log_probs.topk(self.top_k, dim=-1)
         top_ks = self.top_ks[:, None, None, None]
+        # All slots take the largest top k, and slots of a smaller one mask the rest. A slot's own
+        # value is data on the device, so one captured program serves all values.
         inside = torch.arange(self.top_k, device=top_ks.device) < top_ks
         shares = top.values.masked_fill(~inside, -torch.inf).softmax(-1)
         kept = torch.where(top_ks == 1, top.values.exp() * inside, shares)
@@ -179,7 +187,7 @@ class SchemaBank(nn.Module):
         return Routed(log_probs=log_probs, gates=gates)
 
     def _mixture(self, states: Tensor, gates: Tensor) -> Tensor:
-        """Gated sum of all schemas' outputs, scaled by the attribute gate."""
+        """Return the gated sum of all schemas' outputs, scaled by the attribute gate."""
         affinity = torch.einsum("nsa,na->ns", self.attributes, self.query).sigmoid()
         scale = GATE_BASE + GATE_SPAN * torch.einsum("nbts,ns->nbt", gates, affinity)
         weights = (gates * scale[..., None]).to(states.dtype)

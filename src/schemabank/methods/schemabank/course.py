@@ -1,4 +1,4 @@
-"""What a run with a schema bank does at each step: bank scale, tags and penalties, on the host."""
+"""What the host decides for each step of a run with a schema bank: bank scale, tags, penalties."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from schemabank.methods.schemabank.curriculum import BankStep, step_settings, tr
 from schemabank.methods.schemabank.tags import Tagger, prefix_text
 from schemabank.tasks.seams import leading_tokens
 
-BANK = "bank"  # the part, by the name of its settings
+BANK = "bank"  # the part's name, which is that of its settings
 Tags = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TagPlan:
-    """How a run's examples are tagged and how the model is told.
+    """How a run's examples are tagged, and how the model learns their tags.
 
     Attributes:
         tagger: maps an example to ``num_tags`` schema ids.
-        num_tags: how many.
-        prefix_room: most tokens of a text prefix that tells them; 0 for no prefix.
-        loss_weight: tell by a router loss of this weight; 0 for none.
+        num_tags: tags of an example.
+        prefix_room: most tokens of a text prefix that names the tags; 0: no prefix.
+        loss_weight: weight of the router's loss on the tags; 0: no loss.
         fixed: whether an example has the same tags every time.
     """
 
@@ -70,16 +70,16 @@ class BankCourse(Course):
 
     def __init__(self, run: Run, data: TrainingData, method: Banked) -> None:
         super().__init__(run, data)
-        self._bank, self._tags = method.bank, method.tags
+        self._tags = method.tags
         self.num_cached = steps_before_lora(self.plans)
         self._weights = {
             name: getattr(method.bank, name)
             for name in BankSettings.model_fields
             if name.endswith("_weight")
         }
-        self._tag_loss_weight = 0.0 if method.tags is None else method.tags.loss_weight
-        every = {**self._weights, "tag_loss_weight": self._tag_loss_weight}
-        self.penalties = frozenset(name for name, weight in every.items() if weight != 0)
+        if method.tags is not None:
+            self._weights["tag_loss_weight"] = method.tags.loss_weight
+        self.penalties = frozenset(name for name, weight in self._weights.items() if weight != 0)
         self._fixed: dict[int, Tags] = {}
         self._prefixes: dict[Tags, list[int]] = {}
 
@@ -98,15 +98,16 @@ class BankCourse(Course):
 
     def rows(self, at: StepSettings, indices: Sequence[int]) -> Rows:
         """Return a step's rows, with the tags that it shows."""
-        return [None if i == EMPTY else self._row(_of_bank(at), i) for i in indices]
+        return [None if i == EMPTY else self._tagged_row(_of_bank(at), i) for i in indices]
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return a step's bank scale, penalties' weights and tags."""
         step = _of_bank(at)
         found: dict[str, npt.ArrayLike] = {"bank_scale": step.bank_scale}
-        if step.bank_scale != 0:
+        if step.bank_scale != 0:  # a bare step has no router to penalise
             found |= self._weights
-            found["tag_loss_weight"] = self._tag_loss_weight if step.tag_keep > 0 else 0.0
+            if step.tag_keep == 0:
+                found["tag_loss_weight"] = 0.0
         shown = [() if row is None else row.shown for row in rows]
         if self._tags is not None and any(shown):
             none = (0,) * self._tags.num_tags
@@ -118,9 +119,9 @@ class BankCourse(Course):
         """Return a step's bank scale."""
         return {"bank_scale": _of_bank(at).bank_scale}
 
-    def _row(self, step: BankStep, index: int) -> Row:
-        """An example with its tags, in a prefix if the run tells them so."""
-        tags, encoded = self._shown(step, index), self.data.encoded[index]
+    def _tagged_row(self, step: BankStep, index: int) -> Row:
+        """Return an example with its tags, in a text prefix if the run has those."""
+        tags, encoded = self._shown_tags(step, index), self.data.encoded[index]
         method = self._tags
         if not tags or method is None or not method.prefix_room:
             return Row(index, encoded, tags)
@@ -132,11 +133,13 @@ class BankCourse(Course):
         told = prepend(encoded, prefix, after=self.data.beginning, in_loss=in_loss)
         return Row(index, told, tags, in_text=True, lasting=method.fixed)
 
-    def _shown(self, step: BankStep, index: int) -> Tags:
-        """Tags of an example, or none where the tag schedule drops them."""
+    def _shown_tags(self, step: BankStep, index: int) -> Tags:
+        """Return the tags that a step shows of an example; none if the tag schedule drops them."""
         method = self._tags
         if method is None or step.tag_keep == 0:
             return ()
+        # Hashed from run, step and example, not drawn one after another: neither the other rows of
+        # the batch nor a run that goes on after a pause change which tags are shown.
         key = (self.run.seed, step.step, index)
         if keyed_uniform(f"tags/{key}") >= step.tag_keep:
             return ()
@@ -150,6 +153,6 @@ class BankCourse(Course):
 
 
 def _of_bank(at: StepSettings) -> BankStep:
-    """A step's settings as :meth:`BankCourse.step` gives them."""
+    """Narrow a step's settings to those that :meth:`BankCourse.step` gives."""
     assert isinstance(at, BankStep)
     return at

@@ -27,7 +27,7 @@ EMBEDDING_BATCH = 16
 
 
 def tag_plan(run: RunConfig, tokenizer: PreTrainedTokenizerBase, embed: Embed) -> TagPlan | None:
-    """How a run's examples are tagged, or ``None`` for a run without tags."""
+    """Return how a run's examples are tagged; ``None`` for a run without tags."""
     if not run.is_tagged:
         return None
     return TagPlan(
@@ -45,7 +45,11 @@ def uses_prefix(run: RunConfig) -> bool:
 
 
 def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
-    """Find what no tagger can work with, a missing field for one, before anything is computed."""
+    """Check what the tagger needs of the examples, such as a field, before anything is computed.
+
+    Raises:
+        InputError: the tagger cannot tag these examples.
+    """
     if not run.is_tagged:
         return
     if run.tags.tagger == "cluster":
@@ -56,12 +60,12 @@ def check_tags(run: RunConfig, examples: Sequence[Example]) -> None:
                 f"to {num_questions}, the number of distinct training questions: lower it"
             )
         return
-    tagger = make_tagger(run.tags, run.bank, run.seed, dict)
+    tagger = make_tagger(run.tags, run.bank, run.seed, dict)  # no other tagger needs embeddings
     tagger(examples[0], rng=np.random.default_rng(0))
 
 
 def make_tagger(tags: TagSettings, bank: BankSettings, seed: int, embed: Embed) -> Tagger:
-    """Return the tagger that the settings name; ``embed`` serves the tagger ``cluster``."""
+    """Return the tagger that the settings name; ``embed`` is called for ``cluster`` only."""
     sizes = {"num_schemas": bank.num_schemas, "num_tags": tags.num_tags}
     makers: dict[str, Callable[[], Tagger]] = {
         "hash": lambda: hash_tagger(**sizes),
@@ -76,9 +80,9 @@ def make_tagger(tags: TagSettings, bank: BankSettings, seed: int, embed: Embed) 
 def embeddings(
     stack: AdapterStack, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> dict[str, np.ndarray]:
-    """Mean-pooled final hidden states of the questions, by example id.
+    """Return the mean final hidden state of each question, by example id.
 
-    Before training, when LoRA's B is zero, these are the base model's.
+    These are the base model's states if called before training, while LoRA's B is zero.
     """
     found: dict[str, np.ndarray] = {}
     beginning = beginning_tokens(tokenizer)
@@ -94,6 +98,7 @@ def embeddings(
                 for e in chosen
             ]
             width = max(len(e.tokens) for e in encoded)
+            # A stack runs all slots, which are the same model here: the first slot's rows are kept.
             batch = collate([encoded] * stack.num_slots, width=width, num_labels=width)
             batch = batch.to(stack.model.device)
             hidden = stack.hidden(batch.tokens)[: len(chosen)].float()
@@ -104,7 +109,7 @@ def embeddings(
 
 
 def prefixes(run: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Tokens of tag prefixes, the longest one among them; none for a run without prefixes."""
+    """Return the tokens of tag prefixes, among them the longest; none for a run without them."""
     if not uses_prefix(run):
         return []
     texts = [prefix_text((i,) * run.tags.num_tags) for i in range(run.bank.num_schemas)]

@@ -1,8 +1,8 @@
-"""Owns the taggers: what tells the router, early in training, which schemas an example belongs to.
+"""Taggers, which tell the router early in training which schemas an example belongs to.
 
-A tagger maps an example to distinct schema ids, the most fitting first. All but the random one
-depend on the example alone, hashed with hashlib, because Python's own ``hash()`` changes from
-process to process. Hashed routing as a control: Hash Layers, arXiv 2106.04426.
+A tagger maps an example to distinct schema ids, the best one first. All taggers but the random one
+depend on the example alone. They hash with hashlib, because Python's own ``hash()`` changes from
+process to process. For hashed routing as a control see Hash Layers (arXiv 2106.04426).
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from scipy.cluster.vq import kmeans2
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Example
 
-# Which words name which operation: whole words, any case. A percent sign is read as "percent".
+# The words that name each operation: whole words, in upper or lower case. A percent sign is read as
+# "percent".
 OPERATION_KEYWORDS: Mapping[str, str] = {
     "addition": r"total|altogether|in all|sum|combined|together|plus|add|adds|added|more",
     "subtraction": r"left|remain|remains|remaining|fewer|less|minus|difference|lost|gave|spent",
@@ -31,14 +32,14 @@ OPERATION_KEYWORDS: Mapping[str, str] = {
 }
 NO_OPERATION = "none"
 
-NUM_RESTARTS = 3
+NUM_RESTARTS = 3  # starts of k-means, of which the best result counts
 NUM_ITERATIONS = 25
 
 Floats = npt.NDArray[np.float64]
 
 
 class Tagger(Protocol):
-    """Maps an example to distinct schema ids, or to ``()`` for no tags."""
+    """Maps an example to distinct schema ids."""
 
     def __call__(self, example: Example, *, rng: np.random.Generator) -> tuple[int, ...]:
         """Return the example's tags; only a random tagger draws from ``rng``."""
@@ -48,28 +49,29 @@ class Tagger(Protocol):
 def hash_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
     """Tag by a hash of the question's text: equal questions have equal tags."""
     _check_numbers(num_schemas, num_tags)
-    return _fixed(lambda example: _take(_hashed(example.question, num_schemas), num_tags))
+    return _first_distinct(lambda e: _hashed_schemas(e.question, num_schemas), num_tags)
 
 
 def content_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
     """Tag by the operations that the question names, in the order of their first mention.
 
-    `OPERATION_KEYWORDS` says which words name an operation; a question that names none counts as
-    naming a further one, ``none``. The i-th operation of the table owns schema i (modulo their
-    number) and, after it, the ids hashed from (operation, 1), (operation, 2), ... The first ids of
-    all operations named come first, then their second ids, until there are ``num_tags``.
+    `OPERATION_KEYWORDS` has the words that name an operation. A question without any of them counts
+    as one that names a further operation, ``none``. The first schema of the i-th operation in the
+    table is schema i, modulo their number; its next ones are hashed from its name. The tags are the
+    first schemas of all operations that a question names, then their second ones, and so on until
+    there are ``num_tags``.
     """
     _check_numbers(num_schemas, num_tags)
-    return _fixed(
-        lambda example: _take(_owned(named_operations(example.question), num_schemas), num_tags)
+    return _first_distinct(
+        lambda e: _operation_schemas(named_operations(e.question), num_schemas), num_tags
     )
 
 
 def field_tagger(*, field: str, num_schemas: int, num_tags: int) -> Tagger:
-    """Tag by a hash of one of the data's columns, for tasks whose structure is known."""
+    """Tag by a hash of a field of the data, for tasks whose structure is known."""
     _check_numbers(num_schemas, num_tags)
 
-    def tags(example: Example) -> tuple[int, ...]:
+    def schemas(example: Example) -> Iterator[int]:
         if field not in example.fields:
             known = ", ".join(sorted(example.fields)) or "no fields at all"
             raise InputError(
@@ -77,13 +79,13 @@ def field_tagger(*, field: str, num_schemas: int, num_tags: int) -> Tagger:
                 f"{did_you_mean(field, example.fields)}: it has {known}, name one of the task's "
                 "fields or use another tagger"
             )
-        return _take(_hashed(f"{field}={example.fields[field]}", num_schemas), num_tags)
+        return _hashed_schemas(f"{field}={example.fields[field]}", num_schemas)
 
-    return _fixed(tags)
+    return _first_distinct(schemas, num_tags)
 
 
 def random_tagger(*, num_schemas: int, num_tags: int) -> Tagger:
-    """Tag at random, drawn anew at every presentation: the control that carries no information."""
+    """Tag at random, anew each time an example is shown: a control without any information."""
     _check_numbers(num_schemas, num_tags)
 
     def tagger(example: Example, *, rng: np.random.Generator) -> tuple[int, ...]:
@@ -103,14 +105,14 @@ def cluster_tagger(
     """Tag by the nearest of ``num_schemas`` k-means centroids, nearest first.
 
     Args:
-        embeddings: mean-pooled base-model embeddings by example id, each of shape (hidden,).
+        embeddings: the base model's mean-pooled states by example id, each of shape (hidden,).
         num_schemas: clusters, one for each schema.
         num_tags: tags of an example.
         seed: seed of the clustering, whose result does not depend on the mapping's order.
     """
     _check_numbers(num_schemas, num_tags)
     ids = sorted(embeddings)
-    points = _stacked(ids, embeddings, num_schemas)
+    points = _stack_embeddings(ids, embeddings, num_schemas)
     centroids = _kmeans(points, num_schemas, np.random.default_rng(seed))
     nearest = np.argsort(_squared_distances(points, centroids), axis=1, kind="stable")
     tags_by_id = {
@@ -125,12 +127,7 @@ def cluster_tagger(
             )
         return tags_by_id[example.id]
 
-    return _fixed(tags)
-
-
-def no_tagger() -> Tagger:
-    """Tag nothing."""
-    return _fixed(lambda _: ())
+    return _without_randomness(tags)
 
 
 def prefix_text(tags: tuple[int, ...]) -> str:
@@ -148,7 +145,7 @@ def keep_probability(schedule: Sequence[float], progress: float) -> float:
     assert 0 <= progress <= 1
     if not schedule:
         return 0.0
-    # step / num_steps * parts can fall a hair short of the whole number it stands for.
+    # By rounding, progress * parts may be a little less than the whole number that it stands for.
     part = math.floor(progress * len(schedule) + 1e-9)
     return schedule[min(part, len(schedule) - 1)]
 
@@ -164,7 +161,19 @@ def named_operations(question: str) -> list[str]:
     return sorted(found, key=found.__getitem__) or [NO_OPERATION]
 
 
-def _fixed(tags: Callable[[Example], tuple[int, ...]]) -> Tagger:
+def _first_distinct(schemas: Callable[[Example], Iterator[int]], num_tags: int) -> Tagger:
+    """Make a tagger that takes the first distinct ids that a function yields for an example."""
+
+    def tags(example: Example) -> tuple[int, ...]:
+        ids, distinct = schemas(example), dict[int, None]()
+        while len(distinct) < num_tags:
+            distinct[next(ids)] = None
+        return tuple(distinct)
+
+    return _without_randomness(tags)
+
+
+def _without_randomness(tags: Callable[[Example], tuple[int, ...]]) -> Tagger:
     """Make a tagger of a function that needs no randomness."""
 
     def tagger(example: Example, *, rng: np.random.Generator) -> tuple[int, ...]:
@@ -182,33 +191,26 @@ def _check_numbers(num_schemas: int, num_tags: int) -> None:
         )
 
 
-def _hashed(key: str, num_schemas: int) -> Iterator[int]:
+def _hashed_schemas(key: str, num_schemas: int) -> Iterator[int]:
     """Yield schema ids hashed from a key, without end and with repetitions."""
     for draw in itertools.count():
         digest = hashlib.sha256(f"{draw}/{key}".encode()).digest()
         yield int.from_bytes(digest[:8], "big") % num_schemas
 
 
-def _owned(operations: Sequence[str], num_schemas: int) -> Iterator[int]:
-    """Yield the schema ids of several operations in turn, each one's own schema first."""
+def _operation_schemas(operations: Sequence[str], num_schemas: int) -> Iterator[int]:
+    """Yield the schema ids of operations in turn: the first of each, then the second of each."""
     names = [*OPERATION_KEYWORDS, NO_OPERATION]
     for name in operations:
         yield names.index(name) % num_schemas
-    for ids in zip(*(_hashed(name, num_schemas) for name in operations), strict=True):
+    for ids in zip(*(_hashed_schemas(name, num_schemas) for name in operations), strict=True):
         yield from ids
 
 
-def _take(ids: Iterator[int], num_tags: int) -> tuple[int, ...]:
-    """Return the first distinct ids."""
-    distinct: dict[int, None] = {}
-    while len(distinct) < num_tags:
-        distinct[next(ids)] = None
-    return tuple(distinct)
-
-
-def _stacked(
+def _stack_embeddings(
     ids: Sequence[str], embeddings: Mapping[str, npt.NDArray[np.floating]], num_schemas: int
 ) -> Floats:
+    """Return the embeddings of these examples, (point, hidden), after checking them."""
     shapes = {embeddings[id_].shape for id_ in ids}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
         raise InputError(
@@ -230,7 +232,7 @@ def _stacked(
 def _kmeans(points: Floats, num_clusters: int, rng: np.random.Generator) -> Floats:
     """Return the centroids, (cluster, hidden), of the best of several k-means++ starts."""
     with warnings.catch_warnings():
-        # A cluster that loses its last point keeps its centroid, which serves a schema well enough.
+        # A cluster that loses its last point keeps its centroid, which is good enough for tags.
         warnings.filterwarnings("ignore", message="One of the clusters is empty")
         runs = [
             kmeans2(points, num_clusters, iter=NUM_ITERATIONS, minit="++", rng=rng)[0]
@@ -241,6 +243,7 @@ def _kmeans(points: Floats, num_clusters: int, rng: np.random.Generator) -> Floa
 
 def _squared_distances(points: Floats, centroids: Floats) -> Floats:
     """Return squared distances, (point, cluster)."""
+    # Rounding may make the difference of nearly equal numbers negative.
     squares = np.square(points).sum(1)[:, None] + np.square(centroids).sum(1)
     distances: Floats = np.maximum(squares - 2 * points @ centroids.T, 0.0)
     return distances
