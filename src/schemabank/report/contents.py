@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from schemabank.common.tables import PlainTable, without_empty_columns
-from schemabank.report.claims import Judged
-from schemabank.report.comparing import Comparison, ItemComparison, Material
+from schemabank.report.claims.judgements import Judged
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.comparing.items import ItemComparison
+from schemabank.report.comparing.material import Material
 from schemabank.report.figures import Spec
 from schemabank.report.plain import plain, plain_fields
 from schemabank.report.sections import (
@@ -40,8 +42,8 @@ from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.rates import Tried
 from schemabank.report.sections.routing import HeatMap
 from schemabank.report.sections.samples import Sample, Shown
-from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings import Finding
+from schemabank.report.sections.verdict import Scoring
+from schemabank.report.warnings.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Report:
     """
 
     table: TableFile
-    scored: Scored | None
+    scored: Scoring | None
     comparison: Comparison
     topics: Topics
     warnings: Sequence[Finding]

@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.common.errors import InputError
-from schemabank.report.claims import Subject, beside, judge_claims
-from schemabank.report.comparing import compare, gather
+from schemabank.report.claims.judgements import beside, judge_claims
+from schemabank.report.claims.statistics import Subject
+from schemabank.report.comparing.comparison import compare
+from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, Topics, find_topics
-from schemabank.report.reading import RunSet, choose_arms, choose_contrast, read_runs, read_scores
+from schemabank.report.reading.runs import RunSet, read_runs
+from schemabank.report.reading.table import choose_arms, read_scores
+from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
-from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings import (
-    Facts,
-    adapters_in_doubt,
-    by_weight,
-    find_run_warnings,
-    find_warnings,
-)
+from schemabank.report.sections.verdict import Scoring
+from schemabank.report.warnings.adapters import adapters_in_doubt
+from schemabank.report.warnings.finding import by_weight
+from schemabank.report.warnings.scores import find_warnings
+from schemabank.report.warnings.training import Facts, find_run_warnings
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _of_runs(path: Path, question: Question) -> Report:
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
-        scored=Scored(runs.score, runs.split, group),
+        scored=Scoring(runs.score, runs.split, group),
         comparison=material.comparison,
         topics=topics,
         warnings=by_weight(warnings, arms),

@@ -15,7 +15,7 @@ from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.plain import EPOCHS, KEY
-from schemabank.report.reading import ScoreTable
+from schemabank.report.reading.table import ScoreTable
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
@@ -149,6 +149,11 @@ class Comparison:
     arms: list[ArmAt]
     references: list[Reference]
     peaks: Peaks
+
+    @property
+    def every_contrast(self) -> list[Contrast]:
+        """Those at settings and, where there are several, the pooled one."""
+        return [*self.contrasts, *([self.pooled] if len(self.contrasts) > 1 else [])]
 
 
 def compare(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import ReportedRun, RunSet
+from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.runs.itemscores import ItemScores, load_item_scores
 from schemabank.tasks.scoring.scores import METRICS
 
@@ -56,7 +56,7 @@ class ItemTable:
 
     def __init__(self, runs: RunSet) -> None:
         self._runs = runs
-        self._at = {key: {run.seed: run for run in own} for key, own in runs.at().items()}
+        self._at = {key: {run.seed: run for run in own} for key, own in runs.by_place().items()}
         self._fixed: dict[str, dict[str, ReportedRun]] = {}
         for run in runs.runs:
             if not run.trained:

@@ -11,7 +11,9 @@ from pathlib import Path
 from schemabank import stats
 from schemabank.report.comparing.comparison import Comparison, Contrast, compare
 from schemabank.report.comparing.items import ItemTable
-from schemabank.report.reading import RunSet, ScoreTable, as_table, with_control
+from schemabank.report.reading.runs import RunSet
+from schemabank.report.reading.table import ScoreTable
+from schemabank.report.reading.tabulate import as_table, with_control
 
 
 @dataclass(frozen=True)

@@ -113,17 +113,17 @@ class RunSet:
         """Names of arms that train something, or of those that do not."""
         return list(dict.fromkeys(run.arm for run in self.runs if run.trained == trained))
 
-    def at(self) -> dict[tuple[str, str], list[ReportedRun]]:
-        """Return the trained runs by arm and setting; untrained ones are in ``runs`` alone."""
+    def by_place(self, *, untrained: bool = False) -> dict[tuple[str, str], list[ReportedRun]]:
+        """Return the trained runs, or all, by arm and setting."""
         found: dict[tuple[str, str], list[ReportedRun]] = {}
         for run in self.runs:
-            if run.trained:
+            if run.trained or untrained:
                 found.setdefault((run.arm, run.setting), []).append(run)
         return found
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ListedRun:
     """Where a run stands, before anything of it is read."""
 
     run_id: str
@@ -175,12 +175,12 @@ def read_runs(path: Path) -> RunSet:
     )
 
 
-def _listed(manifest: Mapping[str, Any]) -> Iterator[_Place]:
+def _listed(manifest: Mapping[str, Any]) -> Iterator[_ListedRun]:
     for row in manifest["runs"]:
-        yield _Place(row["run_id"], row["arm"], row["seed"], row["settings"])
+        yield _ListedRun(row["run_id"], row["arm"], row["seed"], row["settings"])
 
 
-def _scanned(path: Path) -> list[_Place]:
+def _scanned(path: Path) -> list[_ListedRun]:
     """The runs that lie in a folder; a base model with shots is an arm of its own."""
     places = []
     for result in sorted(path.glob(f"*/{RESULT}")):
@@ -189,11 +189,11 @@ def _scanned(path: Path) -> list[_Place]:
         found = read_result(result)
         shots = found["few_shot"]
         arm = found["arm"] + (f", {shots} shots" if shots else "")
-        places.append(_Place(result.parent.name, arm, found["seed"]))
+        places.append(_ListedRun(result.parent.name, arm, found["seed"]))
     return places
 
 
-def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], list[_Place]]:
+def _with_settings(path: Path, places: Sequence[_ListedRun]) -> tuple[list[str], list[_ListedRun]]:
     """Find what sets runs of the same arm apart, beside their seeds."""
     configs = {place.run_id: read_config(path / place.run_id) for place in places}
     by_arm: dict[str, dict[int, Config]] = {}
@@ -205,7 +205,7 @@ def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], lis
     for place in places:
         settings = settings_of(configs[place.run_id])
         own = {name: settings.get(name) for name in names}
-        found.append(_Place(place.run_id, place.arm, place.seed, own))
+        found.append(_ListedRun(place.run_id, place.arm, place.seed, own))
     return names, found
 
 
@@ -220,7 +220,7 @@ def _varying(configs: Iterable[Config]) -> list[str]:
     ]
 
 
-def _finished(path: Path, place: _Place, names: Sequence[str]) -> ReportedRun | None:
+def _finished(path: Path, place: _ListedRun, names: Sequence[str]) -> ReportedRun | None:
     folder = path / place.run_id
     if not (folder / RESULT).exists():
         return None

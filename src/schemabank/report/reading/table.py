@@ -31,7 +31,7 @@ NO_ARM = MISSING - {"none"}  # which an arm may well be called
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One run, or one reference.
 
     Attributes:
@@ -76,11 +76,11 @@ class ScoreTable:
 
     name: str
     sha256: str
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     setting_name: str = "epochs"
 
     @property
-    def references(self) -> list[Row]:
+    def references(self) -> list[ScoreRow]:
         """Rows without a seed."""
         return [row for row in self.rows if row.seed is None]
 
@@ -95,7 +95,7 @@ class ScoreTable:
         references = {row.arm for row in self.references}
         return [arm for arm in self.arms if arm not in references]
 
-    def runs(self, arm: str, setting: str | None = None) -> list[Row]:
+    def runs(self, arm: str, setting: str | None = None) -> list[ScoreRow]:
         """Return an arm's runs, of one setting or, for ``None``, of all."""
         return [
             row
@@ -128,7 +128,7 @@ def read_scores(path: Path) -> ScoreTable:
         InputError: the file cannot be read, or a line is wrong; it is named.
     """
     text, digest = _text(path)
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     seen: dict[tuple[str, str, str | None], int] = {}
     for line, cells in read_cells(text, path, COLUMNS, OPTIONAL):
         row = _row(cells, f"{path.name} line {line}", line)
@@ -269,12 +269,12 @@ def _check_head(
         )
 
 
-def _row(cells: dict[str, str], place: str, line: int) -> Row:
+def _row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     if not cells["arm"] or cells["arm"].lower() in NO_ARM:
         said = f"{cells['arm']!r}, which stands for nothing" if cells["arm"] else "empty"
         raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
     exact, decimals = _share(cells["score"], place)
-    return Row(
+    return ScoreRow(
         arm=cells["arm"],
         setting=known(cells["epochs"]),
         seed=known(cells["seed"]) or None,

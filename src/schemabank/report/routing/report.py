@@ -18,10 +18,10 @@ MOST_VALUES = 40  # of a field in a heat map
 LONGEST_LABEL = 40
 SHOWN_TOKENS = 6
 
-Report = Mapping[str, Any]
+Analysis = Mapping[str, Any]
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_report(folder: Path, report: Analysis) -> None:
     """Write ``routing.json``, ``routing.md`` and the figures into a folder."""
     write_json(folder / JSON, report)
     figures = dict(_figures(report))
@@ -31,7 +31,7 @@ def write_report(folder: Path, report: Report) -> None:
     (folder / PAGE).write_text(_page(report, titles), encoding="utf-8")
 
 
-def tables(report: Report) -> list[PlainTable]:
+def tables(report: Analysis) -> list[PlainTable]:
     """Return the tables: the routers' choices, what they tell of fields, and reuse of schemas."""
     found = [_states(report)]
     if report["information"]:
@@ -41,7 +41,7 @@ def tables(report: Report) -> list[PlainTable]:
     return found
 
 
-def _states(report: Report) -> PlainTable:
+def _states(report: Analysis) -> PlainTable:
     tagged = "tag_agreement" in report["layers"][0]
     head = ["state", "layer", "entropy", "schemas in use", "dead", "load balance", "changed"]
     rows = []
@@ -66,7 +66,7 @@ def _states(report: Report) -> PlainTable:
     return title, head + (["on tags (by chance)"] if tagged else []), rows
 
 
-def _information(report: Report) -> PlainTable:
+def _information(report: Analysis) -> PlainTable:
     """One row a field, place and layer; a column a state: the information, and chance's 95 %."""
     last = report["states"][-1]
     found = {(r["field"], r["place"], r["layer"], r["state"]): r for r in report["information"]}
@@ -82,7 +82,7 @@ def _information(report: Report) -> PlainTable:
     return title, head, rows
 
 
-def _reuse(report: Report) -> PlainTable:
+def _reuse(report: Analysis) -> PlainTable:
     rows = [
         [
             row["place"],
@@ -98,13 +98,13 @@ def _reuse(report: Report) -> PlainTable:
     return "overlap of the choices of two examples, at the end", head, rows
 
 
-def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
+def _figures(report: Analysis) -> Iterator[tuple[str, tuple[str, Spec]]]:
     """Heat maps by file name, each with what it shows."""
     for name, (rows, title, cells) in heat_map_cells(report).items():
         yield name, (title, _heat_map(cells, rows, title))
 
 
-def heat_map_cells(report: Report) -> dict[str, tuple[str, str, list[Cell]]]:
+def heat_map_cells(report: Analysis) -> dict[str, tuple[str, str, list[Cell]]]:
     """Return heat maps by name: what their rows are, their title and their cells."""
     title = "share of choices by schema, layer and state of the training"
     cells = [
@@ -143,7 +143,7 @@ def _number(pair: tuple[str, object]) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces]
 
 
-def _page(report: Report, figures: Mapping[str, str]) -> str:
+def _page(report: Analysis, figures: Mapping[str, str]) -> str:
     lines = [f"# Routing of {report['run']}", ""]
     lines += [
         "Bank on at full scale, no dropout, no tag prefix. What the figures mean: docs/routing.md."
@@ -159,7 +159,7 @@ def _page(report: Report, figures: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _typical(report: Report) -> Iterator[str]:
+def _typical(report: Analysis) -> Iterator[str]:
     last = report["states"][-1]
     usage = {row["layer"]: row["usage"] for row in report["layers"] if row["state"] == last}
     rows = []

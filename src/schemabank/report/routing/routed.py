@@ -39,7 +39,7 @@ class RoutingQuestion:
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutedExamples:
     """What is routed.
 
     Attributes:
@@ -77,14 +77,14 @@ class Routed:
 
 def make_routed(
     items: Sequence[Item], run: RunConfig, question: RoutingQuestion, tags: Floats | str
-) -> Routed:
+) -> RoutedExamples:
     """Put together what is known of the examples.
 
     Raises:
         InputError: a field that the data lacks, or a wording without a meaning.
     """
     meanings, wordings = _paraphrases(items, run, question)
-    return Routed(
+    return RoutedExamples(
         items=items,
         tokens=tokens_of(items),
         tags=tags,

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import fsum
+from statistics import fmean
 
 from schemabank import stats
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import Adjusted, Material, judged_together
+from schemabank.report.comparing.families import Adjusted, judged_together
+from schemabank.report.comparing.material import Material
 from schemabank.report.plain import SPLICED
 from schemabank.report.sections.cells import percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
@@ -29,7 +30,7 @@ def find(material: Material) -> list[OtherArm]:
     found = {arm: _difference(material, arm) for arm in arms if _comparable(material, arm)}
     judged = judged_together([difference for _, difference in found.values()])
     return [
-        OtherArm(arm, len(scores), fsum(scores) / len(scores), own)
+        OtherArm(arm, len(scores), fmean(scores), own)
         for (arm, (scores, _)), own in zip(found.items(), judged, strict=True)
     ]
 
@@ -48,16 +49,15 @@ def chart(found: Sequence[OtherArm], labels: Labels) -> Chart | None:
 def table(found: Sequence[OtherArm]) -> PlainTable | None:
     """Return the treatment against every other arm."""
     rows = [
-        [
-            own.arm,
-            str(own.seeds),
-            percent(own.mean),
-            *cells(own.judged),
-        ]
+        {
+            "arm": own.arm,
+            "seeds": str(own.seeds),
+            "its mean": percent(own.mean),
+            **cells("treatment - arm", own.judged),
+        }
         for own in found
     ]
-    head = ["arm", "seeds", "its mean", "treatment - arm", "95 % interval", "p", "Holm", "verdict"]
-    return table_of("treatment against every other arm, in points of percent", head, rows)
+    return table_of("treatment against every other arm, in points of percent", rows)
 
 
 def _settings(material: Material, arm: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from schemabank.report.figures import Cell, heat_map
-from schemabank.report.reading import RunSet
+from schemabank.report.reading.runs import RunSet
 from schemabank.report.routing.report import JSON, heat_map_cells
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart

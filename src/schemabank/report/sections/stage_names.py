@@ -4,21 +4,19 @@ Names stand above the curves in rows: each in the highest row that has room from
 on. Which widths letters have is known to the drawing alone, so they are taken as wide ones.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
-from schemabank.report.figures import LONGEST_LABEL
+from schemabank.report.figures import LONGEST_LABEL, Datum
 
 LETTER, WIDE_LETTER = 6.6, 11.5  # pixels
 GAP, BESIDE = 10, 3  # pixels between two names, and between a name and its line
 SIDES = ("right", "left")
 MOST_ROWS = 5  # of names above a curve
 
-Row = Mapping[str, Any]
 
-
-def with_places(rows: Sequence[Row], width: float) -> list[dict[str, Any]]:
+def with_places(rows: Sequence[Datum], width: float) -> list[dict[str, Any]]:
     """Return rows of a learning curve, with a place for the name of each stage.
 
     Args:
@@ -45,12 +43,12 @@ def with_places(rows: Sequence[Row], width: float) -> list[dict[str, Any]]:
     return found
 
 
-def rows_of(rows: Sequence[Row]) -> int:
+def rows_of(rows: Sequence[Datum]) -> int:
     """Return how many rows of names there are."""
     return max((row["row"] + 1 for row in rows if row.get("side") in SIDES), default=0)
 
 
-def _labelled(stages: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _labelled(stages: Sequence[Datum]) -> Iterator[dict[str, Any]]:
     own: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for stage in stages:
         own.setdefault((stage["panel"], stage["arm"]), []).append((stage["step"], stage["name"]))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from schemabank.adapters.peftcheck import PeftCheck, read_check
-from schemabank.report.reading import RunSet
+from schemabank.report.reading.runs import RunSet
 from schemabank.report.warnings.finding import MOST_NAMED, Finding
 
 

@@ -3,7 +3,7 @@
 Its id is stable, so that a program can look for it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_NAMED = 5  # rows or runs in a sentence
@@ -63,6 +63,12 @@ class Finding:
     id: str
     numbers: Mapping[str, object]
     sentence: str
+
+
+def first_named(texts: Sequence[str]) -> str:
+    """Return the first of some texts, and how many more there are."""
+    left = len(texts) - MOST_NAMED
+    return "; ".join(texts[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
 
 
 def times(num: int, what: str) -> str:
