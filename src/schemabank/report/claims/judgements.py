@@ -82,7 +82,7 @@ def judge_claims(path: Path, subject: Subject) -> list[Judged]:
     Raises:
         InputError: the file cannot be read, or a claim is about nothing that there is.
     """
-    rows = read_cells(read_text(path), path, COLUMNS)
+    rows = read_cells(read_text(path)[0], path, COLUMNS)
     return [
         _judge(_read_claim(cells, f"{path.name} line {line}", subject), subject)
         for line, cells in rows

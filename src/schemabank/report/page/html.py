@@ -35,7 +35,7 @@ LONGEST_ALT = 600  # characters of a drawing's description
 def html_page(report: Report) -> str:
     """Return the page; all texts of the report may be anybody's."""
     own, answers = report.comparison, browser(report)
-    parts = [s for s in sections(report) if s.key != "completions" or s.tables or answers]
+    parts = [section for section in sections(report) if section.says_something or answers]
     main = "".join(_section(part, answers) for part in parts)
     charts = [chart for part in parts for chart in part.charts]
     data = {c.name: drawable({"spec": _quiet(c.spec), "arms": list(c.arms)}) for c in charts}
@@ -80,7 +80,7 @@ def _section(section: Section, answers: str) -> str:
         for at, t in enumerate(section.tables)
         if t not in drawn
     ]
-    if section.key == "completions":
+    if section.has_samples:
         content.append(answers)
     head = f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
     title = f'<h2 id="{section.key}-title">{html(section.title)}</h2>'

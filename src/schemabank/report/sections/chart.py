@@ -5,7 +5,7 @@ of it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from schemabank.common.tables import PlainTable
@@ -40,7 +40,7 @@ class Chart:
     caption: str
     spec: Spec
     table: PlainTable
-    arms: Sequence[str] = field(default=())
+    arms: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
