@@ -107,7 +107,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; all its texts may hold anybody's.
+    """A part of the page. Its texts may come from anybody, so pages escape them.
 
     Attributes:
         key: its anchor.

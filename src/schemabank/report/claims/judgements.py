@@ -320,7 +320,7 @@ def _check_known(claim: Claim) -> None:
         )
     needs = {**NUMBERS, **NAMES, **ALWAYS}.get(claim.statistic, ("", None))[0].split()
     needs += ["arm"] if claim.statistic in (*SPREADS, *RANGES) else []
-    missing = [name for name in needs if not _cell(claim, name)]
+    missing = [name for name in needs if not _claim_cell(claim, name)]
     if missing or (claim.statistic == "change" and len(claim.settings) != 2):
         raise InputError(
             f"{claim.place}: {claim.statistic} needs {', '.join(needs)} (of a change, the epochs "
@@ -334,7 +334,7 @@ def _check_known(claim: Claim) -> None:
         )
 
 
-def _cell(claim: Claim, name: str) -> object:
+def _claim_cell(claim: Claim, name: str) -> object:
     """What a claim has in a column of its file."""
     return claim.settings if name == "epochs" else getattr(claim, name)
 

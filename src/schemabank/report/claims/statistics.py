@@ -126,18 +126,6 @@ def cvs(subject: Subject, claim: Claim, settings: Sequence[str], lost: int) -> F
     return sds(subject, claim, settings, lost) / subject.mean(claim.arm, settings, claim.place)
 
 
-def _score(subject: Subject, claim: Claim) -> Fraction:
-    return _own(subject.scores(claim.arm, claim.settings, claim.place), claim)
-
-
-def _arm_mean(subject: Subject, claim: Claim) -> Fraction:
-    return subject.mean(claim.arm, subject.settings(claim), claim.place)
-
-
-def _ratio(subject: Subject, claim: Claim) -> Fraction:
-    return subject.ratio(subject.settings(claim), claim.place)
-
-
 def _ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
     return {name: subject.ratio([name], claim.place) for name in subject.settings(claim)}
 
@@ -176,7 +164,7 @@ def _mean_epochs(subject: Subject, claim: Claim) -> Fraction:
 def _best_by_epochs(subject: Subject, claim: Claim, best: Best) -> dict[str, set[str]]:
     """Name the seeds that are the best, or worst, of their arm at each setting."""
     settings = subject.settings(claim)
-    return {name: _at(subject.table.scores(claim.arm, name), best) for name in settings}
+    return {name: _names_of_best(subject.table.scores(claim.arm, name), best) for name in settings}
 
 
 def _highest(subject: Subject, claim: Claim, column: int) -> set[str]:
@@ -199,10 +187,10 @@ def _largest_change(subject: Subject, claim: Claim) -> set[str]:
 def _peak_epochs(subject: Subject, claim: Claim) -> set[str]:
     """Name the settings at which a seed has its best score."""
     peaks = peaks_by_seed(subject.table, claim.arm, subject.settings(claim))
-    return set(_own(peaks, claim)[1])
+    return set(_of_seed(peaks, claim)[1])
 
 
-def _own(found: Mapping[str, Value], claim: Claim) -> Value:
+def _of_seed(found: Mapping[str, Value], claim: Claim) -> Value:
     """Return what belongs to the claim's seed."""
     if claim.seed not in found:
         raise InputError(
@@ -211,7 +199,7 @@ def _own(found: Mapping[str, Value], claim: Claim) -> Value:
     return found[claim.seed]
 
 
-def _at(found: Mapping[str, Fraction], best: Best) -> set[str]:
+def _names_of_best(found: Mapping[str, Fraction], best: Best) -> set[str]:
     """Name what has the best, or worst, value."""
     if not found:
         return set()
@@ -225,14 +213,14 @@ def _quotients(above: Mapping[str, Fraction], below: Mapping[str, Fraction]) -> 
 
 # Each with the cells that a claim about it must fill.
 NUMBERS: dict[str, tuple[str, Callable[[Subject, Claim], Fraction]]] = {
-    "score": ("arm epochs seed", _score),
-    "mean": ("arm", _arm_mean),
-    "ratio_of_means": ("", _ratio),
+    "score": ("arm epochs seed", lambda s, c: _of_seed(s.scores(c.arm, c.settings, c.place), c)),
+    "mean": ("arm", lambda s, c: mean(s.own_scores(c).values())),
+    "ratio_of_means": ("", lambda s, c: s.ratio(s.settings(c), c.place)),
     "highest": ("arm", lambda s, c: max(_all_scores(s, c))),
     "highest_mean": ("arm", lambda s, c: max(s.by_epochs(c).values())),
     "highest_ratio_of_means": ("", lambda s, c: max(_ratios(s, c).values())),
-    "peak": ("arm seed", lambda s, c: _own(s.peaks(c.arm, c), c)),
-    "peak_ratio": ("seed", lambda s, c: _own(s.peak_ratios(c), c)),
+    "peak": ("arm seed", lambda s, c: _of_seed(s.peaks(c.arm, c), c)),
+    "peak_ratio": ("seed", lambda s, c: _of_seed(s.peak_ratios(c), c)),
     "change": ("arm epochs", _change),
     "num_runs": ("", lambda s, c: Fraction(len(s.rows(c)))),
     "num_seeds": ("", lambda s, c: Fraction(len({row.seed for row in s.rows(c)}))),
@@ -243,13 +231,13 @@ NAMES: dict[str, tuple[str, Callable[[Subject, Claim], set[str]]]] = {
     "peak_epochs": ("arm seed", _peak_epochs),
     "highest_epochs": ("arm", lambda s, c: _highest(s, c, 0)),
     "highest_seed": ("arm", lambda s, c: _highest(s, c, 1)),
-    "highest_mean_epochs": ("arm", lambda s, c: _at(s.by_epochs(c), max)),
-    "highest_ratio_epochs": ("", lambda s, c: _at(_ratios(s, c), max)),
-    "highest_peak_ratio_seed": ("", lambda s, c: _at(s.peak_ratios(c), max)),
-    "highest_peak_seed": ("arm", lambda s, c: _at(s.peaks(c.arm, c), max)),
-    "lowest_peak_seed": ("arm", lambda s, c: _at(s.peaks(c.arm, c), min)),
-    "best_seed": ("arm", lambda s, c: _at(s.own_scores(c), max)),
-    "worst_seed": ("arm", lambda s, c: _at(s.own_scores(c), min)),
+    "highest_mean_epochs": ("arm", lambda s, c: _names_of_best(s.by_epochs(c), max)),
+    "highest_ratio_epochs": ("", lambda s, c: _names_of_best(_ratios(s, c), max)),
+    "highest_peak_ratio_seed": ("", lambda s, c: _names_of_best(s.peak_ratios(c), max)),
+    "highest_peak_seed": ("arm", lambda s, c: _names_of_best(s.peaks(c.arm, c), max)),
+    "lowest_peak_seed": ("arm", lambda s, c: _names_of_best(s.peaks(c.arm, c), min)),
+    "best_seed": ("arm", lambda s, c: _names_of_best(s.own_scores(c), max)),
+    "worst_seed": ("arm", lambda s, c: _names_of_best(s.own_scores(c), min)),
     "largest_change_epochs": ("arm", _largest_change),
 }
 ALWAYS: dict[str, tuple[str, Callable[[Subject, Claim], dict[str, set[str]]]]] = {

@@ -44,7 +44,7 @@ def browser(report: Report) -> str:
         return ""
     if not samples:
         without = of.without_predictions
-        return f"<p>No samples: {_without(without)}.</p>" if without else ""
+        return f"<p>No samples: {_without_predictions(without)}.</p>" if without else ""
     has = _distinct(answer.arm for sample in samples for answer in sample.answers)
     own = report.comparison
     arms = _distinct((*(arm for arm in (own.treatment, own.control) if arm in has), *has))
@@ -55,7 +55,7 @@ def browser(report: Report) -> str:
     ]
     places = cut([len(text.encode()) for text in written])
     shown = [samples[at] for at in places]
-    what = _what(of, own.setting_name, len(shown), len(samples))
+    what = _scope(of, own.setting_name, len(shown), len(samples))
     return (
         f"<h3>Samples</h3><p>{isolated(what)} Each opens on its own; the arms' answers are side by "
         f'side.</p>{_filters(shown, arms, binary=binary)}<div id="samples">'
@@ -82,7 +82,7 @@ def _even_places(total: int, num: int) -> list[int]:
     return [index * total // num for index in range(num)]
 
 
-def _what(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
+def _scope(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
     """Of which items, seeds and setting the samples are, and what is left out."""
     found = f"{of.shown:,} of {of.num_items:,} items"
     if of.seeds:
@@ -95,10 +95,10 @@ def _what(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
             "are in samples.jsonl"
         )
     without = of.without_predictions
-    return found + (f"; {_without(without)}." if without else ".")
+    return found + (f"; {_without_predictions(without)}." if without else ".")
 
 
-def _without(num: int) -> str:
+def _without_predictions(num: int) -> str:
     return f"{num:,} runs keep no predictions" if num > 1 else "1 run keeps no predictions"
 
 
@@ -193,7 +193,7 @@ def _answer(at: int, answer: Answer | None, *, binary: bool) -> str:
     extracted = answer.extracted
     read = "nothing was read" if extracted is None else f"read as {isolated(extracted)}"
     stop = html(answer.stop_reason)
-    mark, words = _judged(answer.score, binary=binary)
+    mark, words = _score_shown(answer.score, binary=binary)
     return (
         f'<td data-arm="{at}" data-stop="{stop}"><p class="facts"><b class="{mark}">'
         f"{words}</b>, {read}; {answer.new_tokens} tokens, stop: {stop}</p>"
@@ -201,7 +201,7 @@ def _answer(at: int, answer: Answer | None, *, binary: bool) -> str:
     )
 
 
-def _judged(score: float, *, binary: bool) -> tuple[str, str]:
+def _score_shown(score: float, *, binary: bool) -> tuple[str, str]:
     """An answer's class and its score in words."""
     if binary and score in {0.0, 1.0}:
         return ("right", "✓ right") if score else ("wrong", "✗ wrong")

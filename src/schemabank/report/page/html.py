@@ -72,7 +72,10 @@ def _document(title: str, body: str, *, with_charts: bool) -> str:
 
 def _section(section: Section, answers: str) -> str:
     drawn = [chart.table for chart in section.charts]
-    content = [_paragraph(section, text, at) for at, text in enumerate(section.paragraphs)]
+    content = [
+        _paragraph(text, is_headline=at < section.leading)
+        for at, text in enumerate(section.paragraphs)
+    ]
     content += [_figure(chart) for chart in section.charts]
     content += [] if section.lines is None else [listing(section.lines)]
     content += [
@@ -87,8 +90,8 @@ def _section(section: Section, answers: str) -> str:
     return f"{head}{title}{''.join(content)}</section>"
 
 
-def _paragraph(section: Section, text: str, index: int) -> str:
-    kind = ' class="headline"' if index < section.leading else ""
+def _paragraph(text: str, *, is_headline: bool) -> str:
+    kind = ' class="headline"' if is_headline else ""
     return f"<p{kind}>{isolated(text)}</p>"
 
 

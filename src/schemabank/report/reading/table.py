@@ -140,9 +140,9 @@ def read_scores(path: Path) -> ScoreTable:
                 f"{row.seed or ''!r} stands on line {first} already: a run is one row, remove one"
             )
         rows.append(row)
-    mixed = {row.arm for row in rows if row.seed is None} & {row.arm for row in rows if row.seed}
+    with_seed = {row.arm for row in rows if row.seed}
     for row in rows:
-        if row.arm in mixed and row.seed is None:
+        if row.seed is None and row.arm in with_seed:
             raise InputError(
                 f"{path.name} line {row.line}: {row.arm!r} has rows with a seed, and a row without "
                 "one is a reference: give it its seed or a name of its own"

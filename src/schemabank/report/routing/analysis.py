@@ -66,7 +66,7 @@ def analyse(
     """
     bank = load_bank(folder / BANK)
     adapter = load_adapter(folder / ADAPTER)
-    states = _states(folder, run, reporter)
+    states = _kept_states(folder, run, reporter)
     split = question.split or split_of(run.task, run.eval.split)
     data = loaded_task(run.task, reporter.note)
     examples = chosen_examples(data, run.task, split=split, limit=question.limit)
@@ -96,14 +96,14 @@ def analyse(
             "tagger": run.tags.tagger,
             "tags": routed.tags if isinstance(routed.tags, str) else run.tags.num_tags,
         }
-        return head | _measured(
+        return head | _measure_states(
             routed, stack, run, states, tokenizer=base.tokenizer, reporter=reporter
         )
     finally:
         stack.remove()
 
 
-def _states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path | None]:
+def _kept_states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path | None]:
     """Folders of the weights that a run kept, in the order of its training; the seed's have none.
 
     A stage that took no step left nothing, nor did one whose run was told to keep none.
@@ -115,8 +115,7 @@ def _states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path 
             f"nothing is kept of the end of {', '.join(missing)}, so what changed there is not "
             "shown: engine.keep_stages keeps it, unless a stage took no step"
         )
-    there = {place.name: place for place in kept if place.is_dir()}
-    return {START: None, **there, END: folder}
+    return {START: None, **{p.name: p for p in kept if p.is_dir()}, END: folder}
 
 
 def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None:
@@ -127,7 +126,7 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
     banks_of(stack).load(0, load_bank(state / BANK))
 
 
-def _measured(
+def _measure_states(
     routed: RoutedExamples,
     stack: AdapterStack,
     run: RunConfig,
@@ -146,11 +145,11 @@ def _measured(
         reporter.start(f"route {name}", len(routed.items))
         before, choices = choices, collect(stack, routed.items, reporter)
         reporter.finish()
-        profiles = {layer: _profiles(routed, chosen) for layer, chosen in choices.items()}
+        profiles = {layer: _profiles_by_place(routed, chosen) for layer, chosen in choices.items()}
         for layer, chosen in choices.items():
             row = {"state": name, "layer": layer}
-            layers.append(row | _layer(routed, chosen, before.get(layer)))
-            information += [row | found for found in _information(routed, profiles[layer])]
+            layers.append(row | _layer_row(routed, chosen, before.get(layer)))
+            information += [row | found for found in _information_rows(routed, profiles[layer])]
     at_end = [
         ({"layer": layer, "place": place}, profile)
         for layer, own in profiles.items()
@@ -160,17 +159,19 @@ def _measured(
         "states": list(states),
         "layers": layers,
         "information": information,
-        "reuse": [at | found for at, profile in at_end for found in _reuse(routed, profile)],
-        "by_value": [at | found for at, profile in at_end for found in _by_value(routed, profile)],
+        "reuse": [at | found for at, profile in at_end for found in _reuse_rows(routed, profile)],
+        "by_value": [
+            at | found for at, profile in at_end for found in _value_rows(routed, profile)
+        ],
         "schemas": [
             {"layer": layer} | found
             for layer, chosen in choices.items()
-            for found in _typical(routed, chosen, tokenizer)
+            for found in _typical_rows(routed, chosen, tokenizer)
         ],
     }
 
 
-def _layer(routed: RoutedExamples, chosen: Choices, before: Choices | None) -> Row:
+def _layer_row(routed: RoutedExamples, chosen: Choices, before: Choices | None) -> Row:
     found = measures.layer_measures(chosen.shares, chosen.probability, chosen.entropy)
     row: Row = {
         "entropy": found.entropy,
@@ -187,7 +188,7 @@ def _layer(routed: RoutedExamples, chosen: Choices, before: Choices | None) -> R
     return row
 
 
-def _profiles(routed: RoutedExamples, chosen: Choices) -> dict[str, Floats]:
+def _profiles_by_place(routed: RoutedExamples, chosen: Choices) -> dict[str, Floats]:
     """Every example's choices at every place, ``(example, schema)``."""
     return {
         name: measures.profiles(
@@ -197,14 +198,14 @@ def _profiles(routed: RoutedExamples, chosen: Choices) -> dict[str, Floats]:
     }
 
 
-def _information(routed: RoutedExamples, profiles: Mapping[str, Floats]) -> Iterator[Row]:
+def _information_rows(routed: RoutedExamples, profiles: Mapping[str, Floats]) -> Iterator[Row]:
     for place, profile in profiles.items():
         for field, values in routed.fields.items():
             found = measures.information(profile, values, routed.drawn)
             yield {"field": field, "place": place, **asdict(found)}
 
 
-def _reuse(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
+def _reuse_rows(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
     if routed.meanings is None:
         return
     found = measures.reuse(profile, routed.meanings, routed.wordings, routed.drawn)
@@ -212,13 +213,13 @@ def _reuse(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
         yield asdict(found)
 
 
-def _by_value(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
+def _value_rows(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
     for field, values in routed.fields.items():
         names, usage = measures.by_value(profile, values)
         yield {"field": field, "values": names, "usage": usage.tolist()}
 
 
-def _typical(
+def _typical_rows(
     routed: RoutedExamples, chosen: Choices, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Row]:
     """Each schema's most typical tokens and examples."""

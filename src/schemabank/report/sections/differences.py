@@ -39,9 +39,9 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
 
 def tables(comparison: Comparison) -> list[PlainTable]:
     """Return differences, effect sizes, ratios and, over several settings, peaks."""
-    found = [_differences(comparison), _effects(comparison), _ratios(comparison)]
+    found = [_differences_table(comparison), _effects_table(comparison), _ratios_table(comparison)]
     if comparison.peaks.seeds and len(comparison.contrasts) > 1:
-        found.append(_peaks(comparison))
+        found.append(_peaks_table(comparison))
     return found
 
 
@@ -49,7 +49,7 @@ def _label(contrast: Contrast) -> str:
     return place(contrast.setting) or ALL
 
 
-def _differences(comparison: Comparison) -> PlainTable:
+def _differences_table(comparison: Comparison) -> PlainTable:
     rows = [
         [
             place(c.setting),
@@ -76,7 +76,7 @@ def _test_cells(found: Crossed | Paired | Welch | None) -> list[str]:
     return [points(own.mean), interval(own.interval, 100), short(own.p), short(found.p_holm)]
 
 
-def _effects(comparison: Comparison) -> PlainTable:
+def _effects_table(comparison: Comparison) -> PlainTable:
     rows = []
     for c in comparison.every_contrast:
         paired, g = c.paired, c.welch.g
@@ -103,7 +103,7 @@ def _effects(comparison: Comparison) -> PlainTable:
     )
 
 
-def _ratios(comparison: Comparison) -> PlainTable:
+def _ratios_table(comparison: Comparison) -> PlainTable:
     rows = [
         [
             place(c.setting),
@@ -119,7 +119,7 @@ def _ratios(comparison: Comparison) -> PlainTable:
     return "treatment over control: ratios", head, rows
 
 
-def _peaks(comparison: Comparison) -> PlainTable:
+def _peaks_table(comparison: Comparison) -> PlainTable:
     found = comparison.peaks
     rows = [
         [row.seed, *_peak_cells(row.treatment), *_peak_cells(row.control), number(row.ratio)]

@@ -19,7 +19,7 @@ class Forest:
     """What a forest shows.
 
     Attributes:
-        name, title, caption: as of the chart; the caption without what is left out.
+        name, title, caption: the chart's; the caption gets a note of what is not drawn.
         rows: from `line`.
         dots: of single seeds: ``label, seed, difference``, in points of percent.
     """

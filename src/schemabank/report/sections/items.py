@@ -8,10 +8,10 @@ from schemabank.report.sections.chart import given, table_of
 
 def tables(found: ItemComparison | None) -> list[PlainTable]:
     """Return the difference over seeds and items, and what flips for every seed."""
-    return [] if found is None else given(_crossed(found), _mcnemar(found))
+    return [] if found is None else given(_crossed_table(found), _mcnemar_table(found))
 
 
-def _crossed(found: ItemComparison) -> PlainTable | None:
+def _crossed_table(found: ItemComparison) -> PlainTable | None:
     row = {
         "items": number(found.num_items, 0),
         "seeds": str(found.num_seeds),
@@ -22,7 +22,7 @@ def _crossed(found: ItemComparison) -> PlainTable | None:
     return table_of("over other seeds and other items at once, in points of percent", [row])
 
 
-def _mcnemar(found: ItemComparison) -> PlainTable | None:
+def _mcnemar_table(found: ItemComparison) -> PlainTable | None:
     rows = [
         {
             "seed": str(flips.seed),

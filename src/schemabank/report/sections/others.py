@@ -60,7 +60,7 @@ def table(found: Sequence[OtherArm]) -> PlainTable | None:
     return table_of("treatment against every other arm, in points of percent", rows)
 
 
-def _settings(material: Material, arm: str) -> list[str]:
+def _compared_settings(material: Material, arm: str) -> list[str]:
     """The settings whose mean is compared: the primary one, or all that both arms have."""
     if material.primary is not None:
         return [material.primary]
@@ -70,20 +70,17 @@ def _settings(material: Material, arm: str) -> list[str]:
 def _comparable(material: Material, arm: str) -> bool:
     """Whether some seed of both arms has all the settings that they share."""
     shared = material.table.settings(material.arms[0], arm)
-    wanted = _settings(material, arm)
+    wanted = _compared_settings(material, arm)
     return bool(shared) and set(wanted) <= set(shared) and bool(material.table.means(arm, wanted))
 
 
 def _difference(material: Material, arm: str) -> tuple[list[float], stats.Difference]:
     """The other arm's scores by seed, and how much the treatment's are above them."""
-    arms, settings = (material.arms[0], arm), _settings(material, arm)
-    first, second = (
-        {seed: float(score) for seed, score in material.table.means(name, settings).items()}
-        for name in arms
-    )
-    scores = list(second.values())
+    arms, settings = (material.arms[0], arm), _compared_settings(material, arm)
+    first, second = (material.table.means(name, settings) for name in arms)
+    scores = list(map(float, second.values()))
     if len(first.keys() & second.keys()) > 1:
-        crossed = material.over_items(*arms, settings)
+        crossed = material.by_item.difference(material.group, *arms, settings)
         assert crossed is not None
         return scores, crossed
-    return scores, stats.welch_difference(list(first.values()), scores)
+    return scores, stats.welch_difference(list(map(float, first.values())), scores)

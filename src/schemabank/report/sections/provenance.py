@@ -61,11 +61,7 @@ def find(runs: RunSet) -> Provenance:
 
 def named(found: Provenance) -> list[str]:
     """Return one line each on models, tasks and types of numbers."""
-    titles = {
-        "Models": found.models,
-        "Tasks": found.tasks,
-        "Numbers computed in": found.dtypes,
-    }
+    titles = {"Models": found.models, "Tasks": found.tasks, "Numbers computed in": found.dtypes}
     return [f"{title}: {', '.join(names)}." for title, names in titles.items() if names]
 
 

@@ -75,12 +75,12 @@ def headline(comparison: Comparison, items: ItemComparison | None) -> str:
     outcome = f"{found.outcome[:1].upper()}{found.outcome[1:]}"
     few = f" Fewer than {FEWEST_SEEDS} seeds give no verdict."
     return (
-        f"{outcome}: {points(found.difference)} points{known}{p}, {_seeds(comparison, items)}"
-        f"{few if found.outcome == 'no verdict' else ''}"
+        f"{outcome}: {points(found.difference)} points{known}{p}, "
+        f"{_seeds_and_items(comparison, items)}{few if found.outcome == 'no verdict' else ''}"
     )
 
 
-def _seeds(comparison: Comparison, items: ItemComparison | None) -> str:
+def _seeds_and_items(comparison: Comparison, items: ItemComparison | None) -> str:
     verdict = comparison.primary.verdict
     contrasts = [comparison.pooled, *comparison.contrasts]
     contrast = next((c for c in contrasts if c.verdict == verdict), comparison.pooled)

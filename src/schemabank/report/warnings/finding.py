@@ -77,7 +77,7 @@ def times(num: int, what: str) -> str:
 
 
 def by_weight(found: Iterable[Finding], contrast: tuple[str, str]) -> list[Finding]:
-    """Return findings from the gravest on; of equal weight, those on one other arm come last.
+    """Return findings, the gravest first; of equal weight, those on an arm not compared come last.
 
     Args:
         found: what was found.

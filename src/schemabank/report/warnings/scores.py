@@ -191,7 +191,7 @@ def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
         rule=BY_RUNS if interval is None else BY_SEEDS,
         mean=at.summary.mean,
         interval=interval,
-        pooled_wilson_interval=_pooled(counts),
+        pooled_wilson_interval=_pooled_interval(counts),
         num_runs_tested=len(counts),
         num_runs_above=above,
         num_runs_below=below,
@@ -209,7 +209,7 @@ def _finding(above: bool, below: bool) -> str:
     return "below-reference" if below else "not-above-reference"
 
 
-def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
+def _pooled_interval(counts: list[tuple[int, int]]) -> stats.Interval | None:
     if not counts:
         return None
     return stats.wilson_interval(sum(k for k, _ in counts), sum(n for _, n in counts))
@@ -222,7 +222,7 @@ def _reference_finding(
     by_end: dict[str, list[str]] = {}
     for reference, own in found.items():
         named = _reference_named(reference, _told(own), setting_name)
-        by_end.setdefault(_whence(own, setting_name), []).append(named)
+        by_end.setdefault(_settings_and_rule(own, setting_name), []).append(named)
     words = "below" if rule == "below-reference" else "not distinguishable from"
     told = [f"{_listed(named)}{end}" for end, named in by_end.items()]
     tested = any(_told(own).num_runs_tested for own in found.values())
@@ -253,12 +253,12 @@ def _reference_named(reference: Reference, told: Placed, setting_name: str) -> s
 
 
 def _told(found: Sequence[Placed]) -> Placed:
-    """What a sentence tells: the mean over all settings, if it is among them."""
+    """The place that a sentence tells of: the mean over all settings, else the first setting."""
     return next((placed for placed in found if placed.setting is None), found[0])
 
 
-def _whence(found: Sequence[Placed], setting_name: str) -> str:
-    """At which settings, and by what rule."""
+def _settings_and_rule(found: Sequence[Placed], setting_name: str) -> str:
+    """At which settings an arm stands so, and by which rule."""
     shown = _told(found)
     pooled = f"over all {setting_name}" if shown.setting is None and setting_name else ""
     every = _where(setting_name, [placed.setting for placed in found if placed.setting is not None])

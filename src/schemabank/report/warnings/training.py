@@ -66,7 +66,7 @@ def find_run_warnings(
         *_other_settings(runs, comparison),
         *_other_conditions(runs, comparison),
         *_at_limit(facts.ended),
-        *_format(runs, group, comparison, facts.settings),
+        *_form_alone(runs, group, comparison, facts.settings),
     ]
 
 
@@ -185,8 +185,8 @@ def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Ite
             yield Finding(
                 "rate-at-edge",
                 {"arm": tried.arm, "epochs": tried.setting, "learning_rate": tried.learning_rate},
-                f"{tried.arm}{_at(tried.setting)} is best at {tried.learning_rate:g}, the edge of "
-                "the rates tried: a rate beyond it might be better.",
+                f"{tried.arm}{_at_setting(tried.setting)} is best at {tried.learning_rate:g}, the "
+                "edge of the rates tried: a rate beyond it might be better.",
             )
 
 
@@ -268,7 +268,7 @@ def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
     far = [own for own in ended if own.at_limit_ratio > MOST_AT_LIMIT]
     if far:
         shown = first_named(
-            [f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at(own.setting)}" for own in far]
+            [f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at_setting(own.setting)}" for own in far]
         )
         yield Finding(
             "completions-at-limit",
@@ -278,7 +278,7 @@ def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
         )
 
 
-def _format(
+def _form_alone(
     runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
 ) -> Iterator[Finding]:
     """A difference that is not there among completions that ended, or that could be read.
@@ -287,8 +287,11 @@ def _format(
     """
     if comparison.primary.verdict.outcome not in {"better", "worse"}:
         return
-    for words_for, share_of in (("ended by themselves", _ended), ("held an answer", _read)):
-        means = _by_seed(runs, group, comparison, settings, share_of)
+    for words_for, share_of in (
+        ("ended by themselves", _among_ended),
+        ("held an answer", _among_read),
+    ):
+        means = _means_by_seed(runs, group, comparison, settings, share_of)
         if len(means) < 2:
             continue
         difference = stats.paired_difference([a for a, _ in means], [b for _, b in means])
@@ -297,22 +300,22 @@ def _format(
                 "format-explains-difference",
                 {"among": words_for, "difference": difference},
                 f"Among completions that {words_for} the difference is "
-                f"{100 * difference.mean:+.3g} points ({_interval(difference.interval)}), which "
-                "cannot be told from 0: form alone may explain it.",
+                f"{100 * difference.mean:+.3g} points ({_ends_in_points(difference.interval)}), "
+                "which cannot be told from 0: form alone may explain it.",
             )
 
 
-def _ended(summary: Mapping[str, Any], score: str) -> float | None:
+def _among_ended(summary: Mapping[str, Any], score: str) -> float | None:
     value = summary.get(f"{score}_among_ended")
     return None if value is None else float(value)
 
 
-def _read(summary: Mapping[str, Any], score: str) -> float | None:
+def _among_read(summary: Mapping[str, Any], score: str) -> float | None:
     read = 1 - summary["unparsable_ratio"] if "unparsable_ratio" in summary else 0.0
     return summary[score] / read if read > 0 else None
 
 
-def _by_seed(
+def _means_by_seed(
     runs: RunSet,
     group: str,
     comparison: Comparison,
@@ -342,11 +345,11 @@ def _mean_of_known(values: Sequence[float | None]) -> float:
     return fmean(value for value in values if value is not None)
 
 
-def _interval(ends: stats.Interval | None) -> str:
+def _ends_in_points(ends: stats.Interval | None) -> str:
     if ends is None:
         return "no interval"
     return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g}"
 
 
-def _at(setting: str) -> str:
+def _at_setting(setting: str) -> str:
     return f" at {setting}" if setting else ""
