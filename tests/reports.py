@@ -22,7 +22,7 @@ from schemabank.report.plain import KEY, SPLICED, plain_fields
 from schemabank.report.sections.chart import Chart
 from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.samples import Sample
-from schemabank.report.sections.verdict import Scored
+from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.finding import Finding
 
 Json = Mapping[str, Any]
@@ -78,7 +78,7 @@ def typed(found: Mapping[str, Any], samples: Sequence[Mapping[str, Any]] = ()) -
     """A report from what ``report.json`` and ``samples.jsonl`` hold."""
     return Report(
         table=_made(TableFile, found["table"]),
-        scored=_made(Scored, found) if "metric" in found else None,
+        scored=_made(Scoring, found) if "metric" in found else None,
         comparison=_made(Comparison, found),
         topics=_made(Topics, found),
         warnings=_made(list[Finding], found["warnings"]),

@@ -6,12 +6,14 @@ the page (`sections`) and in a terminal (`tables`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from schemabank.common.tables import PlainTable, without_empty_columns
-from schemabank.report.claims import Judged
-from schemabank.report.comparing import Comparison, ItemComparison, Material
+from schemabank.report.claims.judgements import Judged
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.comparing.items import ItemComparison
+from schemabank.report.comparing.material import Material
 from schemabank.report.figures import Spec
 from schemabank.report.plain import plain, plain_fields
 from schemabank.report.sections import (
@@ -40,8 +42,8 @@ from schemabank.report.sections.provenance import Provenance
 from schemabank.report.sections.rates import Tried
 from schemabank.report.sections.routing import HeatMap
 from schemabank.report.sections.samples import Sample, Shown
-from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings import Finding
+from schemabank.report.sections.verdict import Scoring
+from schemabank.report.warnings.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,10 @@ class Report:
 
     Attributes:
         table: what it was made from.
-        scored: what runs were scored by; ``None`` for a table of results.
         comparison: of treatment and control.
-        topics: what else runs tell; empty for a table of results.
         warnings: what a reviewer would raise.
+        scored: what runs were scored by; ``None`` for a table of results.
+        topics: what else runs tell; empty for a table of results.
         claims_file: name of the file of claims; ``None`` without one.
         claims: that were checked.
         provenance: of runs; ``None`` for a table of results.
@@ -85,13 +87,13 @@ class Report:
     """
 
     table: TableFile
-    scored: Scored | None
     comparison: Comparison
-    topics: Topics
     warnings: Sequence[Finding]
-    claims_file: str | None
-    claims: Sequence[Judged]
-    provenance: Provenance | None
+    scored: Scoring | None = None
+    topics: Topics = Topics()
+    claims_file: str | None = None
+    claims: Sequence[Judged] = ()
+    provenance: Provenance | None = None
     samples: Sequence[Sample] = ()
 
     @property
@@ -105,7 +107,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; all its texts may hold anybody's.
+    """A part of the page. Its texts may come from anybody, so pages escape them.
 
     Attributes:
         key: its anchor.
@@ -116,6 +118,7 @@ class Section:
         lines: of a list; ``None`` where there is none.
         tables: beside those of the charts.
         open_tables: how many of them, from the first, a reader need not open.
+        has_samples: whether a page in HTML shows the samples here.
     """
 
     key: str
@@ -125,7 +128,13 @@ class Section:
     charts: Sequence[Chart] = ()
     lines: Sequence[str] | None = None
     tables: Sequence[PlainTable] = ()
-    open_tables: int = field(default=0)
+    open_tables: int = 0
+    has_samples: bool = False
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything beside samples."""
+        return self.lines is not None or any((self.paragraphs, self.charts, self.tables))
 
 
 def find_topics(material: Material) -> tuple[Topics, Sequence[Sample]]:
@@ -176,18 +185,19 @@ def sections(report: Report) -> list[Section]:
         ),
         Section("curves", "Learning curves", charts=given(curves.chart(topics.curves, labels))),
         Section("warnings", "Warnings", lines=warning_lines(report)),
-        *_claims(report),
+        *_claims_section(report.claims),
         Section(
             "completions",
             "Completions",
             tables=given(completions.table(topics.behaviour)),
             open_tables=1,
+            has_samples=True,
         ),
         Section("routing", "Routing", charts=list(routing.charts(topics.routing))),
         Section("cost", "Cost", tables=given(cost.table(topics.cost)), open_tables=1),
-        _provenance(report),
+        _provenance_section(report),
     ]
-    return [_without_empty_columns(section) for section in found if _says_something(section)]
+    return [_without_empty_columns(s) for s in found if s.says_something or s.has_samples]
 
 
 def tables(report: Report) -> list[PlainTable]:
@@ -243,15 +253,14 @@ def _comparison_tables(report: Report) -> list[PlainTable]:
     ]
 
 
-def _claims(report: Report) -> list[Section]:
-    own = report.claims
+def _claims_section(own: Sequence[Judged]) -> list[Section]:
     if not own:
         return []
     tables = [claims.table(own)]
     return [Section("claims", claims.title(own), lines=claims.lines(own), tables=tables)]
 
 
-def _provenance(report: Report) -> Section:
+def _provenance_section(report: Report) -> Section:
     source, found = report.table, report.provenance
     lines = [f"From {source.name}, {source.num_rows} rows, sha256 {source.sha256}."]
     left = provenance.left_tables(found) if found else []
@@ -275,8 +284,3 @@ def _without_empty_columns(section: Section) -> Section:
         tables=[table for table in tables if table[1]],
         charts=[replace(c, table=without_empty_columns(c.table)) for c in section.charts],
     )
-
-
-def _says_something(section: Section) -> bool:
-    parts = (section.paragraphs, section.charts, section.tables)
-    return section.lines is not None or any(parts) or section.key == "completions"

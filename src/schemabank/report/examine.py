@@ -4,19 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.common.errors import InputError
-from schemabank.report.claims import Subject, beside, judge_claims
-from schemabank.report.comparing import compare, gather
-from schemabank.report.contents import Report, TableFile, Topics, find_topics
-from schemabank.report.reading import RunSet, choose_arms, choose_contrast, read_runs, read_scores
+from schemabank.report.claims.judgements import beside, judge_claims
+from schemabank.report.claims.statistics import Subject
+from schemabank.report.comparing.comparison import compare
+from schemabank.report.comparing.material import gather
+from schemabank.report.contents import Report, TableFile, find_topics
+from schemabank.report.reading.runs import RunSet, read_runs
+from schemabank.report.reading.table import choose_arms, read_scores
+from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
-from schemabank.report.sections.verdict import Scored
-from schemabank.report.warnings import (
-    Facts,
-    adapters_in_doubt,
-    by_weight,
-    find_run_warnings,
-    find_warnings,
-)
+from schemabank.report.sections.verdict import Scoring
+from schemabank.report.warnings.adapters import adapters_in_doubt
+from schemabank.report.warnings.finding import by_weight
+from schemabank.report.warnings.scores import find_warnings
+from schemabank.report.warnings.training import Facts, find_run_warnings
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def examine(path: Path, question: Question) -> Report:
     Raises:
         InputError: the runs or the table cannot be read or compared as asked.
     """
-    return _of_runs(path, question) if path.is_dir() else _of_table(path, question)
+    return _examine_runs(path, question) if path.is_dir() else _examine_table(path, question)
 
 
-def _of_table(path: Path, question: Question) -> Report:
+def _examine_table(path: Path, question: Question) -> Report:
     if question.group is not None:
         raise InputError(
             f"--group {question.group!r}: allowed with a folder of runs, but {path.name} is a "
@@ -63,24 +64,21 @@ def _of_table(path: Path, question: Question) -> Report:
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
     return Report(
         table=TableFile(table.name, table.sha256, len(table.rows)),
-        scored=None,
         comparison=comparison,
-        topics=Topics(),
         warnings=by_weight(warnings, (treatment, control)),
         claims_file=claims.name if claims else None,
         claims=judged,
-        provenance=None,
     )
 
 
-def _of_runs(path: Path, question: Question) -> Report:
+def _examine_runs(path: Path, question: Question) -> Report:
     if question.claims is not None:
         raise InputError(
             f"--claims {str(question.claims)!r}: allowed with a table of results, but "
             f"{str(path)!r} is a folder of runs: leave it out"
         )
     runs = read_runs(path)
-    group = _group(runs, question.group)
+    group = _chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
     topics, samples = find_topics(material)
@@ -92,18 +90,16 @@ def _of_runs(path: Path, question: Question) -> Report:
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
-        scored=Scored(runs.score, runs.split, group),
         comparison=material.comparison,
-        topics=topics,
         warnings=by_weight(warnings, arms),
-        claims_file=None,
-        claims=[],
+        scored=Scoring(runs.score, runs.split, group),
+        topics=topics,
         provenance=provenance.find(runs),
         samples=samples,
     )
 
 
-def _group(runs: RunSet, group: str | None) -> str:
+def _chosen_group(runs: RunSet, group: str | None) -> str:
     groups = runs.groups
     if group is None and groups:
         return groups[0]

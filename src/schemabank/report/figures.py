@@ -4,7 +4,7 @@ Charts are Vega-Lite specifications made with altair and drawn by vl-convert, wi
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ LOOK: dict[str, Any] = {
 }
 
 Spec = dict[str, Any]
+Datum = Mapping[str, Any]  # a row of the data of a chart
 
 
 @dataclass(frozen=True)

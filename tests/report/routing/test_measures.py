@@ -28,6 +28,11 @@ NUM_SCHEMAS = 5
 Floats = npt.NDArray[np.float64]
 
 
+def drawn_apart(num_examples: int) -> Drawn:
+    """Every example by itself, all of one kind."""
+    return Drawn([str(i) for i in range(num_examples)], [""] * num_examples)
+
+
 def measured(log_probs: Floats, shares: Floats) -> Layer:
     probs = np.exp(log_probs)
     return layer_measures(shares, probs.mean(0), -(probs * log_probs).sum(1).mean())
@@ -111,7 +116,7 @@ def test_information_is_its_definition(seed: int, num_examples: int, num_values:
     rng = np.random.default_rng(seed)
     profile = rng.dirichlet(np.ones(NUM_SCHEMAS), size=num_examples)
     values = [str(v) for v in rng.integers(0, num_values, size=num_examples)]
-    found = information(profile, values, Drawn.apart(num_examples), num_shuffles=5)
+    found = information(profile, values, drawn_apart(num_examples), num_shuffles=5)
     joint = {
         v: sum(profile[i] for i, own in enumerate(values) if own == v) / num_examples
         for v in set(values)
@@ -131,7 +136,7 @@ def test_information_is_its_definition(seed: int, num_examples: int, num_values:
 def test_a_schema_for_every_value_tells_all_and_chance_tells_its_bias() -> None:
     values = [str(i % 4) for i in range(80)]
     profile = np.eye(NUM_SCHEMAS)[[i % 4 for i in range(80)]]
-    found = information(profile, values, Drawn.apart(80))
+    found = information(profile, values, drawn_apart(80))
     assert found.value == pytest.approx(np.log(4))
     assert found.value == pytest.approx(found.field_entropy)
     assert found.p_value == pytest.approx(1 / 1001)
@@ -144,7 +149,7 @@ def test_unrelated_values_reach_a_small_p_value_as_often_as_it_says() -> None:
     for seed in range(200):
         profile = rng.dirichlet(np.ones(NUM_SCHEMAS), size=30)
         values = [str(v) for v in rng.integers(0, 3, size=30)]
-        drawn = Drawn.apart(30)
+        drawn = drawn_apart(30)
         p_values.append(information(profile, values, drawn, seed=seed, num_shuffles=99).p_value)
     assert sum(p <= 0.1 for p in p_values) in range(8, 35)  # 20 expected, sd 4.2
 
@@ -202,14 +207,14 @@ def test_wordings_that_choose_apart_do_not_pass_for_reuse() -> None:
         meanings = (wordings // 2 + (rng.random(60) < 0.2)) % 2
         base = rng.dirichlet(np.ones(NUM_SCHEMAS), size=2)[wordings // 2]
         said = [[str(v) for v in column] for column in (meanings, wordings)]
-        found = reuse(base, *said, Drawn.apart(60), seed=seed, num_shuffles=49)
+        found = reuse(base, *said, drawn_apart(60), seed=seed, num_shuffles=49)
         assert found is not None
         p_values.append(found.p_value)
     assert sum(p <= 0.1 for p in p_values) <= 14, "6 expected; across wordings, nearly all"
 
 
 def test_a_column_of_one_value_tells_nothing() -> None:
-    drawn = Drawn.apart(NUM_SCHEMAS)
+    drawn = drawn_apart(NUM_SCHEMAS)
     found = information(np.eye(NUM_SCHEMAS), ["same"] * NUM_SCHEMAS, drawn, num_shuffles=9)
     assert (found.value, found.field_entropy, found.p_value) == (0, 0, 1)
 
@@ -231,7 +236,7 @@ def test_reuse_compares_pairs_one_by_one(seed: int, num_examples: int, worded: b
         if wordings is None or wordings[i] != wordings[j]:
             pairs = same if meanings[i] == meanings[j] else other
             pairs.append(np.minimum(profile[i], profile[j]).sum())
-    found = reuse(profile, meanings, wordings, Drawn.apart(num_examples), num_shuffles=5)
+    found = reuse(profile, meanings, wordings, drawn_apart(num_examples), num_shuffles=5)
     if not same or not other:
         assert found is None
         return
@@ -244,7 +249,7 @@ def test_reuse_compares_pairs_one_by_one(seed: int, num_examples: int, worded: b
 def test_meanings_that_choose_alike_stand_out() -> None:
     meanings = [str(i % 3) for i in range(30)]
     profile = np.eye(NUM_SCHEMAS)[[i % 3 for i in range(30)]]
-    found = reuse(profile, meanings, None, Drawn.apart(30), num_shuffles=99)
+    found = reuse(profile, meanings, None, drawn_apart(30), num_shuffles=99)
     assert found is not None
     assert (found.same, found.other, found.p_value) == (1, 0, pytest.approx(0.01))
 

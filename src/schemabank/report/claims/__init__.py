@@ -2,8 +2,3 @@
 
 `judge_claims` reads a file of claims and says of each whether it follows.
 """
-
-from schemabank.report.claims.judgements import Judged, beside, judge_claims
-from schemabank.report.claims.statistics import Subject
-
-__all__ = ["Judged", "Subject", "beside", "judge_claims"]

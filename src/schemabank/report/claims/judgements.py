@@ -6,7 +6,7 @@ that were stated beside it: ``where`` ends in ``| name=number, ...`` then.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +29,7 @@ from schemabank.report.claims.statistics import (
     sds,
 )
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import in_order, known, read_cells, read_text
+from schemabank.report.reading.table import in_order, known, read_cells, read_text
 
 COLUMNS = ("statistic", "arm", "epochs", "seed", "value", "where")
 PART = re.compile(rf"(\w+)=({NUMBER})")
@@ -67,7 +67,7 @@ class Judged:
     sentence: str
 
 
-Answer = tuple[bool, Mapping[str, object], str]
+Judgement = tuple[bool, Mapping[str, object], str]
 
 
 def beside(path: Path) -> Path | None:
@@ -82,15 +82,16 @@ def judge_claims(path: Path, subject: Subject) -> list[Judged]:
     Raises:
         InputError: the file cannot be read, or a claim is about nothing that there is.
     """
-    rows = read_cells(read_text(path), path, COLUMNS)
+    rows = read_cells(read_text(path)[0], path, COLUMNS)
     return [
-        _judged(_claim(cells, f"{path.name} line {line}", subject), subject) for line, cells in rows
+        _judge(_read_claim(cells, f"{path.name} line {line}", subject), subject)
+        for line, cells in rows
     ]
 
 
-def _judged(claim: Claim, subject: Subject) -> Judged:
+def _judge(claim: Claim, subject: Subject) -> Judged:
     try:
-        follows, computed, sentence = _answer(claim, subject)
+        follows, computed, sentence = _judgement(claim, subject)
     except ZeroDivisionError:
         follows, computed = False, {}
         sentence = "the rows do not give it: that would divide by 0"
@@ -114,43 +115,43 @@ def _about(claim: Claim) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _answer(claim: Claim, subject: Subject) -> Answer:
+def _judgement(claim: Claim, subject: Subject) -> Judgement:
     name = claim.statistic
     if name in NAMES:
-        return _names(claim, NAMES[name][1](subject, claim))
+        return _judge_names(claim, NAMES[name][1](subject, claim))
     if name in ALWAYS:
-        return _always(claim, ALWAYS[name][1](subject, claim))
+        return _judge_always(claim, ALWAYS[name][1](subject, claim))
     if name in WORDS:
-        return _words(claim, subject)
-    return _figure(claim, read_printed(claim.value, claim.place), subject)
+        return _judge_words(claim, subject)
+    return _judge_figure(claim, read_printed(claim.value, claim.place), subject)
 
 
-def _figure(claim: Claim, printed: Printed, subject: Subject) -> Answer:
+def _judge_figure(claim: Claim, printed: Printed, subject: Subject) -> Judgement:
     name = claim.statistic
     if name in NUMBERS:
-        return _number(printed, NUMBERS[name][1](subject, claim), "the rows give")
+        return _judge_number(printed, NUMBERS[name][1](subject, claim), "the rows give")
     if name in FORMULAS:
         wanted, formula = FORMULAS[name]
         value = formula(*(claim.parts[part] for part in wanted))
-        return _number(printed, value, "the stated numbers give")
+        return _judge_number(printed, value, "the stated numbers give")
     if name in SPREADS:
-        return _spread(claim, printed, subject)
+        return _judge_spread(claim, printed, subject)
     if name in LEAST:
-        return _least(printed, LEAST[name](subject, claim))
+        return _judge_least(printed, LEAST[name](subject, claim))
     if name == "cohens_d":
-        return _cohens_d(claim, printed, subject)
+        return _judge_cohens_d(claim, printed, subject)
     what, _, rule = name.partition("_")
-    return _span(claim, printed, SPANS[what][1](subject, claim), strict=rule == "within")
+    return _judge_span(claim, printed, SPANS[what][1](subject, claim), strict=rule == "within")
 
 
-def _number(printed: Printed, value: Fraction, source: str) -> Answer:
+def _judge_number(printed: Printed, value: Fraction, source: str) -> Judgement:
     follows = printed.fits(value)
     verb = "rounds" if follows else "does not round"
     sentence = f"{source} {printed.shown(value)}, which {verb} to it"
     return follows, {"value": float(value)}, sentence
 
 
-def _spread(claim: Claim, printed: Printed, subject: Subject) -> Answer:
+def _judge_spread(claim: Claim, printed: Printed, subject: Subject) -> Judgement:
     """A standard deviation or a coefficient of variation, by either divisor."""
     of, settings = SPREADS[claim.statistic], subject.settings(claim)
     found = {name: of(subject, claim, settings, lost) for name, lost in (("n - 1", 1), ("n", 0))}
@@ -161,13 +162,13 @@ def _spread(claim: Claim, printed: Printed, subject: Subject) -> Answer:
     return bool(fitting), {**computed, "fits": fitting}, f"the rows give {shown}; {which}"
 
 
-def _names(claim: Claim, found: set[str]) -> Answer:
+def _judge_names(claim: Claim, found: set[str]) -> Judgement:
     claimed = {name.strip() for name in claim.value.split(",")}
     names = in_order(sorted(found))
     return claimed == found, {"value": names}, f"the rows give {', '.join(names) or 'none'}"
 
 
-def _always(claim: Claim, found: Mapping[str, set[str]]) -> Answer:
+def _judge_always(claim: Claim, found: Mapping[str, set[str]]) -> Judgement:
     """A seed that is one of those named at every setting."""
     by_epochs = {setting: in_order(sorted(seeds)) for setting, seeds in found.items()}
     shown = ", ".join(f"{setting}: {' and '.join(seeds)}" for setting, seeds in by_epochs.items())
@@ -175,7 +176,9 @@ def _always(claim: Claim, found: Mapping[str, set[str]]) -> Answer:
     return follows, {"by_epochs": by_epochs}, f"by epochs it is seed {shown}"
 
 
-def _span(claim: Claim, printed: Printed, values: Sequence[Fraction], *, strict: bool) -> Answer:
+def _judge_span(
+    claim: Claim, printed: Printed, values: Sequence[Fraction], *, strict: bool
+) -> Judgement:
     """A range: its rounded ends for ``_range``; for ``_within``, that nothing lies outside it."""
     if printed.high is None:
         raise InputError(f"{claim.place}: {claim.value!r} is no range: write two numbers, as 8-11%")
@@ -191,24 +194,20 @@ def _span(claim: Claim, printed: Printed, values: Sequence[Fraction], *, strict:
     return follows, computed, f"{shown}, whose ends {'' if follows else 'do not '}round to it"
 
 
-def _least(printed: Printed, found: Mapping[str, Fraction]) -> Answer:
+def _judge_least(printed: Printed, found: Mapping[str, Fraction]) -> Judgement:
     """A figure that every setting, or every seed, is said to reach."""
     short = [n for n, v in found.items() if max(printed.roundings(v)) < printed.low]
     shown = ", ".join(f"{name}: {printed.shown(value)}" for name, value in found.items())
-    sentence = f"the rows give {shown}"
-    sentence += f"; less at {', '.join(short)}" if short else "; none rounds to less"
-    return (
-        bool(found) and not short,
-        {name: float(value) for name, value in found.items()},
-        sentence,
-    )
+    less = f"less at {', '.join(short)}" if short else "none rounds to less"
+    computed = {name: float(value) for name, value in found.items()}
+    return bool(found) and not short, computed, f"the rows give {shown}; {less}"
 
 
-def _cohens_d(claim: Claim, printed: Printed, subject: Subject) -> Answer:
+def _judge_cohens_d(claim: Claim, printed: Printed, subject: Subject) -> Judgement:
     """Cohen's d at the claim's settings; without any, of each seed's mean over all of them."""
     every = subject.settings(claim)
-    values = {name: _d(claim, subject, [name]) for name in every}
-    pooled = _d(claim, subject, every)
+    values = {name: _raw_d(claim, subject, [name]) for name in every}
+    pooled = _raw_d(claim, subject, every)
     follows = pooled is not None and printed.fits(Fraction(pooled))
     parts = [f"{name}: {'none' if d is None else format(d, '.4g')}" for name, d in values.items()]
     sentence = (
@@ -218,39 +217,32 @@ def _cohens_d(claim: Claim, printed: Printed, subject: Subject) -> Answer:
     return follows, {"value": pooled, "by_epochs": values}, sentence
 
 
-def _d(claim: Claim, subject: Subject, settings: Sequence[str]) -> float | None:
-    return stats.hedges_g(*_both(claim, subject, settings)).raw
+def _raw_d(claim: Claim, subject: Subject, settings: Sequence[str]) -> float | None:
+    return stats.hedges_g(*_both_floats(claim, subject, settings)).raw
 
 
-def _words(claim: Claim, subject: Subject) -> Answer:
+def _judge_words(claim: Claim, subject: Subject) -> Judgement:
     """Claims without a figure: each by one stated rule."""
     if claim.statistic in ("lower_sd", "lower_cv"):
-        return _lower(claim, subject)
+        return _judge_lower_spread(claim, subject)
     if claim.statistic == "narrower_range":
-        a, b = (
-            _width(subject.scores(arm, subject.settings(claim), claim.place).values())
-            for arm in (subject.treatment, subject.control)
-        )
+        both = subject.both(subject.settings(claim), claim.place)
+        a, b = (max(scores.values()) - min(scores.values()) for scores in both)
         shown = (
             f"the widths are {float(100 * a):.6g} and {float(100 * b):.6g} points, treatment first"
         )
         return a < b, {"treatment": float(a), "control": float(b)}, shown
     if claim.statistic in ("every_seed_improves", "every_pair_improves"):
-        return _improves(claim, subject)
-    both = _paired(claim, subject)
-    found = stats.verdict(stats.paired_difference(*both))
-    exact = stats.sign_flip_test(*both)
+        return _judge_improvement(claim, subject)
+    pairs = _pairs(claim, subject)
+    found = stats.verdict(stats.paired_difference(*pairs))
+    exact = stats.sign_flip_test(*pairs)
     shown = f"paired test, {found.sentence.rstrip('.')}; exact sign-flip p = {exact.p:.4g}"
     computed = {"p": found.p, "interval": found.interval, "sign_flip_p": exact.p}
     return found.outcome == "better", computed, shown
 
 
-def _width(values: Iterable[Fraction]) -> Fraction:
-    found = list(values)
-    return max(found) - min(found)
-
-
-def _improves(claim: Claim, subject: Subject) -> Answer:
+def _judge_improvement(claim: Claim, subject: Subject) -> Judgement:
     """Every seed scores higher under the treatment: its mean over settings, or at each of them."""
     by_pair = claim.statistic == "every_pair_improves"
     every = subject.settings(claim)
@@ -269,7 +261,7 @@ def _improves(claim: Claim, subject: Subject) -> Answer:
     return bool(gains) and not worse, computed, shown
 
 
-def _lower(claim: Claim, subject: Subject) -> Answer:
+def _judge_lower_spread(claim: Claim, subject: Subject) -> Judgement:
     """A lower spread at each setting: the ratio's interval lies below 1.
 
     Relative spread by the standard deviations of the scores' logarithms, which are about the
@@ -278,7 +270,7 @@ def _lower(claim: Claim, subject: Subject) -> Answer:
     relative = claim.statistic == "lower_cv"
     found: dict[str, stats.SpreadRatio] = {}
     for name in subject.settings(claim):
-        both = _both(claim, subject, [name])
+        both = _both_floats(claim, subject, [name])
         if relative and min(map(min, both)) <= 0:
             raise InputError(f"{claim.place}: a score of 0 has no logarithm: claim no lower_cv")
         found[name] = stats.sd_ratio(*((np.log(own) for own in both) if relative else both))
@@ -296,31 +288,25 @@ def _ratio_shown(found: stats.SpreadRatio) -> str:
     return f"{found.ratio:.3g} ({found.interval[0]:.4g} to {found.interval[1]:.4g})"
 
 
-def _both(claim: Claim, subject: Subject, settings: Sequence[str]) -> list[list[float]]:
-    return [
-        [float(score) for score in subject.scores(arm, settings, claim.place).values()]
-        for arm in (subject.treatment, subject.control)
-    ]
+def _both_floats(claim: Claim, subject: Subject, settings: Sequence[str]) -> list[list[float]]:
+    return [list(map(float, scores.values())) for scores in subject.both(settings, claim.place)]
 
 
-def _paired(claim: Claim, subject: Subject) -> tuple[list[float], list[float]]:
-    settings = subject.settings(claim)
-    a, b = (
-        subject.scores(arm, settings, claim.place) for arm in (subject.treatment, subject.control)
-    )
+def _pairs(claim: Claim, subject: Subject) -> tuple[list[float], list[float]]:
+    """Both arms' scores of the seeds that they share."""
+    a, b = subject.both(subject.settings(claim), claim.place)
     seeds = [seed for seed in a if seed in b]
     return [float(a[seed]) for seed in seeds], [float(b[seed]) for seed in seeds]
 
 
-def _claim(cells: Mapping[str, str], place: str, subject: Subject) -> Claim:
+def _read_claim(cells: Mapping[str, str], place: str, subject: Subject) -> Claim:
     """Check what a claim is about."""
     parts = {name: as_fraction(n) for name, n in PART.findall(cells["where"].partition("|")[2])}
     arm, listed, seed = (known(cells[name]) for name in ("arm", "epochs", "seed"))
     arm = cells["arm"] if cells["arm"] in subject.table.arms else arm
     settings = tuple(e.strip() for e in listed.split(";")) if listed else ()
-    claim = Claim(
-        cells["statistic"], arm, settings, seed, cells["value"], cells["where"], parts, place
-    )
+    statistic, value, where = (cells[name] for name in ("statistic", "value", "where"))
+    claim = Claim(statistic, arm, settings, seed, value, where, parts, place)
     _check_known(claim)
     _check_rows(claim, subject)
     return claim
@@ -334,7 +320,7 @@ def _check_known(claim: Claim) -> None:
         )
     needs = {**NUMBERS, **NAMES, **ALWAYS}.get(claim.statistic, ("", None))[0].split()
     needs += ["arm"] if claim.statistic in (*SPREADS, *RANGES) else []
-    missing = [name for name in needs if not _cell(claim, name)]
+    missing = [name for name in needs if not _claim_cell(claim, name)]
     if missing or (claim.statistic == "change" and len(claim.settings) != 2):
         raise InputError(
             f"{claim.place}: {claim.statistic} needs {', '.join(needs)} (of a change, the epochs "
@@ -348,13 +334,13 @@ def _check_known(claim: Claim) -> None:
         )
 
 
-def _cell(claim: Claim, name: str) -> object:
+def _claim_cell(claim: Claim, name: str) -> object:
     """What a claim has in a column of its file."""
     return claim.settings if name == "epochs" else getattr(claim, name)
 
 
 def _check_rows(claim: Claim, subject: Subject) -> None:
-    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
+    arms = subject.arms_of(claim)
     known = subject.table.arms
     if arms[0] not in known:
         raise InputError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from schemabank.common.errors import InputError
-from schemabank.report.reading import LONGEST_NUMBER
+from schemabank.report.reading.table import LONGEST_NUMBER
 
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
 PRINTED = re.compile(

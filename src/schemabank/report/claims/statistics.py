@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from decimal import Context, Decimal
 from fractions import Fraction
 from itertools import pairwise
+from statistics import mean
 from typing import TypeVar
 
 from schemabank.common.errors import InputError
-from schemabank.report.comparing import peaks_by_seed
-from schemabank.report.reading import ScoreTable
+from schemabank.report.comparing.peaks import peaks_by_seed
+from schemabank.report.reading.table import ScoreRow, ScoreTable
 
 ROOTS = Context(prec=40)
 Value = TypeVar("Value")
+Best = Callable[[Iterable[Fraction]], Fraction]  # max or min
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,17 @@ class Subject:
     treatment: str
     control: str
 
+    def arms_of(self, claim: Claim) -> tuple[str, ...]:
+        """Return the arm that a claim is about, or both."""
+        return (claim.arm,) if claim.arm else (self.treatment, self.control)
+
     def settings(self, claim: Claim) -> list[str]:
         """Return the settings that a claim is about."""
-        arms = [claim.arm] if claim.arm else [self.treatment, self.control]
-        return list(claim.settings) or self.table.settings(*arms)
+        return list(claim.settings) or self.table.settings(*self.arms_of(claim))
+
+    def rows(self, claim: Claim) -> list[ScoreRow]:
+        """Return the runs of the arms that a claim is about."""
+        return [row for arm in self.arms_of(claim) for row in self.table.runs(arm)]
 
     def scores(self, arm: str, settings: Sequence[str], place: str) -> dict[str, Fraction]:
         """Return each seed's mean over settings; refuse settings that no seed has them all of."""
@@ -67,33 +76,42 @@ class Subject:
             )
         return found
 
+    def own_scores(self, claim: Claim) -> dict[str, Fraction]:
+        """Return each seed's mean of the claim's arm over the claim's settings."""
+        return self.scores(claim.arm, self.settings(claim), claim.place)
+
+    def both(self, settings: Sequence[str], place: str) -> list[dict[str, Fraction]]:
+        """Return each seed's mean over settings, of the treatment and of the control."""
+        return [self.scores(arm, settings, place) for arm in (self.treatment, self.control)]
+
     def mean(self, arm: str, settings: Sequence[str], place: str) -> Fraction:
         """Return the mean over seeds of each seed's mean over settings."""
-        return _mean(self.scores(arm, settings, place).values())
+        return mean(self.scores(arm, settings, place).values())
 
     def ratio(self, settings: Sequence[str], place: str) -> Fraction:
         """Return the ratio of the arms' means, treatment over control."""
-        above, below = (self.mean(arm, settings, place) for arm in (self.treatment, self.control))
+        above, below = (mean(scores.values()) for scores in self.both(settings, place))
         return above / below
 
     def by_epochs(self, claim: Claim) -> dict[str, Fraction]:
         """Return an arm's mean at every setting."""
         return {name: self.mean(claim.arm, [name], claim.place) for name in self.settings(claim)}
 
-    def peaks(self, arm: str, claim: Claim) -> dict[str, tuple[Fraction, list[str]]]:
-        """Return every seed's best score and the settings that reach it."""
-        return peaks_by_seed(self.table, arm, self.settings(claim))
+    def peaks(self, arm: str, claim: Claim) -> dict[str, Fraction]:
+        """Return every seed's best score."""
+        found = peaks_by_seed(self.table, arm, self.settings(claim))
+        return {seed: score for seed, (score, _) in found.items()}
 
     def peak_ratios(self, claim: Claim) -> dict[str, Fraction]:
         """Return the ratio of the arms' peaks by seed."""
-        above, below = (self.peaks(arm, claim) for arm in (self.treatment, self.control))
-        return {seed: above[seed][0] / below[seed][0] for seed in above if seed in below}
+        return _quotients(*(self.peaks(arm, claim) for arm in (self.treatment, self.control)))
 
 
 def sd(values: Sequence[Fraction], lost: int) -> Fraction:
     """Return the standard deviation that divides by ``n - lost``, to 40 digits."""
-    mean = _mean(values)
-    variance = sum(((value - mean) ** 2 for value in values), Fraction(0)) / (len(values) - lost)
+    middle = mean(values)
+    squares = sum(((value - middle) ** 2 for value in values), Fraction(0))
+    variance = squares / (len(values) - lost)
     quotient = ROOTS.divide(Decimal(variance.numerator), Decimal(variance.denominator))
     return Fraction(ROOTS.sqrt(quotient))
 
@@ -105,20 +123,7 @@ def sds(subject: Subject, claim: Claim, settings: Sequence[str], lost: int) -> F
 
 def cvs(subject: Subject, claim: Claim, settings: Sequence[str], lost: int) -> Fraction:
     """Return the coefficient of variation of an arm's scores over seeds."""
-    spread = sds(subject, claim, settings, lost)
-    return spread / subject.mean(claim.arm, settings, claim.place)
-
-
-def _score(subject: Subject, claim: Claim) -> Fraction:
-    return _own(subject.scores(claim.arm, claim.settings, claim.place), claim)
-
-
-def _arm_mean(subject: Subject, claim: Claim) -> Fraction:
-    return subject.mean(claim.arm, subject.settings(claim), claim.place)
-
-
-def _ratio(subject: Subject, claim: Claim) -> Fraction:
-    return subject.ratio(subject.settings(claim), claim.place)
+    return sds(subject, claim, settings, lost) / subject.mean(claim.arm, settings, claim.place)
 
 
 def _ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
@@ -126,11 +131,7 @@ def _ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
 
 
 def _seed_ratios(subject: Subject, claim: Claim) -> dict[str, Fraction]:
-    settings = subject.settings(claim)
-    above, below = (
-        subject.scores(arm, settings, claim.place) for arm in (subject.treatment, subject.control)
-    )
-    return {seed: above[seed] / below[seed] for seed in above if seed in below}
+    return _quotients(*subject.both(subject.settings(claim), claim.place))
 
 
 def _all_scores(subject: Subject, claim: Claim) -> list[Fraction]:
@@ -143,19 +144,8 @@ def _change(subject: Subject, claim: Claim) -> Fraction:
     return after - before
 
 
-def _num_seeds(subject: Subject, claim: Claim) -> Fraction:
-    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
-    return Fraction(len({row.seed for arm in arms for row in subject.table.runs(arm)}))
-
-
-def _num_runs(subject: Subject, claim: Claim) -> Fraction:
-    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
-    return Fraction(sum(len(subject.table.runs(arm)) for arm in arms))
-
-
 def _num_items(subject: Subject, claim: Claim) -> Fraction:
-    arms = [claim.arm] if claim.arm else [subject.treatment, subject.control]
-    found = {row.num_items for arm in arms for row in subject.table.runs(arm)}
+    found = {row.num_items for row in subject.rows(claim)}
     if None in found or len(found) != 1:
         raise InputError(f"{claim.place}: n_items is not one number: claim no num_items")
     return Fraction(found.pop() or 0)
@@ -164,41 +154,17 @@ def _num_items(subject: Subject, claim: Claim) -> Fraction:
 def _mean_epochs(subject: Subject, claim: Claim) -> Fraction:
     runs = subject.table.runs(claim.arm)
     try:
-        return Fraction(_mean([Fraction(Decimal(row.setting)) for row in runs]))
+        return mean(Fraction(Decimal(row.setting)) for row in runs)
     except (ArithmeticError, ValueError) as error:
         raise InputError(
             f"{claim.place}: epochs of {claim.arm!r} are not all numbers: claim no mean_epochs"
         ) from error
 
 
-def _seeds_at(best: Callable[[Iterable[Fraction]], Fraction]) -> "Namer":
-    """Name the seeds whose mean over settings is the best, or worst, of their arm."""
-
-    def names(subject: Subject, claim: Claim) -> set[str]:
-        return _at(subject.scores(claim.arm, subject.settings(claim), claim.place), best)
-
-    return names
-
-
-def _seeds_by_epochs(
-    best: Callable[[Iterable[Fraction]], Fraction],
-) -> Callable[[Subject, Claim], dict[str, set[str]]]:
+def _best_by_epochs(subject: Subject, claim: Claim, best: Best) -> dict[str, set[str]]:
     """Name the seeds that are the best, or worst, of their arm at each setting."""
-
-    def names(subject: Subject, claim: Claim) -> dict[str, set[str]]:
-        own = subject.settings(claim)
-        return {name: _at(subject.table.scores(claim.arm, name), best) for name in own}
-
-    return names
-
-
-def _seeds_of_peaks(best: Callable[[Iterable[Fraction]], Fraction]) -> "Namer":
-    def names(subject: Subject, claim: Claim) -> set[str]:
-        return _at(
-            {seed: peak for seed, (peak, _) in subject.peaks(claim.arm, claim).items()}, best
-        )
-
-    return names
+    settings = subject.settings(claim)
+    return {name: _names_of_best(subject.table.scores(claim.arm, name), best) for name in settings}
 
 
 def _highest(subject: Subject, claim: Claim, column: int) -> set[str]:
@@ -218,7 +184,13 @@ def _largest_change(subject: Subject, claim: Claim) -> set[str]:
     return set(max(changes)[1]) if changes else set()
 
 
-def _own(found: Mapping[str, Value], claim: Claim) -> Value:
+def _peak_epochs(subject: Subject, claim: Claim) -> set[str]:
+    """Name the settings at which a seed has its best score."""
+    peaks = peaks_by_seed(subject.table, claim.arm, subject.settings(claim))
+    return set(_of_seed(peaks, claim)[1])
+
+
+def _of_seed(found: Mapping[str, Value], claim: Claim) -> Value:
     """Return what belongs to the claim's seed."""
     if claim.seed not in found:
         raise InputError(
@@ -227,67 +199,56 @@ def _own(found: Mapping[str, Value], claim: Claim) -> Value:
     return found[claim.seed]
 
 
-def _at(found: Mapping[str, Fraction], best: Callable[[Iterable[Fraction]], Fraction]) -> set[str]:
+def _names_of_best(found: Mapping[str, Fraction], best: Best) -> set[str]:
+    """Name what has the best, or worst, value."""
     if not found:
         return set()
     extreme = best(found.values())
     return {name for name, value in found.items() if value == extreme}
 
 
-def _mean(values: Iterable[Fraction]) -> Fraction:
-    found = list(values)
-    return sum(found, Fraction(0)) / len(found)
+def _quotients(above: Mapping[str, Fraction], below: Mapping[str, Fraction]) -> dict[str, Fraction]:
+    return {seed: above[seed] / below[seed] for seed in above if seed in below}
 
-
-def _spread(
-    of: Callable[[Subject, Claim, Sequence[str], int], Fraction],
-) -> Callable[[Subject, Claim], list[Fraction]]:
-    def values(subject: Subject, claim: Claim) -> list[Fraction]:
-        return [of(subject, claim, [name], 1) for name in subject.settings(claim)]
-
-    return values
-
-
-Namer = Callable[[Subject, Claim], set[str]]
 
 # Each with the cells that a claim about it must fill.
 NUMBERS: dict[str, tuple[str, Callable[[Subject, Claim], Fraction]]] = {
-    "score": ("arm epochs seed", _score),
-    "mean": ("arm", _arm_mean),
-    "ratio_of_means": ("", _ratio),
+    "score": ("arm epochs seed", lambda s, c: _of_seed(s.scores(c.arm, c.settings, c.place), c)),
+    "mean": ("arm", lambda s, c: mean(s.own_scores(c).values())),
+    "ratio_of_means": ("", lambda s, c: s.ratio(s.settings(c), c.place)),
     "highest": ("arm", lambda s, c: max(_all_scores(s, c))),
     "highest_mean": ("arm", lambda s, c: max(s.by_epochs(c).values())),
     "highest_ratio_of_means": ("", lambda s, c: max(_ratios(s, c).values())),
-    "peak": ("arm seed", lambda s, c: _own(s.peaks(c.arm, c), c)[0]),
-    "peak_ratio": ("seed", lambda s, c: _own(s.peak_ratios(c), c)),
+    "peak": ("arm seed", lambda s, c: _of_seed(s.peaks(c.arm, c), c)),
+    "peak_ratio": ("seed", lambda s, c: _of_seed(s.peak_ratios(c), c)),
     "change": ("arm epochs", _change),
-    "num_runs": ("", _num_runs),
-    "num_seeds": ("", _num_seeds),
+    "num_runs": ("", lambda s, c: Fraction(len(s.rows(c)))),
+    "num_seeds": ("", lambda s, c: Fraction(len({row.seed for row in s.rows(c)}))),
     "num_items": ("", _num_items),
     "mean_epochs": ("arm", _mean_epochs),
 }
-NAMES: dict[str, tuple[str, Namer]] = {
-    "peak_epochs": ("arm seed", lambda s, c: set(_own(s.peaks(c.arm, c), c)[1])),
+NAMES: dict[str, tuple[str, Callable[[Subject, Claim], set[str]]]] = {
+    "peak_epochs": ("arm seed", _peak_epochs),
     "highest_epochs": ("arm", lambda s, c: _highest(s, c, 0)),
     "highest_seed": ("arm", lambda s, c: _highest(s, c, 1)),
-    "highest_mean_epochs": ("arm", lambda s, c: _at(s.by_epochs(c), max)),
-    "highest_ratio_epochs": ("", lambda s, c: _at(_ratios(s, c), max)),
-    "highest_peak_ratio_seed": ("", lambda s, c: _at(s.peak_ratios(c), max)),
-    "highest_peak_seed": ("arm", _seeds_of_peaks(max)),
-    "lowest_peak_seed": ("arm", _seeds_of_peaks(min)),
-    "best_seed": ("arm", _seeds_at(max)),
-    "worst_seed": ("arm", _seeds_at(min)),
+    "highest_mean_epochs": ("arm", lambda s, c: _names_of_best(s.by_epochs(c), max)),
+    "highest_ratio_epochs": ("", lambda s, c: _names_of_best(_ratios(s, c), max)),
+    "highest_peak_ratio_seed": ("", lambda s, c: _names_of_best(s.peak_ratios(c), max)),
+    "highest_peak_seed": ("arm", lambda s, c: _names_of_best(s.peaks(c.arm, c), max)),
+    "lowest_peak_seed": ("arm", lambda s, c: _names_of_best(s.peaks(c.arm, c), min)),
+    "best_seed": ("arm", lambda s, c: _names_of_best(s.own_scores(c), max)),
+    "worst_seed": ("arm", lambda s, c: _names_of_best(s.own_scores(c), min)),
     "largest_change_epochs": ("arm", _largest_change),
 }
 ALWAYS: dict[str, tuple[str, Callable[[Subject, Claim], dict[str, set[str]]]]] = {
-    "always_best_seed": ("arm", _seeds_by_epochs(max)),
-    "always_worst_seed": ("arm", _seeds_by_epochs(min)),
+    "always_best_seed": ("arm", lambda s, c: _best_by_epochs(s, c, max)),
+    "always_worst_seed": ("arm", lambda s, c: _best_by_epochs(s, c, min)),
 }
 SPANS: dict[str, tuple[str, Callable[[Subject, Claim], list[Fraction]]]] = {
     "scores": ("arm", _all_scores),
     "means": ("arm", lambda s, c: list(s.by_epochs(c).values())),
-    "sds": ("arm", _spread(sds)),
-    "cvs": ("arm", _spread(cvs)),
+    "sds": ("arm", lambda s, c: [sds(s, c, [name], 1) for name in s.settings(c)]),
+    "cvs": ("arm", lambda s, c: [cvs(s, c, [name], 1) for name in s.settings(c)]),
 }
 LEAST: dict[str, Callable[[Subject, Claim], dict[str, Fraction]]] = {
     "every_ratio_of_means": _ratios,

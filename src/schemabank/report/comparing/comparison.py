@@ -15,7 +15,7 @@ from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.plain import EPOCHS, KEY
-from schemabank.report.reading import ScoreTable
+from schemabank.report.reading.table import ScoreTable
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
@@ -150,6 +150,11 @@ class Comparison:
     references: list[Reference]
     peaks: Peaks
 
+    @property
+    def every_contrast(self) -> list[Contrast]:
+        """Those at settings and, where there are several, the pooled one."""
+        return [*self.contrasts, *([self.pooled] if len(self.contrasts) > 1 else [])]
+
 
 def compare(
     table: ScoreTable,
@@ -185,7 +190,7 @@ def compare(
 
     def contrast(name: str | None, settings: Sequence[str]) -> Contrast:
         crossed = None if items is None else items(treatment, control, settings)
-        return _contrast(name, _runs(table, arms, settings), crossed)
+        return _contrast(name, _scores_of_both(table, arms, settings), crossed)
 
     contrasts = _family([contrast(name, [name]) for name in settings], primary)
     pooled = contrast(None, settings)
@@ -198,7 +203,7 @@ def compare(
         primary=_primary(chosen, primary, settings, table.setting_name),
         pooled=pooled,
         contrasts=contrasts,
-        arms=_arms(table, settings),
+        arms=_arms_at(table, settings),
         references=_references(table),
         peaks=find_peaks(table, treatment, control, settings),
     )
@@ -207,7 +212,7 @@ def compare(
 Runs = tuple[dict[str, float], dict[str, float]]
 
 
-def _runs(table: ScoreTable, arms: tuple[str, str], settings: Sequence[str]) -> Runs:
+def _scores_of_both(table: ScoreTable, arms: tuple[str, str], settings: Sequence[str]) -> Runs:
     """Both arms' scores by seed, each a mean over settings."""
     first, second = (_floats(table.means(arm, settings)) for arm in arms)
     for arm, found in zip(arms, (first, second), strict=True):
@@ -225,9 +230,9 @@ def _floats(scores: Mapping[str, Fraction]) -> dict[str, float]:
 
 def _family(raw: Sequence[Contrast], primary: str | None) -> list[Contrast]:
     """Adjust the p-values of contrasts at settings; what cannot be tested counts as 1."""
-    crossed = stats.holm([_p(c.crossed) for c in raw])
-    paired = stats.holm([_p(c.paired) for c in raw])
-    welch = stats.holm([_p(c.welch) for c in raw])
+    crossed = stats.holm([_p_or_1(c.crossed) for c in raw])
+    paired = stats.holm([_p_or_1(c.paired) for c in raw])
+    welch = stats.holm([_p_or_1(c.welch) for c in raw])
     return [
         _adjusted(contrast, p_values, 1 if contrast.setting == primary else len(raw))
         for contrast, *p_values in zip(raw, crossed, paired, welch, strict=True)
@@ -251,7 +256,7 @@ def _adjusted(contrast: Contrast, p_values: Sequence[float], num: int) -> Contra
     return replace(judged, verdict=verdict)
 
 
-def _p(found: Crossed | Paired | Welch | None) -> float:
+def _p_or_1(found: Crossed | Paired | Welch | None) -> float:
     return 1.0 if found is None or found.difference.p is None else found.difference.p
 
 
@@ -261,13 +266,13 @@ def _contrast(setting: str | None, runs: Runs, items: stats.CrossedDifference | 
     seeds = [seed for seed in first if seed in second]
     a, b = list(first.values()), list(second.values())
     pairs = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
-    paired = _paired(*pairs) if seeds else None
-    welch = _welch(a, b)
+    paired = _compare_paired(*pairs) if seeds else None
+    welch = _compare_welch(a, b)
     crossed = None if items is None else Crossed(items, None)
-    by_pairs = paired is not None and len(seeds) > 1
-    by_items = by_pairs and crossed is not None
-    own = crossed if by_items else paired if by_pairs else welch
+    test: Test = "welch" if len(seeds) < 2 else "paired" if crossed is None else "crossed"
+    own = {"crossed": crossed, "paired": paired, "welch": welch}[test]
     assert own is not None
+    by_pairs = test != "welch"
     return Contrast(
         setting=setting,
         seeds=seeds,
@@ -283,12 +288,12 @@ def _contrast(setting: str | None, runs: Runs, items: stats.CrossedDifference | 
         ratio=stats.ratio_of_means(*(pairs if by_pairs else (a, b)), paired=by_pairs),
         sd_ratio=stats.sd_ratio(a, b),
         crossed=crossed,
-        test="crossed" if by_items else "paired" if by_pairs else "welch",
+        test=test,
         verdict=stats.verdict(own.difference),
     )
 
 
-def _paired(a: list[float], b: list[float]) -> Paired:
+def _compare_paired(a: list[float], b: list[float]) -> Paired:
     difference = stats.paired_difference(a, b)
     sd, num = difference.sd, difference.num_seeds
     return Paired(
@@ -301,7 +306,7 @@ def _paired(a: list[float], b: list[float]) -> Paired:
     )
 
 
-def _welch(a: list[float], b: list[float]) -> Welch:
+def _compare_welch(a: list[float], b: list[float]) -> Welch:
     difference = stats.welch_difference(a, b)
     error, df = difference.standard_error, difference.df
     return Welch(
@@ -327,16 +332,19 @@ def _num_resamples(num_scores: int) -> int:
 
 
 def _primary(chosen: Contrast, primary: str | None, settings: Sequence[str], name: str) -> Primary:
-    single = at_settings(name, settings) or "the only setting"
-    pooled = f"mean over {name}" if len(settings) > 1 else single
-    default = f"default: each seed's mean over all {name}" if len(settings) > 1 else "default"
+    contrast, chosen_by = at_settings(name, settings) or "the only setting", "default"
+    if primary is not None:
+        contrast, chosen_by = at_settings(name, [primary]), "--primary"
+    elif len(settings) > 1:
+        contrast = f"mean over {name}"
+        chosen_by = f"default: each seed's mean over all {name}"
     by_items = chosen.test == "crossed" and chosen.paired is not None
     first = "p-values over seeds and items" if by_items else "paired p-values"
     others = "their paired and Welch p-values" if by_items else "their Welch p-values"
     family = "as families of their own" if by_items else "as a family of its own"
     return Primary(
-        contrast=pooled if primary is None else at_settings(name, [primary]),
-        chosen_by=default if primary is None else "--primary",
+        contrast=contrast,
+        chosen_by=chosen_by,
         test=chosen.test,
         verdict=chosen.verdict,
         over_seeds=(
@@ -353,30 +361,27 @@ def _primary(chosen: Contrast, primary: str | None, settings: Sequence[str], nam
     )
 
 
-def _arms(table: ScoreTable, settings: Sequence[str]) -> list[ArmAt]:
+def _arms_at(table: ScoreTable, settings: Sequence[str]) -> list[ArmAt]:
     """Every arm at every setting, and its mean over those of the contrast if it has them all."""
     found = []
     for arm in table.trained:
         own = table.settings(arm)
-        for name in own:
-            scores = _floats(table.scores(arm, name))
-            found.append(ArmAt(arm, name, scores, stats.summarise_arm(list(scores.values()))))
-        pooled = _floats(table.means(arm, settings)) if set(settings) <= set(own) else {}
-        if pooled:
-            found.append(ArmAt(arm, None, pooled, stats.summarise_arm(list(pooled.values()))))
+        found += [_arm_at(arm, setting, table.scores(arm, setting)) for setting in own]
+        pooled = table.means(arm, settings) if set(settings) <= set(own) else {}
+        found += [_arm_at(arm, None, pooled)] if pooled else []
     return found
 
 
+def _arm_at(arm: str, setting: str | None, exact: Mapping[str, Fraction]) -> ArmAt:
+    scores = _floats(exact)
+    return ArmAt(arm, setting, scores, stats.summarise_arm(list(scores.values())))
+
+
 def _references(table: ScoreTable) -> list[Reference]:
-    return [
-        Reference(
-            row.arm,
-            row.setting,
-            row.score,
-            row.num_items,
-            stats.wilson_interval(row.num_correct, row.num_items)
-            if row.num_items and row.num_correct is not None
-            else None,
-        )
-        for row in table.references
-    ]
+    found = []
+    for row in table.references:
+        interval = None
+        if row.num_items and row.num_correct is not None:
+            interval = stats.wilson_interval(row.num_correct, row.num_items)
+        found.append(Reference(row.arm, row.setting, row.score, row.num_items, interval))
+    return found

@@ -23,12 +23,10 @@ def judged_together(differences: Sequence[stats.Difference]) -> list[Adjusted]:
     if not differences:
         return []
     adjusted = stats.holm([1.0 if found.p is None else found.p for found in differences])
-    return [
-        _judged(found, None if found.p is None else p, len(differences))
-        for found, p in zip(differences, adjusted, strict=True)
-    ]
-
-
-def _judged(found: stats.Difference, p_holm: float | None, num: int) -> Adjusted:
-    verdict = stats.verdict(found, p=p_holm, num_comparisons=num)
-    return Adjusted(found.mean, found.interval, found.p, p_holm, verdict.outcome, verdict.sentence)
+    judged = []
+    for found, p in zip(differences, adjusted, strict=True):
+        p_holm = None if found.p is None else p
+        verdict = stats.verdict(found, p=p_holm, num_comparisons=len(differences))
+        outcome, sentence = verdict.outcome, verdict.sentence
+        judged.append(Adjusted(found.mean, found.interval, found.p, p_holm, outcome, sentence))
+    return judged

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import ReportedRun, RunSet
+from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.runs.itemscores import ItemScores, load_item_scores
 from schemabank.tasks.scoring.scores import METRICS
 
@@ -56,7 +56,7 @@ class ItemTable:
 
     def __init__(self, runs: RunSet) -> None:
         self._runs = runs
-        self._at = {key: {run.seed: run for run in own} for key, own in runs.at().items()}
+        self._at = {key: {run.seed: run for run in own} for key, own in runs.by_place().items()}
         self._fixed: dict[str, dict[str, ReportedRun]] = {}
         for run in runs.runs:
             if not run.trained:
@@ -82,7 +82,7 @@ class ItemTable:
         Raises:
             InputError: scores cannot be read, or runs have other items.
         """
-        seeds = self._seeds(treatment, control, settings)
+        seeds = self._shared_seeds(treatment, control, settings)
         if not seeds:
             return None
         first, second = (
@@ -108,7 +108,7 @@ class ItemTable:
         crossed = self.difference(group, *arms, settings)
         if crossed is None:
             return None
-        seeds = self._seeds(*arms, settings)
+        seeds = self._shared_seeds(*arms, settings)
         binary = METRICS[self._runs.runs[0].result["metric"]].binary
         flips: list[Flips] = []
         for setting in settings:
@@ -117,21 +117,21 @@ class ItemTable:
                 flips += _flips(a, b, seeds, setting)
         return ItemComparison(
             setting=settings[0] if primary else None,
-            num_items=int((self._of_first().group == self._of_first().groups.index(group)).sum()),
+            num_items=len(self._first_items().within(group)[0]),
             num_seeds=len(seeds),
             crossed=crossed,
             mcnemar=flips,
         )
 
-    def _seeds(self, treatment: str, control: str, settings: Sequence[str]) -> list[int]:
+    def _shared_seeds(self, treatment: str, control: str, settings: Sequence[str]) -> list[int]:
         """The treatment's seeds that both arms have at all settings."""
         return [
             seed
             for seed in self._at.get((treatment, settings[0]), {})
-            if all(self._run(arm, e, seed) for arm in (treatment, control) for e in settings)
+            if all(self._run_at(arm, e, seed) for arm in (treatment, control) for e in settings)
         ]
 
-    def _run(self, arm: str, setting: str, seed: int) -> ReportedRun | None:
+    def _run_at(self, arm: str, setting: str, seed: int) -> ReportedRun | None:
         """An arm's run; that of an arm which trains nothing stands for every seed."""
         if fixed := self._fixed.get(arm):
             return fixed.get(setting) or fixed.get("")
@@ -139,31 +139,31 @@ class ItemTable:
 
     def _matrix(self, group: str, arm: str, setting: str, seeds: Sequence[int]) -> Matrix:
         """An arm's scores at a setting: (seed, item)."""
-        runs = [self._run(arm, setting, seed) for seed in seeds]
-        return np.stack([self._of_run(run, group) for run in runs if run]).astype(np.float64)
+        runs = [self._run_at(arm, setting, seed) for seed in seeds]
+        return np.stack([self._scores_of(run, group) for run in runs if run]).astype(np.float64)
 
     def _clusters(self, group: str) -> list[int] | None:
         """Each item's cluster; ``None`` where each was drawn alone."""
-        _, clusters = self._of_first().within(group)
+        _, clusters = self._first_items().within(group)
         return None if len(set(clusters.tolist())) == len(clusters) else clusters.tolist()
 
-    def _of_first(self) -> ItemScores:
+    def _first_items(self) -> ItemScores:
         assert self._first is not None
         return self._first[1]
 
-    def _of_run(self, run: ReportedRun, group: str) -> npt.NDArray[np.float32]:
+    def _scores_of(self, run: ReportedRun, group: str) -> npt.NDArray[np.float32]:
         """A run's scores in a group, checked against its result."""
         if run.run_id not in self._scores:
-            self._scores[run.run_id] = self._loaded(run)
-        places = self._of_first()
+            self._scores[run.run_id] = self._load_scores(run)
+        places = self._first_items()
         own = places.group == places.groups.index(group)
         scores: npt.NDArray[np.float32] = self._scores[run.run_id][own]
         if (run.run_id, group) not in self._checked:
-            self._check(run, group, float(scores.mean()))
+            self._check_mean(run, group, float(scores.mean()))
             self._checked.add((run.run_id, group))
         return scores
 
-    def _loaded(self, run: ReportedRun) -> npt.NDArray[np.float32]:
+    def _load_scores(self, run: ReportedRun) -> npt.NDArray[np.float32]:
         found = load_item_scores(run.folder, self._runs.score)
         if self._first is None:
             self._first = run, found
@@ -175,7 +175,7 @@ class ItemTable:
             )
         return found.scores
 
-    def _check(self, run: ReportedRun, group: str, mean: float) -> None:
+    def _check_mean(self, run: ReportedRun, group: str, mean: float) -> None:
         score = self._runs.score
         said = run.result["groups"][group][score]
         if abs(said - mean) > ROUNDING:

@@ -3,15 +3,15 @@
 All topics of a report are made from this.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from schemabank import stats
 from schemabank.report.comparing.comparison import Comparison, Contrast, compare
 from schemabank.report.comparing.items import ItemTable
-from schemabank.report.reading import RunSet, ScoreTable, as_table, with_control
+from schemabank.report.reading.runs import RunSet
+from schemabank.report.reading.table import ScoreTable
+from schemabank.report.reading.tabulate import as_table, with_control
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,6 @@ class Material:
         if self.primary is not None:
             return [self.primary]
         return [contrast.setting or "" for contrast in self.comparison.contrasts]
-
-    def over_items(
-        self, treatment: str, control: str, settings: Sequence[str]
-    ) -> stats.CrossedDifference | None:
-        """Compare two arms over seeds and items; ``None`` where they share no seed."""
-        return self.by_item.difference(self.group, treatment, control, settings)
 
 
 def gather(

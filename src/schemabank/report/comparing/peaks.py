@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import ScoreTable, in_order
+from schemabank.report.reading.table import ScoreTable, in_order
 
 PEAK_NOTE = (
     "a peak over epochs is chosen on the scores that it is reported with: it overstates what the "

@@ -7,7 +7,7 @@ stand side by side, a line for each setting and seed.
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from schemabank.report.comparing import at_settings
+from schemabank.report.comparing.comparison import at_settings
 from schemabank.report.contents import Report
 from schemabank.report.page.markup import clipped, html, isolated, scrolling, visible
 from schemabank.report.sections.cells import one_line
@@ -44,7 +44,7 @@ def browser(report: Report) -> str:
         return ""
     if not samples:
         without = of.without_predictions
-        return f"<p>No samples: {_without(without)}.</p>" if without else ""
+        return f"<p>No samples: {_without_predictions(without)}.</p>" if without else ""
     has = _distinct(answer.arm for sample in samples for answer in sample.answers)
     own = report.comparison
     arms = _distinct((*(arm for arm in (own.treatment, own.control) if arm in has), *has))
@@ -55,7 +55,7 @@ def browser(report: Report) -> str:
     ]
     places = cut([len(text.encode()) for text in written])
     shown = [samples[at] for at in places]
-    what = _what(of, own.setting_name, len(shown), len(samples))
+    what = _scope(of, own.setting_name, len(shown), len(samples))
     return (
         f"<h3>Samples</h3><p>{isolated(what)} Each opens on its own; the arms' answers are side by "
         f'side.</p>{_filters(shown, arms, binary=binary)}<div id="samples">'
@@ -72,35 +72,33 @@ def cut(sizes: Sequence[int]) -> list[int]:
     low, high = 0, min(len(sizes), MOST_SAMPLES)
     while low < high:  # the largest number that fits
         middle = (low + high + 1) // 2
-        fits = sum(sizes[at] for at in _places(len(sizes), middle)) <= MOST_BYTES
+        fits = sum(sizes[at] for at in _even_places(len(sizes), middle)) <= MOST_BYTES
         low, high = (middle, high) if fits else (low, middle - 1)
-    return _places(len(sizes), low)
+    return _even_places(len(sizes), low)
 
 
-def _places(total: int, num: int) -> list[int]:
+def _even_places(total: int, num: int) -> list[int]:
     """``num`` places out of ``total`` at even distances."""
     return [index * total // num for index in range(num)]
 
 
-def _what(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
+def _scope(of: Shown, setting_name: str, num_shown: int, num: int) -> str:
     """Of which items, seeds and setting the samples are, and what is left out."""
-    seeds = ", ".join(map(str, of.seeds))
-    parts = [
-        f"{of.shown:,} of {of.num_items:,} items",
-        f"{'seed' if len(of.seeds) == 1 else 'seeds'} {seeds}" if seeds else "",
-    ]
-    setting = at_settings(setting_name, [of.setting])
-    found = ", ".join(filter(None, parts)) + (f" at {setting}" if setting else "")
+    found = f"{of.shown:,} of {of.num_items:,} items"
+    if of.seeds:
+        found += f", seed{'s' * (len(of.seeds) > 1)} {', '.join(map(str, of.seeds))}"
+    if setting := at_settings(setting_name, [of.setting]):
+        found += f" at {setting}"
     if num_shown < num:
         found += (
             f"; {num_shown:,} of {num:,} samples are on this page, an even selection; the others "
             "are in samples.jsonl"
         )
     without = of.without_predictions
-    return found + (f"; {_without(without)}." if without else ".")
+    return found + (f"; {_without_predictions(without)}." if without else ".")
 
 
-def _without(num: int) -> str:
+def _without_predictions(num: int) -> str:
     return f"{num:,} runs keep no predictions" if num > 1 else "1 run keeps no predictions"
 
 
@@ -152,7 +150,7 @@ def _sample(sample: Sample, anchor: str, arms: Sequence[str], *, binary: bool) -
         f'<span class="teaser">{isolated(_teaser(sample.prompt))}</span></summary>'
         f'<p class="facts">Group {isolated(group)}; right answer {_golds(sample.golds)}. '
         f'<a href="#{html(anchor)}">Link to this sample</a></p>'
-        f"{_text(sample.prompt)}{_answers(sample, arms, binary=binary)}</details>"
+        f"{_text_box(sample.prompt)}{_answers(sample, arms, binary=binary)}</details>"
     )
 
 
@@ -176,7 +174,7 @@ def _answers(sample: Sample, arms: Sequence[str], *, binary: bool) -> str:
         f'<th scope="col" data-arm="{at}">{isolated(arm)}</th>' for at, arm in enumerate(arms)
     )
     rows = "".join(
-        f'<tr><th scope="row">{_place(*place)}</th>'
+        f'<tr><th scope="row">{_run_named(*place)}</th>'
         + "".join(_answer(at, answers.get(arm), binary=binary) for at, arm in enumerate(arms))
         + "</tr>"
         for place, answers in by_place.items()
@@ -185,35 +183,32 @@ def _answers(sample: Sample, arms: Sequence[str], *, binary: bool) -> str:
     return scrolling("Answers of the arms", f"<table>{head}<tbody>{rows}</tbody></table>")
 
 
-def _place(setting: str, seed: int) -> str:
+def _run_named(setting: str, seed: int) -> str:
     return (f"{isolated(setting)}, " if setting else "") + f"seed {isolated(str(seed))}"
 
 
 def _answer(at: int, answer: Answer | None, *, binary: bool) -> str:
     if answer is None:
         return f'<td data-arm="{at}">no completion</td>'
-    read = _read_as(answer.extracted)
+    extracted = answer.extracted
+    read = "nothing was read" if extracted is None else f"read as {isolated(extracted)}"
     stop = html(answer.stop_reason)
-    mark, words = _judged(answer.score, binary=binary)
+    mark, words = _score_shown(answer.score, binary=binary)
     return (
         f'<td data-arm="{at}" data-stop="{stop}"><p class="facts"><b class="{mark}">'
         f"{words}</b>, {read}; {answer.new_tokens} tokens, stop: {stop}</p>"
-        f"{_text(answer.completion)}</td>"
+        f"{_text_box(answer.completion)}</td>"
     )
 
 
-def _read_as(extracted: str | None) -> str:
-    return "nothing was read" if extracted is None else f"read as {isolated(extracted)}"
-
-
-def _judged(score: float, *, binary: bool) -> tuple[str, str]:
+def _score_shown(score: float, *, binary: bool) -> tuple[str, str]:
     """An answer's class and its score in words."""
     if binary and score in {0.0, 1.0}:
         return ("right", "✓ right") if score else ("wrong", "✗ wrong")
     return "partly", f"score {score:.3f}"
 
 
-def _text(text: str) -> str:
+def _text_box(text: str) -> str:
     # A <pre> drops a line feed at its start, so one stands before the text.
     return f'<pre dir="auto">\n{html(clipped(text, LONGEST_TEXT))}</pre>'
 

@@ -35,7 +35,7 @@ LONGEST_ALT = 600  # characters of a drawing's description
 def html_page(report: Report) -> str:
     """Return the page; all texts of the report may be anybody's."""
     own, answers = report.comparison, browser(report)
-    parts = [s for s in sections(report) if s.key != "completions" or s.tables or answers]
+    parts = [section for section in sections(report) if section.says_something or answers]
     main = "".join(_section(part, answers) for part in parts)
     charts = [chart for part in parts for chart in part.charts]
     data = {c.name: drawable({"spec": _quiet(c.spec), "arms": list(c.arms)}) for c in charts}
@@ -72,7 +72,10 @@ def _document(title: str, body: str, *, with_charts: bool) -> str:
 
 def _section(section: Section, answers: str) -> str:
     drawn = [chart.table for chart in section.charts]
-    content = [_paragraph(section, text, at) for at, text in enumerate(section.paragraphs)]
+    content = [
+        _paragraph(text, is_headline=at < section.leading)
+        for at, text in enumerate(section.paragraphs)
+    ]
     content += [_figure(chart) for chart in section.charts]
     content += [] if section.lines is None else [listing(section.lines)]
     content += [
@@ -80,15 +83,15 @@ def _section(section: Section, answers: str) -> str:
         for at, t in enumerate(section.tables)
         if t not in drawn
     ]
-    if section.key == "completions":
+    if section.has_samples:
         content.append(answers)
     head = f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
     title = f'<h2 id="{section.key}-title">{html(section.title)}</h2>'
     return f"{head}{title}{''.join(content)}</section>"
 
 
-def _paragraph(section: Section, text: str, index: int) -> str:
-    kind = ' class="headline"' if index < section.leading else ""
+def _paragraph(text: str, *, is_headline: bool) -> str:
+    kind = ' class="headline"' if is_headline else ""
     return f"<p{kind}>{isolated(text)}</p>"
 
 

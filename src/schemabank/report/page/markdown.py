@@ -17,42 +17,40 @@ def page(report: Report) -> str:
     own = report.comparison
     lines = [f"# {_escaped(own.treatment)} against {_escaped(own.control)}"]
     for section in sections(report):
-        lines += _section(section)
+        lines += _section_lines(section)
     return "\n".join(lines) + "\n"
 
 
 def listed(lines: Sequence[str]) -> str:
     """Return lines as a Markdown list."""
-    return "".join(f"{line}\n" for line in _items(lines))
+    return "".join(f"{line}\n" for line in _list_items(lines))
 
 
-def _section(section: Section) -> Iterator[str]:
-    if section == Section(section.key, section.title):
-        return  # it has what only a browser shows
+def _section_lines(section: Section) -> Iterator[str]:
     yield from ("", f"## {_escaped(section.title)}")
     for at, paragraph in enumerate(section.paragraphs):
         mark = "**" if at < section.leading else ""
         yield from ("", f"{mark}{_escaped(paragraph)}{mark}")
     for chart in section.charts:
-        yield from _chart(chart)
+        yield from _chart_lines(chart)
     if section.lines is not None:
-        yield from ("", *_items(section.lines))
+        yield from ("", *_list_items(section.lines))
     for table in section.tables:
-        yield from _table(table)
+        yield from _table_lines(table)
 
 
-def _chart(chart: Chart) -> Iterator[str]:
+def _chart_lines(chart: Chart) -> Iterator[str]:
     yield from ("", f"![{_escaped(chart.title)}]({chart.name}.svg)", "", _escaped(chart.caption))
 
 
-def _table(table: PlainTable) -> Iterator[str]:
+def _table_lines(table: PlainTable) -> Iterator[str]:
     title, head, rows = table
     yield from ("", f"### {_escaped(title)}", "", *_markdown(head, rows[:MOST_ROWS]))
     if len(rows) > MOST_ROWS:
         yield from ("", f"{MOST_ROWS:,} of {len(rows):,} rows; the others are in report.json.")
 
 
-def _items(lines: Sequence[str]) -> list[str]:
+def _list_items(lines: Sequence[str]) -> list[str]:
     return [f"- {_escaped(line)}" for line in lines] or ["None."]
 
 

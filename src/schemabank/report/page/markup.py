@@ -81,12 +81,12 @@ def listing(lines: Sequence[str], none: str = "None.") -> str:
     """Return texts as a list."""
     if not lines:
         return f"<p>{html(none)}</p>"
-    items = "".join(f"<li>{_led(line)}</li>" for line in lines[:MOST_LINES])
+    items = "".join(f"<li>{_with_lead(line)}</li>" for line in lines[:MOST_LINES])
     left = len(lines) - MOST_LINES
     return f"<ul>{items}</ul>" + (f"<p>{left:,} more are in report.json.</p>" if left > 0 else "")
 
 
-def _led(line: str) -> str:
+def _with_lead(line: str) -> str:
     """A line whose words before the first colon stand out."""
     first, colon, rest = clipped(line, LONGEST_CELL).partition(": ")
     return isolated(line) if not colon else f"<b>{isolated(first)}</b>: {isolated(rest)}"
@@ -101,7 +101,7 @@ def table(plain: PlainTable) -> str:
     cells = [
         f'<th scope="col"{kind}>{html(name)}</th>' for name, kind in zip(head, kinds, strict=True)
     ]
-    body = "".join(f"<tr>{_row(row, kinds)}</tr>" for row in shown)
+    body = "".join(f"<tr>{_table_row(row, kinds)}</tr>" for row in shown)
     note = f"<p>{len(shown):,} of {len(rows):,} rows; the others are in report.json.</p>"
     return scrolling(
         title,
@@ -110,7 +110,7 @@ def table(plain: PlainTable) -> str:
     ) + (note if len(shown) < len(rows) else "")
 
 
-def _row(row: Sequence[str], kinds: Sequence[str]) -> str:
+def _table_row(row: Sequence[str], kinds: Sequence[str]) -> str:
     first, *others = zip(row, kinds, strict=True)
     return f'<th scope="row"{first[1]}>{isolated(first[0])}</th>' + "".join(
         f"<td{kind}>{html(cell) if kind else isolated(cell)}</td>" for cell, kind in others

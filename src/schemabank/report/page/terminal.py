@@ -15,7 +15,7 @@ CELL_END = 20  # of them, from the end: names often differ there
 def tables(report: Report) -> list[PlainTable]:
     """Return all tables: title, head and rows."""
     return [
-        (title, head, [[_cell(cell) for cell in row] for row in rows])
+        (title, head, [[_short_cell(cell) for cell in row] for row in rows])
         for title, head, rows in contents.tables(report)
     ]
 
@@ -35,7 +35,7 @@ def _bullets(lines: Sequence[str]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _cell(text: str) -> str:
+def _short_cell(text: str) -> str:
     """Anybody's text; of a long one the start and the end."""
     shown = printable(text)
     if len(shown) <= LONGEST_CELL:

@@ -113,18 +113,18 @@ class RunSet:
         """Names of arms that train something, or of those that do not."""
         return list(dict.fromkeys(run.arm for run in self.runs if run.trained == trained))
 
-    def at(self) -> dict[tuple[str, str], list[ReportedRun]]:
-        """Return the trained runs by arm and setting; untrained ones are in ``runs`` alone."""
+    def by_place(self, *, untrained: bool = False) -> dict[tuple[str, str], list[ReportedRun]]:
+        """Return the trained runs, or all, by arm and setting."""
         found: dict[tuple[str, str], list[ReportedRun]] = {}
         for run in self.runs:
-            if run.trained:
+            if run.trained or untrained:
                 found.setdefault((run.arm, run.setting), []).append(run)
         return found
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run stands, before anything of it is read."""
+class _ListedRun:
+    """A run of a suite or a folder, with the settings that set it apart from others of its arm."""
 
     run_id: str
     arm: str
@@ -144,21 +144,24 @@ def read_runs(path: Path) -> RunSet:
             "above it"
         )
     manifest = read_suite(path / SUITE) if (path / SUITE).exists() else None
-    places = _scanned(path) if manifest is None else list(_listed(manifest))
-    names = [] if manifest is None else list(dict.fromkeys(n for p in places for n in p.settings))
     if manifest is None:
-        names, places = _with_settings(path, places)
-    known = {place.run_id for place in places}
-    runs = [run for place in places if (run := _finished(path, place, names)) is not None]
+        listed = _with_settings(path, _scanned(path))
+    else:
+        columns = ("run_id", "arm", "seed", "settings")
+        listed = [_ListedRun(*(row[name] for name in columns)) for row in manifest["runs"]]
+    names = list(dict.fromkeys(name for run in listed for name in run.settings))
+    known = {run.run_id for run in listed}
+    runs = [found for run in listed if (found := _finished(path, run, names)) is not None]
     if not runs:
         raise InputError(
             f"{str(path)!r} holds no finished run: allowed is a folder of runs or a CSV, run "
             "schemabank train or suite first"
         )
     compared, excluded = _comparable(_base_once(runs))
-    tuning: Any = None if manifest is None else manifest.get("tuning")
+    tuning: Any = manifest and manifest.get("tuning")
+    declared: Any = manifest and manifest["contrast"]
     tuned = {row["run_id"] for row in tuning["runs"]} if tuning else set()
-    failed = _failed(path)
+    failed = _read_failures(path)
     missing = known - {run.run_id for run in runs} - failed.keys()
     return RunSet(
         name=path.resolve().name,
@@ -166,47 +169,47 @@ def read_runs(path: Path) -> RunSet:
         score=compared[0].result["scores"][0],
         split=str(compared[0].result["split"]),
         runs=tuple(compared),
-        contrast=_declared(manifest),
+        contrast=(declared["treatment"], declared["control"]) if declared else None,
         tuning=tuning,
-        failed=tuple(f for n, f in failed.items() if n not in tuned - known),
-        failed_trials=tuple(f for n, f in failed.items() if n in tuned - known),
+        failed=tuple(left for run, left in failed.items() if run not in tuned - known),
+        failed_trials=tuple(left for run, left in failed.items() if run in tuned - known),
         excluded=(*excluded, *_strangers(path, known | tuned)),
         unfinished=tuple(sorted(missing)),
     )
 
 
-def _listed(manifest: Mapping[str, Any]) -> Iterator[_Place]:
-    for row in manifest["runs"]:
-        yield _Place(row["run_id"], row["arm"], row["seed"], row["settings"])
-
-
-def _scanned(path: Path) -> list[_Place]:
+def _scanned(path: Path) -> list[_ListedRun]:
     """The runs that lie in a folder; a base model with shots is an arm of its own."""
     places = []
-    for result in sorted(path.glob(f"*/{RESULT}")):
-        if UNFINISHED.search(result.parent.name) or result.parent.name.startswith("."):
-            continue
+    for result in _results(path):
         found = read_result(result)
         shots = found["few_shot"]
         arm = found["arm"] + (f", {shots} shots" if shots else "")
-        places.append(_Place(result.parent.name, arm, found["seed"]))
+        places.append(_ListedRun(result.parent.name, arm, found["seed"]))
     return places
 
 
-def _with_settings(path: Path, places: Sequence[_Place]) -> tuple[list[str], list[_Place]]:
-    """Find what sets runs of the same arm apart, beside their seeds."""
-    configs = {place.run_id: read_config(path / place.run_id) for place in places}
+def _results(path: Path) -> list[Path]:
+    """The results of finished runs, by the names of their folders."""
+    return [
+        result
+        for result in sorted(path.glob(f"*/{RESULT}"))
+        if not (UNFINISHED.search(result.parent.name) or result.parent.name.startswith("."))
+    ]
+
+
+def _with_settings(path: Path, runs: Sequence[_ListedRun]) -> list[_ListedRun]:
+    """Add the settings that set runs of the same arm apart, beside their seeds."""
+    configs = [read_config(path / run.run_id) for run in runs]
     by_arm: dict[str, dict[int, Config]] = {}
-    for place in places:
-        own = configs[place.run_id]
-        by_arm.setdefault(place.arm, {})[id(own)] = own
-    names = list(dict.fromkeys(n for own in by_arm.values() for n in _varying(own.values())))
+    for run, config in zip(runs, configs, strict=True):
+        by_arm.setdefault(run.arm, {})[id(config)] = config  # runs that differ in seeds share one
+    names = dict.fromkeys(name for own in by_arm.values() for name in _varying(own.values()))
     found = []
-    for place in places:
-        settings = settings_of(configs[place.run_id])
-        own = {name: settings.get(name) for name in names}
-        found.append(_Place(place.run_id, place.arm, place.seed, own))
-    return names, found
+    for run, config in zip(runs, configs, strict=True):
+        settings = settings_of(config)
+        found.append(replace(run, settings={name: settings.get(name) for name in names}))
+    return found
 
 
 def _varying(configs: Iterable[Config]) -> list[str]:
@@ -220,14 +223,14 @@ def _varying(configs: Iterable[Config]) -> list[str]:
     ]
 
 
-def _finished(path: Path, place: _Place, names: Sequence[str]) -> ReportedRun | None:
-    folder = path / place.run_id
+def _finished(path: Path, run: _ListedRun, names: Sequence[str]) -> ReportedRun | None:
+    folder = path / run.run_id
     if not (folder / RESULT).exists():
         return None
     result = read_result(folder / RESULT)
     _check_trained(result, folder / RESULT)
-    setting = label_of(names, place.settings)
-    return ReportedRun(place.run_id, place.arm, place.seed, setting, folder, result)
+    setting = label_of(names, run.settings)
+    return ReportedRun(run.run_id, run.arm, run.seed, setting, folder, result)
 
 
 def label(runs: RunSet, settings: Mapping[str, object]) -> str:
@@ -288,7 +291,7 @@ def _kind(result: Mapping[str, Any]) -> tuple[str, ...]:
     return str(result["task"]), str(result["metric"]), str(result["split"]), groups
 
 
-def _failed(path: Path) -> dict[str, Left]:
+def _read_failures(path: Path) -> dict[str, Left]:
     """Runs that failed and have no finished folder, with the last reason."""
     found = {}
     for file in sorted(path.glob(f"*.unfinished-*/{FAILURE}")):
@@ -299,12 +302,6 @@ def _failed(path: Path) -> dict[str, Left]:
 
 
 def _strangers(path: Path, known: set[str]) -> Iterator[Left]:
-    for result in sorted(path.glob(f"*/{RESULT}")):
-        name = result.parent.name
-        if name not in known and not UNFINISHED.search(name) and not name.startswith("."):
-            yield Left(name, "not a run of this suite")
-
-
-def _declared(manifest: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    found = None if manifest is None else manifest["contrast"]
-    return None if found is None else (found["treatment"], found["control"])
+    for result in _results(path):
+        if result.parent.name not in known:
+            yield Left(result.parent.name, "not a run of this suite")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
+from statistics import mean
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_bytes
@@ -31,7 +32,7 @@ NO_ARM = MISSING - {"none"}  # which an arm may well be called
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoreRow:
     """One run, or one reference.
 
     Attributes:
@@ -76,11 +77,11 @@ class ScoreTable:
 
     name: str
     sha256: str
-    rows: tuple[Row, ...]
+    rows: tuple[ScoreRow, ...]
     setting_name: str = "epochs"
 
     @property
-    def references(self) -> list[Row]:
+    def references(self) -> list[ScoreRow]:
         """Rows without a seed."""
         return [row for row in self.rows if row.seed is None]
 
@@ -95,7 +96,7 @@ class ScoreTable:
         references = {row.arm for row in self.references}
         return [arm for arm in self.arms if arm not in references]
 
-    def runs(self, arm: str, setting: str | None = None) -> list[Row]:
+    def runs(self, arm: str, setting: str | None = None) -> list[ScoreRow]:
         """Return an arm's runs, of one setting or, for ``None``, of all."""
         return [
             row
@@ -118,7 +119,7 @@ class ScoreTable:
         """Return each seed's mean over settings, of seeds that have them all."""
         found = [self.scores(arm, name) for name in settings]
         seeds = [seed for seed in found[0] if all(seed in own for own in found)]
-        return {seed: sum((own[seed] for own in found), Fraction(0)) / len(found) for seed in seeds}
+        return {seed: mean(own[seed] for own in found) for seed in seeds}
 
 
 def read_scores(path: Path) -> ScoreTable:
@@ -127,11 +128,11 @@ def read_scores(path: Path) -> ScoreTable:
     Raises:
         InputError: the file cannot be read, or a line is wrong; it is named.
     """
-    text, digest = _text(path)
-    rows: list[Row] = []
+    text, digest = read_text(path)
+    rows: list[ScoreRow] = []
     seen: dict[tuple[str, str, str | None], int] = {}
     for line, cells in read_cells(text, path, COLUMNS, OPTIONAL):
-        row = _row(cells, f"{path.name} line {line}", line)
+        row = _parse_row(cells, f"{path.name} line {line}", line)
         first = seen.setdefault((row.arm, row.setting, row.seed), line)
         if first != line:
             raise InputError(
@@ -139,9 +140,9 @@ def read_scores(path: Path) -> ScoreTable:
                 f"{row.seed or ''!r} stands on line {first} already: a run is one row, remove one"
             )
         rows.append(row)
-    mixed = {row.arm for row in rows if row.seed is None} & {row.arm for row in rows if row.seed}
+    with_seed = {row.arm for row in rows if row.seed}
     for row in rows:
-        if row.arm in mixed and row.seed is None:
+        if row.seed is None and row.arm in with_seed:
             raise InputError(
                 f"{path.name} line {row.line}: {row.arm!r} has rows with a seed, and a row without "
                 "one is a reference: give it its seed or a name of its own"
@@ -162,7 +163,7 @@ def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -
     for name in (treatment, control):
         if name is not None and name not in arms:
             raise InputError(
-                f"arm {name!r} has no runs in {table.name}: name one of {_named(arms)}"
+                f"arm {name!r} has no runs in {table.name}: name one of {_arms_named(arms)}"
             )
     if treatment is None or control is None:
         given = treatment or control
@@ -177,7 +178,7 @@ def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -
             others.remove(control)
         treatment, control = treatment or others[0], control or others[0]
     if treatment == control:
-        raise InputError(f"{treatment!r} is treatment and control: name two of {_named(arms)}")
+        raise InputError(f"{treatment!r} is treatment and control: name two of {_arms_named(arms)}")
     if not table.settings(treatment, control):
         raise InputError(
             f"{treatment!r} and {control!r} have no setting of epochs in common: give rows of both "
@@ -239,16 +240,12 @@ def known(cell: str) -> str:
     return "" if cell.lower() in MISSING else cell
 
 
-def read_text(path: Path) -> str:
-    """Read a CSV's text.
+def read_text(path: Path) -> tuple[str, str]:
+    """Read a CSV: its text, and the SHA-256 of its bytes.
 
     Raises:
         InputError: it cannot be read.
     """
-    return _text(path)[0]
-
-
-def _text(path: Path) -> tuple[str, str]:
     try:
         data = read_bytes(path, at_most=LARGEST_TABLE)
         return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()
@@ -269,23 +266,23 @@ def _check_head(
         )
 
 
-def _row(cells: dict[str, str], place: str, line: int) -> Row:
+def _parse_row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     if not cells["arm"] or cells["arm"].lower() in NO_ARM:
         said = f"{cells['arm']!r}, which stands for nothing" if cells["arm"] else "empty"
         raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
-    exact, decimals = _share(cells["score"], place)
-    return Row(
+    exact, decimals = _parse_share(cells["score"], place)
+    return ScoreRow(
         arm=cells["arm"],
         setting=known(cells["epochs"]),
         seed=known(cells["seed"]) or None,
         exact=exact,
         decimals=decimals,
-        num_items=_count(known(cells.get("n_items", "")), place),
+        num_items=_parse_count(known(cells.get("n_items", "")), place),
         line=line,
     )
 
 
-def _share(text: str, place: str) -> tuple[Fraction, int]:
+def _parse_share(text: str, place: str) -> tuple[Fraction, int]:
     """A score as printed, and its decimals."""
     found = SHARE.fullmatch(text)
     if found is None or not (found[1] or found[2]) or len(text) > LONGEST_NUMBER:
@@ -302,7 +299,7 @@ def _share(text: str, place: str) -> tuple[Fraction, int]:
     return exact, max(0, len(found[2]) - int(found[3] or 0))
 
 
-def _count(text: str, place: str) -> int | None:
+def _parse_count(text: str, place: str) -> int | None:
     if not text:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) <= MOST_ITEMS):
@@ -315,11 +312,11 @@ def _count(text: str, place: str) -> int | None:
 
 def _undecided(name: str, arms: Sequence[str]) -> InputError:
     return InputError(
-        f"{name} has the arms {_named(arms)}, so treatment and control are not clear: allowed "
+        f"{name} has the arms {_arms_named(arms)}, so treatment and control are not clear: allowed "
         f"without a word are two arms, just one of them called {' or '.join(CONTROLS)}; name them "
         "with --treatment and --control"
     )
 
 
-def _named(arms: Sequence[str]) -> str:
+def _arms_named(arms: Sequence[str]) -> str:
     return ", ".join(arms) or "none with a seed"

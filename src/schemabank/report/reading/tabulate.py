@@ -8,7 +8,7 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.report.reading.runs import ReportedRun, RunSet
-from schemabank.report.reading.table import CONTROLS, Row, ScoreTable
+from schemabank.report.reading.table import CONTROLS, ScoreRow, ScoreTable
 from schemabank.tasks.scoring.scores import METRICS
 
 FLOAT_DIGITS = 17
@@ -22,7 +22,7 @@ def as_table(runs: RunSet, group: str) -> ScoreTable:
 
     The best constant answer, found among the gold answers of the very items, is a reference.
     """
-    rows = [*_rows(runs, group), *_constant(runs, group)]
+    rows = [*_run_rows(runs, group), *_constant_row(runs, group)]
     return ScoreTable(runs.name, runs.digest, tuple(rows), runs.setting_name)
 
 
@@ -75,7 +75,7 @@ def with_control(table: ScoreTable, treatment: str, control: str) -> ScoreTable:
     return replace(table, rows=(*table.rows, *paired))
 
 
-def _rows(runs: RunSet, group: str) -> Iterator[Row]:
+def _run_rows(runs: RunSet, group: str) -> Iterator[ScoreRow]:
     seen = Counter((r.arm, r.setting, r.seed) for r in runs.runs)
     for line, run in enumerate(runs.runs, start=1):
         if seen[run.arm, run.setting, run.seed] > 1 and run.trained:
@@ -83,12 +83,12 @@ def _rows(runs: RunSet, group: str) -> Iterator[Row]:
                 f"{runs.name} holds several runs of arm {run.arm!r}, setting {run.setting!r}, seed "
                 f"{run.seed}, such as {run.run_id}: report one suite at a time"
             )
-        exact, num_items = _score(run, group, runs.score)
+        exact, num_items = _exact_score(run, group, runs.score)
         seed = str(run.seed) if run.trained else None
-        yield Row(run.arm, run.setting, seed, exact, FLOAT_DIGITS, num_items, line)
+        yield ScoreRow(run.arm, run.setting, seed, exact, FLOAT_DIGITS, num_items, line)
 
 
-def _score(run: ReportedRun, group: str, score: str) -> tuple[Fraction, int | None]:
+def _exact_score(run: ReportedRun, group: str, score: str) -> tuple[Fraction, int | None]:
     """The score, exact where it is a count of right answers, then with the number of items."""
     found: Mapping[str, Any] = run.result["groups"][group]
     value, num_items = found[score], found["num_items"]
@@ -98,14 +98,16 @@ def _score(run: ReportedRun, group: str, score: str) -> tuple[Fraction, int | No
     return Fraction(value), None
 
 
-def _constant(runs: RunSet, group: str) -> Iterator[Row]:
+def _constant_row(runs: RunSet, group: str) -> Iterator[ScoreRow]:
+    """The best constant answer, where it is known."""
     found = runs.runs[0].result["groups"][group]
     score = found.get(f"best_constant_{runs.score}")
-    if score is not None:
-        answer = " ".join(str(found["best_constant_answer"]).split())
-        shown = answer if len(answer) <= LONGEST_ANSWER else f"{answer[:LONGEST_ANSWER]}…"
-        name = f"{CONSTANT} ({shown})"
-        exact = Fraction(round(score * found["num_items"]), found["num_items"])
-        binary = METRICS[runs.runs[0].result["metric"]].binary
-        num_items = found["num_items"] if binary else None
-        yield Row(name, "", None, exact if binary else Fraction(score), FLOAT_DIGITS, num_items, 0)
+    if score is None:
+        return
+    answer = " ".join(str(found["best_constant_answer"]).split())
+    shown = answer if len(answer) <= LONGEST_ANSWER else f"{answer[:LONGEST_ANSWER]}…"
+    exact, num_items = Fraction(score), None
+    if METRICS[runs.runs[0].result["metric"]].binary:
+        num_items = found["num_items"]
+        exact = Fraction(round(score * num_items), num_items)
+    yield ScoreRow(f"{CONSTANT} ({shown})", "", None, exact, FLOAT_DIGITS, num_items, 0)

@@ -18,7 +18,7 @@ from schemabank.report.routing import measures
 from schemabank.report.routing.collect import Choices, collect
 from schemabank.report.routing.measures import Floats
 from schemabank.report.routing.routed import (
-    Routed,
+    RoutedExamples,
     RoutingQuestion,
     make_routed,
     tags_of,
@@ -37,7 +37,7 @@ START, END = "start", "end"
 NUM_TOKENS, NUM_EXAMPLES = 8, 3  # typical ones of every schema
 SHOWN_CHARACTERS = 160
 
-Report = dict[str, object]
+Analysis = dict[str, object]
 Row = dict[str, object]
 
 
@@ -48,7 +48,7 @@ def analyse(
     reporter: Reporter,
     *,
     trained_on: TaskSettings,
-) -> Report:
+) -> Analysis:
     """Route a task's examples through every state that a run kept, and measure what happens.
 
     Args:
@@ -66,7 +66,7 @@ def analyse(
     """
     bank = load_bank(folder / BANK)
     adapter = load_adapter(folder / ADAPTER)
-    states = _states(folder, run, reporter)
+    states = _kept_states(folder, run, reporter)
     split = question.split or split_of(run.task, run.eval.split)
     data = loaded_task(run.task, reporter.note)
     examples = chosen_examples(data, run.task, split=split, limit=question.limit)
@@ -84,7 +84,7 @@ def analyse(
     try:
         tags = why_no_tags(run, items, examples, split=split, trained_on=trained_on)
         routed = make_routed(items, run, question, tags or tags_of(run, examples, embed))
-        head: Report = {
+        head: Analysis = {
             "run": folder.resolve().name,
             "model": run.model.name,
             "task": run.task.name,
@@ -96,14 +96,14 @@ def analyse(
             "tagger": run.tags.tagger,
             "tags": routed.tags if isinstance(routed.tags, str) else run.tags.num_tags,
         }
-        return head | _measured(
+        return head | _measure_states(
             routed, stack, run, states, tokenizer=base.tokenizer, reporter=reporter
         )
     finally:
         stack.remove()
 
 
-def _states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path | None]:
+def _kept_states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path | None]:
     """Folders of the weights that a run kept, in the order of its training; the seed's have none.
 
     A stage that took no step left nothing, nor did one whose run was told to keep none.
@@ -115,8 +115,7 @@ def _states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, Path 
             f"nothing is kept of the end of {', '.join(missing)}, so what changed there is not "
             "shown: engine.keep_stages keeps it, unless a stage took no step"
         )
-    there = {place.name: place for place in kept if place.is_dir()}
-    return {START: None, **there, END: folder}
+    return {START: None, **{p.name: p for p in kept if p.is_dir()}, END: folder}
 
 
 def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None:
@@ -127,19 +126,18 @@ def _load_state(stack: AdapterStack, run: RunConfig, state: Path | None) -> None
     banks_of(stack).load(0, load_bank(state / BANK))
 
 
-def _measured(
-    routed: Routed,
+def _measure_states(
+    routed: RoutedExamples,
     stack: AdapterStack,
     run: RunConfig,
     states: Mapping[str, Path | None],
     *,
     tokenizer: PreTrainedTokenizerBase,
     reporter: Reporter,
-) -> Report:
+) -> Analysis:
     """Route everything in every state; what is about examples comes from the last one."""
     layers: list[Row] = []
     information: list[Row] = []
-    before: dict[int, Choices] = {}
     choices: dict[int, Choices] = {}
     profiles: dict[int, dict[str, Floats]] = {}
     for name, place in states.items():
@@ -147,36 +145,33 @@ def _measured(
         reporter.start(f"route {name}", len(routed.items))
         before, choices = choices, collect(stack, routed.items, reporter)
         reporter.finish()
-        profiles = {layer: _profiles(routed, chosen) for layer, chosen in choices.items()}
+        profiles = {layer: _profiles_by_place(routed, chosen) for layer, chosen in choices.items()}
         for layer, chosen in choices.items():
             row = {"state": name, "layer": layer}
-            layers.append(row | _layer(routed, chosen, before.get(layer)))
-            information += [row | found for found in _information(routed, profiles[layer])]
+            layers.append(row | _layer_row(routed, chosen, before.get(layer)))
+            information += [row | found for found in _information_rows(routed, profiles[layer])]
+    at_end = [
+        ({"layer": layer, "place": place}, profile)
+        for layer, own in profiles.items()
+        for place, profile in own.items()
+    ]
     return {
         "states": list(states),
         "layers": layers,
         "information": information,
-        "reuse": [
-            {"layer": layer, "place": place} | found
-            for layer, at_end in profiles.items()
-            for place, profile in at_end.items()
-            for found in _reuse(routed, profile)
-        ],
+        "reuse": [at | found for at, profile in at_end for found in _reuse_rows(routed, profile)],
         "by_value": [
-            {"layer": layer, "place": place} | found
-            for layer, at_end in profiles.items()
-            for place, profile in at_end.items()
-            for found in _by_value(routed, profile)
+            at | found for at, profile in at_end for found in _value_rows(routed, profile)
         ],
         "schemas": [
             {"layer": layer} | found
             for layer, chosen in choices.items()
-            for found in _typical(routed, chosen, tokenizer)
+            for found in _typical_rows(routed, chosen, tokenizer)
         ],
     }
 
 
-def _layer(routed: Routed, chosen: Choices, before: Choices | None) -> Row:
+def _layer_row(routed: RoutedExamples, chosen: Choices, before: Choices | None) -> Row:
     found = measures.layer_measures(chosen.shares, chosen.probability, chosen.entropy)
     row: Row = {
         "entropy": found.entropy,
@@ -193,7 +188,7 @@ def _layer(routed: Routed, chosen: Choices, before: Choices | None) -> Row:
     return row
 
 
-def _profiles(routed: Routed, chosen: Choices) -> dict[str, Floats]:
+def _profiles_by_place(routed: RoutedExamples, chosen: Choices) -> dict[str, Floats]:
     """Every example's choices at every place, ``(example, schema)``."""
     return {
         name: measures.profiles(
@@ -203,14 +198,14 @@ def _profiles(routed: Routed, chosen: Choices) -> dict[str, Floats]:
     }
 
 
-def _information(routed: Routed, profiles: Mapping[str, Floats]) -> Iterator[Row]:
+def _information_rows(routed: RoutedExamples, profiles: Mapping[str, Floats]) -> Iterator[Row]:
     for place, profile in profiles.items():
         for field, values in routed.fields.items():
             found = measures.information(profile, values, routed.drawn)
             yield {"field": field, "place": place, **asdict(found)}
 
 
-def _reuse(routed: Routed, profile: Floats) -> Iterator[Row]:
+def _reuse_rows(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
     if routed.meanings is None:
         return
     found = measures.reuse(profile, routed.meanings, routed.wordings, routed.drawn)
@@ -218,13 +213,15 @@ def _reuse(routed: Routed, profile: Floats) -> Iterator[Row]:
         yield asdict(found)
 
 
-def _by_value(routed: Routed, profile: Floats) -> Iterator[Row]:
+def _value_rows(routed: RoutedExamples, profile: Floats) -> Iterator[Row]:
     for field, values in routed.fields.items():
         names, usage = measures.by_value(profile, values)
         yield {"field": field, "values": names, "usage": usage.tolist()}
 
 
-def _typical(routed: Routed, chosen: Choices, tokenizer: PreTrainedTokenizerBase) -> Iterator[Row]:
+def _typical_rows(
+    routed: RoutedExamples, chosen: Choices, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Row]:
     """Each schema's most typical tokens and examples."""
     tokens = measures.typical(chosen.shares, routed.tokens.ids, count=NUM_TOKENS)
     num_items = len(routed.items)

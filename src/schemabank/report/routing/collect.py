@@ -60,7 +60,7 @@ def tokens_of(items: Sequence[Item]) -> Tokens:
     places = [np.arange(-prompt, target) for prompt, target in lengths]
     place = np.concatenate(places)
     return Tokens(
-        ids=np.array([token for item in items for token in _routed(item)]),
+        ids=np.array([token for item in items for token in _routed_tokens(item)]),
         example_of=np.repeat(np.arange(len(items)), [len(p) for p in places]),
         answers=place == -1,
         in_target=place >= 0,
@@ -91,7 +91,7 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
             for index, routed in zip(layers, banks.routed, strict=True):
                 chosen = (routed.gates[0][real] > 0).float()
                 shares[index].append((chosen / chosen.sum(-1, keepdim=True)).cpu().numpy())
-                sums[index] += _sums(routed.log_probs[0][real].double())
+                sums[index] += _probability_and_entropy(routed.log_probs[0][real].double())
             banks.routed.clear()
             wait.goes_on()
             reporter.advance(batch.tokens.shape[1], "")
@@ -103,7 +103,7 @@ def collect(stack: AdapterStack, items: Sequence[Item], reporter: Reporter) -> d
     return choices
 
 
-def _sums(log_probs: Tensor) -> Floats:
+def _probability_and_entropy(log_probs: Tensor) -> Floats:
     """Each schema's probability and, last, the entropy, summed over tokens."""
     probs = log_probs.exp()
     entropy = -(probs * log_probs).sum()
@@ -111,7 +111,7 @@ def _sums(log_probs: Tensor) -> Floats:
     return found
 
 
-def _routed(item: Item) -> tuple[int, ...]:
+def _routed_tokens(item: Item) -> tuple[int, ...]:
     return (*item.prompt_tokens, *item.target_tokens[:-1])
 
 
@@ -119,7 +119,7 @@ def _batches(items: Sequence[Item]) -> Iterator[Batch]:
     """Examples in their order, a few at a time."""
     rows: list[Encoded] = []
     for item in items:
-        row = Encoded(id=item.id, tokens=_routed(item), label_start=1)
+        row = Encoded(id=item.id, tokens=_routed_tokens(item), label_start=1)
         width = max(len(r.tokens) for r in (*rows, row))
         if len(rows) == BATCH_ROWS or (rows and width * (len(rows) + 1) > BATCH_TOKENS):
             yield _collated(rows)

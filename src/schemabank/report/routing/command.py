@@ -53,7 +53,7 @@ def route(
     for sentence in sentences(idle_in_routing(overrides, run, split=question.split)):
         reporter.note(sentence)
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
-    place = out or folder / ROUTING / _id(run, question)
+    place = out or folder / ROUTING / _question_id(run, question)
     if out is None and (place / JSON).is_file():
         known = read_routing(place / JSON)
         mend = "restore it, or name a new folder with --out"
@@ -68,7 +68,7 @@ def route(
     return place, report
 
 
-def _id(run: RunConfig, question: RoutingQuestion) -> str:
+def _question_id(run: RunConfig, question: RoutingQuestion) -> str:
     settings = to_yaml(run.model_copy(update={"engine": EngineSettings()}))
     text = settings + json.dumps(asdict(question), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

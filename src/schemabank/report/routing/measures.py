@@ -138,20 +138,14 @@ class Drawn:
     clusters: Sequence[str]
     strata: Sequence[str]
 
-    @classmethod
-    def apart(cls, num_examples: int) -> "Drawn":
-        """Every example by itself, all of one kind."""
-        return cls([str(i) for i in range(num_examples)], [""] * num_examples)
-
     def dealer(self, codes: Ints) -> Callable[[np.random.Generator], Ints]:
         """Return what deals an example's value anew, as it may be where nothing is related.
 
         Within a stratum, values are dealt to whole clusters where a cluster has but one, and to the
         examples of each cluster otherwise.
         """
-        cluster = np.unique(np.asarray(self.clusters), return_inverse=True)[1]
+        (_, cluster), (_, stratum) = _coded(self.clusters), _coded(self.strata)
         first = np.unique(cluster, return_index=True)[1]
-        stratum = np.unique(np.asarray(self.strata), return_inverse=True)[1]
         if (codes == codes[first][cluster]).all() and (stratum == stratum[first][cluster]).all():
             deal = _within(stratum[first])
             return lambda rng: codes[first][deal(rng)][cluster]
@@ -180,10 +174,12 @@ def information(
         seed: of the shuffles.
         num_shuffles: how many; the smallest p-value is ``1 / (1 + num_shuffles)``.
     """
-    names, codes = np.unique(np.asarray(values), return_inverse=True)
+    names, codes = _coded(values)
     rng, deal = np.random.default_rng(seed), drawn.dealer(codes)
-    found = _information(profile, codes, len(names))
-    shuffled = np.array([_information(profile, deal(rng), len(names)) for _ in range(num_shuffles)])
+    found = _mutual_information(profile, codes, len(names))
+    shuffled = np.array(
+        [_mutual_information(profile, deal(rng), len(names)) for _ in range(num_shuffles)]
+    )
     return Information(
         value=found,
         field_entropy=entropy(np.bincount(codes) / len(codes)),
@@ -195,8 +191,8 @@ def information(
 
 def by_value(profile: Floats, values: Sequence[str]) -> tuple[list[str], Floats]:
     """Return the field's values and the choices of their examples, ``(value, schema)``."""
-    names, codes = np.unique(np.asarray(values), return_inverse=True)
-    return [str(n) for n in names], profiles(profile, codes, len(names))
+    names, codes = _coded(values)
+    return names, profiles(profile, codes, len(names))
 
 
 def reuse(
@@ -229,14 +225,14 @@ def reuse(
     if wordings is not None:
         strata = [f"{kind}/{way}" for kind, way in zip(drawn.strata, wordings, strict=True)]
         drawn = replace(drawn, strata=strata)
-        said = np.unique(np.asarray(wordings), return_inverse=True)[1]
+        _, said = _coded(wordings)
         differ = said[first] != said[second]
         first, second = first[differ], second[differ]
-    _, codes = np.unique(np.asarray(meanings), return_inverse=True)
+    _, codes = _coded(meanings)
     is_same = codes[first] == codes[second]
     if is_same.all() or not is_same.any():
         return None
-    overlap = _overlaps(profile)[first, second]
+    overlap = np.stack([np.minimum(row, profile).sum(1) for row in profile])[first, second]
     rng, deal = np.random.default_rng(seed), drawn.dealer(codes)
 
     def difference(meaning: Ints) -> float:
@@ -285,6 +281,12 @@ def typical(shares: Floats, kinds: Ints, *, count: int) -> list[list[tuple[int, 
     return found
 
 
+def _coded(values: Sequence[str]) -> tuple[list[str], Ints]:
+    """Return the distinct values in order, and the place of each value among them."""
+    names, codes = np.unique(np.asarray(values), return_inverse=True)
+    return names.tolist(), codes
+
+
 def _within(strata: Ints) -> Callable[[np.random.Generator], Ints]:
     """Return what draws a permutation that moves nothing from one stratum to another."""
     by_stratum = np.argsort(strata, kind="stable")
@@ -298,12 +300,7 @@ def _within(strata: Ints) -> Callable[[np.random.Generator], Ints]:
     return draw
 
 
-def _overlaps(profile: Floats) -> Floats:
-    """Overlap of every pair of examples, ``(example, example)``."""
-    return np.stack([np.minimum(row, profile).sum(1) for row in profile])
-
-
-def _information(profile: Floats, codes: Ints, num_values: int) -> float:
+def _mutual_information(profile: Floats, codes: Ints, num_values: int) -> float:
     joint = np.eye(num_values)[:, codes] @ profile / len(profile)
     return max(0.0, entropy(joint.sum(0)) + entropy(joint.sum(1)) - entropy(joint.ravel()))
 

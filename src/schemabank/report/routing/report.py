@@ -4,13 +4,13 @@ Everything here is made from the contents of ``routing.json``.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from schemabank.common.tables import PlainTable, markdown_table
 from schemabank.common.writing import write_json
-from schemabank.report.figures import Cell, Spec, heat_map, write_figure
+from schemabank.report.figures import Cell, heat_map, write_figure
 from schemabank.runs.rundir import slug
 
 JSON, PAGE = "routing.json", "routing.md"
@@ -18,30 +18,30 @@ MOST_VALUES = 40  # of a field in a heat map
 LONGEST_LABEL = 40
 SHOWN_TOKENS = 6
 
-Report = Mapping[str, Any]
+Analysis = Mapping[str, Any]
 
 
-def write_report(folder: Path, report: Report) -> None:
+def write_report(folder: Path, report: Analysis) -> None:
     """Write ``routing.json``, ``routing.md`` and the figures into a folder."""
     write_json(folder / JSON, report)
-    figures = dict(_figures(report))
-    for name, (_, spec) in figures.items():
+    titles = {}
+    for name, (rows, title, cells) in heat_map_cells(report).items():
+        spec = heat_map(cells, x_title="schema", y_title=rows, value_title="share", title=title)
         write_figure(folder / name, spec)
-    titles = {name: title for name, (title, _) in figures.items()}
+        titles[name] = title
     (folder / PAGE).write_text(_page(report, titles), encoding="utf-8")
 
 
-def tables(report: Report) -> list[PlainTable]:
+def tables(report: Analysis) -> list[PlainTable]:
     """Return the tables: the routers' choices, what they tell of fields, and reuse of schemas."""
-    found = [_states(report)]
-    if report["information"]:
-        found.append(_information(report))
-    if report["reuse"]:
-        found.append(_reuse(report))
-    return found
+    return [
+        _states_table(report),
+        *([_information_table(report)] if report["information"] else []),
+        *([_reuse_table(report)] if report["reuse"] else []),
+    ]
 
 
-def _states(report: Report) -> PlainTable:
+def _states_table(report: Analysis) -> PlainTable:
     tagged = "tag_agreement" in report["layers"][0]
     head = ["state", "layer", "entropy", "schemas in use", "dead", "load balance", "changed"]
     rows = []
@@ -66,7 +66,7 @@ def _states(report: Report) -> PlainTable:
     return title, head + (["on tags (by chance)"] if tagged else []), rows
 
 
-def _information(report: Report) -> PlainTable:
+def _information_table(report: Analysis) -> PlainTable:
     """One row a field, place and layer; a column a state: the information, and chance's 95 %."""
     last = report["states"][-1]
     found = {(r["field"], r["place"], r["layer"], r["state"]): r for r in report["information"]}
@@ -82,7 +82,7 @@ def _information(report: Report) -> PlainTable:
     return title, head, rows
 
 
-def _reuse(report: Report) -> PlainTable:
+def _reuse_table(report: Analysis) -> PlainTable:
     rows = [
         [
             row["place"],
@@ -98,13 +98,7 @@ def _reuse(report: Report) -> PlainTable:
     return "overlap of the choices of two examples, at the end", head, rows
 
 
-def _figures(report: Report) -> Iterator[tuple[str, tuple[str, Spec]]]:
-    """Heat maps by file name, each with what it shows."""
-    for name, (rows, title, cells) in heat_map_cells(report).items():
-        yield name, (title, _heat_map(cells, rows, title))
-
-
-def heat_map_cells(report: Report) -> dict[str, tuple[str, str, list[Cell]]]:
+def heat_map_cells(report: Analysis) -> dict[str, tuple[str, str, list[Cell]]]:
     """Return heat maps by name: what their rows are, their title and their cells."""
     title = "share of choices by schema, layer and state of the training"
     cells = [
@@ -116,10 +110,10 @@ def heat_map_cells(report: Report) -> dict[str, tuple[str, str, list[Cell]]]:
     fields = list(dict.fromkeys(row["field"] for row in report["by_value"]))
     for field, place in dict.fromkeys((r["field"], r["place"]) for r in report["by_value"]):
         cells = [
-            Cell(str(schema), _short(value), share, f"layer {row['layer']}")
+            Cell(str(schema), _short_label(value), share, f"layer {row['layer']}")
             for row in report["by_value"]
             if (row["field"], row["place"]) == (field, place) and len(row["values"]) <= MOST_VALUES
-            for value, shares in sorted(zip(row["values"], row["usage"], strict=True), key=_number)
+            for value, shares in sorted(zip(row["values"], row["usage"], strict=True), key=_natural)
             for schema, share in enumerate(shares)
         ]
         if cells:
@@ -128,45 +122,42 @@ def heat_map_cells(report: Report) -> dict[str, tuple[str, str, list[Cell]]]:
     return found
 
 
-def _heat_map(cells: Sequence[Cell], rows: str, title: str) -> Spec:
-    return heat_map(cells, x_title="schema", y_title=rows, value_title="share", title=title)
-
-
-def _short(text: str) -> str:
+def _short_label(text: str) -> str:
     """A value as a label."""
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
-def _number(pair: tuple[str, object]) -> list[tuple[int, str]]:
+def _natural(pair: tuple[str, object]) -> list[tuple[int, str]]:
     """Order of values with numbers in them: ``rule-2`` stands before ``rule-10``."""
     pieces = re.findall(r"\d+|\D+", pair[0])
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in pieces]
 
 
-def _page(report: Report, figures: Mapping[str, str]) -> str:
-    lines = [f"# Routing of {report['run']}", ""]
-    lines += [
-        "Bank on at full scale, no dropout, no tag prefix. What the figures mean: docs/routing.md."
+def _page(report: Analysis, figures: Mapping[str, str]) -> str:
+    lines = [
+        f"# Routing of {report['run']}",
+        "",
+        "Bank on at full scale, no dropout, no tag prefix. What the figures mean: docs/routing.md.",
+        "",
     ]
-    lines += [""]
     if isinstance(report["tags"], str):
         lines += [f"No agreement with tags is shown: {report['tags']}.", ""]
     for title, head, rows in tables(report):
         lines += [f"## {title[0].upper()}{title[1:]}", "", *markdown_table(head, rows), ""]
     for name, title in figures.items():
         lines += [f"## {title[0].upper()}{title[1:]}", "", f"![{title}]({name}.svg)", ""]
-    lines += ["## Typical tokens and examples, at the end", "", *_typical(report)]
+    lines += ["## Typical tokens and examples, at the end", "", *_typical_table(report)]
     return "\n".join(lines) + "\n"
 
 
-def _typical(report: Report) -> Iterator[str]:
+def _typical_table(report: Analysis) -> Iterator[str]:
     last = report["states"][-1]
     usage = {row["layer"]: row["usage"] for row in report["layers"] if row["state"] == last}
     rows = []
     for row in report["schemas"]:
         share = usage[row["layer"]][row["schema"]]
         if share > 0:
-            kinds = ", ".join(_token(token) for token in row["tokens"][:SHOWN_TOKENS])
+            kinds = ", ".join(_token_shown(token) for token in row["tokens"][:SHOWN_TOKENS])
             examples = ", ".join(f"{e['id']} ({e['share']:.0%})" for e in row["examples"])
             rows.append([str(row["layer"]), str(row["schema"]), f"{share:.1%}", kinds, examples])
     yield from markdown_table(
@@ -174,6 +165,6 @@ def _typical(report: Report) -> Iterator[str]:
     )
 
 
-def _token(token: Mapping[str, Any]) -> str:
+def _token_shown(token: Mapping[str, Any]) -> str:
     shown = repr(token["text"])[1:-1].replace("`", "'")
     return f"`{shown or ' '}` {token['times_as_often']:.1f}"

@@ -39,7 +39,7 @@ class RoutingQuestion:
 
 
 @dataclass(frozen=True)
-class Routed:
+class RoutedExamples:
     """What is routed.
 
     Attributes:
@@ -63,52 +63,46 @@ class Routed:
     def places(self) -> dict[str, Bools]:
         """By place, which tokens belong to it; only places that every example has."""
         tokens = self.tokens
-        everywhere = {
-            "prompt": ~tokens.in_target,
-            "answer": tokens.answers,
-            "target": tokens.in_target,
-        }
+        places = {"prompt": ~tokens.in_target, "answer": tokens.answers, "target": tokens.in_target}
         return {
             name: chosen
-            for name, chosen in everywhere.items()
+            for name, chosen in places.items()
             if len(np.unique(tokens.example_of[chosen])) == len(self.items)
         }
 
 
 def make_routed(
     items: Sequence[Item], run: RunConfig, question: RoutingQuestion, tags: Floats | str
-) -> Routed:
+) -> RoutedExamples:
     """Put together what is known of the examples.
 
     Raises:
         InputError: a field that the data lacks, or a wording without a meaning.
     """
     meanings, wordings = _paraphrases(items, run, question)
-    return Routed(
+    clusters = [item.cluster or item.id for item in items]
+    return RoutedExamples(
         items=items,
         tokens=tokens_of(items),
         tags=tags,
-        fields=_fields(items, question.fields),
+        fields=_chosen_fields(items, question.fields),
         meanings=meanings,
         wordings=wordings,
-        drawn=Drawn(
-            clusters=[item.cluster or item.id for item in items],
-            strata=[item.group for item in items],
-        ),
+        drawn=Drawn(clusters, strata=[item.group for item in items]),
     )
 
 
-def _fields(items: Sequence[Item], asked_for: Sequence[str]) -> dict[str, list[str]]:
+def _chosen_fields(items: Sequence[Item], asked_for: Sequence[str]) -> dict[str, list[str]]:
     """Fields to relate to schemas: those asked for, or all that have few enough values."""
     columns = dict.fromkeys(name for item in items for name in item.fields)
     if asked_for:
-        return {name: _field(items, name) for name in asked_for}
+        return {name: _field_values(items, name) for name in asked_for}
     most = len(items) / EXAMPLES_A_VALUE
     common = [name for name in columns if all(name in item.fields for item in items)]
-    values = {name: _field(items, name) for name in common}
     chosen: dict[str, list[str]] = {}
     parted: set[tuple[int, ...]] = set()
-    for name, found in values.items():
+    for name in common:
+        found = _field_values(items, name)
         numbers = {value: i for i, value in enumerate(dict.fromkeys(found))}
         parts = tuple(numbers[value] for value in found)
         is_short = all(len(value) <= LONGEST_VALUE for value in numbers)
@@ -118,7 +112,7 @@ def _fields(items: Sequence[Item], asked_for: Sequence[str]) -> dict[str, list[s
     return chosen
 
 
-def _field(items: Sequence[Item], name: str) -> list[str]:
+def _field_values(items: Sequence[Item], name: str) -> list[str]:
     for item in items:
         if name not in item.fields:
             known = ", ".join(sorted(item.fields)) or "none"
@@ -140,7 +134,7 @@ def _paraphrases(
             "one beside --meaning, name that field, too"
         )
     names = (question.meaning or task.meaning, question.wording or task.wording)
-    meanings, wordings = (None if name is None else _field(items, name) for name in names)
+    meanings, wordings = (None if name is None else _field_values(items, name) for name in names)
     return meanings, wordings
 
 

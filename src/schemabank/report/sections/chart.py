@@ -4,8 +4,8 @@ A chart of very much data draws an even selection and says so; means and interva
 of it.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from schemabank.common.tables import PlainTable
@@ -40,7 +40,7 @@ class Chart:
     caption: str
     spec: Spec
     table: PlainTable
-    arms: Sequence[str] = field(default=())
+    arms: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,11 @@ class Labels:
         return [name for name in dict.fromkeys([*self.arms, *has]) if name in has][:MOST_ARMS]
 
 
-def in_percent(mean: float | None, ends: Interval | None) -> dict[str, float | None]:
-    """Return a mean and its interval as a chart's row has them."""
+def mean_and_ends(mean: float | None, ends: Interval | None) -> dict[str, float | None]:
+    """Return a mean and its interval, in percent, as the cells of a chart's row."""
     low, high = ends or (None, None)
-    return {
-        name: 100 * value if finite(value) else None
-        for name, value in (("mean", mean), ("low", low), ("high", high))
-    }
+    found = {"mean": mean, "low": low, "high": high}
+    return {name: 100 * value if finite(value) else None for name, value in found.items()}
 
 
 def first(names: Iterable[str], most: int) -> list[str]:
@@ -94,6 +92,6 @@ def given(*found: Item | None) -> list[Item]:
     return [one for one in found if one is not None]
 
 
-def table_of(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> PlainTable | None:
-    """Return a table; none without rows."""
-    return (title, head, rows) if rows else None
+def table_of(title: str, rows: Sequence[Mapping[str, str]]) -> PlainTable | None:
+    """Return a table of rows, which are cells by the heads of their columns; none without rows."""
+    return (title, list(rows[0]), [list(row.values()) for row in rows]) if rows else None

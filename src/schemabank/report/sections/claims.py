@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.claims import Judged
+from schemabank.report.claims.judgements import Judged
 
 
 def title(claims: Sequence[Judged]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from math import fsum
+from statistics import fmean
 from typing import Any, Literal
 
 import altair
@@ -11,16 +11,15 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import is_number, json_lines
 from schemabank.common.tables import PlainTable
 from schemabank.config.base import LARGEST
-from schemabank.report.figures import LONGEST_LABEL, Spec
+from schemabank.report.figures import LONGEST_LABEL, Datum, Spec
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import ReportedRun, RunSet
+from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
 from schemabank.report.sections.stage_names import BESIDE, SIDES, rows_of, with_places
 from schemabank.runs.rundir import METRICS
 
-Row = Mapping[str, Any]
 MOST_POINTS = 1_500  # of all curves in a chart
 NUM_POINTS = 60
 NEEDED: Mapping[str, Any] = {
@@ -34,7 +33,7 @@ MOST_SEEDS = 16  # of an arm at a setting, the first in the order of the runs
 
 
 @dataclass(frozen=True)
-class Point:
+class LossPoint:
     """The mean loss in nats per token up to a step, and the smallest and largest over seeds."""
 
     step: int
@@ -69,7 +68,7 @@ class Curve:
     num_seeds: int
     num_runs: int
     mean_tokens: float
-    points: list[Point]
+    points: list[LossPoint]
     stages: list[StageStart]
 
 
@@ -80,8 +79,8 @@ def find(runs: RunSet) -> list[Curve]:
         InputError: a log is malformed.
     """
     found = []
-    for (arm, setting), own in runs.at().items():
-        logs = [log for run in own[:MOST_SEEDS] if (log := _log(run))]
+    for (arm, setting), own in runs.by_place().items():
+        logs = [log for run in own[:MOST_SEEDS] if (log := _read_log(run))]
         if logs:
             found.append(_curve(arm, setting, logs, len(own)))
     return found
@@ -95,7 +94,7 @@ def chart(found: Sequence[Curve], labels: Labels) -> Chart | None:
     arms = labels.drawn(curve.arm for curve in known)
     panels = first((place(curve.setting) for curve in known), MOST_PANELS)
     kept = [c for c in known if c.arm in arms and place(c.setting) in panels]
-    rows = [row for curve in kept for row in _rows(curve, MOST_POINTS // len(kept))]
+    rows = [row for curve in kept for row in _chart_rows(curve, MOST_POINTS // len(kept))]
     drawn = with_places(rows, look.panel_size(rows)[0])
     starts = [row for row in drawn if row["kind"] == "stage"]
     named = sum(row["side"] in SIDES for row in starts)
@@ -113,7 +112,7 @@ def chart(found: Sequence[Curve], labels: Labels) -> Chart | None:
     )
 
 
-def _rows(curve: Curve, most: int) -> Iterator[Row]:
+def _chart_rows(curve: Curve, most: int) -> Iterator[Datum]:
     at = {"arm": curve.arm, "panel": place(curve.setting)}
     for point in evenly(curve.points, most):
         yield {"kind": "point", **at, **asdict(point)}
@@ -136,7 +135,7 @@ def _table(curves: Sequence[Curve]) -> PlainTable:
     return "training loss", ["arm", "setting", "step", "mean", "seeds"], cells
 
 
-def _plot(rows: Sequence[Row], arms: Sequence[str], *, alt: str) -> Spec:
+def _plot(rows: Sequence[Datum], arms: Sequence[str], *, alt: str) -> Spec:
     """Training loss over steps, a band from the lowest to the highest seed, and where stages start.
 
     Args:
@@ -182,11 +181,10 @@ def _curve(arm: str, setting: str, logs: Sequence[Sequence[Any]], num_runs: int)
     windows = [_windows(log) for log in logs]
     points = []
     for index, last in enumerate(_ends(max(map(len, logs)))):
-        values = [own[index] for own in windows if index < len(own) and own[index] is not None]
-        means = [value for value in values if value is not None]
-        if means:
-            mean = fsum(means) / len(means)
-            points.append(Point(last, mean, min(means), max(means)))
+        means = [own[index] for own in windows if index < len(own)]
+        known = [mean for mean in means if mean is not None]
+        if known:
+            points.append(LossPoint(last, fmean(known), min(known), max(known)))
     stages: dict[str, int] = {}
     for row in logs[0]:
         stages.setdefault(row["stage"], row["step"] + 1)
@@ -196,7 +194,7 @@ def _curve(arm: str, setting: str, logs: Sequence[Sequence[Any]], num_runs: int)
         setting=setting,
         num_seeds=len(logs),
         num_runs=num_runs,
-        mean_tokens=fsum(tokens) / len(tokens),
+        mean_tokens=fmean(tokens),
         points=points,
         stages=[StageStart(name, first) for name, first in stages.items()],
     )
@@ -213,12 +211,12 @@ def _windows(log: Sequence[Mapping[str, Any]]) -> list[float | None]:
     means, first = [], 0
     for end in _ends(len(log)):
         losses = [row["loss"] for row in log[first:end] if row["loss"] is not None]
-        means.append(fsum(losses) / len(losses) if losses else None)
+        means.append(fmean(losses) if losses else None)
         first = end
     return means
 
 
-def _log(run: ReportedRun) -> list[Mapping[str, Any]]:
+def _read_log(run: ReportedRun) -> list[Mapping[str, Any]]:
     path = run.folder / METRICS
     if not path.exists():
         return []

@@ -1,9 +1,8 @@
 """Treatment against control at every setting: differences, effect sizes, ratios and peaks."""
 
-from collections.abc import Iterator
-
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import Comparison, Contrast, Peak
+from schemabank.report.comparing.comparison import Comparison, Contrast, Crossed, Paired, Welch
+from schemabank.report.comparing.peaks import Peak
 from schemabank.report.sections.cells import interval, number, percent, place, points, short
 from schemabank.report.sections.chart import ALL, MOST_SETTINGS, Chart, Labels, evenly, left_out
 from schemabank.report.sections.forest import Forest, forest, line
@@ -13,7 +12,7 @@ MOST_DOTS = 400  # of single seeds
 
 def chart(comparison: Comparison, labels: Labels) -> Chart | None:
     """Return the differences at every setting, with those of single seeds."""
-    contrasts = list(_contrasts(comparison))
+    contrasts = comparison.every_contrast
     shown = contrasts[-MOST_SETTINGS:]
     dots = [
         {"label": _label(contrast), "seed": seed, "difference": 100 * difference}
@@ -40,38 +39,29 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
 
 def tables(comparison: Comparison) -> list[PlainTable]:
     """Return differences, effect sizes, ratios and, over several settings, peaks."""
-    found = [_differences(comparison), _effects(comparison), _ratios(comparison)]
+    found = [_differences_table(comparison), _effects_table(comparison), _ratios_table(comparison)]
     if comparison.peaks.seeds and len(comparison.contrasts) > 1:
-        found.append(_peaks(comparison))
+        found.append(_peaks_table(comparison))
     return found
-
-
-def _contrasts(comparison: Comparison) -> Iterator[Contrast]:
-    """All settings, and their mean where there are several."""
-    yield from comparison.contrasts
-    if len(comparison.contrasts) > 1:
-        yield comparison.pooled
 
 
 def _label(contrast: Contrast) -> str:
     return place(contrast.setting) or ALL
 
 
-def _differences(comparison: Comparison) -> PlainTable:
+def _differences_table(comparison: Comparison) -> PlainTable:
     rows = [
         [
             place(c.setting),
             str(len(c.seeds)),
-            *_over_items(c),
-            *_paired(c),
-            points(c.welch.difference.mean),
-            interval(c.welch.difference.interval, 100),
-            short(c.welch.difference.p),
-            short(c.welch.p_holm),
+            *_test_cells(c.crossed),
+            *_test_cells(c.paired),
+            short(c.paired.sign_flip.p if c.paired else None),
+            *_test_cells(c.welch),
             short(c.welch.label_permutation.p),
             c.verdict.outcome,
         ]
-        for c in _contrasts(comparison)
+        for c in comparison.every_contrast
     ]
     head = ["epochs", "pairs", "over seeds and items", "95 % interval", "p", "Holm"]
     head += ["paired", "95 % interval", "p", "Holm", "sign flips"]
@@ -79,26 +69,16 @@ def _differences(comparison: Comparison) -> PlainTable:
     return "treatment against control: differences in points of percent", head, rows
 
 
-def _over_items(contrast: Contrast) -> list[str]:
-    found = contrast.crossed
+def _test_cells(found: Crossed | Paired | Welch | None) -> list[str]:
     if found is None:
         return [""] * 4
     own = found.difference
     return [points(own.mean), interval(own.interval, 100), short(own.p), short(found.p_holm)]
 
 
-def _paired(contrast: Contrast) -> list[str]:
-    found = contrast.paired
-    if found is None:
-        return [""] * 5
-    own = found.difference
-    cells = [points(own.mean), interval(own.interval, 100), short(own.p), short(found.p_holm)]
-    return [*cells, short(found.sign_flip.p)]
-
-
-def _effects(comparison: Comparison) -> PlainTable:
+def _effects_table(comparison: Comparison) -> PlainTable:
     rows = []
-    for c in _contrasts(comparison):
+    for c in comparison.every_contrast:
         paired, g = c.paired, c.welch.g
         wins = (paired or c.welch).outperformance
         rows.append(
@@ -123,7 +103,7 @@ def _effects(comparison: Comparison) -> PlainTable:
     )
 
 
-def _ratios(comparison: Comparison) -> PlainTable:
+def _ratios_table(comparison: Comparison) -> PlainTable:
     rows = [
         [
             place(c.setting),
@@ -133,16 +113,16 @@ def _ratios(comparison: Comparison) -> PlainTable:
             interval(c.sd_ratio.interval),
             short(c.sd_ratio.p),
         ]
-        for c in _contrasts(comparison)
+        for c in comparison.every_contrast
     ]
     head = ["epochs", "means", "95 % interval", "sds", "95 % interval", "p"]
     return "treatment over control: ratios", head, rows
 
 
-def _peaks(comparison: Comparison) -> PlainTable:
+def _peaks_table(comparison: Comparison) -> PlainTable:
     found = comparison.peaks
     rows = [
-        [row.seed, *_peak(row.treatment), *_peak(row.control), number(row.ratio)]
+        [row.seed, *_peak_cells(row.treatment), *_peak_cells(row.control), number(row.ratio)]
         for row in found.seeds
     ]
     means = percent(found.mean_treatment), percent(found.mean_control)
@@ -151,5 +131,5 @@ def _peaks(comparison: Comparison) -> PlainTable:
     return "peaks over epochs, chosen on the scores shown", head, rows
 
 
-def _peak(peak: Peak) -> tuple[str, str]:
+def _peak_cells(peak: Peak) -> tuple[str, str]:
     return percent(peak.score), ", ".join(peak.settings)

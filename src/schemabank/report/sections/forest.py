@@ -1,20 +1,17 @@
 """Charts of differences with their intervals around 0, one line each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import Adjusted
-from schemabank.report.figures import COLOUR, Spec
+from schemabank.report.comparing.families import Adjusted
+from schemabank.report.figures import COLOUR, Datum, Spec
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import interval, points, short
-from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, in_percent, left_out
+from schemabank.report.sections.chart import MOST_SETTINGS, Chart, Labels, left_out, mean_and_ends
 from schemabank.stats import Verdict
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Forest:
     """What a forest shows.
 
     Attributes:
-        name, title, caption: as of the chart; the caption without what is left out.
+        name, title, caption: the chart's; the caption gets a note of what is not drawn.
         rows: from `line`.
         dots: of single seeds: ``label, seed, difference``, in points of percent.
     """
@@ -30,19 +27,28 @@ class Forest:
     name: str
     title: str
     caption: str
-    rows: Sequence[Row]
-    dots: Sequence[Row] = ()
+    rows: Sequence[Datum]
+    dots: Sequence[Datum] = ()
 
 
-def line(label: str, found: Adjusted | Verdict) -> Row:
+def line(label: str, found: Adjusted | Verdict) -> Datum:
     """Return one line of a forest."""
-    return {"label": label, **in_percent(found.difference, found.interval), "words": found.outcome}
+    return {
+        "label": label,
+        **mean_and_ends(found.difference, found.interval),
+        "words": found.outcome,
+    }
 
 
-def cells(found: Adjusted) -> list[str]:
-    """Return the cells of a difference that is one of several."""
-    ends = interval(found.interval, 100)
-    return [points(found.difference), ends, short(found.p), short(found.p_holm), found.outcome]
+def cells(head: str, found: Adjusted) -> dict[str, str]:
+    """Return the cells of a difference that is one of several; ``head`` is the difference's."""
+    return {
+        head: points(found.difference),
+        "95 % interval": interval(found.interval, 100),
+        "p": short(found.p),
+        "Holm": short(found.p_holm),
+        "verdict": found.outcome,
+    }
 
 
 def forest(found: Forest, labels: Labels) -> Chart | None:
@@ -61,10 +67,11 @@ def forest(found: Forest, labels: Labels) -> Chart | None:
     )
 
 
-def _table(title: str, rows: Sequence[Row], dots: Sequence[Row]) -> PlainTable:
-    cells = [
-        ["mean", row["label"], points(row["mean"] / 100), _ends(row), row["words"]] for row in rows
-    ]
+def _table(title: str, rows: Sequence[Datum], dots: Sequence[Datum]) -> PlainTable:
+    cells = []
+    for row in rows:
+        ends = "" if row["low"] is None else interval((row["low"], row["high"]))
+        cells.append(["mean", row["label"], points(row["mean"] / 100), ends, row["words"]])
     cells += [
         [f"seed {dot['seed']}", dot["label"], points(dot["difference"] / 100), "", ""]
         for dot in dots
@@ -72,11 +79,7 @@ def _table(title: str, rows: Sequence[Row], dots: Sequence[Row]) -> PlainTable:
     return title, ["figure", "of", "difference", "95 % interval", "verdict"], cells
 
 
-def _ends(row: Row) -> str:
-    return "" if row["low"] is None else interval((row["low"], row["high"]))
-
-
-def _plot(rows: Sequence[Row], dots: Sequence[Row], *, title: str, alt: str) -> Spec:
+def _plot(rows: Sequence[Datum], dots: Sequence[Datum], *, title: str, alt: str) -> Spec:
     """Differences with their intervals around 0, one line each; single seeds lie below.
 
     Args:

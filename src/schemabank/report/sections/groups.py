@@ -4,13 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import (
-    Adjusted,
-    Contrast,
-    Material,
-    judged_together,
-    primary_contrast,
-)
+from schemabank.report.comparing.families import Adjusted, judged_together
+from schemabank.report.comparing.material import Material, primary_contrast
 from schemabank.report.plain import SPLICED
 from schemabank.report.sections.cells import number, percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
@@ -36,7 +31,13 @@ def find(material: Material) -> list[GroupContrast]:
     found = [primary_contrast(material, group) for group in groups]
     judged = judged_together([contrast.own.difference for contrast in found])
     return [
-        _of_group(material, group, contrast, own)
+        GroupContrast(
+            group=group,
+            num_items=material.runs.runs[0].result["groups"][group]["num_items"],
+            treatment_mean=contrast.treatment.mean,
+            control_mean=contrast.control.mean,
+            judged=own,
+        )
         for group, contrast, own in zip(groups, found, judged, strict=True)
     ]
 
@@ -56,25 +57,13 @@ def chart(found: Sequence[GroupContrast], labels: Labels) -> Chart | None:
 def table(found: Sequence[GroupContrast]) -> PlainTable | None:
     """Return the primary contrast by part of the split."""
     rows = [
-        [
-            own.group,
-            number(own.num_items, 0),
-            percent(own.treatment_mean),
-            percent(own.control_mean),
-            *cells(own.judged),
-        ]
+        {
+            "group": own.group,
+            "items": number(own.num_items, 0),
+            "treatment": percent(own.treatment_mean),
+            "control": percent(own.control_mean),
+            **cells("difference", own.judged),
+        }
         for own in found
     ]
-    head = ["group", "items", "treatment", "control", "difference", "95 % interval", "p", "Holm"]
-    title = "treatment against control by part of the split, in points of percent"
-    return table_of(title, [*head, "verdict"], rows)
-
-
-def _of_group(material: Material, group: str, contrast: Contrast, own: Adjusted) -> GroupContrast:
-    return GroupContrast(
-        group=group,
-        num_items=material.runs.runs[0].result["groups"][group]["num_items"],
-        treatment_mean=contrast.treatment.mean,
-        control_mean=contrast.control.mean,
-        judged=own,
-    )
+    return table_of("treatment against control by part of the split, in points of percent", rows)

@@ -4,15 +4,14 @@ Arms are told apart by colour, shape and dash, so that none of the three is need
 ``arm`` names the one that stands out; a click on a name in the legend does the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
 import altair
 
-from schemabank.report.figures import COLOUR, LOOK, Spec
+from schemabank.report.figures import COLOUR, LOOK, Datum, Spec
 
-Row = Mapping[str, Any]
 WIDTH, HEIGHT, ROW_HEIGHT, LINE_HEIGHT = 620, 260, 38, 14  # pixels
 PANEL_WIDTH, PANEL_COLUMNS = 290, 2
 # All stand out at 3 to 1 from white and from a dark page.
@@ -33,13 +32,13 @@ PLOT_LOOK = {
 }
 
 
-def panel_size(rows: Sequence[Row]) -> tuple[int, int]:
+def panel_size(rows: Sequence[Datum]) -> tuple[int, int]:
     """Return width and height of each panel in pixels."""
     one = len({row["panel"] for row in rows}) == 1
     return (WIDTH, HEIGHT) if one else (PANEL_WIDTH, HEIGHT * 2 // 3)
 
 
-def over(rows: Sequence[Row]) -> altair.Chart:
+def over(rows: Sequence[Datum]) -> altair.Chart:
     """Begin a chart of rows."""
     return altair.Chart(altair.InlineData(values=[dict(row) for row in rows]))
 
@@ -74,7 +73,9 @@ def tooltip(**titles: str) -> list[altair.Tooltip]:
     ]
 
 
-def paneled(layers: list[altair.Chart], rows: Sequence[Row], alt: str, arms: Sequence[str]) -> Spec:
+def paneled(
+    layers: list[altair.Chart], rows: Sequence[Datum], alt: str, arms: Sequence[str]
+) -> Spec:
     """Return layers of one set of rows, with a panel for each setting where there are several."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
     width, height = panel_size(rows)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import fsum
+from statistics import fmean
 
 from schemabank import stats
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import Adjusted, Material, judged_together
+from schemabank.report.comparing.families import Adjusted, judged_together
+from schemabank.report.comparing.material import Material
 from schemabank.report.plain import SPLICED
 from schemabank.report.sections.cells import percent
 from schemabank.report.sections.chart import Chart, Labels, table_of
@@ -29,7 +30,7 @@ def find(material: Material) -> list[OtherArm]:
     found = {arm: _difference(material, arm) for arm in arms if _comparable(material, arm)}
     judged = judged_together([difference for _, difference in found.values()])
     return [
-        OtherArm(arm, len(scores), fsum(scores) / len(scores), own)
+        OtherArm(arm, len(scores), fmean(scores), own)
         for (arm, (scores, _)), own in zip(found.items(), judged, strict=True)
     ]
 
@@ -48,19 +49,18 @@ def chart(found: Sequence[OtherArm], labels: Labels) -> Chart | None:
 def table(found: Sequence[OtherArm]) -> PlainTable | None:
     """Return the treatment against every other arm."""
     rows = [
-        [
-            own.arm,
-            str(own.seeds),
-            percent(own.mean),
-            *cells(own.judged),
-        ]
+        {
+            "arm": own.arm,
+            "seeds": str(own.seeds),
+            "its mean": percent(own.mean),
+            **cells("treatment - arm", own.judged),
+        }
         for own in found
     ]
-    head = ["arm", "seeds", "its mean", "treatment - arm", "95 % interval", "p", "Holm", "verdict"]
-    return table_of("treatment against every other arm, in points of percent", head, rows)
+    return table_of("treatment against every other arm, in points of percent", rows)
 
 
-def _settings(material: Material, arm: str) -> list[str]:
+def _compared_settings(material: Material, arm: str) -> list[str]:
     """The settings whose mean is compared: the primary one, or all that both arms have."""
     if material.primary is not None:
         return [material.primary]
@@ -70,20 +70,17 @@ def _settings(material: Material, arm: str) -> list[str]:
 def _comparable(material: Material, arm: str) -> bool:
     """Whether some seed of both arms has all the settings that they share."""
     shared = material.table.settings(material.arms[0], arm)
-    wanted = _settings(material, arm)
+    wanted = _compared_settings(material, arm)
     return bool(shared) and set(wanted) <= set(shared) and bool(material.table.means(arm, wanted))
 
 
 def _difference(material: Material, arm: str) -> tuple[list[float], stats.Difference]:
     """The other arm's scores by seed, and how much the treatment's are above them."""
-    arms, settings = (material.arms[0], arm), _settings(material, arm)
-    first, second = (
-        {seed: float(score) for seed, score in material.table.means(name, settings).items()}
-        for name in arms
-    )
-    scores = list(second.values())
+    arms, settings = (material.arms[0], arm), _compared_settings(material, arm)
+    first, second = (material.table.means(name, settings) for name in arms)
+    scores = list(map(float, second.values()))
     if len(first.keys() & second.keys()) > 1:
-        crossed = material.over_items(*arms, settings)
+        crossed = material.by_item.difference(material.group, *arms, settings)
         assert crossed is not None
         return scores, crossed
-    return scores, stats.welch_difference(list(first.values()), scores)
+    return scores, stats.welch_difference(list(map(float, first.values())), scores)

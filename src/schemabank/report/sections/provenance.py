@@ -1,11 +1,11 @@
 """Where a report's figures come from, and which runs are not in them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from schemabank.common.tables import PlainTable
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import Left, ReportedRun, RunSet
+from schemabank.report.reading.runs import Left, ReportedRun, RunSet
 from schemabank.report.sections.cells import place
 from schemabank.report.sections.chart import given, table_of
 
@@ -61,38 +61,31 @@ def find(runs: RunSet) -> Provenance:
 
 def named(found: Provenance) -> list[str]:
     """Return one line each on models, tasks and types of numbers."""
-    titles = {
-        "Models": found.models,
-        "Tasks": found.tasks,
-        "Numbers computed in": found.dtypes,
-    }
+    titles = {"Models": found.models, "Tasks": found.tasks, "Numbers computed in": found.dtypes}
     return [f"{title}: {', '.join(names)}." for title, names in titles.items() if names]
 
 
 def left_tables(found: Provenance) -> list[PlainTable]:
     """Return the runs that failed, were excluded or are not finished."""
     return given(
-        _left("failed runs", found.failed),
-        _left("failed tuning runs", found.failed_trials),
-        _left("excluded runs", found.excluded),
+        _left_table("failed runs", found.failed),
+        _left_table("failed tuning runs", found.failed_trials),
+        _left_table("excluded runs", found.excluded),
         table_of(
-            f"unfinished runs: {len(found.unfinished)}",
-            ["run"],
-            [[name] for name in found.unfinished],
+            f"unfinished runs: {len(found.unfinished)}", [{"run": run} for run in found.unfinished]
         ),
     )
 
 
 def compared_tables(found: Provenance) -> list[PlainTable]:
     """Return versions of software, and the runs that are compared."""
-    versions = [[name, ", ".join(own)] for name, own in found.versions.items()]
-    runs = [[run.run_id, run.arm, str(run.seed), place(run.setting)] for run in found.runs]
-    return given(
-        table_of("versions", ["name", "version"], versions),
-        table_of(f"compared runs: {len(runs)}", ["run", "arm", "seed", "setting"], runs),
-    )
+    versions = [{"name": name, "version": ", ".join(own)} for name, own in found.versions.items()]
+    runs = [
+        {"run": r.run_id, "arm": r.arm, "seed": str(r.seed), "setting": place(r.setting)}
+        for r in found.runs
+    ]
+    return given(table_of("versions", versions), table_of(f"compared runs: {len(runs)}", runs))
 
 
-def _left(title: str, found: Sequence[Left]) -> PlainTable | None:
-    rows = [[left.run, left.reason] for left in found]
-    return table_of(f"{title}: {len(rows)}", ["run", "reason"], rows)
+def _left_table(title: str, found: Sequence[Left]) -> PlainTable | None:
+    return table_of(f"{title}: {len(found)}", [asdict(left) for left in found])

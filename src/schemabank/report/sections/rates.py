@@ -9,9 +9,9 @@ import altair
 
 from schemabank import stats
 from schemabank.common.tables import PlainTable
-from schemabank.report.figures import Spec
+from schemabank.report.figures import Datum, Spec
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import RunSet, label
+from schemabank.report.reading.runs import RunSet, label
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import interval, percent, place, short
 from schemabank.report.sections.chart import (
@@ -19,14 +19,13 @@ from schemabank.report.sections.chart import (
     Chart,
     Labels,
     first,
-    in_percent,
     left_out,
+    mean_and_ends,
     table_of,
 )
 from schemabank.runs.rundir import RESULT
 from schemabank.runs.runfiles import read_result
 
-Row = Mapping[str, Any]
 BESIDE = 1.02  # times the learning rate, for each next arm
 
 
@@ -76,7 +75,9 @@ def find(path: Path, runs: RunSet, group: str) -> list[Tried]:
         key = row["arm"], label(runs, row["settings"]), row["factor"]
         places.setdefault(key, []).append(row)
     found = [
-        _tried(key, own, dict(_scores(path, runs, group, own)), runs, choices.get(key[:2], {}))
+        _tried(
+            key, own, dict(_scores_by_seed(path, runs, group, own)), runs, choices.get(key[:2], {})
+        )
         for key, own in places.items()
     ]
     order = {key[:2]: n for n, key in enumerate(places)}
@@ -91,14 +92,16 @@ def chart(found: Sequence[Tried], labels: Labels) -> Chart | None:
         return None
     arms = labels.drawn(tried.arm for tried in known)
     panels = first((place(tried.setting) for tried in known), MOST_PANELS)
-    drawn = list(_rows([t for t in known if t.arm in arms and place(t.setting) in panels], arms))
+    drawn = list(
+        _chart_rows([t for t in known if t.arm in arms and place(t.setting) in panels], arms)
+    )
     splits = ", ".join(dict.fromkeys(tried.split for tried in known))
     return Chart(
         name="rates",
         title="Scores by learning rate",
         caption=f"Split: {splits}. Bars are 95 % intervals over seeds; a ring is the learning rate "
         "that the arm was given, 'edge of grid' one that may lie too low or too high to be the "
-        f"best.{left_out(known, len(drawn), 'points')}{_failed(found)}",
+        f"best.{left_out(known, len(drawn), 'points')}{_without_failed(found)}",
         spec=_plot(drawn, arms, score=labels.score, alt="Mean score by learning rate"),
         table=own,
         arms=arms,
@@ -108,34 +111,28 @@ def chart(found: Sequence[Tried], labels: Labels) -> Chart | None:
 def table(found: Sequence[Tried]) -> PlainTable | None:
     """Return the scores at every learning rate that was tried."""
     rows = [
-        [
-            tried.arm,
-            place(tried.setting),
-            short(tried.learning_rate),
-            tried.split,
-            str(len(tried.scores)),
-            str(tried.failed),
-            percent(tried.mean),
-            interval(tried.interval, 100),
-            ", ".join(_marks(tried)),
-        ]
+        {
+            "arm": tried.arm,
+            "setting": place(tried.setting),
+            "learning rate": short(tried.learning_rate),
+            "split": tried.split,
+            "seeds": str(len(tried.scores)),
+            "failed": str(tried.failed),
+            "mean": percent(tried.mean),
+            "95 % interval, %": interval(tried.interval, 100),
+            "note": _marks(tried),
+        }
         for tried in found
     ]
-    head = ["arm", "setting", "learning rate", "split", "seeds", "failed", "mean"]
-    head += ["95 % interval, %", "note"]
-    return table_of("learning rates tried", head, rows)
+    return table_of("learning rates tried", rows)
 
 
-def _marks(tried: Tried) -> Iterator[str]:
+def _marks(tried: Tried) -> str:
     marks = {"chosen": tried.chosen, "edge of grid": tried.at_edge, "best score": tried.best_score}
-    yield from (word for word, has in marks.items() if has)
+    return ", ".join(word for word, has in marks.items() if has)
 
 
-def _rows(found: Sequence[Tried], arms: Sequence[str]) -> Iterator[Row]:
-    lowest: dict[tuple[str, str], float] = {}
-    for tried in found:
-        at, rate = (tried.arm, tried.setting), tried.learning_rate
-        lowest[at] = min(rate, lowest.get(at, rate))
+def _chart_rows(found: Sequence[Tried], arms: Sequence[str]) -> Iterator[Datum]:
     for tried in found:
         rate = tried.learning_rate
         yield {
@@ -143,24 +140,27 @@ def _rows(found: Sequence[Tried], arms: Sequence[str]) -> Iterator[Row]:
             "panel": place(tried.setting),
             "rate": rate,
             "place": rate * BESIDE ** (arms.index(tried.arm) - len(arms) / 2),
-            **in_percent(tried.mean, tried.interval),
+            **mean_and_ends(tried.mean, tried.interval),
             "chosen": tried.chosen,
-            "edge": _edge(tried, lowest[tried.arm, tried.setting]),
+            "edge": _edge(tried, found),
         }
 
 
-def _edge(tried: Tried, lowest: float) -> str:
+def _edge(tried: Tried, found: Sequence[Tried]) -> str:
+    """Whether the chosen rate is at the low or the high end of those that its arm was given."""
     if not tried.at_edge:
         return ""
+    at = tried.arm, tried.setting
+    lowest = min(own.learning_rate for own in found if (own.arm, own.setting) == at)
     return "low" if tried.learning_rate == lowest else "high"
 
 
-def _failed(found: Sequence[Tried]) -> str:
+def _without_failed(found: Sequence[Tried]) -> str:
     num = sum(tried.failed for tried in found)
     return f" Without {num:,} {'run' if num == 1 else 'runs'} that failed." if num else ""
 
 
-def _plot(rows: Sequence[Row], arms: Sequence[str], *, score: str, alt: str) -> Spec:
+def _plot(rows: Sequence[Datum], arms: Sequence[str], *, score: str, alt: str) -> Spec:
     """Scores against the learning rate, intervals, the chosen rate in a ring, edges in words.
 
     Args:
@@ -229,7 +229,7 @@ def _tried(
     )
 
 
-def _scores(
+def _scores_by_seed(
     path: Path, runs: RunSet, group: str, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, float]]:
     for row in rows:

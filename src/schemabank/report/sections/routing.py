@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from schemabank.report.figures import Cell, heat_map
-from schemabank.report.reading import RunSet
+from schemabank.report.reading.runs import RunSet
 from schemabank.report.routing.report import JSON, heat_map_cells
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart
@@ -49,18 +49,17 @@ def charts(found: Sequence[HeatMap]) -> Iterator[Chart]:
     for index, own in enumerate(found, 1):
         if own.cells and len(own.cells) <= left:
             left -= len(own.cells)
-            yield _chart(f"routing-{index}", f"Routing {index}", own)
+            yield _chart(own, index)
 
 
-def _chart(name: str, title: str, found: HeatMap) -> Chart:
-    cells = [Cell(str(c.x), str(c.y), c.value, str(c.panel)) for c in found.cells]
-    names = {"x_title": found.x_title, "y_title": found.y_title, "value_title": found.value_title}
-    titles = {key: str(name) for key, name in names.items()}
-    head = ["panel", titles["y_title"], titles["x_title"], titles["value_title"]]
+def _chart(own: HeatMap, index: int) -> Chart:
+    titles = {"x_title": own.x_title, "y_title": own.y_title, "value_title": own.value_title}
+    head = ["panel", own.y_title, own.x_title, own.value_title]
+    cells = [[cell.panel, cell.y, cell.x, short(cell.value)] for cell in own.cells]
     return Chart(
-        name=name,
-        title=title,
-        caption=f"{found.title}; run {found.run}. The stronger the colour, the larger the value.",
-        spec=heat_map(cells, title=found.title, **titles),
-        table=(title.lower(), head, [[c.panel, c.y, c.x, short(c.value)] for c in cells]),
+        name=f"routing-{index}",
+        title=f"Routing {index}",
+        caption=f"{own.title}; run {own.run}. The stronger the colour, the larger the value.",
+        spec=heat_map(own.cells, title=own.title, **titles),
+        table=(f"routing {index}", head, cells),
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from schemabank.common.errors import InputError
 from schemabank.common.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import ReportedRun, RunSet
+from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.runs.rundir import PREDICTIONS
 from schemabank.tasks.scoring.scores import METRICS
 
@@ -103,10 +103,10 @@ def find(
     Raises:
         InputError: predictions cannot be read.
     """
-    seeds = _seeds(runs, treatment, control, setting)
+    seeds = _shared_seeds(runs, treatment, control, setting)
     chosen = _chosen_runs(runs, [treatment, control], setting, seeds)
     kept = [run for run in chosen if (run.folder / PREDICTIONS).exists()]
-    answers = [(run, _predictions(run, group, runs.score)) for run in kept]
+    answers = [(run, _read_predictions(run, group, runs.score)) for run in kept]
     ids = list(dict.fromkeys(name for _, own in answers for name in own))
     step = max(1, -(-len(ids) // MOST_ITEMS))
     binary = METRICS[runs.runs[0].result["metric"]].binary
@@ -118,11 +118,12 @@ def find(
     return Shown(len(ids), len(found), shown, setting, binary, len(chosen) - len(kept)), found
 
 
-def _seeds(runs: RunSet, treatment: str, control: str, setting: str) -> list[int]:
+def _shared_seeds(runs: RunSet, treatment: str, control: str, setting: str) -> list[int]:
     """The first seeds that both arms have; else the treatment's."""
-    at = {arm: [r.seed for r in own] for (arm, e), own in runs.at().items() if e == setting}
-    first, second = at.get(treatment, []), at.get(control)
-    shared = [seed for seed in first if second is None or seed in second]
+    at = runs.by_place()
+    first = [run.seed for run in at.get((treatment, setting), ())]
+    second = {run.seed for run in at.get((control, setting), ())}
+    shared = [seed for seed in first if seed in second]
     return (shared or first)[:MOST_SEEDS]
 
 
@@ -140,7 +141,7 @@ def _chosen_runs(
     return found
 
 
-def _predictions(run: ReportedRun, group: str, score: str) -> dict[str, Mapping[str, Any]]:
+def _read_predictions(run: ReportedRun, group: str, score: str) -> dict[str, Mapping[str, Any]]:
     """The first completion of every item."""
     path = run.folder / PREDICTIONS
     found: dict[str, Mapping[str, Any]] = {}

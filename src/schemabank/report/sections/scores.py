@@ -1,13 +1,12 @@
 """The arms' scores over seeds, and those of references without seeds."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import altair
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing import ArmAt, Comparison, Reference, at_settings
-from schemabank.report.figures import LONGEST_LABEL, Spec
+from schemabank.report.comparing.comparison import ArmAt, Comparison, Reference, at_settings
+from schemabank.report.figures import LONGEST_LABEL, Datum, Spec
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place
 from schemabank.report.sections.chart import (
@@ -16,36 +15,23 @@ from schemabank.report.sections.chart import (
     Chart,
     Labels,
     first,
-    in_percent,
     left_out,
+    mean_and_ends,
 )
 
-Row = Mapping[str, Any]
 MOST_REFERENCES = 8
 
 
 def table(comparison: Comparison) -> PlainTable:
     """Return the arms over seeds, and the references over items."""
     several = len(comparison.contrasts) > 1
-    rows = [
-        [
-            at.arm,
-            place(at.setting),
-            str(at.summary.num_seeds),
-            percent(at.summary.mean),
-            percent(at.summary.sd),
-            number(at.summary.cv),
-            interval(at.summary.interval, 100),
-        ]
-        for at in comparison.arms
-        if several or at.setting is not None
-    ]
-    rows += [
-        [r.arm, r.setting, "reference", percent(r.score), "", "", interval(r.interval, 100)]
-        for r in comparison.references
-    ]
+    arms = [at for at in comparison.arms if several or at.setting is not None]
     head = ["arm", "epochs", "seeds", "mean", "sd", "cv", "95 % interval, %"]
-    return "arms, over seeds; references, over items", head, rows
+    return (
+        "arms, over seeds; references, over items",
+        head,
+        _table_rows(arms, comparison.references),
+    )
 
 
 def chart(comparison: Comparison, labels: Labels) -> Chart | None:
@@ -58,7 +44,9 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
         return None
     arms = labels.drawn(at.arm for at in rows)
     settings = [*first((place(at.setting) or ALL for at in named), MOST_SETTINGS), POOLED]
-    drawn = [row for row in map(_row, rows) if row["arm"] in arms and row["setting"] in settings]
+    drawn = [
+        row for row in map(_chart_row, rows) if row["arm"] in arms and row["setting"] in settings
+    ]
     drawn.sort(key=lambda row: settings.index(row["setting"]))
     across = list(_across(comparison.references))
     return Chart(
@@ -79,40 +67,53 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
     )
 
 
-def _row(at: ArmAt) -> Row:
+def _chart_row(at: ArmAt) -> Datum:
     return {
         "arm": at.arm,
         "setting": place(at.setting) or ALL,
         "seeds": at.summary.num_seeds,
-        **in_percent(at.summary.mean, at.summary.interval),
+        **mean_and_ends(at.summary.mean, at.summary.interval),
     }
 
 
-def _across(references: Sequence[Reference]) -> Iterator[Row]:
+def _across(references: Sequence[Reference]) -> Iterator[Datum]:
     for name, mean in sorted({(f"{r.arm} {r.setting}".strip(), 100 * r.score) for r in references}):
         yield {"name": name, "mean": mean}
 
 
-def _chart_table(rows: Sequence[ArmAt], references: Sequence[Reference]) -> PlainTable:
-    cells = [
+def _table_rows(arms: Sequence[ArmAt], references: Sequence[Reference]) -> list[list[str]]:
+    rows = [
         [
             at.arm,
             place(at.setting),
             str(at.summary.num_seeds),
             percent(at.summary.mean),
+            percent(at.summary.sd),
+            number(at.summary.cv),
             interval(at.summary.interval, 100),
         ]
-        for at in rows
+        for at in arms
     ]
-    cells += [
-        [r.arm, r.setting, "reference", percent(r.score), interval(r.interval, 100)]
+    rows += [
+        [r.arm, r.setting, "reference", percent(r.score), "", "", interval(r.interval, 100)]
         for r in references
     ]
+    return rows
+
+
+def _chart_table(arms: Sequence[ArmAt], references: Sequence[Reference]) -> PlainTable:
+    """The table of the scores, without deviations."""
+    cells = [[*row[:4], row[-1]] for row in _table_rows(arms, references)]
     return "scores of the arms", ["arm", "setting", "seeds", "mean", "95 % interval, %"], cells
 
 
 def _plot(
-    rows: Sequence[Row], references: Sequence[Row], arms: Sequence[str], *, titles: Row, alt: str
+    rows: Sequence[Datum],
+    references: Sequence[Datum],
+    arms: Sequence[str],
+    *,
+    titles: Datum,
+    alt: str,
 ) -> Spec:
     """Means by setting with their intervals; references lie across, named at the right.
 
@@ -141,7 +142,7 @@ def _plot(
 
 
 def _along(
-    base: altair.Chart, rows: Sequence[Row], arms: Sequence[str], setting_name: str
+    base: altair.Chart, rows: Sequence[Datum], arms: Sequence[str], setting_name: str
 ) -> altair.Chart:
     """Settings along the axis, their arms side by side; at a single setting the arms themselves."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
@@ -157,7 +158,9 @@ def _along(
     )
 
 
-def _references(references: Sequence[Row], rows: Sequence[Row], title: str) -> list[altair.Chart]:
+def _references(
+    references: Sequence[Datum], rows: Sequence[Datum], title: str
+) -> list[altair.Chart]:
     """Lines across, and their names at the right, far enough apart to be read."""
     if not references:
         return []
@@ -175,13 +178,13 @@ def _references(references: Sequence[Row], rows: Sequence[Row], title: str) -> l
     ]
 
 
-def _apart(references: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+def _apart(references: Sequence[Datum], rows: Sequence[Datum]) -> list[Datum]:
     """References with a place for the name, each at least a line above the last."""
     ends = [row[name] for row in rows for name in ("low", "mean", "high")]
     ends += [reference["mean"] for reference in references]
     ends = [end for end in ends if end is not None]
     line = (max(ends) - min(min(ends), 0)) * look.LINE_HEIGHT / look.HEIGHT
-    found: list[Row] = []
+    found: list[Datum] = []
     for reference in sorted(references, key=lambda reference: reference["mean"]):
         lowest = found[-1]["at"] + line if found else reference["mean"]
         found.append({**reference, "at": max(reference["mean"], lowest)})

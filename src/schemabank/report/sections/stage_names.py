@@ -1,24 +1,22 @@
-"""Where the names of stages stand in a learning curve, so that none lies upon another.
+"""Places for the names of stages in a learning curve, so that no two names overlap.
 
 Names stand above the curves in rows: each in the highest row that has room from its stage's start
-on. Which widths letters have is known to the drawing alone, so they are taken as wide ones.
+on. Only the drawing knows how wide letters are, so each counts as a wide one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unicodedata import east_asian_width
 
-from schemabank.report.figures import LONGEST_LABEL
+from schemabank.report.figures import LONGEST_LABEL, Datum
 
 LETTER, WIDE_LETTER = 6.6, 11.5  # pixels
 GAP, BESIDE = 10, 3  # pixels between two names, and between a name and its line
 SIDES = ("right", "left")
 MOST_ROWS = 5  # of names above a curve
 
-Row = Mapping[str, Any]
 
-
-def with_places(rows: Sequence[Row], width: float) -> list[dict[str, Any]]:
+def with_places(rows: Sequence[Datum], width: float) -> list[dict[str, Any]]:
     """Return rows of a learning curve, with a place for the name of each stage.
 
     Args:
@@ -39,18 +37,18 @@ def with_places(rows: Sequence[Row], width: float) -> list[dict[str, Any]]:
         key = stage["panel"], stage["step"], stage["label"]
         if key not in known:
             lines = taken.setdefault(stage["panel"], [[] for _ in range(MOST_ROWS)])
-            known[key] = _place(lines, scale * (stage["step"] - first), stage["label"], width)
+            known[key] = _take_place(lines, scale * (stage["step"] - first), stage["label"], width)
         row, side = known[key]
         found.append({**stage, "row": row, "side": side})
     return found
 
 
-def rows_of(rows: Sequence[Row]) -> int:
+def rows_of(rows: Sequence[Datum]) -> int:
     """Return how many rows of names there are."""
     return max((row["row"] + 1 for row in rows if row.get("side") in SIDES), default=0)
 
 
-def _labelled(stages: Sequence[Row]) -> Iterator[dict[str, Any]]:
+def _labelled(stages: Sequence[Datum]) -> Iterator[dict[str, Any]]:
     own: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for stage in stages:
         own.setdefault((stage["panel"], stage["arm"]), []).append((stage["step"], stage["name"]))
@@ -61,11 +59,11 @@ def _labelled(stages: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield {**stage, "label": name}
 
 
-def _place(
+def _take_place(
     rows: Sequence[list[tuple[float, float]]], at: float, label: str, width: float
 ) -> tuple[int, str]:
     """The first row with room beside a line, and on which side of it; the room is then taken."""
-    length = min(LONGEST_LABEL, sum(map(_width, label))) + GAP
+    length = min(LONGEST_LABEL, sum(map(_letter_width, label))) + GAP
     sides = {"right": (at, at + length), "left": (at - length, at)}
     for row, others in enumerate(rows):
         for side, (start, end) in sides.items():
@@ -76,5 +74,5 @@ def _place(
     return 0, "none"
 
 
-def _width(letter: str) -> float:
+def _letter_width(letter: str) -> float:
     return WIDE_LETTER if east_asian_width(letter) in "WF" else LETTER

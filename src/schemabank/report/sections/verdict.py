@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from schemabank.report.comparing import Comparison, ItemComparison
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.comparing.items import ItemComparison
 from schemabank.report.sections.cells import interval, points, short
 from schemabank.report.sections.groups import GroupContrast
 from schemabank.stats import FEWEST_SEEDS
@@ -12,7 +13,7 @@ TESTS = {"crossed": "over seeds and items"}  # in words, where the name is none
 
 
 @dataclass(frozen=True)
-class Scored:
+class Scoring:
     """What runs were scored by: the name of the score, and the part of the data."""
 
     metric: str
@@ -31,7 +32,7 @@ def sentence(comparison: Comparison) -> str:
 
 
 def other_sentences(
-    comparison: Comparison, scored: Scored | None, groups: Sequence[GroupContrast]
+    comparison: Comparison, scored: Scoring | None, groups: Sequence[GroupContrast]
 ) -> Iterator[str]:
     """Yield what seeds alone say, and the compared part as one of several, where known.
 
@@ -49,7 +50,7 @@ def other_sentences(
 
 def paragraphs(
     comparison: Comparison,
-    scored: Scored | None,
+    scored: Scoring | None,
     groups: Sequence[GroupContrast],
     items: ItemComparison | None,
 ) -> list[str]:
@@ -74,12 +75,12 @@ def headline(comparison: Comparison, items: ItemComparison | None) -> str:
     outcome = f"{found.outcome[:1].upper()}{found.outcome[1:]}"
     few = f" Fewer than {FEWEST_SEEDS} seeds give no verdict."
     return (
-        f"{outcome}: {points(found.difference)} points{known}{p}, {_seeds(comparison, items)}"
-        f"{few if found.outcome == 'no verdict' else ''}"
+        f"{outcome}: {points(found.difference)} points{known}{p}, "
+        f"{_seeds_and_items(comparison, items)}{few if found.outcome == 'no verdict' else ''}"
     )
 
 
-def _seeds(comparison: Comparison, items: ItemComparison | None) -> str:
+def _seeds_and_items(comparison: Comparison, items: ItemComparison | None) -> str:
     verdict = comparison.primary.verdict
     contrasts = [comparison.pooled, *comparison.contrasts]
     contrast = next((c for c in contrasts if c.verdict == verdict), comparison.pooled)

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 
 from schemabank.adapters.peftcheck import PeftCheck, read_check
-from schemabank.report.reading import RunSet
-from schemabank.report.warnings.finding import MOST_NAMED, Finding
+from schemabank.report.reading.runs import RunSet
+from schemabank.report.warnings.finding import MOST_NAMED, Finding, times
 
 
 def adapters_in_doubt(runs: RunSet) -> Iterator[Finding]:
-    """Runs whose saved adapter stock PEFT computes otherwise, and those that it could not tell of.
+    """Yield what is wrong with saved adapters: other logits in stock PEFT, or no comparison.
 
     The checks are those that the runs recorded at their end.
     """
@@ -18,29 +18,27 @@ def adapters_in_doubt(runs: RunSet) -> Iterator[Finding]:
     if different:
         yield Finding(
             "adapter-not-as-trained",
-            _numbers(different),
-            f"The saved adapters of {_count(different)} are not what was trained and scored here: "
-            f"{_said(different)}. Who loads them will not see these scores.",
+            _numbers_of_checks(different),
+            f"The saved adapters of {times(len(different), 'run')} are not what was trained and "
+            f"scored here: {_runs_and_reasons(different)}. Who loads them will not see these "
+            "scores.",
         )
     unknown = {name: check for name, check in doubtful.items() if not check.is_made}
     if unknown:
         yield Finding(
             "adapter-not-compared",
-            _numbers(unknown),
-            f"Nothing is known of the saved adapters of {_count(unknown)}: {_said(unknown)}. "
-            "Compare their logits with the run's before you pass them on.",
+            _numbers_of_checks(unknown),
+            f"Nothing is known of the saved adapters of {times(len(unknown), 'run')}: "
+            f"{_runs_and_reasons(unknown)}. Compare their logits with the run's before you pass "
+            "them on.",
         )
 
 
-def _numbers(checks: Mapping[str, PeftCheck]) -> dict[str, object]:
+def _numbers_of_checks(checks: Mapping[str, PeftCheck]) -> dict[str, object]:
     return {"runs": {name: check.row() for name, check in checks.items()}}
 
 
-def _count(checks: Mapping[str, PeftCheck]) -> str:
-    return f"{len(checks)} run{'s' * (len(checks) > 1)}"
-
-
-def _said(checks: Mapping[str, PeftCheck]) -> str:
+def _runs_and_reasons(checks: Mapping[str, PeftCheck]) -> str:
     named = "; ".join(f"{name} {check.said}" for name, check in [*checks.items()][:MOST_NAMED])
     left = len(checks) - MOST_NAMED
     return named + (f"; and {left} more" if left > 0 else "")

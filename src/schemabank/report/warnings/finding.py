@@ -3,7 +3,7 @@
 Its id is stable, so that a program can look for it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 MOST_NAMED = 5  # rows or runs in a sentence
@@ -65,13 +65,19 @@ class Finding:
     sentence: str
 
 
+def first_named(texts: Sequence[str]) -> str:
+    """Return the first of some texts, and how many more there are."""
+    left = len(texts) - MOST_NAMED
+    return "; ".join(texts[:MOST_NAMED]) + (f" and {left} more" if left > 0 else "")
+
+
 def times(num: int, what: str) -> str:
     """Say how many, as ``1 run`` or ``2 runs``."""
     return f"{num} {what}{'s' * (num != 1)}"
 
 
 def by_weight(found: Iterable[Finding], contrast: tuple[str, str]) -> list[Finding]:
-    """Return findings from the gravest on; of equal weight, those on one other arm come last.
+    """Return findings, the gravest first; of equal weight, those on an arm not compared come last.
 
     Args:
         found: what was found.

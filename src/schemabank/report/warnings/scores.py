@@ -14,10 +14,16 @@ from scipy.stats import binomtest
 
 from schemabank import stats
 from schemabank.common.errors import InputError
-from schemabank.report.comparing import ArmAt, Comparison, Contrast, Reference, at_settings
+from schemabank.report.comparing.comparison import (
+    ArmAt,
+    Comparison,
+    Contrast,
+    Reference,
+    at_settings,
+)
 from schemabank.report.plain import EPOCHS
-from schemabank.report.reading import Row, ScoreTable
-from schemabank.report.warnings.finding import MOST_NAMED, Finding, times
+from schemabank.report.reading.table import ScoreRow, ScoreTable
+from schemabank.report.warnings.finding import Finding, first_named, times
 
 FEWEST_SEEDS = 6  # whose sign-flip test can reach p = 0.05
 ALPHA = 0.05
@@ -102,26 +108,20 @@ def _impossible_scores(table: ScoreTable) -> Iterator[Finding]:
     if not odd:
         return
     rows = [
-        {
-            "arm": r.arm,
-            "epochs": r.setting,
-            "seed": r.seed,
-            "score": r.score,
-            "n_items": r.num_items,
-        }
+        {"arm": r.arm, "epochs": r.setting, "seed": r.seed, "score": r.score}
+        | {"n_items": r.num_items}
         for r in odd
     ]
-    named = [f"{_run(r)} with {_percent(r.exact)} of {r.num_items}" for r in odd[:MOST_NAMED]]
-    more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    named = [f"{_run_named(r)} with {_percent(r.exact)} of {r.num_items}" for r in odd]
     yield Finding(
         "impossible-score",
         {"rows": rows},
         "No count of right answers gives the score, to the decimals it has, of "
-        f"{'; '.join(named)}{more}.",
+        f"{first_named(named)}.",
     )
 
 
-def _possible(row: Row) -> bool:
+def _possible(row: ScoreRow) -> bool:
     if row.num_items is None or row.num_correct is None:
         return True
     share = Fraction(row.num_correct, row.num_items)
@@ -135,14 +135,13 @@ def _possible(row: Row) -> bool:
 def _subset_of_test(table: ScoreTable, test_size: int | None) -> Iterator[Finding]:
     if test_size is None:
         return
-    known = [row for row in table.rows if row.num_items is not None]
-    for row in known:
+    for row in table.rows:
         if row.num_items is not None and row.num_items > test_size:
             raise InputError(
                 f"{table.name} line {row.line}: n_items {row.num_items} is more than --test-size "
                 f"{test_size}: give the items of the whole test split"
             )
-    sizes = sorted({n for row in known if (n := row.num_items) is not None and n < test_size})
+    sizes = sorted({n for row in table.rows if (n := row.num_items) is not None and n < test_size})
     if sizes:
         yield Finding(
             "subset-of-test",
@@ -192,7 +191,7 @@ def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:
         rule=BY_RUNS if interval is None else BY_SEEDS,
         mean=at.summary.mean,
         interval=interval,
-        pooled_wilson_interval=_pooled(counts),
+        pooled_wilson_interval=_pooled_interval(counts),
         num_runs_tested=len(counts),
         num_runs_above=above,
         num_runs_below=below,
@@ -210,7 +209,7 @@ def _finding(above: bool, below: bool) -> str:
     return "below-reference" if below else "not-above-reference"
 
 
-def _pooled(counts: list[tuple[int, int]]) -> stats.Interval | None:
+def _pooled_interval(counts: list[tuple[int, int]]) -> stats.Interval | None:
     if not counts:
         return None
     return stats.wilson_interval(sum(k for k, _ in counts), sum(n for _, n in counts))
@@ -222,21 +221,11 @@ def _reference_finding(
     """One finding on all references; those that are told in the same words stand together."""
     by_end: dict[str, list[str]] = {}
     for reference, own in found.items():
-        shown = _shown(own)
-        runs = ""
-        if shown.num_runs_tested:
-            runs = (
-                f"; of {times(shown.num_runs_tested, 'run')}, {shown.num_runs_above} above it and "
-                f"{shown.num_runs_below} below"
-            )
-        at = _at(setting_name, [reference.setting] if reference.setting else [])
-        named = (
-            f"{' '.join([repr(reference.arm), at]).rstrip()} ({_percent(reference.score)}{runs})"
-        )
-        by_end.setdefault(_whence(own, setting_name), []).append(named)
+        named = _reference_named(reference, _told(own), setting_name)
+        by_end.setdefault(_settings_and_rule(own, setting_name), []).append(named)
     words = "below" if rule == "below-reference" else "not distinguishable from"
     told = [f"{_listed(named)}{end}" for end, named in by_end.items()]
-    tested = any(_shown(own).num_runs_tested for own in found.values())
+    tested = any(_told(own).num_runs_tested for own in found.values())
     counted = "; runs are counted by exact binomial tests, Holm-adjusted" if tested else ""
     return Finding(
         rule,
@@ -251,17 +240,29 @@ def _reference_finding(
     )
 
 
-def _shown(found: Sequence[Placed]) -> Placed:
-    """What a sentence tells: the mean over all settings, if it is among them."""
+def _reference_named(reference: Reference, told: Placed, setting_name: str) -> str:
+    """A reference with its score, and how many runs lie above and below it."""
+    at = _where(setting_name, [reference.setting] if reference.setting else [])
+    runs = ""
+    if told.num_runs_tested:
+        runs = (
+            f"; of {times(told.num_runs_tested, 'run')}, {told.num_runs_above} above it and "
+            f"{told.num_runs_below} below"
+        )
+    return f"{f'{reference.arm!r} {at}'.rstrip()} ({_percent(reference.score)}{runs})"
+
+
+def _told(found: Sequence[Placed]) -> Placed:
+    """The place that a sentence tells of: the mean over all settings, else the first setting."""
     return next((placed for placed in found if placed.setting is None), found[0])
 
 
-def _whence(found: Sequence[Placed], setting_name: str) -> str:
-    """At which settings, and by what rule."""
-    shown = _shown(found)
+def _settings_and_rule(found: Sequence[Placed], setting_name: str) -> str:
+    """At which settings an arm stands so, and by which rule."""
+    shown = _told(found)
     pooled = f"over all {setting_name}" if shown.setting is None and setting_name else ""
-    every = _at(setting_name, [placed.setting for placed in found if placed.setting is not None])
-    own = pooled or _at(setting_name, [shown.setting] if shown.setting else [])
+    every = _where(setting_name, [placed.setting for placed in found if placed.setting is not None])
+    own = pooled or _where(setting_name, [shown.setting] if shown.setting else [])
     where = f" {' and '.join(part for part in (pooled, every) if part)}".rstrip()
     by = shown.rule
     if shown.interval is not None:
@@ -280,22 +281,18 @@ def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
     if num >= FEWEST_SEEDS and floor <= ALPHA:
         return
     kind = "sign-flip test of pairs" if paired else "label permutation"
-    seeds = "1 seed" if num == 1 else f"{num} seeds"
     yield Finding(
         "few-seeds",
         {"num_seeds": num, "floor": floor, "fewest": FEWEST_SEEDS},
-        f"{seeds}: a two-sided {kind} cannot go below p = {floor:.4g}, whatever the scores; "
-        f"{FEWEST_SEEDS} seeds are the fewest whose sign-flip test can reach {ALPHA}.",
+        f"{times(num, 'seed')}: a two-sided {kind} cannot go below p = {floor:.4g}, whatever the "
+        f"scores; {FEWEST_SEEDS} seeds are the fewest whose sign-flip test can reach {ALPHA}.",
     )
 
 
 def _left_out(comparison: Comparison) -> Iterator[Finding]:
     setting_name = comparison.setting_name
-    rows = {
-        _place(c, setting_name): c.left_out
-        for c in comparison.contrasts
-        if any(c.left_out.values())
-    }
+    contrasts = [contrast for contrast in comparison.contrasts if any(contrast.left_out.values())]
+    rows = {_place_named(contrast, setting_name): contrast.left_out for contrast in contrasts}
     if rows:
         yield Finding(
             "runs-left-out",
@@ -308,13 +305,13 @@ def _left_out(comparison: Comparison) -> Iterator[Finding]:
 def _spreads(comparison: Comparison) -> Iterator[Finding]:
     """Settings at which the interval of the ratio of standard deviations contains 1."""
     unclear, rows = [], {}
-    several = len(comparison.contrasts) > 1
-    for contrast in (*comparison.contrasts, *([comparison.pooled] if several else [])):
-        found, place = contrast.sd_ratio, _place(contrast, comparison.setting_name)
+    for contrast in comparison.every_contrast:
+        found, place = contrast.sd_ratio, _place_named(contrast, comparison.setting_name)
         if found.interval is not None:
             rows[place] = found
-            if found.interval[0] <= 1 <= found.interval[1]:
-                unclear.append(f"{place} ({found.ratio:.3g}, {_span(found.interval)})")
+            low, high = found.interval
+            if low <= 1 <= high:
+                unclear.append(f"{place} ({found.ratio:.3g}, {low:.3g} to {high:.3g})")
     if unclear:
         yield Finding(
             "lower-variance-unsupported",
@@ -334,6 +331,10 @@ def _selection(comparison: Comparison) -> Iterator[Finding]:
         (comparison.treatment, peaks.mean_treatment, pooled.treatment.mean),
         (comparison.control, peaks.mean_control, pooled.control.mean),
     ]
+    words = [
+        f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {name}"
+        for arm, peak, mean in shown
+    ]
     yield Finding(
         "selection-on-test",
         {
@@ -342,27 +343,22 @@ def _selection(comparison: Comparison) -> Iterator[Finding]:
             "means": {arm: mean for arm, _, mean in shown},
         },
         f"A peak over {len(comparison.contrasts)} settings of {name} is chosen on the scores "
-        "that it is reported with: "
-        + " and ".join(
-            f"{arm}'s peaks average {_percent(peak)} against {_percent(mean)} over all {name}"
-            for arm, peak, mean in shown
-        )
-        + ".",
+        f"that it is reported with: {' and '.join(words)}.",
     )
 
 
-def _at(setting_name: str, names: Sequence[str]) -> str:
+def _where(setting_name: str, names: Sequence[str]) -> str:
     found = at_settings(setting_name, names) if names else ""
     return f"at {found}" if found else ""
 
 
-def _place(contrast: Contrast, setting_name: str) -> str:
+def _place_named(contrast: Contrast, setting_name: str) -> str:
     if contrast.setting is None:
         return f"the mean over {setting_name}"
     return at_settings(setting_name, [contrast.setting]) or "all runs"
 
 
-def _run(row: Row) -> str:
+def _run_named(row: ScoreRow) -> str:
     parts = [row.arm, row.setting and f"epochs {row.setting}", row.seed and f"seed {row.seed}"]
     return ", ".join(part for part in parts if part)
 
@@ -374,7 +370,3 @@ def _listed(names: list[str] | list[int]) -> str:
 
 def _percent(share: float | Fraction | None) -> str:
     return "none" if share is None else f"{float(100 * share):.3g} %"
-
-
-def _span(interval: stats.Interval) -> str:
-    return f"{interval[0]:.3g} to {interval[1]:.3g}"

@@ -5,16 +5,17 @@ Like :mod:`schemabank.report.warnings.scores`, a finding says what the runs show
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
+from statistics import fmean
 from typing import Any
 
 from schemabank import stats
-from schemabank.report.comparing import Comparison
-from schemabank.report.reading import ReportedRun, RunSet, settings_of, words
+from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.reading.runs import Left, RunSet
+from schemabank.report.reading.settings import settings_of, words
 from schemabank.report.sections.completions import Behaviour
 from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
-from schemabank.report.warnings.finding import MOST_NAMED, Finding, times
+from schemabank.report.warnings.finding import MOST_NAMED, Finding, first_named, times
 from schemabank.runs.fairness import Inequality, highest_rate, unequal_training, untried_rates
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
@@ -65,54 +66,57 @@ def find_run_warnings(
         *_other_settings(runs, comparison),
         *_other_conditions(runs, comparison),
         *_at_limit(facts.ended),
-        *_format(runs, group, comparison, facts.settings),
+        *_form_alone(runs, group, comparison, facts.settings),
     ]
 
 
 def _missing(runs: RunSet) -> Iterator[Finding]:
     if runs.failed:
-        named = "; ".join(f"{left.run} ({left.reason})" for left in runs.failed[:MOST_NAMED])
         yield Finding(
             "failed-runs",
             {"runs": runs.failed},
-            f"{times(len(runs.failed), 'run')} failed and {_are(len(runs.failed))} not in the "
-            f"figures: {named}{_more(runs.failed)}. A mean over the runs that went well flatters "
+            f"{times(len(runs.failed), 'run')} failed and {_are(runs.failed)} not in the "
+            f"figures: {_reasons(runs.failed)}. A mean over the runs that went well flatters "
             "an arm that fails.",
         )
     if runs.excluded:
-        named = "; ".join(f"{left.run} ({left.reason})" for left in runs.excluded[:MOST_NAMED])
         yield Finding(
             "excluded-runs",
             {"runs": runs.excluded},
-            f"{times(len(runs.excluded), 'run')} of this folder {_are(len(runs.excluded))} not "
-            f"compared: {named}{_more(runs.excluded)}.",
+            f"{times(len(runs.excluded), 'run')} of this folder {_are(runs.excluded)} not "
+            f"compared: {_reasons(runs.excluded)}.",
         )
     if runs.unfinished:
         yield Finding(
             "unfinished-runs",
             {"runs": runs.unfinished},
-            f"{times(len(runs.unfinished), 'run')} of the suite {_are(len(runs.unfinished))} not "
+            f"{times(len(runs.unfinished), 'run')} of the suite {_are(runs.unfinished)} not "
             "finished: a comparison that is looked at before it is complete is stopped by its "
             "scores.",
         )
 
 
+def _are(runs: Sequence[object]) -> str:
+    return "is" if len(runs) == 1 else "are"
+
+
+def _reasons(runs: Sequence[Left]) -> str:
+    return first_named([f"{left.run} ({left.reason})" for left in runs])
+
+
 def _skipped(runs: RunSet) -> Iterator[Finding]:
     """Steps of runs that are compared, but whose gradient was not finite."""
-    found = {run.run_id: run.result["training"] for run in runs.runs if run.trained}
     skips = {
-        name: (t["num_skipped_steps"], t["num_steps"])
-        for name, t in found.items()
-        if t["num_skipped_steps"]
+        run.run_id: (training["num_skipped_steps"], training["num_steps"])
+        for run in runs.runs
+        if run.trained and (training := run.result["training"])["num_skipped_steps"]
     }
     if skips:
-        named = "; ".join(
-            f"{s} of {n} in {name}" for name, (s, n) in list(skips.items())[:MOST_NAMED]
-        )
+        named = first_named([f"{num} of {steps} in {run}" for run, (num, steps) in skips.items()])
         yield Finding(
             "skipped-steps",
             {"runs": skips},
-            f"Steps were skipped, since their gradient was not finite: {named}{_more([*skips])}. "
+            f"Steps were skipped, since their gradient was not finite: {named}. "
             "Something in the data or the settings breaks the arithmetic, and these runs made "
             "fewer updates.",
         )
@@ -137,14 +141,16 @@ def _declared(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
 
 
 def _subset(runs: RunSet) -> Iterator[Finding]:
-    limits = {settings_of(config).get("eval.limit") for config in _configs(runs)} - {None}
+    # Runs of an arm at a setting differ in their seeds alone.
+    configs = [own[0].config for own in runs.by_place(untrained=True).values()]
+    limits = {settings_of(config).get("eval.limit") for config in configs} - {None}
     if limits:
-        said = ", ".join(sorted(map(str, limits)))
+        shown = sorted(map(str, limits))
         yield Finding(
             "subset-of-split",
-            {"limits": sorted(map(str, limits))},
-            f"eval.limit is {said}: scores are of the first items of every group of {runs.split}, "
-            "not of all, and noisier than they need be.",
+            {"limits": shown},
+            f"eval.limit is {', '.join(shown)}: scores are of the first items of every group of "
+            f"{runs.split}, not of all, and noisier than they need be.",
         )
 
 
@@ -179,22 +185,18 @@ def _tuning(runs: RunSet, comparison: Comparison, rates: Sequence[Tried]) -> Ite
             yield Finding(
                 "rate-at-edge",
                 {"arm": tried.arm, "epochs": tried.setting, "learning_rate": tried.learning_rate},
-                f"{tried.arm}{_at(tried.setting)} is best at {tried.learning_rate:g}, the edge of "
-                "the rates tried: a rate beyond it might be better.",
+                f"{tried.arm}{_at_setting(tried.setting)} is best at {tried.learning_rate:g}, the "
+                "edge of the rates tried: a rate beyond it might be better.",
             )
 
 
 def _untuned(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
     """Without a search, rates vary among the runs that are compared, or were never tried."""
-    arms = comparison.treatment, comparison.control
-    rates = {arm: _learning_rates(runs, arm) for arm in arms if arm in runs.arms(trained=True)}
-    yield from _findings(untried_rates(rates, split=runs.split))
-
-
-def _learning_rates(runs: RunSet, arm: str) -> list[float]:
-    """The highest rates at which an arm's runs train LoRA."""
-    firsts = {run.setting: run for run in runs.runs if run.arm == arm}
-    return sorted({highest_rate(run.config) for run in firsts.values()})
+    rates: dict[str, set[float]] = {}
+    for (arm, _), own in runs.by_place().items():
+        rates.setdefault(arm, set()).add(highest_rate(own[0].config))
+    arms = [arm for arm in (comparison.treatment, comparison.control) if arm in rates]
+    yield from _findings(untried_rates({arm: sorted(rates[arm]) for arm in arms}, split=runs.split))
 
 
 def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
@@ -210,14 +212,13 @@ def _updates(comparison: Comparison, cost: Sequence[Cost]) -> Iterator[Finding]:
 
 
 def _findings(found: Iterable[Inequality]) -> Iterator[Finding]:
-    for own in found:
-        yield Finding(own.rule, own.numbers, own.sentence)
+    return (Finding(own.rule, own.numbers, own.sentence) for own in found)
 
 
 def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
     """Settings beyond the curriculum in which the arms differ."""
     found: dict[str, tuple[str, str]] = {}
-    at = runs.at()
+    at = runs.by_place()
     for c in comparison.contrasts:
         first = at.get((comparison.treatment, c.setting or ""))
         second = at.get((comparison.control, c.setting or ""))
@@ -266,18 +267,18 @@ def _other_conditions(runs: RunSet, comparison: Comparison) -> Iterator[Finding]
 def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
     far = [own for own in ended if own.at_limit_ratio > MOST_AT_LIMIT]
     if far:
-        shown = "; ".join(
-            f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at(own.setting)}" for own in far[:MOST_NAMED]
+        shown = first_named(
+            [f"{own.at_limit_ratio:.0%} of {own.arm}'s{_at_setting(own.setting)}" for own in far]
         )
         yield Finding(
             "completions-at-limit",
             {"arms": far},
-            f"Completions run to the token limit without an end: {shown}{_more(far)}. What is cut "
+            f"Completions run to the token limit without an end: {shown}. What is cut "
             "off may hold the answer, and an arm that never learned to stop is judged by that.",
         )
 
 
-def _format(
+def _form_alone(
     runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
 ) -> Iterator[Finding]:
     """A difference that is not there among completions that ended, or that could be read.
@@ -286,8 +287,11 @@ def _format(
     """
     if comparison.primary.verdict.outcome not in {"better", "worse"}:
         return
-    for words_for, share_of in (("ended by themselves", _ended), ("held an answer", _read)):
-        means = _by_seed(runs, group, comparison, settings, share_of)
+    for words_for, share_of in (
+        ("ended by themselves", _among_ended),
+        ("held an answer", _among_read),
+    ):
+        means = _means_by_seed(runs, group, comparison, settings, share_of)
         if len(means) < 2:
             continue
         difference = stats.paired_difference([a for a, _ in means], [b for _, b in means])
@@ -296,22 +300,22 @@ def _format(
                 "format-explains-difference",
                 {"among": words_for, "difference": difference},
                 f"Among completions that {words_for} the difference is "
-                f"{100 * difference.mean:+.3g} points ({_interval(difference.interval)}), which "
-                "cannot be told from 0: form alone may explain it.",
+                f"{100 * difference.mean:+.3g} points ({_ends_in_points(difference.interval)}), "
+                "which cannot be told from 0: form alone may explain it.",
             )
 
 
-def _ended(summary: Mapping[str, Any], score: str) -> float | None:
+def _among_ended(summary: Mapping[str, Any], score: str) -> float | None:
     value = summary.get(f"{score}_among_ended")
     return None if value is None else float(value)
 
 
-def _read(summary: Mapping[str, Any], score: str) -> float | None:
+def _among_read(summary: Mapping[str, Any], score: str) -> float | None:
     read = 1 - summary["unparsable_ratio"] if "unparsable_ratio" in summary else 0.0
     return summary[score] / read if read > 0 else None
 
 
-def _by_seed(
+def _means_by_seed(
     runs: RunSet,
     group: str,
     comparison: Comparison,
@@ -333,35 +337,19 @@ def _by_seed(
         own = [first.get((seed, name)) for name in settings]
         other = [second.get((seed, name), fixed) for name in settings]
         if None not in own and None not in other:
-            means.append((_mean(own), _mean(other)))
+            means.append((_mean_of_known(own), _mean_of_known(other)))
     return means
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    return fsum(value for value in values if value is not None) / len(values)
+def _mean_of_known(values: Sequence[float | None]) -> float:
+    return fmean(value for value in values if value is not None)
 
 
-def _configs(runs: RunSet) -> list[Mapping[str, Any]]:
-    """One object a distinct configuration."""
-    firsts: dict[tuple[str, str], ReportedRun] = {}
-    for run in runs.runs:
-        firsts.setdefault((run.arm, run.setting), run)
-    return [run.config for run in firsts.values()]
-
-
-def _interval(ends: stats.Interval | None) -> str:
+def _ends_in_points(ends: stats.Interval | None) -> str:
     if ends is None:
         return "no interval"
     return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g}"
 
 
-def _at(setting: str) -> str:
+def _at_setting(setting: str) -> str:
     return f" at {setting}" if setting else ""
-
-
-def _are(num: int) -> str:
-    return "is" if num == 1 else "are"
-
-
-def _more(found: Sequence[object]) -> str:
-    return f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
