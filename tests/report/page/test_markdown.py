@@ -100,3 +100,11 @@ def test_a_table_that_is_empty_in_all_cells_is_left_out(tmp_path: Path) -> None:
     assert "ratios" not in page(found)
     assert "ratios" not in html_page(found, [])
     assert "effect sizes" in page(table_report())
+
+
+def test_every_heading_has_something_below_it() -> None:
+    for found in (table_report(), runs_report()):
+        lines = [line for line in page(found).splitlines() if line]
+        pairs = zip(lines, [*lines[1:], "# the end"], strict=True)
+        bare = [a for a, b in pairs if a.startswith("## ") and b.startswith(("# ", "## "))]
+        assert bare == []

@@ -16,7 +16,7 @@ def page(report: Report) -> str:
     """Return the report as Markdown, its charts as files beside it; names are escaped."""
     own = report.comparison
     lines = [f"# {_escaped(own.treatment)} against {_escaped(own.control)}"]
-    for section in sections(report):
+    for section in filter(lambda section: section.says_something, sections(report)):
         lines += _section_lines(section)
     return "\n".join(lines) + "\n"
 
