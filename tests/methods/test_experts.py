@@ -1,5 +1,6 @@
 """Experts: which is used when, what that computes, and that their mean is what remains."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import cohorts
+from architectures import tiny_architecture
 from cohorts import LORA, LORA_STAGE, lora_run, step_input
 from schemabank.common.errors import InputError
 from schemabank.config.methods import ExpertsSettings
@@ -16,7 +18,9 @@ from schemabank.engine.lora import Maps
 from schemabank.engine.loralayers import MIX, NEXT_MIX, ROUTED
 from schemabank.engine.part import StepInput
 from schemabank.engine.run import OnCourse, Run
+from schemabank.engine.slots import Kind
 from schemabank.engine.stack import AdapterStack
+from schemabank.engine.step import Training, train_step
 from schemabank.methods.experts import Experts, ExpertsCourse
 from schemabank.methods.method import Setup
 from tiny import tiny_model
@@ -30,7 +34,7 @@ def run(seed: int, stack: AdapterStack, routing: str = "random", **changes: obje
     settings = ExpertsSettings.model_validate(
         {"num_experts": NUM_EXPERTS, "routing": routing, **changes}
     )
-    maps = Maps(NUM_EXPERTS, routed=routing == "learned", passes=stack.lora.room.passes)
+    maps = Maps(NUM_EXPERTS, routed=routing == "learned")
     return Run(
         name=f"experts-{seed}",
         seed=seed,
@@ -46,6 +50,7 @@ def run(seed: int, stack: AdapterStack, routing: str = "random", **changes: obje
             ),
             {"maps": maps},
         ),
+        passes=2 if settings.consistency_weight else 1,
     )
 
 
@@ -53,8 +58,8 @@ def new_stack(
     num_maps: int = NUM_EXPERTS, *, routed: bool = False, passes: int = 1
 ) -> AdapterStack:
     plain = LORA.model_copy(update={"lora_dropout": 0.0})
-    maps = Maps(num_maps, routed=routed, passes=passes)
-    return AdapterStack(tiny_model("llama"), lora=[plain] * 2, maps=maps)
+    maps = Maps(num_maps, routed=routed)
+    return AdapterStack(tiny_model("llama"), lora=[plain] * 2, maps=maps, passes=passes)
 
 
 def chosen(made: Run, number: int) -> np.ndarray:
@@ -234,6 +239,69 @@ def test_a_router_weighs_the_maps_of_a_layer_for_every_token() -> None:
         torch.testing.assert_close(found[slot, row, token], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_of_a_routed_layer_are_those_of_its_equation() -> None:
+    stack, share = routed_stack(), 0.6
+    _, layer = next(iter(stack.lora.layers.items()))
+    stack.groups["lora"].require_grad(True)
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(4, 5, layer.in_features, generator=generator, requires_grad=True)
+    upstream = torch.randn(4, 5, layer.out_features, generator=generator)
+    stack.begin_step(given_for_routers(stack, share))
+    wanted = (inputs, layer.A, layer.B, layer.router)
+    found = torch.autograd.grad(layer(inputs), wanted, upstream)
+    x, a, b, router = (each.detach().double().requires_grad_() for each in wanted)
+    rows = x.view(2, 10, -1)
+    mixed = []
+    for slot, maps in enumerate(stack.lora.maps):
+        gates = torch.softmax(rows[slot] @ router[slot, :, : maps.count], dim=-1)
+        weights = share * gates + (1 - share) / maps.count
+        own = b[slot].view(NUM_EXPERTS, -1, layer.out_features)[: maps.count]
+        low = layer.scaling[slot] * rows[slot] @ a[slot]
+        mixed.append(torch.einsum("tk,tr,kro->to", weights, low, own))
+    output = x @ layer.base.weight.double().T + torch.stack(mixed).view(4, 5, -1)
+    expected = torch.autograd.grad(output, (x, a, b, router), upstream.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-3, atol=1e-3)
+    assert found[3][0].abs().max() > 0.1
+
+
+def test_routers_begin_with_numbers_of_the_runs_seed() -> None:
+    stack, drawn = new_stack(routed=True), []
+    for seed, routed in ((1, True), (2, True), (1, True), (1, False)):
+        stack.configure(0, LORA, {"maps": Maps(NUM_EXPERTS, routed=routed)})
+        stack.initialise(0, seed)
+        views = stack.groups["lora"].views(stack.groups["lora"].weights[0].clone())
+        drawn.append({n: torch.cat([w.flatten() for p, w in views.items() if p.endswith(n)])
+                      for n in (".A", ".router")})
+    assert torch.equal(drawn[0][".router"], drawn[2][".router"])
+    assert not torch.equal(drawn[0][".router"], drawn[1][".router"])
+    assert drawn[0][".router"].unique().numel() > 100
+    assert not drawn[3][".router"].any()
+    assert torch.equal(drawn[0][".A"], drawn[3][".A"]), "a router takes no numbers of A's"
+
+
+def test_shares_of_routers_and_maps_sum_to_one_also_where_there_is_room_for_more() -> None:
+    stack = new_stack(NUM_EXPERTS + 2, routed=True)
+    course = course_of(run(1, stack, "learned"))
+    for step in (0, 3, course.num_steps - 1):
+        at = course.step(step)
+        values = course.values(at, course.rows(at, [0, 1, 2, 0]))
+        mix = np.asarray(values[MIX])
+        assert mix.sum(-1) + values[ROUTED] == pytest.approx(np.ones(mix.shape[:-1]))
+        assert not mix[..., NUM_EXPERTS:].any()
+
+
+def test_routers_work_where_a_layer_sees_all_rows_at_once() -> None:
+    """The shared expert of a mixture of experts, without dropout in any slot."""
+    lora = LORA.model_copy(update={"lora_dropout": 0.0, "target_modules": ("all-linear",)})
+    maps = Maps(NUM_EXPERTS, routed=True)
+    stack = AdapterStack(tiny_architecture("qwen2_moe"), lora=[lora] * 2, maps=maps)
+    made = replace(run(1, stack, "learned"), lora=lora)
+    cohort = Cohort(stack, [made, replace(made, name="other", seed=2)], DATA)
+    reports = [report for steps in cohort.steps() for report in steps]
+    assert all(np.isfinite(report.loss) and not report.skipped for report in reports)
+
+
 @torch.no_grad()
 def test_a_router_without_a_share_leaves_the_mean() -> None:
     stack = routed_stack()
@@ -311,19 +379,50 @@ def test_a_second_pass_uses_other_experts(routing: str) -> None:
     assert NEXT_MIX not in plain
 
 
-def test_the_loss_gains_what_two_passes_differ_by() -> None:
-    """The first step's terms against stacks that are shown each pass alone."""
-    weight, losses = 0.5, {}
-    for name, changes in {"one": {}, "two": {"consistency_weight": weight}}.items():
-        stack = new_stack(passes=2)
-        cohort = Cohort(stack, [run(1, stack, **changes), lora_run(2)], DATA)
-        losses[name] = [s for steps in cohort.steps() for s in steps if s.run == "experts-1"]
-    for step in losses["one"]:
-        assert step.total_loss == pytest.approx(step.loss)
-    first = losses["two"][0]
-    assert first.total_loss == pytest.approx(first.loss), "all maps are zero"
-    assert all(s.total_loss > s.loss + 1e-7 for s in losses["two"][2:])
-    assert losses["two"][-1].loss != losses["one"][-1].loss
+@pytest.mark.parametrize("routing", ["random", "hash"])
+def test_the_loss_gains_what_two_passes_differ_by(
+    routing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step's loss and gradient norm against autograd on both passes' whole logits."""
+    weight, plain = 0.7, LORA.model_copy(update={"lora_dropout": 0.0})
+    stack = new_stack(passes=2)
+    made = run(1, stack, routing, consistency_weight=weight)
+    train = made.train.model_copy(update={"loss_weighting": "token"})
+    expected: list[tuple[float, float]] = []
+
+    def watched(training: Training, kind: Kind, given: StepInput, states: None) -> torch.Tensor:
+        assert kind.passes == 2
+        expected.append(_first_slots_loss(stack, given, weight))
+        return train_step(training, kind, given, states)
+
+    monkeypatch.setattr("schemabank.engine.cohort.train_step", watched)
+    cohort = Cohort(stack, [replace(made, train=train, lora=plain)], DATA)
+    reports = [report for steps in cohort.steps() for report in steps]
+    for report, (total, norm) in zip(reports, expected, strict=True):
+        assert report.total_loss == pytest.approx(total, rel=1e-5)
+        assert report.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert len({report.total_loss / report.loss for report in reports}) > len(reports) / 2
+
+
+def _first_slots_loss(stack: AdapterStack, given: StepInput, weight: float) -> tuple[float, float]:
+    """The first slot's loss with the weighted divergence of two passes, and its gradient's norm."""
+    batch, logits = given.batch, []
+    group = stack.groups["lora"]
+    group.require_grad(True)
+    for name in (MIX, NEXT_MIX):
+        stack.begin_step(StepInput(batch, {**given.fields, MIX: given[name]}))
+        hidden = stack.hidden(batch.tokens).unflatten(0, (2, -1))[0]
+        at = batch.positions[0][..., None].expand(-1, -1, hidden.shape[-1])
+        logits.append(stack.model.lm_head(hidden.gather(1, at)).log_softmax(-1))
+    first, second = logits
+    entropy = -first.gather(-1, batch.labels[0][..., None])[..., 0]
+    divergence = ((first.exp() - second.exp()) * (first - second)).sum(-1) / 2
+    weights = batch.weights[0]
+    mean = (weights * (entropy + weight * divergence)).sum() / weights.sum()
+    total = given["loss_scale"][0] * mean
+    grads = torch.autograd.grad(total, list(group.parameters.values()))
+    stack.rest()
+    return total.item(), torch.cat([grad.flatten() for grad in grads]).norm().item()
 
 
 def test_a_second_pass_drops_other_features() -> None:

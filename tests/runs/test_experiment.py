@@ -380,6 +380,19 @@ def test_bad_input_touches_nothing(
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_every_run_is_checked_with_its_methods_own_settings(
+    finished: Finished, tmp_path: Path
+) -> None:
+    config = load_experiment(finished.config, ["arm=experts", "lora.lora_dropout=0"])
+    good = config.runs()[0]
+    own = good.experts.model_copy(update={"routing": "learned", "consistency_weight": 1.0})
+    bad = good.model_copy(update={"experts": own})
+    for runs in ([bad, good], [good, bad]):
+        with pytest.raises(InputError, match=r"experts\.consistency_weight is 1"):
+            run_all(runs, tmp_path, Notes(), device=torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_something_else_under_a_runs_name_is_never_overwritten(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -221,6 +221,15 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
         tuner.train(PAIRS)
 
 
+def test_a_method_that_can_do_nothing_here_is_refused() -> None:
+    experts = {"routing": "learned", "consistency_weight": 1}
+    lora = LoraSettings(r=4, lora_dropout=0)
+    settings = RunConfig.model_validate({"arm": "experts", "lora": lora, "experts": experts})
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), settings)
+    with pytest.raises(InputError, match="both passes over a batch are the same"):
+        tuner.train(PAIRS)
+
+
 def test_gradients_that_stay_non_finite_are_a_failure() -> None:
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))

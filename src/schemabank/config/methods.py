@@ -46,7 +46,7 @@ class ExpertsSettings(Settings):
     """Maps of a layer; the adapter at the end is their mean."""
     routing: Literal["random", "hash", "learned"] = "random"
     """One drawn for every step and layer, one for each example and layer, or all by a router."""
-    annealing_ratio: Annotated[Share, Later(0.75)] = 0.75
+    annealing_ratio: Annotated[float, Field(gt=0, le=1), Later(0.75)] = 0.75
     """Share of the steps in which learned routing fades linearly to equal shares of all maps."""
     consistency_weight: Annotated[Weight, Later(0.0)] = 0.0
     """Weight of what the predictions of two passes over a batch differ by; doubles the cost."""

@@ -309,6 +309,12 @@ class RunConfig(CommonSettings):
         return METHODS[self.arm].trains
 
     @property
+    def passes(self) -> int:
+        """How often every step runs its batch, each time with other draws."""
+        names = (name.split(".") for name in METHODS[self.arm].second_pass)
+        return 2 if any(getattr(getattr(self, section), key) for section, key in names) else 1
+
+    @property
     def is_tagged(self) -> bool:
         """Whether its examples are tagged."""
         return self.uses("tags") and self.tags.tagger != "none"

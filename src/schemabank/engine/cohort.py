@@ -35,7 +35,7 @@ from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
-from schemabank.engine.slots import Kind, Slot
+from schemabank.engine.slots import Halted, Kind, Slot
 from schemabank.engine.stack import AdapterStack, maps_of
 from schemabank.engine.step import Training, penalise, train_step
 
@@ -93,12 +93,13 @@ class Cohort:
         data: TrainingData,
         *,
         explain: Callable[[str], None] = lambda _: None,
-        halted: "Halted | None" = None,
+        halted: Halted | None = None,
     ) -> None:
         self.stack, self.data = stack, data
         self.device = stack.model.device
         begin = halted or Halted([Slot(run, data) for run in runs], {}, {}, tick=0)
         self.slots, self.finished, self._begun = begin.slots, begin.finished, begin.begun
+        assert all(slot.run.passes <= stack.lora.passes for slot in self.slots)
         self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
         self._seating = Seating(
             self.slots, num_slots=stack.num_slots, cycle=data.schedule.cycle, tick=begin.tick
@@ -200,7 +201,7 @@ class Cohort:
         for group in self.stack.groups.values():
             group.publish()
 
-    def halt(self) -> "Halted":
+    def halt(self) -> Halted:
         """Take the stack off the model and return all that the runs have come to.
 
         Their results will be those of a cohort of the next stack's slots, within rounding. This
@@ -361,23 +362,6 @@ class Cohort:
     def _column(self) -> Tensor:
         """One value a slot, ``(slot, 1)``."""
         return torch.zeros(self.stack.num_slots, 1, device=self.device)
-
-
-@dataclass(frozen=True)
-class Halted:
-    """What the runs of a cohort have come to, without a stack; see :meth:`Cohort.halt`.
-
-    Attributes:
-        slots: the runs' progress.
-        finished: weights of the runs that have ended, by name.
-        begun: weights, moments and optimizer steps of those that have not, by name.
-        tick: steps that the cohort has taken.
-    """
-
-    slots: list[Slot]
-    finished: dict[str, dict[str, Tensor]]
-    begun: dict[str, dict[str, list[Tensor]]]
-    tick: int
 
 
 def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:

@@ -71,9 +71,9 @@ class SlotDropout:
         _, batch, token, feature = inputs.shape
         rows = torch.arange(batch, dtype=torch.int32, device=inputs.device)[:, None] * BATCH_STRIDE
         rows = rows + torch.arange(token, dtype=torch.int32, device=inputs.device)
-        row = mix(mix(self.keys + layer)[:, None, None] ^ rows)
-        columns = mix(torch.arange(feature, dtype=torch.int32, device=inputs.device))
-        kept = mix(row[..., None] ^ columns) >= self.least[:, None, None, None]
+        row = hashed(hashed(self.keys + layer)[:, None, None] ^ rows)
+        columns = hashed(torch.arange(feature, dtype=torch.int32, device=inputs.device))
+        kept = hashed(row[..., None] ^ columns) >= self.least[:, None, None, None]
         # As a number: on a CPU much faster than choosing by a truth value. Compilers know that, and
         # refuse the view.
         bits = kept if torch.compiler.is_compiling() else kept.view(torch.uint8)
@@ -86,7 +86,7 @@ def dropout_keys(runs: Sequence[tuple[int, int]]) -> list[int]:
     return [int.from_bytes(digest[:4], "big", signed=True) for digest in digests]
 
 
-def mix(value: Tensor) -> Tensor:
+def hashed(value: Tensor) -> Tensor:
     """Hash int32 values; the high bits of the result are the good ones."""
     value = value * MIX_IN
     value ^= value >> 15

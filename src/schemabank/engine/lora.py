@@ -31,12 +31,10 @@ class Maps:
     Attributes:
         count: how many; an adapter ends as their mean.
         routed: whether a router may weigh them for each token.
-        passes: how often a step runs its batch, each time with other draws; 2 at most.
     """
 
     count: int = 1
     routed: bool = False
-    passes: int = 1
 
 
 ONE_MAP = Maps()
@@ -169,22 +167,23 @@ class StackedLora(nn.Module):
         else:
             mix = self._of_slots(mixes).index_select(2, self.layer)
         if routed is not None:
-            mix = mix + self._of_slots(routed)[:, None, None, None] * self._routes(inputs)
+            routes = self._routes(inputs).view(len(low), mix.shape[1], -1, self.num_maps)
+            mix = mix + self._of_slots(routed)[:, None, None, None] * routes
         rows = low.view(len(low), mix.shape[1], -1, 1, low.shape[-1])
         return (rows * mix[..., None].to(low.dtype)).flatten(-2).flatten(1, 2)
 
     def _routes(self, inputs: Tensor) -> Tensor:
-        """Return the router's share of every map, ``(slot, batch, token, map)``.
+        """Return the router's share of every map, ``(slot, batch * token, map)``.
 
         As in HydraLoRA (arXiv 2404.19245, section 3.2): the softmax of a linear map of the layer's
         input. Maps that a slot does not have get none.
         """
         assert self.router is not None
-        rows = self.by_slot(inputs)
-        scores = rows.flatten(1, 2) @ self._of_slots(self.router).to(inputs.dtype)
+        routers = self._of_slots(self.router).to(inputs.dtype)
+        scores = inputs.reshape(len(routers), -1, self.in_features) @ routers
         lacking = self._of_slots(self.shares)[:, None] == 0
         shares: Tensor = scores.float().masked_fill(lacking, -torch.inf).softmax(-1)
-        return shares.view(*rows.shape[:3], -1)
+        return shares
 
     def _of_slots(self, values: Tensor) -> Tensor:
         """What belongs to the slots that are run, ``(slot, ...)``."""

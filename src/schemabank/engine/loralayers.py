@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import ALL_LINEAR, LoraSettings
-from schemabank.engine.dropout import SlotDropout, mix
+from schemabank.engine.dropout import SlotDropout, hashed
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import ONE_MAP, Maps, StackedLora, install_lora, remove_lora
@@ -34,6 +34,7 @@ class LoraLayers(Part):
         settings: of each slot; all with the same target modules on the same blocks.
         adapters: whether there are any; the untouched base model has none.
         maps: room for any run's B's over one A.
+        passes: the most that a step takes over its batch.
 
     Attributes:
         layers: by the path of the layer that each stands for.
@@ -58,6 +59,7 @@ class LoraLayers(Part):
         *,
         adapters: bool,
         maps: Maps = ONE_MAP,
+        passes: int = 1,
     ) -> None:
         self._model = model
         self.all_linear = any(ALL_LINEAR in each.target_modules for each in settings)
@@ -65,6 +67,7 @@ class LoraLayers(Part):
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
         self.room, self.maps = maps, [ONE_MAP] * len(self.settings)
+        self.passes = passes
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
         with ExitStack() as undo:
@@ -171,7 +174,7 @@ class LoraLayers(Part):
     def next_pass(self, given: StepInput) -> None:
         """Draw other masks, and take the maps of the second pass."""
         if self.dropout.keys is not None:
-            self.dropout.keys = mix(self.dropout.keys ^ NEXT_PASS)
+            self.dropout.keys = hashed(self.dropout.keys ^ NEXT_PASS)
         if NEXT_MIX in self.fields:
             self.dropout.mixes = given[NEXT_MIX]
 
@@ -263,8 +266,7 @@ class LoraLayers(Part):
         if count > 1:
             first = (1.0, *(0.0,) * (count - 1))
             mix_of_rows = Field((len(self.layers), count), by_row=True, default=first)
-            passes = (MIX, NEXT_MIX)[: self.room.passes]
-            found |= dict.fromkeys(passes, mix_of_rows)
+            found |= dict.fromkeys((MIX, NEXT_MIX)[: self.passes], mix_of_rows)
         if self.room.routed:
             found[ROUTED] = Field()
         return found

@@ -111,9 +111,9 @@ def _shared_settings(run: RunConfig) -> Mapping[str, object]:
         settings = dotted(run.model_dump())
         shared = dict.fromkeys([*SHARED, *(n for m in METHODS.values() for n in m.shared)])
         common |= {name: settings[name] for name in shared}
-        # Two passes cost twice as much, for every slot of a cohort, whether its run asks for them.
-        twice = any(settings[name] for name in METHODS[run.arm].second_pass)
-        common["passes over a batch"] = 2 if twice else 1
+        # Steps of two passes are a program of their own, which computes all slots of the cohort:
+        # beside runs of one pass it would be a third pass for everybody.
+        common["passes over a batch"] = run.passes
     return common
 
 

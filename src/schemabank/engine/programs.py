@@ -117,11 +117,13 @@ class Programs:
         what = f"a step of {slots} x {batch_size} x {shape[0]} tokens"
         states: Tensor | None = None
         if kind.cached:
+            assert self._trunk is not None, "no cached step after drop_trunk"
             model = self._stack.model
             size = (slots * batch_size, shape[0], hidden_size(model))
             states = torch.zeros(size, dtype=model.dtype, device=self._executor.device)
         run = self._executor.program(lambda: self._step(kind, given, states), what)
-        if self._trunk is not None and kind.cached:
+        if kind.cached:
+            assert self._trunk is not None
             self._trunk.prepare(shape[0])
         return _Program(staging, run, states)
 

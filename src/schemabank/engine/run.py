@@ -85,11 +85,9 @@ class Course:
         num_cached: how many of the first steps leave LoRA untouched, so that the base model's
             states below the first part that acts on a block can be used again.
         penalties: the terms that the run may add to the task's loss.
-        passes: how often a step runs its batch; with 2 it may add what the passes differ by.
     """
 
     num_cached: int = 0
-    passes: int = 1
     penalties: frozenset[str] = frozenset()
 
     def __init__(self, run: "Run", data: TrainingData) -> None:
@@ -164,6 +162,8 @@ class Run:
         lora: the adapter; rank and targets as the stack has room for.
         method: what it trains beside the adapter, and how.
         average: of the adapter over the steps, which the run ends as.
+        passes: how often a step runs its batch, at most twice; the field ``consistency_weight``
+            then says how much counts what the passes' predictions differ by.
     """
 
     name: str
@@ -173,3 +173,4 @@ class Run:
     lora: LoraSettings
     method: RunMethod = field(default_factory=OnCourse)
     average: AverageSettings = field(default_factory=AverageSettings)
+    passes: int = 1

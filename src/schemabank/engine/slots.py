@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from schemabank.common.failure import Failure
 from schemabank.config.train import Stage
@@ -107,7 +108,7 @@ class Slot:
             cached=cached,
             trained=tuple(sorted(stage.train)) if cached else None,
             room=self.course.room(settings),
-            passes=self.course.passes,
+            passes=self.run.passes,
         )
 
     def rows(self, settings: StepSettings) -> Rows:
@@ -179,6 +180,23 @@ class Slot:
             found |= dict.fromkeys(schedule.rows(self.run.seed, epoch)[position])
         ids = [self.data.examples[index].id for index in found if index != EMPTY]
         return ", ".join(ids[:MOST_NAMED]) + (" and more" if len(ids) > MOST_NAMED else "")
+
+
+@dataclass(frozen=True)
+class Halted:
+    """What the runs of a cohort have come to, without a stack; see ``Cohort.halt``.
+
+    Attributes:
+        slots: the runs' progress.
+        finished: weights of the runs that have ended, by name.
+        begun: weights, moments and optimizer steps of those that have not, by name.
+        tick: steps that the cohort has taken.
+    """
+
+    slots: list[Slot]
+    finished: dict[str, dict[str, Tensor]]
+    begun: dict[str, dict[str, list[Tensor]]]
+    tick: int
 
 
 def most_skipped(num_steps: int) -> int:

@@ -34,6 +34,7 @@ class AdapterStack:
         attach: what puts further parts on the model.
         adapters: whether there are LoRA adapters at all; the untouched base model has none.
         maps: room for any run's B's over one A.
+        passes: the most that a step takes over its batch.
 
     Attributes:
         lora: the adapters.
@@ -54,6 +55,7 @@ class AdapterStack:
         attach: Sequence[Attach] = (),
         adapters: bool = True,
         maps: Maps = ONE_MAP,
+        passes: int = 1,
     ) -> None:
         self.num_slots = len(lora)
         self._compiled = ExitStack()
@@ -68,7 +70,7 @@ class AdapterStack:
             for put_on in attach:
                 self.parts.append(put_on(model, self.num_slots))
                 undo.callback(self.parts[-1].detach)
-            self.lora = LoraLayers(model, lora, adapters=adapters, maps=maps)
+            self.lora = LoraLayers(model, lora, adapters=adapters, maps=maps, passes=passes)
             self.parts.append(self.lora)
             undo.callback(self.lora.detach)
             self.groups: dict[str, FlatGroup] = {

@@ -81,7 +81,7 @@ class CoTo(Method):
         """Refuse a single block with adapters: one always acts, so nothing is left out."""
         if setup.stack.lora.num_blocks < 2:
             raise InputError(
-                f"arm is {run.arm!r}, but a single block has adapters, which acts in every step: "
-                "allowed are two and more blocks, name them in lora.layers_to_transform or take "
-                "the arm lora"
+                f"arm is {run.arm!r}, but a single block has adapters, and they act in every step: "
+                "allowed are two or more blocks, name them in lora.layers_to_transform or use the "
+                "arm lora"
             )

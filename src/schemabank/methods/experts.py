@@ -54,7 +54,6 @@ class ExpertsCourse(Course):
     ) -> None:
         super().__init__(run, data)
         self._experts, self._num_layers, self._room = experts, num_layers, room
-        self.passes = 2 if experts.consistency_weight > 0 else 1
         self._of_examples: dict[str, npt.NDArray[np.int64]] = {}
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
@@ -62,7 +61,7 @@ class ExpertsCourse(Course):
         found: dict[str, npt.ArrayLike] = {MIX: self._mix(at, rows, "")}
         if self._is_learned:
             found[ROUTED] = self.routed_share(at.step)
-        if self.passes == 2:
+        if self.run.passes == 2:
             found[NEXT_MIX] = self._mix(at, rows, "/again")
             found["consistency_weight"] = self._experts.consistency_weight
         return found
@@ -132,8 +131,8 @@ class Experts(Method):
         if experts.consistency_weight > 0 and not drawn:
             raise InputError(
                 f"experts.consistency_weight is {experts.consistency_weight:g}, but with learned "
-                "routing and lora.lora_dropout 0 both passes over a batch are the same: allowed "
-                "is 0, or some dropout"
+                "routing and lora.lora_dropout 0 both passes over a batch are the same: set it to "
+                "0, raise lora.lora_dropout, or set experts.routing to random or hash"
             )
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
@@ -146,5 +145,4 @@ class Experts(Method):
         return Maps(
             count=experts.num_experts,
             routed=experts.routing == "learned",
-            passes=2 if experts.consistency_weight > 0 else 1,
         )

@@ -333,7 +333,7 @@ def _check_runs(
 ) -> None:
     """Find what a run's own settings ask of model or data that these do not have."""
     checked: set[tuple[object, ...]] = set()
-    for run in {(run.arm, run.lora, run.bank, run.tags): run for run in runs}.values():
+    for run in {(r.arm, r.lora, r.bank, r.tags, getattr(r, r.arm, None)): r for r in runs}.values():
         if run.trains:
             assert training is not None
             places = (run.lora.target_modules, run.lora.layers_to_transform)

@@ -77,7 +77,7 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]
     blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    passes = stack.lora.room.passes
+    passes = stack.lora.passes
     flop = 4 * passes * (blocks * positions + head * labels)
     whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
     activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
@@ -91,7 +91,7 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
     """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
     widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
     trained = sum(group.weights.numel() for group in stack.groups.values())
-    per_slot = 20 * trained + stack.lora.room.passes * _activation_bytes(stack.model, widest)
+    per_slot = 20 * trained + stack.lora.passes * _activation_bytes(stack.model, widest)
     free, _ = torch.cuda.mem_get_info(stack.model.device)
     return max(1, int(MEMORY_SHARE * free / per_slot))
 

@@ -125,6 +125,7 @@ def engine_run(
         train=run.train,
         lora=run.lora,
         average=run.average,
+        passes=run.passes,
         method=method_of(run).of_run(run, Setup(examples, stack, tokenizer)),
     )
 

@@ -18,10 +18,10 @@ from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.engine.cohort import Cohort, Halted, RunStep
+from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.lora import Maps
 from schemabank.engine.run import TrainingData
-from schemabank.engine.slots import Slot
+from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
@@ -176,6 +176,7 @@ def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Ad
         attach=attach,
         adapters=any(run.trains for run in runs),
         maps=_room_for([methods[run.arm].maps(run) for run in runs]),
+        passes=max(run.passes for run in runs),
     )
     for slot, run in enumerate(runs[:slots]):
         stack.configure(slot, run.lora, method_of(run).settings(run))
@@ -187,7 +188,6 @@ def _room_for(maps: Sequence[Maps]) -> Maps:
     return Maps(
         count=max(each.count for each in maps),
         routed=any(each.routed for each in maps),
-        passes=max(each.passes for each in maps),
     )
 
 

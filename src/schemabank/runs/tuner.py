@@ -22,6 +22,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
+from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.effects import idle_settings, sentences, stated
@@ -89,6 +90,7 @@ class Tuner:
             lora=[config.lora],
             attach=method.attach([config]),
             maps=method.maps(config),
+            passes=config.passes,
         )
         self._banks = banks_of(self.stack) if config.uses("bank") else None
         self.stack.initialise(0, config.seed)
@@ -125,6 +127,7 @@ class Tuner:
         data = training_data(named, texts, self.config, self.tokenizer)
         shown = method_of(self.config).prefixes(self.config, self.tokenizer)
         check_training(data, self.model, prefixes=shown)
+        method_of(self.config).check(self.config, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
         try:
             with quiet_compiler(), reporter() as progress:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schemabank.engine.dropout import mix
+from schemabank.engine.dropout import hashed
 
 # The midpoints of 2**23 equal parts of [0, 1] are float32 numbers above 0 and below 1, where both
 # logarithms of the noise are finite.
@@ -71,9 +71,9 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
 
 def _gumbel(vocabulary: int, keys: Tensor, positions: Tensor) -> Tensor:
     """Return Gumbel noise, ``(row, vocabulary)``."""
-    rows = mix(mix(keys) ^ positions.to(torch.int32))
-    columns = mix(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
+    rows = hashed(hashed(keys) ^ positions.to(torch.int32))
+    columns = hashed(torch.arange(vocabulary, dtype=torch.int32, device=keys.device))
     # The hash's high bits are its good ones. The mask takes off copies of the sign bit.
-    bits = (mix(rows[:, None] ^ columns) >> (32 - UNIFORM_BITS)) & (2**UNIFORM_BITS - 1)
+    bits = (hashed(rows[:, None] ^ columns) >> (32 - UNIFORM_BITS)) & (2**UNIFORM_BITS - 1)
     uniform = (bits.float() + 0.5) / 2**UNIFORM_BITS
     return -torch.log(-torch.log(uniform))
