@@ -25,6 +25,7 @@ from schemabank.engine.seating import count_steps
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_experiment, sentences
+from schemabank.runs.folder import RESULT, check_available, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
@@ -42,7 +43,6 @@ from schemabank.runs.prepare import (
     task_training_data,
 )
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import RESULT, check_available, is_finished
 from schemabank.runs.runner import run_cohort
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, build_stack, failure_of

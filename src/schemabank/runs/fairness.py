@@ -17,7 +17,7 @@ MOST_NAMED = 5  # settings in a sentence
 ON_TEST = "test"
 
 
-class Training(Protocol):
+class TrainingSize(Protocol):
     """What the runs of an arm trained, as means over its runs."""
 
     @property
@@ -50,7 +50,7 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Trained:
-    """One run's training; see :class:`Training`.
+    """One run's training; see :class:`TrainingSize`.
 
     Attributes:
         arm: what the comparison calls its arm.
@@ -158,7 +158,7 @@ def untried_rates(rates: Mapping[str, Sequence[float]], *, split: str) -> Iterat
 
 
 def unequal_training(
-    arms: tuple[str, str], pairs: Mapping[str, tuple[Training, Training]]
+    arms: tuple[str, str], pairs: Mapping[str, tuple[TrainingSize, TrainingSize]]
 ) -> Iterator[Inequality]:
     """Treatment and control differ in what they trained, or how often.
 
@@ -166,7 +166,7 @@ def unequal_training(
         arms: their names.
         pairs: what each was given, by the setting at which they are compared.
     """
-    measures: list[tuple[str, str, Callable[[Training], float]]] = [
+    measures: list[tuple[str, str, Callable[[TrainingSize], float]]] = [
         ("unequal-steps", "training steps", lambda t: t.num_steps),
         ("unequal-updates", "updates of LoRA", lambda t: t.num_lora_updates),
         ("unequal-parameters", "trained parameters", lambda t: t.num_trained_parameters),

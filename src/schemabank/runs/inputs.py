@@ -22,7 +22,7 @@ from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.config.task import TaskSettings
 from schemabank.models.digests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.models.files import locate
-from schemabank.runs.rundir import BANK, RESULT
+from schemabank.runs.folder import BANK, RESULT
 from schemabank.tasks import TaskData
 from schemabank.tasks.catalog import is_of_data, load_task
 

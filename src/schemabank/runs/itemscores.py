@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from schemabank.common.errors import InputError
 from schemabank.common.files import check_regular, json_lines, parse_json
 from schemabank.common.writing import writing_tensors
-from schemabank.runs.rundir import PREDICTIONS
+from schemabank.runs.folder import PREDICTIONS
 
 SCORES = "scores.safetensors"
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)

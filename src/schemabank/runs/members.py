@@ -21,9 +21,9 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.files import EMBEDDED
+from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
-from schemabank.runs.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
-from schemabank.runs.runfiles import read_result
+from schemabank.runs.stored import read_result
 from schemabank.runs.training import KeepStage, failure_of
 from schemabank.tasks.catalog import metric_of
 

@@ -51,13 +51,13 @@ Figure = Annotated[float, Field(ge=0)]
 FigureOrNan = Annotated[float, AfterValidator(_not_negative)]
 
 
-class Part(BaseModel):
-    """Part of a file; what it holds beside that is left as it is."""
+class StoredPart(BaseModel):
+    """A part of a stored file; keys that it does not name are left as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Training(Part):
+class _Training(StoredPart):
     num_steps: Count
     num_examples: Count
     num_skipped_steps: Count
@@ -66,7 +66,7 @@ class _Training(Part):
     num_trained_parameters: Count
 
 
-class _PeftCheck(Part):
+class _PeftCheck(StoredPart):
     difference: Weight | None
     allowed: Weight | None
     reason: str | None
@@ -78,7 +78,7 @@ class _PeftCheck(Part):
         return self
 
 
-class Result(Part):
+class Result(StoredPart):
     """A run's ``result.json`` but for the shape of its groups."""
 
     arm: Arm
@@ -120,7 +120,9 @@ class Result(Part):
 
 
 @cache
-def shape_of_group(metric: MetricName, scores: tuple[str, ...], *, is_trained: bool) -> type[Part]:
+def shape_of_group(
+    metric: MetricName, scores: tuple[str, ...], *, is_trained: bool
+) -> type[StoredPart]:
     """Return what a group of items says of itself.
 
     :func:`schemabank.tasks.scoring.scores.summarise` writes it.
@@ -146,7 +148,7 @@ def shape_of_group(metric: MetricName, scores: tuple[str, ...], *, is_trained: b
         f"field_{number}": (kind, Field(default=... if name in needed else None, alias=name))
         for number, (name, kind) in enumerate({**optional, **needed}.items())
     }
-    return create_model("Group", __base__=Part, **fields)
+    return create_model("Group", __base__=StoredPart, **fields)
 
 
 def _of_completions(metric: MetricName, scores: tuple[str, ...]) -> dict[str, Any]:

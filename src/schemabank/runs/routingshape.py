@@ -9,7 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from schemabank.config.base import PositiveInt, Weight
-from schemabank.runs.resultshape import Count, Digest, Loss, Part
+from schemabank.runs.resultshape import Count, Digest, Loss, StoredPart
 
 # Choices weigh 1 / top_k in float32, so that their sums may miss 0 and 1 by that much.
 ROUNDING = 1e-5
@@ -18,7 +18,7 @@ Shares = list[Share]
 Nats = Loss  # as computed, so that 0 may be a little less
 
 
-class _Layer(Part):
+class _Layer(StoredPart):
     state: str
     layer: Count
     entropy: Nats
@@ -36,7 +36,7 @@ class _Layer(Part):
         return self.tag_agreement is not None and self.tag_agreement_by_chance is not None
 
 
-class _About(Part):
+class _About(StoredPart):
     layer: Count
     place: str
 
@@ -69,7 +69,7 @@ class _ByValue(_About):
         return self
 
 
-class RoutingReport(Part):
+class RoutingReport(StoredPart):
     """A ``routing.json`` but for what is typical of each schema."""
 
     task: str

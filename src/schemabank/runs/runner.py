@@ -27,10 +27,10 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import Procedure
+from schemabank.runs.folder import ADAPTER, CONFIG, COST, PREDICTIONS, RESULT, claimed
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Member, Outcome, stage_keeper, write_weights
-from schemabank.runs.rundir import ADAPTER, CONFIG, COST, PREDICTIONS, RESULT, claimed
 from schemabank.runs.training import Context, build_stack, failure_of, names_of, train_runs
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries

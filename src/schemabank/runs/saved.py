@@ -36,6 +36,7 @@ from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
 from schemabank.runs.evaluate import Procedure
+from schemabank.runs.folder import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
 from schemabank.runs.forms import Items, evaluate_forms
 from schemabank.runs.inputs import (
     DATA,
@@ -59,7 +60,6 @@ from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import prompt_forms
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
 from schemabank.runs.runner import result_of
 
 

@@ -26,8 +26,8 @@ from schemabank.config.file import run_id, to_yaml
 from schemabank.config.naming import dotted_settings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.engine.cohort import RunStep
+from schemabank.runs.folder import free_name
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import free_name
 
 LOG_EVERY_S = 1.0
 FINISH_TIMEOUT_S = 120  # a network that is gone must not hold back the next runs for ever

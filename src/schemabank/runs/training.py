@@ -27,11 +27,11 @@ from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.folder import METRICS
 from schemabank.runs.forms import Items
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import METRICS
 from schemabank.runs.trackers import Trackers
 
 MOST_NAMED = 4

@@ -15,10 +15,10 @@ from schemabank.common.waiting import Note
 from schemabank.common.writing import whole_file, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.runs.folder import SUITE, check_available
 from schemabank.runs.inputs import Present, recorded_in, why_no_longer
 from schemabank.runs.members import Outcome
-from schemabank.runs.rundir import SUITE, check_available
-from schemabank.runs.runfiles import read_suite
+from schemabank.runs.stored import read_suite
 from schemabank.suites.file import TuneSettings
 from schemabank.suites.ratesearch import SPLIT, RateSearch, trials
 from schemabank.suites.suite import Suite

@@ -28,7 +28,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Answers:
+class ItemMeans:
     """What a candidate's runs scored on each item.
 
     Attributes:
@@ -62,7 +62,7 @@ class Candidate:
     ended: float | None
     num_items: int
     num_seeds: int
-    answers: Answers | None = field(default=None, compare=False, repr=False)
+    answers: ItemMeans | None = field(default=None, compare=False, repr=False)
 
 
 def choose(tried: Sequence[Candidate]) -> Candidate:
@@ -142,12 +142,12 @@ def candidate(
     )
 
 
-def _answers(folders: Sequence[Path], score: str) -> Answers:
+def _answers(folders: Sequence[Path], score: str) -> ItemMeans:
     found: list[ItemScores] = [load_item_scores(folder, score) for folder in folders]
     for own in found:
         _check_same_items(own.digest, found[0].digest)
     means = np.stack([own.scores for own in found]).astype(np.float64).mean(axis=0)
-    return Answers(np.asarray(means), found[0].cluster, found[0].digest)
+    return ItemMeans(np.asarray(means), found[0].cluster, found[0].digest)
 
 
 def _check_same_items(one: str, other: str) -> None:

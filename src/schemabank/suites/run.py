@@ -18,10 +18,10 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.experiment import check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
+from schemabank.runs.folder import is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import is_finished
 from schemabank.runs.tables import check_tables
 from schemabank.stats import summarise_arm
 from schemabank.suites.file import SuiteRun

@@ -2,11 +2,11 @@
 
 import pytest
 
-from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.pace import PhaseProgress
 
 
 def test_nothing_is_said_before_there_is_a_pace() -> None:
-    pace = Pace(100)
+    pace = PhaseProgress(100)
     assert pace.left_s(0) is None
     pace.advance(1, 80)  # it was compiled
     assert pace.left_s(80) is None
@@ -14,21 +14,21 @@ def test_nothing_is_said_before_there_is_a_pace() -> None:
 
 
 def test_what_is_compiled_at_the_start_does_not_count() -> None:
-    pace = Pace(1001)
+    pace = PhaseProgress(1001)
     for second in range(81):
         pace.advance(1, 80 + second)
     assert pace.left_s(160) == pytest.approx(920)
 
 
 def test_a_slower_pace_shows_within_a_minute() -> None:
-    pace = Pace(10_000)
+    pace = PhaseProgress(10_000)
     for second in range(1, 601):
         pace.advance(10 if second <= 500 else 1, second)
     assert pace.left_s(600) == pytest.approx(10_000 - pace.done, rel=0.02)
 
 
 def test_many_short_steps_keep_few_samples() -> None:
-    pace = Pace(10**6)
+    pace = PhaseProgress(10**6)
     for step in range(100_000):
         pace.advance(1, step / 1000)
     assert len(pace._samples) < 100
@@ -36,17 +36,17 @@ def test_many_short_steps_keep_few_samples() -> None:
 
 
 def test_what_is_done_takes_no_time() -> None:
-    pace = Pace(2)
+    pace = PhaseProgress(2)
     pace.advance(2, 5)
     assert pace.left_s(5) == 0
 
 
 def test_a_phase_of_nothing_is_done() -> None:
-    assert Pace(0).left_s(0) == 0
+    assert PhaseProgress(0).left_s(0) == 0
 
 
 def test_what_stands_still_takes_ever_longer() -> None:
-    pace = Pace(100)
+    pace = PhaseProgress(100)
     for second in range(1, 11):
         pace.advance(1, second)
     assert pace.left_s(10) == pytest.approx(90)

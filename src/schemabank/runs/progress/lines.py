@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.pace import PhaseProgress
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -23,7 +23,7 @@ class LineReporter:
 
     def __init__(self, *, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
-        self._title, self._detail, self._pace = "", "", Pace(0)
+        self._title, self._detail, self._pace = "", "", PhaseProgress(0)
         self._began = self._spoke = 0.0
         self._titles: dict[str, str] = {}
         self._ended: set[str] = set()
@@ -35,7 +35,7 @@ class LineReporter:
 
     def start(self, title: str, total: int) -> None:
         """Begin a phase."""
-        self._title, self._detail, self._pace = title, "", Pace(total)
+        self._title, self._detail, self._pace = title, "", PhaseProgress(total)
         self._began = self._spoke = time.monotonic()
 
     def advance(self, units: int, detail: str) -> None:

@@ -2,7 +2,7 @@
 
 A step only stores values. The screen is drawn from them a few times a second, in a thread of its
 own; every mapping that the thread goes through is replaced as a whole and never grows in place. A
-:class:`Pace` grows, and may be read meanwhile.
+:class:`PhaseProgress` grows, and may be read meanwhile.
 """
 
 import time
@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.pace import PhaseProgress
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -48,7 +48,7 @@ SHOWN_FIRST: Sequence[RunState] = (
 @dataclass(frozen=True)
 class _Phase:
     title: str
-    pace: Pace
+    pace: PhaseProgress
     began: float
     detail: str = ""
     took_s: float | None = None
@@ -62,7 +62,7 @@ class _Phase:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _RunLine:
     title: str
     state: RunState = "waiting"
     detail: str = ""
@@ -78,7 +78,7 @@ class LiveReporter:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._phases: tuple[_Phase, ...] = ()
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, _RunLine] = {}
         self._steps: dict[str, RunStep] = {}
         # What goes to stdout is the command's result, and may go into a pipe.
         self._live = Live(
@@ -95,7 +95,7 @@ class LiveReporter:
     def start(self, title: str, total: int) -> None:
         """Show a phase; among runs, instead of the one before."""
         earlier = () if self._rows else self._phases
-        self._phases = (*earlier, _Phase(title, Pace(total), time.monotonic()))
+        self._phases = (*earlier, _Phase(title, PhaseProgress(total), time.monotonic()))
         self._live.start()
 
     def advance(self, units: int, detail: str) -> None:
@@ -111,7 +111,7 @@ class LiveReporter:
 
     def runs(self, titles: Mapping[str, str]) -> None:
         """Show a line for every run."""
-        self._rows = {**self._rows, **{run: _Row(title) for run, title in titles.items()}}
+        self._rows = {**self._rows, **{run: _RunLine(title) for run, title in titles.items()}}
         self._live.start()
 
     def run_steps(self, steps: "Sequence[RunStep]") -> None:
@@ -149,7 +149,7 @@ class _Pen:
     def __init__(self, width: int, *, ascii_only: bool) -> None:
         self.width, self.ascii_only = width, ascii_only
 
-    def overall(self, rows: Sequence[_Row]) -> list[Text]:
+    def overall(self, rows: Sequence[_RunLine]) -> list[Text]:
         """How many runs are done."""
         done = sum(row.state in ENDED for row in rows)
         return [self._line(("runs ", ""), *self._bar(done, len(rows)), (" done", ""))]
@@ -163,7 +163,7 @@ class _Pen:
             self._line(("     ", ""), *self._bar(phase.pace.done, phase.pace.total), (end, "")),
         ]
 
-    def rows(self, rows: Sequence[_Row], room: int) -> list[Text]:
+    def rows(self, rows: Sequence[_RunLine], room: int) -> list[Text]:
         """A line a run; where there is no room for all, those that matter now and counts."""
         if len(rows) <= room:
             return self._rows(rows)
@@ -173,7 +173,7 @@ class _Pen:
         told = ", ".join(f"{counts[state]} {state}" for state in SHOWN_FIRST if counts[state])
         return [*self._rows(shown), self._line((f"and {told}", "dim"))] if room > 0 else []
 
-    def _rows(self, rows: Sequence[_Row]) -> list[Text]:
+    def _rows(self, rows: Sequence[_RunLine]) -> list[Text]:
         widest = max((cell_len(self._text(row.title)) for row in rows), default=0)
         states = max(map(len, STYLES))
         width = min(widest, max(8, self.width - states - DETAIL_WIDTH - 2))
@@ -217,7 +217,7 @@ class _Pen:
         return text.encode("ascii", "replace").decode() if self.ascii_only else text
 
 
-def _stepped(row: _Row, step: "RunStep | None") -> _Row:
+def _stepped(row: _RunLine, step: "RunStep | None") -> _RunLine:
     """A run that is training, with its step; one that trained before and waits has none."""
     if step is None:
         return row

@@ -11,7 +11,7 @@ WINDOW_S = 60.0
 SAMPLE_EVERY_S = 1.0
 
 
-class Pace:
+class PhaseProgress:
     """Units of a phase over time; what the first call of :meth:`advance` brings does not count.
 
     Args:

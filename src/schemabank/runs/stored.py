@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.config.base import PositiveInt, Seed, Weight
-from schemabank.runs.resultshape import Part, Result, shape_of_group
+from schemabank.runs.resultshape import Result, StoredPart, shape_of_group
 from schemabank.runs.routingshape import RoutingReport
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -36,24 +36,24 @@ CONDITIONS = (
 RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 
 
-class _Contrast(Part):
+class _Contrast(StoredPart):
     treatment: str
     control: str
 
 
-class _Row(Part):
+class _SuiteRow(StoredPart):
     run_id: RunId
     arm: str
     seed: Seed
     settings: dict[str, Any]
 
 
-class _Trial(_Row):
+class _Trial(_SuiteRow):
     factor: Factor
     learning_rate: Factor
 
 
-class _Choice(Part):
+class _Choice(StoredPart):
     arm: str
     settings: dict[str, Any]
     factor: Factor
@@ -61,12 +61,12 @@ class _Choice(Part):
     at_edge: bool
 
 
-class _Failed(Part):
+class _Failed(StoredPart):
     run_id: RunId
     inputs: dict[str, str] = Field(default_factory=dict)
 
 
-class _Tuning(Part):
+class _Tuning(StoredPart):
     split: str
     seeds: list[Seed] = Field(default_factory=list)
     factors: list[Factor] = Field(default_factory=list)
@@ -76,13 +76,13 @@ class _Tuning(Part):
     chosen: list[_Choice]
 
 
-class _Suite(Part):
+class _Suite(StoredPart):
     contrast: _Contrast | None
-    runs: list[_Row]
+    runs: list[_SuiteRow]
     tuning: _Tuning | None = None
 
 
-class _Cost(Part):
+class _Cost(StoredPart):
     runs_in_cohort: PositiveInt
     training_s: Weight
     evaluation_s: Weight
