@@ -181,7 +181,7 @@ def plan_all(
             journeys = [journey(run, epoch=epoch) for run in plan.runs]
             steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
             stack = build_stack(plan.runs, context.base, slots=slots)
-            expected = estimate(stack, data, steps)
+            expected = estimate(stack, data, steps, plan.runs)
             stack.remove()
             found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
     return found
@@ -330,7 +330,7 @@ def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device
         return 1
     schedule = context.training.schedule
     stack = build_stack(runs, context.base, slots=1)
-    fitting = slots_that_fit(stack, context.training)
+    fitting = slots_that_fit(stack, context.training, runs)
     stack.remove()
     journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
     return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)

@@ -166,7 +166,7 @@ def names_of(runs: Sequence[RunConfig]) -> str:
 def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> None:
     """Say what is to come."""
     names, slots = names_of(runs), cohort.stack.num_slots
-    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
+    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come, runs)
     at_once = f", {slots} at once" if slots < len(runs) else ""
     reporter.note(
         f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
