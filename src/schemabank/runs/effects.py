@@ -1,8 +1,8 @@
 """Settings that a user stated and that change nothing, each with the reason.
 
 Such a setting is a slip or a misunderstanding, so the user is told before anything is computed.
-Values of presets and defaults are not the user's. A setting has no effect if none of the runs uses
-it.
+Only what the user wrote counts, not what a preset or a default adds. A setting has no effect if
+none of the runs uses it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,22 +30,20 @@ MOST_NAMED = 6  # settings in a sentence
 
 Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
 
+# How an example becomes tokens for training; a text that is routed is read from end to end.
+WHOLE_TEXTS = (
+    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
+)
 TRAINING = (
     *dict.fromkeys(section for method in METHODS.values() for section in method.sections),
-    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
-    *("task.train_limit", "engine.keep_stages"),
+    *(*WHOLE_TEXTS, "task.train_limit", "engine.keep_stages"),
 )
-# What a run is, or was trained by, and nothing that computes with its weights asks for again.
-OF_THE_RUN = ("arm", "seed", "preset")
+# Settings of which a trained run makes no more use, whatever is computed with its weights.
 OVER = (
-    *OF_THE_RUN,
+    *("arm", "seed", "preset"),
     *(name for name in TRAINING if name != "bank"),
     *(f"bank.{n}" for n in BankSettings.model_fields if n.endswith(("init_std", "_weight"))),
     *("engine.slots", "engine.trackers", "engine.tracker_project"),
-)
-# They come with another task for routing, which reads its examples from end to end.
-WHOLE_TEXTS = (
-    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
 )
 SCORING = ("task.metric", "task.stop", "task.humaneval")
 PROMPTS = ("task.prompt", "task.chat_template", "task.target")
@@ -68,7 +66,7 @@ def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]
         names: what a user stated, dotted; a stage of the curriculum goes by its own name.
         runs: that the statements are for; at least one.
     """
-    return _idle(names, [unused_settings(run) for run in dict.fromkeys(runs)])
+    return _idle_everywhere(names, [unused_settings(run) for run in dict.fromkeys(runs)])
 
 
 def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
@@ -78,7 +76,7 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
     untrained = [run for run in runs if not run.trains]
     if experiment.base_shots and not untrained:
         found.append(Idle("base_shots", "the arm base is not run"))
-    if experiment.base_shots and untrained and "eval.few_shot" in names:
+    elif experiment.base_shots and "eval.few_shot" in names:
         found.append(Idle("eval.few_shot", "base_shots says how many shots the arm base has"))
     for name in ("arm", "seed"):
         values = getattr(experiment, name)
@@ -128,7 +126,7 @@ def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> l
         if run.eval.routing == "off":
             found["bank"] = "eval.routing is off, so there is no bank"
         unused.append(found)
-    return _idle((name for text in overrides for name in set_by(text)), unused)
+    return _idle_everywhere((name for text in overrides for name in set_by(text)), unused)
 
 
 def idle_in_routing(
@@ -149,7 +147,7 @@ def idle_in_routing(
     if (run.tags.tagger, split) != ("cluster", "train") or run.tags.delivery == "prefix":
         unused["task.train_limit"] = "nothing is trained, and no tags are sought by clusters"
     unused |= _unused_in_items(run) | _unused_in_task(run)
-    return _idle((name for text in overrides for name in set_by(text)), [unused])
+    return _idle_everywhere((name for text in overrides for name in set_by(text)), [unused])
 
 
 def sentences(found: Iterable[Idle]) -> list[str]:
@@ -175,22 +173,21 @@ def stated(config: BaseModel) -> list[str]:
 def unused_settings(run: RunConfig) -> Reasons:
     """Return the settings and sections that a run does not use, with the reason."""
     found: Reasons = {}
-    if run.trains:
-        found["eval.few_shot"] = "the arm base alone is shown examples"
     if not run.uses("bank"):
         found["eval.routing"] = "the arm schemabank alone has a bank"
-    if not run.trains:
-        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
-    else:
+    if run.trains:
+        found["eval.few_shot"] = "the arm base alone is shown examples"
         found |= _unused_in_training(run)
+    else:
+        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
     return found | _unused_in_task(run) | _unused_in_evaluation(run)
 
 
-def _idle(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
-    """The settings that have a reason everywhere."""
+def _idle_everywhere(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
+    """The settings that every run has a reason not to use."""
     found = []
     for name in names:
-        reasons = dict.fromkeys(_reason(name, own) for own in unused)
+        reasons = dict.fromkeys(_reason_against(name, own) for own in unused)
         if None not in reasons:
             found.append(Idle(name, ", and ".join(map(str, reasons))))
     return found
@@ -201,12 +198,12 @@ def _check_asked(overrides: Iterable[str], refused: Reasons, allowed: str) -> No
         for name in set_by(text):
             # A section that is given empty falls back to its defaults, all that is in it.
             inside = next((n for n in refused if n.startswith(f"{name}.")), name)
-            reason = _reason(name, refused) or refused.get(inside)
+            reason = _reason_against(name, refused) or refused.get(inside)
             if reason is not None:
                 raise InputError(f"--set {text!r}: {inside} is {reason}: allowed are {allowed}")
 
 
-def _reason(name: str, unused: Mapping[str, str]) -> str | None:
+def _reason_against(name: str, unused: Mapping[str, str]) -> str | None:
     """Why a setting or a section around it is not used, or ``None``."""
     parts = name.split(".")
     around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))

@@ -15,7 +15,7 @@ LINE_EVERY_S = 15.0
 
 
 class LineReporter:
-    """Plain lines for logs and pipes: one whenever a run ends, others rarely.
+    """Plain lines for logs and pipes: one whenever a run ends, others now and then.
 
     Args:
         every_s: least time between two lines about a phase under way.
@@ -45,21 +45,21 @@ class LineReporter:
         self._detail = detail
         if now - self._spoke >= self.every_s:
             self._spoke = now
-            self._say(self._left(now))
+            self._say_phase(self._time_left(now))
 
     def finish(self) -> None:
         """Say how the phase ended."""
-        self._say(f"{time.monotonic() - self._began:.0f} s")
+        self._say_phase(f"{time.monotonic() - self._began:.0f} s")
 
     def runs(self, titles: Mapping[str, str]) -> None:
         """Remember what the runs are called."""
         self._titles.update(titles)
 
     def run_steps(self, steps: "Sequence[RunStep]") -> None:
-        """Say nothing: lines about a phase speak of all its runs."""
+        """Say nothing: a line about a phase is about all its runs."""
 
     def run_state(self, run: str, state: RunState, detail: str = "") -> None:
-        """Say one line when a run ends; of a reused one a note has told already."""
+        """Say one line when a run ends; for a reused run there was a note already."""
         if state not in {"finished", "reused", "failed"}:
             return
         self._ended.add(run)
@@ -68,12 +68,12 @@ class LineReporter:
             parts = [f"{self._titles[run]}: {state}", " ".join(detail.split()), count]
             self.note(", ".join(part for part in parts if part))
 
-    def _left(self, now: float) -> str:
+    def _time_left(self, now: float) -> str:
         left_s = self._pace.left_s(now)
         if left_s is None:
             return f"{now - self._began:.0f} s so far"
         return f"{left_s:.0f} s left"
 
-    def _say(self, end: str) -> None:
+    def _say_phase(self, end: str) -> None:
         parts = [f"{self._title}: {self._pace.done}/{self._pace.total}", self._detail, end]
         self.note(", ".join(p for p in parts if p))

@@ -1,8 +1,8 @@
 """How long the rest of a phase takes, by the pace of its last minute.
 
-The first units do not count, since steps are compiled then. What is compiled later, as for the next
-stage, counts for a minute; and where later steps are slower than those so far, the rest looks too
-short until they begin.
+The first units do not count, since steps are compiled then. The time of a later compilation, as for
+the next stage, counts for a minute. If later steps are slower than those so far, the estimate is
+too short until they begin.
 """
 
 from collections import deque
@@ -12,7 +12,7 @@ SAMPLE_EVERY_S = 1.0
 
 
 class PhaseProgress:
-    """Units of a phase over time; what the first call of :meth:`advance` brings does not count.
+    """Units of a phase over time; those of the first call of :meth:`advance` do not count.
 
     Args:
         total: units of the whole phase.
