@@ -21,8 +21,9 @@ from schemabank.config.file import config_hash, load_run, run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
+from schemabank.suites.file import Suite
 from schemabank.suites.run import plan_suite, result_tables, run_suite
-from schemabank.suites.suite import Suite, load_suite
+from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
 from tinysuites import PAPER, ran, tiny, write
 

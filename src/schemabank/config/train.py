@@ -98,7 +98,7 @@ class StageSettings(Settings):
     """Share of the stage, at its end, that trains without the bank."""
 
     @model_validator(mode="after")
-    def _has_one_rate(self) -> Self:
+    def _check_rate(self) -> Self:
         if self.learning_rate is not None and self.learning_rate_ratio is not None:
             raise ValueError(
                 f"the stage {self.name!r} has learning_rate {self.learning_rate:g} and "

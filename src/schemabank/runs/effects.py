@@ -63,14 +63,14 @@ def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]
     """Return the settings that none of these runs uses.
 
     Args:
-        names: what a user stated, dotted; a stage of the curriculum goes by its own name.
-        runs: that the statements are for; at least one.
+        names: dotted names of what a user set; a stage of the curriculum goes by its own name.
+        runs: the runs that it was set for; at least one.
     """
     return _idle_everywhere(names, [unused_settings(run) for run in dict.fromkeys(runs)])
 
 
 def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
-    """Return what a configuration states without effect on any of its runs."""
+    """Return the settings of a configuration that have no effect on any of its runs."""
     runs, names = experiment.runs(), stated(experiment)
     found = idle_settings(names, runs)
     untrained = [run for run in runs if not run.trains]
@@ -89,7 +89,7 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
 
 
 def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
-    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated.
+    """Refuse ``a.b=value`` settings that only training uses, where a trained run is evaluated.
 
     Raises:
         InputError: naming the first of them.
@@ -100,7 +100,7 @@ def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
 
 
 def check_asked_of_routing(overrides: Iterable[str]) -> None:
-    """Refuse ``a.b=value`` settings that play no part where a trained run's routing is analysed.
+    """Refuse ``a.b=value`` settings that the analysis of a trained run's routing does not use.
 
     Raises:
         InputError: naming the first of them.
@@ -114,7 +114,7 @@ def check_asked_of_routing(overrides: Iterable[str]) -> None:
 
 
 def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
-    """Return what is set without effect on the evaluation of a trained run.
+    """Return the overrides that have no effect on the evaluation of a trained run.
 
     Args:
         overrides: ``a.b=value``, checked by :func:`check_asked_of_evaluation`.
@@ -132,7 +132,7 @@ def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> l
 def idle_in_routing(
     overrides: Iterable[str], run: RunConfig, *, split: str | None = None
 ) -> list[Idle]:
-    """Return what is set without effect on the analysis of a run's routing.
+    """Return the overrides that have no effect on the analysis of a run's routing.
 
     Args:
         overrides: ``a.b=value``, checked by :func:`check_asked_of_routing`.
@@ -163,7 +163,7 @@ def sentences(found: Iterable[Idle]) -> list[str]:
 
 
 def stated(config: BaseModel) -> list[str]:
-    """Return the names of the settings that were given, and not by a preset or a default."""
+    """Return the names of the settings that the user gave, without a preset's and defaults."""
     tree = config.model_dump(mode="json", exclude_unset=True)
     of_preset = dotted(PRESETS[str(tree.get("preset", "sound"))])
     missing = object()
@@ -229,7 +229,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
 
 
 def _unused_in_method(run: RunConfig) -> Reasons:
-    """What a method says of its own section."""
+    """The settings of a method's own section that the method says it does not use."""
     method = METHODS[run.arm]
     if method.settings is None:
         return {}
@@ -265,11 +265,10 @@ def _unused_in_bank(run: RunConfig) -> Reasons:
         found["bank.last_n"] = "bank.layers says where banks are"
     for stage in run.curriculum:
         if _is_bare(stage):
-            names = [f"curriculum.{stage.name}.{n}" for n in ("bank_probability", "bank_scale")]
-            zero = (0.0, 0.0)
-            idle = names[0] if stage.bank_scale == zero else names[1]
-            idles = (idle, f"curriculum.{stage.name}.bare_tail_ratio")
-            found |= dict.fromkeys(idles, f"the stage {stage.name} is bare from its start")
+            other = "bank_probability" if stage.bank_scale == (0.0, 0.0) else "bank_scale"
+            for name in (other, "bare_tail_ratio"):
+                reason = f"the stage {stage.name} is bare from its start"
+                found[f"curriculum.{stage.name}.{name}"] = reason
     return found
 
 
@@ -301,7 +300,7 @@ def _is_bare(stage: StageSettings) -> bool:
 
 
 def _unused_in_items(run: RunConfig) -> Reasons:
-    """What does not change what is asked of a split's examples."""
+    """The settings of prompts, for a task that asks no prompts."""
     if TASKS[run.task.name].items is None:
         return {}
     return dict.fromkeys(PROMPTS, f"{run.task.name} asks pieces of its texts, not prompts")

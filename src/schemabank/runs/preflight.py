@@ -23,7 +23,7 @@ PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
 GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
-MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
+MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
 
 
 def _matrix_rate(model: PreTrainedModel) -> float:
-    """Measured floating-point operations a second of a matrix product in the model's type."""
+    """Measured operations a second of a matrix product in the model's number type."""
     weight = next(model.parameters())
     return _measured_rate(weight.device, weight.dtype)
 

@@ -1,7 +1,7 @@
 """``result.json``, ``cost.json``, ``suite.json`` and ``routing.json``, checked when they are read.
 
-They are read by commands that may run long after they were written, by another version or after a
-disk has failed, so their shape is checked where they are read and nowhere else.
+A file may be read long after it was written, by another version, or after a disk has failed. So its
+shape is checked here, where it is read, and nowhere else.
 """
 
 import json
@@ -20,19 +20,7 @@ from schemabank.runs.resultshape import Result, StoredPart, shape_of_group
 from schemabank.runs.routingshape import RoutingReport
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# Conditions of an evaluation, each a plain value, by which a report tells runs apart.
-CONDITIONS = (
-    "few_shot",
-    "routing",
-    "max_new_tokens",
-    "num_samples",
-    "temperature",
-    "top_p",
-    "sampling_seed",
-    "batch_size",
-    "padding_side",
-)
-# Its name is that of its folder, beside the file.
+# The name of a run's folder, which lies beside the file.
 RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 
 

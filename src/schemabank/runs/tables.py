@@ -19,15 +19,7 @@ TITLES = {"correct": "exact match", "exact_match": "exact match", "f1": "token F
 DIFFERENT = "WARNING: adapters that are not as trained, by stock PEFT"
 NOT_COMPARED = "WARNING: adapters that stock PEFT could not be compared with"
 DIAGNOSTICS = (
-    "arm",
-    "seed",
-    "items",
-    "ended",
-    "of ended",
-    "limit",
-    "no answer",
-    "tokens",
-    "NLL",
+    *("arm", "seed", "items", "ended", "of ended", "limit", "no answer", "tokens", "NLL"),
     "NLL+end",
 )
 

@@ -86,7 +86,7 @@ class Trackers:
             followed = _Followed({}, tuple(stage.name for stage in run.stages()))
             self._runs[run_id(run)] = followed
             for name in run.engine.trackers:
-                self._try(name, partial(self._follow, name, run, followed))
+                self._try_library(name, partial(self._follow, name, run, followed))
 
     def steps(self, steps: Sequence[RunStep]) -> None:
         """Log a step of some runs, or keep it, since it may be the last of its stage."""
@@ -109,7 +109,7 @@ class Trackers:
         if followed is not None:
             self._flush(followed)
             for name, log in list(followed.logs.items()):
-                self._try(name, partial(log.close, end, _all_scores(result), why))
+                self._try_library(name, partial(log.close, end, _all_scores(result), why))
 
     def interrupt(self) -> None:
         """Close whatever is open."""
@@ -123,10 +123,10 @@ class Trackers:
         """Log the step that waits, if one does."""
         for step, values in run.waiting.values():
             for name, log in list(run.logs.items()):
-                self._try(name, partial(log.log, step, values))
+                self._try_library(name, partial(log.log, step, values))
         run.waiting = {}
 
-    def _try(self, name: str, call: Callable[[], None]) -> None:
+    def _try_library(self, name: str, call: Callable[[], None]) -> None:
         """Call a library; where it fails in any way, go on without it and say so once."""
         if name not in self._libraries:
             return
@@ -236,11 +236,11 @@ class WandB:
             dir=self._folder,
             config=run.model_dump(mode="json"),
             reinit="create_new",
-            settings=self._wandb.Settings(**self._settings()),
+            settings=self._wandb.Settings(**self._process_settings()),
         )
         return _WandBRun(found)
 
-    def _settings(self) -> dict[str, object]:
+    def _process_settings(self) -> dict[str, object]:
         """Settings that several runs in one process need, unless a variable has them."""
         wanted = {
             "silent": True,

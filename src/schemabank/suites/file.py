@@ -59,7 +59,7 @@ class TuneSettings(Settings):
     """Score the first so many items of every group only; without it, eval.limit counts."""
 
     @model_validator(mode="after")
-    def _has_distinct_values(self) -> Self:
+    def _check_distinct(self) -> Self:
         for name in ("factors", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -127,22 +127,29 @@ class SuiteRun:
 
 
 @dataclass(frozen=True)
-class SuiteFile:
-    """What a suite's file says.
+class Suite:
+    """Runs that are to be compared.
 
     Attributes:
-        config: its contents.
-        runs: one for every arm, seed and point of the grid that is not excluded.
+        contrast: what is compared first of all, as declared in advance.
+        runs: one for every arm, seed and point of the grid that is not excluded; in a tuned suite,
+            before the search, at the learning rates that the factors multiply.
+        tune: how learning rates are chosen, or ``None``.
         notes: settings of the file that change no run, a sentence each.
     """
 
-    config: SuiteConfig
+    contrast: ContrastSettings | None
     runs: tuple[SuiteRun, ...]
-    notes: tuple[str, ...]
+    tune: TuneSettings | None = None
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, object]]:
+        """Every run's id and place."""
+        return [run.row() for run in self.runs]
 
 
-def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
-    """Read a suite's file and put the settings of its runs together.
+def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
+    """Read a suite's file and put the settings of its runs together, as they are on any machine.
 
     Args:
         path: the YAML file.
@@ -164,7 +171,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
     of_arms = list(_idle_in_arms(suite, runs, source))
     names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
     idle = idle_settings(names, [run.config for run in runs])
-    return SuiteFile(suite, runs, tuple(sentences([*idle, *of_arms])))
+    return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *of_arms])))
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:

@@ -19,9 +19,8 @@ from schemabank.runs.folder import SUITE, check_available
 from schemabank.runs.inputs import Present, recorded_in, why_no_longer
 from schemabank.runs.members import Outcome
 from schemabank.runs.stored import read_suite
-from schemabank.suites.file import SEARCH_SPLIT, TuneSettings
+from schemabank.suites.file import SEARCH_SPLIT, Suite, TuneSettings
 from schemabank.suites.ratesearch import RateSearch, trials
-from schemabank.suites.suite import Suite
 
 Manifest = Mapping[str, Any]
 

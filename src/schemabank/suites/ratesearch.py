@@ -14,9 +14,8 @@ from schemabank.common.errors import InputError
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import scaled_rate
 from schemabank.runs.members import Outcome
-from schemabank.suites.file import SEARCH_SPLIT, SuiteRun, TuneSettings
+from schemabank.suites.file import SEARCH_SPLIT, Suite, SuiteRun, TuneSettings
 from schemabank.suites.raterule import Candidate, best_score, candidate, choose
-from schemabank.suites.suite import Suite
 
 FACTOR_DIGITS = 6  # of a factor that the search adds to the user's own
 

@@ -24,10 +24,9 @@ from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
 from schemabank.runs.tables import check_tables
 from schemabank.stats import summarise_arm
-from schemabank.suites.file import SuiteRun
+from schemabank.suites.file import Suite, SuiteRun
 from schemabank.suites.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.suites.ratesearch import ChosenRate, RateSearch, notes, search, tuned
-from schemabank.suites.suite import Suite
 
 Row = dict[str, object]
 

@@ -1,42 +1,14 @@
 """A suite on this machine: its runs with their settings resolved, each of them once."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.loading import resolve_device, resolved
-from schemabank.suites.file import (
-    SEARCH_SPLIT,
-    ContrastSettings,
-    SuiteRun,
-    TuneSettings,
-    read_suite_file,
-)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Runs that are to be compared.
-
-    Attributes:
-        contrast: what is compared first of all, as declared in advance.
-        runs: all of them, their settings resolved for this machine; in a tuned suite, before the
-            search, at the learning rates that the factors multiply.
-        tune: how learning rates are chosen, or ``None``.
-        notes: settings of the file that change no run, a sentence each.
-    """
-
-    contrast: ContrastSettings | None
-    runs: tuple[SuiteRun, ...]
-    tune: TuneSettings | None = None
-    notes: tuple[str, ...] = ()
-
-    def rows(self) -> list[dict[str, object]]:
-        """Every run's id and place."""
-        return [run.row() for run in self.runs]
+from schemabank.suites.file import SEARCH_SPLIT, Suite, SuiteRun, read_suite_file
 
 
 def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
@@ -57,14 +29,9 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         replace(run, config=config)
         for run, config in zip(found.runs, resolved(configs, device), strict=True)
     ]
-    if found.config.tune is not None:
+    if found.tune is not None:
         _check_final_split(whole)
-    return Suite(
-        contrast=found.config.contrast,
-        runs=_without_duplicates(whole, path),
-        tune=found.config.tune,
-        notes=found.notes,
-    )
+    return replace(found, runs=_without_duplicates(whole, path))
 
 
 def _check_final_split(runs: Iterable[SuiteRun]) -> None:

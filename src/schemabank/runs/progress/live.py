@@ -2,7 +2,7 @@
 
 A step only stores values. A thread of its own draws the screen from them a few times a second.
 Every mapping that the thread reads is replaced as a whole and never changed in place. Only a
-:class:`PhaseProgress` changes in place, and may be read meanwhile.
+:class:`Phase` changes in place, and may be read meanwhile.
 """
 
 import time
@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from schemabank.runs.progress.pace import PhaseProgress
+from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -41,22 +41,6 @@ SHOWN_FIRST: Sequence[RunState] = (
 
 
 @dataclass(frozen=True)
-class _Phase:
-    title: str
-    pace: PhaseProgress
-    began: float
-    detail: str = ""
-    took_s: float | None = None
-
-    def left(self) -> str:
-        """The time that is left, or that it took."""
-        if self.took_s is not None:
-            return f"{_clock(self.took_s)} in all"
-        left_s = self.pace.left_s(time.monotonic())
-        return "" if left_s is None else f"{_clock(left_s)} left"
-
-
-@dataclass(frozen=True)
 class _RunLine:
     title: str
     state: RunState = "waiting"
@@ -72,7 +56,7 @@ class LiveReporter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._phases: tuple[_Phase, ...] = ()
+        self._phases: tuple[Phase, ...] = ()
         self._rows: dict[str, _RunLine] = {}
         self._steps: dict[str, RunStep] = {}
         # What goes to stdout is the command's result, and may go into a pipe.
@@ -90,19 +74,17 @@ class LiveReporter:
     def start(self, title: str, total: int) -> None:
         """Show a phase; among runs, instead of the one before."""
         earlier = () if self._rows else self._phases
-        self._phases = (*earlier, _Phase(title, PhaseProgress(total), time.monotonic()))
+        self._phases = (*earlier, Phase(total, title))
         self._live.start()
 
     def advance(self, units: int, detail: str) -> None:
         """Move the phase's bar."""
-        phase = self._phases[-1]
-        phase.pace.advance(units, time.monotonic())
-        self._replace_phase(replace(phase, detail=detail))
+        self._phases[-1].advance(units, time.monotonic(), detail)
 
     def finish(self) -> None:
         """Leave the finished phase on the screen."""
         phase = self._phases[-1]
-        self._replace_phase(replace(phase, took_s=time.monotonic() - phase.began))
+        phase.took_s = time.monotonic() - phase.began
 
     def runs(self, titles: Mapping[str, str]) -> None:
         """Show a line for every run."""
@@ -134,9 +116,6 @@ class LiveReporter:
         room = console.size.height - SPARE_LINES - len(lines)
         yield from [*lines[: max(1, console.size.height - SPARE_LINES)], *pen.rows(shown, room)]
 
-    def _replace_phase(self, phase: _Phase) -> None:
-        self._phases = (*self._phases[:-1], phase)
-
 
 class _Pen:
     """Draws lines of a terminal that is so many cells wide."""
@@ -149,13 +128,13 @@ class _Pen:
         done = sum(row.state in ENDED for row in rows)
         return [self._line(("runs ", ""), *self._bar(done, len(rows)), (" done", ""))]
 
-    def phase(self, phase: _Phase) -> list[Text]:
+    def phase(self, phase: Phase) -> list[Text]:
         """A phase's name, and how far it is."""
-        told = [phase.left(), phase.detail]
+        told = [_time_of(phase), phase.detail]
         end = "".join(f", {part}" for part in told if part)
         return [
             self._line((phase.title, "bold")),
-            self._line(("     ", ""), *self._bar(phase.pace.done, phase.pace.total), (end, "")),
+            self._line(("     ", ""), *self._bar(phase.done, phase.total), (end, "")),
         ]
 
     def rows(self, rows: Sequence[_RunLine], room: int) -> list[Text]:
@@ -208,6 +187,14 @@ class _Pen:
     def _safe_text(self, text: str) -> str:
         text = _printable(text)
         return text.encode("ascii", "replace").decode() if self.ascii_only else text
+
+
+def _time_of(phase: Phase) -> str:
+    """The time that is left of a phase, or that it took."""
+    if phase.took_s is not None:
+        return f"{_clock(phase.took_s)} in all"
+    left_s = phase.left_s(time.monotonic())
+    return "" if left_s is None else f"{_clock(left_s)} left"
 
 
 def _with_step(row: _RunLine, step: "RunStep | None") -> _RunLine:
