@@ -31,7 +31,7 @@ from schemabank.runs.inputs import recorded_in
 from schemabank.runs.saved import evaluate_saved, export_run
 from schemabank.runs.stored import read_result, read_routing, read_suite
 from schemabank.runs.tables import results_tables, skipped_lines
-from schemabank.suites.run import planned_rows, run_suite
+from schemabank.suites.execution import planned_rows, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, write_model
 from tinysuites import ran, tiny

@@ -78,7 +78,7 @@ def suite(
     ] = None,
 ) -> None:
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
-    from schemabank.suites.run import plan_suite, planned_rows, run_suite
+    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
     from schemabank.suites.suite import load_suite
 
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
