@@ -1,6 +1,6 @@
 """Evaluation: complete every item, score it, and measure how likely the gold target is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,17 +132,24 @@ def evaluate(
     for done, lost in zip(completions, losses, strict=True):
         completed = dict(zip(longest_first, done, strict=True))
         loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
-        texts = [
-            completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)
-        ]
-        scored = how.scores([(item, text) for item, (text, _) in zip(items, texts, strict=True)])
-        records.append(
-            [
-                _item_record(item, completed[i], loss_of[item.id], texts[i], scored[i])
-                for i, item in enumerate(items)
-            ]
-        )
+        records.append(_slot_records(items, completed, loss_of, base, how))
     return records
+
+
+def _slot_records(
+    items: Sequence[Item],
+    completed: Mapping[int, Completion | None],
+    loss_of: Mapping[str, tuple[float, float]],
+    base: BaseModel,
+    how: Procedure,
+) -> list[ItemRecord]:
+    """The records of a slot from its completions, by an item's place, and losses, by its id."""
+    texts = [completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)]
+    scored = how.scores([(item, text) for item, (text, _) in zip(items, texts, strict=True)])
+    return [
+        _item_record(item, completed[i], loss_of[item.id], texts[i], scored[i])
+        for i, item in enumerate(items)
+    ]
 
 
 def _judge_of(task: TaskSettings) -> Judge | None:

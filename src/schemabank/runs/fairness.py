@@ -114,8 +114,7 @@ def inequalities(runs: Sequence[Trained], arms: Sequence[str], *, tuned: bool) -
             than two arms left there is nothing to say.
         tuned: whether learning rates were chosen for each arm by a search.
     """
-    own = {arm: [run for run in runs if run.arm == arm] for arm in arms}
-    own = {arm: found for arm, found in own.items() if found}
+    own = {arm: found for arm in arms if (found := [run for run in runs if run.arm == arm])}
     if len(own) < 2:
         return []
     rates = {arm: sorted({run.learning_rate for run in found}) for arm, found in own.items()}
@@ -123,8 +122,8 @@ def inequalities(runs: Sequence[Trained], arms: Sequence[str], *, tuned: bool) -
     *treatments, control = own
     by_setting = {run.setting: run for run in own[control]}
     for arm in treatments:
-        like = {run.setting: run for run in own[arm] if run.setting in by_setting}
-        pairs = {name: (run, by_setting[name]) for name, run in like.items()}
+        shared = (run for run in own[arm] if run.setting in by_setting)
+        pairs = {run.setting: (run, by_setting[run.setting]) for run in shared}
         said += unequal_training((arm, control), pairs)
     return [found.sentence for found in said]
 
