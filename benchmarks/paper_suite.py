@@ -24,8 +24,8 @@ from schemabank.config.settings import RunConfig
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
 from schemabank.models.files import EMBEDDED
 from schemabank.runs import experiment, loading
+from schemabank.runs.folder import COST
 from schemabank.runs.progress import LineReporter
-from schemabank.runs.rundir import COST
 from schemabank.suites.suite import load_suite
 
 SUITE = Path(__file__).parent.parent / "configs" / "paper" / "suite.yaml"

@@ -23,7 +23,7 @@ import numpy as np
 from choose_learning_rates import rates as recorded_rates
 
 from schemabank.stats import crossed_difference
-from schemabank.suites.raterule import Answers, Candidate, best_score, choose, paired_error
+from schemabank.suites.raterule import Candidate, ItemMeans, best_score, choose, paired_error
 
 ROOT = Path(__file__).parents[1]
 RECORDS = sorted((ROOT / "results" / "learning_rates").glob("*.jsonl"))
@@ -184,7 +184,7 @@ def answered(rng: Rng, world: tuple[np.ndarray, np.ndarray], num_items: int) -> 
             ended=None,
             num_items=num_items,
             num_seeds=NUM_SEEDS,
-            answers=Answers(own.mean(axis=0), alone, ""),
+            answers=ItemMeans(own.mean(axis=0), alone, ""),
         )
         for step, own in enumerate(scores)
     ]

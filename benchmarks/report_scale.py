@@ -29,8 +29,8 @@ from schemabank.common.writing import write_json, write_lines
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.report.command import HTML, JSON, Question, report
+from schemabank.runs.folder import CONFIG, COST, METRICS, PREDICTIONS, RESULT, SUITE
 from schemabank.runs.itemscores import save_item_scores
-from schemabank.runs.rundir import CONFIG, COST, METRICS, PREDICTIONS, RESULT, SUITE
 from schemabank.tasks.scoring.scores import METRICS as KINDS
 from schemabank.tasks.scoring.scores import ItemRecord, summarise
 

@@ -23,7 +23,7 @@ LONGEST_FIRST = (
     "sandbox/test_grade.py",
     "engine/decoding/test_decode.py",
     "stats/test_coverage.py",
-    "suites/test_run.py",
+    "suites/test_execution.py",
     "runs/test_experiment.py",
     "report/page/test_html.py",
     "adapters/test_peftcheck.py",

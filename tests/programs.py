@@ -20,7 +20,7 @@ from schemabank.cli import main
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
-        "schemabank.suites.run",
+        "schemabank.suites.execution",
         "transformers.models.llama.modeling_llama",
         "transformers.models.auto.modeling_auto",
         "transformers.models.auto.tokenization_auto",

@@ -10,8 +10,8 @@ import reports
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.report.command import Question
+from schemabank.runs.folder import RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
-from schemabank.runs.rundir import RESULT, SUITE
 from tools import BENCHMARKS, load_tool
 
 GENERATOR = load_tool(BENCHMARKS / "report_scale.py")

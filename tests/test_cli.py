@@ -43,7 +43,7 @@ assert not heavy, heavy
 HOLD_SCRIPT = """
 import sys
 from pathlib import Path
-from schemabank.runs.rundir import claimed
+from schemabank.runs.folder import claimed
 with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -15,10 +15,10 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.schedule import plan
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.curriculum import BankStep, step_settings, trained_groups
-from schemabank.suites.file import SuiteRun, TuneSettings
+from schemabank.suites.execution import plan_suite
+from schemabank.suites.file import Suite, SuiteRun, TuneSettings
 from schemabank.suites.ratesearch import trials
-from schemabank.suites.run import plan_suite
-from schemabank.suites.suite import Suite, load_suite
+from schemabank.suites.suite import load_suite
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer
 from tinyruns import Notes
 

@@ -26,12 +26,12 @@ from schemabank.report.routing.report import heat_map_cells
 from schemabank.report.routing.report import tables as routing_tables
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.fairness import unequal_arms
+from schemabank.runs.folder import RESULT
 from schemabank.runs.inputs import recorded_in
-from schemabank.runs.rundir import RESULT
-from schemabank.runs.runfiles import read_result, read_routing, read_suite
 from schemabank.runs.saved import evaluate_saved, export_run
+from schemabank.runs.stored import read_result, read_routing, read_suite
 from schemabank.runs.tables import results_tables, skipped_lines
-from schemabank.suites.run import planned_rows, run_suite
+from schemabank.suites.execution import planned_rows, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, write_model
 from tinysuites import ran, tiny

@@ -21,7 +21,7 @@ from schemabank.engine.cohort import RunStep
 from schemabank.runs import members
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.members import Outcome
-from schemabank.suites.run import run_suite
+from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
 from tinysuites import tiny
@@ -300,6 +300,6 @@ def test_only_the_kind_of_a_failure_stops_a_search(
     def fails(runs: Sequence[Any], out: Path, *_args: object, **_options: object) -> list[Outcome]:
         return [Outcome(out / "x", None, failure=Failure("error", said)) for _ in runs]
 
-    monkeypatch.setattr("schemabank.suites.run.run_all", fails)
+    monkeypatch.setattr("schemabank.suites.execution.run_all", fails)
     with pytest.raises(FailedRunsError, match="2 of 2 tuning runs failed"):
         run_suite(load_suite(path), tmp_path / "runs", Notes())

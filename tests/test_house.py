@@ -224,7 +224,7 @@ ONE_OF_EACH = {
     "open": {
         "common.files",
         "common.writing",
-        "runs.rundir",  # locks
+        "runs.folder",  # locks
         "runs.training",  # logs of runs, in folders that are not there yet for others
         "models.gguf",  # joins the parts of a model
     },

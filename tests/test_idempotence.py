@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.report.page.markup import printable, visible
-from schemabank.runs.progress.live import _plain as without_steering
-from schemabank.runs.rundir import slug
+from schemabank.runs.folder import slug
+from schemabank.runs.progress.live import _printable as without_steering
 from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program
 from schemabank.tasks.scoring.answers import canonical_number, cut_next_question, extract

@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 
 from schemabank.runs.members import Outcome
-from schemabank.suites.run import run_suite
-from schemabank.suites.suite import Suite, load_suite
+from schemabank.suites.execution import run_suite
+from schemabank.suites.file import Suite
+from schemabank.suites.suite import load_suite
 from tinyruns import SETTINGS, Finished, Notes
 
 PAPER = Path(__file__).parent.parent / "configs" / "paper"

@@ -7,7 +7,7 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -18,6 +18,7 @@ from schemabank import __version__
 from schemabank.adapters.peftcheck import read_check
 from schemabank.common.errors import FailedRunsError, InputError, first_line
 from schemabank.common.quiet import quiet_libraries
+from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.common.tables import PlainTable
@@ -49,20 +50,15 @@ def train(
     from schemabank.config.file import load_experiment
     from schemabank.runs.experiment import run_experiment
     from schemabank.runs.fairness import unequal_arms
-    from schemabank.runs.progress import reporter
 
     experiment = load_experiment(config, overrides or ())
     with reporter() as progress:
         outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
-    _print_results(
-        [o.result for o in outcomes if o.result is not None],
-        failed={o.folder.name: o.failure.kind for o in outcomes if o.failure is not None},
-    )
-    for sentence in unequal_arms(experiment.runs(), [o.result for o in outcomes]):
-        sys.stdout.write(f"unequal: {sentence}\n")
-    for outcome in outcomes:
-        if outcome.failure is None and (outcome.folder / "adapter").is_dir():
-            sys.stdout.write(f"adapter: {outcome.folder / 'adapter'}\n")
+    _print_results(outcomes)
+    unequal = unequal_arms(experiment.runs(), [o.result for o in outcomes])
+    _print_lines(f"unequal: {sentence}" for sentence in unequal)
+    adapters = [o.folder / "adapter" for o in outcomes if o.failure is None]
+    _print_lines(f"adapter: {adapter}" for adapter in adapters if adapter.is_dir())
     _exit_for_failures(outcomes)
 
 
@@ -82,8 +78,7 @@ def suite(
     ] = None,
 ) -> None:
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
-    from schemabank.runs.progress import reporter
-    from schemabank.suites.run import plan_suite, planned_rows, run_suite
+    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
     from schemabank.suites.suite import load_suite
 
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
@@ -101,8 +96,7 @@ def suite(
         _print_json(ended.rows())
     else:
         _print_tables(ended.tables())
-        for sentence in ended.inequalities():
-            sys.stdout.write(f"unequal: {sentence}\n")
+        _print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
         sys.stdout.write(f"next: schemabank report {place} --out {place}/report\n")
     _exit_for_failures(ended.outcomes, trials=ended.trials)
 
@@ -130,7 +124,6 @@ def evaluate(
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
     from schemabank.methods.schemabank.bank import Routing
-    from schemabank.runs.progress import reporter
     from schemabank.runs.saved import evaluate_saved
 
     options = {
@@ -144,9 +137,8 @@ def evaluate(
     with reporter() as progress:
         routings = get_args(Routing) if routing == "all" else ()
         outcomes = evaluate_saved(run, settings, out, progress, routings=routings)
-    _print_results([o.result for o in outcomes if o.result is not None])
-    for outcome in outcomes:
-        sys.stdout.write(f"predictions: {outcome.folder / 'predictions.jsonl'}\n")
+    _print_results(outcomes)
+    _print_lines(f"predictions: {outcome.folder / 'predictions.jsonl'}" for outcome in outcomes)
 
 
 @app.command()
@@ -180,7 +172,6 @@ def routing(
     from schemabank.report.routing.command import route
     from schemabank.report.routing.report import tables
     from schemabank.report.routing.routed import RoutingQuestion
-    from schemabank.runs.progress import reporter
 
     question = RoutingQuestion(
         split=split, limit=limit, fields=tuple(field or ()), meaning=meaning, wording=wording
@@ -253,7 +244,6 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
-    from schemabank.runs.progress import reporter
     from schemabank.runs.saved import export_run
 
     with reporter() as progress:
@@ -279,8 +269,7 @@ def score(
     from schemabank.tasks.scoring.answers import score_lines
 
     lines = read_text(file, at_most=LARGEST_JSON).split("\n")
-    rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
-    sys.stdout.write("".join(row + "\n" for row in rows))
+    _print_lines(json.dumps(row, ensure_ascii=False) for row in score_lines(lines))
 
 
 @app.command("config-schema")
@@ -318,7 +307,7 @@ def main() -> None:
 
 
 def _with_memory_named(error: Exception) -> Exception:
-    """Say in words that memory ran out, where an error says it in an allocator's."""
+    """Say in plain words that memory ran out, if an error of an allocator means that."""
     from schemabank.common.memory import is_out_of_memory
 
     if not is_out_of_memory(error):
@@ -333,9 +322,10 @@ def _fail(error: Exception, code: int) -> None:
 
 
 def _exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcome"] = ()) -> None:
-    """Name runs that failed and adapters in doubt; end with 1 if all failed, 3 for any of these.
+    """Name failed runs and adapters in doubt; exit with 1 if all runs failed, with 3 if any did.
 
-    A trial that failed has been told of, and has diverged: that is an answer of the search.
+    A doubted adapter also means 3. Failed trials are not named: they have diverged, which the
+    search takes into account and has noted.
     """
     doubted = False
     for outcome in (*trials, *outcomes):
@@ -356,15 +346,18 @@ def _print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _print_results(
-    results: list[dict[str, object]], failed: Mapping[str, str] | None = None
-) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _print_results(outcomes: Sequence["Outcome"]) -> None:
     from schemabank.runs.tables import results_tables, skipped_lines
 
-    if results or failed:
-        _console().print(*results_tables(results, failed=failed or {}), sep="\n")
-    for line in skipped_lines(results):
-        sys.stdout.write(line + "\n")
+    results = [o.result for o in outcomes if o.result is not None]
+    failed = {o.folder.name: o.failure.kind for o in outcomes if o.failure is not None}
+    if outcomes:
+        _console().print(*results_tables(results, failed=failed), sep="\n")
+    _print_lines(skipped_lines(results))
 
 
 def _print_tables(tables: Sequence["PlainTable"]) -> None:

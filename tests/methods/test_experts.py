@@ -271,8 +271,12 @@ def test_routers_begin_with_numbers_of_the_runs_seed() -> None:
         stack.configure(0, LORA, {"maps": Maps(NUM_EXPERTS, routed=routed)})
         stack.initialise(0, seed)
         views = stack.groups["lora"].views(stack.groups["lora"].weights[0].clone())
-        drawn.append({n: torch.cat([w.flatten() for p, w in views.items() if p.endswith(n)])
-                      for n in (".A", ".router")})
+        drawn.append(
+            {
+                n: torch.cat([w.flatten() for p, w in views.items() if p.endswith(n)])
+                for n in (".A", ".router")
+            }
+        )
     assert torch.equal(drawn[0][".router"], drawn[2][".router"])
     assert not torch.equal(drawn[0][".router"], drawn[1][".router"])
     assert drawn[0][".router"].unique().numel() > 100
@@ -326,9 +330,10 @@ def test_routing_fades_and_has_faded_when_a_run_ends() -> None:
     assert not any(shares[half - 1 :])
     to_the_end = course_of(run(1, new_stack(routed=True), "learned", annealing_ratio=1.0))
     assert to_the_end.routed_share(to_the_end.num_steps - 1) == 0
-    never = course_of(run(1, new_stack(routed=True), "learned", annealing_ratio=0.0))
-    assert never.routed_share(0) == 0
-    assert never.logged(never.step(0)) == {"routed_share": 0}
+    assert course.logged(course.step(0)) == {"routed_share": shares[0]}
+    assert course_of(run(1, new_stack())).logged(course.step(0)) == {}
+    with pytest.raises(ValueError, match="greater than 0"):
+        ExpertsSettings(routing="learned", annealing_ratio=0)
 
 
 def course_of(made: Run) -> ExpertsCourse:

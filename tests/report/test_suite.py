@@ -8,9 +8,9 @@ import pytest
 from reports import report
 from schemabank.common.files import read_json
 from schemabank.report.command import HTML, JSON, Question
+from schemabank.runs.folder import RESULT
 from schemabank.runs.itemscores import load_item_scores
-from schemabank.runs.rundir import RESULT
-from schemabank.suites.run import run_suite
+from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes
 from tinysuites import tiny

@@ -10,7 +10,7 @@ from schemabank.engine.decoding.decode import Completion, generate
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.evaluate import Procedure, _record, completion_text, evaluate, gold_losses
+from schemabank.runs.evaluate import Procedure, _item_record, completion_text, evaluate, gold_losses
 from schemabank.runs.prepare import Item
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, Scored
 from tiny import END_TOKEN_ID, tiny_model, tiny_tokenizer
@@ -190,7 +190,7 @@ def test_chat_marks_that_a_model_writes_stay_in_its_completion() -> None:
         tokens=[*model.tokenizer("18")["input_ids"], mark, *model.tokenizer("user\n3")["input_ids"]]
     )
     text = completion_text(items()[0], done, model, ())
-    record = _record(items()[0], done, (0.0, 0.0), text, scored("18<|im_start|>user\n3"))
+    record = _item_record(items()[0], done, (0.0, 0.0), text, scored("18<|im_start|>user\n3"))
     assert record.completion == "18<|im_start|>user\n3"
     assert record.readings == {"strict": "18", "flexible": "18"}, "the next turn does not count"
 
@@ -201,7 +201,7 @@ def test_a_completion_is_cut_at_the_first_stop_text() -> None:
     assert completion_text(items()[0], done, model, ["and", "\n\n"]) == ("18", "stop_text")
     assert completion_text(items()[0], done, model, ["or"]) == ("18\n\nand 3", done.stop_reason)
     text = completion_text(items()[0], done, model, ["\n\n"])
-    record = _record(items()[0], done, (0.0, 0.0), text, scored(text[0]))
+    record = _item_record(items()[0], done, (0.0, 0.0), text, scored(text[0]))
     assert (record.completion, record.stop_reason) == ("18", "stop_text")
     assert record.new_tokens == done.num_new_tokens
 

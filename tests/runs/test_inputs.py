@@ -17,9 +17,9 @@ from schemabank.config.file import load_experiment
 from schemabank.models import digests
 from schemabank.models.files import Located
 from schemabank.runs.experiment import run_experiment
+from schemabank.runs.folder import PREDICTIONS, RESULT
 from schemabank.runs.inputs import INPUTS, recorded_in
 from schemabank.runs.members import Outcome
-from schemabank.runs.rundir import PREDICTIONS, RESULT
 from schemabank.runs.saved import evaluate_saved, export_run
 from tinyruns import Notes, write_config, write_gsm8k, write_model
 

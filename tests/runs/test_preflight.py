@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from cohorts import BANK, LORA, bank_run, cohort, data, lora_run, with_banks
+from schemabank.config.settings import RunConfig
+from schemabank.config.train import AverageSettings
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs import preflight
-from schemabank.runs.preflight import Estimate, describe_data, estimate
+from schemabank.runs.preflight import Estimate, describe_data, estimate, slots_that_fit
 from tiny import tiny_model
 
 
@@ -19,7 +22,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def of_slots(num_slots: int, num_steps: tuple[int, int]) -> Estimate:
     stack = AdapterStack(tiny_model("llama"), lora=[LORA] * num_slots, attach=with_banks(BANK))
-    return estimate(stack, data(), num_steps)
+    return estimate(stack, data(), num_steps, [])
 
 
 def test_time_grows_with_steps_and_slots() -> None:
@@ -40,8 +43,31 @@ def test_time_is_that_of_the_models_products_at_real_shapes() -> None:
         blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
         head = stack.model.get_output_embeddings().weight.numel()
         flop += 4 * schedule.batch_size * (blocks * width + head * labels)
-    found = estimate(stack, training, (0, schedule.steps_per_epoch))
+    found = estimate(stack, training, (0, schedule.steps_per_epoch), [])
     assert found.time_s == pytest.approx(flop / 0.4e6)
+
+
+def test_an_average_takes_four_bytes_for_each_weight_of_the_adapter() -> None:
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2, attach=with_banks(BANK))
+    plain = RunConfig(arm="schemabank")
+    averaged = plain.model_copy(update={"average": AverageSettings(kind="bema")})
+    without, with_one = (
+        estimate(stack, data(), (0, 1), [plain, other]).memory_gib for other in (plain, averaged)
+    )
+    of_adapter = sum(stack.groups[name].weights.numel() for name in stack.lora.groups)
+    assert with_one - without == pytest.approx(4 * of_adapter / preflight.GIB)
+
+
+def test_fewer_slots_fit_where_an_average_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "_activation_bytes", lambda *_: 0)
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA])
+    num_weights = sum(group.weights.numel() for group in stack.groups.values())
+    free = 10 * 20 * num_weights / preflight.MEMORY_SHARE
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free + 1, free + 1))
+    plain = RunConfig(arm="lora")
+    averaged = plain.model_copy(update={"average": AverageSettings(kind="last")})
+    assert slots_that_fit(stack, data(), [plain]) == 10
+    assert slots_that_fit(stack, data(), [averaged]) == 8
 
 
 def test_a_cohort_says_how_many_steps_of_which_cost_are_to_come() -> None:
@@ -63,3 +89,12 @@ def test_lengths_cuts_and_padding_are_told() -> None:
     assert "2 of 22 cut" in lines
     assert f"{training.schedule.steps_per_epoch} steps an epoch" in lines
     assert "no loss on" in lines
+
+
+def test_a_step_of_two_passes_takes_twice_the_time_and_more_memory() -> None:
+    one, two = (
+        estimate(AdapterStack(tiny_model("llama"), lora=[LORA], passes=passes), data(), (0, 9), ())
+        for passes in (1, 2)
+    )
+    assert two.time_s == pytest.approx(2 * one.time_s)
+    assert two.memory_gib > one.memory_gib

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.runs.inputs import recorded_in
-from schemabank.suites.run import plan_suite, run_suite
+from schemabank.suites.execution import plan_suite, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import SETTINGS, Notes, write_gsm8k, write_model
 from tinysuites import write

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemabank.common.errors import InputError
 from schemabank.stats import clustered_interval, paired_difference
-from schemabank.suites.raterule import NEAR, Answers, Candidate, best_score, choose, paired_error
+from schemabank.suites.raterule import NEAR, Candidate, ItemMeans, best_score, choose, paired_error
 from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ def answering(
     scores: np.ndarray, gold_nll: float, clusters: list[int] | None = None, digest: str = ""
 ) -> Candidate:
     numbers = np.array(clusters or range(len(scores)), np.int32)
-    answers = Answers(np.asarray(scores, np.float64), numbers, digest)
+    answers = ItemMeans(np.asarray(scores, np.float64), numbers, digest)
     return Candidate(1e-3, float(np.mean(scores)), gold_nll, None, len(scores), 2, answers)
 
 

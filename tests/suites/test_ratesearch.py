@@ -11,7 +11,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.config.train import THREE_STAGES
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
-from schemabank.suites.file import SuiteRun, TuneSettings
+from schemabank.suites.file import Suite, SuiteRun, TuneSettings
 from schemabank.suites.ratesearch import (
     RateSearch,
     Trial,
@@ -23,7 +23,6 @@ from schemabank.suites.ratesearch import (
     trials,
     tuned,
 )
-from schemabank.suites.suite import Suite
 
 DIVERGED = Failure("diverged", "no finite gradient in 20 steps in a row, up to step 30")
 

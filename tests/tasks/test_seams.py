@@ -10,7 +10,7 @@ from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
 from schemabank.engine.decoding.decode import Completion
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.evaluate import _stopped, completion_text
+from schemabank.runs.evaluate import _stop_test, completion_text
 from schemabank.runs.prepare import evaluation_items, task_training_data
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.seams import (
@@ -222,6 +222,6 @@ class TestCompletions:
     ) -> None:
         prompt = plain_tokens("say\n", self.BASE.tokenizer)
         tokens = continuation_tokens(body, self.BASE.tokenizer)
-        stopped = _stopped(self.BASE, (mark,))
+        stopped = _stop_test(self.BASE, (mark,))
         assert stopped(prompt, tokens) == ends
         assert not any(stopped(prompt, tokens[:count]) for count in range(len(tokens)))

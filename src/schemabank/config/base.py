@@ -1,7 +1,7 @@
 """What all settings share: frozen, strict about names, documented by their attribute docstrings.
 
-Numbers are bounded, so that a slip such as 1e20 is refused where it is read, and a truth value is
-no number.
+Numbers are bounded, so that a slip such as 1e20 is refused where it is read. A truth value is no
+number.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ Rate = Annotated[float, Field(gt=0, le=LARGEST, allow_inf_nan=False)]
 
 @dataclass(frozen=True)
 class Later:
-    """Marks a setting that came later: at the value meant before, it is no part of a run's id."""
+    """Marks a setting that was added later; at the value ``before`` it is no part of a run's id."""
 
     before: object
 
@@ -58,7 +58,7 @@ def _allows_bool(annotation: Any) -> bool:  # noqa: ANN401 -- annotations have n
     return annotation in {bool, Any} or any(map(_allows_bool, get_args(annotation)))
 
 
-OF_LORA = ("lora", "train", "average")  # sections that all methods use which train LoRA
+OF_LORA = ("lora", "train", "average")  # sections of every method that trains LoRA
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class MethodEntry:
         settings: its own section; ``None`` for none.
         shared: dotted settings in which runs of one cohort must agree.
         second_pass: dotted settings that, unless 0, make every step run its batch twice.
-        unused: from its own section, those of its settings that have no effect, with the reason.
+        unused: takes its own section and returns the settings that have no effect, with the reason.
     """
 
     where: str

@@ -1,7 +1,7 @@
 """Reading a YAML configuration: presets, overrides, and errors that point at a line.
 
-A file states only differences from its preset. Every error names the key, its line, what is
-allowed and the mend; nothing is computed before the whole file is valid.
+A file states only differences from its preset. Every error names the key, its line, what is allowed
+and what to do. Nothing is computed before the whole file is valid.
 """
 
 import difflib
@@ -23,17 +23,14 @@ from schemabank.config.base import Later
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import PRESETS, ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
-from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED, StageSettings
+from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED
 
 Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
-# A stage has one of these; one that is set on top of the other replaces it.
-EITHER_OR = {
-    "learning_rate": "learning_rate_ratio",
-    "learning_rate_ratio": "learning_rate",
-}
+# A stage has one of these. Setting one of them removes the other.
+EITHER_OR = {"learning_rate": "learning_rate_ratio", "learning_rate_ratio": "learning_rate"}
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -41,7 +38,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
 
     Args:
         path: the YAML file.
-        overrides: ``a.b=value`` settings that win over the file; the value is read as YAML.
+        overrides: ``a.b=value`` settings that override the file's; the value is read as YAML.
 
     Raises:
         InputError: the file is missing or malformed, or a setting is unknown or out of range.
@@ -55,7 +52,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
 
 
 def with_preset(tree: Tree, at: Callable[[Location], str]) -> Tree:
-    """Put settings on top of those of the preset that they name; ``at`` says where they stand."""
+    """Put settings on top of those of the preset that they name; ``at`` tells where they stand."""
     preset = tree.get("preset", "sound")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise InputError(
@@ -101,7 +98,7 @@ def config_hash(run: RunConfig) -> str:
 
 
 def _forget_later(tree: Tree, settings: BaseModel) -> None:
-    """Leave settings out of a tree that have the value which was meant before they came."""
+    """Remove settings from a tree that have the value which held before they existed."""
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if any(isinstance(mark, Later) and mark.before == value for mark in field.metadata):
@@ -142,7 +139,7 @@ class SettingsFile:
         for location, line in lines:
             if location in self.lines:
                 raise InputError(
-                    f"{path}:{line}: {_dotted(location)} stands in line {self.lines[location]} "
+                    f"{path}:{line}: {_dotted_key(location)} stands in line {self.lines[location]} "
                     "already, allowed is once: remove one of them"
                 )
             self.lines[location] = line
@@ -172,26 +169,26 @@ def validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> 
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_sentence(error, model, at)) from error
+        raise InputError(_in_words(error, model, at)) from error
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], at: Callable[[Location], str]) -> str:
+def _in_words(error: ValidationError, model: type[BaseModel], at: Callable[[Location], str]) -> str:
     """The first problem, as one sentence."""
-    located = [(_location(problem), problem) for problem in error.errors()]
+    located = [(_location_of(problem), problem) for problem in error.errors()]
     first = located[0][0]
     # Every branch of a union has its problem; the one deepest inside the value says the most.
     location = max((loc for loc, _ in located if loc[: len(first)] == first), key=len)
     problem, *others = [problem for loc, problem in located if loc == location]
-    key, where = _dotted(location), at(location)
+    key, where = _dotted_key(location), at(location)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_nearest(model, location)}"
+        return f"{where}: unknown key {key!r}{_nearest_key(model, location)}"
     if problem["type"] == "missing" and isinstance(location[-1], str):
         field = _settings_at(model, location[:-1]).model_fields[str(location[-1])]
         return f"{where}: {key} is missing: add it ({field.description})"
     if problem["type"] == "value_error":
         reason = problem["msg"].removeprefix("Value error, ")
         return f"{where}: {key + ': ' if key else ''}{reason}"
-    reasons = dict.fromkeys(_reason(p["msg"]) for p in (problem, *others))
+    reasons = dict.fromkeys(_reason_in_words(p["msg"]) for p in (problem, *others))
     value = problem["input"]
     return f"{where}: {key} is {value!r:.200}, but {' or '.join(reasons)}: change it there"
 
@@ -227,24 +224,24 @@ def assign(tree: Tree, key: Sequence[str], value: object, said: str) -> Location
     node: Any = tree
     location: Location = ()
     for part in key[:-1]:
-        index = _index(node, location, part, said)
+        index = _key_or_index(node, location, part, said)
         if isinstance(node, dict):
             node.setdefault(part, {})
         node, location = node[index], (*location, index)
-    index = _index(node, location, key[-1], said)
+    index = _key_or_index(node, location, key[-1], said)
     if location[:1] == ("curriculum",) and index in EITHER_OR and isinstance(node, dict):
         node.pop(EITHER_OR[index], None)
     node[index] = value
     return (*location, index)
 
 
-def _index(node: object, location: Location, part: str, said: str) -> str | int:
+def _key_or_index(node: object, location: Location, part: str, said: str) -> str | int:
     """Return where a part of a dotted key leads inside ``node``."""
     if isinstance(node, dict):
         return part
     if location != ("curriculum",) or not isinstance(node, list):
         raise InputError(
-            f"{said}: {_dotted(location)} is {node!r}, which has no settings inside: "
+            f"{said}: {_dotted_key(location)} is {node!r}, which has no settings inside: "
             "set it as a whole"
         )
     names = [item.get("name") if isinstance(item, dict) else None for item in node]
@@ -259,11 +256,9 @@ def _index(node: object, location: Location, part: str, said: str) -> str | int:
 def _default_stages(preset: object) -> list[Tree]:
     of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
     own: list[Tree] | None = of_preset.get("curriculum")
-    return deepcopy(own) if own else [_stated(stage) for stage in EQUAL_RATE_STAGES]
-
-
-def _stated(stage: StageSettings) -> Tree:
-    return stage.model_dump(mode="json", exclude_defaults=True)
+    if own:
+        return deepcopy(own)
+    return [stage.model_dump(mode="json", exclude_defaults=True) for stage in EQUAL_RATE_STAGES]
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -289,7 +284,7 @@ def _is_settings(annotation: object) -> TypeGuard[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _nearest(model: type[BaseModel], location: Location) -> str:
+def _nearest_key(model: type[BaseModel], location: Location) -> str:
     """Name the key that was probably meant: the same one elsewhere, or one spelled alike here."""
     name = str(location[-1])
     allowed = list(_settings_at(model, location[:-1]).model_fields)
@@ -298,7 +293,7 @@ def _nearest(model: type[BaseModel], location: Location) -> str:
     if elsewhere:
         guess = elsewhere[0]
     elif close:
-        guess = _dotted((*location[:-1], close[0]))
+        guess = _dotted_key((*location[:-1], close[0]))
     else:
         return f": allowed are {', '.join(allowed)}; use one of them"
     return f", did you mean {guess!r}? (allowed are {', '.join(allowed)})"
@@ -312,15 +307,15 @@ def _setting_names(model: type[BaseModel], prefix: str) -> Iterable[str]:
             yield from _setting_names(field.annotation, f"{prefix}{name}.")
 
 
-def _location(problem: ErrorDetails) -> Location:
+def _location_of(problem: ErrorDetails) -> Location:
     return tuple(part for part in problem["loc"] if not _is_union_branch(part))
 
 
-def _dotted(location: Location) -> str:
+def _dotted_key(location: Location) -> str:
     return ".".join(map(str, location))
 
 
-def _reason(message: str) -> str:
+def _reason_in_words(message: str) -> str:
     """Pydantic's message inside a sentence, about a list as YAML calls it."""
     return message[0].lower() + message[1:].replace("valid tuple", "list")
 

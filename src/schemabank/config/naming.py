@@ -17,13 +17,13 @@ def dotted_settings(run: RunConfig) -> dict[str, object]:
 def titles_of(runs: Sequence[RunConfig]) -> dict[str, str]:
     """Return a title for every run by its id: arm, seed, and the settings in which its arm varies.
 
-    Settings are called by the last part of their names where no other that varies ends so, and
-    beyond four they are counted.
+    A setting goes by the last part of its name, unless another that varies ends in the same part.
+    Settings beyond the fourth are only counted.
     """
     titles: dict[str, str] = {}
     for arm in dict.fromkeys(run.arm for run in runs):
         settings = {run: dotted_settings(run) for run in runs if run.arm == arm}
-        names = _varying(list(settings.values()))
+        names = _varying_settings(list(settings.values()))
         for run, own in settings.items():
             told = [f"{short}={own[name]}" for name, short in names.items() if name in own]
             more = [f"{len(told) - MOST_SETTINGS} more"] if len(told) > MOST_SETTINGS else []
@@ -32,8 +32,8 @@ def titles_of(runs: Sequence[RunConfig]) -> dict[str, str]:
     return {run_id(run): titles[run_id(run)] for run in runs}
 
 
-def _varying(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """Names of the settings that are not the same everywhere, and how they are called."""
+def _varying_settings(settings: Sequence[Mapping[str, object]]) -> dict[str, str]:
+    """Names of the settings that are not the same everywhere, each with its short name."""
     names = [
         name
         for name in dict.fromkeys(name for own in settings for name in own)
@@ -50,9 +50,7 @@ def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
     """Return settings by dotted names; a stage of the curriculum goes by its own name."""
     stages = tree.get("curriculum")
     if isinstance(stages, Sequence) and all(isinstance(stage, Mapping) for stage in stages):
-        named = {stage.get("name"): {**stage} for stage in stages}
-        for stage in named.values():
-            stage.pop("name", None)
+        named = {s.get("name"): {k: v for k, v in s.items() if k != "name"} for s in stages}
         tree = {**tree, "curriculum": named}
     return flat(tree)
 
@@ -60,8 +58,8 @@ def dotted(tree: Mapping[str, Any]) -> dict[str, object]:
 def set_by(text: str) -> list[str]:
     """Return the dotted names that an ``a.b=value`` sets; its value may be a whole section.
 
-    A section that is given empty goes by its own name, as does what is set of the curriculum, whose
-    stages are the run's own.
+    An empty section goes by its own name. So does anything set inside the curriculum, since its
+    stages differ from run to run.
 
     Raises:
         InputError: the text is no ``a.b=value``.
@@ -75,7 +73,7 @@ def set_by(text: str) -> list[str]:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    """Return what stands in nested mappings by dotted names."""
+    """Return the values of nested mappings by dotted names."""
     found: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):

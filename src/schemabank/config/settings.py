@@ -83,7 +83,7 @@ class LoraSettings(Settings):
     """Indices of the blocks whose layers get one; null: all blocks."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_places(self) -> Self:
         layers = self.layers_to_transform or ()
         if len(set(layers)) < len(layers):
             raise ValueError(
@@ -130,7 +130,7 @@ class BankSettings(Settings):
     """Weight of the load-balancing term."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_bank(self) -> Self:
         if self.top_k > self.num_schemas:
             raise ValueError(
                 f"top_k is {self.top_k}, allowed is 1 to num_schemas = {self.num_schemas}: "
@@ -160,7 +160,7 @@ class TagSettings(Settings):
     """Weight of the router loss."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_field(self) -> Self:
         if self.tagger == "field" and self.field is None:
             raise ValueError("tagger is 'field' but no field is named: set tags.field to a column")
         return self
@@ -193,7 +193,7 @@ class EvalSettings(Settings):
     """Bank at evaluation: removed, routed as in training, or all schemas without the router."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_samples(self) -> Self:
         if self.num_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"num_samples is {self.num_samples}, but at temperature 0 all samples of an item "
@@ -249,7 +249,7 @@ class _OfAllMethods(Settings):
     """Execution."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_whole(self) -> Self:
         for stage in self.curriculum:
             rate = stage.resolved(self.train).learning_rate
             if not 0 < rate <= LARGEST:
@@ -371,12 +371,12 @@ class ExperimentConfig(CommonSettings):
         for arm in arms:
             if not METHODS[arm].trains:
                 shots = dict.fromkeys(self.base_shots or (self.eval.few_shot,))
-                runs += [self._run(arm, seeds[0], few_shot=k) for k in shots]
+                runs += [self._run_config(arm, seeds[0], few_shot=k) for k in shots]
             else:
-                runs += [self._run(arm, seed, few_shot=self.eval.few_shot) for seed in seeds]
+                runs += [self._run_config(arm, seed, few_shot=self.eval.few_shot) for seed in seeds]
         return tuple(runs)
 
-    def _run(self, arm: Arm, seed: int, *, few_shot: int) -> RunConfig:
+    def _run_config(self, arm: Arm, seed: int, *, few_shot: int) -> RunConfig:
         common = {name: getattr(self, name) for name in CommonSettings.model_fields}
         common["eval"] = self.eval.model_copy(update={"few_shot": few_shot})
         return RunConfig(arm=arm, seed=seed, **common)

@@ -7,25 +7,11 @@ from pydantic import Field, model_validator
 from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings, Share
 
 TaskName = Literal[
-    "gsm8k",
-    "gsm_symbolic",
-    "conditional",
-    "humaneval",
-    "narrativeqa",
-    "perplexity",
-    "records",
+    "gsm8k", "gsm_symbolic", "conditional", "humaneval", "narrativeqa", "perplexity", "records"
 ]
 TASK_NAMES: tuple[TaskName, ...] = get_args(TaskName)
 MetricName = Literal[
-    "numeric",
-    "exact_match",
-    "choice",
-    "f1",
-    "rouge_l",
-    "reading",
-    "code",
-    "perplexity",
-    "none",
+    "numeric", "exact_match", "choice", "f1", "rouge_l", "reading", "code", "perplexity", "none"
 ]
 
 
@@ -146,7 +132,7 @@ class PerplexitySettings(Settings):
     """Ids of books that are too short for the longest window."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_windows(self) -> Self:
         if len(set(self.windows)) < len(self.windows):
             raise ValueError(f"windows {self.windows} repeat: allowed are distinct lengths")
         if min(self.windows) <= self.num_targets:
@@ -198,7 +184,7 @@ class TaskSettings(Settings):
     """Settings of perplexity."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_records(self) -> Self:
         if self.name == "records" and not self.records.path:
             raise ValueError(
                 "name is 'records' but no data is named: set records.path to a JSONL file, a "

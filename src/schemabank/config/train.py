@@ -1,7 +1,7 @@
 """Settings of training: steps, optimizer, and the stages of a curriculum.
 
-A stage states in what it differs from the run's own ``train`` settings, so that one learning rate,
-one schedule and one warm-up hold for every arm unless a stage says otherwise.
+A stage states only how it differs from the run's own ``train`` settings. So one learning rate, one
+schedule and one warm-up hold for every arm unless a stage has its own.
 """
 
 from typing import Annotated, Literal, Self
@@ -14,7 +14,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 # What a stage takes from ``train`` unless it has its own.
 INHERITED = ("learning_rate", "lr_scheduler_type", "warmup_ratio")
-RATE_DIGITS = 12  # of a learning rate that is a share of another, so that 0.3e-3 is 3e-4
+RATE_DIGITS = 12  # of a learning rate that was multiplied, so that 0.3 times 1e-3 is 3e-4
 
 
 class TrainSettings(Settings):
@@ -98,7 +98,7 @@ class StageSettings(Settings):
     """Share of the stage, at its end, that trains without the bank."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_rate(self) -> Self:
         if self.learning_rate is not None and self.learning_rate_ratio is not None:
             raise ValueError(
                 f"the stage {self.name!r} has learning_rate {self.learning_rate:g} and "
@@ -111,12 +111,13 @@ class StageSettings(Settings):
         """Return the stage of a run with these ``train`` settings."""
         own = {name: getattr(self, name) for name in type(self).model_fields}
         given = {
-            "learning_rate": share_of_rate(train.learning_rate, own.pop("learning_rate_ratio")),
+            "learning_rate": scaled_rate(train.learning_rate, own.pop("learning_rate_ratio")),
             "lr_scheduler_type": train.lr_scheduler_type,
             "warmup_ratio": train.warmup_ratio,
         }
         missing = {name: value for name, value in given.items() if own[name] is None}
-        return Stage.model_construct(**(own | missing))  # checked, but for a share of a rate
+        # All values were checked already, but for a rate that is a share of another.
+        return Stage.model_construct(**(own | missing))
 
 
 class Stage(StageSettings):
@@ -130,9 +131,9 @@ class Stage(StageSettings):
     """Share of the stage's steps that warm up."""
 
 
-def share_of_rate(learning_rate: float, ratio: float | None) -> float:
-    """Return a share of a learning rate, or all of it."""
-    return float(f"{(ratio or 1.0) * learning_rate:.{RATE_DIGITS}g}")
+def scaled_rate(learning_rate: float, factor: float | None) -> float:
+    """Return a learning rate times a factor, which is 1 if it is ``None``."""
+    return float(f"{(factor or 1.0) * learning_rate:.{RATE_DIGITS}g}")
 
 
 FADING = (1.0, 0.75, 0.5, 0.25)

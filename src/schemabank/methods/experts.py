@@ -72,8 +72,7 @@ class ExpertsCourse(Course):
 
     def routed_share(self, step: int) -> float:
         """Return how much the routers count in a step; the rest is shared equally."""
-        lasting = self._experts.annealing_ratio * self.num_steps
-        return max(0.0, 1 - (step + 1) / lasting) if lasting else 0.0
+        return max(0.0, 1 - (step + 1) / (self._experts.annealing_ratio * self.num_steps))
 
     @property
     def _is_learned(self) -> bool:

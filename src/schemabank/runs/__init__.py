@@ -8,6 +8,7 @@ __all__ = [
     "effects",
     "experiment",
     "fairness",
+    "folder",
     "inputs",
     "itemscores",
     "loading",
@@ -15,9 +16,8 @@ __all__ = [
     "modelfit",
     "prepare",
     "progress",
-    "rundir",
-    "runfiles",
     "saved",
+    "stored",
     "tables",
     "tuner",
 ]

@@ -1,8 +1,8 @@
 """Settings that a user stated and that change nothing, each with the reason.
 
 Such a setting is a slip or a misunderstanding, so the user is told before anything is computed.
-Values of presets and defaults are not the user's. A setting has no effect if none of the runs uses
-it.
+Only what the user wrote counts, not what a preset or a default adds. A setting has no effect if
+none of the runs uses it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,22 +30,20 @@ MOST_NAMED = 6  # settings in a sentence
 
 Reasons = dict[str, str]  # by dotted name of a setting or of a whole section
 
+# How an example becomes tokens for training; a text that is routed is read from end to end.
+WHOLE_TEXTS = (
+    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
+)
 TRAINING = (
     *dict.fromkeys(section for method in METHODS.values() for section in method.sections),
-    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
-    *("task.train_limit", "engine.keep_stages"),
+    *(*WHOLE_TEXTS, "task.train_limit", "engine.keep_stages"),
 )
-# What a run is, or was trained by, and nothing that computes with its weights asks for again.
-OF_THE_RUN = ("arm", "seed", "preset")
+# Settings of which a trained run makes no more use, whatever is computed with its weights.
 OVER = (
-    *OF_THE_RUN,
+    *("arm", "seed", "preset"),
     *(name for name in TRAINING if name != "bank"),
     *(f"bank.{n}" for n in BankSettings.model_fields if n.endswith(("init_std", "_weight"))),
     *("engine.slots", "engine.trackers", "engine.tracker_project"),
-)
-# They come with another task for routing, which reads its examples from end to end.
-WHOLE_TEXTS = (
-    *("task.completion_only_loss", "task.end_token", "task.max_length", "task.max_cut_ratio"),
 )
 SCORING = ("task.metric", "task.stop", "task.humaneval")
 PROMPTS = ("task.prompt", "task.chat_template", "task.target")
@@ -65,20 +63,20 @@ def idle_settings(names: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]
     """Return the settings that none of these runs uses.
 
     Args:
-        names: what a user stated, dotted; a stage of the curriculum goes by its own name.
-        runs: that the statements are for; at least one.
+        names: dotted names of what a user set; a stage of the curriculum goes by its own name.
+        runs: the runs that it was set for; at least one.
     """
-    return _idle(names, [unused_settings(run) for run in dict.fromkeys(runs)])
+    return _idle_everywhere(names, [unused_settings(run) for run in dict.fromkeys(runs)])
 
 
 def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
-    """Return what a configuration states without effect on any of its runs."""
+    """Return the settings of a configuration that have no effect on any of its runs."""
     runs, names = experiment.runs(), stated(experiment)
     found = idle_settings(names, runs)
     untrained = [run for run in runs if not run.trains]
     if experiment.base_shots and not untrained:
         found.append(Idle("base_shots", "the arm base is not run"))
-    if experiment.base_shots and untrained and "eval.few_shot" in names:
+    elif experiment.base_shots and "eval.few_shot" in names:
         found.append(Idle("eval.few_shot", "base_shots says how many shots the arm base has"))
     for name in ("arm", "seed"):
         values = getattr(experiment, name)
@@ -91,7 +89,7 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
 
 
 def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
-    """Refuse ``a.b=value`` settings that only training has, where a trained run is evaluated.
+    """Refuse ``a.b=value`` settings that only training uses, where a trained run is evaluated.
 
     Raises:
         InputError: naming the first of them.
@@ -102,7 +100,7 @@ def check_asked_of_evaluation(overrides: Iterable[str]) -> None:
 
 
 def check_asked_of_routing(overrides: Iterable[str]) -> None:
-    """Refuse ``a.b=value`` settings that play no part where a trained run's routing is analysed.
+    """Refuse ``a.b=value`` settings that the analysis of a trained run's routing does not use.
 
     Raises:
         InputError: naming the first of them.
@@ -116,7 +114,7 @@ def check_asked_of_routing(overrides: Iterable[str]) -> None:
 
 
 def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> list[Idle]:
-    """Return what is set without effect on the evaluation of a trained run.
+    """Return the overrides that have no effect on the evaluation of a trained run.
 
     Args:
         overrides: ``a.b=value``, checked by :func:`check_asked_of_evaluation`.
@@ -128,13 +126,13 @@ def idle_in_evaluation(overrides: Iterable[str], runs: Sequence[RunConfig]) -> l
         if run.eval.routing == "off":
             found["bank"] = "eval.routing is off, so there is no bank"
         unused.append(found)
-    return _idle((name for text in overrides for name in set_by(text)), unused)
+    return _idle_everywhere((name for text in overrides for name in set_by(text)), unused)
 
 
 def idle_in_routing(
     overrides: Iterable[str], run: RunConfig, *, split: str | None = None
 ) -> list[Idle]:
-    """Return what is set without effect on the analysis of a run's routing.
+    """Return the overrides that have no effect on the analysis of a run's routing.
 
     Args:
         overrides: ``a.b=value``, checked by :func:`check_asked_of_routing`.
@@ -149,7 +147,7 @@ def idle_in_routing(
     if (run.tags.tagger, split) != ("cluster", "train") or run.tags.delivery == "prefix":
         unused["task.train_limit"] = "nothing is trained, and no tags are sought by clusters"
     unused |= _unused_in_items(run) | _unused_in_task(run)
-    return _idle((name for text in overrides for name in set_by(text)), [unused])
+    return _idle_everywhere((name for text in overrides for name in set_by(text)), [unused])
 
 
 def sentences(found: Iterable[Idle]) -> list[str]:
@@ -165,7 +163,7 @@ def sentences(found: Iterable[Idle]) -> list[str]:
 
 
 def stated(config: BaseModel) -> list[str]:
-    """Return the names of the settings that were given, and not by a preset or a default."""
+    """Return the names of the settings that the user gave, without a preset's and defaults."""
     tree = config.model_dump(mode="json", exclude_unset=True)
     of_preset = dotted(PRESETS[str(tree.get("preset", "sound"))])
     missing = object()
@@ -175,22 +173,21 @@ def stated(config: BaseModel) -> list[str]:
 def unused_settings(run: RunConfig) -> Reasons:
     """Return the settings and sections that a run does not use, with the reason."""
     found: Reasons = {}
-    if run.trains:
-        found["eval.few_shot"] = "the arm base alone is shown examples"
     if not run.uses("bank"):
         found["eval.routing"] = "the arm schemabank alone has a bank"
-    if not run.trains:
-        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
-    else:
+    if run.trains:
+        found["eval.few_shot"] = "the arm base alone is shown examples"
         found |= _unused_in_training(run)
+    else:
+        found |= dict.fromkeys(TRAINING, "the arm base trains nothing") | _unused_in_items(run)
     return found | _unused_in_task(run) | _unused_in_evaluation(run)
 
 
-def _idle(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
-    """The settings that have a reason everywhere."""
+def _idle_everywhere(names: Iterable[str], unused: Sequence[Reasons]) -> list[Idle]:
+    """The settings that every run has a reason not to use."""
     found = []
     for name in names:
-        reasons = dict.fromkeys(_reason(name, own) for own in unused)
+        reasons = dict.fromkeys(_reason_against(name, own) for own in unused)
         if None not in reasons:
             found.append(Idle(name, ", and ".join(map(str, reasons))))
     return found
@@ -201,12 +198,12 @@ def _check_asked(overrides: Iterable[str], refused: Reasons, allowed: str) -> No
         for name in set_by(text):
             # A section that is given empty falls back to its defaults, all that is in it.
             inside = next((n for n in refused if n.startswith(f"{name}.")), name)
-            reason = _reason(name, refused) or refused.get(inside)
+            reason = _reason_against(name, refused) or refused.get(inside)
             if reason is not None:
                 raise InputError(f"--set {text!r}: {inside} is {reason}: allowed are {allowed}")
 
 
-def _reason(name: str, unused: Mapping[str, str]) -> str | None:
+def _reason_against(name: str, unused: Mapping[str, str]) -> str | None:
     """Why a setting or a section around it is not used, or ``None``."""
     parts = name.split(".")
     around = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
@@ -232,7 +229,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
 
 
 def _unused_in_method(run: RunConfig) -> Reasons:
-    """What a method says of its own section."""
+    """The settings of a method's own section that the method says it does not use."""
     method = METHODS[run.arm]
     if method.settings is None:
         return {}
@@ -268,11 +265,10 @@ def _unused_in_bank(run: RunConfig) -> Reasons:
         found["bank.last_n"] = "bank.layers says where banks are"
     for stage in run.curriculum:
         if _is_bare(stage):
-            names = [f"curriculum.{stage.name}.{n}" for n in ("bank_probability", "bank_scale")]
-            zero = (0.0, 0.0)
-            idle = names[0] if stage.bank_scale == zero else names[1]
-            idles = (idle, f"curriculum.{stage.name}.bare_tail_ratio")
-            found |= dict.fromkeys(idles, f"the stage {stage.name} is bare from its start")
+            other = "bank_probability" if stage.bank_scale == (0.0, 0.0) else "bank_scale"
+            for name in (other, "bare_tail_ratio"):
+                reason = f"the stage {stage.name} is bare from its start"
+                found[f"curriculum.{stage.name}.{name}"] = reason
     return found
 
 
@@ -304,7 +300,7 @@ def _is_bare(stage: StageSettings) -> bool:
 
 
 def _unused_in_items(run: RunConfig) -> Reasons:
-    """What does not change what is asked of a split's examples."""
+    """The settings of prompts, for a task that asks no prompts."""
     if TASKS[run.task.name].items is None:
         return {}
     return dict.fromkeys(PROMPTS, f"{run.task.name} asks pieces of its texts, not prompts")

@@ -1,6 +1,6 @@
-"""Evaluation: complete every item greedily, score it, and measure how likely the gold target is."""
+"""Evaluation: complete every item, score it, and measure how likely the gold target is."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +23,7 @@ from schemabank.tasks.scoring.scores import METRICS, ItemRecord, Metric, Scored,
 from schemabank.tasks.seams import continuation_text
 
 NLL_BATCH = 8
-NLL_TOKENS = 8192  # of a batch, at most, where one item has no more
-
+NLL_TOKENS = 8192  # of a batch, at most, unless a single item has more
 
 Judge = Callable[[Sequence[tuple[Item, str]]], list[Scored]]
 
@@ -67,8 +66,14 @@ class Procedure:
             temperature=settings.temperature,
             top_p=settings.top_p,
             sampling_seed=settings.sampling_seed,
-            judge=_judge(task),
+            judge=_judge_of(task),
         )
+
+    def scores(self, completions: Sequence[tuple[Item, str]]) -> list[Scored]:
+        """Score items' completions, by the judge if there is one."""
+        if self.judge is not None:
+            return self.judge(completions)
+        return [self.metric.score(text, item.golds) for item, text in completions]
 
     def sampling(self, items: Sequence[Item]) -> Sampling | None:
         """How the items' tokens are drawn, if they are."""
@@ -116,7 +121,7 @@ def evaluate(
                 end_token_ids=base.end_token_ids,
                 batch_size=how.batch_size,
                 sampling=how.sampling(chosen),
-                stopped=_stopped(base, how.stop),
+                stopped=_stop_test(base, how.stop),
                 advance=advance,
             )
             losses = gold_losses(stack, questions)
@@ -127,28 +132,28 @@ def evaluate(
     for done, lost in zip(completions, losses, strict=True):
         completed = dict(zip(longest_first, done, strict=True))
         loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
-        texts = [
-            completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)
-        ]
-        pairs = [(item, text) for item, (text, _) in zip(items, texts, strict=True)]
-        scored = _scored(pairs, how)
-        records.append(
-            [
-                _record(item, completed[i], loss_of[item.id], texts[i], scored[i])
-                for i, item in enumerate(items)
-            ]
-        )
+        records.append(_slot_records(items, completed, loss_of, base, how))
     return records
 
 
-def _scored(pairs: Sequence[tuple[Item, str]], how: Procedure) -> list[Scored]:
-    if how.judge is not None:
-        return how.judge(pairs)
-    return [how.metric.score(text, item.golds) for item, text in pairs]
+def _slot_records(
+    items: Sequence[Item],
+    completed: Mapping[int, Completion | None],
+    loss_of: Mapping[str, tuple[float, float]],
+    base: BaseModel,
+    how: Procedure,
+) -> list[ItemRecord]:
+    """The records of a slot from its completions, by an item's place, and losses, by its id."""
+    texts = [completion_text(item, completed[i], base, how.stop) for i, item in enumerate(items)]
+    scored = how.scores([(item, text) for item, (text, _) in zip(items, texts, strict=True)])
+    return [
+        _item_record(item, completed[i], loss_of[item.id], texts[i], scored[i])
+        for i, item in enumerate(items)
+    ]
 
 
-def _judge(task: TaskSettings) -> Judge | None:
-    """What scores a task's completions, where that is not its metric."""
+def _judge_of(task: TaskSettings) -> Judge | None:
+    """What scores a task's completions in place of a metric, such as a sandbox for code."""
     of_task = TASKS[task.name].judge
     if of_task is None or metric_of(task) != TASKS[task.name].metric:
         return None
@@ -171,8 +176,8 @@ def gold_losses(
     ``stack.evaluating(...)``.
     """
     results: list[list[tuple[float, float]]] = [[] for _ in range(stack.num_slots)]
-    for chosen in _batches(items):
-        encoded = [_gold(item) for item in chosen]
+    for chosen in _nll_batches(items):
+        encoded = [_gold_example(item) for item in chosen]
         batch = collate(
             [encoded] * stack.num_slots,
             width=max(len(e.tokens) for e in encoded),
@@ -191,8 +196,8 @@ def gold_losses(
     return results
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Items in their order, as many at a time as have few enough tokens together."""
+def _nll_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Items in their order, in batches of at most ``NLL_TOKENS`` tokens with their padding."""
     start = 0
     while start < len(items):
         stop, width = start, 0
@@ -205,15 +210,16 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         start = stop
 
 
-def _gold(item: Item) -> Encoded:
+def _gold_example(item: Item) -> Encoded:
     tokens = (*item.prompt_tokens, *item.target_tokens)
     return Encoded(id=item.id, tokens=tokens, label_start=len(item.prompt_tokens))
 
 
-def _stopped(base: BaseModel, stop: Sequence[str]) -> Stopped:
-    """Whether tokens have just written a stop text behind a prompt.
+def _stop_test(base: BaseModel, stop: Sequence[str]) -> Stopped:
+    """Return a test of whether the newest tokens end a stop text.
 
-    The last of them are looked at first: a text of so many bytes has no more tokens.
+    It decodes the last few tokens first, and the whole completion only if these hold a stop text: a
+    text has at most as many tokens as bytes, so that a few tokens are enough to see it end.
     """
     longest = 1 + max((len(mark.encode()) for mark in stop), default=0)
 
@@ -241,7 +247,7 @@ def completion_text(
     return (text[: min(ends)], "stop_text") if ends else (text, done.stop_reason)
 
 
-def _record(
+def _item_record(
     item: Item,
     done: Completion | None,
     losses: tuple[float, float],

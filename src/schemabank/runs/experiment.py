@@ -30,6 +30,7 @@ from schemabank.methods.method import Setup
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
+from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
@@ -47,7 +48,6 @@ from schemabank.runs.prepare import (
     task_training_data,
 )
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import CONFIG, RESULT, check_available, claimed, is_finished
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, build_stack, train_runs
 from schemabank.tasks.base import TaskData
@@ -185,7 +185,7 @@ def plan_all(
             journeys = [journey(run, epoch=epoch) for run in plan.runs]
             steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
             stack = build_stack(plan.runs, context.base, slots=slots)
-            expected = estimate(stack, data, steps)
+            expected = estimate(stack, data, steps, plan.runs)
             stack.remove()
             found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
     return found
@@ -362,7 +362,7 @@ def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device
         return 1
     schedule = context.training.schedule
     stack = build_stack(runs, context.base, slots=1)
-    fitting = slots_that_fit(stack, context.training)
+    fitting = slots_that_fit(stack, context.training, runs)
     stack.remove()
     journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
     return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)

@@ -1,8 +1,8 @@
 """How the training of compared arms differs, as sentences for every table that compares them.
 
-A difference in score is the method's only if both arms' learning rates were chosen in one way and
-their training had one size. Where that is not so, ``train`` and ``suite`` say it under their tables
-and the report among its warnings, in the same words.
+A difference in score is due to the method only if the learning rates of both arms were chosen in
+the same way and both arms trained equally much. If not, ``train`` and ``suite`` say so under their
+tables, and the report among its warnings, in the same words.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
-from schemabank.config.train import share_of_rate
+from schemabank.config.train import scaled_rate
 
 MOST_NAMED = 5  # settings in a sentence
 ON_TEST = "test"
 
 
-class Training(Protocol):
+class TrainingSize(Protocol):
     """What the runs of an arm trained, as means over its runs."""
 
     @property
@@ -35,12 +35,12 @@ class Training(Protocol):
 
 @dataclass(frozen=True)
 class Inequality:
-    """One thing that was not the same.
+    """One way in which arms were not treated the same.
 
     Attributes:
         rule: its stable name.
-        numbers: that it rests on.
-        sentence: in words.
+        numbers: the figures that show it.
+        sentence: the same in words.
     """
 
     rule: str
@@ -50,11 +50,11 @@ class Inequality:
 
 @dataclass(frozen=True)
 class Trained:
-    """One run's training; see :class:`Training`.
+    """One run's training; see :class:`TrainingSize`.
 
     Attributes:
         arm: what the comparison calls its arm.
-        setting: what sets it apart from other runs of its arm but the seed; may be empty.
+        setting: how it differs from other runs of its arm, apart from the seed; may be empty.
         split: that it was scored on.
         learning_rate: the highest at which it trains LoRA.
     """
@@ -69,11 +69,11 @@ class Trained:
 
 
 def trained(
-    config: RunConfig, result: Mapping[str, Any], *, arm: str = "", setting: str = ""
+    config: RunConfig, result: Mapping[str, Any] | None, *, arm: str = "", setting: str = ""
 ) -> Trained | None:
-    """Return what a finished run trained; ``None`` for a base model."""
-    training = result["training"]
-    if training is None:
+    """Return what a run trained; ``None`` for a base model, and for a run without a result."""
+    training = None if result is None else result["training"]
+    if result is None or training is None:
         return None
     counts = ("num_steps", "num_lora_updates", "num_trained_parameters")
     return Trained(
@@ -88,35 +88,33 @@ def trained(
 def unequal_arms(
     runs: Sequence[RunConfig], results: Sequence[Mapping[str, Any] | None]
 ) -> list[str]:
-    """Say in what the arms of a configuration were not given the same, each against the first.
+    """Say how the training of a configuration's arms differs, each against the first arm.
 
     Args:
         runs: the configuration's.
-        results: of each, ``None`` for one that failed.
+        results: one a run, ``None`` for a run that failed.
     """
     pairs = zip(runs, results, strict=True)
-    found = [trained(run, result) for run, result in pairs if result is not None]
-    known = [own for own in found if own is not None]
+    known = [own for run, result in pairs if (own := trained(run, result)) is not None]
     return inequalities(known, first_last(known), tuned=False)
 
 
 def first_last(runs: Sequence[Trained]) -> list[str]:
-    """Return the arms in the order of their runs, but the first, as control, behind the others."""
+    """Return the arms in the order of their runs, but with the first, as control, at the end."""
     arms = list(dict.fromkeys(run.arm for run in runs))
     return [*arms[1:], *arms[:1]]
 
 
 def inequalities(runs: Sequence[Trained], arms: Sequence[str], *, tuned: bool) -> list[str]:
-    """Say in what arms that are compared were not given the same.
+    """Say how the training of compared arms differs.
 
     Args:
-        runs: all that train something.
-        arms: those compared, the control last. One that trains nothing is compared with none, and
-            where fewer than two are left there is nothing to say.
-        tuned: whether learning rates were chosen for each of them.
+        runs: all runs that train something.
+        arms: those compared, the control last. Arms that train nothing are left out; with fewer
+            than two arms left there is nothing to say.
+        tuned: whether learning rates were chosen for each arm by a search.
     """
-    own = {arm: [run for run in runs if run.arm == arm] for arm in arms}
-    own = {arm: found for arm, found in own.items() if found}
+    own = {arm: found for arm in arms if (found := [run for run in runs if run.arm == arm])}
     if len(own) < 2:
         return []
     rates = {arm: sorted({run.learning_rate for run in found}) for arm, found in own.items()}
@@ -124,8 +122,8 @@ def inequalities(runs: Sequence[Trained], arms: Sequence[str], *, tuned: bool) -
     *treatments, control = own
     by_setting = {run.setting: run for run in own[control]}
     for arm in treatments:
-        like = {run.setting: run for run in own[arm] if run.setting in by_setting}
-        pairs = {name: (run, by_setting[name]) for name, run in like.items()}
+        shared = (run for run in own[arm] if run.setting in by_setting)
+        pairs = {run.setting: (run, by_setting[run.setting]) for run in shared}
         said += unequal_training((arm, control), pairs)
     return [found.sentence for found in said]
 
@@ -158,15 +156,15 @@ def untried_rates(rates: Mapping[str, Sequence[float]], *, split: str) -> Iterat
 
 
 def unequal_training(
-    arms: tuple[str, str], pairs: Mapping[str, tuple[Training, Training]]
+    arms: tuple[str, str], pairs: Mapping[str, tuple[TrainingSize, TrainingSize]]
 ) -> Iterator[Inequality]:
     """Treatment and control differ in what they trained, or how often.
 
     Args:
         arms: their names.
-        pairs: what each was given, by the setting at which they are compared.
+        pairs: what each trained, by the setting at which they are compared.
     """
-    measures: list[tuple[str, str, Callable[[Training], float]]] = [
+    measures: list[tuple[str, str, Callable[[TrainingSize], float]]] = [
         ("unequal-steps", "training steps", lambda t: t.num_steps),
         ("unequal-updates", "updates of LoRA", lambda t: t.num_lora_updates),
         ("unequal-parameters", "trained parameters", lambda t: t.num_trained_parameters),
@@ -191,7 +189,7 @@ def highest_rate(settings: Mapping[str, Any]) -> float:
     plain: float = settings["train"]["learning_rate"]
     stages = settings["curriculum"] if "curriculum" in METHODS[settings["arm"]].sections else ()
     rates = [
-        stage["learning_rate"] or share_of_rate(plain, stage.get("learning_rate_ratio"))
+        stage["learning_rate"] or scaled_rate(plain, stage.get("learning_rate_ratio"))
         for stage in stages
         if "lora" in stage["train"]
     ]

@@ -25,10 +25,10 @@ from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.evaluate import Procedure
+from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Member, Outcome
-from schemabank.runs.rundir import ADAPTER, COST, PREDICTIONS, RESULT
 from schemabank.runs.training import Context, names_of, seated
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries

@@ -1,9 +1,9 @@
-"""Owns the form in which the untouched model is asked: with whole prompts, or with trimmed ones.
+"""The form in which the untouched model is asked: with whole prompts, or with trimmed ones.
 
 Trained arms learn to continue whatever a prompt ends with. An untouched model has seen "answer is"
-and " 18" as tokens. A prompt that ends in a blank ("answer is ") splits them as no text does that
-it was trained on, which costs it several nats an answer. As the reference of a comparison it is
-asked in both forms, and the better one is shown: an advantage to it, by intent.
+and " 18" as tokens. A prompt that ends in a blank ("answer is ") splits its text in another way
+than the texts that it was trained on, which costs it several nats an answer. As the reference of a
+comparison it is asked in both forms, and the better one is shown: an advantage to it, by intent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class Answers:
     Attributes:
         records: one an item and sample.
         form: of the prompts.
-        forms: what every form came to, by form, group and name; empty where there was one.
+        forms: the means in every form, by form, group and name; empty if there was only one form.
     """
 
     records: list[ItemRecord]
@@ -64,7 +64,7 @@ def evaluate_forms(
     found: dict[Form, list[list[ItemRecord]]] = {}
     for form, asked in items.items():
         reporter.start(title if form == "whole" else f"{title}, prompts {form}", len(asked))
-        found[form] = _evaluated(stack, base, asked, how, reporter)
+        found[form] = _evaluate_form(stack, base, asked, how, reporter)
         reporter.finish()
     return [
         better({form: slots[slot] for form, slots in found.items()}, how.metric)
@@ -73,25 +73,26 @@ def evaluate_forms(
 
 
 def better(found: Mapping[Form, list[ItemRecord]], metric: Metric) -> Answers:
-    """Choose the form with the better score, of equals with the likelier gold targets."""
+    """Choose the form with the better score; of equal ones, that with the likelier gold targets."""
 
     def worth(form: Form) -> tuple[float, float]:
-        means = _means(found[form], metric)
+        means = _group_means(found[form], metric)
         return means.get(str(metric.primary), 0.0), -means["gold_nats"]
 
     form = max(found, key=worth)
     groups = list(dict.fromkeys(record.group for record in found[form]))
     forms: dict[str, Mapping[str, Mapping[str, float]]] = {
-        name: {g: _means([r for r in records if r.group == g], metric) for g in groups}
+        name: {g: _group_means([r for r in records if r.group == g], metric) for g in groups}
         for name, records in found.items()
     }
     return Answers(found[form], form, forms if len(forms) > 1 else {})
 
 
-def _means(records: Sequence[ItemRecord], metric: Metric) -> dict[str, float]:
-    """The primary score, where there is one, and nats of a whole gold target with its end token.
+def _group_means(records: Sequence[ItemRecord], metric: Metric) -> dict[str, float]:
+    """The mean primary score, where there is one, and mean nats of a gold target.
 
-    Nats are of whole targets, not of a token: forms part the same text into different tokens.
+    Nats are of a whole target with its end token, not of a token, since the forms split the same
+    text into different tokens.
     """
     name = str(metric.primary)
     scores = [r.scores[name] for r in records if name in r.scores]
@@ -100,7 +101,7 @@ def _means(records: Sequence[ItemRecord], metric: Metric) -> dict[str, float]:
     return means | {"gold_nats": nats / len(records)}
 
 
-def _evaluated(
+def _evaluate_form(
     stack: AdapterStack,
     base: BaseModel,
     items: Sequence[Item],

@@ -1,8 +1,8 @@
-"""What a run was computed from, as digests: the base model, its tokenizer and the task's examples.
+"""Digests of a run's inputs: the base model, its tokenizer and the task's examples.
 
 A run's id is a hash of its settings, which name a model and a task but do not hold them. So the
-digests stand in its ``result.json`` and beside its adapter. They are compared before anything of
-the run is used again: with other weights or data in the same place it would be another run.
+digests stand in its ``result.json`` and beside its adapter. They are compared before the run is
+used again: with other weights or data in the same place it would be another run.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.config.task import TaskSettings
 from schemabank.models.digests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.models.files import locate
-from schemabank.runs.rundir import BANK, RESULT
+from schemabank.runs.folder import BANK, RESULT
 from schemabank.tasks import TaskData
 from schemabank.tasks.catalog import is_of_data, load_task
 
@@ -52,27 +52,24 @@ def data_digest(data: TaskData) -> str:
 
 
 class Present:
-    """The inputs that are there now, each looked at once however many runs share it."""
+    """The inputs that are there now. Each is read once, however many runs share it."""
 
     def __init__(self) -> None:
-        self._models: dict[ModelSettings, Digests | str] = {}
-        self._data: dict[TaskSettings, Digests | str] = {}
+        self._known: dict[ModelSettings | TaskSettings, Digests | str] = {}
 
     def of(self, run: RunConfig, *, with_data: bool = True) -> tuple[dict[str, str], list[str]]:
-        """Return the digests for a run, and why some are missing: what cannot be had now."""
+        """Return the digests for a run, and a reason for each input that cannot be read now."""
         model = run.model.model_copy(update={"dtype": "auto"})
-        if model not in self._models:
-            self._models[model] = _model_now(model)
-        if with_data and run.task not in self._data:
-            self._data[run.task] = _data_now(run.task)
-        parts = [self._models[model], *([self._data[run.task]] if with_data else [])]
         found: dict[str, str] = {}
         missing: list[str] = []
-        for part in parts:
-            if isinstance(part, str):
-                missing.append(part)
+        for settings in (model, run.task) if with_data else (model,):
+            if settings not in self._known:
+                self._known[settings] = _digests_now(settings)
+            digests = self._known[settings]
+            if isinstance(digests, str):
+                missing.append(digests)
             else:
-                found |= part
+                found |= digests
         return found, missing
 
 
@@ -120,7 +117,7 @@ def check_used_again(
         with_data: whether the task's data plays a part.
 
     Returns:
-        The digests for these settings, as far as they can be had.
+        The digests for these settings, as far as the inputs can be read.
 
     Raises:
         InputError: an input is another one.
@@ -160,23 +157,23 @@ def adapter_digests(adapter: Path | None) -> dict[str, str]:
 
 
 def check_same(recorded: Digests, found: Digests, folder: Path, *, mend: str) -> None:
-    """Refuse inputs that are others than those recorded; what one side lacks is not compared.
+    """Refuse inputs that differ from those recorded; what one side lacks is not compared.
 
     Raises:
         InputError: the first of them that differs.
     """
-    difference = _difference(recorded, found, repr(str(folder)))
+    difference = _first_difference(recorded, found, repr(str(folder)))
     if difference is not None:
         raise InputError(f"{difference}; allowed is the same, {mend}")
 
 
 def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None:
-    """Say why what came of some inputs need not come of those that are there now.
+    """Say why a run may end in another way now than it did: its inputs have changed.
 
     Args:
-        recorded: digests of the inputs.
-        run: whose inputs they were.
-        now: those that are there; what cannot be had now is not compared.
+        recorded: digests of the inputs at that time.
+        run: its settings.
+        now: the inputs that are there now; what cannot be read is not compared.
 
     Returns:
         The reason, or ``None`` if they are the same.
@@ -184,7 +181,7 @@ def why_no_longer(recorded: Digests, run: RunConfig, now: Present) -> str | None
     if not recorded:
         return f"it was {OLDER}"
     found, _ = now.of(run)
-    return _difference(recorded, found, "it")
+    return _first_difference(recorded, found, "it")
 
 
 def recorded_in(result: Mapping[str, Any]) -> dict[str, str]:
@@ -204,7 +201,7 @@ def recorded_beside(adapter: Path) -> dict[str, str]:
 
 
 def _named_anew(overrides: Sequence[str], task: TaskSettings) -> set[str]:
-    """The inputs that settings name on purpose, so that they may be others than in training."""
+    """The inputs that the user names on purpose, so that they may differ from training's."""
     names = {name for text in overrides for name in set_by(text)}
     new = {MODEL, TOKENIZER} if names & {"model.name", "model.revision"} else set()
     if any(is_of_data(name, task.name) for name in names):
@@ -229,31 +226,29 @@ def _digests_of(inputs: object, path: Path) -> dict[str, str]:
     return {name: str(known[name]) for name in NAMES if name in known}
 
 
-def _difference(recorded: Digests, found: Digests, made: str) -> str | None:
+def _first_difference(recorded: Digests, found: Digests, made: str) -> str | None:
     """The first input that differs, in words."""
     for name, said in NAMES.items():
         before, after = recorded.get(name), found.get(name)
         if before is not None and after is not None and before != after:
             return (
-                f"{said} is not the one that {made} was made with: it was {_short(before)}, "
-                f"now it is {_short(after)}"
+                f"{said} is not the one that {made} was made with: it was {_shortened(before)}, "
+                f"now it is {_shortened(after)}"
             )
     return None
 
 
-def _model_now(settings: ModelSettings) -> Digests | str:
+def _digests_now(settings: ModelSettings | TaskSettings) -> Digests | str:
+    """The digests of a model or of a task's data, or why there are none."""
     try:
-        return model_digests(locate(settings.name, settings.revision))
-    except InputError as error:
-        return f"the base model could not be compared ({error})"
-
-
-def _data_now(settings: TaskSettings) -> Digests | str:
-    try:
+        if isinstance(settings, ModelSettings):
+            what = "the base model"
+            return model_digests(locate(settings.name, settings.revision))
+        what = "the task's data"
         return {DATA: data_digest(load_task(settings))}
     except InputError as error:
-        return f"the task's data could not be compared ({error})"
+        return f"{what} could not be compared ({error})"
 
 
-def _short(digest: str) -> str:
+def _shortened(digest: str) -> str:
     return digest if "@" in digest else f"{digest:.19}…"

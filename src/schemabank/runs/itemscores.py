@@ -1,6 +1,6 @@
 """A run's score of every item as one small file, so that thousands of runs are read in seconds.
 
-What a model wrote stands in ``predictions.jsonl``; here is only what statistics need of it.
+What a model wrote stands in ``predictions.jsonl``; this file holds only what statistics need.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from schemabank.common.errors import InputError
 from schemabank.common.files import check_regular, json_lines, parse_json
 from schemabank.common.writing import writing_tensors
-from schemabank.runs.rundir import PREDICTIONS
+from schemabank.runs.folder import PREDICTIONS
 
 SCORES = "scores.safetensors"
 DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError)
@@ -85,8 +85,8 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
         InputError: neither file can be read, or they hold another score.
     """
     try:
-        held, found = _saved(folder, score)
-    except InputError:
+        held, found = _read_scores(folder, score)
+    except InputError:  # a ValueError, which says what to do already
         raise
     except (*DAMAGED, OSError) as error:
         raise InputError(
@@ -101,9 +101,12 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
     return found
 
 
-def _saved(folder: Path, score: str) -> tuple[str, ItemScores]:
+def _read_scores(folder: Path, score: str) -> tuple[str, ItemScores]:
+    """The scores of a run, and the name of the score that they are."""
     if not (folder / SCORES).exists():
-        return score, _from_predictions(folder, score)
+        found = ItemScores.of((row for _, row in json_lines(folder / PREDICTIONS)), score)
+        _check_arrays(found)
+        return score, found
     check_regular(folder / SCORES)
     with safe_open(folder / SCORES, "np") as file:
         about: Any = parse_json((file.metadata() or {})["about"], str(folder / SCORES))
@@ -130,9 +133,3 @@ def _check_arrays(found: ItemScores) -> None:
         raise ValueError("scores that are missing or not finite")
     if found.group.min() < 0 or found.group.max() >= len(found.groups):
         raise ValueError("an item of a group that is not there")
-
-
-def _from_predictions(folder: Path, score: str) -> ItemScores:
-    found = ItemScores.of((row for _, row in json_lines(folder / PREDICTIONS)), score)
-    _check_arrays(found)
-    return found

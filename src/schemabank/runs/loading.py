@@ -1,4 +1,4 @@
-"""What runs need before anything is computed: device, base model, data, settings filled in."""
+"""What runs need before anything is computed: device, base model, data, resolved settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,21 +30,21 @@ def resolve_device(name: str) -> torch.device:
 def resolved(
     runs: Sequence[RunConfig], device: torch.device, *, note: Note = lambda _: None
 ) -> list[RunConfig]:
-    """Fill in what depends on machine, task and data, so that a hash says what was computed."""
+    """Fill in settings that depend on machine, task and data, so that a hash covers them."""
     of_records = {r.task.records for r in runs if r.task.name == "records"}
     with waiting("reading the data of the task records", note):
         digests = {own: own.digest or records.data_digest(own) for own in of_records}
-    return [_resolved(run, device, digests) for run in runs]
+    return [_resolved_run(run, device, digests) for run in runs]
 
 
 def loaded_base(run: RunConfig, device: torch.device, note: Note) -> BaseModel:
-    """Load a run's base model; where that takes long, say so."""
+    """Load a run's base model, and say so if that takes long."""
     with waiting(f"loading the base model {run.model.name}", note):
         return load_base(run, device)
 
 
 def loaded_task(task: TaskSettings, note: Note) -> TaskData:
-    """Load a task's data; where that takes long, say so."""
+    """Load a task's data, and say so if that takes long."""
     with waiting(f"loading the data of the task {task.name}", note):
         return load_task(task)
 
@@ -63,10 +63,10 @@ def load_base(run: RunConfig, device: torch.device) -> BaseModel:
 
 
 def announce_decoding(run: RunConfig, base: BaseModel, reporter: Reporter) -> None:
-    """Say how a model's texts are decoded, if not all slots at once.
+    """Say so if a model decodes one slot after another instead of all at once.
 
     Raises:
-        InputError: they cannot be, but have to.
+        InputError: its texts are needed and cannot be decoded at all.
     """
     if base.by_slot is None or not METRICS[metric_of(run.task)].decodes:
         return
@@ -77,7 +77,7 @@ def announce_decoding(run: RunConfig, base: BaseModel, reporter: Reporter) -> No
     )
 
 
-def _resolved(
+def _resolved_run(
     run: RunConfig, device: torch.device, digests: Mapping[RecordsSettings, str]
 ) -> RunConfig:
     dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")

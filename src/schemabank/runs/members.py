@@ -21,9 +21,9 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.files import EMBEDDED
+from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
-from schemabank.runs.rundir import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
-from schemabank.runs.runfiles import read_result
+from schemabank.runs.stored import read_result
 from schemabank.tasks.catalog import metric_of
 
 KeepStage = Callable[[AdapterStack, int, str, Stage], None]
@@ -39,8 +39,7 @@ class Outcome:
         result: what its ``result.json`` says; ``None`` for a failed run.
         reused: whether it was there already.
         failure: why it failed, or ``None``.
-        inputs: digests of what it was computed from; empty where it was reused, for then its
-            result holds them.
+        inputs: digests of its inputs; empty if it was reused, since its result holds them.
     """
 
     folder: Path
@@ -88,7 +87,7 @@ class Member:
     _can_write: bool = True
 
     def write(self, action: Callable[[Path], None]) -> None:
-        """Write into the folder; where that fails, the run has failed, and writes no more."""
+        """Write into the folder; if that fails, the run has failed and writes no more."""
         if self._can_write:
             try:
                 self.claim.check_there()
@@ -98,14 +97,14 @@ class Member:
                 self.fail(failure_of(error))
 
     def fail(self, failure: Failure | None) -> None:
-        """Take note of a failure, if it is one and the first."""
+        """Keep a failure, unless there was one before."""
         self.failure = self.failure or failure
 
     def failed(self) -> Outcome:
-        """Put the folder aside, with the reason in it as far as there is a folder."""
+        """Put the folder aside, with the reason in it if that can be written."""
         assert self.failure is not None
         folder = self.claim.final
-        with suppress(OSError):  # what keeps the run from being written may keep this, too
+        with suppress(OSError):  # the same cause may keep the reason from being written
             write_json(self.claim.path / FAILURE, self.failure.row())
         with suppress(OSError):
             folder = self.claim.abandon()
@@ -121,7 +120,7 @@ def write_weights(
     *,
     after: Stage | None = None,
 ) -> None:
-    """Write a run's adapter and bank, of its end or ``after`` one of its stages."""
+    """Write a run's adapter and bank, as they are at its end or ``after`` one of its stages."""
     name = base.hub_id or base.name
     training = (
         f"Trained by SchemaBank, arm `{run.arm}`, task `{run.task.name}`, seed {run.seed}, "
@@ -146,7 +145,7 @@ def write_weights(
 
 
 def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:
-    """Return what writes a run's weights at the end of a stage into its folder."""
+    """Return a function that writes a run's weights at the end of a stage into its folder."""
     by_name: Mapping[str, Member] = {run_id(member.run): member for member in members}
 
     def keep(stack: AdapterStack, slot: int, name: str, stage: Stage) -> None:
@@ -165,5 +164,5 @@ def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:
 
 
 def stage_folder(run_folder: Path, run: RunConfig, stage: Stage) -> Path:
-    """Return where a run keeps what it had come to at the end of a stage."""
+    """Return where a run keeps its weights of the end of a stage."""
     return run_folder / STAGES / f"{run.stages().index(stage) + 1}-{slug(stage.name)}"

@@ -51,7 +51,7 @@ def check_training(
 ) -> None:
     """Refuse training examples that the model cannot read.
 
-    Padding counts: a model with learned positions has none for it, either.
+    Padding counts too, since a model with learned positions needs one for each padded token.
 
     Args:
         data: the examples.

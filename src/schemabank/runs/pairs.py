@@ -32,16 +32,15 @@ def as_pairs(examples: object) -> list[tuple[str, str]]:
     elif _is_data_set(examples):
         rows = cast(Iterable[object], examples)
     else:
-        raise InputError(
-            f"the training examples are a {type(examples).__name__}: {ALLOWED}{_hint(examples)}"
-        )
-    pairs = [_pair(index, row) for index, row in enumerate(rows)]
+        kind, hint = type(examples).__name__, _container_hint(examples)
+        raise InputError(f"the training examples are a {kind}: {ALLOWED}{hint}")
+    pairs = [_checked_pair(index, row) for index, row in enumerate(rows)]
     if not pairs:
         raise InputError(f"there are 0 training examples, allowed is at least 1: {ALLOWED}")
     return pairs
 
 
-def _pair(index: int, row: object) -> tuple[str, str]:
+def _checked_pair(index: int, row: object) -> tuple[str, str]:
     if isinstance(row, Mapping):
         missing = [name for name in COLUMNS if name not in row]
         if missing:
@@ -54,13 +53,11 @@ def _pair(index: int, row: object) -> tuple[str, str]:
         found = row
     else:
         raise InputError(f"training example {index} is {row!r:.80}: {ALLOWED}")
-    prompt, completion = (
-        _text(index, name, value) for name, value in zip(COLUMNS, found, strict=True)
-    )
-    return prompt, completion
+    prompt, completion = found
+    return _checked_text(index, "prompt", prompt), _checked_text(index, "completion", completion)
 
 
-def _text(index: int, name: str, value: object) -> str:
+def _checked_text(index: int, name: str, value: object) -> str:
     if not isinstance(value, str):
         kind = type(value).__name__
         raise InputError(
@@ -82,12 +79,12 @@ def _text(index: int, name: str, value: object) -> str:
 
 
 def _is_data_set(examples: object) -> bool:
-    """Whether it is a table of ``datasets``; before anybody imports the package, nothing is."""
+    """Whether it is a table of ``datasets``, which only an imported package can have made."""
     library = sys.modules.get("datasets")
     return library is not None and isinstance(examples, library.Dataset)
 
 
-def _hint(examples: object) -> str:
+def _container_hint(examples: object) -> str:
     """What to do with other containers of examples, for the error."""
     if isinstance(examples, Mapping) and "train" in examples:
         return '; name one of its splits, such as data["train"]'

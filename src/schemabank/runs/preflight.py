@@ -1,6 +1,7 @@
 """What a user should see before any compute is spent: an example as the loss sees it, and sizes."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Encoded
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import CACHED_COST
@@ -19,7 +21,9 @@ EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training st
 PROBES = 3
 PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
 GIB = 2**30
-MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; states of stage 1 take most of the rest
+TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
+AVERAGE_BYTES = 4  # the mean of a weight over the steps
+MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,16 @@ def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> li
     ]
 
 
-def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]) -> Estimate:
+def estimate(
+    stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int], runs: Sequence[RunConfig]
+) -> Estimate:
     """Estimate peak memory and training time of a cohort from shapes and a short measurement.
 
     Args:
         stack: of the cohort.
         data: the training examples.
         num_steps: with the base model's trunk, and others.
+        runs: of the cohort.
     """
     model = stack.model
     schedule = data.schedule
@@ -76,24 +83,33 @@ def estimate(stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int]
     head = model.get_output_embeddings().weight.numel()
     blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
-    trained = sum(group.weights.numel() for group in stack.groups.values())
     passes = stack.lora.passes
     flop = 4 * passes * (blocks * positions + head * labels)
     whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
-    activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
+    bytes_activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
     return Estimate(
-        memory_gib=(bytes_frozen + 20 * trained + activations) / GIB,
+        memory_gib=(bytes_frozen + _trained_bytes(stack, runs) + bytes_activations) / GIB,
         time_s=whole_steps * flop / (EFFICIENCY * _matrix_rate(model)),
     )
 
 
-def slots_that_fit(stack: AdapterStack, data: TrainingData) -> int:
+def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunConfig]) -> int:
     """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
     widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
-    trained = sum(group.weights.numel() for group in stack.groups.values())
-    per_slot = 20 * trained + stack.lora.passes * _activation_bytes(stack.model, widest)
+    activations = stack.lora.passes * _activation_bytes(stack.model, widest)
+    per_slot = _trained_bytes(stack, runs) + activations
     free, _ = torch.cuda.mem_get_info(stack.model.device)
     return max(1, int(MEMORY_SHARE * free / per_slot))
+
+
+def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
+    """What training keeps of weights; if a run averages, all slots have room for its mean."""
+    averages = any(run.average.kind != "none" for run in runs)
+    return sum(
+        group.weights.numel()
+        * (TRAINED_BYTES + (AVERAGE_BYTES if averages and name in stack.lora.groups else 0))
+        for name, group in stack.groups.items()
+    )
 
 
 def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
@@ -107,7 +123,7 @@ def _activation_bytes(model: PreTrainedModel, positions: int) -> int:
 
 
 def _matrix_rate(model: PreTrainedModel) -> float:
-    """Measured floating-point operations a second of a matrix product in the model's type."""
+    """Measured operations a second of a matrix product in the model's number type."""
     weight = next(model.parameters())
     return _measured_rate(weight.device, weight.dtype)
 

@@ -1,9 +1,8 @@
 """What a ``result.json`` holds: every value with its kind and range, as it is written.
 
-It is written by :mod:`schemabank.runs.finish` and, in its groups, by
-:mod:`schemabank.tasks.scoring.scores`. Which figures a group of items has depends on the metric and
-on the names of its scores, so the shape of a group is made of these. Unknown values are left as
-they are.
+:mod:`schemabank.runs.finish` writes it, and :mod:`schemabank.tasks.scoring.scores` its groups.
+Which figures a group of items has depends on the metric and on the names of its scores, so the
+shape of a group is made for them. Unknown keys are left as they are.
 """
 
 from functools import cache
@@ -25,7 +24,7 @@ from schemabank.config.settings import Arm
 from schemabank.config.task import MetricName
 from schemabank.tasks.scoring.scores import METRICS
 
-MOST_COUNTED = 2**53  # a float holds every whole number up to here
+MOST_COUNTED = 2**53  # the largest number up to which a float holds every whole number
 ROUNDING = 1e-9
 
 
@@ -44,29 +43,29 @@ def _not_negative(value: float) -> float:
 Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 # Means of many shares, and the ends of their intervals, may miss 0 and 1 by rounding.
 Share = Annotated[float, AfterValidator(_clear_of_rounding)]
-# Nats per token, computed from numbers of float32; what was trained and scored has finite ones.
+# Nats per token, computed in float32. The losses of a run that was trained and scored are finite.
 Loss = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 Digest = Annotated[str, Field(pattern="^[!-~]*$")]
 Figure = Annotated[float, Field(ge=0)]
 FigureOrNan = Annotated[float, AfterValidator(_not_negative)]
 
 
-class Part(BaseModel):
-    """Part of a file; what it holds beside that is left as it is."""
+class StoredPart(BaseModel):
+    """A part of a stored file; keys that it does not name are left as they are."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class _Training(Part):
+class _Training(StoredPart):
     num_steps: Count
     num_examples: Count
     num_skipped_steps: Count
     num_lora_updates: Count
-    num_updates: dict[str, Count] = Field(default_factory=dict)  # later than the first runs
+    num_updates: dict[str, Count] = Field(default_factory=dict)  # the first runs have none
     num_trained_parameters: Count
 
 
-class _PeftCheck(Part):
+class _PeftCheck(StoredPart):
     difference: Weight | None
     allowed: Weight | None
     reason: str | None
@@ -78,7 +77,7 @@ class _PeftCheck(Part):
         return self
 
 
-class Result(Part):
+class Result(StoredPart):
     """A run's ``result.json`` but for the shape of its groups."""
 
     arm: Arm
@@ -89,7 +88,7 @@ class Result(Part):
     task: str
     split: str
     few_shot: Int
-    prompt_form: str = ""  # later than the first runs, as inputs and peft_check
+    prompt_form: str = ""  # the first runs have none, nor inputs and peft_check
     prompt_forms: dict[str, Any] = Field(default_factory=dict)
     routing: Literal["off", "on", "dense"]
     max_new_tokens: PositiveInt
@@ -120,46 +119,48 @@ class Result(Part):
 
 
 @cache
-def shape_of_group(metric: MetricName, scores: tuple[str, ...], *, is_trained: bool) -> type[Part]:
-    """Return what a group of items says of itself.
+def shape_of_group(
+    metric: MetricName, scores: tuple[str, ...], *, is_trained: bool
+) -> type[StoredPart]:
+    """Return the shape of a group of items.
 
     :func:`schemabank.tasks.scoring.scores.summarise` writes it.
 
     Args:
-        metric: that scored it.
+        metric: the metric that scored the group.
         scores: names of its scores, the primary first.
-        is_trained: whether the result is that of a trained run, whose losses are finite: any other
-            run has failed. An adapter that is evaluated may be beyond what can be computed.
+        is_trained: whether the result is of a trained run. Its losses are finite, since otherwise
+            it would have failed. The losses of an adapter that is only evaluated need not be.
     """
     loss = Loss if is_trained else float
     needed: dict[str, Any] = {"num_items": PositiveInt, "gold_nll_with_end": loss}
     optional: dict[str, Any] = {"num_samples": PositiveInt}
     if METRICS[metric].decodes:
-        needed |= _of_completions(metric, scores) | {"gold_nll": loss}
+        needed |= _completion_fields(metric, scores) | {"gold_nll": loss}
         optional |= {f"{name}_among_ended": Share for name in scores[:1]}  # where any ended
     else:
         needed |= {"num_clusters": PositiveInt, "num_tokens": Count}
         needed |= dict.fromkeys(scores, Figure if is_trained else FigureOrNan)
-        needed |= {f"{name}_interval_95": _pair(Figure) for name in scores[:1]}
-    # By number, since a name such as pass@5 is none of Python's.
+        needed |= {f"{name}_interval_95": _interval(Figure) for name in scores[:1]}
+    # Fields are numbered, since a name such as pass@5 is no name in Python.
     fields: dict[str, Any] = {
         f"field_{number}": (kind, Field(default=... if name in needed else None, alias=name))
         for number, (name, kind) in enumerate({**optional, **needed}.items())
     }
-    return create_model("Group", __base__=Part, **fields)
+    return create_model("Group", __base__=StoredPart, **fields)
 
 
-def _of_completions(metric: MetricName, scores: tuple[str, ...]) -> dict[str, Any]:
-    """Figures of a metric that needs completions."""
+def _completion_fields(metric: MetricName, scores: tuple[str, ...]) -> dict[str, Any]:
+    """The figures that a group has only with a metric that needs completions."""
     shares = (*scores, "ended_ratio", "length_limit_ratio", "unparsable_ratio")
     fields: dict[str, Any] = dict.fromkeys(shares, Share) | {"mean_new_tokens": Weight}
     for primary in scores[:1]:
-        fields[f"{primary}_interval_95"] = _pair(Share)
+        fields[f"{primary}_interval_95"] = _interval(Share)
         if METRICS[metric].constant:
             fields |= {"best_constant_answer": str, f"best_constant_{primary}": Share}
     return fields
 
 
-def _pair(kind: Any) -> Any:  # noqa: ANN401 -- annotations have no common type
+def _interval(kind: Any) -> Any:  # noqa: ANN401 -- annotations have no common type
     """Both ends of an interval, or ``None`` where there is none."""
     return Annotated[list[kind], Field(min_length=2, max_length=2)] | None

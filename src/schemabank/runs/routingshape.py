@@ -1,7 +1,7 @@
 """What a ``routing.json`` holds: the values that its tables and heat maps are made of, as written.
 
-It is written by :mod:`schemabank.report.routing.analysis`. Values that nothing reads again are left
-as they are.
+:mod:`schemabank.report.routing.analysis` writes it. Values that nothing reads again are left as
+they are.
 """
 
 from typing import Annotated, Self
@@ -9,16 +9,16 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from schemabank.config.base import PositiveInt, Weight
-from schemabank.runs.resultshape import Count, Digest, Loss, Part
+from schemabank.runs.resultshape import Count, Digest, Loss, StoredPart
 
-# Choices weigh 1 / top_k in float32, so that their sums may miss 0 and 1 by that much.
+# A choice weighs 1 / top_k in float32, so that sums of choices may miss 0 and 1 by this much.
 ROUNDING = 1e-5
 Share = Annotated[float, Field(ge=-ROUNDING, le=1 + ROUNDING)]
 Shares = list[Share]
-Nats = Loss  # as computed, so that 0 may be a little less
+Nats = Loss  # with errors of rounding, so that 0 may be a little below 0
 
 
-class _Layer(Part):
+class _Layer(StoredPart):
     state: str
     layer: Count
     entropy: Nats
@@ -36,7 +36,7 @@ class _Layer(Part):
         return self.tag_agreement is not None and self.tag_agreement_by_chance is not None
 
 
-class _About(Part):
+class _About(StoredPart):
     layer: Count
     place: str
 
@@ -69,7 +69,7 @@ class _ByValue(_About):
         return self
 
 
-class RoutingReport(Part):
+class RoutingReport(StoredPart):
     """A ``routing.json`` but for what is typical of each schema."""
 
     task: str
@@ -82,7 +82,7 @@ class RoutingReport(Part):
     information: list[_Information]
     reuse: list[_Reuse]
     by_value: list[_ByValue]
-    inputs: dict[str, Digest] = Field(default_factory=dict)  # later than the first analyses
+    inputs: dict[str, Digest] = Field(default_factory=dict)  # the first analyses have none
 
     @field_validator("layers")
     @classmethod

@@ -37,6 +37,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.finish import result_of
+from schemabank.runs.folder import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
 from schemabank.runs.forms import Items, evaluate_forms
 from schemabank.runs.inputs import (
     DATA,
@@ -60,7 +61,6 @@ from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import prompt_forms
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
 
 
 def evaluate_saved(
@@ -98,12 +98,12 @@ def evaluate_saved(
     found = check_used_again(folder, adapter, run, overrides, reporter.note)
     outcomes: dict[Path, Outcome | None] = {}
     pending: dict[Path, RunConfig] = {}
-    asked = [_routed(run, routing) for routing in routings or (run.eval.routing,)]
+    asked = [_with_routing(run, routing) for routing in routings or (run.eval.routing,)]
     for sentence in sentences(idle_in_evaluation(overrides, asked)):
         reporter.note(sentence)
     for routed in asked:
         place = _result_folder(routed, folder, out, several=len(routings) > 1)
-        outcomes[place] = _reused(routed, place, found, reporter) if out is None else None
+        outcomes[place] = _find_reused(routed, place, found, reporter) if out is None else None
         if outcomes[place] is None:
             pending[place] = routed
     if pending:
@@ -111,7 +111,7 @@ def evaluate_saved(
     return [outcome for outcome in outcomes.values() if outcome is not None]
 
 
-def _routed(run: RunConfig, routing: Routing) -> RunConfig:
+def _with_routing(run: RunConfig, routing: Routing) -> RunConfig:
     return run.model_copy(update={"eval": run.eval.model_copy(update={"routing": routing})})
 
 
@@ -121,7 +121,7 @@ def _result_folder(run: RunConfig, folder: Path, out: Path | None, *, several: b
     return out / f"routing-{run.eval.routing}" if several else out
 
 
-def _reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
+def _find_reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter) -> Outcome | None:
     if not is_finished(place):
         return None
     outcome = finished_outcome(run, place)
@@ -134,7 +134,7 @@ def _reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter) -> 
 def _evaluate_all(
     pending: Mapping[Path, RunConfig], folder: Path, adapter: Path | None, reporter: Reporter
 ) -> dict[Path, Outcome]:
-    """Evaluate settings that differ in routing alone; all is checked before any is computed."""
+    """Evaluate settings that differ in routing alone; check all before any is computed."""
     routed = any(run.eval.routing != "off" for run in pending.values())
     bank = load_bank(folder / BANK) if routed else None
     weights = None if adapter is None else load_adapter(adapter)
@@ -150,12 +150,12 @@ def _evaluate_all(
     stack = loaded_stack(run, base, weights, bank)
     inputs = {**base.digests, DATA: data_digest(data), **adapter_digests(adapter)}
     return {
-        place: _evaluated(own, stack, base, items, place=place, inputs=inputs, reporter=reporter)
+        place: _evaluate_one(own, stack, base, items, place=place, inputs=inputs, reporter=reporter)
         for place, own in pending.items()
     }
 
 
-def _evaluated(
+def _evaluate_one(
     run: RunConfig,
     stack: AdapterStack,
     base: BaseModel,
@@ -184,16 +184,16 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         folder: a trained run.
         out: folder to write; must not exist.
         merge: write the whole model.
-        note: told what is waited for.
+        note: told what takes long.
 
     Returns:
-        How the logits of what was written compare with the run's. Where that cannot be found out,
-        since stock PEFT or float64 does not serve the model, the adapter is written all the same:
-        it is the user's, and nothing is known against it.
+        How the logits of the written adapter or model compare with the run's. If stock PEFT or
+        float64 cannot run the model, the adapter is written without a check: it is the user's, and
+        there is no sign that it is wrong.
 
     Raises:
         InputError: ``folder`` is no trained run, ``out`` exists, or PEFT cannot merge the adapter.
-        RuntimeError: what was written gives other logits than rounding explains; nothing stays.
+        RuntimeError: the logits differ by more than rounding explains; nothing is kept.
     """
     run, adapter = locate(folder)
     if adapter is None:
@@ -222,7 +222,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
 
 
 def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
-    """Write what was read of an adapter's folder, and nothing that only lay there."""
+    """Write what was read of an adapter's folder, and no other files of the folder."""
     config = adapter.config
     card = load_card(folder)
     if card is None:
@@ -238,7 +238,7 @@ def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
 
 
 def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> PeftCheck:
-    """Merge what was read, not what lies in the adapter's folder: PEFT reads in its own way."""
+    """Merge the adapter that was read. PEFT might read its folder in another way than we do."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, "adapter")
         copy.mkdir()
@@ -254,25 +254,25 @@ def locate(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Path
         overrides: settings that will be put on top; they may name a base model where none is.
 
     Raises:
-        InputError: neither of them is there.
+        InputError: the folder is none of these.
     """
     if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
         adapter = folder / ADAPTER
         return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
-    kept_stage = folder.resolve().parent.name == STAGES  # and no run that failed on its way
+    kept_stage = folder.resolve().parent.name == STAGES  # not a run that failed
     if kept_stage and (folder / ADAPTER / PROVENANCE).is_file():
         return load_run(folder / ADAPTER / PROVENANCE), folder / ADAPTER
     if (folder / ADAPTER_CONFIG).is_file():
         if (folder / PROVENANCE).is_file():
             return load_run(folder / PROVENANCE), folder
-        return _of_adapter(folder, overrides), folder
+        return _settings_of_adapter(folder, overrides), folder
     raise InputError(
         f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
         f"({ADAPTER_CONFIG}): name one of those"
     )
 
 
-def _of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
+def _settings_of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
     """The settings of an adapter that somebody else trained."""
     config = read_config(folder)
     name = config.base_name
@@ -294,7 +294,7 @@ def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
     asked = overridden(run, overrides)
     if asked.task.name == run.task.name:
         own, other = run.task.records, asked.task.records
-        if other != own and other.digest == own.digest:  # other data, which has not been seen yet
+        if other != own and other.digest == own.digest:  # other data, whose digest is not known yet
             return overridden(asked, ["task.records.digest=null"])
         return asked
     task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})

@@ -19,15 +19,7 @@ TITLES = {"correct": "exact match", "exact_match": "exact match", "f1": "token F
 DIFFERENT = "WARNING: adapters that are not as trained, by stock PEFT"
 NOT_COMPARED = "WARNING: adapters that stock PEFT could not be compared with"
 DIAGNOSTICS = (
-    "arm",
-    "seed",
-    "items",
-    "ended",
-    "of ended",
-    "limit",
-    "no answer",
-    "tokens",
-    "NLL",
+    *("arm", "seed", "items", "ended", "of ended", "limit", "no answer", "tokens", "NLL"),
     "NLL+end",
 )
 
@@ -39,24 +31,24 @@ def results_tables(
 
     Args:
         results: contents of ``result.json``, all of one metric.
-        failed: runs that have none, by name what kind of failure it was.
+        failed: by the name of each failed run, the kind of its failure.
 
     Returns:
-        Scores, the one that runs are compared by first; where there are completions, the
-        diagnostics that tell format from skill; and adapters that are in doubt.
+        Scores, the primary one first; where there are completions, the diagnostics that tell format
+        from skill; and adapters that are in doubt.
     """
     names = list(dict.fromkeys(name for r in results for name in r["scores"]))
-    scores = _table(*_score_columns(names))
-    diagnostics = _table("completions; NLL of the gold target in nats per token", DIAGNOSTICS)
+    scores = _table_of_scores(names)
+    diagnostics = _empty_table("completions; NLL of the gold target in nats per token", DIAGNOSTICS)
     for group in dict.fromkeys(group for r in results for group in r["groups"]):
         scored = [r for r in results if group in r["groups"]]
         if names and f"best_constant_{names[0]}" in scored[0]["groups"][group]:
             for row in _constant_rows(scored, group, names):
                 scores.add_row(*row)
         for result in scored:
-            scores.add_row(*_scores(result, group, names))
+            scores.add_row(*_score_cells(result, group, names))
             if "ended_ratio" in result["groups"][group]:
-                diagnostics.add_row(*_diagnostics(result, group, names))
+                diagnostics.add_row(*_diagnostic_cells(result, group, names))
         scores.add_section()
         diagnostics.add_section()
     for name, kind in failed.items():
@@ -66,10 +58,10 @@ def results_tables(
 
 
 def check_tables(results: Iterable[Result | None]) -> list[PlainTable]:
-    """Lay out runs whose adapter is in doubt, by why it is; none where there are none.
+    """Lay out the runs whose adapter is in doubt, in a table for each kind of doubt.
 
     Returns:
-        Adapters that stock PEFT computes otherwise, and those that it could not be asked about.
+        Adapters that compute other logits in stock PEFT, and those that it could not compute.
     """
     found: dict[str, list[Row]] = {DIFFERENT: [], NOT_COMPARED: []}
     for result in results:
@@ -95,14 +87,13 @@ def skipped_lines(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _score_columns(names: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """Title and columns of the table of scores."""
+def _table_of_scores(names: Sequence[str]) -> Table:
     shown = [f"{names[0]} (95 %)", *names[1:]] if names else []
     title = TITLES.get(names[0], names[0]) if names else "no metric, so no scores"
-    return title, ("arm", "seed", "items", *shown, "LoRA steps")
+    return _empty_table(title, ("arm", "seed", "items", *shown, "LoRA steps"))
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
+def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = bare_table(title)
     for column in columns:
         is_arm = column == "arm"  # the only one that may take several lines: figures stay whole
@@ -110,26 +101,26 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _scores(result: Result, group: str, names: Sequence[str]) -> Row:
+def _score_cells(result: Result, group: str, names: Sequence[str]) -> Row:
     s, training = result["groups"][group], result["training"]
-    cells = [_shown(name, s[name]) if name in s else "" for name in names]
+    cells = [_score_text(name, s[name]) if name in s else "" for name in names]
     interval = s[f"{names[0]}_interval_95"] if names else None
     if interval is not None:
-        low, high = (_shown(names[0], end).rstrip("%") for end in interval)
+        low, high = (_score_text(names[0], end).rstrip("%") for end in interval)
         cells[0] += f" ({low}–{high})"
     updates = str(training["num_lora_updates"]) if training else ""
-    return (*_name(result, group), *cells, updates)
+    return (*_first_cells(result, group), *cells, updates)
 
 
-def _shown(name: str, value: float) -> str:
+def _score_text(name: str, value: float) -> str:
     return f"{value:.2f}" if name in NO_SHARES else f"{value:.1%}"
 
 
-def _diagnostics(result: Result, group: str, names: Sequence[str]) -> Row:
+def _diagnostic_cells(result: Result, group: str, names: Sequence[str]) -> Row:
     s = result["groups"][group]
     among = s.get(f"{names[0]}_among_ended") if names else None
     return (
-        *_name(result, group),
+        *_first_cells(result, group),
         f"{s['ended_ratio']:.0%}",
         "" if among is None else f"{among:.1%}",
         f"{s['length_limit_ratio']:.0%}",
@@ -140,7 +131,7 @@ def _diagnostics(result: Result, group: str, names: Sequence[str]) -> Row:
     )
 
 
-def _name(result: Result, group: str) -> Row:
+def _first_cells(result: Result, group: str) -> Row:
     parts = [str(result["arm"])]
     if result["few_shot"]:
         parts.append(f"{result['few_shot']}-shot")

@@ -1,8 +1,9 @@
 """Following runs in TensorBoard, Weights & Biases or trackio, each optional and off by default.
 
-A library gives one log for each run, so that all runs of a cohort can be followed at once. What is
-logged is on the host already. Of each run a library gets at most one step a second, and the last
-step of each stage. A library that fails while runs are under way is left off; no run stops for it.
+A library gives one log for each run, so that all runs of a cohort can be followed at once. All
+values that are logged are on the host already. A library gets at most one step of a run in a
+second, and the last step of each stage. A library that fails while runs are under way is left off;
+no run stops for it.
 """
 
 import contextvars
@@ -26,8 +27,8 @@ from schemabank.config.file import run_id, to_yaml
 from schemabank.config.naming import dotted_settings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.engine.cohort import RunStep
+from schemabank.runs.folder import free_name
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import free_name
 
 LOG_EVERY_S = 1.0
 FINISH_TIMEOUT_S = 120  # a network that is gone must not hold back the next runs for ever
@@ -85,12 +86,10 @@ class Trackers:
             followed = _Followed({}, tuple(stage.name for stage in run.stages()))
             self._runs[run_id(run)] = followed
             for name in run.engine.trackers:
-                library = self._libraries.get(name)
-                if library is not None:
-                    self._try(name, partial(_follow, library, run, followed.logs, name))
+                self._try_library(name, partial(self._follow, name, run, followed))
 
     def steps(self, steps: Sequence[RunStep]) -> None:
-        """Log a step of some runs, or keep it to see whether it was the last of its stage."""
+        """Log a step of some runs, or keep it, since it may be the last of its stage."""
         if not self._libraries:
             return
         now = time.monotonic()
@@ -99,7 +98,7 @@ class Trackers:
             run.num_tokens += step.num_tokens
             if step.stage not in run.waiting:
                 self._flush(run)
-            run.waiting = {step.stage: (step.step, _values(step, run))}
+            run.waiting = {step.stage: (step.step, _step_values(step, run))}
             if now - run.logged_at >= LOG_EVERY_S or step.step + 1 == step.num_steps:
                 run.logged_at = now
                 self._flush(run)
@@ -110,20 +109,24 @@ class Trackers:
         if followed is not None:
             self._flush(followed)
             for name, log in list(followed.logs.items()):
-                self._try(name, partial(log.close, end, _scores(result), why))
+                self._try_library(name, partial(log.close, end, _all_scores(result), why))
 
     def interrupt(self) -> None:
         """Close whatever is open."""
         for run in list(self._runs):
             self.end(run, "interrupted", None, "interrupted")
 
+    def _follow(self, name: str, run: RunConfig, followed: _Followed) -> None:
+        followed.logs[name] = self._libraries[name].follow(run)
+
     def _flush(self, run: _Followed) -> None:
+        """Log the step that waits, if one does."""
         for step, values in run.waiting.values():
             for name, log in list(run.logs.items()):
-                self._try(name, partial(log.log, step, values))
+                self._try_library(name, partial(log.log, step, values))
         run.waiting = {}
 
-    def _try(self, name: str, call: Callable[[], None]) -> None:
+    def _try_library(self, name: str, call: Callable[[], None]) -> None:
         """Call a library; where it fails in any way, go on without it and say so once."""
         if name not in self._libraries:
             return
@@ -169,7 +172,7 @@ class TensorBoard:
 
     def __init__(self, out: Path, engine: EngineSettings) -> None:
         del engine  # folders take the place of projects
-        _library("tensorboard", "tensorboard")
+        _import_library("tensorboard")
         self._module = importlib.import_module("torch.utils.tensorboard")
         self._folder = out / "tensorboard"
         self.place = f"tensorboard --logdir {self._folder}"
@@ -210,7 +213,7 @@ class WandB:
     """Runs in a project of Weights & Biases, in its cloud, on a server or offline."""
 
     def __init__(self, out: Path, engine: EngineSettings) -> None:
-        self._wandb = _library("wandb", "wandb")
+        self._wandb = _import_library("wandb")
         self._group = out.name
         self._project = engine.tracker_project or os.environ.get("WANDB_PROJECT") or out.name
         self._folder = os.environ.get("WANDB_DIR") or str(out)
@@ -233,11 +236,11 @@ class WandB:
             dir=self._folder,
             config=run.model_dump(mode="json"),
             reinit="create_new",
-            settings=self._wandb.Settings(**self._settings()),
+            settings=self._wandb.Settings(**self._process_settings()),
         )
         return _WandBRun(found)
 
-    def _settings(self) -> dict[str, object]:
+    def _process_settings(self) -> dict[str, object]:
         """Settings that several runs in one process need, unless a variable has them."""
         wanted = {
             "silent": True,
@@ -258,7 +261,7 @@ class _WandBRun:
         self._run.log(dict(values), step=step)
 
     def close(self, end: End, scores: Mapping[str, float], why: str) -> None:
-        self._run.summary.update({**scores, "end": end, **({"failure": why} if why else {})})
+        self._run.summary.update(_last_values(end, scores, why))
         self._run.finish(exit_code=0 if end == "finished" else 1)
 
 
@@ -266,7 +269,7 @@ class Trackio:
     """Runs in trackio's local database, or where its variables say."""
 
     def __init__(self, out: Path, engine: EngineSettings) -> None:
-        self._trackio = _library("trackio", "trackio")
+        self._trackio = _import_library("trackio")
         self._group, self._project = out.name, engine.tracker_project or out.name
         where = os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL")
         self.place = f"project {self._project!r} of trackio in {where or self._trackio.TRACKIO_DIR}"
@@ -296,8 +299,7 @@ class _TrackioRun:
         self._run.log(dict(values), step=step)
 
     def close(self, end: End, scores: Mapping[str, float], why: str) -> None:
-        last = {**scores, "end": end, **({"failure": why} if why else {})}
-        self._run.log(last, step=self._next)
+        self._run.log(_last_values(end, scores, why), step=self._next)
         with redirect_stdout(io.StringIO()):
             self._run.finish()
 
@@ -309,10 +311,10 @@ LIBRARIES: Mapping[str, Callable[[Path, EngineSettings], Library]] = {
 }
 
 
-def _library(name: str, module: str) -> ModuleType:
+def _import_library(name: str) -> ModuleType:
     """Import a library that is not installed by default."""
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
             f"engine.trackers names {name!r}, but it cannot be imported ({error}): run "
@@ -320,12 +322,8 @@ def _library(name: str, module: str) -> ModuleType:
         ) from error
 
 
-def _follow(library: Library, run: RunConfig, logs: dict[str, RunLog], name: str) -> None:
-    logs[name] = library.follow(run)
-
-
-def _values(step: RunStep, run: _Followed) -> dict[str, float]:
-    """What is logged of a step; stages by their number, from 1, since libraries draw numbers."""
+def _step_values(step: RunStep, run: _Followed) -> dict[str, float]:
+    """The values of a step; a stage goes by its number, from 1, since libraries draw numbers."""
     return {
         "train/loss": step.loss,
         "train/learning_rate": step.learning_rate,
@@ -335,7 +333,12 @@ def _values(step: RunStep, run: _Followed) -> dict[str, float]:
     }
 
 
-def _scores(result: Mapping[str, Any] | None) -> dict[str, float]:
+def _last_values(end: End, scores: Mapping[str, float], why: str) -> dict[str, object]:
+    """What is logged when a run ends: its scores, how it ended, and why it failed if it did."""
+    return {**scores, "end": end, **({"failure": why} if why else {})}
+
+
+def _all_scores(result: Mapping[str, Any] | None) -> dict[str, float]:
     """All numbers of a result, named ``score/GROUP/NAME``."""
     if result is None:
         return {}

@@ -25,12 +25,12 @@ from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.folder import METRICS
 from schemabank.runs.forms import Items
 from schemabank.runs.members import KeepStage, Member, stage_keeper, write_weights
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import METRICS
 from schemabank.runs.trackers import Trackers
 
 MOST_NAMED = 4
@@ -203,7 +203,7 @@ def names_of(runs: Sequence[RunConfig]) -> str:
 def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> None:
     """Say what is to come."""
     names, slots = names_of(runs), cohort.stack.num_slots
-    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come)
+    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come, runs)
     at_once = f", {slots} at once" if slots < len(runs) else ""
     reporter.note(
         f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "

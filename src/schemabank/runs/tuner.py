@@ -25,7 +25,7 @@ from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
-from schemabank.runs.effects import idle_settings, sentences, stated
+from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
 from schemabank.runs.modelfit import check_training
 from schemabank.runs.pairs import as_pairs
 from schemabank.runs.prepare import engine_run, training_data
@@ -38,13 +38,7 @@ if TYPE_CHECKING:
 
 # A Tuner has the model, the examples and the device already, and does not evaluate.
 WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
-OF_TOKENS = (
-    "task.chat_template",
-    "task.end_token",
-    "task.completion_only_loss",
-    "task.max_length",
-    "task.max_cut_ratio",
-)
+OF_TOKENS = ("task.chat_template", *WHOLE_TEXTS)
 SAVERS = ("save_pretrained", "push_to_hub")
 
 
@@ -132,7 +126,7 @@ class Tuner:
         try:
             with quiet_compiler(), reporter() as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
-                done = _steps(cohort, f"train {self.config.arm}", progress)
+                done = _train_to_the_end(cohort, f"train {self.config.arm}", progress)
                 cohort.free()
                 cohort.seat([run.name])
         finally:
@@ -174,17 +168,10 @@ class Tuner:
         """
         name = str(self.model.name_or_path)
         training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
-        settings = self.stack.lora.settings[0]
+        lora, settings = self.stack.lora, self.stack.lora.settings[0]
         card = model_card(name, settings, training=training)
-        tensors = self.stack.lora.tensors(0)
-        save_adapter(
-            Path(folder),
-            tensors,
-            settings,
-            base_name=name,
-            card=card,
-            layout=self.stack.lora.layout,
-        )
+        tensors, layout = lora.tensors(0), lora.layout
+        save_adapter(Path(folder), tensors, settings, base_name=name, card=card, layout=layout)
 
     def _check_attached(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
@@ -203,7 +190,7 @@ class Tuner:
 
 
 def _tell_without_effect(config: RunConfig) -> None:
-    """Warn of settings that change nothing here: for want of use in a Tuner, or in its arm."""
+    """Warn of settings that change nothing here, since a Tuner or its arm does not use them."""
     defaults = dotted(RunConfig(arm=config.arm).model_dump())
     idle = [
         name
@@ -229,14 +216,14 @@ def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
     )
 
 
-def _steps(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
-    """Train a cohort of one run to its end."""
+def _train_to_the_end(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
+    """Take all steps of a cohort of one run, and return what each did."""
     done: list[RunStep] = []
     progress.start(title, cohort.num_steps)
     with waiting("waiting for the next training step", progress.note) as wait:
         for steps in cohort.steps():
             wait.goes_on()
-            done += steps  # none for a step that was under way when the run was given up
+            done += steps  # empty for a step that was under way when the run was given up
             progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
     progress.finish()
     if cohort.slots[0].skipped:

@@ -1,6 +1,6 @@
 """A suite's file: named arms, seeds and a grid of settings, and the runs that they make.
 
-All checks that need only the file are made here; none depends on the machine.
+This module makes all checks that need only the file; none depends on the machine.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ from schemabank.config.file import (
     apply_override,
     assign,
     merge,
+    run_id,
     validated,
     with_preset,
 )
@@ -58,7 +59,7 @@ class TuneSettings(Settings):
     """Score the first so many items of every group only; without it, eval.limit counts."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_distinct(self) -> Self:
         for name in ("factors", "seeds"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
@@ -109,6 +110,15 @@ class SuiteRun:
         """Its place as one mapping."""
         return {ARM: self.arm, SEED: self.seed, **self.point}
 
+    def row(self) -> dict[str, object]:
+        """Its id and place, as ``suite.json`` has them."""
+        return {
+            "run_id": run_id(self.config),
+            ARM: self.arm,
+            SEED: self.seed,
+            "settings": dict(self.point),
+        }
+
     @property
     def title(self) -> str:
         """Its place in words; settings go by the last part of their names."""
@@ -117,22 +127,29 @@ class SuiteRun:
 
 
 @dataclass(frozen=True)
-class SuiteFile:
-    """What a suite's file says.
+class Suite:
+    """Runs that are to be compared.
 
     Attributes:
-        config: its contents.
-        runs: one for every arm, seed and point of the grid that is not excluded.
+        contrast: what is compared first of all, as declared in advance.
+        runs: one for every arm, seed and point of the grid that is not excluded; in a tuned suite,
+            before the search, at the learning rates that the factors multiply.
+        tune: how learning rates are chosen, or ``None``.
         notes: settings of the file that change no run, a sentence each.
     """
 
-    config: SuiteConfig
+    contrast: ContrastSettings | None
     runs: tuple[SuiteRun, ...]
-    notes: tuple[str, ...]
+    tune: TuneSettings | None = None
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[dict[str, object]]:
+        """Every run's id and place."""
+        return [run.row() for run in self.runs]
 
 
-def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
-    """Read a suite's file and put the settings of its runs together.
+def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
+    """Read a suite's file and put the settings of its runs together, as they are on any machine.
 
     Args:
         path: the YAML file.
@@ -149,13 +166,12 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> SuiteFile:
     _check_tuning(suite, source)
     changes = list(overrides)
     _check_overrides(changes)
-    runs = tuple(
-        SuiteRun(*place, _config(suite, place, source, changes)) for place in _kept(suite, source)
-    )
+    places = _kept_places(suite, source)
+    runs = tuple(SuiteRun(*place, _run_config(suite, place, source, changes)) for place in places)
     of_arms = list(_idle_in_arms(suite, runs, source))
     names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
     idle = idle_settings(names, [run.config for run in runs])
-    return SuiteFile(suite, runs, tuple(sentences([*idle, *of_arms])))
+    return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *of_arms])))
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
@@ -176,7 +192,7 @@ def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
 
 
 def _check_overrides(overrides: Iterable[str]) -> None:
-    """Refuse to give all runs one seed, arm or preset: their places would say another."""
+    """Refuse a seed, arm or preset for all runs, which would contradict their places."""
     for text in overrides:
         name = text.partition("=")[0].strip()
         if name in {SEED, ARM}:
@@ -194,11 +210,13 @@ def _check_overrides(overrides: Iterable[str]) -> None:
 def _idle_in_arms(
     suite: SuiteConfig, runs: Sequence[SuiteRun], source: SettingsFile
 ) -> Iterator[Idle]:
-    """Find what arms say without effect; of a stage's details, which are often copied, only that.
+    """Find settings of arms that have no effect.
+
+    Details of a stage are often copied from one arm to the next, so that these are only told.
 
     Raises:
-        InputError: another setting of an arm changes none of its runs, and was to make it another
-            arm.
+        InputError: any other setting of an arm changes none of its runs, though an arm's settings
+            are what makes it differ from the other arms.
     """
     for arm, own in suite.arms.items():
         configs = [run.config for run in runs if run.arm == arm]
@@ -224,8 +242,8 @@ def _check_tuning(suite: SuiteConfig, source: SettingsFile) -> None:
         )
 
 
-def _kept(suite: SuiteConfig, source: SettingsFile) -> list[Place]:
-    """All places but those that are excluded; an exclusion that matches nothing is a slip."""
+def _kept_places(suite: SuiteConfig, source: SettingsFile) -> list[Place]:
+    """All places but the excluded ones; an exclusion that matches nothing is refused."""
     places: list[Place] = [
         (arm, seed, dict(zip(suite.grid, values, strict=True)))
         for arm in suite.arms
@@ -253,7 +271,7 @@ def _kept(suite: SuiteConfig, source: SettingsFile) -> list[Place]:
     return kept
 
 
-def _config(
+def _run_config(
     suite: SuiteConfig,
     place: Place,
     source: SettingsFile,
@@ -263,7 +281,7 @@ def _config(
     arm, seed, point = place
 
     def at(location: Location) -> str:
-        """The place in the file that a run's setting comes from; a later source comes first."""
+        """Where in the file a run's setting comes from; later sources override earlier ones."""
         said = ".".join(map(str, location))
         for name in point:
             if said == name or said.startswith(f"{name}."):

@@ -15,13 +15,12 @@ from schemabank.common.waiting import Note
 from schemabank.common.writing import whole_file, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.runs.folder import SUITE, check_available
 from schemabank.runs.inputs import Present, recorded_in, why_no_longer
 from schemabank.runs.members import Outcome
-from schemabank.runs.rundir import SUITE, check_available
-from schemabank.runs.runfiles import read_suite
-from schemabank.suites.file import TuneSettings
-from schemabank.suites.ratesearch import SPLIT, RateSearch, trials
-from schemabank.suites.suite import Suite
+from schemabank.runs.stored import read_suite
+from schemabank.suites.file import SEARCH_SPLIT, Suite, TuneSettings
+from schemabank.suites.ratesearch import RateSearch, trials
 
 Manifest = Mapping[str, Any]
 
@@ -35,7 +34,7 @@ def read_manifest(out: Path) -> Manifest | None:
 class SettledTrials:
     """The trials of a folder that have diverged, and would diverge again.
 
-    A divergence is that of a run on some weights and data. On others the run is tried again.
+    A run that diverged is tried again if its weights or data have changed since.
 
     Args:
         out: the suite's folder.
@@ -43,7 +42,7 @@ class SettledTrials:
     """
 
     def __init__(self, out: Path, note: Note) -> None:
-        self._diverged, self._note, self._now = _diverged(out), note, Present()
+        self._diverged, self._note, self._now = _diverged_trials(out), note, Present()
         self._changed: dict[str, str | None] = {}
 
     def get(self, run: RunConfig) -> Outcome | None:
@@ -62,7 +61,7 @@ class SettledTrials:
 
 
 def check_manifest(out: Path, suite: Suite) -> None:
-    """Find out, before anything is computed, whether a folder is or may become this suite's.
+    """Check, before anything is computed, that a folder is this suite's or may become its.
 
     Raises:
         InputError: it belongs to another suite, or cannot be written.
@@ -71,7 +70,7 @@ def check_manifest(out: Path, suite: Suite) -> None:
     check_available(out / SUITE)
     if known is None:
         return
-    contrast = _contrast(suite)
+    contrast = _declared_contrast(suite)
     if known["contrast"] is not None and known["contrast"] != contrast:
         raise InputError(
             f"contrast is {contrast}, but the suite in {str(out)!r} declared {known['contrast']}: "
@@ -84,7 +83,7 @@ def check_manifest(out: Path, suite: Suite) -> None:
 
 
 def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
-    """Write which run is which, as far as it is settled.
+    """Write which run is which, as far as that is settled.
 
     Args:
         out: the suite's folder, checked by :func:`check_manifest`.
@@ -97,20 +96,20 @@ def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
     known, rows = read_manifest(out), suite.rows()
     if found is not None and found.choices is None:
         if known is not None and known["runs"]:
-            # The settled runs stay until the search has chosen again; only diverged trials are new.
-            failed = _tuning(suite, found, _diverged(out))["failed"]
-            _replace(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
+            # Settled runs stay until the search has chosen again. Only the diverged trials change.
+            failed = _tuning_row(suite, found, _diverged_trials(out))["failed"]
+            _write_whole(out, {**known, "tuning": {**known["tuning"], "failed": failed}})
             return
         rows = []
     if known is not None:
         if found is not None:
             _check_choices(out, known["runs"], rows)
         _check_grows(out, known["runs"], rows)
-    tuning = None if found is None else _tuning(suite, found, _diverged(out))
-    _replace(out, {"contrast": _contrast(suite), "runs": rows, "tuning": tuning})
+    tuning = None if found is None else _tuning_row(suite, found, _diverged_trials(out))
+    _write_whole(out, {"contrast": _declared_contrast(suite), "runs": rows, "tuning": tuning})
 
 
-def _replace(out: Path, manifest: Manifest) -> None:
+def _write_whole(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / SUITE) as partial:
         write_json(partial, manifest)
@@ -120,13 +119,12 @@ def _check_choices(
     out: Path, known: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]
 ) -> None:
     """Refuse final runs at other learning rates than those that were settled."""
-    now = {json.dumps({**row, "run_id": ""}, sort_keys=True): row["run_id"] for row in rows}
-    places = [json.dumps({**row, "run_id": ""}, sort_keys=True) for row in known]
-    lost = [
-        row
-        for row, place in zip(known, places, strict=True)
-        if now.get(place, row["run_id"]) != row["run_id"]
-    ]
+
+    def place(row: Mapping[str, object]) -> str:
+        return json.dumps({**row, "run_id": ""}, sort_keys=True)
+
+    now = {place(row): row["run_id"] for row in rows}
+    lost = [row for row in known if now.get(place(row), row["run_id"]) != row["run_id"]]
     if lost:
         raise InputError(
             f"the suite in {str(out)!r} has the final run {lost[0]}, which now has other settings, "
@@ -135,14 +133,14 @@ def _check_choices(
         )
 
 
-def _contrast(suite: Suite) -> dict[str, str] | None:
+def _declared_contrast(suite: Suite) -> dict[str, str] | None:
     return None if suite.contrast is None else suite.contrast.model_dump()
 
 
-def _diverged(out: Path) -> dict[str, Outcome]:
+def _diverged_trials(out: Path) -> dict[str, Outcome]:
     """The trials in ``suite.json`` that diverged, by run id.
 
-    Whatever else may stand there, from versions that kept every failure, is tried again.
+    Older versions kept every failure there. Those that did not diverge are tried again.
     """
     tuning = (read_manifest(out) or {}).get("tuning")
     rows = [] if tuning is None else tuning.get("failed", [])
@@ -153,7 +151,8 @@ def _diverged(out: Path) -> dict[str, Outcome]:
     }
 
 
-def _tuning(suite: Suite, found: RateSearch, known: Mapping[str, Outcome]) -> dict[str, object]:
+def _tuning_row(suite: Suite, found: RateSearch, known: Mapping[str, Outcome]) -> dict[str, object]:
+    """The search as ``suite.json`` has it; ``known`` are trials that diverged in earlier calls."""
     assert suite.tune is not None
     failed = {
         run_id(trial.run.config): outcome
@@ -163,10 +162,10 @@ def _tuning(suite: Suite, found: RateSearch, known: Mapping[str, Outcome]) -> di
     if found.choices is None:
         failed = {**known, **failed}
     return {
-        "split": SPLIT,
+        "split": SEARCH_SPLIT,
         "seeds": list(suite.tune.seeds),
         "factors": list(found.factors),
-        "declared": _declared(suite.tune),
+        "declared": _declared_search(suite.tune),
         "runs": [trial.row() for trial in found.trials],
         "failed": [_failed_row(name, failed[name]) for name in sorted(failed)],
         "chosen": [choice.row() for choice in found.choices or ()],
@@ -178,7 +177,7 @@ def _failed_row(name: str, outcome: Outcome) -> dict[str, object]:
     return {"run_id": name, **outcome.failure.row(), "inputs": dict(outcome.inputs)}
 
 
-def _declared(tune: TuneSettings) -> dict[str, object]:
+def _declared_search(tune: TuneSettings) -> dict[str, object]:
     """A search's settings, in whatever order they were written."""
     return {
         **tune.model_dump(mode="json"),
@@ -189,7 +188,7 @@ def _declared(tune: TuneSettings) -> dict[str, object]:
 
 def _check_tuning(out: Path, known: Manifest | None, suite: Suite) -> None:
     """Refuse another search than the one that settled a folder's final runs."""
-    declared = None if suite.tune is None else _declared(suite.tune)
+    declared = None if suite.tune is None else _declared_search(suite.tune)
     before = None if known is None else known.get("declared")
     if declared != before:
         raise InputError(

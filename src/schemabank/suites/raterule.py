@@ -3,7 +3,7 @@
 A few runs on a few hundred items leave the best score uncertain by some points. The loss of the
 gold target varies less, so it can choose among rates whose scores are equally good. But it often
 keeps falling where the score no longer rises. So it decides only among rates whose score is within
-a quarter of a standard error of the best. That error is of the paired difference, since all
+a quarter of a standard error of the best. The error is that of the paired difference, since all
 candidates answer the same items. ``benchmarks/rate_rule.py`` simulates how much accuracy this and
 other rules end with, recorded in ``results/rate_rule.json``: the best score alone does as well,
 within 0.03 points of accuracy.
@@ -28,7 +28,7 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Answers:
+class ItemMeans:
     """What a candidate's runs scored on each item.
 
     Attributes:
@@ -62,7 +62,7 @@ class Candidate:
     ended: float | None
     num_items: int
     num_seeds: int
-    answers: Answers | None = field(default=None, compare=False, repr=False)
+    answers: ItemMeans | None = field(default=None, compare=False, repr=False)
 
 
 def choose(tried: Sequence[Candidate]) -> Candidate:
@@ -70,23 +70,26 @@ def choose(tried: Sequence[Candidate]) -> Candidate:
 
     The rule: of those whose mean score is within a quarter of a standard error of the best mean
     score, the one with the lowest mean loss of the gold target; of equals, the first. The error is
-    that of the difference from the best over items; where single items are not known, that which
-    candidates would have whose answers have nothing to do with each other, the largest that is
-    likely. Where nothing is scored, the loss decides.
+    that of the difference from the best over items. Where single items are not known, it is the
+    error for answers that are independent, which is the largest that is likely. Where nothing is
+    scored, the loss decides.
     """
-    scored = [(c, c.score) for c in tried if c.score is not None]
-    if not scored:
-        return min(tried, key=lambda c: c.gold_nll)
     best = best_score(tried)
-    assert best.score is not None
+    if best.score is None:
+        return best
     near = [
-        c for c, score in scored if best.score - score <= NEAR * paired_error(best, c) + ROUNDING
+        c
+        for c in tried
+        if c.score is not None and best.score - c.score <= NEAR * paired_error(best, c) + ROUNDING
     ]
     return min(near, key=lambda c: c.gold_nll)
 
 
 def best_score(tried: Sequence[Candidate]) -> Candidate:
-    """Return what the best mean score alone would choose; of equal scores, the lowest loss."""
+    """Return what the best mean score alone would choose; of equal scores, the lowest loss.
+
+    Where nothing is scored, it is the lowest loss of all.
+    """
     scored = [(c, c.score) for c in tried if c.score is not None]
     if not scored:
         return min(tried, key=lambda c: c.gold_nll)
@@ -101,7 +104,7 @@ def paired_error(one: Candidate, other: Candidate) -> float:
     `schemabank.stats.clustered_interval` (Miller, arXiv 2411.00640, sections 2.2 and 4.2).
     """
     if one.answers is None or other.answers is None:
-        return sqrt(_answers_variance(one) + _answers_variance(other))
+        return sqrt(_variance_of_answers(one) + _variance_of_answers(other))
     _check_same_items(one.answers.digest, other.answers.digest)
     apart = one.answers.scores - other.answers.scores
     sums = np.bincount(one.answers.clusters, weights=apart - apart.mean())
@@ -124,30 +127,29 @@ def candidate(
         InputError: items' scores cannot be read, or the runs had other items.
     """
     primary = METRICS[results[0]["metric"]].primary
-    scores = [_of_items(result, primary) for result in results if primary not in NO_SHARES]
-    # Of perplexity there is only the loss that counts the end token.
-    loss = _mean([_of_items(result, "gold_nll") for result in results])
+    score = None if primary in NO_SHARES else _mean_over_runs(results, primary)
+    # The metric perplexity has only the loss that counts the end token.
+    loss = _mean_over_runs(results, "gold_nll")
     if loss is None:
-        loss = _mean([_of_items(result, "gold_nll_with_end") for result in results])
+        loss = _mean_over_runs(results, "gold_nll_with_end")
     assert loss is not None
-    score = _mean(scores)
     return Candidate(
         learning_rate=learning_rate,
         score=score,
         gold_nll=loss,
-        ended=_mean([_of_items(result, "ended_ratio") for result in results]),
+        ended=_mean_over_runs(results, "ended_ratio"),
         num_items=sum(group["num_items"] for group in results[0]["groups"].values()),
         num_seeds=len(results),
-        answers=None if score is None or primary is None else _answers(folders, primary),
+        answers=None if score is None or primary is None else _means_by_item(folders, primary),
     )
 
 
-def _answers(folders: Sequence[Path], score: str) -> Answers:
+def _means_by_item(folders: Sequence[Path], score: str) -> ItemMeans:
     found: list[ItemScores] = [load_item_scores(folder, score) for folder in folders]
     for own in found:
         _check_same_items(own.digest, found[0].digest)
     means = np.stack([own.scores for own in found]).astype(np.float64).mean(axis=0)
-    return Answers(np.asarray(means), found[0].cluster, found[0].digest)
+    return ItemMeans(np.asarray(means), found[0].cluster, found[0].digest)
 
 
 def _check_same_items(one: str, other: str) -> None:
@@ -159,21 +161,23 @@ def _check_same_items(one: str, other: str) -> None:
         )
 
 
-def _answers_variance(found: Candidate) -> float:
+def _variance_of_answers(found: Candidate) -> float:
     """The variance of a mean of right and wrong answers, which no graded score exceeds."""
     assert found.score is not None
     return found.score * (1 - found.score) / (found.num_items * found.num_seeds)
 
 
-def _of_items(result: Mapping[str, Any], name: str | None) -> float | None:
-    """A mean over all items of a run, or ``None`` where it has no such figure."""
+def _mean_over_runs(results: Sequence[Mapping[str, Any]], name: str | None) -> float | None:
+    """The mean of a figure over the runs that have it, or ``None`` where no run has it."""
+    means = [_mean_over_items(result, name) for result in results]
+    known = [mean for mean in means if mean is not None]
+    return fsum(known) / len(known) if known else None
+
+
+def _mean_over_items(result: Mapping[str, Any], name: str | None) -> float | None:
+    """The mean of a figure over all items of a run, or ``None`` where it has no such figure."""
     groups = result["groups"].values()
     if name is None or any(name not in group for group in groups):
         return None
     num_items: int = sum(group["num_items"] for group in groups)
     return fsum(group[name] * group["num_items"] for group in groups) / num_items
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fsum(known) / len(known) if known else None

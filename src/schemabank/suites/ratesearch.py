@@ -1,7 +1,8 @@
 """How a suite chooses every arm's learning rate: one grid, one budget and one rule for all arms.
 
-All learning rates of a run are multiplied by each factor in turn; what does best on the validation
-split is taken. Where an arm's best lies at an end of the grid, the grid grows for all arms.
+All learning rates of a run are multiplied by each factor in turn, and the factor that does best on
+the validation split is taken. If an arm's best factor lies at an end of the grid, the grid grows
+for all arms.
 """
 
 import json
@@ -10,16 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from schemabank.common.errors import InputError
-from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.config.train import scaled_rate
 from schemabank.runs.members import Outcome
-from schemabank.suites.file import SEARCH_SPLIT, Point, SuiteRun, TuneSettings
+from schemabank.suites.file import SEARCH_SPLIT, Suite, SuiteRun, TuneSettings
 from schemabank.suites.raterule import Candidate, best_score, candidate, choose
-from schemabank.suites.suite import Suite
 
-SPLIT = SEARCH_SPLIT
-DIGITS = 12  # of a learning rate, so that 3e-4 stays 0.0003
-EXTENDED_DIGITS = 6  # of a factor that is not the user's own
+FACTOR_DIGITS = 6  # of a factor that the search adds to the user's own
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,9 @@ class Trial:
         return f"{self.run.title}, learning rates x {self.factor:g}"
 
     def row(self) -> dict[str, object]:
-        """Its id and place."""
-        return {
-            "run_id": run_id(self.run.config),
-            "arm": self.run.arm,
-            "seed": self.run.seed,
-            "settings": dict(self.run.point),
-            "factor": self.factor,
-            "learning_rate": peak_rate(self.run.config),
-        }
+        """What ``suite.json`` says of it."""
+        rate = peak_rate(self.run.config)
+        return {**self.run.row(), "factor": self.factor, "learning_rate": rate}
 
 
 @dataclass(frozen=True)
@@ -92,8 +84,8 @@ class RateSearch:
 
     Attributes:
         factors: those of all trials, ascending.
-        trials: those that are known to be needed, round by round.
-        outcomes: of the first trials, as many as there are.
+        trials: all that are needed so far, round by round.
+        outcomes: of the first trials; the others have not ended.
         extensions: how often the factors were extended.
         choices: one an arm and point; ``None`` while trials are missing.
     """
@@ -115,11 +107,11 @@ def search(suite: Suite, run: Callable[[RateSearch], Sequence[Outcome] | None]) 
 
     Args:
         suite: a suite that is tuned.
-        run: returns the outcomes of the trials that have none yet, or ``None`` if they are not to
-            be had.
+        run: returns the outcomes of the trials that have none yet, or ``None`` if it does not
+            know them, which ends the search early.
 
     Returns:
-        The search with its choices, or as far as it came.
+        The search with its choices; if it ended early, without.
 
     Raises:
         InputError: an arm whose trials failed at every factor.
@@ -129,7 +121,7 @@ def search(suite: Suite, run: Callable[[RateSearch], Sequence[Outcome] | None]) 
     found = RateSearch(factors, tuple(trials(suite, factors)))
     while (outcomes := run(found)) is not None:
         found = replace(found, outcomes=(*found.outcomes, *outcomes))
-        choices = _choices(suite, found)
+        choices = _choose_all(suite, found)
         new = beyond(found.factors, [choice.factor for choice in choices])
         if not new or found.extensions == suite.tune.extend:
             return replace(found, choices=choices)
@@ -143,14 +135,14 @@ def search(suite: Suite, run: Callable[[RateSearch], Sequence[Outcome] | None]) 
 
 
 def notes(found: RateSearch) -> list[str]:
-    """Return what is wrong with a search's choices, a sentence each."""
+    """Return what is doubtful about a search's choices, a sentence each."""
     failed = [
         f"tuning run {outcome.folder.name} failed ({outcome.failure}): its factor was not chosen"
         for outcome in found.outcomes
         if outcome.failure is not None
     ]
     at_edge = [
-        f"arm {choice.run.arm!r}{_point_in_words(choice.run.point)}: the chosen factor "
+        f"{_arm_in_words(choice.run)}: the chosen factor "
         f"{choice.factor:g} lies at the edge of the grid, so a better one may lie beyond it "
         "(tune.extend goes further)"
         for choice in found.choices or ()
@@ -162,9 +154,10 @@ def notes(found: RateSearch) -> list[str]:
 def tuned(suite: Suite, found: RateSearch) -> Suite:
     """Return a suite's final runs, at the chosen learning rates."""
     assert found.choices is not None
-    factors = {_key(choice.run): choice.factor for choice in found.choices}
+    factors = {_key_of(choice.run): choice.factor for choice in found.choices}
     runs = tuple(
-        replace(run, config=scaled(run.config, factors.get(_key(run), 1.0))) for run in suite.runs
+        replace(run, config=scaled(run.config, factors.get(_key_of(run), 1.0)))
+        for run in suite.runs
     )
     return replace(suite, runs=runs)
 
@@ -186,10 +179,10 @@ def scaled(config: RunConfig, factor: float) -> RunConfig:
     stages = tuple(
         stage
         if stage.learning_rate is None
-        else stage.model_copy(update={"learning_rate": _scaled_rate(stage.learning_rate, factor)})
+        else stage.model_copy(update={"learning_rate": scaled_rate(stage.learning_rate, factor)})
         for stage in config.curriculum
     )
-    rate = _scaled_rate(config.train.learning_rate, factor)
+    rate = scaled_rate(config.train.learning_rate, factor)
     train = config.train.model_copy(update={"learning_rate": rate})
     return config.model_copy(update={"curriculum": stages, "train": train})
 
@@ -204,14 +197,14 @@ def peak_rate(config: RunConfig) -> float:
 
 
 def beyond(factors: Sequence[float], chosen: Sequence[float]) -> list[float]:
-    """Return the factors that go one further where a chosen one lies at an end."""
+    """Return the next factor beyond each end of the grid at which a chosen factor lies."""
     low, high = factors[0], factors[-1]
     found = []
     if low in chosen:
         found.append(low * low / factors[1])
     if high in chosen:
         found.append(high * high / factors[-2])
-    return [_rounded(factor, EXTENDED_DIGITS) for factor in found]
+    return [float(f"{factor:.{FACTOR_DIGITS}g}") for factor in found]
 
 
 def _searched_places(suite: Suite) -> list[SuiteRun]:
@@ -219,16 +212,16 @@ def _searched_places(suite: Suite) -> list[SuiteRun]:
     found: dict[tuple[str, str], SuiteRun] = {}
     for run in suite.runs:
         if run.config.trains:
-            found.setdefault(_key(run), run)
+            found.setdefault(_key_of(run), run)
     return list(found.values())
 
 
-def _key(run: SuiteRun) -> tuple[str, str]:
+def _key_of(run: SuiteRun) -> tuple[str, str]:
     return run.arm, json.dumps(dict(run.point), sort_keys=True, default=str)
 
 
 def _on_validation(place: SuiteRun, seed: int, factor: float, tune: TuneSettings) -> SuiteRun:
-    asked: dict[str, object] = {"split": SPLIT}
+    asked: dict[str, object] = {"split": SEARCH_SPLIT}
     if tune.limit is not None:
         asked["limit"] = tune.limit
     config = scaled(place.config, factor)
@@ -237,7 +230,7 @@ def _on_validation(place: SuiteRun, seed: int, factor: float, tune: TuneSettings
     return replace(place, seed=seed, config=config)
 
 
-def _choices(suite: Suite, found: RateSearch) -> tuple[ChosenRate, ...]:
+def _choose_all(suite: Suite, found: RateSearch) -> tuple[ChosenRate, ...]:
     """Apply the rule to every arm at every point.
 
     Raises:
@@ -245,14 +238,14 @@ def _choices(suite: Suite, found: RateSearch) -> tuple[ChosenRate, ...]:
     """
     outcomes: dict[tuple[tuple[str, str], float], list[Outcome]] = {}
     for trial, outcome in zip(found.trials, found.outcomes, strict=True):
-        outcomes.setdefault((_key(trial.run), trial.factor), []).append(outcome)
+        outcomes.setdefault((_key_of(trial.run), trial.factor), []).append(outcome)
     return tuple(
-        _choice(place, {factor: outcomes[_key(place), factor] for factor in found.factors})
+        _choose_rate(place, {factor: outcomes[_key_of(place), factor] for factor in found.factors})
         for place in _searched_places(suite)
     )
 
 
-def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> ChosenRate:
+def _choose_rate(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> ChosenRate:
     """Apply the rule to an arm at a point; a factor with a failed trial cannot be chosen."""
     candidates = {}
     for factor, of_factor in outcomes.items():
@@ -265,7 +258,7 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
     factors = tuple(outcomes)
     if not candidates:
         raise InputError(
-            f"arm {place.arm!r}{_point_in_words(place.point)} diverged at all of the factors "
+            f"{_arm_in_words(place)} diverged at all of the factors "
             f"{', '.join(f'{f:g}' for f in factors)}: allowed is a search in which some factor "
             "trains, put smaller ones into tune.factors"
         )
@@ -277,13 +270,6 @@ def _choice(place: SuiteRun, outcomes: Mapping[float, Sequence[Outcome]]) -> Cho
     return ChosenRate(place, chosen, highest, factors, candidates)
 
 
-def _point_in_words(point: Point) -> str:
-    return "".join(f", {name} {value}" for name, value in point.items())
-
-
-def _scaled_rate(rate: float, factor: float) -> float:
-    return _rounded(rate * factor, DIGITS)
-
-
-def _rounded(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
+def _arm_in_words(run: SuiteRun) -> str:
+    """An arm and its values of the grid."""
+    return ", ".join([f"arm {run.arm!r}", *(f"{name} {v}" for name, v in run.point.items())])

@@ -1,47 +1,14 @@
 """A suite on this machine: its runs with their settings resolved, each of them once."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.loading import resolve_device, resolved
-from schemabank.suites.file import (
-    ARM,
-    SEARCH_SPLIT,
-    SEED,
-    ContrastSettings,
-    SuiteRun,
-    TuneSettings,
-    read_suite_file,
-)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """Runs that are to be compared.
-
-    Attributes:
-        contrast: what is compared first of all, as declared in advance.
-        runs: all of them, their settings resolved for this machine; of a tuned suite, at the
-            learning rates that the factors multiply.
-        tune: how learning rates are chosen, or ``None``.
-        notes: settings of the file that change no run, a sentence each.
-    """
-
-    contrast: ContrastSettings | None
-    runs: tuple[SuiteRun, ...]
-    tune: TuneSettings | None = None
-    notes: tuple[str, ...] = ()
-
-    def rows(self) -> list[dict[str, object]]:
-        """Every run's id and place."""
-        return [
-            {"run_id": run_id(r.config), ARM: r.arm, SEED: r.seed, "settings": dict(r.point)}
-            for r in self.runs
-        ]
+from schemabank.suites.file import SEARCH_SPLIT, Suite, SuiteRun, read_suite_file
 
 
 def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
@@ -62,14 +29,9 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         replace(run, config=config)
         for run, config in zip(found.runs, resolved(configs, device), strict=True)
     ]
-    if found.config.tune is not None:
+    if found.tune is not None:
         _check_final_split(whole)
-    return Suite(
-        contrast=found.config.contrast,
-        runs=_distinct(whole, path),
-        tune=found.config.tune,
-        notes=found.notes,
-    )
+    return replace(found, runs=_without_duplicates(whole, path))
 
 
 def _check_final_split(runs: Iterable[SuiteRun]) -> None:
@@ -81,15 +43,15 @@ def _check_final_split(runs: Iterable[SuiteRun]) -> None:
             )
 
 
-def _distinct(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:
-    """Refuse two places with the same settings; the arm ``base`` needs one seed and no training.
+def _without_duplicates(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:
+    """Refuse two places with the same settings.
 
-    A base model has nothing to train, so of its places those that differ in such settings alone
-    are one.
+    Places of the arm ``base`` that differ only in their seed or in settings of training are one
+    run, since a base model trains nothing.
     """
     found: dict[str, SuiteRun] = {}
     for run in runs:
-        first = found.setdefault(run_id(_anywhere(run.config)), run)
+        first = found.setdefault(run_id(_without_seed_of_base(run.config)), run)
         if first is not run and run.config.trains:
             raise InputError(
                 f"{path}: the runs at {first.place} and {run.place} have the same settings, "
@@ -98,6 +60,6 @@ def _distinct(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:
     return tuple(found.values())
 
 
-def _anywhere(config: RunConfig) -> RunConfig:
-    """The settings that make runs of the arm ``base`` the same: nothing is drawn from a seed."""
+def _without_seed_of_base(config: RunConfig) -> RunConfig:
+    """A run's settings; those of the arm ``base`` without its seed, from which it draws nothing."""
     return config if config.trains else config.model_copy(update={"seed": 0})

@@ -11,8 +11,8 @@ from reports import page
 from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
+from schemabank.runs.folder import SUITE
 from schemabank.runs.itemscores import SCORES, load_item_scores
-from schemabank.runs.rundir import SUITE
 from synthetic import ITEMS, SEEDS, change, change_group, examined, rows, scores
 
 

@@ -12,8 +12,8 @@ from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.report.command import Question
 from schemabank.report.reading.runs import read_runs
+from schemabank.runs.folder import CONFIG, RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
-from schemabank.runs.rundir import CONFIG, RESULT, SUITE
 from synthetic import SEEDS, change, examined, fail, finding, ids, keep_rows, rows, scores, tuned
 
 

@@ -7,7 +7,7 @@ from reports import report
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.report.command import Question
-from schemabank.runs.rundir import SUITE
+from schemabank.runs.folder import SUITE
 from synthetic import ITEMS, examined, rows
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from schemabank.adapters.peftcheck import FIELD, PeftCheck
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
-from schemabank.runs.rundir import RESULT
+from schemabank.runs.folder import RESULT
 from synthetic import finding, ids, rows
 
 

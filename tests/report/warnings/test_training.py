@@ -9,7 +9,7 @@ import yaml
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
-from schemabank.runs.rundir import CONFIG, RESULT, SUITE
+from schemabank.runs.folder import CONFIG, RESULT, SUITE
 from synthetic import ITEMS, change, change_group, examined, finding, ids, rescore, rows, tuned
 
 

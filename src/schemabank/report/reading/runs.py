@@ -14,8 +14,8 @@ from schemabank.common.failure import read_failure
 from schemabank.common.files import read_json
 from schemabank.config.methods import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
-from schemabank.runs.rundir import FAILURE, RESULT, SUITE
-from schemabank.runs.runfiles import read_result, read_suite
+from schemabank.runs.folder import FAILURE, RESULT, SUITE
+from schemabank.runs.stored import read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm

@@ -14,7 +14,7 @@ from schemabank.common.plainyaml import parse_yaml
 from schemabank.config.file import validated
 from schemabank.config.naming import flat
 from schemabank.config.settings import RunConfig
-from schemabank.runs.rundir import CONFIG
+from schemabank.runs.folder import CONFIG
 
 SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
 

@@ -24,12 +24,12 @@ from schemabank.report.routing.routed import (
     tags_of,
     why_no_tags,
 )
+from schemabank.runs.folder import ADAPTER, BANK
 from schemabank.runs.loading import loaded_base, loaded_task, resolve_device
 from schemabank.runs.members import stage_folder
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import chosen_examples, items_of
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import ADAPTER, BANK
 from schemabank.runs.saved import loaded_stack
 from schemabank.tasks.catalog import split_of
 

@@ -14,12 +14,12 @@ from schemabank.report.routing.analysis import analyse
 from schemabank.report.routing.report import JSON, write_report
 from schemabank.report.routing.routed import RoutingQuestion
 from schemabank.runs.effects import check_asked_of_routing, idle_in_routing, sentences
+from schemabank.runs.folder import ROUTING
 from schemabank.runs.inputs import check_same, check_used_again, recorded_in
 from schemabank.runs.loading import resolve_device, resolved
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import ROUTING
-from schemabank.runs.runfiles import read_routing
 from schemabank.runs.saved import as_asked, locate
+from schemabank.runs.stored import read_routing
 
 
 def route(

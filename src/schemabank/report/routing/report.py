@@ -11,7 +11,7 @@ from typing import Any
 from schemabank.common.tables import PlainTable, markdown_table
 from schemabank.common.writing import write_json
 from schemabank.report.figures import Cell, heat_map, write_figure
-from schemabank.runs.rundir import slug
+from schemabank.runs.folder import slug
 
 JSON, PAGE = "routing.json", "routing.md"
 MOST_VALUES = 40  # of a field in a heat map

@@ -11,8 +11,8 @@ from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import table_of
 from schemabank.report.sections.curves import Curve
-from schemabank.runs.rundir import COST
-from schemabank.runs.runfiles import read_cost
+from schemabank.runs.folder import COST
+from schemabank.runs.stored import read_cost
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from schemabank.report.sections import look
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import MOST_PANELS, Chart, Labels, evenly, first, left_out
 from schemabank.report.sections.stage_names import BESIDE, SIDES, rows_of, with_places
-from schemabank.runs.rundir import METRICS
+from schemabank.runs.folder import METRICS
 
 MOST_POINTS = 1_500  # of all curves in a chart
 NUM_POINTS = 60

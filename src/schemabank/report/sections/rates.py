@@ -23,8 +23,8 @@ from schemabank.report.sections.chart import (
     mean_and_ends,
     table_of,
 )
-from schemabank.runs.rundir import RESULT
-from schemabank.runs.runfiles import read_result
+from schemabank.runs.folder import RESULT
+from schemabank.runs.stored import read_result
 
 BESIDE = 1.02  # times the learning rate, for each next arm
 

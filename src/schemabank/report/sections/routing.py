@@ -8,8 +8,8 @@ from schemabank.report.reading.runs import RunSet
 from schemabank.report.routing.report import JSON, heat_map_cells
 from schemabank.report.sections.cells import short
 from schemabank.report.sections.chart import Chart
-from schemabank.runs.rundir import ROUTING
-from schemabank.runs.runfiles import read_routing
+from schemabank.runs.folder import ROUTING
+from schemabank.runs.stored import read_routing
 
 MOST_MAPS = 8
 MOST_CELLS = 2_500  # of all heat maps in charts

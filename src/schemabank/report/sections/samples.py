@@ -8,7 +8,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import is_number, json_lines
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
-from schemabank.runs.rundir import PREDICTIONS
+from schemabank.runs.folder import PREDICTIONS
 from schemabank.tasks.scoring.scores import METRICS
 
 MOST_ITEMS = 300

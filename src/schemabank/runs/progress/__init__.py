@@ -4,7 +4,7 @@ Others report to a :class:`Reporter`; :func:`reporter` chooses one.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from rich.console import Console
 
@@ -21,9 +21,6 @@ def reporter() -> Iterator[Reporter]:
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal:
         yield LineReporter()
-        return
-    screen = LiveReporter(console)
-    try:
-        yield screen
-    finally:
-        screen.close()
+    else:
+        with closing(LiveReporter(console)) as screen:
+            yield screen

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -15,7 +15,7 @@ LINE_EVERY_S = 15.0
 
 
 class LineReporter:
-    """Plain lines for logs and pipes: one whenever a run ends, others rarely.
+    """Plain lines for logs and pipes: one whenever a run ends, others now and then.
 
     Args:
         every_s: least time between two lines about a phase under way.
@@ -23,8 +23,7 @@ class LineReporter:
 
     def __init__(self, *, every_s: float = LINE_EVERY_S) -> None:
         self.every_s = every_s
-        self._title, self._detail, self._pace = "", "", Pace(0)
-        self._began = self._spoke = 0.0
+        self._phase, self._spoke = Phase(0), 0.0
         self._titles: dict[str, str] = {}
         self._ended: set[str] = set()
 
@@ -35,31 +34,30 @@ class LineReporter:
 
     def start(self, title: str, total: int) -> None:
         """Begin a phase."""
-        self._title, self._detail, self._pace = title, "", Pace(total)
-        self._began = self._spoke = time.monotonic()
+        self._phase = Phase(total, title)
+        self._spoke = self._phase.began
 
     def advance(self, units: int, detail: str) -> None:
         """Speak if the last line is old enough."""
         now = time.monotonic()
-        self._pace.advance(units, now)
-        self._detail = detail
+        self._phase.advance(units, now, detail)
         if now - self._spoke >= self.every_s:
             self._spoke = now
-            self._say(self._left(now))
+            self._say_phase(self._time_left(now))
 
     def finish(self) -> None:
         """Say how the phase ended."""
-        self._say(f"{time.monotonic() - self._began:.0f} s")
+        self._say_phase(f"{time.monotonic() - self._phase.began:.0f} s")
 
     def runs(self, titles: Mapping[str, str]) -> None:
         """Remember what the runs are called."""
         self._titles.update(titles)
 
     def run_steps(self, steps: "Sequence[RunStep]") -> None:
-        """Say nothing: lines about a phase speak of all its runs."""
+        """Say nothing: a line about a phase is about all its runs."""
 
     def run_state(self, run: str, state: RunState, detail: str = "") -> None:
-        """Say one line when a run ends; of a reused one a note has told already."""
+        """Say one line when a run ends; for a reused run there was a note already."""
         if state not in {"finished", "reused", "failed"}:
             return
         self._ended.add(run)
@@ -68,12 +66,13 @@ class LineReporter:
             parts = [f"{self._titles[run]}: {state}", " ".join(detail.split()), count]
             self.note(", ".join(part for part in parts if part))
 
-    def _left(self, now: float) -> str:
-        left_s = self._pace.left_s(now)
+    def _time_left(self, now: float) -> str:
+        left_s = self._phase.left_s(now)
         if left_s is None:
-            return f"{now - self._began:.0f} s so far"
+            return f"{now - self._phase.began:.0f} s so far"
         return f"{left_s:.0f} s left"
 
-    def _say(self, end: str) -> None:
-        parts = [f"{self._title}: {self._pace.done}/{self._pace.total}", self._detail, end]
+    def _say_phase(self, end: str) -> None:
+        phase = self._phase
+        parts = [f"{phase.title}: {phase.done}/{phase.total}", phase.detail, end]
         self.note(", ".join(p for p in parts if p))

@@ -1,8 +1,8 @@
 """All runs on one screen: what each is doing, and how far the command is.
 
-A step only stores values. The screen is drawn from them a few times a second, in a thread of its
-own; every mapping that the thread goes through is replaced as a whole and never grows in place. A
-:class:`Pace` grows, and may be read meanwhile.
+A step only stores values. A thread of its own draws the screen from them a few times a second.
+Every mapping that the thread reads is replaced as a whole and never changed in place. Only a
+:class:`Phase` changes in place, and may be read meanwhile.
 """
 
 import time
@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from schemabank.runs.progress.pace import Pace
+from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
 REFRESHES_PER_S = 4
 BAR_WIDTH = 20
 SPARE_LINES = 2  # of the terminal: the cursor's, and the one that a note has just scrolled
-DETAIL_WIDTH = 24  # that a run's name leaves, wherever the terminal has so much
+DETAIL_WIDTH = 24  # cells that a run's name leaves free, if the terminal is wide enough
 STYLES: Mapping[str, str] = {
     "waiting": "dim",
     "training": "cyan",
@@ -36,40 +36,19 @@ STYLES: Mapping[str, str] = {
 }
 ENDED = ("finished", "reused", "failed")
 SHOWN_FIRST: Sequence[RunState] = (
-    "training",
-    "evaluating",
-    "failed",
-    "waiting",
-    "finished",
-    "reused",
+    *("training", "evaluating", "failed", "waiting", "finished", "reused"),
 )
 
 
 @dataclass(frozen=True)
-class _Phase:
-    title: str
-    pace: Pace
-    began: float
-    detail: str = ""
-    took_s: float | None = None
-
-    def left(self) -> str:
-        """The time that is left, or that it took."""
-        if self.took_s is not None:
-            return f"{_clock(self.took_s)} in all"
-        left_s = self.pace.left_s(time.monotonic())
-        return "" if left_s is None else f"{_clock(left_s)} left"
-
-
-@dataclass(frozen=True)
-class _Row:
+class _RunLine:
     title: str
     state: RunState = "waiting"
     detail: str = ""
 
 
 class LiveReporter:
-    """Shows phases, and the runs where there are some; leaves the last picture on the screen.
+    """Shows phases, and runs if there are any; leaves the last picture on the screen.
 
     Args:
         console: of a terminal.
@@ -77,8 +56,8 @@ class LiveReporter:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._phases: tuple[_Phase, ...] = ()
-        self._rows: dict[str, _Row] = {}
+        self._phases: tuple[Phase, ...] = ()
+        self._rows: dict[str, _RunLine] = {}
         self._steps: dict[str, RunStep] = {}
         # What goes to stdout is the command's result, and may go into a pipe.
         self._live = Live(
@@ -90,28 +69,26 @@ class LiveReporter:
 
     def note(self, text: str) -> None:
         """Print above the screen."""
-        self._console.print(_plain(text, keep="\n"), highlight=False, markup=False)
+        self._console.print(_printable(text, keep="\n"), highlight=False, markup=False)
 
     def start(self, title: str, total: int) -> None:
         """Show a phase; among runs, instead of the one before."""
         earlier = () if self._rows else self._phases
-        self._phases = (*earlier, _Phase(title, Pace(total), time.monotonic()))
+        self._phases = (*earlier, Phase(total, title))
         self._live.start()
 
     def advance(self, units: int, detail: str) -> None:
         """Move the phase's bar."""
-        phase = self._phases[-1]
-        phase.pace.advance(units, time.monotonic())
-        self._current(replace(phase, detail=detail))
+        self._phases[-1].advance(units, time.monotonic(), detail)
 
     def finish(self) -> None:
         """Leave the finished phase on the screen."""
         phase = self._phases[-1]
-        self._current(replace(phase, took_s=time.monotonic() - phase.began))
+        phase.took_s = time.monotonic() - phase.began
 
     def runs(self, titles: Mapping[str, str]) -> None:
         """Show a line for every run."""
-        self._rows = {**self._rows, **{run: _Row(title) for run, title in titles.items()}}
+        self._rows = {**self._rows, **{run: _RunLine(title) for run, title in titles.items()}}
         self._live.start()
 
     def run_steps(self, steps: "Sequence[RunStep]") -> None:
@@ -132,15 +109,12 @@ class LiveReporter:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         pen = _Pen(options.max_width - 1, ascii_only=options.ascii_only)
         rows, steps = self._rows, self._steps
-        shown = [_stepped(row, steps.get(run)) for run, row in rows.items()]
+        shown = [_with_step(row, steps.get(run)) for run, row in rows.items()]
         lines = pen.overall(shown) if shown else []
         for phase in self._phases:
             lines += pen.phase(phase)
         room = console.size.height - SPARE_LINES - len(lines)
         yield from [*lines[: max(1, console.size.height - SPARE_LINES)], *pen.rows(shown, room)]
-
-    def _current(self, phase: _Phase) -> None:
-        self._phases = (*self._phases[:-1], phase)
 
 
 class _Pen:
@@ -149,32 +123,32 @@ class _Pen:
     def __init__(self, width: int, *, ascii_only: bool) -> None:
         self.width, self.ascii_only = width, ascii_only
 
-    def overall(self, rows: Sequence[_Row]) -> list[Text]:
+    def overall(self, rows: Sequence[_RunLine]) -> list[Text]:
         """How many runs are done."""
         done = sum(row.state in ENDED for row in rows)
         return [self._line(("runs ", ""), *self._bar(done, len(rows)), (" done", ""))]
 
-    def phase(self, phase: _Phase) -> list[Text]:
-        """What is going on: its name, and how far it is."""
-        told = [phase.left(), phase.detail]
+    def phase(self, phase: Phase) -> list[Text]:
+        """A phase's name, and how far it is."""
+        told = [_time_of(phase), phase.detail]
         end = "".join(f", {part}" for part in told if part)
         return [
             self._line((phase.title, "bold")),
-            self._line(("     ", ""), *self._bar(phase.pace.done, phase.pace.total), (end, "")),
+            self._line(("     ", ""), *self._bar(phase.done, phase.total), (end, "")),
         ]
 
-    def rows(self, rows: Sequence[_Row], room: int) -> list[Text]:
-        """A line a run; where there is no room for all, those that matter now and counts."""
+    def rows(self, rows: Sequence[_RunLine], room: int) -> list[Text]:
+        """A line a run; without room for all, a line for the most important and one of counts."""
         if len(rows) <= room:
-            return self._rows(rows)
+            return self._run_lines(rows)
         by_state = sorted(rows, key=lambda row: SHOWN_FIRST.index(row.state))
         shown = by_state[: max(0, room - 1)]
         counts = Counter(row.state for row in by_state[len(shown) :])
         told = ", ".join(f"{counts[state]} {state}" for state in SHOWN_FIRST if counts[state])
-        return [*self._rows(shown), self._line((f"and {told}", "dim"))] if room > 0 else []
+        return [*self._run_lines(shown), self._line((f"and {told}", "dim"))] if room > 0 else []
 
-    def _rows(self, rows: Sequence[_Row]) -> list[Text]:
-        widest = max((cell_len(self._text(row.title)) for row in rows), default=0)
+    def _run_lines(self, rows: Sequence[_RunLine]) -> list[Text]:
+        widest = max((cell_len(self._safe_text(row.title)) for row in rows), default=0)
         states = max(map(len, STYLES))
         width = min(widest, max(8, self.width - states - DETAIL_WIDTH - 2))
         return [
@@ -194,16 +168,14 @@ class _Pen:
 
     def _line(self, *parts: tuple[str, str]) -> Text:
         """One line of parts with their styles, cut at the end where they are too long."""
-        line = Text(no_wrap=True, overflow="crop")
-        for text, style in parts:
-            line.append(self._text(text), style)
-        if line.cell_len > self.width:
-            line.truncate(self.width, overflow="crop")
+        safe = ((self._safe_text(text), style) for text, style in parts)
+        line = Text.assemble(*safe, no_wrap=True, overflow="crop")
+        line.truncate(self.width, overflow="crop")
         return line
 
     def _cut(self, text: str, width: int) -> str:
-        """A text in exactly so many cells; what is left out lies in the middle."""
-        text = self._text(text)
+        """A text in exactly so many cells; a longer one loses its middle."""
+        text = self._safe_text(text)
         size = cell_len(text)
         if size <= width:
             return text + " " * (width - size)
@@ -212,20 +184,28 @@ class _Pen:
         tail = text[::-1]
         return head + mark + set_cell_size(tail, width - 1 - (width - 1) // 2)[::-1]
 
-    def _text(self, text: str) -> str:
-        text = _plain(text)
+    def _safe_text(self, text: str) -> str:
+        text = _printable(text)
         return text.encode("ascii", "replace").decode() if self.ascii_only else text
 
 
-def _stepped(row: _Row, step: "RunStep | None") -> _Row:
-    """A run that is training, with its step; one that trained before and waits has none."""
+def _time_of(phase: Phase) -> str:
+    """The time that is left of a phase, or that it took."""
+    if phase.took_s is not None:
+        return f"{_clock(phase.took_s)} in all"
+    left_s = phase.left_s(time.monotonic())
+    return "" if left_s is None else f"{_clock(left_s)} left"
+
+
+def _with_step(row: _RunLine, step: "RunStep | None") -> _RunLine:
+    """A run with its step if it is training now; one that waits for a slot has none."""
     if step is None:
         return row
     count = f"{step.step + 1:>{len(str(step.num_steps))}}/{step.num_steps}"
     return replace(row, state="training", detail=f"{count} loss {step.loss:.3f} {step.stage}")
 
 
-def _plain(text: str, keep: str = "") -> str:
+def _printable(text: str, keep: str = "") -> str:
     """A text that cannot move the cursor."""
     return "".join(c if c.isprintable() or c in keep else " " for c in text)
 

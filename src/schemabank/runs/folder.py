@@ -58,7 +58,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def check_available(folder: Path) -> None:
-    """Find out, before anything is computed, whether a folder can be claimed; writes nothing.
+    """Check, before anything is computed, that a folder can be claimed; writes nothing.
 
     Raises:
         InputError: another process is writing this run, or the place cannot be written.
@@ -82,10 +82,10 @@ class RunClaim:
     _place: os.stat_result
 
     def check_there(self) -> None:
-        """Find out whether the folder is still the one that was claimed.
+        """Check that the folder is still the one that was claimed.
 
         Raises:
-            FileNotFoundError: it was removed or replaced, so that what was written is lost.
+            FileNotFoundError: it was removed or replaced, so that its files are lost.
         """
         check_same(self.path, self._place)
 
@@ -109,7 +109,7 @@ class RunClaim:
 def claimed(folder: Path) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
-    What is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
+    A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
@@ -120,7 +120,7 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, folder)
+        file = _open_locked(lock, folder)
     except OSError as error:
         raise InputError(
             f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
@@ -143,11 +143,12 @@ def free_name(folder: Path, word: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _locked(lock: Path, folder: Path) -> TextIO:
-    """Open and lock a file; the system lets go when the process ends, however it ends.
+def _open_locked(lock: Path, folder: Path) -> TextIO:
+    """Open and lock a file; the system unlocks it when the process ends, however it ends.
 
-    A holder removes the file in the end, so whoever waited with an open one has to look whether it
-    still carries its name; otherwise a third process could lock a new file beside it.
+    The holder of a lock removes the file at the end. A process that opened it before has then
+    locked a file without a name, beside which a third process could lock a new one. So a lock
+    counts only if the file still has its name.
     """
     while True:
         file = lock.open("w")
@@ -178,7 +179,7 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _set_aside(partial: Path, folder: Path) -> Path:
-    """Keep what an unfinished run left, if anything, under a name that is free."""
+    """Keep the files of an unfinished run, if there are any, under a free name."""
     if not partial.exists():
         return partial
     if not any(partial.iterdir()):

@@ -14,13 +14,13 @@ import pytest
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
-from schemabank.runs import rundir
-from schemabank.runs.rundir import RESULT, check_available, claimed, is_finished
+from schemabank.runs import folder as run_folder
+from schemabank.runs.folder import RESULT, check_available, claimed, is_finished
 
 HOLDER = """
 import sys
 from pathlib import Path
-from schemabank.runs.rundir import claimed
+from schemabank.runs.folder import claimed
 with claimed(Path(sys.argv[1])) as claim:
     (claim.path / "metrics.jsonl").write_text("half a run")
     print("claimed", flush=True)
@@ -116,7 +116,7 @@ def test_a_lock_on_a_removed_file_is_no_claim(
             flock(third[0], operation)
         flock(file, operation)
 
-    monkeypatch.setattr(rundir.fcntl, "flock", late)
+    monkeypatch.setattr(run_folder.fcntl, "flock", late)
     with pytest.raises(InputError, match="is in use"):
         claimed(tmp_path / "a").__enter__()
     third[0].close()

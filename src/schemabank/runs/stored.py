@@ -1,7 +1,7 @@
 """``result.json``, ``cost.json``, ``suite.json`` and ``routing.json``, checked when they are read.
 
-They are read by commands that may run long after they were written, by another version or after a
-disk has failed, so their shape is checked where they are read and nowhere else.
+A file may be read long after it was written, by another version, or after a disk has failed. So its
+shape is checked here, where it is read, and nowhere else.
 """
 
 import json
@@ -16,44 +16,32 @@ from pydantic_core import ErrorDetails
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.config.base import PositiveInt, Seed, Weight
-from schemabank.runs.resultshape import Part, Result, shape_of_group
+from schemabank.runs.resultshape import Result, StoredPart, shape_of_group
 from schemabank.runs.routingshape import RoutingReport
 
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-# Conditions of an evaluation, each a plain value, by which a report tells runs apart.
-CONDITIONS = (
-    "few_shot",
-    "routing",
-    "max_new_tokens",
-    "num_samples",
-    "temperature",
-    "top_p",
-    "sampling_seed",
-    "batch_size",
-    "padding_side",
-)
-# Its name is that of its folder, beside the file.
+# The name of a run's folder, which lies beside the file.
 RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 
 
-class _Contrast(Part):
+class _Contrast(StoredPart):
     treatment: str
     control: str
 
 
-class _Row(Part):
+class _SuiteRow(StoredPart):
     run_id: RunId
     arm: str
     seed: Seed
     settings: dict[str, Any]
 
 
-class _Trial(_Row):
+class _Trial(_SuiteRow):
     factor: Factor
     learning_rate: Factor
 
 
-class _Choice(Part):
+class _Choice(StoredPart):
     arm: str
     settings: dict[str, Any]
     factor: Factor
@@ -61,12 +49,12 @@ class _Choice(Part):
     at_edge: bool
 
 
-class _Failed(Part):
+class _Failed(StoredPart):
     run_id: RunId
     inputs: dict[str, str] = Field(default_factory=dict)
 
 
-class _Tuning(Part):
+class _Tuning(StoredPart):
     split: str
     seeds: list[Seed] = Field(default_factory=list)
     factors: list[Factor] = Field(default_factory=list)
@@ -76,13 +64,13 @@ class _Tuning(Part):
     chosen: list[_Choice]
 
 
-class _Suite(Part):
+class _Suite(StoredPart):
     contrast: _Contrast | None
-    runs: list[_Row]
+    runs: list[_SuiteRow]
     tuning: _Tuning | None = None
 
 
-class _Cost(Part):
+class _Cost(StoredPart):
     runs_in_cohort: PositiveInt
     training_s: Weight
     evaluation_s: Weight
@@ -96,14 +84,11 @@ def read_result(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or a value in it is not as it was written.
     """
-    result: dict[str, Any] = read_json(path)
-    wrong = _wrong(result, Result.model_validate) or _wrong_group(result)
-    if wrong is not None:
-        raise InputError(
-            f"{str(path)!r} lacks a usable {wrong}: restore the file, or move its folder away and "
-            "run it again"
-        )
-    return result
+    return _read_checked(
+        path,
+        lambda result: _first_wrong(result, Result) or _wrong_in_groups(result),
+        mend="restore the file, or move its folder away and run it again",
+    )
 
 
 def read_cost(path: Path) -> dict[str, Any]:
@@ -112,11 +97,21 @@ def read_cost(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or a value in it is not as it was written.
     """
-    cost: dict[str, Any] = read_json(path)
-    wrong = _wrong(cost, _Cost.model_validate)
-    if wrong is not None:
-        raise InputError(f"{str(path)!r} lacks a usable {wrong}: restore it, or move it away")
-    return cost
+    mend = "restore it, or move it away"
+    return _read_checked(path, lambda cost: _first_wrong(cost, _Cost), mend=mend)
+
+
+def read_routing(path: Path) -> dict[str, Any]:
+    """Read the ``routing.json`` of an analysis.
+
+    Raises:
+        InputError: it cannot be read, or a value in it is not as it was written.
+    """
+    return _read_checked(
+        path,
+        lambda report: _first_wrong(report, RoutingReport),
+        mend="restore the file, or move its folder away and run `schemabank routing` again",
+    )
 
 
 def read_suite(path: Path) -> dict[str, Any]:
@@ -126,9 +121,10 @@ def read_suite(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or names no runs of a suite.
     """
     manifest: dict[str, Any] = read_json(path)
-    wrong = _wrong(manifest, _Suite.model_validate)
+    wrong = _first_wrong(manifest, _Suite)
     if wrong is not None:
-        names = "; allowed are names of folders beside it" if wrong.is_run_id else ""
+        is_run_id = wrong.name.endswith("run_id")
+        names = "; allowed are names of folders beside it" if is_run_id else ""
         raise InputError(
             f"{str(path)!r} is no list of a suite's runs ({wrong}{names}): restore it, or run the "
             "suite again"
@@ -136,63 +132,52 @@ def read_suite(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_routing(path: Path) -> dict[str, Any]:
-    """Read the ``routing.json`` of an analysis.
-
-    Raises:
-        InputError: it cannot be read, or a value in it is not as it was written.
-    """
-    report: dict[str, Any] = read_json(path)
-    wrong = _wrong(report, RoutingReport.model_validate)
-    if wrong is not None:
-        raise InputError(
-            f"{str(path)!r} lacks a usable {wrong}: restore the file, or move its folder away and "
-            "run `schemabank routing` again"
-        )
-    return report
-
-
 @dataclass(frozen=True)
-class _Wrong:
+class _WrongValue:
     """The first value of a file that is not as it was written: its dotted name, and why."""
 
     name: str
-    said: str
+    reason: str
 
     def __str__(self) -> str:
-        return f"{self.name:.200} ({self.said})"
-
-    @property
-    def is_run_id(self) -> bool:
-        return self.name.endswith("run_id")
+        return f"{self.name:.200} ({self.reason})"
 
 
-def _wrong_group(result: Mapping[str, Any]) -> _Wrong | None:
+def _read_checked(
+    path: Path, check: Callable[[dict[str, Any]], _WrongValue | None], *, mend: str
+) -> dict[str, Any]:
+    tree: dict[str, Any] = read_json(path)
+    wrong = check(tree)
+    if wrong is not None:
+        raise InputError(f"{str(path)!r} lacks a usable {wrong}: {mend}")
+    return tree
+
+
+def _wrong_in_groups(result: Mapping[str, Any]) -> _WrongValue | None:
     """The first wrong value of the groups of a result whose other values are right."""
     is_trained = result["training"] is not None
     shape = shape_of_group(result["metric"], tuple(result["scores"]), is_trained=is_trained)
-    found = (
-        _wrong(group, shape.model_validate, "groups", name)
-        for name, group in result["groups"].items()
-    )
+    groups = result["groups"].items()
+    found = (_first_wrong(group, shape, "groups", name) for name, group in groups)
     return next((wrong for wrong in found if wrong is not None), None)
 
 
-def _wrong(tree: object, check: Callable[[Any], object], *above: str) -> _Wrong | None:
-    """The first value that a check refuses, or text that no file in UTF-8 can hold."""
+def _first_wrong(tree: object, shape: type[StoredPart], *above: str) -> _WrongValue | None:
+    """The first value that does not fit a shape, or text that no file in UTF-8 can hold."""
     try:
         json.dumps(tree, ensure_ascii=False).encode()
-        check(tree)
+        shape.model_validate(tree)
     except UnicodeEncodeError as error:
         torn = error.object[max(0, error.start - 20) : error.end]
-        return _Wrong("text", f"it holds half a character after {torn!r}, which cannot be shown")
+        reason = f"it holds half a character after {torn!r}, which cannot be shown"
+        return _WrongValue("text", reason)
     except ValidationError as error:
         problem = error.errors()[0]
-        return _Wrong(".".join(map(str, (*above, *problem["loc"]))), _said(problem))
+        return _WrongValue(".".join(map(str, (*above, *problem["loc"]))), _in_words(problem))
     return None
 
 
-def _said(problem: ErrorDetails) -> str:
+def _in_words(problem: ErrorDetails) -> str:
     """Say what a value is and what is allowed, or that it is missing."""
     if problem["type"] == "missing":
         return "it is missing"

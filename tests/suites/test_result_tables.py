@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from schemabank.common.writing import write_json
+from schemabank.runs.folder import RESULT
 from schemabank.runs.members import Outcome
-from schemabank.runs.rundir import RESULT
-from schemabank.runs.runfiles import read_result
-from schemabank.suites.run import result_tables
+from schemabank.runs.stored import read_result
+from schemabank.suites.execution import result_tables
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished
 from tinysuites import tiny

@@ -11,9 +11,9 @@ from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
 from schemabank.report.command import Question, report
 from schemabank.runs.experiment import run_experiment
+from schemabank.runs.folder import RESULT
 from schemabank.runs.inputs import OLDER
-from schemabank.runs.rundir import RESULT
-from schemabank.runs.runfiles import read_result, read_routing
+from schemabank.runs.stored import read_result, read_routing
 from schemabank.runs.tables import results_tables, skipped_lines
 from tinyruns import Finished, Notes
 

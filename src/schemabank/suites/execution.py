@@ -18,21 +18,20 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.experiment import check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
+from schemabank.runs.folder import is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rundir import is_finished
 from schemabank.runs.tables import check_tables
 from schemabank.stats import summarise_arm
-from schemabank.suites.file import SuiteRun
+from schemabank.suites.file import Suite, SuiteRun
 from schemabank.suites.manifest import SettledTrials, check_manifest, write_manifest
 from schemabank.suites.ratesearch import ChosenRate, RateSearch, notes, search, tuned
-from schemabank.suites.suite import Suite
 
 Row = dict[str, object]
 
-# Squares of larger scores may be no floats, so that they have no spread. A perplexity may be so
-# large, and infinite where no float holds it.
+# The square of a larger score may be too large for a float, so that it has no spread. A perplexity
+# may be as large, and even infinite.
 LARGEST_SPREAD = 1e150
 
 
@@ -60,7 +59,7 @@ class SuiteOutcome:
         outcomes = [*self.trials, *self.outcomes]
         return [
             {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
-            for row, outcome in zip(_rows(self.suite, self.search), outcomes, strict=True)
+            for row, outcome in zip(_all_rows(self.suite, self.search), outcomes, strict=True)
         ]
 
     def tables(self) -> list[PlainTable]:
@@ -74,11 +73,10 @@ class SuiteOutcome:
         ]
 
     def inequalities(self) -> list[str]:
-        """In what the arms of the contrast, or else all, were not given the same."""
+        """How the training of the contrast's arms differs; without a contrast, of all arms."""
         found = [
-            trained(run.config, outcome.result, arm=run.arm, setting=_setting(run))
+            trained(run.config, outcome.result, arm=run.arm, setting=_point_in_words(run))
             for run, outcome in zip(self.suite.runs, self.outcomes, strict=True)
-            if outcome.result is not None
         ]
         known = [own for own in found if own is not None]
         declared = self.suite.contrast
@@ -87,7 +85,7 @@ class SuiteOutcome:
 
 
 def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
-    """Train and evaluate what is not finished yet, the search for learning rates first.
+    """Train and evaluate all runs that are not finished, the search for learning rates first.
 
     Args:
         suite: the suite.
@@ -95,9 +93,10 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
         reporter: where progress goes.
 
     Raises:
-        InputError: ``out`` belongs to another suite, or something in the settings cannot be had,
-            and nothing was trained; or an arm diverged at all factors.
-        FailedRunsError: tuning runs failed for want of memory or the like; nothing was chosen.
+        InputError: ``out`` belongs to another suite, or the settings name something that is not
+            there, and nothing was trained; or an arm diverged at all factors.
+        FailedRunsError: tuning runs failed for a reason such as too little memory; no learning rate
+            was chosen.
     """
     for note in suite.notes:
         reporter.note(note)
@@ -105,11 +104,11 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
     check_manifest(out, suite)
     found = None
     if suite.tune is not None:
-        found = _search(suite, out, reporter, device)
+        found = _search_rates(suite, out, reporter, device)
         suite = tuned(suite, found)
     write_manifest(out, suite, found)
     titled = [(run.config, run.title) for run in suite.runs]
-    outcomes = _run(titled, out, reporter, device)
+    outcomes = _run_titled(titled, out, reporter, device)
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 
@@ -117,14 +116,14 @@ def planned_rows(suite: Suite, out: Path) -> list[Row]:
     """Return id and place of every run that is known: the final ones once rates are chosen."""
     if suite.tune is None:
         return suite.rows()
-    found = search(suite, _reader(out, note=lambda _: None))
-    return _rows(suite if found.choices is None else tuned(suite, found), found)
+    found = search(suite, _outcome_reader(out, note=lambda _: None))
+    return _all_rows(suite if found.choices is None else tuned(suite, found), found)
 
 
 def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
     """Say what running a suite would mean: its arms, and its cohorts with their expected time.
 
-    Where the model or the data cannot be had, the cohorts are left out and the reason is noted.
+    If the model or the data cannot be loaded, the cohorts are left out and the reason is noted.
     """
     for note in suite.notes:
         reporter.note(note)
@@ -132,7 +131,7 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
         tables = [_arms_table("runs", suite.runs, out)]
         phases: dict[str, Sequence[SuiteRun]] = {"cohorts": suite.runs}
     else:
-        found = search(suite, _reader(out, note=reporter.note))
+        found = search(suite, _outcome_reader(out, note=reporter.note))
         trials = [trial.run for trial in found.trials]
         tables = [_arms_table("tuning runs", trials, out)]
         phases = {"cohorts of the tuning runs": trials, "cohorts of the final runs": suite.runs}
@@ -143,7 +142,7 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
             tables += [*_tuning_tables(found.choices), _arms_table("final runs", final, out)]
     try:
         for title, runs in phases.items():
-            tables += _cohorts(f"{title}, as if nothing were finished", runs, reporter)
+            tables += _cohort_tables(f"{title}, as if nothing were finished", runs, reporter)
     except InputError as error:
         reporter.note(f"no cohorts and no expected time: {error}")
     return tables
@@ -152,15 +151,15 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
 def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]:
     """Mean and spread over seeds of the first score, one table a group of items."""
     results = [outcome.result for outcome in outcomes]
-    groups = dict.fromkeys(g for r in results if r is not None for g in _groups(r))
+    groups = dict.fromkeys(g for r in results if r is not None for g in _groups_of(r))
     return [_result_table(suite, results, group) for group in groups]
 
 
-def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
-    """Choose the learning rates; what is finished of the search is reused."""
-    finished = _reader(out, note=reporter.note)
+def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
+    """Choose the learning rates; finished runs of the search are reused."""
+    finished = _outcome_reader(out, note=reporter.note)
     if search(suite, finished).choices is None:
-        # Before the search, which may take days: what keeps the final runs from starting.
+        # The search may take days. Whatever keeps the final runs from starting is found before it.
         plan_all([run.config for run in suite.runs], reporter, device=device)
 
     def run(found: RateSearch) -> Sequence[Outcome]:
@@ -168,7 +167,7 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
         if outcomes is None:
             write_manifest(out, suite, found)
             trials = [(trial.run.config, trial.title) for trial in found.missing]
-            outcomes = _run(trials, out, reporter, device)
+            outcomes = _run_titled(trials, out, reporter, device)
             ended = replace(found, outcomes=(*found.outcomes, *outcomes))
             write_manifest(out, suite, ended)  # what has diverged is not tried again
             _check_failures(outcomes)
@@ -186,19 +185,19 @@ def _search(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -
     return found
 
 
-def _reader(out: Path, *, note: Note) -> Callable[[RateSearch], list[Outcome] | None]:
-    """Return what knows the outcomes of a round of trials if all of them have ended."""
+def _outcome_reader(out: Path, *, note: Note) -> Callable[[RateSearch], list[Outcome] | None]:
+    """Return a function that gives the outcomes of a round of trials, if all of them have ended."""
     settled = SettledTrials(out, note)
 
     def read(found: RateSearch) -> list[Outcome] | None:
-        ended = [_ended(out, trial.run.config, settled) for trial in found.missing]
+        ended = [_known_outcome(out, trial.run.config, settled) for trial in found.missing]
         known = [outcome for outcome in ended if outcome is not None]
         return known if len(known) == len(ended) else None
 
     return read
 
 
-def _ended(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
+def _known_outcome(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
     """The outcome of a trial that need not be run."""
     folder = out / run_id(run)
     if is_finished(folder):
@@ -206,10 +205,10 @@ def _ended(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome | None:
     return settled.get(run)
 
 
-def _run(
+def _run_titled(
     titled: Sequence[tuple[RunConfig, str]], out: Path, reporter: Reporter, device: torch.device
 ) -> list[Outcome]:
-    """Run what is not finished; places that have come to the same settings share a run."""
+    """Run what is not finished; places with the same settings share a run."""
     ids = [run_id(config) for config, _ in titled]
     configs, titles = zip(*dict(zip(ids, titled, strict=True)).values(), strict=True)
     done = run_all(configs, out, reporter, device=device, titles=titles)
@@ -228,7 +227,7 @@ def _check_failures(outcomes: Sequence[Outcome]) -> None:
         )
 
 
-def _rows(suite: Suite, found: RateSearch | None) -> list[Row]:
+def _all_rows(suite: Suite, found: RateSearch | None) -> list[Row]:
     """Rows of the tuning runs and, once they are known, of the final ones."""
     if found is None:
         return suite.rows()
@@ -239,7 +238,7 @@ def _rows(suite: Suite, found: RateSearch | None) -> list[Row]:
 
 
 def _to_follow(suite: Suite, found: RateSearch) -> str:
-    """What comes after the trials that are known, in words."""
+    """A sentence on the runs that come after the trials that are known."""
     assert suite.tune is not None
     each = len(found.trials) // len(found.factors)
     left = suite.tune.extend - found.extensions
@@ -263,7 +262,7 @@ def _arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
     return f"{len(runs)} {what} in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows
 
 
-def _cohorts(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> list[PlainTable]:
+def _cohort_tables(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> list[PlainTable]:
     """The cohorts of runs, with their expected time."""
     if not runs:
         return []
@@ -285,13 +284,13 @@ def _tuning_tables(choices: Sequence[ChosenRate]) -> list[PlainTable]:
     for choice in choices:
         for factor in choice.factors:
             place = [choice.run.arm, *(str(choice.run.point[name]) for name in names)]
-            rows.append([*place, f"{factor:g}", *_tried(choice, factor)])
+            rows.append([*place, f"{factor:g}", *_candidate_cells(choice, factor)])
     head = ["arm", *names, "factor", "learning rate", "score", "gold NLL", "ended", "choice"]
     return [("learning rates on validation, means over seeds", head, rows)]
 
 
-def _tried(choice: ChosenRate, factor: float) -> list[str]:
-    """A learning rate and how it did."""
+def _candidate_cells(choice: ChosenRate, factor: float) -> list[str]:
+    """A learning rate and its results."""
     found = choice.candidates.get(factor)
     if found is None:
         return ["", "", "", "", "diverged"]
@@ -316,15 +315,15 @@ def _result_table(
     for run, result in zip(suite.runs, results, strict=True):
         key = (run.arm, *(str(run.point.get(name, "")) for name in names))
         scores.setdefault(key, [])
-        if result is not None and group in _groups(result) and result["scores"]:
+        if result is not None and group in _groups_of(result) and result["scores"]:
             metric = result["scores"][0]
-            scores[key].append(_groups(result)[group][metric])
+            scores[key].append(_groups_of(result)[group][metric])
     rows = [[*key, str(len(found)), *_summary_cells(found)] for key, found in scores.items()]
     head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
     return f"{metric}, {group}", head, rows
 
 
-def _setting(run: SuiteRun) -> str:
+def _point_in_words(run: SuiteRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in run.point.items())
 
 
@@ -339,5 +338,5 @@ def _summary_cells(scores: Sequence[float]) -> list[str]:
     return [f"{found.mean:.4f}", sd, ends]
 
 
-def _groups(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
+def _groups_of(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     return dict(result["groups"])

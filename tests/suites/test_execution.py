@@ -21,8 +21,9 @@ from schemabank.config.file import config_hash, load_run, run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
-from schemabank.suites.run import plan_suite, result_tables, run_suite
-from schemabank.suites.suite import Suite, load_suite
+from schemabank.suites.execution import plan_suite, result_tables, run_suite
+from schemabank.suites.file import Suite
+from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
 from tinysuites import PAPER, ran, tiny, write
 
@@ -345,7 +346,7 @@ def test_a_search_that_has_settled_nothing_may_change(
 ) -> None:
     path, out = tmp_path / "s.yaml", tmp_path / "runs"
     with monkeypatch.context() as patch:
-        patch.setattr("schemabank.suites.run.run_all", interrupted)
+        patch.setattr("schemabank.suites.execution.run_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ran(tuned(finished, path), out)
     assert (manifest(out)["runs"], len(manifest(out)["tuning"]["runs"])) == ([], 4)
@@ -379,7 +380,7 @@ def test_a_search_stops_where_the_machine_failed(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "schemabank.suites.run.run_all",
+        "schemabank.suites.execution.run_all",
         lambda runs, out, *_args, **_options: [
             Outcome(out / run_id(run), None, failure=FULL) for run in runs
         ],
@@ -440,7 +441,7 @@ def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
             Outcome(out / run_id(run), read_json(out / run_id(run) / "result.json")) for run in runs
         ]
 
-    monkeypatch.setattr("schemabank.suites.run.run_all", fake)
+    monkeypatch.setattr("schemabank.suites.execution.run_all", fake)
     arms: dict[str, object] = {"lora": {}}
     ran(tuned(finished, tmp_path / "s.yaml", arms=arms, tune=WIDER), out)
     assert manifest(out)["tuning"]["chosen"][0]["factor"] == 1
