@@ -5,7 +5,7 @@ import pytest
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment, run_id
-from schemabank.config.settings import PRESETS
+from schemabank.config.presets import PRESETS
 from schemabank.suites.suite import load_suite
 from tinysuites import GRID, PAPER, write
 

@@ -21,7 +21,8 @@ from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
 from schemabank.config.base import Later
 from schemabank.config.methods import METHODS
-from schemabank.config.settings import PRESETS, ExperimentConfig, RunConfig
+from schemabank.config.presets import PRESETS
+from schemabank.config.settings import ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
 from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED
 

@@ -1,13 +1,13 @@
 """Every setting with its one default and its checks.
 
 Settings are frozen pydantic models that reject unknown keys. Defaults are the preset ``sound``;
-``PRESETS`` lists in what ``paper`` differs. Keys carry the names that PEFT and transformers use.
-Origin of the method's figures: the results document of SchemaBank on GSM8K.
+:mod:`schemabank.config.presets` lists in what ``paper`` differs. Keys carry the names that PEFT and
+transformers use. Origin of the method's figures: the results document of SchemaBank on GSM8K.
 """
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,6 @@ from schemabank.config.methods import METHODS
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
-    THREE_STAGES,
     AverageSettings,
     Stage,
     StageSettings,
@@ -380,26 +379,3 @@ class ExperimentConfig(CommonSettings):
         common = {name: getattr(self, name) for name in CommonSettings.model_fields}
         common["eval"] = self.eval.model_copy(update={"few_shot": few_shot})
         return RunConfig(arm=arm, seed=seed, **common)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "sound": {},
-    "paper": {
-        "model": {"name": "Qwen/Qwen2-0.5B"},
-        "task": {
-            "name": "gsm8k",
-            "target": "final",
-            "end_token": False,
-            "completion_only_loss": False,
-            "gsm8k": {"validation_ratio": 0.0},
-        },
-        "bank": {"residual": False},
-        "tags": {"delivery": "prefix"},
-        "curriculum": [
-            stage.model_dump(mode="json", exclude_defaults=True) for stage in THREE_STAGES
-        ],
-        # Its runs have 2, 4, 6, 8 and 10 epochs: fewer orders, fewer slots that wait for a cycle.
-        "train": {"num_train_epochs": 10, "epoch_orders": 2, "learning_rate": 1e-4},
-        "eval": {"split": "test", "limit": 500, "max_new_tokens": 200},
-    },
-}

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from schemabank.common.errors import InputError
 from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted, set_by
+from schemabank.config.presets import PRESETS
 from schemabank.config.settings import (
-    PRESETS,
     BankSettings,
     EvalSettings,
     ExperimentConfig,
