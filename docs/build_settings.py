@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemabank.config.settings import PRESETS, CommonSettings, ExperimentConfig
+from schemabank.config.presets import PRESETS
+from schemabank.config.settings import CommonSettings, ExperimentConfig
 from schemabank.config.train import StageSettings
 
 TARGET = Path(__file__).with_name("settings.md")

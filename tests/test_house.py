@@ -268,3 +268,41 @@ def test_what_is_no_code_is_installed_too() -> None:
         path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts
     }
     assert {path for path in others if path.suffix != ".py"} == installed
+
+
+MOST_LINES, MOST_LINES_OF_FUNCTION = 400, 50  # of a file; of a function without its docstring
+
+
+def test_files_and_functions_are_short() -> None:
+    texts = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+    assert [m for m, text in texts.items() if len(text.splitlines()) > MOST_LINES] == []
+    long = [
+        f"{module}.{node.name}"
+        for module, text in texts.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and function_lines(node) > MOST_LINES_OF_FUNCTION
+    ]
+    assert long == []
+
+
+def function_lines(node: ast.FunctionDef) -> int:
+    """Lines of a function below its signature and docstring."""
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def test_a_long_function_is_found() -> None:
+    (found,) = ast.parse(
+        'def f(\n    x,\n):\n    """Doc.\n\n    More."""\n    x += 1\n    return x'
+    ).body
+    assert isinstance(found, ast.FunctionDef)
+    assert function_lines(found) == 2
+
+
+def test_no_class_name_means_two_things() -> None:
+    defined: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined.setdefault(node.name, []).append(module)
+    assert {name: places for name, places in defined.items() if len(places) > 1} == {}
