@@ -18,7 +18,7 @@ import numpy as np
 import scipy.stats
 
 from schemabank import stats
-from schemabank.stats.bootstrap import METHODS
+from schemabank.stats.bootstrap import BOOTSTRAP_METHODS
 
 SEED = 20_240_601
 NUM_ITEMS, NUM_ARMS = 300, 5
@@ -85,7 +85,7 @@ def bootstraps(rng: Rng, rounds: int) -> Iterator[Line]:
         if shape == "exponential":
             draws = rng.exponential(size=(rounds, num)) - 1
         setting = f"{num} values, {shape}"
-        for method in METHODS:
+        for method in BOOTSTRAP_METHODS:
             hits = covered(
                 stats.bootstrap_interval(x, method=method, num_resamples=2000, seed=seed)
                 for seed, x in enumerate(draws)

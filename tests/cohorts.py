@@ -5,13 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from schemabank.config.settings import (
-    THREE_STAGES,
-    BankSettings,
-    LoraSettings,
-    Stage,
-    TrainSettings,
-)
+from schemabank.config.settings import BankSettings, LoraSettings, Stage, TrainSettings
+from schemabank.config.train import THREE_STAGES
 from schemabank.engine.batches import Batch, Encoded, encode, plan_schedule
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.dropout import dropout_keys

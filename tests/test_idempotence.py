@@ -16,7 +16,7 @@ from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program
 from schemabank.tasks.scoring.answers import canonical_number, cut_next_question, extract
 from schemabank.tasks.scoring.metrics import choice_letter, normalised
-from schemabank.tasks.scoring.scores import _answer as answer_line
+from schemabank.tasks.scoring.scores import _answer_text as answer_line
 
 MARKS = [
     *("### Question", "## Problem 4", "### Input:", "# Q", "Question:", "**Q**: ", "Exercise 3"),

@@ -19,8 +19,8 @@ from schemabank.config.file import (
     to_yaml,
 )
 from schemabank.config.methods import METHODS
+from schemabank.config.presets import PRESETS
 from schemabank.config.settings import (
-    PRESETS,
     EvalSettings,
     ExperimentConfig,
     LoraSettings,

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from schemabank.config.presets import PRESETS
 from schemabank.config.settings import (
-    PRESETS,
-    THREE_STAGES,
     BankSettings,
     CommonSettings,
     EvalSettings,
@@ -18,7 +17,7 @@ from schemabank.config.settings import (
     Stage,
     TagSettings,
 )
-from schemabank.config.train import EQUAL_RATE_STAGES, StageSettings, TrainSettings
+from schemabank.config.train import EQUAL_RATE_STAGES, THREE_STAGES, StageSettings, TrainSettings
 
 SOUND = RunConfig(arm="lora")
 PAPER = ExperimentConfig.model_validate({"arm": "lora", "preset": "paper", **PRESETS["paper"]})

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import schemabank
 from schemabank import BankSettings, LoraSettings, RunConfig, TrainSettings
 from schemabank.cli import main
-from schemabank.config.settings import THREE_STAGES
+from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import RunStep
 from schemabank.models.basemodel import BaseModel, load_base_model
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemabank.config.settings import THREE_STAGES, Stage
+from schemabank.config.settings import Stage
+from schemabank.config.train import THREE_STAGES
 from schemabank.engine.schedule import learning_rate, plan
 from schemabank.methods.schemabank.curriculum import BankStep, step_settings, trained_groups
 

@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from cohorts import with_banks
 from schemabank.common.errors import InputError
+from schemabank.config.presets import PRESETS
 from schemabank.config.settings import (
-    PRESETS,
     BankSettings,
     EvalSettings,
     ExperimentConfig,

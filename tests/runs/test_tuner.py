@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingA
 
 import schemabank
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
-from schemabank.config.settings import THREE_STAGES, EngineSettings, EvalSettings, ModelSettings
+from schemabank.config.settings import EngineSettings, EvalSettings, ModelSettings
 from schemabank.config.task import TaskSettings
+from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
