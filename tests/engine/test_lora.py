@@ -443,7 +443,7 @@ def test_evaluation_and_rate_zero_draw_nothing(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: object) -> Tensor:
         raise AssertionError("a mask was drawn")
 
-    monkeypatch.setattr("schemabank.engine.dropout.mix", refuse)
+    monkeypatch.setattr("schemabank.engine.dropout.hashed", refuse)
     inputs = torch.ones(3, 2, 4, 5)
     dropout = new_dropout()
     dropout.begin_step(None)

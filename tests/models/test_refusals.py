@@ -122,7 +122,7 @@ def test_wherever_a_model_is_asked_memory_that_runs_out_is_said_as_such(
             check_generates(model)
         assert not isinstance(found.value, InputError)
     with monkeypatch.context() as patch:
-        patch.setattr("schemabank.engine.decoding.choice._difference", spend)
+        patch.setattr("schemabank.engine.decoding.choice._difference_from_whole_texts", spend)
         with pytest.raises(kind):
             why_by_slot(model)
     with monkeypatch.context() as patch:
