@@ -60,6 +60,7 @@ class Programs:
         self._penalties = [p for part in stack.parts for p in part.penalties]
         self._programs: dict[tuple[Kind, tuple[int, int]], _Program] = {}
         self._widths = data.schedule.widths()
+        self._active: dict[frozenset[str], npt.NDArray[np.bool_]] = {}
         self._trunk: TrunkStates | None = self._trunk_states(limit_bytes)
 
     def has(self, kind: Kind) -> bool:
@@ -196,7 +197,7 @@ class Programs:
         values: Mapping[str, npt.ArrayLike],
     ) -> None:
         """Write a slot's values; a penalty on weights that the step does not train counts 0."""
-        host["active"][index] = [name in settings.trained for name in self._stack.groups]
+        host["active"][index] = self._active_groups(settings.trained)
         for name, value in values.items():
             host[name][index] = value
         declared = slot.course.penalties
@@ -205,6 +206,12 @@ class Programs:
                 host[penalty.name][index] = 0
             # An undeclared one would count or not as some neighbour declares it.
             assert penalty.name in declared or not values.get(penalty.name), penalty.name
+
+    def _active_groups(self, trained: frozenset[str]) -> npt.NDArray[np.bool_]:
+        """Which groups a step updates, ``(group,)``; the same few answers in every step."""
+        if trained not in self._active:
+            self._active[trained] = np.array([name in trained for name in self._stack.groups])
+        return self._active[trained]
 
 
 def _fields_of(stack: AdapterStack) -> dict[str, Field]:

@@ -98,7 +98,8 @@ class BankCourse(Course):
 
     def rows(self, at: StepSettings, indices: Sequence[int]) -> Rows:
         """Return a step's rows, with the tags that it shows."""
-        return [None if i == EMPTY else self._tagged_row(_of_bank(at), i) for i in indices]
+        step = _of_bank(at)
+        return [None if i == EMPTY else self._tagged_row(step, i) for i in indices]
 
     def values(self, at: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return a step's bank scale, penalties' weights and tags."""
