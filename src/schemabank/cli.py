@@ -68,6 +68,9 @@ def suite(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be computed.")
     ] = False,
+    tune_only: Annotated[
+        bool, typer.Option("--tune-only", help="Stop when the learning rates are chosen.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
     slots: Annotated[
         int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
@@ -91,13 +94,14 @@ def suite(
         if dry_run:
             _print_tables(plan_suite(found, place, progress))
             return
-        ended = run_suite(found, place, progress)
+        ended = run_suite(found, place, progress, tune_only=tune_only)
     if as_json:
         _print_json(ended.rows())
     else:
         _print_tables(ended.tables())
         _print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
-        sys.stdout.write(f"next: schemabank report {place} --out {place}/report\n")
+        report = f"schemabank report {place} --out {place}/report"
+        sys.stdout.write(f"next: {'the same without --tune-only' if tune_only else report}\n")
     _exit_for_failures(ended.outcomes, trials=ended.trials)
 
 
@@ -339,7 +343,7 @@ def _exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outco
     if any(not outcome.failure.is_settled for outcome in failed if outcome.failure):
         sys.stderr.write("the same command again tries what failed and reuses what is finished\n")
     if failed or doubted:
-        raise typer.Exit(1 if len(failed) == len(outcomes) else 3)
+        raise typer.Exit(1 if len(failed) == len(outcomes) > 0 else 3)
 
 
 def _print_json(value: object) -> None:

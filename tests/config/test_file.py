@@ -117,7 +117,7 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
         ("", "run.yaml: arm is missing: add it (One method or a list of them; base trains nothing"),
         (
             "arm: lora\nseed: 1\narm: base\n",
-            "run.yaml:3: arm stands in line 1 already, allowed is once: remove one of them",
+            "run.yaml:3: arm is already in line 1, allowed is once: remove one of them",
         ),
         (
             "arm: lora\n1: 2\n",

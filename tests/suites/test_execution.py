@@ -317,6 +317,34 @@ def test_the_command_lists_what_is_known_of_a_tuned_suite(
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
+    finished: Finished, tmp_path: Path
+) -> None:
+    path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
+    rows = json.loads(command(path, out, "--tune-only", "--json").stdout)
+    assert [row["phase"] for row in rows] == ["tune"] * 4
+    assert all(row["result"]["split"] == "validation" for row in rows)
+    assert manifest(out)["runs"] == []
+    shown = command(path, out, "--tune-only")
+    assert shown.exit_code == 0
+    assert "learning rates on validation" in shown.stdout
+    assert "over seeds" not in shown.stdout.replace("means over seeds", "")
+    assert shown.stdout.endswith("next: the same without --tune-only\n")
+    assert shown.stderr.count("reused") == 0, "nothing was asked for again"
+    before = {row["run_id"] for row in rows}
+    ended = json.loads(command(path, out, "--json").stdout)
+    assert {row["run_id"] for row in ended if row["phase"] == "tune"} == before
+    assert sum(row["phase"] == "final" for row in ended) == 4
+
+
+def test_a_search_alone_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", seeds=[1])
+    with pytest.raises(InputError, match="the suite has none: add tune to it"):
+        run_suite(load_suite(path), tmp_path / "runs", Notes(), tune_only=True)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_a_tuned_suite_may_grow_but_its_search_stands(finished: Finished, tmp_path: Path) -> None:
     path, out = tmp_path / "s.yaml", tmp_path / "runs"
     some: dict[str, Any] = {"arms": {"lora": {}}, "seeds": [1]}

@@ -140,8 +140,8 @@ class SettingsFile:
         for location, line in lines:
             if location in self.lines:
                 raise InputError(
-                    f"{path}:{line}: {_dotted_key(location)} stands in line {self.lines[location]} "
-                    "already, allowed is once: remove one of them"
+                    f"{path}:{line}: {_dotted_key(location)} is already in line "
+                    f"{self.lines[location]}, allowed is once: remove one of them"
                 )
             self.lines[location] = line
 

@@ -150,7 +150,7 @@ class TagSettings(Settings):
     tagger: Literal["hash", "content", "cluster", "field", "random", "none"] = "hash"
     """How tags are chosen."""
     num_tags: PositiveInt = 2
-    """Tags an example, all distinct."""
+    """Distinct tags of each example."""
     field: str | None = None
     """Column of the data that the tagger field uses, such as template."""
     delivery: Literal["prefix", "loss", "both"] = "loss"
@@ -212,7 +212,7 @@ class EngineSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto takes the GPU if there is one."""
     slots: PositiveInt | Literal["auto"] = "auto"
-    """Runs trained at once; auto: on a GPU as many as fit or are of use, on a CPU one."""
+    """Runs trained at once; auto: one on a CPU, on a GPU as many as fit and make it faster."""
     keep_stages: bool = True
     """Keep the arm schemabank's adapter and bank at the end of every stage, in RUN/stages."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

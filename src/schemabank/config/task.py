@@ -96,9 +96,9 @@ class RecordsSettings(Settings):
     group: str | None = None
     """Column with the group that a row's score is reported under."""
     cluster: str | None = None
-    """Column with what a row was drawn with, such as its document; intervals allow for it."""
+    """Column with what rows share, such as a document; intervals treat these as drawn together."""
     train_split: str = "train"
-    """Name of the training split; of a single file, all rows are its."""
+    """Name of the training split; all rows of a single file belong to it."""
     validation_split: str | None = None
     """Validation split; null: "validation" if there is one, else a share of the training rows."""
     test_split: str | None = None

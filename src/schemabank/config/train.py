@@ -58,15 +58,15 @@ class AverageSettings(Settings):
     kind: Literal["none", "last", "exponential", "bema"] = "none"
     """Mean of the last checkpoints, exponential mean, or BEMA (arXiv 2508.00180)."""
     last: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Checkpoints that the kind last takes the mean of."""
+    """Checkpoints whose mean the kind last takes."""
     span_ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
     """Share of the steps, at their end, over which those checkpoints are spread."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
-    """What the exponential mean keeps of itself in a step."""
+    """Share of itself that the exponential mean keeps in a step."""
     ema_power: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """κ of BEMA: after t steps its mean takes (lag + t) to the power -κ of the weights."""
+    """κ of BEMA: after t steps, the mean moves to the weights by the share (lag + t)^-κ."""
     bias_power: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """η of BEMA: it adds (lag + t) to the power -η of the way from first to last weights."""
+    """η of BEMA: it adds the share (lag + t)^-η of the difference of last and first weights."""
     lag: PositiveInt = 10
     """ρ of BEMA."""
 
@@ -83,7 +83,7 @@ class StageSettings(Settings):
     learning_rate: Rate | None = None
     """Peak learning rate, whatever train.learning_rate is; null: a share of that."""
     learning_rate_ratio: Rate | None = None
-    """Peak learning rate as a share of train.learning_rate; null: 1, or learning_rate counts."""
+    """Peak learning rate as a share of train.learning_rate; null: 1, or learning_rate if given."""
     lr_scheduler_type: Schedule | None = None
     """Decay after the warm-up; null: train.lr_scheduler_type."""
     warmup_ratio: Share | None = None

@@ -148,7 +148,7 @@ class Cohort:
     def steps(self) -> Iterator[list[RunStep]]:
         """Train all runs from their seeds; yield every step of the runs in progress.
 
-        On a GPU the reports come some steps late, so that nobody waits for them.
+        On a GPU the reports come some steps late, so that the host never waits for the device.
 
         Raises:
             torch.OutOfMemoryError: no captured step was lost; :meth:`halt` lets the runs go on in

@@ -69,7 +69,7 @@ class Penalty:
 
 
 class Part(ABC):
-    """What sits on a model and trains; of what it leaves as it is here, it needs nothing.
+    """What sits on a model and trains. A part overrides only the defaults that do not fit it.
 
     Attributes:
         name: by which runs give their settings.
@@ -77,8 +77,8 @@ class Part(ABC):
         fields: what it needs of a step's input, beside its penalties' weights.
         penalties: terms of the loss.
         modules: what is compiled beside the decoder blocks.
-        first_block: index of the first block whose output it changes by itself, whatever LoRA is;
-            ``None``: it changes none.
+        first_block: index of the first block whose output the part changes, beside LoRA;
+            ``None``: it changes no block's output.
         only: the one slot whose rows are run; ``None``: all.
     """
 

@@ -53,8 +53,8 @@ class Row(NamedTuple):
     Attributes:
         index: of the example.
         encoded: its tokens, with what the step puts in front of them.
-        shown: what the step tells of it, such as tags.
-        in_text: whether the tokens tell it.
+        shown: what the step tells the model of the example, such as its tags.
+        in_text: whether the tokens say it, in a prefix.
         lasting: whether another step is likely to show the same row.
     """
 
@@ -66,7 +66,7 @@ class Row(NamedTuple):
 
     @property
     def key(self) -> Hashable:
-        """What tells its tokens from those of all other rows of the same room."""
+        """Equal for two rows of the same room exactly if their tokens are equal."""
         return self.index, self.shown if self.in_text else ()
 
 
@@ -121,7 +121,7 @@ class Course:
         return {}
 
     def logged(self, at: StepSettings) -> Mapping[str, float]:
-        """Return what the run's log says of a step, beside what it says of every method's."""
+        """Return a step's further figures for the run's log, beside those of every method."""
         del at
         return {}
 

@@ -27,7 +27,7 @@ MAX_SKIPPED_IN_ROW = 20
 MOST_SKIPPED_RATIO = 0.05  # of the steps of a run, and of each of its stages
 MOST_NAMED = 8
 
-# A step's input beside its batch and what parts ask for. ``active`` is as wide as there are groups.
+# The engine's own fields of a step's input; parts and penalties have others, the batch its own.
 FIELDS: Mapping[str, Field] = {
     "dropout_keys": Field(dtype=torch.int32),
     "learning_rate": Field(),

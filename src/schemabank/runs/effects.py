@@ -108,7 +108,7 @@ def check_asked_of_routing(overrides: Iterable[str]) -> None:
     over = (name for name in OVER if not name.startswith("task."))
     refused = dict.fromkeys(over, "a setting of training, which is over")
     names = (f"eval.{name}" for name in EvalSettings.model_fields if name != "split")
-    refused |= dict.fromkeys(names, "a setting of completions, which routing asks for none of")
+    refused |= dict.fromkeys(names, "a setting of completions, and routing needs none")
     allowed = "model, task and bank, eval.split and engine.device"
     _check_asked(overrides, refused, f"{allowed}, leave it out or train anew")
 

@@ -1,4 +1,4 @@
-"""Starts a process inside bubblewrap: what it sees, what it may do, and that nothing is left of it.
+"""Starts a process inside bubblewrap: what it sees, what it may do, and how it is cleaned up.
 
 It sees the operating system's libraries, this Python without its site-packages, and the modules
 that it runs, all read-only, plus a small /tmp in memory. There is no /proc: a sandbox that root

@@ -23,6 +23,6 @@ REASONS: Final = (
     MISSING,  # the code does not define what the tests call
     TIMEOUT,  # no result within the wall clock time
     ENDED,  # the process ended before it answered: an exit, a crash, a limit
-    PROTOCOL,  # bytes that nobody asked for, or that are no reply
+    PROTOCOL,  # bytes that nobody asked for, or that are not a reply
     TOO_LARGE,  # a reply longer or deeper than any sensible result
 )

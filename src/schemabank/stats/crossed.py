@@ -53,14 +53,15 @@ def crossed_difference(
 ) -> CrossedDifference:
     """Compare two arms over seeds and items by the moments of a two-way layout.
 
-    The squared standard error is ``V_seed + max(V_item − V_cell, 0)``: the variance of the mean
-    seen between seeds, and that between items less what single answers' noise adds to it, which the
-    first term counts already. It is the denominator of Hillis, Berbaum and Metz 2008 (Academic
-    Radiology 15:647-661) for two arms' differences. Its quantile is that of Cochran 1964
-    (Biometrics 20:191-195): Student's quantiles for both terms' degrees of freedom, weighted by the
-    terms. Satterthwaite's degrees of freedom, as there, come out too many where the seeds happen to
-    agree, and the smallest p-values, which decide a family of comparisons, too small. With
-    clusters, sums over a cluster's items take the items' place, as in `clustered_interval`.
+    The squared standard error is ``V_seed + max(V_item − V_cell, 0)``. The first term is the
+    variance of the mean as seen between seeds. The second is that as seen between items, without
+    the noise of single answers, which the first term contains already. It is the denominator of
+    Hillis, Berbaum and Metz 2008 (Academic Radiology 15:647-661) for two arms' differences. Its
+    quantile is that of Cochran 1964 (Biometrics 20:191-195): Student's quantiles for both terms'
+    degrees of freedom, weighted by the terms. Hillis takes Satterthwaite's degrees of freedom.
+    They are too many where the seeds happen to agree, and then the smallest p-values, which decide
+    a family of comparisons, are too small. With clusters, sums over a cluster's items take the
+    items' place, as in `clustered_interval`.
 
     Simulated coverage at a stated 95 % is 94.8 % to 96.5 % for 4 and 8 seeds and 300 items,
     whether seeds, items, clusters of items or single answers vary most.

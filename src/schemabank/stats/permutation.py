@@ -79,7 +79,7 @@ def sign_flip_test(
 def label_test(
     a: npt.ArrayLike, b: npt.ArrayLike, *, num_resamples: int = 10_000, seed: int = 0
 ) -> PermutationTest:
-    """Test an unpaired difference of means by dealing the runs to the arms anew.
+    """Test an unpaired difference of means by shuffling the runs between the arms.
 
     All arrangements where there are at most 20,000 (8 runs in each arm have 12,870); else a seeded
     draw. Exact where the arms have the same distribution under the null hypothesis: unequal

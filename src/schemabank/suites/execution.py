@@ -41,7 +41,7 @@ class SuiteOutcome:
 
     Attributes:
         suite: with its final runs, at the learning rates that were chosen.
-        outcomes: of the final runs, in their order.
+        outcomes: of the final runs, in their order; none after the search alone.
         search: how the learning rates were chosen; ``None`` for a suite that is not tuned.
     """
 
@@ -57,9 +57,10 @@ class SuiteOutcome:
     def rows(self) -> list[Row]:
         """Every run's place, failure and result, tuning runs first."""
         outcomes = [*self.trials, *self.outcomes]
+        places = _all_rows(self.suite, self.search)
         return [
             {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
-            for row, outcome in zip(_all_rows(self.suite, self.search), outcomes, strict=True)
+            for row, outcome in zip(places[: len(outcomes)], outcomes, strict=True)
         ]
 
     def tables(self) -> list[PlainTable]:
@@ -74,6 +75,8 @@ class SuiteOutcome:
 
     def inequalities(self) -> list[str]:
         """How the training of the contrast's arms differs; without a contrast, of all arms."""
+        if not self.outcomes:
+            return []
         found = [
             trained(run.config, outcome.result, arm=run.arm, setting=_point_in_words(run))
             for run, outcome in zip(self.suite.runs, self.outcomes, strict=True)
@@ -84,13 +87,16 @@ class SuiteOutcome:
         return inequalities(known, arms, tuned=self.search is not None)
 
 
-def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
+def run_suite(
+    suite: Suite, out: Path, reporter: Reporter, *, tune_only: bool = False
+) -> SuiteOutcome:
     """Train and evaluate all runs that are not finished, the search for learning rates first.
 
     Args:
         suite: the suite.
         out: folder of the runs, one folder a run inside, and of ``suite.json``.
         reporter: where progress goes.
+        tune_only: stop when the learning rates are chosen; the same suite goes on from there.
 
     Raises:
         InputError: ``out`` belongs to another suite, or the settings name something that is not
@@ -98,6 +104,11 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
         FailedRunsError: tuning runs failed for a reason such as too little memory; no learning rate
             was chosen.
     """
+    if tune_only and suite.tune is None:
+        raise InputError(
+            "only the search for learning rates was asked for, but the suite has none: add tune to "
+            "it, or leave out --tune-only"
+        )
     for note in suite.notes:
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
@@ -105,6 +116,8 @@ def run_suite(suite: Suite, out: Path, reporter: Reporter) -> SuiteOutcome:
     found = None
     if suite.tune is not None:
         found = _search_rates(suite, out, reporter, device)
+        if tune_only:
+            return SuiteOutcome(suite, (), found)
         suite = tuned(suite, found)
     write_manifest(out, suite, found)
     titled = [(run.config, run.title) for run in suite.runs]

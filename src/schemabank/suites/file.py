@@ -54,7 +54,7 @@ class TuneSettings(Settings):
     seeds: Seeds = (1001, 1002)
     """Seeds of the search, none of them a seed of the suite."""
     extend: Int = 2
-    """How often the factors may be extended, for all arms, where one's best lies at an end."""
+    """How often the factors may be extended, for all arms, if the best of any is at an end."""
     limit: PositiveInt | None = None
     """Score the first so many items of every group only; without it, eval.limit counts."""
 
@@ -197,13 +197,13 @@ def _check_overrides(overrides: Iterable[str]) -> None:
         name = text.partition("=")[0].strip()
         if name in {SEED, ARM}:
             raise InputError(
-                f"--set {text!r}: allowed are settings that a suite's places do not name: change "
-                f"the suite's {name}s"
+                f"--set {text!r}: a suite says itself which {name}s its runs have: change its "
+                f"{name}s, or set something else"
             )
         if name == PRESET:
             raise InputError(
-                f"--set {text!r}: a suite's presets stand in its file, below all other settings: "
-                "allowed are other settings, change preset in defaults or in an arm"
+                f"--set {text!r}: a preset comes before all other settings, so --set cannot give "
+                "it: change preset in the suite's defaults or in an arm"
             )
 
 

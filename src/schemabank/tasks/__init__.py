@@ -1,4 +1,4 @@
-"""Tasks: each module loads one data set as three splits of `Example`s; and how answers score."""
+"""Tasks: each module loads one data set as three splits of `Example`s. `scoring` scores answers."""
 
 from schemabank.tasks.base import Example, Item, TaskData
 

@@ -106,8 +106,8 @@ def load(
         held_out_ratio: share of each rule's words and of the wordings held out, rounded up, by a
             fixed rule: the first in the order of their SHA-256, so a larger share holds out all of
             a smaller one.
-        show_rule: begin each question with its rule, a control in which nothing is left to learn
-            about conditions.
+        show_rule: begin each question with its rule: a control in which there are no conditions
+            to learn.
         data_seed: seed of all draws.
 
     A split does not depend on the sizes of the others, and a smaller one is the beginning of a

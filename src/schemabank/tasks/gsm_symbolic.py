@@ -72,8 +72,8 @@ def load(
         max_question_words: longest question in words, ``None`` for no limit.
         data_seed: seed of all draws.
 
-    No item of a split has a template with the very numbers of an item of another: it would be known
-    but for its names. A split does not depend on the sizes of the splits drawn after it (the order
+    No item has the same template and numbers as an item of another split: only its names would be
+    new. A split does not depend on the sizes of the splits drawn after it (the order
     is test, validation, train), and a smaller one is the beginning of a larger one. The field
     ``template`` holds the template's number.
     """

@@ -1,7 +1,7 @@
 """Owns the choice of the program within a completion: which part of the text is run.
 
 A base model writes on where the prompt ends; a chat model writes a sentence, a fence and a whole
-function. Both are read as what they are, and nothing is mended: what is taken runs as it stands.
+function. Both forms are recognised, and nothing is repaired: the chosen text runs unchanged.
 EvalPlus (github.com/evalplus/evalplus) takes the longest text that parses; here tokens tell,
 because the parser can crash on what a model wrote.
 """

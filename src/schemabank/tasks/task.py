@@ -1,4 +1,4 @@
-"""What a task brings beside its data: how it is asked and scored where the settings do not say."""
+"""A task's defaults beside its data: how it is asked and scored if the settings do not say."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ JudgedText = tuple[str, CheckResult]  # what was taken from a completion, and ho
 
 @dataclass(frozen=True)
 class Task:
-    """What a task brings.
+    """A task: its data and its defaults.
 
     Attributes:
         load: reads or makes its three splits.
         prompt: template of its prompt.
         metric: name of its metric.
-        split: what is scored by itself.
+        split: which one is scored by default.
         ends: whether a target may end with the end token; pieces of a longer text do not.
         check: raises ``InputError`` where the task cannot be scored under these settings.
         judge: scores completions by what their examples' fields say; ``None``: the metric does.

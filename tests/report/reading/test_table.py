@@ -102,7 +102,7 @@ def test_a_cell_that_says_it_holds_nothing_is_empty(tmp_path: Path, na: str) -> 
 @pytest.mark.parametrize("na", ["NA", "NaN", "null"])
 def test_an_arm_has_a_name(tmp_path: Path, na: str) -> None:
     message = refused(tmp_path, HEAD + f"{na},2,1,0.1,500\n")
-    assert f"line 2: arm is {na!r}, which stands for nothing: name what was trained" in message
+    assert f"line 2: arm is {na!r}, which names no arm: name what was trained" in message
 
 
 def test_an_arm_may_be_called_none(tmp_path: Path) -> None:

@@ -144,8 +144,8 @@ def test_without_kept_stages_start_and_end_are_shown(own: Path, tmp_path: Path) 
     _, report, lines = routed(own, tmp_path / "out", limit=3)
     assert report["states"] == ["start", "1-router", "end"]
     assert lines[0] == (
-        "nothing is kept of the end of 2-schemas, so what changed there is not shown: "
-        "engine.keep_stages keeps it, unless a stage took no step"
+        "no weights were kept at the end of 2-schemas, so changes there are not shown: "
+        "engine.keep_stages keeps them, unless a stage took no step"
     )
 
 

@@ -20,8 +20,8 @@ from schemabank.runs.effects import check_asked_of_routing, idle_in_routing, sen
         ("bank.init_std=1", "training, which is over"),
         ("engine.keep_stages=false", "training, which is over"),
         ("engine.slots=3", "training, which is over"),
-        ("eval.limit=3", "completions, which routing asks for none of"),
-        ("eval.routing=on", "completions, which routing asks for none of"),
+        ("eval.limit=3", "completions, and routing needs none"),
+        ("eval.routing=on", "completions, and routing needs none"),
     ],
 )
 def test_routing_refuses_settings_that_play_no_part(override: str, kind: str) -> None:

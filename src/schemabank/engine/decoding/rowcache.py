@@ -378,6 +378,6 @@ def _window_bias(distance: Tensor, window: int | None, dtype: torch.dtype) -> Te
 
 def _unsupported(module: nn.Module, found: str) -> InputError:
     return InputError(
-        f"{type(module).__name__} has {found}; to decode all slots at once, plain or "
-        "sliding-window attention is allowed alone"
+        f"{type(module).__name__} has {found}: to decode all slots at once, only plain and "
+        "sliding-window attention are allowed"
     )

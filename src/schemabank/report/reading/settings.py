@@ -39,7 +39,7 @@ def read_config(folder: Path) -> Config:
 
 @cache
 def _parsed(text: str) -> Config:
-    """All settings of a run as they are written; a text is parsed once, whoever's it is."""
+    """All settings of a run as they are written; equal texts are parsed once."""
     tree = parse_yaml(text, CONFIG)[0]
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise InputError(f"{tree!r:.60} are no settings by name")

@@ -268,7 +268,7 @@ def _check_head(
 
 def _parse_row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     if not cells["arm"] or cells["arm"].lower() in NO_ARM:
-        said = f"{cells['arm']!r}, which stands for nothing" if cells["arm"] else "empty"
+        said = f"{cells['arm']!r}, which names no arm" if cells["arm"] else "empty"
         raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
     exact, decimals = _parse_share(cells["score"], place)
     return ScoreRow(

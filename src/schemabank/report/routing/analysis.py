@@ -112,8 +112,8 @@ def _kept_states(folder: Path, run: RunConfig, reporter: Reporter) -> dict[str, 
     missing = [place.name for place in kept if not place.is_dir()]
     if missing:
         reporter.note(
-            f"nothing is kept of the end of {', '.join(missing)}, so what changed there is not "
-            "shown: engine.keep_stages keeps it, unless a stage took no step"
+            f"no weights were kept at the end of {', '.join(missing)}, so changes there are not "
+            "shown: engine.keep_stages keeps them, unless a stage took no step"
         )
     return {START: None, **{p.name: p for p in kept if p.is_dir()}, END: folder}
 

@@ -48,8 +48,8 @@ class Information:
     Attributes:
         value: mutual information of schema and field in nats.
         field_entropy: what could be told at most.
-        shuffled_mean: the mean of ``value`` where the field's values are dealt anew to the
-            examples: the estimate's bias, for so many examples and values.
+        shuffled_mean: the mean of ``value`` after the field's values were shuffled among the
+            examples: the estimate's bias for this number of examples and values.
         shuffled_95: what 95 % of the shuffles stay below.
         p_value: share of shuffles, and of the data itself, that reach ``value``.
     """
@@ -113,7 +113,7 @@ def tag_agreement(shares: Floats, example_of: Ints, tagged: Floats) -> tuple[flo
         tagged: ``(example, schema)``, 1 for an example's tags.
 
     Returns:
-        The share, and its expectation where the tags are dealt anew to the examples.
+        The share, and its expectation after the tags were shuffled among the examples.
     """
     observed = float((shares * tagged[example_of]).sum(1).mean())
     return observed, float(shares.mean(0, dtype=float) @ tagged.mean(0))

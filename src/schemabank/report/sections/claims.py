@@ -1,4 +1,4 @@
-"""Published figures that were held against the rows, and those that do not follow."""
+"""Published figures that were compared with the rows, and those that do not follow."""
 
 from collections.abc import Sequence
 

@@ -228,7 +228,7 @@ def _read_log(run: ReportedRun) -> list[Mapping[str, Any]]:
         if wrong:
             raise InputError(
                 f"{where} is no log of a run ({wrong[0]} is {row.get(wrong[0])!r:.60}, which is "
-                "not as it was written): restore it, or move it away"
+                "damaged): restore it, or move it away"
             )
         rows.append(row)
     return rows

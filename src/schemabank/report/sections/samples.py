@@ -149,7 +149,7 @@ def _read_predictions(run: ReportedRun, group: str, score: str) -> dict[str, Map
         wrong = _wrong_in(row, score)
         if wrong is not None:
             raise InputError(
-                f"cannot read {where} ({wrong} is not as it was written): restore it, or move "
+                f"cannot read {where} ({wrong} is damaged): restore it, or move "
                 "the run's folder away"
             )
         if row["group"] == group:
