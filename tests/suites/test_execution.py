@@ -322,7 +322,10 @@ def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
 ) -> None:
     path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
     rows = json.loads(command(path, out, "--tune-only", "--json").stdout)
-    assert [row["phase"] for row in rows] == ["tune"] * 4
+    chosen = [row for row in rows if row["phase"] == "chosen"]
+    rows = [row for row in rows if row["phase"] == "tune"]
+    assert [row["arm"] for row in chosen] == ["lora", "schemabank"]
+    assert len(rows) == 4
     assert all(row["result"]["split"] == "validation" for row in rows)
     assert manifest(out)["runs"] == []
     shown = command(path, out, "--tune-only")
@@ -335,10 +338,15 @@ def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     ended = json.loads(command(path, out, "--json").stdout)
     assert {row["run_id"] for row in ended if row["phase"] == "tune"} == before
     assert sum(row["phase"] == "final" for row in ended) == 4
+    assert [{**row, "phase": "chosen"} for row in manifest(out)["tuning"]["chosen"]] == chosen
 
 
 def test_a_search_alone_is_refused_where_there_is_none(tmp_path: Path) -> None:
     path = write(tmp_path / "s.yaml", seeds=[1])
+    with pytest.raises(InputError, match="--dry-run and --tune-only were both given"):
+        CliRunner().invoke(
+            app, ["suite", str(path), "--tune-only", "--dry-run"], catch_exceptions=False
+        )
     with pytest.raises(InputError, match="the suite has none: add tune to it"):
         run_suite(load_suite(path), tmp_path / "runs", Notes(), tune_only=True)
     assert not (tmp_path / "runs").exists()

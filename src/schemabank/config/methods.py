@@ -45,11 +45,11 @@ class ExpertsSettings(Settings):
     num_experts: Annotated[int, Field(ge=2, le=64)] = 4
     """Maps of a layer; the adapter at the end is their mean."""
     routing: Literal["random", "hash", "learned"] = "random"
-    """One drawn for every step and layer, one for each example and layer, or all by a router."""
+    """One map drawn a step and layer, one fixed for each example and layer, or all by a router."""
     annealing_ratio: Annotated[float, Field(gt=0, le=1), Later(0.75)] = 0.75
     """Share of the steps in which learned routing fades linearly to equal shares of all maps."""
     consistency_weight: Annotated[Weight, Later(0.0)] = 0.0
-    """Weight of what the predictions of two passes over a batch differ by; doubles the cost."""
+    """Weight of the difference between the predictions of two passes; doubles the cost."""
 
 
 def _unused_in_experts(experts: ExpertsSettings) -> dict[str, str]:

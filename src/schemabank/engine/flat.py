@@ -89,5 +89,4 @@ class FlatGroup:
 def seeded_generator(seed: int, purpose: str) -> torch.Generator:
     """A CPU generator that depends on the run's seed and the purpose alone."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
-    # Seven bytes: eight may exceed the signed 64-bit number that PyTorch takes as a seed.
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

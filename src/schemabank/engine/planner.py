@@ -30,7 +30,8 @@ class CohortPlan:
 
     Attributes:
         runs: the longest first.
-        reason: settings that these runs share and other cohorts do not; empty for one cohort.
+        reason: settings, and passes over a batch, that these runs share and other cohorts do not;
+            empty for one cohort.
     """
 
     runs: tuple[RunConfig, ...]

@@ -163,7 +163,7 @@ class Run:
         method: what it trains beside the adapter, and how.
         average: of the adapter over the steps, which the run ends as.
         passes: how often a step runs its batch, at most twice; the field ``consistency_weight``
-            then says how much counts what the passes' predictions differ by.
+            is then the weight of the difference between the passes' predictions.
     """
 
     name: str

@@ -33,7 +33,7 @@ FIELDS: Mapping[str, Field] = {
     "learning_rate": Field(),
     "fresh": Field(dtype=torch.bool),  # whether the optimizer starts anew
     "loss_scale": Field(),  # what the mean loss of a slot's labels is multiplied by
-    "consistency_weight": Field(),  # of what two passes over a batch differ by, in the loss
+    "consistency_weight": Field(),  # weight of the difference between two passes
     "average_rate": Field(),  # what share of the new weights their mean over the steps takes
 }
 

@@ -178,7 +178,7 @@ class TrunkStates:
         if end <= room:
             return
         try:
-            # At least twice as large, so that states are not copied again and again.
+            # Twice as large, up to the limit, so that states are not copied again and again.
             self._grow(max(end, min(2 * room, self._limit)))
         except torch.OutOfMemoryError:
             self._limit = self._used  # from now on, new rows are there for one step only

@@ -1,14 +1,15 @@
 """Experts that fold: several maps B over one A, replaced by their mean at the end (AdaMix).
 
-The adapter of a layer is ``B_k A`` with an expert ``k`` that is drawn for every step and layer, or
-given by a hash of the example (arXiv 2205.12410); or it is ``Σ_k g_k B_k A`` with shares ``g`` that
-a router gives each token (HydraLoRA, 2404.19245), which fade to equal ones while the run trains. At
-the end the maps are replaced by their mean, which is exactly the mixture of all experts with equal
-shares: a plain LoRA adapter of the same rank. Drawing is the control for every cleverer choice
-(THOR, 2110.04260; Hash Layers, 2106.04426).
+The adapter of a layer is ``B_k A`` with an expert ``k`` that is drawn for every step and layer
+(AdaMix, arXiv 2205.12410), or given by a hash of the example. Or it is ``Σ_k g_k B_k A`` with
+shares ``g`` that a router gives each token (HydraLoRA, 2404.19245); they fade to equal ones while
+the run trains. At the end the maps are replaced by their mean, which is exactly the mixture of all
+experts with equal shares: a plain LoRA adapter of the same rank. Drawing is the control for every
+cleverer choice (THOR, 2110.04260; Hash Layers, 2106.04426).
 
-A consistency weight adds what the predictions of two passes over a batch differ by, each with
-experts and dropout masks of its own. It doubles a step's cost.
+A consistency weight adds the difference between the predictions of two passes over a batch to the
+loss. The passes have other dropout masks and, unless routing is learned, other experts. A second
+pass doubles a step's cost.
 
 An expert that a step does not use has a gradient of zero there, with which AdamW goes on: its
 moments fade, and until they have it still moves. PyTorch's AdamW would skip a weight without any.

@@ -27,7 +27,7 @@ def main() -> None:
     """Judge one job, read from and answered on the descriptors named on the command line."""
     job_fd, result_fd, requests, replies, memory_mib, cpu_s = map(int, sys.argv[1:7])
     apply_limits(memory_mib=memory_mib, cpu_s=cpu_s)
-    random.seed(0)  # some tests draw inputs; the same code gets the same verdict
+    random.seed(0)  # some tests draw inputs; the same code gets the same result
     guest = RemoteGuest(requests, replies)
     guest.ask("end")
     wire.write_all(result_fd, READY)
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def judge(guest: RemoteGuest, job: dict[str, Any]) -> str:
-    """Return the reason of the verdict, or :data:`BAD_TESTS` and what is wrong with them."""
+    """Return the reason for the result, or :data:`BAD_TESTS` and what is wrong with them."""
     try:
         reason = _run_statements(guest, job) if job["kind"] == "program" else _run_tests(guest, job)
         if reason == reasons.PASSED:

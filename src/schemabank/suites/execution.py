@@ -55,13 +55,15 @@ class SuiteOutcome:
         return () if self.search is None else self.search.outcomes
 
     def rows(self) -> list[Row]:
-        """Every run's place, failure and result, tuning runs first."""
-        outcomes = [*self.trials, *self.outcomes]
+        """Every run's place, failure and result, tuning runs first.
+
+        After the search alone, its choices stand in the place of the final runs.
+        """
+        if self.search is not None and not self.outcomes:
+            chosen = [{**c.row(), "phase": "chosen"} for c in self.search.choices or ()]
+            return [*_rows_of_outcomes(_tuning_rows(self.search), self.trials), *chosen]
         places = _all_rows(self.suite, self.search)
-        return [
-            {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
-            for row, outcome in zip(places[: len(outcomes)], outcomes, strict=True)
-        ]
+        return _rows_of_outcomes(places, (*self.trials, *self.outcomes))
 
     def tables(self) -> list[PlainTable]:
         """How the learning rates were chosen, the final scores, and adapters in doubt."""
@@ -244,10 +246,21 @@ def _all_rows(suite: Suite, found: RateSearch | None) -> list[Row]:
     """Rows of the tuning runs and, once they are known, of the final ones."""
     if found is None:
         return suite.rows()
-    rows: list[Row] = [{**trial.row(), "phase": "tune"} for trial in found.trials]
+    rows = _tuning_rows(found)
     if found.choices is None:
         return rows
     return [*rows, *({**row, "phase": "final"} for row in suite.rows())]
+
+
+def _tuning_rows(found: RateSearch) -> list[Row]:
+    return [{**trial.row(), "phase": "tune"} for trial in found.trials]
+
+
+def _rows_of_outcomes(places: Sequence[Row], outcomes: Sequence[Outcome]) -> list[Row]:
+    return [
+        {**row, "failure": outcome.failure and outcome.failure.row(), "result": outcome.result}
+        for row, outcome in zip(places, outcomes, strict=True)
+    ]
 
 
 def _to_follow(suite: Suite, found: RateSearch) -> str:

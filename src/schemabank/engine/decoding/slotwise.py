@@ -158,10 +158,7 @@ def plain_generation(model: PreTrainedModel) -> Iterator[None]:
 def _batches_of_one_length(
     prompts: Sequence[Sequence[int]], batch_size: int
 ) -> Iterator[list[int]]:
-    """Yield indices of prompts of one length, a batch at a time; the longest prompts come first.
-
-    They need most memory, so that a batch that does not fit shows at the start.
-    """
+    """Yield indices of prompts of one length, a batch at a time; the longest prompts come first."""
     by_length: dict[int, list[int]] = {}
     for index, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(index)

@@ -1,7 +1,7 @@
 """Cross-entropy and its gradient in two passes over the logits, as a CUDA kernel.
 
-A row of logits, one for each token of the vocabulary, is too large for a cache. So the kernel takes
-the time of reading the logits twice and writing their gradient once. The first pass keeps a running
+The logits of all rows are too large for any cache. So the kernel takes the time of reading them
+twice and writing their gradient once. The first pass keeps a running
 maximum and a running sum of exponentials (arXiv 1805.02867).
 """
 

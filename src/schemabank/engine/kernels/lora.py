@@ -187,7 +187,7 @@ def _block_rank(rank: int) -> int:
 
 @triton.jit
 def _mix(value):
-    """The hash of :func:`schemabank.engine.dropout.mix`, bit for bit; int32 overflow wraps."""
+    """The hash of :func:`schemabank.engine.dropout.hashed`, bit for bit; int32 overflow wraps."""
     value = value * _MIX_IN
     return (value ^ (value >> 15)) * _MIX_OUT
 

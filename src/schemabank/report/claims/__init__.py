@@ -1,4 +1,4 @@
-"""Published figures held against the rows that they were derived from.
+"""Published figures compared with the rows that they were derived from.
 
 `judge_claims` reads a file of claims and says of each whether it follows.
 """

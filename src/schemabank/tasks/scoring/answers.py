@@ -222,13 +222,10 @@ def _repeated_prompt(text: str) -> int:
     question (``Wait. The answer is: 7``) still counts.
     """
     answer = _ANY_MARK.search(text)
-    after = (
-        0
-        if _bare_number(_plain_characters(text)) is not None
-        else answer.end()
-        if answer
-        else len(text)
-    )
+    if _bare_number(_plain_characters(text)) is not None:
+        after = 0
+    else:
+        after = answer.end() if answer else len(text)
     blank_lines = [match.start() for match in _BLANK_LINE.finditer(text, after)]
     prompt = _PROMPT_AGAIN.search(text, blank_lines[0]) if blank_lines else None
     if prompt is None:

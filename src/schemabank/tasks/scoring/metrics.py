@@ -179,8 +179,9 @@ def meteor_obstacle() -> str | None:
 def choice_letter(completion: str) -> str | None:
     r"""Return the letter from A to J that a completion chooses, or None; never raises.
 
-    The last of ``\boxed{B}`` counts, else the last of "answer is B" and so on, else a letter that
-    opens the completion, alone on its line or before a mark: ``B``, ``(B)``, ``B.``, ``B) Paris``.
+    The last of ``\boxed{B}`` counts, else the last of "answer is B" or a like phrase, else a letter
+    that opens the completion, alone on its line or before a mark: ``B``, ``(B)``, ``B.``,
+    ``B) Paris``.
     Text from the start of a next question on is the caller's to cut.
     """
     for mark in (_BOX_MARK, _ANSWER_MARK):
