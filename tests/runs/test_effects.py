@@ -382,7 +382,5 @@ def test_what_is_set_without_effect_on_an_evaluation_is_said() -> None:
 
 def test_a_suite_takes_no_preset_on_the_command_line(path: Path) -> None:
     file = suite(path, arms={"lora": {}})
-    with pytest.raises(
-        InputError, match=r"'preset=paper': a preset comes before all other"
-    ):
+    with pytest.raises(InputError, match=r"'preset=paper': a preset comes before all other"):
         load_suite(file, ["preset=paper"])
