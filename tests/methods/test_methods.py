@@ -127,6 +127,13 @@ def tensors_of(run: RunConfig, base: BaseModel) -> dict[str, tuple[torch.Tensor,
     return found
 
 
+@pytest.fixture(scope="module")
+def plain(folder: Path) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+    """What every method ends as without options."""
+    base = base_model(folder, "cpu")
+    return {name: tensors_of(run_of(name, 1), base) for name in TRAINED}
+
+
 OPTIONS: dict[str, dict[str, object]] = {
     "all linear": {"lora": {"r": 4, "target_modules": "all-linear"}},
     "rank-stabilised": {"lora": {"r": 4, "use_rslora": True, "lora_alpha": 3}},
@@ -138,7 +145,12 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_work_for_all_methods(option: str, folder: Path, tmp_path: Path) -> None:
+def test_options_work_for_all_methods(
+    option: str,
+    plain: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]],
+    folder: Path,
+    tmp_path: Path,
+) -> None:
     """All methods at once; each ends as another adapter, and stock PEFT agrees with it."""
     base = base_model(folder, "cpu")
     runs = all_runs(1, **OPTIONS[option])
@@ -160,7 +172,6 @@ def test_options_work_for_all_methods(option: str, folder: Path, tmp_path: Path)
         assert ("down_proj" in config["target_modules"]) == (option == "all linear")
         assert config.get("use_rslora", False) == (option == "rank-stabilised")
         assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
-    plain = {name: tensors_of(run_of(name, 1), base) for name in TRAINED}
     for slot, name in enumerate(TRAINED):
         for path, (_, b) in plain[name].items():
             assert not torch.equal(ends[slot][path][1], b), (name, path)
