@@ -567,7 +567,7 @@ def _unknown_keys(value: object, schema: Mapping[str, Any], defs: Mapping[str, A
 
 
 class TestHelp:
-    COMMANDS = ("train", "eval", "export", "score", "config-schema")
+    COMMANDS = ("train", "eval", "power", "export", "score", "config-schema")
 
     def test_works_for_every_command_and_waits_for_no_library(self) -> None:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from contextlib import redirect_stdout
 from io import StringIO
@@ -11,6 +12,7 @@ from unittest.mock import patch
 import pytest
 import transformers
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from schemabank.cli import app
 from schemabank.common.tables import markdown_table
@@ -267,6 +269,21 @@ def test_the_reports_table_is_that_of_its_record() -> None:
     record = "results/report_scale.json"
     shown = shown_by("report_scale.py", record)
     assert page.partition(f"<!-- report_scale.py: {record} -->\n")[2].startswith(shown)
+
+
+def test_the_example_of_a_plan_is_what_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    record = "<!-- pilot: benchmarks/report_scale.py -->\n```console\n"
+    command, *shown = page.partition(record)[2].partition("```")[0].splitlines()
+    tool = load_tool(BENCHMARKS / "report_scale.py")
+    tool.write_runs(tmp_path / "pilot", num_seeds=4, num_items=200, full_seeds=0)
+    monkeypatch.chdir(tmp_path)
+    ended = CliRunner().invoke(app, shlex.split(command.removeprefix("$ schemabank ")))
+    assert ended.exit_code == 0
+    printed = [line.rstrip() for line in ended.stdout.splitlines() if line.strip()]
+    assert shown == printed
 
 
 def test_the_whole_suites_figures_are_those_of_the_record() -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from schemabank import __version__
 from schemabank.adapters.peftcheck import read_check
-from schemabank.common.errors import FailedRunsError, InputError, first_line
+from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.quiet import quiet_libraries
 from schemabank.runs.progress import reporter
 
@@ -35,6 +35,17 @@ app = typer.Typer(
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting.")
+]
+Treatment = Annotated[str | None, typer.Option(metavar="ARM", help="Arm examined.")]
+Control = Annotated[str | None, typer.Option(metavar="ARM", help="Arm that it is compared with.")]
+Primary = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SETTING", help="Declared primary, in epochs say; default: mean over all."
+    ),
+]
+Group = Annotated[
+    str | None, typer.Option(help="Part of the split to compare runs on; default: the first.")
 ]
 
 
@@ -203,19 +214,10 @@ def report(
     claims: Annotated[
         Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
     ] = None,
-    treatment: Annotated[str | None, typer.Option(metavar="ARM", help="Arm examined.")] = None,
-    control: Annotated[
-        str | None, typer.Option(metavar="ARM", help="Arm that it is compared with.")
-    ] = None,
-    primary: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SETTING", help="Declared primary, in epochs say; default: mean over all."
-        ),
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option(help="Part of the split to compare runs on; default: the first.")
-    ] = None,
+    treatment: Treatment = None,
+    control: Control = None,
+    primary: Primary = None,
+    group: Group = None,
     test_size: Annotated[
         int | None, typer.Option(min=1, help="Items of the whole test split.")
     ] = None,
@@ -242,6 +244,33 @@ def report(
     else:
         _print_tables(tables(found))
         sys.stdout.write(text(found))
+
+
+@app.command()
+def power(
+    runs: Annotated[Path, typer.Argument(help="Folder of a pilot's runs.")],
+    treatment: Treatment = None,
+    control: Control = None,
+    primary: Primary = None,
+    group: Group = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="To plan for.")] = "4,8,12,16,24",
+    items: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Default: the pilot's, the whole split's.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Say how many seeds and items a comparison of two arms takes, from a pilot."""
+    from schemabank.report import planning
+    from schemabank.report.command import Question
+
+    question = Question(treatment=treatment, control=control, primary=primary, group=group)
+    plan = planning.plan_comparison(runs, question, seeds, items)
+    if as_json:
+        _print_json(planning.plan_json(plan))
+    else:
+        _print_lines(planning.heading(plan))
+        _print_tables([planning.table(plan)])
+        _print_lines(planning.conclusions(plan))
 
 
 @app.command()
@@ -312,17 +341,9 @@ def main() -> None:
     except FailedRunsError as error:
         _fail(error, 3)
     except (MemoryError, RuntimeError, OSError) as error:
-        _fail(_with_memory_named(error), 1)
+        from schemabank.common.memory import with_memory_named
 
-
-def _with_memory_named(error: Exception) -> Exception:
-    """Say in plain words that memory ran out, if an error of an allocator means that."""
-    from schemabank.common.memory import is_out_of_memory
-
-    if not is_out_of_memory(error):
-        return error
-    said = f" ({first_line(error)})" if str(error) else ""
-    return MemoryError(f"memory ran out{said}: free some, or ask for less at once")
+        _fail(with_memory_named(error), 1)
 
 
 def _fail(error: Exception, code: int) -> None:

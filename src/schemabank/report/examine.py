@@ -78,7 +78,7 @@ def _examine_runs(path: Path, question: Question) -> Report:
             f"{str(path)!r} is a folder of runs: leave it out"
         )
     runs = read_runs(path)
-    group = _chosen_group(runs, question.group)
+    group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
     topics, samples = find_topics(material)
@@ -99,7 +99,12 @@ def _examine_runs(path: Path, question: Question) -> Report:
     )
 
 
-def _chosen_group(runs: RunSet, group: str | None) -> str:
+def chosen_group(runs: RunSet, group: str | None) -> str:
+    """Return the part of the split that runs are compared on: as asked, else the first.
+
+    Raises:
+        InputError: the runs do not share it.
+    """
     groups = runs.groups
     if group is None and groups:
         return groups[0]

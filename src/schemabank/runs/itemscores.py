@@ -104,6 +104,11 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
 def _read_scores(folder: Path, score: str) -> tuple[str, ItemScores]:
     """The scores of a run, and the name of the score that they are."""
     if not (folder / SCORES).exists():
+        if not (folder / PREDICTIONS).exists():
+            raise InputError(
+                f"{folder / PREDICTIONS} does not exist, nor does {SCORES}, so the scores of its "
+                "items are not known: restore one of the files, or move the run's folder away"
+            )
         found = ItemScores.of((row for _, row in json_lines(folder / PREDICTIONS)), score)
         _check_arrays(found)
         return score, found

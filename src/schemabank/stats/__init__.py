@@ -42,6 +42,12 @@ from schemabank.stats.permutation import (
     sign_flip_floor,
     sign_flip_test,
 )
+from schemabank.stats.planning import (
+    PlannedDifference,
+    VarianceComponents,
+    planned,
+    variance_components,
+)
 from schemabank.stats.power import (
     detectable_difference,
     detectable_from_error,
@@ -63,8 +69,10 @@ __all__ = [
     "Outperformance",
     "PairedDifference",
     "PermutationTest",
+    "PlannedDifference",
     "Relevance",
     "SpreadRatio",
+    "VarianceComponents",
     "Verdict",
     "bootstrap_interval",
     "clustered_interval",
@@ -81,6 +89,7 @@ __all__ = [
     "paired_difference",
     "paired_outperformance",
     "pigeonhole_interval",
+    "planned",
     "ratio_of_means",
     "resampled_ratio_interval",
     "sd_ratio",
@@ -88,6 +97,7 @@ __all__ = [
     "sign_flip_test",
     "summarise_arm",
     "unpaired_outperformance",
+    "variance_components",
     "verdict",
     "welch_difference",
     "wilson_interval",

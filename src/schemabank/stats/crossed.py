@@ -75,10 +75,10 @@ def crossed_difference(
             items.
     """
     checks.check_confidence(confidence)
-    sums, sizes = _cluster_sums(a, b, clusters)
+    sums, sizes = cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
     mean = float(sums.sum() / (num_seeds * sizes.sum()))
-    parts = _error_parts(sums, sizes) if min(sums.shape) > 1 else None
+    parts = mean_variances(sums, sizes).error_parts if min(sums.shape) > 1 else None
     error = None if parts is None else sum(parts) ** 0.5
     df = p = None
     if parts is not None and error:
@@ -129,7 +129,7 @@ def pigeonhole_interval(
     """
     checks.check_confidence(confidence)
     checks.check_num_resamples(num_resamples)
-    sums, sizes = _cluster_sums(a, b, clusters)
+    sums, sizes = cluster_sums(a, b, clusters)
     if min(sums.shape) < 2 or np.ptp(sums / sizes) <= checks.rounding(sums):
         return None
     rng = np.random.default_rng(seed)
@@ -179,10 +179,10 @@ class Cochran:
         return 2 * math.exp(brentq(lambda log: self.quantile(math.exp(log)) - statistic, *ends))
 
 
-def _cluster_sums(
+def cluster_sums(
     a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None
 ) -> tuple[Array, Array]:
-    """Sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
+    """Return sums of differences (seed, cluster) and the clusters' sizes (cluster)."""
     values = checks.differences(a, b, dims=2)
     if clusters is None:
         return values, np.ones(values.shape[1])
@@ -196,24 +196,54 @@ def _cluster_sums(
     return sums.astype(np.float64), np.bincount(numbers).astype(np.float64)
 
 
-def _error_parts(sums: Array, sizes: Array) -> tuple[float, float]:
-    """What seeds and items add to the squared standard error; 0 below rounding.
+@dataclass(frozen=True)
+class MeanVariances:
+    """The variance of a mean difference, estimated from the spread of seeds, of items and of cells.
 
-    The variances of the overall mean by seeds, by clusters and by cells, each from the residuals of
-    the means, weighted by the items in them.
+    Attributes:
+        by_seed: from the means of seeds; it counts seeds and the noise of single answers.
+        by_item: from the means of items or clusters; it counts these and the same noise.
+        by_cell: from what is left of every seed and item; it counts the noise alone.
+        rounding: a variance up to this is none.
+    """
+
+    by_seed: float
+    by_item: float
+    by_cell: float
+    rounding: float
+
+    @property
+    def error_parts(self) -> tuple[float, float]:
+        """What seeds and items add to the squared standard error; 0 below rounding."""
+        by_seed = self.by_seed if self.by_seed > self.rounding else 0.0
+        return by_seed, self.beyond_noise(self.by_item)
+
+    def beyond_noise(self, variance: float) -> float:
+        """Return what a variance has beyond the noise of single answers; 0 below rounding."""
+        least = (1 + 10.0**-checks.DIGITS) * self.by_cell + self.rounding
+        return variance - self.by_cell if variance > least else 0.0
+
+
+def mean_variances(sums: Array, sizes: Array) -> MeanVariances:
+    """Estimate the variance of the overall mean by seeds, by clusters and by cells.
+
+    Each comes from the residuals of the means, weighted by the items in them.
+
+    Args:
+        sums: (seed, cluster) sums of differences, of two seeds and clusters at least.
+        sizes: (cluster) items in each.
     """
     num_seeds, num_clusters = sums.shape
     of_seed = sums.sum(axis=1, keepdims=True) / sizes.sum()
     of_item = (sums.mean(axis=0) - sizes * of_seed.mean()) / sizes.sum()
     of_cell = (sums - sizes * of_seed) / sizes.sum() - of_item
     spread = num_clusters / (num_clusters - 1)
-    by_seed = float(of_seed.var(ddof=1)) / num_seeds
-    by_item = spread * float(np.square(of_item).sum())
-    by_cell = spread * float(np.square(of_cell).sum()) / (num_seeds * (num_seeds - 1))
-    least = checks.rounding(sums) ** 2
-    seed_part = by_seed if by_seed > least else 0.0
-    item_part = by_item - by_cell if by_item > (1 + 10.0**-checks.DIGITS) * by_cell + least else 0.0
-    return seed_part, item_part
+    return MeanVariances(
+        by_seed=float(of_seed.var(ddof=1)) / num_seeds,
+        by_item=spread * float(np.square(of_item).sum()),
+        by_cell=spread * float(np.square(of_cell).sum()) / (num_seeds * (num_seeds - 1)),
+        rounding=checks.rounding(sums) ** 2,
+    )
 
 
 def _draw_counts(rng: np.random.Generator, size: int, num: int) -> Array:

@@ -78,7 +78,7 @@ def detectable_from_error(
             f"standard error {standard_error} with {df} degrees of freedom: give an error of at "
             "least 0 and degrees of freedom above 0"
         )
-    _check_alpha(alpha)
+    check_alpha(alpha)
     if not alpha < power < 1:
         raise InputError(f"power {power} is not between alpha {alpha} and 1: give one such as 0.8")
     return _detectable_shift(df, alpha, power) * standard_error
@@ -110,9 +110,10 @@ def _check_design(sd: float, num_seeds: int, alpha: float) -> None:
         raise InputError(f"sd {sd} is not a standard deviation: give a number of at least 0")
     if num_seeds < 1:
         raise InputError(f"{num_seeds} seeds: give at least 1")
-    _check_alpha(alpha)
+    check_alpha(alpha)
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
+    """Refuse a level that is no probability."""
     if not 0 < alpha < 1:
         raise InputError(f"alpha {alpha} is not between 0 and 1: give one such as 0.05")

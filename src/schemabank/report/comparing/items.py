@@ -48,6 +48,21 @@ class ItemComparison:
     mcnemar: list[Flips]
 
 
+@dataclass(frozen=True)
+class PairedScores:
+    """Two arms' scores of the same seeds and items, each seed's mean over settings.
+
+    Attributes:
+        treatment: (seed, item) scores.
+        control: (seed, item) scores; those of an arm that trains nothing, once for every seed.
+        clusters: of the items; ``None`` where each was drawn alone.
+    """
+
+    treatment: Matrix
+    control: Matrix
+    clusters: list[int] | None
+
+
 class ItemTable:
     """The runs' scores of single items, each run's read once.
 
@@ -82,6 +97,15 @@ class ItemTable:
         Raises:
             InputError: scores cannot be read, or runs have other items.
         """
+        found = self.paired_scores(group, treatment, control, settings)
+        if found is None:
+            return None
+        return stats.crossed_difference(found.treatment, found.control, clusters=found.clusters)
+
+    def paired_scores(
+        self, group: str, treatment: str, control: str, settings: Sequence[str]
+    ) -> PairedScores | None:
+        """Return what `difference` compares."""
         seeds = self._shared_seeds(treatment, control, settings)
         if not seeds:
             return None
@@ -89,7 +113,7 @@ class ItemTable:
             np.mean([self._matrix(group, arm, setting, seeds) for setting in settings], axis=0)
             for arm in (treatment, control)
         )
-        return stats.crossed_difference(first, second, clusters=self._clusters(group))
+        return PairedScores(first, second, self._clusters(group))
 
     def comparison(
         self, group: str, arms: tuple[str, str], settings: Sequence[str], *, primary: bool

@@ -1,0 +1,161 @@
+"""How many seeds and items a comparison takes, planned from a pilot with few of both.
+
+The pilot's difference of two arms varies with the seed, with the item, and from answer to answer.
+Once these three variances are known, the standard error follows for any number of seeds and items.
+In radiology, readers and cases are planned in this way (Hillis, Obuchowski and Berbaum 2011,
+Academic Radiology 18:129-142).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy.typing as npt
+from scipy.stats import chi2
+
+from schemabank.common.errors import InputError
+from schemabank.stats import checks
+from schemabank.stats.checks import Interval
+from schemabank.stats.crossed import Cochran, cluster_sums, mean_variances
+from schemabank.stats.power import check_alpha, detectable_from_error
+
+
+@dataclass(frozen=True)
+class VarianceComponents:
+    """What the difference of two arms varies with, as variances in squared units of the score.
+
+    Attributes:
+        seed: between seeds, each with all items.
+        item: between items, each with all seeds. Of items in clusters it is the variance that items
+            would have that are drawn alone and add as much to the error.
+        cell: of single answers, beyond what their seed and their item explain.
+        num_seeds: of the pilot.
+        num_items: of the pilot.
+        num_clusters: of the pilot; the number of items where each is drawn by itself.
+    """
+
+    seed: float
+    item: float
+    cell: float
+    num_seeds: int
+    num_items: int
+    num_clusters: int
+
+    def error_parts(self, num_seeds: int, num_items: int) -> tuple[float, float, float]:
+        """Return what seeds, items and single answers add to the squared standard error."""
+        cells = num_seeds * num_items
+        return self.seed / num_seeds, self.item / num_items, self.cell / cells
+
+    def seed_error_factors(self, confidence: float = 0.95) -> Interval:
+        """Return how far the true error of seeds and answers may be from the pilot's.
+
+        The interval is that of a standard deviation of normal values, by the chi-squared
+        distribution.
+
+        Args:
+            confidence: probability that the interval holds the true error, in units of the pilot's.
+        """
+        checks.check_confidence(confidence)
+        df, tail = self.num_seeds - 1, (1 - confidence) / 2
+        low, high = ((df / chi2.isf(t, df)) ** 0.5 for t in (tail, 1 - tail))
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PlannedDifference:
+    """What a comparison with so many seeds and items will find.
+
+    Attributes:
+        num_seeds: that both arms share.
+        num_items: that every run answers.
+        num_clusters: of the items, as many an item as in the pilot.
+        standard_error: of the difference, in units of the score.
+        df: its degrees of freedom; ``None`` where nothing varies.
+        detectable: smallest true difference that is found with the wanted power, in units of the
+            score; ``None`` where nothing varies.
+    """
+
+    num_seeds: int
+    num_items: int
+    num_clusters: int
+    standard_error: float
+    df: float | None
+    detectable: float | None
+
+
+def variance_components(
+    a: npt.ArrayLike, b: npt.ArrayLike, clusters: Sequence[Hashable] | None = None
+) -> VarianceComponents:
+    """Estimate what the difference of two arms varies with.
+
+    The estimates are those of the analysis of variance, from the mean squares of a two-way random
+    layout with one value a cell (Searle, Casella and McCulloch 1992, Variance Components, chapter
+    4). They are unbiased, but may be negative, and then count as 0.
+
+    Args:
+        a: (seed, item) scores of one arm.
+        b: (seed, item) scores of the other, same seeds and items in the same order.
+        clusters: what each item was drawn with; ``None`` where each is drawn by itself.
+
+    Raises:
+        InputError: there are fewer than two seeds or clusters, or these are no pairs of scores.
+    """
+    sums, sizes = cluster_sums(a, b, clusters)
+    num_seeds, num_clusters = sums.shape
+    if min(sums.shape) < 2:
+        raise InputError(
+            f"scores of {num_seeds} seeds and {num_clusters} items or clusters do not show what "
+            "varies: give at least 2 of each"
+        )
+    num_items = int(sizes.sum())
+    found = mean_variances(sums, sizes)
+    cell = found.by_cell if found.by_cell > found.rounding else 0.0
+    return VarianceComponents(
+        seed=num_seeds * found.beyond_noise(found.by_seed),
+        item=num_items * found.beyond_noise(found.by_item),
+        cell=num_seeds * num_items * cell,
+        num_seeds=num_seeds,
+        num_items=num_items,
+        num_clusters=num_clusters,
+    )
+
+
+def planned(
+    components: VarianceComponents,
+    num_seeds: int,
+    num_items: int,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> PlannedDifference:
+    """Predict what `crossed_difference` will find with so many seeds and items.
+
+    The squared standard error is ``seed/n + item/m + cell/(n m)`` for n seeds and m items, and the
+    degrees of freedom are Cochran's for these parts. With the pilot's own numbers that is what
+    `crossed_difference` says of the pilot, unless a component was estimated below 0. Then the
+    prediction is no smaller.
+
+    Args:
+        components: from `variance_components`.
+        num_seeds: to plan for, at least 2.
+        num_items: to plan for, in clusters of the pilot's mean size, at least 2 clusters.
+        alpha: p-value at which the test rejects.
+        power: probability of finding the difference.
+
+    Raises:
+        InputError: numbers, alpha or power are not allowed.
+    """
+    check_alpha(alpha)
+    num_clusters = round(num_items * components.num_clusters / components.num_items)
+    if min(num_seeds, num_clusters) < 2:
+        raise InputError(
+            f"{num_seeds} seeds and {num_items} items in {num_clusters} clusters allow no test: "
+            "plan for at least 2 seeds and 2 clusters of items"
+        )
+    seed, item, cell = components.error_parts(num_seeds, num_items)
+    parts = seed + cell, item
+    error = sum(parts) ** 0.5
+    df = detectable = None
+    if error:
+        df = float(Cochran(parts, (num_seeds - 1, num_clusters - 1)).df(alpha / 2))
+        detectable = detectable_from_error(error, df, alpha=alpha, power=power)
+    return PlannedDifference(num_seeds, num_items, num_clusters, error, df, detectable)
