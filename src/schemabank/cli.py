@@ -96,10 +96,7 @@ def suite(
     from schemabank.suites.suite import load_suite
 
     if dry_run and tune_only:
-        raise InputError(
-            "--dry-run and --tune-only were both given, but a dry run computes nothing to stop "
-            "after: leave out one of them"
-        )
+        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     found = load_suite(file, changes)
     place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
