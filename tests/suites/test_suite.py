@@ -130,7 +130,7 @@ def test_slips_are_named_with_their_line(
 @pytest.mark.parametrize("override", ["seed=7", "arm=lora"])
 def test_what_a_place_names_is_not_overridden(override: str, tmp_path: Path) -> None:
     path = write(tmp_path / "suite.yaml")
-    with pytest.raises(InputError, match=rf"--set '{override}': allowed are settings that"):
+    with pytest.raises(InputError, match=rf"--set '{override}': a suite says itself which"):
         load_suite(path, [override])
 
 
