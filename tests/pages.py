@@ -230,6 +230,7 @@ def _provenance(num: int) -> dict[str, Any]:
         "models": ["Qwen/Qwen2-0.5B"],
         "tasks": ["gsm8k"],
         "dtypes": ["bfloat16"],
+        "devices": ["NVIDIA H200"],
         "failed": [{"run": "lora-<7>", "reason": f"loss is not finite at step 12 {SCRIPT}"}],
         "failed_trials": [{"run": "lora-t1", "reason": "no finite gradient in 3 steps in a row"}],
         "excluded": [{"run": "lora-8", "reason": "other model: Qwen/Qwen2-1.5B"}],

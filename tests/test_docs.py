@@ -24,7 +24,7 @@ from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SUITES = sorted([*(ROOT / "configs").rglob("suite*.yaml"), *(ROOT / "configs/ablations").iterdir()])
+SUITES = [p for p in sorted((ROOT / "configs").rglob("*.yaml")) if "\narms:" in p.read_text()]
 CONFIGS = sorted(set((ROOT / "configs").rglob("*.yaml")) - set(SUITES))
 
 

@@ -67,7 +67,13 @@ def finish_runs(
     for part in seated(members, stack, cohort):
         evaluated += _evaluated(part, stack, context)
     evaluated_s = time.monotonic() - began
-    cost = _cost(trained_s, evaluated_s, num_runs=len(members), slots=stack.num_slots)
+    cost = _cost(
+        trained_s,
+        evaluated_s,
+        num_runs=len(members),
+        slots=stack.num_slots,
+        device=context.base.model.device,
+    )
     stack.remove()
     outcomes = []
     for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
@@ -227,9 +233,12 @@ def _close(
     return member.failed() if member.failure else Outcome(member.claim.path, result)
 
 
-def _cost(trained_s: float, evaluated_s: float, *, num_runs: int, slots: int) -> dict[str, object]:
-    """Wall-clock of the whole cohort and the process's peak memory so far."""
+def _cost(
+    trained_s: float, evaluated_s: float, *, num_runs: int, slots: int, device: torch.device
+) -> dict[str, object]:
+    """Device, wall-clock of the whole cohort and the process's peak memory so far."""
     cost: dict[str, object] = {
+        "device": device_name(device),
         "runs_in_cohort": num_runs,
         "slots": slots,
         "training_s": round(trained_s, 1),
@@ -239,6 +248,11 @@ def _cost(trained_s: float, evaluated_s: float, *, num_runs: int, slots: int) ->
     if torch.cuda.is_available():
         cost["peak_device_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return cost
+
+
+def device_name(device: torch.device) -> str:
+    """Return a GPU's own name, or the kind of any other device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _peak_memory_gib() -> float:

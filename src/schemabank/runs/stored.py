@@ -71,6 +71,7 @@ class _Suite(StoredPart):
 
 
 class _Cost(StoredPart):
+    device: str | None = None  # costs of before 2026-11-26 lack it
     runs_in_cohort: PositiveInt
     training_s: Weight
     evaluation_s: Weight

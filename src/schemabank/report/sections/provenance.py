@@ -8,6 +8,8 @@ from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import Left, ReportedRun, RunSet
 from schemabank.report.sections.cells import place
 from schemabank.report.sections.chart import given, table_of
+from schemabank.runs.folder import COST
+from schemabank.runs.stored import read_cost
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Provenance:
     models: list[str]
     tasks: list[str]
     dtypes: list[str]
+    devices: list[str]
     failed: Sequence[Left]
     failed_trials: Sequence[Left]
     excluded: Sequence[Left]
@@ -52,6 +55,7 @@ def find(runs: RunSet) -> Provenance:
         models=distinct(lambda run: run.result["model"]),
         tasks=distinct(lambda run: run.result["task"]),
         dtypes=distinct(lambda run: run.result["dtype"]),
+        devices=_devices(runs.runs),
         failed=runs.failed,
         failed_trials=runs.failed_trials,
         excluded=runs.excluded,
@@ -59,9 +63,21 @@ def find(runs: RunSet) -> Provenance:
     )
 
 
+def _devices(runs: Sequence[ReportedRun]) -> list[str]:
+    """The devices of the runs whose costs name one."""
+    files = [run.folder / COST for run in runs]
+    costs = [read_cost(file) for file in files if file.exists()]
+    return list(dict.fromkeys(cost["device"] for cost in costs if cost.get("device")))
+
+
 def named(found: Provenance) -> list[str]:
     """Return one line each on models, tasks and types of numbers."""
-    titles = {"Models": found.models, "Tasks": found.tasks, "Numbers computed in": found.dtypes}
+    titles = {
+        "Models": found.models,
+        "Tasks": found.tasks,
+        "Numbers computed in": found.dtypes,
+        "Computed on": found.devices,
+    }
     return [f"{title}: {', '.join(names)}." for title, names in titles.items() if names]
 
 
