@@ -1,0 +1,140 @@
+"""Figures and tables in the words of the pages of findings."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from records import Suite, Tried
+
+from schemabank import stats
+from schemabank.common.tables import markdown_table
+from schemabank.report.comparing.families import Adjusted
+from schemabank.report.sections.cells import short
+from schemabank.stats import Interval
+
+MINUS = "−"
+
+
+def percent(share: float) -> str:
+    """Return a share as percent with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in points of percent, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", MINUS)
+
+
+def interval(ends: Interval) -> str:
+    """Return both ends of an interval of differences, in points of percent."""
+    return f"{points(ends[0])} to {points(ends[1])}"
+
+
+def effect(found: stats.Verdict | Adjusted) -> str:
+    """Return a difference with its 95 % interval, in points."""
+    assert found.interval is not None
+    return f"{points(found.difference)} points (95 % interval {interval(found.interval)})"
+
+
+def screening(suite: Suite, control: str) -> str:
+    """Return the table of a round of candidates on validation."""
+    return _table(_tried_row(tried) for tried in suite.tried(control))
+
+
+def scores(suite: Suite) -> str:
+    """Return the table of all arms of a suite, at each of its settings."""
+    comparison = suite.report.comparison
+    rows = [
+        {
+            "arm": at.arm,
+            "setting": at.setting or "mean over all",
+            "seeds": str(at.summary.num_seeds),
+            "correct": percent(at.summary.mean),
+            "of single runs": _range(at.scores.values()),
+        }
+        for at in comparison.arms
+        if at.setting is not None or len(comparison.contrasts) > 1
+    ]
+    references = [
+        {
+            "arm": own.arm,
+            "setting": own.setting,
+            "seeds": "",
+            "correct": percent(own.score),
+            "of single runs": "",
+        }
+        for own in comparison.references
+    ]
+    return _table([*references, *rows])
+
+
+def contrasts(suite: Suite) -> str:
+    """Return the table of the treatment against the control at every setting, and pooled."""
+    comparison = suite.report.comparison
+    return _table(
+        {
+            "setting": contrast.setting or "mean over all",
+            "difference": points(contrast.verdict.difference),
+            "95 % interval": "" if (ends := contrast.verdict.interval) is None else interval(ends),
+            "p": short(contrast.verdict.p),
+            "verdict": contrast.verdict.outcome,
+        }
+        for contrast in comparison.every_contrast
+    )
+
+
+def others(suite: Suite) -> str:
+    """Return the table of the treatment against every other trained arm."""
+    return _table(
+        {
+            "against": own.arm,
+            "its mean": percent(own.mean),
+            "difference": points(own.judged.difference),
+            "95 % interval": "" if (ends := own.judged.interval) is None else interval(ends),
+            "Holm's p": short(own.judged.p_holm),
+            "verdict": own.judged.outcome,
+        }
+        for own in suite.report.topics.others
+    )
+
+
+def costs(suites: Mapping[str, Suite]) -> str:
+    """Return the table of what every suite took."""
+    return _table(
+        {
+            "record": f"`{suite.name}`",
+            "runs": str(len(suite.results)),
+            "wall clock": f"{60 * suite.hours:.0f} min",
+            "device": suite.devices,
+            "software": suite.versions,
+        }
+        for suite in suites.values()
+    )
+
+
+def _tried_row(tried: Tried) -> dict[str, str]:
+    found = tried.found
+    assert found.score is not None
+    return {
+        "arm": tried.arm,
+        "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
+        "correct": percent(found.score),
+        "less LoRA": f"{points(tried.difference)} ± {100 * tried.error:.1f}",
+        "loss": f"{found.gold_nll:.4f}",
+    }
+
+
+def _range(values: Iterable[float]) -> str:
+    known = sorted(values)
+    return f"{100 * known[0]:.1f} to {100 * known[-1]:.1f} %"
+
+
+def _table(rows: Iterable[Mapping[str, str]]) -> str:
+    found: Sequence[Mapping[str, str]] = list(rows)
+    cells = [list(row.values()) for row in found]
+    return "\n".join(markdown_table(list(found[0]), cells))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (percent, points, interval, effect, screening, scores, contrasts, others, costs)
+}
