@@ -58,6 +58,16 @@ def test_an_average_takes_four_bytes_for_each_weight_of_the_adapter() -> None:
     assert with_one - without == pytest.approx(4 * of_adapter / preflight.GIB)
 
 
+def test_slices_take_eight_bytes_for_each_weight_of_the_adapter() -> None:
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2, attach=with_banks(BANK))
+    without, with_slices = (
+        estimate(stack, data(), (0, 1), [RunConfig(arm="lora"), RunConfig(arm=arm)]).memory_gib
+        for arm in ("lora", "molf")
+    )
+    of_adapter = sum(stack.groups[name].weights.numel() for name in stack.lora.groups)
+    assert with_slices - without == pytest.approx(8 * of_adapter / preflight.GIB)
+
+
 def test_fewer_slots_fit_where_an_average_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "_activation_bytes", lambda *_: 0)
     stack = AdapterStack(tiny_model("llama"), lora=[LORA])

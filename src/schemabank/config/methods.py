@@ -14,6 +14,7 @@ from schemabank.common.errors import InputError
 from schemabank.config.base import OF_LORA, Later, MethodEntry, Settings, Share, Weight
 
 GROUP = "schemabank.methods"
+MOST_ADAPTERS = 8
 # Top-level keys of configurations and suites, which no method may have for its name.
 RESERVED = {
     *("arm", "seed", "preset", "model", "task", "lora", "bank", "tags", "curriculum", "train"),
@@ -58,6 +59,13 @@ def _unused_in_experts(experts: ExpertsSettings) -> dict[str, str]:
     return {}
 
 
+class MoLFSettings(Settings):
+    """Several adapters in every layer, one of which a step moves (MoLF)."""
+
+    num_adapters: Annotated[int, Field(ge=2, le=MOST_ADAPTERS)] = 2
+    """Adapters of a layer, which share lora.r; their sum is the adapter at the end."""
+
+
 BUILT_IN: Mapping[str, MethodEntry] = {
     "base": MethodEntry("schemabank.methods.method:Method", sections=()),
     "lora": MethodEntry("schemabank.methods.method:Method"),
@@ -81,6 +89,11 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         settings=ExpertsSettings,
         second_pass=("experts.consistency_weight",),
         unused=_unused_in_experts,
+    ),
+    "molf": MethodEntry(
+        "schemabank.methods.molf:MoLF",
+        sections=(*OF_LORA, "molf"),
+        settings=MoLFSettings,
     ),
 }
 

@@ -36,7 +36,7 @@ from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Halted, Kind, Slot
-from schemabank.engine.stack import AdapterStack, maps_of
+from schemabank.engine.stack import AdapterStack, maps_of, slices_of
 from schemabank.engine.step import Training, penalise, train_step
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
@@ -216,6 +216,8 @@ class Cohort:
     def _new_optimizers(self, *, compiled: bool) -> dict[str, SlotAdamW]:
         """One a group; the adapter's keeps a mean of its weights where some run ends as one."""
         averages = any(slot.run.average.kind != "none" for slot in self.slots)
+        most = max((slices_of(slot.run.method.settings) for slot in self.slots), default=1)
+        slices = self.stack.lora.new_slices(most) if most > 1 else None
         return {
             name: SlotAdamW(
                 group.weights,
@@ -223,6 +225,7 @@ class Cohort:
                 rounded=group.rounded,
                 faster=group.faster,
                 averages=averages and name in self.stack.lora.groups,
+                slices=slices if name in self.stack.lora.groups else None,
                 compiled=compiled,
             )
             for name, group in self.stack.groups.items()
@@ -294,6 +297,9 @@ class Cohort:
         self.stack.initialise(index, slot.run.seed)
         for optimizer in self.optimizers.values():
             optimizer.reset(index)
+            if optimizer.slices is not None:
+                count = slices_of(slot.run.method.settings)
+                optimizer.slices.configure(index, rank=slot.run.lora.r, count=count)
         s = self._coefficients
         for column, value in (
             (s.beta1, train.adam_beta1),

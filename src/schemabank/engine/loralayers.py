@@ -14,6 +14,7 @@ from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import ONE_MAP, Maps, StackedLora, install_lora, remove_lora
 from schemabank.engine.part import Field, Part, StepInput
+from schemabank.engine.slices import RankSlices, rank_slices
 from schemabank.engine.targets import PLAIN, blocks_of, layout_of, resolved
 
 LORA = "lora"
@@ -159,6 +160,17 @@ class LoraLayers(Part):
         of_maps = settings.r * sum(layer.out_features for layer in layers) * (maps.count - 1)
         of_routers = maps.count * sum(layer.in_features for layer in layers) if maps.routed else 0
         return of_maps + of_routers
+
+    def new_slices(self, most: int) -> RankSlices:
+        """Return what divides every layer's ranks into slices, at most so many in a slot."""
+        group = self.groups[LORA]
+        size, device = group.size, group.weights.device
+        places = group.views(torch.arange(size, dtype=torch.int32, device=device))
+        layers = [
+            (places[f"{path}.A"], places[f"{path}.B"].unflatten(0, (self.room.count, -1)))
+            for path in self.layers
+        ]
+        return rank_slices(layers, size=size, num_slots=len(self.settings), most=most)
 
     def begin_step(self, given: StepInput) -> None:
         """Draw new dropout masks."""

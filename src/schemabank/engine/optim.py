@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schemabank.engine.slices import RankSlices, undo_other_slices
+
 
 @dataclass(frozen=True)
 class AdamWSettings:
@@ -35,6 +37,7 @@ class SlotAdamW:
         rounded: a copy of the weights in another type, kept up to date.
         faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
         averages: whether to keep a mean of the weights over the steps.
+        slices: those of the weights of which a step moves one a layer; ``None``: no slot has any.
         compiled: whether to fuse the update into one pass over the weights.
 
     Attributes:
@@ -51,16 +54,20 @@ class SlotAdamW:
         rounded: Tensor | None = None,
         faster: Tensor | None = None,
         averages: bool = False,
+        slices: RankSlices | None = None,
         compiled: bool = False,
     ) -> None:
         self.weights, self.settings, self.rounded = weights, settings, rounded
-        self.faster = faster
+        self.faster, self.slices = faster, slices
         self.average = weights.clone() if averages else None
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
         self._update = torch.compile(_adamw_update, dynamic=False) if compiled else _adamw_update
         self._average = torch.compile(_move_mean, dynamic=False) if compiled else _move_mean
+        self._undo = (
+            torch.compile(undo_other_slices, dynamic=False) if compiled else undo_other_slices
+        )
 
     @property
     def state(self) -> tuple[Tensor, ...]:
@@ -99,6 +106,7 @@ class SlotAdamW:
             active: ``(slot, 1)``, bool; other rows do not change.
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start again.
         """
+        before = None if self.slices is None else self.weights.clone()
         self._update(
             (self.weights, self.mean, self.square, self.step),
             self.rounded,
@@ -110,6 +118,16 @@ class SlotAdamW:
             fresh=fresh,
             s=self.settings,
         )
+        if self.slices is not None:
+            assert before is not None
+            self._undo(
+                self.weights,
+                self.rounded,
+                before,
+                (self.mean, self.square),
+                epsilon=self.settings.epsilon,
+                slices=self.slices,
+            )
 
     @torch.no_grad()
     def move_average(self, rate: Tensor) -> None:

@@ -23,6 +23,7 @@ from schemabank.models.refusals import RefusalError, asking
 
 TRUNK_TOLERANCE = 1e-2
 MAPS = "maps"  # a run's :class:`Maps`, among the settings of its parts
+SLICES = "slices"  # there, too: how many slices the ranks of its adapters have
 
 
 class AdapterStack:
@@ -288,6 +289,13 @@ def maps_of(others: Mapping[str, object]) -> Maps:
     """Return a run's B's over one A, told among the settings of its parts."""
     found = others.get(MAPS, ONE_MAP)
     assert isinstance(found, Maps)
+    return found
+
+
+def slices_of(others: Mapping[str, object]) -> int:
+    """Return how many slices a run's ranks have, of which a step moves one a layer."""
+    found = others.get(SLICES, 1)
+    assert isinstance(found, int)
     return found
 
 

@@ -13,7 +13,8 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Encoded
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import CACHED_COST
-from schemabank.engine.stack import AdapterStack
+from schemabank.engine.stack import AdapterStack, slices_of
+from schemabank.methods import method_of
 from schemabank.models.architecture import hidden_size
 
 QUANTILES = (0, 25, 50, 75, 95, 100)
@@ -23,6 +24,7 @@ PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
 GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
+SLICE_BYTES = 8  # a weight before a step, and what it adds to the score of its slice
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
@@ -103,11 +105,12 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunCo
 
 
 def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
-    """What training keeps of weights; if a run averages, all slots have room for its mean."""
+    """What training keeps of weights; all slots have room for what one run needs."""
     averages = any(run.average.kind != "none" for run in runs)
+    has_slices = any(slices_of(method_of(run).settings(run)) > 1 for run in runs)
+    of_adapter = averages * AVERAGE_BYTES + has_slices * SLICE_BYTES
     return sum(
-        group.weights.numel()
-        * (TRAINED_BYTES + (AVERAGE_BYTES if averages and name in stack.lora.groups else 0))
+        group.weights.numel() * (TRAINED_BYTES + (name in stack.lora.groups) * of_adapter)
         for name, group in stack.groups.items()
     )
 
