@@ -66,6 +66,15 @@ class MoLFSettings(Settings):
     """Adapters of a layer, which share lora.r; their sum is the adapter at the end."""
 
 
+class ShrinkSettings(Settings):
+    """A higher rank at the beginning, reduced by the singular value decomposition."""
+
+    factor: Annotated[int, Field(ge=2, le=16)] = 4
+    """The rank at the beginning, as a multiple of lora.r."""
+    ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the steps that the adapter of the higher rank takes."""
+
+
 BUILT_IN: Mapping[str, MethodEntry] = {
     "base": MethodEntry("schemabank.methods.method:Method", sections=()),
     "lora": MethodEntry("schemabank.methods.method:Method"),
@@ -89,6 +98,11 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         settings=ExpertsSettings,
         second_pass=("experts.consistency_weight",),
         unused=_unused_in_experts,
+    ),
+    "shrink": MethodEntry(
+        "schemabank.methods.shrink:Shrink",
+        sections=(*OF_LORA, "shrink"),
+        settings=ShrinkSettings,
     ),
     "molf": MethodEntry(
         "schemabank.methods.molf:MoLF",

@@ -325,6 +325,8 @@ class Cohort:
             settings = slot.settings()
             if settings.first and slot.step > 0:
                 self.stage_ended(index, slot.run.name, slot.stage_before)
+            if slot.step == slot.course.reduced_at:
+                self.stack.lora.reduce(index)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
         shapes = {k: self.data.shape(self._seating.tick, k.room) for k in kinds}
         self._prepare(shapes)

@@ -14,6 +14,7 @@ from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import ONE_MAP, Maps, StackedLora, install_lora, remove_lora
 from schemabank.engine.part import Field, Part, StepInput
+from schemabank.engine.reduction import nearest
 from schemabank.engine.slices import RankSlices, rank_slices
 from schemabank.engine.targets import PLAIN, blocks_of, layout_of, resolved
 
@@ -46,6 +47,8 @@ class LoraLayers(Part):
         num_blocks: decoder blocks with adapters; layers outside of all count as one more.
         room: for B's over one A.
         maps: those that each slot's run has; its adapter's B is their mean.
+        ranks: of each slot while its run trains; an adapter ends with its settings' own.
+        widest: the largest rank that a slot has room for.
 
     Raises:
         InputError: targets or blocks that the model does not have.
@@ -68,6 +71,8 @@ class LoraLayers(Part):
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
         self.room, self.maps = maps, [ONE_MAP] * len(self.settings)
+        self.ranks = [each.r for each in self.settings]
+        self.widest = max(self.ranks)
         self.passes = passes
         self.dropout = SlotDropout([s.lora_dropout for s in settings], device=model.device)
         self.layout = layout_of(model, settings[0]) if adapters else PLAIN
@@ -103,6 +108,7 @@ class LoraLayers(Part):
         self.settings[slot] = settings
         self.dropout.set_rate(slot, settings.lora_dropout)
         self.use_maps(slot, ONE_MAP)
+        self.use_rank(slot, settings.r)
 
     def use_maps(self, slot: int, maps: Maps) -> None:
         """Give a slot its B's over one A."""
@@ -111,11 +117,28 @@ class LoraLayers(Part):
         for layer in self.layers.values():
             layer.configure(slot, self.settings[slot], num_maps=maps.count)
 
+    def use_rank(self, slot: int, rank: int) -> None:
+        """Give a slot the rank with which its run begins, at the scale of its settings."""
+        assert rank <= self.widest
+        self.ranks[slot] = rank
+
+    @torch.no_grad()
+    def reduce(self, slot: int) -> None:
+        """Replace a slot's adapters by the nearest ones of the rank that its settings state."""
+        rank = self.settings[slot].r
+        for path in self.layers:
+            a, b = self._master(path, "A")[slot], self._master(path, "B")[slot]
+            low_a, low_b = nearest(a, b, rank)
+            a.zero_()[:, :rank] = low_a
+            b.zero_()[:rank] = low_b
+        self.ranks[slot] = rank
+        self._publish()
+
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
         generator = seeded_generator(seed, LORA)
         for path, layer in self.layers.items():
-            self._master(path, "A")[slot].copy_(layer.initial_a(self.settings[slot].r, generator))
+            self._master(path, "A")[slot].copy_(layer.initial_a(self.ranks[slot], generator))
             self._master(path, "B")[slot].zero_()
         if self.room.routed:
             self._initialise_routers(slot, seed)

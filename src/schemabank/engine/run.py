@@ -85,9 +85,12 @@ class Course:
         num_cached: how many of the first steps leave LoRA untouched, so that the base model's
             states below the first part that acts on a block can be used again.
         penalties: the terms that the run may add to the task's loss.
+        reduced_at: the step before which the adapter gets its own rank; ``None``: it has it from
+            the beginning.
     """
 
     num_cached: int = 0
+    reduced_at: int | None = None
     penalties: frozenset[str] = frozenset()
 
     def __init__(self, run: "Run", data: TrainingData) -> None:

@@ -24,6 +24,7 @@ from schemabank.models.refusals import RefusalError, asking
 TRUNK_TOLERANCE = 1e-2
 MAPS = "maps"  # a run's :class:`Maps`, among the settings of its parts
 SLICES = "slices"  # there, too: how many slices the ranks of its adapters have
+RANK = "rank"  # there, too: the rank with which it begins, if that is not its adapter's own
 
 
 class AdapterStack:
@@ -92,6 +93,7 @@ class AdapterStack:
         for part in self.parts:
             part.configure(slot, lora if part is self.lora else others.get(part.name))
         self.lora.use_maps(slot, maps_of(others))
+        self.lora.use_rank(slot, rank_of(others, lora))
 
     def num_weights(self, group: str, lora: LoraSettings, others: Mapping[str, object]) -> int:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
@@ -289,6 +291,13 @@ def maps_of(others: Mapping[str, object]) -> Maps:
     """Return a run's B's over one A, told among the settings of its parts."""
     found = others.get(MAPS, ONE_MAP)
     assert isinstance(found, Maps)
+    return found
+
+
+def rank_of(others: Mapping[str, object], lora: LoraSettings) -> int:
+    """Return the rank with which a run begins."""
+    found = others.get(RANK, lora.r)
+    assert isinstance(found, int)
     return found
 
 

@@ -52,6 +52,10 @@ class Method:
         del run
         return ONE_MAP
 
+    def rank(self, run: RunConfig) -> int:
+        """Return the rank with which a run begins."""
+        return run.lora.r
+
     def prefixes(
         self, run: RunConfig, tokenizer: PreTrainedTokenizerBase
     ) -> Sequence[Sequence[int]]:

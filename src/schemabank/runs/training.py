@@ -163,8 +163,9 @@ def skips(slot: Slot) -> str:
 
 def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
     """Put slots on the base model, each with room for any of the runs and their methods."""
-    widest = max((run.lora for run in runs), key=lambda lora: lora.r)
     methods = {run.arm: method_of(run) for run in runs}
+    rank = max(methods[run.arm].rank(run) for run in runs)
+    widest = runs[0].lora.model_copy(update={"r": rank})
     attach = [
         put_on
         for arm, method in methods.items()
