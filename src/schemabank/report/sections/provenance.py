@@ -18,7 +18,7 @@ class ComparedRun:
     arm: str
     seed: int
     setting: str = field(metadata=EPOCHS)
-    scale_factor: float | None
+    scale_factor: float | None = None
 
 
 @dataclass(frozen=True)
