@@ -120,6 +120,35 @@ def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
         assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_rescaled_adapter_computes_what_b_times_its_factor_does(
+    method: str, device: str, folder: Path, tmp_path: Path
+) -> None:
+    """Seated for a trial, or kept: the same bits, and stock PEFT agrees with them."""
+    base, factors = base_model(folder, device), (0.3, 1.7)
+    made = cohort({"own": run_of(method, 1), "lora": run_of("lora", 2)}, base)
+    list(made.steps())
+    made.seat(["own", "lora"])
+    before, unscaled = [made.stack.lora.tensors(slot) for slot in range(2)], probe(made.stack, base)
+    made.seat(["own", "lora"], factors=factors)
+    tried = [made.stack.lora.tensors(slot) for slot in range(2)]
+    for name, factor in zip(("own", "lora"), factors, strict=True):
+        made.finished[name] = made.stack.lora.rescaled(made.finished[name], factor)
+    made.seat(["own", "lora"])
+    expected = probe(made.stack, base)
+    for slot, factor in enumerate(factors):
+        for path, (a, b) in made.stack.lora.tensors(slot).items():
+            assert all(map(torch.equal, (a, b), tried[slot][path]))
+            assert torch.equal(a, before[slot][path][0])
+            assert torch.equal(b, before[slot][path][1] * factor)
+        export(made.stack, slot, tmp_path / str(slot))
+    made.stack.remove()
+    for slot in range(2):
+        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
+        assert not check_with_peft(tmp_path / str(slot), base, unscaled[slot]).agrees
+
+
 def tensors_of(run: RunConfig, base: BaseModel) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """What a run ends as, alone in the first of two slots."""
     made = cohort({"alone": run}, base)

@@ -84,6 +84,14 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
         {"arm": "lora", "average": {"kind": "last", "last": 1, "span_ratio": 0.5}},
         "average.span_ratio (average.last is 1",
     ),
+    "an adapter that is not trained has no scale": (
+        bank(curriculum=[{**TAGGED, "train": ["router"]}], rescale={"factors": [0.5]}),
+        "rescale.factors (no stage trains lora)",
+    ),
+    "base has no scale": (
+        {"arm": "base", "rescale": {"factors": [0.5]}},
+        "rescale.factors (the arm base trains nothing)",
+    ),
     "lora has no routing": ({"arm": "lora", "eval": {"routing": "on"}}, "schemabank alone has a"),
     "lora sees no shots": ({"arm": "lora", "eval": {"few_shot": 8}}, "the arm base alone is shown"),
     "base trains nothing": (
@@ -234,6 +242,7 @@ USED: dict[str, dict[str, object]] = {
     "tags by text in a bare stage": bank(
         curriculum=[{**BARE, "tag_keep": [1.0]}, {**LORA_ONLY}], tags={"delivery": "prefix"}
     ),
+    "a scale for one arm": {"arm": ["base", "lora"], "rescale": {"factors": [0.5, 2]}},
     "several shots": {"arm": ["base", "lora"], "base_shots": [0, 8]},
 }
 
@@ -312,6 +321,7 @@ def test_a_copied_detail_of_a_stage_is_only_said(path: Path) -> None:
         "preset=paper",
         "bank.entropy_weight=1",
         "engine.slots=3",
+        "rescale.factors=[0.5]",
         "task.end_token=false",
         "engine.trackers=[wandb]",
         "tags.tagger=none",

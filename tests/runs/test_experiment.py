@@ -685,10 +685,10 @@ def test_an_error_before_the_first_step_leaves_the_model_to_the_next_run(
 ) -> None:
     estimate, calls = training.estimate, itertools.count()
 
-    def full(*args: object) -> object:
+    def full(*args: object, **options: object) -> object:
         if next(calls) == 0:
             raise exhausted
-        return estimate(*args)
+        return estimate(*args, **options)
 
     monkeypatch.setattr(training, "estimate", full)
     (failed, fine), _ = run(finished.config, tmp_path, "arm=[lora, schemabank]", "engine.slots=1")

@@ -11,6 +11,7 @@ from schemabank.config.train import AverageSettings
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs import preflight
 from schemabank.runs.preflight import Estimate, describe_data, estimate, slots_that_fit
+from schemabank.tasks import Item
 from tiny import tiny_model
 
 
@@ -78,6 +79,24 @@ def test_fewer_slots_fit_where_an_average_is_kept(monkeypatch: pytest.MonkeyPatc
     averaged = plain.model_copy(update={"average": AverageSettings(kind="last")})
     assert slots_that_fit(stack, data(), [plain]) == 10
     assert slots_that_fit(stack, data(), [averaged]) == 8
+
+
+def test_a_choice_of_scales_takes_a_pass_of_the_validation_split_at_every_factor() -> None:
+    """Five runs in two slots: three parts, each as long as its longest choice."""
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2)
+    runs = [
+        RunConfig.model_validate({"arm": "lora", "rescale": {"factors": factors}})
+        for factors in ([0.5, 2], [0.5], [], [], [0.5])
+    ]
+    tokens = (1,) * 30
+    item = Item("1", "all", "", tokens, tokens[:10], ("1",))
+    plain, chosen = (
+        estimate(stack, data(), (0, 9), runs, validation=items).time_s for items in ([], [item] * 3)
+    )
+    blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())
+    head = stack.model.get_output_embeddings().weight.numel()
+    flop = 2 * 2 * (3 + 0 + 2) * 3 * (40 * blocks + 10 * head)
+    assert chosen - plain == pytest.approx(flop / 0.4e6)
 
 
 def test_a_cohort_says_how_many_steps_of_which_cost_are_to_come() -> None:

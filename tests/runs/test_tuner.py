@@ -222,6 +222,16 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
         tuner.train(PAIRS)
 
 
+def test_a_scale_cannot_be_chosen_without_a_validation_split() -> None:
+    rescaled = config(arm="lora", rescale={"factors": [0.5]})
+    model = tiny_model("llama")
+    with pytest.raises(
+        InputError, match=r"factors is \[0\.5, 1\.0\], but a Tuner has no validation"
+    ):
+        schemabank.Tuner(model, tiny_tokenizer(), rescaled)
+    assert torch.equal(logits(model), logits(tiny_model("llama")))
+
+
 def test_a_method_that_can_do_nothing_here_is_refused() -> None:
     experts = {"routing": "learned", "consistency_weight": 1}
     lora = LoraSettings(r=4, lora_dropout=0)

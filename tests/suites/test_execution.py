@@ -294,6 +294,23 @@ def test_a_tuned_suite_runs_at_the_rates_it_chose(finished: Finished, tmp_path: 
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_runs_of_a_search_choose_their_scale_as_final_runs_do(
+    finished: Finished, tmp_path: Path
+) -> None:
+    arms: dict[str, object] = {"lora": {}, "scaled": {"arm": "lora", "rescale": {"factors": [3]}}}
+    task = {"name": "gsm8k", "max_length": 96, "gsm8k": {"validation_ratio": 0.3}}
+    path = tuned(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], defaults={"task": task})
+    _, outcomes, _ = ran(path, tmp_path / "runs")
+    trials = manifest(tmp_path / "runs")["tuning"]["runs"]
+    found = [(row["arm"], tmp_path / "runs" / row["run_id"]) for row in trials]
+    found += zip(("lora", "scaled"), (outcome.folder for outcome in outcomes), strict=True)
+    assert len(found) >= 6
+    for arm, folder in found:
+        tried = read_json(folder / "result.json")["training"].get("rescale", {}).get("tried", [])
+        assert [row["factor"] for row in tried] == ([1, 3] if arm == "scaled" else [])
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_the_command_lists_what_is_known_of_a_tuned_suite(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
     AverageSettings,
+    RescaleSettings,
     Stage,
     StageSettings,
     TrainSettings,
@@ -242,6 +243,8 @@ class _OfAllMethods(Settings):
     """Training."""
     average: Annotated[AverageSettings, Later(AverageSettings())] = AverageSettings()
     """Average of the adapter over its steps."""
+    rescale: Annotated[RescaleSettings, Later(RescaleSettings())] = RescaleSettings()
+    """Scale of the adapter, chosen after training."""
     eval: EvalSettings = EvalSettings()
     """Evaluation."""
     engine: EngineSettings = EngineSettings()

@@ -6,7 +6,7 @@ schedule and one warm-up hold for every arm unless a stage has its own.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemabank.config.base import Later, PositiveInt, Rate, Settings, Share, Weight
 
@@ -69,6 +69,29 @@ class AverageSettings(Settings):
     """η of BEMA: it adds the share (lag + t)^-η of the difference of last and first weights."""
     lag: PositiveInt = 10
     """ρ of BEMA."""
+
+
+def _with_one(factors: tuple[float, ...]) -> tuple[float, ...]:
+    """Return factors in ascending order, with 1 among them unless there are none."""
+    if len(set(factors)) < len(factors):
+        raise ValueError(
+            f"factors is {list(factors)}, allowed are distinct numbers: name each factor once"
+        )
+    if factors == (1,):
+        raise ValueError(
+            "factors is [1], which changes nothing: allowed are lists with another number, such as "
+            "[0.75, 1.25], add one or leave factors out"
+        )
+    return tuple(sorted({*factors, 1.0})) if factors else ()
+
+
+class RescaleSettings(Settings):
+    """The scale of an adapter, chosen on the validation split after training."""
+
+    factors: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=100)], ...], AfterValidator(_with_one)
+    ] = ()
+    """The adapter is multiplied by that of these and 1 with the lowest loss; empty: by none."""
 
 
 class StageSettings(Settings):

@@ -190,13 +190,16 @@ class Cohort:
         for slot in self._seating.seated.values():
             slot.failure = reason
 
-    def seat(self, names: Sequence[str]) -> None:
-        """Put finished runs into the first slots, to be evaluated or saved."""
+    def seat(self, names: Sequence[str], *, factors: Sequence[float] = ()) -> None:
+        """Put finished runs into the first slots, each B times its factor if there are any."""
         for index, name in enumerate(names):
             run = next(slot.run for slot in self.slots if slot.run.name == name)
             self.stack.configure(index, run.lora, run.method.settings)
             self.stack.lora.use_maps(index, ONE_MAP)  # as it was folded when it ended
-            for group_name, row in self.finished[name].items():
+            weights = self.finished[name]
+            if factors:
+                weights = self.stack.lora.rescaled(weights, factors[index])
+            for group_name, row in weights.items():
                 self.stack.groups[group_name].weights[index].copy_(row)
         for group in self.stack.groups.values():
             group.publish()

@@ -168,6 +168,14 @@ class LoraLayers(Part):
                 own.zero_()
         return folded
 
+    def rescaled(self, weights: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
+        """Return a slot's weights, ``(size,)`` by group, with every B multiplied by a factor."""
+        row = weights[LORA].clone()
+        for name, own in self.groups[LORA].views(row).items():
+            if name.endswith(".B"):
+                own.mul_(factor)
+        return {**weights, LORA: row}
+
     def first_weights(self, settings: LoraSettings, seed: int) -> Tensor:
         """Return the weights that a run of these settings starts from, ``(size,)``, on the CPU."""
         first = torch.zeros(self.groups[LORA].size)

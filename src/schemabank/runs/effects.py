@@ -245,7 +245,7 @@ def _unused_in_average(run: RunConfig) -> Reasons:
         "bema": {"ema_power", "bias_power", "lag"},
     }[run.average.kind]
     if not any("lora" in stage.train for stage in run.stages()):
-        idle = ("average", "train.loraplus_lr_ratio")
+        idle = ("average", "rescale", "train.loraplus_lr_ratio")
         return dict.fromkeys(idle, "no stage trains lora")
     names = set(type(run.average).model_fields) - used - {"kind"}
     found = {f"average.{name}": f"average.kind is {run.average.kind}" for name in sorted(names)}

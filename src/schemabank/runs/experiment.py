@@ -48,6 +48,7 @@ from schemabank.runs.prepare import (
     task_training_data,
 )
 from schemabank.runs.progress import Reporter
+from schemabank.runs.rescale import validation_items
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, build_stack, train_runs
 from schemabank.tasks.base import TaskData
@@ -185,7 +186,7 @@ def plan_all(
             journeys = [journey(run, epoch=epoch) for run in plan.runs]
             steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
             stack = build_stack(plan.runs, context.base, slots=slots)
-            expected = estimate(stack, data, steps, plan.runs)
+            expected = estimate(stack, data, steps, plan.runs, validation=context.validation)
             stack.remove()
             found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
     return found
@@ -311,11 +312,13 @@ def _prepare(
         if run.trains and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
     _check_runs(runs, task, base, training)
+    rescaled = [run for run in runs if run.trains and run.rescale.factors]
+    validation = validation_items(task, rescaled[0], base) if rescaled else []
     if training is not None:
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     inputs = {**base.digests, DATA: data_digest(task)}
-    return Context(base, training, items, reporter, trackers, inputs)
+    return Context(base, training, items, validation, reporter, trackers, inputs)
 
 
 def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) -> BaseModel:

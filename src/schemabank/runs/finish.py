@@ -78,6 +78,8 @@ def finish_runs(
     outcomes = []
     for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
         training = None if cohort is None else _training_summary(cohort, index)
+        if training is not None and member.rescaled is not None:
+            training["rescale"] = member.rescaled.row()
         with waiting("checking the adapter with stock PEFT", context.reporter.note):
             outcomes.append(_close(member, done, training, cost, context))
     return outcomes

@@ -7,6 +7,7 @@ neighbours. So every write of a run goes through its :class:`Member`.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 from schemabank.adapters.files import PROVENANCE, model_card, save_adapter, save_bank
@@ -71,6 +72,32 @@ def finished_outcome(run: RunConfig, folder: Path) -> Outcome:
     return Outcome(folder, result, reused=True)
 
 
+@dataclass(frozen=True)
+class Rescaled:
+    """How the scale of a run's adapter was chosen.
+
+    Attributes:
+        factor: by which its B was multiplied.
+        losses: on the validation split at each factor, in nats per token.
+    """
+
+    factor: float
+    losses: Mapping[float, float]
+
+    def row(self) -> dict[str, object]:
+        """What ``result.json`` says of it; JSON has no NaN or infinity, so they become null."""
+        tried = [
+            {"factor": factor, "gold_nll_with_end": loss if isfinite(loss) else None}
+            for factor, loss in self.losses.items()
+        ]
+        return {"factor": self.factor, "tried": tried}
+
+    def __str__(self) -> str:
+        """The choice in words."""
+        loss, before = self.losses[self.factor], self.losses[1.0]
+        return f"B x {self.factor:g}, loss {loss:.4f} on validation (unchanged {before:.4f})"
+
+
 @dataclass
 class Member:
     """A run of a cohort.
@@ -79,11 +106,13 @@ class Member:
         run: its settings.
         claim: its folder.
         failure: the first thing that went wrong with it, or ``None``.
+        rescaled: how its adapter's scale was chosen; ``None``: it stayed as it was trained.
     """
 
     run: RunConfig
     claim: RunClaim
     failure: Failure | None = None
+    rescaled: Rescaled | None = None
     _can_write: bool = True
 
     def write(self, action: Callable[[Path], None]) -> None:

@@ -16,6 +16,7 @@ from schemabank.engine.seating import CACHED_COST
 from schemabank.engine.stack import AdapterStack, slices_of
 from schemabank.methods import method_of
 from schemabank.models.architecture import hidden_size
+from schemabank.tasks import Item
 
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
@@ -67,7 +68,12 @@ def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def estimate(
-    stack: AdapterStack, data: TrainingData, num_steps: tuple[int, int], runs: Sequence[RunConfig]
+    stack: AdapterStack,
+    data: TrainingData,
+    num_steps: tuple[int, int],
+    runs: Sequence[RunConfig],
+    *,
+    validation: Sequence[Item] = (),
 ) -> Estimate:
     """Estimate peak memory and training time of a cohort from shapes and a short measurement.
 
@@ -75,7 +81,8 @@ def estimate(
         stack: of the cohort.
         data: the training examples.
         num_steps: with the base model's trunk, and others.
-        runs: of the cohort.
+        runs: of the cohort, in the order in which they train.
+        validation: items by which the scales of their adapters are chosen.
     """
     model = stack.model
     schedule = data.schedule
@@ -87,11 +94,14 @@ def estimate(
     bytes_frozen = sum(p.numel() * p.element_size() for p in model.parameters())
     passes = stack.lora.passes
     flop = 4 * passes * (blocks * positions + head * labels)
+    asked = sum(len(item.prompt_tokens) + len(item.target_tokens) for item in validation)
+    answered = sum(len(item.target_tokens) for item in validation)
+    choices = 2 * _num_trials(runs, stack.num_slots) * (blocks * asked + head * answered)
     whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
     bytes_activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
     return Estimate(
         memory_gib=(bytes_frozen + _trained_bytes(stack, runs) + bytes_activations) / GIB,
-        time_s=whole_steps * flop / (EFFICIENCY * _matrix_rate(model)),
+        time_s=(whole_steps * flop + choices) / (EFFICIENCY * _matrix_rate(model)),
     )
 
 
@@ -113,6 +123,12 @@ def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
         group.weights.numel() * (TRAINED_BYTES + (name in stack.lora.groups) * of_adapter)
         for name, group in stack.groups.items()
     )
+
+
+def _num_trials(runs: Sequence[RunConfig], slots: int) -> int:
+    """How often slots, all of them at once, compute a likelihood of the validation split."""
+    parts = (runs[first : first + slots] for first in range(0, len(runs), slots))
+    return slots * sum(max(len(run.rescale.factors) for run in part) for part in parts)
 
 
 def _activation_bytes(model: PreTrainedModel, positions: int) -> int:

@@ -45,6 +45,7 @@ Count = Annotated[int, Field(ge=0, le=MOST_COUNTED)]
 Share = Annotated[float, AfterValidator(_clear_of_rounding)]
 # Nats per token, computed in float32. The losses of a run that was trained and scored are finite.
 Loss = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[!-~]*$")]
 Figure = Annotated[float, Field(ge=0)]
 FigureOrNan = Annotated[float, AfterValidator(_not_negative)]
@@ -56,6 +57,24 @@ class StoredPart(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
 
+class _Tried(StoredPart):
+    factor: Factor
+    gold_nll_with_end: Loss | None
+
+
+class _Rescale(StoredPart):
+    factor: Factor
+    tried: Annotated[list[_Tried], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _was_tried(self) -> Self:
+        if not any(
+            one.factor == self.factor and one.gold_nll_with_end is not None for one in self.tried
+        ):
+            raise ValueError("a factor that is among those tried, with a loss")
+        return self
+
+
 class _Training(StoredPart):
     num_steps: Count
     num_examples: Count
@@ -63,6 +82,7 @@ class _Training(StoredPart):
     num_lora_updates: Count
     num_updates: dict[str, Count] = Field(default_factory=dict)  # the first runs have none
     num_trained_parameters: Count
+    rescale: _Rescale | None = None  # only of runs that chose their adapter's scale
 
 
 class _PeftCheck(StoredPart):

@@ -16,10 +16,9 @@ from pydantic_core import ErrorDetails
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.config.base import PositiveInt, Seed, Weight
-from schemabank.runs.resultshape import Result, StoredPart, shape_of_group
+from schemabank.runs.resultshape import Factor, Result, StoredPart, shape_of_group
 from schemabank.runs.routingshape import RoutingReport
 
-Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # The name of a run's folder, which lies beside the file.
 RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 

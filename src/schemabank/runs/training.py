@@ -31,7 +31,9 @@ from schemabank.runs.members import KeepStage, Member, stage_keeper, write_weigh
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
+from schemabank.runs.rescale import rescale
 from schemabank.runs.trackers import Trackers
+from schemabank.tasks import Item
 
 MOST_NAMED = 4
 
@@ -44,6 +46,7 @@ class Context:
         base: the base model.
         training: training data; ``None`` where no run trains.
         items: evaluation items by the number of shots, in every form that a run asks for.
+        validation: items by which adapters' scales are chosen, if a run has a choice.
         reporter: where progress goes.
         trackers: where runs are followed.
         inputs: digests of the base model, its tokenizer and the task's examples.
@@ -52,6 +55,7 @@ class Context:
     base: BaseModel
     training: TrainingData | None
     items: Mapping[int, Items]
+    validation: Sequence[Item]
     reporter: Reporter
     trackers: Trackers
     inputs: Mapping[str, str]
@@ -85,12 +89,13 @@ def train_runs(
     with ExitStack() as on_failure:
         on_failure.callback(stack.remove)
         cohort.free()
+        for index, member in enumerate(members):
+            member.fail(_end_of(cohort, index))
         for part in seated(members, stack, cohort):
+            rescale(part, cohort, context.validation, context.reporter)
             for index, member in enumerate(part):
                 member.write(partial(_write_end, stack, index, member.run, context.base))
         on_failure.pop_all()
-    for index, member in enumerate(members):
-        member.fail(_end_of(cohort, index))
     return cohort, stack
 
 
@@ -131,7 +136,7 @@ def _through_all_steps(
     cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, runs, context))
     assert cohort is not None
     try:
-        _announce(cohort, runs, context.reporter)
+        _announce(cohort, runs, context)
         paths = {run_id(member.run): member.claim.path / METRICS for member in members}
         with StepLogs(paths, cohort) as logs:
             while (lack := _log_steps(cohort, logs, context)) is not None:
@@ -201,10 +206,13 @@ def names_of(runs: Sequence[RunConfig]) -> str:
     return f"{len(runs)} runs ({', '.join(f'{n} {arm}' for arm, n in counts.items())})"
 
 
-def _announce(cohort: Cohort, runs: Sequence[RunConfig], reporter: Reporter) -> None:
+def _announce(cohort: Cohort, runs: Sequence[RunConfig], context: Context) -> None:
     """Say what is to come."""
+    reporter = context.reporter
     names, slots = names_of(runs), cohort.stack.num_slots
-    expected = estimate(cohort.stack, cohort.data, cohort.steps_to_come, runs)
+    expected = estimate(
+        cohort.stack, cohort.data, cohort.steps_to_come, runs, validation=context.validation
+    )
     at_once = f", {slots} at once" if slots < len(runs) else ""
     reporter.note(
         f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "

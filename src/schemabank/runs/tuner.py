@@ -60,7 +60,8 @@ class Tuner:
             no effect here, which a warning says.
 
     Raises:
-        InputError: targets or blocks that the model does not have.
+        InputError: targets or blocks that the model does not have, an arm that trains nothing, or
+            factors of ``rescale``, which take a validation split.
     """
 
     def __init__(
@@ -74,6 +75,12 @@ class Tuner:
             raise InputError(
                 f"config.arm is {config.arm!r}, which trains nothing: allowed are "
                 f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
+            )
+        if config.rescale.factors:
+            raise InputError(
+                f"config.rescale.factors is {list(config.rescale.factors)}, but a Tuner has no "
+                "validation split on which to choose one: allowed is none here, leave it out, or "
+                "train by `schemabank train`"
             )
         _tell_without_effect(config)
         self.model, self.tokenizer, self.config = model, tokenizer, config

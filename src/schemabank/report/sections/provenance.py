@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from schemabank.common.tables import PlainTable
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import Left, ReportedRun, RunSet
-from schemabank.report.sections.cells import place
+from schemabank.report.sections.cells import place, short
 from schemabank.report.sections.chart import given, table_of
 from schemabank.runs.folder import COST
 from schemabank.runs.stored import read_cost
@@ -14,12 +14,13 @@ from schemabank.runs.stored import read_cost
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One run of the report."""
+    """One run of the report; its factor is that of ``rescale``, if it chose one."""
 
     run_id: str
     arm: str
     seed: int
     setting: str = field(metadata=EPOCHS)
+    scale_factor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def find(runs: RunSet) -> Provenance:
             if version is not None:
                 versions.setdefault(name, {})[version] = None
     return Provenance(
-        runs=[ComparedRun(run.run_id, run.arm, run.seed, run.setting) for run in runs.runs],
+        runs=[_compared(run) for run in runs.runs],
         versions={name: list(found) for name, found in versions.items()},
         models=distinct(lambda run: run.result["model"]),
         tasks=distinct(lambda run: run.result["task"]),
@@ -96,11 +97,24 @@ def left_tables(found: Provenance) -> list[PlainTable]:
 def compared_tables(found: Provenance) -> list[PlainTable]:
     """Return versions of software, and the runs that are compared."""
     versions = [{"name": name, "version": ", ".join(own)} for name, own in found.versions.items()]
+    rescaled = any(run.scale_factor is not None for run in found.runs)
     runs = [
-        {"run": r.run_id, "arm": r.arm, "seed": str(r.seed), "setting": place(r.setting)}
+        {
+            "run": r.run_id,
+            "arm": r.arm,
+            "seed": str(r.seed),
+            "setting": place(r.setting),
+            **({"adapter times": short(r.scale_factor)} if rescaled else {}),
+        }
         for r in found.runs
     ]
     return given(table_of("versions", versions), table_of(f"compared runs: {len(runs)}", runs))
+
+
+def _compared(run: ReportedRun) -> ComparedRun:
+    rescale = (run.result["training"] or {}).get("rescale")
+    factor = None if rescale is None else rescale["factor"]
+    return ComparedRun(run.run_id, run.arm, run.seed, run.setting, factor)
 
 
 def _left_table(title: str, found: Sequence[Left]) -> PlainTable | None:
