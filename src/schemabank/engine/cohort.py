@@ -330,6 +330,7 @@ class Cohort:
                 self.stage_ended(index, slot.run.name, slot.stage_before)
             if slot.step == slot.course.reduced_at:
                 self.stack.lora.reduce(index)
+                self.optimizers[self.stack.lora.name].begin_average(index)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
         shapes = {k: self.data.shape(self._seating.tick, k.room) for k in kinds}
         self._prepare(shapes)

@@ -127,7 +127,7 @@ class LoraLayers(Part):
         """Replace a slot's adapters by the nearest ones of the rank that its settings state."""
         rank = self.settings[slot].r
         for path in self.layers:
-            a, b = self._master(path, "A")[slot], self._master(path, "B")[slot]
+            a, b = self._master(path, "A")[slot], self._all_maps(path, slot)[0]
             low_a, low_b = nearest(a, b, rank)
             a.zero_()[:, :rank] = low_a
             b.zero_()[:rank] = low_b

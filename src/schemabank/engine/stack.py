@@ -99,6 +99,7 @@ class AdapterStack:
         """Weights of a group in a slot with these settings; without what pads their ranks."""
         part = next(part for part in self.parts if group in part.groups)
         if part is self.lora:
+            lora = lora.model_copy(update={"r": rank_of(others, lora)})
             more = self.lora.num_more_maps(lora, maps_of(others))
             return self.lora.num_weights(group, lora) + more
         return part.num_weights(group, others.get(part.name))

@@ -4,7 +4,7 @@ The wide adapter has the scale of the narrow one. Before the step at ``ratio`` o
 adapter of the rank ``lora.r`` takes its place, by the singular value decomposition. From there on
 the run is plain LoRA with a fresh optimizer, whose learning rate warms up again and goes on along
 the run's own schedule. So the run ends as a plain adapter, and what it ends with was trained as
-such.
+such. A mean over the steps begins anew where the adapter is reduced.
 """
 
 import math
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
+from schemabank.common.errors import InputError
 from schemabank.config.methods import ShrinkSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.run import Course, OnCourse, Run, RunMethod, TrainingData
@@ -52,6 +53,15 @@ class Shrink(Method):
         del setup
         ratio = run.own(ShrinkSettings).ratio
         return OnCourse(partial(ShrinkCourse, ratio=ratio), self.settings(run))
+
+    def check(self, run: RunConfig, setup: Setup) -> None:
+        """Refuse BEMA, which adds what a run has come away from its first weights."""
+        del setup
+        if run.average.kind == "bema":
+            raise InputError(
+                f"average.kind is 'bema', but the first weights of the arm {run.arm} have another "
+                "rank than its last: allowed are 'none', 'last' and 'exponential', set one of these"
+            )
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
         """Return the rank at the beginning."""

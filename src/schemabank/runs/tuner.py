@@ -88,11 +88,12 @@ class Tuner:
         method = method_of(config)
         self.stack = AdapterStack(
             model,
-            lora=[config.lora],
+            lora=[config.lora.model_copy(update={"r": method.rank(config)})],
             attach=method.attach([config]),
             maps=method.maps(config),
             passes=config.passes,
         )
+        self.stack.configure(0, config.lora, method.settings(config))
         self._banks = banks_of(self.stack) if config.uses("bank") else None
         self.stack.initialise(0, config.seed)
         self._savers = {name: vars(model).get(name) for name in SAVERS}
