@@ -30,6 +30,7 @@ from schemabank.engine.execute import (
     use_given_cores,
 )
 from schemabank.engine.lora import ONE_MAP
+from schemabank.engine.muon import Muon
 from schemabank.engine.optim import AdamWSettings, SlotAdamW, clip_factors
 from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
@@ -216,13 +217,18 @@ class Cohort:
     def _new_optimizers(self, *, compiled: bool) -> dict[str, SlotAdamW]:
         """One a group; the adapter's keeps a mean of its weights where some run ends as one."""
         averages = any(slot.run.average.kind != "none" for slot in self.slots)
+        muon = any(slot.run.train.optimizer == "muon" for slot in self.slots)
+        lora = self.stack.lora
         return {
             name: SlotAdamW(
                 group.weights,
                 self._coefficients,
                 rounded=group.rounded,
                 faster=group.faster,
-                averages=averages and name in self.stack.lora.groups,
+                averages=averages and name in lora.groups,
+                muon=Muon(group, num_maps=lora.room.count, compiled=compiled)
+                if muon and name in lora.groups
+                else None,
                 compiled=compiled,
             )
             for name, group in self.stack.groups.items()
@@ -294,6 +300,9 @@ class Cohort:
         self.stack.initialise(index, slot.run.seed)
         for optimizer in self.optimizers.values():
             optimizer.reset(index)
+            if optimizer.muon is not None:
+                chosen = train.optimizer == "muon"
+                optimizer.muon.seat(index, rank=slot.run.lora.r, chosen=chosen)
         s = self._coefficients
         for column, value in (
             (s.beta1, train.adam_beta1),

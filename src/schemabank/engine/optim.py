@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schemabank.engine.muon import Muon, Step
+
 
 @dataclass(frozen=True)
 class AdamWSettings:
@@ -35,6 +37,7 @@ class SlotAdamW:
         rounded: a copy of the weights in another type, kept up to date.
         faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
         averages: whether to keep a mean of the weights over the steps.
+        muon: updates some rows' matrices instead; ``None``: AdamW updates all.
         compiled: whether to fuse the update into one pass over the weights.
 
     Attributes:
@@ -51,10 +54,11 @@ class SlotAdamW:
         rounded: Tensor | None = None,
         faster: Tensor | None = None,
         averages: bool = False,
+        muon: Muon | None = None,
         compiled: bool = False,
     ) -> None:
         self.weights, self.settings, self.rounded = weights, settings, rounded
-        self.faster = faster
+        self.faster, self.muon = faster, muon
         self.average = weights.clone() if averages else None
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
@@ -99,6 +103,11 @@ class SlotAdamW:
             active: ``(slot, 1)``, bool; other rows do not change.
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start again.
         """
+        s, moved = self.settings, None
+        if self.muon is not None:  # before AdamW changes weights and moments
+            own = (self.faster, s.ratio, s.beta1, s.weight_decay)
+            step = Step(grad, factor, learning_rate, fresh, *own)
+            moved = self.muon.moved(self.weights, self.mean, step)
         self._update(
             (self.weights, self.mean, self.square, self.step),
             self.rounded,
@@ -108,8 +117,12 @@ class SlotAdamW:
             learning_rate=learning_rate,
             active=active,
             fresh=fresh,
-            s=self.settings,
+            s=s,
         )
+        if self.muon is not None and moved is not None:
+            self.muon.put(moved, self.weights, active)
+            if self.rounded is not None:
+                self.rounded.copy_(self.weights)
 
     @torch.no_grad()
     def move_average(self, rate: Tensor) -> None:
