@@ -23,6 +23,7 @@ PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
 GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
+MUON_BYTES = 16  # a weight's momentum, the same by shape, the update made of it, and the new weight
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
@@ -103,11 +104,12 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunCo
 
 
 def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
-    """What training keeps of weights; if a run averages, all slots have room for its mean."""
+    """What training keeps of weights; if one run averages or uses Muon, all slots have the room."""
     averages = any(run.average.kind != "none" for run in runs)
+    muon = any(run.train.optimizer == "muon" for run in runs)
+    of_lora = AVERAGE_BYTES * averages + MUON_BYTES * muon
     return sum(
-        group.weights.numel()
-        * (TRAINED_BYTES + (AVERAGE_BYTES if averages and name in stack.lora.groups else 0))
+        group.weights.numel() * (TRAINED_BYTES + (of_lora if name in stack.lora.groups else 0))
         for name, group in stack.groups.items()
     )
 
