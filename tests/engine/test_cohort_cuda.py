@@ -54,7 +54,8 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 def test_neighbours_change_no_bit(dtype: torch.dtype) -> None:
     """Whatever their seed, arm, stage or settings, at a fixed number of slots."""
     found = []
-    for neighbour in (bank_run(6), bank_run(7, weight_decay=0.5), lora_run(9), STAGE_1):
+    muon = lora_run(8, optimizer="muon")
+    for neighbour in (bank_run(6), bank_run(7, weight_decay=0.5), lora_run(9), STAGE_1, muon):
         together = captured([bank_run(5), replace(neighbour, name="neighbour")], dtype=dtype)
         found.append((losses(train(together), "bank-5"), together.finished["bank-5"]))
         together.stack.remove()

@@ -35,6 +35,7 @@ SHARED: dict[str, Changes] = {
             "max_grad_norm": 0.1,
         }
     },
+    "muon": {"train": {"optimizer": "muon"}},
     "lora": {"lora": {"r": 2, "lora_alpha": 3, "lora_dropout": 0.5}},
     "curriculum": {
         "curriculum": [{"name": "all", "ratio": 1.0, "train": ["lora"], "learning_rate": 1e-3}]

@@ -26,6 +26,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     **{name: (name, {}) for name, method in METHODS.items() if method.trains},
     "learned": ("experts", {"experts": {"routing": "learned", "num_experts": 3}}),
     "consistent": ("experts", {"experts": {"consistency_weight": 0.05}}),
+    "muon": ("lora", {"train": {"optimizer": "muon"}}),
 }
 TRAINED = list(VARIANTS)
 DATA = cohorts.data()
@@ -34,14 +35,18 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 def run_of(method: str, seed: int, **changes: object) -> RunConfig:
     arm, own = VARIANTS[method]
+    train: dict[str, object] = {"num_train_epochs": 3, "learning_rate": 1e-2}
+    for given in (own, changes):
+        more = given.get("train", {})
+        assert isinstance(more, dict)
+        train |= more
     settings = {
         "arm": arm,
         "seed": seed,
         "lora": LoraSettings(r=4, lora_dropout=0.2),
         "bank": BankSettings(num_schemas=8, rank=4, attribute_dim=4),
-        "train": {"num_train_epochs": 3, "learning_rate": 1e-2},
     }
-    return RunConfig.model_validate(settings | own | changes)
+    return RunConfig.model_validate(settings | own | changes | {"train": train})
 
 
 def all_runs(seed: int, **changes: object) -> list[RunConfig]:
@@ -170,6 +175,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "all linear": {"lora": {"r": 4, "target_modules": "all-linear"}},
     "rank-stabilised": {"lora": {"r": 4, "use_rslora": True, "lora_alpha": 3}},
     "LoRA+": {"train": {"loraplus_lr_ratio": 8, "learning_rate": 1e-2, "num_train_epochs": 3}},
+    "Muon": {"train": {"optimizer": "muon", "learning_rate": 8e-3}},
     "last": {"average": {"kind": "last"}},
     "exponential": {"average": {"kind": "exponential"}},
     "BEMA": {"average": {"kind": "bema"}},

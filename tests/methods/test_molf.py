@@ -338,6 +338,13 @@ def test_a_rank_that_cannot_be_shared_is_refused(rank: int, count: int, mend: st
         checked(rank, count)()
 
 
+def test_muon_is_refused() -> None:
+    config = RunConfig(arm="molf", train={"optimizer": "muon"})
+    setup = Setup((), AdapterStack(tiny_model("llama"), lora=[LORA]), DATA.tokenizer)
+    with pytest.raises(InputError, match=r"train\.optimizer is 'muon'.* allowed is 'adamw'"):
+        MoLF().check(config, setup)
+
+
 @pytest.mark.parametrize(("rank", "count"), [(4, 2), (2, 2), (9, 3), (8, 8)])
 def test_a_rank_that_can_be_shared_is_not(rank: int, count: int) -> None:
     checked(rank, count)()

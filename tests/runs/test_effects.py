@@ -76,6 +76,14 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
         {"arm": "coto", "coto": {"initial_probability": 0.5, "rising_ratio": 0}},
         "coto.initial_probability (coto.rising_ratio is 0",
     ),
+    "Muon has one decay rate": (
+        {"arm": "lora", "train": {"optimizer": "muon", "adam_beta2": 0.9, "adam_epsilon": 1e-6}},
+        "train.adam_beta2, train.adam_epsilon (train.optimizer is muon, which has neither)",
+    ),
+    "no stage trains what Muon updates": (
+        bank(curriculum=[{**TAGGED, "train": ["router"]}], train={"optimizer": "muon"}),
+        "train.optimizer (no stage trains lora)",
+    ),
     "no average, no decay": (
         {"arm": "lora", "average": {"decay": 0.9}},
         "average.decay (average.kind is none)",
@@ -243,6 +251,12 @@ USED: dict[str, dict[str, object]] = {
         curriculum=[{**BARE, "tag_keep": [1.0]}, {**LORA_ONLY}], tags={"delivery": "prefix"}
     ),
     "a scale for one arm": {"arm": ["base", "lora"], "rescale": {"factors": [0.5, 2]}},
+    "AdamW beside Muon, for banks": bank(train={"optimizer": "muon", "adam_beta2": 0.9}),
+    "AdamW beside Muon, for routers": {
+        "arm": "experts",
+        "experts": {"routing": "learned"},
+        "train": {"optimizer": "muon", "adam_epsilon": 1e-6},
+    },
     "several shots": {"arm": ["base", "lora"], "base_shots": [0, 8]},
 }
 

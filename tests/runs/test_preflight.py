@@ -48,15 +48,22 @@ def test_time_is_that_of_the_models_products_at_real_shapes() -> None:
     assert found.time_s == pytest.approx(flop / 0.4e6)
 
 
-def test_an_average_takes_four_bytes_for_each_weight_of_the_adapter() -> None:
+@pytest.mark.parametrize(
+    ("changes", "num_bytes"),
+    [({"average": {"kind": "bema"}}, 4), ({"train": {"optimizer": "muon"}}, 16)],
+    ids=["average", "muon"],
+)
+def test_what_an_adapters_weight_takes_beside_adamws_bytes(
+    changes: dict[str, object], num_bytes: int
+) -> None:
     stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2, attach=with_banks(BANK))
     plain = RunConfig(arm="schemabank")
-    averaged = plain.model_copy(update={"average": AverageSettings(kind="bema")})
+    larger = RunConfig.model_validate({"arm": "schemabank", **changes})
     without, with_one = (
-        estimate(stack, data(), (0, 1), [plain, other]).memory_gib for other in (plain, averaged)
+        estimate(stack, data(), (0, 1), [plain, other]).memory_gib for other in (plain, larger)
     )
     of_adapter = sum(stack.groups[name].weights.numel() for name in stack.lora.groups)
-    assert with_one - without == pytest.approx(4 * of_adapter / preflight.GIB)
+    assert with_one - without == pytest.approx(num_bytes * of_adapter / preflight.GIB)
 
 
 def test_slices_take_eight_bytes_for_each_weight_of_the_adapter() -> None:

@@ -72,6 +72,8 @@ class MethodEntry:
         settings: its own section; ``None`` for none.
         shared: dotted settings in which runs of one cohort must agree.
         second_pass: dotted settings that, unless 0, make every step run its batch twice.
+        other_weights: takes its own section; whether it trains weights beyond A, B and the groups
+            that its stages name; AdamW updates them whatever ``train.optimizer`` is.
         unused: takes its own section and returns the settings that have no effect, with the reason.
     """
 
@@ -80,6 +82,7 @@ class MethodEntry:
     settings: type[Settings] | None = None
     shared: tuple[str, ...] = ()
     second_pass: tuple[str, ...] = ()
+    other_weights: Callable[[Any], bool] = lambda _settings: False
     unused: Callable[[Any], Mapping[str, str]] = lambda _settings: {}
 
     @property

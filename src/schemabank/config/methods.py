@@ -96,6 +96,7 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         "schemabank.methods.experts:Experts",
         sections=(*OF_LORA, "experts"),
         settings=ExpertsSettings,
+        other_weights=lambda experts: experts.routing == "learned",  # routers
         second_pass=("experts.consistency_weight",),
         unused=_unused_in_experts,
     ),

@@ -32,6 +32,8 @@ class TrainSettings(Settings):
     """Orders of the batch lengths that take turns, one an epoch; slots are refilled in between."""
     loss_weighting: Annotated[Literal["batch", "token"], Later("batch")] = "batch"
     """All batches weigh the same, as in transformers' Trainer, or all tokens that the loss sees."""
+    optimizer: Annotated[Literal["adamw", "muon"], Later("adamw")] = "adamw"
+    """AdamW, or for A and B Muon, which makes every update of a matrix nearly orthogonal."""
     learning_rate: Rate = 1e-3
     """Peak learning rate; a stage of the arm schemabank may have its own, or a share of this."""
     loraplus_lr_ratio: Annotated[Rate, Later(1.0)] = 1.0
@@ -41,9 +43,9 @@ class TrainSettings(Settings):
     warmup_ratio: Share = 0.05
     """Share of the steps that warm up, of every stage for itself; a stage may have its own."""
     weight_decay: Weight = 0.01
-    """AdamW's weight decay."""
+    """Weight decay, of both optimizers."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """AdamW's first decay rate."""
+    """AdamW's first decay rate, and that of Muon's momentum."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """AdamW's second decay rate."""
     adam_epsilon: Rate = 1e-8

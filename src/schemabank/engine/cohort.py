@@ -30,13 +30,14 @@ from schemabank.engine.execute import (
     use_given_cores,
 )
 from schemabank.engine.lora import ONE_MAP
-from schemabank.engine.optim import AdamWSettings, SlotAdamW, clip_factors
+from schemabank.engine.optim import AdamWSettings, clip_factors
+from schemabank.engine.optimizers import new_optimizers, seat
 from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Halted, Kind, Slot
-from schemabank.engine.stack import AdapterStack, maps_of, slices_of
+from schemabank.engine.stack import AdapterStack, maps_of
 from schemabank.engine.step import Training, penalise, train_step
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
@@ -110,7 +111,8 @@ class Cohort:
         compiled = can_compile(self.device, explain=explain)
         if compiled:
             prepare_compiler()
-        self.optimizers = self._new_optimizers(compiled=compiled)
+        every = [slot.run for slot in self.slots]
+        self.optimizers = new_optimizers(stack, every, self._coefficients, compiled=compiled)
         if compiled:
             stack.compile()
         elif self.device.type == "cpu":
@@ -216,24 +218,6 @@ class Cohort:
         self.free()
         return Halted(self.slots, self.finished, self._begun, self._seating.tick)
 
-    def _new_optimizers(self, *, compiled: bool) -> dict[str, SlotAdamW]:
-        """One a group; the adapter's keeps a mean of its weights where some run ends as one."""
-        averages = any(slot.run.average.kind != "none" for slot in self.slots)
-        most = max((slices_of(slot.run.method.settings) for slot in self.slots), default=1)
-        slices = self.stack.lora.new_slices(most) if most > 1 else None
-        return {
-            name: SlotAdamW(
-                group.weights,
-                self._coefficients,
-                rounded=group.rounded,
-                faster=group.faster,
-                averages=averages and name in self.stack.lora.groups,
-                slices=slices if name in self.stack.lora.groups else None,
-                compiled=compiled,
-            )
-            for name, group in self.stack.groups.items()
-        }
-
     def _rows(self, index: int, *, ended: bool) -> dict[str, list[Tensor]]:
         """What a slot's optimizers hold, or what a run's end needs of it, copied to the CPU."""
         return {
@@ -295,24 +279,10 @@ class Cohort:
 
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
-        train = slot.run.train
         self.stack.configure(index, slot.run.lora, slot.run.method.settings)
         self.stack.initialise(index, slot.run.seed)
-        for optimizer in self.optimizers.values():
-            optimizer.reset(index)
-            if optimizer.slices is not None:
-                count = slices_of(slot.run.method.settings)
-                optimizer.slices.configure(index, rank=slot.run.lora.r, count=count)
-        s = self._coefficients
-        for column, value in (
-            (s.beta1, train.adam_beta1),
-            (s.beta2, train.adam_beta2),
-            (s.epsilon, train.adam_epsilon),
-            (s.weight_decay, train.weight_decay),
-            (s.ratio, train.loraplus_lr_ratio),
-            (self._max_norm, train.max_grad_norm),
-        ):
-            column[index] = value
+        seat(self.optimizers, self._coefficients, index, slot.run)
+        self._max_norm[index] = slot.run.train.max_grad_norm
         for name, rows in self._begun.get(slot.run.name, {}).items():
             for state, row in zip(self.optimizers[name].state, rows, strict=True):
                 state[index].copy_(row)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schemabank.engine.muon import Muon, Step
 from schemabank.engine.slices import RankSlices, undo_other_slices
 
 
@@ -38,6 +39,7 @@ class SlotAdamW:
         faster: ``(size,)``, bool: weights with a learning rate of their own; ``None``: none.
         averages: whether to keep a mean of the weights over the steps.
         slices: those of the weights of which a step moves one a layer; ``None``: no slot has any.
+        muon: updates some rows' matrices instead; ``None``: AdamW updates all.
         compiled: whether to fuse the update into one pass over the weights.
 
     Attributes:
@@ -55,10 +57,11 @@ class SlotAdamW:
         faster: Tensor | None = None,
         averages: bool = False,
         slices: RankSlices | None = None,
+        muon: Muon | None = None,
         compiled: bool = False,
     ) -> None:
         self.weights, self.settings, self.rounded = weights, settings, rounded
-        self.faster, self.slices = faster, slices
+        self.faster, self.slices, self.muon = faster, slices, muon
         self.average = weights.clone() if averages else None
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
@@ -111,6 +114,11 @@ class SlotAdamW:
             fresh: ``(slot, 1)``, bool: rows whose moments and step count start again.
         """
         before = None if self.slices is None else self.weights.clone()
+        s, moved = self.settings, None
+        if self.muon is not None:  # before AdamW changes weights and moments
+            own = (self.faster, s.ratio, s.beta1, s.weight_decay)
+            step = Step(grad, factor, learning_rate, fresh, *own)
+            moved = self.muon.moved(self.weights, self.mean, step)
         self._update(
             (self.weights, self.mean, self.square, self.step),
             self.rounded,
@@ -120,7 +128,7 @@ class SlotAdamW:
             learning_rate=learning_rate,
             active=active,
             fresh=fresh,
-            s=self.settings,
+            s=s,
         )
         if self.slices is not None:
             assert before is not None
@@ -129,9 +137,13 @@ class SlotAdamW:
                 self.rounded,
                 before,
                 (self.mean, self.square),
-                epsilon=self.settings.epsilon,
+                epsilon=s.epsilon,
                 slices=self.slices,
             )
+        if self.muon is not None and moved is not None:
+            self.muon.put(moved, self.weights, active)
+            if self.rounded is not None:
+                self.rounded.copy_(self.weights)
 
     @torch.no_grad()
     def move_average(self, rate: Tensor) -> None:

@@ -33,8 +33,13 @@ class MoLF(Method):
         return {SLICES: run.own(MoLFSettings).num_adapters}
 
     def check(self, run: RunConfig, setup: Setup) -> None:
-        """Refuse a rank that cannot be shared equally."""
+        """Refuse a rank that cannot be shared equally, and Muon, which has no second moment."""
         del setup
+        if run.train.optimizer != "adamw":
+            raise InputError(
+                f"train.optimizer is {run.train.optimizer!r}, but the arm {run.arm} chooses what a "
+                "step moves by AdamW's moments: allowed is 'adamw', set it, or choose another arm"
+            )
         rank, count = run.lora.r, run.own(MoLFSettings).num_adapters
         if rank % count:
             divisors = [str(n) for n in range(2, MOST_ADAPTERS + 1) if rank % n == 0]

@@ -217,7 +217,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
-    found |= _unused_in_average(run) | _unused_in_method(run)
+    found |= _unused_in_average(run) | _unused_in_muon(run) | _unused_in_method(run)
     found |= dict.fromkeys(run.unused_sections, f"no setting of the arm {run.arm}")
     if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
@@ -245,13 +245,24 @@ def _unused_in_average(run: RunConfig) -> Reasons:
         "bema": {"ema_power", "bias_power", "lag"},
     }[run.average.kind]
     if not any("lora" in stage.train for stage in run.stages()):
-        idle = ("average", "rescale", "train.loraplus_lr_ratio")
+        idle = ("average", "rescale", "train.loraplus_lr_ratio", "train.optimizer")
         return dict.fromkeys(idle, "no stage trains lora")
     names = set(type(run.average).model_fields) - used - {"kind"}
     found = {f"average.{name}": f"average.kind is {run.average.kind}" for name in sorted(names)}
     if run.average.kind == "last" and run.average.last == 1:
         found["average.span_ratio"] = "average.last is 1, the last weights alone"
     return found
+
+
+def _unused_in_muon(run: RunConfig) -> Reasons:
+    """AdamW's own settings, where it updates nothing at all."""
+    method = METHODS[run.arm]
+    if run.train.optimizer == "adamw" or any(set(s.train) != {"lora"} for s in run.stages()):
+        return {}
+    if method.settings is not None and method.other_weights(run.own(method.settings)):
+        return {}
+    names = ("train.adam_beta2", "train.adam_epsilon")
+    return dict.fromkeys(names, "train.optimizer is muon, which has neither")
 
 
 def _unused_in_bank(run: RunConfig) -> Reasons:

@@ -26,6 +26,7 @@ GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
 SLICE_BYTES = 8  # a weight before a step, and what it adds to the score of its slice
+MUON_BYTES = 16  # a weight's momentum, the same by shape, the update made of it, and the new weight
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
@@ -118,7 +119,8 @@ def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
     """What training keeps of weights; all slots have room for what one run needs."""
     averages = any(run.average.kind != "none" for run in runs)
     has_slices = any(slices_of(method_of(run).settings(run)) > 1 for run in runs)
-    of_adapter = averages * AVERAGE_BYTES + has_slices * SLICE_BYTES
+    has_muon = any(run.train.optimizer == "muon" for run in runs)
+    of_adapter = averages * AVERAGE_BYTES + has_slices * SLICE_BYTES + has_muon * MUON_BYTES
     return sum(
         group.weights.numel() * (TRAINED_BYTES + (name in stack.lora.groups) * of_adapter)
         for name, group in stack.groups.items()
