@@ -257,6 +257,21 @@ def test_muon_leaves_a_bank_to_adamw() -> None:
     assert not any(o.muon for o in cohort([bank_run(2)], data()).optimizers.values())
 
 
+def test_a_slot_has_the_optimizer_and_the_rank_of_the_run_that_holds_it() -> None:
+    small = replace(lora_run(3, max_steps=2), lora=LORA.model_copy(update={"r": 2}))
+    made = cohort(
+        [replace(MUON, train=MUON.train.model_copy(update={"max_steps": 9})), small],
+        data(),
+        slots=1,
+    )
+    muon = made.optimizers["lora"].muon
+    assert muon is not None
+    found = []
+    for (report,) in made.steps():
+        found.append((report.run, muon.rows.item(), muon.ranks.item()))
+    assert set(found) == {(MUON.name, True, 4), (small.name, False, 2)}
+
+
 def in_slots(num_slots: int, rank: int) -> AdapterStack:
     wide = LORA.model_copy(update={"r": rank})
     return AdapterStack(tiny_model("llama"), lora=[wide] * num_slots)

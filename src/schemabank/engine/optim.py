@@ -44,7 +44,7 @@ class SlotAdamW:
 
     Attributes:
         average: the mean over the steps, ``(slot, size)``; ``None``: it is not kept.
-        mean, square: Adam's moments, ``(slot, size)``.
+        mean, square: Adam's moments, ``(slot, size)``; the mean is Muon's momentum, too.
         step: ``(slot, 1)``, how many updates a row has had.
     """
 
