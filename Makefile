@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite test unit integration gpu soak lint type format clean
+.PHONY: help install sandbox run suite findings test unit integration gpu soak lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ suite: $(STAMP) ## train a miniature of the document's suite and report on it, i
 	$(BIN)/schemabank suite configs/miniature/suite.yaml
 	rm -rf runs/miniature/report
 	$(BIN)/schemabank report runs/miniature --out runs/miniature/report
+
+findings: $(STAMP) ## write every figure of docs/findings.md and of the README's verdict from the records
+	$(BIN)/python docs/findings/build.py
 
 test: $(STAMP) ## all tests, in up to 8 processes: one a core, if each has 2 GiB
 	$(PYTEST)

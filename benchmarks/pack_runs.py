@@ -8,6 +8,7 @@ Logs and completions stay behind; every item's score is kept. The same runs give
 
 import argparse
 import io
+import json
 import lzma
 import tarfile
 from pathlib import Path
@@ -23,10 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, help="folder of a suite's runs")
     parser.add_argument("file", type=Path, help="file to write")
+    parser.add_argument("--device", help="of costs that do not name theirs, as before 2026-11-26")
     arguments = parser.parse_args()
     files = [arguments.runs / SUITE, *kept_files(arguments.runs)]
+    packed = _tar(arguments.runs, files, device=arguments.device)
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.file.write_bytes(lzma.compress(_tar(arguments.runs, files), preset=9))
+    arguments.file.write_bytes(lzma.compress(packed, preset=9))
 
 
 def kept_files(runs: Path) -> list[Path]:
@@ -39,13 +42,15 @@ def kept_files(runs: Path) -> list[Path]:
     )
 
 
-def _tar(runs: Path, files: list[Path]) -> bytes:
+def _tar(runs: Path, files: list[Path], *, device: str | None) -> bytes:
     """An archive of files under the name of the runs' folder, without times and owners."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for file in files:
             entry = tarfile.TarInfo(f"{runs.name}/{file.relative_to(runs)}")
             content = file.read_bytes()
+            if file.name == COST and device is not None:
+                content = json.dumps({"device": device, **json.loads(content)}, indent=2).encode()
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()

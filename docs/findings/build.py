@@ -21,6 +21,7 @@ from tables import FUNCTIONS
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORDS = ROOT / "results" / "suites"
+MOST_LOSS = 0.83  # of runs that tell how accuracy goes with loss; beyond, training went wrong
 BEGIN, END = "<!-- findings: made by docs/findings/build.py -->\n", "<!-- end of findings -->"
 
 
@@ -50,13 +51,13 @@ def build(suites: dict[str, Suite]) -> dict[Path, str]:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 -- Markdown
     )
-    templates.globals |= FUNCTIONS
+    templates.globals |= {**FUNCTIONS, "suites": suites, "most_loss": MOST_LOSS}
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
-    verdict = templates.get_template("verdict.md").render(suites=suites)
+    verdict = templates.get_template("verdict.md").render()
     return {
-        HERE.with_suffix(".md"): templates.get_template("findings.md").render(suites=suites),
+        HERE.with_suffix(".md"): templates.get_template("findings.md").render(),
         readme: f"{before}{BEGIN}{verdict}{END}{after}",
     }
 

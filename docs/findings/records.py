@@ -12,7 +12,7 @@ from schemabank.report.contents import Report
 from schemabank.report.examine import Question, examine
 from schemabank.runs.folder import COST, RESULT, SUITE
 from schemabank.runs.stored import read_cost, read_result, read_suite
-from schemabank.suites.raterule import Candidate, candidate, paired_error
+from schemabank.suites.raterule import Candidate, candidate, choose, paired_error
 
 SOFTWARE = ("torch", "transformers", "peft")
 SUFFIX = ".tar.xz"
@@ -91,33 +91,33 @@ class Suite:
         assert found is not None
         return found
 
-    def tried(self, control: str) -> list[Tried]:
-        """Return the arms of its search, those with the lowest loss of the gold target first."""
-        chosen = self.manifest["tuning"]["chosen"]
-        found = {row["arm"]: self._candidate(row) for row in chosen}
-        own = found[control]
-        tried = [
-            Tried(
-                arm=row["arm"],
-                at_edge=row["at_edge"],
-                found=found[row["arm"]],
-                difference=_score(found[row["arm"]]) - _score(own),
-                error=paired_error(found[row["arm"]], own),
-            )
-            for row in chosen
-        ]
-        return sorted(tried, key=lambda one: one.found.gold_nll)
+    @cached_property
+    def search(self) -> dict[str, list[Candidate]]:
+        """Every arm of its search at all learning rates that were tried, the lowest first."""
+        places: dict[tuple[str, float], list[str]] = {}
+        for run in self.manifest["tuning"]["runs"]:
+            if run["run_id"] in self.results:  # others diverged
+                places.setdefault((run["arm"], run["learning_rate"]), []).append(run["run_id"])
+        found: dict[str, list[Candidate]] = {}
+        for (arm, rate), names in sorted(places.items()):
+            results = [self.results[name] for name in names]
+            folders = [self.folder / name for name in names]
+            found.setdefault(arm, []).append(candidate(rate, results, folders))
+        return found
 
-    def _candidate(self, row: Mapping[str, Any]) -> Candidate:
-        """The means over the runs at the rate that was chosen for an arm."""
-        place = ("arm", "settings", "factor")
-        names = [
-            run["run_id"]
-            for run in self.manifest["tuning"]["runs"]
-            if all(run[name] == row[name] for name in place)
-        ]
-        results = [self.results[name] for name in names]
-        return candidate(row["learning_rate"], results, [self.folder / name for name in names])
+    def tried(self, control: Candidate) -> list[Tried]:
+        """Return the arms at their chosen rates, those with the lowest loss first.
+
+        Args:
+            control: what they are compared with, on the same items.
+        """
+        tried = []
+        for arm, candidates in self.search.items():
+            found = choose(candidates)
+            at_edge = found in (candidates[0], candidates[-1])
+            difference = _score(found) - _score(control)
+            tried.append(Tried(arm, at_edge, found, difference, paired_error(found, control)))
+        return sorted(tried, key=lambda one: one.found.gold_nll)
 
 
 def _score(found: Candidate) -> float:

@@ -1,6 +1,7 @@
 """Figures and tables in the words of the pages of findings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import linear_regression, median
 from typing import Any
 
 from records import Suite, Tried
@@ -10,6 +11,7 @@ from schemabank.common.tables import markdown_table
 from schemabank.report.comparing.families import Adjusted
 from schemabank.report.sections.cells import short
 from schemabank.stats import Interval
+from schemabank.suites.raterule import Candidate, choose
 
 MINUS = "−"
 
@@ -35,9 +37,54 @@ def effect(found: stats.Verdict | Adjusted) -> str:
     return f"{points(found.difference)} points (95 % interval {interval(found.interval)})"
 
 
-def screening(suite: Suite, control: str) -> str:
-    """Return the table of a round of candidates on validation."""
-    return _table(_tried_row(tried) for tried in suite.tried(control))
+def screening(suites: Sequence[Suite], control: Suite) -> str:
+    """Return the table of a round of candidates on validation, those with the lowest loss first.
+
+    Args:
+        suites: that the round consists of.
+        control: the suite whose arm ``lora`` all are compared with.
+    """
+    tried = [tried for suite in suites for tried in suite.tried(lora(control))]
+    return _table(_tried_row(one) for one in sorted(tried, key=lambda one: one.found.gold_nll))
+
+
+def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
+    """Return an arm of a suite's search at one of its learning rates."""
+    return next(c for c in suite.search[arm] if c.learning_rate == learning_rate)
+
+
+def lora(suite: Suite) -> Candidate:
+    """Return LoRA at the learning rate that a suite's search chose for it."""
+    return choose(suite.search["lora"])
+
+
+def items(suite: Suite) -> int:
+    """Return how many items every run of a search answered."""
+    return lora(suite).num_items
+
+
+def num_candidates(*suites: Suite) -> int:
+    """Return how many arms of searches are others than plain LoRA."""
+    return len({arm for suite in suites for arm in suite.search} - {"lora"})
+
+
+def typical_error(suites: Sequence[Suite]) -> float:
+    """Return the median error of a difference from LoRA, in points, over searches."""
+    errors = [one.error for suite in suites for one in suite.tried(lora(suite)) if one.error > 0]
+    return 100 * median(errors)
+
+
+def slope(suites: Sequence[Suite], most_loss: float) -> float:
+    """Return how many points of accuracy go with a loss that is lower by 0.01.
+
+    Args:
+        suites: whose searches' runs a line is fitted to.
+        most_loss: runs with a higher loss of the gold target are left out.
+    """
+    groups = [result["groups"]["all"] for suite in suites for result in suite.results.values()]
+    known = [own for own in groups if own["gold_nll"] < most_loss]
+    losses, correct = ([own[name] for own in known] for name in ("gold_nll", "correct"))
+    return -linear_regression(losses, correct).slope
 
 
 def scores(suite: Suite) -> str:
@@ -136,5 +183,9 @@ def _table(rows: Iterable[Mapping[str, str]]) -> str:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (percent, points, interval, effect, screening, scores, contrasts, others, costs)
+    for function in (
+        *(percent, points, interval, effect, at, lora, items, num_candidates),
+        *(typical_error, slope),
+        *(screening, scores, contrasts, others, costs),
+    )
 }
