@@ -5,9 +5,11 @@ STAMP := .venv/.installed
 # Whole files go to the processes, in the order that tests/parallel.py gives.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
+# Of benchmarks/original.py, such as --model DIR.
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite test unit integration gpu soak lint type format clean
+.PHONY: help install sandbox run suite original test unit integration gpu soak lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +47,9 @@ suite: $(STAMP) ## train a miniature of the document's suite and report on it, i
 	$(BIN)/schemabank suite configs/miniature/suite.yaml
 	rm -rf runs/miniature/report
 	$(BIN)/schemabank report runs/miniature --out runs/miniature/report
+
+original: $(STAMP) ## run the document's 40 runs and compare them with its figures; OPTIONS="--model DIR"
+	$(BIN)/python benchmarks/original.py $(OPTIONS)
 
 test: $(STAMP) ## all tests, in up to 8 processes: one a core, if each has 2 GiB
 	$(PYTEST)
