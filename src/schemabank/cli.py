@@ -328,11 +328,11 @@ def common(
         raise typer.Exit
 
 
-def main(program: Callable[[], object] = app) -> None:
-    """Run a program and turn our exceptions into exit codes; typer handles its own."""
+def main(program: Callable[[], object] | None = None) -> None:
+    """Run a program (ours) and turn our exceptions into exit codes; typer handles its own."""
     try:
         with quiet_libraries():
-            program()
+            (program or app)()
     except InputError as error:
         _fail(error, 2)
     except FailedRunsError as error:
