@@ -5,9 +5,11 @@ STAMP := .venv/.installed
 # Whole files go to the processes, in the order that tests/parallel.py gives.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
+# Of benchmarks/original.py, such as --model DIR.
+OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite findings test unit integration gpu soak lint type format clean
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak lint type format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -48,6 +50,8 @@ suite: $(STAMP) ## train a miniature of the document's suite and report on it, i
 
 findings: $(STAMP) ## write every figure of docs/findings.md and of the README's verdict from the records
 	$(BIN)/python docs/findings/build.py
+original: $(STAMP) ## run the document's 40 runs and compare them with its figures; OPTIONS="--model DIR"
+	$(BIN)/python benchmarks/original.py $(OPTIONS)
 
 test: $(STAMP) ## all tests, in up to 8 processes: one a core, if each has 2 GiB
 	$(PYTEST)

@@ -29,6 +29,7 @@ LONGEST_FIRST = (
     "adapters/test_peftcheck.py",
     "models/test_basemodel.py",
     "test_endings.py",
+    "test_original.py",
     "test_damaged.py",
     "integration/test_records.py",
     "test_examples.py",

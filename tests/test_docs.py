@@ -297,6 +297,26 @@ def test_the_whole_suites_figures_are_those_of_the_record() -> None:
     ) in " ".join(page.split())
 
 
+def test_the_expected_time_of_the_documents_experiment_is_that_of_the_record() -> None:
+    rows = json.loads((ROOT / "results" / "benchmarks" / "nvidia-h200.json").read_text())
+    (row,) = (row for row in rows if row["case"] == "paper suite")
+    orders = json.loads((ROOT / "results" / "epoch_orders.json").read_text(encoding="utf-8"))
+    planned = {row["orders"]: row["cost"] for row in orders if row["is_planned"]}
+    longer = f"{(planned[2] / planned[1] - 1) * 100:.0f}"
+    said = load_tool(BENCHMARKS / "original.py").expected_time()
+    minutes, total = f"{row['total_s'] / 60:.0f} minutes", f"{row['total_s']:.0f} s"
+    assert f"about {minutes} on one {row['device']}, where 40 runs" in said
+    assert (
+        f"took {total} ({row['training_s']:.0f} s of training, {row['evaluation_s']:.0f} s" in said
+    )
+    assert f"training should take {longer}% longer" in said
+    method = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    readme, page = (" ".join(text.split()) for text in (README, method))
+    assert f"One {row['device']} took {minutes} for 40 such runs" in readme
+    assert f"{total} in all on one {row['device']}, for 40 runs of this shape" in page
+    assert f"training should take {longer} % longer." in page
+
+
 def test_every_benchmark_record_is_shown() -> None:
     folders = (ROOT / "results" / name for name in ("benchmarks", "profiles"))
     records = [path for folder in folders for path in folder.glob("*.json")]

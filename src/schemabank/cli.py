@@ -7,7 +7,7 @@ Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 1 failed
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -70,7 +70,7 @@ def train(
     _print_lines(f"unequal: {sentence}" for sentence in unequal)
     adapters = [o.folder / "adapter" for o in outcomes if o.failure is None]
     _print_lines(f"adapter: {adapter}" for adapter in adapters if adapter.is_dir())
-    _exit_for_failures(outcomes)
+    exit_for_failures(outcomes)
 
 
 @app.command()
@@ -105,17 +105,17 @@ def suite(
             _print_json(planned_rows(found, place))
             return
         if dry_run:
-            _print_tables(plan_suite(found, place, progress))
+            print_tables(plan_suite(found, place, progress))
             return
         ended = run_suite(found, place, progress, tune_only=tune_only)
     if as_json:
         _print_json(ended.rows())
     else:
-        _print_tables(ended.tables())
+        print_tables(ended.tables())
         _print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
         report = f"schemabank report {place} --out {place}/report"
         sys.stdout.write(f"next: {'the same without --tune-only' if tune_only else report}\n")
-    _exit_for_failures(ended.outcomes, trials=ended.trials)
+    exit_for_failures(ended.outcomes, trials=ended.trials)
 
 
 @app.command("eval")
@@ -195,7 +195,7 @@ def routing(
     )
     with reporter() as progress:
         folder, report = route(run, question, overrides or (), out, progress)
-    _print_tables(tables(report))
+    print_tables(tables(report))
     sys.stdout.write(f"tables and figures: {folder / 'routing.md'}\n")
 
 
@@ -239,7 +239,7 @@ def report(
     if as_json:
         _print_json(report_json(found))
     else:
-        _print_tables(tables(found))
+        print_tables(tables(found))
         sys.stdout.write(text(found))
 
 
@@ -266,7 +266,7 @@ def power(
         _print_json(planning.plan_json(plan))
     else:
         _print_lines(planning.heading(plan))
-        _print_tables([planning.table(plan)])
+        print_tables([planning.table(plan)])
         _print_lines(planning.conclusions(plan))
 
 
@@ -328,11 +328,11 @@ def common(
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the program and turn our exceptions into exit codes; typer handles its own."""
+def main(program: Callable[[], object] | None = None) -> None:
+    """Run a program (ours) and turn our exceptions into exit codes; typer handles its own."""
     try:
         with quiet_libraries():
-            app()
+            (program or app)()
     except InputError as error:
         _fail(error, 2)
     except FailedRunsError as error:
@@ -348,7 +348,7 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
-def _exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcome"] = ()) -> None:
+def exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcome"] = ()) -> None:
     """Name failed runs and adapters in doubt; exit with 1 if all runs failed, with 3 if any did.
 
     A doubted adapter also means 3. Failed trials are not named: they have diverged, which the
@@ -387,7 +387,8 @@ def _print_results(outcomes: Sequence["Outcome"]) -> None:
     _print_lines(skipped_lines(results))
 
 
-def _print_tables(tables: Sequence["PlainTable"]) -> None:
+def print_tables(tables: Sequence["PlainTable"]) -> None:
+    """Print tables, one below the other."""
     from schemabank.common.tables import plain_table
 
     _console().print(*(plain_table(*table) for table in tables), sep="\n")

@@ -173,7 +173,7 @@ def test_what_cannot_be_had_is_found_before_anything_is_trained(
     path = tiny(finished, tmp_path / "s.yaml", arms=arms)
     with pytest.raises(InputError, match=r"task\.max_length is 20, which cuts"):
         ran(path, tmp_path / "runs")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"suite.json"}
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -192,7 +192,7 @@ def test_every_arm_is_checked_before_any_is_trained(
     arms = {"wrong": {"arm": "lora", **settings}, "lora": {}, "schemabank": {}}
     with pytest.raises(InputError, match=message):
         ran(tiny(finished, tmp_path / "s.yaml", arms=arms), tmp_path / "runs")
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"suite.json"}
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -527,3 +527,20 @@ def test_a_suite_that_was_written_before_there_were_searches_goes_on(
     _, outcomes, _ = ran(path, out)
     assert all(o.reused for o in outcomes)
     assert manifest(out) == whole
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_suite_whose_model_is_not_there_leaves_nothing_that_refuses_the_corrected_one(
+    finished: Finished, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"seeds": [1], "grid": {}, "arms": {"lora": {}}}
+    lost = {"defaults": {"model": {"name": str(tmp_path / "lost")}}}
+    path, out = tmp_path / "s.yaml", tmp_path / "above" / "runs"
+    with pytest.raises(InputError, match=r"lost' was not found"):
+        ran(tiny(finished, path, **changes, **lost), out)
+    assert not out.parent.exists()
+    _, (outcome,), _ = ran(tiny(finished, path, **changes), out)
+    assert outcome.failure is None
+    with pytest.raises(InputError, match="allowed is the same suite or a larger one"):
+        ran(tiny(finished, path, **changes, **lost), out)
+    assert (out / "suite.json").exists()

@@ -25,7 +25,12 @@ from schemabank.runs.progress import Reporter
 from schemabank.runs.tables import check_tables
 from schemabank.stats import summarise_arm
 from schemabank.suites.file import Suite, SuiteRun
-from schemabank.suites.manifest import SettledTrials, check_manifest, write_manifest
+from schemabank.suites.manifest import (
+    SettledTrials,
+    check_manifest,
+    write_manifest,
+    written_manifest,
+)
 from schemabank.suites.ratesearch import ChosenRate, RateSearch, notes, search, tuned
 
 Row = dict[str, object]
@@ -121,9 +126,9 @@ def run_suite(
         if tune_only:
             return SuiteOutcome(suite, (), found)
         suite = tuned(suite, found)
-    write_manifest(out, suite, found)
     titled = [(run.config, run.title) for run in suite.runs]
-    outcomes = _run_titled(titled, out, reporter, device)
+    with written_manifest(out, suite, found):
+        outcomes = _run_titled(titled, out, reporter, device)
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 

@@ -5,12 +5,14 @@ settled, the way their learning rates were chosen may not change either.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.failure import read_failure
+from schemabank.common.folders import missing_parents, remove_empty
 from schemabank.common.waiting import Note
 from schemabank.common.writing import whole_file, write_json
 from schemabank.config.file import run_id
@@ -107,6 +109,24 @@ def write_manifest(out: Path, suite: Suite, found: RateSearch | None) -> None:
         _check_grows(out, known["runs"], rows)
     tuning = None if found is None else _tuning_row(suite, found, _diverged_trials(out))
     _write_whole(out, {"contrast": _declared_contrast(suite), "runs": rows, "tuning": tuning})
+
+
+@contextmanager
+def written_manifest(out: Path, suite: Suite, found: RateSearch | None) -> Iterator[None]:
+    """Write which run is which, and take it back if the runs cannot be had and none is there.
+
+    A suite that names a model that is not there thus leaves nothing that would refuse the corrected
+    one. Arguments and errors are those of :func:`write_manifest`.
+    """
+    before, missing = read_manifest(out), missing_parents(out / SUITE)
+    write_manifest(out, suite, found)
+    try:
+        yield
+    except InputError:
+        if before is None and not any((out / run_id(run.config)).exists() for run in suite.runs):
+            (out / SUITE).unlink(missing_ok=True)
+            remove_empty(missing)
+        raise
 
 
 def _write_whole(out: Path, manifest: Manifest) -> None:
