@@ -4,24 +4,28 @@
     python docs/findings/build.py --check
 
 Texts are templates in this folder. Every figure in them is computed from a record, so a text and
-the records cannot disagree. ``--check`` writes nothing and fails where a page is another.
+the records cannot disagree. ``--check`` writes nothing and fails where a page or what a chart shows
+is another. It compares charts as Vega-Lite, because drawings depend on a machine's fonts.
 """
 
 import argparse
 import difflib
+import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from charts import MOST_LOSS, charts
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from records import Suite, unpacked
 from tables import FUNCTIONS
 
+from schemabank.report.figures import styled_svg
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORDS = ROOT / "results" / "suites"
-MOST_LOSS = 0.83  # of runs that tell how accuracy goes with loss; beyond, training went wrong
 BEGIN, END = "<!-- findings: made by docs/findings/build.py -->\n", "<!-- end of findings -->"
 
 
@@ -31,10 +35,13 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as place:
-        pages = build({suite.name: suite for suite in unpacked(RECORDS, Path(place))})
+        suites = {suite.name: suite for suite in unpacked(RECORDS, Path(place))}
+        pages, drawn = build(suites), charts(suites)
     if not check:
         for path, text in pages.items():
             path.write_text(text, encoding="utf-8")
+        for name, spec in drawn.items():
+            (HERE / f"{name}.svg").write_text(styled_svg(spec), encoding="utf-8")
         return
     differences = [line for path, text in pages.items() for line in difference(path, text)]
     sys.stdout.writelines(differences)
@@ -56,7 +63,12 @@ def build(suites: dict[str, Suite]) -> dict[Path, str]:
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     verdict = templates.get_template("verdict.md").render()
+    specs = {
+        HERE / f"{name}.vl.json": json.dumps(spec, indent=1) + "\n"
+        for name, spec in charts(suites).items()
+    }
     return {
+        **specs,
         HERE.with_suffix(".md"): templates.get_template("findings.md").render(),
         readme: f"{before}{BEGIN}{verdict}{END}{after}",
     }

@@ -100,11 +100,16 @@ def heat_map(
 
 def write_figure(path: Path, spec: Spec) -> None:
     """Write ``path`` as SVG and PNG; its suffix is added."""
-    head, end, rest = svg(spec).partition(">")
-    path.with_name(f"{path.name}.svg").write_text(head + end + STYLE + rest, encoding="utf-8")
+    path.with_name(f"{path.name}.svg").write_text(styled_svg(spec), encoding="utf-8")
     printed = _with_ink(drawable(spec))
     png = vl_convert.vegalite_to_png(printed, scale=PRINT_SCALE)
     path.with_name(f"{path.name}.png").write_bytes(png)
+
+
+def styled_svg(spec: Spec) -> str:
+    """Return the drawing as a file of its own, whose ink follows a page's light or dark style."""
+    head, end, rest = svg(spec).partition(">")
+    return head + end + STYLE + rest
 
 
 def svg(spec: Spec) -> str:

@@ -1,0 +1,76 @@
+"""The charts of the pages of findings, as Vega-Lite."""
+
+from collections.abc import Sequence
+
+import altair
+from records import Suite
+
+from schemabank.report.figures import Datum, Spec
+from schemabank.report.sections import look
+
+MOST_LOSS = (
+    0.83  # of runs that a line is fitted to and that a chart shows; beyond, training suffered
+)
+# Arms of the first and the second round that are the same one.
+SAME = {"lora": "lora", "rslora": "rslora", "lora+": "lora+ 16", "lora+ 4": "lora+ 4"}
+SAME |= {"lora+ 16": "lora+ 16", "lora+ 64": "lora+ 64"}
+ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
+
+
+def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
+    """Return the charts by the name of their files."""
+    rounds = [suites["round_1"], suites["round_2"]]
+    return {
+        "loss-by-rate": loss_by_rate(rounds),
+        "accuracy-by-loss": accuracy_by_loss(rounds),
+    }
+
+
+def loss_by_rate(suites: Sequence[Suite]) -> Spec:
+    """Return the loss of plain LoRA and its relatives against the learning rate of A."""
+    rows: list[Datum] = [
+        {"arm": SAME[arm], "panel": "", "rate": tried.learning_rate, "loss": tried.gold_nll}
+        for suite in suites
+        for arm in SAME
+        for tried in suite.search.get(arm, ())
+        if tried.gold_nll < MOST_LOSS
+    ]
+    rates = sorted({row["rate"] for row in rows})
+    base = look.over(rows).encode(
+        x=altair.X("rate:Q", title="learning rate of A (log scale)")
+        .scale(type="log", nice=False, domain=[rates[0] / 1.25, rates[-1] * 1.25])
+        .axis(format="~e", grid=False, values=rates, labelOverlap=True),
+        y=altair.Y("loss:Q", title="loss on validation").scale(zero=False),
+        color=look.colour(ARMS, look.POINTS),
+    )
+    means = base.encode(y=altair.Y("mean(loss):Q", title="loss on validation").scale(zero=False))
+    layers = [
+        means.mark_line(strokeWidth=2).encode(strokeDash=look.dash(ARMS, look.POINTS)),
+        base.mark_point(filled=True, size=60).encode(shape=look.shape(ARMS)),
+    ]
+    return look.paneled(layers, rows, "Loss on validation by learning rate", ARMS)
+
+
+def accuracy_by_loss(suites: Sequence[Suite]) -> Spec:
+    """Return every run's accuracy against its loss."""
+    rows: list[Datum] = [
+        {
+            "arm": suite.name.replace("_", " "),
+            "panel": "",
+            "loss": own["gold_nll"],
+            "correct": 100 * own["correct"],
+        }
+        for suite in suites
+        for own in (result["groups"]["all"] for result in suite.results.values())
+        if own["gold_nll"] < MOST_LOSS
+    ]
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    base = look.over(rows).encode(
+        x=altair.X("loss:Q", title="loss on validation").scale(zero=False),
+        y=altair.Y("correct:Q", title="correct, %").scale(zero=False),
+    )
+    points = base.mark_point(filled=True, size=45).encode(
+        color=look.colour(names, look.POINTS), shape=look.shape(names)
+    )
+    line = base.transform_regression("loss", "correct").mark_line(color="currentColor")
+    return look.paneled([line, points], rows, "Accuracy of every run by its loss", names)
