@@ -457,10 +457,26 @@ def test_two_passes_that_are_the_same_are_refused() -> None:
     )
     stack = new_stack()
     with pytest.raises(InputError, match=r"experts\.consistency_weight is 1.*dropout"):
-        Experts().check(run_config, Setup((), stack, DATA.tokenizer))
+        Experts().check(run_config, Setup(DATA.examples, stack, DATA.tokenizer))
     for changes in ({"lora": {"lora_dropout": 0.1}}, {"experts": {"consistency_weight": 1}}):
         allowed = RunConfig.model_validate({**run_config.model_dump(), **changes})
-        Experts().check(allowed, Setup((), stack, DATA.tokenizer))
+        Experts().check(allowed, Setup(DATA.examples, stack, DATA.tokenizer))
+
+
+@pytest.mark.parametrize(("max_steps", "ratio"), [(1, 1.0), (4, 0.25)])
+def test_routers_that_would_fade_within_the_first_step_are_refused(
+    max_steps: int, ratio: float
+) -> None:
+    setup = Setup(DATA.examples, new_stack(), DATA.tokenizer)
+
+    def made(routing: str, steps: int) -> RunConfig:
+        experts = {"routing": routing, "annealing_ratio": ratio}
+        return RunConfig(arm="experts", experts=experts, train={"max_steps": steps})
+
+    with pytest.raises(InputError, match=rf"annealing_ratio is {ratio:g} of {max_steps} steps"):
+        Experts().check(made("learned", max_steps), setup)
+    Experts().check(made("learned", max_steps + 1), setup)
+    Experts().check(made("random", max_steps), setup)
 
 
 def test_one_expert_is_no_mixture() -> None:

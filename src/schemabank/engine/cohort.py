@@ -37,7 +37,7 @@ from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Halted, Kind, Slot
-from schemabank.engine.stack import AdapterStack, maps_of
+from schemabank.engine.stack import AdapterStack, maps_of, rank_of
 from schemabank.engine.step import Training, penalise, train_step
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
@@ -275,6 +275,8 @@ class Cohort:
                 steps = slot.num_steps
                 found[name] = averaged(run.average, mean, start=start, end=end, num_steps=steps)
             found[name] = lora.folded(found[name], maps_of(run.method.settings).count)
+            if rank_of(run.method.settings, run.lora) > run.lora.r:  # given up before its reduction
+                found[name] = lora.reduced(found[name], run.lora.r)
         return found
 
     def _enter(self, index: int, slot: Slot) -> None:

@@ -125,14 +125,26 @@ class LoraLayers(Part):
     @torch.no_grad()
     def reduce(self, slot: int) -> None:
         """Replace a slot's adapters by the nearest ones of the rank that its settings state."""
-        rank = self.settings[slot].r
-        for path in self.layers:
-            a, b = self._master(path, "A")[slot], self._all_maps(path, slot)[0]
-            low_a, low_b = nearest(a, b, rank)
-            a.zero_()[:, :rank] = low_a
-            b.zero_()[:rank] = low_b
+        rank, weights = self.settings[slot].r, self.groups[LORA].weights
+        weights[slot].copy_(self.reduced(weights[slot], rank))
         self.ranks[slot] = rank
         self._publish()
+
+    def reduced(self, row: Tensor, rank: int) -> Tensor:
+        """Return a slot's weights, ``(size,)``, as the nearest adapters of a rank.
+
+        Those that have no higher rank stay as they are, bit for bit.
+        """
+        found = row.clone()
+        views = self.groups[LORA].views(found)
+        for path in self.layers:
+            a = views[f"{path}.A"]
+            b = views[f"{path}.B"].unflatten(0, (self.room.count, -1))[0]
+            if a[:, rank:].any():
+                low_a, low_b = nearest(a, b, rank)
+                a.zero_()[:, :rank] = low_a
+                b.zero_()[:rank] = low_b
+        return found
 
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""

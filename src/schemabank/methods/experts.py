@@ -16,6 +16,7 @@ moments fade, and until they have it still moves. PyTorch's AdamW would skip a w
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -124,9 +125,16 @@ class Experts(Method):
         return OnCourse(course, self.settings(run))
 
     def check(self, run: RunConfig, setup: Setup) -> None:
-        """Refuse two passes that nothing tells apart."""
-        del setup
-        experts = run.own(ExpertsSettings)
+        """Refuse two passes that nothing tells apart, and routers that would never count."""
+        experts, train = run.own(ExpertsSettings), run.train
+        epoch = math.ceil(len(setup.examples) / train.batch_size)
+        num_steps = train.max_steps or train.num_train_epochs * epoch
+        if experts.routing == "learned" and experts.annealing_ratio * num_steps <= 1:
+            raise InputError(
+                f"experts.annealing_ratio is {experts.annealing_ratio:g} of {num_steps} steps, but "
+                "learned routing fades within the first step then: allowed is a share of more than "
+                "one step, raise it, train longer, or set experts.routing to random"
+            )
         drawn = experts.routing != "learned" or run.lora.lora_dropout > 0
         if experts.consistency_weight > 0 and not drawn:
             raise InputError(

@@ -32,17 +32,17 @@ class ShrinkCourse(Course):
 
     def __init__(self, run: Run, data: TrainingData, *, ratio: float) -> None:
         super().__init__(run, data)
-        self.reduced_at = round(ratio * self.num_steps) or None
-        self._warm_up = math.ceil(run.train.warmup_ratio * self.num_steps)
+        self.reduced_at: int = max(1, round(ratio * self.num_steps))
+        self._warm_up: int = math.ceil(run.train.warmup_ratio * self.num_steps)
 
     def step(self, number: int) -> StepSettings:
         """Return a step's settings; the reduced adapter's optimizer begins anew."""
-        found = super().step(number)
-        since = -1 if self.reduced_at is None else number - self.reduced_at
-        if not 0 <= since < self._warm_up:
-            return found if since != 0 else replace(found, first=True)
-        rate = found.learning_rate * (since + 1) / (self._warm_up + 1)
-        return replace(found, first=found.first or since == 0, learning_rate=rate)
+        found, since = super().step(number), number - self.reduced_at
+        rises = 0 <= since < self._warm_up
+        share = (since + 1) / (self._warm_up + 1) if rises else 1
+        return replace(
+            found, first=found.first or since == 0, learning_rate=found.learning_rate * share
+        )
 
 
 class Shrink(Method):
