@@ -19,6 +19,7 @@ from schemabank.common.failure import Failure
 from schemabank.common.files import read_json
 from schemabank.config.file import config_hash, load_run, run_id
 from schemabank.config.settings import RunConfig
+from schemabank.report.reading.runs import read_runs
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
 from schemabank.suites.execution import plan_suite, result_tables, run_suite
@@ -351,6 +352,8 @@ def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     assert "over seeds" not in shown.stdout.replace("means over seeds", "")
     assert shown.stdout.endswith("next: the same without --tune-only\n")
     assert shown.stderr.count("reused") == 0, "nothing was asked for again"
+    with pytest.raises(InputError, match=r"holds a search .* run the suite without --tune-only"):
+        read_runs(out)
     before = {row["run_id"] for row in rows}
     ended = json.loads(command(path, out, "--json").stdout)
     assert {row["run_id"] for row in ended if row["phase"] == "tune"} == before

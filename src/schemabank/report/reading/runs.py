@@ -152,13 +152,10 @@ def read_runs(path: Path) -> RunSet:
     names = list(dict.fromkeys(name for run in listed for name in run.settings))
     known = {run.run_id for run in listed}
     runs = [found for run in listed if (found := _finished(path, run, names)) is not None]
-    if not runs:
-        raise InputError(
-            f"{str(path)!r} holds no finished run: allowed is a folder of runs or a CSV, run "
-            "schemabank train or suite first"
-        )
-    compared, excluded = _comparable(_base_once(runs))
     tuning: Any = manifest and manifest.get("tuning")
+    if not runs:
+        raise InputError(_nothing_to_report(path, searched=bool(tuning)))
+    compared, excluded = _comparable(_base_once(runs))
     declared: Any = manifest and manifest["contrast"]
     tuned = {row["run_id"] for row in tuning["runs"]} if tuning else set()
     failed = _read_failures(path)
@@ -175,6 +172,19 @@ def read_runs(path: Path) -> RunSet:
         failed_trials=tuple(left for run, left in failed.items() if run in tuned - known),
         excluded=(*excluded, *_strangers(path, known | tuned)),
         unfinished=tuple(sorted(missing)),
+    )
+
+
+def _nothing_to_report(path: Path, *, searched: bool) -> str:
+    if searched:
+        return (
+            f"{str(path)!r} holds a search for learning rates and no final run: allowed are final "
+            "runs, run the suite without --tune-only, or see the search by schemabank suite FILE "
+            "--tune-only"
+        )
+    return (
+        f"{str(path)!r} holds no finished run: allowed is a folder of runs or a CSV, run "
+        "schemabank train or suite first"
     )
 
 
