@@ -74,9 +74,35 @@ def test_a_product_of_a_lower_rank_stays_what_it_is() -> None:
     a, b = torch.zeros(20, 8), torch.zeros(8, 24)
     a[:, :3], b[:3] = torch.randn(20, 3), torch.randn(3, 24)
     torch.testing.assert_close(torch.matmul(*nearest(a, b, 4)), a @ b, rtol=0, atol=1e-5)
-    for factor in nearest(a, torch.zeros(8, 24), 4):
-        assert factor.isfinite().all()
-        assert not factor.any()
+
+
+def test_a_product_that_is_zero_leaves_a_its_directions() -> None:
+    """As of a layer that has had no update: B then gets a gradient, and nothing is dead."""
+    torch.manual_seed(4)
+    a = torch.randn(20, 8)
+    low_a, low_b = nearest(a, torch.zeros(8, 24), 4)
+    assert not low_b.any()
+    torch.testing.assert_close(low_a.T @ low_a, torch.eye(4))
+    torch.testing.assert_close(a @ torch.linalg.lstsq(a, low_a).solution, low_a, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_factors_that_are_not_finite_stay_so(value: float) -> None:
+    a, b = torch.randn(20, 8), torch.randn(8, 24)
+    b[7, 3] = value
+    for factor in nearest(a, b, 4):
+        assert factor.isnan().all()
+
+
+def test_a_run_that_diverges_before_it_is_reduced_costs_no_neighbour() -> None:
+    steep = (LORA_STAGE.model_copy(update={"learning_rate": 1e38}),)
+    diverging = replace(run(1, max_steps=40), stages=steep)
+    trained = new_cohort([diverging, lora_run(2, max_steps=40)])
+    list(trained.steps())
+    first, second = trained.slots
+    assert first.failure is not None or not trained.finished["shrink-1"]["lora"].isfinite().all()
+    assert second.failure is None
+    assert trained.finished["lora-2"]["lora"].isfinite().all()
 
 
 @pytest.mark.parametrize("width", [3, 6])
@@ -135,6 +161,25 @@ def test_a_run_that_ends_before_its_step_is_reduced_at_its_end(max_steps: int) -
     for path, product in products(trained, 0).items():
         torch.testing.assert_close(product, expected[path], rtol=0, atol=1e-6)
         assert not factors(trained, 0)[path][0][:, LORA.r :].any()
+
+
+def test_weights_are_counted_with_the_rank_at_the_beginning() -> None:
+    trained = new_cohort([run(1)])
+    stack, layers = trained.stack, trained.stack.lora.layers.values()
+    of_a_rank = sum(layer.in_features + layer.out_features for layer in layers)
+    counted = stack.num_weights("lora", LORA, {RANK: LORA.r * FACTOR})
+    assert counted == LORA.r * FACTOR * of_a_rank
+    assert stack.num_weights("lora", LORA, {}) == LORA.r * of_a_rank
+
+
+def test_muon_knows_the_rank_of_both_parts() -> None:
+    trained = new_cohort([run(1, optimizer="muon"), lora_run(2)])
+    muon = trained.optimizers["lora"].muon
+    assert muon is not None
+    ranks = [int(muon.ranks[0]) for _ in trained.steps()]
+    at = trained.slots[0].course.reduced_at
+    assert at is not None
+    assert ranks == [LORA.r * FACTOR] * at + [LORA.r] * (len(ranks) - at)
 
 
 def test_the_optimizer_begins_anew_and_the_rate_rises_again_to_the_runs_own() -> None:
@@ -210,11 +255,19 @@ def test_other_means_are_not(kind: str) -> None:
 
 
 def test_a_mean_over_the_steps_has_the_adapters_own_rank() -> None:
-    """Also one over steps of the wide adapter, which counts as what it was reduced to."""
+    """It is the exponential mean of the weights after the steps from the reduction on."""
     average = AverageSettings(kind="exponential", decay=0.9)
     trained = new_cohort([replace(run(1), average=average), run(2)])
-    list(trained.steps())
-    views = trained.stack.groups["lora"].views(trained.finished["shrink-1"]["lora"])
+    at, means = trained.slots[0].course.reduced_at, torch.zeros(0)
+    assert at is not None
+    for number, _ in enumerate(trained.steps()):
+        if number >= at:
+            rate = 0.1 / (1 - 0.9 ** (number - at + 1))
+            weights = trained.stack.groups["lora"].weights[0].clone()
+            means = torch.lerp(means, weights, rate) if len(means) else weights
+    row = trained.finished["shrink-1"]["lora"]
+    torch.testing.assert_close(row, means, rtol=1e-5, atol=1e-6)
+    views = trained.stack.groups["lora"].views(row)
     for name, own in views.items():
         ranks = own.any(0) if name.endswith(".A") else own.any(1)
         assert int(ranks.sum()) == LORA.r

@@ -1,7 +1,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import chain, count
 from pathlib import Path
 
@@ -365,6 +365,37 @@ def test_training_that_is_interrupted_leaves_a_model_that_can_be_used(
     with tuner.stack.evaluating("off"):
         assert torch.equal(logits(model), found)
     assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("steps", [5, 100])
+def test_what_is_saved_of_a_run_with_a_higher_rank_is_what_the_model_computes(
+    steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the end, and where it was interrupted before the adapter was reduced."""
+    model = tiny_model("llama")
+    own = RunConfig(
+        arm="shrink",
+        lora=LoraSettings(r=4, lora_alpha=10),
+        shrink={"ratio": 0.9},
+        train={"num_train_epochs": 8, "learning_rate": 1e-2},
+    )
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), own)
+    launch, calls = Programs.launch, iter(range(1000))
+
+    def interrupted(self: Programs, *args: object) -> object:
+        if next(calls) == steps:
+            raise KeyboardInterrupt
+        return launch(self, *args)
+
+    monkeypatch.setattr(Programs, "launch", interrupted)
+    with suppress(KeyboardInterrupt):
+        tuner.train(PAIRS)
+    assert next(calls) <= steps + 1
+    found = logits(model)
+    assert not torch.equal(found, logits(tiny_model("llama")))
+    tuner.save(tmp_path / "adapter")
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    torch.testing.assert_close(logits(stock), found, rtol=0, atol=1e-5)
 
 
 def test_a_wrapped_model_does_not_save_itself(tmp_path: Path) -> None:

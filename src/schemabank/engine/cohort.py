@@ -31,7 +31,7 @@ from schemabank.engine.execute import (
 )
 from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, clip_factors
-from schemabank.engine.optimizers import new_optimizers, seat
+from schemabank.engine.optimizers import new_optimizers, seat, use_rank
 from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
@@ -302,7 +302,7 @@ class Cohort:
                 self.stage_ended(index, slot.run.name, slot.stage_before)
             if slot.step == slot.course.reduced_at:
                 self.stack.lora.reduce(index)
-                self.optimizers[self.stack.lora.name].begin_average(index)
+                use_rank(self.optimizers, index, slot.run.lora.r)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
         shapes = {k: self.data.shape(self._seating.tick, k.room) for k in kinds}
         self._prepare(shapes)

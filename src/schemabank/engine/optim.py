@@ -87,10 +87,6 @@ class SlotAdamW:
         """Give a slot the state of a new optimizer; its mean starts at its weights."""
         for state in (self.mean, self.square, self.step):
             state[slot].zero_()
-        self.begin_average(slot)
-
-    def begin_average(self, slot: int) -> None:
-        """Let a slot's mean start at its weights as they are now."""
         if self.average is not None:
             self.average[slot].copy_(self.weights[slot])
 

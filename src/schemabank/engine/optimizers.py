@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from schemabank.engine.muon import Muon
 from schemabank.engine.optim import AdamWSettings, SlotAdamW
 from schemabank.engine.run import Run
-from schemabank.engine.stack import AdapterStack, slices_of
+from schemabank.engine.stack import AdapterStack, rank_of, slices_of
 
 
 def new_optimizers(
@@ -48,7 +48,7 @@ def seat(
     optimizers: Mapping[str, SlotAdamW], settings: AdamWSettings, index: int, run: Run
 ) -> None:
     """Give a slot the state of new optimizers, and a run's settings of them."""
-    train, rank = run.train, run.lora.r
+    train, rank = run.train, rank_of(run.method.settings, run.lora)
     for optimizer in optimizers.values():
         optimizer.reset(index)
         if optimizer.slices is not None:
@@ -61,3 +61,10 @@ def seat(
     settings.epsilon[index] = train.adam_epsilon
     settings.weight_decay[index] = train.weight_decay
     settings.ratio[index] = train.loraplus_lr_ratio
+
+
+def use_rank(optimizers: Mapping[str, SlotAdamW], index: int, rank: int) -> None:
+    """Tell what depends on a slot's rank that its adapters have been reduced to this one."""
+    for optimizer in optimizers.values():
+        if optimizer.muon is not None:
+            optimizer.muon.ranks[index] = rank

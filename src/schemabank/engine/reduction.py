@@ -3,26 +3,34 @@
 import torch
 from torch import Tensor
 
+NOTHING = 1e-12  # of the largest singular value: what rounding leaves of a 0
+
 
 def nearest(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return the factors of the best approximation of ``a @ b`` of a rank (Eckart and Young).
 
     Both factors get the root of every singular value, so that neither is the larger. The product
-    itself is never formed. A product with fewer singular values leaves the last ranks at zero.
+    itself is never formed. Where a singular value is 0, as before the first step, ``a`` keeps a
+    direction of length 1: were both factors 0, neither would ever get a gradient.
 
     Args:
         a: ``(in, width)``.
         b: ``(width, out)``.
-        rank: at most the width.
+        rank: at most the width; ranks that the product cannot have are zero in both factors.
 
     Returns:
-        ``(in, rank)`` and ``(rank, out)``.
+        ``(in, rank)`` and ``(rank, out)``; NaN where a factor is not finite.
     """
     left, upper = torch.linalg.qr(a.double())
     right, lower = torch.linalg.qr(b.double().T)
-    u, values, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
-    roots = values[:rank].sqrt()
+    core = upper @ lower.T
+    if not core.isfinite().all():
+        return a.new_full((len(a), rank), torch.nan), b.new_full((rank, b.shape[1]), torch.nan)
+    u, values, v = torch.linalg.svd(core, full_matrices=False)
+    values = values[:rank]
+    counts = values > values[0] * NOTHING
     low_a, low_b = a.new_zeros(len(a), rank), b.new_zeros(rank, b.shape[1])
-    low_a[:, : len(roots)] = left @ (u[:, :rank] * roots)
-    low_b[: len(roots)] = (roots[:, None] * v[:rank]) @ right.T
+    low_a[:, : len(values)] = left @ (u[:, :rank] * torch.where(counts, values.sqrt(), 1.0))
+    roots = torch.where(counts, values.sqrt(), 0.0)
+    low_b[: len(values)] = (roots[:, None] * v[:rank]) @ right.T
     return low_a, low_b

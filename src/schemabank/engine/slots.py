@@ -125,9 +125,15 @@ class Slot:
             "learning_rate": settings.learning_rate,
             "fresh": settings.first,
             "loss_scale": self._loss_scale(rows),
-            "average_rate": average_rate(self.run.average, self.step, self.num_steps),
+            "average_rate": self._average_rate(),
         }
         return {**own, **self.course.values(settings, rows)}
+
+    def _average_rate(self) -> float:
+        """How far the mean moves; that of an adapter which is reduced begins there."""
+        begin = self.course.reduced_at or 0
+        begin = begin if self.step >= begin else 0
+        return average_rate(self.run.average, self.step - begin, self.num_steps - begin)
 
     def _loss_scale(self, rows: Rows) -> float:
         """What the mean loss of a batch's labels is multiplied by.

@@ -4,7 +4,7 @@ The wide adapter has the scale of the narrow one. Before the step at ``ratio`` o
 adapter of the rank ``lora.r`` takes its place, by the singular value decomposition. From there on
 the run is plain LoRA with a fresh optimizer, whose learning rate warms up again and goes on along
 the run's own schedule. So the run ends as a plain adapter, and what it ends with was trained as
-such. A mean over the steps begins anew where the adapter is reduced.
+such. A mean over the steps is that of the steps from there on, as if the run began there.
 """
 
 import math

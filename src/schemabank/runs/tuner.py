@@ -139,6 +139,7 @@ class Tuner:
                 cohort.seat([run.name])
         finally:
             self.stack.uncompile()
+            self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if cohort.slots[0].failure is not None:
             raise RuntimeError(cohort.slots[0].failure.message)
         return done
