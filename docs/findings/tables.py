@@ -1,9 +1,11 @@
 """Figures and tables in the words of the pages of findings."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from statistics import linear_regression, median
 from typing import Any
 
+from charts import SAME
 from records import Suite, Tried
 
 from schemabank import stats
@@ -11,7 +13,7 @@ from schemabank.common.tables import markdown_table
 from schemabank.report.comparing.families import Adjusted
 from schemabank.report.sections.cells import short
 from schemabank.stats import Interval
-from schemabank.suites.raterule import Candidate, choose
+from schemabank.suites.raterule import Candidate, choose, paired_error
 
 MINUS = "−"
 
@@ -44,8 +46,12 @@ def screening(suites: Sequence[Suite], control: Suite) -> str:
         suites: that the round consists of.
         control: the suite whose arm ``lora`` all are compared with.
     """
-    tried = [tried for suite in suites for tried in suite.tried(lora(control))]
-    return _table(_tried_row(one) for one in sorted(tried, key=lambda one: one.found.gold_nll))
+    rows = [
+        (lowest(suite, tried.arm), tried)
+        for suite in suites
+        for tried in suite.tried(lora(control))
+    ]
+    return _table(_tried_row(tried, loss) for loss, tried in sorted(rows, key=lambda row: row[0]))
 
 
 def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
@@ -63,9 +69,69 @@ def items(suite: Suite) -> int:
     return lora(suite).num_items
 
 
+def lowest(suite: Suite, arm: str) -> float:
+    """Return the lowest loss of an arm of a suite's search, over its learning rates."""
+    return min(tried.gold_nll for tried in suite.search[arm])
+
+
 def num_candidates(*suites: Suite) -> int:
-    """Return how many arms of searches are others than plain LoRA."""
-    return len({arm for suite in suites for arm in suite.search} - {"lora"})
+    """Return how many arms of searches are others than plain LoRA, equal ones counted once."""
+    names = {arm for suite in suites for arm in suite.search}
+    return len({SAME.get(name, name) for name in names} - {"lora"})
+
+
+def repeated(one: Suite, two: Suite) -> list[tuple[str, Candidate, Candidate]]:
+    """Return arms of two rounds that were trained twice alike, with their rate in their names."""
+    names = {arm: (two, other) for arm, other in SAME.items() if other in two.search}
+    names["lora, averaged"] = (two, "lora, averaged")
+    pairs = [
+        (own, other)
+        for arm, (suite, name) in names.items()
+        for own in one.search.get(arm, ())
+        for other in suite.search[name]
+    ]
+    scaled = two.search["lora+ 16, scale chosen"]
+    pairs += [(own, other) for own in two.search["lora+ 16"] for other in scaled]
+    found = [(own, other) for own, other in pairs if own.learning_rate == other.learning_rate]
+    arms = [arm for suite in (one, two) for arm in suite.search]
+    by_id = {id(c): arm for s in (one, two) for arm, tried in s.search.items() for c in tried}
+    assert arms
+    return [(by_id[id(other)], own, other) for own, other in found]
+
+
+def repetitions(one: Suite, two: Suite) -> str:
+    """Return the table of what was trained twice."""
+    return _table(
+        {
+            "arm": arm,
+            "learning rate": short(own.learning_rate),
+            "correct": f"{percent(own.score or 0)}, {percent(other.score or 0)}",
+            "difference": f"{_points_apart(own, other)} ± {100 * paired_error(other, own):.1f}",
+            "loss": f"{own.gold_nll:.4f}, {other.gold_nll:.4f}",
+        }
+        for arm, own, other in repeated(one, two)
+    )
+
+
+def most_repeated(one: Suite, two: Suite) -> float:
+    """Return the largest difference between two trainings alike, in points."""
+    return 100 * max(abs((a.score or 0) - (b.score or 0)) for _, a, b in repeated(one, two))
+
+
+def most_repeated_loss(one: Suite, two: Suite) -> float:
+    """Return the largest difference between the losses of two trainings alike."""
+    return max(abs(a.gold_nll - b.gold_nll) for _, a, b in repeated(one, two))
+
+
+def num_ties(suite: Suite, gap: float = 0.0013) -> int:
+    """Return how many arms of a search have a lowest loss this close to another's."""
+    losses = sorted(lowest(suite, arm) for arm in suite.search)
+    close = [b - a <= gap for a, b in pairwise(losses)]
+    return sum(any(close[max(0, n - 1) : n + 1]) for n in range(len(losses)))
+
+
+def _points_apart(own: Candidate, other: Candidate) -> str:
+    return points((other.score or 0) - (own.score or 0))
 
 
 def typical_error(suites: Sequence[Suite]) -> float:
@@ -158,7 +224,7 @@ def costs(suites: Mapping[str, Suite]) -> str:
     )
 
 
-def _tried_row(tried: Tried) -> dict[str, str]:
+def _tried_row(tried: Tried, lowest_loss: float) -> dict[str, str]:
     found = tried.found
     assert found.score is not None
     return {
@@ -167,6 +233,7 @@ def _tried_row(tried: Tried) -> dict[str, str]:
         "correct": percent(found.score),
         "less LoRA": f"{points(tried.difference)} ± {100 * tried.error:.1f}",
         "loss": f"{found.gold_nll:.4f}",
+        "lowest loss": f"{lowest_loss:.4f}",
     }
 
 
@@ -184,7 +251,8 @@ def _table(rows: Iterable[Mapping[str, str]]) -> str:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(percent, points, interval, effect, at, lora, items, num_candidates),
+        *(percent, points, interval, effect, at, lora, items, lowest, num_candidates),
+        *(repetitions, most_repeated, most_repeated_loss, num_ties),
         *(typical_error, slope),
         *(screening, scores, contrasts, others, costs),
     )
