@@ -93,9 +93,7 @@ def repeated(one: Suite, two: Suite) -> list[tuple[str, Candidate, Candidate]]:
     scaled = two.search["lora+ 16, scale chosen"]
     pairs += [(own, other) for own in two.search["lora+ 16"] for other in scaled]
     found = [(own, other) for own, other in pairs if own.learning_rate == other.learning_rate]
-    arms = [arm for suite in (one, two) for arm in suite.search]
     by_id = {id(c): arm for s in (one, two) for arm, tried in s.search.items() for c in tried}
-    assert arms
     return [(by_id[id(other)], own, other) for own, other in found]
 
 
