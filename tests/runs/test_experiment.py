@@ -15,8 +15,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
 from schemabank.config.file import load_experiment, load_run, run_id
 from schemabank.config.settings import ExperimentConfig, RunConfig
-from schemabank.engine import cohort as engine
-from schemabank.engine import lora, loralayers
+from schemabank.engine import lora, loralayers, optimizers
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
@@ -705,14 +704,14 @@ def test_slots_are_halved_again_where_even_half_has_no_room_for_moments(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     exhaust(monkeypatch, 1)
-    adamw, calls = engine.SlotAdamW, itertools.count()
+    adamw, calls = optimizers.SlotAdamW, itertools.count()
 
     def full(*args: object, **kwargs: object) -> object:
         if next(calls) == 4:  # three groups with four slots, then with two
             raise torch.OutOfMemoryError("no room")
         return adamw(*args, **kwargs)
 
-    monkeypatch.setattr(engine, "SlotAdamW", full)
+    monkeypatch.setattr(optimizers, "SlotAdamW", full)
     outcomes, notes = run_mixed(finished.config, tmp_path, 4)
     assert_complete_and_close(outcomes, mixed[0])
     assert [note[0] for note in notes if " do not fit " in note] == ["4", "2"]
