@@ -1,54 +1,63 @@
 """The pages of findings say what their records say, and a record that changes changes them."""
 
 import json
+import lzma
 import shutil
-import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tools import BENCHMARKS, load_tool
+
 ROOT = Path(__file__).parents[1]
-FINDINGS = ROOT / "docs" / "findings"
-sys.path.insert(0, str(FINDINGS))
-import build  # noqa: E402 -- a program beside its templates, as docs/build_settings.py is
-from records import Suite, unpacked  # noqa: E402
+build: Any = load_tool(ROOT / "docs" / "findings" / "build.py")
+pack_runs: Any = load_tool(BENCHMARKS / "pack_runs.py")
+Suites = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def suites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Suite]:
+def suites(tmp_path_factory: pytest.TempPathFactory) -> Suites:
     place = tmp_path_factory.mktemp("records")
-    return {suite.name: suite for suite in unpacked(build.RECORDS, place)}
+    return {suite.name: suite for suite in build.unpacked(build.RECORDS, place)}
 
 
-def test_every_page_is_what_its_records_say(suites: dict[str, Suite]) -> None:
+def test_every_page_is_what_its_records_say(suites: Suites) -> None:
     for path, text in build.build(suites).items():
         assert "".join(build.difference(path, text)) == ""
 
 
-def test_a_record_that_changes_changes_the_pages(suites: dict[str, Suite], tmp_path: Path) -> None:
-    """One run's loss is enough."""
+def test_a_record_that_changes_changes_the_pages(suites: Suites, tmp_path: Path) -> None:
+    """The loss of one run is enough."""
     name = "round_1"
     folder = shutil.copytree(suites[name].folder, tmp_path / name)
-    arm, (found, *_) = next(iter(suites[name].search.items()))
-    rows = suites[name].manifest["tuning"]["runs"]
-    changed = next(
-        row["run_id"]
-        for row in rows
-        if row["arm"] == arm and row["learning_rate"] == found.learning_rate
-    )
-    for row in rows:
-        if row["arm"] == arm:
-            path = folder / row["run_id"] / "result.json"
-            result = json.loads(path.read_text())
-            result["groups"]["all"]["gold_nll"] += 0.1
-            path.write_text(json.dumps(result))
-    assert changed
-    pages = build.build({**suites, name: Suite(folder)})
+    path = next(folder.glob("lora-*/result.json"))
+    result = json.loads(path.read_text())
+    result["groups"]["all"]["gold_nll"] += 0.1
+    path.write_text(json.dumps(result))
+    pages = build.build({**suites, name: build.Suite(folder)})
     assert any("".join(build.difference(path, text)) for path, text in pages.items())
 
 
-def test_records_hold_scores_and_no_weights(suites: dict[str, Suite]) -> None:
+def test_what_was_unpacked_is_packed_to_the_same_bytes(suites: Suites) -> None:
+    """Compressed bytes may depend on a library's version."""
+    for name, suite in suites.items():
+        kept = lzma.decompress((build.RECORDS / f"{name}.tar.xz").read_bytes())
+        assert pack_runs.packed(suite.folder) == kept
+
+
+def test_a_device_is_added_where_a_cost_names_none(tmp_path: Path) -> None:
+    (tmp_path / "suite" / "run").mkdir(parents=True)
+    (tmp_path / "suite" / "suite.json").write_text("{}")
+    cost = tmp_path / "suite" / "run" / "cost.json"
+    for own, expected in (({}, "a GPU"), ({"device": "cpu"}, "cpu")):
+        cost.write_text(json.dumps(own))
+        content = pack_runs.packed(tmp_path / "suite", device="a GPU")
+        assert json.dumps({"device": expected}, indent=2).encode() in content
+
+
+def test_records_hold_scores_and_no_weights(suites: Suites) -> None:
     """All of them are small; a suite's own configuration lies in configs/evidence."""
     files = sorted(build.RECORDS.glob("*.tar.xz"))
     assert [file.name.removesuffix(".tar.xz") for file in files] == sorted(suites)

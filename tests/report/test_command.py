@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 
 from properties import examples
 from reports import page, report, tables, text
-from schemabank.cli import main
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
 
@@ -19,15 +17,8 @@ Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def schemabank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["schemabank", "report", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+def schemabank(program: Callable[[str], Program]) -> Program:
+    return program("report")
 
 
 @pytest.fixture

@@ -1,13 +1,11 @@
 """``schemabank power``: from a pilot's runs to the seeds and items that a comparison takes."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from schemabank.cli import main
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
 from schemabank.report.planning import (
@@ -28,15 +26,8 @@ Program = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def schemabank(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["schemabank", "power", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
+def schemabank(program: Callable[[str], Program]) -> Program:
+    return program("power")
 
 
 def plan(

@@ -31,7 +31,7 @@ from schemabank.engine.execute import (
 )
 from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, clip_factors
-from schemabank.engine.optimizers import new_optimizers, seat, use_rank
+from schemabank.engine.optimizers import begin_run, new_optimizers, use_rank
 from schemabank.engine.programs import Programs
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
@@ -283,7 +283,7 @@ class Cohort:
         """Give a run a slot: in the state of a new one, or where the run left off."""
         self.stack.configure(index, slot.run.lora, slot.run.method.settings)
         self.stack.initialise(index, slot.run.seed)
-        seat(self.optimizers, self._coefficients, index, slot.run)
+        begin_run(self.optimizers, self._coefficients, index, slot.run)
         self._max_norm[index] = slot.run.train.max_grad_norm
         for name, rows in self._begun.get(slot.run.name, {}).items():
             for state, row in zip(self.optimizers[name].state, rows, strict=True):

@@ -44,7 +44,7 @@ def new_optimizers(
     return found
 
 
-def seat(
+def begin_run(
     optimizers: Mapping[str, SlotAdamW], settings: AdamWSettings, index: int, run: Run
 ) -> None:
     """Give a slot the state of new optimizers, and a run's settings of them."""

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from schemabank.common.failure import read_failure
 from schemabank.common.files import read_json
 from schemabank.config.methods import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
-from schemabank.runs.folder import FAILURE, RESULT, SUITE
-from schemabank.runs.stored import read_result, read_suite
+from schemabank.runs.folder import COST, FAILURE, RESULT, SUITE
+from schemabank.runs.stored import read_cost, read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
@@ -45,6 +46,12 @@ class ReportedRun:
     def trained(self) -> bool:
         """Whether anything was trained."""
         return METHODS[self.result["arm"]].trains
+
+    @cached_property
+    def cost(self) -> Mapping[str, Any] | None:
+        """Its ``cost.json``; ``None`` where there is none."""
+        path = self.folder / COST
+        return read_cost(path) if path.exists() else None
 
     @property
     def config(self) -> Config:

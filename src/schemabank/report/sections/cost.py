@@ -11,8 +11,6 @@ from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import table_of
 from schemabank.report.sections.curves import Curve
-from schemabank.runs.folder import COST
-from schemabank.runs.stored import read_cost
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def table(found: Sequence[Cost]) -> PlainTable | None:
 
 def _cost(arm: str, setting: str, runs: Sequence[ReportedRun], tokens: float | None) -> Cost:
     training = [run.result["training"] for run in runs]
-    wall = [read_cost(run.folder / COST) for run in runs if (run.folder / COST).exists()]
+    wall = [run.cost for run in runs if run.cost is not None]
     return Cost(
         arm=arm,
         setting=setting,

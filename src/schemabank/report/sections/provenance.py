@@ -8,8 +8,6 @@ from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import Left, ReportedRun, RunSet
 from schemabank.report.sections.cells import place, short
 from schemabank.report.sections.chart import given, table_of
-from schemabank.runs.folder import COST
-from schemabank.runs.stored import read_cost
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,7 @@ def find(runs: RunSet) -> Provenance:
 
 def _devices(runs: Sequence[ReportedRun]) -> list[str]:
     """The devices of the runs whose costs name one."""
-    files = [run.folder / COST for run in runs]
-    costs = [read_cost(file) for file in files if file.exists()]
+    costs = [run.cost for run in runs if run.cost is not None]
     return list(dict.fromkeys(cost["device"] for cost in costs if cost.get("device")))
 
 
