@@ -26,34 +26,35 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="file to write")
     parser.add_argument("--device", help="of costs that do not name theirs, as before 2026-11-26")
     arguments = parser.parse_args()
-    files = [arguments.runs / SUITE, *kept_files(arguments.runs)]
-    packed = _tar(arguments.runs, files, device=arguments.device)
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.file.write_bytes(lzma.compress(packed, preset=9))
+    content = packed(arguments.runs, device=arguments.device)
+    arguments.file.write_bytes(lzma.compress(content, preset=9))
 
 
-def kept_files(runs: Path) -> list[Path]:
-    """Return the files of finished and failed runs that are kept, in their order."""
-    return sorted(
-        file
-        for name in KEPT
-        for file in runs.glob(f"*/{name}")
-        if not file.parent.name.startswith(".")
-    )
+def _kept_files(runs: Path) -> list[Path]:
+    """Return the suite's own file, and those of finished and failed runs, in their order."""
+    found = (file for name in KEPT for file in runs.glob(f"*/{name}"))
+    return [runs / SUITE, *sorted(file for file in found if not file.parent.name.startswith("."))]
 
 
-def _tar(runs: Path, files: list[Path], *, device: str | None) -> bytes:
-    """An archive of files under the name of the runs' folder, without times and owners."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for file in files:
+def packed(runs: Path, *, device: str | None = None) -> bytes:
+    """Return an archive of what is kept, under the name of the runs' folder.
+
+    Args:
+        runs: folder of a suite's runs.
+        device: what costs name that do not name theirs.
+    """
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for file in _kept_files(runs):
+            # Without times and owners, so that the same runs give the same bytes.
             entry = tarfile.TarInfo(f"{runs.name}/{file.relative_to(runs)}")
             content = file.read_bytes()
             if file.name == COST and device is not None:
                 content = json.dumps({"device": device, **json.loads(content)}, indent=2).encode()
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    return packed.getvalue()
+    return written.getvalue()
 
 
 if __name__ == "__main__":

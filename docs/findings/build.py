@@ -26,6 +26,7 @@ from schemabank.report.figures import styled_svg
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 RECORDS = ROOT / "results" / "suites"
+CHART = ".vl.json"
 BEGIN, END = "<!-- findings: made by docs/findings/build.py -->\n", "<!-- end of findings -->"
 
 
@@ -35,13 +36,13 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as place:
-        suites = {suite.name: suite for suite in unpacked(RECORDS, Path(place))}
-        pages, drawn = build(suites), charts(suites)
+        pages = build({suite.name: suite for suite in unpacked(RECORDS, Path(place))})
     if not check:
         for path, text in pages.items():
             path.write_text(text, encoding="utf-8")
-        for name, spec in drawn.items():
-            (HERE / f"{name}.svg").write_text(styled_svg(spec), encoding="utf-8")
+            if path.name.endswith(CHART):
+                drawing = path.with_name(path.name.removesuffix(CHART) + ".svg")
+                drawing.write_text(styled_svg(json.loads(text)), encoding="utf-8")
         return
     differences = [line for path, text in pages.items() for line in difference(path, text)]
     sys.stdout.writelines(differences)
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def build(suites: dict[str, Suite]) -> dict[Path, str]:
-    """Return the pages by their paths."""
+    """Return the pages, and the charts as Vega-Lite, by their paths."""
     templates = Environment(
         loader=FileSystemLoader(HERE),
         undefined=StrictUndefined,
@@ -64,7 +65,7 @@ def build(suites: dict[str, Suite]) -> dict[Path, str]:
     after = rest.partition(END)[2]
     verdict = templates.get_template("verdict.md").render()
     specs = {
-        HERE / f"{name}.vl.json": json.dumps(spec, indent=1) + "\n"
+        HERE / f"{name}{CHART}": json.dumps(spec, indent=1) + "\n"
         for name, spec in charts(suites).items()
     }
     return {

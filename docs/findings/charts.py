@@ -8,12 +8,9 @@ from records import Suite
 from schemabank.report.figures import Datum, Spec
 from schemabank.report.sections import look
 
-MOST_LOSS = (
-    0.83  # of runs that a line is fitted to and that a chart shows; beyond, training suffered
-)
-# Arms of the first and the second round that are the same one.
-SAME = {"lora": "lora", "rslora": "rslora", "lora+": "lora+ 16", "lora+ 4": "lora+ 4"}
-SAME |= {"lora+ 16": "lora+ 16", "lora+ 64": "lora+ 64"}
+# Of runs that a line is fitted to and that a chart shows; beyond, training suffered.
+MOST_LOSS = 0.83
+RENAMED = {"lora+": "lora+ 16"}  # arms of the first round, by what the second calls them
 ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
 
 
@@ -29,10 +26,11 @@ def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
 def loss_by_rate(suites: Sequence[Suite]) -> Spec:
     """Return the loss of plain LoRA and its relatives against the learning rate of A."""
     rows: list[Datum] = [
-        {"arm": SAME[arm], "panel": "", "rate": tried.learning_rate, "loss": tried.gold_nll}
+        {"arm": name, "panel": "", "rate": tried.learning_rate, "loss": tried.gold_nll}
         for suite in suites
-        for arm in SAME
-        for tried in suite.search.get(arm, ())
+        for arm, candidates in suite.search.items()
+        if (name := RENAMED.get(arm, arm)) in ARMS
+        for tried in candidates
         if tried.gold_nll < MOST_LOSS
     ]
     rates = sorted({row["rate"] for row in rows})

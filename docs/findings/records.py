@@ -8,8 +8,6 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
-from schemabank.report.contents import Report
-from schemabank.report.examine import Question, examine
 from schemabank.runs.folder import COST, RESULT, SUITE
 from schemabank.runs.stored import read_cost, read_result, read_suite
 from schemabank.suites.raterule import Candidate, candidate, choose, paired_error
@@ -49,11 +47,6 @@ class Suite:
         self.manifest: Mapping[str, Any] = read_suite(folder / SUITE)
 
     @cached_property
-    def report(self) -> Report:
-        """What ``schemabank report`` finds in it."""
-        return examine(self.folder, Question())
-
-    @cached_property
     def results(self) -> dict[str, Mapping[str, Any]]:
         """The results of all finished runs, those of the search among them, by the runs' names."""
         files = sorted(self.folder.glob(f"*/{RESULT}"))
@@ -84,13 +77,6 @@ class Suite:
         }
         return ", ".join(f"{name} {' and '.join(own)}" for name, own in found.items())
 
-    @property
-    def detectable(self) -> float:
-        """The difference that its primary contrast finds with a power of 80 %."""
-        found = self.report.comparison.primary.verdict.detectable
-        assert found is not None
-        return found
-
     @cached_property
     def search(self) -> dict[str, list[Candidate]]:
         """Every arm of its search at all learning rates that were tried, the lowest first."""
@@ -115,12 +101,13 @@ class Suite:
         for arm, candidates in self.search.items():
             found = choose(candidates)
             at_edge = found in (candidates[0], candidates[-1])
-            difference = _score(found) - _score(control)
+            difference = score_of(found) - score_of(control)
             tried.append(Tried(arm, at_edge, found, difference, paired_error(found, control)))
         return sorted(tried, key=lambda one: one.found.gold_nll)
 
 
-def _score(found: Candidate) -> float:
+def score_of(found: Candidate) -> float:
+    """Return the share of items that a candidate got right."""
     assert found.score is not None
     return found.score
 

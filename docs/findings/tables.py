@@ -3,19 +3,29 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from statistics import linear_regression, median
-from typing import Any
+from typing import Any, NamedTuple
 
-from charts import SAME
-from records import Suite, Tried
+from charts import RENAMED
+from records import Suite, Tried, score_of
 
-from schemabank import stats
 from schemabank.common.tables import markdown_table
-from schemabank.report.comparing.families import Adjusted
 from schemabank.report.sections.cells import short
-from schemabank.stats import Interval
 from schemabank.suites.raterule import Candidate, choose, paired_error
 
 MINUS = "−"
+
+
+class Repeated(NamedTuple):
+    """What was trained twice with equal settings and seeds, and the arm of the second time."""
+
+    arm: str
+    first: Candidate
+    second: Candidate
+
+    @property
+    def difference(self) -> float:
+        """The second accuracy less the first, a share."""
+        return score_of(self.second) - score_of(self.first)
 
 
 def percent(share: float) -> str:
@@ -26,32 +36,6 @@ def percent(share: float) -> str:
 def points(share: float) -> str:
     """Return a difference of shares in points of percent, with its sign."""
     return f"{100 * share:+.1f}".replace("-", MINUS)
-
-
-def interval(ends: Interval) -> str:
-    """Return both ends of an interval of differences, in points of percent."""
-    return f"{points(ends[0])} to {points(ends[1])}"
-
-
-def effect(found: stats.Verdict | Adjusted) -> str:
-    """Return a difference with its 95 % interval, in points."""
-    assert found.interval is not None
-    return f"{points(found.difference)} points (95 % interval {interval(found.interval)})"
-
-
-def screening(suites: Sequence[Suite], control: Suite) -> str:
-    """Return the table of a round of candidates on validation, those with the lowest loss first.
-
-    Args:
-        suites: that the round consists of.
-        control: the suite whose arm ``lora`` all are compared with.
-    """
-    rows = [
-        (lowest(suite, tried.arm), tried)
-        for suite in suites
-        for tried in suite.tried(lora(control))
-    ]
-    return _table(_tried_row(tried, loss) for loss, tried in sorted(rows, key=lambda row: row[0]))
 
 
 def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
@@ -74,62 +58,75 @@ def lowest(suite: Suite, arm: str) -> float:
     return min(tried.gold_nll for tried in suite.search[arm])
 
 
+def losses(suite: Suite, arm: str, learning_rate: float) -> str:
+    """Return the loss of every seed of an arm of a suite's search at a learning rate."""
+    names = [
+        run["run_id"]
+        for run in suite.manifest["tuning"]["runs"]
+        if (run["arm"], run["learning_rate"]) == (arm, learning_rate)
+    ]
+    return " and ".join(f"{suite.results[n]['groups']['all']['gold_nll']:.2f}" for n in names)
+
+
+def scales(suite: Suite) -> str:
+    """Return which scales the runs of a suite chose, and how many chose each."""
+    chosen = [
+        rescaled["factor"]
+        for result in suite.results.values()
+        if (rescaled := result["training"].get("rescale")) is not None
+    ]
+    counts = {factor: chosen.count(factor) for factor in sorted(set(chosen))}
+    return ", ".join(f"{factor:g} in {count} runs" for factor, count in counts.items())
+
+
 def num_candidates(*suites: Suite) -> int:
     """Return how many arms of searches are others than plain LoRA, equal ones counted once."""
     names = {arm for suite in suites for arm in suite.search}
-    return len({SAME.get(name, name) for name in names} - {"lora"})
+    return len({RENAMED.get(name, name) for name in names} - {"lora"})
 
 
-def repeated(one: Suite, two: Suite) -> list[tuple[str, Candidate, Candidate]]:
-    """Return arms of two rounds that were trained twice alike, with their rate in their names."""
-    names = {arm: (two, other) for arm, other in SAME.items() if other in two.search}
-    names["lora, averaged"] = (two, "lora, averaged")
-    pairs = [
-        (own, other)
-        for arm, (suite, name) in names.items()
-        for own in one.search.get(arm, ())
-        for other in suite.search[name]
+def repeated(one: Suite, two: Suite) -> list[Repeated]:
+    """Return what both rounds trained alike, and the second with a scale that came out as 1."""
+    named = [(RENAMED.get(arm, arm), tried) for arm, tried in one.search.items()]
+    named.append(("lora+ 16, scale chosen", two.search["lora+ 16"]))
+    return [
+        Repeated(arm, first, second)
+        for arm, candidates in named
+        for first in candidates
+        for second in two.search.get(arm, ())
+        if first.learning_rate == second.learning_rate
     ]
-    scaled = two.search["lora+ 16, scale chosen"]
-    pairs += [(own, other) for own in two.search["lora+ 16"] for other in scaled]
-    found = [(own, other) for own, other in pairs if own.learning_rate == other.learning_rate]
-    by_id = {id(c): arm for s in (one, two) for arm, tried in s.search.items() for c in tried}
-    return [(by_id[id(other)], own, other) for own, other in found]
 
 
 def repetitions(one: Suite, two: Suite) -> str:
     """Return the table of what was trained twice."""
     return _table(
         {
-            "arm": arm,
-            "learning rate": short(own.learning_rate),
-            "correct": f"{percent(own.score or 0)}, {percent(other.score or 0)}",
-            "difference": f"{_points_apart(own, other)} ± {100 * paired_error(other, own):.1f}",
-            "loss": f"{own.gold_nll:.4f}, {other.gold_nll:.4f}",
+            "arm": own.arm,
+            "learning rate": short(own.first.learning_rate),
+            "correct": f"{percent(score_of(own.first))}, {percent(score_of(own.second))}",
+            "difference": _with_error(own.difference, paired_error(own.second, own.first)),
+            "loss": f"{own.first.gold_nll:.4f}, {own.second.gold_nll:.4f}",
         }
-        for arm, own, other in repeated(one, two)
+        for own in repeated(one, two)
     )
 
 
 def most_repeated(one: Suite, two: Suite) -> float:
     """Return the largest difference between two trainings alike, in points."""
-    return 100 * max(abs((a.score or 0) - (b.score or 0)) for _, a, b in repeated(one, two))
+    return 100 * max(abs(own.difference) for own in repeated(one, two))
 
 
 def most_repeated_loss(one: Suite, two: Suite) -> float:
     """Return the largest difference between the losses of two trainings alike."""
-    return max(abs(a.gold_nll - b.gold_nll) for _, a, b in repeated(one, two))
+    return max(abs(own.first.gold_nll - own.second.gold_nll) for own in repeated(one, two))
 
 
-def num_ties(suite: Suite, gap: float = 0.0013) -> int:
+def num_ties(suite: Suite, gap: float) -> int:
     """Return how many arms of a search have a lowest loss this close to another's."""
-    losses = sorted(lowest(suite, arm) for arm in suite.search)
-    close = [b - a <= gap for a, b in pairwise(losses)]
-    return sum(any(close[max(0, n - 1) : n + 1]) for n in range(len(losses)))
-
-
-def _points_apart(own: Candidate, other: Candidate) -> str:
-    return points((other.score or 0) - (own.score or 0))
+    ordered = sorted(lowest(suite, arm) for arm in suite.search)
+    close = [b - a <= gap for a, b in pairwise(ordered)]
+    return sum(any(close[max(0, n - 1) : n + 1]) for n in range(len(ordered)))
 
 
 def typical_error(suites: Sequence[Suite]) -> float:
@@ -147,65 +144,14 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
     """
     groups = [result["groups"]["all"] for suite in suites for result in suite.results.values()]
     known = [own for own in groups if own["gold_nll"] < most_loss]
-    losses, correct = ([own[name] for own in known] for name in ("gold_nll", "correct"))
-    return -linear_regression(losses, correct).slope
+    found, correct = ([own[name] for own in known] for name in ("gold_nll", "correct"))
+    return -linear_regression(found, correct).slope
 
 
-def scores(suite: Suite) -> str:
-    """Return the table of all arms of a suite, at each of its settings."""
-    comparison = suite.report.comparison
-    rows = [
-        {
-            "arm": at.arm,
-            "setting": at.setting or "mean over all",
-            "seeds": str(at.summary.num_seeds),
-            "correct": percent(at.summary.mean),
-            "of single runs": _range(at.scores.values()),
-        }
-        for at in comparison.arms
-        if at.setting is not None or len(comparison.contrasts) > 1
-    ]
-    references = [
-        {
-            "arm": own.arm,
-            "setting": own.setting,
-            "seeds": "",
-            "correct": percent(own.score),
-            "of single runs": "",
-        }
-        for own in comparison.references
-    ]
-    return _table([*references, *rows])
-
-
-def contrasts(suite: Suite) -> str:
-    """Return the table of the treatment against the control at every setting, and pooled."""
-    comparison = suite.report.comparison
-    return _table(
-        {
-            "setting": contrast.setting or "mean over all",
-            "difference": points(contrast.verdict.difference),
-            "95 % interval": "" if (ends := contrast.verdict.interval) is None else interval(ends),
-            "p": short(contrast.verdict.p),
-            "verdict": contrast.verdict.outcome,
-        }
-        for contrast in comparison.every_contrast
-    )
-
-
-def others(suite: Suite) -> str:
-    """Return the table of the treatment against every other trained arm."""
-    return _table(
-        {
-            "against": own.arm,
-            "its mean": percent(own.mean),
-            "difference": points(own.judged.difference),
-            "95 % interval": "" if (ends := own.judged.interval) is None else interval(ends),
-            "Holm's p": short(own.judged.p_holm),
-            "verdict": own.judged.outcome,
-        }
-        for own in suite.report.topics.others
-    )
+def screening(suite: Suite) -> str:
+    """Return the table of a round of candidates on validation, the lowest loss first."""
+    rows = [(lowest(suite, tried.arm), tried) for tried in suite.tried(lora(suite))]
+    return _table(_tried_row(tried, loss) for loss, tried in sorted(rows, key=lambda row: row[0]))
 
 
 def costs(suites: Mapping[str, Suite]) -> str:
@@ -224,34 +170,30 @@ def costs(suites: Mapping[str, Suite]) -> str:
 
 def _tried_row(tried: Tried, lowest_loss: float) -> dict[str, str]:
     found = tried.found
-    assert found.score is not None
     return {
         "arm": tried.arm,
         "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
-        "correct": percent(found.score),
-        "less LoRA": f"{points(tried.difference)} ± {100 * tried.error:.1f}",
+        "correct": percent(score_of(found)),
+        "less LoRA": _with_error(tried.difference, tried.error),
         "loss": f"{found.gold_nll:.4f}",
         "lowest loss": f"{lowest_loss:.4f}",
     }
 
 
-def _range(values: Iterable[float]) -> str:
-    known = sorted(values)
-    return f"{100 * known[0]:.1f} to {100 * known[-1]:.1f} %"
+def _with_error(difference: float, error: float) -> str:
+    return f"{points(difference)} ± {100 * error:.1f}"
 
 
 def _table(rows: Iterable[Mapping[str, str]]) -> str:
-    found: Sequence[Mapping[str, str]] = list(rows)
-    cells = [list(row.values()) for row in found]
-    return "\n".join(markdown_table(list(found[0]), cells))
+    found = list(rows)
+    return "\n".join(markdown_table(list(found[0]), [list(row.values()) for row in found]))
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(percent, points, interval, effect, at, lora, items, lowest, num_candidates),
+        *(percent, at, lora, items, lowest, losses, scales, num_candidates),
         *(repetitions, most_repeated, most_repeated_loss, num_ties),
-        *(typical_error, slope),
-        *(screening, scores, contrasts, others, costs),
+        *(typical_error, slope, screening, costs),
     )
 }
