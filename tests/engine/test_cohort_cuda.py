@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import cohorts
 from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
 from schemabank.engine import execute
+from schemabank.engine.batches import encode, plan_schedule
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.decoding.decode import Completion, generate
 from schemabank.engine.run import Run
@@ -62,6 +64,30 @@ def test_neighbours_change_no_bit(dtype: torch.dtype) -> None:
     for other in found[1:]:
         assert other[0] == found[0][0]
         assert_same_bits(other[1], found[0][1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_seed_has_the_same_bits_in_every_slot_with_long_rows(dtype: torch.dtype) -> None:
+    """A library's attention sums the gradients of long rows in an order that depends on timing."""
+    rng = np.random.default_rng(3)
+    encoded = [
+        encode(
+            rng.integers(2, 90, size=200).tolist(),
+            [*rng.integers(2, 90, size=int(size)).tolist(), END_TOKEN_ID],
+            example_id=str(number),
+            max_length=512,
+            completion_only=True,
+        )
+        for number, size in enumerate(rng.integers(100, 300, size=len(DATA.encoded)))
+    ]
+    schedule = plan_schedule(encoded, batch_size=4, max_buckets=3, num_orders=2)
+    long = replace(DATA, encoded=encoded, schedule=schedule)
+    runs = [replace(lora_run(5, max_steps=150), name=name) for name in "abcd"]
+    trained = cohorts.cohort(runs, long, dtype=dtype, device="cuda", explain=pytest.fail)
+    steps = train(trained)
+    for name in "bcd":
+        assert losses(steps, name) == losses(steps, "a")
+        assert_same_bits(trained.finished[name], trained.finished["a"])
 
 
 @pytest.mark.parametrize("prefix", [False, True])

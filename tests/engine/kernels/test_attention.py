@@ -20,6 +20,9 @@ from schemabank.engine.kernels.attention import (
 from tiny import Kind, tiny_model
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+# What a CPU leaves to the library, as it does with shorter rows and smaller heads.
+LONG = pytest.param(700, marks=pytest.mark.gpu)
+LARGE = pytest.param((4, 1, 256), marks=pytest.mark.gpu)
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
@@ -37,9 +40,9 @@ def expected(states: list[Tensor], scale: float, window: int | None) -> Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("tokens", [1, 5, 72, 128, LONGEST, LONGEST + 1])
-@pytest.mark.parametrize("sizes", [(14, 2, 64), (3, 3, 32), (4, 2, 24)])
-@pytest.mark.parametrize("options", [{}, {"scaling": 0.3}, {"sliding_window": 40}])
+@pytest.mark.parametrize("tokens", [1, 5, 72, 128, LONGEST, LONGEST + 1, LONG])
+@pytest.mark.parametrize("sizes", [(14, 2, 64), (3, 3, 32), (4, 2, 24), LARGE])
+@pytest.mark.parametrize("options", [{}, {"scaling": 0.1}, {"sliding_window": 40}])
 @pytest.mark.parametrize("attend", [causal_attention, library_attention])
 def test_output_and_gradients_are_those_of_causal_attention(
     *,
@@ -71,6 +74,56 @@ def test_output_and_gradients_are_those_of_causal_attention(
         # Of a single token the gradients are 0 but for rounding.
         size = max(theirs.norm(), upstream.double().norm())
         assert (mine.double() - theirs).norm() <= LIMITS[dtype] * size
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("sizes", [(9, 3, 64), (4, 2, 24), (4, 1, 256)])
+@pytest.mark.parametrize("options", [{}, {"sliding_window": 100}])
+@pytest.mark.parametrize("attend", [causal_attention, library_attention])
+def test_gradients_of_long_rows_have_the_same_bits_every_time(
+    *,
+    attend: Callable[..., tuple[Tensor, None]],
+    dtype: torch.dtype,
+    sizes: tuple[int, int, int],
+    options: dict[str, int],
+) -> None:
+    """A library's sum by atomics differs within some tens of repetitions."""
+    heads, kv_heads, dim = sizes
+    generator = torch.Generator("cuda").manual_seed(4)
+    shapes = [(64, count, 500, dim) for count in (heads, kv_heads, kv_heads)]
+    states = [
+        torch.randn(shape, generator=generator, device="cuda").to(dtype).requires_grad_()
+        for shape in shapes
+    ]
+    upstream = torch.randn((64, 500, heads, dim), generator=generator, device="cuda").to(dtype)
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.is_causal = heads // kv_heads, True
+    first: list[Tensor] = []
+    for _ in range(40):
+        output, _ = attend(layer, *states, None, **options)
+        found = [output, *torch.autograd.grad(output, states, upstream)]
+        first = first or found
+        assert all(map(torch.equal, found, first))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_values_may_have_another_size_than_keys(device: str) -> None:
+    generator = torch.Generator(device).manual_seed(5)
+    shapes = [(2, 4, 30, 24), (2, 2, 30, 24), (2, 2, 30, 16)]
+    states = [
+        torch.randn(shape, generator=generator, device=device).requires_grad_() for shape in shapes
+    ]
+    layer = torch.nn.Module()
+    layer.num_key_value_groups, layer.is_causal = 2, True
+    output, _ = causal_attention(layer, *states, None)
+    wide = [state.detach().double().requires_grad_() for state in states]
+    reference = expected(wide, 24**-0.5, None)
+    upstream = torch.randn(output.shape, generator=generator, device=device)
+    found = torch.autograd.grad(output, states, upstream)
+    references = torch.autograd.grad(reference, wide, upstream.double())
+    for mine, theirs in zip([output, *found], [reference, *references], strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [NAME, LIBRARY_NAME])

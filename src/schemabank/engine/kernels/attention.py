@@ -1,8 +1,13 @@
-"""Causal attention for training on short, right-padded rows, in place of a library's.
+"""Causal attention for training on right-padded rows, in place of a library's.
 
 Libraries tune attention for thousands of tokens. Rows of a hundred have kernels of their own on a
 GPU. In bfloat16 on a CPU, a few plain matrix products over all scores of a row take less time than
 a library's tiles.
+
+On a GPU a library sums the gradient of a long row's queries by atomics, whose order depends on
+timing: two runs of the same seed would part after some hundred steps. So nothing is trained with
+it there. Rows of any length have the kernels. What these cannot do, such as a window, is plain
+products, which keep all scores in memory.
 
 No mask is needed for padding, which stands to the right: under causal attention no real token looks
 there, and nobody reads what comes out for a padded one.
@@ -26,7 +31,7 @@ NAME, LIBRARY_NAME = "schemabank_causal", "schemabank_library"
 MORE = ("attn_logit_softcapping", "attention_chunk_size", "use_bidirectional_attention")
 # Arguments that models pass to an attention function and that change nothing here.
 IGNORED = {"dropout", "is_causal", "output_router_logits", "position_ids", "use_cache"}
-LONGEST = 256  # tokens; for longer rows the library's attention is as fast and keeps no scores
+LONGEST = 256  # tokens; for longer rows on a CPU the library is as fast and keeps no scores
 
 
 @contextmanager
@@ -85,14 +90,14 @@ def causal_attention(
     check_known(module, others)
     tokens, dim = query.shape[2:]
     wide = sliding_window is None or sliding_window >= tokens  # the window cuts nothing off
-    if tokens > LONGEST or not wide or value.shape[-1] != dim:
+    too_long = tokens > LONGEST and not query.is_cuda
+    if too_long or not wide or value.shape[-1] != dim:
         return library_attention(
             module, query, key, value, None, scaling=scaling, sliding_window=sliding_window
         )
     scale = dim**-0.5 if scaling is None else scaling
     if not query.is_cuda:
-        result: Tensor = _Products.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
-        return result, None
+        return _products(query, key, value, scale), None
     from schemabank.engine.kernels.flash import HEAD_DIMS, flash_attention  # noqa: PLC0415 -- needs Triton
 
     if dim not in HEAD_DIMS or query.dtype == torch.float64:
@@ -113,16 +118,21 @@ def library_attention(
 ) -> tuple[Tensor, None]:
     """Compute :func:`causal_attention` by the library.
 
-    It has a name of its own, because a model makes a mask for the attention called ``sdpa``.
+    It has a name of its own, because a model makes a mask for the attention called ``sdpa``. Where
+    it trains on a GPU, it is made of plain products instead.
     """
     assert attention_mask is None
     check_known(module, others)
-    tokens = query.shape[2]
+    tokens, dim = query.shape[2:]
+    window = sliding_window if sliding_window is not None and sliding_window < tokens else None
+    if query.is_cuda and torch.is_grad_enabled() and query.requires_grad:
+        scale = dim**-0.5 if scaling is None else scaling
+        return _products(query, key, value, scale, window), None
     mask = None
-    if sliding_window is not None and sliding_window < tokens:
+    if window is not None:
         place = torch.arange(tokens, device=query.device)
         distance = place[:, None] - place[None, :]
-        mask = ((distance >= 0) & (distance < sliding_window))[None, None]
+        mask = ((distance >= 0) & (distance < window))[None, None]
     result: Tensor = sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
     return result, None
 
@@ -145,29 +155,42 @@ AttentionInterface.register(NAME, causal_attention)
 AttentionInterface.register(LIBRARY_NAME, library_attention)
 
 
+def _products(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None = None
+) -> Tensor:
+    result: Tensor = _Products.apply(query, key, value, scale, window)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _Products(torch.autograd.Function):
     """Softmax attention as batched matrix products; heads that share keys are one batch."""
 
     @staticmethod
-    def forward(
-        ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, scale: float
+    def forward(  # noqa: PLR0917 -- autograd passes no names
+        ctx: FunctionCtx,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
         rows, heads, tokens, dim = query.shape
         batches, group = rows * key.shape[1], heads // key.shape[1]
         q = query.reshape(batches, group * tokens, dim)
-        k, v = (t.reshape(batches, tokens, dim) for t in (key, value))
+        k, v = (t.reshape(batches, tokens, t.shape[-1]) for t in (key, value))
         # The scores, their scale and the mask in one operation: mask + scale * q kᵀ.
-        mask = _causal_mask(tokens, group, query.dtype).expand(batches, -1, -1)
+        mask = _mask(tokens, group, query, window).expand(batches, -1, -1)
         shares = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         ctx.save_for_backward(q, k, v, shares)
-        ctx.scale, ctx.shapes = scale, (query.shape, key.shape)  # type: ignore[attr-defined]
-        return torch.bmm(shares, v).view(query.shape).transpose(1, 2)
+        shapes = (query.shape, key.shape, value.shape)
+        ctx.scale, ctx.shapes = scale, shapes  # type: ignore[attr-defined]
+        return torch.bmm(shares, v).view(rows, heads, tokens, v.shape[-1]).transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         q, k, v, shares = ctx.saved_tensors  # type: ignore[attr-defined]
-        of_query, of_key = ctx.shapes  # type: ignore[attr-defined]
-        up = upstream.transpose(1, 2).reshape(q.shape)
+        of_query, of_key, of_value = ctx.shapes  # type: ignore[attr-defined]
+        up = upstream.transpose(1, 2).reshape(*q.shape[:2], v.shape[-1])
         to_value = torch.bmm(shares.transpose(1, 2), up)
         to_shares = torch.bmm(up, v.transpose(1, 2))
         to_scores = torch._softmax_backward_data(to_shares, shares, -1, shares.dtype)
@@ -175,10 +198,26 @@ class _Products(torch.autograd.Function):
         scaled = {"beta": 0, "alpha": ctx.scale}  # type: ignore[attr-defined]
         to_query = torch.baddbmm(q, to_scores, k, **scaled)
         to_key = torch.baddbmm(k, to_scores.transpose(1, 2), q, **scaled)
-        return to_query.view(of_query), to_key.view(of_key), to_value.view(of_key), None
+        return to_query.view(of_query), to_key.view(of_key), to_value.view(of_value), None, None
+
+
+def _mask(tokens: int, group: int, like: Tensor, window: int | None) -> Tensor:
+    """Return what is added to the scores of a group of heads: ``(group * token, token)``."""
+    if like.is_cuda:  # a tensor that a captured step made must not outlive it
+        return _made_mask(tokens, group, like.dtype, like.device, window)
+    return _cached_mask(tokens, group, like.dtype, window)
 
 
 @lru_cache(maxsize=64)
-def _causal_mask(tokens: int, group: int, dtype: torch.dtype) -> Tensor:
-    """Return what is added to the scores of a group of heads: ``(group * token, token)``."""
-    return torch.full((tokens, tokens), -torch.inf, dtype=dtype).triu(1).repeat(group, 1)
+def _cached_mask(tokens: int, group: int, dtype: torch.dtype, window: int | None) -> Tensor:
+    return _made_mask(tokens, group, dtype, torch.device("cpu"), window)
+
+
+def _made_mask(
+    tokens: int, group: int, dtype: torch.dtype, device: torch.device, window: int | None
+) -> Tensor:
+    hidden = torch.full((tokens, tokens), -torch.inf, dtype=dtype, device=device)
+    mask = hidden.triu(1)
+    if window is not None:
+        mask = mask + hidden.tril(-window)
+    return mask.repeat(group, 1)

@@ -1,4 +1,4 @@
-"""Causal attention over short rows on a GPU, forward and backward, for grouped query heads.
+"""Causal attention on a GPU, forward and backward, for grouped query heads; best for short rows.
 
 Libraries tune attention for thousands of tokens. Rows of a hundred leave their tiles mostly empty,
 and the gradients of heads that share keys are computed one by one and summed afterwards. The
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-HEAD_DIMS = (16, 32, 64, 128)
+HEAD_DIMS = (16, 32, 64, 128, 256)
 LOG2_E = 1.4426950408889634
 
 
@@ -54,7 +54,7 @@ def _forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[T
     output = query.new_empty(rows, tokens, heads, dim)
     # All that the backward pass needs to compute the shares of a query's keys again, in base 2.
     log_sums = query.new_empty(rows, heads, tokens, dtype=torch.float32)
-    tiles = _tile_sizes(tokens)
+    tiles = _tile_sizes(tokens, dim)
     _forward_kernel[rows * heads, triton.cdiv(tokens, tiles["BM"])](
         query, key, value, output, log_sums,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
@@ -84,7 +84,7 @@ def _backward(
     kv_heads = key.shape[1]
     to_query, to_key, to_value = _empty_gradients(query, key)
     sums = torch.empty_like(log_sums)
-    tiles = _tile_sizes(tokens)
+    tiles = _tile_sizes(tokens, dim)
     num_tiles = triton.cdiv(tokens, tiles["BM"])
     strides = (*query.stride()[:3], *key.stride()[:3], *value.stride()[:3])
     sizes = (tokens, heads, heads // kv_heads, scale * LOG2_E, scale)
@@ -112,11 +112,14 @@ def _empty_gradients(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor
     return query.new_empty(rows, tokens, heads, dim), to_key, to_value
 
 
-def _tile_sizes(tokens: int) -> dict[str, int]:
+def _tile_sizes(tokens: int, dim: int) -> dict[str, int]:
     """Tokens of a tile, and warps. Short rows get small tiles, which they fill better.
 
-    Queries and keys have tiles of one size, so that the tiles on the diagonal are square.
+    Queries and keys have tiles of one size, so that the tiles on the diagonal are square. Large
+    heads leave room for small tiles only.
     """
+    if dim > 128:
+        return {"BM": 32, "num_warps": 8}
     return {"BM": 32, "num_warps": 2} if tokens <= 128 else {"BM": 64, "num_warps": 4}
 
 
