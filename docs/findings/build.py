@@ -18,6 +18,7 @@ from pathlib import Path
 
 from charts import MOST_LOSS, charts
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from judged import FUNCTIONS as JUDGED
 from records import Suite, unpacked
 from tables import FUNCTIONS
 
@@ -59,7 +60,7 @@ def build(suites: dict[str, Suite]) -> dict[Path, str]:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 -- Markdown
     )
-    templates.globals |= {**FUNCTIONS, "suites": suites, "most_loss": MOST_LOSS}
+    templates.globals |= {**FUNCTIONS, **JUDGED, "suites": suites, "most_loss": MOST_LOSS}
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]

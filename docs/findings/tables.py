@@ -1,18 +1,16 @@
 """Figures and tables in the words of the pages of findings."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from statistics import linear_regression, median
 from typing import Any, NamedTuple
 
 from charts import RENAMED
 from records import Suite, Tried, score_of
+from words import percent, points, table
 
-from schemabank.common.tables import markdown_table
 from schemabank.report.sections.cells import short
 from schemabank.suites.raterule import Candidate, choose, paired_error
-
-MINUS = "−"
 
 
 class Repeated(NamedTuple):
@@ -26,16 +24,6 @@ class Repeated(NamedTuple):
     def difference(self) -> float:
         """The second accuracy less the first, a share."""
         return score_of(self.second) - score_of(self.first)
-
-
-def percent(share: float) -> str:
-    """Return a share as percent with one decimal."""
-    return f"{100 * share:.1f} %"
-
-
-def points(share: float) -> str:
-    """Return a difference of shares in points of percent, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", MINUS)
 
 
 def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
@@ -100,7 +88,7 @@ def repeated(one: Suite, two: Suite) -> list[Repeated]:
 
 def repetitions(one: Suite, two: Suite) -> str:
     """Return the table of what was trained twice."""
-    return _table(
+    return table(
         {
             "arm": own.arm,
             "learning rate": short(own.first.learning_rate),
@@ -148,15 +136,21 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
     return -linear_regression(found, correct).slope
 
 
-def screening(suite: Suite) -> str:
-    """Return the table of a round of candidates on validation, the lowest loss first."""
-    rows = [(lowest(suite, tried.arm), tried) for tried in suite.tried(lora(suite))]
-    return _table(_tried_row(tried, loss) for loss, tried in sorted(rows, key=lambda row: row[0]))
+def screening(*suites: Suite, control: Suite | None = None) -> str:
+    """Return the table of a round of candidates on validation, the lowest loss first.
+
+    Args:
+        suites: that searched, on the same items.
+        control: the one whose LoRA they are compared with; ``None`` for the first.
+    """
+    than = lora(control or suites[0])
+    rows = [(lowest(suite, own.arm), own) for suite in suites for own in suite.tried(than)]
+    return table(_tried_row(own, loss) for loss, own in sorted(rows, key=lambda row: row[0]))
 
 
 def costs(suites: Mapping[str, Suite]) -> str:
     """Return the table of what every suite took."""
-    return _table(
+    return table(
         {
             "record": f"`{suite.name}`",
             "runs": str(len(suite.results)),
@@ -184,15 +178,10 @@ def _with_error(difference: float, error: float) -> str:
     return f"{points(difference)} ± {100 * error:.1f}"
 
 
-def _table(rows: Iterable[Mapping[str, str]]) -> str:
-    found = list(rows)
-    return "\n".join(markdown_table(list(found[0]), [list(row.values()) for row in found]))
-
-
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(percent, at, lora, items, lowest, losses, scales, num_candidates),
+        *(percent, points, at, lora, items, lowest, losses, scales, num_candidates),
         *(repetitions, most_repeated, most_repeated_loss, num_ties),
         *(typical_error, slope, screening, costs),
     )

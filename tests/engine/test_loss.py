@@ -51,6 +51,29 @@ def test_losses_and_gradients_are_plain_cross_entropys(
 
 
 @pytest.mark.parametrize("rows", [1, 4, ROWS - 1, ROWS, 1024])
+def test_every_product_of_the_output_layer_has_one_size_and_few_rows_are_computed_twice(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one of another size, a row's sum may be rounded in another order."""
+    num_chunks = -(-ROWS // rows)
+    monkeypatch.setattr(loss, "CHUNK_ROWS", rows)
+    monkeypatch.setattr(loss, "PAIRED_ROWS", rows)
+    sizes: list[int] = []
+
+    def head(hidden: Tensor) -> Tensor:
+        sizes.append(len(hidden))
+        return capped_head(hidden)
+
+    hidden = randoms(ROWS, HIDDEN, seed=1).requires_grad_()
+    token_losses(hidden, labels(), head).sum().backward()
+    assert len(sizes) == num_chunks
+    token_divergences(hidden, hidden, head).sum().backward()
+    assert len(sizes) == 3 * num_chunks
+    assert len(set(sizes)) == 1
+    assert ROWS <= num_chunks * sizes[0] < ROWS + num_chunks
+
+
+@pytest.mark.parametrize("rows", [1, 4, ROWS - 1, ROWS, 1024])
 def test_divergences_and_gradients_are_those_of_both_kl_divergences(
     rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,20 +136,6 @@ def test_the_loss_of_bfloat16_states_is_taken_in_float32() -> None:
     assert torch.equal(found, expected)
     (gradient,) = torch.autograd.grad(found.sum(), hidden)
     assert gradient.dtype == torch.bfloat16
-
-
-def test_no_chunk_holds_more_rows_than_allowed_and_nothing_is_computed_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(loss, "CHUNK_ROWS", 4)
-    sizes = []
-
-    def watched(hidden: Tensor) -> Tensor:
-        sizes.append(len(hidden))
-        return capped_head(hidden)
-
-    token_losses(randoms(ROWS, HIDDEN, seed=1).requires_grad_(), labels(), watched).sum().backward()
-    assert sizes == [4, 4, 3]
 
 
 def test_without_gradients_the_head_keeps_no_graph() -> None:

@@ -5,7 +5,7 @@ computes that gradient chunk by chunk. So the memory is that of one chunk's logi
 slots there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -154,19 +154,33 @@ def token_divergences(first: Tensor, second: Tensor, head: Head) -> Tensor:
     return result
 
 
+def _chunks(num_rows: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the rows of every chunk, and which of them are in no chunk before.
+
+    All chunks have one size, because a library may sum a product of another size in another order:
+    a row's bits would depend on the chunk that it falls into. So the last chunk repeats some rows.
+    """
+    num = max(1, -(-num_rows // most))
+    size = -(-num_rows // num)
+    for start in range(0, max(1, num * size), max(1, size)):
+        first = min(start, num_rows - size)
+        yield slice(first, first + size), slice(start - first, None)
+
+
 class _TokenDivergences(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, first: Tensor, second: Tensor, head: Head) -> Tensor:
         wanted = any(ctx.needs_input_grad[:2])  # type: ignore[attr-defined]
         values: list[Tensor] = []
         grads: list[tuple[Tensor, ...]] = []
-        for rows in zip(first.split(PAIRED_ROWS), second.split(PAIRED_ROWS), strict=True):
-            pair = [each.detach().requires_grad_(wanted) for each in rows]
+        for rows, new in _chunks(len(first), PAIRED_ROWS):
+            pair = [each[rows].detach().requires_grad_(wanted) for each in (first, second)]
             with torch.set_grad_enabled(wanted):
                 value = _divergence(*(head(each) for each in pair))
-            values.append(value.detach())
+            values.append(value.detach()[new])
             if wanted:
-                grads.append(torch.autograd.grad(value, pair, torch.ones_like(value)))
+                found = torch.autograd.grad(value, pair, torch.ones_like(value))
+                grads.append(tuple(grad[new] for grad in found))
         if wanted:
             ctx.save_for_backward(*(torch.cat(parts) for parts in zip(*grads, strict=True)))
         return torch.cat(values)
@@ -192,15 +206,15 @@ class _TokenLosses(torch.autograd.Function):
     def forward(ctx: FunctionCtx, hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
         wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
         losses, grads = [], []
-        for rows, targets in zip(hidden.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True):
+        for rows, new in _chunks(len(hidden), CHUNK_ROWS):
             # The chunk is a leaf of a graph of its own, which is gone with the next chunk.
-            chunk = rows.detach().requires_grad_(wanted)
+            chunk = hidden[rows].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):
                 logits = head(chunk)
-            loss, grad = _loss_and_gradient(logits.detach(), targets)
-            losses.append(loss)
+            loss, grad = _loss_and_gradient(logits.detach(), labels[rows])
+            losses.append(loss[new])
             if wanted:
-                grads += torch.autograd.grad(logits, chunk, grad)
+                grads.append(torch.autograd.grad(logits, chunk, grad)[0][new])
         if wanted:
             ctx.save_for_backward(torch.cat(grads))
         return torch.cat(losses)

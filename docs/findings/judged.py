@@ -1,0 +1,142 @@
+"""Final runs on the test split, judged as `schemabank report` judges them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from records import Suite
+from words import interval_of, percent, points, table
+
+from schemabank.report.comparing.comparison import Contrast
+from schemabank.report.comparing.families import Adjusted, judged_together
+from schemabank.report.comparing.material import Material, gather
+from schemabank.report.reading.runs import RunSet, read_runs
+from schemabank.report.sections.cells import short
+from schemabank.stats import ArmSummary, Verdict
+
+GROUP = "all"  # of GSM8K's items
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An arm at a setting, against the control at the same.
+
+    Attributes:
+        arm, setting: of its runs; the setting is empty where nothing varies.
+        contrast: of the two, not adjusted.
+        adjusted: the same, adjusted for all that were judged with it.
+    """
+
+    arm: str
+    setting: str
+    contrast: Contrast
+    adjusted: Adjusted
+
+
+@cache
+def final_runs(suite: Suite) -> RunSet:
+    """Return a suite's final runs."""
+    return read_runs(suite.folder)
+
+
+@cache
+def compared(suite: Suite, treatment: str, control: str) -> Material:
+    """Compare two arms of a suite at every setting and over all of them."""
+    return gather(suite.folder, final_runs(suite), GROUP, (treatment, control), None)
+
+
+@cache
+def judged(suite: Suite, control: str) -> list[Judged]:
+    """Compare every trained arm of a suite with one of them, at every setting."""
+    found = [
+        (arm, contrast)
+        for arm in final_runs(suite).arms(trained=True)
+        if arm != control
+        for contrast in compared(suite, arm, control).comparison.contrasts
+    ]
+    family = judged_together([contrast.own.difference for _, contrast in found])
+    return [
+        Judged(arm, contrast.setting or "", contrast, adjusted)
+        for (arm, contrast), adjusted in zip(found, family, strict=True)
+    ]
+
+
+def primary(suite: Suite) -> Verdict:
+    """Return the verdict on the contrast that a suite declared, over all its settings."""
+    contrast = final_runs(suite).contrast
+    assert contrast is not None
+    return compared(suite, *contrast).comparison.primary.verdict
+
+
+def against(suite: Suite, arm: str, control: str, setting: str = "") -> Judged:
+    """Return one arm against the control at one setting."""
+    return next(o for o in judged(suite, control) if (o.arm, o.setting) == (arm, setting))
+
+
+def references(suite: Suite) -> str:
+    """Return the scores of what trains nothing, in words."""
+    found = compared(suite, *(final_runs(suite).contrast or ())).comparison.references
+    return ", ".join(f"{own.arm} {percent(own.score)}" for own in found)
+
+
+def judgements(suite: Suite, control: str) -> str:
+    """Return the table of every trained arm against one of them."""
+    found = judged(suite, control)
+    of_control = {own.setting: own.contrast.control for own in found}
+    rows = []
+    for setting, summary in of_control.items():
+        rows.append({**_place(control, setting), **_scores(summary)})
+        rows += [
+            {**_place(own.arm, setting), **_scores(own.contrast.treatment), **_difference(own)}
+            for own in found
+            if own.setting == setting
+        ]
+    return table(rows)
+
+
+def primaries(suites: Mapping[str, Suite]) -> str:
+    """Return the table of the contrasts that suites declared, of those with final runs."""
+    rows = []
+    for suite in suites.values():
+        runs = final_runs(suite)
+        verdict = primary(suite)
+        assert runs.contrast is not None
+        assert verdict.detectable is not None
+        rows.append(
+            {
+                "record": f"`{suite.name}`",
+                "contrast": " less ".join(runs.contrast),
+                "difference": points(verdict.difference),
+                "95 % interval": interval_of(verdict.interval),
+                "p": short(verdict.p),
+                "found with 80 %": f"{100 * verdict.detectable:.1f}",
+                "verdict": verdict.outcome,
+            }
+        )
+    return table(rows)
+
+
+def _place(arm: str, setting: str) -> dict[str, str]:
+    return {"arm": arm, **({"setting": setting} if setting else {})}
+
+
+def _scores(summary: ArmSummary) -> dict[str, str]:
+    assert summary.sd is not None
+    spread = f" ± {100 * summary.sd:.1f}"
+    return {"seeds": str(summary.num_seeds), "correct": percent(summary.mean) + spread}
+
+
+def _difference(own: Judged) -> dict[str, str]:
+    return {
+        "difference": points(own.adjusted.difference),
+        "95 % interval": interval_of(own.adjusted.interval),
+        "p, Holm": short(own.adjusted.p_holm),
+        "verdict": own.adjusted.outcome,
+    }
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    function.__name__: function
+    for function in (against, judgements, primaries, primary, references)
+}

@@ -1,0 +1,30 @@
+"""Numbers and tables as the pages of findings write them."""
+
+from collections.abc import Iterable, Mapping
+
+from schemabank.common.tables import markdown_table
+from schemabank.stats import Interval
+
+MINUS = "−"
+
+
+def percent(share: float) -> str:
+    """Return a share as percent with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in points of percent, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", MINUS)
+
+
+def interval_of(ends: Interval | None) -> str:
+    """Return an interval of a difference in points of percent."""
+    return "" if ends is None else f"{points(ends[0])} to {points(ends[1])}"
+
+
+def table(rows: Iterable[Mapping[str, str]]) -> str:
+    """Return a Markdown table; a row leaves empty what it does not name."""
+    found = list(rows)
+    names = list(dict.fromkeys(name for row in found for name in row))
+    return "\n".join(markdown_table(names, [[row.get(n, "") for n in names] for row in found]))
