@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 from records import Suite
 from words import interval_of, percent, points, table
 
-from schemabank.report.comparing.comparison import Contrast
+from schemabank.report.comparing.comparison import Contrast, Reference
 from schemabank.report.comparing.families import Adjusted, judged_together
 from schemabank.report.comparing.material import Material, gather
 from schemabank.report.reading.runs import RunSet, read_runs
+from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.report.sections.cells import short
 from schemabank.stats import ArmSummary, Verdict
 
@@ -74,10 +76,26 @@ def against(suite: Suite, arm: str, control: str, setting: str = "") -> Judged:
     return next(o for o in judged(suite, control) if (o.arm, o.setting) == (arm, setting))
 
 
-def references(suite: Suite) -> str:
-    """Return the scores of what trains nothing, in words."""
-    found = compared(suite, *(final_runs(suite).contrast or ())).comparison.references
-    return ", ".join(f"{own.arm} {percent(own.score)}" for own in found)
+def reference(suite: Suite, arm: str) -> str:
+    """Return the score of an arm that trains nothing."""
+    return percent(next(own.score for own in _references(suite) if own.arm == arm))
+
+
+def constant(suite: Suite) -> tuple[str, str]:
+    """Return the best constant answer and its score."""
+    own = next(own for own in _references(suite) if own.arm.startswith(CONSTANT))
+    return own.arm.removeprefix(CONSTANT).strip(" ()"), percent(own.score)
+
+
+def num_items(suite: Suite) -> int:
+    """Return how many items every final run answered."""
+    return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
+
+
+def _references(suite: Suite) -> list[Reference]:
+    contrast = final_runs(suite).contrast
+    assert contrast is not None
+    return compared(suite, *contrast).comparison.references
 
 
 def judgements(suite: Suite, control: str) -> str:
@@ -86,13 +104,19 @@ def judgements(suite: Suite, control: str) -> str:
     of_control = {own.setting: own.contrast.control for own in found}
     rows = []
     for setting, summary in of_control.items():
-        rows.append({**_place(control, setting), **_scores(summary)})
+        rows.append(_row(suite, control, setting, summary))
         rows += [
-            {**_place(own.arm, setting), **_scores(own.contrast.treatment), **_difference(own)}
+            {**_row(suite, own.arm, setting, own.contrast.treatment), **_difference(own)}
             for own in found
             if own.setting == setting
         ]
     return table(rows)
+
+
+def measured(suite: Suite, arm: str, setting: str, name: str) -> float:
+    """Return the mean over seeds of one of the figures in an arm's results."""
+    runs = final_runs(suite).by_place(untrained=True)[arm, setting]
+    return fmean(run.result["groups"][GROUP][name] for run in runs)
 
 
 def primaries(suites: Mapping[str, Suite]) -> str:
@@ -117,14 +141,22 @@ def primaries(suites: Mapping[str, Suite]) -> str:
     return table(rows)
 
 
-def _place(arm: str, setting: str) -> dict[str, str]:
-    return {"arm": arm, **({"setting": setting} if setting else {})}
-
-
-def _scores(summary: ArmSummary) -> dict[str, str]:
+def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str, str]:
     assert summary.sd is not None
-    spread = f" ± {100 * summary.sd:.1f}"
-    return {"seeds": str(summary.num_seeds), "correct": percent(summary.mean) + spread}
+    return {
+        "arm": arm,
+        **({"setting": _in_words(setting)} if setting else {}),
+        "correct": f"{percent(summary.mean)} ± {100 * summary.sd:.1f}",
+        "ended": f"{100 * measured(suite, arm, setting, 'ended_ratio'):.0f} %",
+        "loss": f"{measured(suite, arm, setting, 'gold_nll'):.3f}",
+    }
+
+
+def _in_words(setting: str) -> str:
+    """Return a setting of the suites here as a reader says it."""
+    values = dict(part.split("=") for part in setting.split())
+    token = {"false": "no end token", "true": "end token"}[values["end_token"]]
+    return f"{token}, {values['num_train_epochs']} epochs"
 
 
 def _difference(own: Judged) -> dict[str, str]:
@@ -138,5 +170,8 @@ def _difference(own: Judged) -> dict[str, str]:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (against, judgements, primaries, primary, references)
+    for function in (
+        *(against, constant, judgements, measured),
+        *(num_items, primaries, primary, reference),
+    )
 }
