@@ -171,7 +171,7 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, judgements, measured),
+        *(against, constant, interval_of, judgements, measured),
         *(num_items, primaries, primary, reference),
     )
 }

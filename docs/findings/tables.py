@@ -68,9 +68,9 @@ def scales(suite: Suite) -> str:
 
 
 def num_candidates(*suites: Suite) -> int:
-    """Return how many arms of searches are others than plain LoRA, equal ones counted once."""
+    """Return how many arms of searches are candidates, equal ones counted once."""
     names = {arm for suite in suites for arm in suite.search}
-    return len({RENAMED.get(name, name) for name in names} - {"lora"})
+    return len({RENAMED.get(name, name) for name in names} - {"lora", "rank 64"})
 
 
 def repeated(one: Suite, two: Suite) -> list[Repeated]:
