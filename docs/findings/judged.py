@@ -145,18 +145,11 @@ def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str,
     assert summary.sd is not None
     return {
         "arm": arm,
-        **({"setting": _in_words(setting)} if setting else {}),
+        **({"epochs": setting} if setting else {}),  # that is what the suites here vary
         "correct": f"{percent(summary.mean)} ± {100 * summary.sd:.1f}",
         "ended": f"{100 * measured(suite, arm, setting, 'ended_ratio'):.0f} %",
         "loss": f"{measured(suite, arm, setting, 'gold_nll'):.3f}",
     }
-
-
-def _in_words(setting: str) -> str:
-    """Return a setting of the suites here as a reader says it."""
-    values = dict(part.split("=") for part in setting.split())
-    token = {"false": "no end token", "true": "end token"}[values["end_token"]]
-    return f"{token}, {values['num_train_epochs']} epochs"
 
 
 def _difference(own: Judged) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """The engine's promises with compiling and capture on; skipped, and said so, without a GPU."""
 
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
     assert one.keys() == other.keys()
     for name, values in one.items():
         assert torch.equal(values, other[name]), name
+
+
+@pytest.fixture(autouse=True)
+def _no_graph_is_left() -> Iterator[None]:
+    """Free a test's captured graphs: freed while another is traced, they can end the process."""
+    yield
+    gc.collect()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
