@@ -28,6 +28,27 @@ def test_form_alone_may_explain_a_difference(runs: Path) -> None:
     assert "format-explains-difference" not in ids(runs)
 
 
+def test_a_better_score_with_a_higher_loss_is_in_doubt(runs: Path) -> None:
+    """Whichever arm has it; a lower loss that goes with the better score is as it should be."""
+    for arm, base in (("arm 0", 0.6), ("arm 1", 0.3)):
+        for n, row in enumerate(rows(runs, arm)):
+            rescore(runs / row["run_id"], round(base * ITEMS) + (n + int(arm[-1])) % 3)
+
+    def let_losses_be(first: float, second: float) -> None:
+        for arm, loss in (("arm 0", first), ("arm 1", second)):
+            for n, row in enumerate(rows(runs, arm)):
+                change_group(runs / row["run_id"], gold_nll=loss + 0.01 * ((n + int(arm[-1])) % 3))
+
+    let_losses_be(1.0, 2.0)
+    assert "loss-disagrees" not in ids(runs)
+    let_losses_be(2.0, 1.0)
+    found = finding(runs, "loss-disagrees")
+    assert abs(abs(found["numbers"]["difference"]["mean"]) - 1) < 0.1
+    assert "form of the answers" in found["sentence"]
+    let_losses_be(1.0, 1.0)
+    assert "loss-disagrees" not in ids(runs)
+
+
 def test_completions_at_the_limit(runs: Path) -> None:
     assert "completions-at-limit" not in ids(runs)
     for row in rows(runs, "arm 1", 2):

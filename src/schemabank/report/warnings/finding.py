@@ -27,6 +27,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "not-above-reference",
         "no-reference",
         "format-explains-difference",
+        "loss-disagrees",
         "completions-at-limit",
         "learning-rates-on-test",
         "learning-rates-not-tuned",

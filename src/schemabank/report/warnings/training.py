@@ -17,6 +17,7 @@ from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
 from schemabank.report.warnings.finding import MOST_NAMED, Finding, first_named, times
 from schemabank.runs.fairness import Inequality, highest_rate, unequal_training, untried_rates
+from schemabank.tasks.scoring.scores import METRICS
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
@@ -67,6 +68,7 @@ def find_run_warnings(
         *_other_conditions(runs, comparison),
         *_at_limit(facts.ended),
         *_form_alone(runs, group, comparison, facts.settings),
+        *_loss_disagrees(runs, group, comparison, facts.settings),
     ]
 
 
@@ -305,6 +307,40 @@ def _form_alone(
             )
 
 
+def _loss_disagrees(
+    runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
+) -> Iterator[Finding]:
+    """A better score with a higher loss of the gold target, or a worse one with a lower.
+
+    Whoever learned more of a task gives its solutions a higher probability, whatever the form of
+    the answers.
+    """
+    outcome = comparison.primary.verdict.outcome
+    if outcome not in {"better", "worse"} or not METRICS[runs.runs[0].result["metric"]].decodes:
+        return
+    means = _means_by_seed(runs, group, comparison, settings, _gold_loss)
+    if len(means) < 2:
+        return
+    found = stats.paired_difference([a for a, _ in means], [b for _, b in means])
+    if found.interval is None or found.interval[0] <= 0 <= found.interval[1]:
+        return
+    if (outcome == "better") == (found.mean > 0):
+        low, high = found.interval
+        yield Finding(
+            "loss-disagrees",
+            {"difference": found},
+            f"{comparison.treatment} scores {outcome} than {comparison.control}, but its loss of "
+            f"the gold target is {'higher' if found.mean > 0 else 'lower'}, by {found.mean:+.3g} "
+            f"nats per token (95 % interval {low:.3g} to {high:.3g}): the score may come from the "
+            "form of the answers.",
+        )
+
+
+def _gold_loss(summary: Mapping[str, Any], _: str) -> float | None:
+    value = summary.get("gold_nll")
+    return None if value is None else float(value)
+
+
 def _among_ended(summary: Mapping[str, Any], score: str) -> float | None:
     value = summary.get(f"{score}_among_ended")
     return None if value is None else float(value)
@@ -322,7 +358,7 @@ def _means_by_seed(
     settings: Sequence[str],
     of: Callable[[Mapping[str, Any], str], float | None],
 ) -> list[tuple[float, float]]:
-    """Both arms' scores among some completions, a mean over all settings for every seed."""
+    """Both arms' figures, such as scores among some completions, means over settings, by seed."""
     found: dict[str, dict[tuple[int, str], float]] = {}
     fixed: float | None = None
     for run in runs.runs:
