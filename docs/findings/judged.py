@@ -1,13 +1,15 @@
 """Final runs on the test split, judged as `schemabank report` judges them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from math import fsum
+from operator import mul
 from statistics import fmean
 from typing import Any
 
 from records import Suite
-from words import interval_of, percent, points, table
+from words import interval_of, more, percent, points, table
 
 from schemabank.report.comparing.comparison import Contrast, Reference
 from schemabank.report.comparing.families import Adjusted, judged_together
@@ -71,11 +73,6 @@ def primary(suite: Suite) -> Verdict:
     return compared(suite, *contrast).comparison.primary.verdict
 
 
-def against(suite: Suite, arm: str, control: str, setting: str = "") -> Judged:
-    """Return one arm against the control at one setting."""
-    return next(o for o in judged(suite, control) if (o.arm, o.setting) == (arm, setting))
-
-
 def reference(suite: Suite, arm: str) -> str:
     """Return the score of an arm that trains nothing."""
     return percent(next(own.score for own in _references(suite) if own.arm == arm))
@@ -115,37 +112,32 @@ def judgements(suite: Suite, control: str) -> str:
 
 def measured(suite: Suite, arm: str, setting: str, name: str) -> float:
     """Return the mean over seeds of one of the figures in an arm's results."""
+    return fmean(_each(suite, arm, setting, name))
+
+
+def spread(suite: Suite, arm: str, setting: str, name: str) -> str:
+    """Return the lowest and the highest over seeds of one of the figures in an arm's results."""
+    found = _each(suite, arm, setting, name)
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+def unended(suite: Suite, arm: str, setting: str) -> float:
+    """Return the share of an arm's right answers that stand in completions without an end."""
+    names = ("correct", "ended_ratio", "correct_among_ended")
+    right, ended, among = (_each(suite, arm, setting, name) for name in names)
+    return 1 - fsum(map(mul, ended, among)) / fsum(right)
+
+
+def _each(suite: Suite, arm: str, setting: str, name: str) -> list[float]:
     runs = final_runs(suite).by_place(untrained=True)[arm, setting]
-    return fmean(run.result["groups"][GROUP][name] for run in runs)
-
-
-def primaries(suites: Mapping[str, Suite]) -> str:
-    """Return the table of the contrasts that suites declared, of those with final runs."""
-    rows = []
-    for suite in suites.values():
-        runs = final_runs(suite)
-        verdict = primary(suite)
-        assert runs.contrast is not None
-        assert verdict.detectable is not None
-        rows.append(
-            {
-                "record": f"`{suite.name}`",
-                "contrast": " less ".join(runs.contrast),
-                "difference": points(verdict.difference),
-                "95 % interval": interval_of(verdict.interval),
-                "p": short(verdict.p),
-                "found with 80 %": f"{100 * verdict.detectable:.1f}",
-                "verdict": verdict.outcome,
-            }
-        )
-    return table(rows)
+    return [run.result["groups"][GROUP][name] for run in runs]
 
 
 def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str, str]:
     assert summary.sd is not None
     return {
         "arm": arm,
-        **({"epochs": setting} if setting else {}),  # that is what the suites here vary
+        **({final_runs(suite).setting_name.rpartition(".")[2]: setting} if setting else {}),
         "correct": f"{percent(summary.mean)} ± {100 * summary.sd:.1f}",
         "ended": f"{100 * measured(suite, arm, setting, 'ended_ratio'):.0f} %",
         "loss": f"{measured(suite, arm, setting, 'gold_nll'):.3f}",
@@ -164,7 +156,7 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, interval_of, judgements, measured),
-        *(num_items, primaries, primary, reference),
+        *(constant, interval_of, judgements, measured, more),
+        *(num_items, primary, reference, spread, unended),
     )
 }

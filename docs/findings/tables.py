@@ -1,7 +1,6 @@
 """Figures and tables in the words of the pages of findings."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from statistics import linear_regression, median
 from typing import Any, NamedTuple
 
@@ -11,6 +10,8 @@ from words import percent, points, table
 
 from schemabank.report.sections.cells import short
 from schemabank.suites.raterule import Candidate, choose, paired_error
+
+CONTROLS = {"lora", "rank 64"}  # arms that are no candidates
 
 
 class Repeated(NamedTuple):
@@ -64,13 +65,15 @@ def scales(suite: Suite) -> str:
         if (rescaled := result["training"].get("rescale")) is not None
     ]
     counts = {factor: chosen.count(factor) for factor in sorted(set(chosen))}
+    if len(counts) == 1:
+        return f"{chosen[0]:g} in all {len(chosen)} runs"
     return ", ".join(f"{factor:g} in {count} runs" for factor, count in counts.items())
 
 
 def num_candidates(*suites: Suite) -> int:
     """Return how many arms of searches are candidates, equal ones counted once."""
     names = {arm for suite in suites for arm in suite.search}
-    return len({RENAMED.get(name, name) for name in names} - {"lora", "rank 64"})
+    return len({RENAMED.get(name, name) for name in names} - CONTROLS)
 
 
 def repeated(one: Suite, two: Suite) -> list[Repeated]:
@@ -110,11 +113,15 @@ def most_repeated_loss(one: Suite, two: Suite) -> float:
     return max(abs(own.first.gold_nll - own.second.gold_nll) for own in repeated(one, two))
 
 
-def num_ties(suite: Suite, gap: float) -> int:
-    """Return how many arms of a search have a lowest loss this close to another's."""
-    ordered = sorted(lowest(suite, arm) for arm in suite.search)
-    close = [b - a <= gap for a, b in pairwise(ordered)]
-    return sum(any(close[max(0, n - 1) : n + 1]) for n in range(len(ordered)))
+def num_repeated(one: Suite, two: Suite) -> int:
+    """Return how many pairs of trainings alike there are."""
+    return len(repeated(one, two))
+
+
+def most_ahead(suites: Sequence[Suite], control: Suite) -> float:
+    """Return by how many standard errors the best candidate's accuracy is ahead of LoRA's."""
+    found = [one for suite in suites for one in suite.tried(lora(control)) if one.error > 0]
+    return max(one.difference / one.error for one in found if one.arm not in CONTROLS)
 
 
 def typical_error(suites: Sequence[Suite]) -> float:
@@ -182,7 +189,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(percent, points, at, lora, items, lowest, losses, scales, num_candidates),
-        *(repetitions, most_repeated, most_repeated_loss, num_ties),
-        *(typical_error, slope, screening, costs),
+        *(repetitions, most_repeated, most_repeated_loss, num_repeated),
+        *(most_ahead, typical_error, slope, screening, costs),
     )
 }

@@ -14,12 +14,18 @@ def percent(share: float) -> str:
 
 
 def points(share: float) -> str:
-    """Return a difference of shares in points of percent, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", MINUS)
+    """Return a difference of shares in percentage points, with its sign."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", MINUS)
+
+
+def more(share: float) -> str:
+    """Return a positive difference of shares in percentage points, without a sign."""
+    assert share > 0
+    return f"{100 * share:.1f}"
 
 
 def interval_of(ends: Interval | None) -> str:
-    """Return an interval of a difference in points of percent."""
+    """Return an interval of a difference in percentage points."""
     return "" if ends is None else f"{points(ends[0])} to {points(ends[1])}"
 
 

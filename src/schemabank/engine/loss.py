@@ -157,8 +157,8 @@ def token_divergences(first: Tensor, second: Tensor, head: Head) -> Tensor:
 def _chunks(num_rows: int, most: int) -> Iterator[tuple[slice, slice]]:
     """Yield the rows of every chunk, and which of them are in no chunk before.
 
-    All chunks have one size, because a library may sum a product of another size in another order:
-    a row's bits would depend on the chunk that it falls into. So the last chunk repeats some rows.
+    All chunks of a call have one size, because a library may sum a product of another size in
+    another order: a row's bits would depend on its chunk. So the last chunk repeats some rows.
     """
     num = max(1, -(-num_rows // most))
     size = -(-num_rows // num)

@@ -5,9 +5,9 @@ GPU. In bfloat16 on a CPU, a few plain matrix products over all scores of a row 
 a library's tiles.
 
 On a GPU a library sums the gradient of a long row's queries by atomics, whose order depends on
-timing: two runs of the same seed would part after some hundred steps. So nothing is trained with
-it there. Rows of any length have the kernels. What these cannot do, such as a window, is plain
-products, which keep all scores in memory.
+timing: two runs of the same seed would part after some hundred steps. So no model whose attention
+is replaced is trained with it there. Rows of any length have the kernels. What these cannot do,
+such as a window, is plain products, which keep all scores in memory, in the states' type.
 
 No mask is needed for padding, which stands to the right: under causal attention no real token looks
 there, and nobody reads what comes out for a padded one.
@@ -125,7 +125,8 @@ def library_attention(
     check_known(module, others)
     tokens, dim = query.shape[2:]
     window = sliding_window if sliding_window is not None and sliding_window < tokens else None
-    if query.is_cuda and torch.is_grad_enabled() and query.requires_grad:
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
+    if query.is_cuda and trains:
         scale = dim**-0.5 if scaling is None else scaling
         return _products(query, key, value, scale, window), None
     mask = None
