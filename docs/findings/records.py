@@ -100,10 +100,16 @@ class Suite:
         tried = []
         for arm, candidates in self.search.items():
             found = choose(candidates)
-            at_edge = found in (candidates[0], candidates[-1])
+            at_edge = found.learning_rate in self._edges(arm)
             difference = score_of(found) - score_of(control)
             tried.append(Tried(arm, at_edge, found, difference, paired_error(found, control)))
         return sorted(tried, key=lambda one: one.found.gold_nll)
+
+    def _edges(self, arm: str) -> tuple[float, float]:
+        """The lowest and the highest rate that were tried for an arm, diverged runs included."""
+        runs = self.manifest["tuning"]["runs"]
+        rates = [run["learning_rate"] for run in runs if run["arm"] == arm]
+        return min(rates), max(rates)
 
 
 def score_of(found: Candidate) -> float:
