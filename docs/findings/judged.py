@@ -50,7 +50,6 @@ def compared(suite: Suite, treatment: str, control: str) -> Material:
     return gather(suite.folder, final_runs(suite), GROUP, (treatment, control), None)
 
 
-@cache
 def judged(suite: Suite, control: str) -> list[Judged]:
     """Compare every trained arm of a suite with one of them, at every setting."""
     found = [
