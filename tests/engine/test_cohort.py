@@ -12,6 +12,7 @@ from cohorts import (
     FAST_STAGES,
     LORA_STAGE,
     PREFIX_ROOM,
+    SOLO_TOLERANCE,
     bank_of,
     bank_run,
     cohort,
@@ -34,10 +35,6 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from tiny import Kind, tiny_model
-
-# Rounding alone: other shapes give the matrix products another order of summation, and Adam's
-# square root stretches it where gradients are tiny.
-SOLO_TOLERANCE = 2e-4
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3"])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import cohorts
-from cohorts import LORA, LORA_STAGE, lora_run
+from cohorts import LORA, LORA_STAGE, SOLO_TOLERANCE, lora_run
 from schemabank.common.errors import InputError
 from schemabank.config.methods import MoLFSettings
 from schemabank.config.settings import LoraSettings, RunConfig
@@ -28,7 +28,6 @@ DATA = cohorts.data()
 STILL = LoraSettings(r=4, lora_alpha=8, lora_dropout=0.0)
 WIDE = LoraSettings(r=8, lora_dropout=0.2)
 NUM_STEPS = 12
-SOLO_TOLERANCE = 2e-4  # as in tests/engine/test_cohort.py
 # The compiler has warnings of its own.
 GPU = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
@@ -302,19 +301,7 @@ def test_a_refilled_slot_has_the_slices_of_its_run() -> None:
 def test_a_run_goes_on_where_its_cohort_was_halted(slots: int) -> None:
     """As where memory runs out: in as many slots to the bit, in fewer within rounding."""
     runs = [run(1), run(2, 4, max_steps=9)]
-    undisturbed = new_cohort(runs)
-    list(undisturbed.steps())
-    trained = new_cohort(runs)
-    steps = trained.steps()
-    for _ in range(5):
-        next(steps)
-    model, halted = trained.stack.model, trained.halt()
-    second = Cohort(AdapterStack(model, lora=[LORA] * slots), runs, DATA, halted=halted)
-    list(second.steps())
-    for name, groups in undisturbed.finished.items():
-        row = second.finished[name]["lora"]
-        tolerance = 0 if slots == 2 else SOLO_TOLERANCE
-        torch.testing.assert_close(row, groups["lora"], rtol=0, atol=tolerance)
+    cohorts.assert_goes_on(lambda: new_cohort(runs), runs, LORA, steps=5, slots=slots)
 
 
 def checked(rank: int, count: int) -> Callable[[], None]:

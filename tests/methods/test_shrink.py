@@ -24,7 +24,6 @@ from tiny import tiny_model
 DATA = cohorts.data()
 WIDE = LoraSettings(r=16, lora_dropout=0.2)
 FACTOR = 4
-SOLO_TOLERANCE = 2e-4  # as in tests/engine/test_cohort.py
 
 
 def run(seed: int, ratio: float = 0.5, *, factor: int = FACTOR, **train: object) -> Run:
@@ -223,19 +222,7 @@ def test_a_slot_serves_other_runs_after_one_that_was_reduced() -> None:
 def test_a_run_goes_on_where_its_cohort_was_halted(steps: int, slots: int) -> None:
     """Before it was reduced and after: in as many slots to the bit, in fewer within rounding."""
     runs = [run(1), run(2, 0.25)]
-    undisturbed = new_cohort(runs)
-    list(undisturbed.steps())
-    trained = new_cohort(runs)
-    going = trained.steps()
-    for _ in range(steps):
-        next(going)
-    model, halted = trained.stack.model, trained.halt()
-    second = Cohort(AdapterStack(model, lora=[WIDE] * slots), runs, DATA, halted=halted)
-    list(second.steps())
-    for name, groups in undisturbed.finished.items():
-        row = second.finished[name]["lora"]
-        tolerance = 0 if slots == 2 else SOLO_TOLERANCE
-        torch.testing.assert_close(row, groups["lora"], rtol=0, atol=tolerance)
+    cohorts.assert_goes_on(lambda: new_cohort(runs), runs, WIDE, steps=steps, slots=slots)
 
 
 def check(kind: str) -> None:
