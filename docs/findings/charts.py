@@ -35,7 +35,7 @@ def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
 
 
 def schemabank_against_lora(suites: dict[str, Suite]) -> Spec:
-    """Return SchemaBank less LoRA, as the document trains and scores them and in a fair comparison."""
+    """Return SchemaBank less LoRA, in the document's experiment and in a fair comparison."""
     rows: list[Datum] = []
     for name, words in DOCUMENT.items():
         found = [own for own in judged(suites[name], "lora") if own.arm == "schemabank"]
