@@ -485,8 +485,7 @@ def test_the_program_is_quiet_about_libraries_as_long_as_it_runs(
     for name in (HUB, DATASETS, TQDM):
         monkeypatch.delenv(name, raising=False)
     seen: dict[str, str] = {}
-    monkeypatch.setattr("schemabank.cli.app", lambda: seen.update(os.environ))
-    main()
+    main(lambda: seen.update(os.environ))
     assert [seen.get(name) for name in (HUB, DATASETS, TQDM)] == [None, "1", "1"]
     assert not {HUB, DATASETS, TQDM} & set(os.environ)
 
@@ -645,8 +644,7 @@ def test_memory_that_runs_out_is_said_in_words(
             raise torch.OutOfMemoryError(words)
         raise RuntimeError(f"{words} allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr("schemabank.cli.app", exhausted)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(exhausted)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"schemabank: memory ran out ({words}")

@@ -1,0 +1,5 @@
+"""``python -m schemabank`` is the command ``schemabank``."""
+
+from schemabank.cli import main
+
+main()
