@@ -139,7 +139,7 @@ def fronts(paths: Mapping[str, Path]) -> dict[str, set[str]]:
     return {
         room(module): set(_all(ast.parse(path.read_text(encoding="utf-8"))))
         for module, path in paths.items()
-        if module.count(".") == 1
+        if module.count(".") == 1 and room(module)
     }
 
 

@@ -637,7 +637,7 @@ def test_no_network_is_needed_for_local_models_and_data(
 
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't"])
 def test_memory_that_runs_out_is_said_in_words(
-    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def exhausted() -> None:
         if "CUDA" in words:

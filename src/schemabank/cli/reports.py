@@ -34,8 +34,6 @@ def report(
     """Examine runs or a table of results: figures, and what a sceptical reviewer would raise."""
     from schemabank.report.command import Question
     from schemabank.report.command import report as examined
-    from schemabank.report.contents import report_json
-    from schemabank.report.page import tables, text
 
     question = Question(
         treatment=treatment,
@@ -46,6 +44,9 @@ def report(
         group=group,
     )
     found = examined(results, question, out)
+    from schemabank.report.contents import report_json
+    from schemabank.report.page import tables, text
+
     if as_json:
         print_json(report_json(found))
     else:

@@ -1,4 +1,8 @@
-"""The commands that go on with what was trained: evaluate it, look into its router, export it."""
+"""The commands that go on with what was trained: evaluate it, look into its router, export it.
+
+Each looks at the folder before it imports what computes, which does so again: what is no run is
+refused at once, without torch.
+"""
 
 import json
 import sys
@@ -33,8 +37,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
 ) -> None:
     """Evaluate a run or any plain LoRA adapter."""
-    from schemabank.methods.schemabank.bank import Routing
-    from schemabank.runs.saved import evaluate_saved
+    from schemabank.runs.located import asked_of_evaluation
 
     options = {
         "task.name": task,
@@ -44,6 +47,10 @@ def evaluate(
     }
     settings = [f"{key}={value}" for key, value in options.items() if value is not None]
     settings += overrides or ()
+    asked_of_evaluation(run, settings)
+    from schemabank.methods.schemabank.bank import Routing
+    from schemabank.runs.saved import evaluate_saved
+
     with reporter() as progress:
         routings = get_args(Routing) if routing == "all" else ()
         outcomes = evaluate_saved(run, settings, out, progress, routings=routings)
@@ -78,6 +85,9 @@ def routing(
     ] = None,
 ) -> None:
     """Analyse a run's routers: what they choose, for which examples, and how that changed."""
+    from schemabank.runs.located import asked_of_routing
+
+    asked_of_routing(run, overrides or ())
     from schemabank.report.routing.command import route
     from schemabank.report.routing.report import tables
     from schemabank.report.routing.routed import RoutingQuestion
@@ -99,6 +109,9 @@ def export(
     ] = False,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
+    from schemabank.runs.located import locate
+
+    locate(run)
     from schemabank.runs.saved import export_run
 
     with reporter() as progress:

@@ -31,10 +31,11 @@ def train(
 ) -> None:
     """Train and evaluate the runs of a configuration; finished runs are reused."""
     from schemabank.config.file import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
     from schemabank.runs.experiment import run_experiment
     from schemabank.runs.fairness import unequal_arms
 
-    experiment = load_experiment(config, overrides or ())
     with reporter() as progress:
         outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
     print_results(outcomes)
@@ -63,13 +64,16 @@ def suite(
     ] = None,
 ) -> None:
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
-    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
-    from schemabank.suites.suite import load_suite
+    from schemabank.suites.file import read_suite_file
 
     if dry_run and tune_only:
         raise InputError("--dry-run and --tune-only were both given: leave out one of them")
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
-    found = load_suite(file, changes)
+    read = read_suite_file(file, changes)
+    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
+    from schemabank.suites.suite import on_this_machine
+
+    found = on_this_machine(read, file)
     place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
     with reporter() as progress:
         if dry_run and as_json:

@@ -7,6 +7,7 @@
 __all__ = [
     "architecture",
     "basemodel",
+    "blocknames",
     "digests",
     "files",
     "frozen",

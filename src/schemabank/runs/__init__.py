@@ -12,6 +12,7 @@ __all__ = [
     "inputs",
     "itemscores",
     "loading",
+    "located",
     "members",
     "modelfit",
     "prepare",

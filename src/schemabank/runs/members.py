@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from schemabank.adapters.files import PROVENANCE, model_card, save_adapter, save_bank
+from schemabank.adapters.config import PROVENANCE
+from schemabank.adapters.files import model_card, save_adapter, save_bank
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.folders import new_folder
