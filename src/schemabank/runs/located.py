@@ -10,6 +10,7 @@ from schemabank.adapters.config import CONFIG as ADAPTER_CONFIG
 from schemabank.adapters.config import PROVENANCE, read_config
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_run, overridden
+from schemabank.config.overrides import parse_override
 from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.runs.effects import check_asked_of_evaluation, check_asked_of_routing
 from schemabank.runs.folder import ADAPTER, CONFIG, RESULT, STAGES
@@ -71,9 +72,9 @@ def _settings_of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
     """The settings of an adapter that somebody else trained."""
     config = read_config(folder)
     name = config.base_name
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = value if key.strip() == "model.name" else name
+    for key, value in map(parse_override, overrides):
+        if key == ["model", "name"] and isinstance(value, str):
+            name = value
     if not name:
         raise InputError(
             f"{str(folder / ADAPTER_CONFIG)!r} does not name its base model: allowed is a hub id "

@@ -15,17 +15,9 @@ from pydantic import Field, model_validator
 from schemabank.common.errors import InputError
 from schemabank.common.plainyaml import Location
 from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings
-from schemabank.config.file import (
-    SettingsFile,
-    Tree,
-    apply_override,
-    assign,
-    merge,
-    run_id,
-    validated,
-    with_preset,
-)
+from schemabank.config.file import SettingsFile, merge, run_id, validated, with_preset
 from schemabank.config.naming import dotted
+from schemabank.config.overrides import Tree, apply_override, assign
 from schemabank.config.settings import RunConfig
 from schemabank.runs.effects import Idle, idle_settings, sentences
 from schemabank.tasks.catalog import split_of
