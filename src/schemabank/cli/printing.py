@@ -55,7 +55,7 @@ def print_results(outcomes: Sequence["Outcome"]) -> None:
     results = [o.result for o in outcomes if o.result is not None]
     failed = {o.folder.name: o.failure.kind for o in outcomes if o.failure is not None}
     if outcomes:
-        _console().print(*results_tables(results, failed=failed), sep="\n")
+        console().print(*results_tables(results, failed=failed), sep="\n")
     print_lines(skipped_lines(results))
 
 
@@ -63,9 +63,10 @@ def print_tables(tables: Sequence["PlainTable"]) -> None:
     """Print tables, one below the other."""
     from schemabank.common.tables import plain_table
 
-    _console().print(*(plain_table(*table) for table in tables), sep="\n")
+    console().print(*(plain_table(*table) for table in tables), sep="\n")
 
 
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+def console() -> Console:
+    """Return the console of stdout, wide enough for every table where it is no terminal."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PLAIN_WIDTH)

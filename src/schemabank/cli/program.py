@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from schemabank import __version__
-from schemabank.cli import reports, saved, start, training
+from schemabank.cli import doctor, reports, saved, start, training
 from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.quiet import quiet_libraries
 
@@ -15,6 +15,7 @@ NAME = "schemabank"
 # By the panel of the help in which they stand.
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Start": {
+        "doctor": doctor.doctor,
         "config-schema": start.config_schema,
     },
     "Train": {
@@ -63,6 +64,11 @@ def main(program: Callable[[], object] | None = None) -> None:
         _fail(error, 2)
     except FailedRunsError as error:
         _fail(error, 3)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == NAME:
+            raise
+        mend = "`schemabank doctor` says how to get it"
+        _fail(RuntimeError(f"the package {error.name!r} is not installed: {mend}"), 1)
     except (MemoryError, RuntimeError, OSError) as error:
         from schemabank.common.memory import with_memory_named
 

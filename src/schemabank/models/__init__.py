@@ -9,6 +9,7 @@ __all__ = [
     "basemodel",
     "blocknames",
     "digests",
+    "embedded",
     "files",
     "frozen",
     "refusals",

@@ -17,6 +17,7 @@ __all__ = [
     "modelfit",
     "prepare",
     "progress",
+    "readiness",
     "saved",
     "stored",
     "tables",

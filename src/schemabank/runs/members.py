@@ -22,7 +22,7 @@ from schemabank.config.train import Stage
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.stored import read_result
