@@ -15,6 +15,7 @@ NAME = "schemabank"
 # By the panel of the help in which they stand.
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Start": {
+        "init": start.init,
         "doctor": doctor.doctor,
         "config-schema": start.config_schema,
     },

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from schemabank.cli.options import Overrides
+from schemabank.cli.options import Overrides, task_names
 from schemabank.cli.printing import print_lines, print_results, print_tables
 from schemabank.runs.progress import reporter
 
@@ -21,7 +21,10 @@ def evaluate(
         Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Folder of a run or a LoRA adapter.")
     ],
     task: Annotated[
-        str | None, typer.Option(metavar="TASK", help="Default: the run's own task.")
+        str | None,
+        typer.Option(
+            metavar="TASK", help="Default: the run's own task.", autocompletion=task_names
+        ),
     ] = None,
     routing: Annotated[
         Literal["off", "on", "dense", "all"] | None,

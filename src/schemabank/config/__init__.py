@@ -11,8 +11,10 @@ __all__ = [
     "methods",
     "naming",
     "overrides",
+    "places",
     "presets",
     "settings",
+    "start",
     "task",
     "train",
 ]
