@@ -155,6 +155,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
             runs on the split that it is tuned on.
     """
     source = SettingsFile(path)
+    _check_top_level(source)
     suite = source.validate(source.tree, SuiteConfig)
     _check_names(suite, source)
     _check_tuning(suite, source)
@@ -168,6 +169,17 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
     idle = idle_settings(names, [run.config for run in runs])
     return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *of_arms])))
+
+
+def _check_top_level(source: SettingsFile) -> None:
+    """Refuse what belongs into a configuration, or further inside."""
+    for key in source.tree:
+        if key in RunConfig.model_fields:
+            place = {ARM: "arms", SEED: "seeds"}.get(key, f"defaults.{key}")
+            raise InputError(
+                f"{source.at((key,))}: unknown key {key!r}, did you mean {place!r}? (a suite has "
+                f"{', '.join(SuiteConfig.model_fields)}; the command train takes configurations)"
+            )
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
