@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from schemabank.common.folders import check_new, new_folder
 from schemabank.common.writing import write_json, write_lines
 from schemabank.report.plain import plain_fields
-from schemabank.report.reading.results import Question, read_results
+from schemabank.report.reading.question import Question, read_results
 
 if TYPE_CHECKING:
     from schemabank.report.contents import Report

@@ -8,7 +8,7 @@ from schemabank.report.claims.statistics import Subject
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
-from schemabank.report.reading.results import Question
+from schemabank.report.reading.question import Question
 from schemabank.report.reading.runs import RunSet
 from schemabank.report.reading.table import ScoreTable, choose_arms
 from schemabank.report.reading.tabulate import choose_contrast
