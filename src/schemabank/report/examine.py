@@ -1,6 +1,5 @@
 """What a report says: read, compared, and looked at as a sceptical reviewer would."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.common.errors import InputError
@@ -9,8 +8,9 @@ from schemabank.report.claims.statistics import Subject
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
-from schemabank.report.reading.runs import RunSet, read_runs
-from schemabank.report.reading.table import choose_arms, read_scores
+from schemabank.report.reading.question import Question
+from schemabank.report.reading.runs import RunSet
+from schemabank.report.reading.table import ScoreTable, choose_arms
 from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
@@ -20,43 +20,23 @@ from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a table or of runs.
-
-    Attributes:
-        treatment: arm; ``None`` where two arms make it clear, or the runs declare it.
-        control: arm; likewise.
-        primary: setting that was declared primary; ``None`` for the mean over all.
-        test_size: items of the whole test split, where known.
-        claims: file of claims; ``None`` for the one beside the table, if it is there.
-        group: part of the split that runs are compared on; ``None`` for the first.
-    """
-
-    treatment: str | None = None
-    control: str | None = None
-    primary: str | None = None
-    test_size: int | None = None
-    claims: Path | None = None
-    group: str | None = None
-
-
-def examine(path: Path, question: Question) -> Report:
+def examine(path: Path, found: ScoreTable | RunSet, question: Question) -> Report:
     """Return everything that a report says of a folder of runs or a table of results.
 
+    Args:
+        path: the folder or the table.
+        found: what was read of it.
+        question: what is asked.
+
     Raises:
-        InputError: the runs or the table cannot be read or compared as asked.
+        InputError: the runs or the rows cannot be compared as asked.
     """
-    return _examine_runs(path, question) if path.is_dir() else _examine_table(path, question)
+    if isinstance(found, RunSet):
+        return _examine_runs(path, found, question)
+    return _examine_table(path, found, question)
 
 
-def _examine_table(path: Path, question: Question) -> Report:
-    if question.group is not None:
-        raise InputError(
-            f"--group {question.group!r}: allowed with a folder of runs, but {path.name} is a "
-            "table of results: leave it out"
-        )
-    table = read_scores(path)
+def _examine_table(path: Path, table: ScoreTable, question: Question) -> Report:
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
     warnings = find_warnings(table, comparison, question.test_size)
@@ -71,13 +51,7 @@ def _examine_table(path: Path, question: Question) -> Report:
     )
 
 
-def _examine_runs(path: Path, question: Question) -> Report:
-    if question.claims is not None:
-        raise InputError(
-            f"--claims {str(question.claims)!r}: allowed with a table of results, but "
-            f"{str(path)!r} is a folder of runs: leave it out"
-        )
-    runs = read_runs(path)
+def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)

@@ -13,9 +13,10 @@ from schemabank.common.errors import InputError
 from schemabank.common.tables import PlainTable
 from schemabank.report.comparing.items import PairedScores
 from schemabank.report.comparing.material import Material, gather
-from schemabank.report.examine import Question, chosen_group
+from schemabank.report.examine import chosen_group
 from schemabank.report.page.markup import printable
 from schemabank.report.plain import plain_fields
+from schemabank.report.reading.question import Question
 from schemabank.report.reading.runs import read_runs
 from schemabank.report.reading.table import MOST_ITEMS
 from schemabank.report.reading.tabulate import choose_contrast
