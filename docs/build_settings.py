@@ -13,7 +13,8 @@ TARGET = Path(__file__).with_name("settings.md")
 HEADER = """# Settings
 
 `python docs/build_settings.py` makes this page from `schemabank/config/`. A configuration has
-these keys; `arm` and `seed` may be lists, with one run for each entry. A seed decides initial
+these keys; `arm` and `seed` may be lists, with one run for each entry. `extends: other.yaml` puts a
+file's settings on top of another's. A seed decides initial
 weights, data order and dropout. `--set train.learning_rate=1e-4` overrides a setting. A
 stage is addressed by its name: `--set curriculum.joint.learning_rate=1e-4`.
 [The command line](command-line.md#values-of---set) says how values are read.

@@ -2,6 +2,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import yaml
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment, run_id
@@ -62,6 +63,31 @@ def test_arms_stand_on_defaults_and_the_grid_on_arms(tmp_path: Path) -> None:
         assert run.config.seed == run.seed
         assert run.config.train.weight_decay == 0.5
     assert [row["run_id"] for row in suite.rows()] == [run_id(r.config) for r in suite.runs]
+
+
+def test_a_suite_changes_the_one_that_it_extends(tmp_path: Path) -> None:
+    """Null leaves out an arm or a setting of the grid that the other has, and nothing else."""
+    write(
+        tmp_path / "base.yaml",
+        arms={"lora": {}, "wide": {"arm": "lora", "lora": {"r": 32}}, "base": {}},
+        grid={"train.batch_size": [4, 8], "train.learning_rate": [1e-3, 2e-3]},
+        contrast={"treatment": "wide", "control": "lora"},
+    )
+    own = tmp_path / "own.yaml"
+    arms = {"base": None, "wide": {"lora": {"lora_alpha": 64}}}
+    text = {"extends": "base.yaml", "arms": arms, "grid": {"train.batch_size": None}, "seeds": [3]}
+    own.write_text(yaml.safe_dump(text))
+    suite = load_suite(own)
+    assert [run.arm for run in suite.runs] == ["lora", "lora", "wide", "wide"]
+    assert all(list(run.point) == ["train.learning_rate"] for run in suite.runs)
+    assert {(run.config.lora.r, run.config.lora.lora_alpha) for run in suite.runs} == {
+        (16, 16),
+        (32, 64),
+    }
+    assert suite.contrast is not None
+    own.write_text(yaml.safe_dump({**text, "arms": {"other": None}}))
+    with pytest.raises(InputError, match=r"own\.yaml:2: arms\.other is None"):
+        load_suite(own)
 
 
 def test_no_run_leaves_a_trace_in_the_preset(tmp_path: Path) -> None:

@@ -63,9 +63,16 @@ def config_schema(
 
 def _schema(*, of_suites: bool) -> dict[str, object]:
     from schemabank.config.settings import ExperimentConfig
+    from schemabank.config.settingsfile import EXTENDS
     from schemabank.suites.file import SuiteConfig
 
-    return (SuiteConfig if of_suites else ExperimentConfig).model_json_schema()
+    schema = (SuiteConfig if of_suites else ExperimentConfig).model_json_schema()
+    schema["properties"][EXTENDS] = {
+        "type": "string",
+        "description": "Another file, whose settings this one's are put on top of.",
+    }
+    schema["required"] = []  # the other file may have it
+    return schema
 
 
 def _write_new(files: dict[Path, str], *, force: bool) -> None:

@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.common.files import json_lines
 from schemabank.common.plainyaml import parse_yaml
-from schemabank.config.file import validated
 from schemabank.config.places import settings_at
 from schemabank.config.settings import ExperimentConfig
+from schemabank.config.settingsfile import validated
 from schemabank.config.task import TASK_NAMES
 
 SCHEMA = "schemabank.schema.json"  # beside the configuration

@@ -15,10 +15,11 @@ from pydantic import Field, model_validator
 from schemabank.common.errors import InputError
 from schemabank.common.plainyaml import Location
 from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings
-from schemabank.config.file import SettingsFile, merge, run_id, validated, with_preset
+from schemabank.config.file import run_id, with_preset
 from schemabank.config.naming import dotted
 from schemabank.config.overrides import Tree, apply_override, assign
 from schemabank.config.settings import RunConfig
+from schemabank.config.settingsfile import SettingsFile, merge, validated
 from schemabank.runs.effects import Idle, idle_settings, sentences
 from schemabank.tasks.catalog import split_of
 
@@ -154,8 +155,9 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
             search for learning rates has a seed of the suite, or a tuned suite scores its final
             runs on the split that it is tuned on.
     """
-    source = SettingsFile(path)
+    source = SettingsFile(path, may_extend=True)
     _check_top_level(source)
+    _leave_out(source)
     suite = source.validate(source.tree, SuiteConfig)
     _check_names(suite, source)
     _check_tuning(suite, source)
@@ -180,6 +182,17 @@ def _check_top_level(source: SettingsFile) -> None:
                 f"{source.at((key,))}: unknown key {key!r}, did you mean {place!r}? (a suite has "
                 f"{', '.join(SuiteConfig.model_fields)}; the command train takes configurations)"
             )
+
+
+def _leave_out(source: SettingsFile) -> None:
+    """Remove arms and settings of the grid that the extended file has and this one sets to null."""
+    if source.base is None:
+        return
+    for section in ("arms", "grid"):
+        inherited, own = source.base.tree.get(section), source.tree.get(section)
+        if isinstance(inherited, dict) and isinstance(own, dict):
+            gone = [name for name in inherited if own[name] is None]
+            source.tree[section] = {k: v for k, v in own.items() if k not in gone}
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
@@ -305,7 +318,7 @@ def _run_config(
             if said == name or said.startswith(f"{name}."):
                 return source.at(("grid", name))
         own, common = ("arms", arm, *location), ("defaults", *location)
-        return source.at(common if own not in source.lines and common in source.lines else own)
+        return source.at(common if own not in source.places and common in source.places else own)
 
     tree = with_preset(merge(suite.defaults, suite.arms[arm]), at)
     tree = deepcopy(merge({ARM: arm}, tree) | {SEED: seed})  # sections are the preset's own

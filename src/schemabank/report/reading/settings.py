@@ -11,9 +11,9 @@ import yaml
 from schemabank.common.errors import InputError
 from schemabank.common.files import check_regular, read_text
 from schemabank.common.plainyaml import parse_yaml
-from schemabank.config.file import validated
 from schemabank.config.naming import flat
 from schemabank.config.settings import RunConfig
+from schemabank.config.settingsfile import validated
 from schemabank.runs.folder import CONFIG
 
 SEED_LINE = re.compile(r"^seed: \d+\n", re.MULTILINE)
