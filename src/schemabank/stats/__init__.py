@@ -14,6 +14,7 @@ from schemabank.stats.arms import ArmSummary, SpreadRatio, sd_ratio, summarise_a
 from schemabank.stats.bootstrap import bootstrap_interval
 from schemabank.stats.checks import Interval
 from schemabank.stats.contrasts import (
+    FEWEST_SEEDS,
     Difference,
     PairedDifference,
     paired_difference,
@@ -35,6 +36,7 @@ from schemabank.stats.items import (
     resampled_ratio_interval,
     wilson_interval,
 )
+from schemabank.stats.margins import MarginOutcome, MarginVerdict, margin_verdict
 from schemabank.stats.permutation import (
     PermutationTest,
     label_floor,
@@ -54,7 +56,7 @@ from schemabank.stats.power import (
     detection_power,
 )
 from schemabank.stats.ratios import MeanRatio, ratio_of_means
-from schemabank.stats.verdicts import FEWEST_SEEDS, Outcome, Relevance, Verdict, holm, verdict
+from schemabank.stats.verdicts import Outcome, Relevance, Verdict, holm, verdict
 
 __all__ = [
     "FEWEST_SEEDS",
@@ -63,6 +65,8 @@ __all__ = [
     "Difference",
     "Effect",
     "Interval",
+    "MarginOutcome",
+    "MarginVerdict",
     "McNemar",
     "MeanRatio",
     "Outcome",
@@ -84,6 +88,7 @@ __all__ = [
     "holm",
     "label_floor",
     "label_test",
+    "margin_verdict",
     "mcnemar",
     "paired_d_z",
     "paired_difference",
