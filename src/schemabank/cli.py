@@ -18,6 +18,7 @@ from schemabank import __version__
 from schemabank.adapters.peftcheck import read_check
 from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.quiet import quiet_libraries
+from schemabank.report import options
 from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:  # torch takes seconds to import
@@ -218,29 +219,28 @@ def report(
     test_size: Annotated[
         int | None, typer.Option(min=1, help="Items of the whole test split.")
     ] = None,
+    margin: options.Margin = None,
+    fail_if_worse: options.FailIfWorse = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")] = None,
 ) -> None:
     """Examine runs or a table of results: figures, and what a sceptical reviewer would raise."""
-    from schemabank.report.command import Question
+    from schemabank.report.command import Question, why_stop
     from schemabank.report.command import report as examined
     from schemabank.report.contents import report_json
     from schemabank.report.page import tables, text
 
-    question = Question(
-        treatment=treatment,
-        control=control,
-        primary=primary,
-        test_size=test_size,
-        claims=claims,
-        group=group,
-    )
+    question = Question(treatment, control, primary, test_size, claims, group, margin)
     found = examined(results, question, out)
+    stop = why_stop(found) if fail_if_worse else None
     if as_json:
         _print_json(report_json(found))
     else:
         print_tables(tables(found))
         sys.stdout.write(text(found))
+    if stop is not None:
+        sys.stderr.write(f"worse: {stop}\n")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -7,10 +7,11 @@ from schemabank.common.writing import write_json, write_lines
 from schemabank.report.contents import Report, figures, report_json
 from schemabank.report.examine import Question, examine
 from schemabank.report.figures import write_figure
+from schemabank.report.gate import why_stop
 from schemabank.report.page import html_page, page
 from schemabank.report.plain import plain_fields
 
-__all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report"]
+__all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report", "why_stop"]
 
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 

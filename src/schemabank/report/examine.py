@@ -1,12 +1,13 @@
 """What a report says: read, compared, and looked at as a sceptical reviewer would."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.report.claims.judgements import beside, judge_claims
 from schemabank.report.claims.statistics import Subject
-from schemabank.report.comparing.comparison import compare
+from schemabank.report.comparing.comparison import Comparison, compare
+from schemabank.report.comparing.margins import Margin, judged_by, stated_margin
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
 from schemabank.report.reading.runs import RunSet, read_runs
@@ -16,6 +17,7 @@ from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.adapters import adapters_in_doubt
 from schemabank.report.warnings.finding import by_weight
+from schemabank.report.warnings.margins import undeclared_margin
 from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
 
@@ -31,6 +33,7 @@ class Question:
         test_size: items of the whole test split, where known.
         claims: file of claims; ``None`` for the one beside the table, if it is there.
         group: part of the split that runs are compared on; ``None`` for the first.
+        margin: in points, the largest difference that does not matter; ``None`` for the runs' own.
     """
 
     treatment: str | None = None
@@ -39,6 +42,7 @@ class Question:
     test_size: int | None = None
     claims: Path | None = None
     group: str | None = None
+    margin: float | None = None
 
 
 def examine(path: Path, question: Question) -> Report:
@@ -59,6 +63,7 @@ def _examine_table(path: Path, question: Question) -> Report:
     table = read_scores(path)
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
+    comparison = _with_margin(comparison, stated_margin(question.margin))
     warnings = find_warnings(table, comparison, question.test_size)
     claims = question.claims or beside(path)
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
@@ -81,12 +86,15 @@ def _examine_runs(path: Path, question: Question) -> Report:
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
+    margin = stated_margin(question.margin) or declared_margin(runs, arms)
+    material = replace(material, comparison=_with_margin(material.comparison, margin))
     topics, samples = find_topics(material)
     known = Facts(material.settings, topics.rates, topics.behaviour, topics.cost)
     warnings = [
         *adapters_in_doubt(runs),
         *find_warnings(material.table, material.comparison, question.test_size),
         *find_run_warnings(runs, group, material.comparison, known),
+        *undeclared_margin(runs, material.comparison),
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
@@ -97,6 +105,13 @@ def _examine_runs(path: Path, question: Question) -> Report:
         provenance=provenance.find(runs),
         samples=samples,
     )
+
+
+def declared_margin(runs: RunSet, arms: tuple[str, str]) -> Margin | None:
+    """Return the margin that a suite declared for this contrast."""
+    if runs.margin is None or runs.contrast != arms:
+        return None
+    return Margin(runs.margin, "declared in the suite")
 
 
 def chosen_group(runs: RunSet, group: str | None) -> str:
@@ -114,3 +129,8 @@ def chosen_group(runs: RunSet, group: str | None) -> str:
             "one of these"
         )
     return group
+
+
+def _with_margin(comparison: Comparison, margin: Margin | None) -> Comparison:
+    judged = judged_by(margin, comparison.primary_contrast.own.difference)
+    return replace(comparison, primary=replace(comparison.primary, margin=judged))

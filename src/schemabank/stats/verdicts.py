@@ -12,7 +12,7 @@ import numpy as np
 
 from schemabank.common.errors import InputError
 from schemabank.stats.checks import Interval
-from schemabank.stats.contrasts import FEWEST_SEEDS, Difference
+from schemabank.stats.contrasts import Difference
 from schemabank.stats.power import detectable_from_error
 
 Outcome = Literal["better", "worse", "no difference detected", "no verdict"]

@@ -13,6 +13,7 @@ from typing import Literal
 
 from schemabank import stats
 from schemabank.common.errors import InputError
+from schemabank.report.comparing.margins import MarginJudged
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.plain import EPOCHS, KEY
 from schemabank.report.reading.table import ScoreTable
@@ -124,6 +125,7 @@ class Primary:
     Attributes:
         over_seeds: what seeds say on these very items, by the paired test; ``None`` where the
             verdict is that itself.
+        margin: what it says about a margin; ``None`` where none was given.
     """
 
     contrast: str
@@ -133,6 +135,7 @@ class Primary:
     over_seeds: stats.Verdict | None
     holm_family: list[str]
     holm_covers: str
+    margin: MarginJudged | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,12 @@ class Comparison:
     arms: list[ArmAt]
     references: list[Reference]
     peaks: Peaks
+
+    @property
+    def primary_contrast(self) -> Contrast:
+        """The one that counts."""
+        own = [c for c in self.contrasts if c.verdict == self.primary.verdict]
+        return own[0] if own and self.pooled.verdict != self.primary.verdict else self.pooled
 
     @property
     def every_contrast(self) -> list[Contrast]:

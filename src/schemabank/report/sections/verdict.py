@@ -34,10 +34,12 @@ def sentence(comparison: Comparison) -> str:
 def other_sentences(
     comparison: Comparison, scored: Scoring | None, groups: Sequence[GroupContrast]
 ) -> Iterator[str]:
-    """Yield what seeds alone say, and the compared part as one of several, where known.
+    """Yield what is said of a margin, by seeds alone, and of the compared part as one of several.
 
-    Neither is the verdict; where one is another than that, its line says so first.
+    The last two are not the verdict; where one is another than that, its line says so first.
     """
+    if (margin := comparison.primary.margin) is not None:
+        yield f"Margin ({margin.declared_by}): {margin.verdict.sentence}"
     outcome, alone = comparison.primary.verdict.outcome, comparison.primary.over_seeds
     if alone is not None:
         differs = "" if alone.outcome == outcome else "Not the same as the verdict. "
@@ -81,9 +83,7 @@ def headline(comparison: Comparison, items: ItemComparison | None) -> str:
 
 
 def _seeds_and_items(comparison: Comparison, items: ItemComparison | None) -> str:
-    verdict = comparison.primary.verdict
-    contrasts = [comparison.pooled, *comparison.contrasts]
-    contrast = next((c for c in contrasts if c.verdict == verdict), comparison.pooled)
+    contrast = comparison.primary_contrast
     num = len(contrast.seeds)
     seeds = f"{num} seed{'s' * (num != 1)}"
     if contrast.test == "crossed":

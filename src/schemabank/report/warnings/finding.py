@@ -23,6 +23,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-conditions",
         "other-contrast",
         "contrast-not-declared",
+        "margin-not-declared",
         "below-reference",
         "not-above-reference",
         "no-reference",
