@@ -23,6 +23,7 @@ from scipy.special import stdtrit
 
 ROOT = Path(__file__).parents[1]
 SEED, ALPHA = 20_261_127, 0.05
+USUAL = "seeds by 2 points, items by 10"
 SEEDS, ITEMS, MARGIN = (4, 5, 6, 8, 12), (300, 1319), 0.03
 
 
@@ -62,12 +63,13 @@ def judged(
     case: verdicts.Case, rng: np.random.Generator, rounds: int, size: tuple[int, int]
 ) -> list[Line]:
     """Return the rates of a case with so many seeds and items."""
-    hits = {"not worse": 0.0, "equivalent": 0.0, "shown": 0.0}
+    not_worse = below = above = equal = 0.0
     for found in verdicts.moments(case, rng, rounds, *size):
-        below, above = (said(found, shift, MARGIN) for shift in (-MARGIN, MARGIN))
-        hits["not worse"] += below[0].sum()
-        hits["equivalent"] += max(below[1].sum(), above[1].sum())
-        hits["shown"] += said(found, 0, MARGIN)[1].sum()
+        words = said(found, -MARGIN, MARGIN)
+        not_worse, below = not_worse + words[0].sum(), below + words[1].sum()
+        above += said(found, MARGIN, MARGIN)[1].sum()
+        equal += said(found, 0, MARGIN)[1].sum()
+    hits = {"not worse": not_worse, "equivalent": max(below, above), "shown": equal}
     return [Line(word, case.name, *size, float(n) / rounds, rounds) for word, n in hits.items()]
 
 
@@ -86,7 +88,7 @@ def read(path: Path) -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Return the highest false rates of any case, and the range of the right ones."""
+    """Return the highest false rates of any case, and the right ones of a usual case."""
     rows = [
         f"| word, margin {100 * MARGIN:.0f} points | "
         + " | ".join(f"{n} seeds" for n in SEEDS)
@@ -96,9 +98,10 @@ def table(lines: Sequence[Line]) -> str:
     for word in ("not worse", "equivalent"):
         cells = [max(_rates(lines, word, num)) for num in SEEDS]
         rows.append(f"| false *{word}* | " + " | ".join(f"{x:.1%}" for x in cells) + " |")
-    ends = [(min(own), max(own)) for own in (_rates(lines, "shown", num) for num in SEEDS)]
-    cells_of_ends = [f"{low:.0%} to {high:.0%}" for low, high in ends]
-    rows.append("| equal arms called *equivalent* | " + " | ".join(cells_of_ends) + " |")
+    usual = [x for x in lines if x.case == USUAL and x.num_items == ITEMS[-1]]
+    cells = [max(_rates(usual, "shown", num)) for num in SEEDS]
+    shown = f"| equal arms called *equivalent* ({USUAL}; {ITEMS[-1]:,} items) | "
+    rows.append(shown + " | ".join(f"{x:.0%}" for x in cells) + " |")
     return "\n".join(rows) + "\n"
 
 

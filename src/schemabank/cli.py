@@ -209,9 +209,7 @@ def report(
             help="Folder of runs, or a CSV: arm,epochs,seed,score[,n_items], shares.",
         ),
     ],
-    claims: Annotated[
-        Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
-    ] = None,
+    claims: options.Claims = None,
     treatment: Treatment = None,
     control: Control = None,
     primary: Primary = None,
@@ -243,25 +241,27 @@ def report(
         raise typer.Exit(1)
 
 
-@app.command()
-def power(
-    runs: Annotated[Path, typer.Argument(help="Folder of a pilot's runs.")],
+@app.command("power")
+def plan_power(
+    runs: options.Pilot = None,
     treatment: Treatment = None,
     control: Control = None,
     primary: Primary = None,
     group: Group = None,
-    seeds: Annotated[str, typer.Option(metavar="N,N", help="To plan for.")] = "4,8,12,16,24",
-    items: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Default: the pilot's, the whole split's.")
-    ] = None,
+    seeds: options.Seeds = "4,8,12,16,24",
+    items: options.Items = None,
+    spreads: options.Spreads = None,
+    difference: options.Find = None,
+    power: options.Power = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Say how many seeds and items a comparison of two arms takes, from a pilot."""
+    """Say how many seeds and items a comparison of two arms takes, from a pilot or spreads."""
     from schemabank.report import planning
     from schemabank.report.command import Question
 
-    question = Question(treatment=treatment, control=control, primary=primary, group=group)
-    plan = planning.plan_comparison(runs, question, seeds, items)
+    question = Question(treatment, control, primary, group=group)
+    wanted = planning.Wanted(seeds, items, difference, power)
+    plan = planning.plan(runs, spreads, question, wanted)
     if as_json:
         _print_json(planning.plan_json(plan))
     else:

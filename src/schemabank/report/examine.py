@@ -10,6 +10,7 @@ from schemabank.report.comparing.comparison import Comparison, compare
 from schemabank.report.comparing.margins import Margin, judged_by, stated_margin
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
+from schemabank.report.reading.packed import is_packed, unpacked
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.table import choose_arms, read_scores
 from schemabank.report.reading.tabulate import choose_contrast
@@ -46,12 +47,15 @@ class Question:
 
 
 def examine(path: Path, question: Question) -> Report:
-    """Return everything that a report says of a folder of runs or a table of results.
+    """Return everything that a report says of runs, also packed ones, or a table of results.
 
     Raises:
         InputError: the runs or the table cannot be read or compared as asked.
     """
-    return _examine_runs(path, question) if path.is_dir() else _examine_table(path, question)
+    if path.is_dir() or is_packed(path):
+        with unpacked(path) as folder:
+            return _examine_runs(folder, question)
+    return _examine_table(path, question)
 
 
 def _examine_table(path: Path, question: Question) -> Report:

@@ -48,6 +48,7 @@ from schemabank.stats.planning import (
     PlannedDifference,
     VarianceComponents,
     planned,
+    seeds_needed,
     variance_components,
 )
 from schemabank.stats.power import (
@@ -98,6 +99,7 @@ __all__ = [
     "ratio_of_means",
     "resampled_ratio_interval",
     "sd_ratio",
+    "seeds_needed",
     "sign_flip_floor",
     "sign_flip_test",
     "summarise_arm",
