@@ -293,6 +293,15 @@ def test_the_example_of_a_plan_is_what_the_command_prints(
     assert shown == printed
 
 
+def test_the_plan_from_stated_spreads_is_what_the_command_prints() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- spreads -->\n```console\n")[2].partition("```")[0]
+    command, *lines = shown.splitlines()
+    ended = CliRunner().invoke(app, shlex.split(command.removeprefix("$ schemabank ")))
+    assert ended.exit_code == 0
+    assert lines == [line.rstrip() for line in ended.stdout.splitlines() if line.strip()]
+
+
 def test_the_whole_suites_figures_are_those_of_the_record() -> None:
     rows = json.loads((ROOT / "results" / "benchmarks" / "nvidia-h200.json").read_text())
     (row,) = (row for row in rows if row["case"] == "paper suite")

@@ -311,7 +311,7 @@ class TestCommand:
         assert (code, err) == (0, "")
         assert out.startswith(
             "stated standard deviations of the difference in points: seeds 5.39, items 8.15, "
-            "single answers 46.05\nsmallest true difference that is found with 90 % power, in points:\n"
+            "single answers 46.05\nsmallest true difference that is found with 90 % power, in "
         )
         assert "5 points, found with 90 % power, takes " in out
         code, out, _ = schemabank("--spreads", TestStated.SPREADS, "--items", "9", "--json")

@@ -57,9 +57,18 @@ from schemabank.stats.power import (
     detection_power,
 )
 from schemabank.stats.ratios import MeanRatio, ratio_of_means
+from schemabank.stats.strata import (
+    FEWEST_DIFFERING,
+    OverItems,
+    StratifiedDifference,
+    Stratum,
+    difference_over_items,
+    stratified_difference,
+)
 from schemabank.stats.verdicts import Outcome, Relevance, Verdict, holm, verdict
 
 __all__ = [
+    "FEWEST_DIFFERING",
     "FEWEST_SEEDS",
     "ArmSummary",
     "CrossedDifference",
@@ -72,11 +81,14 @@ __all__ = [
     "MeanRatio",
     "Outcome",
     "Outperformance",
+    "OverItems",
     "PairedDifference",
     "PermutationTest",
     "PlannedDifference",
     "Relevance",
     "SpreadRatio",
+    "StratifiedDifference",
+    "Stratum",
     "VarianceComponents",
     "Verdict",
     "bootstrap_interval",
@@ -85,6 +97,7 @@ __all__ = [
     "detectable_difference",
     "detectable_from_error",
     "detection_power",
+    "difference_over_items",
     "hedges_g",
     "holm",
     "label_floor",
@@ -102,6 +115,7 @@ __all__ = [
     "seeds_needed",
     "sign_flip_floor",
     "sign_flip_test",
+    "stratified_difference",
     "summarise_arm",
     "unpaired_outperformance",
     "variance_components",

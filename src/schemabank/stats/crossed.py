@@ -170,7 +170,7 @@ class Cochran:
     """
 
     parts: tuple[float, float]
-    freedom: tuple[int, int]
+    freedom: tuple[float, float]
 
     def quantile(self, tail: float) -> float:
         """Return what the statistic exceeds with this probability."""
