@@ -202,13 +202,10 @@ def routing(
 
 @app.command()
 def report(
-    results: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RUNS_OR_TABLE",
-            help="Folder of runs, or a CSV: arm,epochs,seed,score[,n_items], shares.",
-        ),
-    ],
+    results: options.Results = None,
+    arm: options.Arms = None,
+    metric: options.Metric = None,
+    cluster_by: options.ClusterBy = None,
     claims: options.Claims = None,
     treatment: Treatment = None,
     control: Control = None,
@@ -228,7 +225,10 @@ def report(
     from schemabank.report.contents import report_json
     from schemabank.report.page import tables, text
 
-    question = Question(treatment, control, primary, test_size, claims, group, margin)
+    arms = tuple(arm or ())
+    question = Question(
+        treatment, control, primary, test_size, claims, group, margin, arms, metric, cluster_by
+    )
     found = examined(results, question, out)
     stop = why_stop(found) if fail_if_worse else None
     if as_json:

@@ -16,11 +16,11 @@ __all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report", "why_stop"]
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 
 
-def report(path: Path, question: Question, out: Path | None = None) -> Report:
-    """Examine a folder of runs or a table of results, and write the report if a folder is named.
+def report(path: Path | None, question: Question, out: Path | None = None) -> Report:
+    """Examine runs, a table or other tools' results, and write the report if a folder is named.
 
     Args:
-        path: folder of runs, or CSV with the columns ``arm,epochs,seed,score[,n_items]``.
+        path: see `examine`.
         question: what is asked.
         out: folder to write; must not exist.
 

@@ -1,16 +1,23 @@
 """What a report says: read, compared, and looked at as a sceptical reviewer would."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.report.claims.judgements import beside, judge_claims
 from schemabank.report.claims.statistics import Subject
-from schemabank.report.comparing.comparison import Comparison, compare
-from schemabank.report.comparing.margins import Margin, judged_by, stated_margin
+from schemabank.report.comparing.comparison import compare
+from schemabank.report.comparing.judging import judged_by
+from schemabank.report.comparing.margins import Margin, stated_margin
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
+from schemabank.report.others import examine_others
+from schemabank.report.reading.itemresults import ItemResults
+from schemabank.report.reading.itemtable import is_item_table, read_item_table
 from schemabank.report.reading.packed import is_packed, unpacked
+from schemabank.report.reading.places import read_places
+from schemabank.report.reading.results import SUFFIXES, holds_results, read_results
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.table import choose_arms, read_scores
 from schemabank.report.reading.tabulate import choose_contrast
@@ -21,6 +28,7 @@ from schemabank.report.warnings.finding import by_weight
 from schemabank.report.warnings.margins import undeclared_margin
 from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
+from schemabank.runs.folder import RESULT, SUITE
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,9 @@ class Question:
         claims: file of claims; ``None`` for the one beside the table, if it is there.
         group: part of the split that runs are compared on; ``None`` for the first.
         margin: in points, the largest difference that does not matter; ``None`` for the runs' own.
+        arms: of other tools' results, as ``NAME=PATH`` or ``NAME:SEED=PATH``.
+        metric: of such results; ``None`` for each task's first.
+        cluster_by: field of such items that names what they were drawn with.
     """
 
     treatment: str | None = None
@@ -44,30 +55,68 @@ class Question:
     claims: Path | None = None
     group: str | None = None
     margin: float | None = None
+    arms: tuple[str, ...] = ()
+    metric: str | None = None
+    cluster_by: str | None = None
 
 
-def examine(path: Path, question: Question) -> Report:
-    """Return everything that a report says of runs, also packed ones, or a table of results.
+def examine(path: Path | None, question: Question) -> Report:
+    """Return everything that a report says of runs, a table, or other tools' results.
+
+    Args:
+        path: a folder of runs or their packed record, a CSV, or a folder or file of other tools;
+            ``None`` where the question names the arms' own places.
+        question: what is asked.
 
     Raises:
-        InputError: the runs or the table cannot be read or compared as asked.
+        InputError: they cannot be read or compared as asked.
     """
-    if path.is_dir() or is_packed(path):
-        with unpacked(path) as folder:
-            return _examine_runs(folder, question)
-    return _examine_table(path, question)
+    if path is not None and not question.arms:
+        if _holds_runs(path):
+            with unpacked(path) as folder:
+                return _examine_runs(folder, question)
+        if path.suffix not in SUFFIXES and not path.is_dir():
+            return _examine_table(path, question)
+    _refuse(question, ("group", "claims"), "results of other tools")
+    places = read_places(path, question.arms)
+    return _examine_others(read_results(places, question.metric, question.cluster_by), question)
+
+
+def _holds_runs(path: Path) -> bool:
+    """Whether a path is that of runs; so is a folder that holds nothing at all."""
+    if is_packed(path):
+        return True
+    is_ours = any(path.glob(f"*/{RESULT}")) or (path / SUITE).exists() or (path / RESULT).exists()
+    return path.is_dir() and (is_ours or not holds_results(path))
+
+
+def _refuse(question: Question, names: Sequence[str], what: str) -> None:
+    """Refuse options that cannot be asked of what is reported."""
+    for name in names:
+        if (value := getattr(question, name)) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} {str(value)!r}: not allowed with {what}: leave it out")
+
+
+def _examine_others(results: ItemResults, question: Question) -> Report:
+    return examine_others(
+        results,
+        (question.treatment, question.control),
+        question.primary,
+        margin=stated_margin(question.margin),
+        test_size=question.test_size,
+    )
 
 
 def _examine_table(path: Path, question: Question) -> Report:
-    if question.group is not None:
-        raise InputError(
-            f"--group {question.group!r}: allowed with a folder of runs, but {path.name} is a "
-            "table of results: leave it out"
-        )
+    _refuse(question, ("group", "metric", "cluster_by"), f"{path.name}, a table")
+    if is_item_table(path):
+        _refuse(question, ("claims",), f"{path.name}, a table of items")
+        return _examine_others(read_item_table(path), question)
     table = read_scores(path)
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
-    comparison = _with_margin(comparison, stated_margin(question.margin))
+    comparison = judged_by(stated_margin(question.margin), comparison)
     warnings = find_warnings(table, comparison, question.test_size)
     claims = question.claims or beside(path)
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
@@ -81,17 +130,13 @@ def _examine_table(path: Path, question: Question) -> Report:
 
 
 def _examine_runs(path: Path, question: Question) -> Report:
-    if question.claims is not None:
-        raise InputError(
-            f"--claims {str(question.claims)!r}: allowed with a table of results, but "
-            f"{str(path)!r} is a folder of runs: leave it out"
-        )
+    _refuse(question, ("claims", "metric", "cluster_by"), f"{str(path)!r}, a folder of runs")
     runs = read_runs(path)
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
     margin = stated_margin(question.margin) or declared_margin(runs, arms)
-    material = replace(material, comparison=_with_margin(material.comparison, margin))
+    material = replace(material, comparison=judged_by(margin, material.comparison))
     topics, samples = find_topics(material)
     known = Facts(material.settings, topics.rates, topics.behaviour, topics.cost)
     warnings = [
@@ -133,8 +178,3 @@ def chosen_group(runs: RunSet, group: str | None) -> str:
             "one of these"
         )
     return group
-
-
-def _with_margin(comparison: Comparison, margin: Margin | None) -> Comparison:
-    judged = judged_by(margin, comparison.primary_contrast.own.difference)
-    return replace(comparison, primary=replace(comparison.primary, margin=judged))

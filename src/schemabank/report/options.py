@@ -5,6 +5,28 @@ from typing import Annotated
 
 import typer
 
+Results = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RESULTS",
+        help="Folder of runs, their packed record, a CSV (arm,epochs,seed,score[,n_items] or "
+        "arm,seed,item,score[,task][,cluster], shares), or a folder of lm-evaluation-harness or "
+        "Inspect results.",
+    ),
+]
+Arms = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH", help="Instead of RESULTS: an arm's own results; NAME:SEED=PATH too."
+    ),
+]
+Metric = Annotated[
+    str | None, typer.Option(help="Of other tools' results; default: each task's first.")
+]
+ClusterBy = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD", help="Of other tools' items: those with one value vary as one."),
+]
 Claims = Annotated[
     Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
 ]

@@ -24,13 +24,6 @@ class MarginJudged:
     verdict: stats.MarginVerdict
 
 
-def judged_by(margin: Margin | None, difference: stats.Difference) -> MarginJudged | None:
-    """Judge a difference by a margin, if there is one."""
-    if margin is None:
-        return None
-    return MarginJudged(margin.declared_by, stats.margin_verdict(difference, margin.points / 100))
-
-
 def stated_margin(points: float | None) -> Margin | None:
     """Return the margin of ``--margin``.
 

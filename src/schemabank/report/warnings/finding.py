@@ -21,6 +21,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "other-conditions",
+        "other-evaluation",
         "other-contrast",
         "contrast-not-declared",
         "margin-not-declared",
@@ -40,6 +41,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-settings",
         "runs-left-out",
         "few-seeds",
+        "single-runs",
         "selection-on-test",
     ),
     (
@@ -47,6 +49,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "subset-of-split",
         "trimmed-prompts",
         "excluded-runs",
+        "excluded-tasks",
         "lower-variance-unsupported",
     ),
 )
