@@ -16,7 +16,7 @@ def write_lm_eval(
     tasks: Mapping[str, Sequence[float]],
     *,
     metric: str = "exact_match",
-    **changes: Any,
+    **changes: object,
 ) -> Path:
     """Write a run's folder as ``lm_eval --output_path FOLDER --log_samples`` does.
 

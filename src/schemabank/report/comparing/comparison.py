@@ -17,6 +17,7 @@ from schemabank.report.comparing.margins import MarginJudged
 from schemabank.report.comparing.peaks import Peaks, find_peaks
 from schemabank.report.comparing.references import Reference, find_references
 from schemabank.report.plain import EPOCHS, KEY
+from schemabank.report.reading.itemresults import TASKS
 from schemabank.report.reading.table import ScoreTable
 
 CONFIDENCE = 0.95
@@ -328,6 +329,7 @@ def _compare_welch(a: list[float], b: list[float]) -> Welch:
 
 def at_settings(setting_name: str, names: Sequence[str]) -> str:
     """Return settings as a reader knows them: ``epochs 2 and 4``; nothing where nothing varies."""
+    setting_name = "task" if setting_name == TASKS and len(names) == 1 else setting_name
     *rest, last = (name or "(empty)" for name in names)
     listed = f"{', '.join(rest)} and {last}" if rest else last
     return f"{setting_name} {listed}" if setting_name and any(names) else ""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
-from schemabank.common.files import LARGEST_JSON, check_regular, parse_json, read_json
+from schemabank.common.files import LARGEST_JSON, check_regular, parse_json, read_json, read_text
 from schemabank.report.reading.itemresults import Item, TaskRun, as_score
 from schemabank.report.reading.lmeval import field_of
 from schemabank.report.reading.places import ResultFile
@@ -38,8 +38,8 @@ def is_log(path: Path) -> bool:
     """
     if path.suffix == ".eval":
         return True
-    tree = read_json(path)
-    return isinstance(tree.get("eval"), dict) and "status" in tree
+    tree = parse_json(read_text(path, at_most=LARGEST_JSON), str(path))
+    return isinstance(tree, dict) and isinstance(tree.get("eval"), dict) and "status" in tree
 
 
 def read_log(file: ResultFile, metric: str | None, cluster_by: str | None) -> TaskRun:

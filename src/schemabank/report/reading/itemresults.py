@@ -129,11 +129,12 @@ def item_results(name: str, tool: str, runs: Iterable[TaskRun]) -> ItemResults:
     for run in found:
         first = seen.setdefault((run.arm, run.seed, run.task), run)
         if first is not run:
+            seed = "no seed" if run.seed in {None, ONLY_RUN} else f"seed {run.seed}"
             raise InputError(
-                f"{first.source} and {run.source} are both of arm {run.arm!r}, "
-                f"{'no seed' if run.seed is None else f'seed {run.seed}'} and task {run.task!r}: "
-                "allowed is one run a place, name seeds in the folders (NAME-seed1), or name both "
-                "arms by --arm NAME=PATH or --arm NAME:SEED=PATH"
+                f"{first.source} and {run.source} are both of arm {run.arm!r}, {seed} and task "
+                f"{run.task!r}: allowed is one run a place, name seeds in the folders "
+                "(NAME-seed1), name the arms by --arm NAME=PATH or --arm NAME:SEED=PATH, or move "
+                "one of the files away"
             )
     firsts: dict[str, TaskRun] = {}
     for run in found:
