@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from schemabank import stats
+from schemabank.common import archives
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
 from schemabank.report.examine import examine
@@ -25,7 +26,6 @@ from schemabank.report.planning import (
     table,
 )
 from schemabank.report.planning import plan as make_plan
-from schemabank.report.reading import packed
 from schemabank.runs.folder import CONFIG, PREDICTIONS, RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
 from synthetic import ITEMS, SEEDS, change, examined, in_parts, keep_rows, rescore, rows
@@ -265,8 +265,7 @@ class TestPacked:
     @pytest.mark.parametrize(
         ("name", "kind", "words"),
         [
-            ("../outside", tarfile.REGTYPE, "cannot read the record .*outside"),
-            ("/absolute", tarfile.REGTYPE, r"holds 1 files or folders|cannot read the record"),
+            ("../outside", tarfile.REGTYPE, "cannot read .*outside"),
             ("runs/link", tarfile.SYMTYPE, "'runs/link', which is no file"),
             ("runs/pipe", tarfile.FIFOTYPE, "'runs/pipe', which is no file"),
             ("file", tarfile.REGTYPE, "holds 1 files or folders at its top, allowed is the one"),
@@ -285,14 +284,14 @@ class TestPacked:
     def test_torn_and_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         record = tmp_path / "bad.tar.xz"
         record.write_bytes(b"no xz")
-        with pytest.raises(InputError, match="cannot read the record"):
+        with pytest.raises(InputError, match=r"cannot read .*bad\.tar\.xz"):
             make_plan(record, None, Question(), Wanted())
         with tarfile.open(record, "w:xz") as archive:
             entry = tarfile.TarInfo("runs/large")
             entry.size = 2000
             archive.addfile(entry, io.BytesIO(bytes(2000)))
-        monkeypatch.setattr(packed, "LARGEST_RECORD", 1999)
-        with pytest.raises(InputError, match="unpacks to more than 200,000 files or 1,999 bytes"):
+        monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 1999)
+        with pytest.raises(InputError, match="unpacks to more than 1,000,000 files or 1,999 b"):
             make_plan(record, None, Question(), Wanted())
 
 

@@ -5,16 +5,16 @@ import pytest
 
 from schemabank import stats
 from schemabank.report.comparing.itemruns import ItemRuns
-from schemabank.report.reading.itemresults import Item, ItemResults, TaskRun, item_results
+from schemabank.report.reading.itemresults import ItemResults, ScoredItem, TaskRun, item_results
 
 NUM = 40
 Scores = np.ndarray
 
 
 def made(arms: dict[str, dict[str | None, dict[str, Scores]]], *, clusters: bool) -> ItemResults:
-    def items(scores: Scores) -> dict[str, Item]:
+    def items(scores: Scores) -> dict[str, ScoredItem]:
         return {
-            str(n): Item(float(s), cluster=str(n // 4) if clusters else None)
+            str(n): ScoredItem(float(s), cluster=str(n // 4) if clusters else None)
             for n, s in enumerate(scores)
         }
 

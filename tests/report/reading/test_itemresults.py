@@ -9,18 +9,18 @@ import pytest
 from schemabank.common.errors import InputError
 from schemabank.report.reading.itemresults import (
     ONLY_RUN,
-    Item,
     ItemResults,
+    ScoredItem,
     TaskRun,
     as_score_table,
     item_results,
 )
 
-ITEMS = {"0": Item(1.0, "a"), "1": Item(0.0, "b"), "2": Item(1.0, "c")}
+ITEMS = {"0": ScoredItem(1.0, "a"), "1": ScoredItem(0.0, "b"), "2": ScoredItem(1.0, "c")}
 
 
 def run(
-    arm: str = "lora", seed: str | None = "1", items: Mapping[str, Item] = ITEMS, **other: str
+    arm: str = "lora", seed: str | None = "1", items: Mapping[str, ScoredItem] = ITEMS, **other: str
 ) -> TaskRun:
     own = {"task": "gsm8k", "metric": "acc", **other}
     return TaskRun(arm, seed, own["task"], own["metric"], f"{arm}-{seed}.jsonl", items)
@@ -31,7 +31,7 @@ def results(*runs: TaskRun) -> ItemResults:
 
 
 def test_scores_stand_in_the_first_runs_order() -> None:
-    turned = dict(reversed(ITEMS.items())) | {"0": Item(0.0, "a")}
+    turned = dict(reversed(ITEMS.items())) | {"0": ScoredItem(0.0, "a")}
     found = results(run(), run("new", "1", turned))
     assert found.scores("new", "gsm8k", ["1"]).tolist() == [[0.0, 0.0, 1.0]]
     assert found.tasks == ["gsm8k"]
@@ -53,14 +53,18 @@ def test_single_runs_without_seeds_are_arms() -> None:
 
 
 def test_the_table_is_exact_where_scores_are_right_or_wrong() -> None:
-    shares = {"0": Item(0.25), "1": Item(0.5)}
+    shares = {"0": ScoredItem(0.25), "1": ScoredItem(0.5)}
     first, second = as_score_table(results(run(), run(items=shares, task="f"))).rows
     assert (first.exact, first.num_items, first.setting) == (Fraction(2, 3), 3, "gsm8k")
     assert (second.exact, second.num_items) == (Fraction(3, 8), None)
 
 
 def test_items_in_clusters_and_alone() -> None:
-    mixed = {"0": Item(1.0, cluster="x"), "x": Item(0.0), "2": Item(1.0, cluster="x")}
+    mixed = {
+        "0": ScoredItem(1.0, cluster="x"),
+        "x": ScoredItem(0.0),
+        "2": ScoredItem(1.0, cluster="x"),
+    }
     found = results(run(items=mixed)).clusters("gsm8k")
     assert found is not None
     assert found[0] == found[2] != found[1]
@@ -72,11 +76,11 @@ def test_items_in_clusters_and_alone() -> None:
         (run(), "are both of arm 'lora', seed 1 and task 'gsm8k': allowed is one run a place"),
         (run("new", metric="f1"), "have the metrics 'acc' and 'f1'"),
         (run("new", items={}), "new-1.jsonl has no item of task"),
-        (run("new", items=ITEMS | {"9": Item(1)}), "other items .*1 of them .* such as '9'"),
-        (run("new", items={"0": Item(1)}), "have other items"),
-        (run("new", items=ITEMS | {"1": Item(0, "z")}), "other contents under the id '1'"),
+        (run("new", items=ITEMS | {"9": ScoredItem(1)}), "other items .*1 of them .* such as '9'"),
+        (run("new", items={"0": ScoredItem(1)}), "have other items"),
+        (run("new", items=ITEMS | {"1": ScoredItem(0, "z")}), "other contents under the id '1'"),
         (
-            run("new", items=ITEMS | {"1": Item(0, "b", "k")}),
+            run("new", items=ITEMS | {"1": ScoredItem(0, "b", "k")}),
             "have the item '1' in the clusters None and 'k'",
         ),
     ],
@@ -90,5 +94,5 @@ def test_what_cannot_be_compared(other: TaskRun, words: str) -> None:
 def test_the_digest_is_that_of_scores_and_places() -> None:
     first = results(run(), run("new")).digest
     assert first == results(run(), run("new")).digest
-    assert first != results(run(), run("new", items=ITEMS | {"0": Item(0.0, "a")})).digest
+    assert first != results(run(), run("new", items=ITEMS | {"0": ScoredItem(0.0, "a")})).digest
     assert first != results(run(), run("other")).digest

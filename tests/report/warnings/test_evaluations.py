@@ -2,10 +2,10 @@
 
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.comparing.itemruns import ItemRuns
-from schemabank.report.reading.itemresults import Item, TaskRun, as_score_table, item_results
+from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score_table, item_results
 from schemabank.report.warnings.evaluations import find_evaluation_warnings
 
-ITEMS = {str(n): Item(float(n % 2)) for n in range(10)}
+ITEMS = {str(n): ScoredItem(float(n % 2)) for n in range(10)}
 
 
 def run(arm: str, task: str = "a", **conditions: str) -> TaskRun:

@@ -10,24 +10,22 @@ cannot read is refused here.
 import contextlib
 import hashlib
 import json
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from schemabank.common.archives import zip_names, zip_texts
 from schemabank.common.errors import InputError
-from schemabank.common.files import LARGEST_JSON, check_regular, parse_json, read_json, read_text
-from schemabank.report.reading.itemresults import Item, TaskRun, as_score
+from schemabank.common.files import LARGEST_JSON, parse_json, read_json, read_text
+from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score
 from schemabank.report.reading.lmeval import field_of
 from schemabank.report.reading.places import ResultFile
 
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 HEADER, SAMPLES = "header.json", "samples/"
-MOST_SAMPLES = 1_000_000
-LARGEST_LOG = 4 * 2**30  # bytes of all samples, unpacked
-UNREADABLE = (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+
+Log = Mapping[str, Any]
 
 
 def is_log(path: Path) -> bool:
@@ -95,7 +93,7 @@ def as_number(value: object, where: str) -> float:
     return as_score(value, where)
 
 
-def _listed(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _listed(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Log]]:
     samples = tree.get("samples")
     if not isinstance(samples, list) or not all(isinstance(own, dict) for own in samples):
         raise InputError(
@@ -106,67 +104,29 @@ def _listed(tree: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Mapping[
         yield f"{path} sample {number}", sample
 
 
-def _unzipped(
-    path: Path,
-) -> tuple[Mapping[str, Any], Iterator[tuple[str, Mapping[str, Any]]]]:
+def _unzipped(path: Path) -> tuple[Log, Iterator[tuple[str, Log]]]:
     """The header of a zipped log, and its samples, which are read when they are asked for."""
-    check_regular(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [info for info in archive.infolist() if info.filename.startswith(SAMPLES)]
-            size = sum(info.file_size for info in names)
-            if len(names) > MOST_SAMPLES or size > LARGEST_LOG:
-                raise InputError(
-                    f"{str(path)!r} unpacks to {len(names):,} samples of {size:,} bytes, allowed "
-                    f"are {MOST_SAMPLES:,} samples and {LARGEST_LOG:,} bytes: name a smaller log"
-                )
-            header = _member(archive, HEADER, path)
-    except UNREADABLE as error:
-        raise _torn(path, error) from error
-    return header, _zipped_samples(path, sorted(info.filename for info in names))
-
-
-def _zipped_samples(path: Path, names: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in names:
-                yield f"{path} {name}", _member(archive, name, path)
-    except UNREADABLE as error:
-        raise _torn(path, error) from error
-
-
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> Mapping[str, Any]:
-    """One JSON object of a zipped log; no more of it is unpacked than is allowed."""
-    if name not in archive.namelist():
+    names = zip_names(path)
+    if HEADER not in names:
         raise InputError(
-            f"{str(path)!r} has no {name}: allowed is a finished log of Inspect, finish the "
+            f"{str(path)!r} has no {HEADER}: allowed is a finished log of Inspect, finish the "
             "evaluation (inspect eval-retry), or move the log away"
         )
-    with archive.open(name) as file:
-        content = file.read(LARGEST_JSON + 1)
-    if len(content) > LARGEST_JSON:
-        raise InputError(
-            f"{path} {name} has more than {LARGEST_JSON} bytes: allowed are at most so many"
-        )
-    try:
-        tree = parse_json(content.decode(), f"{path} {name}")
-    except UnicodeDecodeError as error:
-        raise _torn(path, error) from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{path} {name} holds no JSON object: restore the log")
-    return tree
+    ((_, header),) = _objects(path, [HEADER])
+    return header, _objects(path, [name for name in names if name.startswith(SAMPLES)])
 
 
-def _torn(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"cannot read the log {str(path)!r} ({error}): restore it, or write it as JSON with "
-        "inspect log convert --to json"
-    )
+def _objects(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Log]]:
+    for where, text in zip_texts(path, names):
+        tree = parse_json(text, where)
+        if not isinstance(tree, dict):
+            raise InputError(f"{where} holds no JSON object: restore the log")
+        yield where, tree
 
 
 def _complete(
-    samples: Iterator[tuple[str, Mapping[str, Any]]], header: Mapping[str, Any], path: Path
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    samples: Iterator[tuple[str, Log]], header: Mapping[str, Any], path: Path
+) -> Iterator[tuple[str, Log]]:
     """Pass samples on; refuse others than as many as the results say."""
     number = 0
     for number, own in enumerate(samples, start=1):  # noqa: B007 -- their number is used below
@@ -193,11 +153,11 @@ def _first_scorer(header: Mapping[str, Any], path: Path) -> str:
 
 
 def _items(
-    samples: Iterator[tuple[str, Mapping[str, Any]]], metric: str, cluster_by: str | None
-) -> dict[str, Item]:
+    samples: Iterator[tuple[str, Log]], metric: str, cluster_by: str | None
+) -> dict[str, ScoredItem]:
     """All items, whose scores are means over epochs."""
     values: dict[str, dict[object, float]] = {}
-    items: dict[str, Item] = {}
+    items: dict[str, ScoredItem] = {}
     for where, sample in samples:
         key, epoch = json.dumps(sample.get("id")), sample.get("epoch", 1)
         if "id" not in sample or not isinstance(epoch, int):
@@ -211,9 +171,9 @@ def _items(
         cluster = (
             None if cluster_by is None else field_of(sample.get("metadata"), cluster_by, where)
         )
-        items.setdefault(key, Item(0.0, content, cluster))
+        items.setdefault(key, ScoredItem(0.0, content, cluster))
     means = {key: sum(own.values()) / len(own) for key, own in values.items()}
-    return {key: Item(means[key], own.content, own.cluster) for key, own in items.items()}
+    return {key: ScoredItem(means[key], own.content, own.cluster) for key, own in items.items()}
 
 
 def _value(sample: Mapping[str, Any], metric: str, where: str) -> object:

@@ -23,7 +23,7 @@ TASKS = "tasks"
 
 
 @dataclass(frozen=True)
-class Item:
+class ScoredItem:
     """An item of a run.
 
     Attributes:
@@ -56,7 +56,7 @@ class TaskRun:
     task: str
     metric: str
     source: str
-    items: Mapping[str, Item]
+    items: Mapping[str, ScoredItem]
     conditions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from schemabank.common.errors import InputError
-from schemabank.report.reading.itemresults import Item, ItemResults, TaskRun, item_results
+from schemabank.report.reading.itemresults import ItemResults, ScoredItem, TaskRun, item_results
 from schemabank.report.reading.table import (
     NO_ARM,
     OPTIONAL,
@@ -34,7 +34,7 @@ def read_item_table(path: Path) -> ItemResults:
     Raises:
         InputError: the file cannot be read, a line is wrong, or runs have other items.
     """
-    runs: dict[tuple[str, str | None, str], dict[str, Item]] = {}
+    runs: dict[tuple[str, str | None, str], dict[str, ScoredItem]] = {}
     for line, cells in read_cells(read_text(path)[0], path, COLUMNS, MORE):
         where = f"{path.name} line {line}"
         arm, item = cells["arm"], cells["item"]
@@ -51,6 +51,6 @@ def read_item_table(path: Path) -> ItemResults:
                 f"{item!r:.60} on another line already: an item is one row, remove one"
             )
         score = float(parse_share(cells["score"], where)[0])
-        own[item] = Item(score, cluster=known(cells.get("cluster", "")) or None)
+        own[item] = ScoredItem(score, cluster=known(cells.get("cluster", "")) or None)
     found = [TaskRun(*place, "score", path.name, items) for place, items in runs.items()]
     return item_results(path.name, "a table of items", found)

@@ -13,7 +13,7 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, read_json
-from schemabank.report.reading.itemresults import Item, TaskRun, as_score
+from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score
 from schemabank.report.reading.places import ResultFile
 
 RESULTS = re.compile(r"results_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.json", re.ASCII)
@@ -90,10 +90,10 @@ def _chosen_metric(
 
 def _read_items(
     samples: Path, metric: tuple[str, str], cluster_by: str | None
-) -> tuple[dict[str, Item], str]:
+) -> tuple[dict[str, ScoredItem], str]:
     """The items of one filter, and a digest of their prompts."""
     name, by = metric
-    items: dict[str, Item] = {}
+    items: dict[str, ScoredItem] = {}
     prompts: dict[str, str] = {}
     for where, row in json_lines(samples):
         if row.get("filter", NOT_FILTERED) != by:
@@ -109,7 +109,7 @@ def _read_items(
             )
         content = f"{row.get('doc_hash', '')}{row.get('target_hash', '')}"
         cluster = None if cluster_by is None else field_of(row.get("doc"), cluster_by, where)
-        items[key] = Item(as_score(row[name], where), content, cluster)
+        items[key] = ScoredItem(as_score(row[name], where), content, cluster)
         prompts[key] = str(row.get("prompt_hash", ""))
     said = "".join(f"{key}:{prompts[key]}\n" for key in sorted(prompts))
     return items, hashlib.sha256(said.encode()).hexdigest()[:12] if any(prompts.values()) else ""
@@ -138,7 +138,7 @@ def _check_complete(
     task: str,
     metric: tuple[str, str],
     tree: Mapping[str, Any],
-    items: Mapping[str, Item],
+    items: Mapping[str, ScoredItem],
 ) -> None:
     """Refuse items that are not as many, or not of the mean, that the results say."""
     counts = tree.get("n-samples")
