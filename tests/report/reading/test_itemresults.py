@@ -91,6 +91,13 @@ def test_what_cannot_be_compared(other: TaskRun, words: str) -> None:
     assert other.source in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[2J", "\ud800", "a\u202eb"])
+def test_names_that_cannot_be_shown(name: str) -> None:
+    for other in (run(name), run(task=name), run(metric=name)):
+        with pytest.raises(InputError, match="allowed are names that can be printed"):
+            results(other)
+
+
 def test_the_digest_is_that_of_scores_and_places() -> None:
     first = results(run(), run("new")).digest
     assert first == results(run(), run("new")).digest

@@ -138,6 +138,7 @@ def item_results(name: str, tool: str, runs: Iterable[TaskRun]) -> ItemResults:
             )
     firsts: dict[str, TaskRun] = {}
     for run in found:
+        _check_names(run)
         _check_alike(firsts.setdefault(run.task, run), run)
     return ItemResults(name, tool, found)
 
@@ -179,6 +180,17 @@ def _with_seeds(runs: Sequence[TaskRun]) -> Iterator[TaskRun]:
         return
     for run in runs:
         yield TaskRun(**{**vars(run), "seed": ONLY_RUN})
+
+
+def _check_names(run: TaskRun) -> None:
+    """Refuse names that no page can show in one line."""
+    for kind in ("arm", "task", "metric"):
+        name = getattr(run, kind)
+        if not name.strip() or not name.isprintable():
+            raise InputError(
+                f"{run.source} is of the {kind} {name!r:.100}: allowed are names that can be "
+                "printed, rename it, or name the arm by --arm NAME=PATH"
+            )
 
 
 def _check_alike(first: TaskRun, run: TaskRun) -> None:
