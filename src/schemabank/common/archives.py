@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lzma import LZMAError
 from pathlib import Path
 
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import LARGEST_JSON, check_regular
 
 MOST_FILES = 1_000_000
@@ -97,4 +97,6 @@ def _check_size(path: Path, number: int, size: int) -> None:
 
 
 def _torn(path: Path, error: Exception) -> InputError:
-    return InputError(f"cannot read {str(path)!r} ({error}): restore it, or name another file")
+    return InputError(
+        f"cannot read {str(path)!r} ({first_line(error)}): restore it, or name another file"
+    )

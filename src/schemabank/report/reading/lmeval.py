@@ -6,13 +6,14 @@ https://github.com/EleutherAI/lm-evaluation-harness/blob/034ab03621186e68aa1f73e
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
-from schemabank.common.files import json_lines, read_json
+from schemabank.common.files import is_number, json_lines, read_json
 from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score
 from schemabank.report.reading.places import ResultFile
 
@@ -68,7 +69,8 @@ def read_run(file: ResultFile, metric: str | None, cluster_by: str | None) -> It
 def _lower_is_better(tree: Mapping[str, Any], task: str) -> set[str]:
     known = tree.get("higher_is_better")
     own = known.get(task) if isinstance(known, dict) else None
-    return {name for name, is_higher in own.items() if is_higher is False} if own else set()
+    own = own if isinstance(own, dict) else {}
+    return {name for name, is_higher in own.items() if is_higher is False}
 
 
 def _chosen_metric(
@@ -111,7 +113,7 @@ def _read_items(
         cluster = None if cluster_by is None else field_of(row.get("doc"), cluster_by, where)
         items[key] = ScoredItem(as_score(row[name], where), content, cluster)
         prompts[key] = str(row.get("prompt_hash", ""))
-    said = "".join(f"{key}:{prompts[key]}\n" for key in sorted(prompts))
+    said = json.dumps(prompts, sort_keys=True)
     return items, hashlib.sha256(said.encode()).hexdigest()[:12] if any(prompts.values()) else ""
 
 
@@ -151,7 +153,7 @@ def _check_complete(
         )
     said = tree["results"][task][",".join(metric)]
     mean = sum(item.score for item in items.values()) / max(len(items), 1)
-    if not isinstance(said, int | float) or abs(said - mean) > ROUNDING:
+    if not is_number(said, at_most=1) or abs(said - mean) > ROUNDING:
         raise InputError(
             f"{str(file.path)!r} has {','.join(metric)} of {task!r} as {said!r:.40}, but its items "
             f"have the mean {mean:.6g}: allowed are metrics that are means over items, name one "

@@ -22,13 +22,18 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
         )
 
 
+def _shown(value: str) -> str:
+    """A value as UTF-8 can hold it; half a character becomes a mark."""
+    return value.encode("utf-8", "replace").decode("utf-8")
+
+
 def _unlike(results: ItemResults, arms: tuple[str, str]) -> Iterator[Finding]:
     """Conditions of a task that differ between the runs of both arms."""
     found: dict[str, dict[str, list[str]]] = {}
     for task in results.tasks:
         own = [run for run in results.runs if run.task == task and run.arm in arms]
         for name in dict.fromkeys(name for run in own for name in run.conditions):
-            values = {run.conditions.get(name, "none") for run in own}
+            values = {_shown(run.conditions.get(name, "none")) for run in own}
             if len(values) > 1:
                 found.setdefault(task, {})[name] = sorted(values)
     if found:
