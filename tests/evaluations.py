@@ -162,5 +162,28 @@ def write_inspect(path: Path, log: Mapping[str, Any]) -> Path:
     return path
 
 
+def write_peft(path: Path, name: str, score: float, *, seed: int = 0, **changes: object) -> Path:
+    """Write a result as PEFT's method comparison does; ``changes`` are keys of ``train_info``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps = [{"step": 250 * n, "valid accuracy": 0.4, "train loss": 0.7} for n in (1, 2)]
+    trained = {
+        "cuda_memory_max": 22273851392,
+        "train_time": 1796.2,
+        "num_trainable_params": 9175040,
+        "status": "success",
+        "metrics": [*steps, {"step": 500, "test accuracy": score, "train total tokens": 4198051}],
+    }
+    run = {
+        "created_at": "2025-06-19T19:15:35+00:00",
+        "experiment_name": name,
+        "train_config": {"model_id": "meta-llama/Llama-3.2-3B", "seed": seed},
+        "peft_config": {"peft_type": "LORA", "r": 32},
+        "error_msg": "",
+    }
+    tree = {"run_info": run, "train_info": trained | changes, "meta_info": {}}
+    path.write_text(json.dumps(tree, indent=2))
+    return path
+
+
 def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

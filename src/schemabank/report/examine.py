@@ -19,7 +19,7 @@ from schemabank.report.reading.packed import is_packed, unpacked
 from schemabank.report.reading.places import read_places
 from schemabank.report.reading.results import SUFFIXES, holds_results, read_results
 from schemabank.report.reading.runs import RunSet, read_runs
-from schemabank.report.reading.table import choose_arms, read_scores
+from schemabank.report.reading.table import ScoreTable, choose_arms, read_scores
 from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
@@ -79,7 +79,10 @@ def examine(path: Path | None, question: Question) -> Report:
             return _examine_table(path, question)
     _refuse(question, ("group", "claims"), "results of other tools")
     places = read_places(path, question.arms)
-    return _examine_others(read_results(places, question.metric, question.cluster_by), question)
+    found = read_results(places, question.metric, question.cluster_by)
+    if isinstance(found, ScoreTable):
+        return _report_on_table(found, question, None)
+    return _examine_others(found, question)
 
 
 def _holds_runs(path: Path) -> bool:
@@ -113,12 +116,14 @@ def _examine_table(path: Path, question: Question) -> Report:
     if is_item_table(path):
         _refuse(question, ("claims",), f"{path.name}, a table of items")
         return _examine_others(read_item_table(path), question)
-    table = read_scores(path)
+    return _report_on_table(read_scores(path), question, question.claims or beside(path))
+
+
+def _report_on_table(table: ScoreTable, question: Question, claims: Path | None) -> Report:
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
     comparison = judged_by(stated_margin(question.margin), comparison)
     warnings = find_warnings(table, comparison, question.test_size)
-    claims = question.claims or beside(path)
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
     return Report(
         table=TableFile(table.name, table.sha256, len(table.rows)),

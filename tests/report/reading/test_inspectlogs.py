@@ -10,7 +10,7 @@ import pytest
 from evaluations import inspect_log, write_inspect
 from schemabank.common import archives
 from schemabank.common.errors import InputError
-from schemabank.report.reading.inspectlogs import as_number, is_log, read_log
+from schemabank.report.reading.inspectlogs import as_number, read_log
 from schemabank.report.reading.itemresults import TaskRun
 from schemabank.report.reading.places import ResultFile
 
@@ -149,15 +149,3 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 100)
     with pytest.raises(InputError, match="unpacks to more than"):
         read(path)
-
-
-def test_what_is_a_log(tmp_path: Path) -> None:
-    assert is_log(write_inspect(tmp_path / "log.json", inspect_log(["C"])))
-    other = tmp_path / "adapter_config.json"
-    other.write_text('{"peft_type": "LORA"}')
-    assert not is_log(other)
-    other.write_text("[1, 2]")
-    assert not is_log(other)
-    other.write_text("{")
-    with pytest.raises(InputError, match="is not valid JSON"):
-        is_log(other)

@@ -16,7 +16,7 @@ from typing import Any
 
 from schemabank.common.archives import zip_names, zip_texts
 from schemabank.common.errors import InputError
-from schemabank.common.files import LARGEST_JSON, parse_json, read_json, read_text
+from schemabank.common.files import parse_json, read_json
 from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score
 from schemabank.report.reading.lmeval import field_of
 from schemabank.report.reading.places import ResultFile
@@ -28,16 +28,9 @@ HEADER, SAMPLES = "header.json", "samples/"
 Log = Mapping[str, Any]
 
 
-def is_log(path: Path) -> bool:
-    """Whether a file is a log of this tool: by its name, or by what a JSON file holds.
-
-    Raises:
-        InputError: a JSON file cannot be read.
-    """
-    if path.suffix == ".eval":
-        return True
-    tree = parse_json(read_text(path, at_most=LARGEST_JSON), str(path))
-    return isinstance(tree, dict) and isinstance(tree.get("eval"), dict) and "status" in tree
+def is_log(tree: Mapping[str, object]) -> bool:
+    """Whether what a JSON file holds is a log of this tool."""
+    return isinstance(tree.get("eval"), dict) and "status" in tree
 
 
 def read_log(file: ResultFile, metric: str | None, cluster_by: str | None) -> TaskRun:
