@@ -2,8 +2,9 @@
 
 What an interval speaks of depends on what was drawn. Intervals over seeds (`summarise_arm`,
 `paired_difference`, `welch_difference`) take the test items as they are; intervals over items
-(`wilson_interval`, `clustered_interval`) take the trained weights as they are; only
-`crossed_difference` and `pigeonhole_interval` speak of other seeds and other items.
+(`wilson_interval`, `clustered_interval`, `difference_over_items`) take the trained weights as they
+are; only `crossed_difference`, `stratified_difference` and `pigeonhole_interval` speak of other
+seeds and other items.
 
 Where a spread cannot be known (one seed, or no spread at all) the figure is ``None``, never an
 interval of width 0; anything that is no score raises `InputError`. How often every interval covers
