@@ -15,7 +15,7 @@ from schemabank.config.train import Stage
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.prepare import engine_run, task_training_data
 from schemabank.tasks.catalog import load_task
 

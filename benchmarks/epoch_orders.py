@@ -25,7 +25,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Encoded, Schedule, plan_schedule
 from schemabank.engine.planner import best_slots, expected_cost, journey
 from schemabank.engine.seating import Journey, stretches
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.loading import load_base
 from schemabank.runs.prepare import task_training_data
 from schemabank.suites.suite import load_suite

@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from schemabank.cli import Overrides, exit_for_failures, main, print_tables
+from schemabank.cli import main
+from schemabank.cli.options import Overrides
+from schemabank.cli.printing import exit_for_failures, print_tables
 from schemabank.common.errors import InputError
 from schemabank.common.tables import PlainTable, markdown_table
 from schemabank.common.writing import settle

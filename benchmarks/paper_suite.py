@@ -22,7 +22,7 @@ from bench import QWEN2, Row, origin, peak_gib, random_qwen2, read_rows
 from schemabank.common.files import read_json
 from schemabank.config.settings import RunConfig
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from schemabank.runs import experiment, loading
 from schemabank.runs.folder import COST
 from schemabank.runs.progress import LineReporter

@@ -34,7 +34,7 @@ FLOORS = (
 )
 
 # From the command line to the training step: each calls the next.
-WAY = (*("cli", "runs.experiment", "runs.training", "engine.cohort", "engine.step"),)
+WAY = (*("cli.training", "runs.experiment", "runs.training", "engine.cohort", "engine.step"),)
 # The files to read to understand the step: what it computes, from what, on which weights.
 STEP = (
     *("engine.step", "engine.part", "engine.slots", "engine.run", "engine.stack"),
@@ -74,8 +74,8 @@ def imports(paths: Mapping[str, Path]) -> list[Import]:
 
 
 def room(module: str) -> str:
-    """The room of a module; empty for the package's own front."""
-    return module.partition(".")[2].partition(".")[0]
+    """The room of a module; empty for the package's own front, and for what ``-m`` runs."""
+    return module.partition(".")[2].partition(".")[0].removeprefix("__main__")
 
 
 def circles(found: list[Import]) -> list[list[str]]:
@@ -139,7 +139,7 @@ def fronts(paths: Mapping[str, Path]) -> dict[str, set[str]]:
     return {
         room(module): set(_all(ast.parse(path.read_text(encoding="utf-8"))))
         for module, path in paths.items()
-        if module.count(".") == 1
+        if module.count(".") == 1 and room(module)
     }
 
 

@@ -16,6 +16,7 @@ HEADER = """# Settings
 these keys; `arm` and `seed` may be lists, with one run for each entry. A seed decides initial
 weights, data order and dropout. `--set train.learning_rate=1e-4` overrides a setting. A
 stage is addressed by its name: `--set curriculum.joint.learning_rate=1e-4`.
+[The command line](command-line.md#values-of---set) says how values are read.
 """
 
 

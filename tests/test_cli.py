@@ -485,8 +485,7 @@ def test_the_program_is_quiet_about_libraries_as_long_as_it_runs(
     for name in (HUB, DATASETS, TQDM):
         monkeypatch.delenv(name, raising=False)
     seen: dict[str, str] = {}
-    monkeypatch.setattr("schemabank.cli.app", lambda: seen.update(os.environ))
-    main()
+    main(lambda: seen.update(os.environ))
     assert [seen.get(name) for name in (HUB, DATASETS, TQDM)] == [None, "1", "1"]
     assert not {HUB, DATASETS, TQDM} & set(os.environ)
 
@@ -638,15 +637,14 @@ def test_no_network_is_needed_for_local_models_and_data(
 
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "DefaultCPUAllocator: can't"])
 def test_memory_that_runs_out_is_said_in_words(
-    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def exhausted() -> None:
         if "CUDA" in words:
             raise torch.OutOfMemoryError(words)
         raise RuntimeError(f"{words} allocate memory: you tried to allocate 8 bytes")
 
-    monkeypatch.setattr("schemabank.cli.app", exhausted)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(exhausted)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith(f"schemabank: memory ran out ({words}")

@@ -3,14 +3,24 @@
 from collections.abc import Sequence
 
 import altair
+from judged import judged, primary, treatment_against
 from records import Suite
 
 from schemabank.report.figures import Datum, Spec
 from schemabank.report.sections import look
+from schemabank.report.sections.forest import line, plot
 
 # Of runs that a line is fitted to and that a chart shows; beyond, training suffered.
 MOST_LOSS = 0.83
 RENAMED = {"lora+": "lora+ 16"}  # arms of the first round, by what the second calls them
+DOCUMENT = {
+    "reproduce_smollm2": "document, no end token",
+    "reproduce_smollm2_end_token": "document, end token",
+}
+EQUAL = {
+    "lora, equal updates": "LoRA with as many updates",
+    "lora, equal parameters": "LoRA with as many parameters",
+}
 ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
 
 
@@ -18,9 +28,24 @@ def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
     """Return the charts by the name of their files."""
     rounds = [suites["round_1"], suites["round_2"]]
     return {
+        "schemabank-against-lora": schemabank_against_lora(suites),
         "loss-by-rate": loss_by_rate(rounds),
         "accuracy-by-loss": accuracy_by_loss(rounds),
     }
+
+
+def schemabank_against_lora(suites: dict[str, Suite]) -> Spec:
+    """Return SchemaBank less LoRA, in the document's experiment and in a fair comparison."""
+    rows: list[Datum] = []
+    for name, words in DOCUMENT.items():
+        found = [own for own in judged(suites[name], "lora") if own.arm == "schemabank"]
+        rows += [line(f"{words}, {own.setting} epochs", own.adjusted) for own in found]
+    judge = suites["judge_smollm2"]
+    rows.append(line("tuned", primary(judge)))
+    for control, words in EQUAL.items():
+        rows.append(line(f"tuned, {words}", treatment_against(judge, control)))
+    title = "SchemaBank less LoRA in correct answers, points of percent"
+    return plot(rows, (), title=title, alt="SchemaBank less LoRA, with 95 % intervals")
 
 
 def loss_by_rate(suites: Sequence[Suite]) -> Spec:

@@ -9,13 +9,14 @@ from statistics import fmean
 from typing import Any
 
 from records import Suite
-from words import interval_of, more, percent, points, table
+from words import interval_of, less, more, percent, points, table
 
 from schemabank.report.comparing.comparison import Contrast, Reference
 from schemabank.report.comparing.families import Adjusted, judged_together
 from schemabank.report.comparing.material import Material, gather
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.tabulate import CONSTANT
+from schemabank.report.sections import others
 from schemabank.report.sections.cells import short
 from schemabank.stats import ArmSummary, Verdict
 
@@ -67,9 +68,18 @@ def judged(suite: Suite, control: str) -> list[Judged]:
 
 def primary(suite: Suite) -> Verdict:
     """Return the verdict on the contrast that a suite declared, over all its settings."""
-    contrast = final_runs(suite).contrast
-    assert contrast is not None
-    return compared(suite, *contrast).comparison.primary.verdict
+    return compared(suite, *_contrast(suite)).comparison.primary.verdict
+
+
+def against(suite: Suite, arm: str, control: str) -> Adjusted:
+    """Return an arm against another over the only setting, adjusted for all against that one."""
+    return next(own.adjusted for own in judged(suite, control) if own.arm == arm)
+
+
+def treatment_against(suite: Suite, arm: str) -> Adjusted:
+    """Return the declared treatment against another arm than the control, as reports judge it."""
+    found = others.find(compared(suite, *_contrast(suite)))
+    return next(own.judged for own in found if own.arm == arm)
 
 
 def reference(suite: Suite, arm: str) -> str:
@@ -77,10 +87,10 @@ def reference(suite: Suite, arm: str) -> str:
     return percent(next(own.score for own in _references(suite) if own.arm == arm))
 
 
-def constant(suite: Suite) -> tuple[str, str]:
-    """Return the best constant answer and its score."""
+def constant(suite: Suite) -> tuple[str, float]:
+    """Return the best constant answer and its score, a share."""
     own = next(own for own in _references(suite) if own.arm.startswith(CONSTANT))
-    return own.arm.removeprefix(CONSTANT).strip(" ()"), percent(own.score)
+    return own.arm.removeprefix(CONSTANT).strip(" ()"), own.score
 
 
 def num_items(suite: Suite) -> int:
@@ -89,9 +99,13 @@ def num_items(suite: Suite) -> int:
 
 
 def _references(suite: Suite) -> list[Reference]:
+    return compared(suite, *_contrast(suite)).comparison.references
+
+
+def _contrast(suite: Suite) -> tuple[str, str]:
     contrast = final_runs(suite).contrast
     assert contrast is not None
-    return compared(suite, *contrast).comparison.references
+    return contrast
 
 
 def judgements(suite: Suite, control: str) -> str:
@@ -155,7 +169,7 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(constant, interval_of, judgements, measured, more),
-        *(num_items, primary, reference, spread, unended),
+        *(against, constant, interval_of, judgements, less, measured, more),
+        *(num_items, primary, reference, spread, treatment_against, unended),
     )
 }

@@ -190,6 +190,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     for function in (
         *(percent, points, at, lora, items, lowest, losses, scales, num_candidates),
         *(repetitions, most_repeated, most_repeated_loss, num_repeated),
-        *(most_ahead, typical_error, slope, screening, costs),
+        *(most_ahead, typical_error, slope, screening, costs, short),
     )
 }

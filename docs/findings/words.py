@@ -24,6 +24,11 @@ def more(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def less(share: float) -> str:
+    """Return a negative difference of shares in percentage points, without a sign."""
+    return more(-share)
+
+
 def interval_of(ends: Interval | None) -> str:
     """Return an interval of a difference in percentage points."""
     return "" if ends is None else f"{points(ends[0])} to {points(ends[1])}"

@@ -81,6 +81,13 @@ def test_what_settings_do_not_need_is_refused(text: str, message: str) -> None:
         parse_yaml(text, "x")
 
 
+def test_a_text_with_a_colon_is_told_to_stand_in_quotes() -> None:
+    with pytest.raises(InputError, match=r"line 2, .*\): put a text with a colon in quotes$"):
+        parse_yaml("task:\n  prompt: Q: {question}\n", "c.yaml")
+    with pytest.raises(InputError, match=r"\): mend it there$"):
+        parse_yaml("task: [", "c.yaml")
+
+
 def test_a_bomb_of_aliases_is_refused_at_once() -> None:
     lines = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
     lines += [f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(12)]

@@ -146,7 +146,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         ("arm: lora\nsede: 1\n", 2, "sede", "seed"),
         ("arm: lora\ntrain:\n  lerning_rate: 1\n", 3, "train.lerning_rate", "train.learning_rate"),
         ("arm: lora\nlearning_rate: 1e-4\n", 2, "learning_rate", "train.learning_rate"),
-        ("arm: lora\nrank: 4\n", 2, "rank", "bank.rank"),
+        ("arm: lora\nrank: 4\n", 2, "rank", "lora.r"),
         ("lora:\n  top_k: 4\narm: lora\n", 2, "lora.top_k", "bank.top_k"),
         (
             "arm: lora\ntask:\n  gsm8k:\n    calculator_mark: true\n",

@@ -23,7 +23,7 @@ from schemabank.models import files
 from schemabank.models import gguf as ggufmodels
 from schemabank.models.architecture import decoder_blocks
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")

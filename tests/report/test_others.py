@@ -11,7 +11,7 @@ from evaluations import inspect_log, write_inspect, write_lm_eval
 from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
-from schemabank.report.examine import examine
+from schemabank.report.command import report as examine
 
 Program = Callable[..., tuple[int, str, str]]
 TASKS = {"gsm8k": 60, "arc": 90}

@@ -13,7 +13,7 @@ from schemabank import stats
 from schemabank.common import archives
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
-from schemabank.report.examine import examine
+from schemabank.report.command import report as examine
 from schemabank.report.planning import (
     STATED,
     ComparisonPlan,

@@ -117,6 +117,8 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ),
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),
+        ({"train": {}}, r"s\.yaml:\d+: unknown key 'train', did you mean 'defaults\.train'\?"),
+        ({"seed": 1}, r"unknown key 'seed', did you mean 'seeds'\? \(a suite has defaults, arms"),
         ({"runs": 3}, r"s\.yaml:\d+: unknown key 'runs'"),
         ({"tune": {"seeds": [7, 42]}}, r"s\.yaml:5: tune\.seeds names 42, a seed of the suite"),
         ({"tune": {"seeds": []}}, r"tune\.seeds is \[\], but .* at least 1 item"),

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from schemabank.common.errors import InputError
 from schemabank.common.files import inside, read_json
 from schemabank.config.settings import LoraSettings
-from schemabank.models.architecture import BLOCK_LISTS
+from schemabank.models.blocknames import BLOCK_LISTS
 
 CONFIG = "adapter_config.json"
+PROVENANCE = "schemabank.yaml"  # beside it, all settings of the run that wrote it
 NEEDED = ("r", "lora_alpha", "lora_dropout", "target_modules")
 # Other settings of PEFT's LoraConfig, of 0.2 to 0.21, that change nothing of what an adapter
 # computes: names, versions, and how it was started or trained.

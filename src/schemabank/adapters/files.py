@@ -25,7 +25,6 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import PLAIN, Layout
 
 WEIGHTS = "adapter_model.safetensors"
-PROVENANCE = "schemabank.yaml"
 CARD = "README.md"
 BANK_WEIGHTS = "bank.safetensors"
 PREFIX = "base_model.model."

@@ -14,6 +14,7 @@ from schemabank.common.errors import InputError
 
 MOST_VALUES = 100_000
 DEEPEST = 40
+COLON = "mapping values are not allowed"  # what PyYAML says of `prompt: Q: {question}`
 
 Location = tuple[str | int, ...]
 Lines = list[tuple[Location, int]]
@@ -72,7 +73,8 @@ def parse_yaml(text: str, where: str) -> tuple[object, Lines]:
         if isinstance(error, InputError):
             raise
         reason = " ".join((str(error) or type(error).__name__).split())
-        raise InputError(f"{where} is not valid YAML ({reason:.300}): mend it there") from error
+        mend = "put a text with a colon in quotes" if COLON in reason else "mend it there"
+        raise InputError(f"{where} is not valid YAML ({reason:.300}): {mend}") from error
 
 
 def _count_values(node: yaml.Node, where: str, known: dict[int, int], depth: int) -> int:

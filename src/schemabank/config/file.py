@@ -4,34 +4,30 @@ A file states only differences from its preset. Every error names the key, its l
 and what to do. Nothing is computed before the whole file is valid.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
 from schemabank.config.base import Later
 from schemabank.config.methods import METHODS
+from schemabank.config.overrides import Tree, apply_override
 from schemabank.config.presets import PRESETS
+from schemabank.config.problems import dotted_key, in_words
 from schemabank.config.settings import ExperimentConfig, RunConfig
 from schemabank.config.task import TASK_NAMES
-from schemabank.config.train import EQUAL_RATE_STAGES, INHERITED
+from schemabank.config.train import INHERITED
 
-Tree = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
 
 NOT_IDENTITY = {"engine", "preset"}
-# A stage has one of these. Setting one of them removes the other.
-EITHER_OR = {"learning_rate": "learning_rate_ratio", "learning_rate_ratio": "learning_rate"}
 
 
 def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
@@ -39,7 +35,7 @@ def load_experiment(path: Path, overrides: Iterable[str] = ()) -> ExperimentConf
 
     Args:
         path: the YAML file.
-        overrides: ``a.b=value`` settings that override the file's; the value is read as YAML.
+        overrides: ``a.b=value`` settings that override the file's, as ``--set`` takes them.
 
     Raises:
         InputError: the file is missing or malformed, or a setting is unknown or out of range.
@@ -140,7 +136,7 @@ class SettingsFile:
         for location, line in lines:
             if location in self.lines:
                 raise InputError(
-                    f"{path}:{line}: {_dotted_key(location)} is already in line "
+                    f"{path}:{line}: {dotted_key(location)} is already in line "
                     f"{self.lines[location]}, allowed is once: remove one of them"
                 )
             self.lines[location] = line
@@ -170,96 +166,7 @@ def validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> 
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise InputError(_in_words(error, model, at)) from error
-
-
-def _in_words(error: ValidationError, model: type[BaseModel], at: Callable[[Location], str]) -> str:
-    """The first problem, as one sentence."""
-    located = [(_location_of(problem), problem) for problem in error.errors()]
-    first = located[0][0]
-    # Every branch of a union has its problem; the one deepest inside the value says the most.
-    location = max((loc for loc, _ in located if loc[: len(first)] == first), key=len)
-    problem, *others = [problem for loc, problem in located if loc == location]
-    key, where = _dotted_key(location), at(location)
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_nearest_key(model, location)}"
-    if problem["type"] == "missing" and isinstance(location[-1], str):
-        field = _settings_at(model, location[:-1]).model_fields[str(location[-1])]
-        return f"{where}: {key} is missing: add it ({field.description})"
-    if problem["type"] == "value_error":
-        reason = problem["msg"].removeprefix("Value error, ")
-        return f"{where}: {key + ': ' if key else ''}{reason}"
-    reasons = dict.fromkeys(_reason_in_words(p["msg"]) for p in (problem, *others))
-    value = problem["input"]
-    return f"{where}: {key} is {value!r:.200}, but {' or '.join(reasons)}: change it there"
-
-
-def apply_override(tree: Tree, text: str) -> Location:
-    """Change a tree by one ``--set`` and return where."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise InputError(f"--set {text!r} is not KEY=VALUE: write it like train.learning_rate=1e-4")
-    try:
-        parsed, _ = parse_yaml(value, "it")
-    except InputError as error:
-        raise InputError(
-            f"--set {text!r:.200}: the value is not valid YAML: quote it ({error})"
-        ) from error
-    return assign(tree, key.strip().split("."), parsed, f"--set {text!r}")
-
-
-def assign(tree: Tree, key: Sequence[str], value: object, said: str) -> Location:
-    """Set a dotted key, where a stage of the curriculum is given by its name; return its place.
-
-    Args:
-        tree: changed in place.
-        key: the key's parts.
-        value: its value.
-        said: how the user said it, for messages.
-
-    Raises:
-        InputError: the key leads nowhere.
-    """
-    if key[0] == "curriculum":
-        tree.setdefault("curriculum", _default_stages(tree.get("preset", "sound")))
-    node: Any = tree
-    location: Location = ()
-    for part in key[:-1]:
-        index = _key_or_index(node, location, part, said)
-        if isinstance(node, dict):
-            node.setdefault(part, {})
-        node, location = node[index], (*location, index)
-    index = _key_or_index(node, location, key[-1], said)
-    if location[:1] == ("curriculum",) and index in EITHER_OR and isinstance(node, dict):
-        node.pop(EITHER_OR[index], None)
-    node[index] = value
-    return (*location, index)
-
-
-def _key_or_index(node: object, location: Location, part: str, said: str) -> str | int:
-    """Return where a part of a dotted key leads inside ``node``."""
-    if isinstance(node, dict):
-        return part
-    if location != ("curriculum",) or not isinstance(node, list):
-        raise InputError(
-            f"{said}: {_dotted_key(location)} is {node!r}, which has no settings inside: "
-            "set it as a whole"
-        )
-    names = [item.get("name") if isinstance(item, dict) else None for item in node]
-    if part not in names:
-        raise InputError(
-            f"{said}: the curriculum has no stage {part!r}, allowed are "
-            f"{', '.join(map(str, names))}: name one of them"
-        )
-    return names.index(part)
-
-
-def _default_stages(preset: object) -> list[Tree]:
-    of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}
-    own: list[Tree] | None = of_preset.get("curriculum")
-    if own:
-        return deepcopy(own)
-    return [stage.model_dump(mode="json", exclude_defaults=True) for stage in EQUAL_RATE_STAGES]
+        raise InputError(in_words(error, model, at)) from error
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -270,57 +177,3 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
         nested = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(old, value) if nested else value  # type: ignore[arg-type]
     return merged
-
-
-def _settings_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
-    """The kind of settings that stand at a location."""
-    for part in location:
-        if isinstance(part, str):
-            annotation = model.model_fields[part].annotation
-            model = next(c for c in (annotation, *get_args(annotation)) if _is_settings(c))
-    return model
-
-
-def _is_settings(annotation: object) -> TypeGuard[type[BaseModel]]:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _nearest_key(model: type[BaseModel], location: Location) -> str:
-    """Name the key that was probably meant: the same one elsewhere, or one spelled alike here."""
-    name = str(location[-1])
-    allowed = list(_settings_at(model, location[:-1]).model_fields)
-    elsewhere = [key for key in _setting_names(model, "") if key.rpartition(".")[2] == name]
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    if elsewhere:
-        guess = elsewhere[0]
-    elif close:
-        guess = _dotted_key((*location[:-1], close[0]))
-    else:
-        return f": allowed are {', '.join(allowed)}; use one of them"
-    return f", did you mean {guess!r}? (allowed are {', '.join(allowed)})"
-
-
-def _setting_names(model: type[BaseModel], prefix: str) -> Iterable[str]:
-    """Dotted names of all settings, those inside lists left out."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if _is_settings(field.annotation):
-            yield from _setting_names(field.annotation, f"{prefix}{name}.")
-
-
-def _location_of(problem: ErrorDetails) -> Location:
-    return tuple(part for part in problem["loc"] if not _is_union_branch(part))
-
-
-def _dotted_key(location: Location) -> str:
-    return ".".join(map(str, location))
-
-
-def _reason_in_words(message: str) -> str:
-    """Pydantic's message inside a sentence, about a list as YAML calls it."""
-    return message[0].lower() + message[1:].replace("valid tuple", "list")
-
-
-def _is_union_branch(part: str | int) -> bool:
-    """Pydantic adds the tried branch of a union to the location."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "str", "constrained-int"})

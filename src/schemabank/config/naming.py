@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from schemabank.config.file import NOT_IDENTITY, apply_override, run_id
+from schemabank.config.file import NOT_IDENTITY, run_id
+from schemabank.config.overrides import apply_override
 from schemabank.config.settings import RunConfig
 
 MOST_SETTINGS = 4  # in a title

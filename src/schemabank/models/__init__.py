@@ -7,7 +7,9 @@
 __all__ = [
     "architecture",
     "basemodel",
+    "blocknames",
     "digests",
+    "embedded",
     "files",
     "frozen",
     "refusals",

@@ -9,9 +9,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
+from schemabank.models.blocknames import BLOCK_LISTS
 
-# What decoders call their ModuleList of blocks: "h" is GPT-2's name, "blocks" MPT's.
-BLOCK_LISTS = ("layers", "h", "blocks")
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's name
 
 

@@ -1,26 +1,31 @@
-"""The command ``schemabank report``: results in, a report and its pages out."""
+"""The command ``schemabank report``: results in, a report and its pages out.
+
+What computes and draws is imported once the results are read: scipy and altair take seconds.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from schemabank.common.folders import check_new, new_folder
 from schemabank.common.writing import write_json, write_lines
-from schemabank.report.contents import Report, figures, report_json
-from schemabank.report.examine import Question, examine
-from schemabank.report.figures import write_figure
 from schemabank.report.gate import why_stop
-from schemabank.report.page import html_page, page
 from schemabank.report.plain import plain_fields
+from schemabank.report.reading.question import Question, read_results
+
+if TYPE_CHECKING:
+    from schemabank.report.contents import Report
 
 __all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report", "why_stop"]
 
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 
 
-def report(path: Path | None, question: Question, out: Path | None = None) -> Report:
+def report(path: Path | None, question: Question, out: Path | None = None) -> "Report":
     """Examine runs, a table or other tools' results, and write the report if a folder is named.
 
     Args:
-        path: see `examine`.
+        path: a folder of runs or their packed record, a CSV, or a folder or file of other tools;
+            ``None`` where the question names the arms' own places.
         question: what is asked.
         out: folder to write; must not exist.
 
@@ -29,15 +34,22 @@ def report(path: Path | None, question: Question, out: Path | None = None) -> Re
     """
     if out is not None:
         check_new(out)
-    found = examine(path, question)
+    with read_results(path, question) as (place, results):
+        from schemabank.report.examine import examine
+
+        found = examine(place, results, question)
     if out is not None:
         with new_folder(out) as partial:
             _write(partial, found)
     return found
 
 
-def _write(folder: Path, found: Report) -> None:
+def _write(folder: Path, found: "Report") -> None:
     """Write the report, its pages and its figures."""
+    from schemabank.report.contents import figures, report_json
+    from schemabank.report.figures import write_figure
+    from schemabank.report.page import html_page, page
+
     write_json(folder / JSON, report_json(found))
     if found.samples:
         write_lines(folder / SAMPLES, map(plain_fields, found.samples))

@@ -4,13 +4,17 @@ Without a margin the answer is no where the treatment is significantly worse. Wi
 unless the treatment is shown to be not worse by more than the margin.
 """
 
+from typing import TYPE_CHECKING
+
 from schemabank.common.errors import InputError
-from schemabank.report.contents import Report
+
+if TYPE_CHECKING:  # charts take long to import
+    from schemabank.report.contents import Report
 
 SHOWN = ("equivalent", "not worse")
 
 
-def why_stop(report: Report) -> str | None:
+def why_stop(report: "Report") -> str | None:
     """Return why the treatment must not be taken; ``None`` where it may be.
 
     Raises:

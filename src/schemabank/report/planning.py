@@ -17,10 +17,11 @@ from schemabank.common.tables import PlainTable
 from schemabank.report.comparing.items import PairedScores
 from schemabank.report.comparing.margins import MOST_POINTS
 from schemabank.report.comparing.material import Material, gather
-from schemabank.report.examine import Question, chosen_group
+from schemabank.report.examine import chosen_group
 from schemabank.report.page.markup import printable
 from schemabank.report.plain import plain_fields
 from schemabank.report.reading.packed import unpacked
+from schemabank.report.reading.question import Question
 from schemabank.report.reading.runs import read_runs
 from schemabank.report.reading.table import MOST_ITEMS
 from schemabank.report.reading.tabulate import choose_contrast

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from schemabank.adapters.config import CONFIG
-from schemabank.adapters.files import PROVENANCE, WEIGHTS
+from schemabank.adapters.config import CONFIG, PROVENANCE
+from schemabank.adapters.files import WEIGHTS
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.waiting import Note

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from schemabank.adapters.files import PROVENANCE, model_card, save_adapter, save_bank
+from schemabank.adapters.config import PROVENANCE
+from schemabank.adapters.files import model_card, save_adapter, save_bank
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.folders import new_folder
@@ -21,7 +22,7 @@ from schemabank.config.train import Stage
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
-from schemabank.models.files import EMBEDDED
+from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.stored import read_result

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from schemabank.adapters.config import CONFIG as ADAPTER_CONFIG
-from schemabank.adapters.config import read_config
+from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.export import check_with_peft, probe, save_merged
 from schemabank.adapters.files import (
-    PROVENANCE,
     Adapter,
     load_adapter,
     load_bank,
@@ -28,16 +26,16 @@ from schemabank.common.folders import check_new, new_folder
 from schemabank.common.waiting import Note, waiting
 from schemabank.common.writing import write_json, write_lines
 from schemabank.config.file import load_run, overridden, to_yaml
-from schemabank.config.settings import ModelSettings, RunConfig
+from schemabank.config.settings import RunConfig
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.effects import check_asked_of_evaluation, idle_in_evaluation, sentences
+from schemabank.runs.effects import idle_in_evaluation, sentences
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.finish import result_of
-from schemabank.runs.folder import ADAPTER, BANK, CONFIG, PREDICTIONS, RESULT, STAGES, is_finished
+from schemabank.runs.folder import BANK, CONFIG, PREDICTIONS, RESULT, is_finished
 from schemabank.runs.forms import Items, evaluate_forms
 from schemabank.runs.inputs import (
     DATA,
@@ -57,6 +55,7 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
+from schemabank.runs.located import asked_of_evaluation, locate
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import prompt_forms
@@ -89,9 +88,7 @@ def evaluate_saved(
     Raises:
         InputError: no such run or adapter, no bank to route with, or a bad setting.
     """
-    check_asked_of_evaluation(overrides)
-    run, adapter = locate(folder, overrides)
-    run = as_asked(run.model_copy(update={"eval": run.evaluation()}), overrides)
+    run, adapter = asked_of_evaluation(folder, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
     if out is not None:
         check_new(out)
@@ -244,62 +241,6 @@ def _write_merged(out: Path, adapter: Adapter, base: BaseModel) -> PeftCheck:
         copy.mkdir()
         write_adapter(copy, adapter, card="")
         return save_merged(out, copy, base)
-
-
-def locate(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Path | None]:
-    """Return the settings of a run or adapter, and the folder of its adapter if it has one.
-
-    Args:
-        folder: a run, a kept stage or an adapter.
-        overrides: settings that will be put on top; they may name a base model where none is.
-
-    Raises:
-        InputError: the folder is none of these.
-    """
-    if (folder / RESULT).is_file() and (folder / CONFIG).is_file():
-        adapter = folder / ADAPTER
-        return load_run(folder / CONFIG), adapter if adapter.is_dir() else None
-    kept_stage = folder.resolve().parent.name == STAGES  # not a run that failed
-    if kept_stage and (folder / ADAPTER / PROVENANCE).is_file():
-        return load_run(folder / ADAPTER / PROVENANCE), folder / ADAPTER
-    if (folder / ADAPTER_CONFIG).is_file():
-        if (folder / PROVENANCE).is_file():
-            return load_run(folder / PROVENANCE), folder
-        return _settings_of_adapter(folder, overrides), folder
-    raise InputError(
-        f"{str(folder)!r} is neither a finished run ({CONFIG} and {RESULT}) nor a LoRA adapter "
-        f"({ADAPTER_CONFIG}): name one of those"
-    )
-
-
-def _settings_of_adapter(folder: Path, overrides: Sequence[str]) -> RunConfig:
-    """The settings of an adapter that somebody else trained."""
-    config = read_config(folder)
-    name = config.base_name
-    for override in overrides:
-        key, _, value = override.partition("=")
-        name = value if key.strip() == "model.name" else name
-    if not name:
-        raise InputError(
-            f"{str(folder / ADAPTER_CONFIG)!r} does not name its base model: allowed is a hub id "
-            "or a folder, set model.name with --set"
-        )
-    of_hub = config.base_name == name and not Path(name).is_dir()
-    model = ModelSettings(name=name, revision=config.revision if of_hub else None)
-    return RunConfig(arm="lora", model=model, lora=config.settings)
-
-
-def as_asked(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Apply overrides; another task has its own prompt and metric unless they override these."""
-    asked = overridden(run, overrides)
-    if asked.task.name == run.task.name:
-        own, other = run.task.records, asked.task.records
-        if other != own and other.digest == own.digest:  # other data, whose digest is not known yet
-            return overridden(asked, ["task.records.digest=null"])
-        return asked
-    task = run.task.model_copy(update={"prompt": None, "metric": None, "stop": ()})
-    scored = run.eval.model_copy(update={"split": None})
-    return overridden(run.model_copy(update={"task": task, "eval": scored}), overrides)
 
 
 def loaded_stack(

@@ -15,19 +15,12 @@ from pydantic import Field, model_validator
 from schemabank.common.errors import InputError
 from schemabank.common.plainyaml import Location
 from schemabank.config.base import Int, Points, PositiveInt, Rate, Seed, Settings
-from schemabank.config.file import (
-    SettingsFile,
-    Tree,
-    apply_override,
-    assign,
-    merge,
-    run_id,
-    validated,
-    with_preset,
-)
+from schemabank.config.file import SettingsFile, merge, run_id, validated, with_preset
 from schemabank.config.naming import dotted
+from schemabank.config.overrides import Tree, apply_override, assign
 from schemabank.config.settings import RunConfig
 from schemabank.runs.effects import Idle, idle_settings, sentences
+from schemabank.tasks.catalog import split_of
 
 ARM, SEED, PRESET = "arm", "seed", "preset"
 SEARCH_SPLIT = "validation"
@@ -159,10 +152,12 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
 
     Raises:
         InputError: a setting is unknown or out of range, one in an arm changes none of its runs, a
-            grid names what an arm or the seeds set already, an exclusion matches nothing, or the
-            search for learning rates has a seed of the suite.
+            grid names what an arm or the seeds set already, an exclusion matches nothing, the
+            search for learning rates has a seed of the suite, or a tuned suite scores its final
+            runs on the split that it is tuned on.
     """
     source = SettingsFile(path)
+    _check_top_level(source)
     suite = source.validate(source.tree, SuiteConfig)
     _check_names(suite, source)
     _check_tuning(suite, source)
@@ -170,10 +165,23 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     _check_overrides(changes)
     places = _kept_places(suite, source)
     runs = tuple(SuiteRun(*place, _run_config(suite, place, source, changes)) for place in places)
+    if suite.tune is not None:
+        _check_final_split(runs)
     of_arms = list(_idle_in_arms(suite, runs, source))
     names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
     idle = idle_settings(names, [run.config for run in runs])
     return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *of_arms])))
+
+
+def _check_top_level(source: SettingsFile) -> None:
+    """Refuse what belongs into a configuration, or further inside."""
+    for key in source.tree:
+        if key in RunConfig.model_fields:
+            place = {ARM: "arms", SEED: "seeds"}.get(key, f"defaults.{key}")
+            raise InputError(
+                f"{source.at((key,))}: unknown key {key!r}, did you mean {place!r}? (a suite has "
+                f"{', '.join(SuiteConfig.model_fields)}; the command train takes configurations)"
+            )
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
@@ -242,6 +250,16 @@ def _check_tuning(suite: SuiteConfig, source: SettingsFile) -> None:
             f"{source.at(('tune', 'seeds'))}: tune.seeds names {common[0]}, a seed of the suite, "
             "allowed are others: no final run may have a say in the choice, take another seed"
         )
+
+
+def _check_final_split(runs: Iterable[SuiteRun]) -> None:
+    for run in runs:
+        config = run.config
+        if config.trains and split_of(config.task, config.eval.split) == SEARCH_SPLIT:
+            raise InputError(
+                f"eval.split of the arm {run.arm!r} is {SEARCH_SPLIT!r}, on which tune chooses the "
+                "learning rates: allowed is test, set it or leave tune out"
+            )
 
 
 def _kept_places(suite: SuiteConfig, source: SettingsFile) -> list[Place]:

@@ -8,7 +8,7 @@ from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.loading import resolve_device, resolved
-from schemabank.suites.file import SEARCH_SPLIT, Suite, SuiteRun, read_suite_file
+from schemabank.suites.file import Suite, SuiteRun, read_suite_file
 
 
 def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
@@ -19,28 +19,25 @@ def load_suite(path: Path, overrides: Iterable[str] = ()) -> Suite:
         overrides: ``a.b=value`` settings for every run, on top of all others.
 
     Raises:
-        InputError: the file is refused, see :func:`read_suite_file`; two places hold the same run;
-            or a tuned suite scores its final runs on the split that it is tuned on.
+        InputError: the file is refused, see :func:`read_suite_file`, or two places hold the same
+            run.
     """
-    found = read_suite_file(path, overrides)
+    return on_this_machine(read_suite_file(path, overrides), path)
+
+
+def on_this_machine(found: Suite, path: Path) -> Suite:
+    """Resolve the runs of a suite that was read from a file.
+
+    Raises:
+        InputError: two places hold the same run.
+    """
     configs = [run.config for run in found.runs]
     device = resolve_device(configs[0].engine.device)
     whole = [
         replace(run, config=config)
         for run, config in zip(found.runs, resolved(configs, device), strict=True)
     ]
-    if found.tune is not None:
-        _check_final_split(whole)
     return replace(found, runs=_without_duplicates(whole, path))
-
-
-def _check_final_split(runs: Iterable[SuiteRun]) -> None:
-    for run in runs:
-        if run.config.trains and run.config.eval.split == SEARCH_SPLIT:
-            raise InputError(
-                f"eval.split of the arm {run.arm!r} is {SEARCH_SPLIT!r}, on which tune chooses the "
-                "learning rates: allowed is test, set it or leave tune out"
-            )
 
 
 def _without_duplicates(runs: Sequence[SuiteRun], path: Path) -> tuple[SuiteRun, ...]:

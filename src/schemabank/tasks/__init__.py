@@ -13,4 +13,5 @@ __all__ = [
     "records",
     "scoring",
     "seams",
+    "sources",
 ]

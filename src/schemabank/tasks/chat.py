@@ -5,11 +5,14 @@ today's date; each would change what is asked without a word.
 """
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError, first_line
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import PreTrainedTokenizerBase
 
 # What a template gets that asks for today: another date would give other prompts every day. It is
 # the one that Llama 3's template writes where it cannot ask.
@@ -20,7 +23,7 @@ FAULTS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError
 SHOWN = 60  # characters of a prompt or a rendered chat in a message
 
 
-def in_chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def in_chat(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return a prompt as the user's turn of a chat that the assistant answers.
 
     Raises:

@@ -8,8 +8,7 @@ test on, ``split: test`` or ``narrativeqa_set: test``; a book is whole in one sp
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, read_unpacked
@@ -18,6 +17,9 @@ from schemabank.tasks.base import Example, Item, TaskData, hash_position
 from schemabank.tasks.seams import beginning_tokens
 from schemabank.tasks.sources import DATA_VARIABLE, data_folder
 from schemabank.tasks.task import Task
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import PreTrainedTokenizerBase
 
 PROMPT_WORDS, TARGET_WORDS = 50, 150  # of a training example
 TEST_SET = "test"  # NarrativeQA's
@@ -50,7 +52,7 @@ def load(settings: PerplexitySettings) -> TaskData:
 
 
 def items(
-    books: Sequence[Example], settings: PerplexitySettings, tokenizer: PreTrainedTokenizerBase
+    books: Sequence[Example], settings: PerplexitySettings, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[Item]:
     """Return what is scored: every target once in each window, grouped by window.
 

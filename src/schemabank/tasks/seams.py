@@ -7,16 +7,18 @@ treat a completion as text behind a prompt.
 """
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from schemabank.common.errors import InputError
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import PreTrainedTokenizerBase
 
 # What a text may stand behind, to see its tokens there; one that it does not merge with is used.
 ANCHORS = ("\n", ":", "a")
 
 
-def beginning_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def beginning_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Return the special tokens that a tokenizer puts before a text, such as ``<s>`` or ``[CLS]``.
 
     What it puts behind one (an end token, ``[SEP]``) is for texts that are complete, and a prompt
@@ -36,12 +38,12 @@ def beginning_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     )
 
 
-def plain_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def plain_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Return the tokens of a text that begins a sequence, without any special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def continuation_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Return the tokens of a text that stands behind another one, where they are read as ``text``.
 
     These are its tokens alone where the tokenizer adds nothing to a text, else those that it has
@@ -60,7 +62,7 @@ def continuation_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[i
     return alone
 
 
-def leading_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def leading_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Return the tokens of a text that stands before one that begins a sequence by itself.
 
     Where the tokenizer puts a blank before every text, a blank at this one's end would be a second
@@ -78,7 +80,7 @@ def leading_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def continuation_text(
-    before: Sequence[int], tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase
+    before: Sequence[int], tokens: Sequence[int], tokenizer: "PreTrainedTokenizerBase"
 ) -> str:
     """Return what tokens say behind others, special tokens spelt out.
 
@@ -92,7 +94,7 @@ def continuation_text(
     return whole[common:]
 
 
-def _decode_text(tokens: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+def _decode_text(tokens: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:
     # Cleaning up would take away blanks that the tokens say: those before punctuation.
     text = tokenizer.decode(
         list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False

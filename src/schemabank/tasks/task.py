@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase as Tokenizer
+from typing import TYPE_CHECKING, Literal
 
 from schemabank.config.task import MetricName, TaskSettings
 from schemabank.sandbox import CheckResult
 from schemabank.tasks.base import Example, Item, TaskData
+
+if TYPE_CHECKING:  # transformers takes a second to import
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 
 PROMPT = "{question}\nThe answer is: "
 
@@ -41,7 +42,7 @@ class Task:
     ends: bool = True
     check: Callable[[TaskSettings], None] = lambda _settings: None
     judge: Callable[[TaskSettings, Sequence[tuple[Item, str]]], list[JudgedText]] | None = None
-    items: Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None = None
+    items: "Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None" = None
     meaning: str | None = None
     wording: str | None = None
     data: tuple[str, ...] = ("name",)

@@ -11,7 +11,7 @@ import pytest
 from evaluations import write_peft
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
-from schemabank.report.examine import examine
+from schemabank.report.command import report as examine
 from schemabank.report.reading.peftresults import read_peft_results
 from schemabank.report.reading.places import ResultFile
 

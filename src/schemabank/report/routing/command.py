@@ -13,12 +13,12 @@ from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.report.routing.analysis import analyse
 from schemabank.report.routing.report import JSON, write_report
 from schemabank.report.routing.routed import RoutingQuestion
-from schemabank.runs.effects import check_asked_of_routing, idle_in_routing, sentences
+from schemabank.runs.effects import idle_in_routing, sentences
 from schemabank.runs.folder import ROUTING
 from schemabank.runs.inputs import check_same, check_used_again, recorded_in
 from schemabank.runs.loading import resolve_device, resolved
+from schemabank.runs.located import asked_of_routing
 from schemabank.runs.progress import Reporter
-from schemabank.runs.saved import as_asked, locate
 from schemabank.runs.stored import read_routing
 
 
@@ -46,9 +46,7 @@ def route(
         InputError: no such run, no bank, a field that the data lacks, ``out`` exists, a setting
             plays no part, or the analysis that is there is damaged.
     """
-    check_asked_of_routing(overrides)
-    own, adapter = locate(folder)
-    run = as_asked(own, overrides)
+    run, (own, adapter) = asked_of_routing(folder, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
     for sentence in sentences(idle_in_routing(overrides, run, split=question.split)):
         reporter.note(sentence)

@@ -62,7 +62,7 @@ def forest(found: Forest, labels: Labels) -> Chart | None:
         name=found.name,
         title=found.title,
         caption=found.caption + left_out(known, len(rows), "lines"),
-        spec=_plot(rows, found.dots, title=axis, alt=found.title),
+        spec=plot(rows, found.dots, title=axis, alt=found.title),
         table=_table(found.title.lower(), rows, found.dots),
     )
 
@@ -79,7 +79,7 @@ def _table(title: str, rows: Sequence[Datum], dots: Sequence[Datum]) -> PlainTab
     return title, ["figure", "of", "difference", "95 % interval", "verdict"], cells
 
 
-def _plot(rows: Sequence[Datum], dots: Sequence[Datum], *, title: str, alt: str) -> Spec:
+def plot(rows: Sequence[Datum], dots: Sequence[Datum], *, title: str, alt: str) -> Spec:
     """Differences with their intervals around 0, one line each; single seeds lie below.
 
     Args:

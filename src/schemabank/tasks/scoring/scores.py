@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Literal
 
 from schemabank.common.errors import InputError
-from schemabank.stats import clustered_interval, resampled_ratio_interval, wilson_interval
 from schemabank.tasks.scoring import metrics
 from schemabank.tasks.scoring.answers import cut_next_question, gold_number, score_completion
 
@@ -282,6 +281,8 @@ def summarise(
 
 def _summarise_likelihoods(records: Sequence[ItemRecord]) -> dict[str, object]:
     """Perplexity over all target tokens, with an interval from resampling clusters."""
+    from schemabank.stats import resampled_ratio_interval  # noqa: PLC0415 -- scipy takes long
+
     totals: dict[str, tuple[float, int]] = {}
     for r in records:
         nll, tokens = totals.get(r.cluster or r.id, (0.0, 0))
@@ -337,6 +338,8 @@ def _mean_pass_at(records: Sequence[ItemRecord], metric: Metric, k: int) -> floa
 
 
 def _primary_interval(records: Sequence[ItemRecord], metric: Metric) -> list[float] | None:
+    from schemabank.stats import clustered_interval, wilson_interval  # noqa: PLC0415 -- likewise
+
     assert metric.primary is not None
     values = [record.scores[metric.primary] for record in records]
     drawn_alone = not any(record.cluster or record.sample for record in records)

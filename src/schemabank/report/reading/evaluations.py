@@ -14,7 +14,7 @@ LM_EVAL, INSPECT, PEFT = "lm-evaluation-harness", "Inspect", "PEFT's method comp
 SUFFIXES = (".json", ".eval")
 
 
-def holds_results(path: Path) -> bool:
+def holds_evaluations(path: Path) -> bool:
     """Whether a folder or file is of a tool that is read here.
 
     Raises:
@@ -41,7 +41,7 @@ def tool_of(path: Path) -> str | None:
     return PEFT if peftresults.is_peft_result(tree) else None
 
 
-def read_results(
+def read_evaluations(
     places: Sequence[Place], metric: str | None, cluster_by: str | None
 ) -> ItemResults | ScoreTable:
     """Read all runs at some places: their items, or their scores where no items are known.

@@ -6,22 +6,22 @@ import pytest
 
 from evaluations import inspect_log, write_inspect, write_lm_eval, write_peft
 from schemabank.common.errors import InputError
-from schemabank.report.reading.itemresults import ItemResults
-from schemabank.report.reading.places import Place
-from schemabank.report.reading.results import (
+from schemabank.report.reading.evaluations import (
     INSPECT,
     LM_EVAL,
     PEFT,
-    holds_results,
-    read_results,
+    holds_evaluations,
+    read_evaluations,
     tool_of,
 )
+from schemabank.report.reading.itemresults import ItemResults
+from schemabank.report.reading.places import Place
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def of_items(places: list[Place], cluster_by: str | None = None) -> ItemResults:
-    found = read_results(places, None, cluster_by)
+    found = read_evaluations(places, None, cluster_by)
     assert isinstance(found, ItemResults)
     return found
 
@@ -65,14 +65,14 @@ def test_a_run_in_the_folder_itself_has_its_models_name(tmp_path: Path) -> None:
 
 
 def test_places_without_results_and_with_those_of_two_tools(tmp_path: Path) -> None:
-    assert not holds_results(tmp_path)
+    assert not holds_evaluations(tmp_path)
     with pytest.raises(InputError, match="holds no results of lm-evaluation-harness"):
-        read_results([Place(tmp_path)], None, None)
+        read_evaluations([Place(tmp_path)], None, None)
     write_lm_eval(tmp_path / "a", {"gsm8k": [1.0]})
-    assert holds_results(tmp_path)
+    assert holds_evaluations(tmp_path)
     write_inspect(tmp_path / "b" / "log.json", inspect_log(["C"]))
     with pytest.raises(InputError, match="are of lm-evaluation-harness and Inspect: report one"):
-        read_results([Place(tmp_path)], None, None)
+        read_evaluations([Place(tmp_path)], None, None)
 
 
 def test_a_file_is_known_by_its_name_or_by_what_it_holds(tmp_path: Path) -> None:
@@ -94,4 +94,4 @@ def test_an_evaluation_that_was_repeated_is_refused(tmp_path: Path) -> None:
         later = file.with_name(file.name.replace("2026-03", "2026-04"))
         later.write_bytes(file.read_bytes())
     with pytest.raises(InputError, match="are both of arm 'lora', no seed and task"):
-        read_results([Place(tmp_path)], None, None)
+        read_evaluations([Place(tmp_path)], None, None)

@@ -1,0 +1,89 @@
+"""The commands to start with: a first configuration, and what editors know of all settings."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemabank.cli.options import task_names
+from schemabank.cli.printing import print_json
+from schemabank.common.errors import InputError
+
+
+def init(
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK",
+            help="Default: records with --data, else generated problems.",
+            autocompletion=task_names,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Your data: JSON lines, a folder or a hub data set."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Base model; default: the embedded one.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(metavar="TEMPLATE", help="Such as 'Q: {question}'; default: by the columns."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="TEMPLATE", help="Such as '{answer}'; likewise.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
+) -> None:
+    """Write a commented configuration to begin with, for your data, model and task."""
+    from schemabank.config.start import SCHEMA, Start, starting_yaml
+
+    start = Start(task=task, data=data, model=model, prompt=prompt, target=target)
+    if out is None:
+        sys.stdout.write(starting_yaml(start))
+        return
+    schema = json.dumps(_schema(of_suites=False), indent=2, ensure_ascii=False) + "\n"
+    files = {out: starting_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
+    _write_new(files, force=force)
+    sys.stdout.write(f"{out}: written, and {out.parent / SCHEMA} for editors\n")
+    sys.stdout.write(f"next: schemabank train {out}\n")
+
+
+def config_schema(
+    of_suites: Annotated[bool, typer.Option("--suite", help="That of suite files.")] = False,
+) -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    print_json(_schema(of_suites=of_suites))
+
+
+def _schema(*, of_suites: bool) -> dict[str, object]:
+    from schemabank.config.settings import ExperimentConfig
+    from schemabank.suites.file import SuiteConfig
+
+    return (SuiteConfig if of_suites else ExperimentConfig).model_json_schema()
+
+
+def _write_new(files: dict[Path, str], *, force: bool) -> None:
+    """Write texts into files, none of which may exist with another text, unless it is forced.
+
+    Raises:
+        InputError: one exists, or cannot be written; nothing was written.
+    """
+    from schemabank.common.files import read_text
+    from schemabank.common.folders import check_writable
+    from schemabank.common.writing import whole_file
+
+    for path, text in files.items():
+        if path.is_dir() or (path.exists() and not force and read_text(path) != text):
+            mend = "name another file with --out" + ("" if path.is_dir() else ", or add --force")
+            raise InputError(f"{str(path)!r} exists and is not overwritten: {mend}")
+        check_writable(path)
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,93 @@
+"""The commands that train: a configuration's runs, and a suite's.
+
+Both read their file before they import the engine, and with it torch, which takes seconds: a file
+that is refused is refused at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemabank.cli.options import Overrides
+from schemabank.cli.printing import (
+    exit_for_failures,
+    print_json,
+    print_lines,
+    print_results,
+    print_tables,
+)
+from schemabank.common.errors import InputError
+from schemabank.runs.progress import reporter
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default: runs/ and CONFIG's name.")
+    ] = None,
+) -> None:
+    """Train and evaluate the runs of a configuration; finished runs are reused."""
+    from schemabank.config.file import load_experiment
+
+    experiment = load_experiment(config, overrides or ())
+    from schemabank.runs.experiment import run_experiment
+    from schemabank.runs.fairness import unequal_arms
+
+    with reporter() as progress:
+        outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
+    print_results(outcomes)
+    unequal = unequal_arms(experiment.runs(), [o.result for o in outcomes])
+    print_lines(f"unequal: {sentence}" for sentence in unequal)
+    adapters = [o.folder / "adapter" for o in outcomes if o.failure is None]
+    print_lines(f"adapter: {adapter}" for adapter in adapters if adapter.is_dir())
+    exit_for_failures(outcomes)
+
+
+def suite(
+    file: Annotated[Path, typer.Argument(help="YAML suite.", show_default=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be computed.")
+    ] = False,
+    tune_only: Annotated[
+        bool, typer.Option("--tune-only", help="Stop when the learning rates are chosen.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs; default: runs/ and the suite's name.")
+    ] = None,
+) -> None:
+    """Train and evaluate every run of a suite; call it again to go on where it stopped."""
+    from schemabank.suites.file import read_suite_file
+
+    if dry_run and tune_only:
+        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
+    changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
+    read = read_suite_file(file, changes)
+    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
+    from schemabank.suites.suite import on_this_machine
+
+    found = on_this_machine(read, file)
+    place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
+    with reporter() as progress:
+        if dry_run and as_json:
+            print_json(planned_rows(found, place))
+            return
+        if dry_run:
+            print_tables(plan_suite(found, place, progress))
+            return
+        ended = run_suite(found, place, progress, tune_only=tune_only)
+    if as_json:
+        print_json(ended.rows())
+    else:
+        print_tables(ended.tables())
+        print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
+        report = f"schemabank report {place} --out {place}/report"
+        sys.stdout.write(f"next: {'the same without --tune-only' if tune_only else report}\n")
+    exit_for_failures(ended.outcomes, trials=ended.trials)

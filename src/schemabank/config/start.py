@@ -1,0 +1,250 @@
+"""A first configuration: the settings that are changed most, each under what it means.
+
+It is text with comments, so it is written line by line; what it says is read back before it is
+given out. Comments are the settings' own descriptions.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from schemabank.common.errors import InputError, did_you_mean
+from schemabank.common.files import json_lines
+from schemabank.common.plainyaml import parse_yaml
+from schemabank.config.file import validated
+from schemabank.config.places import settings_at
+from schemabank.config.settings import ExperimentConfig
+from schemabank.config.task import TASK_NAMES
+
+SCHEMA = "schemabank.schema.json"  # beside the configuration
+RECORDS, DEFAULT_TASK = "records", "gsm_symbolic"
+# Where a task finds data that are the user's own.
+DATA_PATHS: Mapping[str, str] = {
+    RECORDS: "task.records.path",
+    "perplexity": "task.perplexity.path",
+}
+# What is shown of every task, in this order, with the default unless a task has a value of its own.
+SHOWN = (
+    *("arm", "seed", "model.name", "task.name", "task.prompt", "task.metric", "task.max_length"),
+    *("lora.r", "lora.lora_alpha", "lora.lora_dropout", "lora.target_modules"),
+    *("train.num_train_epochs", "train.batch_size", "train.learning_rate"),
+    *("train.lr_scheduler_type", "train.warmup_ratio"),
+    *("eval.split", "eval.limit", "eval.max_new_tokens"),
+)
+# Small enough to end in minutes on two CPU cores where the task makes its own examples.
+MINUTES = {"train.num_train_epochs": 1, "eval.limit": 100, "eval.max_new_tokens": 128}
+OWN: Mapping[str, Mapping[str, object]] = {
+    "gsm_symbolic": {
+        "task.gsm_symbolic.train_size": 600,
+        "task.gsm_symbolic.validation_size": 100,
+        "task.gsm_symbolic.max_question_words": 30,
+        **MINUTES,
+    },
+    "conditional": {
+        "task.conditional.train_size": 600,
+        "task.conditional.validation_size": 100,
+        **MINUTES,
+    },
+    "gsm8k": {"eval.limit": 200},
+    "humaneval": {"task.humaneval.run_untrusted_code": False, "eval.max_new_tokens": 384},
+    "narrativeqa": {"task.max_length": 2048, "eval.limit": 200, "eval.max_new_tokens": 64},
+    "perplexity": {"task.perplexity.path": None, "eval.limit": 20},
+    RECORDS: {"task.records.path": "", "task.records.target": "{answer}"},
+}
+# What is not shown of a task, since it changes nothing there.
+UNUSED = {"perplexity": {"eval.max_new_tokens"}}
+# Columns that data sets have for what is asked and what is answered.
+COLUMNS = (
+    *(("prompt", "completion"), ("question", "answer"), ("instruction", "output")),
+    *(("instruction", "response"), ("prompt", "response"), ("query", "response")),
+    *(("input", "output"), ("problem", "solution"), ("source", "target"), ("text", "label")),
+)
+SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a first configuration is for.
+
+    Attributes:
+        task: name of a task; ``None``: records if there are data, else a generated one.
+        data: the user's own data; a file, a folder or a hub data set's id.
+        model: name of the base model; ``None`` for the embedded one.
+        prompt: template of the prompt; ``None``: made of the data's columns.
+        target: template of the target, likewise.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    model: str | None = None
+    prompt: str | None = None
+    target: str | None = None
+
+
+def starting_yaml(start: Start, *, file: str = "config.yaml") -> str:
+    """Return a configuration with comments, which reads back as it stands.
+
+    Args:
+        start: what it is for.
+        file: the name that it will have, for its first lines.
+
+    Raises:
+        InputError: there is no such task, its data are not named or cannot be read, or a value is
+            no such setting's.
+    """
+    task = _task(start)
+    values, note = _values(task, start)
+    head = [
+        f"# yaml-language-server: $schema={SCHEMA}",
+        f"# Train and evaluate it: schemabank train {file}",
+        f"# Editors check it by {SCHEMA}, which schemabank config-schema prints.",
+        "# All other settings keep their defaults.",
+        *note,
+    ]
+    lines = [*map(_printable, head), *_lines(values, ())]
+    text = "\n".join(lines) + "\n"
+    tree, _ = parse_yaml(text, "the configuration")
+    validated(cast(dict[str, Any], tree), ExperimentConfig, lambda _: "schemabank init")
+    return text
+
+
+def _task(start: Start) -> str:
+    for name, value in asdict(start).items():
+        if value is not None and not value.strip():
+            raise InputError(f"--{name} is empty, allowed is a text: name it or leave it out")
+    task = start.task or (RECORDS if start.data else DEFAULT_TASK)
+    if task not in TASK_NAMES:
+        guess = did_you_mean(task, TASK_NAMES)
+        raise InputError(
+            f"--task {task!r}: allowed are {', '.join(TASK_NAMES)}{guess}: name one of them"
+        )
+    if start.data and task not in DATA_PATHS:
+        raise InputError(
+            f"--data {start.data!r}: the task {task} has data of its own, allowed are data for "
+            f"{' and '.join(DATA_PATHS)}: leave --data or --task out"
+        )
+    if task == RECORDS and not start.data:
+        raise InputError("--task records: no data are named: name a file with --data")
+    if start.target is not None and task != RECORDS:
+        raise InputError(
+            f"--target {start.target!r}: allowed with the task {RECORDS}, but the task is {task}: "
+            "leave it out"
+        )
+    return task
+
+
+def _values(task: str, start: Start) -> tuple[dict[str, Any], list[str]]:
+    """The settings that are written, as a tree, and comments on what was found in the data."""
+    given: dict[str, object] = {"arm": ["base", "lora", "schemabank"], "task.name": task}
+    note: list[str] = []
+    if start.model is not None:
+        given["model.name"] = start.model
+    if start.data:
+        given[DATA_PATHS[task]] = start.data
+    asked = {"task.prompt": start.prompt, "task.records.target": start.target}
+    templates = {name: text for name, text in asked.items() if text is not None}
+    if task == RECORDS and len(templates) < len(asked):
+        found, note = _templates(str(start.data))
+        templates = found | templates
+    given |= templates
+    own = OWN[task]
+    tree: dict[str, Any] = {}
+    for name in dict.fromkeys((*SHOWN, *own)):
+        if name in UNUSED.get(task, ()):
+            continue
+        *sections, last = name.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = given.get(name, own.get(name, _default(name)))
+    return tree, note
+
+
+def _templates(data: str) -> tuple[dict[str, str], list[str]]:
+    """Templates of prompt and target for the user's rows, and a comment on their columns."""
+    columns = _columns(data)
+    if columns is None:
+        asked, answered = COLUMNS[1]
+        note = [f"# {data} is taken for a data set on the hub: put its columns into the templates."]
+    else:
+        note = [f"# Columns of {Path(data).name}: {', '.join(columns)}"]
+        pairs = [pair for pair in COLUMNS if set(pair) <= set(columns)]
+        if not pairs:
+            raise InputError(
+                f"--data {data!r} has the columns {', '.join(columns)}, none of which are known "
+                "for a prompt and its answer: name templates, such as --prompt 'Q: {question}' and "
+                "--target '{answer}'"
+            )
+        asked, answered = pairs[0]
+    prompt = f"{{{asked}}}" if asked == "prompt" else f"{{{asked}}}\nAnswer: "
+    return {"task.prompt": prompt, "task.records.target": f"{{{answered}}}"}, note
+
+
+def _columns(data: str) -> list[str] | None:
+    """The columns of the first row; ``None`` where the data are no file, but may be on the hub."""
+    path = Path(data)
+    if path.is_dir():
+        files = [path / f"train{suffix}" for suffix in SUFFIXES]
+        path = next((file for file in files if file.is_file()), files[0])
+    elif not path.exists() and not data.endswith(SUFFIXES) and data.count("/") <= 1:
+        return None
+    for _, row in json_lines(path):
+        return list(row)
+    raise InputError(f"--data {data!r} holds no row, allowed is at least one: name another file")
+
+
+def _lines(tree: Mapping[str, Any], above: Sequence[str]) -> Iterator[str]:
+    """The tree as YAML, each setting under a comment that says what it is."""
+    model = settings_at(ExperimentConfig, tuple(above))
+    indent = "  " * len(above)
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from () if above else ("",)
+            yield f"{indent}{name}:"
+            yield from _lines(value, (*above, name))
+        else:
+            yield from (f"{indent}# {line}" for line in _comments(model, name))
+            yield f"{indent}{name}: {_scalar(value)}"
+
+
+def _comments(model: type[BaseModel], name: str) -> Iterator[str]:
+    field = model.model_fields[name]
+    yield str(field.description)
+    if choices := _choices(field.annotation):
+        yield f"Allowed: {', '.join(choices)}."
+
+
+def _choices(annotation: object) -> list[str]:
+    """The words that a setting takes, or nothing where it takes others too."""
+    if get_origin(annotation) is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    found = [_choices(kind) for kind in get_args(annotation) if kind is not type(None)]
+    return next((words for words in found if words), [])
+
+
+def _scalar(value: object) -> str:
+    """A value on one line, a text in quotes unless it is a plain word."""
+    is_plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z][\w./-]*", value) is not None
+    text = yaml.safe_dump(
+        list(value) if isinstance(value, tuple) else value,
+        width=2**31,
+        allow_unicode=True,
+        default_flow_style=True,
+        default_style=None if is_plain else '"',
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _printable(line: str) -> str:
+    """A comment without what no comment may hold; a file's name might have a line's end in it."""
+    return "".join(c if c.isprintable() else " " for c in line)
+
+
+def _default(name: str) -> object:
+    *sections, last = name.split(".")
+    return settings_at(ExperimentConfig, tuple(sections)).model_fields[last].default

@@ -1,0 +1,112 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schemabank.cli import main
+from schemabank.cli.options import setting_keys, task_names
+from schemabank.config.file import load_experiment
+from schemabank.config.start import SCHEMA
+from schemabank.config.task import TASK_NAMES
+from schemabank.runs.effects import idle_in_experiment
+
+Init = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def init(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Init:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["schemabank", "init", *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_every_task_gets_a_file_that_loads_and_whose_settings_all_count(
+    task: str, init: Init
+) -> None:
+    Path("my.jsonl").write_text('{"question": "2 + 2", "answer": "4"}\n')
+    options = ["--data", "my.jsonl"] if task == "records" else ["--task", task]
+    code, out, err = init(*options, "--model", "a/b", "-o", "new/config.yaml")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "next: schemabank train new/config.yaml"
+    config = load_experiment(Path("new/config.yaml"))
+    assert (config.task.name, config.model.name) == (task, "a/b")
+    assert idle_in_experiment(config) == []
+
+
+def test_without_a_file_it_goes_to_stdout(init: Init) -> None:
+    code, out, err = init()
+    assert (code, err) == (0, "")
+    assert list(Path().iterdir()) == []
+    Path("c.yaml").write_text(out)
+    assert load_experiment(Path("c.yaml")).task.name == "gsm_symbolic"
+
+
+def test_the_schema_of_the_first_line_lies_beside_the_file(init: Init) -> None:
+    init("-o", "config.yaml")
+    first = Path("config.yaml").read_text().splitlines()[0]
+    assert first == f"# yaml-language-server: $schema={SCHEMA}"
+    schema = json.loads(Path(SCHEMA).read_text())
+    assert {"arm", "train", "task"} <= set(schema["properties"])
+
+
+def test_nothing_is_overwritten_unless_it_is_forced(init: Init) -> None:
+    Path("config.yaml").write_text("mine\n")
+    code, out, err = init("-o", "config.yaml")
+    assert (code, out) == (2, "")
+    said = (
+        "'config.yaml' exists and is not overwritten: name another file with --out, or add --force"
+    )
+    assert err == f"schemabank: {said}\n"
+    assert Path("config.yaml").read_text() == "mine\n"
+    assert not Path(SCHEMA).exists()
+    assert init("-o", "config.yaml", "--force")[0] == 0
+    assert load_experiment(Path("config.yaml")).runs()
+
+
+def test_a_schema_of_another_kind_is_not_overwritten_but_the_same_is_no_hindrance(
+    init: Init,
+) -> None:
+    assert init("-o", "a.yaml")[0] == 0
+    assert init("-o", "b.yaml")[0] == 0
+    Path(SCHEMA).write_text("{}")
+    code, _, err = init("-o", "c.yaml")
+    assert code == 2
+    assert f"'{SCHEMA}' exists and is not overwritten" in err
+    assert Path(SCHEMA).read_text() == "{}"
+    assert not Path("c.yaml").exists()
+
+
+def test_a_folder_is_no_file_even_by_force(init: Init) -> None:
+    Path("config.yaml").mkdir()
+    code, _, err = init("-o", "config.yaml", "--force")
+    assert code == 2
+    assert (
+        err
+        == "schemabank: 'config.yaml' exists and is not overwritten: name another file with --out\n"
+    )
+
+
+def test_bad_input_writes_nothing(init: Init) -> None:
+    code, out, err = init("--task", "recrds", "-o", "config.yaml")
+    assert (code, out) == (2, "")
+    assert "did you mean 'records'" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_a_shell_completes_settings_and_tasks() -> None:
+    assert setting_keys("train.lea") == ["train.learning_rate="]
+    assert "lora.r=" in setting_keys("lora.")
+    assert "lora=" not in setting_keys("")
+    assert task_names("gsm") == ["gsm8k", "gsm_symbolic"]

@@ -1,0 +1,147 @@
+import gzip
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from properties import examples
+from schemabank.common.errors import InputError
+from schemabank.config.file import load_experiment
+from schemabank.config.settings import ExperimentConfig
+from schemabank.config.start import COLUMNS, DATA_PATHS, SCHEMA, SHOWN, Start, starting_yaml
+from schemabank.config.task import TASK_NAMES
+
+NAMES = st.text(min_size=1).filter(lambda text: bool(text.strip()) and "/" not in text)
+
+
+def rows(path: Path, *columns: str) -> str:
+    path.write_text(json.dumps(dict.fromkeys(columns, "x")) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def read(tmp_path: Path, start: Start) -> ExperimentConfig:
+    path = tmp_path / "config.yaml"
+    path.write_text(starting_yaml(start), encoding="utf-8")
+    return load_experiment(path)
+
+
+def refusal(start: Start) -> str:
+    with pytest.raises(InputError) as refused:
+        starting_yaml(start)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("task", TASK_NAMES)
+def test_what_is_written_for_a_task_reads_back(task: str, tmp_path: Path) -> None:
+    data = rows(tmp_path / "my.jsonl", "question", "answer") if task == "records" else None
+    text = starting_yaml(Start(task=task, data=data))
+    config = read(tmp_path, Start(task=task, data=data))
+    assert config.task.name == task
+    assert config.model.name == "smollm2-135m-instruct"
+    assert [run.arm for run in config.runs()] == ["base", "lora", "schemabank"]
+    assert "\n\n\n" not in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_every_setting_stands_below_what_it_means() -> None:
+    text = starting_yaml(Start(), file="my.yaml")
+    lines = text.splitlines()
+    assert lines[0] == f"# yaml-language-server: $schema={SCHEMA}"
+    assert lines[1] == "# Train and evaluate it: schemabank train my.yaml"
+    for name in SHOWN:
+        at = next(
+            i for i, line in enumerate(lines) if line.strip().startswith(f"{name.split('.')[-1]}: ")
+        )
+        assert lines[at - 1].strip().startswith("# ")
+    assert "  # Allowed: linear, cosine, constant.\n  lr_scheduler_type: linear" in text
+    assert "# Allowed: base, lora, schemabank, " in text
+
+
+def test_only_what_a_task_needs_differs_from_the_defaults(tmp_path: Path) -> None:
+    """A file for gsm8k makes the runs that three lines would make."""
+    short = tmp_path / "short.yaml"
+    short.write_text("arm: [base, lora, schemabank]\ntask: {name: gsm8k}\neval: {limit: 200}\n")
+    assert read(tmp_path, Start(task="gsm8k")).runs() == load_experiment(short).runs()
+
+
+@pytest.mark.parametrize("pair", COLUMNS)
+def test_columns_that_are_known_fill_the_templates(pair: tuple[str, str], tmp_path: Path) -> None:
+    data = rows(tmp_path / "my data.jsonl", "id", *pair)
+    text = starting_yaml(Start(data=data))
+    assert f"# Columns of my data.jsonl: id, {pair[0]}, {pair[1]}\n" in text
+    task = read(tmp_path, Start(data=data)).task
+    assert (task.name, task.records.path) == ("records", data)
+    assert task.prompt is not None
+    assert task.prompt.startswith(f"{{{pair[0]}}}")
+    assert task.records.target == f"{{{pair[1]}}}"
+
+
+def test_a_folder_and_a_packed_file_are_looked_into(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write('{"prompt": "a", "completion": "b"}\n')
+    task = read(tmp_path, Start(data=str(tmp_path))).task
+    assert (task.prompt, task.records.target) == ("{prompt}", "{completion}")
+
+
+def test_templates_of_the_user_need_no_known_columns(tmp_path: Path) -> None:
+    data = rows(tmp_path / "my.jsonl", "a", "b")
+    said = refusal(Start(data=data))
+    assert f"--data {data!r} has the columns a, b, none of which are known" in said
+    assert "--prompt 'Q: {question}' and --target '{answer}'" in said
+    task = read(tmp_path, Start(data=data, prompt="Q: {a}\n# ", target="'{b}'")).task
+    assert (task.prompt, task.records.target) == ("Q: {a}\n# ", "'{b}'")
+
+
+def test_data_on_the_hub_get_templates_to_be_changed(tmp_path: Path) -> None:
+    start = Start(data="openai/gsm8k")
+    note = (
+        "# openai/gsm8k is taken for a data set on the hub: put its columns into the templates.\n"
+    )
+    assert note in starting_yaml(start)
+    assert read(tmp_path, start).task.records.path == "openai/gsm8k"
+
+
+def test_books_of_the_user(tmp_path: Path) -> None:
+    task = read(tmp_path, Start(task="perplexity", data="my books")).task
+    assert (task.name, task.perplexity.path) == ("perplexity", "my books")
+    assert set(DATA_PATHS) == {"records", "perplexity"}
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (Start(task="recrds"), "--task 'recrds': allowed are gsm8k, .*did you mean 'records'"),
+        (Start(task="records"), "no data are named: name a file with --data"),
+        (Start(task="gsm8k", data="x"), "--data 'x': the task gsm8k has data of its own, allowed"),
+        (Start(data="none.jsonl"), "none.jsonl does not exist"),
+        (Start(data="./a/b/c"), "does not exist"),
+        (
+            Start(target="{x}"),
+            "--target '{x}': allowed with the task records, but the task is gsm_",
+        ),
+        (Start(model=" "), "--model is empty, allowed is a text"),
+    ],
+)
+def test_what_cannot_be_is_refused(start: Start, sentence: str) -> None:
+    assert re.search(sentence, refusal(start))
+
+
+def test_files_without_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert "holds no row" in refusal(Start(data=str(tmp_path / "empty.jsonl")))
+    (tmp_path / "text.jsonl").write_text("a,b\n")
+    assert "is not valid JSON" in refusal(Start(data=str(tmp_path / "text.jsonl")))
+
+
+@examples(100)
+@given(text=NAMES, name=NAMES)
+def test_any_text_is_written_so_that_it_reads_back(text: str, name: str) -> None:
+    start = Start(data=f"a/{name}", prompt=text, target=text, model=name)
+    tree = yaml.safe_load(starting_yaml(start, file=name))
+    assert tree["task"]["prompt"] == tree["task"]["records"]["target"] == text
+    assert tree["task"]["records"]["path"] == f"a/{name}"
+    assert tree["model"]["name"] == name
