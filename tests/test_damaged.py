@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -40,6 +41,9 @@ pytestmark = [
     # Libraries warn of much that is odd in a damaged file and go on.
     pytest.mark.filterwarnings("ignore"),
 ]
+FIXTURES = Path(__file__).parent / "fixtures"
+NEW = {"lm_eval": "new", "inspect": "hf/new"}
+LORA = {"lm_eval": "lora", "inspect": "hf/lora"}
 SOAK = pytest.mark.soak
 ANALYSIS = Path(__file__).parent.parent / "results" / "routing" / "rule-tags.json"
 NESTED = ("result.json", "suite.json", "cost.json", "config.yaml")  # of which one value changes
@@ -269,6 +273,22 @@ def test_a_damaged_table(count: int, seed: int, tmp_path: Path) -> None:
         seed,
         lambda folder: report(folder / "table.csv", question),
     )
+
+
+@pytest.mark.parametrize("tool", ["lm_eval", "inspect"])
+@pytest.mark.parametrize(("count", "seed"), [(150, 0), pytest.param(3000, 1, marks=SOAK)])
+def test_damaged_results_of_other_tools(count: int, seed: int, tool: str, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(FIXTURES / tool, whole)
+
+    def reported_on(folder: Path) -> None:
+        found = report(folder, Question(treatment=NEW[tool], control=LORA[tool]))
+        tables(found)
+        text(found).encode()
+        json.dumps(report_json(found), ensure_ascii=False, allow_nan=False).encode()
+
+    reported_on(whole)
+    assert attempts(whole, tmp_path / "copies", count, seed, reported_on) > count / 5
 
 
 @pytest.mark.parametrize(

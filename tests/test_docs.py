@@ -182,6 +182,13 @@ def test_the_table_of_false_verdicts_is_that_of_its_record() -> None:
     assert page.partition(f"<!-- verdicts.py: {record} -->\n")[2].startswith(f"{shown}\n")
 
 
+def test_the_table_of_margins_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    record = "results/margins.json"
+    shown = shown_by("margins.py", record).partition("\n\n")[0]
+    assert page.partition(f"<!-- margins.py: {record} -->\n")[2].startswith(f"{shown}\n")
+
+
 def test_tables_of_rate_rules_are_those_of_their_record() -> None:
     record = "results/rate_rule.json"
     page = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")
@@ -286,6 +293,15 @@ def test_the_example_of_a_plan_is_what_the_command_prints(
     assert ended.exit_code == 0
     printed = [line.rstrip() for line in ended.stdout.splitlines() if line.strip()]
     assert shown == printed
+
+
+def test_the_plan_from_stated_spreads_is_what_the_command_prints() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    shown = page.partition("<!-- spreads -->\n```console\n")[2].partition("```")[0]
+    command, *lines = shown.splitlines()
+    ended = CliRunner().invoke(app, shlex.split(command.removeprefix("$ schemabank ")))
+    assert ended.exit_code == 0
+    assert lines == [line.rstrip() for line in ended.stdout.splitlines() if line.strip()]
 
 
 def test_the_whole_suites_figures_are_those_of_the_record() -> None:

@@ -222,6 +222,7 @@ ONE_OF_EACH = {
     "fsync": {"common.writing"},
     "DictReader": {"common.files"},
     "open": {
+        "common.archives",
         "common.files",
         "common.writing",
         "runs.folder",  # locks

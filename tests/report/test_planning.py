@@ -1,27 +1,39 @@
 """``schemabank power``: from a pilot's runs to the seeds and items that a comparison takes."""
 
+import io
 import json
+import lzma
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from schemabank import stats
+from schemabank.common import archives
 from schemabank.common.errors import InputError
 from schemabank.report.command import Question
+from schemabank.report.command import report as examine
 from schemabank.report.planning import (
+    STATED,
     ComparisonPlan,
+    Wanted,
     conclusions,
     heading,
     plan_comparison,
     plan_json,
+    plan_stated,
     table,
 )
+from schemabank.report.planning import plan as make_plan
 from schemabank.runs.folder import CONFIG, PREDICTIONS, RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
 from synthetic import ITEMS, SEEDS, change, examined, in_parts, keep_rows, rescore, rows
+from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results" / "published" / "gsm8k.csv"
+PACK = load_tool(BENCHMARKS / "pack_runs.py")
 Program = Callable[..., tuple[int, str, str]]
 
 
@@ -33,7 +45,7 @@ def schemabank(program: Callable[[str], Program]) -> Program:
 def plan(
     runs: Path, seeds: str = "4,8", items: str | None = None, **asked: str | None
 ) -> ComparisonPlan:
-    return plan_comparison(runs, Question(**asked), seeds, items)  # type: ignore[arg-type]
+    return plan_comparison(runs, Question(**asked), Wanted(seeds, items))  # type: ignore[arg-type]
 
 
 def with_limit(runs: Path, limit: int) -> None:
@@ -144,7 +156,168 @@ class TestRefusals:
             plan(runs)
 
 
+class TestStated:
+    SPREADS = "seeds=5.39, items=8.15,answers=46.05"
+
+    def stated(self, spreads: str = SPREADS, **wanted: object) -> ComparisonPlan:
+        asked = Wanted(**{"items": "200,1319", **wanted})  # type: ignore[arg-type]
+        return plan_stated(spreads, Question(), asked)
+
+    def test_a_pilots_own_spreads_give_its_plan(self, runs: Path) -> None:
+        pilot = plan(runs, items="60,1319", control="arm 3")
+        own = pilot.components
+        spreads = zip(STATED, (own.seed, own.item, own.cell), strict=True)
+        text = ",".join(f"{name}={100 * variance**0.5:.9f}" for name, variance in spreads)
+        found = self.stated(text, items="60,1319", seeds="4,8")
+        for a, b in zip(found.planned, pilot.planned, strict=True):
+            assert a.detectable == pytest.approx(b.detectable)
+
+    def test_the_documented_example(self) -> None:
+        """The pilot of docs/report.md, whose spreads are rounded there."""
+        shown = [own.detectable for own in self.stated(seeds="4,24").planned]
+        expected = [0.1346, 0.1178, 0.0409, 0.0336]
+        assert shown == pytest.approx(expected, abs=2e-4)
+
+    def test_more_power_takes_a_larger_difference(self) -> None:
+        usual, more = self.stated().planned, self.stated(power=0.9).planned
+        assert all(
+            (a.detectable or 0) < (b.detectable or 0) for a, b in zip(usual, more, strict=True)
+        )
+
+    @pytest.mark.parametrize(
+        ("spreads", "words"),
+        [
+            ("", "'' is not allowed"),
+            ("seeds=1,items=2", "does not state all of seeds, items, answers"),
+            ("seeds=1,items=2,answers=3,seeds=1", "'seeds=1' is not allowed"),
+            ("seeds=-1,items=2,answers=3", "'seeds=-1' is not allowed"),
+            ("seeds=1,items=nan,answers=3", "'items=nan' is not allowed"),
+            ("seeds=1,items=2,answers=101", "'answers=101' is not allowed"),
+            ("seeds=1,items=2,cells=3", "'cells=3' is not allowed"),
+            ("seeds=0,items=0,answers=0", "or all are 0"),
+        ],
+    )
+    def test_what_states_no_spreads(self, spreads: str, words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            self.stated(spreads)
+
+    def test_what_else_is_asked(self, runs: Path) -> None:
+        with pytest.raises(InputError, match="needs the numbers of items"):
+            plan_stated(self.SPREADS, Question(), Wanted())
+        with pytest.raises(InputError, match="leave out --treatment"):
+            plan_stated(self.SPREADS, Question(treatment="x"), Wanted(items="5"))
+        with pytest.raises(InputError, match="and both were given"):
+            make_plan(runs, self.SPREADS, Question(), Wanted())
+        with pytest.raises(InputError, match="and neither was given"):
+            make_plan(None, None, Question(), Wanted())
+        for power in (0.05, 1.0, float("nan")):
+            with pytest.raises(InputError, match=r"--power .* allowed are probabilities from"):
+                self.stated(power=power)
+        for difference in (0.0, -1.0, 101.0):
+            with pytest.raises(InputError, match=r"--difference .* above 0 and up to 100"):
+                self.stated(difference=difference)
+
+
+class TestDifference:
+    def test_the_fewest_seeds_find_it_and_one_less_does_not(self) -> None:
+        found = plan_stated(
+            TestStated.SPREADS, Question(), Wanted(items="200,1319", difference=5, seeds="4")
+        )
+        assert [own.num_items for own in found.needed] == [200, 1319]
+        for own in found.needed:
+            assert own.num_seeds is not None
+            enough, fewer = (
+                stats.planned(found.components, num, own.num_items).detectable
+                for num in (own.num_seeds, own.num_seeds - 1)
+            )
+            assert enough is not None
+            assert fewer is not None
+            assert enough <= 0.05 < fewer
+        assert conclusions(found)[0] == (
+            f"5 points, found with 80 % power, takes {found.needed[0].num_seeds} seeds with 200 "
+            "items."
+        )
+
+    def test_seeds_cannot_make_up_for_items(self) -> None:
+        wanted = Wanted(items="200", difference=1)
+        found = plan_stated("seeds=1,items=30,answers=0", Question(), wanted)
+        assert found.needed[0].num_seeds is None
+        assert conclusions(found) == [
+            "1 points, found with 80 % power, takes more items with 200 items: no number of seeds "
+            "is enough."
+        ]
+
+    def test_a_large_difference_still_takes_a_verdicts_seeds(self) -> None:
+        wanted = Wanted(items="200", difference=90)
+        assert plan_stated(TestStated.SPREADS, Question(), wanted).needed[0].num_seeds == 4
+
+
+class TestPacked:
+    def test_a_packed_record_gives_the_plan_and_the_report_of_its_runs(
+        self, runs: Path, tmp_path: Path
+    ) -> None:
+        record = tmp_path / "pilot.tar.xz"
+        record.write_bytes(lzma.compress(PACK.packed(runs)))
+        assert make_plan(record, None, Question(), Wanted("4,8")) == plan(runs)
+        own, packed = (examine(path, Question()).comparison for path in (runs, record))
+        assert own == packed
+
+    @pytest.mark.parametrize(
+        ("name", "kind", "words"),
+        [
+            ("../outside", tarfile.REGTYPE, "cannot read .*outside"),
+            ("runs/link", tarfile.SYMTYPE, "'runs/link', which is no file"),
+            ("runs/pipe", tarfile.FIFOTYPE, "'runs/pipe', which is no file"),
+            ("file", tarfile.REGTYPE, "holds 1 files or folders at its top, allowed is the one"),
+        ],
+    )
+    def test_what_is_no_record(self, tmp_path: Path, name: str, kind: bytes, words: str) -> None:
+        record = tmp_path / "bad.tar.xz"
+        with tarfile.open(record, "w:xz") as archive:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "/etc/passwd"
+            archive.addfile(entry)
+        with pytest.raises(InputError, match=words):
+            make_plan(record, None, Question(), Wanted())
+        assert not (tmp_path.parent / "outside").exists()
+
+    def test_torn_and_too_large(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        record = tmp_path / "bad.tar.xz"
+        record.write_bytes(b"no xz")
+        with pytest.raises(InputError, match=r"cannot read .*bad\.tar\.xz"):
+            make_plan(record, None, Question(), Wanted())
+        with tarfile.open(record, "w:xz") as archive:
+            entry = tarfile.TarInfo("runs/large")
+            entry.size = 2000
+            archive.addfile(entry, io.BytesIO(bytes(2000)))
+        monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 1999)
+        with pytest.raises(InputError, match="unpacks to more than 1,000,000 files or 1,999 b"):
+            make_plan(record, None, Question(), Wanted())
+
+
 class TestCommand:
+    def test_stated_spreads_are_a_table_as_well(self, schemabank: Program) -> None:
+        code, out, err = schemabank(
+            "--spreads",
+            TestStated.SPREADS,
+            "--items",
+            "1319",
+            "--difference",
+            "5",
+            "--power",
+            "0.9",
+        )
+        assert (code, err) == (0, "")
+        assert out.startswith(
+            "stated standard deviations of the difference in points: seeds 5.39, items 8.15, "
+            "single answers 46.05\nsmallest true difference that is found with 90 % power, in "
+        )
+        assert "5 points, found with 90 % power, takes " in out
+        code, out, _ = schemabank("--spreads", TestStated.SPREADS, "--items", "9", "--json")
+        found = json.loads(out)
+        assert code == 0
+        assert (found["treatment"], found["error_shares"]) == (None, None)
+
     def test_says_what_the_pilot_is_and_what_it_takes(
         self, schemabank: Program, runs: Path
     ) -> None:

@@ -11,6 +11,7 @@ from schemabank.stats import (
     FEWEST_SEEDS,
     crossed_difference,
     holm,
+    margin_verdict,
     paired_difference,
     verdict,
 )
@@ -137,3 +138,38 @@ def test_two_seeds_that_happen_to_agree_give_no_verdict() -> None:
     assert found.p < 0.05
     judged = verdict(found)
     assert (judged.outcome, judged.p, judged.interval) == ("no verdict", None, found.interval)
+
+
+@pytest.fixture(scope="module")
+def margins() -> ModuleType:
+    return load_tool(BENCHMARKS / "margins.py")
+
+
+def test_the_simulations_words_about_margins_are_the_packages(
+    tool: ModuleType, margins: ModuleType
+) -> None:
+    rng = np.random.default_rng(2)
+    for case in tool.CASES:
+        apart = case.draw(rng, 40, 5, 40)
+        for shift in (-0.03, 0.0, 0.03):
+            shown = [
+                ("not worse" if outcome == "equivalent" else outcome, outcome)
+                for own in apart.astype(np.float64) + shift
+                for outcome in [
+                    margin_verdict(crossed_difference(own, np.zeros_like(own)), 0.1).outcome
+                ]
+            ]
+            expected = margins.said(margins.verdicts.Moments.of(apart), shift, 0.1)
+            assert [first == "not worse" for first, _ in shown] == expected[0].tolist()
+            assert [second == "equivalent" for _, second in shown] == expected[1].tolist()
+
+
+def test_false_words_about_margins_are_five_in_a_hundred(margins: ModuleType) -> None:
+    lines = margins.read(ROOT / "results" / "margins.json")
+    assert min(line.num_seeds for line in lines) == FEWEST_SEEDS
+    assert min(line.rounds for line in lines) >= 5000
+    for word in ("not worse", "equivalent"):
+        own = [x for x in lines if x.word == word]
+        assert {x.case for x in own} == {case.name for case in margins.verdicts.CASES}
+        assert max(x.rate - 3 * (0.05 * 0.95 / x.rounds) ** 0.5 for x in own) <= 0.05
+    assert max(x.rate for x in lines if x.word == "shown") > 0.9

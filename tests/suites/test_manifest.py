@@ -13,7 +13,10 @@ from safetensors.torch import load_file, save_file
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.runs.inputs import recorded_in
+from schemabank.runs.stored import read_suite
 from schemabank.suites.execution import plan_suite, run_suite
+from schemabank.suites.file import Suite, read_suite_file
+from schemabank.suites.manifest import check_manifest, write_manifest
 from schemabank.suites.suite import load_suite
 from tinyruns import SETTINGS, Notes, write_gsm8k, write_model
 from tinysuites import write
@@ -145,3 +148,20 @@ def test_digests_that_are_no_texts_are_refused(inputs: object, diverging: Diverg
     (diverging.out / "suite.json").write_text(json.dumps(listed))
     with pytest.raises(InputError, match=r"tuning\.failed\.0\.inputs\S* \(it is "):
         plan_suite(load_suite(diverging.file), diverging.out, Notes())
+
+
+def declared(folder: Path, **margin: float) -> Suite:
+    contrast = {"treatment": "lora", "control": "base", **margin}
+    file = write(folder / "s.yaml", arms={"lora": {}, "base": {}}, seeds=[1], contrast=contrast)
+    return read_suite_file(file)
+
+
+def test_a_margin_is_declared_with_the_contrast_and_stays(tmp_path: Path) -> None:
+    without, with_margin = declared(tmp_path), declared(tmp_path, margin=1.5)
+    for suite, other, out in ((without, with_margin, "a"), (with_margin, without, "b")):
+        write_manifest(tmp_path / out, suite, None)
+        check_manifest(tmp_path / out, suite)
+        with pytest.raises(InputError, match="allowed is what was declared before the runs"):
+            check_manifest(tmp_path / out, other)
+    assert "margin" not in read_suite(tmp_path / "a" / "suite.json")["contrast"], "as before"
+    assert read_suite(tmp_path / "b" / "suite.json")["contrast"]["margin"] == 1.5

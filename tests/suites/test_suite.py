@@ -133,6 +133,14 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ({"exclude": [{"seed": 7}]}, r"\{'seed': 7\} matches no run"),
         ({"exclude": [{"seed": 42}]}, r"s\.yaml:\d+: exclude leaves 0 of 2 runs"),
         ({"contrast": {"treatment": "x", "control": "lora"}}, r"contrast\.treatment is 'x', all"),
+        (
+            {"contrast": {"treatment": "lora", "control": "lora", "margin": 0}},
+            r"contrast\.margin is 0, but .* greater than 0",
+        ),
+        (
+            {"contrast": {"treatment": "lora", "control": "lora", "margin": 101}},
+            r"contrast\.margin is 101, but .* less than or equal to 100",
+        ),
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),
         ({"train": {}}, r"s\.yaml:\d+: unknown key 'train', did you mean 'defaults\.train'\?"),

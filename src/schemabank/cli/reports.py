@@ -12,12 +12,29 @@ from schemabank.cli.printing import print_json, print_lines, print_tables
 
 def report(
     results: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="RUNS_OR_TABLE",
-            help="Folder of runs, or a CSV: arm,epochs,seed,score[,n_items], shares.",
+            metavar="RESULTS",
+            help="Folder of runs, their packed record, a CSV (arm,epochs,seed,score[,n_items] or "
+            "arm,seed,item,score[,task][,cluster], shares), or a folder of results of "
+            "lm-evaluation-harness, Inspect or PEFT's method comparison.",
+            show_default=False,
         ),
-    ],
+    ] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="Instead of RESULTS, an arm's own results of another tool; or NAME:SEED=PATH.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of other tools' results; default: each task's first.")
+    ] = None,
+    cluster_by: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Of other tools' items, what they were drawn with."),
+    ] = None,
     claims: Annotated[
         Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
     ] = None,
@@ -28,11 +45,22 @@ def report(
     test_size: Annotated[
         int | None, typer.Option(min=1, help="Items of the whole test split.")
     ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Largest difference that does not matter, in points."),
+    ] = None,
+    fail_if_worse: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-worse",
+            help="Exit with 1 if the treatment is worse; with a margin, unless shown not to be.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")] = None,
 ) -> None:
-    """Examine runs or a table of results: figures, and what a sceptical reviewer would raise."""
-    from schemabank.report.command import Question
+    """Examine results: verdict, figures, and what a sceptical reviewer would raise."""
+    from schemabank.report.command import Question, why_stop
     from schemabank.report.command import report as examined
 
     question = Question(
@@ -42,8 +70,13 @@ def report(
         test_size=test_size,
         claims=claims,
         group=group,
+        margin=margin,
+        arms=tuple(arm or ()),
+        metric=metric,
+        cluster_by=cluster_by,
     )
     found = examined(results, question, out)
+    stop = why_stop(found) if fail_if_worse else None
     from schemabank.report.contents import report_json
     from schemabank.report.page import tables, text
 
@@ -52,10 +85,18 @@ def report(
     else:
         print_tables(tables(found))
         sys.stdout.write(text(found))
+    if stop is not None:
+        sys.stderr.write(f"worse: {stop}\n")
+        raise typer.Exit(1)
 
 
 def power(
-    runs: Annotated[Path, typer.Argument(help="Folder of a pilot's runs.")],
+    runs: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of a pilot's runs, or their packed record.", show_default=False
+        ),
+    ] = None,
     treatment: Treatment = None,
     control: Control = None,
     primary: Primary = None,
@@ -64,14 +105,29 @@ def power(
     items: Annotated[
         str | None, typer.Option(metavar="N,N", help="Default: the pilot's, the whole split's.")
     ] = None,
+    spreads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="seeds=X,items=X,answers=X",
+            help="Instead of a pilot: standard deviations of the arms' difference, in points.",
+        ),
+    ] = None,
+    difference: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Say how many seeds find this true difference."),
+    ] = None,
+    probability: Annotated[
+        float, typer.Option("--power", metavar="P", help="Probability of finding a difference.")
+    ] = 0.8,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Say how many seeds and items a comparison of two arms takes, from a pilot."""
+    """Say how many seeds and items a comparison of two arms takes, from a pilot or spreads."""
     from schemabank.report import planning
     from schemabank.report.command import Question
 
     question = Question(treatment=treatment, control=control, primary=primary, group=group)
-    plan = planning.plan_comparison(runs, question, seeds, items)
+    wanted = planning.Wanted(seeds, items, difference, probability)
+    plan = planning.plan(runs, spreads, question, wanted)
     if as_json:
         print_json(planning.plan_json(plan))
     else:

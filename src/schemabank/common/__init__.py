@@ -4,6 +4,7 @@ Nothing here computes with a model.
 """
 
 __all__ = [
+    "archives",
     "errors",
     "failure",
     "files",

@@ -2,7 +2,8 @@
 
 From the ground up: `reading`, `comparing` and `claims`, `sections` (the topics), `warnings`; then
 `contents`, which lists what a report holds, `examine`, which finds it, `page`, and `command`.
-`planning` says how many seeds and items a comparison takes.
+`others` reports on results of other tools, `gate` says whether one may go on, and `planning` how
+many seeds and items a comparison takes.
 """
 
 __all__ = ["command", "contents", "page", "planning", "routing"]

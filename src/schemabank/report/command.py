@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 
 from schemabank.common.folders import check_new, new_folder
 from schemabank.common.writing import write_json, write_lines
+from schemabank.report.gate import why_stop
 from schemabank.report.plain import plain_fields
 from schemabank.report.reading.question import Question, read_results
 
 if TYPE_CHECKING:
     from schemabank.report.contents import Report
 
-__all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report"]
+__all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report", "why_stop"]
 
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 
 
-def report(path: Path, question: Question, out: Path | None = None) -> "Report":
-    """Examine a folder of runs or a table of results, and write the report if a folder is named.
+def report(path: Path | None, question: Question, out: Path | None = None) -> "Report":
+    """Examine runs, a table or other tools' results, and write the report if a folder is named.
 
     Args:
-        path: folder of runs, or CSV with the columns ``arm,epochs,seed,score[,n_items]``.
+        path: a folder of runs or their packed record, a CSV, or a folder or file of other tools;
+            ``None`` where the question names the arms' own places.
         question: what is asked.
         out: folder to write; must not exist.
 
@@ -32,10 +34,10 @@ def report(path: Path, question: Question, out: Path | None = None) -> "Report":
     """
     if out is not None:
         check_new(out)
-    results = read_results(path, question)
-    from schemabank.report.examine import examine
+    with read_results(path, question) as (place, results):
+        from schemabank.report.examine import examine
 
-    found = examine(path, results, question)
+        found = examine(place, results, question)
     if out is not None:
         with new_folder(out) as partial:
             _write(partial, found)

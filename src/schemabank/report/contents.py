@@ -5,8 +5,9 @@ its charts and tables. This file lists the topics: what is found (`find_topics`)
 the page (`sections`) and in a terminal (`tables`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from schemabank.common.tables import PlainTable, without_empty_columns
@@ -16,6 +17,7 @@ from schemabank.report.comparing.items import ItemComparison
 from schemabank.report.comparing.material import Material
 from schemabank.report.figures import Spec
 from schemabank.report.plain import plain, plain_fields
+from schemabank.report.reading.itemresults import TASKS
 from schemabank.report.sections import (
     claims,
     completions,
@@ -197,13 +199,15 @@ def sections(report: Report) -> list[Section]:
         Section("cost", "Cost", tables=given(cost.table(topics.cost)), open_tables=1),
         _provenance_section(report),
     ]
-    return [_without_empty_columns(s) for s in found if s.says_something or s.has_samples]
+    shown = [s for s in found if s.says_something or s.has_samples]
+    named = [_mapped_tables(s, partial(_with_own_words, report=report)) for s in shown]
+    return [_mapped_tables(s, without_empty_columns) for s in named]
 
 
 def tables(report: Report) -> list[PlainTable]:
     """Return the tables for a terminal, in order."""
     topics = report.topics
-    return [
+    found = [
         scores.table(report.comparison),
         *_comparison_tables(report),
         *given(
@@ -212,6 +216,14 @@ def tables(report: Report) -> list[PlainTable]:
             cost.table(topics.cost),
         ),
     ]
+    return [_with_own_words(table, report) for table in found]
+
+
+def _with_own_words(table: PlainTable, report: Report) -> PlainTable:
+    """A table whose settings are called what they are, where these are tasks."""
+    title, head, rows = table
+    is_of_tasks = report.comparison.setting_name == TASKS
+    return title, ["task" if is_of_tasks and name == "epochs" else name for name in head], rows
 
 
 def charts(report: Report) -> list[Chart]:
@@ -273,14 +285,13 @@ def _provenance_section(report: Report) -> Section:
     )
 
 
-def _without_empty_columns(section: Section) -> Section:
-    """The section whose tables, and those of its charts, lack the columns that hold nothing.
+def _mapped_tables(section: Section, change: Callable[[PlainTable], PlainTable]) -> Section:
+    """The section with its tables, and those of its charts, changed.
 
-    A table all of whose cells are empty is left out.
+    A table that has lost all of its columns is left out.
     """
-    tables = map(without_empty_columns, section.tables)
     return replace(
         section,
-        tables=[table for table in tables if table[1]],
-        charts=[replace(c, table=without_empty_columns(c.table)) for c in section.charts],
+        tables=[table for table in map(change, section.tables) if table[1]],
+        charts=[replace(c, table=change(c.table)) for c in section.charts],
     )

@@ -1,14 +1,19 @@
 """What a report says: read, compared, and looked at as a sceptical reviewer would."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.report.claims.judgements import beside, judge_claims
 from schemabank.report.claims.statistics import Subject
 from schemabank.report.comparing.comparison import compare
+from schemabank.report.comparing.judging import judged_by
+from schemabank.report.comparing.margins import Margin, stated_margin
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
-from schemabank.report.reading.question import Question
+from schemabank.report.others import examine_others
+from schemabank.report.reading.itemresults import ItemResults
+from schemabank.report.reading.question import Found, Question
 from schemabank.report.reading.runs import RunSet
 from schemabank.report.reading.table import ScoreTable, choose_arms
 from schemabank.report.reading.tabulate import choose_contrast
@@ -16,31 +21,38 @@ from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.adapters import adapters_in_doubt
 from schemabank.report.warnings.finding import by_weight
+from schemabank.report.warnings.margins import undeclared_margin
 from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
 
 
-def examine(path: Path, found: ScoreTable | RunSet, question: Question) -> Report:
-    """Return everything that a report says of a folder of runs or a table of results.
+def examine(path: Path | None, found: Found, question: Question) -> Report:
+    """Return everything that a report says of runs, a table, or other tools' results.
 
     Args:
-        path: the folder or the table.
+        path: the folder or the table; ``None`` where arms have places of their own.
         found: what was read of it.
         question: what is asked.
 
     Raises:
-        InputError: the runs or the rows cannot be compared as asked.
+        InputError: they cannot be compared as asked.
     """
     if isinstance(found, RunSet):
+        assert path is not None
         return _examine_runs(path, found, question)
+    if isinstance(found, ItemResults):
+        margin, arms = stated_margin(question.margin), (question.treatment, question.control)
+        size = question.test_size
+        return examine_others(found, arms, question.primary, margin=margin, test_size=size)
     return _examine_table(path, found, question)
 
 
-def _examine_table(path: Path, table: ScoreTable, question: Question) -> Report:
+def _examine_table(path: Path | None, table: ScoreTable, question: Question) -> Report:
+    claims = question.claims or (None if path is None else beside(path))
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
+    comparison = judged_by(stated_margin(question.margin), comparison)
     warnings = find_warnings(table, comparison, question.test_size)
-    claims = question.claims or beside(path)
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
     return Report(
         table=TableFile(table.name, table.sha256, len(table.rows)),
@@ -55,12 +67,15 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
     material = gather(path, runs, group, arms, question.primary)
+    margin = stated_margin(question.margin) or declared_margin(runs, arms)
+    material = replace(material, comparison=judged_by(margin, material.comparison))
     topics, samples = find_topics(material)
     known = Facts(material.settings, topics.rates, topics.behaviour, topics.cost)
     warnings = [
         *adapters_in_doubt(runs),
         *find_warnings(material.table, material.comparison, question.test_size),
         *find_run_warnings(runs, group, material.comparison, known),
+        *undeclared_margin(runs, material.comparison),
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
@@ -71,6 +86,13 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
         provenance=provenance.find(runs),
         samples=samples,
     )
+
+
+def declared_margin(runs: RunSet, arms: tuple[str, str]) -> Margin | None:
+    """Return the margin that a suite declared for this contrast."""
+    if runs.margin is None or runs.contrast != arms:
+        return None
+    return Margin(runs.margin, "declared in the suite")
 
 
 def chosen_group(runs: RunSet, group: str | None) -> str:

@@ -26,6 +26,7 @@ RunId = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
 class _Contrast(StoredPart):
     treatment: str
     control: str
+    margin: Factor | None = None
 
 
 class _SuiteRow(StoredPart):

@@ -2,8 +2,9 @@
 
 What an interval speaks of depends on what was drawn. Intervals over seeds (`summarise_arm`,
 `paired_difference`, `welch_difference`) take the test items as they are; intervals over items
-(`wilson_interval`, `clustered_interval`) take the trained weights as they are; only
-`crossed_difference` and `pigeonhole_interval` speak of other seeds and other items.
+(`wilson_interval`, `clustered_interval`, `difference_over_items`) take the trained weights as they
+are; only `crossed_difference`, `stratified_difference` and `pigeonhole_interval` speak of other
+seeds and other items.
 
 Where a spread cannot be known (one seed, or no spread at all) the figure is ``None``, never an
 interval of width 0; anything that is no score raises `InputError`. How often every interval covers
@@ -14,6 +15,7 @@ from schemabank.stats.arms import ArmSummary, SpreadRatio, sd_ratio, summarise_a
 from schemabank.stats.bootstrap import bootstrap_interval
 from schemabank.stats.checks import Interval
 from schemabank.stats.contrasts import (
+    FEWEST_SEEDS,
     Difference,
     PairedDifference,
     paired_difference,
@@ -35,6 +37,7 @@ from schemabank.stats.items import (
     resampled_ratio_interval,
     wilson_interval,
 )
+from schemabank.stats.margins import MarginOutcome, MarginVerdict, margin_verdict
 from schemabank.stats.permutation import (
     PermutationTest,
     label_floor,
@@ -46,6 +49,7 @@ from schemabank.stats.planning import (
     PlannedDifference,
     VarianceComponents,
     planned,
+    seeds_needed,
     variance_components,
 )
 from schemabank.stats.power import (
@@ -54,24 +58,38 @@ from schemabank.stats.power import (
     detection_power,
 )
 from schemabank.stats.ratios import MeanRatio, ratio_of_means
-from schemabank.stats.verdicts import FEWEST_SEEDS, Outcome, Relevance, Verdict, holm, verdict
+from schemabank.stats.strata import (
+    FEWEST_DIFFERING,
+    OverItems,
+    StratifiedDifference,
+    Stratum,
+    difference_over_items,
+    stratified_difference,
+)
+from schemabank.stats.verdicts import Outcome, Relevance, Verdict, holm, verdict
 
 __all__ = [
+    "FEWEST_DIFFERING",
     "FEWEST_SEEDS",
     "ArmSummary",
     "CrossedDifference",
     "Difference",
     "Effect",
     "Interval",
+    "MarginOutcome",
+    "MarginVerdict",
     "McNemar",
     "MeanRatio",
     "Outcome",
     "Outperformance",
+    "OverItems",
     "PairedDifference",
     "PermutationTest",
     "PlannedDifference",
     "Relevance",
     "SpreadRatio",
+    "StratifiedDifference",
+    "Stratum",
     "VarianceComponents",
     "Verdict",
     "bootstrap_interval",
@@ -80,10 +98,12 @@ __all__ = [
     "detectable_difference",
     "detectable_from_error",
     "detection_power",
+    "difference_over_items",
     "hedges_g",
     "holm",
     "label_floor",
     "label_test",
+    "margin_verdict",
     "mcnemar",
     "paired_d_z",
     "paired_difference",
@@ -93,8 +113,10 @@ __all__ = [
     "ratio_of_means",
     "resampled_ratio_interval",
     "sd_ratio",
+    "seeds_needed",
     "sign_flip_floor",
     "sign_flip_test",
+    "stratified_difference",
     "summarise_arm",
     "unpaired_outperformance",
     "variance_components",

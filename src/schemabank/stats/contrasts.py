@@ -12,6 +12,8 @@ from scipy.stats import t as student
 from schemabank.stats.arms import student_interval
 from schemabank.stats.checks import Interval, as_scores, check_confidence, differences, sample_sd
 
+FEWEST_SEEDS = 4  # that a verdict takes: see benchmarks/verdicts.py
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -34,6 +36,30 @@ class Difference:
     p: float | None
     confidence: float
     num_seeds: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a verdict may rest on it."""
+        return self.num_seeds >= FEWEST_SEEDS
+
+    @property
+    def why_no_verdict(self) -> str:
+        """Why none may, or why none can: nothing shows any spread."""
+        if self.is_enough:
+            return "seeds without any spread cannot tell it from chance"
+        are = "seed is" if self.num_seeds == 1 else "seeds are"
+        return f"{self.num_seeds} {are} too few, a verdict takes {FEWEST_SEEDS}"
+
+    def upper_tail(self, statistic: float) -> float:
+        """Return the probability of a larger value, in standard errors, if there is no difference.
+
+        The difference must have a standard error above 0.
+        """
+        return float(student.sf(statistic, self.df))
+
+    def quantile(self, tail: float) -> float:
+        """Return the value, in standard errors, that is exceeded with this probability."""
+        return float(student.isf(tail, self.df))
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,24 @@ class CrossedDifference(Difference):
     seed_part: float | None
     item_part: float | None
 
+    def upper_tail(self, statistic: float) -> float:
+        """Return the probability of a larger value, in standard errors, if there is no difference.
+
+        The difference must have a standard error above 0.
+        """
+        beyond = self._student().two_sided_p(abs(statistic)) / 2
+        return beyond if statistic >= 0 else 1 - beyond
+
+    def quantile(self, tail: float) -> float:
+        """Return the value, in standard errors, that is exceeded with this probability."""
+        return self._student().quantile(tail)
+
+    def _student(self) -> "Cochran":
+        assert self.seed_part is not None
+        assert self.item_part is not None
+        parts = self.seed_part, self.item_part
+        return Cochran(parts, (self.num_seeds - 1, self.num_clusters - 1))
+
 
 def crossed_difference(
     a: npt.ArrayLike,
@@ -152,7 +170,7 @@ class Cochran:
     """
 
     parts: tuple[float, float]
-    freedom: tuple[int, int]
+    freedom: tuple[float, float]
 
     def quantile(self, tail: float) -> float:
         """Return what the statistic exceeds with this probability."""

@@ -15,8 +15,11 @@ from scipy.stats import chi2
 from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.checks import Interval
+from schemabank.stats.contrasts import FEWEST_SEEDS
 from schemabank.stats.crossed import Cochran, cluster_sums, mean_variances
 from schemabank.stats.power import check_alpha, detectable_from_error
+
+MOST_SEEDS = 10_000  # that a plan may ask for
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class VarianceComponents:
         item: between items, each with all seeds. Of items in clusters it is the variance that items
             would have that are drawn alone and add as much to the error.
         cell: of single answers, beyond what their seed and their item explain.
-        num_seeds: of the pilot.
-        num_items: of the pilot.
+        num_seeds: of the pilot; 0 where the variances were stated instead.
+        num_items: of the pilot; likewise.
         num_clusters: of the pilot; the number of items where each is drawn by itself.
     """
 
@@ -39,6 +42,11 @@ class VarianceComponents:
     num_seeds: int
     num_items: int
     num_clusters: int
+
+    @property
+    def clusters_an_item(self) -> float:
+        """How many clusters an item makes: 1 where each is drawn by itself."""
+        return self.num_clusters / self.num_items if self.num_items else 1.0
 
     def error_parts(self, num_seeds: int, num_items: int) -> tuple[float, float, float]:
         """Return what seeds, items and single answers add to the squared standard error."""
@@ -145,7 +153,7 @@ def planned(
         InputError: numbers, alpha or power are not allowed.
     """
     check_alpha(alpha)
-    num_clusters = round(num_items * components.num_clusters / components.num_items)
+    num_clusters = round(num_items * components.clusters_an_item)
     if min(num_seeds, num_clusters) < 2:
         raise InputError(
             f"{num_seeds} seeds and {num_items} items in {num_clusters} clusters allow no test: "
@@ -159,3 +167,38 @@ def planned(
         df = float(Cochran(parts, (num_seeds - 1, num_clusters - 1)).df(alpha / 2))
         detectable = detectable_from_error(error, df, alpha=alpha, power=power)
     return PlannedDifference(num_seeds, num_items, num_clusters, error, df, detectable)
+
+
+def seeds_needed(
+    components: VarianceComponents,
+    num_items: int,
+    difference: float,
+    *,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> int | None:
+    """Return the fewest seeds that find a true difference with so many items.
+
+    Args:
+        components: from `variance_components`, or stated.
+        num_items: that every run answers.
+        difference: to find, in units of the score, above 0.
+        alpha: p-value at which the test rejects.
+        power: probability of finding it.
+
+    Returns:
+        From `FEWEST_SEEDS` up; ``None`` where not even `MOST_SEEDS` do, as where items alone vary
+        too much.
+    """
+    if not 0 < difference < float("inf"):
+        raise InputError(f"difference {difference} is not above 0: give the one to find")
+
+    def is_found(num_seeds: int) -> bool:
+        found = planned(components, num_seeds, num_items, alpha=alpha, power=power).detectable
+        return found is None or found <= difference
+
+    low, high = FEWEST_SEEDS, MOST_SEEDS + 1
+    while low < high:  # more seeds never find less
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_found(middle) else (middle + 1, high)
+    return low if low <= MOST_SEEDS else None

@@ -15,7 +15,6 @@ from schemabank.stats.checks import Interval
 from schemabank.stats.contrasts import Difference
 from schemabank.stats.power import detectable_from_error
 
-FEWEST_SEEDS = 4  # that a verdict takes: see benchmarks/verdicts.py
 Outcome = Literal["better", "worse", "no difference detected", "no verdict"]
 Relevance = Literal["of interest", "too small to matter", "undecided"]
 
@@ -107,7 +106,7 @@ def verdict(
             percent; else in units of the score.
     """
     _check_rule(p, num_comparisons, smallest)
-    enough = contrast.num_seeds >= FEWEST_SEEDS
+    enough = contrast.is_enough
     p = (contrast.p if p is None else p) if enough else None
     alpha = 1 - contrast.confidence
     outcome = _outcome(contrast, p, alpha, higher_is_better) if enough else "no verdict"
@@ -166,15 +165,10 @@ class _Words:
         unit = " points" if self.shares else ""
         mean = f"{self._signed_text(self.contrast.mean)}{unit}"
         if outcome == "no verdict":
-            num = self.contrast.num_seeds
-            seeds = f"{num} seed is" if num == 1 else f"{num} seeds are"
             known = "" if self.contrast.interval is None else f" ({self._interval_text()})"
-            return f"No verdict: {mean}{known}; {seeds} too few, a verdict takes {FEWEST_SEEDS}."
+            return f"No verdict: {mean}{known}; {self.contrast.why_no_verdict}."
         if self.contrast.interval is None or p is None or detectable is None:
-            return (
-                f"No difference detected: {mean}, but seeds without any spread cannot tell it from "
-                "chance."
-            )
+            return f"No difference detected: {mean}, but {self.contrast.why_no_verdict}."
         numbers = f"{mean} ({self._interval_text()}, p = {p:.2g})"
         numbers += "" if relevance is None else f", {relevance}"
         if outcome == "no difference detected":

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from schemabank.common.errors import InputError
 from schemabank.common.plainyaml import Location
-from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings
+from schemabank.config.base import Int, Points, PositiveInt, Rate, Seed, Settings
 from schemabank.config.file import run_id, with_preset
 from schemabank.config.naming import dotted
 from schemabank.config.overrides import Tree, apply_override, assign
@@ -38,6 +38,8 @@ class ContrastSettings(Settings):
     """Name of the arm that is claimed to be better."""
     control: str
     """Name of the arm that it is compared with."""
+    margin: Points | None = None
+    """Largest difference in percentage points that does not matter, for verdicts of equivalence."""
 
 
 class TuneSettings(Settings):

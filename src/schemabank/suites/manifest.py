@@ -154,7 +154,7 @@ def _check_choices(
 
 
 def _declared_contrast(suite: Suite) -> dict[str, str] | None:
-    return None if suite.contrast is None else suite.contrast.model_dump()
+    return None if suite.contrast is None else suite.contrast.model_dump(exclude_none=True)
 
 
 def _diverged_trials(out: Path) -> dict[str, Outcome]:

@@ -13,16 +13,21 @@ from typing import Literal
 
 from schemabank import stats
 from schemabank.common.errors import InputError
+from schemabank.report.comparing.margins import MarginJudged
 from schemabank.report.comparing.peaks import Peaks, find_peaks
+from schemabank.report.comparing.references import Reference, find_references
 from schemabank.report.plain import EPOCHS, KEY
+from schemabank.report.reading.itemresults import TASKS
 from schemabank.report.reading.table import ScoreTable
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 10_000, 1_000
 MOST_DRAWN = 10**7  # scores in all arrangements of a test
-Test = Literal["crossed", "paired", "welch"]
+Test = Literal["crossed", "items", "paired", "welch"]
+OfItems = stats.CrossedDifference | stats.OverItems
 # Two arms' difference over seeds and items, each seed's mean over settings; ``None`` if unknown.
-ItemDifference = Callable[[str, str, Sequence[str]], stats.CrossedDifference | None]
+# Where each arm has a single run, the difference is over items alone.
+ItemDifference = Callable[[str, str, Sequence[str]], OfItems | None]
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,6 @@ class ArmAt:
     setting: str | None = field(metadata=EPOCHS)
     scores: dict[str, float]
     summary: stats.ArmSummary
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A row without a seed, with its Wilson interval over items."""
-
-    arm: str
-    setting: str = field(metadata=EPOCHS)
-    score: float
-    num_items: int | None
-    interval: stats.Interval | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Paired:
 class Crossed:
     """What needs runs that share a seed, and their scores of single items."""
 
-    difference: stats.CrossedDifference
+    difference: OfItems
     p_holm: float | None
 
 
@@ -91,7 +85,7 @@ class Contrast:
         sd_ratio: of the arms' standard deviations.
         crossed: the difference over seeds and items; ``None`` where items are not known.
         test: that the verdict rests on: where two seeds are shared the crossed one, or the paired
-            one where items are not known, else Welch's.
+            one where items are not known; of single runs that over items; else Welch's.
         verdict: on the p-value adjusted by Holm at a setting, unadjusted for the primary contrast.
     """
 
@@ -112,9 +106,7 @@ class Contrast:
     @property
     def own(self) -> Crossed | Paired | Welch:
         """What the verdict rests on."""
-        found = {"crossed": self.crossed, "paired": self.paired, "welch": self.welch}[self.test]
-        assert found is not None
-        return found
+        return _own(self.test, self.crossed, self.paired, self.welch)
 
 
 @dataclass(frozen=True)
@@ -124,6 +116,7 @@ class Primary:
     Attributes:
         over_seeds: what seeds say on these very items, by the paired test; ``None`` where the
             verdict is that itself.
+        margin: what it says about a margin; ``None`` where none was given.
     """
 
     contrast: str
@@ -133,6 +126,7 @@ class Primary:
     over_seeds: stats.Verdict | None
     holm_family: list[str]
     holm_covers: str
+    margin: MarginJudged | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +143,12 @@ class Comparison:
     arms: list[ArmAt]
     references: list[Reference]
     peaks: Peaks
+
+    @property
+    def primary_contrast(self) -> Contrast:
+        """The one that counts."""
+        own = [c for c in self.contrasts if c.verdict == self.primary.verdict]
+        return own[0] if own and self.pooled.verdict != self.primary.verdict else self.pooled
 
     @property
     def every_contrast(self) -> list[Contrast]:
@@ -204,8 +204,8 @@ def compare(
         pooled=pooled,
         contrasts=contrasts,
         arms=_arms_at(table, settings),
-        references=_references(table),
-        peaks=find_peaks(table, treatment, control, settings),
+        references=find_references(table),
+        peaks=find_peaks(table, treatment, control, [] if table.of_tasks else settings),
     )
 
 
@@ -260,7 +260,15 @@ def _p_or_1(found: Crossed | Paired | Welch | None) -> float:
     return 1.0 if found is None or found.difference.p is None else found.difference.p
 
 
-def _contrast(setting: str | None, runs: Runs, items: stats.CrossedDifference | None) -> Contrast:
+def _own(
+    test: Test, crossed: Crossed | None, paired: Paired | None, welch: Welch
+) -> Crossed | Paired | Welch:
+    found = {"crossed": crossed, "items": crossed, "paired": paired, "welch": welch}[test]
+    assert found is not None
+    return found
+
+
+def _contrast(setting: str | None, runs: Runs, items: OfItems | None) -> Contrast:
     """Compare, without any adjustment."""
     first, second = runs
     seeds = [seed for seed in first if seed in second]
@@ -270,9 +278,9 @@ def _contrast(setting: str | None, runs: Runs, items: stats.CrossedDifference | 
     welch = _compare_welch(a, b)
     crossed = None if items is None else Crossed(items, None)
     test: Test = "welch" if len(seeds) < 2 else "paired" if crossed is None else "crossed"
-    own = {"crossed": crossed, "paired": paired, "welch": welch}[test]
-    assert own is not None
-    by_pairs = test != "welch"
+    test = "items" if isinstance(items, stats.OverItems) else test
+    own = _own(test, crossed, paired, welch)
+    by_pairs = test in {"crossed", "paired"}
     return Contrast(
         setting=setting,
         seeds=seeds,
@@ -321,6 +329,7 @@ def _compare_welch(a: list[float], b: list[float]) -> Welch:
 
 def at_settings(setting_name: str, names: Sequence[str]) -> str:
     """Return settings as a reader knows them: ``epochs 2 and 4``; nothing where nothing varies."""
+    setting_name = "task" if setting_name == TASKS and len(names) == 1 else setting_name
     *rest, last = (name or "(empty)" for name in names)
     listed = f"{', '.join(rest)} and {last}" if rest else last
     return f"{setting_name} {listed}" if setting_name and any(names) else ""
@@ -375,13 +384,3 @@ def _arms_at(table: ScoreTable, settings: Sequence[str]) -> list[ArmAt]:
 def _arm_at(arm: str, setting: str | None, exact: Mapping[str, Fraction]) -> ArmAt:
     scores = _floats(exact)
     return ArmAt(arm, setting, scores, stats.summarise_arm(list(scores.values())))
-
-
-def _references(table: ScoreTable) -> list[Reference]:
-    found = []
-    for row in table.references:
-        interval = None
-        if row.num_items and row.num_correct is not None:
-            interval = stats.wilson_interval(row.num_correct, row.num_items)
-        found.append(Reference(row.arm, row.setting, row.score, row.num_items, interval))
-    return found

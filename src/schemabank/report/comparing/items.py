@@ -22,7 +22,7 @@ Matrix = npt.NDArray[np.float64]
 class Flips:
     """Items that one arm alone has right, of one seed at one setting; exact p of McNemar."""
 
-    seed: int
+    seed: int | str
     setting: str = field(metadata=EPOCHS)
     only_treatment: int
     only_control: int
@@ -37,14 +37,15 @@ class ItemComparison:
         setting: the setting; ``None`` for each seed's mean over all.
         num_items: in the group.
         num_seeds: that both arms share.
-        crossed: the difference, counting the variation of seeds and of items.
+        crossed: the difference, counting the variation of seeds and of items; of single runs, of
+            items alone.
         mcnemar: for every seed and setting; empty for scores that are not right or wrong.
     """
 
     setting: str | None = field(metadata=EPOCHS)
     num_items: int
     num_seeds: int
-    crossed: stats.CrossedDifference
+    crossed: stats.CrossedDifference | stats.OverItems
     mcnemar: list[Flips]
 
 

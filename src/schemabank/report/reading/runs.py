@@ -78,6 +78,7 @@ class RunSet:
         split: that they were scored on.
         runs: that are compared.
         contrast: treatment and control, where they were declared before the runs.
+        margin: in points, declared with the contrast; ``None`` without one.
         tuning: how learning rates were chosen, from ``suite.json``.
         failed: runs that failed and were not run again.
         failed_trials: likewise, of the search for learning rates.
@@ -96,6 +97,7 @@ class RunSet:
     failed_trials: tuple[Left, ...] = ()
     excluded: tuple[Left, ...] = ()
     unfinished: tuple[str, ...] = ()
+    margin: float | None = None
 
     @property
     def digest(self) -> str:
@@ -179,6 +181,7 @@ def read_runs(path: Path) -> RunSet:
         failed_trials=tuple(left for run, left in failed.items() if run in tuned - known),
         excluded=(*excluded, *_strangers(path, known | tuned)),
         unfinished=tuple(sorted(missing)),
+        margin=declared.get("margin") if declared else None,
     )
 
 

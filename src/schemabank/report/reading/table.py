@@ -73,12 +73,14 @@ class ScoreTable:
         sha256: of its bytes.
         rows: in the file's order.
         setting_name: what the column ``epochs`` stands for; empty where nothing varies.
+        of_tasks: whether settings are tasks, among which nobody chooses a best one.
     """
 
     name: str
     sha256: str
     rows: tuple[ScoreRow, ...]
     setting_name: str = "epochs"
+    of_tasks: bool = False
 
     @property
     def references(self) -> list[ScoreRow]:
@@ -235,6 +237,15 @@ def read_cells(
         raise InputError(f"{path.name} is empty: give the columns {', '.join(columns)} and rows")
 
 
+def head_of(text: str) -> list[str]:
+    """Return the names of a CSV's columns; nothing where there is no first row."""
+    rows = csv.reader(io.StringIO(text, newline=""))
+    try:
+        return [cell.strip() for cell in next(rows, [])]
+    except csv.Error:
+        return []
+
+
 def known(cell: str) -> str:
     """Return a cell that may be empty, as empty where it says that it holds nothing."""
     return "" if cell.lower() in MISSING else cell
@@ -270,7 +281,7 @@ def _parse_row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     if not cells["arm"] or cells["arm"].lower() in NO_ARM:
         said = f"{cells['arm']!r}, which names no arm" if cells["arm"] else "empty"
         raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
-    exact, decimals = _parse_share(cells["score"], place)
+    exact, decimals = parse_share(cells["score"], place)
     return ScoreRow(
         arm=cells["arm"],
         setting=known(cells["epochs"]),
@@ -282,8 +293,12 @@ def _parse_row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     )
 
 
-def _parse_share(text: str, place: str) -> tuple[Fraction, int]:
-    """A score as printed, and its decimals."""
+def parse_share(text: str, place: str) -> tuple[Fraction, int]:
+    """Return a score as printed, and its decimals.
+
+    Raises:
+        InputError: it is no share.
+    """
     found = SHARE.fullmatch(text)
     if found is None or not (found[1] or found[2]) or len(text) > LONGEST_NUMBER:
         raise InputError(

@@ -12,6 +12,7 @@ def tables(found: ItemComparison | None) -> list[PlainTable]:
 
 
 def _crossed_table(found: ItemComparison) -> PlainTable | None:
+    single = found.num_seeds == 1
     row = {
         "items": number(found.num_items, 0),
         "seeds": str(found.num_seeds),
@@ -19,7 +20,8 @@ def _crossed_table(found: ItemComparison) -> PlainTable | None:
         "95 % interval": interval(found.crossed.interval, 100),
         "standard error": points(found.crossed.standard_error).lstrip("+"),
     }
-    return table_of("over other seeds and other items at once, in points of percent", [row])
+    over = "of these very runs over other items" if single else "over other seeds and other items"
+    return table_of(f"{over}{'' if single else ' at once'}, in points of percent", [row])
 
 
 def _mcnemar_table(found: ItemComparison) -> PlainTable | None:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import altair
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.comparing.comparison import ArmAt, Comparison, Reference, at_settings
+from schemabank.report.comparing.comparison import ArmAt, Comparison, at_settings
+from schemabank.report.comparing.references import Reference
 from schemabank.report.figures import LONGEST_LABEL, Datum, Spec
 from schemabank.report.sections import look
 from schemabank.report.sections.cells import POOLED, finite, interval, number, percent, place

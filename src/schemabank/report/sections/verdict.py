@@ -9,16 +9,19 @@ from schemabank.report.sections.cells import interval, points, short
 from schemabank.report.sections.groups import GroupContrast
 from schemabank.stats import FEWEST_SEEDS
 
-TESTS = {"crossed": "over seeds and items"}  # in words, where the name is none
+TESTS = {  # in words, where the name is none
+    "crossed": "over seeds and items",
+    "items": "over items alone, of these very runs",
+}
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What runs were scored by: the name of the score, and the part of the data."""
+    """What runs were scored by: the name of the score, and the part of the data, where known."""
 
     metric: str
-    split: str
-    group: str
+    split: str | None = None
+    group: str | None = None
 
 
 def sentence(comparison: Comparison) -> str:
@@ -34,10 +37,12 @@ def sentence(comparison: Comparison) -> str:
 def other_sentences(
     comparison: Comparison, scored: Scoring | None, groups: Sequence[GroupContrast]
 ) -> Iterator[str]:
-    """Yield what seeds alone say, and the compared part as one of several, where known.
+    """Yield what is said of a margin, by seeds alone, and of the compared part as one of several.
 
-    Neither is the verdict; where one is another than that, its line says so first.
+    The last two are not the verdict; where one is another than that, its line says so first.
     """
+    if (margin := comparison.primary.margin) is not None:
+        yield f"Margin ({margin.declared_by}): {margin.verdict.sentence}"
     outcome, alone = comparison.primary.verdict.outcome, comparison.primary.over_seeds
     if alone is not None:
         differs = "" if alone.outcome == outcome else "Not the same as the verdict. "
@@ -58,10 +63,10 @@ def paragraphs(
     found = [headline(comparison, items), sentence(comparison)]
     found += other_sentences(comparison, scored, groups)
     if scored is not None:
-        found.append(
-            f"What is compared: score: {scored.metric}; split: {scored.split}; part of it: "
-            f"{scored.group}."
-        )
+        parts = [f"score: {scored.metric}"]
+        parts += [f"split: {scored.split}"] if scored.split is not None else []
+        parts += [f"part of it: {scored.group}"] if scored.group is not None else []
+        found.append(f"What is compared: {'; '.join(parts)}.")
     if len(comparison.primary.holm_family) > 1:
         found.append(f"Holm's adjustment covers {comparison.primary.holm_covers}.")
     return found
@@ -74,6 +79,8 @@ def headline(comparison: Comparison, items: ItemComparison | None) -> str:
     p = "" if found.p is None else f", p = {short(found.p)}"
     outcome = f"{found.outcome[:1].upper()}{found.outcome[1:]}"
     few = f" Fewer than {FEWEST_SEEDS} seeds give no verdict."
+    if comparison.primary.test == "items":
+        few = f" No verdict: {comparison.primary_contrast.own.difference.why_no_verdict}."
     return (
         f"{outcome}: {points(found.difference)} points{known}{p}, "
         f"{_seeds_and_items(comparison, items)}{few if found.outcome == 'no verdict' else ''}"
@@ -81,11 +88,12 @@ def headline(comparison: Comparison, items: ItemComparison | None) -> str:
 
 
 def _seeds_and_items(comparison: Comparison, items: ItemComparison | None) -> str:
-    verdict = comparison.primary.verdict
-    contrasts = [comparison.pooled, *comparison.contrasts]
-    contrast = next((c for c in contrasts if c.verdict == verdict), comparison.pooled)
+    contrast = comparison.primary_contrast
     num = len(contrast.seeds)
     seeds = f"{num} seed{'s' * (num != 1)}"
+    if contrast.test == "items":
+        assert items is not None
+        return f"a single run of each arm on {items.num_items:,} items, paired."
     if contrast.test == "crossed":
         assert items is not None
         return f"{seeds} and {items.num_items:,} items, paired."

@@ -21,8 +21,10 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "other-conditions",
+        "other-evaluation",
         "other-contrast",
         "contrast-not-declared",
+        "margin-not-declared",
         "below-reference",
         "not-above-reference",
         "no-reference",
@@ -39,6 +41,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-settings",
         "runs-left-out",
         "few-seeds",
+        "single-runs",
         "selection-on-test",
     ),
     (
@@ -46,6 +49,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "subset-of-split",
         "trimmed-prompts",
         "excluded-runs",
+        "excluded-tasks",
         "lower-variance-unsupported",
     ),
 )

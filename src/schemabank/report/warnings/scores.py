@@ -18,9 +18,9 @@ from schemabank.report.comparing.comparison import (
     ArmAt,
     Comparison,
     Contrast,
-    Reference,
     at_settings,
 )
+from schemabank.report.comparing.references import Reference
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.table import ScoreRow, ScoreTable
 from schemabank.report.warnings.finding import Finding, first_named, times
@@ -275,6 +275,14 @@ def _few_seeds(comparison: Comparison) -> Iterator[Finding]:
     """Fewer seeds than can reach p = 0.05 whatever they score."""
     pooled = comparison.pooled
     arms = (pooled.treatment.num_seeds, pooled.control.num_seeds)
+    if pooled.test == "items":
+        yield Finding(
+            "single-runs",
+            {"arms": [comparison.treatment, comparison.control]},
+            "Each arm has a single run: the verdict speaks of these very weights and answers. "
+            "Whether training or sampling again would show the difference, nothing here tells.",
+        )
+        return
     paired = pooled.test != "welch"
     num = len(pooled.seeds) if paired else min(arms)
     floor = stats.sign_flip_floor(num) if paired else stats.label_floor(*arms)

@@ -1,0 +1,36 @@
+"""The question of ``--fail-if-worse``: may a program go on with the treatment?
+
+Without a margin the answer is no where the treatment is significantly worse. With one it is no
+unless the treatment is shown to be not worse by more than the margin.
+"""
+
+from typing import TYPE_CHECKING
+
+from schemabank.common.errors import InputError
+
+if TYPE_CHECKING:  # charts take long to import
+    from schemabank.report.contents import Report
+
+SHOWN = ("equivalent", "not worse")
+
+
+def why_stop(report: "Report") -> str | None:
+    """Return why the treatment must not be taken; ``None`` where it may be.
+
+    Raises:
+        InputError: there is no margin and no verdict, so that the answer could never be no.
+    """
+    own = report.comparison
+    arms, primary = f"{own.treatment} against {own.control}", own.primary
+    if primary.margin is not None:
+        found = primary.margin.verdict
+        return None if found.outcome in SHOWN else f"{arms}: {found.sentence}"
+    if primary.verdict.outcome == "worse":
+        return f"{arms}: {primary.verdict.sentence}"
+    if primary.verdict.outcome == "no verdict" or primary.verdict.p is None:
+        raise InputError(
+            f"--fail-if-worse: {arms} has no test ({primary.verdict.sentence}), so it could never "
+            "fail: allowed are arms with a verdict, or a margin, which must be shown; add seeds, "
+            "or give --margin"
+        )
+    return None

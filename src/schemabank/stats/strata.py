@@ -1,0 +1,194 @@
+"""Two arms over several tasks, and two single runs over items alone.
+
+A mean over tasks is a mean of strata: each task counts alike, however many items it has, and its
+items are drawn from it alone. So its interval speaks of other seeds and other items of these very
+tasks, not of other tasks (Cochran 1977, Sampling Techniques, chapter 5).
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from schemabank.common.errors import InputError
+from schemabank.stats import checks
+from schemabank.stats.arms import student_interval
+from schemabank.stats.checks import Array
+from schemabank.stats.contrasts import Difference, two_sided_p
+from schemabank.stats.crossed import Cochran, CrossedDifference, cluster_sums, mean_variances
+
+FEWEST_DIFFERING = 6  # items: McNemar's exact test of fewer cannot reach p = 0.05
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A task's scores.
+
+    Attributes:
+        a: (seed, item) scores of one arm.
+        b: (seed, item) scores of the other, same seeds and items in the same order.
+        clusters: what each item was drawn with; ``None`` where each is drawn by itself.
+    """
+
+    a: npt.ArrayLike
+    b: npt.ArrayLike
+    clusters: Sequence[Hashable] | None = None
+
+
+@dataclass(frozen=True)
+class StratifiedDifference(CrossedDifference):
+    """A mean of several tasks' differences that counts the variation of seeds and of items.
+
+    Attributes:
+        num_strata: tasks.
+        item_df: degrees of freedom of what items add; ``None`` without a standard error.
+    """
+
+    num_strata: int
+    item_df: float | None
+
+    def _student(self) -> Cochran:
+        assert self.seed_part is not None
+        assert self.item_part is not None
+        assert self.item_df is not None
+        return Cochran((self.seed_part, self.item_part), (self.num_seeds - 1, self.item_df))
+
+
+@dataclass(frozen=True)
+class OverItems(Difference):
+    """A difference of two single runs that counts the variation of items alone.
+
+    Attributes:
+        num_clusters: of items; the number of items where each is drawn by itself.
+        num_differing: of them, those on which the runs have other scores.
+        num_strata: tasks.
+    """
+
+    num_clusters: int
+    num_differing: int
+    num_strata: int
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether a verdict may rest on it."""
+        return self.num_differing >= FEWEST_DIFFERING
+
+    @property
+    def why_no_verdict(self) -> str:
+        """Why none may."""
+        return (
+            f"the runs differ on {self.num_differing} items or clusters, too few: a verdict over "
+            f"items takes {FEWEST_DIFFERING}"
+        )
+
+
+def stratified_difference(
+    strata: Sequence[Stratum], *, confidence: float = 0.95
+) -> StratifiedDifference:
+    """Compare two arms over seeds, items and tasks, each task with the same weight.
+
+    Seeds vary in their means over all tasks, as they are shared by these. What items add is that
+    of `crossed_difference` for each task, and tasks draw their items independently. The quantile
+    is Cochran's (1964), with the degrees of freedom of Satterthwaite 1946 for the tasks' items.
+
+    Args:
+        strata: one a task, all with the same seeds, at least two of these.
+        confidence: probability that the interval holds the mean difference over all seeds and
+            items of these tasks.
+    """
+    checks.check_confidence(confidence)
+    sums = _checked(strata)
+    num_seeds, num = len(sums[0][0]), len(sums)
+    if num_seeds < 2 or min(own.shape[1] for own, _ in sums) < 2:
+        raise InputError(
+            f"{num_seeds} seeds, and a task of {min(own.shape[1] for own, _ in sums)} items or "
+            "clusters, do not show what varies: give at least 2 of each"
+        )
+    by_seed = np.mean([own.sum(axis=1) / sizes.sum() for own, sizes in sums], axis=0)
+    found = [mean_variances(own, sizes) for own, sizes in sums]
+    seed_part = float(by_seed.var(ddof=1)) / num_seeds
+    rounding = max(one.rounding for one in found)
+    seed_part = seed_part if seed_part > rounding else 0.0
+    item_parts = [one.error_parts[1] / num**2 for one in found]
+    item_df = _satterthwaite(item_parts, [own.shape[1] - 1 for own, _ in sums])
+    mean, parts = float(by_seed.mean()), (seed_part, sum(item_parts))
+    error, df, p = sum(parts) ** 0.5, None, None
+    if error:
+        student = Cochran(parts, (num_seeds - 1, item_df))
+        df, p = student.df((1 - confidence) / 2), student.two_sided_p(abs(mean) / error)
+    return StratifiedDifference(
+        mean=mean,
+        standard_error=error,
+        df=df,
+        interval=student_interval(mean, error, df, confidence),
+        p=p,
+        confidence=confidence,
+        num_seeds=num_seeds,
+        num_clusters=sum(own.shape[1] for own, _ in sums),
+        seed_part=parts[0],
+        item_part=parts[1],
+        num_strata=num,
+        item_df=item_df,
+    )
+
+
+def difference_over_items(strata: Sequence[Stratum], *, confidence: float = 0.95) -> OverItems:
+    """Compare two single runs over the items of one or more tasks: Student's paired test.
+
+    It speaks of other items, and of these very weights: nothing tells what other seeds would do.
+    Sums over a cluster's items take the items' place, as in `crossed_difference`.
+
+    Args:
+        strata: one a task, each with one seed.
+        confidence: probability that the interval holds the mean difference over all items.
+    """
+    checks.check_confidence(confidence)
+    sums = _checked(strata)
+    if len(sums[0][0]) != 1:
+        raise InputError(
+            f"{len(sums[0][0])} seeds: a difference over items alone is of one run of each arm; "
+            "take crossed_difference"
+        )
+    means, parts, freedom = [], [], []
+    for own, sizes in sums:
+        mean, num = float(own.sum() / sizes.sum()), own.shape[1]
+        residuals = (own[0] - sizes * mean) / sizes.sum()
+        spread = num / (num - 1) * float(np.square(residuals).sum()) if num > 1 else np.inf
+        means.append(mean)
+        parts.append(spread if spread > checks.rounding(own) ** 2 else 0.0)
+        freedom.append(num - 1)
+    mean, known = float(np.mean(means)), bool(np.isfinite(parts).all())
+    error = sum(parts) ** 0.5 / len(sums) if known else None
+    df = _satterthwaite(parts, freedom) if error else None
+    return OverItems(
+        mean=mean,
+        standard_error=error,
+        df=df,
+        interval=student_interval(mean, error, df, confidence),
+        p=two_sided_p(mean, error, df),
+        confidence=confidence,
+        num_seeds=1,
+        num_clusters=sum(own.shape[1] for own, _ in sums),
+        num_differing=sum(int(np.count_nonzero(own)) for own, _ in sums),
+        num_strata=len(sums),
+    )
+
+
+def _checked(strata: Sequence[Stratum]) -> list[tuple[Array, Array]]:
+    """Sums and sizes of every task's clusters; refused where tasks have other seeds."""
+    sums = [cluster_sums(one.a, one.b, one.clusters) for one in strata]
+    seeds = {len(own) for own, _ in sums}
+    if len(seeds) != 1:
+        raise InputError(
+            f"tasks with {sorted(seeds)} seeds have no common mean: give all tasks the same seeds"
+        )
+    return sums
+
+
+def _satterthwaite(parts: Sequence[float], freedom: Sequence[float]) -> float:
+    """The degrees of freedom of a sum of estimated variances (Satterthwaite 1946)."""
+    total = sum(parts)
+    if not total:
+        return float(sum(freedom))
+    return 1 / sum((part / total) ** 2 / df for part, df in zip(parts, freedom, strict=True) if df)
