@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from ourconfigs import CONFIGS
 from programs import started
 from schemabank import __version__
 from schemabank.cli import main
@@ -23,8 +24,6 @@ from schemabank.engine.loss import mean_per_slot
 from schemabank.runs.progress import reporter
 from tinyruns import SETTINGS, Finished, snapshot, write_config, write_gsm8k
 
-YAML = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
-CONFIGS = [path for path in YAML if "arms" not in yaml.safe_load(path.read_text())]
 PROGRAM = [sys.executable, "-c", "from schemabank.cli import main; main()"]
 COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])(?:;\d+)*m")
 
@@ -233,7 +232,7 @@ class TestBadInputInFiles:
             ("arm: lora\n\nseed: x\n", r"c\.yaml:3: seed is 'x', but "),
             ("arm: lora\nbank: {top_k: 33}\n", r"c\.yaml:2: .*top_k is 33, allowed is 1 to "),
             ("arm: [lora\n", r"c\.yaml is not valid YAML"),
-            ("seed: 1\n", "arm is missing: add it"),
+            ("curriculum: [{ratio: 1}]\n", r"curriculum\.0\.name is missing: add it"),
             ("- 1\n", "holds a list, allowed are keys and values"),
             ("preset: best\narm: lora\n", r"c\.yaml:1: preset is 'best', allowed are sound, paper"),
         ],
@@ -540,6 +539,7 @@ class TestConfigSchema:
             "contrast",
             "defaults",
             "exclude",
+            "extends",
             "grid",
             "seeds",
             "tune",

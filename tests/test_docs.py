@@ -14,10 +14,10 @@ import transformers
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from ourconfigs import CONFIGS
 from schemabank.cli import app
 from schemabank.common.tables import markdown_table
 from schemabank.config.file import load_experiment
-from schemabank.config.settingsfile import SettingsFile
 from schemabank.report.routing.report import tables
 from schemabank.runs.tables import results_tables
 from tiny import tiny_model, tiny_tokenizer
@@ -25,9 +25,6 @@ from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FILES = sorted((ROOT / "configs").rglob("*.yaml"))
-SUITES = [path for path in FILES if "arms" in SettingsFile(path, may_extend=True).tree]
-CONFIGS = [path for path in FILES if path not in SUITES]
 
 
 def test_the_python_example_runs_as_printed(

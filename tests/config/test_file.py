@@ -114,7 +114,10 @@ def test_routing_on_and_off_are_words(path: Path) -> None:
             "run.yaml:1 has a key that is not text, a list or a mapping: allowed",
         ),
         ("- arm\n", "run.yaml holds a list, allowed are keys and values: write settings like"),
-        ("", "run.yaml: arm is missing: add it (One method or a list of them; base trains nothing"),
+        (
+            "curriculum: [{ratio: 1.0}]",
+            "run.yaml:1: curriculum.0.name is missing: add it (",
+        ),
         (
             "arm: lora\nseed: 1\narm: base\n",
             "run.yaml:3: arm is already in line 1, allowed is once: remove one of them",

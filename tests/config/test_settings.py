@@ -369,3 +369,8 @@ def test_samples_that_cannot_be_drawn_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         EvalSettings.model_validate(settings)
+
+
+def test_the_default_is_what_the_evidence_supports() -> None:
+    """Plain LoRA beside the untouched model: docs/findings.md."""
+    assert [run.arm for run in ExperimentConfig().runs()] == ["base", "lora"]

@@ -42,7 +42,7 @@ def test_what_is_written_for_a_task_reads_back(task: str, tmp_path: Path) -> Non
     config = read(tmp_path, Start(task=task, data=data))
     assert config.task.name == task
     assert config.model.name == "smollm2-135m-instruct"
-    assert [run.arm for run in config.runs()] == ["base", "lora", "schemabank"]
+    assert [run.arm for run in config.runs()] == ["base", "lora"]
     assert "\n\n\n" not in text
     assert max(map(len, text.splitlines())) <= 110
 
@@ -62,9 +62,9 @@ def test_every_setting_stands_below_what_it_means() -> None:
 
 
 def test_only_what_a_task_needs_differs_from_the_defaults(tmp_path: Path) -> None:
-    """A file for gsm8k makes the runs that three lines would make."""
+    """A file for gsm8k makes the runs that a few lines would make."""
     short = tmp_path / "short.yaml"
-    short.write_text("arm: [base, lora, schemabank]\ntask: {name: gsm8k}\neval: {limit: 200}\n")
+    short.write_text("task: {name: gsm8k}\neval: {limit: 200}\ntrain: {learning_rate: 2e-3}\n")
     assert read(tmp_path, Start(task="gsm8k")).runs() == load_experiment(short).runs()
 
 

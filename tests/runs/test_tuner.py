@@ -106,9 +106,7 @@ def test_lora_alone_and_defaults() -> None:
     with pytest.raises(InputError, match="routing 'on' needs banks, and none are attached"):
         tuner.set_routing("on")
     tuner.set_routing("off")
-    assert schemabank.Tuner(tiny_model("llama"), tiny_tokenizer()).config == RunConfig(
-        arm="schemabank"
-    )
+    assert schemabank.Tuner(tiny_model("llama"), tiny_tokenizer()).config == RunConfig(arm="lora")
 
 
 @pytest.mark.parametrize("failure", [None, KeyboardInterrupt])

@@ -64,7 +64,7 @@ def config_schema(
 def _schema(*, of_suites: bool) -> dict[str, object]:
     from schemabank.config.settings import ExperimentConfig
     from schemabank.config.settingsfile import EXTENDS
-    from schemabank.suites.file import SuiteConfig
+    from schemabank.suites.file import LEFT_OUT_BY_NULL, SuiteConfig
 
     schema = (SuiteConfig if of_suites else ExperimentConfig).model_json_schema()
     schema["properties"][EXTENDS] = {
@@ -72,6 +72,9 @@ def _schema(*, of_suites: bool) -> dict[str, object]:
         "description": "Another file, whose settings this one's are put on top of.",
     }
     schema["required"] = []  # the other file may have it
+    for section in LEFT_OUT_BY_NULL if of_suites else ():
+        inner = schema["properties"][section]
+        inner["additionalProperties"] = {"anyOf": [inner["additionalProperties"], {"type": "null"}]}
     return schema
 
 

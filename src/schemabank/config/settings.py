@@ -358,7 +358,7 @@ class RunConfig(CommonSettings):
 class ExperimentConfig(CommonSettings):
     """A configuration file: one run, or one for each arm and seed."""
 
-    arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)]
+    arm: Arm | Annotated[tuple[Arm, ...], Field(min_length=1)] = ("base", "lora")
     """One method or a list of them; base trains nothing."""
     seed: Seed | Annotated[tuple[Seed, ...], Field(min_length=1)] = 42
     """One seed, or a list of seeds."""

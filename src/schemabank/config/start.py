@@ -56,6 +56,8 @@ OWN: Mapping[str, Mapping[str, object]] = {
     "perplexity": {"task.perplexity.path": None, "eval.limit": 20},
     RECORDS: {"task.records.path": "", "task.records.target": "{answer}"},
 }
+# Learning rates of plain LoRA that did best in docs/findings.md, where others than the default did.
+RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3}
 # What is not shown of a task, since it changes nothing there.
 UNUSED = {"perplexity": {"eval.max_new_tokens"}}
 # Columns that data sets have for what is asked and what is answered.
@@ -140,10 +142,12 @@ def _task(start: Start) -> str:
 
 def _values(task: str, start: Start) -> tuple[dict[str, Any], list[str]]:
     """The settings that are written, as a tree, and comments on what was found in the data."""
-    given: dict[str, object] = {"arm": ["base", "lora", "schemabank"], "task.name": task}
+    given: dict[str, object] = {"task.name": task}
     note: list[str] = []
     if start.model is not None:
         given["model.name"] = start.model
+    if (model := start.model or _default("model.name")) in RATES:
+        given["train.learning_rate"] = RATES[model]
     if start.data:
         given[DATA_PATHS[task]] = start.data
     asked = {"task.prompt": start.prompt, "task.records.target": start.target}

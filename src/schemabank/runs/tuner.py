@@ -55,7 +55,7 @@ class Tuner:
     Args:
         model: a decoder-only transformers model; all its weights are frozen.
         tokenizer: its tokenizer.
-        config: settings; the preset ``sound`` of the arm ``schemabank`` without it. Those of
+        config: settings; the preset ``sound`` of the arm ``lora`` without it. Those of
             ``model``, ``eval`` and ``engine``, and of ``task`` all that is not about tokens, have
             no effect here, which a warning says.
 
@@ -70,7 +70,7 @@ class Tuner:
         tokenizer: PreTrainedTokenizerBase,
         config: RunConfig | None = None,
     ) -> None:
-        config = config or RunConfig(arm="schemabank")
+        config = config or RunConfig(arm="lora")
         if not config.trains:
             raise InputError(
                 f"config.arm is {config.arm!r}, which trains nothing: allowed are "

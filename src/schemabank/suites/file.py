@@ -25,6 +25,7 @@ from schemabank.tasks.catalog import split_of
 
 ARM, SEED, PRESET = "arm", "seed", "preset"
 SEARCH_SPLIT = "validation"
+LEFT_OUT_BY_NULL = ("arms", "grid")  # of the file that a suite extends
 Point = Mapping[str, object]
 Place = tuple[str, int, Point]  # arm, seed, values of the grid
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -190,7 +191,7 @@ def _leave_out(source: SettingsFile) -> None:
     """Remove arms and settings of the grid that the extended file has and this one sets to null."""
     if source.base is None:
         return
-    for section in ("arms", "grid"):
+    for section in LEFT_OUT_BY_NULL:
         inherited, own = source.base.tree.get(section), source.tree.get(section)
         if isinstance(inherited, dict) and isinstance(own, dict):
             gone = [name for name in inherited if own[name] is None]
