@@ -189,7 +189,7 @@ def gold_losses(
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
             for item, example, row in zip(chosen, encoded, rows, strict=True):
                 values = row[: example.num_labels]
-                text = values[:-1] if item.has_end else values
+                text = values[: -item.num_end] if item.has_end else values
                 without = text.mean() if len(text) else torch.zeros(())
                 results[slot].append((without.item(), values.mean().item()))
         advance(len(chosen))

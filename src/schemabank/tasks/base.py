@@ -3,8 +3,17 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemabank.common.errors import InputError
+
+
+class Turn(NamedTuple):
+    """One turn of a chat: who says what, and whether a model learns to say it."""
+
+    role: str
+    content: str
+    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,8 @@ class Example:
         group: which part of the split results are reported for (``all``, ``seen``, ``held_out``).
         references: answers that count as right, where there are others beside ``answer``.
         cluster: what the example was drawn with (a document), where it was not drawn alone.
+        turns: the whole chat, where the example is one; its last turn is learned, and says the
+            ``solution``.
     """
 
     id: str
@@ -30,6 +41,7 @@ class Example:
     group: str = "all"
     references: tuple[str, ...] = ()
     cluster: str = ""
+    turns: tuple[Turn, ...] = ()
 
     @property
     def golds(self) -> tuple[str, ...]:
@@ -48,7 +60,8 @@ class Item:
         target_tokens: the gold target with its end token.
         golds: all answers that count as right.
         cluster: the example's.
-        has_end: whether the target's last token ends it.
+        has_end: whether the target's last tokens end it.
+        num_end: how many tokens these are.
         fields: the example's columns, for those who judge completions by them.
         sample: which of the completions of the same question, counted from 0.
     """
@@ -61,6 +74,7 @@ class Item:
     golds: tuple[str, ...]
     cluster: str = ""
     has_end: bool = True
+    num_end: int = 1
     fields: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
 

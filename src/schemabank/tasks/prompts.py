@@ -90,6 +90,12 @@ def columns_in(template: str, names: Iterable[str]) -> list[str]:
     ]
 
 
+def unknown_in(template: str, names: Iterable[str]) -> list[str]:
+    """Return what a template has in braces that looks like a column but is none of these."""
+    found = _brace_pattern(tuple(names)).finditer(template)
+    return list(dict.fromkeys(brace["unknown"] for brace in found if brace["unknown"]))
+
+
 @lru_cache
 def _brace_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """Find braces around these columns, around what looks like a column, and doubled braces."""
