@@ -196,7 +196,7 @@ def test_what_is_no_text_and_no_number_is_refused_where_it_is_used(
         path="x", id="id", group="group", cluster="cluster", references="right"
     )
     with pytest.raises(InputError, match=rf"row 3 has {said}.* in column '{name}'"):
-        records._make_example(("row 3", row), "0", settings, PROMPT, list(row))
+        records.Form(settings, PROMPT, list(row)).example(("row 3", row), "0")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])

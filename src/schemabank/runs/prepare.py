@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.task import TaskSettings
-from schemabank.engine.batches import Encoded, encode, plan_schedule
+from schemabank.engine.batches import Encoded, encode, encode_turns, plan_schedule
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
@@ -22,7 +22,7 @@ from schemabank.methods.method import Setup
 from schemabank.runs.forms import Items
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
-from schemabank.tasks.chat import in_chat, is_within
+from schemabank.tasks.chat import Piece, chat_pieces, in_chat, is_within
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 from schemabank.tasks.scoring.scores import METRICS, Metric, check_pass_at
 from schemabank.tasks.seams import beginning_tokens, continuation_tokens, plain_tokens
@@ -55,6 +55,38 @@ def tokenise(
         )
         for example_id, prompt, completion in texts
     ]
+    return _checked(encoded, settings, tokenizer)
+
+
+def tokenise_chats(
+    examples: Sequence[Example], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+) -> list[Encoded]:
+    """Turn chats into tokens with a label for each that a learned turn says.
+
+    Args:
+        examples: with their turns.
+        settings: end token, loss and length limit.
+        tokenizer: the base model's.
+
+    Raises:
+        InputError: as `tokenise`, and a chat that the tokenizer's template cannot render.
+    """
+    encoded = [
+        encode_turns(
+            _chat_tokens(example, tokenizer, end_token=settings.end_token),
+            example_id=example.id,
+            max_length=settings.max_length,
+            completion_only=settings.completion_only_loss,
+        )
+        for example in examples
+    ]
+    return _checked(encoded, settings, tokenizer)
+
+
+def _checked(
+    encoded: list[Encoded], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+) -> list[Encoded]:
+    """Refuse texts that the tokenizer does not know, and more cut ones than allowed."""
     _check_known((e.tokens[: e.label_start] for e in encoded), tokenizer)
     num_cut = sum(e.cut for e in encoded)
     if num_cut > settings.max_cut_ratio * len(encoded):
@@ -72,8 +104,17 @@ def task_training_data(
     """Tokenise a task's training examples and plan the schedule of their batches."""
     task = run.task
     chosen = examples[: task.train_limit]
+    if any(example.turns for example in chosen):
+        return chat_training_data(chosen, run, tokenizer)
     texts = [(e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen]
     return training_data(chosen, texts, run, tokenizer)
+
+
+def chat_training_data(
+    examples: Sequence[Example], run: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
+    """Tokenise chats and plan the schedule of their batches."""
+    return _planned(examples, tokenise_chats(examples, run.task, tokenizer), run, tokenizer)
 
 
 def training_data(
@@ -92,7 +133,15 @@ def training_data(
     """
     if not examples:
         raise InputError("there are 0 training examples, allowed is at least 1: add some")
-    encoded = tokenise(texts, run.task, tokenizer)
+    return _planned(examples, tokenise(texts, run.task, tokenizer), run, tokenizer)
+
+
+def _planned(
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    run: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TrainingData:
     front = beginning_tokens(tokenizer)  # a chat template may write none
     return TrainingData(
         examples=examples,
@@ -231,6 +280,11 @@ def items_of(
     shots = few_shot_examples(data, settings.few_shot)
     metric = METRICS[metric_of(task)]
     check_pass_at(metric, settings.pass_at)
+    if settings.few_shot and any(example.turns for example in examples):
+        raise InputError(
+            f"eval.few_shot is {settings.few_shot}, but a chat has no place for other examples: "
+            "allowed is 0, leave it out"
+        )
     for example in examples:
         _check_golds(example, metric)
     items = [_item(example, task, shots, tokenizer, trimmed=trimmed) for example in examples]
@@ -257,6 +311,8 @@ def _item(
     *,
     trimmed: bool,
 ) -> Item:
+    if example.turns:
+        return _chat_item(example, tokenizer)
     prompt = _in_chat(_prompt(example, task, shots), task, tokenizer)
     *asked, target = _pieces(example, task, shots, trimmed=trimmed)
     return Item(
@@ -273,6 +329,51 @@ def _item(
         golds=example.golds,
         fields=example.fields,
     )
+
+
+def _chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
+    """Ask for a chat's last turn after all that goes before, in the tokens of its training."""
+    pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
+    last = max(i for i, piece in enumerate(pieces) if piece.kind == "given")
+    said, *end = _tokens_of(pieces, tokenizer, end_token=True)[last + 1 :]
+    mark = pieces[-1].text.strip() if pieces[-1].kind == "end" else ""
+    return Item(
+        id=example.id,
+        group=example.group,
+        cluster=example.cluster,
+        prompt="".join(piece.text for piece in pieces[: last + 1]),
+        prompt_tokens=tuple(chain(*_tokens_of(pieces[: last + 1], tokenizer, end_token=False))),
+        target_tokens=tuple(chain(said, *end)),
+        golds=example.golds,
+        num_end=sum(map(len, end)),
+        end_text="" if mark == tokenizer.eos_token else mark,
+        fields=example.fields,
+    )
+
+
+def _chat_tokens(
+    example: Example, tokenizer: PreTrainedTokenizerBase, *, end_token: bool
+) -> list[tuple[Sequence[int], bool]]:
+    """The tokens of a chat's pieces, and whether the loss sees them."""
+    pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
+    tokens = _tokens_of(pieces, tokenizer, end_token=end_token)
+    seen = [piece.kind != "given" for piece in pieces] + [True] * (len(tokens) - len(pieces))
+    return list(zip(tokens, seen, strict=True))
+
+
+def _tokens_of(
+    pieces: Sequence[Piece], tokenizer: PreTrainedTokenizerBase, *, end_token: bool
+) -> list[list[int]]:
+    """Tokens of every piece of a chat, and of the end token where its template ends it with none.
+
+    Each is tokenised by itself, as a model that answers is given the prompt and says the rest.
+    """
+    first, *rest = pieces
+    found = [plain_tokens(first.text, tokenizer)]
+    found += [continuation_tokens(piece.text, tokenizer) for piece in rest]
+    if end_token and pieces[-1].kind == "said":
+        found.append([end_token_id(tokenizer)])
+    return found
 
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -62,6 +62,7 @@ class Item:
         cluster: the example's.
         has_end: whether the target's last tokens end it.
         num_end: how many tokens these are.
+        end_text: text that ends a completion, where that is not the tokenizer's end token.
         fields: the example's columns, for those who judge completions by them.
         sample: which of the completions of the same question, counted from 0.
     """
@@ -75,6 +76,7 @@ class Item:
     cluster: str = ""
     has_end: bool = True
     num_end: int = 1
+    end_text: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
 

@@ -3,9 +3,9 @@
 A template is a program that came with the tokenizer. It may refuse a chat, leave text out, or write
 today's date; each would change what is asked without a word.
 
-Where a learned turn begins and ends is found by rendering: a chat up to the turn, with the template's
-invitation to answer, and up to its end. Both must begin the whole chat's text, word for word, or the
-turn has no place in it. So a template needs no ``{% generation %}``.
+Where a learned turn begins and ends is found by rendering: a chat up to the turn, with the
+template's invitation to answer, and up to its end. Both must begin the whole chat's text, word for
+word, or the turn has no place in it. So a template needs no ``{% generation %}``.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def in_chat(prompt: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def chat_pieces(
-    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, *, name: str, invites: bool = False
+    turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase, *, name: str
 ) -> list[Piece]:
     """Return a chat's text in pieces, which joined are the text that its template writes.
 
@@ -70,7 +70,6 @@ def chat_pieces(
         turns: the chat; its last turn is a learned one.
         tokenizer: has the template.
         name: of the example, for messages.
-        invites: return the pieces before the last turn alone, that is its prompt.
 
     Returns:
         Pieces that take turns: what is given, then for a learned turn what is said and, where the
@@ -92,16 +91,15 @@ def chat_pieces(
             raise InputError(_no_prefix(name, index, before, upto, whole))
         start = len(before) + len(lead) * upto.startswith(before + lead)
         pieces.append(Piece(whole[place:start], "given"))
-        if invites and index == len(turns) - 1:
-            return pieces
         said = upto[start:].rstrip()
         ends = bool(end) and said.endswith(end)
         said = said.removesuffix(end)
         if not is_within(turn.content, said):
             raise InputError(
                 f"the tokenizer's chat template leaves out or changes what the assistant says in "
-                f"turn {index + 1} of {name} ({turn.content!r:.{SHOWN}} becomes {said!r:.{SHOWN}}): "
-                "allowed are templates that hold it, mend the template or the turn"
+                f"turn {index + 1} of {name} ({turn.content!r:.{SHOWN}} becomes "
+                f"{said!r:.{SHOWN}}): allowed are templates that hold it, mend the template or "
+                "the turn"
             )
         pieces += [Piece(said, "said"), *([Piece(end, "end")] if ends else [])]
         place = start + len(said) + len(end) * ends
@@ -139,9 +137,9 @@ def _render(
         tokenizer,
         invites=invites,
         what=f"render the first {len(turns)} turns of {name}",
-        mend="allowed are chats whose roles and order the template knows, mend the chat (a template "
-        "may know no system turn, or want user and assistant to take turns) or use a model with "
-        "another template",
+        mend="allowed are chats whose roles and order the template knows, mend the chat (a "
+        "template may know no system turn, or want user and assistant to take turns) or use a "
+        "model with another template",
     )
 
 
@@ -155,9 +153,9 @@ def _rendered(
 ) -> str:
     if tokenizer.chat_template is None:
         raise InputError(
-            "the data or task.chat_template ask for a chat, but the tokenizer has no chat template: "
-            "allowed are models that have one, use such a model, or set task.chat_template to "
-            "false and name columns in task.prompt and task.records.target"
+            "the data or task.chat_template ask for a chat, but the tokenizer has no chat "
+            "template: allowed are models that have one, use such a model, or set "
+            "task.chat_template to false and name columns in task.prompt and task.records.target"
         )
     chat = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:

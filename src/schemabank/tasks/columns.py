@@ -49,10 +49,11 @@ def check_scalar(row: Row, name: str, setting: str) -> None:
     if value is None or isinstance(value, str) or is_number:
         return
     kind = {list: "a list", dict: "an object", bool: "a truth value"}.get(type(value), "no number")
-    inner = {list: f"write {name}.0 for its first item,", dict: f"write {name}. and a name in it,"}
+    inner = {"a list": f" write {name}.0 for its first item,"}
+    inner |= {"an object": f" write {name}. and a name in it,"}
     raise InputError(
         f"{where} has {kind}, {value!r:.60}, in column {name!r}, which {setting} names: allowed is "
-        f"text or a number, {inner.get(type(value), '')} write it as text or leave the row out"
+        f"text or a number,{inner.get(kind, '')} write it as text or leave the row out"
     )
 
 

@@ -87,7 +87,8 @@ def _turns_in(row: Row, name: str, *, learns: bool) -> list[Turn]:
     if not isinstance(value, list) or not value:
         guess = "" if value is not None else did_you_mean(name, columns)
         raise InputError(
-            f"{where} has {value!r:.60} in column {name!r} (task.records.messages){guess}: {ALLOWED}"
+            f"{where} has {value!r:.60} in column {name!r} (task.records.messages){guess}: "
+            f"{ALLOWED}"
         )
     return [_turn(where, i, turn, learns=learns) for i, turn in enumerate(value, start=1)]
 
@@ -116,7 +117,7 @@ def _turn(where: str, number: int, turn: object, *, learns: bool) -> Turn:
 
 
 def _weight(place: str, turn: Mapping[str, object]) -> bool:
-    """Whether a turn is learned by what it says itself: OpenAI's ``weight``, axolotl's ``train``."""
+    """Whether a turn itself says that it is learned: OpenAI's ``weight``, axolotl's ``train``."""
     for name in ("weight", "train", "training"):
         value = turn.get(name)
         if value is None:
