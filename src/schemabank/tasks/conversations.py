@@ -70,10 +70,10 @@ def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
     turns += _turns_in(row, parts[-1], learns=True)
     learned = [i for i, turn in enumerate(turns) if turn.learned]
     if not learned or not any(turn.content.strip() for turn in turns[: learned[0]]):
-        lack = "a turn before the assistant's first" if learned else "a turn of the assistant"
+        lack = "no turn before the first" if learned else "no turn of the assistant"
         raise InputError(
-            f"{where} has no {lack} that is learned, in column {parts[-1]!r}: allowed are chats "
-            "that have one, add it or leave the row out"
+            f"{where} has {lack} that is to be learned, in column {parts[-1]!r}: allowed are chats "
+            "with a turn of the assistant behind another one, add it or leave the row out"
         )
     kept = turns[: learned[-1] + 1]  # what follows is seen by nothing that is learned
     if last_only:

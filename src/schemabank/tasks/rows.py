@@ -100,7 +100,7 @@ def _reader(path: Path) -> Reader:
 def _folder_splits(folder: Path, named: Mapping[str, str]) -> dict[str, Rows]:
     there = sorted(p for p in folder.iterdir() if p.is_file() and ending_of(p) is not None)
     stems = {re.sub(f"{PART}$", "", _stem(path)) for path in there}
-    if there and not stems & {*SPLITS, *named.values()}:
+    if there and named == {"train": "train"} and not stems & {*SPLITS}:
         return {"train": _rows_of(there)}  # files of other names are parts of one split
     wanted = _splits_to_read(named, stems)
     return {split: _rows_of(_split_files(folder, there, n)) for split, n in wanted.items()}
