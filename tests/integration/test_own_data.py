@@ -173,5 +173,5 @@ def test_a_prefix_of_tags_has_no_place_in_a_chat(place: Path) -> None:
     write_chats(place / "chats.jsonl")
     changes = ["arm=schemabank", "tags.tagger=hash", "tags.delivery=prefix", "model.name=model"]
     experiment = load_experiment(EXAMPLES / "chat.yaml", changes)
-    with pytest.raises(InputError, match="a prefix has no place in task.chat_template"):
+    with pytest.raises(InputError, match=r"a prefix has no place in task\.chat_template"):
         run_experiment(experiment, Path("runs"), Notes())

@@ -15,8 +15,8 @@ from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
 COLUMNS = ("prompt", "completion")  # as TRL calls them
 ALLOWED = (
     'allowed are a list of pairs, [("2 + 2 = ", "4"), …], and a list of dictionaries or a '
-    "datasets.Dataset with the columns prompt and completion, both text, or with a chat in messages "
-    "or conversations"
+    "datasets.Dataset with the columns prompt and completion, both text, or with a chat in "
+    "messages or conversations"
 )
 
 
