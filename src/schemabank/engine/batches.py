@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Codec
 
 WIDTH_MULTIPLE = 4  # tokens; all widths are multiples of it
 EMPTY = -1  # a row of a batch that holds no example
@@ -61,6 +62,31 @@ class Encoded:
         for start, stop in self.gaps:
             seen = seen[(seen < start) | (seen >= stop)]
         return seen
+
+
+def _packed(example: Encoded) -> bytes:
+    name = example.id.encode()
+    gaps = [place for gap in example.gaps for place in gap]
+    head = [len(name), example.label_start, example.cut, len(gaps), *gaps]
+    return np.array([*head, *example.tokens], dtype=np.int32).tobytes() + name
+
+
+def _unpacked(packed: bytes) -> Encoded:
+    length, start, cut, num_places = np.frombuffer(packed, dtype=np.int32, count=4).tolist()
+    text = len(packed) - length
+    numbers = np.frombuffer(packed[16:text], dtype=np.int32)
+    places, tokens = numbers[:num_places].tolist(), numbers[num_places:]
+    return Encoded(
+        id=packed[text:].decode(),
+        tokens=tuple(tokens.tolist()),
+        label_start=start,
+        cut=bool(cut),
+        gaps=tuple(zip(places[::2], places[1::2], strict=True)),
+    )
+
+
+# A token is an object of its own, beside its place in the tuple.
+ENCODED = Codec(write=_packed, read=_unpacked, size=lambda example: 36 * len(example.tokens))
 
 
 def encode(

@@ -12,9 +12,10 @@ from itertools import chain
 from transformers import PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import kept
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.task import TaskSettings
-from schemabank.engine.batches import Encoded, encode, encode_turns, plan_schedule
+from schemabank.engine.batches import ENCODED, Encoded, encode, encode_turns, plan_schedule
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
@@ -27,12 +28,16 @@ from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 from schemabank.tasks.scoring.scores import METRICS, Metric, check_pass_at
 from schemabank.tasks.seams import beginning_tokens, continuation_tokens, plain_tokens
 
+# Of training tokens in memory, about seven million of them; more lie in a file, from which a row
+# takes some 20 microseconds.
+MOST_BYTES = 256 * 2**20
+
 
 def tokenise(
-    texts: Sequence[tuple[str, str, str]],
+    texts: Iterable[tuple[str, str, str]],
     settings: TaskSettings,
     tokenizer: PreTrainedTokenizerBase,
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Turn prompts and completions into tokens with their labels.
 
     Args:
@@ -45,7 +50,7 @@ def tokenise(
     """
     ends = settings.end_token and TASKS[settings.name].ends
     beginning = _beginning(settings, tokenizer)
-    encoded = [
+    encoded = (
         encode(
             [*beginning, *plain_tokens(_in_chat(prompt, settings, tokenizer), tokenizer)],
             _completion_tokens(completion, tokenizer, end_token=ends),
@@ -54,13 +59,13 @@ def tokenise(
             completion_only=settings.completion_only_loss,
         )
         for example_id, prompt, completion in texts
-    ]
+    )
     return _checked(encoded, settings, tokenizer)
 
 
 def tokenise_chats(
     examples: Sequence[Example], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded]:
+) -> Sequence[Encoded]:
     """Turn chats into tokens with a label for each that a learned turn says.
 
     Args:
@@ -71,7 +76,7 @@ def tokenise_chats(
     Raises:
         InputError: as `tokenise`, and a chat that the tokenizer's template cannot render.
     """
-    encoded = [
+    encoded = (
         encode_turns(
             _chat_tokens(example, tokenizer, end_token=settings.end_token),
             example_id=example.id,
@@ -79,14 +84,15 @@ def tokenise_chats(
             completion_only=settings.completion_only_loss,
         )
         for example in examples
-    ]
+    )
     return _checked(encoded, settings, tokenizer)
 
 
 def _checked(
-    encoded: list[Encoded], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
-) -> list[Encoded]:
+    examples: Iterable[Encoded], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+) -> Sequence[Encoded]:
     """Refuse texts that the tokenizer does not know, and more cut ones than allowed."""
+    encoded = kept(examples, ENCODED, at_most=MOST_BYTES)
     _check_known((e.tokens[: e.label_start] for e in encoded), tokenizer)
     num_cut = sum(e.cut for e in encoded)
     if num_cut > settings.max_cut_ratio * len(encoded):
@@ -104,9 +110,9 @@ def task_training_data(
     """Tokenise a task's training examples and plan the schedule of their batches."""
     task = run.task
     chosen = examples[: task.train_limit]
-    if any(example.turns for example in chosen):
+    if chosen and chosen[0].turns:  # then all are chats
         return chat_training_data(chosen, run, tokenizer)
-    texts = [(e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen]
+    texts = ((e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen)
     return training_data(chosen, texts, run, tokenizer)
 
 
@@ -119,7 +125,7 @@ def chat_training_data(
 
 def training_data(
     examples: Sequence[Example],
-    texts: Sequence[tuple[str, str, str]],
+    texts: Iterable[tuple[str, str, str]],
     run: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> TrainingData:

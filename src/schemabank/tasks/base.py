@@ -1,11 +1,15 @@
 """What every task hands over: examples in three splits, and what an evaluation asks."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Codec
+
+OVERHEAD = 1024  # bytes of an example's objects beside its texts
 
 
 class Turn(NamedTuple):
@@ -49,6 +53,26 @@ class Example:
         return self.references or (self.answer,)
 
 
+def _packed(example: Example) -> bytes:
+    values = [getattr(example, name) for name in Example.__dataclass_fields__]
+    return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _unpacked(packed: bytes) -> Example:
+    values = dict(zip(Example.__dataclass_fields__, json.loads(packed), strict=True))
+    turns = tuple(Turn(*turn) for turn in values["turns"])
+    return Example(**{**values, "references": tuple(values["references"]), "turns": turns})
+
+
+def _text_size(example: Example) -> int:
+    """About how many bytes an example takes, most of them text."""
+    texts = (example.question, example.solution, *example.fields.values())
+    return OVERHEAD + sum(map(len, texts)) + sum(len(turn.content) for turn in example.turns)
+
+
+EXAMPLES = Codec(write=_packed, read=_unpacked, size=_text_size)
+
+
 @dataclass(frozen=True)
 class Item:
     """One question of an evaluation.
@@ -85,11 +109,11 @@ class Item:
 class TaskData:
     """The three splits of a task; no question stands in two of them."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
 
-    def split(self, name: str) -> list[Example]:
+    def split(self, name: str) -> Sequence[Example]:
         """Return the split ``train``, ``validation`` or ``test``."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:

@@ -7,12 +7,16 @@ the prompt, so equal prompts never part and more rows move none.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from schemabank.common.errors import InputError
+from schemabank.common.stored import chosen, kept
 from schemabank.config.task import RecordsSettings, TaskSettings
-from schemabank.tasks.base import Example, TaskData, hash_position
+from schemabank.tasks.base import EXAMPLES, Example, TaskData, hash_position, text_hash
 from schemabank.tasks.columns import (
     Row,
     as_text,
@@ -27,6 +31,7 @@ from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.rows import SPLITS, Rows, read_splits
 from schemabank.tasks.task import PROMPT, Task
 
+MOST_BYTES = 256 * 2**20  # of a split's examples in memory; larger ones lie in a file
 ASKED = {"question", "answer"}  # columns of the default templates
 
 
@@ -98,7 +103,11 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
         )
     form = Form(settings, prompt, names)
     examples = {
-        split: [form.example(row, f"records/{split}/{i}") for i, row in enumerate(r)]
+        split: kept(
+            (form.example(row, f"records/{split}/{i}") for i, row in enumerate(r)),
+            EXAMPLES,
+            at_most=MOST_BYTES,
+        )
         for split, r in rows.items()
     }
     data = _carve_splits(examples, settings)
@@ -193,46 +202,79 @@ def _texts(columns: Mapping[str, object]) -> dict[str, str]:
     return {name: as_text(value) for name, value in columns.items() if value is not None}
 
 
-def _carve_splits(examples: Mapping[str, list[Example]], settings: RecordsSettings) -> TaskData:
+def _carve_splits(examples: Mapping[str, Sequence[Example]], own: RecordsSettings) -> TaskData:
     """Fill the splits that the data lacks from its training rows."""
-    train = list(zip(examples["train"], _split_positions(examples["train"]), strict=True))
-    splits = dict(examples)
-    start = 0.0
-    ratios = {"test": settings.test_ratio, "validation": settings.validation_ratio}
+    train = examples["train"]
+    ratios = {"test": own.test_ratio, "validation": own.validation_ratio}
+    ratios = {split: ratio for split, ratio in ratios.items() if split not in examples}
+    places = _split_positions(train)
+    splits, start = dict(examples), 0.0
     for split, ratio in ratios.items():
-        if split not in splits:
-            splits[split] = [e for e, place in train if start <= place < start + ratio]
-            start += ratio
-    splits["train"] = [e for e, place in train if place >= start]
+        inside = np.flatnonzero((places >= start) & (places < start + ratio))
+        splits[split] = chosen(train, inside.tolist())
+        start += ratio
+    splits["train"] = chosen(train, np.flatnonzero(places >= start).tolist())
     return TaskData(**splits)
 
 
-def _split_positions(examples: Sequence[Example]) -> list[float]:
+def _split_positions(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
     """Places by which rows are set aside: one for prompts that differ in case and blanks alone."""
-    forms = [" ".join(e.question.casefold().split()) for e in examples]
+    several = _repeated(_numbers(_form_of(e.question) for e in examples))
     first: dict[str, str] = {}
-    for form, example in zip(forms, examples, strict=True):
-        first[form] = min(first.get(form, example.question), example.question)
-    return [hash_position(first[form]) for form in forms]
+    for example in examples if several else ():
+        form = _form_of(example.question)
+        if _number(form) in several:
+            first[form] = min(first.get(form, example.question), example.question)
+    texts = (first.get(_form_of(e.question), e.question) for e in examples)
+    return np.fromiter(map(hash_position, texts), np.float64, len(examples))
 
 
 def _check_distinct(data: TaskData) -> None:
-    ids: set[str] = set()
-    splits: dict[str, str] = {}
-    for split in SPLITS:
-        for example in data.split(split):
-            if example.id in ids:
+    """Refuse an id that occurs twice and a prompt in two splits.
+
+    Numbers stand for the texts at first, and only texts with the same number are compared.
+    """
+    splits = {split: data.split(split) for split in SPLITS}
+    ids = _repeated(*(_numbers(e.id for e in part) for part in splits.values()))
+    prompts = _repeated(*(np.unique(_numbers(e.question for e in p)) for p in splits.values()))
+    seen: set[str] = set()
+    first: dict[str, str] = {}
+    for split, part in splits.items() if ids or prompts else ():
+        for example in part:
+            if _number(example.id) in ids and example.id in seen:
                 raise InputError(
                     f"the id {example.id!r} occurs twice: every row needs an id of its own, mend "
                     "the column that task.records.id names"
                 )
-            ids.add(example.id)
-            first = splits.setdefault(example.question, split)
-            if first != split:
+            if _number(example.id) in ids:
+                seen.add(example.id)
+            if _number(example.question) not in prompts:
+                continue
+            other = first.setdefault(example.question, split)
+            if other != split:
                 raise InputError(
-                    f"{example.id} in {split} has the same prompt as an example in {first}: no "
+                    f"{example.id} in {split} has the same prompt as an example in {other}: no "
                     "prompt may stand in two splits, remove it from one"
                 )
+
+
+def _form_of(question: str) -> str:
+    return " ".join(question.casefold().split())
+
+
+def _number(text: str) -> int:
+    """A number for a text, where keeping all texts would take too much memory."""
+    return int.from_bytes(text_hash(text)[:8], "little")
+
+
+def _numbers(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(_number, texts), np.uint64)
+
+
+def _repeated(*parts: npt.NDArray[np.uint64]) -> frozenset[int]:
+    """The numbers that occur more than once in all parts together."""
+    found, counts = np.unique(np.concatenate(parts), return_counts=True)
+    return frozenset(found[counts > 1].tolist())
 
 
 def _load_task(settings: TaskSettings) -> TaskData:
