@@ -175,3 +175,22 @@ def test_a_prefix_of_tags_has_no_place_in_a_chat(place: Path) -> None:
     experiment = load_experiment(EXAMPLES / "chat.yaml", changes)
     with pytest.raises(InputError, match=r"a prefix has no place in task\.chat_template"):
         run_experiment(experiment, Path("runs"), Notes())
+
+
+@pytest.mark.parametrize("name", ["csv", "chat"])
+def test_what_lies_in_a_file_trains_the_same_adapter(
+    place: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = (
+        place / yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())["task"]["records"]["path"]
+    )
+    WRITERS[name](path)
+    in_memory, _ = trained(name)
+    expected = (in_memory.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    in_memory.folder.rename(place / "first")
+    monkeypatch.setattr("schemabank.tasks.records.MOST_BYTES", 2000)
+    monkeypatch.setattr("schemabank.runs.prepare.MOST_BYTES", 2000)
+    in_file, _ = trained(name)
+    assert not in_file.reused
+    found = (in_file.folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert found == expected

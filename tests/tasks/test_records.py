@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Stored
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.config.task import RecordsSettings, TaskSettings
@@ -448,3 +449,41 @@ def test_what_was_read_before_there_were_other_formats_has_the_same_digests(
     run = RunConfig.model_validate({"arm": "lora", "task": task(tmp_path).model_dump()})
     (run,) = resolved([run], torch.device("cpu"))
     assert run_id(run) == "lora-seed42-44d774f063"
+
+
+# Data that is larger than what is kept in memory.
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+
+
+def test_examples_in_a_file_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "r.jsonl", rows(200))
+    in_memory = loaded(path, group="kind")
+    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+    in_file = loaded(path, group="kind")
+    for split in ("train", "validation", "test"):
+        assert isinstance(in_file.split(split), Stored)
+        assert list(in_file.split(split)) == in_memory.split(split)
+    assert digest_of_examples(in_file) == digest_of_examples(in_memory)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_examples_in_a_file_are_split_and_checked_alike(tmp_path: Path) -> None:
+    test_prompts_that_differ_in_case_and_blanks_alone_are_set_aside_together(tmp_path)
+    test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path)
+
+
+def test_texts_with_the_same_number_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if every text's hash were the same, which is found by comparing the texts themselves."""
+    path = write(tmp_path / "r.jsonl", [*rows(60), *rows(20)])
+    expected = loaded(path)
+    monkeypatch.setattr(records, "_number", lambda _text: 7)
+    assert loaded(path) == expected
+    test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path)
