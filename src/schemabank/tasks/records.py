@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -156,19 +157,33 @@ class Form:
         make = self._of_columns if self.settings.messages is None else self._of_chat
         return make(row, default_id)
 
+    @cached_property
+    def _dotted(self) -> tuple[str, ...]:
+        """The dotted names in the templates."""
+        templates = (self.prompt, self.settings.target)
+        found = (name for text in templates for name in dotted_in(text, self.names))
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def _known(self) -> tuple[str, ...]:
+        return (*self.names, *self._dotted)
+
+    @cached_property
+    def _used(self) -> dict[str, list[str]]:
+        """The columns that each template names."""
+        templates = {"task.prompt": self.prompt, "task.records.target": self.settings.target}
+        return {setting: columns_in(text, self._known) for setting, text in templates.items()}
+
     def _of_columns(self, row: Row, default_id: str) -> Example:
         where, columns = row
-        target, prompt, names = self.settings.target, self.prompt, self.names
-        dotted = list(dict.fromkeys((*dotted_in(prompt, names), *dotted_in(target, names))))
-        known = (*names, *dotted)
-        for setting, template in (("task.prompt", prompt), ("task.records.target", target)):
-            for name in columns_in(template, known):
+        for setting, used in self._used.items():
+            for name in used:
                 check_scalar(row, name, setting)
-        inner = {name: column(columns, name) for name in dotted}
+        inner = {name: column(columns, name) for name in self._dotted}
         texts = _texts({**columns, **inner})
-        solution = fill(target, texts, where=where, names=known)
-        question = fill(prompt, texts, where=where, names=known)
-        if not any(texts[name].strip() for name in columns_in(prompt, known)):
+        solution = fill(self.settings.target, texts, where=where, names=self._known)
+        question = fill(self.prompt, texts, where=where, names=self._known)
+        if not any(texts[name].strip() for name in self._used["task.prompt"]):
             raise InputError(f"{where} has an empty prompt: fill the columns of task.prompt")
         if not solution.strip():
             raise InputError(
