@@ -189,7 +189,7 @@ def test_what_lies_in_a_file_trains_the_same_adapter(
     expected = (in_memory.folder / "adapter" / "adapter_model.safetensors").read_bytes()
     in_memory.folder.rename(place / "first")
     monkeypatch.setattr("schemabank.tasks.records.MOST_BYTES", 2000)
-    monkeypatch.setattr("schemabank.runs.prepare.MOST_BYTES", 2000)
+    monkeypatch.setattr("schemabank.runs.tokens.MOST_BYTES", 2000)
     in_file, _ = trained(name)
     assert not in_file.reused
     found = (in_file.folder / "adapter" / "adapter_model.safetensors").read_bytes()

@@ -8,12 +8,8 @@ from transformers import PreTrainedTokenizerFast
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
-from schemabank.runs.prepare import (
-    evaluation_items,
-    task_training_data,
-    tokenise,
-    tokenise_chats,
-)
+from schemabank.runs.prepare import evaluation_items, task_training_data
+from schemabank.runs.tokens import tokenise, tokenise_chats
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.base import Turn
 from schemabank.tasks.chat import chat_pieces, in_chat

@@ -12,6 +12,7 @@ __all__ = [
     "memory",
     "plainyaml",
     "quiet",
+    "stored",
     "tables",
     "waiting",
     "writing",
