@@ -142,6 +142,17 @@ def test_a_chat_learns_every_turn_and_is_asked_for_the_last(place: Path) -> None
     assert item["prompt"] == rendered + "<|assistant|>"
 
 
+def test_the_chats_in_the_docs_train_as_printed(place: Path) -> None:
+    text = (EXAMPLES.parents[1] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    printed = text.partition("<!-- chats -->")[2].partition("```yaml\n")[2].partition("```")[0]
+    assert 0 < len(printed.splitlines()) <= MOST_LINES
+    (place / "mine.yaml").write_text(printed)
+    write_chats(place / "chats.jsonl")
+    tiny = ["model.name=model", "train.max_steps=2", "eval.max_new_tokens=4"]
+    (outcome,) = run_experiment(load_experiment(Path("mine.yaml"), tiny), Path("runs"), Notes())
+    assert outcome.failure is None
+
+
 def test_last_turns_alone_are_another_run(place: Path) -> None:
     write_chats(place / "chats.jsonl")
     (every, _), (last, notes) = trained("chat"), trained("chat", "task.records.turns=last")
