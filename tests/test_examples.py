@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import runpy
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cohorts import BANK, bank_run, cohort, data, train
 from programs import printed_by
@@ -196,6 +197,27 @@ def test_own_pairs_give_adapters_that_stock_peft_uses_and_merges(
     own = AutoModelForCausalLM.from_pretrained(merged)
     tokens = torch.arange(8)[None]
     assert not torch.equal(own(tokens).logits, tiny_model("llama")(tokens).logits)
+
+
+def test_own_chats_give_an_adapter_in_twelve_lines(
+    base: Path, tmp_path: Path, run_example: Callable[..., str]
+) -> None:
+    lines = (EXAMPLES / "own_chats.py").read_text(encoding="utf-8").splitlines()
+    code = [line for line in lines if line.strip() and not line.startswith('"""')]
+    assert len(code) <= 12
+    model = tmp_path / "model"
+    shutil.copytree(base, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+    tokenizer.save_pretrained(model)
+    chats = tmp_path / "chats.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": str(i)}, {"role": "assistant", "content": "x"}]}
+        for i in range(12)
+    ]
+    chats.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run_example("own_chats", model, chats, tmp_path / "out")
+    PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "out")
 
 
 def forked(command: Sequence[object], **_options: object) -> CompletedProcess[str]:

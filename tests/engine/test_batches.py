@@ -22,6 +22,7 @@ from schemabank.engine.batches import (
     Schedule,
     collate,
     encode,
+    encode_turns,
     fill_rows,
     plan_schedule,
     prepend,
@@ -284,7 +285,39 @@ def test_a_prefix_has_labels_where_the_loss_is_on_the_whole_text() -> None:
     assert (found.tokens, found.label_start, found.num_labels) == ((9, 7, 8, 1, 2), 1, 4)
 
 
+def test_gaps_move_with_a_prefix() -> None:
+    plain = Encoded(id="x", tokens=(9, 1, 2, 3, 4), label_start=1, gaps=((2, 4),))
+    found = prepend(plain, [7, 8], after=1, in_loss=False)
+    assert [found.tokens[i] for i in found.labelled] == [1, 4]
+    assert [plain.tokens[i] for i in plain.labelled] == [1, 4]
+
+
+def test_turns_become_labels_with_gaps() -> None:
+    pieces = [([1, 2], False), ([3], True), ([4, 5], True), ([6, 7], False), ([8], True)]
+    options = {"example_id": "x", "completion_only": True}
+    found = encode_turns(pieces, max_length=8, **options)
+    assert found == Encoded(id="x", tokens=tuple(range(1, 9)), label_start=2, gaps=((5, 7),))
+    assert (found.labelled.tolist(), found.num_labels) == ([2, 3, 4, 7], 4)
+    for length, gaps in ((7, ((5, 7),)), (6, ((5, 6),)), (5, ())):
+        cut = encode_turns(pieces, max_length=length, **options)
+        assert (cut.tokens, cut.gaps, cut.cut) == (found.tokens[:length], gaps, True)
+        assert cut.labelled.tolist() == [2, 3, 4]
+    whole = encode_turns(pieces, max_length=8, example_id="x", completion_only=False)
+    assert whole.labelled.tolist() == list(range(1, 8))
+    single = encode_turns(pieces[:3], max_length=8, **options)
+    assert single == encode([1, 2], [3, 4, 5], max_length=8, **options), "one turn is a completion"
+
+
 # Batches.
+
+
+def test_a_gap_has_no_label() -> None:
+    row = Encoded(id="a", tokens=(11, 12, 13, 14, 15, 16), label_start=1, gaps=((2, 4), (5, 6)))
+    batch = collate([[row]], width=8, num_labels=3)
+    assert batch.labels.tolist() == [[[12, 15, 0]]]
+    assert batch.positions.tolist() == [[[0, 3, 0]]]
+    assert batch.weights.tolist() == [[[1, 1, 0]]]
+    assert batch.tokens.tolist() == [[[11, 12, 13, 14, 15, 16, 0, 0]]]
 
 
 def test_collate_by_hand() -> None:

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from schemabank.common.errors import InputError
-from schemabank.runs.pairs import as_pairs
+from schemabank.runs.pairs import as_examples, as_pairs
+from schemabank.tasks.base import Turn
 
 ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "other": None}]
 TABLE = {"prompt": ["a", "c"], "completion": ["b", "d"]}
@@ -68,3 +69,44 @@ def test_anything_else_is_refused(examples: object, message: str) -> None:
 def test_what_can_be_read_only_once_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="make a list of it"):
         as_pairs(make())
+
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+SHARED = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": CHAT},
+        {"conversations": SHARED, "source": "x"},
+        {"prompt": CHAT[:1], "completion": CHAT[1:]},
+    ],
+)
+@pytest.mark.parametrize("kind", [list, datasets.Dataset.from_list])
+def test_chats_are_taken(row: dict[str, object], kind: Callable[[object], object]) -> None:
+    found = as_examples(kind([row, row]))
+    assert [example.id for example in found] == ["examples/0", "examples/1"]
+    turns = (Turn("user", "a"), Turn("assistant", "b", learned=True))
+    assert all((e.turns, e.question, e.answer) == (turns, "a", "b") for e in found)
+
+
+def test_pairs_are_examples_without_turns() -> None:
+    (first, second) = as_examples(ROWS)
+    assert (first.question, first.solution, second.answer) == ("a", "b", "d")
+    assert not first.turns
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([{"messages": CHAT}, ("a", "b")], "training example 1 is .*, but others are chats"),
+        ([{"messages": CHAT}, {"text": "x"}], "training example 1 has None in column 'messages'"),
+        ([{"messages": CHAT[:1]}], "training example 0 has no turn of the assistant"),
+        ([{"messages": "x"}], "has the columns messages and no prompt"),
+        ([], "there are 0 training examples"),
+    ],
+)
+def test_chats_that_are_none_are_refused(examples: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        as_examples(examples)

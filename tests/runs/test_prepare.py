@@ -23,11 +23,9 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.course import Banked, TagPlan
 from schemabank.methods.schemabank.tagging import check_tags, embeddings, uses_prefix
 from schemabank.runs.prepare import (
-    end_token_id,
     engine_run,
     evaluation_items,
     task_training_data,
-    tokenise,
     training_data,
 )
 from schemabank.tasks import Example, TaskData
@@ -121,10 +119,6 @@ class TestTokens:
         assert (paper.bank.residual, paper.tags.delivery) == (False, "prefix")
         assert uses_prefix(paper.runs()[0])
 
-    def test_a_special_token_spelled_out_in_the_text_is_no_end(self) -> None:
-        encoded = tokenise([("a", "p", "x")], TaskSettings(end_token=False), TOKENIZER)[0]
-        assert END_TOKEN_ID not in encoded.tokens
-
     def test_the_training_limit_takes_the_first_examples(self) -> None:
         run = run_config(task=TaskSettings(train_limit=5))
         data = task_training_data(examples(), run, TOKENIZER)
@@ -141,42 +135,6 @@ class TestTokens:
 
 
 class TestLimits:
-    TEXTS = (
-        ("a", "how many are left? ", "12345678"),
-        ("b", "how many are left? ", "1"),
-        ("c", "2+2+2+2+2=", "10"),
-    )
-
-    def test_examples_within_the_budget_are_cut_on_the_right(self) -> None:
-        whole = tokenise(self.TEXTS, TaskSettings(), TOKENIZER)
-        limit = len(whole[1].tokens)
-        cut = tokenise(self.TEXTS, TaskSettings(max_length=limit, max_cut_ratio=0.34), TOKENIZER)
-        assert [e.cut for e in cut] == [True, False, False]
-        assert cut[0].tokens == whole[0].tokens[:limit]
-        assert cut[0].label_start == whole[0].label_start
-
-    def test_more_cut_examples_than_the_budget(self) -> None:
-        limit = len(tokenise(self.TEXTS, TaskSettings(), TOKENIZER)[1].tokens)
-        with pytest.raises(InputError) as error:
-            tokenise(self.TEXTS, TaskSettings(max_length=limit, max_cut_ratio=0.3), TOKENIZER)
-        assert str(error.value) == (
-            f"task.max_length is {limit}, which cuts 1 of 3 training examples: allowed is a share "
-            "of task.max_cut_ratio = 0.3, raise either"
-        )
-
-    def test_a_completion_that_is_cut_off_whole(self) -> None:
-        length = len(TOKENIZER(self.TEXTS[0][1])["input_ids"])
-        settings = TaskSettings(max_length=length, max_cut_ratio=1.0)
-        with pytest.raises(InputError) as error:
-            tokenise(self.TEXTS, settings, TOKENIZER)
-        assert str(error.value) == (
-            f"example 'a': its prompt alone has {length} tokens, so the limit "
-            f"task.max_length = {length} cuts off its whole completion: allowed is "
-            f"at least {length + 1}, raise the limit or leave the example out"
-        )
-        wider = settings.model_copy(update={"max_length": length + 1})
-        assert tokenise(self.TEXTS, wider, TOKENIZER)[0].num_labels == 1
-
     def test_a_tag_prefix_takes_nothing_from_the_length_limit(self) -> None:
         longest = max(len(e.tokens) for e in training_data_of(run_config()).encoded)
         task = TaskSettings(max_length=longest)
@@ -378,14 +336,6 @@ class TestItems:
             evaluation_items(
                 self.DATA, TaskSettings(), EvalSettings(split="test", few_shot=10), TOKENIZER
             )
-
-
-def test_a_tokenizer_without_an_end_token() -> None:
-    tokenizer = tiny_tokenizer()
-    assert end_token_id(tokenizer) == END_TOKEN_ID
-    tokenizer.eos_token = None
-    with pytest.raises(InputError, match="no end-of-sequence token: give it an eos_token"):
-        end_token_id(tokenizer)
 
 
 @pytest.mark.parametrize(

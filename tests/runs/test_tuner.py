@@ -446,3 +446,36 @@ def test_columns_train_as_pairs_do() -> None:
         tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
         found.append([step.loss for step in tuner.train(examples)])
     assert all(losses == found[0] for losses in found)
+
+
+def test_the_loss_of_a_chat_is_that_of_what_the_assistant_says() -> None:
+    """Compared with transformers' own mask, which the template's keyword gives."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' }}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content + eos_token }}"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    chat = [
+        {"role": role, "content": f"{role} says {i}"}
+        for i, role in enumerate(["system", "user", "assistant", "user", "assistant"])
+    ]
+    tuner = schemabank.Tuner(
+        tiny_model("llama"), tokenizer, config(arm="lora", train={"max_steps": 1})
+    )
+    (first,) = tuner.train([{"messages": chat}])
+    whole = tokenizer.apply_chat_template(
+        chat, return_dict=True, return_assistant_tokens_mask=True, return_tensors="pt"
+    )
+    labels = whole["input_ids"].masked_fill(whole["assistant_masks"] == 0, -100)
+    with torch.no_grad():
+        loss = tiny_model("llama")(input_ids=whole["input_ids"], labels=labels).loss
+    assert first.loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_a_chat_has_no_place_for_a_prefix_of_tags() -> None:
+    tagged = config(tags={"tagger": "hash", "delivery": "prefix"})
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), tagged)
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(InputError, match=r"tags\.delivery is 'prefix', but a prefix has no place"):
+        tuner.train([{"messages": chat}])

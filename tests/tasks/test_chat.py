@@ -1,19 +1,49 @@
 """What a chat template makes of a prompt, or that it is refused before anything is computed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
-from schemabank.runs.prepare import evaluation_items, task_training_data, tokenise
+from schemabank.runs.prepare import evaluation_items, task_training_data
+from schemabank.runs.tokens import tokenise, tokenise_chats
 from schemabank.tasks import Example, TaskData
-from schemabank.tasks.chat import in_chat
+from schemabank.tasks.base import Turn
+from schemabank.tasks.chat import chat_pieces, in_chat
 from tiny import sentencepiece_tokenizer, tiny_tokenizer
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}"
 ASKED = TURNS + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN_CHATML = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+INST = (  # as Llama 2's: the invitation to answer is a part of the user's turn
+    "{% for m in messages %}{% if m.role == 'user' %}<s>[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
+)
+NO_INVITATION = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+NO_END = (
+    "{% for m in messages %}|{{ m.role }}: {{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}|assistant: {% endif %}"
+)
+FORGETS = (  # as Qwen3's: what was thought is shown in the last turn alone
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}</>"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TALK = (
+    Turn("user", "What is 1 and 1?"),
+    Turn("assistant", "2", learned=True),
+    Turn("user", "And 2? is 2"),
+    Turn("assistant", "That is 4.", learned=True),
+)
 CHAT = TaskSettings(chat_template=True, prompt="Question: {question}\n")
 
 
@@ -131,3 +161,185 @@ def test_a_tag_prefix_stands_behind_the_beginning_token_that_a_template_writes(
     data = task_training_data([Example("e/1", "What is 1?", "1", "1")], run, made)
     assert data.beginning == beginning
     assert (data.encoded[0].tokens[0] == made.bos_token_id) == bool(beginning)
+
+
+# Chats of several turns.
+
+
+def pieces(template: str, turns: Sequence[Turn] = TALK) -> list[tuple[str, str]]:
+    found = chat_pieces(turns, tokenizer(template), name="'e/1'")
+    return [(piece.kind, piece.text) for piece in found]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (
+            PLAIN_CHATML,
+            [
+                (
+                    "given",
+                    "<|im_start|>user\nWhat is 1 and 1?<|im_end|>\n<|im_start|>assistant\n",
+                ),
+                ("said", "2"),
+                ("end", "<|im_end|>"),
+                (
+                    "given",
+                    "\n<|im_start|>user\nAnd 2? is 2<|im_end|>\n<|im_start|>assistant\n",
+                ),
+                ("said", "That is 4."),
+                ("end", "<|im_end|>"),
+            ],
+        ),
+        (
+            INST,
+            [
+                ("given", "<s>[INST] What is 1 and 1? [/INST]"),
+                ("said", " 2"),
+                ("end", " </s>"),
+                ("given", "<s>[INST] And 2? is 2 [/INST]"),
+                ("said", " That is 4."),
+                ("end", " </s>"),
+            ],
+        ),
+        (
+            NO_INVITATION,
+            [
+                ("given", "<user>What is 1 and 1?</><assistant>"),
+                ("said", "2"),
+                ("end", "</>"),
+                ("given", "<user>And 2? is 2</><assistant>"),
+                ("said", "That is 4."),
+                ("end", "</>"),
+            ],
+        ),
+        (
+            NO_END,
+            [
+                ("given", "|user: What is 1 and 1?|assistant: "),
+                ("said", "2"),
+                ("given", "|user: And 2? is 2|assistant: "),
+                ("said", "That is 4."),
+            ],
+        ),
+    ],
+    ids=["chatml", "inst", "no invitation", "no end"],
+)
+def test_a_learned_turn_is_what_the_assistant_says_and_the_mark_that_ends_it(
+    template: str, expected: list[tuple[str, str]]
+) -> None:
+    assert pieces(template) == expected
+    whole = tokenizer(template).apply_chat_template(
+        [{"role": t.role, "content": t.content} for t in TALK], tokenize=False
+    )
+    assert "".join(text for _, text in expected) == whole.rstrip()
+
+
+def test_a_template_that_forgets_is_refused_unless_the_last_turn_alone_is_learned() -> None:
+    with pytest.raises(InputError, match=r"'e/1' up to turn 2 .*'<think></think>2</>' becomes '2<"):
+        pieces(FORGETS)
+    last = [turn._replace(learned=turn is TALK[-1]) for turn in TALK]
+    assert pieces(FORGETS, last) == [
+        ("given", "<user>What is 1 and 1?</><assistant>2</><user>And 2? is 2</><assistant>"),
+        ("said", "<think></think>That is 4."),
+        ("end", "</>"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (NO_INVITATION.replace("m.content", "m.content | upper"), "leaves out or changes what the"),
+        (NO_INVITATION.replace("m.content", "m.content[:4]"), r"in turn 4 of 'e/1' \('That is 4\."),
+        ("{{ raise_exception('no system') if messages | length > 2 }}" + NO_END, "no system"),
+        ("{{ messages | length }}" + NO_END, "in another way once more follows"),
+    ],
+)
+def test_a_template_that_changes_a_chat_is_refused(template: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        pieces(template)
+
+
+def chat(turns: Sequence[Turn] = TALK) -> Example:
+    return Example("e/1", "q", turns[-1].content, turns[-1].content, turns=tuple(turns))
+
+
+def test_labels_are_those_of_the_librarys_own_mask() -> None:
+    made = tokenizer(CHATML)
+    (encoded,) = tokenise_chats([chat()], TaskSettings(), made)
+    turns = [{"role": t.role, "content": t.content} for t in TALK]
+    theirs = made.apply_chat_template(
+        turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    mask = theirs["assistant_masks"]
+    assert sum(mask) > 10
+    end = len(theirs["input_ids"]) - len(made("\n")["input_ids"])
+    assert list(encoded.tokens) == theirs["input_ids"][:end]
+    assert encoded.labelled.tolist() == [i for i, is_said in enumerate(mask) if is_said]
+    assert encoded.num_labels == sum(mask)
+    plain = tokenizer(PLAIN_CHATML)
+    assert tokenise_chats([chat()], TaskSettings(), plain) == [encoded], "no keyword is needed"
+
+
+def test_a_chat_without_an_end_mark_ends_with_the_end_token_if_targets_do() -> None:
+    made = tokenizer(NO_END)
+    (ended,) = tokenise_chats([chat()], TaskSettings(), made)
+    (bare,) = tokenise_chats([chat()], TaskSettings(end_token=False), made)
+    assert ended.tokens == (*bare.tokens, made.eos_token_id)
+    assert ended.labelled.tolist() == [*bare.labelled.tolist(), len(bare.tokens)]
+    (marked,) = tokenise_chats([chat()], TaskSettings(), tokenizer(CHATML))
+    assert marked.tokens[-1] != made.eos_token_id
+
+
+def test_a_loss_on_the_whole_text_has_no_gaps() -> None:
+    settings = TaskSettings(completion_only_loss=False)
+    (encoded,) = tokenise_chats([chat()], settings, tokenizer(CHATML))
+    assert (encoded.label_start, encoded.gaps) == (1, ())
+
+
+def test_an_item_asks_for_the_last_turn_in_the_tokens_of_training() -> None:
+    made = tokenizer(CHATML)
+    data = TaskData(train=[], validation=[chat()], test=[chat()])
+    task = TaskSettings(chat_template=True)
+    (item,) = evaluation_items(data, task, EvalSettings(), made)
+    (encoded,) = tokenise_chats([chat()], task, made)
+    assert item.prompt_tokens + item.target_tokens == encoded.tokens
+    assert made.decode(item.target_tokens) == "That is 4.<|im_end|>"
+    assert made.decode(item.target_tokens[: -item.num_end]) == "That is 4."
+    assert made.decode(item.prompt_tokens) == item.prompt
+    assert item.prompt.endswith("And 2? is 2<|im_end|>\n<|im_start|>assistant\n")
+    assert (item.golds, item.end_text) == (("That is 4.",), "<|im_end|>")
+    made.add_special_tokens({"eos_token": "<|im_end|>"})
+    (item,) = evaluation_items(data, task, EvalSettings(), made)
+    assert (item.target_tokens[-1], item.num_end) == (made.eos_token_id, 1)
+    assert item.end_text == "", "the end token is no text to look for"
+    (item,) = evaluation_items(data, task, EvalSettings(), tokenizer(NO_END))
+    assert (item.target_tokens[-1], item.num_end, item.end_text) == (0, 1, "")
+
+
+def test_other_examples_have_no_place_in_a_chat() -> None:
+    data = TaskData(train=[chat()], validation=[chat()], test=[])
+    with pytest.raises(InputError, match=r"eval\.few_shot is 1, but a chat has no place"):
+        evaluation_items(data, TaskSettings(), EvalSettings(few_shot=1), tokenizer(CHATML))
+
+
+def test_a_cut_chat_loses_its_last_labels_and_one_cut_to_its_prompt_is_refused() -> None:
+    made = tokenizer(CHATML)
+    (whole,) = tokenise_chats([chat()], TaskSettings(), made)
+    (start, stop), *_ = whole.gaps
+    for length in (stop + 1, stop, start + 2, start, start - 1):
+        settings = TaskSettings(max_length=length, max_cut_ratio=1)
+        (cut,) = tokenise_chats([chat()], settings, made)
+        assert cut.labelled.tolist() == [i for i in whole.labelled.tolist() if i < length]
+        assert cut.cut
+    with pytest.raises(InputError, match="cuts off its whole completion"):
+        tokenise_chats([chat()], TaskSettings(max_length=whole.label_start), made)
+
+
+def test_all_turns_of_a_chat_are_tokenised_where_a_blank_is_put_before_every_text() -> None:
+    made = sentencepiece_tokenizer()
+    made.chat_template = INST.replace("<s>", "{{ bos_token }}").replace("</s>", "{{ eos_token }}")
+    (encoded,) = tokenise_chats([chat()], TaskSettings(), made)
+    said = [encoded.tokens[i] for i in encoded.labelled]
+    assert made.decode(said, skip_special_tokens=False).split("</s>")[:2] == ["2 ", " That is 4. "]
+    assert replace(encoded, gaps=()).num_labels > encoded.num_labels

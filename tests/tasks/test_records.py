@@ -6,16 +6,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset, DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Stored
+from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.config.task import RecordsSettings
+from schemabank.config.task import RecordsSettings, TaskSettings
+from schemabank.runs.inputs import data_digest as digest_of_examples
+from schemabank.runs.loading import resolved
 from schemabank.tasks import TaskData, records
-from schemabank.tasks.records import data_digest, load
+from schemabank.tasks.base import Turn
+from schemabank.tasks.catalog import load_task
+from schemabank.tasks.records import data_digest, load, recognised
 
 PROMPT = "Q: {question}\nA: "
 
@@ -196,7 +203,7 @@ def test_what_is_no_text_and_no_number_is_refused_where_it_is_used(
         path="x", id="id", group="group", cluster="cluster", references="right"
     )
     with pytest.raises(InputError, match=rf"row 3 has {said}.* in column '{name}'"):
-        records._make_example(("row 3", row), "0", settings, PROMPT, list(row))
+        records.Form(settings, PROMPT, list(row)).example(("row 3", row), "0")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999"])
@@ -301,3 +308,182 @@ def test_prompts_that_differ_in_case_and_blanks_alone_are_set_aside_together(
     splits = [{e.answer for e in data.split(name)} for name in ("train", "validation", "test")]
     assert sum(map(len, splits)) == 60
     assert all(splits)
+
+
+# Columns that say themselves what they are.
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+def task(path: Path, **changes: object) -> TaskSettings:
+    records = {"path": str(path), "validation_ratio": 0, "test_ratio": 0}
+    own = changes.pop("records", {})
+    assert isinstance(own, dict)
+    return TaskSettings.model_validate({"name": "records", "records": records | own, **changes})
+
+
+@pytest.mark.parametrize(
+    ("row", "messages"),
+    [
+        ({"messages": CHAT, "kind": "a"}, "messages"),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "Hi"},
+                    {"from": "gpt", "value": "Hello"},
+                ]
+            },
+            "conversations",
+        ),
+        ({"prompt": CHAT[:1], "completion": CHAT[1:]}, ("prompt", "completion")),
+    ],
+)
+def test_a_chat_is_recognised_by_its_column(
+    tmp_path: Path, row: dict[str, object], messages: object
+) -> None:
+    path = write(tmp_path / "c.jsonl", [row])
+    known = recognised(task(path))
+    assert (known.records.messages, known.prompt, known.chat_template) == (messages, None, True)
+    assert recognised(known) == known
+    (example,) = load_task(known).train
+    assert example.turns == (Turn("user", "Hi"), Turn("assistant", "Hello", learned=True))
+    assert (example.question, example.solution, example.golds) == ("Hi", "Hello", ("Hello",))
+    assert set(example.fields) == set(row) - {"messages", "conversations", "prompt", "completion"}
+    assert load_task(task(path)).train == [example]
+
+
+def test_prompt_and_completion_need_no_template(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", [{"prompt": "Hi {x}", "completion": " Hello "}])
+    known = recognised(task(path))
+    assert (known.prompt, known.records.target) == ("{prompt}", "{completion}")
+    assert (known.records.messages, known.chat_template) == (None, False)
+    (example,) = load_task(task(path)).train
+    assert (example.question, example.solution, example.answer) == ("Hi {x}", " Hello ", "Hello")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"prompt": "{question}"}, {"records": {"target": "{answer}!"}}],
+)
+def test_columns_that_the_templates_name_go_first(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    row = {"question": "q", "answer": "a", "messages": CHAT, "prompt": "x", "completion": "y"}
+    settings = task(write(tmp_path / "c.jsonl", [row]), **changes)
+    assert recognised(settings) == settings
+    assert not load_task(settings).train[0].turns
+
+
+def test_a_chat_in_a_column_of_another_name_is_named(tmp_path: Path) -> None:
+    row = {"data": {"talk": CHAT}, "meta": {"id": "x1"}, "right": ["Hello", "Hey"]}
+    path = write(tmp_path / "c.jsonl", [row])
+    own = {"messages": "data.talk", "id": "meta.id", "references": "right", "group": "meta.id"}
+    (example,) = load_task(task(path, records=own)).train
+    assert (example.id, example.group, example.golds) == ("x1", "x1", ("Hello", "Hey"))
+    assert len(example.turns) == 2
+    with pytest.raises(
+        InputError, match=r"None in column 'data\.tlak' \(task\.records\.messages\)"
+    ):
+        load_task(task(path, records={"messages": "data.tlak"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "{question}"}, "prompt and records.target, templates over columns, have no"),
+        ({"records": {"messages": "m", "target": "{a}"}}, "templates over columns, have no effect"),
+    ],
+)
+def test_templates_beside_a_chat_are_refused(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        task(tmp_path, **({"records": {"messages": "m"}} | changes))
+
+
+def test_settings_of_chats_are_refused_where_there_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.jsonl", rows(3))
+    with pytest.raises(
+        InputError, match=r"turns is 'last', but the data has no column with a chat"
+    ):
+        recognised(task(path, records={"turns": "last"}))
+
+
+def test_dotted_names_fill_templates(tmp_path: Path) -> None:
+    content = [
+        {"q": {"text": f"{i}?", "by": None}, "answers": {"text": [str(i), "x"]}} for i in (1, 2)
+    ]
+    path = write(tmp_path / "c.jsonl", content)
+    options = {"target": "{answers.text.0}!", "references": "answers.text"}
+    own = options | {"validation_ratio": 0, "test_ratio": 0}
+    data = loaded(path, prompt="{q.text} {{q.by}}", **own)
+    assert [e.question for e in data.train] == ["1? {q.by}", "2? {q.by}"]
+    assert [(e.solution, e.golds) for e in data.train] == [("1!", ("1", "x")), ("2!", ("2", "x"))]
+    assert data.train[0].fields["q.text"] == "1?", "prompts are filled from the fields again"
+    with pytest.raises(InputError, match=r"names \{q\.by\}, which .*line 1 lacks"):
+        loaded(path, prompt="{q.by}", **own)
+    with pytest.raises(InputError, match=r"line 1 has a list, .* in column 'answers\.text', which"):
+        loaded(path, prompt="{q.text}", target="{answers.text}")
+
+
+def test_what_was_read_before_there_were_other_formats_has_the_same_digests(
+    tmp_path: Path,
+) -> None:
+    """Computed with the version before: they are in the folders of users' runs."""
+    content = [
+        {"question": f"What is {i}+1? ü", "answer": i + 1, "deep": {"b": [1, None], "a": 0.5}}
+        | ({"extra": i} if i % 3 else {})
+        for i in range(40)
+    ]
+    write(tmp_path / "train.jsonl", content[:30])
+    write(tmp_path / "test.jsonl", content[30:])
+    settings = RecordsSettings(path=str(tmp_path))
+    assert (
+        data_digest(settings) == "a5ce32a2525c79eb648c04b6c3e7693468c904298849721b227032f92880090b"
+    )
+    data = load(settings, prompt="Q {question} {{x}}")
+    assert (
+        digest_of_examples(data)
+        == "sha256:d27404491bcc3551ee4e5e47dc6722b9fbd4792bd36c035a14cc50eb1eb5a263"
+    )
+    run = RunConfig.model_validate({"arm": "lora", "task": task(tmp_path).model_dump()})
+    (run,) = resolved([run], torch.device("cpu"))
+    assert run_id(run) == "lora-seed42-44d774f063"
+
+
+# Data that is larger than what is kept in memory.
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+
+
+def test_examples_in_a_file_are_those_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "r.jsonl", rows(200))
+    in_memory = loaded(path, group="kind")
+    monkeypatch.setattr(records, "MOST_BYTES", 2000)
+    in_file = loaded(path, group="kind")
+    for split in ("train", "validation", "test"):
+        assert isinstance(in_file.split(split), Stored)
+        assert list(in_file.split(split)) == in_memory.split(split)
+    assert digest_of_examples(in_file) == digest_of_examples(in_memory)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_examples_in_a_file_are_split_and_checked_alike(tmp_path: Path) -> None:
+    test_prompts_that_differ_in_case_and_blanks_alone_are_set_aside_together(tmp_path)
+    test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path)
+
+
+def test_texts_with_the_same_number_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if every text's hash were the same, which is found by comparing the texts themselves."""
+    path = write(tmp_path / "r.jsonl", [*rows(60), *rows(20)])
+    expected = loaded(path)
+    monkeypatch.setattr(records, "_number", lambda _text: 7)
+    assert loaded(path) == expected
+    test_ids_are_distinct_and_no_prompt_is_in_two_splits(tmp_path)

@@ -138,3 +138,25 @@ def test_bars_of_data_sets_appear_on_terminals_only(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: on_terminal)
     assert load_data_set("a/b", sought="it was sought", otherwise="write it") == on_terminal
     assert datasets.is_progress_bar_enabled()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EROFS, "Read-only file system"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError("Not enough disk space. Needed: 5 GB"),
+    ],
+)
+def test_a_cache_that_cannot_be_written_is_named(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_dataset(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", "/some/cache")
+    said = r"'someone/sums' cannot be put into the cache /some/cache \(.*\): .*set HF_HOME or HF_D"
+    with pytest.raises(InputError, match=said):
+        OF_HUB["someone/sums"]()

@@ -13,6 +13,7 @@ __all__ = [
     "memory",
     "plainyaml",
     "quiet",
+    "stored",
     "tables",
     "waiting",
     "writing",

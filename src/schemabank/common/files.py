@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TextIO, cast
 
@@ -141,21 +141,51 @@ def read_lines(path: Path, *, newline: str | None = None) -> Iterator[tuple[int,
         ) from error
 
 
-def csv_rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Read a CSV file with a head: where each row ends, and its cells by column.
+def csv_rows(
+    path: Path, *, delimiter: str = ",", strict: bool = False
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Read a CSV file with a head: where each row ends, and its cells by column, all of them text.
+
+    Args:
+        path: the file.
+        delimiter: what stands between cells.
+        strict: refuse a head that names a column twice or not at all, and a row with more or fewer
+            cells than the head.
 
     Raises:
         InputError: as :func:`read_lines`, and what is no CSV.
     """
     # Line ends within quotes are text, so that they come as they are.
-    rows = csv.DictReader(line for _, line in read_lines(path, newline=""))
+    lines = (line for _, line in read_lines(path, newline=""))
+    rows = csv.DictReader(lines, delimiter=delimiter)
     try:
+        if strict:
+            _check_head(path, rows.fieldnames)
         for row in rows:
-            yield f"{path} line {rows.line_num}", row
+            where = f"{path} line {rows.line_num}"
+            if strict and (None in row or None in row.values()):
+                found = sum(value is not None for name, value in row.items() if name is not None)
+                raise InputError(
+                    f"{where} has {found + len(row.get(None) or ())} cells, but the head names "
+                    f"{len(rows.fieldnames or ())} columns: allowed is a cell for each, put text "
+                    "with a delimiter or a line break into quotes"
+                )
+            yield where, row
     except csv.Error as error:
         raise InputError(
             f"{path} cannot be read after line {rows.line_num} ({error}): it must be CSV"
         ) from error
+
+
+def _check_head(path: Path, names: Sequence[str] | None) -> None:
+    """Refuse a head whose columns cannot be told apart."""
+    if not names:
+        raise InputError(f"{path} is empty: its first line must name the columns")
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise InputError(
+            f"{path} names its columns {', '.join(map(repr, names)):.200} in its first line: "
+            "allowed are distinct names, name every column"
+        )
 
 
 def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
@@ -173,6 +203,45 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
                     f"{where} must be an object with named columns, not {value!r:.60}: mend it"
                 )
             yield where, value
+
+
+def json_rows(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
+    """Read a JSON file's rows: a list of objects, one inside an object, or JSON lines.
+
+    Raises:
+        InputError: as :func:`read_unpacked`, and what is none of these.
+    """
+    if _is_json_lines(path):
+        yield from json_lines(path, finite=finite)
+        return
+    value = parse_json(read_unpacked(path), str(path), finite=finite)
+    lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else []
+    rows = value if isinstance(value, list) else (lists[0] if len(lists) == 1 else None)
+    if rows is None:
+        raise InputError(
+            f"{str(path)!r} holds no list of rows: allowed are a list of objects, an object with "
+            "one such list in it, or an object a line, restore it"
+        )
+    for index, row in enumerate(rows):
+        where = f"{path} row {index}"
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{where} must be an object with named columns, not {row!r:.60}: mend it"
+            )
+        yield where, row
+
+
+def _is_json_lines(path: Path) -> bool:
+    """Whether a file's first line is an object by itself and another follows."""
+    lines = (line for _, line in read_lines(path) if line.strip())
+    first, second = next(lines, ""), next(lines, "")
+    if not (first.lstrip().startswith("{") and second.lstrip().startswith("{")):
+        return False
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def sha256(*paths: Path) -> str:

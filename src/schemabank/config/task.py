@@ -4,8 +4,9 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from schemabank.config.base import Int, PositiveInt, Rate, Seed, Settings, Share
+from schemabank.config.base import Int, Later, PositiveInt, Rate, Seed, Settings, Share
 
+TARGET = "{answer}"  # template of the task records
 TaskName = Literal[
     "gsm8k", "gsm_symbolic", "conditional", "humaneval", "narrativeqa", "perplexity", "records"
 ]
@@ -83,12 +84,16 @@ class NarrativeqaSettings(Settings):
 
 
 class RecordsSettings(Settings):
-    """Data of your own: JSON lines, or a data set on the Hugging Face hub."""
+    """Data of your own: files, a folder, or a data set on the Hugging Face hub."""
 
     path: str = ""
-    """A JSONL file, a folder with train.jsonl and so on (.gz too), or a hub data set's id."""
-    target: str = "{answer}"
+    """A JSONL, JSON, CSV, TSV, Parquet or Arrow file, a folder of them, or a hub data set's id."""
+    target: str = TARGET
     """Template of the target, from a row's columns."""
+    messages: Annotated[str | tuple[str, str] | None, Later(None)] = None
+    """Column with a chat, or two: what goes before, and what is learned; null: see tasks.md."""
+    turns: Annotated[Literal["all", "last"], Later("all")] = "all"
+    """Turns of the assistant in a chat that have loss."""
     references: str | None = None
     """Column with all right answers, a text or a list; without it the target is the one."""
     id: str | None = None
@@ -113,6 +118,11 @@ class RecordsSettings(Settings):
     """Revision of a data set on the hub; the default branch without it."""
     digest: str | None = None
     """SHA-256 of all rows; filled in when they are first read, checked when read again."""
+
+    @property
+    def has_own_target(self) -> bool:
+        """Whether the target is another template than the default one."""
+        return self.target != TARGET
 
 
 class PerplexitySettings(Settings):
@@ -187,8 +197,15 @@ class TaskSettings(Settings):
     def _check_records(self) -> Self:
         if self.name == "records" and not self.records.path:
             raise ValueError(
-                "name is 'records' but no data is named: set records.path to a JSONL file, a "
-                "folder of them or a data set on the hub"
+                "name is 'records' but no data is named: set records.path to a file, a folder of "
+                "files or a data set on the hub"
+            )
+        if self.records.messages is not None and (
+            self.prompt is not None or self.records.has_own_target
+        ):
+            raise ValueError(
+                f"records.messages is {self.records.messages!r}, so prompt and records.target, "
+                "templates over columns, have no effect: name a chat or templates, not both"
             )
         if self.records.validation_ratio + self.records.test_ratio >= 1:
             raise ValueError(

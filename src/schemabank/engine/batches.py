@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Codec
 
 WIDTH_MULTIPLE = 4  # tokens; all widths are multiples of it
 EMPTY = -1  # a row of a batch that holds no example
@@ -34,12 +35,15 @@ class Encoded:
         label_start: index of the first token that the loss sees; at least 1, since a token is
             predicted from the one before.
         cut: whether the length limit cut tokens off.
+        gaps: begin and end of each range behind ``label_start`` that the loss does not see, such as
+            the user's later turns of a chat; ascending, not empty and apart.
     """
 
     id: str
     tokens: tuple[int, ...]
     label_start: int
     cut: bool = False
+    gaps: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def array(self) -> npt.NDArray[np.int32]:
@@ -49,7 +53,40 @@ class Encoded:
     @property
     def num_labels(self) -> int:
         """How many tokens the loss sees."""
-        return len(self.tokens) - self.label_start
+        return len(self.tokens) - self.label_start - sum(stop - start for start, stop in self.gaps)
+
+    @cached_property
+    def labelled(self) -> npt.NDArray[np.int64]:
+        """Indices of the tokens that the loss sees."""
+        seen = np.arange(self.label_start, len(self.tokens))
+        for start, stop in self.gaps:
+            seen = seen[(seen < start) | (seen >= stop)]
+        return seen
+
+
+def _packed(example: Encoded) -> bytes:
+    name = example.id.encode()
+    gaps = [place for gap in example.gaps for place in gap]
+    head = [len(name), example.label_start, example.cut, len(gaps), *gaps]
+    return np.array([*head, *example.tokens], dtype=np.int32).tobytes() + name
+
+
+def _unpacked(packed: bytes) -> Encoded:
+    length, start, cut, num_places = np.frombuffer(packed, dtype=np.int32, count=4).tolist()
+    text = len(packed) - length
+    numbers = np.frombuffer(packed[16:text], dtype=np.int32)
+    places, tokens = numbers[:num_places].tolist(), numbers[num_places:]
+    return Encoded(
+        id=packed[text:].decode(),
+        tokens=tuple(tokens.tolist()),
+        label_start=start,
+        cut=bool(cut),
+        gaps=tuple(zip(places[::2], places[1::2], strict=True)),
+    )
+
+
+# A token is an object of its own, beside its place in the tuple.
+ENCODED = Codec(write=_packed, read=_unpacked, size=lambda example: 36 * len(example.tokens))
 
 
 def encode(
@@ -81,6 +118,39 @@ def encode(
         label_start=len(prompt) if completion_only else 1,
         cut=len(tokens) > max_length,
     )
+
+
+def encode_turns(
+    pieces: Sequence[tuple[Sequence[int], bool]],
+    *,
+    example_id: str,
+    max_length: int,
+    completion_only: bool,
+) -> Encoded:
+    """Join the token ids of a chat's pieces, and cut off what exceeds the limit.
+
+    Args:
+        pieces: tokens, and whether the loss sees them; the first piece is not seen, the last is.
+        example_id: the example's id.
+        max_length: most tokens.
+        completion_only: whether the loss leaves out the pieces that are not to be seen.
+
+    Raises:
+        InputError: nothing that the loss sees is left, or there is no token before it.
+    """
+    (first, *rest) = pieces
+    found = encode(
+        first[0],
+        [token for tokens, _ in rest for token in tokens],
+        example_id=example_id,
+        max_length=max_length,
+        completion_only=completion_only,
+    )
+    ends = list(accumulate(len(tokens) for tokens, _ in pieces))
+    ranges = zip(ends, ends[1:], rest, strict=False)
+    gaps = [(start, min(stop, max_length)) for start, stop, (_, seen) in ranges if not seen]
+    kept = tuple((start, stop) for start, stop in gaps if start < stop)
+    return replace(found, gaps=kept if completion_only else ())
 
 
 @dataclass(frozen=True)
@@ -262,11 +332,11 @@ def fill_rows(
         for row, example in enumerate(of_slot):
             if example is None:
                 continue
-            start, length, count = example.label_start, len(example.tokens), example.num_labels
+            length, count = len(example.tokens), example.num_labels
             tokens[slot, row, :length] = example.array
             real[slot, row, :length] = 1
-            positions[slot, row, :count] = np.arange(start - 1, length - 1)
-            labels[slot, row, :count] = example.array[start:]
+            positions[slot, row, :count] = example.labelled - 1
+            labels[slot, row, :count] = example.array[example.labelled]
             weights[slot, row, :count] = 1
 
 
@@ -290,8 +360,10 @@ def prepend(example: Encoded, prefix: Sequence[int], *, after: int, in_loss: boo
         in_loss: whether the loss is on the whole text, so that the prefix has labels too.
     """
     tokens = (*example.tokens[:after], *prefix, *example.tokens[after:])
-    start = example.label_start if in_loss else example.label_start + len(prefix)
-    return replace(example, tokens=tokens, label_start=start)
+    shift = len(prefix)
+    start = example.label_start if in_loss else example.label_start + shift
+    gaps = tuple((begin + shift, end + shift) for begin, end in example.gaps)
+    return replace(example, tokens=tokens, label_start=start, gaps=gaps)
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -1,7 +1,7 @@
 """Evaluation: complete every item, score it, and measure how likely the gold target is."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -105,6 +105,8 @@ def evaluate(
     Returns:
         Records as ``[slot][item]``, in the order of ``items``.
     """
+    ends = dict.fromkeys(item.end_text for item in items if item.end_text)
+    how = replace(how, stop=(*how.stop, *ends))
     longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
     chosen = [items[i] for i in longest_first]
     questions = [item for item in chosen if item.sample == 0]
@@ -189,7 +191,7 @@ def gold_losses(
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
             for item, example, row in zip(chosen, encoded, rows, strict=True):
                 values = row[: example.num_labels]
-                text = values[:-1] if item.has_end else values
+                text = values[: -item.num_end] if item.has_end else values
                 without = text.mean() if len(text) else torch.zeros(())
                 results[slot].append((without.item(), values.mean().item()))
         advance(len(chosen))

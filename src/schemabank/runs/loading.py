@@ -8,6 +8,7 @@ import torch
 from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note, waiting
 from schemabank.config.settings import RunConfig
+from schemabank.config.settingsfile import validated
 from schemabank.config.task import RecordsSettings, TaskSettings
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.execute import use_given_cores
@@ -31,10 +32,12 @@ def resolved(
     runs: Sequence[RunConfig], device: torch.device, *, note: Note = lambda _: None
 ) -> list[RunConfig]:
     """Fill in settings that depend on machine, task and data, so that a hash covers them."""
-    of_records = {r.task.records for r in runs if r.task.name == "records"}
+    tasks = {r.task for r in runs if r.task.name == "records"}
     with waiting("reading the data of the task records", note):
+        known = {task: records.recognised(task) for task in tasks}
+        of_records = {task.records for task in known.values()}
         digests = {own: own.digest or records.data_digest(own) for own in of_records}
-    return [_resolved_run(run, device, digests) for run in runs]
+    return [_resolved_run(run, device, known.get(run.task, run.task), digests) for run in runs]
 
 
 def loaded_base(run: RunConfig, device: torch.device, note: Note) -> BaseModel:
@@ -78,14 +81,24 @@ def announce_decoding(run: RunConfig, base: BaseModel, reporter: Reporter) -> No
 
 
 def _resolved_run(
-    run: RunConfig, device: torch.device, digests: Mapping[RecordsSettings, str]
+    run: RunConfig,
+    device: torch.device,
+    task: TaskSettings,
+    digests: Mapping[RecordsSettings, str],
 ) -> RunConfig:
+    """A run with its task as the data say, and everything that follows filled in."""
     dtype = str(resolve_dtype(run.model.dtype, device)).removeprefix("torch.")
     model = run.model.model_copy(update={"dtype": dtype})
-    own: dict[str, object] = {"prompt": prompt_of(run.task), "metric": metric_of(run.task)}
-    if run.task.name == "records":
-        digest = digests[run.task.records]
-        own["records"] = run.task.records.model_copy(update={"digest": digest})
-    asked = run.eval.model_copy(update={"split": split_of(run.task, run.eval.split)})
-    task = run.task.model_copy(update=own)
-    return run.model_copy(update={"model": model, "task": task, "eval": asked})
+    own: dict[str, object] = {"metric": metric_of(task)}
+    is_chat = task.name == "records" and task.records.messages is not None
+    if not is_chat:  # a chat has no template
+        own["prompt"] = prompt_of(task)
+    if task.name == "records":
+        digest = digests[task.records]
+        own["records"] = task.records.model_copy(update={"digest": digest})
+    asked = run.eval.model_copy(update={"split": split_of(task, run.eval.split)})
+    update = {"model": model, "task": task.model_copy(update=own), "eval": asked}
+    found = run.model_copy(update=update)
+    if is_chat:  # tags may not go with a chat template
+        found = validated(found.model_dump(mode="json"), RunConfig, lambda _: "with a chat")
+    return found

@@ -1,6 +1,7 @@
 """Whether texts fit a model, found before any compute: its positions and its vocabulary."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,7 +63,7 @@ def check_training(
         InputError: naming the example.
     """
     shown = [*prefixes]
-    named = [(e.id, e.tokens) for e in data.encoded] + [("a tag prefix", p) for p in shown]
+    named = chain(((e.id, e.tokens) for e in data.encoded), (("a tag prefix", p) for p in shown))
     _check_tokens(named, model, data.tokenizer)
     allowed = num_positions(model)
     room = max(map(len, shown), default=0)

@@ -1,4 +1,4 @@
-"""What ``Tuner.train`` takes for examples: pairs of prompt and completion, or columns of that name.
+"""What ``Tuner.train`` takes for examples: pairs of prompt and completion, their columns, or chats.
 
 Without these checks Python would accept much else: iterating over a data set or a dictionary gives
 its column names, and a text of two characters unpacks into two.
@@ -9,12 +9,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from schemabank.common.errors import InputError
+from schemabank.tasks import Example
+from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
 
 COLUMNS = ("prompt", "completion")  # as TRL calls them
 ALLOWED = (
     'allowed are a list of pairs, [("2 + 2 = ", "4"), …], and a list of dictionaries or a '
-    "datasets.Dataset with the columns prompt and completion, both text"
+    "datasets.Dataset with the columns prompt and completion, both text, or with a chat in "
+    "messages or conversations"
 )
+
+
+def as_examples(examples: object) -> list[Example]:
+    """Return pairs or chats as examples.
+
+    Args:
+        examples: as :func:`as_pairs`, or mappings with a chat in the column ``messages`` or
+            ``conversations``, or in both ``prompt`` and ``completion``, as TRL has it.
+
+    Raises:
+        InputError: anything else.
+    """
+    rows = _rows_of(examples)
+    first = next(iter(rows), None)
+    names = _chat_columns(first) if isinstance(first, Mapping) else None
+    if names is None:
+        return [
+            Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
+            for i, (prompt, completion) in enumerate(as_pairs(examples))
+        ]
+    return [_chat_example(index, row, names) for index, row in enumerate(rows)]
 
 
 def as_pairs(examples: object) -> list[tuple[str, str]]:
@@ -27,17 +51,41 @@ def as_pairs(examples: object) -> list[tuple[str, str]]:
     Raises:
         InputError: anything else.
     """
-    if isinstance(examples, Sequence) and not isinstance(examples, str | bytes):
-        rows: Iterable[object] = examples
-    elif _is_data_set(examples):
-        rows = cast(Iterable[object], examples)
-    else:
-        kind, hint = type(examples).__name__, _container_hint(examples)
-        raise InputError(f"the training examples are a {kind}: {ALLOWED}{hint}")
-    pairs = [_checked_pair(index, row) for index, row in enumerate(rows)]
+    pairs = [_checked_pair(index, row) for index, row in enumerate(_rows_of(examples))]
     if not pairs:
         raise InputError(f"there are 0 training examples, allowed is at least 1: {ALLOWED}")
     return pairs
+
+
+def _rows_of(examples: object) -> Iterable[object]:
+    """The rows of a container that can be gone through again."""
+    if isinstance(examples, Sequence) and not isinstance(examples, str | bytes):
+        return examples
+    if _is_data_set(examples):
+        return cast(Iterable[object], examples)
+    kind, hint = type(examples).__name__, _container_hint(examples)
+    raise InputError(f"the training examples are a {kind}: {ALLOWED}{hint}")
+
+
+def _chat_columns(row: Mapping[str, object]) -> str | tuple[str, str] | None:
+    """The column or the two columns of a row that hold a chat; pairs of texts go first."""
+    if set(row) >= set(PAIR):
+        return PAIR if is_chat(row[PAIR[1]]) else None
+    return next((name for name in ALONE if is_chat(row.get(name))), None)
+
+
+def _chat_example(index: int, row: object, names: str | tuple[str, str]) -> Example:
+    where = f"training example {index}"
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where} is {row!r:.80}, but others are chats: {ALLOWED}")
+    chat = chat_in((where, row), names, last_only=False)
+    return Example(
+        id=f"examples/{index}",
+        question=chat.prompt,
+        solution=chat.answer,
+        answer=chat.answer,
+        turns=chat.turns,
+    )
 
 
 def _checked_pair(index: int, row: object) -> tuple[str, str]:

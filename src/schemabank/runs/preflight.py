@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -56,14 +57,17 @@ def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> lis
 
 def describe_example(example: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Show where the loss begins and how the text ends, told by position."""
-    given = example.tokens[: example.label_start]
-    learned = example.tokens[example.label_start :]
-    last = tokenizer.convert_ids_to_tokens([learned[-1]])[0]
-    is_end = learned[-1] == tokenizer.eos_token_id
+    last = tokenizer.convert_ids_to_tokens([example.tokens[-1]])[0]
+    is_end = example.tokens[-1] == tokenizer.eos_token_id
+    shown = []
+    bounds = [0, example.label_start, *chain(*example.gaps), len(example.tokens)]
+    for index, (start, stop) in enumerate(pairwise(bounds)):
+        text = tokenizer.decode(list(example.tokens[start:stop]))
+        said = "loss on {} tokens: " if index % 2 else "no loss on {} tokens:"
+        shown += [f"  {said.format(stop - start)} {text!r}"] * (stop > start)
     return [
         f"example {example.id}:",
-        f"  no loss on {len(given)} tokens: {tokenizer.decode(list(given))!r}",
-        f"  loss on {len(learned)} tokens:  {tokenizer.decode(list(learned))!r}",
+        *shown,
         f"  last token {last!r}, " + ("the end token" if is_end else "no end token"),
     ]
 

@@ -14,56 +14,27 @@ from transformers import PreTrainedTokenizerBase
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.task import TaskSettings
-from schemabank.engine.batches import Encoded, encode, plan_schedule
+from schemabank.engine.batches import Encoded, plan_schedule
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.runs.forms import Items
+from schemabank.runs.tokens import (
+    as_chat,
+    beginning,
+    check_known,
+    completion_tokens,
+    tokenise,
+    tokenise_chats,
+    tokens_of,
+)
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
-from schemabank.tasks.chat import in_chat, is_within
+from schemabank.tasks.chat import chat_pieces, is_within
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 from schemabank.tasks.scoring.scores import METRICS, Metric, check_pass_at
 from schemabank.tasks.seams import beginning_tokens, continuation_tokens, plain_tokens
-
-
-def tokenise(
-    texts: Sequence[tuple[str, str, str]],
-    settings: TaskSettings,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Encoded]:
-    """Turn prompts and completions into tokens with their labels.
-
-    Args:
-        texts: id, prompt and completion of every example.
-        settings: end token, loss and length limit.
-        tokenizer: the base model's.
-
-    Raises:
-        InputError: an example whose completion is cut off whole, or more cut ones than allowed.
-    """
-    ends = settings.end_token and TASKS[settings.name].ends
-    beginning = _beginning(settings, tokenizer)
-    encoded = [
-        encode(
-            [*beginning, *plain_tokens(_in_chat(prompt, settings, tokenizer), tokenizer)],
-            _completion_tokens(completion, tokenizer, end_token=ends),
-            example_id=example_id,
-            max_length=settings.max_length,
-            completion_only=settings.completion_only_loss,
-        )
-        for example_id, prompt, completion in texts
-    ]
-    _check_known((e.tokens[: e.label_start] for e in encoded), tokenizer)
-    num_cut = sum(e.cut for e in encoded)
-    if num_cut > settings.max_cut_ratio * len(encoded):
-        raise InputError(
-            f"task.max_length is {settings.max_length}, which cuts {num_cut} of {len(encoded)} "
-            f"training examples: allowed is a share of task.max_cut_ratio = "
-            f"{settings.max_cut_ratio:g}, raise either"
-        )
-    return encoded
 
 
 def task_training_data(
@@ -72,13 +43,22 @@ def task_training_data(
     """Tokenise a task's training examples and plan the schedule of their batches."""
     task = run.task
     chosen = examples[: task.train_limit]
-    texts = [(e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen]
+    if chosen and chosen[0].turns:  # then all are chats
+        return chat_training_data(chosen, run, tokenizer)
+    texts = ((e.id, _prompt(e, task, ()), target_text(e, target=task.target)) for e in chosen)
     return training_data(chosen, texts, run, tokenizer)
+
+
+def chat_training_data(
+    examples: Sequence[Example], run: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
+    """Tokenise chats and plan the schedule of their batches."""
+    return _planned(examples, tokenise_chats(examples, run.task, tokenizer), run, tokenizer)
 
 
 def training_data(
     examples: Sequence[Example],
-    texts: Sequence[tuple[str, str, str]],
+    texts: Iterable[tuple[str, str, str]],
     run: RunConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> TrainingData:
@@ -92,7 +72,15 @@ def training_data(
     """
     if not examples:
         raise InputError("there are 0 training examples, allowed is at least 1: add some")
-    encoded = tokenise(texts, run.task, tokenizer)
+    return _planned(examples, tokenise(texts, run.task, tokenizer), run, tokenizer)
+
+
+def _planned(
+    examples: Sequence[Example],
+    encoded: Sequence[Encoded],
+    run: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> TrainingData:
     front = beginning_tokens(tokenizer)  # a chat template may write none
     return TrainingData(
         examples=examples,
@@ -231,10 +219,15 @@ def items_of(
     shots = few_shot_examples(data, settings.few_shot)
     metric = METRICS[metric_of(task)]
     check_pass_at(metric, settings.pass_at)
+    if settings.few_shot and any(example.turns for example in examples):
+        raise InputError(
+            f"eval.few_shot is {settings.few_shot}, but a chat has no place for other examples: "
+            "allowed is 0, leave it out"
+        )
     for example in examples:
         _check_golds(example, metric)
     items = [_item(example, task, shots, tokenizer, trimmed=trimmed) for example in examples]
-    _check_known((item.prompt_tokens for item in items), tokenizer)
+    check_known((item.prompt_tokens for item in items), tokenizer)
     return [replace(i, sample=number) for i in items for number in range(settings.num_samples)]
 
 
@@ -257,7 +250,9 @@ def _item(
     *,
     trimmed: bool,
 ) -> Item:
-    prompt = _in_chat(_prompt(example, task, shots), task, tokenizer)
+    if example.turns:
+        return _chat_item(example, tokenizer)
+    prompt = as_chat(_prompt(example, task, shots), task, tokenizer)
     *asked, target = _pieces(example, task, shots, trimmed=trimmed)
     return Item(
         id=example.id,
@@ -267,19 +262,32 @@ def _item(
         prompt_tokens=tuple(
             plain_tokens(prompt, tokenizer)
             if task.chat_template
-            else [*_beginning(task, tokenizer), *_joined(asked, tokenizer)]
+            else [*beginning(task, tokenizer), *_joined(asked, tokenizer)]
         ),
-        target_tokens=_completion_tokens(target, tokenizer, end_token=True),
+        target_tokens=completion_tokens(target, tokenizer, end_token=True),
         golds=example.golds,
         fields=example.fields,
     )
 
 
-def end_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that ends a target."""
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end-of-sequence token: give it an eos_token")
-    return int(tokenizer.eos_token_id)
+def _chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
+    """Ask for a chat's last turn after all that goes before, in the tokens of its training."""
+    pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
+    last = max(i for i, piece in enumerate(pieces) if piece.kind == "given")
+    said, *end = tokens_of(pieces, tokenizer, end_token=True)[last + 1 :]
+    mark = pieces[-1].text.strip() if pieces[-1].kind == "end" else ""
+    return Item(
+        id=example.id,
+        group=example.group,
+        cluster=example.cluster,
+        prompt="".join(piece.text for piece in pieces[: last + 1]),
+        prompt_tokens=tuple(chain(*tokens_of(pieces[: last + 1], tokenizer, end_token=False))),
+        target_tokens=tuple(chain(said, *end)),
+        golds=example.golds,
+        num_end=sum(map(len, end)),
+        end_text="" if mark == tokenizer.eos_token else mark,
+        fields=example.fields,
+    )
 
 
 def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) -> str:
@@ -298,36 +306,6 @@ def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) 
             "templates that hold {question}, add it"
         )
     return prompt
-
-
-def _check_known(
-    prompt_tokens: Iterable[Sequence[int]], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Refuse prompts that are lost on the tokenizer: its unknown token says nothing.
-
-    Raises:
-        InputError: more of the prompts' tokens are unknown than known.
-    """
-    if tokenizer.unk_token_id in {None, tokenizer.eos_token_id}:
-        return
-    counts = Counter(chain.from_iterable(prompt_tokens))
-    unknown, total = counts[tokenizer.unk_token_id], counts.total()
-    if 2 * unknown > total:
-        raise InputError(
-            f"{unknown:,} of the prompts' {total:,} tokens are {tokenizer.unk_token!r}, since the "
-            "tokenizer does not know their text: allowed are at most half of them, use a model "
-            "for this script or language"
-        )
-
-
-def _in_chat(prompt: str, settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a prompt as the user's turn of a chat, where the settings ask for one."""
-    return in_chat(prompt, tokenizer) if settings.chat_template else prompt
-
-
-def _beginning(settings: TaskSettings, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Special tokens in front of a prompt; a chat template has its own in its text."""
-    return () if settings.chat_template else beginning_tokens(tokenizer)
 
 
 def _pieces(
@@ -362,10 +340,3 @@ def _check_golds(example: Example, metric: Metric) -> None:
             metric.canonical(gold)
     except InputError as error:
         raise InputError(f"{example.id}: {error}") from error
-
-
-def _completion_tokens(
-    text: str, tokenizer: PreTrainedTokenizerBase, *, end_token: bool
-) -> tuple[int, ...]:
-    tokens = continuation_tokens(text, tokenizer)
-    return (*tokens, end_token_id(tokenizer)) if end_token else tuple(tokens)

@@ -20,6 +20,7 @@ from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
@@ -27,8 +28,8 @@ from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
 from schemabank.runs.modelfit import check_training
-from schemabank.runs.pairs import as_pairs
-from schemabank.runs.prepare import engine_run, training_data
+from schemabank.runs.pairs import as_examples
+from schemabank.runs.prepare import chat_training_data, engine_run, training_data
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import skips
 from schemabank.tasks import Example
@@ -103,12 +104,14 @@ class Tuner:
     def train(
         self, examples: "Sequence[tuple[str, str] | Mapping[str, object]] | datasets.Dataset"
     ) -> list[RunStep]:
-        """Train on pairs of prompt and completion, from fresh weights, through all stages.
+        """Train on pairs of prompt and completion or on chats, from fresh weights.
 
         Args:
             examples: pairs of texts, or dictionaries or a ``datasets.Dataset`` with the columns
                 ``prompt`` and ``completion``; the end token is added, and the loss is on the
-                completion, as the configuration's ``task`` says.
+                completion, as the configuration's ``task`` says. Or dictionaries or a
+                ``datasets.Dataset`` with a chat in ``messages`` or ``conversations``; the loss is
+                on what the assistant says.
 
         Returns:
             What every step did.
@@ -119,14 +122,9 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_attached()
-        pairs = as_pairs(examples)
+        named = as_examples(examples)
         self.stack.initialise(0, self.config.seed)
-        named = [
-            Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
-            for i, (prompt, completion) in enumerate(pairs)
-        ]
-        texts = [(e.id, e.question, e.solution) for e in named]
-        data = training_data(named, texts, self.config, self.tokenizer)
+        data = self._training_data(named)
         shown = method_of(self.config).prefixes(self.config, self.tokenizer)
         check_training(data, self.model, prefixes=shown)
         method_of(self.config).check(self.config, Setup(named, self.stack, self.tokenizer))
@@ -181,6 +179,18 @@ class Tuner:
         card = model_card(name, settings, training=training)
         tensors, layout = lora.tensors(0), lora.layout
         save_adapter(Path(folder), tensors, settings, base_name=name, card=card, layout=layout)
+
+    def _training_data(self, named: list[Example]) -> TrainingData:
+        if named[0].turns:
+            tags = self.config.tags
+            if self.config.is_tagged and tags.delivery != "loss":
+                raise InputError(
+                    f"config.tags.delivery is {tags.delivery!r}, but a prefix has no place in a "
+                    "chat template: allowed is loss"
+                )
+            return chat_training_data(named, self.config, self.tokenizer)
+        texts = [(e.id, e.question, e.solution) for e in named]
+        return training_data(named, texts, self.config, self.tokenizer)
 
     def _check_attached(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""

@@ -9,6 +9,7 @@ __all__ = [
     "base",
     "catalog",
     "chat",
+    "conversations",
     "prompts",
     "records",
     "scoring",

@@ -1,10 +1,23 @@
 """What every task hands over: examples in three splits, and what an evaluation asks."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import Codec
+
+OVERHEAD = 1024  # bytes of an example's objects beside its texts
+
+
+class Turn(NamedTuple):
+    """One turn of a chat: who says what, and whether a model learns to say it."""
+
+    role: str
+    content: str
+    learned: bool = False
 
 
 @dataclass(frozen=True)
@@ -20,6 +33,8 @@ class Example:
         group: which part of the split results are reported for (``all``, ``seen``, ``held_out``).
         references: answers that count as right, where there are others beside ``answer``.
         cluster: what the example was drawn with (a document), where it was not drawn alone.
+        turns: the whole chat, where the example is one; its last turn is learned, and says the
+            ``solution``.
     """
 
     id: str
@@ -30,11 +45,32 @@ class Example:
     group: str = "all"
     references: tuple[str, ...] = ()
     cluster: str = ""
+    turns: tuple[Turn, ...] = ()
 
     @property
     def golds(self) -> tuple[str, ...]:
         """All answers that count as right."""
         return self.references or (self.answer,)
+
+
+def _packed(example: Example) -> bytes:
+    values = [getattr(example, name) for name in Example.__dataclass_fields__]
+    return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _unpacked(packed: bytes) -> Example:
+    values = dict(zip(Example.__dataclass_fields__, json.loads(packed), strict=True))
+    turns = tuple(Turn(*turn) for turn in values["turns"])
+    return Example(**{**values, "references": tuple(values["references"]), "turns": turns})
+
+
+def _text_size(example: Example) -> int:
+    """About how many bytes an example takes, most of them text."""
+    texts = (example.question, example.solution, *example.fields.values())
+    return OVERHEAD + sum(map(len, texts)) + sum(len(turn.content) for turn in example.turns)
+
+
+EXAMPLES = Codec(write=_packed, read=_unpacked, size=_text_size)
 
 
 @dataclass(frozen=True)
@@ -48,7 +84,9 @@ class Item:
         target_tokens: the gold target with its end token.
         golds: all answers that count as right.
         cluster: the example's.
-        has_end: whether the target's last token ends it.
+        has_end: whether the target's last tokens end it.
+        num_end: how many tokens these are.
+        end_text: text that ends a completion, where that is not the tokenizer's end token.
         fields: the example's columns, for those who judge completions by them.
         sample: which of the completions of the same question, counted from 0.
     """
@@ -61,6 +99,8 @@ class Item:
     golds: tuple[str, ...]
     cluster: str = ""
     has_end: bool = True
+    num_end: int = 1
+    end_text: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0
 
@@ -69,11 +109,11 @@ class Item:
 class TaskData:
     """The three splits of a task; no question stands in two of them."""
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
 
-    def split(self, name: str) -> list[Example]:
+    def split(self, name: str) -> Sequence[Example]:
         """Return the split ``train``, ``validation`` or ``test``."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         if name not in splits:

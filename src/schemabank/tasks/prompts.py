@@ -8,6 +8,7 @@ therefore ends with the white space it wants.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from heapq import nsmallest
 
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Example, TaskData, text_hash
@@ -90,6 +91,12 @@ def columns_in(template: str, names: Iterable[str]) -> list[str]:
     ]
 
 
+def unknown_in(template: str, names: Iterable[str]) -> list[str]:
+    """Return what a template has in braces that looks like a column but is none of these."""
+    found = _brace_pattern(tuple(names)).finditer(template)
+    return list(dict.fromkeys(brace["unknown"] for brace in found if brace["unknown"]))
+
+
 @lru_cache
 def _brace_pattern(names: tuple[str, ...]) -> re.Pattern[str]:
     """Find braces around these columns, around what looks like a column, and doubled braces."""
@@ -112,7 +119,7 @@ def few_shot_examples(data: TaskData, k: int) -> list[Example]:
             f"{k} few-shot examples were asked for, but the training split allows 0 to "
             f"{len(data.train)}: ask for a number in that range"
         )
-    return sorted(data.train, key=lambda example: text_hash(example.id))[:k]
+    return nsmallest(k, data.train, key=lambda example: text_hash(example.id))
 
 
 def _fill_example(template: str, example: Example) -> str:

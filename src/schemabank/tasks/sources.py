@@ -9,12 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.hub import cause_and_mend
 from schemabank.common.quiet import DATASETS, bars_on_terminals_only
 from schemabank.common.waiting import waiting
 
 DATA_VARIABLE = "SCHEMABANK_DATA"
+# A full disk, a file that is too large for it, one that is read-only, and no leave to write.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 NOT_SET = f"{DATA_VARIABLE} (not set)"
 
 
@@ -76,10 +78,42 @@ def load_data_set(
     except kinds as error:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             raise
+        if _is_of_disk(error):
+            raise InputError(
+                f"{hub_id!r} cannot be put into the cache {datasets.config.HF_DATASETS_CACHE} "
+                f"({first_line(error)}): allowed is a folder to write into that has room, set "
+                "HF_HOME or HF_DATASETS_CACHE to one"
+            ) from error
         cause, mend = cause_and_mend(error)
         raise InputError(
             f"{sought} and on the Hugging Face hub as {hub_id!r}, but {cause}: {mend}, or "
             f"{otherwise}"
+        ) from error
+
+
+def _is_of_disk(error: Exception) -> bool:
+    """Whether a cache cannot be written, for want of room or of leave."""
+    causes = (error, error.__cause__)  # datasets wraps what its writer raises
+    is_refused = any(isinstance(e, OSError) and e.errno in DISK for e in causes)
+    return is_refused or "Not enough disk space" in str(error)
+
+
+def load_saved_data_set(folder: Path) -> Any:  # noqa: ANN401 -- datasets has no types
+    """Load what ``save_to_disk`` wrote, one split or all of them, mapped into memory.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    import datasets  # noqa: PLC0415 -- slow, and files are read without it
+
+    kinds = (OSError, ValueError, TypeError, KeyError, datasets.exceptions.DatasetsError)
+    try:
+        with bars_on_terminals_only(datasets, DATASETS):
+            return datasets.load_from_disk(str(folder))
+    except kinds as error:
+        raise InputError(
+            f"{str(folder)!r} looks like a folder that save_to_disk made, but it cannot be loaded "
+            f"({type(error).__name__}: {first_line(error)}): save it again, or name another"
         ) from error
 
 

@@ -1,0 +1,106 @@
+"""Chats in rows: both forms become the same turns, and what is not read is refused."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.tasks.base import Turn
+from schemabank.tasks.conversations import chat_in, is_chat
+
+MESSAGES = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "Ciao"},
+]
+SHARED = [
+    {"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]}
+    for m in MESSAGES
+]
+TURNS = (
+    Turn("system", "Be kind."),
+    Turn("user", "Hi"),
+    Turn("assistant", "Hello!", learned=True),
+    Turn("user", "Bye"),
+    Turn("assistant", "Ciao", learned=True),
+)
+
+
+def turns(
+    messages: object, *, last_only: bool = False, **columns: object
+) -> Sequence[tuple[str, str, bool]]:
+    return chat_in(("row 1", {"c": messages, **columns}), "c", last_only=last_only).turns
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, SHARED], ids=["openai", "sharegpt"])
+def test_both_forms_become_the_same_turns(messages: list[Mapping[str, str]]) -> None:
+    assert is_chat(messages)
+    assert turns(messages) == TURNS
+    chat = chat_in(("row 1", {"c": messages}), "c", last_only=False)
+    assert (chat.prompt, chat.answer) == ("Be kind.\n\nHi\n\nHello!\n\nBye", "Ciao")
+
+
+def test_the_last_turn_alone_is_learned_where_that_is_asked_for() -> None:
+    assert [turn[2] for turn in turns(MESSAGES, last_only=True)] == [False] * 4 + [True]
+
+
+def test_what_follows_the_last_learned_turn_is_left_out() -> None:
+    assert turns([*MESSAGES, {"role": "user", "content": "?"}]) == TURNS
+
+
+@pytest.mark.parametrize("weight", [{"weight": 0}, {"train": False}, {"training": False}])
+def test_a_turn_may_say_that_it_is_not_learned(weight: dict[str, object]) -> None:
+    some = [*MESSAGES[:2], MESSAGES[2] | weight, MESSAGES[3], MESSAGES[4] | {"weight": 1}]
+    assert [turn[2] for turn in turns(some)] == [False, False, False, False, True]
+    last = [*MESSAGES[:4], MESSAGES[4] | weight]
+    assert turns(last) == TURNS[:3]
+
+
+def test_a_pair_of_columns_is_learned_from_the_second_on() -> None:
+    row = {"prompt": MESSAGES[:4], "completion": MESSAGES[4:]}
+    found = chat_in(("row 1", row), ("prompt", "completion"), last_only=False).turns
+    assert found == (*TURNS[:2], Turn("assistant", "Hello!"), *TURNS[3:])
+
+
+def test_text_may_come_in_parts_and_nulls_of_a_table_are_nothing() -> None:
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo!"}]
+    said = {"role": "assistant", "content": parts, "tool_calls": None, "weight": None, "from": None}
+    assert turns([MESSAGES[1], said], tools=None)[1] == TURNS[2]
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        (None, r"has None in column 'c' \(task\.records\.messages\)"),
+        ("Hello", "has 'Hello' in column 'c'"),
+        ([], r"has \[\] in column 'c'"),
+        (["Hello"], "turn 1 is 'Hello': allowed is a list of turns"),
+        ([{"role": "bot", "content": "x"}], "turn 1 has the role 'bot': allowed are system, "),
+        ([{"content": "x"}], "turn 1 has the role None"),
+        ([{"role": "user", "content": None}], "turn 1 says None, which is no text"),
+        (
+            [{"role": "user", "content": [{"type": "image", "url": "x"}]}],
+            r"turn 1 says \[.*which is no text",
+        ),
+        (MESSAGES[:2], "has no turn of the assistant that is to be"),
+        (MESSAGES[2:3], "has no turn before the first that is to be"),
+        ([*MESSAGES[:2], {"role": "assistant", "content": " "}], "turn 3 is an empty turn"),
+        ([*MESSAGES[:2], MESSAGES[2] | {"tool_calls": [1]}], "turn 3 has tool_calls, which is not"),
+        ([*MESSAGES[:2], MESSAGES[2] | {"weight": 0.5}], r"turn 3 has weight 0\.5: allowed are 0"),
+    ],
+)
+def test_what_is_no_chat_to_learn_is_refused_by_row_and_turn(messages: object, said: str) -> None:
+    with pytest.raises(InputError, match=f"row 1.*{said}"):
+        turns(messages)
+
+
+def test_tools_are_refused() -> None:
+    with pytest.raises(InputError, match="row 1 has tools beside its chat"):
+        turns(MESSAGES, tools=[{"name": "search"}])
+
+
+@pytest.mark.parametrize("value", [None, "x", [], ["x"], {"role": "user"}])
+def test_other_values_are_no_chat(value: object) -> None:
+    assert not is_chat(value)
