@@ -79,6 +79,14 @@ def test_seeds_without_spread_show_nothing(schemabank: Program, tmp_path: Path) 
     assert "has no test" in err
 
 
+def test_arms_that_answer_alike_are_not_worse(schemabank: Program, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"{arm},,{n},0.5" for n in range(5) for arm in ("lora", "new")]
+    path.write_text("\n".join(["arm,epochs,seed,score", *rows, ""]))
+    assert schemabank(path, "--fail-if-worse")[0] == 0
+    assert schemabank(path, "--fail-if-worse", "--margin", "1")[0] == 1, "nothing is shown"
+
+
 def test_a_report_is_written_before_it_fails(schemabank: Program, tmp_path: Path) -> None:
     out = tmp_path / "out"
     path = table(tmp_path, -0.03)

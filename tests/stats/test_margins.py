@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 from scipy.stats import ttest_1samp
 
 from properties import examples
@@ -11,6 +12,7 @@ from schemabank.common.errors import InputError
 from schemabank.stats import (
     Difference,
     crossed_difference,
+    detectable_from_error,
     margin_verdict,
     paired_difference,
     welch_difference,
@@ -99,6 +101,15 @@ def test_few_seeds_and_seeds_without_spread_give_no_verdict() -> None:
     )
     for found in (few, alike):
         assert (found.outcome, found.p_equivalent, found.interval) == ("no verdict", None, None)
+
+
+@pytest.mark.parametrize(("df", "ratio"), [(3, 0.91), (5, 0.97), (11, 1.02), (50, 1.04)])
+def test_a_plan_for_a_difference_serves_for_a_margin(df: int, ratio: float) -> None:
+    """Equal arms are called equivalent 4 times in 5 near the difference that is found as often."""
+    rng = np.random.default_rng(0)
+    error, mean = (rng.chisquare(df, 200_000) / df) ** 0.5, rng.standard_normal(200_000)
+    needed = np.quantile(np.abs(mean) + student.isf(0.05, df) * error, 0.8)
+    assert needed / detectable_from_error(1.0, df) == pytest.approx(ratio, abs=0.015)
 
 
 @pytest.mark.parametrize("margin", [0, -0.01, float("nan"), float("inf")])

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import brentq
+from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from properties import examples
@@ -64,6 +66,63 @@ def test_tasks_count_alike_however_many_items_they_have() -> None:
     )
     assert alone.mean == pytest.approx(0.2, abs=0.01)
     assert alone.num_strata == 2
+
+
+def by_hand(strata: list[Stratum]) -> tuple[float, tuple[float, float], tuple[float, float]]:
+    """The mean over tasks, both parts of its variance, and their degrees of freedom.
+
+    From the mean squares of each task's two-way layout, without any code of the package.
+    """
+    apart = [np.asarray(own.a) - np.asarray(own.b) for own in strata]
+    seed_means = np.mean([own.mean(axis=1) for own in apart], axis=0)
+    items, freedom = [], []
+    for own in apart:
+        n, m = own.shape
+        rows, columns = own.mean(1, keepdims=True), own.mean(0, keepdims=True)
+        by_item = n * np.square(columns - own.mean()).sum() / (m - 1)
+        rest = np.square(own - rows - columns + own.mean()).sum() / ((n - 1) * (m - 1))
+        items.append(max(by_item - rest, 0) / (n * m) / len(apart) ** 2)
+        freedom.append(m - 1)
+    total = sum(items)
+    df = total**2 / sum(x**2 / f for x, f in zip(items, freedom, strict=True)) if total else 1.0
+    parts = float(seed_means.var(ddof=1)) / len(seed_means), total
+    return float(seed_means.mean()), parts, (len(seed_means) - 1, df)
+
+
+@examples(30)
+@given(seeds)
+def test_a_mean_over_tasks_and_its_margin_are_those_computed_by_hand(seed: int) -> None:
+    """Three tasks of unlike sizes; the tests invert Cochran's quantile with scipy's Student."""
+    rng = np.random.default_rng(seed)
+    shift, strata = rng.normal(0, 0.03, (5, 1)), []
+    for size in (12, 40, 7):
+        favour, noise = rng.normal(0, 0.5, size), rng.normal(0.02, 0.2, (5, size))
+        b = rng.random((5, size))
+        strata.append(Stratum(b + shift + favour + noise, b))
+    mean, parts, freedom = by_hand(strata)
+    error = sum(parts) ** 0.5
+
+    def quantile(tail: float) -> float:
+        return float(np.average(student.isf(tail, freedom), weights=parts))
+
+    def tail_of(statistic: float) -> float:
+        if statistic < 0:
+            return 1 - tail_of(-statistic)
+        return float(brentq(lambda tail: quantile(tail) - statistic, 1e-15, 0.5, xtol=1e-14))
+
+    found = stratified_difference(strata)
+    assert (found.mean, found.standard_error) == pytest.approx((mean, error))
+    reach = quantile(0.025) * error
+    assert found.interval == pytest.approx((mean - reach, mean + reach))
+    assert found.p == pytest.approx(2 * tail_of(abs(mean) / error), rel=1e-4)
+    judged, margin = margin_verdict(found, 0.3), 0.3
+    reach = quantile(0.05) * error
+    assert judged.interval == pytest.approx((mean - reach, mean + reach)), "90 %, for two tests"
+    not_worse, not_better = tail_of((mean + margin) / error), tail_of((margin - mean) / error)
+    assert judged.p_not_worse == pytest.approx(not_worse, rel=1e-4, abs=1e-12)
+    assert judged.p_equivalent == pytest.approx(max(not_worse, not_better), rel=1e-4, abs=1e-12)
+    is_within = -margin <= mean - reach and mean + reach <= margin
+    assert (judged.outcome == "equivalent") == is_within
 
 
 def test_that_tasks_differ_adds_nothing_to_the_error() -> None:
@@ -133,6 +192,21 @@ def test_few_differing_items_give_no_verdict() -> None:
 def test_one_item_shows_no_spread() -> None:
     found = difference_over_items([Stratum([[1.0]], [[0.0]]), Stratum([[1.0, 0]], [[0.0, 1]])])
     assert (found.standard_error, found.interval, found.p) == (None, None, None)
+    assert "a task with a single item or cluster" in found.why_no_verdict
+    one = crossed_difference(*scores(np.random.default_rng(0), 2, 5, 3), clusters=["a"] * 3)
+    assert verdict(one).sentence.endswith(
+        "but a single item or cluster does not show what other items would add."
+    )
+    assert not found.may_be_enough
+    assert not one.may_be_enough
+
+
+def test_items_that_all_differ_alike_have_no_spread() -> None:
+    found = difference_over_items([Stratum(np.ones((1, 20)), np.zeros((1, 20)))])
+    assert verdict(found).sentence == (
+        "No difference detected: +100.00 points, but items that all differ by the same amount "
+        "cannot tell it from chance."
+    )
 
 
 def test_what_has_no_common_mean() -> None:

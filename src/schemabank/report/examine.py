@@ -11,7 +11,7 @@ from schemabank.report.comparing.judging import judged_by
 from schemabank.report.comparing.margins import Margin, stated_margin
 from schemabank.report.comparing.material import gather
 from schemabank.report.contents import Report, TableFile, find_topics
-from schemabank.report.others import examine_others
+from schemabank.report.itemreport import examine_items
 from schemabank.report.reading.itemresults import ItemResults
 from schemabank.report.reading.question import Found, Question
 from schemabank.report.reading.runs import RunSet
@@ -43,7 +43,7 @@ def examine(path: Path | None, found: Found, question: Question) -> Report:
     if isinstance(found, ItemResults):
         margin, arms = stated_margin(question.margin), (question.treatment, question.control)
         size = question.test_size
-        return examine_others(found, arms, question.primary, margin=margin, test_size=size)
+        return examine_items(found, arms, question.primary, margin=margin, test_size=size)
     return _examine_table(path, found, question)
 
 

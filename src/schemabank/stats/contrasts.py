@@ -4,6 +4,7 @@ Arms that were trained with the same seeds, hence on the same data in the same o
 seed by seed; others by Welch's test, which does not take their variances for equal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy.typing as npt
@@ -41,6 +42,11 @@ class Difference:
     def is_enough(self) -> bool:
         """Whether a verdict may rest on it."""
         return self.num_seeds >= FEWEST_SEEDS
+
+    @property
+    def may_be_enough(self) -> bool:
+        """Whether as many scores may lead to a verdict, whatever these are."""
+        return self.is_enough and self.standard_error is not None
 
     @property
     def why_no_verdict(self) -> str:
@@ -137,14 +143,14 @@ def welch_difference(a: npt.ArrayLike, b: npt.ArrayLike, *, confidence: float = 
     )
 
 
-def satterthwaite(parts: tuple[float, float], freedom: tuple[float, float]) -> float:
-    """Return the degrees of freedom of a sum of two estimated variances (Satterthwaite 1946).
+def satterthwaite(parts: Sequence[float], freedom: Sequence[float]) -> float:
+    """Return the degrees of freedom of a sum of estimated variances (Satterthwaite 1946).
 
-    For two parts of 0, the sum of their own.
+    For parts that are all 0, the sum of their own.
     """
     total = sum(parts)
     if not total:
-        return sum(freedom)
+        return float(sum(freedom))
     shares = [(part / total) ** 2 / df for part, df in zip(parts, freedom, strict=True)]
     return 1 / sum(shares)
 

@@ -43,6 +43,13 @@ class CrossedDifference(Difference):
     seed_part: float | None
     item_part: float | None
 
+    @property
+    def why_no_verdict(self) -> str:
+        """Why none may, or why none can: one item or cluster does not show what items add."""
+        if self.is_enough and self.num_clusters == 1:
+            return "a single item or cluster does not show what other items would add"
+        return super().why_no_verdict
+
     def upper_tail(self, statistic: float) -> float:
         """Return the probability of a larger value, in standard errors, if there is no difference.
 

@@ -15,7 +15,7 @@ from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.arms import student_interval
 from schemabank.stats.checks import Array
-from schemabank.stats.contrasts import Difference, two_sided_p
+from schemabank.stats.contrasts import Difference, satterthwaite, two_sided_p
 from schemabank.stats.crossed import Cochran, CrossedDifference, cluster_sums, mean_variances
 
 FEWEST_DIFFERING = 6  # items: McNemar's exact test of fewer cannot reach p = 0.05
@@ -75,8 +75,17 @@ class OverItems(Difference):
         return self.num_differing >= FEWEST_DIFFERING
 
     @property
+    def may_be_enough(self) -> bool:
+        """Whether as many items may lead to a verdict, whatever their scores are."""
+        return self.num_clusters >= FEWEST_DIFFERING and self.standard_error is not None
+
+    @property
     def why_no_verdict(self) -> str:
-        """Why none may."""
+        """Why none may, or why none can: items do not tell how much they vary."""
+        if self.standard_error is None:
+            return "a task with a single item or cluster does not show what other items would add"
+        if self.is_enough:
+            return "items that all differ by the same amount cannot tell it from chance"
         return (
             f"the runs differ on {self.num_differing} items or clusters, too few: a verdict over "
             f"items takes {FEWEST_DIFFERING}"
@@ -111,7 +120,7 @@ def stratified_difference(
     rounding = max(one.rounding for one in found)
     seed_part = seed_part if seed_part > rounding else 0.0
     item_parts = [one.error_parts[1] / num**2 for one in found]
-    item_df = _satterthwaite(item_parts, [own.shape[1] - 1 for own, _ in sums])
+    item_df = satterthwaite(item_parts, [own.shape[1] - 1 for own, _ in sums])
     mean, parts = float(by_seed.mean()), (seed_part, sum(item_parts))
     error, df, p = sum(parts) ** 0.5, None, None
     if error:
@@ -160,7 +169,7 @@ def difference_over_items(strata: Sequence[Stratum], *, confidence: float = 0.95
         freedom.append(num - 1)
     mean, known = float(np.mean(means)), bool(np.isfinite(parts).all())
     error = sum(parts) ** 0.5 / len(sums) if known else None
-    df = _satterthwaite(parts, freedom) if error else None
+    df = satterthwaite(parts, freedom) if error else None
     return OverItems(
         mean=mean,
         standard_error=error,
@@ -184,11 +193,3 @@ def _checked(strata: Sequence[Stratum]) -> list[tuple[Array, Array]]:
             f"tasks with {sorted(seeds)} seeds have no common mean: give all tasks the same seeds"
         )
     return sums
-
-
-def _satterthwaite(parts: Sequence[float], freedom: Sequence[float]) -> float:
-    """The degrees of freedom of a sum of estimated variances (Satterthwaite 1946)."""
-    total = sum(parts)
-    if not total:
-        return float(sum(freedom))
-    return 1 / sum((part / total) ** 2 / df for part, df in zip(parts, freedom, strict=True) if df)

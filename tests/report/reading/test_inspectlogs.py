@@ -149,3 +149,23 @@ def test_sizes_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(archives, "LARGEST_ARCHIVE", 100)
     with pytest.raises(InputError, match="unpacks to more than"):
         read(path)
+
+
+def test_the_first_score_of_a_scorer_with_several_values(path: Path) -> None:
+    """Inspect names such a score by its part alone, and its scorer beside it."""
+    log = inspect_log([{"quality": 0.25, "style": "C"}, {"quality": 0.5, "style": "I"}])
+    log["results"]["scores"] = [
+        {"name": name, "scorer": "match", "metrics": {}} for name in ("quality", "style")
+    ]
+    found = read(write_inspect(path, log))
+    assert found.metric == "match.quality"
+    assert [item.score for item in found.items.values()] == [0.25, 0.5]
+    assert read(path, "match.style").mean == 0.5
+
+
+def test_how_answers_were_sampled_is_a_condition_and_its_seed_is_none(path: Path) -> None:
+    log = inspect_log(["C", "I"])
+    log["eval"] |= {"solver": "cot", "model_generate_config": {"temperature": 0.7, "seed": 3}}
+    found = read(write_inspect(path, log)).conditions
+    assert found["model_generate_config"] == '{"temperature": 0.7}'
+    assert found["solver"] == '"cot"'

@@ -103,3 +103,8 @@ def test_the_digest_is_that_of_scores_and_places() -> None:
     assert first == results(run(), run("new")).digest
     assert first != results(run(), run("new", items=ITEMS | {"0": ScoredItem(0.0, "a")})).digest
     assert first != results(run(), run("other")).digest
+
+
+def test_an_arm_has_seeds_for_all_runs_or_for_none() -> None:
+    with pytest.raises(InputError, match=r"lora-None\.jsonl names no seed, but lora-1\.jsonl of"):
+        results(run(), run(seed=None), run("new"))

@@ -32,6 +32,7 @@ def test_without_a_task_it_is_the_files_name(tmp_path: Path) -> None:
 
 def test_the_head_tells_the_kind_of_table(tmp_path: Path) -> None:
     assert is_item_table(write(tmp_path / "a.csv", "item, arm,seed,score\n"))
+    assert is_item_table(write(tmp_path / "d.csv", "\n,,,\nitem,arm,seed,score\n"))
     assert not is_item_table(write(tmp_path / "b.csv", "arm,epochs,seed,score\n"))
     assert not is_item_table(write(tmp_path / "c.csv", ""))
 

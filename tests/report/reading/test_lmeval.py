@@ -105,7 +105,7 @@ def test_clusters_by_a_field_of_the_documents(tmp_path: Path) -> None:
         ),
         (
             lambda tree: tree["higher_is_better"]["gsm8k"].update(exact_match=False),
-            "has the metrics none of which more is better, not one that can be compared",
+            r"no metric that can be compared: allowed are those .* \(none here; not exact_match\)",
         ),
     ],
 )
@@ -155,6 +155,22 @@ def test_torn_files(tmp_path: Path) -> None:
 
 def test_a_metric_that_is_not_there(tmp_path: Path) -> None:
     path = write_lm_eval(tmp_path, {"gsm8k": SCORES})
-    said = "has the metrics exact_match,strict-match, exact_match,flexible-extract, not f1"
+    said = r"has no metric f1: .* \(exact_match,strict-match, exact_match,flexible-extract\)"
     with pytest.raises(InputError, match=said):
         read(path, "f1")
+
+
+@pytest.mark.parametrize("name", ["a/b", "../gsm8k", "a\0b"])
+def test_a_task_whose_name_is_no_files(tmp_path: Path, name: str) -> None:
+    path = write_lm_eval(tmp_path, {"gsm8k": SCORES})
+    edit(path, lambda tree: tree["results"].update({name: tree["results"]["gsm8k"]}))
+    with pytest.raises(InputError, match="allowed are names that a file may have"):
+        read(path)
+
+
+def test_settings_of_generation_are_conditions(tmp_path: Path) -> None:
+    path = write_lm_eval(tmp_path, {"gsm8k": SCORES})
+    own = {"temperature": 0.7, "do_sample": True}
+    edit(path, lambda tree: tree["configs"]["gsm8k"].update(generation_kwargs=own))
+    (found,) = read(path)
+    assert '"temperature": 0.7' in found.conditions["generation_kwargs"]

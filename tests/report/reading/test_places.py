@@ -35,7 +35,7 @@ def test_names_of_folders(parts: list[str], arm: str | None, seed: str | None) -
 
 
 def test_arms_as_they_are_named() -> None:
-    found = read_places(None, ["lora=a", "new arm:3=b/c=d", "qwen:7b=x"])
+    found = read_places(None, ["lora=a", "new arm:03=b/c=d", "qwen:7b=x"])
     assert found == [
         Place(Path("a"), "lora", None),
         Place(Path("b/c=d"), "new arm", "3"),

@@ -182,9 +182,10 @@ def compare(
             "at the same settings"
         )
     if primary is not None and primary not in settings:
+        place = "as tasks" if table.of_tasks else "in the column epochs"
         raise InputError(
             f"--primary {primary!r}: {treatment} and {control} have "
-            f"{', '.join(map(repr, settings))} in the column epochs: name one of these"
+            f"{', '.join(map(repr, settings))} {place}: name one of these"
         )
     arms = treatment, control
 
@@ -217,11 +218,16 @@ def _scores_of_both(table: ScoreTable, arms: tuple[str, str], settings: Sequence
     first, second = (_floats(table.means(arm, settings)) for arm in arms)
     for arm, found in zip(arms, (first, second), strict=True):
         if not found:
-            raise InputError(
-                f"no seed of {arm!r} in {table.name} has a row at each of epochs "
-                f"{', '.join(settings)}: give the missing rows, or tables of fewer settings"
-            )
+            raise InputError(f"no seed of {arm!r} in {table.name} has {_rows_at(table, settings)}")
     return first, second
+
+
+def _rows_at(table: ScoreTable, settings: Sequence[str]) -> str:
+    """What a seed lacks that has not all settings, and the mend."""
+    names = ", ".join(settings)
+    if table.of_tasks:
+        return f"all of the tasks {names}: add the missing evaluations, or leave a task out"
+    return f"a row at each of epochs {names}: give the missing rows, or tables of fewer settings"
 
 
 def _floats(scores: Mapping[str, Fraction]) -> dict[str, float]:

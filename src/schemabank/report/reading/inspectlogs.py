@@ -23,6 +23,8 @@ from schemabank.report.reading.places import ResultFile
 
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}
 WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+SAMPLING = "model_generate_config"
+CONDITIONS = ("task_version", "task_args", "config", "solver", "solver_args", SAMPLING)
 HEADER, SAMPLES = "header.json", "samples/"
 
 Log = Mapping[str, Any]
@@ -61,14 +63,9 @@ def read_log(file: ResultFile, metric: str | None, cluster_by: str | None) -> Ta
             "'success': finish the evaluation (inspect eval-retry), or move the log away"
         )
     arm, seed = file.named(str(about.get("model")))
-    chosen = metric or _first_scorer(header, file.path)
+    chosen = metric or _first_score(header, file.path)
     items = _items(_complete(samples, header, file.path), chosen, cluster_by)
-    conditions = {
-        key: json.dumps(about[key], sort_keys=True)
-        for key in ("task_version", "task_args", "config")
-        if about.get(key) not in (None, {})
-    }
-    return TaskRun(arm, seed, about["task"], chosen, str(file.path), items, conditions)
+    return TaskRun(arm, seed, about["task"], chosen, str(file.path), items, _conditions(about))
 
 
 def as_number(value: object, where: str) -> float:
@@ -132,17 +129,27 @@ def _complete(
         )
 
 
-def _first_scorer(header: Mapping[str, Any], path: Path) -> str:
+def _conditions(about: Mapping[str, Any]) -> dict[str, str]:
+    """What should be alike in all runs; the seed of sampling may differ."""
+    found = {key: about[key] for key in CONDITIONS if about.get(key) not in (None, {})}
+    if isinstance(sampling := found.pop(SAMPLING, None), dict):
+        found[SAMPLING] = {key: value for key, value in sampling.items() if key != "seed"}
+    return {key: json.dumps(value, sort_keys=True) for key, value in found.items()}
+
+
+def _first_score(header: Mapping[str, Any], path: Path) -> str:
+    """The first score of the results; of a scorer with several values, as ``SCORER.PART``."""
     results = header.get("results")
     scores = results.get("scores") if isinstance(results, dict) else None
     first = scores[0] if isinstance(scores, list) and scores else None
-    name = first.get("name") if isinstance(first, dict) else None
+    first = first if isinstance(first, dict) else {}
+    name, scorer = first.get("name"), first.get("scorer")
     if not isinstance(name, str):
         raise InputError(
             f"{str(path)!r} names no score in its results: allowed is a log that was scored, run "
             "inspect score, or name the scorer with --metric"
         )
-    return name
+    return f"{scorer}.{name}" if isinstance(scorer, str) and scorer != name else name
 
 
 def _items(

@@ -20,6 +20,7 @@ from schemabank.report.reading.table import ScoreRow, ScoreTable
 ONLY_RUN = "only run"  # in the place of a seed, where each arm has a single run
 FLOAT_DIGITS = 17
 TASKS = "tasks"
+OTHERWISE = "write shares of which more is better into a table of items (arm,seed,item,score)"
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,14 @@ def item_results(name: str, tool: str, runs: Iterable[TaskRun]) -> ItemResults:
                 "one of the files away"
             )
     firsts: dict[str, TaskRun] = {}
+    with_seed = {run.arm: run for run in found if run.seed is not None}
     for run in found:
+        if run.seed is None and run.arm in with_seed:
+            raise InputError(
+                f"{run.source} names no seed, but {with_seed[run.arm].source} of the same arm "
+                f"{run.arm!r} does: allowed are seeds for all runs of an arm, name them in the "
+                "folders (NAME-seed1) or by --arm NAME:SEED=PATH, or give the run an arm of its own"
+            )
         _check_names(run)
         _check_alike(firsts.setdefault(run.task, run), run)
     return ItemResults(name, tool, found)
@@ -154,7 +162,7 @@ def as_score(value: object, where: str) -> float:
     if not is_number(value, at_most=1) or not isinstance(value, int | float) or value < 0:
         raise InputError(
             f"{where} has the score {value!r:.60}, allowed are numbers from 0 to 1, of which more "
-            "is better: name another metric with --metric"
+            f"is better: name another metric with --metric, or {OTHERWISE}"
         )
     return float(value)
 

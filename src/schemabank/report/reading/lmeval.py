@@ -14,7 +14,7 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import is_number, json_lines, read_json
-from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score
+from schemabank.report.reading.itemresults import OTHERWISE, ScoredItem, TaskRun, as_score
 from schemabank.report.reading.places import ResultFile
 
 RESULTS = re.compile(r"results_(?P<date>\d{4}-\d\d-\d\dT[\d.:-]+)\.json", re.ASCII)
@@ -53,6 +53,11 @@ def read_run(file: ResultFile, metric: str | None, cluster_by: str | None) -> It
     assert found is not None
     tasks = [name for name in results if not groups.get(name)]  # a group has no items of its own
     for task in tasks:
+        if "/" in task or not task.isprintable():
+            raise InputError(
+                f"{str(file.path)!r} has the task {task!r:.100}: allowed are names that a file may "
+                "have, rename the task"
+            )
         samples = file.path.with_name(f"samples_{task}_{found['date']}.jsonl")
         if not samples.exists():
             raise InputError(
@@ -83,10 +88,12 @@ def _chosen_metric(
     for name, by in usable:
         if metric in {None, name, f"{name},{by}"}:
             return name, by
-    listed = ", ".join(f"{name},{by}" for name, by in usable) or "none of which more is better"
+    listed = ", ".join(f"{name},{by}" for name, by in usable) or "none here"
+    less = ", ".join(sorted({name for name, _ in pairs} & lower))
     raise InputError(
-        f"{str(file.path)!r}: task {task!r} has the metrics {listed}, not "
-        f"{metric or 'one that can be compared'}: name one with --metric"
+        f"{str(file.path)!r}: task {task!r} has no metric {metric or 'that can be compared'}: "
+        f"allowed are those of which more is better ({listed}{f'; not {less}' if less else ''}): "
+        f"name one with --metric, or {OTHERWISE}"
     )
 
 
@@ -168,6 +175,10 @@ def _conditions(tree: Mapping[str, Any], task: str) -> dict[str, str]:
         own = tree.get(key)
         if isinstance(own, dict) and task in own:
             found[key] = str(own[task])
+    configs = tree.get("configs")
+    config = configs.get(task) if isinstance(configs, dict) else None
+    if isinstance(config, dict) and config.get("generation_kwargs"):
+        found["generation_kwargs"] = json.dumps(config["generation_kwargs"], sort_keys=True)
     for key in ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn"):
         if tree.get(key) is not None:
             found[key] = str(tree[key])

@@ -70,7 +70,8 @@ def read_places(results: Path | None, arms: Sequence[str]) -> list[Place]:
                 f"--arm {text!r:.100}: allowed is NAME=PATH or NAME:SEED=PATH: write it so, as "
                 "--arm lora:1=evals/lora-1"
             )
-        found.append(Place(Path(parts["path"]), parts["arm"].strip(), parts["seed"]))
+        seed = parts["seed"] and str(int(parts["seed"]))  # 01 is 1, as in names of folders
+        found.append(Place(Path(parts["path"]), parts["arm"].strip(), seed))
     return found
 
 

@@ -182,10 +182,12 @@ def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -
     if treatment == control:
         raise InputError(f"{treatment!r} is treatment and control: name two of {_arms_named(arms)}")
     if not table.settings(treatment, control):
-        raise InputError(
-            f"{treatment!r} and {control!r} have no setting of epochs in common: give rows of both "
-            "with the same value in that column"
+        mend = (
+            "task in common: evaluate both on one"
+            if table.of_tasks
+            else "setting of epochs in common: give rows of both with the same value in that column"
         )
+        raise InputError(f"{treatment!r} and {control!r} have no {mend}")
     return treatment, control
 
 
@@ -239,9 +241,9 @@ def read_cells(
 
 def head_of(text: str) -> list[str]:
     """Return the names of a CSV's columns; nothing where there is no first row."""
-    rows = csv.reader(io.StringIO(text, newline=""))
+    rows = ([cell.strip() for cell in row] for row in csv.reader(io.StringIO(text, newline="")))
     try:
-        return [cell.strip() for cell in next(rows, [])]
+        return next(filter(any, rows), [])
     except csv.Error:
         return []
 

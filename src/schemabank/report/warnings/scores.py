@@ -84,7 +84,12 @@ def find_warnings(
 
 
 def _identical_rows(table: ScoreTable) -> Iterator[Finding]:
-    """Settings of an arm at which every seed, of two at least, has the same score."""
+    """Settings of an arm at which every seed, of two at least, has the same score.
+
+    Two tasks may be too hard, or too easy, for every seed; and items were counted, not copied.
+    """
+    if table.of_tasks:
+        return
     for arm in table.trained:
         groups: dict[tuple[tuple[str, Fraction], ...], list[str]] = {}
         for setting in table.settings(arm):
@@ -161,7 +166,12 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
         )
     for arm in table.trained:
         places = [at for at in comparison.arms if at.arm == arm]
-        placed = {r: [_placed(table, at, r) for at in places] for r in comparison.references}
+        placed = {
+            reference: [
+                _placed(table, at, reference) for at in places if _fits(table, at, reference)
+            ]
+            for reference in comparison.references
+        }
         for rule in ("not-above-reference", "below-reference"):
             found = {
                 reference: own
@@ -170,6 +180,11 @@ def _against_references(table: ScoreTable, comparison: Comparison) -> Iterator[F
             }
             if found:
                 yield _reference_finding(rule, arm, found, table.setting_name)
+
+
+def _fits(table: ScoreTable, at: ArmAt, reference: Reference) -> bool:
+    """Whether both are of the same thing: a reference on one task says nothing about another."""
+    return not table.of_tasks or reference.setting == at.setting
 
 
 def _placed(table: ScoreTable, at: ArmAt, reference: Reference) -> Placed:

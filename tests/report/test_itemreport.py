@@ -46,6 +46,34 @@ def single(tmp_path: Path) -> Path:
 
 
 class TestTasks:
+    def test_a_reference_is_of_its_own_task(self, schemabank: Program, tmp_path: Path) -> None:
+        """The base is good at one task: an arm that is above it at both is not below it at one."""
+        for seed in range(1, 6):
+            for arm in ("lora", "new"):
+                hard, easy = scores(seed, 80, 0.3), scores(seed + 50, 80, 0.97)
+                write_lm_eval(tmp_path / f"{arm}-seed{seed}", {"hard": hard, "easy": easy})
+            write_lm_eval(tmp_path / f"none-seed{seed}", {"hard": [0.0] * 80, "easy": [0.0] * 80})
+        write_lm_eval(tmp_path / "base", {"hard": [0.0] * 80, "easy": scores(9, 80, 0.6)})
+        code, out, _ = schemabank(tmp_path, "--control", "lora", "--treatment", "new")
+        assert code == 0
+        told = [line for line in out.splitlines() if "-reference:" in line]
+        assert all("reference: none is" in line for line in told), "and that arm is below at one"
+        assert "below-reference: none is below 'base' at task easy" in out
+        assert "identical-rows" not in out, "a task may be too hard for every seed"
+
+    def test_seeds_that_share_no_task(self, schemabank: Program, tmp_path: Path) -> None:
+        for seed, task in ((1, "arc"), (2, "gsm8k")):
+            for arm in ("lora", "new"):
+                write_lm_eval(tmp_path / f"{arm}-seed{seed}", {task: scores(seed, 20, 0.5)})
+        code, _, err = schemabank(tmp_path)
+        assert code == 2
+        assert "has all of the tasks arc, gsm8k: add the missing evaluations" in err
+        code, _, err = schemabank(tmp_path, "--primary", "mmlu")
+        assert "have 'arc', 'gsm8k' as tasks: name one of these" in err
+        write_lm_eval(tmp_path / "third-seed1", {"mmlu": scores(3, 20, 0.5)})
+        code, _, err = schemabank(tmp_path, "--treatment", "third", "--control", "lora")
+        assert "have no task in common: evaluate both on one" in err
+
     def test_each_task_and_their_mean(self, schemabank: Program, evals: Path) -> None:
         code, out, err = schemabank(evals, "--json")
         assert (code, err) == (0, "")
@@ -128,7 +156,26 @@ class TestSingleRuns:
         why = "the runs differ on 1 items or clusters, too few: a verdict over items takes 6."
         assert why in out
         assert f"No verdict: {why}" in (tmp_path / "out" / "report.md").read_text()
-        assert schemabank(tmp_path / "e", "--fail-if-worse")[0] == 2
+        assert schemabank(tmp_path / "e", "--fail-if-worse")[0] == 0, "as they are not worse"
+        assert schemabank(tmp_path / "e", "--fail-if-worse", "--margin", "1")[0] == 1
+
+    def test_a_gate_that_one_different_item_cannot_close(
+        self, schemabank: Program, tmp_path: Path
+    ) -> None:
+        for arm in ("lora", "new"):
+            write_lm_eval(tmp_path / arm, {"gsm8k": [1.0, 0.0, 1.0, 0.0, 1.0]})
+        code, _, err = schemabank(tmp_path, "--fail-if-worse")
+        assert code == 2, "five items can never show that an arm is worse"
+        assert "so nothing tells whether it is worse" in err
+
+    def test_items_that_all_differ_alike_are_told_so(
+        self, schemabank: Program, tmp_path: Path
+    ) -> None:
+        for arm, score in (("lora", 1.0), ("new", 0.0)):
+            write_lm_eval(tmp_path / arm, {"gsm8k": [score] * 20})
+        code, _, err = schemabank(tmp_path, "--fail-if-worse")
+        assert code == 2
+        assert "items that all differ by the same amount cannot tell it from chance" in err
 
     def test_a_gate_for_two_models(self, schemabank: Program, single: Path) -> None:
         turned = ("--treatment", "lora", "--control", "new", "--fail-if-worse")
@@ -196,7 +243,7 @@ class TestArms:
         [
             (["--group", "all"], "--group 'all': not allowed with results of other tools"),
             (["--claims", "c.csv"], "--claims 'c.csv': not allowed with results of other tools"),
-            (["--metric", "f1"], "not f1: name one with --metric"),
+            (["--metric", "f1"], "has no metric f1: allowed are those of which more is better"),
             (["--cluster-by", "x"], "has None as its 'x'"),
             (["--control", "x"], "arm 'x' has no runs"),
         ],

@@ -15,7 +15,7 @@ from schemabank.report.warnings.finding import by_weight
 from schemabank.report.warnings.scores import find_warnings
 
 
-def examine_others(
+def examine_items(
     results: ItemResults,
     arms: tuple[str | None, str | None],
     primary: str | None,
