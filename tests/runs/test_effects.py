@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ourconfigs import FILES, SUITES
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
 from schemabank.config.settings import RunConfig
@@ -19,7 +20,6 @@ from schemabank.runs.effects import (
 )
 from schemabank.suites.suite import load_suite
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 BARE = {"name": "rest", "ratio": 0.5, "train": ["router"], "bank_scale": [0, 0]}
 LORA_ONLY = {"name": "last", "ratio": 0.5, "train": ["lora"]}
 TAGGED = {**LORA_ONLY, "name": "only", "ratio": 1.0, "tag_keep": [1.0]}
@@ -275,9 +275,9 @@ def test_a_setting_of_the_command_line_is_the_users(path: Path) -> None:
     assert "curriculum." in found[0]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("config", FILES, ids=lambda p: p.stem)
 def test_our_own_configurations_state_nothing_in_vain(config: Path) -> None:
-    if "arms" in yaml.safe_load(config.read_text(encoding="utf-8")):
+    if config in SUITES:
         assert load_suite(config, ["engine.device=cpu"]).notes == ()
     else:
         assert sentences(idle_in_experiment(load_experiment(config))) == []
