@@ -41,6 +41,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-settings",
         "runs-left-out",
         "few-seeds",
+        "few-clusters",
         "single-runs",
         "selection-on-test",
     ),
