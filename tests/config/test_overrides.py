@@ -197,6 +197,8 @@ def test_other_settings_take_what_their_types_say(override: str, value: object, 
         ("arm=lora,base", "change it there, such as [lora, base]"),
         ("model=a/b", "model is 'a/b', but it is a section, allowed are its settings name,"),
         ("train.save_steps=5", "unknown key 'train.save_steps': a run is evaluated and saved at"),
+        ("x[0]=1", "unknown key 'x[0]': allowed are preset,"),
+        ("train.int=1", "unknown key 'train.int': allowed are num"),
         ("TRAIN.learning_rate=1", "unknown key 'TRAIN', did you mean 'train'?"),
     ],
 )

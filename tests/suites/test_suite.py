@@ -182,6 +182,7 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ({"tune": {"factors": [1]}}, r"tune\.factors is \[1\], but .* at least 2 items"),
         ({"tune": {"factors": [0, 1]}}, r"tune\.factors\.0 is 0, but .* greater than 0"),
         ({"tune": {"extend": -1}}, r"tune\.extend is -1, but .* greater than or equal to 0"),
+        ({"arms": {"a[b]": 3}}, r"arms\.a\[b\] is 3, but it is a section, allowed are names with"),
         ({"defaults": {"seed": 3}}, r"s\.yaml:\d+: seed has no effect here, .*: use seeds"),
         ({"arms": {"lora": {"seed": 3}}}, r"s\.yaml:\d+: seed has no effect here, .*: use seeds"),
         ({"tune": {"rates": [1]}}, r"unknown key 'tune\.rates'"),

@@ -28,7 +28,7 @@ def in_words(
     """
     # A key that is missing may be the one that is misspelt, which then is the first problem.
     problems = sorted(error.errors(), key=lambda problem: problem["type"] == "missing")
-    located = [(_location_of(problem), problem) for problem in problems]
+    located = [(_location_of(problem, tree), problem) for problem in problems]
     first = located[0][0]
     # Every branch of a union has its problem; the one deepest inside the value says the most.
     location = max((loc for loc, _ in located if loc[: len(first)] == first), key=len)
@@ -139,8 +139,19 @@ def _spelled_alike(model: type[BaseModel], location: Location, name: str, above:
     return f"{above}.{close[0]}".removeprefix(".") if close else None
 
 
-def _location_of(problem: ErrorDetails) -> Location:
-    return tuple(part for part in problem["loc"] if not _is_union_branch(part))
+def _location_of(problem: ErrorDetails, tree: Mapping[str, object]) -> Location:
+    """A problem's place in the tree, where a key may have a name like that of a union's branch."""
+    found: list[str | int] = []
+    node: object = tree
+    for part in problem["loc"]:
+        if (isinstance(node, Mapping) and part in node) or (
+            isinstance(node, list) and isinstance(part, int) and part < len(node)
+        ):
+            node = node[part]
+        elif _is_union_branch(part):
+            continue
+        found.append(part)
+    return tuple(found)
 
 
 def _reason_in_words(message: str) -> str:

@@ -5,6 +5,7 @@ given out. Comments are the settings' own descriptions.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-from schemabank.common.errors import InputError, did_you_mean
+from schemabank.common.errors import InputError, did_you_mean, printable
 from schemabank.common.files import json_lines
 from schemabank.common.plainyaml import parse_yaml
 from schemabank.config.places import settings_at
@@ -103,12 +104,13 @@ def starting_yaml(start: Start, *, file: str = "config.yaml") -> str:
     values, note = _values(task, start)
     head = [
         f"# yaml-language-server: $schema={SCHEMA}",
-        f"# Train and evaluate it: schemabank train {file}",
+        f"# Train and evaluate it: {shlex.join(['schemabank', 'train', file])}",
         f"# Editors check it by {SCHEMA}, which schemabank config-schema prints.",
         "# All other settings keep their defaults.",
         *note,
     ]
-    lines = [*map(_printable, head), *_lines(values, ())]
+    # No comment holds the end of a line, which a file's or a column's name may have in it.
+    lines = [*map(printable, head), *_lines(values, ())]
     text = "\n".join(lines) + "\n"
     tree, _ = parse_yaml(text, "the configuration")
     validated(cast(dict[str, Any], tree), ExperimentConfig, lambda _: "schemabank init")
@@ -242,11 +244,6 @@ def _scalar(value: object) -> str:
         default_style=None if is_plain else '"',
     )
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _printable(line: str) -> str:
-    """A comment without what no comment may hold; a file's name might have a line's end in it."""
-    return "".join(c if c.isprintable() else " " for c in line)
 
 
 def _default(name: str) -> object:
