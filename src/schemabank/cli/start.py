@@ -24,7 +24,10 @@ def init(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Your data: JSON lines, a folder or a hub data set."),
+        typer.Option(
+            metavar="PATH",
+            help="Your data: a file (JSONL, CSV, Parquet, ...), a folder or a hub data set.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Base model; default: the embedded one.")
@@ -43,11 +46,12 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a commented configuration to begin with, for your data, model and task."""
-    from schemabank.config.start import SCHEMA, Start, starting_yaml
+    from schemabank.config.start import SCHEMA, Start
+    from schemabank.tasks.firstrow import fitted_yaml
 
     start = Start(task=task, data=data, model=model, prompt=prompt, target=target)
     if out is None:
-        sys.stdout.write(starting_yaml(start))
+        sys.stdout.write(fitted_yaml(start))
         return
     if out.name == SCHEMA:
         raise InputError(
@@ -55,7 +59,7 @@ def init(
             "configuration: name another file"
         )
     schema = json.dumps(_schema(of_suites=False), indent=2, ensure_ascii=False) + "\n"
-    files = {out: starting_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
+    files = {out: fitted_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
     _write_new(files, force=force)
     print_lines([f"{out}: written, and {out.parent / SCHEMA} for editors"])
     print_lines([f"next: {shlex.join(['schemabank', 'train', str(out)])}"])

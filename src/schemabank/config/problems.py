@@ -144,10 +144,10 @@ def _location_of(problem: ErrorDetails, tree: Mapping[str, object]) -> Location:
     found: list[str | int] = []
     node: object = tree
     for part in problem["loc"]:
-        if (isinstance(node, Mapping) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and part < len(node)
-        ):
+        if isinstance(node, Mapping) and part in node:
             node = node[part]
+        elif isinstance(part, int):
+            node = node[part] if isinstance(node, list) and part < len(node) else None
         elif _is_union_branch(part):
             continue
         found.append(part)
@@ -159,6 +159,6 @@ def _reason_in_words(message: str) -> str:
     return message[0].lower() + message[1:].replace("valid tuple", "list")
 
 
-def _is_union_branch(part: str | int) -> bool:
+def _is_union_branch(part: str) -> bool:
     """Pydantic adds the tried branch of a union to the location."""
-    return isinstance(part, str) and ("[" in part or part in {"int", "str", "constrained-int"})
+    return "[" in part or (part in {"int", "str", "constrained-int"})
