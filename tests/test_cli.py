@@ -131,7 +131,7 @@ class TestBadInput:
             ),
             ("task.max_length=15", r"has 15 tokens, .*allowed is at least 16, raise the limit"),
             ("nonsense", r"--set 'nonsense' is not KEY=VALUE: write it like train\.learning_rate"),
-            ("a: b=[", r"the value is not valid YAML: quote it"),
+            ("a: b=[", r"the value is not valid YAML"),
             ("engine.device=tpu", r"engine\.device is 'tpu', but .*'auto', 'cpu' or 'cuda'"),
         ],
     )

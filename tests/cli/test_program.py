@@ -108,6 +108,14 @@ def test_the_package_is_a_program_under_the_same_name(tmp_path: Path) -> None:
     assert refused.stderr.startswith("schemabank: cannot read 'missing.yaml'")
 
 
+def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text('arm: lora\n"\\e[2Jx": 1\n')
+    refused = python("-m", "schemabank", "train", "c.yaml", "--set", "\x1b[31m.r=1", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("schemabank: ")
+    assert refused.stderr.rstrip("\n").isprintable()
+
+
 @pytest.mark.parametrize("name", ["", *(name for names in COMMANDS.values() for name in names)])
 def test_every_command_has_a_short_option_for_help(
     name: str, capsys: pytest.CaptureFixture[str]

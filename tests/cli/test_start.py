@@ -98,6 +98,29 @@ def test_a_folder_is_no_file_even_by_force(init: Init) -> None:
     )
 
 
+def test_the_configuration_has_another_name_than_the_schema(init: Init) -> None:
+    code, _, err = init("-o", SCHEMA)
+    assert code == 2
+    assert f"--out '{SCHEMA}' is the name of the JSON Schema" in err
+    assert list(Path().iterdir()) == []
+
+
+def test_the_next_command_can_be_pasted_and_moves_no_cursor(init: Init) -> None:
+    code, out, _ = init("-o", "a b/\x1b[31mc.yaml")
+    assert code == 0
+    assert out.splitlines()[-1] == "next: schemabank train 'a b/ [31mc.yaml'"
+    assert "\x1b" not in out
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_kept(init: Init) -> None:
+    Path("target.yaml").write_text("mine\n")
+    Path("config.yaml").symlink_to("target.yaml")
+    assert init("-o", "config.yaml")[0] == 2
+    assert init("-o", "config.yaml", "--force")[0] == 0
+    assert not Path("config.yaml").is_symlink()
+    assert Path("target.yaml").read_text() == "mine\n"
+
+
 def test_bad_input_writes_nothing(init: Init) -> None:
     code, out, err = init("--task", "recrds", "-o", "config.yaml")
     assert (code, out) == (2, "")

@@ -26,3 +26,11 @@ def test_the_terminal_shows_no_empty_column() -> None:
 
 def test_markdown_keeps_its_columns() -> None:
     assert markdown_table(["a"], [["x|y\nz"]])[2] == "| x\\|y z |"
+
+
+def test_names_do_not_steer_the_terminal() -> None:
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(plain_table("t", HEAD, [["\x1b[2Jlora", "", "0.1", ""]]))
+    assert "\x1b" not in shown.get()
+    assert "[2Jlora" in shown.get()

@@ -88,7 +88,9 @@ def test_hints_know_the_section(key: str, setting: str, tmp_path: Path) -> None:
 
 def test_a_stage_has_hints_of_its_own(tmp_path: Path) -> None:
     found = hint(tmp_path, "", "curriculum.joint.lr=1")
-    assert "unknown key 'curriculum.2.lr', did you mean 'curriculum.2.learning_rate'?" in found
+    assert (
+        "unknown key 'curriculum.joint.lr', did you mean 'curriculum.joint.learning_rate'?" in found
+    )
 
 
 def test_another_unit_and_what_is_no_setting_are_said(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_other_settings_take_what_their_types_say(override: str, value: object, 
         ("train.learning_rate={x}", "--set: train.learning_rate is {'x': None}, but input should"),
         (
             "train.learning_rate=[",
-            "--set 'train.learning_rate=[': the value is not valid YAML: quote",
+            "--set 'train.learning_rate=[': the value is not valid YAML (",
         ),
         (
             "bank.residual=maybe",
@@ -192,6 +192,14 @@ def test_other_settings_take_what_their_types_say(override: str, value: object, 
             "task.stop.0 is 1, but input should be a valid string: change it there, a",
         ),
         ("engine.trackers=wandb", "change it there, such as [wandb]"),
+        (r"task.stop=\n", r'change it there, such as ["\n"]'),
+        ("seed=1,2,3", "change it there, such as [1, 2, 3]"),
+        ("arm=lora,base", "change it there, such as [lora, base]"),
+        ("model=a/b", "model is 'a/b', but it is a section, allowed are its settings name,"),
+        ("train.save_steps=5", "unknown key 'train.save_steps': a run is evaluated and saved at"),
+        ("x[0]=1", "unknown key 'x[0]': allowed are preset,"),
+        ("train.int=1", "unknown key 'train.int': allowed are num"),
+        ("TRAIN.learning_rate=1", "unknown key 'TRAIN', did you mean 'train'?"),
     ],
 )
 def test_what_no_value_of_the_type_is_is_refused(override: str, sentence: str, load: Load) -> None:

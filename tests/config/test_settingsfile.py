@@ -63,6 +63,11 @@ def test_the_same_run_has_the_same_id(tmp_path: Path) -> None:
     [
         ("extends: other.yaml\n", "own.yaml:1: extends is 'other.yaml', but there is no file"),
         ("extends: [base.yaml]\n", "own.yaml:1: extends is ['base.yaml'], allowed is the name"),
+        ('extends: "a\\0b"\n', "which cannot be read (embedded null byte): name a file"),
+        (f"extends: {'x' * 300}\n", "which cannot be read ([Errno 36] File name too long"),
+        ("extends: circle.yaml\n", "extends is 'circle.yaml', which cannot be read (Symlink loop"),
+        ("arm: lora\nextend: base.yaml\n", "unknown key 'extend': a file names another one with"),
+        ("arm: lora\ntrain.batch_size: 8\n", "in a file write train: {batch_size: ...}"),
         ("extends: own.yaml\n", "own.yaml:1: extends is 'own.yaml', which extends this file"),
         ("extends: loop.yaml\n", "loop.yaml:1: extends is 'own.yaml', which extends this file"),
         ("extends: base.yaml\ntrain: {lr: 1}\n", "own.yaml:2: unknown key 'train.lr'"),
@@ -79,6 +84,7 @@ def test_errors_say_in_which_file(tmp_path: Path, own: str, expected: str) -> No
         "wrong": "train: {batch_size: -1}\narm: lora\n",
         "list": "- lora\n",
     }
+    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
     assert expected in refused(write(tmp_path, **others, own=own))
 
 

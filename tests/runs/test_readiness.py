@@ -132,6 +132,33 @@ def test_gpus_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (gpu.state, gpu.finding) == ("ok", "NVIDIA H100, 60.0 of 80.0 GiB of memory free")
 
 
+def test_a_gpu_that_refuses_is_said_and_the_rest_is_still_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: int) -> tuple[int, int]:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nDetails follow.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    screen = found()
+    assert (screen["GPU"].state, screen["GPU"].finding) == ("missing", "GPU 0: CUDA out of memory")
+    assert "CUDA_VISIBLE_DEVICES" in screen["GPU"].mend
+    assert {"CPU", "hub", "extra code"} <= set(screen)
+
+
+def test_data_that_may_not_be_read_hinder_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> bool:
+        raise PermissionError(13, "Permission denied", "/data")
+
+    monkeypatch.setenv("SCHEMABANK_DATA", "/data")
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    screen = found()
+    assert screen["access"].state == "absent"
+    assert screen["access"].finding == "[Errno 13] Permission denied: '/data'"
+    assert is_ready(list(screen.values()))
+
+
 def test_the_hubs_cache_and_whether_it_may_be_asked(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

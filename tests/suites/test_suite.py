@@ -90,6 +90,35 @@ def test_a_suite_changes_the_one_that_it_extends(tmp_path: Path) -> None:
         load_suite(own)
 
 
+@pytest.mark.parametrize("section", ["defaults", "grid", "exclude", "contrast", "tune", "seeds"])
+def test_null_leaves_out_a_section_of_the_other_suite(section: str, tmp_path: Path) -> None:
+    others = {
+        "defaults": {"train": {"batch_size": 2}, "eval": {"split": "test"}},
+        "grid": {"train.weight_decay": [0.1, 0.2]},
+        "exclude": [{"arm": "lora", "seed": 8}],
+        "contrast": {"treatment": "schemabank", "control": "lora"},
+        "tune": {},
+        "seeds": [7, 8],
+    }
+    if section == "defaults":  # without a split of its own, tune would be refused
+        del others["tune"]
+    if section == "seeds":  # the exclusion names one
+        del others["exclude"]
+    write(tmp_path / "base.yaml", **others)
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"extends": "base.yaml", section: None}))
+    del others[section]
+    assert load_suite(own) == load_suite(write(tmp_path / "whole.yaml", **others))
+
+
+def test_arms_cannot_be_left_out_as_a_whole(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml")
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: base.yaml\narms: null\n")
+    with pytest.raises(InputError, match=r"own\.yaml:2: arms is missing: add it"):
+        load_suite(own)
+
+
 def test_no_run_leaves_a_trace_in_the_preset(tmp_path: Path) -> None:
     before = deepcopy(PRESETS)
     path = write(
@@ -153,6 +182,9 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ({"tune": {"factors": [1]}}, r"tune\.factors is \[1\], but .* at least 2 items"),
         ({"tune": {"factors": [0, 1]}}, r"tune\.factors\.0 is 0, but .* greater than 0"),
         ({"tune": {"extend": -1}}, r"tune\.extend is -1, but .* greater than or equal to 0"),
+        ({"arms": {"a[b]": 3}}, r"arms\.a\[b\] is 3, but it is a section, allowed are names with"),
+        ({"defaults": {"seed": 3}}, r"s\.yaml:\d+: seed has no effect here, .*: use seeds"),
+        ({"arms": {"lora": {"seed": 3}}}, r"s\.yaml:\d+: seed has no effect here, .*: use seeds"),
         ({"tune": {"rates": [1]}}, r"unknown key 'tune\.rates'"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemabank.cli.printing import console, print_json
+from schemabank.common.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,5 +50,7 @@ def _screen(found: "list[Readiness]") -> "Table":
     screen.add_column(overflow="fold")
     for one in found:
         lines = [one.finding, *([f"  {one.mend}"] if one.mend else [])]
-        screen.add_row(Text(*MARKS[one.state]), Text(one.name), Text("\n".join(lines)))
+        screen.add_row(
+            Text(*MARKS[one.state]), Text(one.name), Text(printable("\n".join(lines), keep="\n"))
+        )
     return screen

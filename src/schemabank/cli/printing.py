@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from schemabank.adapters.peftcheck import read_check
+from schemabank.common.errors import printable
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.common.tables import PlainTable
@@ -31,7 +32,8 @@ def exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcom
             sys.stderr.write(f"warning: {outcome.folder}: the adapter {check.said}\n")
     failed = [outcome for outcome in outcomes if outcome.failure is not None]
     for outcome in failed:
-        sys.stderr.write(f"failed: {outcome.folder}: {outcome.failure}\n")
+        said = printable(f"failed: {outcome.folder}: {outcome.failure}", keep="\n")
+        sys.stderr.write(f"{said}\n")
     if any(not outcome.failure.is_settled for outcome in failed if outcome.failure):
         sys.stderr.write("the same command again tries what failed and reuses what is finished\n")
     if failed or doubted:
@@ -44,8 +46,8 @@ def print_json(value: object) -> None:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Print each line."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    """Print each line for people; what steers a terminal is left out."""
+    sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
 
 
 def print_results(outcomes: Sequence["Outcome"]) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from schemabank import __version__
 from schemabank.cli import doctor, reports, saved, start, training
-from schemabank.common.errors import FailedRunsError, InputError
+from schemabank.common.errors import FailedRunsError, InputError, printable
 from schemabank.common.quiet import quiet_libraries
 
 NAME = "schemabank"
@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "routing": saved.routing,
         "score": saved.score,
     },
-    "Take adapters away": {
+    "Use adapters elsewhere": {
         "export": saved.export,
     },
 }
@@ -82,5 +82,5 @@ def _ours() -> None:
 
 
 def _fail(error: Exception, code: int) -> None:
-    sys.stderr.write(f"{NAME}: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"{NAME}: {printable(' '.join(str(error).split()))}\n")
     sys.exit(code)

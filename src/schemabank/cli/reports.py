@@ -94,7 +94,9 @@ def power(
     runs: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of a pilot's runs, or their packed record.", show_default=False
+            metavar="RUNS",
+            help="Folder of a pilot's runs, or their packed record.",
+            show_default=False,
         ),
     ] = None,
     treatment: Treatment = None,

@@ -31,10 +31,11 @@ def evaluate(
         typer.Option(help="Bank at evaluation, all for each in turn; default: the run's own."),
     ] = None,
     few_shot: Annotated[
-        int | None, typer.Option(min=0, help="Worked examples in the prompt; likewise.")
+        int | None,
+        typer.Option(min=0, help="Worked examples in the prompt; default: the run's own."),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="First items of every group; likewise.")
+        int | None, typer.Option(min=1, help="First items of every group; default: the run's own.")
     ] = None,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the result; must not exist.")] = None,
@@ -62,7 +63,9 @@ def evaluate(
 
 
 def routing(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run of the arm schemabank.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of a finished run of the arm schemabank.")
+    ],
     split: Annotated[
         Literal["train", "validation", "test"] | None,
         typer.Option(help="Whose examples to route; default: what the run was evaluated on."),
@@ -77,10 +80,10 @@ def routing(
     ] = None,
     meaning: Annotated[
         str | None,
-        typer.Option(metavar="FIELD", help="Same for examples that mean the same."),
+        typer.Option(metavar="FIELD", help="It is the same for examples that mean the same."),
     ] = None,
     wording: Annotated[
-        str | None, typer.Option(metavar="FIELD", help="How an example is said.")
+        str | None, typer.Option(metavar="FIELD", help="It says how an example is worded.")
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
@@ -105,7 +108,7 @@ def routing(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")
@@ -132,11 +135,14 @@ def export(
 
 def score(
     _task: Annotated[Literal["gsm8k", "gsm_symbolic"], typer.Argument(metavar="TASK")],
-    file: Annotated[Path, typer.Argument(help="JSON lines with completion and gold.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines with completion and gold.")
+    ],
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
     from schemabank.common.files import LARGEST_JSON, read_text
     from schemabank.tasks.scoring.answers import score_lines
 
     lines = read_text(file, at_most=LARGEST_JSON).split("\n")
-    print_lines(json.dumps(row, ensure_ascii=False) for row in score_lines(lines))
+    rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
+    sys.stdout.write("".join(f"{row}\n" for row in rows))  # data, which keep all characters

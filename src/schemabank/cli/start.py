@@ -1,6 +1,7 @@
 """The commands to start with: a first configuration, and what editors know of all settings."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from schemabank.cli.options import task_names
-from schemabank.cli.printing import print_json
+from schemabank.cli.printing import print_json, print_lines
 from schemabank.common.errors import InputError
 
 
@@ -23,7 +24,10 @@ def init(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Your data: JSON lines, a folder or a hub data set."),
+        typer.Option(
+            metavar="PATH",
+            help="Your data: a file (JSONL, CSV, Parquet, ...), a folder or a hub data set.",
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Base model; default: the embedded one.")
@@ -33,7 +37,8 @@ def init(
         typer.Option(metavar="TEMPLATE", help="Such as 'Q: {question}'; default: by the columns."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(metavar="TEMPLATE", help="Such as '{answer}'; likewise.")
+        str | None,
+        typer.Option(metavar="TEMPLATE", help="Such as '{answer}'; default: by the columns."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; default: stdout.")
@@ -41,17 +46,23 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
 ) -> None:
     """Write a commented configuration to begin with, for your data, model and task."""
-    from schemabank.config.start import SCHEMA, Start, starting_yaml
+    from schemabank.config.start import SCHEMA, Start
+    from schemabank.tasks.firstrow import fitted_yaml
 
     start = Start(task=task, data=data, model=model, prompt=prompt, target=target)
     if out is None:
-        sys.stdout.write(starting_yaml(start))
+        sys.stdout.write(fitted_yaml(start))
         return
+    if out.name == SCHEMA:
+        raise InputError(
+            f"--out {str(out)!r} is the name of the JSON Schema that is written beside the "
+            "configuration: name another file"
+        )
     schema = json.dumps(_schema(of_suites=False), indent=2, ensure_ascii=False) + "\n"
-    files = {out: starting_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
+    files = {out: fitted_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
     _write_new(files, force=force)
-    sys.stdout.write(f"{out}: written, and {out.parent / SCHEMA} for editors\n")
-    sys.stdout.write(f"next: schemabank train {out}\n")
+    print_lines([f"{out}: written, and {out.parent / SCHEMA} for editors"])
+    print_lines([f"next: {shlex.join(['schemabank', 'train', str(out)])}"])
 
 
 def config_schema(

@@ -23,7 +23,9 @@ from schemabank.runs.progress import reporter
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML configuration.", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML configuration.", show_default=False)
+    ],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; default: runs/ and CONFIG's name.")
@@ -47,7 +49,7 @@ def train(
 
 
 def suite(
-    file: Annotated[Path, typer.Argument(help="YAML suite.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML suite.", show_default=False)],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be computed.")
     ] = False,

@@ -22,6 +22,14 @@ def first_line(error: BaseException) -> str:
     return textwrap.shorten(text.splitlines()[0], width=300).rstrip(".")
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return a text that can neither move a terminal's cursor nor change its colours.
+
+    Names and texts of others stand in messages; ``keep`` are characters that may stay.
+    """
+    return "".join(c if c.isprintable() or c in keep else " " for c in text)
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name most like a wrong one, or nothing."""
     spelt = {_letters_and_digits(known): known for known in allowed}

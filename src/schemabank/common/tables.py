@@ -6,6 +6,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from schemabank.common.errors import printable
+
 PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
 
@@ -27,7 +29,7 @@ def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
         is_text = any(row[index][:1].isalpha() for row in rows)
         table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(printable(cell, keep="\n")) for cell in row))
     return table
 
 

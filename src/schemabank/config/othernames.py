@@ -110,6 +110,7 @@ SETTINGS: Mapping[str, str] = {
 
 # What to know where the counterpart's values differ in meaning, by the other name.
 NOTES: Mapping[str, str] = {
+    **dict.fromkeys(("bf16", "fp16"), "its values are auto, float32 and bfloat16"),
     "train_on_inputs": "it is false for a loss on the prompt too",
     "gradient_accumulation_steps": "it counts all examples of an update",
     "group_by_length": "batches always hold examples of similar length, it says of how many",
@@ -141,6 +142,34 @@ NO_SETTINGS: Mapping[str, str] = {
     **dict.fromkeys(
         ("arms", "defaults", "grid", "tune", "contrast", "exclude"),
         "suites have it, which the command suite takes",
+    ),
+    **dict.fromkeys(
+        ("extends", "extend", "include", "_base_", "inherits"),
+        "a file names another one with extends, at its top",
+    ),
+    **dict.fromkeys(
+        ("load_in_4bit", "load_in_8bit", "quantization_config", "bnb_4bit_compute_dtype"),
+        "weights are trained on in float32 or bfloat16, as model.dtype says",
+    ),
+    **dict.fromkeys(
+        ("gradient_checkpointing", "dataloader_num_workers", "deepspeed", "fsdp", "packing"),
+        "there is nothing like it here, leave it out",
+    ),
+    **dict.fromkeys(
+        ("save_steps", "save_strategy", "save_total_limit", "eval_steps", "eval_strategy"),
+        "a run is evaluated and saved at its end",
+    ),
+    **dict.fromkeys(
+        ("evaluation_strategy", "eval_on_start", "load_best_model_at_end"),
+        "a run is evaluated and saved at its end",
+    ),
+    **dict.fromkeys(
+        ("logging_steps", "logging_strategy", "logging_first_step"),
+        "metrics.jsonl has a row for every step",
+    ),
+    **dict.fromkeys(
+        ("bias", "task_type", "peft_type", "inference_mode"),
+        "it is the same for all adapters here, leave it out",
     ),
     "hub_token": "the environment variable HF_TOKEN holds it",
 }

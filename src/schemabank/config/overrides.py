@@ -54,11 +54,9 @@ def _read_value(key: Sequence[str], value: str, text: str) -> object:
     if is_text(key) and bare not in NULLS and not _is_quoted(bare):
         return value
     try:
-        parsed, _ = parse_yaml(bare, "it")
+        parsed, _ = parse_yaml(bare, "the value")
     except InputError as error:
-        raise InputError(
-            f"--set {text!r:.200}: the value is not valid YAML: quote it ({error})"
-        ) from error
+        raise InputError(f"--set {text!r:.200}: {error}, or quote it") from error
     if parsed is None and bare not in NULLS:
         raise InputError(
             f"--set {text!r}: the value is a comment of YAML, allowed is a value: remove the # or "

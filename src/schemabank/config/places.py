@@ -13,12 +13,19 @@ from schemabank.config.settings import ExperimentConfig
 
 def settings_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
     """Return the kind of settings that stand at a location, which must be one of sections."""
+    found = section_at(model, location)
+    assert found is not None
+    return found
+
+
+def section_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """Return the kind of settings that stand at a location; ``None`` where it is no section."""
+    found: type[BaseModel] | None = model
     for part in location:
-        if isinstance(part, str):
-            inner = _settings_in(model.model_fields[part].annotation)
-            assert inner is not None
-            model = inner
-    return model
+        if isinstance(part, str) and found is not None:
+            field = found.model_fields.get(part)
+            found = None if field is None else _settings_in(field.annotation)
+    return found
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import read_text
 from schemabank.common.plainyaml import Location, parse_yaml
 from schemabank.config.overrides import Tree
@@ -58,26 +58,39 @@ class SettingsFile:
         """Put the settings on top of those of the file that they extend; return that file."""
         if EXTENDS not in self.tree:
             return None
-        name, place = self.tree.pop(EXTENDS), self.places[EXTENDS,]
-        if not isinstance(name, str):
-            raise InputError(
-                f"{place}: extends is {name!r}, allowed is the name of one file: name a file "
-                "relative to this one's folder"
-            )
-        path = self.path.parent / name
-        if any(path.resolve() == other.resolve() for other in chain):
-            raise InputError(
-                f"{place}: extends is {name!r}, which extends this file in turn, allowed are "
-                "other files: remove one of the two"
-            )
-        if not path.is_file():
-            raise InputError(f"{place}: extends is {name!r}, but there is no file {path}: mend it")
+        path = self._extended_path(self.tree.pop(EXTENDS), chain)
         base = SettingsFile(path, may_extend=True, extended_by=chain)
         kept = {
             location: said for location, said in base.places.items() if not self._replaces(location)
         }
         self.tree, self.places = merge(base.tree, self.tree), kept | self.places
         return base
+
+    def _extended_path(self, name: object, chain: tuple[Path, ...]) -> Path:
+        place = self.places[EXTENDS,]
+        if not isinstance(name, str):
+            raise InputError(
+                f"{place}: extends is {name!r}, allowed is the name of one file: name a file "
+                "relative to this one's folder"
+            )
+        path = self.path.parent / name
+        # A name that no file can have, or links in a circle, raise where a missing file does not.
+        try:
+            is_file = path.is_file()
+            is_cycle = path.resolve() in {other.resolve() for other in chain}
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{place}: extends is {name!r:.200}, which cannot be read ({first_line(error)}): "
+                "name a file relative to this one's folder"
+            ) from error
+        if is_cycle:
+            raise InputError(
+                f"{place}: extends is {name!r}, which extends this file in turn, allowed are "
+                "other files: remove one of the two"
+            )
+        if not is_file:
+            raise InputError(f"{place}: extends is {name!r}, but there is no file {path}: mend it")
+        return path
 
     def _replaces(self, location: Location) -> bool:
         """Whether a setting of another file lies in what this file gives as a whole."""
@@ -115,7 +128,7 @@ def validated(tree: Tree, model: type[Model], at: Callable[[Location], str]) -> 
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise InputError(in_words(error, model, at)) from error
+        raise InputError(in_words(error, model, at, tree)) from error
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:

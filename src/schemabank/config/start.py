@@ -5,16 +5,16 @@ given out. Comments are the settings' own descriptions.
 """
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
-from schemabank.common.errors import InputError, did_you_mean
-from schemabank.common.files import json_lines
+from schemabank.common.errors import InputError, did_you_mean, printable
 from schemabank.common.plainyaml import parse_yaml
 from schemabank.config.places import settings_at
 from schemabank.config.settings import ExperimentConfig
@@ -60,13 +60,13 @@ OWN: Mapping[str, Mapping[str, object]] = {
 RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3}
 # What is not shown of a task, since it changes nothing there.
 UNUSED = {"perplexity": {"eval.max_new_tokens"}}
+OF_TEMPLATES = {"task.prompt", "task.records.target"}  # a chat has none
 # Columns that data sets have for what is asked and what is answered.
 COLUMNS = (
     *(("prompt", "completion"), ("question", "answer"), ("instruction", "output")),
     *(("instruction", "response"), ("prompt", "response"), ("query", "response")),
     *(("input", "output"), ("problem", "solution"), ("source", "target"), ("text", "label")),
 )
-SUFFIXES = (".jsonl", ".jsonl.gz")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Start:
         model: name of the base model; ``None`` for the embedded one.
         prompt: template of the prompt; ``None``: made of the data's columns.
         target: template of the target, likewise.
+        columns: names of the data's columns; ``None`` where they are not here.
+        messages: column with a chat, or two; ``None`` where the data hold none.
     """
 
     task: str | None = None
@@ -86,6 +88,8 @@ class Start:
     model: str | None = None
     prompt: str | None = None
     target: str | None = None
+    columns: tuple[str, ...] | None = None
+    messages: str | tuple[str, str] | None = None
 
 
 def starting_yaml(start: Start, *, file: str = "config.yaml") -> str:
@@ -103,20 +107,31 @@ def starting_yaml(start: Start, *, file: str = "config.yaml") -> str:
     values, note = _values(task, start)
     head = [
         f"# yaml-language-server: $schema={SCHEMA}",
-        f"# Train and evaluate it: schemabank train {file}",
+        f"# Train and evaluate it: {shlex.join(['schemabank', 'train', file])}",
         f"# Editors check it by {SCHEMA}, which schemabank config-schema prints.",
         "# All other settings keep their defaults.",
         *note,
     ]
-    lines = [*map(_printable, head), *_lines(values, ())]
+    # No comment holds the end of a line, which a file's or a column's name may have in it.
+    lines = [*map(printable, head), *_lines(values, ())]
     text = "\n".join(lines) + "\n"
-    tree, _ = parse_yaml(text, "the configuration")
-    validated(cast(dict[str, Any], tree), ExperimentConfig, lambda _: "schemabank init")
+    starting_config(text)
     return text
 
 
+def starting_config(text: str) -> ExperimentConfig:
+    """Return the settings that such a configuration makes.
+
+    Raises:
+        InputError: one of them has a value that is not its own.
+    """
+    tree, _ = parse_yaml(text, "the configuration")
+    return validated(cast(dict[str, Any], tree), ExperimentConfig, lambda _: "schemabank init")
+
+
 def _task(start: Start) -> str:
-    for name, value in asdict(start).items():
+    for name in ("task", "data", "model", "prompt", "target"):
+        value = getattr(start, name)
         if value is not None and not value.strip():
             raise InputError(f"--{name} is empty, allowed is a text: name it or leave it out")
     task = start.task or (RECORDS if start.data else DEFAULT_TASK)
@@ -152,26 +167,33 @@ def _values(task: str, start: Start) -> tuple[dict[str, Any], list[str]]:
         given[DATA_PATHS[task]] = start.data
     asked = {"task.prompt": start.prompt, "task.records.target": start.target}
     templates = {name: text for name, text in asked.items() if text is not None}
-    if task == RECORDS and len(templates) < len(asked):
-        found, note = _templates(str(start.data))
+    own, unused = OWN[task], UNUSED.get(task, set())
+    if start.messages is not None:
+        given["task.records.messages"] = start.messages
+        own, unused = {**own, "task.records.messages": None}, OF_TEMPLATES
+    elif task == RECORDS and len(templates) < len(asked):
+        found, note = _templates(start)
         templates = found | templates
-    given |= templates
-    own = OWN[task]
+    names = [name for name in dict.fromkeys((*SHOWN, *own)) if name not in unused]
+    values = {name: own.get(name, _default(name)) for name in names}
+    return _nested(values | given | templates), note
+
+
+def _nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """Values by dotted names as a tree of sections."""
     tree: dict[str, Any] = {}
-    for name in dict.fromkeys((*SHOWN, *own)):
-        if name in UNUSED.get(task, ()):
-            continue
+    for name, value in values.items():
         *sections, last = name.split(".")
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
-        node[last] = given.get(name, own.get(name, _default(name)))
-    return tree, note
+        node[last] = value
+    return tree
 
 
-def _templates(data: str) -> tuple[dict[str, str], list[str]]:
+def _templates(start: Start) -> tuple[dict[str, str], list[str]]:
     """Templates of prompt and target for the user's rows, and a comment on their columns."""
-    columns = _columns(data)
+    data, columns = str(start.data), start.columns
     if columns is None:
         asked, answered = COLUMNS[1]
         note = [f"# {data} is taken for a data set on the hub: put its columns into the templates."]
@@ -187,19 +209,6 @@ def _templates(data: str) -> tuple[dict[str, str], list[str]]:
         asked, answered = pairs[0]
     prompt = f"{{{asked}}}" if asked == "prompt" else f"{{{asked}}}\nAnswer: "
     return {"task.prompt": prompt, "task.records.target": f"{{{answered}}}"}, note
-
-
-def _columns(data: str) -> list[str] | None:
-    """The columns of the first row; ``None`` where the data are no file, but may be on the hub."""
-    path = Path(data)
-    if path.is_dir():
-        files = [path / f"train{suffix}" for suffix in SUFFIXES]
-        path = next((file for file in files if file.is_file()), files[0])
-    elif not path.exists() and not data.endswith(SUFFIXES) and data.count("/") <= 1:
-        return None
-    for _, row in json_lines(path):
-        return list(row)
-    raise InputError(f"--data {data!r} holds no row, allowed is at least one: name another file")
 
 
 def _lines(tree: Mapping[str, Any], above: Sequence[str]) -> Iterator[str]:
@@ -242,11 +251,6 @@ def _scalar(value: object) -> str:
         default_style=None if is_plain else '"',
     )
     return text.removesuffix("\n").removesuffix("\n...")
-
-
-def _printable(line: str) -> str:
-    """A comment without what no comment may hold; a file's name might have a line's end in it."""
-    return "".join(c if c.isprintable() else " " for c in line)
 
 
 def _default(name: str) -> object:

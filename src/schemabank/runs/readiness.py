@@ -146,6 +146,8 @@ def _looked(look: Callable[[], Iterator[Readiness]]) -> Iterator[Readiness]:
     """What a look finds, or which package it lacks; the command for that stands with the others."""
     try:
         yield from look()
+    except PermissionError as error:  # of a cache or of data, which only some runs need
+        yield Readiness("access", "absent", first_line(error), "make it readable, or name another")
     except (ImportError, OSError) as error:  # OSError: a library of torch that cannot be loaded
         package = getattr(error, "name", None)
         yield Readiness(
@@ -173,8 +175,7 @@ def _packages(needed: list[Requirement]) -> Iterator[Readiness]:
             yield Readiness(name, "missing", found, pip_command([one]))
     lacking = [one for one in known.values() if not one.is_met]
     if lacking:
-        said = ", ".join(f"{one.package} {one.installed or 'not installed'}" for one in lacking)
-        yield Readiness("other packages", "missing", said, pip_command(lacking))
+        yield Readiness("other packages", "missing", _versions(lacking), pip_command(lacking))
     elif known:
         yield Readiness("other packages", "ok", f"all {len(known)} that are required")
 
@@ -192,9 +193,15 @@ def _devices() -> Iterator[Readiness]:
         yield Readiness("GPU", "absent", "PyTorch sees none: runs train on the CPU")
         return
     for index in range(torch.cuda.device_count()):
-        free_bytes, total = torch.cuda.mem_get_info(index)
-        room = f"{free_bytes / GIB:.1f} of {total / GIB:.1f} GiB of memory free"
-        yield Readiness("GPU", "ok", f"{torch.cuda.get_device_name(index)}, {room}")
+        try:
+            free_bytes, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+        except RuntimeError as error:  # its memory is full, or another process has it for itself
+            mend = f"free it, or train elsewhere: CUDA_VISIBLE_DEVICES hides GPU {index}"
+            yield Readiness("GPU", "missing", f"GPU {index}: {first_line(error)}", mend)
+        else:
+            room = f"{free_bytes / GIB:.1f} of {total / GIB:.1f} GiB of memory free"
+            yield Readiness("GPU", "ok", f"{name}, {room}")
 
 
 def _models() -> Iterator[Readiness]:
@@ -256,10 +263,12 @@ def _sandbox() -> Iterator[Readiness]:
 def _extra(name: str, needed: list[Requirement]) -> Readiness:
     lacking = [one for one in needed if not one.is_met]
     if lacking:
-        said = ", ".join(f"{one.package} {one.installed or 'not installed'}" for one in lacking)
-        return Readiness(f"extra {name}", "absent", said, pip_command(lacking))
-    found = ", ".join(f"{one.package} {one.installed}" for one in needed)
-    return Readiness(f"extra {name}", "ok", found)
+        return Readiness(f"extra {name}", "absent", _versions(lacking), pip_command(lacking))
+    return Readiness(f"extra {name}", "ok", _versions(needed))
+
+
+def _versions(packages: list[Requirement]) -> str:
+    return ", ".join(f"{one.package} {one.installed or 'not installed'}" for one in packages)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -188,17 +188,32 @@ def _check_top_level(source: SettingsFile) -> None:
 
 
 def _leave_out(source: SettingsFile) -> None:
-    """Remove arms and settings of the grid that the extended file has and this one sets to null."""
+    """Remove what the extended file has and this one sets to null.
+
+    That may be a whole section, an arm, or a setting of the grid.
+    """
     if source.base is None:
         return
-    for section in LEFT_OUT_BY_NULL:
-        inherited, own = source.base.tree.get(section), source.tree.get(section)
-        if isinstance(inherited, dict) and isinstance(own, dict):
-            gone = [name for name in inherited if own[name] is None]
+    inherited = source.base.tree
+    for section in SuiteConfig.model_fields:
+        before, own = inherited.get(section), source.tree.get(section)
+        if section in inherited and own is None:
+            del source.tree[section]
+        elif section in {"arms", "grid"} and isinstance(before, dict) and isinstance(own, dict):
+            gone = [name for name in before if own[name] is None]
             source.tree[section] = {k: v for k, v in own.items() if k not in gone}
 
 
 def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
+    for location, settings in (
+        (("defaults",), suite.defaults),
+        *((("arms", arm), own) for arm, own in suite.arms.items()),
+    ):
+        if SEED in settings:
+            raise InputError(
+                f"{source.at((*location, SEED))}: {SEED} has no effect here, since every arm has "
+                "the suite's seeds: use seeds"
+            )
     for name in (SEED, ARM):
         if name in suite.grid:
             raise InputError(

@@ -10,6 +10,7 @@ __all__ = [
     "catalog",
     "chat",
     "conversations",
+    "firstrow",
     "prompts",
     "records",
     "scoring",

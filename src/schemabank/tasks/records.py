@@ -65,19 +65,24 @@ def recognised(settings: TaskSettings) -> TaskSettings:
     return settings
 
 
+def messages_in(columns: Mapping[str, object]) -> str | tuple[str, str] | None:
+    """Return the column, or the two, with a chat under a usual name; ``None`` without a chat."""
+    if set(columns) >= ASKED:
+        return None
+    alone = next((name for name in ALONE if is_chat(columns.get(name))), None)
+    is_pair = set(columns) >= set(PAIR) and is_chat(columns[PAIR[1]])
+    return alone or (PAIR if is_pair else None)
+
+
 def _form(columns: Mapping[str, object], own: RecordsSettings) -> dict[str, object]:
     """Settings of the task for rows with such columns."""
-    names: str | tuple[str, str] | None = None
-    if set(columns) >= ASKED:
-        return {}
-    names = next((name for name in ALONE if is_chat(columns.get(name))), None)
-    if names is None and set(columns) >= set(PAIR):
+    if (names := messages_in(columns)) is not None:
+        return {"records": own.model_copy(update={"messages": names})}
+    if set(columns) >= set(PAIR) and not set(columns) >= ASKED:
         prompt, completion = PAIR
-        if not is_chat(columns[completion]):
-            target = own.model_copy(update={"target": f"{{{completion}}}"})
-            return {"prompt": f"{{{prompt}}}", "records": target}
-        names = PAIR
-    return {} if names is None else {"records": own.model_copy(update={"messages": names})}
+        target = own.model_copy(update={"target": f"{{{completion}}}"})
+        return {"prompt": f"{{{prompt}}}", "records": target}
+    return {}
 
 
 def load(settings: RecordsSettings, *, prompt: str) -> TaskData:

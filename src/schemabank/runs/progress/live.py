@@ -16,6 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from schemabank.common.errors import printable
 from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
@@ -69,7 +70,7 @@ class LiveReporter:
 
     def note(self, text: str) -> None:
         """Print above the screen."""
-        self._console.print(_printable(text, keep="\n"), highlight=False, markup=False)
+        self._console.print(printable(text, keep="\n"), highlight=False, markup=False)
 
     def start(self, title: str, total: int) -> None:
         """Show a phase; among runs, instead of the one before."""
@@ -185,7 +186,7 @@ class _Pen:
         return head + mark + set_cell_size(tail, width - 1 - (width - 1) // 2)[::-1]
 
     def _safe_text(self, text: str) -> str:
-        text = _printable(text)
+        text = printable(text)
         return text.encode("ascii", "replace").decode() if self.ascii_only else text
 
 
@@ -203,11 +204,6 @@ def _with_step(row: _RunLine, step: "RunStep | None") -> _RunLine:
         return row
     count = f"{step.step + 1:>{len(str(step.num_steps))}}/{step.num_steps}"
     return replace(row, state="training", detail=f"{count} loss {step.loss:.3f} {step.stage}")
-
-
-def _printable(text: str, keep: str = "") -> str:
-    """A text that cannot move the cursor."""
-    return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
 def _clock(seconds: float) -> str:
