@@ -117,7 +117,11 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
 
 
 def data_digest(settings: RecordsSettings) -> str:
-    """Return the SHA-256 of all rows, whatever file or hub they come from."""
+    """Return the SHA-256 of all rows, whatever file they come from.
+
+    Data sets of the hub and of ``save_to_disk`` have an object's columns as columns of their own,
+    so that rows with objects have another digest there than in a file. CSV has no numbers.
+    """
     return _survey(read_splits(settings))[0]
 
 
