@@ -11,6 +11,7 @@ from schemabank.common.files import (
     csv_rows,
     inside,
     json_lines,
+    json_rows,
     parse_json,
     read_json,
     read_lines,
@@ -143,14 +144,64 @@ def test_cells_of_a_csv_come_as_they_were_written(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_csv_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("id,text\n1," + "x" * 200_000 + "\n")
-    with pytest.raises(InputError, match=r"x\.csv cannot be read after line 1 .*field larger"):
-        list(csv_rows(path))
+    ((_, row),) = csv_rows(path)
+    assert len(row["text"]) == 200_000
+
+
+def test_what_is_no_csv_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.csv"
     monkeypatch.setattr(files, "LONGEST_LINE", 1000)
+    path.write_text("id,text\n1," + "x" * 2000 + "\n")
     with pytest.raises(InputError, match=r"x\.csv line 2 has more than 1000 characters"):
         list(csv_rows(path))
+    path.write_text('id,text\n1,"' + "x\n" * 800 + '"\n')
+    with pytest.raises(InputError, match=r"x\.csv cannot be read after line \d+ .*field larger"):
+        list(csv_rows(path))
+
+
+@pytest.mark.parametrize("cell", ['"b', '"b"x', '"b"x"'])
+def test_a_quote_that_nothing_closes_takes_no_rows_away(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"id,text\n1,{cell}\n2,c\n3,d\n")
+    with pytest.raises(InputError, match="a cell that begins with a quote ends with one"):
+        list(csv_rows(path, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("id;text", r"its first line has ';' \('id;text'\): write it with ','"),
+        ("id\ttext", r"its first line has '\\t'"),
+        (",id,text", r"a first column without a name, as pandas writes its index"),
+        ("id,,text", "distinct names, name every column"),
+        ("id,id", "distinct names, name every column"),
+    ],
+)
+def test_a_head_that_names_no_columns_is_refused(tmp_path: Path, head: str, said: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"{head}\n1;2\n")
+    with pytest.raises(InputError, match=said):
+        list(csv_rows(path, strict=True))
+
+
+def test_a_json_file_may_be_one_long_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 50)
+    path = tmp_path / "x.json"
+    rows = [{"text": "{" * 60}, {"text": "b"}]
+    path.write_text(json.dumps(rows))
+    assert [row for _, row in json_rows(path)] == rows
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="is not valid JSON"):
+        list(json_rows(path))
+
+
+def test_the_rows_of_a_json_object_are_its_list_of_objects(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps({"tags": ["a"], "empty": [], "data": [{"text": "b"}]}))
+    assert [row for _, row in json_rows(path)] == [{"text": "b"}]
 
 
 def test_a_torn_packed_file_is_named(tmp_path: Path) -> None:

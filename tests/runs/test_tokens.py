@@ -1,12 +1,19 @@
 """Texts as tokens: what is cut, what ends them, and where many of them lie."""
 
-import pytest
+from collections.abc import Sequence
 
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from chattemplates import GEMMA3, LLAMA3, MARKS, MISTRAL, PHI3, QWEN2, QWEN3, SMOLLM2
 from schemabank.common.errors import InputError
 from schemabank.common.stored import Stored
 from schemabank.config.task import TaskSettings
+from schemabank.engine.batches import Encoded
 from schemabank.runs import tokens
-from schemabank.runs.tokens import end_token_id, tokenise
+from schemabank.runs.tokens import end_token_id, tokenise, tokenise_chats
+from schemabank.tasks import Example
+from schemabank.tasks.base import Turn
 from tiny import END_TOKEN_ID, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -74,3 +81,97 @@ def test_tokens_in_a_file_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -
     settings = TaskSettings(max_length=len(in_memory[0].tokens))
     with pytest.raises(InputError, match="which cuts 20 of 30 training examples"):
         tokenise(texts, settings, TOKENIZER)
+
+
+DEFAULTS = TaskSettings()
+TALK = (
+    Turn("system", "Add."),
+    Turn("user", " What is 1 and 1? "),
+    Turn("assistant", "  2\n", learned=True),
+    Turn("user", "And 2?"),
+    Turn("assistant", "That is 4.", learned=True),
+)
+
+
+def templated(template: str) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with a template, whose marks are tokens of their own."""
+    made = tiny_tokenizer()
+    made.add_special_tokens({"additional_special_tokens": list(MARKS), "bos_token": "<|begin|>"})
+    made.chat_template = template
+    return made
+
+
+def chat(turns: Sequence[Turn]) -> Example:
+    return Example("e/1", "q", turns[-1].content, turns[-1].content, turns=tuple(turns))
+
+
+def learned(
+    template: str, turns: Sequence[Turn] = TALK, settings: TaskSettings = DEFAULTS
+) -> tuple[Encoded, list[str]]:
+    """A chat's tokens, and the texts of the ranges that the loss sees."""
+    made = templated(template)
+    (encoded,) = tokenise_chats([chat(turns)], settings, made)
+    seen = set(encoded.labelled.tolist())
+    starts = [i for i in sorted(seen) if i - 1 not in seen]
+    stops = [i + 1 for i in sorted(seen) if i + 1 not in seen]
+    pairs = zip(starts, stops, strict=True)
+    return encoded, [made.decode(encoded.tokens[start:stop]) for start, stop in pairs]
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "texts"),
+    [
+        (SMOLLM2, TALK, ["  2\n<|im_end|>", "That is 4.<|im_end|>"]),
+        (SMOLLM2, TALK[1:], ["  2\n<|im_end|>", "That is 4.<|im_end|>"]),
+        (QWEN2, TALK, ["  2\n<|im_end|>", "That is 4.<|im_end|>"]),
+        (QWEN2, TALK[1:], ["  2\n<|im_end|>", "That is 4.<|im_end|>"]),
+        (QWEN3, TALK[:3], ["<think>\n\n</think>\n\n  2\n<|im_end|>"]),
+        (LLAMA3, TALK, ["2<|eot_id|>", "That is 4.<|eot_id|>"]),
+        (GEMMA3, TALK, ["2<end_of_turn>", "That is 4.<end_of_turn>"]),
+        (MISTRAL, TALK[1:], [" 2<|end|>", " That is 4.<|end|>"]),
+        (PHI3, TALK[:3], ["  2\n<|end_of_turn|>\n<|end|>"]),
+    ],
+)
+def test_the_loss_is_on_what_the_assistant_says_and_the_mark_that_ends_it(
+    template: str, turns: Sequence[Turn], texts: list[str]
+) -> None:
+    encoded, found = learned(template, turns)
+    assert found == texts
+    made = templated(template)
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    text = made.apply_chat_template(messages, tokenize=False)
+    assert made.decode(encoded.tokens) == text.rstrip(), "the model reads the template's own text"
+    invited = made.apply_chat_template(messages[:-1], tokenize=True, add_generation_prompt=True)
+    ids = invited["input_ids"]
+    assert list(encoded.tokens[: len(ids)]) == ids, "as whoever asks the model gives it to it"
+
+
+@pytest.mark.parametrize("template", [SMOLLM2, QWEN2, LLAMA3, GEMMA3])
+def test_a_limit_takes_labels_from_the_end_and_never_gives_one_to_another_turn(
+    template: str,
+) -> None:
+    whole, _ = learned(template)
+    seen = whole.labelled.tolist()
+    for limit in range(max(8, whole.label_start + 1), len(whole.tokens) + 1):
+        cut, _ = learned(template, TALK, TaskSettings(max_length=limit, max_cut_ratio=1))
+        assert cut.tokens == whole.tokens[:limit]
+        assert cut.labelled.tolist() == [i for i in seen if i < limit]
+        assert cut.num_labels == len(cut.labelled) > 0
+    with pytest.raises(InputError, match="its prompt alone has"):
+        learned(template, TALK, TaskSettings(max_length=whole.label_start, max_cut_ratio=1))
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "said"),
+    [
+        (QWEN3, TALK, "in another way once more follows"),
+        (MISTRAL, TALK[:3], "leaves out or changes turn 1 of 'e/1', where system says"),
+        (PHI3, TALK, "in another way once more follows"),
+        (GEMMA3, [*TALK[:3], Turn("assistant", "3", learned=True)], "roles must alternate"),
+    ],
+)
+def test_a_template_that_cannot_append_is_refused(
+    template: str, turns: Sequence[Turn], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        learned(template, turns)

@@ -6,14 +6,19 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from chattemplates import LLAMA3, MISTRAL, PHI3, QWEN2, QWEN3
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
+from schemabank.engine.decoding.decode import Completion
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.evaluate import completion_text
 from schemabank.runs.prepare import evaluation_items, task_training_data
 from schemabank.runs.tokens import tokenise, tokenise_chats
 from schemabank.tasks import Example, TaskData
 from schemabank.tasks.base import Turn
 from schemabank.tasks.chat import chat_pieces, in_chat
-from tiny import sentencepiece_tokenizer, tiny_tokenizer
+from schemabank.tasks.scoring.scores import METRICS
+from tiny import END_TOKEN_ID, sentencepiece_tokenizer, tiny_model, tiny_tokenizer
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}{% endfor %}"
 ASKED = TURNS + "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -33,6 +38,7 @@ NO_END = (
     "{% for m in messages %}|{{ m.role }}: {{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}|assistant: {% endif %}"
 )
+SAID = "({} if m.role == 'assistant' else m.content)"
 FORGETS = (  # as Qwen3's: what was thought is shown in the last turn alone
     "{% for m in messages %}<{{ m.role }}>"
     "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}</>"
@@ -249,8 +255,14 @@ def test_a_template_that_forgets_is_refused_unless_the_last_turn_alone_is_learne
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        (NO_INVITATION.replace("m.content", "m.content | upper"), "leaves out or changes what the"),
-        (NO_INVITATION.replace("m.content", "m.content[:4]"), r"in turn 4 of 'e/1' \('That is 4\."),
+        (
+            NO_INVITATION.replace("m.content", SAID.format("m.content | upper")),
+            "leaves out or changes what the",
+        ),
+        (
+            NO_INVITATION.replace("m.content", SAID.format("m.content[:4]")),
+            r"in turn 4 of 'e/1' \('That is 4\.",
+        ),
         ("{{ raise_exception('no system') if messages | length > 2 }}" + NO_END, "no system"),
         ("{{ messages | length }}" + NO_END, "in another way once more follows"),
     ],
@@ -343,3 +355,45 @@ def test_all_turns_of_a_chat_are_tokenised_where_a_blank_is_put_before_every_tex
     said = [encoded.tokens[i] for i in encoded.labelled]
     assert made.decode(said, skip_special_tokens=False).split("</s>")[:2] == ["2 ", " That is 4. "]
     assert replace(encoded, gaps=()).num_labels > encoded.num_labels
+
+
+@pytest.mark.parametrize("template", [QWEN2, PHI3])
+@pytest.mark.parametrize("role", ["tool", "developer"])
+def test_a_template_that_says_nothing_of_a_turn_that_it_leaves_out_is_refused(
+    template: str, role: str
+) -> None:
+    talk = [TALK[0], Turn(role, 'It is\t"two".'), TALK[1]]
+    with pytest.raises(InputError, match=f"leaves out or changes turn 2 of 'e/1', where {role}"):
+        pieces(template, talk)
+    assert pieces(LLAMA3, talk), "as JSON it is whole"
+
+
+@pytest.mark.parametrize(
+    ("template", "start", "end"),
+    [
+        (QWEN3, "<think>\n\n</think>", "<|im_end|>"),
+        (PHI3, "", "<|end_of_turn|>"),
+        (LLAMA3, "", "<|eot_id|>"),
+        (MISTRAL, "", ""),
+    ],
+)
+def test_what_a_template_writes_around_an_answer_is_no_part_of_it(
+    template: str, start: str, end: str
+) -> None:
+    base = BaseModel(
+        name="tiny",
+        hub_id=None,
+        model=tiny_model("llama"),
+        tokenizer=tokenizer(template),
+        end_token_ids=(END_TOKEN_ID,),
+        source="made here",
+    )
+    turns = (TALK[0], Turn("assistant", "  if so:\n    2", learned=True))
+    data = TaskData(train=[], validation=[chat(turns)], test=[])
+    task = TaskSettings(chat_template=True)
+    (item,) = evaluation_items(data, task, EvalSettings(), base.tokenizer)
+    assert (item.start_text, item.end_text) == (start, end)
+    done = Completion(tokens=[t for t in item.target_tokens if t != END_TOKEN_ID])
+    text, _ = completion_text(item, done, base, (end,) if end else ())
+    assert text.strip() == "if so:\n    2"
+    assert METRICS["exact_match"].score(text, item.golds).scores["exact_match"] == 1

@@ -104,3 +104,18 @@ def test_tools_are_refused() -> None:
 @pytest.mark.parametrize("value", [None, "x", [], ["x"], {"role": "user"}])
 def test_other_values_are_no_chat(value: object) -> None:
     assert not is_chat(value)
+
+
+def test_a_column_says_what_the_system_does_where_the_chat_does_not() -> None:
+    for system in (None, "", " ", 3):
+        assert turns(MESSAGES[1:], system=system) == TURNS[1:]
+    assert turns(MESSAGES[1:], system="Be kind.") == TURNS
+    assert turns(MESSAGES, system="Be rude.") == TURNS
+    with pytest.raises(InputError, match="no turn before the first"):
+        turns(MESSAGES[2:3])
+
+
+def test_a_name_that_is_there_is_not_suggested() -> None:
+    with pytest.raises(InputError) as error:
+        turns(None)
+    assert "did you mean" not in str(error.value)

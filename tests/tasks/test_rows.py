@@ -159,6 +159,16 @@ def test_files_of_other_names_are_parts_of_the_training_rows(tmp_path: Path) -> 
         read(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["dev", "val-00000-of-00001"])
+def test_rows_that_are_held_out_by_their_name_are_not_trained_on(tmp_path: Path, name: str) -> None:
+    for stem in ("rows", name):
+        (tmp_path / f"{stem}.jsonl").write_text('{"q": "a", "a": "b"}\n')
+    with pytest.raises(InputError, match=f"'{name[:3]}', which is not to be trained on"):
+        read_splits(RecordsSettings(path=str(tmp_path)))
+    own = RecordsSettings(path=str(tmp_path), train_split="rows", validation_split=name)
+    assert set(read_splits(own)) == {"train", "validation"}
+
+
 def test_two_files_of_one_split_are_refused_but_for_a_packed_one(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", TEXT_ROWS)
     write(tmp_path / "train.jsonl.gz", NESTED)

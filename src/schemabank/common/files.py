@@ -13,6 +13,7 @@ import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, TextIO, cast
 
@@ -23,6 +24,7 @@ LARGEST_JSON = 256 * MIB  # the suite.json of 10,000 runs has about 8
 LARGEST_TEXT = MIB  # of a file that people write
 LONGEST_LINE = 64 * MIB  # a long book in one row has about 10
 DEEPEST = 60  # far below Python's limit of recursion
+DELIMITERS = (",", ";", "\t", "|")  # between the cells of tables as text
 # A text that repeats itself shrinks to a thousandth; real rows shrink to a third or a tenth.
 FREE_EXPANSION, MOST_EXPANSION = 1024 * MIB, 200
 
@@ -157,10 +159,12 @@ def csv_rows(
     """
     # Line ends within quotes are text, so that they come as they are.
     lines = (line for _, line in read_lines(path, newline=""))
-    rows = csv.DictReader(lines, delimiter=delimiter)
+    csv.field_size_limit(LONGEST_LINE)  # 128 KiB by default, for all readers of the process
+    # Without ``strict`` a quote that nothing closes takes all further rows into its cell.
+    rows = csv.DictReader(lines, delimiter=delimiter, strict=strict)
     try:
         if strict:
-            _check_head(path, rows.fieldnames)
+            _check_head(path, rows.fieldnames, delimiter)
         for row in rows:
             where = f"{path} line {rows.line_num}"
             if strict and (None in row or None in row.values()):
@@ -173,14 +177,26 @@ def csv_rows(
             yield where, row
     except csv.Error as error:
         raise InputError(
-            f"{path} cannot be read after line {rows.line_num} ({error}): it must be CSV"
+            f"{path} cannot be read after line {rows.line_num} ({error}): it must be CSV, in which "
+            "a cell that begins with a quote ends with one, and has its own quotes doubled"
         ) from error
 
 
-def _check_head(path: Path, names: Sequence[str] | None) -> None:
+def _check_head(path: Path, names: Sequence[str] | None, delimiter: str) -> None:
     """Refuse a head whose columns cannot be told apart."""
     if not names:
         raise InputError(f"{path} is empty: its first line must name the columns")
+    other = next((mark for mark in DELIMITERS if mark != delimiter and mark in names[0]), None)
+    if len(names) == 1 and other is not None:
+        raise InputError(
+            f"{path} has {delimiter!r} between its cells by its name, but its first line has "
+            f"{other!r} ({names[0]!r:.60}): write it with {delimiter!r}, or with tabs as .tsv"
+        )
+    if not names[0]:
+        raise InputError(
+            f"{path} has a first column without a name, as pandas writes its index: name it, or "
+            "leave it out (index=False)"
+        )
     if len(set(names)) < len(names) or not all(name.strip() for name in names):
         raise InputError(
             f"{path} names its columns {', '.join(map(repr, names)):.200} in its first line: "
@@ -215,7 +231,8 @@ def json_rows(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]
         yield from json_lines(path, finite=finite)
         return
     value = parse_json(read_unpacked(path), str(path), finite=finite)
-    lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else []
+    inner = value.values() if isinstance(value, dict) else ()
+    lists = [v for v in inner if isinstance(v, list) and v and isinstance(v[0], dict)]
     rows = value if isinstance(value, list) else (lists[0] if len(lists) == 1 else None)
     if rows is None:
         raise InputError(
@@ -232,9 +249,19 @@ def json_rows(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]
 
 
 def _is_json_lines(path: Path) -> bool:
-    """Whether a file's first line is an object by itself and another follows."""
-    lines = (line for _, line in read_lines(path) if line.strip())
-    first, second = next(lines, ""), next(lines, "")
+    """Whether a file's first line is an object by itself and another follows.
+
+    A line may be the whole file, so that a long one is no line of rows, and no fault here.
+    """
+    check_regular(path)
+    try:
+        with _open_lines(path, None) as file:
+            lines = (
+                line for line in iter(partial(file.readline, LONGEST_LINE), "") if line.strip()
+            )
+            first, second = next(lines, ""), next(lines, "")
+    except UNREADABLE:
+        return False  # which is said when it is read
     if not (first.lstrip().startswith("{") and second.lstrip().startswith("{")):
         return False
     try:

@@ -241,10 +241,15 @@ def _stop_test(base: BaseModel, stop: Sequence[str]) -> Stopped:
 def completion_text(
     item: Item, done: Completion | None, base: BaseModel, stop: Sequence[str]
 ) -> tuple[str, StopReason]:
-    """Return a completion up to the first stop text, and why it ended."""
+    """Return a completion up to the first stop text, and why it ended.
+
+    What the item's template writes before every answer is taken away.
+    """
     if done is None:
         return "", "not_decoded"
     text = continuation_text(item.prompt_tokens, done.tokens, base.tokenizer)
+    if item.start_text and text.lstrip().startswith(item.start_text):
+        text = text.lstrip().removeprefix(item.start_text).lstrip("\n")
     ends = [text.find(mark) for mark in stop if mark in text]
     return (text[: min(ends)], "stop_text") if ends else (text, done.stop_reason)
 

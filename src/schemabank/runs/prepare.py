@@ -275,7 +275,12 @@ def _chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
     pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
     last = max(i for i, piece in enumerate(pieces) if piece.kind == "given")
     said, *end = tokens_of(pieces, tokenizer, end_token=True)[last + 1 :]
+    # A mark and the end token behind it, as Phi-3 has them: the decoder stops at the token itself.
     mark = pieces[-1].text.strip() if pieces[-1].kind == "end" else ""
+    mark = mark.removesuffix(tokenizer.eos_token or "").strip()
+    # What the template writes before the answer, as Qwen3's empty thought, is no part of it.
+    answer, whole = example.turns[-1].content.strip(), pieces[last + 1].text.strip()
+    before = whole.removesuffix(answer) if whole.endswith(answer) else ""
     return Item(
         id=example.id,
         group=example.group,
@@ -285,7 +290,8 @@ def _chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
         target_tokens=tuple(chain(said, *end)),
         golds=example.golds,
         num_end=sum(map(len, end)),
-        end_text="" if mark == tokenizer.eos_token else mark,
+        start_text=before.strip(),
+        end_text=mark,
         fields=example.fields,
     )
 

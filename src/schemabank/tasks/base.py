@@ -86,6 +86,7 @@ class Item:
         cluster: the example's.
         has_end: whether the target's last tokens end it.
         num_end: how many tokens these are.
+        start_text: text that a completion begins with and that is no part of the answer.
         end_text: text that ends a completion, where that is not the tokenizer's end token.
         fields: the example's columns, for those who judge completions by them.
         sample: which of the completions of the same question, counted from 0.
@@ -100,6 +101,7 @@ class Item:
     cluster: str = ""
     has_end: bool = True
     num_end: int = 1
+    start_text: str = ""
     end_text: str = ""
     fields: Mapping[str, str] = field(default_factory=dict)
     sample: int = 0

@@ -8,6 +8,7 @@ template's invitation to answer, and up to its end. Both must begin the whole ch
 word, or the turn has no place in it. So a template needs no ``{% generation %}``.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -83,6 +84,7 @@ def chat_pieces(
     """
     lead, end = _frame(tokenizer, str(tokenizer.chat_template))
     whole, place = _render(turns, tokenizer, name), 0
+    _check_shown(turns, whole, name)
     pieces: list[Piece] = []
     for index, turn in enumerate(turns):
         if not turn.learned:
@@ -111,6 +113,24 @@ def chat_pieces(
 def is_within(part: str, whole: str) -> bool:
     """Return whether a text holds another one, whatever the white space."""
     return part.strip() in whole or " ".join(part.split()) in " ".join(whole.split())
+
+
+def _check_shown(turns: Sequence[Turn], whole: str, name: str) -> None:
+    """Refuse a template that leaves out what is said to the assistant.
+
+    Some know no tool and no developer, and say nothing about it. What the assistant itself said
+    earlier may be shortened: many templates leave out what it thought.
+    """
+    for number, turn in enumerate(turns, start=1):
+        if turn.role == "assistant" or is_within(turn.content, whole):
+            continue
+        if json.dumps(turn.content, ensure_ascii=False) in whole:  # as Llama 3's writes a tool's
+            continue
+        raise InputError(
+            f"the tokenizer's chat template leaves out or changes turn {number} of {name}, where "
+            f"{turn.role} says {turn.content!r:.{SHOWN}}: allowed are chats whose roles and order "
+            "the template knows, write the turn into another one or leave the row out"
+        )
 
 
 @lru_cache(maxsize=4)

@@ -12,6 +12,7 @@ from schemabank.tasks.base import Turn
 from schemabank.tasks.columns import Row, column
 
 ALONE = ("messages", "conversations")  # usual names of a column with a whole chat
+SYSTEM = "system"  # the role, and the usual name of a column with what it says
 PAIR = ("prompt", "completion")  # as TRL calls what goes before and what is learned
 # The names of roles that axolotl knows, too.
 ROLES = {
@@ -68,6 +69,7 @@ def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
     parts = [names] if isinstance(names, str) else list(names)
     turns = [turn for name in parts[:-1] for turn in _turns_in(row, name, learns=False)]
     turns += _turns_in(row, parts[-1], learns=True)
+    turns = [*_system_in(columns, turns), *turns]
     learned = [i for i, turn in enumerate(turns) if turn.learned]
     if not learned or not any(turn.content.strip() for turn in turns[: learned[0]]):
         lack = "no turn before the first" if learned else "no turn of the assistant"
@@ -81,11 +83,19 @@ def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
     return Chat(tuple(kept))
 
 
+def _system_in(columns: Mapping[str, object], turns: Sequence[Turn]) -> list[Turn]:
+    """The system turn that stands in a column beside a chat that has none, as axolotl reads it."""
+    text = columns.get(SYSTEM)
+    if not isinstance(text, str) or not text.strip() or turns[0].role in {SYSTEM, "developer"}:
+        return []
+    return [Turn(SYSTEM, text)]
+
+
 def _turns_in(row: Row, name: str, *, learns: bool) -> list[Turn]:
     where, columns = row
     value = column(columns, name)
     if not isinstance(value, list) or not value:
-        guess = "" if value is not None else did_you_mean(name, columns)
+        guess = "" if name in columns else did_you_mean(name, columns)
         raise InputError(
             f"{where} has {value!r:.60} in column {name!r} (task.records.messages){guess}: "
             f"{ALLOWED}"

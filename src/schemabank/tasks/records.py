@@ -122,7 +122,11 @@ def load(settings: RecordsSettings, *, prompt: str) -> TaskData:
 
 
 def data_digest(settings: RecordsSettings) -> str:
-    """Return the SHA-256 of all rows, whatever file or hub they come from."""
+    """Return the SHA-256 of all rows, whatever file they come from.
+
+    Data sets of the hub and of ``save_to_disk`` have an object's columns as columns of their own,
+    so that rows with objects have another digest there than in a file. CSV has no numbers.
+    """
     return _survey(read_splits(settings))[0]
 
 
@@ -240,12 +244,15 @@ def _carve_splits(examples: Mapping[str, Sequence[Example]], own: RecordsSetting
 def _split_positions(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
     """Places by which rows are set aside: one for prompts that differ in case and blanks alone."""
     several = _repeated(_numbers(_form_of(e.question) for e in examples))
-    first: dict[str, str] = {}
-    for example in examples if several else ():
+    first: dict[bytes, int] = {}  # places, not texts: every prompt may occur several times
+    for place, example in enumerate(examples if several else ()):
         form = _form_of(example.question)
         if _number(form) in several:
-            first[form] = min(first.get(form, example.question), example.question)
-    texts = (first.get(_form_of(e.question), e.question) for e in examples)
+            before = first.setdefault(text_hash(form), place)
+            if example.question < examples[before].question:
+                first[text_hash(form)] = place
+    places = (first.get(text_hash(_form_of(e.question)), i) for i, e in enumerate(examples))
+    texts = (examples[i].question for i in places)
     return np.fromiter(map(hash_position, texts), np.float64, len(examples))
 
 

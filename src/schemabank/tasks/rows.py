@@ -23,6 +23,7 @@ from schemabank.tasks.columns import Row, plain_row
 from schemabank.tasks.sources import load_data_set, load_saved_data_set, numbered_rows
 
 SPLITS = ("train", "validation", "test")
+HELD_OUT = {"val", "valid", "dev", "eval", "evaluation", "testing"}  # other names, no training rows
 SAVED = ("dataset_dict.json", "state.json")  # what save_to_disk puts into its folder
 PART = r"(-\d+-of-\d+)?"  # of a file's name, as the hub numbers the parts of a split
 
@@ -101,6 +102,12 @@ def _folder_splits(folder: Path, named: Mapping[str, str]) -> dict[str, Rows]:
     there = sorted(p for p in folder.iterdir() if p.is_file() and ending_of(p) is not None)
     stems = {re.sub(f"{PART}$", "", _stem(path)) for path in there}
     if there and named == {"train": "train"} and not stems & {*SPLITS}:
+        if held := sorted(stems & HELD_OUT):
+            raise InputError(
+                f"{str(folder)!r} has no file named train, but {held[0]!r}, which is not to be "
+                "trained on by its name: name the others train and this one validation or test, or "
+                "name the splits in task.records"
+            )
         return {"train": _rows_of(there)}  # files of other names are parts of one split
     wanted = _splits_to_read(named, stems)
     return {split: _rows_of(_split_files(folder, there, n)) for split, n in wanted.items()}
