@@ -9,19 +9,15 @@ where *equivalent* is false. That is the hardest place, since a larger true diff
 easily. *shown* is how often equal arms are called equivalent, which is right.
 """
 
-import argparse
 import json
-import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy
 import verdicts
 from scipy.special import stdtrit
 
-ROOT = Path(__file__).parents[1]
 SEED, ALPHA = 20_261_127, 0.05
 USUAL = "seeds by 2 points, items by 10"
 SEEDS, ITEMS, MARGIN = (4, 5, 6, 8, 12), (300, 1319), 0.03
@@ -111,18 +107,8 @@ def _rates(lines: Sequence[Line], word: str, num_seeds: int) -> list[float]:
 
 def main() -> None:
     """Simulate, write the record and print its table; or print the table alone."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "margins.json")
-    parser.add_argument("--show", action="store_true", help="print the table of a record")
-    asked = parser.parse_args()
-    if not asked.show:
-        versions = {"python": platform.python_version(), "numpy": np.__version__}
-        head = {"seed": SEED, "versions": {**versions, "scipy": scipy.__version__}}
-        rows = ",\n".join(json.dumps(asdict(line)) for line in simulated(asked.rounds))
-        text = json.dumps(head)[:-1] + f', "lines": [\n{rows}\n]}}\n'
-        asked.out.write_text(text, encoding="utf-8")
-    print(table(read(asked.out)))  # noqa: T201 -- the result of a script
+    path = verdicts.recorded("margins.json", SEED, simulated)
+    print(table(read(path)))  # noqa: T201 -- the result of a script
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ seeds do not show how the first arm varies, and no test of means holds its level
 import argparse
 import json
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -305,20 +306,32 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def main() -> None:
-    """Simulate, write the record and print its table; or print the table alone."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def recorded(name: str, seed: int, simulated: Callable[[int], Iterable[Any]]) -> Path:
+    """Simulate and write a record as the command line asks, and return the record's path.
+
+    Args:
+        name: of its file in ``results``.
+        seed: of the simulation.
+        simulated: gives its lines, which are dataclasses, for a number of rounds.
+    """
+    parser = argparse.ArgumentParser(description=f"Write {name} and print its table.")
     parser.add_argument("--rounds", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "verdicts.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / name)
     parser.add_argument("--show", action="store_true", help="print the table of a record")
     asked = parser.parse_args()
     if not asked.show:
         versions = {"python": platform.python_version(), "numpy": np.__version__}
-        head = {"seed": SEED, "versions": {**versions, "scipy": scipy.__version__}}
+        head = {"seed": seed, "versions": {**versions, "scipy": scipy.__version__}}
         rows = ",\n".join(json.dumps(asdict(line)) for line in simulated(asked.rounds))
         text = json.dumps(head)[:-1] + f', "lines": [\n{rows}\n]}}\n'
         asked.out.write_text(text, encoding="utf-8")
-    lines = read(asked.out)
+    path: Path = asked.out
+    return path
+
+
+def main() -> None:
+    """Simulate, write the record and print its table; or print the table alone."""
+    lines = read(recorded("verdicts.json", SEED, simulated))
     print(table(lines))  # noqa: T201 -- the result of a script
     print(f"enough: {enough(lines)} seeds; the package asks for {FEWEST_SEEDS}")  # noqa: T201 -- likewise
 

@@ -105,11 +105,8 @@ def crossed_difference(
     mean = float(sums.sum() / (num_seeds * sizes.sum()))
     parts = mean_variances(sums, sizes).error_parts if min(sums.shape) > 1 else None
     error = None if parts is None else sum(parts) ** 0.5
-    df = p = None
-    if parts is not None and error:
-        student = Cochran(parts, (num_seeds - 1, num_clusters - 1))
-        df = student.df((1 - confidence) / 2)
-        p = student.two_sided_p(abs(mean) / error)
+    student = Cochran(parts, (num_seeds - 1, num_clusters - 1)) if parts and error else None
+    df, p = tested(mean, error, student, confidence)
     return CrossedDifference(
         mean=mean,
         standard_error=error,
@@ -275,3 +272,15 @@ def _draw_counts(rng: np.random.Generator, size: int, num: int) -> Array:
     """How often each of ``num`` was drawn in ``num`` draws: (size, num)."""
     drawn = rng.integers(0, num, (size, num)) + num * np.arange(size)[:, None]
     return np.bincount(drawn.ravel(), minlength=size * num).reshape(size, num).astype(np.float64)
+
+
+def tested(
+    mean: float, error: float | None, student: Cochran | None, confidence: float
+) -> tuple[float | None, float | None]:
+    """Return the degrees of freedom of an interval, and the two-sided p-value of no difference.
+
+    Both are ``None`` without a standard error above 0.
+    """
+    if student is None or not error:
+        return None, None
+    return student.df((1 - confidence) / 2), student.two_sided_p(abs(mean) / error)

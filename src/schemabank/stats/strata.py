@@ -16,7 +16,13 @@ from schemabank.stats import checks
 from schemabank.stats.arms import student_interval
 from schemabank.stats.checks import Array
 from schemabank.stats.contrasts import Difference, satterthwaite, two_sided_p
-from schemabank.stats.crossed import Cochran, CrossedDifference, cluster_sums, mean_variances
+from schemabank.stats.crossed import (
+    Cochran,
+    CrossedDifference,
+    cluster_sums,
+    mean_variances,
+    tested,
+)
 
 FEWEST_DIFFERING = 6  # items: McNemar's exact test of fewer cannot reach p = 0.05
 
@@ -122,10 +128,9 @@ def stratified_difference(
     item_parts = [one.error_parts[1] / num**2 for one in found]
     item_df = satterthwaite(item_parts, [own.shape[1] - 1 for own, _ in sums])
     mean, parts = float(by_seed.mean()), (seed_part, sum(item_parts))
-    error, df, p = sum(parts) ** 0.5, None, None
-    if error:
-        student = Cochran(parts, (num_seeds - 1, item_df))
-        df, p = student.df((1 - confidence) / 2), student.two_sided_p(abs(mean) / error)
+    error = sum(parts) ** 0.5
+    student = Cochran(parts, (num_seeds - 1, item_df)) if error else None
+    df, p = tested(mean, error, student, confidence)
     return StratifiedDifference(
         mean=mean,
         standard_error=error,
