@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from properties import examples
+from schemabank.common.errors import printable as without_steering
 from schemabank.report.page.markup import printable, visible
 from schemabank.runs.folder import slug
-from schemabank.runs.progress.live import _printable as without_steering
 from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program
 from schemabank.tasks.scoring.answers import canonical_number, cut_next_question, extract
