@@ -1,6 +1,7 @@
 """What runs a step: memory of fixed addresses, capture and its failure, what compiling needs."""
 
 import ctypes
+import gc
 import importlib.util
 import shutil
 import sys
@@ -168,6 +169,35 @@ def test_a_program_is_warmed_up_and_then_captured(monkeypatch: pytest.MonkeyPatc
     assert executor.program(program) is replays
     assert (program.calls, replays.calls) == (WARM_UPS, 0)
     assert executor.capture
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_circle_is_freed_while_a_program_is_made(
+    monkeypatch: pytest.MonkeyPatch, *, was_enabled: bool, fails: bool
+) -> None:
+    """Circles hold captured programs, and one that is freed meanwhile can end the process."""
+    seen: list[bool] = []
+
+    def see(*_: object) -> Tensor:
+        seen.append(gc.isenabled())
+        if fails:
+            raise torch.OutOfMemoryError
+        return torch.zeros(())
+
+    def capture(*_: object) -> Program:
+        seen.append(gc.isenabled())
+        return Program()
+
+    if not was_enabled:
+        gc.disable()
+    try:
+        with pytest.raises(torch.OutOfMemoryError) if fails else nullcontext():
+            capturing(monkeypatch, capture, []).program(see)
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()
+    assert seen == [False] * (1 if fails else WARM_UPS + 1)
 
 
 def test_a_program_that_takes_long_to_compile_says_which(monkeypatch: pytest.MonkeyPatch) -> None:

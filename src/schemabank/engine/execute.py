@@ -9,6 +9,7 @@ Compiling needs Triton and a C compiler; only :func:`can_compile` checks for the
 """
 
 import ctypes
+import gc
 import importlib.util
 import math
 import os
@@ -16,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -149,6 +151,7 @@ class Executor:
         # another thread, which would allocate elsewhere, so it must stay in this one.
         with (
             waiting(f"compiling {what}", self.explain),
+            _without_collection(),
             torch.autograd.set_multithreading_enabled(False),
         ):
             torch.cuda.synchronize(self.device)
@@ -186,6 +189,22 @@ class Executor:
             return output  # always the same tensor, which each replay writes anew
 
         return replay
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let Python free no circles of objects meanwhile.
+
+    A captured program is part of such a circle. The process can end if one is freed while another
+    is compiled or captured.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
