@@ -401,7 +401,9 @@ def test_a_wrapped_model_does_not_save_itself(tmp_path: Path) -> None:
     tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
     for _ in range(2):  # with banks, and without
         for saver in (model.save_pretrained, model.push_to_hub):
-            with pytest.raises(InputError, match=r"allowed is tuner\.save\(folder\) for"):
+            with pytest.raises(
+                InputError, match=r"allowed is tuner\.save_pretrained\(folder\) for"
+            ):
                 saver(tmp_path / "model")
         tuner.detach()
     trainer = Trainer(model, TrainingArguments(str(tmp_path), report_to=[]))
