@@ -184,9 +184,9 @@ def _prepared(
     progress: Reporter,
 ) -> _Group:
     """Make and check everything that can be wrong before any compute is spent."""
-    data = held_data(examples, runs[0], base.tokenizer)
     for run in runs:
         check_tags(run, examples)
+    data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
     asked = None if validation is None else validation_data(validation, runs[0], base)
     return _Group(runs, held_context(base, data, progress), asked)
