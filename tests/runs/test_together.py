@@ -274,6 +274,11 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ({"a": config()}, {"validation": [("a", "")]}, "completion of validation example 0 is emp"),
         ({"a": config()}, {"validation": [("1" * 600, "x")]}, "'validation/0': its prompt alone"),
         ({"a": config(), "b": config(lora={"target_modules": ["wq"]})}, {}, "'wq', which match"),
+        (
+            {"bema": config("shrink", average={"kind": "bema"}), "none": config("shrink")},
+            {},
+            "average.kind is 'bema', but the first weights of the arm shrink",
+        ),
         ({"a": config(), "b": TAGGED}, {"examples": [{"messages": CHAT}]}, "no place in a chat"),
     ],
 )
