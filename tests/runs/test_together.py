@@ -12,6 +12,7 @@ import schemabank as sb
 from cohorts import SOLO_TOLERANCE
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.programs import Programs
+from schemabank.runs import together as together_module
 from tiny import mixed, state, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -233,6 +234,43 @@ def test_where_memory_runs_out_the_runs_go_on_in_fewer_slots(
         assert [step.step for step in result.steps] == list(range(result.steps[0].num_steps))
         result.save_pretrained(tmp_path / name)
         assert largest_difference(weights(tmp_path / name), three_alone[name]) <= SOLO_TOLERANCE
+
+
+def test_a_run_whose_loss_cannot_be_measured_keeps_its_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> list[float]:
+        raise torch.OutOfMemoryError("no room")
+
+    for measure, said in [
+        (full, "memory: slots is 2, but the losses of so many runs .* lower it"),
+        (lambda *_: [1.5, float("nan")], "diverged: no finite loss on the validation examples"),
+    ]:
+        monkeypatch.setattr(together_module, "mean_losses", measure)
+        runs = {"a": config(seed=1), "b": config(seed=2)}
+        found = sb.train_cohort(
+            *(tiny_model("llama"), tiny_tokenizer(), runs, PAIRS),
+            validation=HELD_OUT,
+            slots=2,
+            quiet=True,
+        )
+        failed = [result for result in found.values() if result.failure is not None]
+        assert len(failed) == (2 if measure is full else 1)
+        assert all(re.match(said, str(result.failure)) for result in failed)
+        failed[-1].save_pretrained(tmp_path / said[:6])
+        assert (tmp_path / said[:6] / "adapter_model.safetensors").is_file()
+
+
+def test_memory_that_on_step_lacks_is_not_the_engines() -> None:
+    def full(_: sb.RunStep) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(RuntimeError, match="on_step ran out of the device's memory"):
+        sb.train_cohort(
+            *(tiny_model("llama"), tiny_tokenizer(), {"a": config()}, PAIRS),
+            on_step=full,
+            quiet=True,
+        )
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

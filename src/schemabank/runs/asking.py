@@ -46,7 +46,7 @@ def completions(
 
     Args:
         stack: with the adapter.
-        base: the model that it sits on.
+        base: the model that it sits on, from :func:`decodable`.
         prompts: texts or chats.
         config: how a run's prompts become tokens.
         asked: settings of ``eval``.
@@ -62,7 +62,6 @@ def completions(
     ends = dict.fromkeys(item.end_text for item in items if item.end_text)
     how = replace(how, stop=(*_texts(stop), *ends))
     with stack.evaluating("off"):
-        base = _decodable(base, stack)
         longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
         executor = default_executor(base.model.device, explain=lambda _: None)
         (done,) = complete(stack, base, [items[i] for i in longest_first], how, executor=executor)
@@ -70,10 +69,14 @@ def completions(
     return [completion_text(item, by_place[i], base, how.stop)[0] for i, item in enumerate(items)]
 
 
-def _decodable(base: BaseModel, stack: AdapterStack) -> BaseModel:
-    """Return the base model with what ends its texts, and with how it is decoded."""
+def decodable(base: BaseModel, stack: AdapterStack) -> BaseModel:
+    """Return the base model with what ends its texts, and with how it is decoded.
+
+    Raises:
+        InputError: nothing ends a text, or the model cannot be decoded at all.
+    """
     ends = end_token_ids(base.name, base.model, base.tokenizer)
-    with stack.uncompiled():
+    with stack.evaluating("off"), stack.uncompiled():
         by_slot = why_by_slot(base.model)
         if by_slot is not None:
             check_generates(base.model)

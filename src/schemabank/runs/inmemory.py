@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.adapters.files import LoraTensors, model_card, save_adapter
@@ -99,6 +100,10 @@ class Steps:
         if self._on_step is not None:
             try:
                 self._on_step(step)
+            except torch.OutOfMemoryError as error:
+                # Else it would be taken for a step that does not fit, and the runs would go on.
+                self.raised = RuntimeError(f"on_step ran out of the device's memory ({error})")
+                raise self.raised from error
             except BaseException as error:
                 self.raised = error
                 raise

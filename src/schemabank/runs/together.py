@@ -7,6 +7,7 @@ slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tu
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +46,9 @@ from schemabank.runs.tuner import Tuner, tuner_with
 from schemabank.tasks import Example
 
 WHO = "train_cohort"
+NOT_FINITE = Failure(
+    "diverged", "no finite loss on the validation examples: train at a lower learning rate"
+)
 RUNS = "a list of RunConfigs, or a dictionary that names each"
 
 
@@ -56,7 +60,8 @@ class RunResult:
         name: of the run.
         config: its settings, as they were given.
         steps: what every step did; losses in nats per token.
-        failure: why it failed; ``None`` if it did not.
+        failure: why it failed; ``None`` if it did not. A run that failed in training has no
+            adapter; one whose loss alone could not be measured keeps it.
         validation_loss: mean loss on the validation examples in nats per token, as
             :meth:`schemabank.Tuner.evaluate` measures it; ``None`` without them, and where the run
             failed before.
@@ -236,13 +241,19 @@ class _Attempt:
             self.kept[trainee.name] = Weights.in_slot(stack, slot)
 
     def _validate(self, cohort: Cohort, examples: Sequence[Encoded]) -> None:
-        """Measure the runs' losses, those in the slots at once."""
+        """Measure the losses of the runs in the slots at once; adapters are kept already."""
         for part in seated(self.trainees, cohort.stack, cohort):
-            with cohort.stack.evaluating("off"):
-                losses = mean_losses(cohort.stack, examples)
+            try:
+                with cohort.stack.evaluating("off"):
+                    losses = mean_losses(cohort.stack, examples)
+            except (RuntimeError, MemoryError) as error:
+                for trainee in part:
+                    trainee.fail(_unmeasured(error, cohort.stack.num_slots))
+                continue
             for trainee, loss in zip(part, losses, strict=False):
                 if trainee.failure is None:
                     self.losses[trainee.name] = loss
+                    trainee.fail(None if isfinite(loss) else NOT_FINITE)
 
     def _tell_end(self, trainee: Trainee) -> None:
         failure, loss = trainee.failure, self.losses.get(trainee.name)
@@ -262,6 +273,18 @@ class _Attempt:
             self.kept.get(name),
             self.group.context.base,
         )
+
+
+def _unmeasured(error: Exception, num_slots: int) -> Failure:
+    """Return why runs have no validation loss, with what to lower where memory ran out."""
+    failure = failure_of(error)
+    if failure.kind != "memory":
+        return failure
+    return Failure(
+        "memory",
+        f"slots is {num_slots}, but the losses of so many runs at once on the validation examples "
+        f"do not fit into the device's memory: lower it ({error})",
+    )
 
 
 def _named(runs: object) -> dict[str, RunConfig]:

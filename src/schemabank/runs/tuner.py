@@ -24,7 +24,7 @@ from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.asking import Prompt, completions
+from schemabank.runs.asking import Prompt, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
 from schemabank.runs.inmemory import (
@@ -130,6 +130,7 @@ class Tuner:
         self.model, self.tokenizer, self.config = model, base.tokenizer, config
         self.validation_loss: float | None = None
         self._base, self._run = base, only_used(config)
+        self._decoded: BaseModel | None = None
         check_peft_layers(model, config.lora)
         self.stack = build_stack([config], base, slots=1, start=start)
         with ExitStack() as on_failure:
@@ -270,7 +271,9 @@ class Tuner:
             "top_p": top_p,
             "sampling_seed": seed,
         }
-        return completions(self.stack, self._base, prompts, self._run, asked, stop=stop)
+        if self._decoded is None:  # asked once, since it takes a few passes of the model
+            self._decoded = decodable(self._base, self.stack)
+        return completions(self.stack, self._decoded, prompts, self._run, asked, stop=stop)
 
     def set_routing(self, routing: Routing) -> None:
         """Choose what the banks do in ``model(...)``: nothing (``off``), ``on`` or ``dense``.
