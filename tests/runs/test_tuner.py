@@ -823,3 +823,15 @@ def test_an_adapter_of_another_model_leaves_the_model_as_it_was(tmp_path: Path) 
     with pytest.raises(InputError, match="allowed is the base model that it was trained on"):
         schemabank.Tuner.from_adapter(model, tiny_tokenizer(), tmp_path / "peft")
     assert torch.equal(logits(model), before)
+
+
+def test_a_model_with_pefts_layers_is_refused_and_goes_on_as_the_message_says(
+    tmp_path: Path,
+) -> None:
+    stock = of_peft(tmp_path / "peft")
+    with pytest.raises(InputError, match=r"PEFT's layers on it: .*unload\(\).* Tuner.from_adapter"):
+        schemabank.Tuner(stock, tiny_tokenizer())
+    expected = logits(stock)
+    base = stock.unload()
+    schemabank.Tuner.from_adapter(base, tiny_tokenizer(), tmp_path / "peft")
+    torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)

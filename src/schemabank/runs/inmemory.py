@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.adapters.files import LoraTensors, model_card, save_adapter
@@ -186,8 +187,14 @@ def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bas
     """Return a program's model as a base model.
 
     Raises:
-        InputError: adapters of another Tuner are on it.
+        InputError: adapters are on it, another Tuner's or PEFT's.
     """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise InputError(
+            "the model already has PEFT's layers on it: allowed is the base model alone, such as "
+            "PeftModel.unload() returns; to go on from the adapter, save it before and give its "
+            "folder to Tuner.from_adapter"
+        )
     if any(isinstance(module, StackedLora) for module in model.modules()):
         raise InputError(
             "the model already has a Tuner's layers on it: allowed is one Tuner at a time, call "
