@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import schemabank as sb
 from cohorts import SOLO_TOLERANCE
@@ -284,6 +285,54 @@ def test_what_on_step_raises_ends_the_training(error: type[BaseException]) -> No
         sb.train_cohort(model, tiny_tokenizer(), {"a": config()}, PAIRS, on_step=stop, quiet=True)
     assert torch.equal(logits(model), logits(tiny_model("llama")))
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_runs_go_on_from_an_adapter_as_tuners_do(tmp_path: Path) -> None:
+    alone(config(lora={"r": 3, "target_modules": ["q_proj"]}), tmp_path / "first")
+    runs = {
+        seed: sb.RunConfig.model_validate({"arm": "lora", "seed": seed, "train": {"max_steps": 2}})
+        for seed in (1, 2)
+    }
+    model, told = tiny_model("llama"), []
+    with sb.Tuner.from_adapter(model, tiny_tokenizer(), tmp_path / "first", runs[1]) as tuner:
+        tuner.train(PAIRS, quiet=True)
+        tuner.save_pretrained(tmp_path / "tuner")
+    for slots in (1, 2):
+        found = sb.train_cohort(
+            *(model, tiny_tokenizer(), {str(seed): run for seed, run in runs.items()}, PAIRS),
+            adapter=tmp_path / "first",
+            slots=slots,
+            on_step=told.append,
+            quiet=True,
+        )
+        assert found["1"].config.lora.r == 3
+        found["1"].save_pretrained(tmp_path / str(slots))
+    expected = weights(tmp_path / "tuner")
+    assert largest_difference(weights(tmp_path / "1"), expected) == 0
+    assert largest_difference(weights(tmp_path / "2"), expected) <= SOLO_TOLERANCE
+    first_b = [t for n, t in weights(tmp_path / "first").items() if "lora_B" in n]
+    assert all(b.abs().max() > 1e-3 for b in first_b), "else there was nothing to go on from"
+
+
+@pytest.mark.parametrize(
+    ("width", "run", "message"),
+    [
+        (32, {"arm": "shrink"}, "x.arm is 'shrink', which begins with the rank 12, but the"),
+        (32, {"lora": {"r": 8}}, r"x\.lora\.r is 8, but the adapter in .* has 3: allowed is"),
+        (64, {}, "allowed is the base model that it was trained on"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_any_step(
+    width: int, run: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    alone(config(lora={"r": 3, "target_modules": ["q_proj", "o_proj"]}), tmp_path / "first")
+    shape = {**tiny_model("llama").config.to_dict(), "hidden_size": width}
+    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    before = logits(model)
+    runs = {"x": sb.RunConfig.model_validate({"arm": "lora", **run})}
+    with pytest.raises(sb.InputError, match=message):
+        sb.train_cohort(model, tiny_tokenizer(), runs, PAIRS, adapter=tmp_path / "first")
+    assert torch.equal(logits(model), before)
 
 
 def test_a_quiet_cohort_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -790,8 +790,8 @@ def test_other_arms_go_on_from_an_adapter(arm: str, tmp_path: Path) -> None:
         ({"modules_to_save": ["lm_head"]}, {}, "uses modules_to_save, allowed is plain LoRA"),
         ({}, {"lora": {"r": 8}}, r"config\.lora\.r is 8, but the adapter in .* has 3: allowed is"),
         ({}, {"lora": {"target_modules": ["q_proj"]}}, "config.lora.target_modules is"),
-        ({}, {"arm": "schemabank"}, "the arm schemabank begins with the stage 'router', which"),
-        ({}, {"arm": "shrink"}, "the arm shrink begins with the rank 12, but the adapter has"),
+        ({}, {"arm": "schemabank"}, "config.arm is 'schemabank', which begins with the stage 'rou"),
+        ({}, {"arm": "shrink"}, "config.arm is 'shrink', which begins with the rank 12, but"),
         ({}, {"average": {"kind": "bema"}}, "config.average.kind is 'bema', which adds what"),
         ({}, {"arm": "base"}, "config.arm is 'base', which trains nothing"),
         (

@@ -15,16 +15,19 @@ from schemabank.runs.effects import stated
 DROPOUT = "lora_dropout"  # of training alone, so a run may state another one than the adapter's
 
 
-def continued(config: RunConfig, adapter: Adapter, folder: str | Path) -> RunConfig:
+def continued(
+    config: RunConfig, adapter: Adapter, folder: str | Path, *, what: str = "config"
+) -> RunConfig:
     """Return a run's settings with the rank, scale and targets of an adapter.
 
     Args:
         config: the run's settings.
         adapter: that it begins with.
         folder: of the adapter, for messages.
+        what: the settings are called, for messages.
 
     Raises:
-        InputError: the run states other ones.
+        InputError: the run states other ones, or cannot begin with an adapter.
     """
     own, found = config.lora, adapter.config.settings
     names = [name.partition(".")[2] for name in stated(config) if name.startswith("lora.")]
@@ -33,35 +36,38 @@ def continued(config: RunConfig, adapter: Adapter, folder: str | Path) -> RunCon
         same = set(asked) == set(has) if name == "target_modules" else asked == has
         if name != DROPOUT and not same:
             raise InputError(
-                f"config.lora.{name} is {asked!r}, but the adapter in {str(folder)!r} has "
+                f"{what}.lora.{name} is {asked!r}, but the adapter in {str(folder)!r} has "
                 f"{has!r}: allowed is the adapter's own, leave it out"
             )
     kept = {DROPOUT: own.lora_dropout} if DROPOUT in names else {}
-    return config.model_copy(update={"lora": found.model_copy(update=kept)})
+    whole = config.model_copy(update={"lora": found.model_copy(update=kept)})
+    check_continues(whole, what=what)
+    return whole
 
 
-def check_continues(config: RunConfig) -> None:
+def check_continues(config: RunConfig, *, what: str = "config") -> None:
     """Refuse a run that cannot begin with an adapter.
 
     Raises:
         InputError: naming the setting that asks for freshly drawn weights.
     """
     mend = "allowed is the arm lora, or another without this: take it, or train from fresh weights"
-    if "lora" not in config.stages()[0].train:
+    first, rank = config.stages()[0], method_of(config).rank(config)
+    if "lora" not in first.train:
         raise InputError(
-            f"the arm {config.arm} begins with the stage {config.stages()[0].name!r}, which trains "
-            f"on the untouched base model, so an adapter would be passed over: {mend}"
+            f"{what}.arm is {config.arm!r}, which begins with the stage {first.name!r}, which "
+            f"trains on the untouched base model, so an adapter would be passed over: {mend}"
         )
-    if method_of(config).rank(config) != config.lora.r:
+    if rank != config.lora.r:
         raise InputError(
-            f"the arm {config.arm} begins with the rank {method_of(config).rank(config)}, but the "
-            f"adapter has rank {config.lora.r}: {mend}"
+            f"{what}.arm is {config.arm!r}, which begins with the rank {rank}, but the adapter has "
+            f"rank {config.lora.r}: {mend}"
         )
     if config.average.kind == "bema":
         raise InputError(
-            "config.average.kind is 'bema', which adds what a run has come away from freshly drawn "
-            "weights: allowed with an adapter are 'none', 'last' and 'exponential', set one of "
-            "these"
+            f"{what}.average.kind is 'bema', which adds what a run has come away from freshly "
+            "drawn weights: allowed with an adapter are 'none', 'last' and 'exponential', set one "
+            "of these"
         )
 
 

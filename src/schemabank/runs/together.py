@@ -13,6 +13,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.adapters.files import Adapter, load_adapter
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.quiet import quiet_compiler
@@ -23,6 +24,7 @@ from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.continuing import check_whole, continued
 from schemabank.runs.evaluate import mean_losses
 from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
 from schemabank.runs.inmemory import (
@@ -58,7 +60,8 @@ class RunResult:
 
     Attributes:
         name: of the run.
-        config: its settings, as they were given.
+        config: its settings, as they were given; with an adapter to begin with, its rank, scale and
+            targets.
         steps: what every step did; losses in nats per token.
         failure: why it failed; ``None`` if it did not. A run that failed in training has no
             adapter; one whose loss alone could not be measured keeps it.
@@ -114,6 +117,7 @@ def train_cohort(
     examples: Examples,
     *,
     validation: Examples | None = None,
+    adapter: str | Path | None = None,
     slots: int | Literal["auto"] = "auto",
     on_step: OnStep | None = None,
     quiet: bool = False,
@@ -135,6 +139,8 @@ def train_cohort(
             named by arm, seed and the settings in which they differ.
         examples: as :meth:`schemabank.Tuner.train` takes them, the same for all runs.
         validation: examples of the same kinds, for ``validation_loss``.
+        adapter: folder of a PEFT adapter that every run begins with, as
+            :meth:`schemabank.Tuner.from_adapter` does; without it, runs begin with fresh weights.
         slots: how many runs train at once; ``auto`` is as many as fit and make it faster on a GPU,
             and one on a CPU.
         on_step: called with every step of every run, whose ``run`` is the run's name. What it
@@ -145,18 +151,22 @@ def train_cohort(
         A result for each run by its name, in the order of ``runs``.
 
     Raises:
-        InputError: runs, examples or slots that cannot be trained; nothing was trained then.
+        InputError: runs, examples, slots or an adapter that cannot be trained; nothing was
+            trained then.
     """
     named = _named(runs)
     _check_slots(slots)
     tell_without_effect(named.values(), who=WHO, stacklevel=3)
-    base = held_base(model, tokenizer)
+    base, start = held_base(model, tokenizer), None
+    if adapter is not None:
+        start = load_adapter(Path(adapter))
+        named = _continued(named, start, adapter, base)
     shown = as_examples(examples)
     used = {name: only_used(config, slots=slots) for name, config in named.items()}
     found: dict[str, RunResult] = {}
     with quiet_compiler(), reporter(quiet=quiet) as progress:
         groups = [
-            _prepared(group, shown, validation, base, progress)
+            _prepared(group, shown, validation, base, progress, start=start)
             for group in sharing(list(dict.fromkeys(used.values())))
         ]
         progress.runs({name: name for name in named})
@@ -187,6 +197,8 @@ def _prepared(
     validation: Examples | None,
     base: BaseModel,
     progress: Reporter,
+    *,
+    start: Adapter | None,
 ) -> _Group:
     """Make and check everything that can be wrong before any compute is spent."""
     for run in runs:
@@ -194,7 +206,18 @@ def _prepared(
     data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
     asked = None if validation is None else validation_data(validation, runs[0], base)
-    return _Group(runs, held_context(base, data, progress), asked)
+    tensors = None if start is None else start.tensors
+    return _Group(runs, held_context(base, data, progress, start=tensors), asked)
+
+
+def _continued(
+    named: Mapping[str, RunConfig], start: Adapter, folder: str | Path, base: BaseModel
+) -> dict[str, RunConfig]:
+    """Return the runs with an adapter's rank, scale and targets, once it fits the model."""
+    found = {name: continued(run, start, folder, what=name) for name, run in named.items()}
+    check_whole(base.model, start, folder)
+    tuner_with(base, next(iter(found.values())), start.tensors).remove()
+    return found
 
 
 @dataclass(frozen=True)

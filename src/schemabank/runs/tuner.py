@@ -117,7 +117,6 @@ class Tuner:
         check_config(config, what="config", who=WHO)
         tell_without_effect([config], who=WHO, stacklevel=3)
         config = continued(config, adapter, folder)
-        check_continues(config)
         base = held_base(model, tokenizer)
         check_whole(model, adapter, folder)
         tuner = cls.__new__(cls)
