@@ -190,7 +190,7 @@ def test_an_error_in_one_cohort_costs_the_others_nothing(monkeypatch: pytest.Mon
 
 
 def test_runs_that_cannot_share_steps_train_in_further_cohorts(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cohorts: list[set[str]] = []
     steps = Cohort.steps
@@ -208,7 +208,10 @@ def test_runs_that_cannot_share_steps_train_in_further_cohorts(
         "small": config(train={**short, "batch_size": 2}),
         "whole": config(train=short, task={"completion_only_loss": False}),
     }
-    found = sb.train_cohort(tiny_model("llama"), tiny_tokenizer(), runs, PAIRS, slots=4, quiet=True)
+    found = sb.train_cohort(tiny_model("llama"), tiny_tokenizer(), runs, PAIRS, slots=4)
+    said = capsys.readouterr().err
+    assert "the runs train in 3 groups, one after the other, since they differ in" in said
+    assert 'cohort 2 of 2: lora.target_modules = ["q_proj"]' in said
     assert sorted(map(sorted, cohorts)) == [["a", "b"], ["narrow"], ["small"], ["whole"]]
     assert all(result.failure is None for result in found.values())
     assert found["whole"].steps[0].num_tokens > found["a"].steps[0].num_tokens

@@ -48,6 +48,10 @@ from schemabank.runs.tuner import Tuner, tuner_with
 from schemabank.tasks import Example
 
 WHO = "train_cohort"
+APART = (
+    "the runs train in {} groups, one after the other, since they differ in train.batch_size, "
+    "train.max_buckets, train.epoch_orders or settings of task"
+)
 NOT_FINITE = Failure(
     "diverged", "no finite loss on the validation examples: train at a lower learning rate"
 )
@@ -169,6 +173,8 @@ def train_cohort(
             _prepared(group, shown, validation, base, progress, start=start)
             for group in sharing(list(dict.fromkeys(used.values())))
         ]
+        if len(groups) > 1:
+            progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
         steps = Steps(on_step)
         for group in groups:
