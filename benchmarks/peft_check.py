@@ -35,7 +35,7 @@ from schemabank.engine.cohort import Cohort
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.loading import load_base, resolve_device, resolved
 from schemabank.runs.prepare import engine_run, training_data
-from schemabank.runs.training import build_stack
+from schemabank.runs.stacks import build_stack
 from schemabank.tasks import Example
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)

@@ -27,7 +27,7 @@ from schemabank.runs.inputs import DATA, data_digest
 from schemabank.runs.loading import load_base, resolve_device, resolved
 from schemabank.runs.prepare import engine_run, evaluation_items, task_training_data
 from schemabank.runs.progress import LineReporter
-from schemabank.runs.training import build_stack
+from schemabank.runs.stacks import build_stack
 from schemabank.tasks.catalog import load_task, metric_of
 from schemabank.tasks.scoring.scores import METRICS, summaries
 

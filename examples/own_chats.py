@@ -13,4 +13,4 @@ name, chats, out = sys.argv[1:]
 model, tokenizer = AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
 tuner = sb.Tuner(model, tokenizer, sb.RunConfig(arm="lora"))
 tuner.train(Dataset.from_json(chats))
-tuner.save(out)
+tuner.save_pretrained(out)

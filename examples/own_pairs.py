@@ -16,18 +16,21 @@ import schemabank as sb
 
 
 def main(name: str, pairs: str, out: str) -> None:
-    """Train both arms, one after the other, on the same model."""
+    """Train both arms at once, on the same model."""
     Path(out).mkdir(parents=True)  # if it exists, fail now and not after training
     lines = Path(pairs).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines if line.strip()]
     model = AutoModelForCausalLM.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name)
-    for arm in ("lora", "schemabank"):
-        config = sb.RunConfig(arm=arm, seed=1, train=sb.TrainSettings(num_train_epochs=2))
-        tuner = sb.Tuner(model, tokenizer, config)
-        steps = tuner.train(rows)
-        tuner.save(Path(out) / arm)
-        tuner.remove()  # for the next arm, the model is as it was
+    runs = {
+        arm: sb.RunConfig(arm=arm, seed=1, train=sb.TrainSettings(num_train_epochs=2))
+        for arm in ("lora", "schemabank")
+    }
+    for arm, result in sb.train_cohort(model, tokenizer, runs, rows, slots=2).items():
+        if result.failure is not None:
+            sys.exit(f"{arm}: {result.failure}")
+        result.save_pretrained(Path(out) / arm)
+        steps = result.steps
         sys.stdout.write(f"{arm}: {len(steps)} steps, last loss {steps[-1].loss:.3f}\n")
 
 

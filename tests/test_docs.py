@@ -27,18 +27,51 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs_as_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code = README.partition("<!-- example -->")[2].partition("```python\n")[2].partition("```")[0]
-    assert 0 < len(code.strip().splitlines()) < 20
+PYTHON = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+
+
+def blocks_after(mark: str, page: str) -> list[str]:
+    """The blocks of Python that stand behind a mark."""
+    parts = page.split(f"<!-- {mark} -->\n```python\n")[1:]
+    return [part.partition("```")[0] for part in parts]
+
+
+@pytest.fixture
+def tiny_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to run examples in, whose models are tiny ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         transformers.AutoModelForCausalLM, "from_pretrained", lambda _: tiny_model("qwen2")
     )
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda _: tiny_tokenizer())
-    exec(code, {})  # noqa: S102 -- our own README
-    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
+    return tmp_path
+
+
+def test_the_python_examples_run_as_printed(
+    tiny_hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (one,), (many,) = blocks_after("example", README), blocks_after("cohort example", README)
+    assert all(0 < len(code.strip().splitlines()) < 20 for code in (one, many))
+    names: dict[str, object] = {}
+    exec(one, names)  # noqa: S102 -- our own README
+    assert (tiny_hub / "my-adapter" / "adapter_model.safetensors").is_file()
+    exec(many, names)  # noqa: S102 -- our own README
+    folders = sorted(path.name for path in (tiny_hub / "adapters").iterdir())
+    assert folders == [f"seed {seed}" for seed in range(4)]
+    assert len(re.findall(r"^seed \d [\d.]+$", capsys.readouterr().out, re.MULTILINE)) == 4
+
+
+def test_the_page_on_python_runs_as_printed(
+    tiny_hub: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = blocks_after("runs as printed", PYTHON)
+    assert len(blocks) == PYTHON.count("```python") == 4
+    names: dict[str, object] = {}
+    for code in blocks:
+        exec(code, names)  # noqa: S102 -- our own page
+    folders = {path.name for path in tiny_hub.iterdir()}
+    assert folders == {"best-adapter", "my-adapter", "my-second-adapter"}
+    assert capsys.readouterr().out.count("nats per token") == 4
 
 
 def test_the_readmes_table_is_that_of_its_record() -> None:

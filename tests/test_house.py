@@ -226,7 +226,7 @@ ONE_OF_EACH = {
         "common.files",
         "common.writing",
         "runs.folder",  # locks
-        "runs.training",  # logs of runs, in folders that are not there yet for others
+        "runs.steplogs",  # logs of runs, in folders that are not there yet for others
         "models.gguf",  # joins the parts of a model
     },
     "read_bytes": {"models.gguf"},

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from schemabank.common.errors import InputError
+    from schemabank.common.failure import Failure
     from schemabank.config.settings import BankSettings, LoraSettings, RunConfig, TagSettings
-    from schemabank.config.train import StageSettings, TrainSettings
+    from schemabank.config.task import TaskSettings
+    from schemabank.config.train import AverageSettings, StageSettings, TrainSettings
+    from schemabank.engine.cohort import RunStep
+    from schemabank.methods.schemabank.bank import Routing
+    from schemabank.runs.asking import Prompt
+    from schemabank.runs.inmemory import OnStep
+    from schemabank.runs.pairs import Examples
+    from schemabank.runs.together import RunResult, train_cohort
     from schemabank.runs.tuner import Tuner
 
 try:
@@ -19,21 +27,42 @@ except PackageNotFoundError:  # used from a source tree without installing it
     __version__ = "0+source"
 
 __all__ = [
+    "AverageSettings",
     "BankSettings",
+    "Examples",
+    "Failure",
     "InputError",
     "LoraSettings",
+    "OnStep",
+    "Prompt",
+    "Routing",
     "RunConfig",
+    "RunResult",
+    "RunStep",
     "StageSettings",
     "TagSettings",
+    "TaskSettings",
     "TrainSettings",
     "Tuner",
+    "train_cohort",
 ]
 
+# The module of each name; all others are settings of `config.settings`.
 _HOMES = {
-    "Tuner": "runs.tuner",
+    "AverageSettings": "config.train",
+    "Examples": "runs.pairs",
+    "Failure": "common.failure",
     "InputError": "common.errors",
+    "OnStep": "runs.inmemory",
+    "Prompt": "runs.asking",
+    "Routing": "methods.schemabank.bank",
+    "RunResult": "runs.together",
+    "RunStep": "engine.cohort",
     "StageSettings": "config.train",
+    "TaskSettings": "config.task",
     "TrainSettings": "config.train",
+    "Tuner": "runs.tuner",
+    "train_cohort": "runs.together",
 }
 
 

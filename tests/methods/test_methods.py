@@ -16,7 +16,7 @@ from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.run import Run
 from schemabank.models.basemodel import BaseModel, load_base_model
 from schemabank.runs.prepare import engine_run
-from schemabank.runs.training import build_stack
+from schemabank.runs.stacks import build_stack
 from tinyruns import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT, and on a GPU the compiler, warn of theirs

@@ -630,10 +630,12 @@ def test_slots_are_halved_where_there_is_no_room_to_begin_with(
 ) -> None:
     build = training.build_stack
 
-    def full(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
+    def full(
+        runs: Sequence[RunConfig], base: BaseModel, *, slots: int, start: None
+    ) -> AdapterStack:
         if slots > 2:
             raise torch.OutOfMemoryError("no room")
-        return build(runs, base, slots=slots)
+        return build(runs, base, slots=slots, start=start)
 
     monkeypatch.setattr(training, "build_stack", full)
     outcomes, notes = run_mixed(finished.config, tmp_path, 5)

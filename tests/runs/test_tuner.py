@@ -1,16 +1,25 @@
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 import datasets
 import peft
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 
 import schemabank
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
@@ -20,7 +29,8 @@ from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
-from tiny import Kind, mixed, state, tiny_model, tiny_tokenizer
+from schemabank.runs import asking
+from tiny import END_TOKEN_ID, Kind, mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import write_model
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -401,7 +411,9 @@ def test_a_wrapped_model_does_not_save_itself(tmp_path: Path) -> None:
     tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
     for _ in range(2):  # with banks, and without
         for saver in (model.save_pretrained, model.push_to_hub):
-            with pytest.raises(InputError, match=r"allowed is tuner\.save\(folder\) for"):
+            with pytest.raises(
+                InputError, match=r"allowed is tuner\.save_pretrained\(folder\) for"
+            ):
                 saver(tmp_path / "model")
         tuner.detach()
     trainer = Trainer(model, TrainingArguments(str(tmp_path), report_to=[]))
@@ -479,3 +491,347 @@ def test_a_chat_has_no_place_for_a_prefix_of_tags() -> None:
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     with pytest.raises(InputError, match=r"tags\.delivery is 'prefix', but a prefix has no place"):
         tuner.train([{"messages": chat}])
+
+
+HELD_OUT = [("20+20=", "40"), ("7+8=", "15"), ("3+9+11=", "23")]
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def chatting_tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def trained(*, steps: int = 6, **changes: object) -> schemabank.Tuner:
+    train = {"max_steps": steps, "learning_rate": 3e-2}
+    settings = config(arm="lora", train=train, **changes)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), settings)
+    tuner.train(PAIRS, quiet=True)
+    return tuner
+
+
+def library_loss(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> float:
+    """The mean over all completion tokens and their end tokens, by transformers' own loss."""
+    tokenizer, nats, count = tiny_tokenizer(), 0.0, 0
+    for prompt, completion in pairs:
+        asked, said = tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"]
+        tokens = torch.tensor([[*asked, *said, END_TOKEN_ID]])
+        labels = tokens.clone()
+        labels[:, : len(asked)] = -100
+        with torch.no_grad():
+            mean = model(input_ids=tokens, labels=labels, use_cache=False).loss.item()
+        nats, count = nats + mean * (len(said) + 1), count + len(said) + 1
+    return nats / count
+
+
+def test_the_loss_is_that_of_transformers_over_all_tokens(tmp_path: Path) -> None:
+    tuner = trained()
+    loss = tuner.evaluate(HELD_OUT)
+    assert loss == pytest.approx(library_loss(tuner.model, HELD_OUT), rel=1e-5)
+    tuner.save_pretrained(tmp_path / "adapter")
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    assert loss == pytest.approx(library_loss(stock, HELD_OUT), rel=1e-5)
+    rows = [{"prompt": p, "completion": c} for p, c in HELD_OUT]
+    assert tuner.evaluate(datasets.Dataset.from_list(rows)) == loss
+    assert abs(loss - library_loss(tiny_model("llama"), HELD_OUT)) > 0.1
+
+
+def test_the_loss_before_training_is_the_first_steps() -> None:
+    settings = config(
+        arm="lora", lora={"r": 4, "lora_dropout": 0}, train={"max_steps": 1, "batch_size": 16}
+    )
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), settings)
+    (first,) = tuner.train(PAIRS, quiet=True)
+    tuner.remove()
+    fresh = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), settings)
+    assert fresh.evaluate(PAIRS) == pytest.approx(first.loss, rel=1e-5)
+
+
+def test_the_loss_of_a_chat_is_on_all_that_the_assistant_says() -> None:
+    """As in training, and not on the last turn alone."""
+    says = ["one", "two, and more"]
+    chat = [
+        {"role": role, "content": text}
+        for said in says
+        for role, text in (("user", "tell me"), ("assistant", said))
+    ]
+    settings = config(arm="lora", lora={"r": 4, "lora_dropout": 0}, train={"max_steps": 1})
+    tuner = schemabank.Tuner(tiny_model("llama"), chatting_tokenizer(), settings)
+    before = tuner.evaluate([{"messages": chat}])
+    (first,) = tuner.train([{"messages": chat}], quiet=True)
+    assert before == pytest.approx(first.loss, rel=1e-5)
+
+
+def test_validation_is_measured_after_the_last_step() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    assert tuner.validation_loss is None
+    tuner.train(PAIRS, validation=HELD_OUT, quiet=True)
+    assert tuner.validation_loss == tuner.evaluate(HELD_OUT)
+    tuner.train(PAIRS[:4], quiet=True)
+    assert tuner.validation_loss is None, "it was another training's"
+
+
+def test_banks_do_not_change_the_loss_or_what_is_generated() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    tuner.train(PAIRS, quiet=True)
+    before = tuner.evaluate(HELD_OUT), tuner.generate(["1+1="], max_new_tokens=4)
+    tuner.set_routing("on")
+    routed = logits(tuner.model)
+    assert (tuner.evaluate(HELD_OUT), tuner.generate(["1+1="], max_new_tokens=4)) == before
+    assert torch.equal(logits(tuner.model), routed), "routing is as it was"
+
+
+@pytest.mark.parametrize("by_slot", [False, True])
+def test_what_is_generated_is_what_the_model_generates(
+    by_slot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_slot:
+        monkeypatch.setattr(asking, "why_by_slot", lambda _: "its attention is another")
+    tuner, tokenizer = trained(steps=20), tiny_tokenizer()
+    prompts = ["1+1=", "10+10=", "2+2="]
+    made = tuner.generate(prompts, max_new_tokens=5, batch_size=2)
+    for prompt, said in zip(prompts, made, strict=True):
+        asked = torch.tensor([tokenizer(prompt)["input_ids"]])
+        whole = tuner.model.generate(
+            asked, attention_mask=torch.ones_like(asked), do_sample=False, max_new_tokens=5
+        )
+        expected = tokenizer.decode(whole[0, asked.shape[1] :], skip_special_tokens=True)
+        assert said == expected
+    assert tuner.generate([]) == []
+    (first, *_) = tuner.generate(prompts, max_new_tokens=5, temperature=5.0, seed=1)
+    assert tuner.generate(prompts[:1], max_new_tokens=5, temperature=5.0, seed=1) == [first]
+    assert tuner.generate(prompts[:1], max_new_tokens=5, temperature=5.0, seed=2) != [first]
+
+
+def test_a_chat_is_answered_and_a_stop_text_is_cut_off() -> None:
+    chat = [{"role": "user", "content": "name it"}, {"role": "assistant", "content": "a;b"}]
+    lora = {"r": 8, "lora_alpha": 16, "lora_dropout": 0, "target_modules": ["all-linear"]}
+    train = {"max_steps": 40, "learning_rate": 1e-2}
+    settings = config(arm="lora", lora=lora, train=train)
+    tuner = schemabank.Tuner(tiny_model("llama"), chatting_tokenizer(), settings)
+    tuner.train([{"messages": chat}], quiet=True)
+    assert tuner.generate([chat[:1], "user: name it<|end|>assistant: "]) == ["a;b", "a;b"]
+    assert tuner.generate([chat[:1]], stop=[";"]) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        ("1+1=", {}, "the prompts are a str: allowed is a list of texts"),
+        (["1+1=", 3], {}, "prompt 1 is 3: allowed is"),
+        ([""], {}, "prompt 0 is '': allowed is"),
+        ([[{"role": "user"}]], {}, "prompt example 0, turn 1 says None"),
+        (["1"], {"max_new_tokens": 0}, "max_new_tokens is 0"),
+        (["1"], {"top_p": 2.0}, "top_p is 2"),
+        (["1"], {"stop": "end"}, "stop is 'end': allowed is a list of texts"),
+        (["1"], {"max_new_tokens": 2048}, r"'prompt/0' has 1 tokens .* has 2048 positions"),
+    ],
+)
+def test_prompts_that_cannot_be_completed(
+    prompts: Any,  # noqa: ANN401
+    options: dict[str, Any],
+    message: str,
+) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), chatting_tokenizer(), config(arm="lora"))
+    with pytest.raises(InputError, match=message):
+        tuner.generate(prompts, **options)
+
+
+def test_what_came_off_is_neither_evaluated_nor_asked() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    tuner.detach()
+    assert tuner.evaluate(PAIRS) > 0, "the adapter alone is measured"
+    tuner.remove()
+    with pytest.raises(InputError, match=r"evaluate\(\) after the adapter came off: allowed is to"):
+        tuner.evaluate(PAIRS)
+    with pytest.raises(InputError, match=r"generate\(\) after the adapter came off"):
+        tuner.generate(["1"])
+
+
+def test_validation_that_cannot_be_measured_is_refused_before_any_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(_: Cohort) -> Iterator[list[RunStep]]:
+        raise AssertionError("a step")
+
+    monkeypatch.setattr(Cohort, "steps", never)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    with pytest.raises(InputError, match="the completion of validation example 0 is empty"):
+        tuner.train(PAIRS, validation=[("a", " ")])
+    long = config(arm="lora", task={"max_length": 4000})
+    tuner.remove()
+    tuner = schemabank.Tuner(tuner.model, tiny_tokenizer(), long)
+    with pytest.raises(InputError, match=r"'validation/0' has 2,?1\d\d tokens, .* 2048 positions"):
+        tuner.train(PAIRS, validation=[("1" * 2100, "x")])
+
+
+def test_every_step_is_told_and_an_error_of_the_users_passes() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    told: list[RunStep] = []
+    assert tuner.train(PAIRS, on_step=told.append, quiet=True) == told
+    assert [step.step for step in told] == list(range(12))
+
+    def stop(step: RunStep) -> None:
+        if step.step == 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        tuner.train(PAIRS, on_step=stop, quiet=True)
+    assert tuner.evaluate(PAIRS) > 0, "the model can be used"
+
+
+def test_a_quiet_tuner_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    tuner.train(PAIRS, validation=HELD_OUT, quiet=True)
+    tuner.generate(["1+1="], max_new_tokens=2)
+    assert capsys.readouterr() == ("", "")
+    tuner.train(PAIRS[:4])
+    assert "train lora: 4/4" in capsys.readouterr().err
+
+
+def test_the_two_savers_write_the_same(tmp_path: Path) -> None:
+    tuner = trained()
+    tuner.save(tmp_path / "short")
+    tuner.save_pretrained(tmp_path / "long")
+    files = [sorted((p.name, p.read_bytes()) for p in f.iterdir()) for f in tmp_path.iterdir()]
+    assert files[0] == files[1]
+
+
+def test_one_tuner_at_a_time() -> None:
+    model = tiny_model("llama")
+    with (
+        schemabank.Tuner(model, tiny_tokenizer(), config(arm="lora")),
+        pytest.raises(InputError, match=r"already has a Tuner's layers on it: .* remove\(\)"),
+    ):
+        schemabank.Tuner(model, tiny_tokenizer(), config(arm="lora"))
+    assert torch.equal(logits(model), logits(tiny_model("llama")))
+    assert not {"save_pretrained", "push_to_hub"} & vars(model).keys()
+
+
+def of_peft(folder: Path, **settings: Any) -> nn.Module:  # noqa: ANN401
+    """A model with an adapter of stock PEFT with random weights, which is saved."""
+    options = {"r": 3, "lora_alpha": 5, "target_modules": ["q_proj", "up_proj"], **settings}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(
+            tiny_model("llama"),
+            peft.LoraConfig(**options, init_lora_weights=False, task_type="CAUSAL_LM"),
+        )
+    model.save_pretrained(folder)
+    return model.eval()
+
+
+def test_a_tuner_goes_on_from_pefts_adapter(tmp_path: Path) -> None:
+    stock = of_peft(tmp_path / "peft", use_rslora=True, layers_to_transform=[0, 2])
+    model = tiny_model("llama")
+    train = TrainSettings(max_steps=3, learning_rate=1e-2)
+    tuner = schemabank.Tuner.from_adapter(
+        model, tiny_tokenizer(), tmp_path / "peft", RunConfig(arm="lora", train=train)
+    )
+    found = tuner.config.lora
+    assert (found.r, found.lora_alpha, found.use_rslora) == (3, 5, True)
+    assert (set(found.target_modules), found.layers_to_transform) == ({"q_proj", "up_proj"}, (0, 2))
+    torch.testing.assert_close(logits(model), logits(stock), rtol=0, atol=1e-5)
+    loss = tuner.evaluate(PAIRS)
+    steps = tuner.train(PAIRS, quiet=True)
+    assert tuner.evaluate(PAIRS) < loss, "it goes on from there"
+    assert tuner.train(PAIRS, quiet=True) == steps, "and every training begins there"
+    tuner.save_pretrained(tmp_path / "ours")
+    again = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "ours")
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=1e-5)
+    tuner.remove()
+    assert torch.equal(logits(model), logits(tiny_model("llama")))
+
+
+def test_the_first_step_is_taken_with_the_adapter(tmp_path: Path) -> None:
+    """Its loss is that of PEFT's model, its gradients those of its weights."""
+    stock = of_peft(tmp_path / "peft", lora_dropout=0.3)
+    train = TrainSettings(max_steps=1, batch_size=16)
+    settings = RunConfig(arm="lora", train=train, lora=LoraSettings(lora_dropout=0.0))
+    tuner = schemabank.Tuner.from_adapter(
+        tiny_model("llama"), tiny_tokenizer(), tmp_path / "peft", settings
+    )
+    assert tuner.config.lora.lora_dropout == 0, "dropout is the training's own"
+    (first,) = tuner.train(PAIRS, quiet=True)
+    assert first.loss == pytest.approx(library_loss(stock, PAIRS), rel=1e-5)
+    assert first.loss != pytest.approx(library_loss(tiny_model("llama"), PAIRS), rel=1e-3)
+
+
+def test_an_adapter_of_ours_goes_on(tmp_path: Path) -> None:
+    first = trained()
+    first.save_pretrained(tmp_path / "first")
+    tuner = schemabank.Tuner.from_adapter(tiny_model("llama"), tiny_tokenizer(), tmp_path / "first")
+    assert torch.equal(logits(tuner.model), logits(first.model))
+    assert tuner.generate(["1+1="], max_new_tokens=3) == first.generate(["1+1="], max_new_tokens=3)
+
+
+@pytest.mark.parametrize("arm", ["coto", "experts", "molf"])
+def test_other_arms_go_on_from_an_adapter(arm: str, tmp_path: Path) -> None:
+    of_peft(tmp_path / "peft", r=4)
+    settings = RunConfig.model_validate(
+        {"arm": arm, "train": {"max_steps": 1, "learning_rate": 1e-30}}
+    )
+    tuner = schemabank.Tuner.from_adapter(
+        tiny_model("llama"), tiny_tokenizer(), tmp_path / "peft", settings
+    )
+    before = logits(tuner.model)
+    tuner.train(PAIRS, quiet=True)
+    torch.testing.assert_close(logits(tuner.model), before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings", "message"),
+    [
+        ({"use_dora": True}, {}, "uses use_dora, allowed is plain LoRA"),
+        ({"modules_to_save": ["lm_head"]}, {}, "uses modules_to_save, allowed is plain LoRA"),
+        ({}, {"lora": {"r": 8}}, r"config\.lora\.r is 8, but the adapter in .* has 3: allowed is"),
+        ({}, {"lora": {"target_modules": ["q_proj"]}}, "config.lora.target_modules is"),
+        ({}, {"arm": "schemabank"}, "config.arm is 'schemabank', which begins with the stage 'rou"),
+        ({}, {"arm": "shrink"}, "config.arm is 'shrink', which begins with the rank 12, but"),
+        ({}, {"average": {"kind": "bema"}}, "config.average.kind is 'bema', which adds what"),
+        ({}, {"arm": "base"}, "config.arm is 'base', which trains nothing"),
+        (
+            {"exclude_modules": ["1.self_attn.q_proj"]},
+            {},
+            r"leaves out 'model\.layers\.1.* train a new",
+        ),
+    ],
+)
+def test_an_adapter_that_cannot_go_on_leaves_the_model_as_it_was(
+    adapter: dict[str, Any], settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    of_peft(tmp_path / "peft", **adapter)
+    model = tiny_model("llama")
+    before, modules = mixed(model), dict(model.named_modules())
+    asked = RunConfig.model_validate({"arm": "lora", **settings})
+    with pytest.raises(InputError, match=message):
+        schemabank.Tuner.from_adapter(model, tiny_tokenizer(), tmp_path / "peft", asked)
+    assert state(model) == before
+    assert dict(model.named_modules()) == modules
+    assert "save_pretrained" not in vars(model)
+
+
+def test_an_adapter_of_another_model_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    of_peft(tmp_path / "peft")
+    shape = {**tiny_model("llama").config.to_dict(), "hidden_size": 64}
+    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    before = logits(model)
+    with pytest.raises(InputError, match="allowed is the base model that it was trained on"):
+        schemabank.Tuner.from_adapter(model, tiny_tokenizer(), tmp_path / "peft")
+    assert torch.equal(logits(model), before)
+
+
+def test_a_model_with_pefts_layers_is_refused_and_goes_on_as_the_message_says(
+    tmp_path: Path,
+) -> None:
+    stock = of_peft(tmp_path / "peft")
+    with pytest.raises(InputError, match=r"PEFT's layers on it: .*unload\(\).* Tuner.from_adapter"):
+        schemabank.Tuner(stock, tiny_tokenizer())
+    expected = logits(stock)
+    base = stock.unload()
+    schemabank.Tuner.from_adapter(base, tiny_tokenizer(), tmp_path / "peft")
+    torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)

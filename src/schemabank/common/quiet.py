@@ -1,12 +1,12 @@
 """Hides hints that libraries print for their own developers and that no user can act on.
 
 The command line hides them from its start to its end, a Python program only while it trains with a
-:class:`schemabank.Tuner`, since the process is not ours. For the same reason it has the bars of
-loading hidden only while we load, and only where stderr is no terminal. Every other warning passes.
-Of TF32 only the hint goes: matrix products of float32 stay exact, as PyTorch has them by default,
-since ten bits of mantissa would cost training digits that a comparison of runs needs. (Convolutions
-of float32, which models such as Mamba have, do use TF32 on a GPU by PyTorch's default, and no hint
-speaks of them.)
+:class:`schemabank.Tuner` or :func:`schemabank.train_cohort`, since the process is not ours. For the
+same reason it has the bars of loading hidden only while we load, and only where stderr is no
+terminal. Every other warning passes. Of TF32 only the hint goes: matrix products of float32 stay
+exact, as PyTorch has them by default, since ten bits of mantissa would cost training digits that a
+comparison of runs needs. (Convolutions of float32, which models such as Mamba have, do use TF32 on
+a GPU by PyTorch's default, and no hint speaks of them.)
 """
 
 import logging

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import fsum
 
 import torch
+from torch import Tensor
 
 from schemabank.config.settings import EvalSettings
 from schemabank.config.task import TaskSettings
@@ -113,19 +115,7 @@ def evaluate(
     completions: Sequence[Sequence[Completion | None]]
     with stack.evaluating(how.routing):
         if how.metric.decodes:
-            decode = (
-                partial(generate, executor=executor) if base.by_slot is None else generate_by_slot
-            )
-            completions = decode(
-                stack,
-                [item.prompt_tokens for item in chosen],
-                max_new_tokens=how.max_new_tokens,
-                end_token_ids=base.end_token_ids,
-                batch_size=how.batch_size,
-                sampling=how.sampling(chosen),
-                stopped=_stop_test(base, how.stop),
-                advance=advance,
-            )
+            completions = complete(stack, base, chosen, how, advance=advance, executor=executor)
             losses = gold_losses(stack, questions)
         else:
             completions = [[None] * len(items)] * stack.num_slots
@@ -136,6 +126,33 @@ def evaluate(
         loss_of = {q.id: loss for q, loss in zip(questions, lost, strict=True)}
         records.append(_slot_records(items, completed, loss_of, base, how))
     return records
+
+
+def complete(
+    stack: AdapterStack,
+    base: BaseModel,
+    items: Sequence[Item],
+    how: Procedure,
+    *,
+    advance: Advance = lambda _: None,
+    executor: Executor | None = None,
+) -> list[list[Completion]]:
+    """Complete every item's prompt with every slot's adapter, ``[slot][item]``.
+
+    Call it inside ``stack.evaluating(...)``. The arguments are those of :func:`evaluate`, with
+    items of similar length next to each other.
+    """
+    decode = partial(generate, executor=executor) if base.by_slot is None else generate_by_slot
+    return decode(
+        stack,
+        [item.prompt_tokens for item in items],
+        max_new_tokens=how.max_new_tokens,
+        end_token_ids=base.end_token_ids,
+        batch_size=how.batch_size,
+        sampling=how.sampling(items),
+        stopped=_stop_test(base, how.stop),
+        advance=advance,
+    )
 
 
 def _slot_records(
@@ -177,38 +194,74 @@ def gold_losses(
     Loss is in nats per token; both are the same for a target without an end token. Call it inside
     ``stack.evaluating(...)``.
     """
-    results: list[list[tuple[float, float]]] = [[] for _ in range(stack.num_slots)]
-    for chosen in _nll_batches(items):
-        encoded = [_gold_example(item) for item in chosen]
+    encoded = [_gold_example(item) for item in items]
+    return [
+        [_with_and_without_end(item, row) for item, row in zip(items, rows, strict=True)]
+        for rows in target_losses(stack, encoded, advance=advance)
+    ]
+
+
+def target_losses(
+    stack: AdapterStack, examples: Sequence[Encoded], *, advance: Advance = lambda _: None
+) -> list[list[Tensor]]:
+    """Return the loss of every token that an example learns, ``[slot][example]``: ``(label,)``.
+
+    Loss is in nats, on the CPU. Call it inside ``stack.evaluating(...)``.
+
+    Args:
+        stack: the adapters.
+        examples: examples of similar length should be neighbours.
+        advance: called with the number of examples that were measured since the last call.
+    """
+    results: list[list[Tensor]] = [[] for _ in range(stack.num_slots)]
+    for chosen in _nll_batches(examples):
         batch = collate(
-            [encoded] * stack.num_slots,
-            width=max(len(e.tokens) for e in encoded),
-            num_labels=max(e.num_labels for e in encoded),
+            [chosen] * stack.num_slots,
+            width=max(len(e.tokens) for e in chosen),
+            num_labels=max(e.num_labels for e in chosen),
         ).to(stack.model.device)
         with stack.uncompiled():
             hidden = stack.hidden(batch.tokens)
         losses = labelled_losses(hidden, batch, stack.head)
         for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
-            for item, example, row in zip(chosen, encoded, rows, strict=True):
-                values = row[: example.num_labels]
-                text = values[: -item.num_end] if item.has_end else values
-                without = text.mean() if len(text) else torch.zeros(())
-                results[slot].append((without.item(), values.mean().item()))
+            results[slot] += [
+                row[: e.num_labels].clone() for e, row in zip(chosen, rows, strict=True)
+            ]
         advance(len(chosen))
     return results
 
 
-def _nll_batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Items in their order, in batches of at most ``NLL_TOKENS`` tokens with their padding."""
+def mean_losses(stack: AdapterStack, examples: Sequence[Encoded]) -> list[float]:
+    """Return every slot's loss in nats per learned token: a mean over the tokens of all examples.
+
+    Call it inside ``stack.evaluating(...)``.
+    """
+    longest_first = sorted(examples, key=lambda example: -len(example.tokens))
+    num_labels = sum(example.num_labels for example in examples)
+    return [
+        fsum(row.sum().item() for row in rows) / num_labels
+        for rows in target_losses(stack, longest_first)
+    ]
+
+
+def _with_and_without_end(item: Item, losses: Tensor) -> tuple[float, float]:
+    """An item's mean loss without and with its end token."""
+    text = losses[: -item.num_end] if item.has_end else losses
+    without = text.mean() if len(text) else torch.zeros(())
+    return without.item(), losses.mean().item()
+
+
+def _nll_batches(examples: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+    """Examples in their order, in batches of at most ``NLL_TOKENS`` tokens with their padding."""
     start = 0
-    while start < len(items):
+    while start < len(examples):
         stop, width = start, 0
-        while stop < len(items) and stop - start < NLL_BATCH:
-            width = max(width, len(items[stop].prompt_tokens) + len(items[stop].target_tokens))
+        while stop < len(examples) and stop - start < NLL_BATCH:
+            width = max(width, len(examples[stop].tokens))
             if stop > start and width * (stop - start + 1) > NLL_TOKENS:
                 break
             stop += 1
-        yield items[start:stop]
+        yield examples[start:stop]
         start = stop
 
 

@@ -6,7 +6,7 @@ runs are found by their configuration's hash and reused.
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,23 +15,21 @@ from typing import Any, Literal
 
 import torch
 
-from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
-from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
+from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
-from schemabank.methods import method_of
-from schemabank.methods.method import Setup
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
 from schemabank.runs.forms import Items
+from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
@@ -41,17 +39,17 @@ from schemabank.runs.loading import (
     resolved,
 )
 from schemabank.runs.members import Member, Outcome, finished_outcome
-from schemabank.runs.modelfit import check_items, check_training
-from schemabank.runs.preflight import describe_data, estimate, slots_that_fit
+from schemabank.runs.modelfit import check_items
+from schemabank.runs.preflight import describe_data, estimate
 from schemabank.runs.prepare import (
     prompt_forms,
     task_training_data,
 )
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
+from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
-from schemabank.runs.training import Context, build_stack, train_runs
-from schemabank.tasks.base import TaskData
+from schemabank.runs.training import Context, train_runs
 
 CHECKING = "checking what the runs need"
 
@@ -115,7 +113,7 @@ def run_all(
     pending = {run for run in runs if not finished[run]}
     for run in pending:
         check_available(out / run_id(run))
-    groups = [group for group in _sharing(runs) if not pending.isdisjoint(group)]
+    groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
     models: dict[ModelSettings, BaseModel] = {}
     trackers = trackers_of([run for run in runs if run in pending], out, reporter)
     contexts = []
@@ -123,7 +121,7 @@ def run_all(
         with waiting(CHECKING, reporter.note):
             contexts.append(_prepare(group, models, device, reporter, trackers))
     for group, context in zip(groups, contexts, strict=True):
-        for plan, slots in _planned(group, context, device):
+        for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
             # One at a time, each is written as soon as it is done.
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
@@ -174,10 +172,10 @@ def plan_all(
     """
     found: list[Planned] = []
     models: dict[ModelSettings, BaseModel] = {}
-    for group in _sharing(resolved(runs, device, note=reporter.note)):
+    for group in sharing(resolved(runs, device, note=reporter.note)):
         with waiting(CHECKING, reporter.note):
             context = _prepare(group, models, device, reporter, Trackers({}, reporter))
-        for plan, slots in _planned(group, context, device):
+        for plan, slots in planned_cohorts(group, context, device):
             data = context.training
             if not plan.runs[0].trains or data is None:
                 found.append(Planned(plan.runs, slots, 0, 0.0))
@@ -190,29 +188,6 @@ def plan_all(
             stack.remove()
             found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
     return found
-
-
-def _sharing(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """Part runs by model, data and evaluation, which a context holds once."""
-    groups: dict[tuple[object, ...], list[RunConfig]] = {}
-    for run in runs:
-        asked = run.eval.model_copy(update={"few_shot": 0, "routing": "off"})
-        shapes = (run.train.batch_size, run.train.max_buckets, run.train.epoch_orders)
-        groups.setdefault((run.model, run.task, asked, shapes), []).append(run)
-    return list(groups.values())
-
-
-def _planned(
-    runs: Sequence[RunConfig], context: Context, device: torch.device
-) -> Iterator[tuple[CohortPlan, int]]:
-    """Plan cohorts and their slots."""
-    data = context.training
-    plans = plan_cohorts(runs, epoch=data.schedule.steps_per_epoch if data else 1)
-    if len(plans) > 1:
-        for number, plan in enumerate(plans, start=1):
-            context.reporter.note(f"cohort {number} of {len(plans)}: {plan.reason}")
-    for plan in plans:
-        yield plan, _num_slots(plan.runs, context, device)
 
 
 def _attempt(
@@ -247,7 +222,10 @@ def _run_cohort(
 ) -> list[Outcome]:
     """Train and evaluate runs that share a cohort, and write each one's folder."""
     with ExitStack() as exits:
-        members = [Member(run, exits.enter_context(claimed(out / run_id(run)))) for run in runs]
+        members = [
+            Member(run_id(run), run, claim=exits.enter_context(claimed(out / run_id(run))))
+            for run in runs
+        ]
         for member in members:
             member.write(partial(_write_config, member.run))
         began = time.monotonic()
@@ -311,7 +289,7 @@ def _prepare(
                 check_items(asked, run.eval, base)
         if run.trains and training is None:
             training = task_training_data(task.train, run, base.tokenizer)
-    _check_runs(runs, task, base, training)
+    check_runs(runs, task.train, base, training)
     rescaled = [run for run in runs if run.trains and run.rescale.factors]
     validation = validation_items(task, rescaled[0], base) if rescaled else []
     if training is not None:
@@ -329,43 +307,3 @@ def _announced_base(run: RunConfig, device: torch.device, reporter: Reporter) ->
         f"({time.monotonic() - began:.0f} s)"
     )
     return base
-
-
-def _check_runs(
-    runs: Sequence[RunConfig], data: TaskData, base: BaseModel, training: TrainingData | None
-) -> None:
-    """Find what a run's own settings ask of model or data that these do not have."""
-    checked: set[tuple[object, ...]] = set()
-    for run in {(r.arm, r.lora, r.bank, r.tags, getattr(r, r.arm, None)): r for r in runs}.values():
-        if run.trains:
-            assert training is not None
-            places = (run.lora.target_modules, run.lora.layers_to_transform)
-            if places not in checked:
-                check_peft_layers(base.model, run.lora)
-            checked.add(places)
-            shown = method_of(run).prefixes(run, base.tokenizer)
-            check_training(training, base.model, prefixes=shown)
-        stack = build_stack([run], base, slots=1)
-        try:
-            examples = data.train[: run.task.train_limit]
-            method_of(run).check(run, Setup(examples, stack, base.tokenizer))
-        finally:
-            stack.remove()
-
-
-def _num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device) -> int:
-    """Return how many runs to train at once.
-
-    On a GPU without a number in the settings: as many as fit, or fewer that are faster.
-    """
-    wanted = runs[0].engine.slots
-    if isinstance(wanted, int):
-        return min(wanted, len(runs))
-    if device.type != "cuda" or context.training is None:
-        return 1
-    schedule = context.training.schedule
-    stack = build_stack(runs, context.base, slots=1)
-    fitting = slots_that_fit(stack, context.training, runs)
-    stack.remove()
-    journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
-    return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)

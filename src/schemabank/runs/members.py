@@ -16,7 +16,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json
-from schemabank.config.file import config_hash, run_id, to_yaml
+from schemabank.config.file import config_hash, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
 from schemabank.engine.stack import AdapterStack
@@ -100,20 +100,35 @@ class Rescaled:
 
 
 @dataclass
-class Member:
-    """A run of a cohort.
+class Trainee:
+    """A run of a cohort, and what has become of it.
 
     Attributes:
+        name: by which the cohort knows it; no other run of the cohort has the same.
         run: its settings.
-        claim: its folder.
         failure: the first thing that went wrong with it, or ``None``.
         rescaled: how its adapter's scale was chosen; ``None``: it stayed as it was trained.
     """
 
+    name: str
     run: RunConfig
-    claim: RunClaim
     failure: Failure | None = None
     rescaled: Rescaled | None = None
+
+    def fail(self, failure: Failure | None) -> None:
+        """Keep a failure, unless there was one before."""
+        self.failure = self.failure or failure
+
+
+@dataclass
+class Member(Trainee):
+    """A run of a cohort with its folder.
+
+    Attributes:
+        claim: its folder.
+    """
+
+    claim: RunClaim = field(kw_only=True)
     _can_write: bool = True
 
     def write(self, action: Callable[[Path], None]) -> None:
@@ -125,10 +140,6 @@ class Member:
             except (OSError, InputError) as error:  # such as a name that is taken
                 self._can_write = False
                 self.fail(failure_of(error))
-
-    def fail(self, failure: Failure | None) -> None:
-        """Keep a failure, unless there was one before."""
-        self.failure = self.failure or failure
 
     def failed(self) -> Outcome:
         """Put the folder aside, with the reason in it if that can be written."""
@@ -176,7 +187,7 @@ def write_weights(
 
 def stage_keeper(members: Sequence[Member], base: BaseModel) -> KeepStage:
     """Return a function that writes a run's weights at the end of a stage into its folder."""
-    by_name: Mapping[str, Member] = {run_id(member.run): member for member in members}
+    by_name: Mapping[str, Member] = {member.name: member for member in members}
 
     def keep(stack: AdapterStack, slot: int, name: str, stage: Stage) -> None:
         run = by_name[name].run

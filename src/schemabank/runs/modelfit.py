@@ -7,6 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings
+from schemabank.engine.batches import Encoded
 from schemabank.engine.run import TrainingData
 from schemabank.models.architecture import num_embeddings, num_positions
 from schemabank.models.basemodel import BaseModel
@@ -75,6 +76,48 @@ def check_training(
             f"the training example {longest.id!r} has {len(longest.tokens)} tokens{with_tags}, "
             f"with padding {needed}, but the model has {allowed} positions: allowed are as many, "
             "leave the example out or lower task.max_length"
+        )
+
+
+def check_prompts(
+    items: Sequence[Item],
+    max_new_tokens: int,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Refuse a program's prompts that the model cannot read or has no room to complete.
+
+    Raises:
+        InputError: naming the prompt.
+    """
+    _check_tokens(((item.id, item.prompt_tokens) for item in items), model, tokenizer)
+    allowed = num_positions(model)
+    for item in items:
+        needed = len(item.prompt_tokens) + max_new_tokens
+        if allowed is not None and needed > allowed:
+            raise InputError(
+                f"{item.id!r} has {len(item.prompt_tokens)} tokens and max_new_tokens is "
+                f"{max_new_tokens}, but the model has {allowed} positions: allowed are as many, "
+                "shorten the prompt or lower max_new_tokens"
+            )
+
+
+def check_encoded(
+    examples: Sequence[Encoded], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse examples for validation that the model cannot read.
+
+    Raises:
+        InputError: naming the example.
+    """
+    _check_tokens(((e.id, e.tokens) for e in examples), model, tokenizer)
+    allowed = num_positions(model)
+    longest = max(examples, key=lambda e: len(e.tokens))
+    if allowed is not None and len(longest.tokens) > allowed:
+        raise InputError(
+            f"the example {longest.id!r} has {len(longest.tokens)} tokens, but the model has "
+            f"{allowed} positions: allowed are as many, leave the example out or lower "
+            "task.max_length"
         )
 
 

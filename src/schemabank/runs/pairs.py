@@ -1,4 +1,4 @@
-"""What ``Tuner.train`` takes for examples: pairs of prompt and completion, their columns, or chats.
+"""What Python programs give for examples: pairs of prompt and completion, their columns, or chats.
 
 Without these checks Python would accept much else: iterating over a data set or a dictionary gives
 its column names, and a text of two characters unpacks into two.
@@ -6,12 +6,20 @@ its column names, and a text of two characters unpacks into two.
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 from schemabank.common.errors import InputError
 from schemabank.tasks import Example
 from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
 
+if TYPE_CHECKING:
+    import datasets
+
+# A text does not go with "|", and `datasets` is not imported for a name.
+Examples: TypeAlias = Union[Sequence[tuple[str, str] | Mapping[str, object]], "datasets.Dataset"]
+"""Pairs of texts; or dictionaries or a ``datasets.Dataset`` with the columns ``prompt`` and
+``completion``, or with a chat in ``messages`` or ``conversations``."""
+TRAINING = "training"  # what examples are for, unless something else is said
 COLUMNS = ("prompt", "completion")  # as TRL calls them
 ALLOWED = (
     'allowed are a list of pairs, [("2 + 2 = ", "4"), …], and a list of dictionaries or a '
@@ -20,51 +28,59 @@ ALLOWED = (
 )
 
 
-def as_examples(examples: object) -> list[Example]:
+def as_examples(examples: object, *, purpose: str = TRAINING) -> list[Example]:
     """Return pairs or chats as examples.
 
     Args:
         examples: as :func:`as_pairs`, or mappings with a chat in the column ``messages`` or
             ``conversations``, or in both ``prompt`` and ``completion``, as TRL has it.
+        purpose: what they are for, which ids and messages name.
 
     Raises:
         InputError: anything else.
     """
-    rows = _rows_of(examples)
+    rows = _rows_of(examples, purpose)
     first = next(iter(rows), None)
     names = _chat_columns(first) if isinstance(first, Mapping) else None
     if names is None:
         return [
-            Example(id=f"examples/{i}", question=prompt, solution=completion, answer=completion)
-            for i, (prompt, completion) in enumerate(as_pairs(examples))
+            Example(id=_id(purpose, i), question=prompt, solution=completion, answer=completion)
+            for i, (prompt, completion) in enumerate(as_pairs(examples, purpose=purpose))
         ]
-    return [_chat_example(index, row, names) for index, row in enumerate(rows)]
+    return [_chat_example(index, row, names, purpose) for index, row in enumerate(rows)]
 
 
-def as_pairs(examples: object) -> list[tuple[str, str]]:
+def as_pairs(examples: object, *, purpose: str = TRAINING) -> list[tuple[str, str]]:
     """Return examples as pairs of prompt and completion.
 
     Args:
         examples: a sequence of pairs of texts, or of mappings with the columns ``prompt`` and
             ``completion``, or a ``datasets.Dataset`` that has them.
+        purpose: what they are for.
 
     Raises:
         InputError: anything else.
     """
-    pairs = [_checked_pair(index, row) for index, row in enumerate(_rows_of(examples))]
+    rows = enumerate(_rows_of(examples, purpose))
+    pairs = [_checked_pair(f"{purpose} example {index}", row) for index, row in rows]
     if not pairs:
-        raise InputError(f"there are 0 training examples, allowed is at least 1: {ALLOWED}")
+        raise InputError(f"there are 0 {purpose} examples, allowed is at least 1: {ALLOWED}")
     return pairs
 
 
-def _rows_of(examples: object) -> Iterable[object]:
+def _id(purpose: str, index: int) -> str:
+    """What an example is called, by which a training set's tags are drawn."""
+    return f"{'examples' if purpose == TRAINING else purpose}/{index}"
+
+
+def _rows_of(examples: object, purpose: str) -> Iterable[object]:
     """The rows of a container that can be gone through again."""
     if isinstance(examples, Sequence) and not isinstance(examples, str | bytes):
         return examples
     if _is_data_set(examples):
         return cast(Iterable[object], examples)
     kind, hint = type(examples).__name__, _container_hint(examples)
-    raise InputError(f"the training examples are a {kind}: {ALLOWED}{hint}")
+    raise InputError(f"the {purpose} examples are a {kind}: {ALLOWED}{hint}")
 
 
 def _chat_columns(row: Mapping[str, object]) -> str | tuple[str, str] | None:
@@ -74,13 +90,13 @@ def _chat_columns(row: Mapping[str, object]) -> str | tuple[str, str] | None:
     return next((name for name in ALONE if is_chat(row.get(name))), None)
 
 
-def _chat_example(index: int, row: object, names: str | tuple[str, str]) -> Example:
-    where = f"training example {index}"
+def _chat_example(index: int, row: object, names: str | tuple[str, str], purpose: str) -> Example:
+    where = f"{purpose} example {index}"
     if not isinstance(row, Mapping):
         raise InputError(f"{where} is {row!r:.80}, but others are chats: {ALLOWED}")
     chat = chat_in((where, row), names, last_only=False)
     return Example(
-        id=f"examples/{index}",
+        id=_id(purpose, index),
         question=chat.prompt,
         solution=chat.answer,
         answer=chat.answer,
@@ -88,41 +104,38 @@ def _chat_example(index: int, row: object, names: str | tuple[str, str]) -> Exam
     )
 
 
-def _checked_pair(index: int, row: object) -> tuple[str, str]:
+def _checked_pair(where: str, row: object) -> tuple[str, str]:
     if isinstance(row, Mapping):
         missing = [name for name in COLUMNS if name not in row]
         if missing:
             raise InputError(
-                f"training example {index} has the columns {', '.join(map(str, row)):.200} and no "
+                f"{where} has the columns {', '.join(map(str, row)):.200} and no "
                 f"{missing[0]}: {ALLOWED}; rename its columns"
             )
         found: Sequence[object] = [row[name] for name in COLUMNS]
     elif isinstance(row, tuple | list) and len(row) == len(COLUMNS):
         found = row
     else:
-        raise InputError(f"training example {index} is {row!r:.80}: {ALLOWED}")
+        raise InputError(f"{where} is {row!r:.80}: {ALLOWED}")
     prompt, completion = found
-    return _checked_text(index, "prompt", prompt), _checked_text(index, "completion", completion)
+    return _checked_text(where, "prompt", prompt), _checked_text(where, "completion", completion)
 
 
-def _checked_text(index: int, name: str, value: object) -> str:
+def _checked_text(where: str, name: str, value: object) -> str:
     if not isinstance(value, str):
         kind = type(value).__name__
         raise InputError(
-            f"the {name} of training example {index} is {value!r:.80}, a {kind}: allowed is text, "
+            f"the {name} of {where} is {value!r:.80}, a {kind}: allowed is text, "
             "write it as one or leave the example out"
         )
     if not value.strip() and name == "completion":
         raise InputError(
-            f"the completion of training example {index} is empty: allowed is text, fill it or "
-            "leave the example out"
+            f"the completion of {where} is empty: allowed is text, fill it or leave the example out"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"the {name} of training example {index} is no Unicode ({error}): mend it"
-        ) from error
+        raise InputError(f"the {name} of {where} is no Unicode ({error}): mend it") from error
     return value
 
 

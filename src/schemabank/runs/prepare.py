@@ -251,7 +251,7 @@ def _item(
     trimmed: bool,
 ) -> Item:
     if example.turns:
-        return _chat_item(example, tokenizer)
+        return chat_item(example, tokenizer)
     prompt = as_chat(_prompt(example, task, shots), task, tokenizer)
     *asked, target = _pieces(example, task, shots, trimmed=trimmed)
     return Item(
@@ -270,7 +270,7 @@ def _item(
     )
 
 
-def _chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
+def chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
     """Ask for a chat's last turn after all that goes before, in the tokens of its training."""
     pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
     last = max(i for i, piece in enumerate(pieces) if piece.kind == "given")

@@ -14,13 +14,12 @@ from typing import Final
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
-from schemabank.config.file import run_id
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.decoding.decode import Advance
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import gold_losses
-from schemabank.runs.members import Member, Rescaled
+from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import evaluation_items
 from schemabank.runs.progress import Reporter
@@ -31,7 +30,7 @@ NO_LOSS = f"no finite loss on {SPLIT} at any of rescale.factors: train at a lowe
 
 
 def rescale(
-    members: Sequence[Member], cohort: Cohort, items: Sequence[Item], reporter: Reporter
+    members: Sequence[Trainee], cohort: Cohort, items: Sequence[Item], reporter: Reporter
 ) -> None:
     """Choose the scales of those seated runs that ask for it, and seat them with these.
 
@@ -46,7 +45,7 @@ def rescale(
     asking = [m for m in members if m.run.rescale.factors and m.failure is None]
     if not asking:
         return
-    names = [run_id(member.run) for member in members]
+    names = [member.name for member in members]
     factors = [m.run.rescale.factors if m in asking else () for m in members]
     try:
         found = _losses_with_progress(cohort, names, factors, items, reporter)
@@ -149,10 +148,10 @@ def _losses_with_progress(
 
 
 def _keep_best(
-    member: Member, losses: Mapping[float, float], cohort: Cohort, reporter: Reporter
+    member: Trainee, losses: Mapping[float, float], cohort: Cohort, reporter: Reporter
 ) -> None:
     """Multiply a finished run's B by the best factor, and say so."""
-    run, name = member.run, run_id(member.run)
+    run, name = member.run, member.name
     member.rescaled = chosen(losses)
     if member.rescaled is None:
         member.fail(Failure("diverged", NO_LOSS))

@@ -29,6 +29,8 @@ def tokenise(
     texts: Iterable[tuple[str, str, str]],
     settings: TaskSettings,
     tokenizer: PreTrainedTokenizerBase,
+    *,
+    purpose: str = "training",
 ) -> Sequence[Encoded]:
     """Turn prompts and completions into tokens with their labels.
 
@@ -36,6 +38,7 @@ def tokenise(
         texts: id, prompt and completion of every example.
         settings: end token, loss and length limit.
         tokenizer: the base model's.
+        purpose: what the examples are for, for messages.
 
     Raises:
         InputError: an example whose completion is cut off whole, or more cut ones than allowed.
@@ -52,11 +55,15 @@ def tokenise(
         )
         for example_id, prompt, completion in texts
     )
-    return _checked(encoded, settings, tokenizer)
+    return _checked(encoded, settings, tokenizer, purpose)
 
 
 def tokenise_chats(
-    examples: Sequence[Example], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example],
+    settings: TaskSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    purpose: str = "training",
 ) -> Sequence[Encoded]:
     """Turn chats into tokens with a label for each that a learned turn says.
 
@@ -64,6 +71,7 @@ def tokenise_chats(
         examples: with their turns.
         settings: end token, loss and length limit.
         tokenizer: the base model's.
+        purpose: what the chats are for, for messages.
 
     Raises:
         InputError: as `tokenise`, and a chat that the tokenizer's template cannot render.
@@ -77,11 +85,14 @@ def tokenise_chats(
         )
         for example in examples
     )
-    return _checked(encoded, settings, tokenizer)
+    return _checked(encoded, settings, tokenizer, purpose)
 
 
 def _checked(
-    examples: Iterable[Encoded], settings: TaskSettings, tokenizer: PreTrainedTokenizerBase
+    examples: Iterable[Encoded],
+    settings: TaskSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    purpose: str,
 ) -> Sequence[Encoded]:
     """Refuse texts that the tokenizer does not know, and more cut ones than allowed."""
     encoded = kept(examples, ENCODED, at_most=MOST_BYTES)
@@ -90,7 +101,7 @@ def _checked(
     if num_cut > settings.max_cut_ratio * len(encoded):
         raise InputError(
             f"task.max_length is {settings.max_length}, which cuts {num_cut} of {len(encoded)} "
-            f"training examples: allowed is a share of task.max_cut_ratio = "
+            f"{purpose} examples: allowed is a share of task.max_cut_ratio = "
             f"{settings.max_cut_ratio:g}, raise either"
         )
     return encoded

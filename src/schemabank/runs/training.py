@@ -1,41 +1,54 @@
-"""The training of runs that share a cohort: logs, progress, and memory that runs out."""
+"""The training of runs that share a cohort: progress, and memory that runs out."""
 
 import gc
-import json
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Protocol, TypeVar
 
 import torch
 
-from schemabank.common.failure import Failure, failure_of
+from schemabank.adapters.files import LoraTensors
+from schemabank.common.failure import Failure
 from schemabank.common.waiting import waiting
-from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.lora import Maps
 from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.methods import method_of
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.folder import METRICS
 from schemabank.runs.forms import Items
-from schemabank.runs.members import KeepStage, Member, stage_keeper, write_weights
+from schemabank.runs.members import KeepStage, Member, Trainee, stage_keeper, write_weights
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import rescale
+from schemabank.runs.stacks import build_stack
+from schemabank.runs.steplogs import StepLogs
 from schemabank.runs.trackers import Trackers
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
+SLOTS = "engine.slots"  # what sets how many runs train at once, as the user knows it
+
+T = TypeVar("T", bound=Trainee)
+
+
+class StepLog(Protocol):
+    """Where steps go, one at a time."""
+
+    def write(self, step: RunStep) -> None:
+        """Take note of a step."""
+
+
+OpenLog = Callable[[Cohort], AbstractContextManager[StepLog]]
+Keep = Callable[[AdapterStack, int, T], None]
+"""Called with the stack, the slot that holds a run's last weights, and the run."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class Context:
         reporter: where progress goes.
         trackers: where runs are followed.
         inputs: digests of the base model, its tokenizer and the task's examples.
+        start: an adapter that every run begins with, in place of freshly drawn weights.
+        slots_setting: what sets the number of slots, for messages.
     """
 
     base: BaseModel
@@ -59,6 +74,8 @@ class Context:
     reporter: Reporter
     trackers: Trackers
     inputs: Mapping[str, str]
+    start: LoraTensors | None = None
+    slots_setting: str = SLOTS
 
     def asked_of(self, run: RunConfig) -> Items:
         """Return what a run is asked: the untouched model all forms, a trained one its own."""
@@ -83,30 +100,72 @@ def train_runs(
     """
     if not members[0].run.trains:
         return None, build_stack(planned, context.base, slots=slots)
-    place = _Place(planned, context, stage_keeper(members, context.base))
-    cohort = _through_all_steps(members, context, place, slots=slots)
+    base = context.base
+    paths = {member.name: member.claim.path / METRICS for member in members}
+
+    def keep(stack: AdapterStack, slot: int, member: Member) -> None:
+        member.write(partial(_write_end, stack, slot, member.run, base))
+
+    cohort = train_all(
+        members,
+        context,
+        slots=slots,
+        planned=planned,
+        open_log=partial(StepLogs, paths),
+        keep=keep,
+        keep_stage=stage_keeper(members, base),
+    )
+    return cohort, cohort.stack
+
+
+def train_all(
+    trainees: Sequence[T],
+    context: Context,
+    *,
+    slots: int,
+    planned: Sequence[RunConfig],
+    open_log: OpenLog,
+    keep: Keep[T],
+    keep_stage: KeepStage = lambda *_: None,
+) -> Cohort:
+    """Train runs, choose their scales, and let their weights be kept.
+
+    Args:
+        trainees: the runs, the longest first; one that fails is told so.
+        context: what all runs share.
+        slots: how many train at once; half of them where memory runs out.
+        planned: the slots have room for any of these runs.
+        open_log: opens where a cohort's steps go.
+        keep: takes the weights that a run ends as.
+        keep_stage: takes the weights at the end of a stage.
+
+    Returns:
+        The cohort, without its programs; its stack is still on the model.
+    """
+    place = _Place(planned, context, keep_stage)
+    cohort = _through_all_steps(trainees, context, place, slots=slots, open_log=open_log)
     stack = cohort.stack
     with ExitStack() as on_failure:
         on_failure.callback(stack.remove)
         cohort.free()
-        for index, member in enumerate(members):
-            member.fail(_end_of(cohort, index))
-        for part in seated(members, stack, cohort):
+        for index, trainee in enumerate(trainees):
+            trainee.fail(_end_of(cohort, index))
+        for part in seated(trainees, stack, cohort):
             rescale(part, cohort, context.validation, context.reporter)
-            for index, member in enumerate(part):
-                member.write(partial(_write_end, stack, index, member.run, context.base))
+            for index, trainee in enumerate(part):
+                keep(stack, index, trainee)
         on_failure.pop_all()
-    return cohort, stack
+    return cohort
 
 
 def seated(
-    members: Sequence[Member], stack: AdapterStack, cohort: Cohort | None
-) -> Iterator[Sequence[Member]]:
+    trainees: Sequence[T], stack: AdapterStack, cohort: Cohort | None
+) -> Iterator[Sequence[T]]:
     """Put the trained runs into the slots, as many at a time as there are."""
-    for first in range(0, len(members), stack.num_slots):
-        part = members[first : first + stack.num_slots]
+    for first in range(0, len(trainees), stack.num_slots):
+        part = trainees[first : first + stack.num_slots]
         if cohort is not None:
-            cohort.seat([run_id(member.run) for member in part])
+            cohort.seat([trainee.name for trainee in part])
         yield part
 
 
@@ -126,21 +185,25 @@ def _end_of(cohort: Cohort, index: int) -> Failure | None:
 
 
 def _through_all_steps(
-    members: Sequence[Member], context: Context, place: "_Place", *, slots: int
+    trainees: Sequence[Trainee],
+    context: Context,
+    place: "_Place",
+    *,
+    slots: int,
+    open_log: OpenLog,
 ) -> Cohort:
     """Train every run; where memory runs out, go on in half the slots.
 
     A run that fails, or does not fit even alone, says so in its slot's ``failure``.
     """
-    runs = [member.run for member in members]
-    cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, runs, context))
+    runs = [trainee.run for trainee in trainees]
+    cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, trainees, context))
     assert cohort is not None
     try:
         _announce(cohort, runs, context)
-        paths = {run_id(member.run): member.claim.path / METRICS for member in members}
-        with StepLogs(paths, cohort) as logs:
-            while (lack := _log_steps(cohort, logs, context)) is not None:
-                slots = _halved(cohort.stack.num_slots, context.reporter)
+        with open_log(cohort) as log:
+            while (lack := take_steps(cohort, log, context)) is not None:
+                slots = _halved(cohort.stack.num_slots, context)
                 if slots == 0:
                     cohort.give_up(_too_large(cohort, lack))
                 halted = cohort.halt()
@@ -163,37 +226,6 @@ def skips(slot: Slot) -> str:
     return (
         f"{len(slot.skipped)} of {slot.num_steps} steps skipped, since their gradient was not "
         "finite"
-    )
-
-
-def build_stack(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> AdapterStack:
-    """Put slots on the base model, each with room for any of the runs and their methods."""
-    methods = {run.arm: method_of(run) for run in runs}
-    rank = max(methods[run.arm].rank(run) for run in runs)
-    widest = runs[0].lora.model_copy(update={"r": rank})
-    attach = [
-        put_on
-        for arm, method in methods.items()
-        for put_on in method.attach([run for run in runs if run.arm == arm])
-    ]
-    stack = AdapterStack(
-        base.model,
-        lora=[widest] * slots,
-        attach=attach,
-        adapters=any(run.trains for run in runs),
-        maps=_room_for([methods[run.arm].maps(run) for run in runs]),
-        passes=max(run.passes for run in runs),
-    )
-    for slot, run in enumerate(runs[:slots]):
-        stack.configure(slot, run.lora, method_of(run).settings(run))
-    return stack
-
-
-def _room_for(maps: Sequence[Maps]) -> Maps:
-    """Return maps of which any of these are a part."""
-    return Maps(
-        count=max(each.count for each in maps),
-        routed=any(each.routed for each in maps),
     )
 
 
@@ -240,12 +272,13 @@ class _Place:
             gc.collect()  # layers refer to each other in cycles
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            slots = _halved(slots, self.context.reporter)
+            slots = _halved(slots, self.context)
 
     def _made(self, slots: int, make: Callable[[AdapterStack], Cohort]) -> Cohort:
         """Put a stack on the model, and a cohort in it; what fails leaves the model as it was."""
         with ExitStack() as on_failure:
-            stack = build_stack(self.planned, self.context.base, slots=slots)
+            base, start = self.context.base, self.context.start
+            stack = build_stack(self.planned, base, slots=slots, start=start)
             on_failure.callback(stack.remove)
             cohort = make(stack)
             cohort.stage_ended = partial(self.keep_stage, stack)
@@ -253,13 +286,14 @@ class _Place:
         return cohort
 
 
-def _new_cohort(runs: Sequence[RunConfig], context: Context, stack: AdapterStack) -> Cohort:
+def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterStack) -> Cohort:
     """Return a cohort of runs that have not begun."""
     data = context.training
     assert data is not None
     with waiting("tagging the examples", context.reporter.note):
         engine_runs = [
-            engine_run(run, data.examples, stack, data.tokenizer, name=run_id(run)) for run in runs
+            engine_run(each.run, data.examples, stack, data.tokenizer, name=each.name)
+            for each in trainees
         ]
     return Cohort(stack, engine_runs, data, explain=context.reporter.note)
 
@@ -272,12 +306,12 @@ def _same_cohort(halted: Halted, context: Context, stack: AdapterStack) -> Cohor
     return Cohort(stack, runs, context.training, explain=explain, halted=halted)
 
 
-def _halved(slots: int, reporter: Reporter) -> int:
+def _halved(slots: int, context: Context) -> int:
     """How many slots to go on with; 0 for a single one that does not fit."""
     if slots > 1:
-        reporter.note(
+        context.reporter.note(
             f"{slots} runs at once do not fit into the device's memory: going on with "
-            f"{slots // 2}; no step is lost (engine.slots sets the number)"
+            f"{slots // 2}; no step is lost ({context.slots_setting} sets the number)"
         )
     return slots // 2
 
@@ -290,8 +324,8 @@ def _too_large(cohort: Cohort, error: torch.OutOfMemoryError) -> Failure:
     )
 
 
-def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutOfMemoryError | None:
-    """Write one line a run and step, and report progress with the speed so far.
+def take_steps(cohort: Cohort, log: StepLog, context: Context) -> torch.OutOfMemoryError | None:
+    """Take all steps of a cohort, log each run's, and report progress with the speed so far.
 
     Returns:
         ``None`` if all runs ended; otherwise how memory ran out.
@@ -302,7 +336,7 @@ def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutO
             for steps in cohort.steps():
                 wait.goes_on()
                 for step in steps:
-                    logs.write(step)
+                    log.write(step)
                     num_tokens += step.num_tokens
                 context.reporter.run_steps(steps)
                 context.trackers.steps(steps)
@@ -311,63 +345,6 @@ def _log_steps(cohort: Cohort, logs: "StepLogs", context: Context) -> torch.OutO
     except torch.OutOfMemoryError as error:
         return error.with_traceback(None)  # whose frames hold the tensors that did not fit
     return None
-
-
-class StepLogs:
-    """``metrics.jsonl`` of every run: one line a step. A run whose log cannot be written fails.
-
-    Args:
-        paths: by the run's id; a file begins with the run's first step.
-        cohort: whose runs they are; their slots stay the same when it is halted and resumed.
-    """
-
-    def __init__(self, paths: Mapping[str, Path], cohort: Cohort) -> None:
-        self._paths, self._files = paths, dict[str, TextIO]()
-        self._lost: set[str] = set()
-        self._slots = {slot.run.name: slot for slot in cohort.slots}
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Close all files; what still waits to be written may fail now."""
-        for name, file in self._files.items():
-            try:
-                file.close()
-            except OSError as error:
-                self._lose(name, error)
-
-    def write(self, step: RunStep) -> None:
-        """Write a step's line, but for a run that has lost its log."""
-        if step.run in self._lost:
-            return
-        try:
-            if step.run not in self._files:
-                self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
-            self._files[step.run].write(_json_line(step))
-        except OSError as error:
-            self._lose(step.run, error)
-
-    def _lose(self, name: str, error: OSError) -> None:
-        self._lost.add(name)
-        slot = self._slots[name]
-        slot.failure = slot.failure or failure_of(error)
-
-
-def _json_line(step: RunStep) -> str:
-    """One line of ``metrics.jsonl``; JSON has no NaN or infinity, so they become null."""
-    row = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in _flat(step).items()
-    }
-    return json.dumps(row, allow_nan=False) + "\n"
-
-
-def _flat(step: RunStep) -> dict[str, object]:
-    row: dict[str, object] = asdict(step)
-    del row["logged"]
-    return row | {name: value for name, value in step.logged.items() if name not in row}
 
 
 def _detail(steps: Sequence[RunStep], speed: float) -> str:

@@ -3,43 +3,50 @@
 It is the cohort engine with one slot, so a configuration file leads to the same computation.
 """
 
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from types import TracebackType
+from typing import NoReturn, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from schemabank.adapters.files import model_card, save_adapter
+from schemabank.adapters.files import LoraTensors, load_adapter
 from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import quiet_compiler
-from schemabank.common.waiting import waiting
-from schemabank.config.methods import METHODS
-from schemabank.config.naming import dotted
 from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.run import TrainingData
-from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
-from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.asking import Prompt, completions, decodable
+from schemabank.runs.continuing import check_continues, check_whole, continued
+from schemabank.runs.evaluate import mean_losses
+from schemabank.runs.inmemory import (
+    OnStep,
+    Steps,
+    Weights,
+    check_config,
+    held_base,
+    held_context,
+    held_data,
+    only_used,
+    tell_without_effect,
+    validation_data,
+)
 from schemabank.runs.modelfit import check_training
-from schemabank.runs.pairs import as_examples
-from schemabank.runs.prepare import chat_training_data, engine_run, training_data
+from schemabank.runs.pairs import Examples, as_examples
+from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter, reporter
-from schemabank.runs.training import skips
-from schemabank.tasks import Example
+from schemabank.runs.stacks import build_stack
+from schemabank.runs.training import skips, take_steps
 
-if TYPE_CHECKING:
-    import datasets
-
-# A Tuner has the model, the examples and the device already, and does not evaluate.
-WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
-OF_TOKENS = ("task.chat_template", *WHOLE_TEXTS)
+WHO = "a Tuner"
 SAVERS = ("save_pretrained", "push_to_hub")
 
 
@@ -48,10 +55,11 @@ class Tuner:
 
     The model is changed in place and stays usable all the time: ``model(...)`` and
     ``model.generate(...)`` run with the adapter, and with the banks as :meth:`set_routing` says.
+    As a context manager, a Tuner calls :meth:`remove` at the end.
 
     Meanwhile its layers are wrapped, so ``model.save_pretrained`` and ``push_to_hub`` are refused:
-    they would write what loads with missing weights. :meth:`save` writes the adapter, and after
-    :meth:`remove` the model saves itself as before.
+    they would write what loads with missing weights. :meth:`save_pretrained` writes the adapter,
+    and after :meth:`remove` the model saves itself as before.
 
     Args:
         model: a decoder-only transformers model; all its weights are frozen.
@@ -60,9 +68,12 @@ class Tuner:
             ``model``, ``eval`` and ``engine``, and of ``task`` all that is not about tokens, have
             no effect here, which a warning says.
 
+    Attributes:
+        validation_loss: of the last :meth:`train` with ``validation``, in nats per token.
+
     Raises:
-        InputError: targets or blocks that the model does not have, an arm that trains nothing, or
-            factors of ``rescale``, which take a validation split.
+        InputError: targets or blocks that the model does not have, another Tuner's layers on it, an
+            arm that trains nothing, or factors of ``rescale``, which take a validation split.
     """
 
     def __init__(
@@ -72,39 +83,88 @@ class Tuner:
         config: RunConfig | None = None,
     ) -> None:
         config = config or RunConfig(arm="lora")
-        if not config.trains:
-            raise InputError(
-                f"config.arm is {config.arm!r}, which trains nothing: allowed are "
-                f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
-            )
-        if config.rescale.factors:
-            raise InputError(
-                f"config.rescale.factors is {list(config.rescale.factors)}, but a Tuner has no "
-                "validation split on which to choose one: allowed is none here, leave it out, or "
-                "train by `schemabank train`"
-            )
-        _tell_without_effect(config)
-        self.model, self.tokenizer, self.config = model, tokenizer, config
+        check_config(config, what="config", who=WHO)
+        tell_without_effect([config], who=WHO, stacklevel=3)
+        self._put_on(held_base(model, tokenizer), config)
+
+    @classmethod
+    def from_adapter(
+        cls,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        folder: str | Path,
+        config: RunConfig | None = None,
+    ) -> Self:
+        """Return a Tuner with an adapter that PEFT or SchemaBank saved, to use it or to go on.
+
+        Every call of :meth:`train` then begins with this adapter instead of fresh weights, with a
+        new optimizer.
+
+        Args:
+            model: the base model of the adapter.
+            tokenizer: its tokenizer.
+            folder: of the adapter, with ``adapter_config.json`` and ``adapter_model.safetensors``.
+            config: settings; rank, scale and targets are the adapter's. So is the dropout unless
+                the settings state ``lora.lora_dropout``.
+
+        Raises:
+            InputError: an adapter that is damaged, more than plain LoRA or of another model;
+                settings that state another rank, scale or targets; or an arm that cannot begin with
+                an adapter.
+        """
+        adapter = load_adapter(Path(folder))
+        config = config or RunConfig(arm="lora")
+        check_config(config, what="config", who=WHO)
+        tell_without_effect([config], who=WHO, stacklevel=3)
+        config = continued(config, adapter, folder)
+        base = held_base(model, tokenizer)
+        check_whole(model, adapter, folder)
+        tuner = cls.__new__(cls)
+        tuner._put_on(base, config, adapter.tensors)
+        return tuner
+
+    def _put_on(self, base: BaseModel, config: RunConfig, start: LoraTensors | None = None) -> None:
+        """Put the adapter and the banks on the model."""
+        model = base.model
+        self.model, self.tokenizer, self.config = model, base.tokenizer, config
+        self.validation_loss: float | None = None
+        self._base, self._run = base, only_used(config)
+        self._decoded: BaseModel | None = None
         check_peft_layers(model, config.lora)
-        method = method_of(config)
-        self.stack = AdapterStack(
-            model,
-            lora=[config.lora.model_copy(update={"r": method.rank(config)})],
-            attach=method.attach([config]),
-            maps=method.maps(config),
-            passes=config.passes,
-        )
-        self.stack.configure(0, config.lora, method.settings(config))
+        self.stack = build_stack([config], base, slots=1, start=start)
+        with ExitStack() as on_failure:
+            on_failure.callback(self.stack.remove)
+            self.stack.initialise(0, config.seed)
+            on_failure.pop_all()
         self._banks = banks_of(self.stack) if config.uses("bank") else None
-        self.stack.initialise(0, config.seed)
         self._savers = {name: vars(model).get(name) for name in SAVERS}
         for name in SAVERS:
             setattr(model, name, partial(_refuse_to_save, name))
 
+    def __enter__(self) -> Self:
+        """Use the adapter for a while."""
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Take everything off the model."""
+        self.remove()
+
     def train(
-        self, examples: "Sequence[tuple[str, str] | Mapping[str, object]] | datasets.Dataset"
+        self,
+        examples: Examples,
+        *,
+        validation: Examples | None = None,
+        on_step: OnStep | None = None,
+        quiet: bool = False,
     ) -> list[RunStep]:
         """Train on pairs of prompt and completion or on chats, from fresh weights.
+
+        A Tuner :meth:`from_adapter` begins with that adapter instead.
 
         Args:
             examples: pairs of texts, or dictionaries or a ``datasets.Dataset`` with the columns
@@ -112,27 +172,34 @@ class Tuner:
                 completion, as the configuration's ``task`` says. Or dictionaries or a
                 ``datasets.Dataset`` with a chat in ``messages`` or ``conversations``; the loss is
                 on what the assistant says.
+            validation: examples of the same kinds; :attr:`validation_loss` is then what
+                :meth:`evaluate` says of them after the last step.
+            on_step: called with every step. What it raises ends the training; the adapter stays as
+                it was after the step that the engine had reached.
+            quiet: show no progress and no notes.
 
         Returns:
-            What every step did.
+            What every step did; losses in nats per token.
 
         Raises:
             InputError: other examples, one that the length limit cuts off, tags that do not fit,
                 or an adapter or banks that were taken off.
             RuntimeError: too many steps had no finite gradient.
         """
-        self._check_attached()
-        named = as_examples(examples)
+        self._check_trainable()
+        named, self.validation_loss = as_examples(examples), None
         self.stack.initialise(0, self.config.seed)
-        data = self._training_data(named)
-        shown = method_of(self.config).prefixes(self.config, self.tokenizer)
-        check_training(data, self.model, prefixes=shown)
-        method_of(self.config).check(self.config, Setup(named, self.stack, self.tokenizer))
-        run = engine_run(self.config, named, self.stack, self.tokenizer, name=self.config.arm)
+        data = held_data(named, self._run, self.tokenizer)
+        asked = None if validation is None else self._encoded(validation)
+        method = method_of(self._run)
+        check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
+        method.check(self._run, Setup(named, self.stack, self.tokenizer))
+        run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
+        steps = Steps(on_step)
         try:
-            with quiet_compiler(), reporter() as progress:
+            with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
-                done = _train_to_the_end(cohort, f"train {self.config.arm}", progress)
+                self._take_all(cohort, steps, progress)
                 cohort.free()
                 cohort.seat([run.name])
         finally:
@@ -140,7 +207,72 @@ class Tuner:
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if cohort.slots[0].failure is not None:
             raise RuntimeError(cohort.slots[0].failure.message)
-        return done
+        if asked is not None:
+            self.validation_loss = self._loss(asked)
+        return steps.by_run[run.name]
+
+    def evaluate(self, examples: Examples) -> float:
+        """Return the adapter's loss on examples, in nats per token.
+
+        It is the mean over all tokens that training on these examples would see: those of
+        completions or of what the assistant says, with their end tokens. ``math.exp`` of it is the
+        perplexity. Banks are left out, whatever :meth:`set_routing` says: it is the adapter that
+        :meth:`save_pretrained` writes.
+
+        Args:
+            examples: of the kinds that :meth:`train` takes.
+
+        Raises:
+            InputError: other examples, one that the length limit cuts off or the model has no room
+                for, or an adapter that was taken off.
+        """
+        self._check_attached("evaluate()")
+        return self._loss(self._encoded(examples))
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 256,
+        batch_size: int = 64,
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Complete prompts with the adapter, banks left out.
+
+        Prompts are tokenised as those of the training are. Where our decoder cannot decode the
+        model, transformers' ``generate`` does, with the same results.
+
+        Args:
+            prompts: texts as in training; or chats, each a list of messages
+                ``{"role": ..., "content": ...}`` that the assistant is to answer.
+            max_new_tokens: the longest completion, in tokens.
+            batch_size: how many are decoded at once.
+            stop: texts that end a completion, and are cut off it.
+            temperature: tokens are drawn from the logits divided by it; 0: the likeliest is taken.
+            top_p: tokens are drawn from the most likely ones that hold this probability.
+            seed: of the draws.
+
+        Returns:
+            The completions, without prompts and end tokens, in the order of ``prompts``.
+
+        Raises:
+            InputError: other prompts, prompts that the model has no room for, settings out of
+                range, a model that cannot be decoded, or an adapter that was taken off.
+        """
+        self._check_attached("generate()")
+        asked = {
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "temperature": temperature,
+            "top_p": top_p,
+            "sampling_seed": seed,
+        }
+        if self._decoded is None:  # asked once, since it takes a few passes of the model
+            self._decoded = decodable(self._base, self.stack)
+        return completions(self.stack, self._decoded, prompts, self._run, asked, stop=stop)
 
     def set_routing(self, routing: Routing) -> None:
         """Choose what the banks do in ``model(...)``: nothing (``off``), ``on`` or ``dense``.
@@ -167,84 +299,76 @@ class Tuner:
                 if saver is not None:  # the user's own, not the class's
                     setattr(self.model, name, saver)
 
-    def save(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter for ``peft.PeftModel.from_pretrained``.
+
+        As in PEFT, the folder gets ``adapter_config.json``, ``adapter_model.safetensors`` and a
+        model card. Unlike PEFT, nothing is overwritten.
 
         Raises:
             InputError: the folder exists.
         """
-        name = str(self.model.name_or_path)
-        training = f"Trained by SchemaBank, arm `{self.config.arm}`, seed {self.config.seed}."
-        lora, settings = self.stack.lora, self.stack.lora.settings[0]
-        card = model_card(name, settings, training=training)
-        tensors, layout = lora.tensors(0), lora.layout
-        save_adapter(Path(folder), tensors, settings, base_name=name, card=card, layout=layout)
+        weights = Weights.in_slot(self.stack, 0)
+        weights.save(Path(folder), self.config, base_name=self._base.name)
 
-    def _training_data(self, named: list[Example]) -> TrainingData:
-        if named[0].turns:
-            tags = self.config.tags
-            if self.config.is_tagged and tags.delivery != "loss":
-                raise InputError(
-                    f"config.tags.delivery is {tags.delivery!r}, but a prefix has no place in a "
-                    "chat template: allowed is loss"
-                )
-            return chat_training_data(named, self.config, self.tokenizer)
-        texts = [(e.id, e.question, e.solution) for e in named]
-        return training_data(named, texts, self.config, self.tokenizer)
+    def save(self, folder: str | Path) -> None:
+        """Do what :meth:`save_pretrained` does; it is the shorter name."""
+        self.save_pretrained(folder)
 
-    def _check_attached(self) -> None:
+    def _take_all(self, cohort: Cohort, steps: Steps, progress: Reporter) -> None:
+        """Take all steps of a cohort of one run."""
+        progress.start(f"train {self.config.arm}", cohort.num_steps)
+        lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
+        if lack is not None:
+            raise lack
+        progress.finish()
+        if cohort.slots[0].skipped:
+            progress.note(skips(cohort.slots[0]))
+
+    def _encoded(self, examples: Examples) -> Sequence[Encoded]:
+        return validation_data(examples, self._run, self._base)
+
+    def _loss(self, examples: Sequence[Encoded]) -> float:
+        with self.stack.evaluating("off"):
+            (loss,) = mean_losses(self.stack, examples)
+        return loss
+
+    def _check_trainable(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
+        if self.stack.start is not None:
+            check_continues(self.config)
+        if self.stack.attached and self._banks is not None and not self._banks.handles:
+            raise _came_off("train()", "banks")
+        self._check_attached("train()")
+
+    def _check_attached(self, call: str) -> None:
+        """Refuse to go on with an adapter that the model does not have any more."""
         if not self.stack.is_whole():
             raise InputError(
                 "the model was moved or cast after the Tuner took it: allowed is to do so before, "
                 "make the Tuner of the model where it is to train"
             )
-        banks_missing = self._banks is not None and not self._banks.handles
-        if banks_missing or not self.stack.attached:
-            what = "banks" if self.stack.attached else "adapter"
-            raise InputError(
-                f"train() after the {what} came off: allowed is to train before detach() and "
-                "remove(), make a new Tuner of the model"
-            )
+        if not self.stack.attached:
+            raise _came_off(call, "adapter")
 
 
-def _tell_without_effect(config: RunConfig) -> None:
-    """Warn of settings that change nothing here, since a Tuner or its arm does not use them."""
-    defaults = dotted(RunConfig(arm=config.arm).model_dump())
-    idle = [
-        name
-        for name, value in dotted(config.model_dump()).items()
-        if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
-    ]
-    if idle:
-        warnings.warn(
-            f"{', '.join(idle)}: no effect on a Tuner, which has its model and examples and does "
-            "not evaluate; leave this out",
-            stacklevel=3,
-        )
-    of_arm = [name for name in stated(config) if not name.startswith(WITHOUT_EFFECT)]
-    for sentence in sentences(idle_settings(of_arm, [config])):
-        warnings.warn(sentence, stacklevel=3)
+def tuner_with(base: BaseModel, config: RunConfig, weights: LoraTensors) -> Tuner:
+    """Return a Tuner that begins with weights of its settings' rank and targets."""
+    tuner = Tuner.__new__(Tuner)
+    tuner._put_on(base, config, weights)
+    return tuner
+
+
+def _came_off(call: str, what: str) -> InputError:
+    return InputError(
+        f"{call} after the {what} came off: allowed is to {call.removesuffix('()')} before "
+        "detach() and remove(), make a new Tuner of the model"
+    )
 
 
 def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
     raise InputError(
         f"model.{name}() while a Tuner's layers are on the model would write what loads with "
-        "missing weights: allowed is tuner.save(folder) for the adapter, or tuner.remove() first "
-        "for the model without it"
+        "missing weights: allowed is tuner.save_pretrained(folder) for the adapter, or "
+        "tuner.remove() first for the model without it"
     )
-
-
-def _train_to_the_end(cohort: Cohort, title: str, progress: Reporter) -> list[RunStep]:
-    """Take all steps of a cohort of one run, and return what each did."""
-    done: list[RunStep] = []
-    progress.start(title, cohort.num_steps)
-    with waiting("waiting for the next training step", progress.note) as wait:
-        for steps in cohort.steps():
-            wait.goes_on()
-            done += steps  # empty for a step that was under way when the run was given up
-            progress.advance(1, f"stage {done[-1].stage}, loss {done[-1].loss:.3f}")
-    progress.finish()
-    if cohort.slots[0].skipped:
-        progress.note(skips(cohort.slots[0]))
-    return done

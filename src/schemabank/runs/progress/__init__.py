@@ -11,15 +11,18 @@ from rich.console import Console
 from schemabank.runs.progress.lines import LineReporter
 from schemabank.runs.progress.live import LiveReporter
 from schemabank.runs.progress.protocol import Reporter, RunState
+from schemabank.runs.progress.silent import SilentReporter
 
-__all__ = ["LineReporter", "LiveReporter", "Reporter", "RunState", "reporter"]
+__all__ = ["LineReporter", "LiveReporter", "Reporter", "RunState", "SilentReporter", "reporter"]
 
 
 @contextmanager
-def reporter() -> Iterator[Reporter]:
-    """Choose a live screen or lines by what stderr is."""
+def reporter(*, quiet: bool = False) -> Iterator[Reporter]:
+    """Choose a live screen or lines by what stderr is; quiet, nothing is shown."""
     console = Console(stderr=True)
-    if not console.is_terminal or console.is_dumb_terminal:
+    if quiet:
+        yield SilentReporter()
+    elif not console.is_terminal or console.is_dumb_terminal:
         yield LineReporter()
     else:
         with closing(LiveReporter(console)) as screen:

@@ -1,0 +1,277 @@
+"""What a Python program gives: its own model and tokenizer, settings, examples and functions."""
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.adapters.files import LoraTensors, model_card, save_adapter
+from schemabank.common.errors import InputError
+from schemabank.config.methods import METHODS
+from schemabank.config.naming import dotted
+from schemabank.config.settings import LoraSettings, RunConfig
+from schemabank.engine.batches import Encoded
+from schemabank.engine.cohort import RunStep
+from schemabank.engine.lora import StackedLora
+from schemabank.engine.run import TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.engine.targets import Layout
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
+from schemabank.runs.modelfit import check_encoded
+from schemabank.runs.pairs import as_examples
+from schemabank.runs.prepare import chat_training_data, training_data
+from schemabank.runs.progress import Reporter
+from schemabank.runs.tokens import tokenise, tokenise_chats
+from schemabank.runs.trackers import Trackers
+from schemabank.runs.training import Context
+from schemabank.tasks import Example
+
+# A program has the model, the examples and the device already, and asks for evaluations itself.
+WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
+OF_TOKENS = ("task.chat_template", *WHOLE_TEXTS)
+VALIDATION = "validation"
+
+OnStep = Callable[[RunStep], None]
+"""Called after every step of every run; what it raises ends the training."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The adapter that a run has come to, on the CPU.
+
+    Attributes:
+        tensors: ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+        settings: rank, scale and targets.
+        layout: what PEFT must be told beside these to find the same layers.
+    """
+
+    tensors: LoraTensors
+    settings: LoraSettings
+    layout: Layout
+
+    @classmethod
+    def in_slot(cls, stack: AdapterStack, slot: int) -> "Weights":
+        """Copy those in a slot of a stack."""
+        lora = stack.lora
+        tensors = {path: (a.cpu(), b.cpu()) for path, (a, b) in lora.tensors(slot).items()}
+        return cls(tensors, lora.settings[slot], lora.layout)
+
+    def save(self, folder: Path, config: RunConfig, *, base_name: str) -> None:
+        """Write them in PEFT's format.
+
+        Raises:
+            InputError: the folder exists, or its place cannot be written.
+        """
+        training = f"Trained by SchemaBank, arm `{config.arm}`, seed {config.seed}."
+        save_adapter(
+            folder,
+            self.tensors,
+            self.settings,
+            base_name=base_name,
+            card=model_card(base_name, self.settings, training=training),
+            layout=self.layout,
+        )
+
+
+class Steps:
+    """Keeps the steps of every run, and tells a program's function of each.
+
+    Args:
+        on_step: the function.
+
+    Attributes:
+        by_run: the steps so far, by the run's name.
+        raised: what the function raised.
+    """
+
+    def __init__(self, on_step: OnStep | None) -> None:
+        self.by_run: dict[str, list[RunStep]] = defaultdict(list)
+        self.raised: BaseException | None = None
+        self._on_step = on_step
+
+    def write(self, step: RunStep) -> None:
+        """Take note of a step."""
+        self.by_run[step.run].append(step)
+        if self._on_step is not None:
+            try:
+                self._on_step(step)
+            except torch.OutOfMemoryError as error:
+                # Else it would be taken for a step that does not fit, and the runs would go on.
+                self.raised = RuntimeError(f"on_step ran out of the device's memory ({error})")
+                raise self.raised from error
+            except BaseException as error:
+                self.raised = error
+                raise
+
+
+def check_config(config: RunConfig, *, what: str, who: str) -> None:
+    """Refuse a run that a program cannot train with its own model and examples.
+
+    Args:
+        config: the run's settings.
+        what: what they are called, for messages.
+        who: would train it.
+
+    Raises:
+        InputError: an arm that trains nothing, or a scale that is to be chosen.
+    """
+    if not config.trains:
+        raise InputError(
+            f"{what}.arm is {config.arm!r}, which trains nothing: allowed are "
+            f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
+        )
+    if config.rescale.factors:
+        raise InputError(
+            f"{what}.rescale.factors is {list(config.rescale.factors)}, but {who} has no "
+            "validation split of a task on which to choose one: allowed is none here, leave it "
+            "out, or train by `schemabank train`"
+        )
+
+
+def tell_without_effect(configs: Iterable[RunConfig], *, who: str, stacklevel: int) -> None:
+    """Warn of settings that change nothing here, since the program or the arm does without them.
+
+    Args:
+        configs: settings of runs.
+        who: trains them.
+        stacklevel: of the program's own line, as :func:`warnings.warn` counts.
+    """
+    said = dict.fromkeys(sentence for config in configs for sentence in _idle(config, who))
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=stacklevel)
+
+
+def _idle(config: RunConfig, who: str) -> list[str]:
+    """What has no effect in one run, a sentence each."""
+    defaults = dotted(RunConfig(arm=config.arm).model_dump())
+    idle = [
+        name
+        for name, value in dotted(config.model_dump()).items()
+        if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
+    ]
+    found = []
+    if idle:
+        found.append(
+            f"{', '.join(idle)}: no effect on {who}, which has its model, its examples and "
+            "arguments of its own; leave this out"
+        )
+    of_arm = [name for name in stated(config) if not name.startswith(WITHOUT_EFFECT)]
+    return [*found, *sentences(idle_settings(of_arm, [config]))]
+
+
+def only_used(config: RunConfig, **engine: object) -> RunConfig:
+    """Return a run's settings with the defaults of those that have no effect on a program.
+
+    So runs that differ in nothing else share their data and a cohort.
+
+    Args:
+        config: the run's settings.
+        engine: settings of ``engine`` that the program gives as arguments.
+    """
+    plain = RunConfig(arm=config.arm)
+    names = (name.removeprefix("task.") for name in OF_TOKENS)
+    task = plain.task.model_copy(update={name: getattr(config.task, name) for name in names})
+    update = {"model": plain.model, "eval": plain.eval, "task": task}
+    return config.model_copy(
+        update={**update, "engine": plain.engine.model_copy(update=dict(engine))}
+    )
+
+
+def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
+    """Return a program's model as a base model.
+
+    Raises:
+        InputError: adapters are on it, another Tuner's or PEFT's.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise InputError(
+            "the model already has PEFT's layers on it: allowed is the base model alone, such as "
+            "PeftModel.unload() returns; to go on from the adapter, save it before and give its "
+            "folder to Tuner.from_adapter"
+        )
+    if any(isinstance(module, StackedLora) for module in model.modules()):
+        raise InputError(
+            "the model already has a Tuner's layers on it: allowed is one Tuner at a time, call "
+            "its remove() first"
+        )
+    name = str(model.name_or_path)
+    return BaseModel(name, None, model, tokenizer, end_token_ids=(), source="in memory")
+
+
+def held_context(
+    base: BaseModel,
+    training: TrainingData,
+    reporter: Reporter,
+    *,
+    start: LoraTensors | None = None,
+) -> Context:
+    """Return what runs on a program's model and examples share."""
+    return Context(
+        base,
+        training,
+        items={},
+        validation=(),
+        reporter=reporter,
+        trackers=Trackers({}, reporter),
+        inputs={},
+        start=start,
+        slots_setting="slots",
+    )
+
+
+def check_tags(config: RunConfig, examples: Sequence[Example]) -> None:
+    """Refuse tags that chats have no place for.
+
+    Raises:
+        InputError: tags in a prefix.
+    """
+    tags = config.tags
+    if examples[0].turns and config.is_tagged and tags.delivery != "loss":
+        raise InputError(
+            f"config.tags.delivery is {tags.delivery!r}, but a prefix has no place in a chat "
+            "template: allowed is loss"
+        )
+
+
+def held_data(
+    examples: Sequence[Example], config: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> TrainingData:
+    """Tokenise a program's training examples, and plan the schedule of their batches.
+
+    Raises:
+        InputError: an example that the length limit cuts off, or tags that chats have no place for.
+    """
+    check_tags(config, examples)
+    if examples[0].turns:
+        return chat_training_data(examples, config, tokenizer)
+    return training_data(examples, _texts(examples), config, tokenizer)
+
+
+def validation_data(examples: object, config: RunConfig, base: BaseModel) -> Sequence[Encoded]:
+    """Tokenise a program's validation examples as training does.
+
+    Args:
+        examples: of the kinds that training takes.
+        config: end token, loss and length limit.
+        base: whose tokenizer it is, and which is to read them.
+
+    Raises:
+        InputError: other examples, or one that the settings or the model have no room for.
+    """
+    named = as_examples(examples, purpose=VALIDATION)
+    if named[0].turns:
+        found = tokenise_chats(named, config.task, base.tokenizer, purpose=VALIDATION)
+    else:
+        found = tokenise(_texts(named), config.task, base.tokenizer, purpose=VALIDATION)
+    check_encoded(found, base.model, base.tokenizer)
+    return found
+
+
+def _texts(examples: Iterable[Example]) -> list[tuple[str, str, str]]:
+    return [(e.id, e.question, e.solution) for e in examples]

@@ -1,0 +1,354 @@
+"""The Python interface to many runs at once: a cohort on your own model, and a result for each run.
+
+What a configuration file's runs go through is what these go through: the same grouping, the same
+slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tuner.Tuner` trains.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from schemabank.adapters.files import Adapter, load_adapter
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure, failure_of
+from schemabank.common.quiet import quiet_compiler
+from schemabank.config.file import run_id
+from schemabank.config.naming import titles_of
+from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import Encoded
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.continuing import check_whole, continued
+from schemabank.runs.evaluate import mean_losses
+from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
+from schemabank.runs.inmemory import (
+    OnStep,
+    Steps,
+    Weights,
+    check_config,
+    check_tags,
+    held_base,
+    held_context,
+    held_data,
+    only_used,
+    tell_without_effect,
+    validation_data,
+)
+from schemabank.runs.members import Trainee
+from schemabank.runs.pairs import Examples, as_examples
+from schemabank.runs.progress import Reporter, reporter
+from schemabank.runs.training import Context, seated, train_all
+from schemabank.runs.tuner import Tuner, tuner_with
+from schemabank.tasks import Example
+
+WHO = "train_cohort"
+APART = (
+    "the runs train in {} groups, one after the other, since they differ in train.batch_size, "
+    "train.max_buckets, train.epoch_orders or settings of task"
+)
+NOT_FINITE = Failure(
+    "diverged", "no finite loss on the validation examples: train at a lower learning rate"
+)
+RUNS = "a list of RunConfigs, or a dictionary that names each"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What has become of one run of :func:`train_cohort`.
+
+    Attributes:
+        name: of the run.
+        config: its settings, as they were given; with an adapter to begin with, its rank, scale and
+            targets.
+        steps: what every step did; losses in nats per token.
+        failure: why it failed; ``None`` if it did not. A run that failed in training has no
+            adapter; one whose loss alone could not be measured keeps it.
+        validation_loss: mean loss on the validation examples in nats per token, as
+            :meth:`schemabank.Tuner.evaluate` measures it; ``None`` without them, and where the run
+            failed before.
+    """
+
+    name: str
+    config: RunConfig = field(repr=False)
+    steps: tuple[RunStep, ...] = field(repr=False)
+    failure: Failure | None
+    validation_loss: float | None
+    _weights: Weights | None = field(repr=False)
+    _base: BaseModel = field(repr=False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the adapter for ``peft.PeftModel.from_pretrained``; nothing is overwritten.
+
+        Raises:
+            InputError: the folder exists, or the run failed in training.
+        """
+        self._trained().save(Path(folder), self.config, base_name=self._base.name)
+
+    def attach(self) -> Tuner:
+        """Put the adapter on the model it was trained on, until the Tuner's ``remove()``.
+
+        The Tuner has no banks. It evaluates, generates and saves, and its ``train`` goes on from
+        the adapter where the arm can. ``with result.attach() as tuner:`` removes it at the end.
+
+        Raises:
+            InputError: the run failed in training, or another Tuner's layers are on the model.
+        """
+        weights = self._trained()
+        base = held_base(self._base.model, self._base.tokenizer)
+        tuner = tuner_with(base, self.config, weights.tensors)
+        tuner.detach()
+        return tuner
+
+    def _trained(self) -> Weights:
+        if self._weights is None:
+            raise InputError(
+                f"the run {self.name!r} has no adapter, since it failed ({self.failure}): allowed "
+                "are runs whose failure is None, mend the cause and train it again"
+            )
+        return self._weights
+
+
+def train_cohort(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    runs: Mapping[str, RunConfig] | Sequence[RunConfig],
+    examples: Examples,
+    *,
+    validation: Examples | None = None,
+    adapter: str | Path | None = None,
+    slots: int | Literal["auto"] = "auto",
+    on_step: OnStep | None = None,
+    quiet: bool = False,
+) -> dict[str, RunResult]:
+    """Train many runs at once over one frozen model, each as if it trained alone.
+
+    Runs may differ in seed, arm, learning rate, length, rank, dropout and most other settings.
+    Those that cannot share every step (of other batch sizes, LoRA targets or token limits, say)
+    train in further cohorts, one after the other. A run that ends leaves its slot to the next.
+    Where memory runs out, the runs go on in half the slots, and no step is lost.
+
+    A run that fails says so in its result and costs the others nothing. Afterwards the model is
+    what it was, bit for bit.
+
+    Args:
+        model: a decoder-only transformers model.
+        tokenizer: its tokenizer.
+        runs: settings of the runs: a dictionary by names of your choice, or a list, whose runs are
+            named by arm, seed and the settings in which they differ.
+        examples: as :meth:`schemabank.Tuner.train` takes them, the same for all runs.
+        validation: examples of the same kinds, for ``validation_loss``.
+        adapter: folder of a PEFT adapter that every run begins with, as
+            :meth:`schemabank.Tuner.from_adapter` does; without it, runs begin with fresh weights.
+        slots: how many runs train at once; ``auto`` is as many as fit and make it faster on a GPU,
+            and one on a CPU.
+        on_step: called with every step of every run, whose ``run`` is the run's name. What it
+            raises ends the training of all runs.
+        quiet: show no progress and no notes.
+
+    Returns:
+        A result for each run by its name, in the order of ``runs``.
+
+    Raises:
+        InputError: runs, examples, slots or an adapter that cannot be trained; nothing was
+            trained then.
+    """
+    named = _named(runs)
+    _check_slots(slots)
+    tell_without_effect(named.values(), who=WHO, stacklevel=3)
+    base, start = held_base(model, tokenizer), None
+    if adapter is not None:
+        start = load_adapter(Path(adapter))
+        named = _continued(named, start, adapter, base)
+    shown = as_examples(examples)
+    used = {name: only_used(config, slots=slots) for name, config in named.items()}
+    found: dict[str, RunResult] = {}
+    with quiet_compiler(), reporter(quiet=quiet) as progress:
+        groups = [
+            _prepared(group, shown, validation, base, progress, start=start)
+            for group in sharing(list(dict.fromkeys(used.values())))
+        ]
+        if len(groups) > 1:
+            progress.note(APART.format(len(groups)))
+        progress.runs({name: name for name in named})
+        steps = Steps(on_step)
+        for group in groups:
+            for plan, at_once in planned_cohorts(group.runs, group.context, model.device):
+                own = [n for run in plan.runs for n, config in used.items() if config == run]
+                trainees = [Trainee(name, used[name]) for name in own]
+                at_once = min(len(trainees), slots) if slots != "auto" else at_once
+                # One at a time, each has a stack of its own: what a Tuner would have.
+                for part in [trainees] if at_once > 1 else [[each] for each in trainees]:
+                    found |= _Attempt(part, group, steps, named).results(at_once)
+    return {name: found[name] for name in named}
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Runs that share their data."""
+
+    runs: Sequence[RunConfig]
+    context: Context
+    validation: Sequence[Encoded] | None
+
+
+def _prepared(
+    runs: Sequence[RunConfig],
+    examples: Sequence[Example],
+    validation: Examples | None,
+    base: BaseModel,
+    progress: Reporter,
+    *,
+    start: Adapter | None,
+) -> _Group:
+    """Make and check everything that can be wrong before any compute is spent."""
+    for run in runs:
+        check_tags(run, examples)
+    data = held_data(examples, runs[0], base.tokenizer)
+    check_runs(runs, examples, base, data)
+    asked = None if validation is None else validation_data(validation, runs[0], base)
+    tensors = None if start is None else start.tensors
+    return _Group(runs, held_context(base, data, progress, start=tensors), asked)
+
+
+def _continued(
+    named: Mapping[str, RunConfig], start: Adapter, folder: str | Path, base: BaseModel
+) -> dict[str, RunConfig]:
+    """Return the runs with an adapter's rank, scale and targets, once it fits the model."""
+    found = {name: continued(run, start, folder, what=name) for name, run in named.items()}
+    check_whole(base.model, start, folder)
+    tuner_with(base, next(iter(found.values())), start.tensors).remove()
+    return found
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """The training of runs that share a cohort, whose failures are theirs alone."""
+
+    trainees: Sequence[Trainee]
+    group: _Group
+    steps: Steps
+    named: Mapping[str, RunConfig]
+    kept: dict[str, Weights] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def results(self, slots: int) -> dict[str, RunResult]:
+        """Train the runs, and return what has become of each."""
+        try:
+            self._train(slots)
+        except (InputError, RuntimeError, OSError, MemoryError) as error:
+            if error is self.steps.raised:
+                raise
+            for trainee in self.trainees:
+                trainee.fail(failure_of(error))
+        for trainee in self.trainees:
+            self._tell_end(trainee)
+        return {trainee.name: self._result(trainee) for trainee in self.trainees}
+
+    def _train(self, slots: int) -> None:
+        cohort = train_all(
+            self.trainees,
+            self.group.context,
+            slots=slots,
+            planned=[trainee.run for trainee in self.trainees],
+            open_log=lambda _: nullcontext(self.steps),
+            keep=self._keep,
+        )
+        try:
+            if self.group.validation is not None:
+                self._validate(cohort, self.group.validation)
+        finally:
+            cohort.stack.remove()
+
+    def _keep(self, stack: AdapterStack, slot: int, trainee: Trainee) -> None:
+        if trainee.failure is None:
+            self.kept[trainee.name] = Weights.in_slot(stack, slot)
+
+    def _validate(self, cohort: Cohort, examples: Sequence[Encoded]) -> None:
+        """Measure the losses of the runs in the slots at once; adapters are kept already."""
+        for part in seated(self.trainees, cohort.stack, cohort):
+            try:
+                with cohort.stack.evaluating("off"):
+                    losses = mean_losses(cohort.stack, examples)
+            except (RuntimeError, MemoryError) as error:
+                for trainee in part:
+                    trainee.fail(_unmeasured(error, cohort.stack.num_slots))
+                continue
+            for trainee, loss in zip(part, losses, strict=False):
+                if trainee.failure is None:
+                    self.losses[trainee.name] = loss
+                    trainee.fail(None if isfinite(loss) else NOT_FINITE)
+
+    def _tell_end(self, trainee: Trainee) -> None:
+        failure, loss = trainee.failure, self.losses.get(trainee.name)
+        state: Literal["finished", "failed"] = "finished" if failure is None else "failed"
+        measured = "" if loss is None else f"validation loss {loss:.4f}"
+        told = measured if failure is None else failure.message
+        self.group.context.reporter.run_state(trainee.name, state, told)
+
+    def _result(self, trainee: Trainee) -> RunResult:
+        name = trainee.name
+        return RunResult(
+            name,
+            self.named[name],
+            tuple(self.steps.by_run[name]),
+            trainee.failure,
+            self.losses.get(name),
+            self.kept.get(name),
+            self.group.context.base,
+        )
+
+
+def _unmeasured(error: Exception, num_slots: int) -> Failure:
+    """Return why runs have no validation loss, with what to lower where memory ran out."""
+    failure = failure_of(error)
+    if failure.kind != "memory":
+        return failure
+    return Failure(
+        "memory",
+        f"slots is {num_slots}, but the losses of so many runs at once on the validation examples "
+        f"do not fit into the device's memory: lower it ({error})",
+    )
+
+
+def _named(runs: object) -> dict[str, RunConfig]:
+    """Return the runs by name, each of them one that can be trained here."""
+    if isinstance(runs, Mapping):
+        named = dict(runs)
+    elif isinstance(runs, Sequence) and not isinstance(runs, str | bytes):
+        named = {f"runs[{index}]": run for index, run in enumerate(runs)}
+    else:
+        raise InputError(f"runs is a {type(runs).__name__}: allowed is {RUNS}")
+    if not named:
+        raise InputError(f"there are 0 runs, allowed is at least 1: give {RUNS}")
+    for name, run in named.items():
+        if not isinstance(name, str) or not isinstance(run, RunConfig):
+            raise InputError(f"the run {name!r} is {run!r:.80}: allowed is {RUNS}")
+        check_config(run, what=name, who=WHO)
+    return named if isinstance(runs, Mapping) else _titled(list(named.values()))
+
+
+def _titled(runs: Sequence[RunConfig]) -> dict[str, RunConfig]:
+    """Name runs by arm, seed and the settings in which they differ."""
+    titles = titles_of(runs)
+    named = {titles[run_id(run)]: run for run in runs}
+    if len(named) < len(runs):
+        again = next(n for n in named if [titles[run_id(run)] for run in runs].count(n) > 1)
+        raise InputError(
+            f"two of the runs in the list are {again!r}: allowed is each once, leave one out or "
+            "give a dictionary that names them"
+        )
+    return named
+
+
+def _check_slots(slots: object) -> None:
+    is_count = isinstance(slots, int) and not isinstance(slots, bool) and slots > 0
+    if slots != "auto" and not is_count:
+        raise InputError(
+            f"slots is {slots!r}: allowed are 'auto' and a number of runs from 1, set one of these"
+        )

@@ -1,0 +1,31 @@
+"""What ``import schemabank`` offers by name."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import schemabank
+
+
+@pytest.mark.parametrize("name", schemabank.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(schemabank, name) is not None
+
+
+def test_type_checkers_know_the_same_names_from_the_same_places() -> None:
+    tree = ast.parse(Path(schemabank.__file__).read_text(encoding="utf-8"))
+    (typing,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {
+        alias.name: str(node.module).removeprefix("schemabank.")
+        for node in typing.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {n: schemabank._HOMES.get(n, "config.settings") for n in schemabank.__all__}
+    assert told == homes
+
+
+def test_other_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = schemabank.Trainer
