@@ -15,6 +15,7 @@ __all__ = [
     "located",
     "members",
     "modelfit",
+    "pairs",
     "prepare",
     "progress",
     "readiness",
