@@ -111,7 +111,9 @@ def arguments(folder: Path, **changes: object) -> TrainingArguments:
     return TrainingArguments(str(folder), **{**common, **changes})
 
 
-def wrapped(kind: Kind = "llama", *, lora: LoraSettings = LORA) -> peft.PeftModel:
+def wrapped(
+    kind: Kind = "llama", *, lora: LoraSettings = LORA, dtype: torch.dtype = torch.float32
+) -> peft.PeftModel:
     """A tiny model under PEFT."""
     config = peft.LoraConfig(
         r=lora.r,
@@ -120,7 +122,8 @@ def wrapped(kind: Kind = "llama", *, lora: LoraSettings = LORA) -> peft.PeftMode
         target_modules=list(lora.target_modules),
         task_type="CAUSAL_LM",
     )
-    return peft.get_peft_model(tiny_model(kind), config)
+    model = tiny_model(kind)
+    return peft.get_peft_model(model if dtype == torch.float32 else model.to(dtype), config)
 
 
 def trainer(
@@ -130,13 +133,14 @@ def trainer(
     kind: Kind = "llama",
     lora: LoraSettings = LORA,
     engines_order: bool = False,
+    dtype: torch.dtype = torch.float32,
     **changes: object,
 ) -> TinyTrainer:
     """A tiny trainer that has not begun."""
     data = tokens_of()
     made = TinyTrainer(
         method=arm,
-        model=wrapped(kind, lora=lora),
+        model=wrapped(kind, lora=lora, dtype=dtype),
         args=arguments(folder, **changes),
         train_dataset=rows(data),
         eval_dataset=rows(data) if "eval_strategy" in changes else None,

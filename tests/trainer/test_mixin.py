@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -197,3 +198,24 @@ def test_an_adapter_that_was_trained_before_is_not_overwritten(tmp_path: Path) -
     with pytest.raises(InputError, match="has been trained"):
         trained.train()
     assert furthest(tensors(trained), before) == 0
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"dtype": torch.bfloat16}])
+def test_bfloat16_trains_weights_that_stay_in_float32(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    trained = trainer(tmp_path, method("schemabank"), **changes)
+    exact = trainer(tmp_path, method("schemabank"))
+    dtypes: set[torch.dtype] = set()
+
+    class Looking(TrainerCallback):
+        def on_train_end(self, *_: object, **__: object) -> None:
+            assert trained._steps is not None
+            dtypes.update(weight.dtype for _, weight in trained._steps.weights)
+
+    trained.add_callback(Looking())
+    trained.train()
+    exact.train()
+    assert dtypes == {torch.float32}
+    ends = [run.state.log_history[-2]["loss"] for run in (trained, exact)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)

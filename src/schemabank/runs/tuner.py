@@ -253,7 +253,8 @@ def _refuse_to_train(
     raise InputError(
         f"model.{name}() while a Tuner's layers are on the model: another trainer would change no "
         "weight, since all are frozen outside of tuner.train(). Allowed is tuner.train(examples), "
-        "or tuner.remove() first and then transformers' Trainer or TRL's SFTTrainer on the model"
+        "or tuner.remove() first and then transformers' Trainer or TRL's SFTTrainer on the model, "
+        "which schemabank.trainer lets train by a method, too"
     )
 
 
