@@ -8,6 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from schemabank import InputError, RunConfig
@@ -104,6 +105,8 @@ def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) 
     trained.add_callback(Looking())
     trained.train()
     folder = tmp_path / f"checkpoint-{CHECKPOINTS[2]}"
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        assert all("lora_" in name for name in file.keys())  # noqa: SIM118 -- it has no others
     stock = peft.PeftModel.from_pretrained(tiny_model("llama"), folder)
     assert torch.equal(logits(stock), seen["logits"]), "nothing but the adapter acts between steps"
 
@@ -147,6 +150,8 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> Non
     trained.add_callback(Spoiling())
     trained.train()
     assert [moved > 0 for moved in seen] == [True, False, True]
+    counted = [row.get("skipped_steps") for row in trained.state.log_history if "loss" in row]
+    assert counted == [None] * 4 + [1]
 
 
 def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 
-from schemabank import InputError, RunConfig
+from schemabank import InputError, RunConfig, Tuner
 from schemabank.trainer import MethodTrainerMixin
 from tiny import tiny_model, tiny_tokenizer
 from tinyruns import write_model
@@ -113,6 +113,16 @@ def test_packed_rows_are_refused(name: str, length: int | None, tmp_path: Path) 
     options = {name: True, "max_length": length, "train_dataset": texts}
     with pytest.raises(InputError, match=rf"args\.{name} is True, .*allowed is False"):
         made(tmp_path, method("schemabank"), **options)
+
+
+def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    Tuner(model, tiny_tokenizer(), RunConfig(arm="lora"))
+    args = trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_steps=1, report_to=[])
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
+    stock = trl.SFTTrainer(model, args, train_dataset=texts, processing_class=tiny_tokenizer())
+    with pytest.raises(InputError, match=r"would change no weight.*tuner\.remove\(\) first"):
+        stock.train()
 
 
 def test_the_docs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,6 @@ class Steps:
         banks: ``None`` for a method without.
         at: the step that is under way; ``None`` between steps and in evaluation.
         skipped: steps that changed nothing because a gradient was not finite.
-        logged: what the course says of the last step.
     """
 
     def __init__(self, model: object, adapter: PeftAdapter, method: RunConfig) -> None:
@@ -50,7 +49,7 @@ class Steps:
         self.banks = BlockBanks(model, method.bank) if method.uses("bank") else None
         self.at: StepSettings | None = None
         self.skipped = 0
-        self.logged: Mapping[str, float] = {}
+        self._logged: Mapping[str, float] = {}
         self._config: RunConfig
         self._course: Course
         self._num_real = 0.0
@@ -62,6 +61,11 @@ class Steps:
         if self.banks is not None:
             groups |= self.banks.groups
         return ((name, weight) for name, own in groups.items() for weight in own)
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What the course says of the last step, and how many steps were left out, if any."""
+        return {**self._logged, **({"skipped_steps": self.skipped} if self.skipped else {})}
 
     def begin(self, config: RunConfig, course: Course) -> None:
         """Take the course of the run."""
@@ -82,7 +86,7 @@ class Steps:
             self.banks.scale = cast(float, values["bank_scale"])
         for group, weight in self.weights:
             weight.requires_grad_(group in self.at.trained)
-        self.logged = self._course.logged(self.at)
+        self._logged = self._course.logged(self.at)
         return self.at.first
 
     def begin_batches(self, batches: Sequence[Mapping[str, Any]]) -> None:
