@@ -94,21 +94,22 @@ def test_what_is_saved_is_stock_peft_with_the_banks_off(arm: str, tmp_path: Path
 @pytest.mark.parametrize("arm", ["coto", "schemabank"])
 def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) -> None:
     trained = trainer(tmp_path, method(arm))
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[int, torch.Tensor] = {}
 
     class Looking(Saving):
         def on_save(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
             del args
-            if state.global_step == CHECKPOINTS[2]:
-                seen["logits"] = logits(trained.model)
+            seen[state.global_step] = logits(trained.model)
 
     trained.add_callback(Looking())
     trained.train()
-    folder = tmp_path / f"checkpoint-{CHECKPOINTS[2]}"
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-        assert all("lora_" in name for name in file.keys())  # noqa: SIM118 -- it has no others
-    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), folder)
-    assert torch.equal(logits(stock), seen["logits"]), "nothing but the adapter acts between steps"
+    assert set(seen) == set(CHECKPOINTS)
+    for step, found in seen.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            assert all("lora_" in name for name in file.keys())  # noqa: SIM118 -- it has no others
+        stock = peft.PeftModel.from_pretrained(tiny_model("llama"), folder)
+        assert torch.equal(logits(stock), found), "nothing but the adapter acts between steps"
 
 
 @pytest.mark.parametrize("arm", ["coto", "schemabank"])
