@@ -29,7 +29,7 @@ FLOORS = (
     ("engine",),
     ("adapters", "methods"),
     ("runs",),
-    ("report", "suites"),
+    ("report", "suites", "trainer"),
     ("cli",),
 )
 

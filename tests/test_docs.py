@@ -21,6 +21,7 @@ from schemabank.config.file import load_experiment
 from schemabank.report.routing.report import tables
 from schemabank.runs.tables import results_tables
 from tiny import tiny_model, tiny_tokenizer
+from tinyruns import write_model
 from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +73,19 @@ def test_the_page_on_python_runs_as_printed(
     folders = {path.name for path in tiny_hub.iterdir()}
     assert folders == {"best-adapter", "my-adapter", "my-second-adapter"}
     assert capsys.readouterr().out.count("nats per token") == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.filterwarnings("ignore:'pin_memory'")  # where there is no GPU
+def test_the_trainers_example_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "trainer.md").read_text(encoding="utf-8")
+    code = page.partition("<!-- example: transformers -->")[2].partition("```python\n")[2]
+    write_model(tmp_path / "Qwen" / "Qwen2-0.5B", "qwen2")
+    monkeypatch.chdir(tmp_path)
+    exec(code.partition("```")[0], {})  # noqa: S102 -- our own page
+    assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_the_readmes_table_is_that_of_its_record() -> None:

@@ -427,6 +427,32 @@ def test_a_wrapped_model_does_not_save_itself(tmp_path: Path) -> None:
     assert torch.equal(logits(again), logits(tiny_model("llama")))
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_other_trainers_are_refused_while_the_layers_are_on(
+    *, checkpointing: bool, stripped: bool, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config())
+    if stripped:
+        tuner.detach()
+    before = state(model)
+    arguments = TrainingArguments(
+        str(tmp_path), report_to=[], gradient_checkpointing=checkpointing, max_steps=1, use_cpu=True
+    )
+    rows = [{"input_ids": [5, 9, 33], "labels": [5, 9, 33]}] * 8
+    with pytest.raises(InputError, match=r"would change no weight.*tuner\.remove\(\) first"):
+        Trainer(model, arguments, train_dataset=rows).train()
+    assert state(model) == before
+    assert model.eval() is model
+    tuner.remove()
+    assert not {"train", "gradient_checkpointing_enable"} & vars(model).keys()
+    model.requires_grad_(True)
+    Trainer(model, arguments, train_dataset=rows).train()
+    assert not torch.equal(logits(model.eval()), logits(tiny_model("llama")))
+
+
 def test_a_saver_of_the_users_own_comes_back() -> None:
     model = tiny_model("llama")
     own = model.save_pretrained = lambda *_: None

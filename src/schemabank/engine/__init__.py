@@ -21,5 +21,6 @@ __all__ = [
     "seating",
     "slots",
     "stack",
+    "step",
     "targets",
 ]

@@ -103,10 +103,8 @@ class StackedLora(nn.Module):
 
     def initial_a(self, rank: int, generator: torch.Generator) -> Tensor:
         """Draw A as PEFT does (Kaiming uniform, ``a = √5``) from a CPU generator; B is zero."""
-        width = self.in_features
         drawn = torch.zeros(self.A.shape[1:])
-        bound = 1 / math.sqrt(width)
-        drawn[:, :rank] = (torch.rand(rank, width, generator=generator) * 2 - 1).T * bound
+        drawn[:, :rank] = drawn_a(rank, self.in_features, generator).T
         return drawn
 
     def initial_router(self, num_maps: int, generator: torch.Generator) -> Tensor:
@@ -243,6 +241,12 @@ def _fits_a_kernel(adapter: StackedLora) -> bool:
     from schemabank.engine.kernels.lora import fits  # noqa: PLC0415 -- needs Triton
 
     return fits(weight.device, rank=adapter.A.shape[2], itemsize=weight.itemsize)
+
+
+def drawn_a(rank: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw the first A of a layer, ``(rank, in)``, as PEFT does, from a CPU generator."""
+    bound = 1 / math.sqrt(width)
+    return (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
 
 
 def install_lora(

@@ -79,9 +79,18 @@ class CoTo(Method):
 
     def check(self, run: RunConfig, setup: Setup) -> None:
         """Refuse a single block with adapters: one always acts, so nothing is left out."""
-        if setup.stack.lora.num_blocks < 2:
-            raise InputError(
-                f"arm is {run.arm!r}, but a single block has adapters, and they act in every step: "
-                "allowed are two or more blocks, name them in lora.layers_to_transform or use the "
-                "arm lora"
-            )
+        check_blocks(run, setup.stack.lora.num_blocks)
+
+
+def check_blocks(run: RunConfig, num_blocks: int) -> None:
+    """Refuse a single block with adapters.
+
+    Raises:
+        InputError: saying so.
+    """
+    if num_blocks < 2:
+        raise InputError(
+            f"arm is {run.arm!r}, but a single block has adapters, and they act in every step: "
+            "allowed are two or more blocks, name them in lora.layers_to_transform or use the "
+            "arm lora"
+        )

@@ -3,7 +3,7 @@
 It is the cohort engine with one slot, so a configuration file leads to the same computation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,8 @@ from schemabank.runs.training import skips, take_steps
 
 WHO = "a Tuner"
 SAVERS = ("save_pretrained", "push_to_hub")
+# What trainers call before their first step; the last has both names, by transformers' version.
+TRAINERS = ("train", "activation_checkpointing_enable", "gradient_checkpointing_enable")
 
 
 class Tuner:
@@ -59,7 +61,9 @@ class Tuner:
 
     Meanwhile its layers are wrapped, so ``model.save_pretrained`` and ``push_to_hub`` are refused:
     they would write what loads with missing weights. :meth:`save_pretrained` writes the adapter,
-    and after :meth:`remove` the model saves itself as before.
+    and after :meth:`remove` the model saves itself as before. So is ``model.train()``, with which
+    other trainers begin: outside of :meth:`train` all weights are frozen, so they would change
+    none.
 
     Args:
         model: a decoder-only transformers model; all its weights are frozen.
@@ -137,9 +141,11 @@ class Tuner:
             self.stack.initialise(0, config.seed)
             on_failure.pop_all()
         self._banks = banks_of(self.stack) if config.uses("bank") else None
-        self._savers = {name: vars(model).get(name) for name in SAVERS}
+        self._own = {name: vars(model).get(name) for name in (*SAVERS, *TRAINERS)}
         for name in SAVERS:
             setattr(model, name, partial(_refuse_to_save, name))
+        for name in TRAINERS:
+            setattr(model, name, partial(_refuse_to_train, name, type(model).train, model))
 
     def __enter__(self) -> Self:
         """Use the adapter for a while."""
@@ -294,10 +300,10 @@ class Tuner:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
         if self.stack.attached:
             self.stack.remove()
-            for name, saver in self._savers.items():
+            for name, own in self._own.items():
                 delattr(self.model, name)
-                if saver is not None:  # the user's own, not the class's
-                    setattr(self.model, name, saver)
+                if own is not None:  # the user's, not the class's
+                    setattr(self.model, name, own)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter for ``peft.PeftModel.from_pretrained``.
@@ -371,4 +377,22 @@ def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
         f"model.{name}() while a Tuner's layers are on the model would write what loads with "
         "missing weights: allowed is tuner.save_pretrained(folder) for the adapter, or "
         "tuner.remove() first for the model without it"
+    )
+
+
+def _refuse_to_train(
+    name: str,
+    switch: Callable[[PreTrainedModel, bool], PreTrainedModel],
+    model: PreTrainedModel,
+    mode: object = True,
+    **_options: object,
+) -> PreTrainedModel:
+    """Refuse what trainers begin with, but not ``model.eval()``, which is ``train(False)``."""
+    if name == "train" and mode is False:
+        return switch(model, False)
+    raise InputError(
+        f"model.{name}() while a Tuner's layers are on the model: another trainer would change no "
+        "weight, since all are frozen outside of tuner.train(). Allowed is tuner.train(examples), "
+        "or tuner.remove() first and then transformers' Trainer or TRL's SFTTrainer on the model, "
+        "which schemabank.trainer lets train by a method, too"
     )

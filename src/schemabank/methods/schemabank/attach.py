@@ -218,7 +218,7 @@ def banks_for(
     def attach(model: PreTrainedModel, num_slots: int) -> AttachedBanks:
         blocks = decoder_blocks(model)
         where = bank_layers(len(blocks), last_n=settings.last_n, layers=settings.layers)
-        banks = {index: _new_bank(model, settings, num_slots) for index in where}
+        banks = {index: new_bank(model, settings, num_slots) for index in where}
         return AttachedBanks(blocks, banks, settings, num_slots=num_slots, num_tags=num_tags)
 
     return attach
@@ -251,7 +251,8 @@ def bank_layers(num_blocks: int, *, last_n: int, layers: tuple[int, ...] | None)
     return tuple(sorted(layers))
 
 
-def _new_bank(model: PreTrainedModel, settings: BankSettings, num_slots: int) -> SchemaBank:
+def new_bank(model: PreTrainedModel, settings: BankSettings, num_slots: int) -> SchemaBank:
+    """Return a bank of these settings for a block of a model, with weights of zero."""
     return SchemaBank(
         num_slots=num_slots,
         hidden_size=hidden_size(model),

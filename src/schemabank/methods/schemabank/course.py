@@ -122,7 +122,7 @@ class BankCourse(Course):
 
     def _tagged_row(self, step: BankStep, index: int) -> Row:
         """Return an example with its tags, in a text prefix if the run has those."""
-        tags, encoded = self._shown_tags(step, index), self.data.encoded[index]
+        tags, encoded = self.shown_tags(step, index), self.data.encoded[index]
         method = self._tags
         if not tags or method is None or not method.prefix_room:
             return Row(index, encoded, tags)
@@ -134,9 +134,9 @@ class BankCourse(Course):
         told = prepend(encoded, prefix, after=self.data.beginning, in_loss=in_loss)
         return Row(index, told, tags, in_text=True, lasting=method.fixed)
 
-    def _shown_tags(self, step: BankStep, index: int) -> Tags:
+    def shown_tags(self, at: StepSettings, index: int) -> Tags:
         """Return the tags that a step shows of an example; none if the tag schedule drops them."""
-        method = self._tags
+        step, method = _of_bank(at), self._tags
         if method is None or step.tag_keep == 0:
             return ()
         # Hashed from run, step and example, not drawn one after another: neither the other rows of

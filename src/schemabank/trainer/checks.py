@@ -1,0 +1,184 @@
+"""Settings that a trainer cannot honour, each refused by one sentence before anything is computed.
+
+A trainer takes steps, rates, batches and the adapter from its own arguments and PEFT's
+configuration, and everything else from the method. What both could say, one alone may.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import TrainingArguments
+
+from schemabank.common.errors import InputError
+from schemabank.config.methods import METHODS
+from schemabank.config.settings import RunConfig
+from schemabank.runs.effects import idle_settings, sentences, stated
+from schemabank.trainer.adapter import ADAPTER, PeftAdapter
+from schemabank.trainer.courses import COURSES, SCHEDULES, scheduler_of
+
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+# Of PEFT's configuration: what plain LoRA has, and what says nothing of training.
+PLAIN_LORA = {
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules"),
+    *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "task_type", "peft_type"),
+    *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
+}
+BY_ARGUMENTS = {
+    "seed": "args.seed",
+    "lora": "peft.LoraConfig",
+    "train": "the trainer's arguments",
+}
+
+
+def check_method(method: RunConfig) -> None:
+    """Refuse a method, or a setting of it, that no trainer can honour.
+
+    Raises:
+        InputError: naming it.
+    """
+    if method.arm not in COURSES:
+        raise InputError(
+            f"method.arm is {method.arm!r}, which trains in SchemaBank's own engine alone: allowed "
+            f"in a trainer are {', '.join(COURSES)}; or use schemabank.Tuner"
+        )
+    own = {*METHODS[method.arm].sections, "arm"} - {"lora", "train", "average", "rescale"}
+    allowed = {*own, "train.loraplus_lr_ratio"}
+    for name in stated(method):
+        section = name.partition(".")[0]
+        if section in allowed or name in allowed:
+            continue
+        place = BY_ARGUMENTS.get(section)
+        mend = f"set it in {place}" if place else "leave it out, or use schemabank.Tuner"
+        raise InputError(
+            f"method states {name}, which has no effect in a trainer: allowed are settings of "
+            f"{', '.join(sorted(allowed))}; {mend}"
+        )
+    for sentence in sentences(idle_settings(stated(method), [method])):
+        raise InputError(f"method: {sentence}; leave it out")
+    if method.is_tagged and method.tags.delivery != "loss":
+        raise InputError(
+            f"tags.delivery is {method.tags.delivery!r}, but a trainer's examples are tokens "
+            "already: allowed is loss"
+        )
+    if method.is_tagged and method.tags.tagger == "cluster":
+        raise InputError(
+            "tags.tagger is 'cluster', which reads the base model before training: allowed in a "
+            "trainer are content, field, hash, none and random"
+        )
+
+
+def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
+    """Refuse arguments of a trainer under which a method's steps would be others.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name, value, allowed in (*_unfit(args, method), *_unfit_with_banks(args, method)):
+        raise InputError(
+            f"args.{name} is {value!r}, which the arm {method.arm} in a trainer cannot honour: "
+            f"allowed is {allowed}"
+        )
+
+
+def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, object, str]]:
+    optimizer, schedule = str(getattr(args.optim, "value", args.optim)), scheduler_of(args)
+    counted = args.warmup_steps >= 1 and len(method.stages()) > 1
+    alone = "one process with one visible GPU"
+    rules: list[tuple[str, object, bool, str]] = [
+        ("optim", optimizer, optimizer not in OPTIMIZERS, " or ".join(OPTIMIZERS)),
+        ("fp16", args.fp16, args.fp16, "False, train in bf16 or float32"),
+        ("lr_scheduler_type", schedule, schedule not in SCHEDULES, ", ".join(SCHEDULES)),
+        ("lr_scheduler_kwargs", args.lr_scheduler_kwargs, bool(args.lr_scheduler_kwargs), "none"),
+        ("learning_rate", args.learning_rate, args.learning_rate <= 0, "a rate above 0"),
+        ("warmup_steps", args.warmup_steps, counted, "a share of every stage's steps, below 1"),
+        ("auto_find_batch_size", args.auto_find_batch_size, args.auto_find_batch_size, "False"),
+        ("torch_compile", args.torch_compile, args.torch_compile, "False: what acts changes"),
+        ("world_size", args.world_size, args.world_size > 1, alone),
+        ("n_gpu", args.n_gpu, args.n_gpu > 1, alone),
+        ("fsdp", args.fsdp, bool(args.fsdp), alone),
+        ("deepspeed", args.deepspeed, bool(args.deepspeed), alone),
+    ]
+    return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
+
+
+def _unfit_with_banks(
+    args: TrainingArguments, method: RunConfig
+) -> Iterator[tuple[str, object, str]]:
+    if not method.uses("bank"):
+        return
+    for name in ("packing", "padding_free"):  # of TRL
+        if getattr(args, name, False):
+            yield name, True, "False, since routers are penalised by example"
+    kwargs = args.gradient_checkpointing_kwargs
+    if isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
+        yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, "use_reentrant False"
+    if args.gradient_accumulation_steps > 1 and method.bank.load_balance_weight:
+        yield (
+            "gradient_accumulation_steps",
+            args.gradient_accumulation_steps,
+            "1 with bank.load_balance_weight, whose term needs the whole batch at once",
+        )
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse what a trainer was given besides its arguments.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in ("optimizers", "optimizer_cls_and_kwargs", "model_init", "compute_loss_func"):
+        value = options.get(name)
+        if value is not None and value != (None, None):
+            raise InputError(
+                f"{name} was given to the trainer, but a method has its own stages, rates and "
+                "penalties: allowed is none, leave it out"
+            )
+
+
+def check_adapter(model: object, adapter: PeftAdapter) -> None:
+    """Refuse an adapter that is not plain LoRA in float32.
+
+    Raises:
+        InputError: naming what it is instead.
+    """
+    assert isinstance(model, PeftModel)
+    config = model.peft_config[ADAPTER]
+    plain = LoraConfig()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name not in PLAIN_LORA and value != getattr(plain, field.name, None):
+            raise InputError(
+                f"LoraConfig's {field.name} is {value!r:.80}, but SchemaBank trains plain LoRA: "
+                f"allowed is {getattr(plain, field.name, None)!r:.80}, leave it out"
+            )
+    if not adapter.layers:
+        raise InputError("the model's adapter has no linear layers: name some in target_modules")
+    wide = torch.float32.itemsize
+    other = next((w.dtype for w in (*adapter.a, *adapter.b) if w.itemsize < wide), None)
+    if other is not None:
+        raise InputError(
+            f"the adapter's weights are {other}, which swallows small updates: allowed is float32, "
+            "as PEFT makes them (autocast_adapter_dtype) unless the base model is quantised"
+        )
+
+
+def check_model(model: object) -> None:
+    """Refuse a model without the one LoRA adapter that a method trains.
+
+    Raises:
+        InputError: saying what it is instead.
+    """
+    if not isinstance(model, PeftModel):
+        raise InputError(
+            f"the trainer's model is a {type(model).__name__}: allowed is a peft.PeftModel, make "
+            "one by peft.get_peft_model(model, LoraConfig(...)), or give SFTTrainer a peft_config"
+        )
+    found = dict(model.peft_config)
+    if list(found) != [ADAPTER] or not isinstance(found[ADAPTER], LoraConfig):
+        kinds = ", ".join(f"{n} ({type(c).__name__})" for n, c in found.items())
+        raise InputError(
+            f"the model's adapters are {kinds}: allowed is one LoraConfig under the name {ADAPTER}"
+        )

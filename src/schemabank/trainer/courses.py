@@ -1,0 +1,107 @@
+"""Which methods train inside a trainer, and the course of each: the engine's own, step for step."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import SchedulerType, TrainingArguments
+
+from schemabank.config.methods import CoToSettings
+from schemabank.config.settings import RunConfig
+from schemabank.config.train import TrainSettings
+from schemabank.engine.batches import Schedule
+from schemabank.engine.run import Course, Run, TrainingData
+from schemabank.methods.coto import CoToCourse, check_blocks
+from schemabank.methods.schemabank.course import Banked
+from schemabank.methods.schemabank.tagging import check_tags, tag_plan
+from schemabank.tasks import Example
+
+# Ours by transformers' names, and whether theirs warms up.
+SCHEDULES = {
+    "linear": ("linear", True),
+    "cosine": ("cosine", True),
+    "constant_with_warmup": ("constant", True),
+    "constant": ("constant", False),
+}
+NO_SCHEDULE = Schedule(buckets=(), orders=((),), batch_size=0)  # the trainer makes the batches
+
+NewCourse = Callable[[RunConfig, Run, TrainingData, int], Course]
+
+
+def resolved(method: RunConfig, args: TrainingArguments, num_steps: int) -> RunConfig:
+    """Return the method's settings with what a trainer's arguments say of steps and rates."""
+    schedule, warms_up = SCHEDULES[scheduler_of(args)]
+    train = TrainSettings.model_validate(
+        {
+            "max_steps": num_steps,
+            "learning_rate": args.learning_rate,
+            "lr_scheduler_type": schedule,
+            "warmup_ratio": warmup_ratio(args, num_steps) if warms_up else 0.0,
+            "loraplus_lr_ratio": method.train.loraplus_lr_ratio,
+        }
+    )
+    whole = {name: getattr(method, name) for name in RunConfig.model_fields}
+    return RunConfig.model_validate({**whole, "train": train, "seed": args.seed})
+
+
+def scheduler_of(args: TrainingArguments) -> str:
+    """Return the name of the schedule that a trainer's arguments ask for."""
+    return str(SchedulerType(args.lr_scheduler_type).value)
+
+
+def warmup_ratio(args: TrainingArguments, num_steps: int) -> float:
+    """Return the share of the steps that warm up; ``warmup_steps`` is one, or a number of steps."""
+    steps = float(args.warmup_steps or 0)
+    if steps < 1:
+        return steps
+    # A stage warms up for the next whole number of steps. Half a step less is safe from rounding.
+    return min(1.0, (int(steps) - 0.5) / num_steps)
+
+
+def new_course(
+    config: RunConfig,
+    examples: Sequence[Example],
+    tokenizer: Any,  # noqa: ANN401 -- whatever a trainer takes
+    num_blocks: int,
+) -> Course:
+    """Return what a run's steps do.
+
+    Args:
+        config: from :func:`resolved`.
+        examples: what taggers see; empty for a run without tags.
+        tokenizer: the trainer's.
+        num_blocks: how many blocks have adapters.
+
+    Raises:
+        InputError: the method can do nothing here, or its tags do not fit the examples.
+    """
+    data = TrainingData(examples, encoded=(), schedule=NO_SCHEDULE, tokenizer=tokenizer)
+    run = Run(config.arm, config.seed, config.stages(), config.train, config.lora)
+    return COURSES[config.arm](config, run, data, num_blocks)
+
+
+def _of_lora(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -> Course:
+    del config, num_blocks
+    return Course(run, data)
+
+
+def _of_coto(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -> Course:
+    check_blocks(config, num_blocks)
+    return CoToCourse(run, data, coto=config.own(CoToSettings), num_blocks=num_blocks)
+
+
+def _of_schemabank(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -> Course:
+    del num_blocks
+    check_tags(config, data.examples)
+    return Banked(config.bank, tag_plan(config, data.tokenizer, _no_embeddings)).course(run, data)
+
+
+def _no_embeddings() -> Mapping[str, np.ndarray]:
+    raise AssertionError("the tagger cluster was refused")
+
+
+COURSES: Mapping[str, NewCourse] = {
+    "lora": _of_lora,
+    "coto": _of_coto,
+    "schemabank": _of_schemabank,
+}

@@ -1,0 +1,235 @@
+"""What makes a class of transformers' or TRL's trainers train by a method.
+
+    class BankTrainer(MethodTrainerMixin, SFTTrainer): ...
+
+    trainer = BankTrainer(method=RunConfig(arm="schemabank"), model=..., peft_config=...)
+
+A callback tells the step that begins what acts and trains in it, `compute_loss` adds the method's
+penalties, and optimizer and schedule are those of the engine: AdamW with weight decay on all
+weights, started anew with every stage.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import RunConfig
+from schemabank.trainer.adapter import PeftAdapter
+from schemabank.trainer.checkpoint import load_state, save_state
+from schemabank.trainer.checks import (
+    check_adapter,
+    check_arguments,
+    check_method,
+    check_model,
+    check_options,
+)
+from schemabank.trainer.courses import new_course, resolved
+from schemabank.trainer.rows import INDEX, WithIndices, examples_to_tag, numbered
+from schemabank.trainer.steps import Steps
+
+if TYPE_CHECKING:
+    from transformers import Trainer as AnyTrainer
+else:  # a mixin: the user's class names the trainer
+    AnyTrainer = object
+
+
+class MethodTrainerMixin(AnyTrainer):
+    """Stands in front of ``Trainer`` or ``SFTTrainer`` in a class's bases.
+
+    Args:
+        args: of the trainer.
+        method: what trains: ``arm`` and the settings of its own sections. Steps, rates and the seed
+            are the trainer's arguments, and the adapter is PEFT's configuration.
+        options: of the trainer, by their names.
+
+    Raises:
+        InputError: a setting that cannot be honoured here, or a model without a LoRA adapter.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 -- a trainer's own, whichever it is
+        method: RunConfig,
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        check_method(method)
+        check_options(options)
+        self._method = method
+        self._steps: Steps | None = None
+        self._examples = examples_to_tag(method, options.get("train_dataset"))
+        super().__init__(*args, **options)
+        check_arguments(self.args, method)
+        check_model(self.model)
+        self._adapter = PeftAdapter(self.model)
+        check_adapter(self.model, self._adapter)
+        self._check_accumulation()
+        # Twenty steps stand for any number: settings and data are checked, nothing is trained.
+        self._new_course(20)
+        if self._examples:
+            self.train_dataset = numbered(self.train_dataset, self._examples)
+            self.data_collator = WithIndices(self.data_collator)
+        self.add_callback(_OnCourse(self))
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        *args: Any,  # noqa: ANN401 -- a trainer's own
+        **options: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Train from fresh weights, or on from a checkpoint; at the end the banks are off.
+
+        Raises:
+            InputError: the adapter has been trained already, or the checkpoint is of another run.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
+        self._resumed = str(resume_from_checkpoint) if resume_from_checkpoint else None
+        if self._resumed is None and not self._adapter.is_fresh:
+            raise InputError(
+                "train() on an adapter that has been trained: allowed is a fresh one, or "
+                "resume_from_checkpoint; make a new trainer of the base model"
+            )
+        # Those of an earlier call, which was interrupted, are at another step.
+        self.optimizer = self.lr_scheduler = None
+        self._steps = Steps(self.model, self._adapter, self._method)
+        try:
+            return super().train(resume_from_checkpoint, *args, **options)
+        finally:
+            self._steps.remove()
+            self._steps = None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return AdamW on adapter and banks, with B in a group of its own."""
+        del model  # one process has no other
+        if self.optimizer is None:
+            assert self._steps is not None
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
+            others = [p for name, p in self._steps.weights if name != "lora"]
+            groups = [{"params": [*self._adapter.a, *others]}, {"params": self._adapter.b}]
+            options |= {"lr": 1.0, "weight_decay": self.args.weight_decay}
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """Return the stages' learning rates; here the number of steps is known, and the course."""
+        assert self._steps is not None
+        config, course = self._new_course(num_training_steps)
+        self._steps.begin(config, course)
+        if self._resumed is None:
+            self._steps.initialise()
+        else:
+            self._steps.skipped = load_state(Path(self._resumed), config, self._steps.banks)
+        ratio = config.train.loraplus_lr_ratio
+
+        def rate(step: int) -> float:
+            return course.step(step).learning_rate if step < num_training_steps else 0.0
+
+        rates = [rate, lambda step: rate(step) * ratio]
+        stepped = optimizer or self.optimizer
+        assert stepped is not None
+        self.lr_scheduler = LambdaLR(stepped, rates)
+        return self.lr_scheduler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Tensor | int | None]:
+        """Return a step's batches; over all of their tokens its penalties are means."""
+        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._steps is not None:
+            self._steps.begin_batches(samples)
+        return samples, num_items
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:  # noqa: ANN401
+        """Return the trainer's loss and, in a training step, the method's penalties."""
+        indices = inputs.pop(INDEX, None)
+
+        def loss() -> Any:  # noqa: ANN401
+            return super(MethodTrainerMixin, self).compute_loss(
+                model, inputs, return_outputs, num_items_in_batch
+            )
+
+        if self._steps is None or self._steps.at is None:
+            return loss()
+        with self._steps.noting():
+            found = loss()
+        task, *outputs = found if return_outputs else (found,)
+        total = self._steps.total_loss(task, inputs.get("attention_mask"), indices)
+        return (total, *outputs) if return_outputs else total
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the adapter in PEFT's format, and into a checkpoint what its run goes on with."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and self._steps is not None:
+            self._steps.save(Path(output_dir or str(self.args.output_dir)), save_state)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the method's own figures of the last step beside the loss."""
+        if self._steps is not None and "loss" in logs:
+            logs |= self._steps.logged
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns
+        if columns is not None and INDEX not in columns:
+            self._signature_columns = [*columns, INDEX]
+
+    def _check_accumulation(self) -> None:
+        steps = self.args.gradient_accumulation_steps
+        if steps > 1 and not self.model_accepts_loss_kwargs:
+            raise InputError(
+                f"args.gradient_accumulation_steps is {steps}, but this model averages every part "
+                "of a batch by itself: allowed is 1"
+            )
+
+    def _new_course(self, num_steps: int) -> Any:  # noqa: ANN401
+        config = resolved(self._method, self.args, num_steps)
+        blocks = self._adapter.num_blocks
+        return config, new_course(config, self._examples, self.processing_class, blocks)
+
+
+class _OnCourse(TrainerCallback):
+    """Tells a trainer's steps when a step begins, is about to update, and is over."""
+
+    def __init__(self, trainer: MethodTrainerMixin) -> None:
+        self._trainer = trainer
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, control
+        steps = self._steps()
+        if steps.begin_step(state.global_step):
+            assert self._trainer.optimizer is not None
+            self._trainer.optimizer.state.clear()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, state, control
+        self._steps().skip_unless_finite()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, state, control
+        self._steps().rest()
+
+    def _steps(self) -> Steps:
+        assert self._trainer._steps is not None
+        return self._trainer._steps

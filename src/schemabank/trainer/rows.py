@@ -1,0 +1,73 @@
+"""Which example each row of a batch is: a step's tags depend on it.
+
+The training data get a column with the example's number, which the collator takes out of the rows
+and puts into the batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+import torch
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import RunConfig
+from schemabank.runs.pairs import as_examples
+from schemabank.tasks import Example
+
+INDEX = "example_index"
+
+
+def examples_to_tag(method: RunConfig, rows: object) -> list[Example]:
+    """Return the training data as what taggers see, before a trainer makes tokens of them.
+
+    Raises:
+        InputError: the run has tags, and the data are neither pairs of texts nor chats.
+    """
+    if not method.is_tagged:
+        return []
+    try:
+        return as_examples(rows)
+    except InputError as error:
+        raise InputError(
+            f"tags.tagger is {method.tags.tagger!r}, which needs the examples' texts ({error}); or "
+            "set tags.tagger to 'none'"
+        ) from error
+
+
+def numbered(rows: Any, examples: Sequence[Example]) -> Any:  # noqa: ANN401 -- of datasets
+    """Return a trainer's own form of the training data with a number in every row.
+
+    Raises:
+        InputError: the trainer has dropped or joined rows, so that they are not the examples.
+    """
+    if not isinstance(rows, datasets.Dataset):
+        raise InputError(
+            f"the training data are a {type(rows).__name__}, but tags need numbered rows: allowed "
+            "is a datasets.Dataset, or set tags.tagger to 'none'"
+        )
+    if len(rows) != len(examples):
+        raise InputError(
+            f"the trainer made {len(rows)} rows of {len(examples)} examples, but tags need as many "
+            "rows: allowed is no packing, and no example that is cut off before its completion"
+        )
+    return rows.add_column(INDEX, list(range(len(rows))))
+
+
+class WithIndices:
+    """A collator that puts the rows' numbers into the batch.
+
+    Args:
+        collate: the trainer's own collator.
+    """
+
+    def __init__(self, collate: Any) -> None:  # noqa: ANN401 -- whatever a trainer takes
+        self._collate = collate
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Collate rows; those of evaluation have no numbers."""
+        plain = [{name: value for name, value in row.items() if name != INDEX} for row in rows]
+        batch: dict[str, Any] = dict(self._collate(plain))
+        if all(INDEX in row for row in rows):
+            batch[INDEX] = torch.tensor([row[INDEX] for row in rows])
+        return batch

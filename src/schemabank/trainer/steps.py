@@ -1,0 +1,198 @@
+"""A trainer's steps as a method's course has them: what acts, what trains, and the penalties.
+
+Everything is the engine's: the course says what a step does, and the penalties are those that the
+engine computes, with one slot.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from schemabank.common.errors import InputError
+from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import Batch, Encoded
+from schemabank.engine.loralayers import STRENGTH
+from schemabank.engine.part import StepInput
+from schemabank.engine.run import Course, Row
+from schemabank.engine.schedule import StepSettings
+from schemabank.engine.slots import most_skipped
+from schemabank.engine.step import penalise
+from schemabank.methods.schemabank.course import BankCourse
+from schemabank.methods.schemabank.penalties import PENALTIES
+from schemabank.trainer.adapter import PeftAdapter
+from schemabank.trainer.banks import BlockBanks
+
+NO_TOKENS = Encoded(id="", tokens=(), label_start=1)  # the trainer has them
+Save = Callable[..., None]
+
+
+class Steps:
+    """The steps of one call of ``train``.
+
+    Args:
+        model: a ``peft.PeftModel``; it has the method's banks until :meth:`remove`.
+        adapter: the model's.
+        method: what trains.
+
+    Attributes:
+        banks: ``None`` for a method without.
+        at: the step that is under way; ``None`` between steps and in evaluation.
+        skipped: steps that changed nothing because a gradient was not finite.
+    """
+
+    def __init__(self, model: object, adapter: PeftAdapter, method: RunConfig) -> None:
+        self._adapter = adapter
+        self.banks = BlockBanks(model, method.bank) if method.uses("bank") else None
+        self.at: StepSettings | None = None
+        self.skipped = 0
+        self._logged: Mapping[str, float] = {}
+        self._config: RunConfig
+        self._course: Course
+        self._num_real = 0.0
+
+    @property
+    def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """All weights, each with the group that a stage trains or freezes."""
+        groups = {"lora": [*self._adapter.a, *self._adapter.b]}
+        if self.banks is not None:
+            groups |= self.banks.groups
+        return ((name, weight) for name, own in groups.items() for weight in own)
+
+    @property
+    def logged(self) -> dict[str, float]:
+        """What the course says of the last step, and how many steps were left out, if any."""
+        return {**self._logged, **({"skipped_steps": self.skipped} if self.skipped else {})}
+
+    def begin(self, config: RunConfig, course: Course) -> None:
+        """Take the course of the run."""
+        self._config, self._course = config, course
+
+    def initialise(self) -> None:
+        """Draw the first weights from the run's seed, as the engine does."""
+        self._adapter.initialise(self._config.seed)
+        if self.banks is not None:
+            self.banks.initialise(self._config.seed)
+
+    def begin_step(self, number: int) -> bool:
+        """Let a step's parts act and train; say whether the optimizer starts anew."""
+        self.at = self._course.step(number)
+        values = self._course.values(self.at, ())
+        self._adapter.use(cast(Sequence[float] | None, values.get(STRENGTH)))
+        if self.banks is not None:
+            self.banks.scale = cast(float, values["bank_scale"])
+        for group, weight in self.weights:
+            weight.requires_grad_(group in self.at.trained)
+        self._logged = self._course.logged(self.at)
+        return self.at.first
+
+    def begin_batches(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Count the real tokens of all batches of a step, over which penalties are means."""
+        if self.banks is not None:
+            masks = [_mask_of(batch.get("attention_mask")) for batch in batches]
+            self._num_real = float(sum(mask.sum() for mask in masks))
+
+    def noting(self) -> AbstractContextManager[None]:
+        """Note what routers do in a forward pass."""
+        return nullcontext() if self.banks is None else self.banks.noting()
+
+    def total_loss(self, task: Tensor, mask: Tensor | None, indices: Tensor | None) -> Tensor:
+        """Return a batch's share of the loss that is minimised.
+
+        Args:
+            task: the trainer's loss of the batch.
+            mask: ``(batch, token)``, 1 for real tokens.
+            indices: ``(batch,)``, numbers of the examples.
+        """
+        if self.banks is not None and self.banks.scale != 0:
+            task = task + self._penalties(_mask_of(mask), indices)
+        # A step that trains nothing still goes backward.
+        return task if task.requires_grad else task.detach().requires_grad_()
+
+    def skip_unless_finite(self) -> None:
+        """Leave out an update whose gradient is not finite.
+
+        Raises:
+            RuntimeError: too many steps had none.
+        """
+        weights = [weight for _, weight in self.weights if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        if norm.isfinite():
+            return
+        for weight in weights:
+            weight.grad = None
+        self.skipped += 1
+        if self.skipped > most_skipped(self._course.num_steps):
+            raise RuntimeError(
+                f"no finite gradient in {self.skipped} of {self._course.num_steps} steps: lower "
+                "the learning rate, or look at the examples"
+            )
+
+    def rest(self) -> None:
+        """Let the adapter act alone and in full until the next step: as what is saved."""
+        self.at = None
+        self._adapter.use(None)
+        if self.banks is not None:
+            self.banks.scale = 0.0
+
+    def save(self, folder: Path, save_state: Save) -> None:
+        """Write into a checkpoint what its run goes on with."""
+        save_state(folder, self._config, self.banks, skipped=self.skipped)
+
+    def remove(self) -> None:
+        """Take the banks off for good."""
+        self.rest()
+        for group, weight in self.weights:
+            weight.requires_grad_(group == "lora")
+        if self.banks is not None:
+            self.banks.remove()
+
+    def _penalties(self, mask: Tensor, indices: Tensor | None) -> Tensor:
+        """The batch's share of the weighted penalties.
+
+        A term over tokens is a mean over all tokens of the step: a batch counts by its share of
+        them. A term over weights counts once, by the same shares.
+        """
+        assert self.banks is not None
+        assert self.at is not None
+        seen, names, trained = self.banks.seen(), self._course.penalties, self.at.trained
+        terms: list[tuple[Any, object]] = [
+            (penalty, seen)
+            for penalty in PENALTIES
+            if penalty.name in names and (penalty.group is None or penalty.group in trained)
+        ]
+        if not terms:
+            return mask.new_zeros(())
+        found = penalise(terms, self._given(mask, indices))[0]
+        return found * mask.sum() / self._num_real
+
+    def _given(self, mask: Tensor, indices: Tensor | None) -> StepInput:
+        """The engine's form of a step's input, as far as penalties read it."""
+        assert self.at is not None
+        assert isinstance(self._course, BankCourse)
+        rows = [
+            Row(index, NO_TOKENS, self._course.shown_tags(self.at, index))
+            for index in ([] if indices is None else indices.tolist())
+        ]
+        values = dict(self._course.values(self.at, rows))
+        none = ((0,) * self._config.tags.num_tags,) * len(mask)
+        tags, tagged = values.pop("tags", none), values.pop("tagged", (False,) * len(mask))
+        weights = {name: values.get(name, 0.0) for name in self._course.penalties}
+        fields = {n: torch.tensor([cast(float, v)], device=mask.device) for n, v in weights.items()}
+        fields["tags"] = torch.tensor([tags], device=mask.device)
+        fields["tagged"] = torch.tensor([tagged], dtype=torch.float32, device=mask.device)
+        empty = mask.new_zeros(0)
+        real = mask.float()[None]
+        return StepInput(Batch(empty, real, empty, empty, empty), fields)
+
+
+def _mask_of(mask: Tensor | None) -> Tensor:
+    if mask is None or mask.dim() != 2:
+        raise InputError(
+            "a batch has no attention_mask of rows and tokens, so nothing says what is padding: "
+            "allowed are collators that give one, use TRL's or transformers' own without packing"
+        )
+    return mask

@@ -1,0 +1,213 @@
+"""What a trainer cannot honour is refused by one sentence, before it has trained anything."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import torch
+from transformers import Trainer
+
+from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
+from schemabank.config.settings import EvalSettings
+from schemabank.config.task import TaskSettings
+from schemabank.trainer import MethodTrainerMixin
+from tiny import tiny_model, tiny_tokenizer
+from trainers import (
+    BATCH,
+    PAIRS,
+    TinyTrainer,
+    arguments,
+    collate,
+    method,
+    rows,
+    tokens_of,
+    trainer,
+    wrapped,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
+    """A trainer with other options than the usual ones."""
+    usual = {
+        "model": wrapped(),
+        "args": arguments(folder),
+        "train_dataset": rows(tokens_of()),
+        "data_collator": collate,
+        "processing_class": tiny_tokenizer(),
+    }
+    return TinyTrainer(method=arm, **{**usual, **options})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arm": "experts"}, "arm is 'experts', which trains in SchemaBank's own engine alone"),
+        ({"arm": "base"}, "arm is 'base', which"),
+        ({"arm": "coto", "seed": 3}, r"states seed, which has no effect .*; set it in args\.seed"),
+        (
+            {"arm": "coto", "lora": LoraSettings(r=4)},
+            r"states lora\.r, .*set it in peft\.LoraConfig",
+        ),
+        (
+            {"arm": "lora", "train": TrainSettings(learning_rate=1e-4)},
+            r"states train\.learning_rate, .*set it in the trainer's arguments",
+        ),
+        ({"arm": "lora", "average": {"kind": "bema"}}, r"states average\.kind.*Tuner"),
+        ({"arm": "lora", "eval": EvalSettings(limit=3)}, r"states eval\.limit.*leave it out"),
+        ({"arm": "lora", "task": TaskSettings(max_length=9)}, r"states task\.max_length"),
+        ({"arm": "lora", "bank": BankSettings(rank=2)}, r"states bank\.rank"),
+        ({"arm": "coto", "coto": {"initial_probability": 1, "rising_ratio": 0.5}}, "rising_ratio"),
+        (
+            {"arm": "schemabank", "tags": TagSettings(delivery="both")},
+            r"tags\.delivery is 'both', .*allowed is loss",
+        ),
+        (
+            {"arm": "schemabank", "tags": TagSettings(tagger="cluster")},
+            r"tagger is 'cluster', .*allowed .* are content, field, hash, none and random",
+        ),
+        (
+            {"arm": "schemabank", "tags": TagSettings(tagger="field", field="kind")},
+            "has no field 'kind'",
+        ),
+        ({"arm": "schemabank", "bank": BankSettings(last_n=4)}, "last_n is 4, but the model has 3"),
+    ],
+)
+def test_settings_of_the_method(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, RunConfig.model_validate(settings)).train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": "adafactor"}, r"args\.optim is 'adafactor', .*allowed is adamw_torch or"),
+        ({"lr_scheduler_type": "inverse_sqrt"}, "allowed is linear, cosine, constant_with_warmup"),
+        ({"learning_rate": 0}, r"args\.learning_rate is 0\.?0?, .*above 0"),
+        ({"warmup_steps": 10}, r"args\.warmup_steps is 10, .*a share of every stage's steps"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size is True"),
+        ({"torch_compile": True}, "torch_compile is True"),
+        (
+            {"gradient_accumulation_steps": 2},
+            r"gradient_accumulation_steps is 2, .*allowed is 1 with bank\.load_balance_weight",
+        ),
+        (
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            "allowed is use_reentrant False",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_arguments_of_the_trainer(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        trainer(tmp_path, method("schemabank"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (
+            {"use_dora": True},
+            "use_dora is True, but SchemaBank trains plain LoRA: allowed is False",
+        ),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is"),
+        ({"bias": "lora_only"}, "bias is 'lora_only'"),
+    ],
+)
+def test_adapters_that_are_more_than_lora(
+    lora: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    model = peft.get_peft_model(
+        tiny_model("llama"), peft.LoraConfig(r=4, target_modules=["q_proj"], **lora)
+    )
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, method("lora"), model=model)
+
+
+def test_models_without_the_one_adapter(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"model is a LlamaForCausalLM: allowed is a peft\.Peft"):
+        made(tmp_path, method("lora"), model=tiny_model("llama"))
+    model = wrapped()
+    model.add_adapter("second", peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(InputError, match=r"default \(LoraConfig\), second \(LoraConfig\): allowed"):
+        made(tmp_path, method("lora"), model=model)
+    with pytest.raises(InputError, match=r"weights are torch\.bfloat16, which swallows"):
+        made(tmp_path, method("lora"), model=wrapped().to(torch.bfloat16))
+    one = peft.LoraConfig(r=4, target_modules=["q_proj"], layers_to_transform=[1])
+    with pytest.raises(InputError, match="a single block has adapters"):
+        made(tmp_path, method("coto"), model=peft.get_peft_model(tiny_model("llama"), one))
+
+
+def test_what_else_a_trainer_may_be_given(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    own = (torch.optim.SGD([weight], lr=1.0), None)
+    for options in ({"optimizers": own}, {"compute_loss_func": lambda *_, **__: None}):
+        with pytest.raises(InputError, match=rf"{next(iter(options))} was given to the trainer"):
+            made(tmp_path, method("lora"), **options)
+
+
+def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
+    bare = rows(tokens_of()).remove_columns(["prompt", "completion"])
+    with pytest.raises(
+        InputError, match=r"tags\.tagger is 'hash', which needs the examples' texts"
+    ):
+        made(tmp_path, method("schemabank"), train_dataset=bare)
+    untagged = method("schemabank", tags={"tagger": "none"})
+    made(tmp_path, untagged, train_dataset=bare).train()
+    with pytest.raises(InputError, match="data are a list, but tags need numbered rows"):
+        made(tmp_path, method("schemabank"), train_dataset=list(rows(tokens_of())))
+
+    class Dropping(MethodTrainerMixin, _Dropping):
+        pass
+
+    with pytest.raises(InputError, match=r"made 23 rows of 24 examples, .*allowed is no packing"):
+        Dropping(
+            method=method("schemabank"),
+            model=wrapped(),
+            args=arguments(tmp_path),
+            train_dataset=rows(tokens_of()),
+        )
+
+
+class _Dropping(Trainer):
+    """As TRL's does with an example that is cut off before its completion."""
+
+    def __init__(self, *, train_dataset: datasets.Dataset, **options: object) -> None:
+        super().__init__(train_dataset=train_dataset.select(range(1, len(PAIRS))), **options)
+
+
+def test_batches_that_do_not_say_what_is_padding(tmp_path: Path) -> None:
+    def without_mask(batch: list[Any]) -> dict[str, torch.Tensor]:
+        return {k: v for k, v in collate(batch).items() if k != "attention_mask"}
+
+    unsure = made(tmp_path, method("schemabank"), data_collator=without_mask)
+    with pytest.raises(InputError, match="a batch has no attention_mask"):
+        unsure.train()
+    assert unsure.state.global_step == 0
+    made(tmp_path, method("coto"), data_collator=without_mask).train()
+
+
+def test_counted_warm_up_is_that_many_steps_of_a_single_stage(tmp_path: Path) -> None:
+    for steps in (1, 7, 33):
+        trained = trainer(tmp_path, method("lora"), warmup_steps=steps, logging_steps=1)
+        trained.train()
+        rates = [row["learning_rate"] for row in trained.state.log_history if "loss" in row]
+        assert rates.index(max(rates)) == steps
+        assert rates[0] == pytest.approx(max(rates) / (steps + 1))
+
+
+def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> None:
+    trained = trainer(
+        tmp_path, method("lora"), lr_scheduler_type="constant", warmup_steps=9, logging_steps=1
+    )
+    trained.train()
+    assert {row["learning_rate"] for row in trained.state.log_history if "loss" in row} == {1e-2}
+    assert trained.args.per_device_train_batch_size == BATCH

@@ -1,0 +1,227 @@
+"""Runs that go on, what they leave, and what is acting meanwhile."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from schemabank import InputError, RunConfig
+from tiny import tiny_model
+from trainers import LORA, RATE, STEPS, TinyTrainer, furthest, logits, method, tensors, trainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+DROPPED = LORA.model_copy(update={"lora_dropout": 0.2})
+ARMS = ("lora", "coto", "schemabank")
+# In the middle of all three stages, at the end of the first, and one step before the second's.
+CHECKPOINTS = (7, 15, 22, 29, 40)
+
+
+class Saving(TrainerCallback):
+    """Lets a trainer write checkpoints after some steps."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args
+        control.should_save = state.global_step in CHECKPOINTS
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_run_goes_on_from_every_stage_as_if_never_stopped(arm: str, tmp_path: Path) -> None:
+    whole = trainer(tmp_path, method(arm), lora=DROPPED)
+    whole.add_callback(Saving())
+    whole.train()
+    stages = {whole_stage(arm, step) for step in CHECKPOINTS}
+    assert len(stages) == (3 if arm == "schemabank" else 1)
+    for step in CHECKPOINTS:
+        again = trainer(tmp_path / "again", method(arm), lora=DROPPED)
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert again.state.global_step == STEPS
+        assert furthest(tensors(again), tensors(whole)) == 0, f"after step {step}"
+
+
+def whole_stage(arm: str, step: int) -> int:
+    """The stage of the step that comes after so many."""
+    ends = (15, 30, STEPS) if arm == "schemabank" else (STEPS,)
+    return next(stage for stage, end in enumerate(ends) if step < end)
+
+
+class Interrupting(TrainerCallback):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, control
+        if state.global_step == 33:
+            raise KeyboardInterrupt
+
+
+def test_the_same_trainer_goes_on_after_an_interruption(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole", method("schemabank"), lora=DROPPED)
+    whole.train()
+    stopped = trainer(tmp_path, method("schemabank"), lora=DROPPED)
+    stopped.add_callback(Saving())
+    stopped.add_callback(Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert not any("schema_banks" in name for name, _ in stopped.model.named_parameters())
+    with pytest.raises(InputError, match="adapter that has been trained: allowed is a fresh one"):
+        stopped.train()
+    stopped.remove_callback(Interrupting)
+    stopped.train(resume_from_checkpoint=True)
+    assert furthest(tensors(stopped), tensors(whole)) == 0
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_what_is_saved_is_stock_peft_with_the_banks_off(arm: str, tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method(arm))
+    trained.train()
+    trained.save_model(str(tmp_path / "adapter"))
+    assert not list((tmp_path / "adapter").glob("schemabank*"))
+    kept = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (kept["peft_type"], kept["r"]) == ("LORA", LORA.r)
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    assert torch.equal(logits(stock), logits(trained.model))
+    assert (logits(stock) - logits(tiny_model("llama"))).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method(arm))
+    seen: dict[int, torch.Tensor] = {}
+
+    class Looking(Saving):
+        def on_save(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
+            del args
+            seen[state.global_step] = logits(trained.model)
+
+    trained.add_callback(Looking())
+    trained.train()
+    assert set(seen) == set(CHECKPOINTS)
+    for step, found in seen.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            assert all("lora_" in name for name in file.keys())  # noqa: SIM118 -- it has no others
+        stock = peft.PeftModel.from_pretrained(tiny_model("llama"), folder)
+        assert torch.equal(logits(stock), found), "nothing but the adapter acts between steps"
+
+
+@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+def test_evaluation_sees_the_adapter_alone_and_changes_nothing(arm: str, tmp_path: Path) -> None:
+    quiet = trainer(tmp_path / "quiet", method(arm))
+    quiet.train()
+    watched = trainer(tmp_path, method(arm), eval_strategy="steps", eval_steps=9)
+    watched.train()
+    assert furthest(tensors(quiet), tensors(watched)) == 0
+    losses = [row["eval_loss"] for row in watched.state.log_history if "eval_loss" in row]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+
+
+def test_what_the_course_says_is_logged(tmp_path: Path) -> None:
+    for arm, figure in (("coto", "acting_blocks"), ("schemabank", "bank_scale")):
+        trained = trainer(tmp_path, method(arm))
+        trained.train()
+        assert all(figure in row for row in trained.state.log_history if "loss" in row)
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method("schemabank"))
+    seen: list[float] = []
+
+    class Spoiling(TrainerCallback):
+        def on_step_begin(self, *told: object, **_: object) -> None:
+            self.before = tensors(trained)
+            if told[1].global_step == 40:
+                weight = trained._adapter.b[1]
+                self.spoilt = weight.register_hook(lambda grad: grad * torch.nan)
+
+        def on_step_end(self, *told: object, **_: object) -> None:
+            if told[1].global_step in {40, 41, 42}:
+                seen.append(furthest(tensors(trained), self.before))
+            if told[1].global_step == 41:
+                self.spoilt.remove()
+
+    trained.add_callback(Spoiling())
+    trained.train()
+    assert [moved > 0 for moved in seen] == [True, False, True]
+    counted = [row.get("skipped_steps") for row in trained.state.log_history if "loss" in row]
+    assert counted == [None] * 4 + [1]
+
+
+def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method("lora"), learning_rate=1e30)
+    with pytest.raises(RuntimeError, match=r"no finite gradient in 3 of 50 steps: lower"):
+        trained.train()
+
+
+def resumed(folder: Path, arm: RunConfig, **changes: object) -> TinyTrainer:
+    """A trainer that would go on from the checkpoint of a run under a bank."""
+    first = trainer(folder, method("schemabank"), save_strategy="steps", save_steps=25)
+    first.train()
+    return trainer(folder / "again", arm, **changes)
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "message"),
+    [
+        ("coto", {}, r"arm is 'coto', but the checkpoint .* was trained with 'schemabank'"),
+        ("schemabank", {"seed": 8}, r"seed is 8, but the checkpoint .* with 7"),
+        ("schemabank", {"max_steps": 60}, r"train.max_steps is 60, but the checkpoint"),
+        ("schemabank", {"learning_rate": RATE / 2}, r"train.learning_rate is 0.005, but"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    arm: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    again = resumed(tmp_path, method(arm), **changes)
+    with pytest.raises(InputError, match=message):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-25"))
+
+
+def test_a_checkpoint_without_its_bank_is_refused(tmp_path: Path) -> None:
+    again = resumed(tmp_path, method("schemabank"))
+    folder = tmp_path / "checkpoint-25"
+    shutil.rmtree(folder / "schemabank_bank")
+    with pytest.raises(InputError, match="schemabank_bank"):
+        again.train(resume_from_checkpoint=str(folder))
+    (folder / "schemabank.json").unlink()
+    with pytest.raises(InputError, match="was not written under a method of SchemaBank"):
+        again.train(resume_from_checkpoint=str(folder))
+
+
+def test_an_adapter_that_was_trained_before_is_not_overwritten(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method("lora"))
+    with torch.no_grad():
+        trained._adapter.b[0][0, 0] = 1
+    before = tensors(trained)
+    with pytest.raises(InputError, match="has been trained"):
+        trained.train()
+    assert furthest(tensors(trained), before) == 0
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"dtype": torch.bfloat16}])
+def test_bfloat16_trains_weights_that_stay_in_float32(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    trained = trainer(tmp_path, method("schemabank"), **changes)
+    exact = trainer(tmp_path, method("schemabank"))
+    dtypes: set[torch.dtype] = set()
+
+    class Looking(TrainerCallback):
+        def on_train_end(self, *_: object, **__: object) -> None:
+            assert trained._steps is not None
+            dtypes.update(weight.dtype for _, weight in trained._steps.weights)
+
+    trained.add_callback(Looking())
+    trained.train()
+    exact.train()
+    assert dtypes == {torch.float32}
+    ends = [run.state.log_history[-2]["loss"] for run in (trained, exact)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)

@@ -1,0 +1,138 @@
+"""The same inside TRL's `SFTTrainer`, where TRL is installed; nothing else needs it."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import torch
+
+from schemabank import InputError, RunConfig, Tuner
+from schemabank.trainer import MethodTrainerMixin
+from tiny import tiny_model, tiny_tokenizer
+from tinyruns import write_model
+from trainers import (
+    BATCH,
+    LORA,
+    PAIRS,
+    RATE,
+    SEED,
+    STEPS,
+    EnginesOrder,
+    engine,
+    furthest,
+    logits,
+    method,
+    rows,
+    tensors,
+    tokens_of,
+)
+
+trl = pytest.importorskip("trl")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*pin_memory"
+)
+
+TOLERANCE = 1e-3  # in float32, as without TRL
+
+
+class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
+    """TRL's trainer under a method; if asked, in the engine's order of examples."""
+
+    engines_order = True
+
+    def _get_train_sampler(self, *args: object) -> object:
+        if self.engines_order:
+            return EnginesOrder(tokens_of())
+        return super()._get_train_sampler(*args)
+
+
+def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
+    """A trainer of TRL with its defaults, checkpointed blocks among them."""
+    common: dict[str, Any] = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "learning_rate": RATE,
+        "warmup_steps": 0.05,
+        "weight_decay": 0.01,
+        "seed": SEED,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    data = changes.pop("train_dataset", None) or rows(tokens_of())
+    return TinySFT(
+        method=arm,
+        model=tiny_model("llama"),
+        args=trl.SFTConfig(str(folder), **{**common, **changes}),
+        train_dataset=data,
+        processing_class=tiny_tokenizer(),
+        peft_config=peft.LoraConfig(
+            r=LORA.r, lora_alpha=10, target_modules=list(LORA.target_modules)
+        ),
+    )
+
+
+@pytest.mark.parametrize("arm", ["lora", "coto", "schemabank"])
+def test_it_ends_at_the_engines_weights_and_in_stock_peft(arm: str, tmp_path: Path) -> None:
+    trained = made(tmp_path, method(arm))
+    assert trained.args.gradient_checkpointing
+    trained.train()
+    assert furthest(tensors(trained), engine(method(arm))[0]) < TOLERANCE
+    trained.save_model(str(tmp_path / "adapter"))
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    assert torch.equal(logits(stock), logits(trained.model))
+
+
+def test_texts_are_tagged_as_they_were_before_trl_made_tokens_of_them(tmp_path: Path) -> None:
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
+    trained = made(tmp_path, method("schemabank"), train_dataset=texts)
+    trained.train()
+    assert furthest(tensors(trained), engine(method("schemabank"))[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("step", [8, 24, 40])
+def test_a_run_goes_on_from_every_stage(step: int, tmp_path: Path) -> None:
+    runs = [made(folder, method("schemabank")) for folder in (tmp_path, tmp_path / "again")]
+    for run in runs:
+        run.engines_order = False
+    whole, again = runs
+    whole.args.save_strategy, whole.args.save_steps = "steps", 8
+    whole.state.save_steps = 8
+    whole.train()
+    again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert furthest(tensors(again), tensors(whole)) == 0
+
+
+@pytest.mark.parametrize(("name", "length"), [("packing", 64), ("padding_free", None)])
+def test_packed_rows_are_refused(name: str, length: int | None, tmp_path: Path) -> None:
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
+    options = {name: True, "max_length": length, "train_dataset": texts}
+    with pytest.raises(InputError, match=rf"args\.{name} is True, .*allowed is False"):
+        made(tmp_path, method("schemabank"), **options)
+
+
+def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    Tuner(model, tiny_tokenizer(), RunConfig(arm="lora"))
+    args = trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_steps=1, report_to=[])
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
+    stock = trl.SFTTrainer(model, args, train_dataset=texts, processing_class=tiny_tokenizer())
+    with pytest.raises(InputError, match=r"would change no weight.*tuner\.remove\(\) first"):
+        stock.train()
+
+
+def test_the_docs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
+    _, code, _ = page.partition("<!-- example: trl -->")[2].split("```", 2)
+    # TRL asks for a GPU unless it is told otherwise.
+    code = code.removeprefix("python\n").replace('SFTConfig("out"', 'SFTConfig("out", use_cpu=True')
+    assert len(code.strip().splitlines()) > 15
+    write_model(tmp_path / "Qwen" / "Qwen2-0.5B", "llama")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})  # noqa: S102 -- our own page
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "my-adapter")
+    assert not torch.equal(logits(stock), logits(tiny_model("llama")))
