@@ -79,7 +79,7 @@ class Weights:
         )
 
 
-class Steps:
+class KeptSteps:
     """Keeps the steps of every run, and tells a program's function of each.
 
     Args:

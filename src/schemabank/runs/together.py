@@ -28,8 +28,8 @@ from schemabank.runs.continuing import check_whole, continued
 from schemabank.runs.evaluate import mean_losses
 from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
 from schemabank.runs.inmemory import (
+    KeptSteps,
     OnStep,
-    Steps,
     Weights,
     check_config,
     check_tags,
@@ -176,7 +176,7 @@ def train_cohort(
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
-        steps = Steps(on_step)
+        steps = KeptSteps(on_step)
         for group in groups:
             for plan, at_once in planned_cohorts(group.runs, group.context, model.device):
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
@@ -232,7 +232,7 @@ class _Attempt:
 
     trainees: Sequence[Trainee]
     group: _Group
-    steps: Steps
+    steps: KeptSteps
     named: Mapping[str, RunConfig]
     kept: dict[str, Weights] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)

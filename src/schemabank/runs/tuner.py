@@ -28,8 +28,8 @@ from schemabank.runs.asking import Prompt, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
 from schemabank.runs.inmemory import (
+    KeptSteps,
     OnStep,
-    Steps,
     Weights,
     check_config,
     held_base,
@@ -201,7 +201,7 @@ class Tuner:
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        steps = Steps(on_step)
+        steps = KeptSteps(on_step)
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
@@ -321,7 +321,7 @@ class Tuner:
         """Do what :meth:`save_pretrained` does; it is the shorter name."""
         self.save_pretrained(folder)
 
-    def _take_all(self, cohort: Cohort, steps: Steps, progress: Reporter) -> None:
+    def _take_all(self, cohort: Cohort, steps: KeptSteps, progress: Reporter) -> None:
         """Take all steps of a cohort of one run."""
         progress.start(f"train {self.config.arm}", cohort.num_steps)
         lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
