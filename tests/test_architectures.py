@@ -66,7 +66,7 @@ BY_SLOT = {
     "xglm",
 }
 UNTRAINABLE = {"llama4_text": "no known decoder blocks"}
-BANKLESS = {"rwkv": "cannot be run from the first bank on"}
+BANKLESS: dict[str, str] = {}
 UNREADABLE = {"rwkv": r"neither by SchemaBank nor by transformers' generate \(its logits differ"}
 
 

@@ -40,11 +40,12 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
     bad = [target for target, found in alone.items() if found is not None]
     is_list = wanted.target_modules == settings.target_modules
     named = "names" if is_list else "is all-linear and finds"
+    usable = [] if is_list else _usable(model, settings, bad)
     raise InputError(
         f"lora.target_modules {named} {', '.join(map(repr, bad or settings.target_modules))}, for "
         f"which stock PEFT {peft.__version__} has other layers of {type(model).__name__} than "
         f"SchemaBank ({problem}): allowed are targets on which both agree, "
-        + ("leave it out" if is_list else f"write [{', '.join(_usable(model, settings, bad))}]")
+        + (f"write [{', '.join(usable)}]" if usable else "leave it out")
     )
 
 

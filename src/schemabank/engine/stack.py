@@ -18,6 +18,7 @@ from schemabank.engine.loralayers import LoraLayers
 from schemabank.engine.part import Attach, Part, StepInput
 from schemabank.engine.targets import check_calls
 from schemabank.models.architecture import decoder_blocks
+from schemabank.models.checks import check_causal
 from schemabank.models.frozen import kept_state
 from schemabank.models.refusals import RefusalError, asking
 
@@ -68,6 +69,7 @@ class AdapterStack:
             self.model = model.requires_grad_(False).eval()
             self.blocks = decoder_blocks(model)
             self.head, self._tuples = probed(model, self.blocks)
+            check_causal(model)
             self.parts: list[Part] = []
             for put_on in attach:
                 self.parts.append(put_on(model, self.num_slots))

@@ -34,7 +34,7 @@ class Layout:
 
     Attributes:
         transposed: whether the layers store their weights transposed, as in GPT-2.
-        excluded: paths of layers outside the text model that match a target.
+        excluded: paths of modules outside the text model that match a target.
     """
 
     transposed: bool = False
@@ -125,7 +125,8 @@ def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
 def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
     """Return what PEFT needs to know besides the settings to find the same layers."""
     prefix, wanted = decoder_prefix(model), settings.target_modules
-    outside = [path for path in _linear_layers(model) if not path.startswith(prefix)]
+    # Of any kind: Gemma 4's tower has linear layers inside others, which PEFT cannot take.
+    outside = [path for path, _ in model.named_modules() if not path.startswith(prefix)]
     layers = target_layers(model, settings).values()
     return Layout(
         transposed=any(isinstance(layer, Conv1D) for layer in layers),

@@ -5,13 +5,31 @@ A configuration may be nested (a Gemma 3 with its vision tower keeps its text mo
 """
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
 from schemabank.models.blocknames import BLOCK_LISTS
 
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's name
+
+
+def auto_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM | AutoModelForImageTextToText]:
+    """Return which of transformers' classes loads a model.
+
+    It is the one for causal models, unless that knows a text model only together with its vision
+    tower, as in LLaVA or Qwen2-VL.
+    """
+    kind = type(config)
+    is_text = kind in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForCausalLM if is_text else AutoModelForImageTextToText
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:
