@@ -39,7 +39,7 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
     }
     bad = [target for target, found in alone.items() if found is not None]
     is_list = wanted.target_modules == settings.target_modules
-    named = "names" if is_list else "is all-linear and finds"
+    named = "names" if is_list else "finds"
     usable = [] if is_list else _usable(model, settings, bad)
     raise InputError(
         f"lora.target_modules {named} {', '.join(map(repr, bad or settings.target_modules))}, for "

@@ -243,7 +243,7 @@ class AdapterStack:
                 self.hidden,
                 num_slots=self.num_slots,
                 device=device,
-                found=self.lora.settings[0].target_modules if self.lora.all_linear else (),
+                found=self.lora.found,
             )
         if any(part.first_block is not None for part in self.parts):
             self._check_trunk()

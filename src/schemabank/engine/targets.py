@@ -5,6 +5,7 @@ none on the output layer, which the engine applies to labelled positions itself,
 tower, and none on the weights of a mixture's routed experts, which are not layers.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import ALL_LINEAR, LoraSettings
+from schemabank.config.settings import LoraSettings
+from schemabank.config.targets import ALL_LINEAR, is_choice
 from schemabank.engine.joined import JoinedLinear
 from schemabank.models.architecture import decoder_blocks, decoder_prefix
 from schemabank.models.refusals import RefusalError, asking
@@ -45,17 +47,39 @@ PLAIN = Layout()
 
 
 def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
-    """Return the settings with the names of a model's layers in place of ``all-linear``."""
-    if ALL_LINEAR not in settings.target_modules:
+    """Return the settings with names of layers in place of ``all-linear`` or of patterns.
+
+    Raises:
+        InputError: a pattern that matches no linear layer.
+    """
+    if not any(map(is_choice, settings.target_modules)):
         return settings
     inside = _chosen_starts(model, settings.layers_to_transform)
-    paths = [p for p in _linear_layers(model, within=decoder_prefix(model)) if p.startswith(inside)]
-    # As in a list by hand, a target is the last name of a path, unless that is a mere number that
-    # something else has, too.
-    names = dict.fromkeys(
-        _shortest(path, lambda name: _other_match(model, name, inside) is None) for path in paths
-    )
-    return settings.model_copy(update={"target_modules": tuple(names)})
+    linear = _linear_layers(model, within=decoder_prefix(model))
+    paths = [path for path in linear if path.startswith(inside)]
+    names: list[str] = []
+    for target in settings.target_modules:
+        names += _chosen_by(model, target, paths) if is_choice(target) else [target]
+    return settings.model_copy(update={"target_modules": tuple(dict.fromkeys(names))})
+
+
+def _chosen_by(model: PreTrainedModel, target: str, paths: Sequence[str]) -> list[str]:
+    """Names for the layers that ``all-linear`` or a pattern stands for, and for no others."""
+    is_all = target == ALL_LINEAR
+    chosen = {path for path in paths if is_all or re.fullmatch(target, path)}
+    if paths and not chosen:
+        raise InputError(
+            f"lora.target_modules has the pattern {target!r}, which matches the whole path of no "
+            f"linear layer: allowed are patterns for paths such as {paths[0]}, or names, as "
+            f"{paths[0].rpartition('.')[2]}: correct it"
+        )
+
+    # As in a list by hand, a target is the last name of a path, unless others end so, too.
+    def names_no_other(name: str) -> bool:
+        found = {path for path in paths if matches(path, name, ("",))}
+        return found <= chosen and _other_match(model, name, ("",)) is None
+
+    return [_shortest(path, names_no_other) for path in paths if path in chosen]
 
 
 def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, Linear]:
@@ -180,7 +204,7 @@ def check_calls(
         run: runs the model with adapters on tokens ``(slot, batch, token)``.
         num_slots: slots.
         device: the model's.
-        found: the targets that ``all-linear`` stands for, if it is asked for.
+        found: the targets that ``all-linear`` or a pattern stands for, where one was given.
 
     Raises:
         InputError: names the first such layer.
@@ -197,16 +221,16 @@ def check_calls(
     if bad or reason:
         # The layer that failed, or else the first that was not reached.
         path = max(bad or list(layers), key=lambda path: counts[path])
+        named = f"{'finds' if found else 'names'} {path.rpartition('.')[2]!r}"
         raise InputError(
-            f"lora.target_modules {'is all-linear and finds' if found else 'names'} "
-            f"{path.rpartition('.')[2]!r}, but not every token goes through {path} once{reason}, as "
-            "through a mixture's routed experts or a layer whose weights the model reads by "
+            f"lora.target_modules {named}, but not every token goes through {path} once{reason}, "
+            "as through a mixture's routed experts or a layer whose weights the model reads by "
             f"itself: allowed are other linear layers, {_without(path, found)}"
         )
 
 
 def _without(path: str, found: Sequence[str]) -> str:
-    """How a layer is left out of what ``all-linear`` found, or of a list by hand."""
+    """How a layer is left out of what ``all-linear`` or a pattern found, or of a list by hand."""
     others = [target for target in found if not matches(path, target, ("",))]
     return f"write [{', '.join(others)}]" if others else "leave it out"
 

@@ -8,6 +8,7 @@ __all__ = [
     "architecture",
     "basemodel",
     "blocknames",
+    "checks",
     "digests",
     "embedded",
     "files",

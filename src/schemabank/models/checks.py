@@ -16,7 +16,6 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.memory import is_out_of_memory
 from schemabank.models.refusals import RefusalError, asking
 
-
 UNSEEN = 5e-2  # of the largest logit; what bfloat16 rounds is less, and what a token sees is more
 
 
