@@ -325,7 +325,8 @@ def tiny_architecture(name: str, *, seed: int = 0, **changes: Any) -> PreTrained
         torch.manual_seed(seed)
         model: PreTrainedModel = auto_class(config).from_config(config)
         for parameter in model.parameters():
-            if parameter.dim() > 1:
+            # Biases and gates of zero would hide what depends on them.
+            if parameter.dim() > 1 or not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.3)
     return model.float().eval()
 
