@@ -20,7 +20,7 @@ def main() -> None:
     for name in NAMES:
         with tempfile.TemporaryDirectory() as folder:
             trials.append(tried(name, Path(folder)))
-        print(*trials[-1].cells, sep=" | ")
+        sys.stdout.write(" | ".join(trials[-1].cells) + "\n")
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(START)
     after = rest.partition(END)[2]

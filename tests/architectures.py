@@ -333,12 +333,10 @@ def tiny_architecture(name: str, *, seed: int = 0, **changes: Any) -> PreTrained
 
 def _configured(name: str, changes: Mapping[str, Any]) -> PreTrainedConfig:
     if name in WRAPPERS:
-        text, others = WRAPPERS[name]
-        given = {"text_config": {**COMMON, **text, **changes}, **others}
-        config: PreTrainedConfig = AutoConfig.for_model(name, **given)
-        return config
-    own = next(group[name] for group in (DENSE, MIXTURES, RECURRENT) if name in group)
-    given = {**COMMON, **own, **changes}
-    kind = given.pop("kind", name)
-    config = AutoConfig.for_model(kind, **given)
+        text, given = WRAPPERS[name]
+        given = {"text_config": {**COMMON, **text, **changes}, **given}
+    else:
+        own = next(group[name] for group in (DENSE, MIXTURES, RECURRENT) if name in group)
+        given = {**COMMON, **own, **changes}
+    config: PreTrainedConfig = AutoConfig.for_model(given.pop("kind", name), **given)
     return config

@@ -31,7 +31,10 @@ from schemabank.models.basemodel import BaseModel
 from tiny import END_TOKEN_ID, tiny_tokenizer
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
-START, END = "<!-- architectures: made by docs/build_models.py -->\n", "<!-- end of architectures -->"
+START, END = (
+    "<!-- architectures: made by docs/build_models.py -->\n",
+    "<!-- end of architectures -->",
+)
 HEADERS = (
     *("`model_type`", "default targets", "`all-linear`", "trains", "in PEFT", "decodes"),
     "refused, and what to do",
@@ -50,6 +53,8 @@ REMARKS = {
     "gemma3n_text": "banks, since its blocks pass several states of a token: the arm `lora`",
     "llama4_text": "all, since its text model does not name its blocks: another model",
     "rwkv": "decoding, since `generate` mixes up rows of a batch: the task `perplexity`",
+    "zamba2": "decoding in float32, since `generate` is off by a thousandth: "
+    "`model.dtype: bfloat16`, or the task `perplexity`",
 }
 
 
@@ -148,9 +153,7 @@ def as_written(targets: Sequence[str], asked: Sequence[str]) -> str:
 def has_banks(model: PreTrainedModel) -> bool:
     """Whether the arm ``schemabank`` can be trained."""
     try:
-        AdapterStack(
-            model, lora=[LoraSettings()], attach=with_banks(BANK), adapters=False
-        ).remove()
+        AdapterStack(model, lora=[LoraSettings()], attach=with_banks(BANK), adapters=False).remove()
     except InputError as error:
         assert "cannot be run from the first bank on" in str(error)  # noqa: PT017 -- some cannot
         return False
@@ -211,7 +214,9 @@ def exported(
     for slot, own in enumerate(tensors):
         place = folder / str(slot)
         save_adapter(place, own, settings[slot], base_name="tiny", card="", layout=layout)
-        check, other = (check_with_peft(place, base, each) for each in (probes[slot], probes[1 - slot]))
+        check, other = (
+            check_with_peft(place, base, each) for each in (probes[slot], probes[1 - slot])
+        )
         assert check.agrees, check.said
         assert not other.agrees, other.said
         assert check.difference is not None
@@ -274,7 +279,7 @@ def page_rows() -> dict[str, list[str]]:
 
 
 def check_row(name: str, folder: Path) -> None:
-    """Hold an architecture to what the page says of it; the build command is named if it differs."""
+    """Hold an architecture to what the page says of it."""
     found, shown = tried(name, folder), page_rows()[name]
     cells = list(found.cells)
     mend = "python docs/build_models.py makes the table again"
