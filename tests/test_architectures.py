@@ -140,7 +140,7 @@ def test_where_the_default_targets_are_no_layers_those_of_the_attention_are_name
     name: str,
 ) -> None:
     model = tiny_architecture(name)
-    with pytest.raises(InputError, match=r"name those of the attention, \[.*\], or write all-lin"):
+    with pytest.raises(InputError, match=r"such as the attention's \[.*\], or write all-linear"):
         AdapterStack(model, lora=[LoraSettings()])
     stack = AdapterStack(model, lora=[followed(model, None)])
     attention = {p for p, m in model.named_modules() if type(m).__name__.endswith("Attention")}

@@ -258,8 +258,8 @@ def _allowed_targets(model: PreTrainedModel, paths: Sequence[str]) -> str:
     if not names:
         return "the model has none, use another model"
     attention = attention_targets(model, paths)
-    choice = f"those of the attention, [{', '.join(attention)}]" if attention else "some of those"
-    return f"allowed are {', '.join(names)}, name {choice}, or write all-linear"
+    choice = f", such as the attention's [{', '.join(attention)}]" if attention else ""
+    return f"allowed are {', '.join(names)}, name some of those{choice}, or write {ALL_LINEAR}"
 
 
 def _linear_layers(model: PreTrainedModel, *, within: str = "") -> dict[str, Linear]:

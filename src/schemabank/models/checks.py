@@ -16,7 +16,10 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.memory import is_out_of_memory
 from schemabank.models.refusals import RefusalError, asking
 
-UNSEEN = 5e-2  # of the largest logit; what bfloat16 rounds is less, and what a token sees is more
+# What a later token may change of earlier logits, relative to the largest: rounding in a type with
+# many digits, and in others.
+UNSEEN = {torch.float32: 1e-3, torch.float64: 1e-3}
+UNSEEN_ROUNDED = 5e-2
 
 
 @contextmanager
@@ -88,7 +91,8 @@ def check_causal(model: PreTrainedModel) -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
     first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
     # Not bit for bit: a mixture's products may have other shapes for other tokens.
-    if (first - second).abs().max() > UNSEEN * first.abs().max():
+    allowed = UNSEEN.get(model.dtype, UNSEEN_ROUNDED) * first.abs().max()
+    if (first - second).abs().max() > allowed:
         raise InputError(
             f"the model {type(model).__name__} is not causal, its tokens see later ones: allowed "
             "are models that predict each token from those before it, use one, or set is_decoder "
