@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
+from schemabank.config.targets import is_choice
 from schemabank.engine.dropout import SlotDropout, hashed
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
@@ -107,7 +108,8 @@ class LoraLayers(Part):
         """Give a slot another run's settings; its rank is at most the stack's largest."""
         assert settings is not None
         before = self.settings[slot]
-        if settings.target_modules == self.asked:  # their names were found when all were free
+        # The names of what only the model knows were found when all layers were free.
+        if any(map(is_choice, settings.target_modules)):
             settings = settings.model_copy(update={"target_modules": before.target_modules})
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform
