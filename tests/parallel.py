@@ -19,8 +19,10 @@ MEMORY_OF_A_WORKER = 2 * 2**30
 MOST_WORKERS = 8
 LONGEST_FIRST = (
     "engine/test_cohort.py",
+    "test_architectures_dense.py",
     "integration/test_smollm2.py",
     "sandbox/test_grade.py",
+    "test_architectures_recurrent.py",
     "engine/decoding/test_decode.py",
     "stats/test_coverage.py",
     "suites/test_execution.py",

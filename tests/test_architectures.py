@@ -1,79 +1,78 @@
-"""Every architecture trains, exports and decodes exactly, or is refused before training."""
+"""Architectures one by one: which layers can have adapters, what is refused, how they decode.
 
-from dataclasses import replace
+What each does from its targets to its completions in stock PEFT is tried in the files
+``test_architectures_*.py``, one a group of docs/models.md.
+"""
+
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import GenerationConfig, PreTrainedModel
 
-from architectures import CHANGES, tiny_architecture
-from cohorts import BANK, bank_run, data, lora_run, train, with_banks
+from architectures import GROUPS, NAMES, tiny_architecture
+from cohorts import BANK, with_banks
 from schemabank.adapters.export import check_with_peft, probe
 from schemabank.adapters.files import save_adapter
 from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
-from schemabank.engine.cohort import Cohort
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
-from schemabank.engine.decoding.decode import Completion, generate
-from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.kernels.attention import short_attention
+from schemabank.engine.lora import StackedLora
 from schemabank.engine.stack import AdapterStack
+from schemabank.models.architecture import decoder_prefix
 from schemabank.models.basemodel import BaseModel
-from tiny import END_TOKEN_ID, tiny_tokenizer
+from tiny import END_TOKEN_ID
+from trials import (
+    END,
+    HEADERS,
+    NOT,
+    ONE_BY_ONE,
+    PAGE,
+    REMARKS,
+    START,
+    TOKENIZER,
+    completed,
+    exported,
+    followed,
+    page_rows,
+    targets_in,
+    trained,
+    way_of_decoding,
+)
 
-TOKENIZER = tiny_tokenizer()
-PROMPTS = [
-    list(TOKENIZER(text)["input_ids"])
-    for text in ("How many clips did Natalia sell", "One", "The capital", "Two")
-]
 # One of a kind: attention that is no module of its own, vision beside text, Conv1D, sinks, scaled
 # logits, convolutions, recurrence, a shared expert. All others are tried in `make soak`.
 OFTEN = ("falcon", "gemma3", "gpt2", "gpt_oss", "granite", "lfm2", "mamba", "qwen2_moe")
 # Linear layers that cannot have an adapter: PEFT takes them for routed experts' weights or refuses
 # them, or the model reads their weights by itself.
+OF_EXPERTS = {"down_proj", "gate_proj", "up_proj"}
 REFUSED = {
-    "deepseek_v3": {"down_proj", "gate_proj", "kv_b_proj", "up_proj"},
+    **dict.fromkeys(
+        ("deepseek_v2", "deepseek_v3", "ernie4_5_moe", "glm4_moe", "qwen3_next"), OF_EXPERTS
+    ),
+    "falcon_h1": {"out_proj"},
     "falcon_mamba": {"dt_proj", "out_proj"},
+    "gemma3n_text": {"modality_router"},
+    "hunyuan_v1_moe": {*OF_EXPERTS, "wg"},
     "jamba": {"dt_proj"},
     "mamba": {"dt_proj", "out_proj"},
     "mamba2": {"out_proj"},
-    "qwen3_next": {"down_proj", "gate_proj", "up_proj"},
-}
-# Decoded by transformers' generate; all others by our decoder. docs/models.md lists both.
-BY_SLOT = {
-    "biogpt",
-    "bloom",
-    "codegen",
-    "falcon",
-    "falcon_mamba",
-    "gpt_neo",
-    "gpt_oss",
-    "gptj",
-    "jamba",
-    "lfm2",
-    "mamba",
-    "mamba2",
-    "mpt",
-    "nemotron",
-    "qwen3_5_text",
-    "qwen3_next",
-    "recurrent_gemma",
-    "rwkv",
-    "stablelm",
-    "xglm",
+    "nemotron_h": {"out_proj"},
+    "phimoe": {"router"},
 }
 UNTRAINABLE = {"llama4_text": "no known decoder blocks"}
-BANKLESS = {"rwkv": "cannot be run from the first bank on"}
-UNREADABLE = {"rwkv": r"neither by SchemaBank nor by transformers' generate \(its logits differ"}
+BANKLESS = {"gemma3n_text": "cannot be run from the first bank on"}
+UNREADABLE = dict.fromkeys(
+    ("rwkv", "zamba2"), r"neither by SchemaBank nor by transformers' generate \(its logits differ"
+)
 
 
 def each(*, but: tuple[str, ...] = ()) -> pytest.MarkDecorator:
     names = [
         pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.soak])
-        for name in sorted(CHANGES)
+        for name in NAMES
         if name not in but
     ]
     return pytest.mark.parametrize("name", names)
@@ -100,25 +99,6 @@ def layers_of(name: str) -> tuple[set[str], set[str]]:
     return allowed, refused
 
 
-def trained(
-    name: str, targets: set[str], *, device: str = "cpu"
-) -> tuple[AdapterStack, list[float]]:
-    """The stack after two runs, and the loss of every step.
-
-    One run is under the curriculum with its cached first stage, the other is plain LoRA.
-    """
-    lora = LoraSettings(r=2, lora_dropout=0.1, target_modules=tuple(sorted(targets)))
-    banked = name not in BANKLESS
-    first = bank_run(1, max_steps=6) if banked else lora_run(1, max_steps=6)
-    runs = [replace(run, lora=lora) for run in (first, lora_run(2, max_steps=6))]
-    model = tiny_architecture(name).to(device)
-    stack = AdapterStack(model, lora=[lora] * 2, attach=with_banks(BANK if banked else None))
-    cohort = Cohort(stack, runs, data(), explain=lambda _: None)
-    steps = train(cohort)
-    assert [slot.failure for slot in cohort.slots] == [None, None]
-    return stack, [step.loss for both in steps for step in both]
-
-
 @pytest.mark.parametrize("name", ["gpt2", "mixtral", "opt_projected", "qwen2"])
 def test_all_linear_layers_have_adapters_or_the_first_that_cannot_is_named(name: str) -> None:
     """Also those outside of all blocks, and an error names what nobody wrote."""
@@ -127,7 +107,7 @@ def test_all_linear_layers_have_adapters_or_the_first_that_cannot_is_named(name:
     try:
         stack = AdapterStack(model, lora=[settings])
     except InputError as error:
-        assert "is all-linear and finds" in str(error)  # noqa: PT017 -- some models have such layers
+        assert "finds" in str(error)  # noqa: PT017 -- some models have such layers
         return
     names = {path.rpartition(".")[2] for path in stack.lora.layers}
     assert set(stack.lora.settings[0].target_modules) == names
@@ -136,62 +116,95 @@ def test_all_linear_layers_have_adapters_or_the_first_that_cannot_is_named(name:
     assert max(int(layer.block) for layer in stack.lora.layers.values()) < stack.lora.num_blocks
 
 
-def completed(stack: AdapterStack, *, by_slot: bool, limit: int = 6) -> list[list[Completion]]:
-    decode = generate_by_slot if by_slot else generate
-    with stack.evaluating("off"):
-        return decode(
-            stack, PROMPTS, max_new_tokens=limit, end_token_ids=[END_TOKEN_ID], batch_size=3
+def test_the_page_has_a_row_for_every_architecture_in_its_group() -> None:
+    made = PAGE.read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
+    parts = made.split("### ")[1:]
+    assert [part.partition("\n")[0] for part in parts] == list(GROUPS)
+    for part, names in zip(parts, GROUPS.values(), strict=True):
+        rows = [line.split(" | ")[0].strip("| `") for line in part.splitlines()[2:]]
+        assert [row for row in rows if row not in {"model_type", ""} and "---" not in row] == (
+            sorted(names)
         )
 
 
-def completed_by_peft(model: PreTrainedModel, folder: Path) -> list[Completion]:
-    """What stock PEFT's ``generate`` completes, one prompt at a time."""
-    tuned = PeftModel.from_pretrained(model, str(folder))
-    plain = GenerationConfig(max_new_tokens=6, eos_token_id=END_TOKEN_ID, pad_token_id=END_TOKEN_ID)
-    completions = []
-    for prompt in PROMPTS:
-        tokens = torch.tensor([prompt])
-        mask = torch.ones_like(tokens)
-        written = tuned.generate(input_ids=tokens, attention_mask=mask, generation_config=plain)
-        row = written[0, len(prompt) :].tolist()
-        ended = END_TOKEN_ID in row
-        kept = row[: row.index(END_TOKEN_ID)] if ended else row
-        completions.append(Completion(kept, "end_token" if ended else "length"))
-    tuned.unload()
-    return completions
+def test_the_page_says_what_to_do_wherever_something_is_refused() -> None:
+    for name, row in page_rows().items():
+        cells = dict(zip(HEADERS, row, strict=True))
+        is_whole = cells["trains"] == "lora, schemabank" and cells["decodes"] != NOT
+        assert is_whole == (name not in REMARKS), name
+        assert is_whole == (cells["refused, and what to do"] == ""), name
+
+
+@pytest.mark.parametrize("name", ["gpt2", "lfm2", "phi"])
+def test_where_the_default_targets_are_no_layers_those_of_the_attention_are_named(
+    name: str,
+) -> None:
+    model = tiny_architecture(name)
+    with pytest.raises(InputError, match=r"such as the attention's \[.*\], or write all-linear"):
+        AdapterStack(model, lora=[LoraSettings()])
+    stack = AdapterStack(model, lora=[followed(model, None)])
+    attention = {p for p, m in model.named_modules() if type(m).__name__.endswith("Attention")}
+    assert {path.rpartition(".")[0] for path in stack.lora.layers} == attention
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "targets"),
+    [
+        ("llama", r".*self_attn\.(q|v)_proj", ("q_proj", "v_proj")),
+        ("llama", r"model\.layers\.1\..*(down|o)_proj", ("1.self_attn.o_proj", "1.mlp.down_proj")),
+        ("gpt2", r".*attn\.c_proj", ("attn.c_proj",)),
+        ("gemma3", ".*q_proj", ("q_proj",)),  # the vision tower's have none
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_a_pattern_stands_for_the_layers_whose_path_it_matches(
+    name: str, pattern: str, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = tiny_architecture(name)
+    start = decoder_prefix(model)
+    settings = LoraSettings.model_validate({"r": 2, "target_modules": pattern})
+    check_peft_layers(model, settings)
+    stack, _ = trained(model, [pattern], banked=True)
+    assert stack.lora.settings[0].target_modules == targets
+    assert set(stack.lora.layers) == {
+        path
+        for path, module in model.named_modules()
+        if re.fullmatch(pattern, path)
+        and path.startswith(start)
+        and isinstance(module, StackedLora)
+    }
+    exported(stack, tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ["jamba", "mamba", "phimoe", "qwen3_next"])
+def test_where_all_linear_is_too_much_the_rest_is_named(name: str) -> None:
+    model = tiny_architecture(name)
+    taken = set(followed(model, "all-linear").target_modules)
+    allowed, refused = layers_of(name)
+    assert taken == allowed
+    assert refused
+
+
+def test_a_pattern_that_matches_nothing_shows_what_a_path_is() -> None:
+    settings = LoraSettings.model_validate({"target_modules": "q_proj|v_proj"})
+    said = (
+        r"pattern 'q_proj\|v_proj', which matches the whole path of no linear layer: allowed are "
+    )
+    with pytest.raises(InputError, match=rf"{said}patterns for paths such as model\.layers\.0\."):
+        check_peft_layers(tiny_architecture("llama"), settings)
+
+
+def test_targets_are_read_out_of_messages() -> None:
+    assert targets_in("PEFT ([PEFT:X] no): allowed are others, write [a, b.c]") == ["a", "b.c"]
+    assert targets_in("allowed are a, name some of those, or write all-linear") == "all-linear"
+    assert targets_in("allowed are others, leave it out") is None
 
 
 @each(but=tuple(UNTRAINABLE))
-@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_layer_can_have_an_adapter_or_is_refused_by_its_name(name: str) -> None:
     allowed, refused = layers_of(name)
     assert refused == REFUSED.get(name, set())
-    by_slot = why_by_slot(tiny_architecture(name)) is not None
-    assert by_slot == (name in BY_SLOT)
-    stack, _ = trained(name, allowed)
-    found = completed(stack, by_slot=by_slot)
-    base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
-    probes = probe(stack, base)
-    tensors = [stack.lora.tensors(slot) for slot in range(2)]
-    assert all(b.abs().max() > 0 for own in tensors for _, b in own.values())
-    stack.remove()
-    for slot, own in enumerate(tensors):
-        save_adapter(
-            tmp_path / str(slot),
-            own,
-            stack.lora.settings[slot],
-            base_name="tiny",
-            card="",
-            layout=stack.lora.layout,
-        )
-        check = check_with_peft(tmp_path / str(slot), base, probes[slot])
-        assert check.agrees, check.said
-        other = check_with_peft(tmp_path / str(slot), base, probes[1 - slot])
-        assert not other.agrees, other.said
-        if name not in UNREADABLE:
-            assert found[slot] == completed_by_peft(stack.model, tmp_path / str(slot))
+    assert allowed
 
 
 @pytest.mark.gpu
@@ -199,10 +212,11 @@ def test_an_architecture_trains_exports_and_decodes_as_stock_peft_does(
 @pytest.mark.parametrize("name", [*OFTEN, "deepseek_v3", "opt"])
 def test_an_architecture_trains_on_a_gpu_as_on_a_cpu(name: str, tmp_path: Path) -> None:
     allowed, _ = layers_of(name)
-    _, expected = trained(name, allowed)
-    stack, losses = trained(name, allowed, device="cuda")
+    targets = sorted(allowed)
+    _, expected = trained(tiny_architecture(name), targets, banked=True)
+    stack, losses = trained(tiny_architecture(name).to("cuda"), targets, banked=True)
     assert losses == pytest.approx(expected, abs=1e-2)
-    completed(stack, by_slot=name in BY_SLOT)
+    completed(stack, by_slot=way_of_decoding(tiny_architecture(name)) == ONE_BY_ONE)
     base = BaseModel("tiny", None, stack.model, TOKENIZER, (END_TOKEN_ID,), "made here")
     probes = probe(stack, base)
     own = stack.lora.tensors(1)

@@ -23,7 +23,9 @@ HAVE_A_COUNTERPART = {
     *("report_to", "project", "seed", "use_cpu", "hub_token", "resume_from_checkpoint"),
     *("output_dir", "train_sampling_strategy", "metric_for_best_model"),
     *("base_model_name_or_path", "revision", "r", "target_modules", "lora_alpha", "lora_dropout"),
-    *("use_rslora", "layers_to_transform"),
+    *("use_rslora", "layers_to_transform", "use_dora", "modules_to_save", "rank_pattern"),
+    *("alpha_pattern", "bias", "lora_bias", "exclude_modules", "init_lora_weights"),
+    *("target_parameters", "trainable_token_indices", "layer_replication"),
 }
 
 
@@ -100,3 +102,28 @@ def test_another_unit_and_what_is_no_setting_are_said(tmp_path: Path) -> None:
     assert found.startswith(
         f"{tmp_path}/run.yaml:2: unknown key 'output_dir': --out on the command"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            "use_dora: true",
+            "adapters here are plain LoRA, which all loaders know: leave it out",
+        ),
+        ("modules_to_save: [lm_head]", "only the A and B of linear layers train here"),
+        ("rank_pattern: {q_proj: 4}", "hold for all layers of a run: name fewer layers in"),
+        (
+            "bias: all",
+            "biases stay as the base model has them: leave it out, or train it",
+        ),
+        ("exclude_modules: [q_proj]", "a regular expression: leave others out there"),
+    ],
+)
+def test_what_lora_is_not_here_is_said_with_what_to_do(
+    given: str, said: str, tmp_path: Path
+) -> None:
+    key = given.partition(":")[0]
+    found = hint(tmp_path, f"lora:\n  {given}\n")
+    assert found.startswith(f"{tmp_path}/run.yaml:3: unknown key 'lora.{key}': ")
+    assert said in found

@@ -374,3 +374,31 @@ def test_samples_that_cannot_be_drawn_are_refused(
 def test_the_default_is_what_the_evidence_supports() -> None:
     """Plain LoRA beside the untouched model: docs/findings.md."""
     assert [run.arm for run in ExperimentConfig().runs()] == ["base", "lora"]
+
+
+@pytest.mark.parametrize(
+    ("given", "targets"),
+    [
+        ("all-linear", ("all-linear",)),
+        (r".*\.(q|v)_proj", (r".*\.(q|v)_proj",)),
+        (["q_proj", r".*layers\.1\.mlp.*"], ("q_proj", r".*layers\.1\.mlp.*")),
+    ],
+)
+def test_targets_may_be_a_text_where_only_a_model_says_which_they_are(
+    given: object, targets: tuple[str, ...]
+) -> None:
+    found = LoraSettings.model_validate({"target_modules": given})
+    assert found.target_modules == targets
+    assert LoraSettings.model_validate(found.model_dump(mode="json")) == found
+
+
+@pytest.mark.parametrize("given", ["*.q_proj", ["q_proj", "(v_proj|"]])
+def test_what_is_no_regular_expression_is_refused(given: object) -> None:
+    with pytest.raises(ValidationError, match="which is no regular expression"):
+        LoraSettings.model_validate({"target_modules": given})
+
+
+@pytest.mark.parametrize("given", ["q_proj", "q_proj, v_proj", "q_proj v_proj"])
+def test_a_text_of_names_is_no_pattern(given: str) -> None:
+    with pytest.raises(ValidationError, match="should be a valid tuple"):
+        LoraSettings.model_validate({"target_modules": given})

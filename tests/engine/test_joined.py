@@ -211,5 +211,5 @@ def test_targets_on_joined_layers_are_named_as_on_separate_ones() -> None:
         install_lora(model, settings, dropout=SlotDropout([0.0], device=torch.device("cpu")))
     assert str(error.value).endswith(
         "allowed are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name some of "
-        "those"
+        "those, such as the attention's [q_proj, k_proj, v_proj, o_proj], or write all-linear"
     )

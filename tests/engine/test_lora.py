@@ -569,7 +569,8 @@ def test_a_target_that_matches_no_linear_layer_is_refused(target: str, other: st
         install_lora(model, settings_for("q_proj", target), dropout=new_dropout([0.0, 0.0]))
     assert str(error.value) == (
         f"lora.target_modules names {target!r}, which matches {other}no linear layer: allowed are "
-        "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name some of those"
+        "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name some of those, such "
+        "as the attention's [q_proj, k_proj, v_proj, o_proj], or write all-linear"
     )
     assert dict(model.named_modules()) == before
 

@@ -108,7 +108,8 @@ def test_a_target_that_those_blocks_do_not_have_is_refused() -> None:
     assert str(error.value) == (
         "lora.target_modules names '1.mlp.up_proj', which matches no linear layer of the blocks "
         "0, 2: allowed are down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, name "
-        "some of those"
+        "some of those, such as the attention's [q_proj, k_proj, v_proj, o_proj], or write "
+        "all-linear"
     )
 
 

@@ -90,13 +90,16 @@ def write_adapter(folder: Path, adapter: Adapter, *, card: str) -> None:
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def model_card(base_name: str, settings: LoraSettings, *, training: str) -> str:
+def model_card(
+    base_name: str, settings: LoraSettings, *, training: str, loader: str = "AutoModelForCausalLM"
+) -> str:
     """Return a model card with the metadata that the hub reads.
 
     Args:
         base_name: hub id or folder of the base model.
         settings: rank, scale and targets.
         training: sentences on how the adapter was trained.
+        loader: name of the class of transformers that loads the base model.
     """
     rule = ", rank-stabilised" if settings.use_rslora else ""
     return f"""---
@@ -118,9 +121,9 @@ LoRA adapter costs.
 
 ```python
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import {loader}
 
-base = AutoModelForCausalLM.from_pretrained("{base_name}")
+base = {loader}.from_pretrained("{base_name}")
 model = PeftModel.from_pretrained(base, "path/to/this/adapter")
 ```
 """

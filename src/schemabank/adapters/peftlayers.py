@@ -6,6 +6,8 @@ another adapter.
 """
 
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import peft
@@ -15,6 +17,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
+from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import layout_of, resolved, target_layers
 from schemabank.models.frozen import lent
 from schemabank.models.refusals import RefusalError, asking
@@ -26,7 +29,7 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
     Raises:
         InputError: a target without a linear layer, or one that PEFT takes for something else.
     """
-    settings = resolved(model, settings)
+    wanted, settings = settings, resolved(model, settings)
     problem = _find_disagreement(model, settings)
     if problem is None:
         return
@@ -35,11 +38,27 @@ def check_peft_layers(model: PreTrainedModel, settings: LoraSettings) -> None:
         for target in settings.target_modules
     }
     bad = [target for target, found in alone.items() if found is not None]
+    is_list = wanted.target_modules == settings.target_modules
+    named = "names" if is_list else "finds"
+    usable = [] if is_list else _usable(model, settings, bad)
     raise InputError(
-        f"lora.target_modules names {', '.join(map(repr, bad or settings.target_modules))}, for "
+        f"lora.target_modules {named} {', '.join(map(repr, bad or settings.target_modules))}, for "
         f"which stock PEFT {peft.__version__} has other layers of {type(model).__name__} than "
-        f"SchemaBank ({problem}): allowed are targets on which both agree, leave it out"
+        f"SchemaBank ({problem}): allowed are targets on which both agree, "
+        + (f"write [{', '.join(usable)}]" if usable else "leave it out")
     )
+
+
+def _usable(model: PreTrainedModel, settings: LoraSettings, bad: Sequence[str]) -> list[str]:
+    """The targets that can have an adapter by themselves."""
+    found = []
+    for target in settings.target_modules:
+        if target not in bad:
+            alone = settings.model_copy(update={"target_modules": (target,)})
+            with suppress(InputError):
+                AdapterStack(model, lora=[alone]).remove()
+                found.append(target)
+    return found
 
 
 def _find_disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | None:
@@ -49,7 +68,7 @@ def _find_disagreement(model: PreTrainedModel, settings: LoraSettings) -> str | 
     asked: dict[str, Any] = {
         "r": settings.r,
         "lora_alpha": settings.lora_alpha,
-        "lora_dropout": settings.lora_dropout,
+        "lora_dropout": 0.0,  # with it PEFT refuses weights that are no layers, and says only that
         "target_modules": list(settings.target_modules),
         "layers_to_transform": None if blocks is None else list(blocks),
         "fan_in_fan_out": layout.transposed,

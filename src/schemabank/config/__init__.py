@@ -1,8 +1,8 @@
 """Settings: every one with its default and its checks, and the YAML files that hold them.
 
 `settings` has the whole of a run, `task` and `train` its largest parts, `presets` sets of defaults,
-`methods` names what a run may train, `file` and `settingsfile` read them, `overrides` reads
-``--set``. Nothing here reads a model or data, or loads torch.
+`methods` names what a run may train and `targets` where, `file` and `settingsfile` read them,
+`overrides` reads ``--set``. Nothing here reads a model or data, or loads torch.
 """
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "settings",
     "settingsfile",
     "start",
+    "targets",
     "task",
     "train",
 ]

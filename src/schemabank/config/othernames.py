@@ -168,7 +168,33 @@ NO_SETTINGS: Mapping[str, str] = {
         "metrics.jsonl has a row for every step",
     ),
     **dict.fromkeys(
-        ("bias", "task_type", "peft_type", "inference_mode"),
+        ("use_dora", "dora", "use_qalora", "qalora_group_size", "alora_invocation_tokens"),
+        "adapters here are plain LoRA, which all loaders know: leave it out, or train it with PEFT",
+    ),
+    **dict.fromkeys(
+        ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication"),
+        "only the A and B of linear layers train here, so that the adapter stays small and merges: "
+        "leave it out, or train it with PEFT",
+    ),
+    **dict.fromkeys(
+        ("bias", "lora_bias"),
+        "biases stay as the base model has them: leave it out, or train it with PEFT",
+    ),
+    **dict.fromkeys(
+        ("rank_pattern", "alpha_pattern"),
+        "lora.r and lora.lora_alpha hold for all layers of a run: name fewer layers in "
+        "lora.target_modules, or list ranks as runs of a suite",
+    ),
+    "exclude_modules": (
+        "lora.target_modules names the layers that get an adapter, by names, whole paths or a "
+        "regular expression: leave others out there"
+    ),
+    "init_lora_weights": (
+        "A is drawn and B is zero, as in PEFT's default, and base weights stay as they are: leave "
+        "it out"
+    ),
+    **dict.fromkeys(
+        ("task_type", "peft_type", "inference_mode"),
         "it is the same for all adapters here, leave it out",
     ),
     "hub_token": "the environment variable HF_TOKEN holds it",

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
-    WithJsonSchema,
     create_model,
     model_validator,
 )
 
 from schemabank.config.base import LARGEST, Int, Later, PositiveInt, Rate, Seed, Settings, Weight
 from schemabank.config.methods import METHODS
+from schemabank.config.targets import Targets, check_targets
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
@@ -36,7 +35,6 @@ else:
     Arm = Literal[tuple(METHODS)]
 
 Own = TypeVar("Own", bound=Settings)
-ALL_LINEAR = "all-linear"
 RATIO_TOLERANCE = 1e-6
 
 
@@ -62,15 +60,8 @@ class LoraSettings(Settings):
     """Multiply by lora_alpha / √r instead, which suits large ranks (arXiv 2312.03732)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
-    target_modules: Annotated[
-        tuple[str, ...],
-        Field(min_length=1),
-        BeforeValidator(lambda names: [names] if names == ALL_LINEAR else names),
-        WithJsonSchema(
-            {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"const": ALL_LINEAR}]}
-        ),
-    ] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Names of the linear layers that get an adapter; all-linear: all but the output layer."""
+    target_modules: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
+    """Adapted layers: names, a pattern of whole paths, or all-linear: all but the output."""
     layers_to_transform: Annotated[
         Annotated[
             tuple[Int, ...],
@@ -90,11 +81,7 @@ class LoraSettings(Settings):
                 f"layers_to_transform is {layers}, allowed are distinct block indices: name each "
                 "block once"
             )
-        if ALL_LINEAR in self.target_modules and len(self.target_modules) > 1:
-            raise ValueError(
-                f"target_modules is {self.target_modules}, allowed are names of layers or "
-                f"{ALL_LINEAR} alone: leave the others out"
-            )
+        check_targets(self.target_modules)
         return self
 
     @property

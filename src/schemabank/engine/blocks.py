@@ -4,7 +4,7 @@ Most blocks return their hidden states alone. Older ones (GPT-J, Falcon, BLOOM) 
 begins with them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,11 +19,11 @@ Forward = Callable[..., object]
 
 def probed(
     model: PreTrainedModel, blocks: Sequence[nn.Module]
-) -> tuple[Head, frozenset[nn.Module]]:
+) -> tuple[Head, Mapping[nn.Module, int]]:
     """Run a few tokens through a model.
 
     Returns:
-        The output layer, and the blocks that return tuples.
+        The output layer, and how long the tuples are of the blocks that return some.
 
     Raises:
         InputError: a block returns something else, or the output layer is of an unknown kind.
@@ -45,7 +45,7 @@ def probed(
                 f"the blocks of {type(model).__name__} return a {type(output).__name__}: allowed "
                 "are hidden states alone or first in a tuple, use a model of that kind"
             )
-    return head, frozenset(block for block, output in outputs.items() if isinstance(output, tuple))
+    return head, {block: len(out) for block, out in outputs.items() if isinstance(out, tuple)}
 
 
 def noting(forward: Forward, found: list[Tensor]) -> Forward:
@@ -59,17 +59,17 @@ def noting(forward: Forward, found: list[Tensor]) -> Forward:
     return run
 
 
-def returning(states: Tensor | None, *, in_tuple: bool) -> Forward:
+def returning(states: Tensor | None, *, length: int | None) -> Forward:
     """Return a block's forward pass that computes nothing.
 
     Args:
         states: what it returns, ``(row, token, hidden)``; ``None``: its input.
-        in_tuple: whether it returns them in a tuple.
+        length: of the tuple that begins with them, and holds nothing else; ``None``: no tuple.
     """
 
     def forward(hidden_states: Tensor, *_args: object, **_kwargs: object) -> object:
         given = hidden_states if states is None else states
-        return (given,) if in_tuple else given
+        return given if length is None else (given, *[None] * (length - 1))
 
     return forward
 

@@ -121,9 +121,12 @@ class StackedLora(nn.Module):
 
         Args:
             inputs: ``(slot * batch, token, in)``, or with rows and tokens in one dimension, as a
-                mixture of experts gives them to its shared expert.
+                mixture of experts gives them to its shared expert, or ``(row, 1, token, in)``, as
+                DeepSeek's attention gives its one compressed head.
         """
         output: Tensor = self.base(inputs)
+        if inputs.dim() == 4:
+            inputs = inputs.flatten(1, 2)
         if not self.dropout.adapters:
             return output
         if self.dropout.keys is not None and self.shared.in_kernel:

@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import ALL_LINEAR, LoraSettings
+from schemabank.config.settings import LoraSettings
+from schemabank.config.targets import is_choice
 from schemabank.engine.dropout import SlotDropout, hashed
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
@@ -40,8 +41,8 @@ class LoraLayers(Part):
 
     Attributes:
         layers: by the path of the layer that each stands for.
-        all_linear: whether ``all-linear`` chose the layers.
-        settings: of each slot now, ``all-linear`` as the names of the model's layers.
+        asked: the targets as they were given, ``all-linear`` and patterns among them.
+        settings: of each slot now, with the names of the model's layers as targets.
         dropout: the layers' common source of masks.
         layout: what an adapter's configuration says beside its LoRA settings.
         num_blocks: decoder blocks with adapters; layers outside of all count as one more.
@@ -66,7 +67,7 @@ class LoraLayers(Part):
         passes: int = 1,
     ) -> None:
         self._model = model
-        self.all_linear = any(ALL_LINEAR in each.target_modules for each in settings)
+        self.asked = settings[0].target_modules
         if adapters:
             settings = [resolved(model, each) for each in settings]
         self.settings = list(settings)
@@ -89,6 +90,12 @@ class LoraLayers(Part):
             undo.pop_all()
 
     @property
+    def found(self) -> tuple[str, ...]:
+        """The targets' names, if it was for the model to say which they are."""
+        names = self.settings[0].target_modules
+        return () if names == self.asked else names
+
+    @property
     def only(self) -> int | None:
         """The one slot whose rows are run; ``None``: all."""
         return self.dropout.only
@@ -101,7 +108,8 @@ class LoraLayers(Part):
         """Give a slot another run's settings; its rank is at most the stack's largest."""
         assert settings is not None
         before = self.settings[slot]
-        if ALL_LINEAR in settings.target_modules:  # whose names were found when all were free
+        # The names of what only the model knows were found when all layers were free.
+        if any(map(is_choice, settings.target_modules)):
             settings = settings.model_copy(update={"target_modules": before.target_modules})
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform

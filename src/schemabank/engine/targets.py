@@ -5,6 +5,7 @@ none on the output layer, which the engine applies to labelled positions itself,
 tower, and none on the weights of a mixture's routed experts, which are not layers.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import ALL_LINEAR, LoraSettings
+from schemabank.config.settings import LoraSettings
+from schemabank.config.targets import ALL_LINEAR, is_choice
 from schemabank.engine.joined import JoinedLinear
 from schemabank.models.architecture import decoder_blocks, decoder_prefix
 from schemabank.models.refusals import RefusalError, asking
@@ -34,7 +36,7 @@ class Layout:
 
     Attributes:
         transposed: whether the layers store their weights transposed, as in GPT-2.
-        excluded: paths of layers outside the text model that match a target.
+        excluded: paths of modules outside the text model that match a target.
     """
 
     transposed: bool = False
@@ -45,14 +47,39 @@ PLAIN = Layout()
 
 
 def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
-    """Return the settings with the names of a model's layers in place of ``all-linear``."""
-    if ALL_LINEAR not in settings.target_modules:
+    """Return the settings with names of layers in place of ``all-linear`` or of patterns.
+
+    Raises:
+        InputError: a pattern that matches no linear layer.
+    """
+    if not any(map(is_choice, settings.target_modules)):
         return settings
     inside = _chosen_starts(model, settings.layers_to_transform)
-    paths = [p for p in _linear_layers(model, within=decoder_prefix(model)) if p.startswith(inside)]
-    # As in a list by hand, a target is the last name of a path.
-    names = dict.fromkeys(path.rpartition(".")[2] for path in paths)
-    return settings.model_copy(update={"target_modules": tuple(names)})
+    linear = _linear_layers(model, within=decoder_prefix(model))
+    paths = [path for path in linear if path.startswith(inside)]
+    names: list[str] = []
+    for target in settings.target_modules:
+        names += _chosen_by(model, target, paths) if is_choice(target) else [target]
+    return settings.model_copy(update={"target_modules": tuple(dict.fromkeys(names))})
+
+
+def _chosen_by(model: PreTrainedModel, target: str, paths: Sequence[str]) -> list[str]:
+    """Names for the layers that ``all-linear`` or a pattern stands for, and for no others."""
+    is_all = target == ALL_LINEAR
+    chosen = {path for path in paths if is_all or re.fullmatch(target, path)}
+    if paths and not chosen:
+        raise InputError(
+            f"lora.target_modules has the pattern {target!r}, which matches the whole path of no "
+            f"linear layer: allowed are patterns for paths such as {paths[0]}, or names, as "
+            f"{paths[0].rpartition('.')[2]}: correct it"
+        )
+
+    # As in a list by hand, a target is the last name of a path, unless others end so, too.
+    def names_no_other(name: str) -> bool:
+        found = {path for path in paths if matches(path, name, ("",))}
+        return found <= chosen and _other_match(model, name, ("",)) is None
+
+    return [_shortest(path, names_no_other) for path in paths if path in chosen]
 
 
 def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, Linear]:
@@ -68,18 +95,38 @@ def target_layers(model: PreTrainedModel, settings: LoraSettings) -> dict[str, L
         other = _other_match(model, target, inside)
         if other is None and any(matches(path, target, inside) for path in linear):
             continue
-        names = sorted({p.rpartition(".")[2] for p in linear if p.startswith(inside)})
         indices = settings.layers_to_transform
         of_blocks = "" if indices is None else f" of the blocks {', '.join(map(str, indices))}"
         found = "" if other is None else f"{other} and "
-        allowed = f"allowed are {', '.join(names)}, name some of those"
         raise InputError(
             f"lora.target_modules names {target!r}, which matches {found}no linear layer"
-            f"{of_blocks}: {allowed if names else 'the model has none, use another model'}"
+            f"{of_blocks}: {_allowed_targets(model, [p for p in linear if p.startswith(inside)])}"
         )
     # In the order of the model, not of the targets: the index of a layer is in its dropout's key.
     wanted = settings.target_modules
     return {p: layer for p, layer in linear.items() if any(matches(p, t, inside) for t in wanted)}
+
+
+def attention_targets(model: PreTrainedModel, paths: Iterable[str]) -> list[str]:
+    """Return names for the layers of the attention among linear layers, and for no others.
+
+    Args:
+        model: whose attention is what transformers calls so in its classes' names.
+        paths: of the linear layers that can be named.
+    """
+    starts = tuple(
+        f"{path}."
+        for path, module in model.named_modules()
+        if type(module).__name__.endswith("Attention")
+    )
+    every = list(paths)
+    others = [path for path in every if not path.startswith(starts)]
+
+    def is_alone(name: str) -> bool:
+        return not any(matches(path, name, ("",)) for path in others)
+
+    inner = [path for path in every if path.startswith(starts)]
+    return list(dict.fromkeys(_shortest(path, is_alone) for path in inner))
 
 
 def blocks_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, int]:
@@ -102,7 +149,8 @@ def matches(path: str, target: str, inside: tuple[str, ...]) -> bool:
 def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
     """Return what PEFT needs to know besides the settings to find the same layers."""
     prefix, wanted = decoder_prefix(model), settings.target_modules
-    outside = [path for path in _linear_layers(model) if not path.startswith(prefix)]
+    # Of any kind: Gemma 4's tower has linear layers inside others, which PEFT cannot take.
+    outside = [path for path, _ in model.named_modules() if not path.startswith(prefix)]
     layers = target_layers(model, settings).values()
     return Layout(
         transposed=any(isinstance(layer, Conv1D) for layer in layers),
@@ -114,22 +162,26 @@ def layout_of(model: PreTrainedModel, settings: LoraSettings) -> Layout:
 def counting_calls(layers: Mapping[str, Layer], num_tokens: int) -> Iterator[dict[str, int]]:
     """Count for a while how often each layer gets all tokens at once.
 
-    A call with anything else, such as the few tokens that a router sends to an expert, raises the
-    count so far that it cannot end up as 1.
+    A call with anything else, such as the few tokens that a router sends to an expert, or one that
+    fails, raises the count so far that it cannot end up as 1.
     """
     counts = dict.fromkeys(layers, 0)
 
-    def note(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            (inputs,) = args
-            # With rows and tokens in one dimension, as a mixture gives them to its shared expert,
-            # or in two.
-            whole = inputs.dim() in {2, 3} and inputs[..., 0].numel() == num_tokens
-            counts[path] += 1 if whole else num_tokens + 1
+    def entering(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_layer: nn.Module, _args: tuple[Tensor, ...]) -> None:
+            counts[path] += num_tokens + 1
 
         return hook
 
-    hooks = [layer.register_forward_pre_hook(note(path)) for path, layer in layers.items()]
+    def leaving(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
+        def hook(_layer: nn.Module, args: tuple[Tensor, ...], _output: object) -> None:
+            if _has_all_tokens(args[0], num_tokens):
+                counts[path] -= num_tokens
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(entering(path)) for path, layer in layers.items()]
+    hooks += [layer.register_forward_hook(leaving(path)) for path, layer in layers.items()]
     try:
         yield counts
     finally:
@@ -143,7 +195,7 @@ def check_calls(
     *,
     num_slots: int,
     device: torch.device,
-    found: bool = False,
+    found: Sequence[str] = (),
 ) -> None:
     """Refuse a layer that not every token goes through once.
 
@@ -152,7 +204,7 @@ def check_calls(
         run: runs the model with adapters on tokens ``(slot, batch, token)``.
         num_slots: slots.
         device: the model's.
-        found: whether ``all-linear`` has found the layers.
+        found: the targets that ``all-linear`` or a pattern stands for, where one was given.
 
     Raises:
         InputError: names the first such layer.
@@ -167,14 +219,47 @@ def check_calls(
             reason = f" ({refusal})"
     bad = [path for path, count in counts.items() if count != 1]
     if bad or reason:
-        path = (bad or list(layers))[0]
-        name = path.rpartition(".")[2]
-        named = f"is all-linear and finds {name!r}" if found else f"names {name!r}"
+        # The layer that failed, or else the first that was not reached.
+        path = max(bad or list(layers), key=lambda path: counts[path])
+        named = f"{'finds' if found else 'names'} {path.rpartition('.')[2]!r}"
         raise InputError(
             f"lora.target_modules {named}, but not every token goes through {path} once{reason}, "
             "as through a mixture's routed experts or a layer whose weights the model reads by "
-            f"itself: allowed are other linear layers, {'list them' if found else 'leave it out'}"
+            f"itself: allowed are other linear layers, {_without(path, found)}"
         )
+
+
+def _without(path: str, found: Sequence[str]) -> str:
+    """How a layer is left out of what ``all-linear`` or a pattern found, or of a list by hand."""
+    others = [target for target in found if not matches(path, target, ("",))]
+    return f"write [{', '.join(others)}]" if others else "leave it out"
+
+
+def _has_all_tokens(inputs: Tensor, num_tokens: int) -> bool:
+    """Whether a layer's input is ``(row, token, in)``, in one of three forms.
+
+    A mixture gives its shared expert rows and tokens in one dimension, and the compressed keys of
+    DeepSeek's attention have one head: ``(row, 1, token, in)``.
+    """
+    is_known = inputs.dim() in {2, 3} or (inputs.dim() == 4 and inputs.shape[1] == 1)
+    return is_known and inputs[..., 0].numel() == num_tokens
+
+
+def _shortest(path: str, fits: Callable[[str], bool]) -> str:
+    """Return the shortest end of a path that fits, or all of it."""
+    parts = path.split(".")
+    ends = (".".join(parts[start:]) for start in range(len(parts) - 1, 0, -1))
+    return next((end for end in ends if fits(end)), path)
+
+
+def _allowed_targets(model: PreTrainedModel, paths: Sequence[str]) -> str:
+    """What may be named instead of a target without a layer, and what is a good choice."""
+    names = sorted({path.rpartition(".")[2] for path in paths})
+    if not names:
+        return "the model has none, use another model"
+    attention = attention_targets(model, paths)
+    choice = f", such as the attention's [{', '.join(attention)}]" if attention else ""
+    return f"allowed are {', '.join(names)}, name some of those{choice}, or write {ALL_LINEAR}"
 
 
 def _linear_layers(model: PreTrainedModel, *, within: str = "") -> dict[str, Linear]:

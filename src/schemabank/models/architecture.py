@@ -5,13 +5,34 @@ A configuration may be nested (a Gemma 3 with its vision tower keeps its text mo
 """
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
 from schemabank.models.blocknames import BLOCK_LISTS
 
+AutoClass = type[AutoModelForCausalLM | AutoModelForImageTextToText]
+
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # the latter is MPT's name
+
+
+def auto_class(config: PreTrainedConfig) -> AutoClass:
+    """Return which of transformers' classes loads a model.
+
+    It is the one for causal models, unless only the other knows the model, as LLaVA or Qwen2-VL: a
+    text model together with its vision tower.
+    """
+    kind = type(config)
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def decoder_of(model: PreTrainedModel) -> nn.Module:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -21,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import HUB, bars_on_terminals_only
-from schemabank.models.checks import check_finite, check_whole, end_token_ids, loading
+from schemabank.models.architecture import auto_class
+from schemabank.models.checks import check_finite, check_reads, check_whole, end_token_ids, loading
 from schemabank.models.digests import model_digests
 from schemabank.models.files import Located, locate
 
@@ -58,6 +58,7 @@ def load_base_model(
     model.name_or_path = model.config.name_or_path = located.hub_id or name
     cast(nn.Module, model).to(device).eval().requires_grad_(False)  # in place
     check_finite(name, model)
+    check_reads(name, model)
     return BaseModel(
         name=name,
         hub_id=located.hub_id,
@@ -95,7 +96,7 @@ def _load_with_tokenizer(
             located.path, revision=located.revision, trust_remote_code=False
         )
         _check_unquantised(name, config)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class(config).from_pretrained(
             located.path,
             revision=located.revision,
             dtype=dtype,

@@ -14,6 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.memory import is_out_of_memory
+from schemabank.models.refusals import RefusalError, asking
+
+# What a later token may change of earlier logits, relative to the largest: rounding in a type with
+# many digits, and in others.
+UNSEEN = {torch.float32: 1e-3, torch.float64: 1e-3}
+UNSEEN_ROUNDED = 5e-2
 
 
 @contextmanager
@@ -61,6 +67,37 @@ def check_finite(name: str, model: PreTrainedModel) -> None:
                 f"Base model {name!r} holds weights that are not finite, among them {key}; its "
                 "training has diverged, or the file is damaged: fetch or save it again."
             )
+
+
+def check_reads(name: str, model: PreTrainedModel) -> None:
+    """Refuse a model that fails on a few tokens, or is not causal."""
+    try:
+        with asking():
+            check_causal(model)
+    except RefusalError as refusal:
+        raise InputError(
+            f"Base model {name!r} fails on a text of four tokens: {refusal}; give a causal model "
+            f"that transformers {transformers.__version__} runs on text alone."
+        ) from refusal
+
+
+@torch.no_grad()
+def check_causal(model: PreTrainedModel) -> None:
+    """Refuse a model whose tokens see later ones: in training it would read what it is to predict.
+
+    Raises:
+        InputError: with another last token, the logits of earlier ones are others.
+    """
+    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+    # Not bit for bit: a mixture's products may have other shapes for other tokens.
+    allowed = UNSEEN.get(model.dtype, UNSEEN_ROUNDED) * first.abs().max()
+    if (first - second).abs().max() > allowed:
+        raise InputError(
+            f"the model {type(model).__name__} is not causal, its tokens see later ones: allowed "
+            "are models that predict each token from those before it, use one, or set is_decoder "
+            "in its config.json if it has that"
+        )
 
 
 def end_token_ids(

@@ -21,6 +21,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
+from schemabank.models.architecture import auto_class
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
@@ -176,7 +177,8 @@ def write_weights(
     if after is not None:
         training += f" This is what it was after the stage `{after.name}`, not at its end."
     settings = stack.lora.settings[slot]
-    card = model_card(name, settings, training=training)
+    loader = auto_class(base.model.config).__name__
+    card = model_card(name, settings, training=training, loader=loader)
     tensors, layout = stack.lora.tensors(slot), stack.lora.layout
     save_adapter(folder / ADAPTER, tensors, settings, base_name=name, card=card, layout=layout)
     (folder / ADAPTER / PROVENANCE).write_text(to_yaml(run), encoding="utf-8")

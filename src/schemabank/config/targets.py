@@ -1,0 +1,56 @@
+"""Which layers get an adapter, as it is written: by names, by a pattern, or all of them.
+
+As in PEFT a regular expression has to match a layer's whole path. Only a model says which layers
+that are; :mod:`schemabank.engine.targets` asks it.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+ALL_LINEAR = "all-linear"
+PATTERN = re.compile(r"[*+?^$|\[\]{}\\]")  # what a regular expression has and no layer's name
+
+
+def is_choice(target: object) -> bool:
+    """Whether a target stands for layers that only a model knows: all of them, or a pattern's."""
+    return isinstance(target, str) and (target == ALL_LINEAR or bool(PATTERN.search(target)))
+
+
+Targets = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda names: [names] if is_choice(names) else names),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}},
+                {"const": ALL_LINEAR},
+                {"type": "string", "pattern": PATTERN.pattern},
+            ]
+        }
+    ),
+]
+
+
+def check_targets(targets: Sequence[str]) -> None:
+    """Refuse what contradicts itself, or is no regular expression.
+
+    Raises:
+        ValueError: says which target it is.
+    """
+    if ALL_LINEAR in targets and len(targets) > 1:
+        raise ValueError(
+            f"target_modules is {targets}, allowed are names of layers or {ALL_LINEAR} alone: "
+            "leave the others out"
+        )
+    for target in filter(is_choice, targets):
+        try:
+            re.compile(target)
+        except re.error as error:
+            raise ValueError(
+                f"target_modules has {target!r}, which is no regular expression ({error}), allowed "
+                "are those and names of layers: correct it"
+            ) from error
