@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 from peft.tuners.lora import LoraLayer
+from transformers import LlavaForConditionalGeneration
 
+import schemabank
 from architectures import WRAPPERS, tiny_architecture
 from schemabank.adapters.peftcheck import read_check
 from schemabank.config.file import load_experiment
 from schemabank.runs.experiment import run_experiment
+from schemabank.runs.saved import export_run
 from tiny import tiny_tokenizer
 from tinyruns import Notes, write_config, write_gsm8k
 from trials import check_row
@@ -35,6 +38,30 @@ def test_a_run_loads_the_whole_model_and_its_card_says_how(
     assert check is not None
     assert check.agrees, check.said
     adapter = done.folder / "adapter"
+    check_card(adapter)
+    (adapter / "README.md").unlink()
+    assert export_run(done.folder, tmp_path / "exported", merge=False).agrees
+    check_card(tmp_path / "exported")
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_the_card_of_an_adapter_from_python_says_how_to_load_the_model(tmp_path: Path) -> None:
+    tiny_architecture("llava").save_pretrained(tmp_path / "model")
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "model")
+    config = schemabank.RunConfig(arm="lora", train=schemabank.TrainSettings(max_steps=2))
+    examples = [(f"{number} + {number} = ", f"{2 * number}") for number in range(16)]
+    with schemabank.Tuner(model, tiny_tokenizer(), config) as tuner:
+        tuner.train(examples, quiet=True)
+        tuner.save_pretrained(tmp_path / "tuner")
+    runs = schemabank.train_cohort(model, tiny_tokenizer(), [config], examples, quiet=True)
+    (result,) = runs.values()
+    result.save_pretrained(tmp_path / "cohort")
+    check_card(tmp_path / "tuner")
+    check_card(tmp_path / "cohort")
+
+
+def check_card(adapter: Path) -> None:
+    """Run a card's code: PEFT puts the adapter on the text model of the whole LLaVA."""
     code = (adapter / "README.md").read_text(encoding="utf-8").partition("```python\n")[2]
     code = code.partition("```")[0].replace("path/to/this/adapter", str(adapter))
     names: dict[str, object] = {}

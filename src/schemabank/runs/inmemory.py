@@ -21,6 +21,7 @@ from schemabank.engine.lora import StackedLora
 from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import Layout
+from schemabank.models.architecture import auto_class
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
 from schemabank.runs.modelfit import check_encoded
@@ -62,19 +63,25 @@ class Weights:
         tensors = {path: (a.cpu(), b.cpu()) for path, (a, b) in lora.tensors(slot).items()}
         return cls(tensors, lora.settings[slot], lora.layout)
 
-    def save(self, folder: Path, config: RunConfig, *, base_name: str) -> None:
+    def save(self, folder: Path, config: RunConfig, base: BaseModel) -> None:
         """Write them in PEFT's format.
+
+        Args:
+            folder: for the adapter.
+            config: settings of the run that came to them.
+            base: the model that they were trained on.
 
         Raises:
             InputError: the folder exists, or its place cannot be written.
         """
         training = f"Trained by SchemaBank, arm `{config.arm}`, seed {config.seed}."
+        loader = auto_class(base.model.config).__name__
         save_adapter(
             folder,
             self.tensors,
             self.settings,
-            base_name=base_name,
-            card=model_card(base_name, self.settings, training=training),
+            base_name=base.name,
+            card=model_card(base.name, self.settings, training=training, loader=loader),
             layout=self.layout,
         )
 

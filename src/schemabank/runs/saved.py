@@ -31,6 +31,7 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
+from schemabank.models.architecture import auto_class
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.effects import idle_in_evaluation, sentences
 from schemabank.runs.evaluate import Procedure
@@ -210,7 +211,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         if merge:
             check = _write_merged(partial, weights, base)
         else:
-            _write_checked(partial, adapter, weights)
+            _write_checked(partial, adapter, weights, base)
             check = check_with_peft(partial, base, expected)
         if check.is_made and not check.agrees:
             what = "merged model" if merge else "adapter"
@@ -218,13 +219,14 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
     return check
 
 
-def _write_checked(out: Path, folder: Path, adapter: Adapter) -> None:
+def _write_checked(out: Path, folder: Path, adapter: Adapter, base: BaseModel) -> None:
     """Write what was read of an adapter's folder, and no other files of the folder."""
     config = adapter.config
     card = load_card(folder)
     if card is None:
         name = config.base_name or "its base model"
-        card = model_card(name, config.settings, training="Exported by SchemaBank.")
+        training, loader = "Exported by SchemaBank.", auto_class(base.model.config).__name__
+        card = model_card(name, config.settings, training=training, loader=loader)
     write_adapter(out, adapter, card=card)
     if (folder / PROVENANCE).exists():
         provenance = inside(folder, PROVENANCE)

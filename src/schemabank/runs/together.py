@@ -88,7 +88,7 @@ class RunResult:
         Raises:
             InputError: the folder exists, or the run failed in training.
         """
-        self._trained().save(Path(folder), self.config, base_name=self._base.name)
+        self._trained().save(Path(folder), self.config, self._base)
 
     def attach(self) -> Tuner:
         """Put the adapter on the model it was trained on, until the Tuner's ``remove()``.

@@ -314,8 +314,7 @@ class Tuner:
         Raises:
             InputError: the folder exists.
         """
-        weights = Weights.in_slot(self.stack, 0)
-        weights.save(Path(folder), self.config, base_name=self._base.name)
+        Weights.in_slot(self.stack, 0).save(Path(folder), self.config, self._base)
 
     def save(self, folder: str | Path) -> None:
         """Do what :meth:`save_pretrained` does; it is the shorter name."""
