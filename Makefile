@@ -9,7 +9,8 @@ SOAK_FACTOR ?= 20
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak lint type format clean
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak package lint type \
+    format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -71,6 +72,9 @@ gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
 soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples
 	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
+
+package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
+	$(BIN)/python benchmarks/package.py --out dist
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

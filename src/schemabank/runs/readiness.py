@@ -122,7 +122,8 @@ def installed_version(package: str) -> str | None:
 
 def parse_requirement(line: str) -> Requirement:
     """Read a requirement as our own metadata has them: a name, an oldest version, an extra."""
-    found = re.fullmatch(r"([\w.-]+)(?:>=([\w.]+))?(?:; extra == [\"']([\w-]+)[\"'])?", line)
+    pattern = r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\w.]+))?(?:; extra == [\"']([\w-]+)[\"'])?"
+    found = re.fullmatch(pattern, line)
     assert found is not None, line
     name, oldest, extra = found.groups(default="")
     return Requirement(name, oldest, extra)
