@@ -131,8 +131,7 @@ def weighed(wheel: Path) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> list[str]:
     """The record as lines of Markdown."""
     rows = [
-        [row["install"], str(len(row["packages"])), f"{row['mib'] / 1024:.1f} GiB"]
-        for row in record["rows"]
+        [row["install"], str(len(row["packages"])), f"{row['mib']:,} MiB"] for row in record["rows"]
     ]
     return markdown_table(["installed into an empty environment", "packages", "size"], rows)
 

@@ -134,6 +134,12 @@ def test_the_tests_of_a_source_distribution_can_be_collected(
     assert {name for name in here if f"{name}::" in ended.stdout} == here
 
 
+def test_the_table_of_the_docs_is_that_of_its_record() -> None:
+    shown = "\n".join(package.table(json.loads(RECORD.read_text())))
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    assert page.partition("<!-- package.py: results/package.json -->\n")[2].startswith(f"{shown}\n")
+
+
 def test_an_install_is_as_light_as_is_recorded() -> None:
     """PEFT and TRL are what one who trains adapters has; the core adds little to them."""
     rows = {row["install"]: row for row in json.loads(RECORD.read_text())["rows"]}
