@@ -154,7 +154,7 @@ def _problems_of_page(about: Message) -> Iterator[str]:
         yield "the page is not the README, or has links into the tree"
     if util.find_spec("readme_renderer") is not None:
         shown = import_module("readme_renderer.markdown").render(page)
-        if shown is None or "<h1>" not in shown:
+        if shown is None or "<h1" not in shown:
             yield "the page cannot be shown"
 
 

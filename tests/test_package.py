@@ -111,10 +111,10 @@ def test_the_page_can_be_shown(built: tuple[Path, Path]) -> None:
     with zipfile.ZipFile(built[0]) as archive:
         page = archive.read(META).decode().partition("\n\n")[2]
     html = shown.render(page)
-    assert "<h1>SchemaBank</h1>" in html
+    assert re.search(r"<h1[^>]*>SchemaBank<", html)
     assert "<table>" in html
     assert 'href="docs' not in html
-    assert 'href="#' not in html
+    assert 'href="#many' not in html, "headings have other names there"
 
 
 @pytest.mark.soak
