@@ -131,7 +131,7 @@ def test_the_tests_of_a_source_distribution_can_be_collected(
     )
     assert ended.returncode == 0, ended.stdout[-3000:]
     here = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
-    # A colon follows the name of a file that is collected, and of one that is skipped with a reason.
+    # A colon follows the name of a file that is collected, and of one that is skipped.
     assert {name for name in here if f"{name}:" in ended.stdout} == here
 
 
