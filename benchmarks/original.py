@@ -28,6 +28,7 @@ from schemabank.cli import main
 from schemabank.cli.options import Overrides
 from schemabank.cli.printing import exit_for_failures, print_tables
 from schemabank.common.errors import InputError
+from schemabank.common.extras import require
 from schemabank.common.tables import PlainTable, markdown_table
 from schemabank.common.writing import settle
 from schemabank.report.command import HTML, Question
@@ -102,6 +103,7 @@ def run(changes: Sequence[str], out: Path) -> "SuiteOutcome":
     for own in suite.runs:
         check_task(own.config.task.name, metric_of(own.config.task))
     check_replaceable(out / REPORT)
+    require("report", "the report at the end")
     sys.stderr.write("".join(f"{line}\n" for line in announcement(suite, out)))
     with reporter() as progress:
         return run_suite(suite, out, progress)

@@ -20,10 +20,10 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import loky
 import numpy as np
 import numpy.typing as npt
 
+from schemabank.common.cores import given_cores
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json, write_lines
 from schemabank.config.file import run_id, to_yaml
@@ -64,7 +64,7 @@ def main() -> None:
             "peak_memory_gib": round(_peak_gib(), 2),
             "page_mb": round((out / HTML).stat().st_size / 1e6, 2),
             "json_mb": round((out / JSON).stat().st_size / 1e6, 2),
-            "cores": loky.cpu_count(),
+            "cores": given_cores(),
         }
     print(json.dumps(row))  # noqa: T201 -- this is a script
     Path(arguments.out).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")

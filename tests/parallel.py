@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import loky
 import psutil
 import pytest
+
+from schemabank.common.cores import given_cores
 
 # torch, the tiny models and the embedded one; real weights are in one file, so in one process.
 MEMORY_OF_A_WORKER = 2 * 2**30
@@ -45,16 +46,10 @@ LONGEST_FIRST = (
 )
 
 
-def num_cores() -> int:
-    """The cores that this process may use, by affinity and by the container's quota."""
-    count: int = loky.cpu_count()
-    return count
-
-
 def num_workers() -> int:
     """One process a core, fewer where memory is short; with one there is nothing to hand out."""
     in_memory = psutil.virtual_memory().available // MEMORY_OF_A_WORKER
-    workers: int = min(num_cores(), in_memory, MOST_WORKERS)
+    workers: int = min(given_cores(), in_memory, MOST_WORKERS)
     return workers if workers > 1 else 0
 
 
@@ -92,4 +87,4 @@ def shared_folder(config: pytest.Config) -> Path | None:
 
 def threads_of_real_weights() -> int:
     """Threads for real weights in this process: the cores, divided among the processes."""
-    return max(1, num_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    return max(1, given_cores() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

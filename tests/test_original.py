@@ -251,6 +251,17 @@ def test_what_cannot_be_had_ends_in_a_sentence_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_report_that_cannot_be_drawn_is_said_before_the_runs(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "altair", None)
+    ended = call(*tiny.arguments, "--out", tmp_path / "runs")
+    assert (ended.code, ended.out) == (2, "")
+    assert "the report at the end needs the package 'altair'" in ended.sentence
+    assert "pip install 'schemabank[report]'" in ended.sentence
+    assert not (tmp_path / "runs").exists()
+
+
 def test_data_that_is_not_there_is_named(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

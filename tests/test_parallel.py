@@ -21,7 +21,7 @@ def test_a_process_for_every_core_while_memory_lasts(
     monkeypatch: pytest.MonkeyPatch, cores: int, gib: int, workers: int
 ) -> None:
     memory = SimpleNamespace(available=gib * GIB)
-    monkeypatch.setattr(parallel.loky, "cpu_count", lambda: cores)
+    monkeypatch.setattr(parallel, "given_cores", lambda: cores)
     monkeypatch.setattr(parallel.psutil, "virtual_memory", lambda: memory)
     assert parallel.num_workers() == workers
 
@@ -30,7 +30,7 @@ def test_a_process_for_every_core_while_memory_lasts(
 def test_real_weights_take_their_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, workers: str, threads: int
 ) -> None:
-    monkeypatch.setattr(parallel.loky, "cpu_count", lambda: 6)
+    monkeypatch.setattr(parallel, "given_cores", lambda: 6)
     monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", workers)
     assert parallel.threads_of_real_weights() == threads
 

@@ -47,7 +47,7 @@ def test_what_training_lacks_is_named_and_ends_with_1(doctor: Doctor) -> None:
     assert code == 1
     assert "missing  torch" in out
     assert "ready" not in out
-    assert err == "schemabank: training with default settings lacks torch\n"
+    assert err == "schemabank: what `schemabank init` writes cannot be trained without torch\n"
 
 
 @pytest.mark.parametrize("ready", [True, False])

@@ -50,7 +50,7 @@ def test_without_a_file_it_goes_to_stdout(init: Init) -> None:
     assert (code, err) == (0, "")
     assert list(Path().iterdir()) == []
     Path("c.yaml").write_text(out)
-    assert load_experiment(Path("c.yaml")).task.name == "gsm_symbolic"
+    assert load_experiment(Path("c.yaml")).task.name == "conditional"
 
 
 def test_the_schema_of_the_first_line_lies_beside_the_file(init: Init) -> None:

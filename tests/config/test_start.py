@@ -114,7 +114,7 @@ def test_books_of_the_user(tmp_path: Path) -> None:
         (Start(task="gsm8k", data="x"), "--data 'x': the task gsm8k has data of its own, allowed"),
         (
             Start(target="{x}"),
-            "--target '{x}': allowed with the task records, but the task is gsm_",
+            "--target '{x}': allowed with the task records, but the task is cond",
         ),
         (Start(model=" "), "--model is empty, allowed is a text"),
     ],

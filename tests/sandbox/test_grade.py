@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import hostile
-from parallel import num_cores
+from schemabank.common.cores import given_cores
 from schemabank.common.errors import InputError
 from schemabank.sandbox import (
     REASONS,
@@ -36,7 +36,7 @@ from schemabank.sandbox.grade import _Check
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 DATA = Path(os.environ.get("SCHEMABANK_DATA") or SHARED_DATA)
-NUM_WORKERS = num_cores()
+NUM_WORKERS = given_cores()
 ENOUGH = {"timeout_s": 30.0, "memory_mib": 1024}
 
 

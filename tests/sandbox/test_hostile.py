@@ -17,11 +17,11 @@ import pytest
 
 import hostile
 from hostile import SORT_ASSERTS, SORT_TEST
-from parallel import num_cores
+from schemabank.common.cores import given_cores
 from schemabank.sandbox import REASONS, CheckResult, check_function, run_program
 
 TESTS = Path(__file__).parents[1]
-NUM_WORKERS = num_cores()
+NUM_WORKERS = given_cores()
 HOSTILE_TIMEOUT_S = 1.5
 
 CASES = [(kind, name) for kind, programs in hostile.PROGRAMS.items() for name in programs]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kernelmemory
-from parallel import num_cores
+from schemabank.common.cores import given_cores
 from schemabank.sandbox import CheckResult, SandboxError, check_asserts, run_program
 from schemabank.sandbox.calls import CALLS
 from schemabank.sandbox.seccomp import ARCHITECTURES
@@ -65,7 +65,7 @@ def verdicts() -> Iterator[dict[tuple[str, str], CheckResult]]:
     def attack(case: tuple[str, str]) -> CheckResult:
         return check_asserts(kernelmemory.source(*case), ["assert function() is False"], **ENOUGH)
 
-    with ThreadPoolExecutor(2 * num_cores()) as pool:
+    with ThreadPoolExecutor(2 * given_cores()) as pool:
         yield dict(zip(CASES, pool.map(attack, CASES), strict=True))
 
 

@@ -36,7 +36,9 @@ def doctor(
             )
     if not ready:
         missing = ", ".join(one.name for one in found if one.state == "missing")
-        sys.stderr.write(f"schemabank: training with default settings lacks {missing}\n")
+        sys.stderr.write(
+            f"schemabank: what `schemabank init` writes cannot be trained without {missing}\n"
+        )
         raise typer.Exit(1)
 
 

@@ -18,7 +18,7 @@ def init(
         str | None,
         typer.Option(
             metavar="TASK",
-            help="Default: records with --data, else generated problems.",
+            help="Default: records with --data, else conditional (generated).",
             autocompletion=task_names,
         ),
     ] = None,

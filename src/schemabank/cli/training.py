@@ -19,6 +19,7 @@ from schemabank.cli.printing import (
     print_tables,
 )
 from schemabank.common.errors import InputError
+from schemabank.common.extras import install_command, is_there
 from schemabank.runs.progress import reporter
 
 
@@ -90,6 +91,14 @@ def suite(
     else:
         print_tables(ended.tables())
         print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
-        report = f"schemabank report {place} --out {place}/report"
-        sys.stdout.write(f"next: {'the same without --tune-only' if tune_only else report}\n")
+        sys.stdout.write(
+            f"next: {'the same without --tune-only' if tune_only else _report(place)}\n"
+        )
     exit_for_failures(ended.outcomes, trials=ended.trials)
+
+
+def _report(place: Path) -> str:
+    """The command that reports on a suite here; a page with charts needs packages."""
+    if is_there("report"):
+        return f"schemabank report {place} --out {place}/report"
+    return f"schemabank report {place} (for a page with charts: {install_command('report')})"

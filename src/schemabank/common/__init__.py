@@ -5,7 +5,9 @@ Nothing here computes with a model.
 
 __all__ = [
     "archives",
+    "cores",
     "errors",
+    "extras",
     "failure",
     "files",
     "folders",

@@ -22,7 +22,8 @@ from schemabank.config.settingsfile import validated
 from schemabank.config.task import TASK_NAMES
 
 SCHEMA = "schemabank.schema.json"  # beside the configuration
-RECORDS, DEFAULT_TASK = "records", "gsm_symbolic"
+# Without data: a task that makes its examples itself, with no package of an extra.
+RECORDS, DEFAULT_TASK = "records", "conditional"
 # Where a task finds data that are the user's own.
 DATA_PATHS: Mapping[str, str] = {
     RECORDS: "task.records.path",

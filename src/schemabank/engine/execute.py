@@ -22,11 +22,11 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import loky
 import numpy as np
 import torch
 from torch import Tensor
 
+from schemabank.common.cores import given_cores
 from schemabank.common.waiting import waiting
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
@@ -250,11 +250,10 @@ def compiled(forward: Callable[..., object]) -> Callable[..., object]:
 def use_given_cores() -> None:
     """Compute in no more threads than the process has cores.
 
-    Libraries do not see a container's quota. They start a thread for every core of the machine, and
-    these threads then wait for each other. ``OMP_NUM_THREADS`` sets another number.
+    ``OMP_NUM_THREADS`` sets another number.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), loky.cpu_count()))
+        torch.set_num_threads(min(torch.get_num_threads(), given_cores()))
 
 
 def keep_freed_memory() -> None:

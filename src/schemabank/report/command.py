@@ -1,11 +1,13 @@
 """The command ``schemabank report``: results in, a report and its pages out.
 
-What computes and draws is imported once the results are read: scipy and altair take seconds.
+What computes is imported once the results are read, since scipy takes seconds. What draws is
+imported for a report that is written; one for the terminal has no charts.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from schemabank.common.extras import require
 from schemabank.common.folders import check_new, new_folder
 from schemabank.common.writing import write_json, write_lines
 from schemabank.report.gate import why_stop
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HTML", "JSON", "PAGE", "SAMPLES", "Question", "report", "why_stop"]
 
+# What else one may do without the packages that draw.
+NO_PAGE = "leave --out out, which prints the verdict and the tables"
 JSON, PAGE, HTML, SAMPLES = "report.json", "report.md", "report.html", "samples.jsonl"
 
 
@@ -30,10 +34,12 @@ def report(path: Path | None, question: Question, out: Path | None = None) -> "R
         out: folder to write; must not exist.
 
     Raises:
-        InputError: a run or a line is wrong, the arms are not clear, or ``out`` exists.
+        InputError: a run or a line is wrong, the arms are not clear, ``out`` exists, or its charts
+            cannot be drawn for want of a package.
     """
     if out is not None:
         check_new(out)
+        require("report", f"--out {str(out)!r}: a page with charts", otherwise=NO_PAGE)
     with read_results(path, question) as (place, results):
         from schemabank.report.examine import examine
 

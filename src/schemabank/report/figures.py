@@ -1,6 +1,7 @@
 """Figures as files: SVG that follows a page's light or dark style, and PNG for print.
 
 Charts are Vega-Lite specifications made with altair and drawn by vl-convert, without a browser.
+Both are optional, so the commands ask for them before they compute anything.
 """
 
 import re
@@ -9,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import altair
-import vl_convert
+from schemabank.report import altair
 
 INK, COLOUR = "#1f2328", "#2f7fd0"
 # Everything but the data is drawn in the ink, which a dark page turns light.
@@ -101,6 +101,8 @@ def heat_map(
 def write_figure(path: Path, spec: Spec) -> None:
     """Write ``path`` as SVG and PNG; its suffix is added."""
     path.with_name(f"{path.name}.svg").write_text(styled_svg(spec), encoding="utf-8")
+    import vl_convert  # noqa: PLC0415 -- optional, as in the other functions here
+
     printed = _with_ink(drawable(spec))
     png = vl_convert.vegalite_to_png(printed, scale=PRINT_SCALE)
     path.with_name(f"{path.name}.png").write_bytes(png)
@@ -114,6 +116,8 @@ def styled_svg(spec: Spec) -> str:
 
 def svg(spec: Spec) -> str:
     """Return the drawing as an SVG element whose ink is the text colour around it."""
+    import vl_convert  # noqa: PLC0415
+
     return str(vl_convert.vegalite_to_svg(drawable(spec)))
 
 

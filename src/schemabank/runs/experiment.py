@@ -50,6 +50,7 @@ from schemabank.runs.rescale import validation_items
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
+from schemabank.tasks.catalog import check_extras
 
 CHECKING = "checking what the runs need"
 
@@ -113,6 +114,7 @@ def run_all(
     pending = {run for run in runs if not finished[run]}
     for run in pending:
         check_available(out / run_id(run))
+        check_extras(run.task)
     groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
     models: dict[ModelSettings, BaseModel] = {}
     trackers = trackers_of([run for run in runs if run in pending], out, reporter)
@@ -172,6 +174,8 @@ def plan_all(
     """
     found: list[Planned] = []
     models: dict[ModelSettings, BaseModel] = {}
+    for run in runs:
+        check_extras(run.task)
     for group in sharing(resolved(runs, device, note=reporter.note)):
         with waiting(CHECKING, reporter.note):
             context = _prepare(group, models, device, reporter, Trackers({}, reporter))

@@ -17,13 +17,13 @@ from typing import Literal
 
 from schemabank import __version__
 from schemabank.common.errors import InputError, first_line
+from schemabank.common.extras import EXTRAS, install_command
 from schemabank.config.settings import ModelSettings
 from schemabank.models.embedded import EMBEDDED, installed_parts
 from schemabank.sandbox import require_isolation
 
 PACKAGE = "schemabank"
 SHOWN = ("torch", "transformers", "peft")  # by themselves; all others are one line
-FOR_DEVELOPERS = {"dev", "browser"}  # extras for work on SchemaBank itself
 OLDEST_PYTHON = (3, 11)
 GIB = 2**30
 # What tasks look for in the folder of SCHEMABANK_DATA: their names there, and the tasks.
@@ -39,8 +39,8 @@ class Readiness:
 
     Attributes:
         name: what it is.
-        state: ``ok``; ``absent`` where only some runs need it; ``missing`` where training with
-            default settings does.
+        state: ``ok``; ``absent`` where only some runs need it; ``missing`` where training what
+            ``schemabank init`` writes does.
         finding: what was found.
         mend: how to get it; empty where nothing is to be done.
     """
@@ -99,7 +99,7 @@ def examine_machine() -> list[Readiness]:
 
 
 def is_ready(found: list[Readiness]) -> bool:
-    """Whether ``schemabank train`` with default settings has all that it needs."""
+    """Whether ``schemabank train`` has all that it needs for what ``schemabank init`` writes."""
     return all(one.state != "missing" for one in found)
 
 
@@ -122,7 +122,8 @@ def installed_version(package: str) -> str | None:
 
 def parse_requirement(line: str) -> Requirement:
     """Read a requirement as our own metadata has them: a name, an oldest version, an extra."""
-    found = re.fullmatch(r"([\w.-]+)(?:>=([\w.]+))?(?:; extra == [\"']([\w-]+)[\"'])?", line)
+    pattern = r"([\w.-]+)(?:\[[\w,-]+\])?(?:>=([\w.]+))?(?:; extra == [\"']([\w-]+)[\"'])?"
+    found = re.fullmatch(pattern, line)
     assert found is not None, line
     name, oldest, extra = found.groups(default="")
     return Requirement(name, oldest, extra)
@@ -132,7 +133,7 @@ def sorted_extras() -> dict[str, list[Requirement]]:
     """Return what each optional extra for users asks for, by its name."""
     found: dict[str, list[Requirement]] = {}
     for one in requirements():
-        if one.extra and one.extra not in FOR_DEVELOPERS:
+        if one.extra in EXTRAS:
             found.setdefault(one.extra, []).append(one)
     return dict(sorted(found.items()))
 
@@ -263,7 +264,7 @@ def _sandbox() -> Iterator[Readiness]:
 def _extra(name: str, needed: list[Requirement]) -> Readiness:
     lacking = [one for one in needed if not one.is_met]
     if lacking:
-        return Readiness(f"extra {name}", "absent", _versions(lacking), pip_command(lacking))
+        return Readiness(f"extra {name}", "absent", _versions(lacking), install_command(name))
     return Readiness(f"extra {name}", "ok", _versions(needed))
 
 

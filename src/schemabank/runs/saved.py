@@ -61,6 +61,7 @@ from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.prepare import prompt_forms
 from schemabank.runs.progress import Reporter
+from schemabank.tasks.catalog import check_extras
 
 
 def evaluate_saved(
@@ -139,6 +140,7 @@ def _evaluate_all(
     for place in pending:
         check_new(place)
     run = next(iter(pending.values()))
+    check_extras(run.task)
     data = loaded_task(run.task, reporter.note)
     base = loaded_base(run, resolve_device(run.engine.device), reporter.note)
     items = prompt_forms(data, run, run.eval, base.tokenizer)

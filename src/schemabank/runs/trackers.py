@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Literal, Protocol
 
 from schemabank.common.errors import InputError
+from schemabank.common.extras import require
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.naming import dotted_settings
@@ -313,13 +314,8 @@ LIBRARIES: Mapping[str, Callable[[Path, EngineSettings], Library]] = {
 
 def _import_library(name: str) -> ModuleType:
     """Import a library that is not installed by default."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"engine.trackers names {name!r}, but it cannot be imported ({error}): run "
-            f"`pip install 'schemabank[{name}]'` or leave it out"
-        ) from error
+    require(name, f"engine.trackers names {name!r}, which", otherwise="leave it out")
+    return importlib.import_module(name)
 
 
 def _step_values(step: RunStep, run: _Followed) -> dict[str, float]:

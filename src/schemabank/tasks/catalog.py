@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from importlib import import_module
 
+from schemabank.common.extras import require
 from schemabank.config.task import TASK_NAMES, MetricName, TaskName, TaskSettings
 from schemabank.tasks.base import TaskData
+from schemabank.tasks.scoring.scores import METRICS
 from schemabank.tasks.task import Split, Task
 
 TASKS: Mapping[TaskName, Task] = {
@@ -12,8 +14,22 @@ TASKS: Mapping[TaskName, Task] = {
 }
 
 
+def check_extras(settings: TaskSettings) -> None:
+    """Make sure that the packages are there that a task's data and its metric need.
+
+    Raises:
+        InputError: one is not installed; no data were read.
+    """
+    _check_data_extra(settings)
+    metric = metric_of(settings)
+    if extra := METRICS[metric].extra:
+        otherwise = "take another metric, such as task.metric=f1"
+        require(extra, f"the metric {metric!r} of the task {settings.name}", otherwise=otherwise)
+
+
 def load_task(settings: TaskSettings) -> TaskData:
     """Load the task that the settings name."""
+    _check_data_extra(settings)
     return TASKS[settings.name].load(settings)
 
 
@@ -42,3 +58,8 @@ def metric_of(settings: TaskSettings) -> MetricName:
 def split_of(settings: TaskSettings, asked: Split | None) -> Split:
     """Return the split to score: the one that is asked for or the task's own."""
     return asked or TASKS[settings.name].split
+
+
+def _check_data_extra(settings: TaskSettings) -> None:
+    if extra := TASKS[settings.name].extra:
+        require(extra, f"the task {settings.name}", otherwise="take another one")

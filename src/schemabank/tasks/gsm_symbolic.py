@@ -237,4 +237,4 @@ def _generator_module() -> ModuleType:
     return gsm_symbolic
 
 
-TASK = Task(lambda settings: load(**settings.gsm_symbolic.model_dump()))
+TASK = Task(lambda settings: load(**settings.gsm_symbolic.model_dump()), extra="gsm-symbolic")

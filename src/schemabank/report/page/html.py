@@ -10,8 +10,6 @@ import hashlib
 from functools import cache
 from importlib.resources import files
 
-import vl_convert
-
 from schemabank.report.contents import Report, Section, sections
 from schemabank.report.figures import Spec, drawable, svg
 from schemabank.report.page.browser import browser
@@ -126,6 +124,8 @@ def _asset(name: str) -> str:
 @cache
 def _vega() -> str:
     """Vega, Vega-Lite and their interpreter of expressions, as a script for a page."""
+    import vl_convert  # noqa: PLC0415 -- optional
+
     code = vl_convert.javascript_bundle(SNIPPET)
     assert "</script" not in code.lower()
     assert "<!--" not in code

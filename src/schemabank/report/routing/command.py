@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from schemabank.common.extras import require
 from schemabank.common.folders import check_new, new_folder
 from schemabank.config.file import to_yaml
 from schemabank.config.settings import EngineSettings, RunConfig
@@ -44,7 +45,8 @@ def route(
 
     Raises:
         InputError: no such run, no bank, a field that the data lacks, ``out`` exists, a setting
-            plays no part, or the analysis that is there is damaged.
+            plays no part, the analysis that is there is damaged, or
+            what draws is not installed.
     """
     run, (own, adapter) = asked_of_routing(folder, overrides)
     (run,) = resolved([run], resolve_device(run.engine.device), note=reporter.note)
@@ -59,6 +61,7 @@ def route(
         reporter.note(f"reused: {place} (same question, finished)")
         return place, known
     check_new(place)
+    require("report", "schemabank routing draws heat maps and")
     report = analyse(folder, run, question, reporter, trained_on=own.task)
     report["inputs"] = dict(found)
     with new_folder(place) as partial:

@@ -5,12 +5,11 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-import altair
-
 from schemabank.common.errors import InputError
 from schemabank.common.files import is_number, json_lines
 from schemabank.common.tables import PlainTable
 from schemabank.config.base import LARGEST
+from schemabank.report import altair
 from schemabank.report.figures import LONGEST_LABEL, Datum, Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
@@ -166,7 +165,7 @@ def _plot(rows: Sequence[Datum], arms: Sequence[str], *, alt: str) -> Spec:
     return look.paneled(layers, rows, alt, arms)
 
 
-def _stage_names(stages: altair.Chart, row: int, side: str) -> altair.Chart:
+def _stage_names(stages: "altair.Chart", row: int, side: str) -> "altair.Chart":
     """Names of stages in one row above the curves, on one side of the stages' starts."""
     found = stages.transform_filter(f"datum.side == '{side}' && datum.row == {row}")
     align: Literal["left", "right"] = "left" if side == "right" else "right"

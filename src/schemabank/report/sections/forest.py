@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import altair
-
 from schemabank.common.tables import PlainTable
+from schemabank.report import altair
 from schemabank.report.comparing.families import Adjusted
 from schemabank.report.figures import COLOUR, Datum, Spec
 from schemabank.report.sections import look

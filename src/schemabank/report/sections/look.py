@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import Any
 
-import altair
-
+from schemabank.report import altair
 from schemabank.report.figures import COLOUR, LOOK, Datum, Spec
+
+Look = dict[str, Any]
 
 WIDTH, HEIGHT, ROW_HEIGHT, LINE_HEIGHT = 620, 260, 38, 14  # pixels
 PANEL_WIDTH, PANEL_COLUMNS = 290, 2
@@ -19,10 +20,10 @@ PALETTE = (COLOUR, "#c9631b", "#2f8f5b", "#9a60c4", "#cf4350", "#1f8a99", "#8c7a
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 DASHES = ((1, 0), (6, 3), (2, 2), (9, 3, 2, 3), (4, 2))
 FAINT = 0.12
-TEXT = altair.value("currentColor")  # colours of arms are too pale for letters
-_LEGEND: dict[str, Any] = {"orient": "top", "labelLimit": 260, "columns": 4}
-POINTS = altair.Legend(**_LEGEND, symbolSize=90, symbolStrokeWidth=0)
-LINES = altair.Legend(**_LEGEND, symbolSize=400, symbolStrokeWidth=2, symbolType="stroke")
+TEXT = {"value": "currentColor"}  # colours of arms are too pale for letters
+_LEGEND: Look = {"orient": "top", "labelLimit": 260, "columns": 4}
+POINTS = {**_LEGEND, "symbolSize": 90, "symbolStrokeWidth": 0}
+LINES = {**_LEGEND, "symbolSize": 400, "symbolStrokeWidth": 2, "symbolType": "stroke"}
 PLOT_LOOK = {
     **LOOK,
     "axis": {**LOOK["axis"], "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
@@ -38,31 +39,41 @@ def panel_size(rows: Sequence[Datum]) -> tuple[int, int]:
     return (WIDTH, HEIGHT) if one else (PANEL_WIDTH, HEIGHT * 2 // 3)
 
 
-def over(rows: Sequence[Datum]) -> altair.Chart:
+def over(rows: Sequence[Datum]) -> "altair.Chart":
     """Begin a chart of rows."""
     return altair.Chart(altair.InlineData(values=[dict(row) for row in rows]))
 
 
-def colour(arms: Sequence[str], legend: altair.Legend) -> altair.Color:
+def colour(arms: Sequence[str], legend: Look) -> "altair.Color":
     """Return the colours of arms."""
-    return altair.Color("arm:N", scale=_scale(arms, PALETTE), title=None, legend=legend)
+    return altair.Color(
+        "arm:N", scale=_scale(arms, PALETTE), title=None, legend=altair.Legend(**legend)
+    )
 
 
-def shape(arms: Sequence[str]) -> altair.Shape:
+def shape(arms: Sequence[str]) -> "altair.Shape":
     """Return the shapes of arms' points."""
-    return altair.Shape("arm:N", scale=_scale(arms, SHAPES), title=None, legend=POINTS)
+    return altair.Shape(
+        "arm:N", scale=_scale(arms, SHAPES), title=None, legend=altair.Legend(**POINTS)
+    )
 
 
-def dash(arms: Sequence[str], legend: altair.Legend) -> altair.StrokeDash:
+def dash(arms: Sequence[str], legend: Look) -> "altair.StrokeDash":
     """Return the dashes of arms' lines."""
-    return altair.StrokeDash("arm:N", scale=_scale(arms, DASHES), title=None, legend=legend)
+    return altair.StrokeDash(
+        "arm:N", scale=_scale(arms, DASHES), title=None, legend=altair.Legend(**legend)
+    )
 
 
-def _scale(arms: Sequence[str], values: Sequence[Any]) -> altair.Scale:
+def _legend(look: Look) -> "altair.Legend":
+    return altair.Legend(**look)
+
+
+def _scale(arms: Sequence[str], values: Sequence[Any]) -> "altair.Scale":
     return altair.Scale(domain=list(arms), range=list(islice(cycle(values), len(arms))))
 
 
-def tooltip(**titles: str) -> list[altair.Tooltip]:
+def tooltip(**titles: str) -> "list[altair.Tooltip]":
     """Return fields and their titles; numbers have four digits."""
     words = {"arm", "setting", "label", "seed", "words", "name"}
     return [
@@ -74,7 +85,7 @@ def tooltip(**titles: str) -> list[altair.Tooltip]:
 
 
 def paneled(
-    layers: list[altair.Chart], rows: Sequence[Datum], alt: str, arms: Sequence[str]
+    layers: "list[altair.Chart]", rows: Sequence[Datum], alt: str, arms: Sequence[str]
 ) -> Spec:
     """Return layers of one set of rows, with a panel for each setting where there are several."""
     panels = list(dict.fromkeys(row["panel"] for row in rows))
@@ -86,7 +97,7 @@ def paneled(
     return finished(one.facet(facet, columns=PANEL_COLUMNS), alt, arms)
 
 
-def finished(chart: altair.LayerChart | altair.FacetChart, alt: str, arms: Sequence[str]) -> Spec:
+def finished(chart: "altair.LayerChart | altair.FacetChart", alt: str, arms: Sequence[str]) -> Spec:
     """Return the specification; what belongs to an arm fades while another stands out."""
     spec: Spec = chart.properties(description=alt).configure(**PLOT_LOOK).to_dict()
     if len(arms) < 2:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import altair
-
 from schemabank import stats
 from schemabank.common.tables import PlainTable
+from schemabank.report import altair
 from schemabank.report.figures import Datum, Spec
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import RunSet, label
@@ -194,7 +193,7 @@ def _plot(rows: Sequence[Datum], arms: Sequence[str], *, score: str, alt: str) -
     return look.paneled(layers, rows, alt, arms)
 
 
-def _edge_word(base: altair.Chart, side: str) -> altair.Chart:
+def _edge_word(base: "altair.Chart", side: str) -> "altair.Chart":
     """A word beside a point at one end of the grid, on the side where there is room."""
     dx = 14 if side == "low" else -14
     found = base.transform_filter(f"datum.edge == '{side}'")

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-import altair
-
 from schemabank.common.tables import PlainTable
+from schemabank.report import altair
 from schemabank.report.comparing.comparison import ArmAt, Comparison, at_settings
 from schemabank.report.comparing.references import Reference
 from schemabank.report.figures import LONGEST_LABEL, Datum, Spec
@@ -143,8 +142,8 @@ def _plot(
 
 
 def _along(
-    base: altair.Chart, rows: Sequence[Datum], arms: Sequence[str], setting_name: str
-) -> altair.Chart:
+    base: "altair.Chart", rows: Sequence[Datum], arms: Sequence[str], setting_name: str
+) -> "altair.Chart":
     """Settings along the axis, their arms side by side; at a single setting the arms themselves."""
     settings = list(dict.fromkeys(row["setting"] for row in rows))
     if len(settings) == 1:
@@ -161,7 +160,7 @@ def _along(
 
 def _references(
     references: Sequence[Datum], rows: Sequence[Datum], title: str
-) -> list[altair.Chart]:
+) -> "list[altair.Chart]":
     """Lines across, and their names at the right, far enough apart to be read."""
     if not references:
         return []

@@ -58,6 +58,7 @@ class Metric:
         decodes: whether it needs completions.
         constant: whether one answer might be right for several items.
         graded: the primary score alone, where it is not 0 or 1.
+        extra: what brings the packages that it needs; empty where none are needed.
         corpus: scores of all completions with their golds that are no means of items' scores.
     """
 
@@ -69,6 +70,7 @@ class Metric:
     constant: bool = True
     graded: Callable[[str, Sequence[str]], float] | None = None
     corpus: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, float]] | None = None
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,11 @@ METRICS: dict[str, Metric] = {
     "choice": Metric("correct", _score_choice, _gold_letter, binary=True),
     "f1": Metric("f1", _score_words("f1", "exact_match"), _gold_words, graded=metrics.token_f1),
     "rouge_l": Metric(
-        "rouge_l", _score_words("rouge_l", "f1"), _gold_ascii_words, graded=metrics.rouge_l
+        "rouge_l",
+        _score_words("rouge_l", "f1"),
+        _gold_ascii_words,
+        graded=metrics.rouge_l,
+        extra="scores",
     ),
     "reading": Metric(
         "f1",
@@ -192,6 +198,7 @@ METRICS: dict[str, Metric] = {
         _gold_words,
         graded=metrics.token_f1,
         corpus=metrics.bleu,
+        extra="scores",
     ),
     "code": Metric("correct", _score_nothing, str, binary=True, constant=False),
     "perplexity": Metric("perplexity", _score_nothing, str, decodes=False),
