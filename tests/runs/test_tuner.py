@@ -809,6 +809,23 @@ def test_other_arms_go_on_from_an_adapter(arm: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(tuner.model), before, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("targets", ["all-linear", r".*\.(q|v)_proj"])
+def test_an_adapter_goes_on_under_the_settings_that_it_was_made_with(
+    targets: str, tmp_path: Path
+) -> None:
+    asked = RunConfig.model_validate({"arm": "lora", "lora": {"target_modules": targets}})
+    model = tiny_model("llama")
+    with schemabank.Tuner(model, tiny_tokenizer(), asked) as tuner:
+        tuner.save_pretrained(tmp_path / "adapter")
+    with schemabank.Tuner.from_adapter(
+        model, tiny_tokenizer(), tmp_path / "adapter", asked
+    ) as again:
+        assert again.config.lora.target_modules == tuner.stack.lora.settings[0].target_modules
+    other = RunConfig.model_validate({"arm": "lora", "lora": {"target_modules": r".*\.k_proj"}})
+    with pytest.raises(InputError, match=r"config\.lora\.target_modules is .*k_proj.*leave it out"):
+        schemabank.Tuner.from_adapter(model, tiny_tokenizer(), tmp_path / "adapter", other)
+
+
 @pytest.mark.parametrize(
     ("adapter", "settings", "message"),
     [

@@ -8,7 +8,7 @@ from schemabank.adapters.config import is_named
 from schemabank.adapters.files import Adapter
 from schemabank.common.errors import InputError
 from schemabank.config.settings import RunConfig
-from schemabank.engine.targets import target_layers
+from schemabank.engine.targets import resolved, target_layers
 from schemabank.methods import method_of
 from schemabank.runs.effects import stated
 
@@ -16,7 +16,12 @@ DROPOUT = "lora_dropout"  # of training alone, so a run may state another one th
 
 
 def continued(
-    config: RunConfig, adapter: Adapter, folder: str | Path, *, what: str = "config"
+    config: RunConfig,
+    adapter: Adapter,
+    folder: str | Path,
+    model: PreTrainedModel,
+    *,
+    what: str = "config",
 ) -> RunConfig:
     """Return a run's settings with the rank, scale and targets of an adapter.
 
@@ -24,6 +29,7 @@ def continued(
         config: the run's settings.
         adapter: that it begins with.
         folder: of the adapter, for messages.
+        model: the base model, which knows what ``all-linear`` and patterns stand for.
         what: the settings are called, for messages.
 
     Raises:
@@ -33,7 +39,10 @@ def continued(
     names = [name.partition(".")[2] for name in stated(config) if name.startswith("lora.")]
     for name in names:
         asked, has = getattr(own, name), getattr(found, name)
-        same = set(asked) == set(has) if name == "target_modules" else asked == has
+        same = asked == has
+        if name == "target_modules":
+            meant = resolved(model, found.model_copy(update={name: asked}))
+            same = set(meant.target_modules) == set(has)
         if name != DROPOUT and not same:
             raise InputError(
                 f"{what}.lora.{name} is {asked!r}, but the adapter in {str(folder)!r} has "

@@ -220,7 +220,9 @@ def _continued(
     named: Mapping[str, RunConfig], start: Adapter, folder: str | Path, base: BaseModel
 ) -> dict[str, RunConfig]:
     """Return the runs with an adapter's rank, scale and targets, once it fits the model."""
-    found = {name: continued(run, start, folder, what=name) for name, run in named.items()}
+    found = {
+        name: continued(run, start, folder, base.model, what=name) for name, run in named.items()
+    }
     check_whole(base.model, start, folder)
     tuner_with(base, next(iter(found.values())), start.tensors).remove()
     return found
