@@ -354,6 +354,13 @@ def test_a_pool_that_is_awake_already_stays_in_another_thread(pools: Callable[[]
     assert pools() is pool
 
 
+def test_the_compiler_frees_no_circles_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = torch._dynamo.config
+    monkeypatch.setattr(config, "run_gc_after_compile", True)
+    prepare_compiler()
+    assert not config.run_gc_after_compile
+
+
 def test_a_pytorch_without_the_setting_compiles_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     older = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "torch._inductor.config", older)

@@ -272,6 +272,7 @@ def prepare_compiler() -> None:
     """Set up the compiler for many cohorts in one process, before anything is compiled."""
     _allow_many_versions()
     _see_what_trains()
+    _collect_nothing_after_compiling()
     keep_workers_awake()
 
 
@@ -293,6 +294,16 @@ def _see_what_trains() -> None:
     A block that was compiled for a stage without LoRA would then give LoRA no gradient in the next.
     """
     name = "skip_tensor_guards_with_matching_dict_tags"
+    if hasattr(torch._dynamo.config, name):
+        setattr(torch._dynamo.config, name, False)
+
+
+def _collect_nothing_after_compiling() -> None:
+    """Keep the compiler from freeing circles itself after each function, within a program's making.
+
+    :func:`_without_collection` says why; the compiler's own call would not heed it.
+    """
+    name = "run_gc_after_compile"
     if hasattr(torch._dynamo.config, name):
         setattr(torch._dynamo.config, name, False)
 
