@@ -835,3 +835,71 @@ def test_a_model_with_pefts_layers_is_refused_and_goes_on_as_the_message_says(
     base = stock.unload()
     schemabank.Tuner.from_adapter(base, tiny_tokenizer(), tmp_path / "peft")
     torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "validation"),
+    [([("1" * 600, "x")], None), (PAIRS, []), (PAIRS, [("1" * 600, "x")])],
+)
+def test_a_training_that_is_refused_leaves_what_was_trained(
+    examples: list[tuple[str, str]], validation: list[tuple[str, str]] | None
+) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    tuner.train(PAIRS, validation=HELD_OUT, quiet=True)
+    before, loss = logits(tuner.model), tuner.validation_loss
+    with pytest.raises(InputError):
+        tuner.train(examples, validation=validation, quiet=True)
+    assert torch.equal(logits(tuner.model), before)
+    assert tuner.validation_loss == loss == tuner.evaluate(HELD_OUT)
+
+
+@pytest.mark.parametrize("arm", ["lora", "experts", "shrink", "schemabank"])
+def test_in_on_step_the_model_is_what_is_saved(arm: str, tmp_path: Path) -> None:
+    """Nothing of it is dropped out, and a rank that is yet to be reduced is."""
+    lora = LoraSettings(r=4, lora_alpha=10, lora_dropout=0.5)
+    train = TrainSettings(max_steps=4, learning_rate=1e-2)
+    own = RunConfig(arm=arm, lora=lora, train=train)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), own)
+    plain = tuner.train(PAIRS, quiet=True)
+    expected, shown = logits(tuner.model), []
+
+    def look(step: RunStep) -> None:
+        tuner.save_pretrained(tmp_path / str(step.step))
+        shown.append(logits(tuner.model))
+        tuner.evaluate(HELD_OUT)
+
+    assert tuner.train(PAIRS, on_step=look, quiet=True) == plain, "looking changes nothing"
+    assert torch.equal(logits(tuner.model), expected)
+    for step, found in enumerate(shown):
+        stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / str(step))
+        if arm != "shrink" or step > 1:  # whose model has the higher rank until it is reduced
+            torch.testing.assert_close(logits(stock), found, rtol=0, atol=1e-5)
+
+
+def test_what_is_saved_before_a_rank_is_reduced_is_the_nearest_adapter(tmp_path: Path) -> None:
+    train = TrainSettings(max_steps=4, learning_rate=1e-2)
+    own = RunConfig(arm="shrink", lora=LoraSettings(r=4), train=train)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), own)
+
+    def stop(_: RunStep) -> None:
+        tuner.save_pretrained(tmp_path / "adapter")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuner.train(PAIRS, on_step=stop, quiet=True)
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    torch.testing.assert_close(logits(stock), logits(tuner.model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", ["train", "detach", "remove"])
+def test_on_step_cannot_take_away_what_trains(call: str) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    calls = {
+        "train": lambda: tuner.train(PAIRS, quiet=True),
+        "detach": tuner.detach,
+        "remove": tuner.remove,
+    }
+    with pytest.raises(InputError, match=rf"{call}\(\) while the Tuner trains: .* on_step"):
+        tuner.train(PAIRS, on_step=lambda _: calls[call](), quiet=True)
+    tuner.remove()
+    assert torch.equal(logits(tuner.model), logits(tiny_model("llama")))

@@ -2,9 +2,11 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,7 +18,7 @@ from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
 from schemabank.config.settings import LoraSettings, RunConfig
 from schemabank.engine.batches import Encoded
-from schemabank.engine.cohort import RunStep
+from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.lora import StackedLora
 from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
@@ -94,11 +96,23 @@ class Steps:
         self.by_run: dict[str, list[RunStep]] = defaultdict(list)
         self.raised: BaseException | None = None
         self._on_step = on_step
+        self._stack: AdapterStack | None = None
+
+    @contextmanager
+    def following(self, cohort: Cohort) -> Iterator[Self]:
+        """Take note of a cohort's steps for a while."""
+        self._stack = cohort.stack
+        try:
+            yield self
+        finally:
+            self._stack = None
 
     def write(self, step: RunStep) -> None:
         """Take note of a step."""
         self.by_run[step.run].append(step)
         if self._on_step is not None:
+            assert self._stack is not None
+            self._stack.rest()  # else the function would use the model with the step's dropout
             try:
                 self._on_step(step)
             except torch.OutOfMemoryError as error:

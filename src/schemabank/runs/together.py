@@ -5,7 +5,6 @@ slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tu
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -256,7 +255,7 @@ class _Attempt:
             self.group.context,
             slots=slots,
             planned=[trainee.run for trainee in self.trainees],
-            open_log=lambda _: nullcontext(self.steps),
+            open_log=self.steps.following,
             keep=self._keep,
         )
         try:

@@ -130,6 +130,7 @@ class Tuner:
         self.validation_loss: float | None = None
         self._base, self._run = base, only_used(config)
         self._decoded: BaseModel | None = None
+        self._is_training = False
         check_peft_layers(model, config.lora)
         self.stack = build_stack([config], base, slots=1, start=start)
         with ExitStack() as on_failure:
@@ -187,8 +188,7 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
-        named, self.validation_loss = as_examples(examples), None
-        self.stack.initialise(0, self.config.seed)
+        named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
         asked = None if validation is None else self._encoded(validation)
         method = method_of(self._run)
@@ -196,6 +196,7 @@ class Tuner:
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
         steps = Steps(on_step)
+        self._is_training, self.validation_loss = True, None
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
@@ -203,6 +204,7 @@ class Tuner:
                 cohort.free()
                 cohort.seat([run.name])
         finally:
+            self._is_training = False
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if cohort.slots[0].failure is not None:
@@ -288,10 +290,12 @@ class Tuner:
 
     def detach(self) -> None:
         """Take the banks off; the adapter stays, and logits are those of routing off."""
+        self._check_idle("detach()")
         self.stack.strip()
 
     def remove(self) -> None:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
+        self._check_idle("remove()")
         if self.stack.attached:
             self.stack.remove()
             for name, saver in self._savers.items():
@@ -318,7 +322,8 @@ class Tuner:
     def _take_all(self, cohort: Cohort, steps: Steps, progress: Reporter) -> None:
         """Take all steps of a cohort of one run."""
         progress.start(f"train {self.config.arm}", cohort.num_steps)
-        lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
+        with steps.following(cohort):
+            lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
         if lack is not None:
             raise lack
         progress.finish()
@@ -335,11 +340,20 @@ class Tuner:
 
     def _check_trainable(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
+        self._check_idle("train()")
         if self.stack.start is not None:
             check_continues(self.config)
         if self.stack.attached and self._banks is not None and not self._banks.handles:
             raise _came_off("train()", "banks")
         self._check_attached("train()")
+
+    def _check_idle(self, call: str) -> None:
+        """Refuse what would take the weights away from the steps that train them."""
+        if self._is_training:
+            raise InputError(
+                f"{call} while the Tuner trains: allowed is to call it afterwards; raise an error "
+                "in on_step to end the training before"
+            )
 
     def _check_attached(self, call: str) -> None:
         """Refuse to go on with an adapter that the model does not have any more."""
