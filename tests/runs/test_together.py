@@ -357,6 +357,13 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ([config(), config()], {}, "two of the runs in the list are 'lora seed 42': allowed is"),
         ({"x": config("base")}, {}, "x.arm is 'base', which trains nothing"),
         ([config(rescale={"factors": [0.5]})], {}, r"runs\[0\]\.rescale\.factors .* leave it out"),
+        (
+            {"a\n\x1b[31m": config()},
+            {},
+            "a run is called 'a.n.x1b.*: allowed are names of one line",
+        ),
+        ({"": config()}, {}, "a run is called '': allowed are names"),
+        ({"a": config()}, {"on_step": 5}, "on_step is 5: allowed is a function"),
         ({"a": config()}, {"slots": 0}, "slots is 0: allowed are 'auto' and a number of runs"),
         ({"a": config()}, {"slots": True}, "slots is True: allowed are"),
         ({"a": config()}, {"examples": []}, "there are 0 training examples"),

@@ -628,6 +628,9 @@ def test_a_chat_is_answered_and_a_stop_text_is_cut_off() -> None:
         (["1"], {"max_new_tokens": 0}, "max_new_tokens is 0"),
         (["1"], {"top_p": 2.0}, "top_p is 2"),
         (["1"], {"stop": "end"}, "stop is 'end': allowed is a list of texts"),
+        (["1"], {"stop": None}, "stop is None: allowed is a list of texts"),
+        (["1"], {"stop": [3]}, r"stop is \[3\]: allowed is a list of texts"),
+        (["\ud800"], {}, "prompt 0 is no Unicode"),
         (["1"], {"max_new_tokens": 2048}, r"'prompt/0' has 1 tokens .* has 2048 positions"),
     ],
 )
@@ -903,3 +906,28 @@ def test_on_step_cannot_take_away_what_trains(call: str) -> None:
         tuner.train(PAIRS, on_step=lambda _: calls[call](), quiet=True)
     tuner.remove()
     assert torch.equal(logits(tuner.model), logits(tiny_model("llama")))
+
+
+def test_what_is_no_model_tokenizer_or_settings_is_refused() -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    takes: Any = schemabank.Tuner
+    for given, message in [
+        (("gpt2", tokenizer), "model is a str: allowed is a PreTrainedModel .* AutoModelForCausal"),
+        ((nn.Linear(2, 2), tokenizer), "model is a Linear: allowed is"),
+        ((model, None), r"tokenizer is a NoneType: .* AutoTokenizer\.from_pretrained\(\) returns"),
+        ((model, "gpt2"), "tokenizer is a str: allowed is a PreTrainedTokenizerBase"),
+        ((model, tokenizer, {"arm": "lora"}), r"config is \{'arm': 'lora'\}: allowed is a schema"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            takes(*given)
+    tuner: Any = schemabank.Tuner(model, tokenizer, config(arm="lora"))
+    with pytest.raises(InputError, match="on_step is 5: allowed is a function"):
+        tuner.train(PAIRS, on_step=5, quiet=True)
+
+
+def test_what_does_nothing_where_nothing_is_drawn_is_said() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    with pytest.warns(UserWarning, match=r"^top_p, seed: no effect at temperature 0") as said:
+        tuner.generate(["1+1="], max_new_tokens=1, top_p=0.5, seed=3)
+    assert [warning.filename for warning in said] == [__file__], "it points at the user's line"
+    tuner.generate(["1+1="], max_new_tokens=1, temperature=1.0, top_p=0.5, seed=3)

@@ -188,6 +188,7 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
+        steps = Steps(on_step)
         named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
         asked = None if validation is None else self._encoded(validation)
@@ -195,7 +196,6 @@ class Tuner:
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        steps = Steps(on_step)
         self._is_training, self.validation_loss = True, None
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
