@@ -175,8 +175,10 @@ def train_cohort(
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
-        for group in groups:
-            for plan, at_once in planned_cohorts(group.runs, group.context, model.device):
+        # All are planned before any trains: an error in it must not cost what has been trained.
+        planned = [[*planned_cohorts(g.runs, g.context, model.device)] for g in groups]
+        for group, cohorts in zip(groups, planned, strict=True):
+            for plan, at_once in cohorts:
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
                 trainees = [Trainee(name, used[name]) for name in own]
                 at_once = min(len(trainees), slots) if slots != "auto" else at_once
