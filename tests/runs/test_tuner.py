@@ -931,3 +931,19 @@ def test_what_does_nothing_where_nothing_is_drawn_is_said() -> None:
         tuner.generate(["1+1="], max_new_tokens=1, top_p=0.5, seed=3)
     assert [warning.filename for warning in said] == [__file__], "it points at the user's line"
     tuner.generate(["1+1="], max_new_tokens=1, temperature=1.0, top_p=0.5, seed=3)
+
+
+def test_a_model_in_training_mode_drops_nothing_of_its_own() -> None:
+    """Its own dropout would draw from the process's generator, and change results in silence."""
+    model = tiny_model("llama")
+    for block in model.model.layers:
+        block.self_attn.attention_dropout = 0.5
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config(arm="lora"))
+    steps = tuner.train(PAIRS, quiet=True)
+    loss, said = tuner.evaluate(HELD_OUT), tuner.generate(["1+1="], max_new_tokens=8)
+    model.train()
+    assert tuner.evaluate(HELD_OUT) == loss
+    model.train()
+    assert tuner.generate(["1+1="], max_new_tokens=8) == said
+    model.train()
+    assert tuner.train(PAIRS, quiet=True) == steps

@@ -228,7 +228,7 @@ class Tuner:
             InputError: other examples, one that the length limit cuts off or the model has no room
                 for, or an adapter that was taken off.
         """
-        self._check_attached("evaluate()")
+        self._ready_for("evaluate()")
         return self._loss(self._encoded(examples))
 
     def generate(
@@ -264,7 +264,7 @@ class Tuner:
             InputError: other prompts, prompts that the model has no room for, settings out of
                 range, a model that cannot be decoded, or an adapter that was taken off.
         """
-        self._check_attached("generate()")
+        self._ready_for("generate()")
         asked = {
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
@@ -345,7 +345,7 @@ class Tuner:
             check_continues(self.config)
         if self.stack.attached and self._banks is not None and not self._banks.handles:
             raise _came_off("train()", "banks")
-        self._check_attached("train()")
+        self._ready_for("train()")
 
     def _check_idle(self, call: str) -> None:
         """Refuse what would take the weights away from the steps that train them."""
@@ -355,8 +355,8 @@ class Tuner:
                 "in on_step to end the training before"
             )
 
-    def _check_attached(self, call: str) -> None:
-        """Refuse to go on with an adapter that the model does not have any more."""
+    def _ready_for(self, call: str) -> None:
+        """Refuse to go on without the adapter on the model, and drop nothing of the model's own."""
         if not self.stack.is_whole():
             raise InputError(
                 "the model was moved or cast after the Tuner took it: allowed is to do so before, "
@@ -364,6 +364,7 @@ class Tuner:
             )
         if not self.stack.attached:
             raise _came_off(call, "adapter")
+        self.model.eval()  # where a program has set model.train(), its own dropout would act
 
 
 def tuner_with(base: BaseModel, config: RunConfig, weights: LoraTensors) -> Tuner:
