@@ -1,5 +1,5 @@
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import peft
@@ -13,7 +13,10 @@ import schemabank as sb
 from cohorts import SOLO_TOLERANCE
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.programs import Programs
+from schemabank.engine.run import TrainingData
+from schemabank.runs import grouping
 from schemabank.runs import together as together_module
+from schemabank.runs.training import Context
 from tiny import mixed, state, tiny_model, tiny_tokenizer
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -357,6 +360,13 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ([config(), config()], {}, "two of the runs in the list are 'lora seed 42': allowed is"),
         ({"x": config("base")}, {}, "x.arm is 'base', which trains nothing"),
         ([config(rescale={"factors": [0.5]})], {}, r"runs\[0\]\.rescale\.factors .* leave it out"),
+        (
+            {"a\n\x1b[31m": config()},
+            {},
+            "a run is called 'a.n.x1b.*: allowed are names of one line",
+        ),
+        ({"": config()}, {}, "a run is called '': allowed are names"),
+        ({"a": config()}, {"on_step": 5}, "on_step is 5: allowed is a function"),
         ({"a": config()}, {"slots": 0}, "slots is 0: allowed are 'auto' and a number of runs"),
         ({"a": config()}, {"slots": True}, "slots is True: allowed are"),
         ({"a": config()}, {"examples": []}, "there are 0 training examples"),
@@ -418,3 +428,34 @@ def test_settings_without_effect_keep_no_runs_apart(monkeypatch: pytest.MonkeyPa
     assert sizes == [3]
     losses = [[step.loss for step in result.steps] for result in found.values()]
     assert losses[0] == losses[1] == losses[2]
+
+
+def test_an_error_in_planning_comes_before_any_step_and_leaves_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the number of slots is measured, as on a GPU."""
+    sizes: list[int] = []
+    asked, model = grouping.num_slots, tiny_model("llama")
+    before = mixed(model)
+
+    def measured(runs: Sequence[sb.RunConfig], context: Context, _: torch.device) -> int:
+        return asked(runs, context, torch.device("cuda"))
+
+    def fitting(_: object, data: TrainingData, __: object) -> int:
+        sizes.append(data.schedule.batch_size)
+        if len(sizes) == 2:
+            raise KeyboardInterrupt
+        return 1
+
+    def never(_: Cohort) -> Iterator[list[sb.RunStep]]:
+        raise AssertionError("a step")
+
+    monkeypatch.setattr(grouping, "num_slots", measured)
+    monkeypatch.setattr(grouping, "slots_that_fit", fitting)
+    monkeypatch.setattr(Cohort, "steps", never)
+    runs = {f"size {size}": config(train={"batch_size": size}) for size in (2, 4)}
+    with pytest.raises(KeyboardInterrupt):
+        sb.train_cohort(model, tiny_tokenizer(), runs, PAIRS, quiet=True)
+    assert sizes == [2, 4]
+    assert state(model) == before
+    assert torch.equal(logits(model), logits(tiny_model("llama")))

@@ -654,6 +654,9 @@ def test_a_chat_is_answered_and_a_stop_text_is_cut_off() -> None:
         (["1"], {"max_new_tokens": 0}, "max_new_tokens is 0"),
         (["1"], {"top_p": 2.0}, "top_p is 2"),
         (["1"], {"stop": "end"}, "stop is 'end': allowed is a list of texts"),
+        (["1"], {"stop": None}, "stop is None: allowed is a list of texts"),
+        (["1"], {"stop": [3]}, r"stop is \[3\]: allowed is a list of texts"),
+        (["\ud800"], {}, "prompt 0 is no Unicode"),
         (["1"], {"max_new_tokens": 2048}, r"'prompt/0' has 1 tokens .* has 2048 positions"),
     ],
 )
@@ -878,3 +881,112 @@ def test_a_model_with_pefts_layers_is_refused_and_goes_on_as_the_message_says(
     base = stock.unload()
     schemabank.Tuner.from_adapter(base, tiny_tokenizer(), tmp_path / "peft")
     torch.testing.assert_close(logits(base), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "validation"),
+    [([("1" * 600, "x")], None), (PAIRS, []), (PAIRS, [("1" * 600, "x")])],
+)
+def test_a_training_that_is_refused_leaves_what_was_trained(
+    examples: list[tuple[str, str]], validation: list[tuple[str, str]] | None
+) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    tuner.train(PAIRS, validation=HELD_OUT, quiet=True)
+    before, loss = logits(tuner.model), tuner.validation_loss
+    with pytest.raises(InputError):
+        tuner.train(examples, validation=validation, quiet=True)
+    assert torch.equal(logits(tuner.model), before)
+    assert tuner.validation_loss == loss == tuner.evaluate(HELD_OUT)
+
+
+@pytest.mark.parametrize("arm", ["lora", "experts", "shrink", "schemabank"])
+def test_in_on_step_the_model_is_what_is_saved(arm: str, tmp_path: Path) -> None:
+    """Nothing of it is dropped out, and a rank that is yet to be reduced is."""
+    lora = LoraSettings(r=4, lora_alpha=10, lora_dropout=0.5)
+    train = TrainSettings(max_steps=4, learning_rate=1e-2)
+    own = RunConfig(arm=arm, lora=lora, train=train)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), own)
+    plain = tuner.train(PAIRS, quiet=True)
+    expected, shown = logits(tuner.model), []
+
+    def look(step: RunStep) -> None:
+        tuner.save_pretrained(tmp_path / str(step.step))
+        shown.append(logits(tuner.model))
+        tuner.evaluate(HELD_OUT)
+
+    assert tuner.train(PAIRS, on_step=look, quiet=True) == plain, "looking changes nothing"
+    assert torch.equal(logits(tuner.model), expected)
+    for step, found in enumerate(shown):
+        stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / str(step))
+        if arm != "shrink" or step > 1:  # whose model has the higher rank until it is reduced
+            torch.testing.assert_close(logits(stock), found, rtol=0, atol=1e-5)
+
+
+def test_what_is_saved_before_a_rank_is_reduced_is_the_nearest_adapter(tmp_path: Path) -> None:
+    train = TrainSettings(max_steps=4, learning_rate=1e-2)
+    own = RunConfig(arm="shrink", lora=LoraSettings(r=4), train=train)
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), own)
+
+    def stop(_: RunStep) -> None:
+        tuner.save_pretrained(tmp_path / "adapter")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuner.train(PAIRS, on_step=stop, quiet=True)
+    stock = peft.PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "adapter")
+    torch.testing.assert_close(logits(stock), logits(tuner.model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("call", ["train", "detach", "remove"])
+def test_on_step_cannot_take_away_what_trains(call: str) -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
+    calls = {
+        "train": lambda: tuner.train(PAIRS, quiet=True),
+        "detach": tuner.detach,
+        "remove": tuner.remove,
+    }
+    with pytest.raises(InputError, match=rf"{call}\(\) while the Tuner trains: .* on_step"):
+        tuner.train(PAIRS, on_step=lambda _: calls[call](), quiet=True)
+    tuner.remove()
+    assert torch.equal(logits(tuner.model), logits(tiny_model("llama")))
+
+
+def test_what_is_no_model_tokenizer_or_settings_is_refused() -> None:
+    model, tokenizer = tiny_model("llama"), tiny_tokenizer()
+    takes: Any = schemabank.Tuner
+    for given, message in [
+        (("gpt2", tokenizer), "model is a str: allowed is a PreTrainedModel .* AutoModelForCausal"),
+        ((nn.Linear(2, 2), tokenizer), "model is a Linear: allowed is"),
+        ((model, None), r"tokenizer is a NoneType: .* AutoTokenizer\.from_pretrained\(\) returns"),
+        ((model, "gpt2"), "tokenizer is a str: allowed is a PreTrainedTokenizerBase"),
+        ((model, tokenizer, {"arm": "lora"}), r"config is \{'arm': 'lora'\}: allowed is a schema"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            takes(*given)
+    tuner: Any = schemabank.Tuner(model, tokenizer, config(arm="lora"))
+    with pytest.raises(InputError, match="on_step is 5: allowed is a function"):
+        tuner.train(PAIRS, on_step=5, quiet=True)
+
+
+def test_what_does_nothing_where_nothing_is_drawn_is_said() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    with pytest.warns(UserWarning, match=r"^top_p, seed: no effect at temperature 0") as said:
+        tuner.generate(["1+1="], max_new_tokens=1, top_p=0.5, seed=3)
+    assert [warning.filename for warning in said] == [__file__], "it points at the user's line"
+    tuner.generate(["1+1="], max_new_tokens=1, temperature=1.0, top_p=0.5, seed=3)
+
+
+def test_a_model_in_training_mode_drops_nothing_of_its_own() -> None:
+    """Its own dropout would draw from the process's generator, and change results in silence."""
+    model = tiny_model("llama")
+    for block in model.model.layers:
+        block.self_attn.attention_dropout = 0.5
+    tuner = schemabank.Tuner(model, tiny_tokenizer(), config(arm="lora"))
+    steps = tuner.train(PAIRS, quiet=True)
+    loss, said = tuner.evaluate(HELD_OUT), tuner.generate(["1+1="], max_new_tokens=8)
+    model.train()
+    assert tuner.evaluate(HELD_OUT) == loss
+    model.train()
+    assert tuner.generate(["1+1="], max_new_tokens=8) == said
+    model.train()
+    assert tuner.train(PAIRS, quiet=True) == steps

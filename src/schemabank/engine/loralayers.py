@@ -263,15 +263,21 @@ class LoraLayers(Part):
             self.dropout.adapters = True
 
     def tensors(self, slot: int) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return a slot's ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer."""
-        rank = self.settings[slot].r
-        return {
-            path: (
-                self._master(path, "A")[slot, :, :rank].T.clone(memory_format=CONTIGUOUS),
-                self._maps(path, slot).mean(0)[:rank].T.clone(memory_format=CONTIGUOUS),
+        """Return a slot's ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer.
+
+        Of a rank that is yet to be reduced, it is the nearest adapter of the settings' rank.
+        """
+        rank, row = self.settings[slot].r, self.groups[LORA].weights[slot]
+        if self.ranks[slot] > rank:
+            row = self.reduced(row, rank)
+        views, found = self.groups[LORA].views(row), {}
+        for path in self.layers:
+            maps = views[f"{path}.B"].unflatten(0, (self.room.count, -1))[: self.maps[slot].count]
+            found[path] = (
+                views[f"{path}.A"][:, :rank].T.clone(memory_format=CONTIGUOUS),
+                maps.mean(0)[:rank].T.clone(memory_format=CONTIGUOUS),
             )
-            for path in self.layers
-        }
+        return found
 
     def _maps(self, path: str, slot: int) -> Tensor:
         """A slot's B's of a layer, ``(map, rank, out)``."""

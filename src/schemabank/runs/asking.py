@@ -1,8 +1,9 @@
 """Completions of a program's own prompts: texts, or chats that the assistant is to answer."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -56,11 +57,13 @@ def completions(
         InputError: other prompts, ones that the model has no room for, or settings out of range.
     """
     settings = validated(dict(asked), EvalSettings, lambda _: "as an argument of generate()")
+    _tell_without_draws(settings)
+    ends = _texts(stop)
     items = _items(prompts, config, base.tokenizer)
     check_prompts(items, settings.max_new_tokens, base.model, base.tokenizer)
     how = Procedure.of(config.task, settings, routing="off")
-    ends = dict.fromkeys(item.end_text for item in items if item.end_text)
-    how = replace(how, stop=(*_texts(stop), *ends))
+    marks = dict.fromkeys(item.end_text for item in items if item.end_text)
+    how = replace(how, stop=(*ends, *marks))
     with stack.evaluating("off"):
         longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
         executor = default_executor(base.model.device, explain=lambda _: None)
@@ -83,6 +86,18 @@ def decodable(base: BaseModel, stack: AdapterStack) -> BaseModel:
     return replace(base, end_token_ids=ends, by_slot=by_slot)
 
 
+def _tell_without_draws(settings: EvalSettings) -> None:
+    """Warn the program that calls generate() of what has no effect where nothing is drawn."""
+    given = {"top_p": settings.top_p != 1, "seed": settings.sampling_seed != 0}
+    idle = [name for name, is_set in given.items() if is_set]
+    if settings.temperature == 0 and idle:
+        warnings.warn(
+            f"{', '.join(idle)}: no effect at temperature 0, where nothing is drawn; leave this "
+            "out, or set a temperature",
+            stacklevel=4,
+        )
+
+
 def _items(prompts: object, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[Item]:
     if isinstance(prompts, str | bytes) or not isinstance(prompts, Sequence):
         raise InputError(f"the prompts are a {type(prompts).__name__}: {ALLOWED}")
@@ -98,6 +113,10 @@ def _item(
         return replace(chat_item(example, tokenizer), id=f"{PROMPT}/{index}")
     if not isinstance(prompt, str) or not prompt:
         raise InputError(f"prompt {index} is {prompt!r:.80}: {ALLOWED}")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"prompt {index} is no Unicode ({error}): mend it") from error
     text = as_chat(prompt, config.task, tokenizer)
     tokens = [*beginning(config.task, tokenizer), *plain_tokens(text, tokenizer)]
     return Item(
@@ -110,11 +129,12 @@ def _item(
     )
 
 
-def _texts(stop: Sequence[str]) -> tuple[str, ...]:
+def _texts(stop: object) -> tuple[str, ...]:
     """Refuse a text in place of a list of texts, whose letters would each end a completion."""
-    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+    is_list = isinstance(stop, Sequence) and not isinstance(stop, str | bytes)
+    if not is_list or not all(isinstance(text, str) and text for text in cast(Sequence[str], stop)):
         raise InputError(
             f"stop is {stop!r:.80}: allowed is a list of texts that are not empty, such as "
             '["\\n"], write it as one'
         )
-    return tuple(stop)
+    return tuple(cast(Sequence[str], stop))

@@ -53,8 +53,10 @@ def num_slots(runs: Sequence[RunConfig], context: Context, device: torch.device)
         return 1
     schedule = context.training.schedule
     stack = build_stack(runs, context.base, slots=1)
-    fitting = slots_that_fit(stack, context.training, runs)
-    stack.remove()
+    try:
+        fitting = slots_that_fit(stack, context.training, runs)
+    finally:
+        stack.remove()
     journeys = [journey(run, epoch=schedule.steps_per_epoch) for run in runs]
     return best_slots(journeys, cycle=schedule.cycle, at_most=fitting)
 

@@ -2,9 +2,11 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -16,7 +18,7 @@ from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
 from schemabank.config.settings import LoraSettings, RunConfig
 from schemabank.engine.batches import Encoded
-from schemabank.engine.cohort import RunStep
+from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.lora import StackedLora
 from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
@@ -98,14 +100,31 @@ class KeptSteps:
     """
 
     def __init__(self, on_step: OnStep | None) -> None:
+        if on_step is not None and not callable(on_step):
+            raise InputError(
+                f"on_step is {on_step!r:.80}: allowed is a function that takes a RunStep, give one "
+                "or leave it out"
+            )
         self.by_run: dict[str, list[RunStep]] = defaultdict(list)
         self.raised: BaseException | None = None
         self._on_step = on_step
+        self._stack: AdapterStack | None = None
+
+    @contextmanager
+    def following(self, cohort: Cohort) -> Iterator[Self]:
+        """Take note of a cohort's steps for a while."""
+        self._stack = cohort.stack
+        try:
+            yield self
+        finally:
+            self._stack = None
 
     def write(self, step: RunStep) -> None:
         """Take note of a step."""
         self.by_run[step.run].append(step)
         if self._on_step is not None:
+            assert self._stack is not None
+            self._stack.rest()  # else the function would use the model with the step's dropout
             try:
                 self._on_step(step)
             except torch.OutOfMemoryError as error:
@@ -126,8 +145,12 @@ def check_config(config: RunConfig, *, what: str, who: str) -> None:
         who: would train it.
 
     Raises:
-        InputError: an arm that trains nothing, or a scale that is to be chosen.
+        InputError: no settings at all, an arm that trains nothing, or a scale that is to be chosen.
     """
+    if not isinstance(config, RunConfig):
+        raise InputError(
+            f"{what} is {config!r:.80}: allowed is a schemabank.RunConfig, make one of it"
+        )
     if not config.trains:
         raise InputError(
             f"{what}.arm is {config.arm!r}, which trains nothing: allowed are "
@@ -194,8 +217,11 @@ def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bas
     """Return a program's model as a base model.
 
     Raises:
-        InputError: adapters are on it, another Tuner's or PEFT's.
+        InputError: no model or no tokenizer of transformers, or adapters are on the model, another
+            Tuner's or PEFT's.
     """
+    _check_kind("model", model, PreTrainedModel)
+    _check_kind("tokenizer", tokenizer, PreTrainedTokenizerBase)
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise InputError(
             "the model already has PEFT's layers on it: allowed is the base model alone, such as "
@@ -209,6 +235,16 @@ def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bas
         )
     name = str(model.name_or_path)
     return BaseModel(name, None, model, tokenizer, end_token_ids=(), source="in memory")
+
+
+def _check_kind(name: str, given: object, kind: type) -> None:
+    """Refuse what stands in another argument's place, or is a name in place of the thing."""
+    if not isinstance(given, kind):
+        raise InputError(
+            f"{name} is a {type(given).__name__}: allowed is a {kind.__name__} of transformers, "
+            f"such as Auto{'Tokenizer' if name == 'tokenizer' else 'ModelForCausalLM'}"
+            ".from_pretrained() returns"
+        )
 
 
 def held_context(

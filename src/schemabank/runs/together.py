@@ -5,7 +5,6 @@ slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tu
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -58,7 +57,7 @@ NOT_FINITE = Failure(
 RUNS = "a list of RunConfigs, or a dictionary that names each"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
 class RunResult:
     """What has become of one run of :func:`train_cohort`.
 
@@ -158,7 +157,7 @@ def train_cohort(
         InputError: runs, examples, slots or an adapter that cannot be trained; nothing was
             trained then.
     """
-    named = _named(runs)
+    named, steps = _named(runs), KeptSteps(on_step)
     _check_slots(slots)
     tell_without_effect(named.values(), who=WHO, stacklevel=3)
     base, start = held_base(model, tokenizer), None
@@ -176,9 +175,10 @@ def train_cohort(
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
-        steps = KeptSteps(on_step)
-        for group in groups:
-            for plan, at_once in planned_cohorts(group.runs, group.context, model.device):
+        # All are planned before any trains: an error in it must not cost what has been trained.
+        planned = [[*planned_cohorts(g.runs, g.context, model.device)] for g in groups]
+        for group, cohorts in zip(groups, planned, strict=True):
+            for plan, at_once in cohorts:
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
                 trainees = [Trainee(name, used[name]) for name in own]
                 at_once = min(len(trainees), slots) if slots != "auto" else at_once
@@ -258,7 +258,7 @@ class _Attempt:
             self.group.context,
             slots=slots,
             planned=[trainee.run for trainee in self.trainees],
-            open_log=lambda _: nullcontext(self.steps),
+            open_log=self.steps.following,
             keep=self._keep,
         )
         try:
@@ -331,6 +331,11 @@ def _named(runs: object) -> dict[str, RunConfig]:
     for name, run in named.items():
         if not isinstance(name, str) or not isinstance(run, RunConfig):
             raise InputError(f"the run {name!r} is {run!r:.80}: allowed is {RUNS}")
+        if not (name.strip() and name.isprintable()):
+            raise InputError(
+                f"a run is called {name!r:.80}: allowed are names of one line of printable "
+                "characters, rename it"
+            )
         check_config(run, what=name, who=WHO)
     return named if isinstance(runs, Mapping) else _titled(list(named.values()))
 

@@ -134,6 +134,7 @@ class Tuner:
         self.validation_loss: float | None = None
         self._base, self._run = base, only_used(config)
         self._decoded: BaseModel | None = None
+        self._is_training = False
         check_peft_layers(model, config.lora)
         self.stack = build_stack([config], base, slots=1, start=start)
         with ExitStack() as on_failure:
@@ -193,15 +194,15 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
-        named, self.validation_loss = as_examples(examples), None
-        self.stack.initialise(0, self.config.seed)
+        steps = KeptSteps(on_step)
+        named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
         asked = None if validation is None else self._encoded(validation)
         method = method_of(self._run)
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        steps = KeptSteps(on_step)
+        self._is_training, self.validation_loss = True, None
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
@@ -209,6 +210,7 @@ class Tuner:
                 cohort.free()
                 cohort.seat([run.name])
         finally:
+            self._is_training = False
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if cohort.slots[0].failure is not None:
@@ -232,7 +234,7 @@ class Tuner:
             InputError: other examples, one that the length limit cuts off or the model has no room
                 for, or an adapter that was taken off.
         """
-        self._check_attached("evaluate()")
+        self._ready_for("evaluate()")
         return self._loss(self._encoded(examples))
 
     def generate(
@@ -268,7 +270,7 @@ class Tuner:
             InputError: other prompts, prompts that the model has no room for, settings out of
                 range, a model that cannot be decoded, or an adapter that was taken off.
         """
-        self._check_attached("generate()")
+        self._ready_for("generate()")
         asked = {
             "max_new_tokens": max_new_tokens,
             "batch_size": batch_size,
@@ -294,10 +296,12 @@ class Tuner:
 
     def detach(self) -> None:
         """Take the banks off; the adapter stays, and logits are those of routing off."""
+        self._check_idle("detach()")
         self.stack.strip()
 
     def remove(self) -> None:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
+        self._check_idle("remove()")
         if self.stack.attached:
             self.stack.remove()
             for name, own in self._own.items():
@@ -323,7 +327,8 @@ class Tuner:
     def _take_all(self, cohort: Cohort, steps: KeptSteps, progress: Reporter) -> None:
         """Take all steps of a cohort of one run."""
         progress.start(f"train {self.config.arm}", cohort.num_steps)
-        lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
+        with steps.following(cohort):
+            lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
         if lack is not None:
             raise lack
         progress.finish()
@@ -340,14 +345,23 @@ class Tuner:
 
     def _check_trainable(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
+        self._check_idle("train()")
         if self.stack.start is not None:
             check_continues(self.config)
         if self.stack.attached and self._banks is not None and not self._banks.handles:
             raise _came_off("train()", "banks")
-        self._check_attached("train()")
+        self._ready_for("train()")
 
-    def _check_attached(self, call: str) -> None:
-        """Refuse to go on with an adapter that the model does not have any more."""
+    def _check_idle(self, call: str) -> None:
+        """Refuse what would take the weights away from the steps that train them."""
+        if self._is_training:
+            raise InputError(
+                f"{call} while the Tuner trains: allowed is to call it afterwards; raise an error "
+                "in on_step to end the training before"
+            )
+
+    def _ready_for(self, call: str) -> None:
+        """Refuse to go on without the adapter on the model, and drop nothing of the model's own."""
         if not self.stack.is_whole():
             raise InputError(
                 "the model was moved or cast after the Tuner took it: allowed is to do so before, "
@@ -355,6 +369,7 @@ class Tuner:
             )
         if not self.stack.attached:
             raise _came_off(call, "adapter")
+        self.model.eval()  # where a program has set model.train(), its own dropout would act
 
 
 def tuner_with(base: BaseModel, config: RunConfig, weights: LoraTensors) -> Tuner:

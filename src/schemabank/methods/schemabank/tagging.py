@@ -82,11 +82,11 @@ def embeddings(
 ) -> dict[str, np.ndarray]:
     """Return the mean final hidden state of each question, by example id.
 
-    These are the base model's states if called before training, while LoRA's B is zero.
+    These are the base model's states, whatever its adapters have come to.
     """
     found: dict[str, np.ndarray] = {}
     beginning = beginning_tokens(tokenizer)
-    with stack.evaluating("off"):
+    with stack.evaluating("off"), stack.lora.absent():
         for start in range(0, len(examples), EMBEDDING_BATCH):
             chosen = examples[start : start + EMBEDDING_BATCH]
             encoded = [
