@@ -1,5 +1,6 @@
 """What a trainer cannot honour is refused by one sentence, before it has trained anything."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,58 @@ def test_models_without_the_one_adapter(tmp_path: Path) -> None:
         made(tmp_path, method("coto"), model=peft.get_peft_model(tiny_model("llama"), one))
 
 
+def test_what_is_no_method(tmp_path: Path) -> None:
+    for wrong in ("coto", None, {"arm": "coto"}):
+        with pytest.raises(InputError, match=r"method is .*: allowed is a schemabank\.RunConfig"):
+            made(tmp_path, wrong)  # type: ignore[arg-type]
+
+
+def test_weights_that_no_stage_would_train(tmp_path: Path) -> None:
+    unfrozen = wrapped()
+    unfrozen.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(InputError, match=r"model\.norm\.weight is to be trained.*requires_grad_"):
+        made(tmp_path, method("lora"), model=unfrozen)
+    embedded = peft.LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(InputError, match=r"embed_tokens\.lora_embedding_A\.default is to be"):
+        made(tmp_path, method("lora"), model=peft.get_peft_model(tiny_model("llama"), embedded))
+    later = made(tmp_path, method("lora"))
+    later.model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(InputError, match=r"model\.norm\.weight is to be trained"):
+        later.train()
+
+
+def test_options_may_be_given_by_their_places(tmp_path: Path) -> None:
+    given = (wrapped(), arguments(tmp_path, max_steps=2), collate, rows(tokens_of()))
+    placed = TinyTrainer(*given, method=method("schemabank"), processing_class=tiny_tokenizer())
+    placed.train()
+    assert placed.state.global_step == 2
+    own = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), None)
+    names = list(inspect.signature(Trainer.__init__).parameters)[1:]
+    between = [None] * (names.index("optimizers") - len(given))
+    with pytest.raises(InputError, match="optimizers was given to the trainer"):
+        TinyTrainer(*given, *between, own, method=method("lora"))
+
+
+def test_arguments_are_refused_before_the_data_are_prepared(tmp_path: Path) -> None:
+    class Slow(MethodTrainerMixin, _Dropping):
+        pass
+
+    prepared: list[bool] = []
+    usual = _Dropping.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _Dropping, "__init__", lambda *a, **o: (prepared.append(True), usual(*a, **o))
+        )
+        with pytest.raises(InputError, match=r"args\.optim is 'adafactor'"):
+            Slow(
+                method=method("lora"),
+                model=wrapped(),
+                args=arguments(tmp_path, optim="adafactor"),
+                train_dataset=rows(tokens_of()),
+            )
+    assert not prepared
+
+
 def test_what_else_a_trainer_may_be_given(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     own = (torch.optim.SGD([weight], lr=1.0), None)
@@ -164,6 +217,11 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
     made(tmp_path, untagged, train_dataset=bare).train()
     with pytest.raises(InputError, match="data are a list, but tags need numbered rows"):
         made(tmp_path, method("schemabank"), train_dataset=list(rows(tokens_of())))
+
+    named = rows(tokens_of())
+    named = named.add_column("example_index", list(range(len(named))))
+    with pytest.raises(InputError, match=r"column example_index, .* rename it"):
+        made(tmp_path, method("schemabank"), train_dataset=named)
 
     class Dropping(MethodTrainerMixin, _Dropping):
         pass

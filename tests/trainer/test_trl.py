@@ -125,6 +125,14 @@ def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:
         stock.train()
 
 
+def test_other_trainers_of_trl_are_refused(tmp_path: Path) -> None:
+    class TinyDPO(MethodTrainerMixin, trl.DPOTrainer):
+        pass
+
+    with pytest.raises(InputError, match=r"DPOTrainer.*allowed are transformers' Trainer and"):
+        TinyDPO(method=method("coto"), model=tiny_model("llama"), args=trl.DPOConfig(str(tmp_path)))
+
+
 def test_the_docs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text(encoding="utf-8")
     _, code, _ = page.partition("<!-- example: trl -->")[2].split("```", 2)

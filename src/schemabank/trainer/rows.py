@@ -51,6 +51,11 @@ def numbered(rows: Any, examples: Sequence[Example]) -> Any:  # noqa: ANN401 -- 
             f"the trainer made {len(rows)} rows of {len(examples)} examples, but tags need as many "
             "rows: allowed is no packing, and no example that is cut off before its completion"
         )
+    if INDEX in rows.column_names:
+        raise InputError(
+            f"the training data have a column {INDEX}, which is the name of the numbers that tags "
+            "need: allowed is any other, rename it"
+        )
     return rows.add_column(INDEX, list(range(len(rows))))
 
 
