@@ -262,6 +262,16 @@ def test_counted_warm_up_is_that_many_steps_of_a_single_stage(tmp_path: Path) ->
         assert rates[0] == pytest.approx(max(rates) / (steps + 1))
 
 
+def test_warm_up_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
+    for steps in (21, 50):  # of which the first is more than what stands for any number
+        trainer(tmp_path, method("lora"), warmup_steps=steps)
+    late = trainer(tmp_path, method("lora"), warmup_steps=9, max_steps=8)
+    with pytest.raises(InputError, match=r"args\.warmup_steps is 9, .* run has 8 steps"):
+        late.train()
+    constant = {"lr_scheduler_type": "constant", "warmup_steps": 9, "max_steps": 8}
+    trainer(tmp_path, method("lora"), **constant).train()
+
+
 def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> None:
     trained = trainer(
         tmp_path, method("lora"), lr_scheduler_type="constant", warmup_steps=9, logging_steps=1
@@ -269,3 +279,38 @@ def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> 
     trained.train()
     assert {row["learning_rate"] for row in trained.state.log_history if "loss" in row} == {1e-2}
     assert trained.args.per_device_train_batch_size == BATCH
+
+
+def test_what_was_changed_after_a_trainer_was_made(tmp_path: Path) -> None:
+    def merge(late: TinyTrainer) -> None:
+        late.model.merge_adapter()
+
+    def disable(late: TinyTrainer) -> None:
+        late.model.base_model.disable_adapter_layers()
+
+    def halve(late: TinyTrainer) -> None:
+        late.model.to(torch.bfloat16)
+
+    def accumulate(late: TinyTrainer) -> None:
+        late.args.gradient_accumulation_steps = 2
+
+    for change, message in (
+        (merge, r"the adapter is merged.*unmerge_adapter"),
+        (disable, r"the adapter is disabled.*enable_adapter_layers"),
+        (halve, r"weights are torch\.bfloat16, which swallows"),
+        (accumulate, r"args\.gradient_accumulation_steps is 2"),
+    ):
+        late = made(tmp_path, method("schemabank"))
+        change(late)
+        with pytest.raises(InputError, match=message):
+            late.train()
+        assert late.state.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "data_collator"])
+def test_batches_that_lost_the_examples_numbers(name: str, tmp_path: Path) -> None:
+    late = made(tmp_path, method("schemabank"))
+    setattr(late, name, {"train_dataset": rows(tokens_of()), "data_collator": collate}[name])
+    with pytest.raises(InputError, match=r"a batch has no example_index, .*a new trainer"):
+        late.train()
+    assert late.state.global_step == 0

@@ -306,6 +306,22 @@ def test_a_checkpoint_without_its_bank_is_refused(tmp_path: Path) -> None:
         again.train(resume_from_checkpoint=str(folder))
 
 
+@pytest.mark.parametrize("steps", [6, 8])
+def test_a_checkpoint_of_a_run_that_is_over_is_refused(steps: int, tmp_path: Path) -> None:
+    """At the end of an epoch, and within one, where a trainer would take one step more."""
+    common: dict[str, Any] = {"max_steps": steps, "save_strategy": "steps", "save_steps": steps}
+    trainer(tmp_path, method("coto"), **common).train()
+    again = trainer(tmp_path, method("coto"), **common)
+    with pytest.raises(InputError, match=f"after {steps} of {steps} steps, .*PeftModel"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match=r"resume_from_checkpoint is True, .* has no"):
+            trainer(folder, method("coto")).train(resume_from_checkpoint=True)
+
+
 def test_a_checkpoint_of_weights_alone_is_refused(tmp_path: Path) -> None:
     saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 5, "save_only_model": True}
     trainer(tmp_path, method("coto"), max_steps=10, **saving).train()

@@ -130,7 +130,11 @@ def test_other_trainers_of_trl_are_refused(tmp_path: Path) -> None:
         pass
 
     with pytest.raises(InputError, match=r"DPOTrainer.*allowed are transformers' Trainer and"):
-        TinyDPO(method=method("coto"), model=tiny_model("llama"), args=trl.DPOConfig(str(tmp_path)))
+        TinyDPO(
+            method=method("coto"),
+            model=tiny_model("llama"),
+            args=trl.DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[]),
+        )
 
 
 def test_the_docs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,6 +208,16 @@ def check_adapter(model: object, adapter: PeftAdapter) -> None:
             )
     if not adapter.layers:
         raise InputError("the model's adapter has no linear layers: name some in target_modules")
+    for layer in adapter.layers.values():
+        for state, is_so, mend in (
+            ("merged into the base model", layer.merged, "unmerge_adapter"),
+            ("disabled", layer.disable_adapters, "base_model.enable_adapter_layers"),
+        ):
+            if is_so:
+                raise InputError(
+                    f"the adapter is {state}, so training would not change it: allowed is one that "
+                    f"acts, call model.{mend}() first"
+                )
     wide = torch.float32.itemsize
     other = next((w.dtype for w in (*adapter.a, *adapter.b) if w.itemsize < wide), None)
     if other is not None:

@@ -79,12 +79,9 @@ class MethodTrainerMixin(AnyTrainer):
         self._steps: Steps | None = None
         self._examples = examples_to_tag(method, given.get("train_dataset"))
         super().__init__(*args, **options)
-        check_arguments(self.args, method)
         check_model(self.model)
         self._adapter = PeftAdapter(self.model)
-        check_adapter(self.model, self._adapter)
-        check_trained(self.model, self._adapter)
-        self._check_accumulation()
+        self._check()
         # Twenty steps stand for any number: settings and data are checked, nothing is trained.
         self._new_course(20)
         if self._examples:
@@ -101,9 +98,10 @@ class MethodTrainerMixin(AnyTrainer):
         """Train from fresh weights, or on from a checkpoint; at the end the banks are off.
 
         Raises:
-            InputError: the adapter has been trained already, or the checkpoint is of another run.
+            InputError: the adapter has been trained already, or the checkpoint is of another run or
+                of its end.
         """
-        check_trained(self.model, self._adapter)
+        self._check()  # once more: arguments and model may have been changed
         self._resumed = self._checkpoint(resume_from_checkpoint)
         if self._resumed is not None:
             check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
@@ -142,6 +140,7 @@ class MethodTrainerMixin(AnyTrainer):
         assert self._steps is not None
         config, course = self._new_course(num_training_steps)
         check_early_stopping(self.callback_handler.callbacks, course)
+        self._check_not_over(num_training_steps)
         self._steps.begin(config, course)
         if self._resumed is None:
             self._steps.initialise()
@@ -194,6 +193,11 @@ class MethodTrainerMixin(AnyTrainer):
 
         if self._steps is None or self._steps.at is None:
             return loss()
+        if self._examples and indices is None:
+            raise InputError(
+                f"a batch has no {INDEX}, so its tags are unknown: the training data or the "
+                "collator were replaced after the trainer was made, make a new trainer of them"
+            )
         with self._steps.noting():
             found = loss()
         task, *outputs = found if return_outputs else (found,)
@@ -231,6 +235,24 @@ class MethodTrainerMixin(AnyTrainer):
                 "checkpoint: allowed are a checkpoint's folder, or None for a new run"
             )
         return str(found)
+
+    def _check(self) -> None:
+        """Refuse what cannot be honoured."""
+        check_arguments(self.args, self._method)
+        check_model(self.model)
+        check_adapter(self.model, self._adapter)
+        check_trained(self.model, self._adapter)
+        self._check_accumulation()
+
+    def _check_not_over(self, num_steps: int) -> None:
+        """Refuse a checkpoint of a run's end, from which a trainer would take one step more."""
+        done = self.state.global_step
+        if self._resumed is not None and done >= num_steps:
+            raise InputError(
+                f"the checkpoint {self._resumed!r} was written after {done} of {num_steps} steps, "
+                "so nothing is left to train: allowed is an earlier one, or load it by "
+                "peft.PeftModel.from_pretrained"
+            )
 
     def _check_accumulation(self) -> None:
         steps = self.args.gradient_accumulation_steps
