@@ -175,6 +175,20 @@ def check_trained(model: object, adapter: PeftAdapter) -> None:
             )
 
 
+def check_warm_up(args: TrainingArguments, num_steps: int) -> None:
+    """Refuse a warm-up that is not over by the last step: no stage can have one.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    _, warms_up = SCHEDULES[scheduler_of(args)]
+    if warms_up and (args.warmup_steps or 0) > num_steps:
+        raise InputError(
+            f"args.warmup_steps is {args.warmup_steps}, but the run has {num_steps} steps: allowed "
+            "are no more than those, or a share of them below 1"
+        )
+
+
 def check_early_stopping(callbacks: Sequence[object], course: Course) -> None:
     """Refuse to stop early where evaluation says nothing at first.
 

@@ -39,6 +39,7 @@ from schemabank.trainer.checks import (
     check_model,
     check_options,
     check_trained,
+    check_warm_up,
 )
 from schemabank.trainer.courses import new_course, resolved
 from schemabank.trainer.rows import INDEX, WithIndices, examples_to_tag, numbered
@@ -140,6 +141,7 @@ class MethodTrainerMixin(AnyTrainer):
         assert self._steps is not None
         config, course = self._new_course(num_training_steps)
         check_early_stopping(self.callback_handler.callbacks, course)
+        check_warm_up(self.args, num_training_steps)
         self._check_not_over(num_training_steps)
         self._steps.begin(config, course)
         if self._resumed is None:
