@@ -17,7 +17,6 @@ from schemabank.trainer import MethodTrainerMixin
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
     BATCH,
-    PAIRS,
     TinyTrainer,
     arguments,
     collate,
@@ -179,15 +178,33 @@ def test_options_may_be_given_by_their_places(tmp_path: Path) -> None:
         TinyTrainer(*given, *between, own, method=method("lora"))
 
 
+def test_places_that_have_no_names_are_refused(tmp_path: Path) -> None:
+    class Relaying(Trainer):
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- a relay
+            super().__init__(*args, **options)
+
+    class TinyRelaying(MethodTrainerMixin, Relaying):
+        pass
+
+    with pytest.raises(InputError, match="2 options were given to the trainer by their places"):
+        TinyRelaying(wrapped(), arguments(tmp_path), method=method("lora"))
+    TinyRelaying(
+        model=wrapped(),
+        args=arguments(tmp_path),
+        method=method("schemabank"),
+        train_dataset=rows(tokens_of()),
+    )
+
+
 def test_arguments_are_refused_before_the_data_are_prepared(tmp_path: Path) -> None:
-    class Slow(MethodTrainerMixin, _Dropping):
+    class Slow(MethodTrainerMixin, _Tokenizing):
         pass
 
     prepared: list[bool] = []
-    usual = _Dropping.__init__
+    usual = _Tokenizing.__init__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            _Dropping, "__init__", lambda *a, **o: (prepared.append(True), usual(*a, **o))
+            _Tokenizing, "__init__", lambda *a, **o: (prepared.append(True), usual(*a, **o))
         )
         with pytest.raises(InputError, match=r"args\.optim is 'adafactor'"):
             Slow(
@@ -223,11 +240,11 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"column example_index, .* rename it"):
         made(tmp_path, method("schemabank"), train_dataset=named)
 
-    class Dropping(MethodTrainerMixin, _Dropping):
+    class Tokenizing(MethodTrainerMixin, _Tokenizing):
         pass
 
-    with pytest.raises(InputError, match=r"made 23 rows of 24 examples, .*allowed is no packing"):
-        Dropping(
+    with pytest.raises(InputError, match=r"no column example_index .*allowed is no packing"):
+        Tokenizing(
             method=method("schemabank"),
             model=wrapped(),
             args=arguments(tmp_path),
@@ -235,11 +252,12 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
         )
 
 
-class _Dropping(Trainer):
-    """As TRL's does with an example that is cut off before its completion."""
+class _Tokenizing(Trainer):
+    """Leaves no columns but its own, as TRL's does when it packs rows."""
 
     def __init__(self, *, train_dataset: datasets.Dataset, **options: object) -> None:
-        super().__init__(train_dataset=train_dataset.select(range(1, len(PAIRS))), **options)
+        own = train_dataset.select_columns(["input_ids", "labels"])
+        super().__init__(train_dataset=own, **options)
 
 
 def test_batches_that_do_not_say_what_is_padding(tmp_path: Path) -> None:

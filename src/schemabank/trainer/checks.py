@@ -4,8 +4,10 @@ A trainer takes steps, rates, batches and the adapter from its own arguments and
 configuration, and everything else from the method. What both could say, one alone may.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -142,6 +144,26 @@ def _unfit_with_banks(
             args.gradient_accumulation_steps,
             "1 with bank.load_balance_weight, whose term needs the whole batch at once",
         )
+
+
+def by_name(
+    function: Callable[..., object], args: Sequence[object], options: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return a call's arguments by their names, those that stand by their places too.
+
+    Raises:
+        InputError: the function takes any number by their places, so that these have no names.
+    """
+    found = inspect.signature(function).bind_partial(*args, **options)
+    kinds = {name: p.kind for name, p in found.signature.parameters.items()}
+    placed = {n: v for n, v in found.arguments.items() if n not in options}
+    if any(kinds[name] == inspect.Parameter.VAR_POSITIONAL for name in placed):
+        raise InputError(
+            f"{len(args)} options were given to the trainer by their places, but its class does "
+            "not name them: allowed are options by their names"
+        )
+    named = {n: v for n, v in placed.items() if kinds[n] != inspect.Parameter.VAR_KEYWORD}
+    return {**named, **options}
 
 
 def check_options(options: Mapping[str, object]) -> None:

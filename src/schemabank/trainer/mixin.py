@@ -9,8 +9,7 @@ A callback tells the step that begins what trains in it, `training_step` lets th
 decay on all weights, started anew with every stage.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +30,7 @@ from schemabank.trainer.checkpoint import (
     save_state,
 )
 from schemabank.trainer.checks import (
+    by_name,
     check_adapter,
     check_arguments,
     check_class,
@@ -42,7 +42,7 @@ from schemabank.trainer.checks import (
     check_warm_up,
 )
 from schemabank.trainer.courses import new_course, resolved
-from schemabank.trainer.rows import INDEX, WithIndices, examples_to_tag, numbered
+from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
 from schemabank.trainer.steps import Steps
 
 if TYPE_CHECKING:
@@ -72,21 +72,23 @@ class MethodTrainerMixin(AnyTrainer):
     ) -> None:
         check_class(type(self))
         check_method(method)
-        given = _by_name(super().__init__, args, options)
+        given = by_name(super().__init__, args, options)
         check_options(given)
         if isinstance(given.get("args"), TrainingArguments):
             check_arguments(given["args"], method)  # before the data are prepared
         self._method = method
         self._steps: Steps | None = None
         self._examples = examples_to_tag(method, given.get("train_dataset"))
-        super().__init__(*args, **options)
+        if self._examples:
+            given["train_dataset"] = numbered(given["train_dataset"])
+        super().__init__(**given)
         check_model(self.model)
         self._adapter = PeftAdapter(self.model)
         self._check()
         # Twenty steps stand for any number: settings and data are checked, nothing is trained.
         self._new_course(20)
         if self._examples:
-            self.train_dataset = numbered(self.train_dataset, self._examples)
+            check_numbers(self.train_dataset)
             self.data_collator = WithIndices(self.data_collator)
         self.add_callback(_OnCourse(self))
 
@@ -294,15 +296,3 @@ class _OnCourse(TrainerCallback):
     def _steps(self) -> Steps:
         assert self._trainer._steps is not None
         return self._trainer._steps
-
-
-def _by_name(
-    function: Callable[..., object], args: Sequence[object], options: Mapping[str, object]
-) -> dict[str, Any]:
-    """Return a call's arguments by their names, those that stand by their places too."""
-    signature = inspect.signature(function)
-    found = dict(signature.bind_partial(*args, **options).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind == parameter.VAR_KEYWORD:
-            found |= found.pop(name, {})
-    return found
