@@ -186,8 +186,10 @@ def test_places_that_have_no_names_are_refused(tmp_path: Path) -> None:
     class TinyRelaying(MethodTrainerMixin, Relaying):
         pass
 
-    with pytest.raises(InputError, match="2 options were given to the trainer by their places"):
-        TinyRelaying(wrapped(), arguments(tmp_path), method=method("lora"))
+    for given in ((wrapped(), arguments(tmp_path)), (wrapped(),)):
+        named = {"args": arguments(tmp_path)} if len(given) == 1 else {}
+        with pytest.raises(InputError, match="were given to the trainer by their places"):
+            TinyRelaying(*given, method=method("lora"), **named)
     TinyRelaying(
         model=wrapped(),
         args=arguments(tmp_path),

@@ -155,15 +155,17 @@ def by_name(
         InputError: the function takes any number by their places, so that these have no names.
     """
     found = inspect.signature(function).bind_partial(*args, **options)
-    kinds = {name: p.kind for name, p in found.signature.parameters.items()}
-    placed = {n: v for n, v in found.arguments.items() if n not in options}
-    if any(kinds[name] == inspect.Parameter.VAR_POSITIONAL for name in placed):
-        raise InputError(
-            f"{len(args)} options were given to the trainer by their places, but its class does "
-            "not name them: allowed are options by their names"
-        )
-    named = {n: v for n, v in placed.items() if kinds[n] != inspect.Parameter.VAR_KEYWORD}
-    return {**named, **options}
+    placed: dict[str, Any] = {}
+    for name, value in found.arguments.items():
+        kind = found.signature.parameters[name].kind
+        if kind == inspect.Parameter.VAR_POSITIONAL:
+            raise InputError(
+                "options were given to the trainer by their places, but its class does not name "
+                "them: allowed are options by their names"
+            )
+        if kind != inspect.Parameter.VAR_KEYWORD:
+            placed[name] = value
+    return {**placed, **options}
 
 
 def check_options(options: Mapping[str, object]) -> None:
