@@ -178,6 +178,13 @@ def test_options_may_be_given_by_their_places(tmp_path: Path) -> None:
         TinyTrainer(*given, *between, own, method=method("lora"))
 
 
+def test_an_optimizer_of_ones_own_making_is_refused(tmp_path: Path) -> None:
+    early = made(tmp_path, method("lora"))
+    for make in (early.create_optimizer, lambda: early.create_optimizer_and_scheduler(5)):
+        with pytest.raises(InputError, match=r"outside of train\(\).*call trainer\.train\(\)"):
+            make()
+
+
 def test_places_that_have_no_names_are_refused(tmp_path: Path) -> None:
     class Relaying(Trainer):
         def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- a relay

@@ -128,9 +128,9 @@ class MethodTrainerMixin(AnyTrainer):
         """Return AdamW on adapter and banks, with B in a group of its own."""
         del model  # one process has no other
         if self.optimizer is None:
-            assert self._steps is not None
+            steps = self._under_way()
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            others = [p for name, p in self._steps.weights if name != "lora"]
+            others = [p for name, p in steps.weights if name != "lora"]
             groups = [{"params": [*self._adapter.a, *others]}, {"params": self._adapter.b}]
             options |= {"lr": 1.0, "weight_decay": self.args.weight_decay}
             self.optimizer = kind(groups, **options)
@@ -140,16 +140,16 @@ class MethodTrainerMixin(AnyTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
         """Return the stages' learning rates; here the number of steps is known, and the course."""
-        assert self._steps is not None
+        steps = self._under_way()
         config, course = self._new_course(num_training_steps)
         check_early_stopping(self.callback_handler.callbacks, course)
         check_warm_up(self.args, num_training_steps)
         self._check_not_over(num_training_steps)
-        self._steps.begin(config, course)
+        steps.begin(config, course)
         if self._resumed is None:
-            self._steps.initialise()
+            steps.initialise()
         else:
-            self._steps.skipped = load_state(Path(self._resumed), config, self._steps.banks)
+            steps.skipped = load_state(Path(self._resumed), config, steps.banks)
         ratio = config.train.loraplus_lr_ratio
 
         def rate(step: int) -> float:
@@ -226,6 +226,14 @@ class MethodTrainerMixin(AnyTrainer):
         columns = self._signature_columns
         if columns is not None and INDEX not in columns:
             self._signature_columns = [*columns, INDEX]
+
+    def _under_way(self) -> Steps:
+        if self._steps is None:
+            raise InputError(
+                "optimizer and schedule were asked for outside of train(), but they are a "
+                "method's own: allowed is to call trainer.train() alone"
+            )
+        return self._steps
 
     def _checkpoint(self, asked: str | bool | None) -> str | None:
         """Return the folder from which a run is to go on; ``True``: the last."""
