@@ -1,5 +1,6 @@
 """What a trainer cannot honour is refused by one sentence, before it has trained anything."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from schemabank.trainer import MethodTrainerMixin
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
     BATCH,
-    PAIRS,
     TinyTrainer,
     arguments,
     collate,
@@ -146,6 +146,85 @@ def test_models_without_the_one_adapter(tmp_path: Path) -> None:
         made(tmp_path, method("coto"), model=peft.get_peft_model(tiny_model("llama"), one))
 
 
+def test_what_is_no_method(tmp_path: Path) -> None:
+    for wrong in ("coto", None, {"arm": "coto"}):
+        with pytest.raises(InputError, match=r"method is .*: allowed is a schemabank\.RunConfig"):
+            made(tmp_path, wrong)  # type: ignore[arg-type]
+
+
+def test_weights_that_no_stage_would_train(tmp_path: Path) -> None:
+    unfrozen = wrapped()
+    unfrozen.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(InputError, match=r"model\.norm\.weight is to be trained.*requires_grad_"):
+        made(tmp_path, method("lora"), model=unfrozen)
+    embedded = peft.LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"])
+    with pytest.raises(InputError, match=r"embed_tokens\.lora_embedding_A\.default is to be"):
+        made(tmp_path, method("lora"), model=peft.get_peft_model(tiny_model("llama"), embedded))
+    later = made(tmp_path, method("lora"))
+    later.model.get_base_model().model.norm.weight.requires_grad_(True)
+    with pytest.raises(InputError, match=r"model\.norm\.weight is to be trained"):
+        later.train()
+
+
+def test_options_may_be_given_by_their_places(tmp_path: Path) -> None:
+    given = (wrapped(), arguments(tmp_path, max_steps=2), collate, rows(tokens_of()))
+    placed = TinyTrainer(*given, method=method("schemabank"), processing_class=tiny_tokenizer())
+    placed.train()
+    assert placed.state.global_step == 2
+    own = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), None)
+    names = list(inspect.signature(Trainer.__init__).parameters)[1:]
+    between = [None] * (names.index("optimizers") - len(given))
+    with pytest.raises(InputError, match="optimizers was given to the trainer"):
+        TinyTrainer(*given, *between, own, method=method("lora"))
+
+
+def test_an_optimizer_of_ones_own_making_is_refused(tmp_path: Path) -> None:
+    early = made(tmp_path, method("lora"))
+    for make in (early.create_optimizer, lambda: early.create_optimizer_and_scheduler(5)):
+        with pytest.raises(InputError, match=r"outside of train\(\).*call trainer\.train\(\)"):
+            make()
+
+
+def test_places_that_have_no_names_are_refused(tmp_path: Path) -> None:
+    class Relaying(Trainer):
+        def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- a relay
+            super().__init__(*args, **options)
+
+    class TinyRelaying(MethodTrainerMixin, Relaying):
+        pass
+
+    for given in ((wrapped(), arguments(tmp_path)), (wrapped(),)):
+        named = {"args": arguments(tmp_path)} if len(given) == 1 else {}
+        with pytest.raises(InputError, match="were given to the trainer by their places"):
+            TinyRelaying(*given, method=method("lora"), **named)
+    TinyRelaying(
+        model=wrapped(),
+        args=arguments(tmp_path),
+        method=method("schemabank"),
+        train_dataset=rows(tokens_of()),
+    )
+
+
+def test_arguments_are_refused_before_the_data_are_prepared(tmp_path: Path) -> None:
+    class Slow(MethodTrainerMixin, _Tokenizing):
+        pass
+
+    prepared: list[bool] = []
+    usual = _Tokenizing.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _Tokenizing, "__init__", lambda *a, **o: (prepared.append(True), usual(*a, **o))
+        )
+        with pytest.raises(InputError, match=r"args\.optim is 'adafactor'"):
+            Slow(
+                method=method("lora"),
+                model=wrapped(),
+                args=arguments(tmp_path, optim="adafactor"),
+                train_dataset=rows(tokens_of()),
+            )
+    assert not prepared
+
+
 def test_what_else_a_trainer_may_be_given(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     own = (torch.optim.SGD([weight], lr=1.0), None)
@@ -165,11 +244,16 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="data are a list, but tags need numbered rows"):
         made(tmp_path, method("schemabank"), train_dataset=list(rows(tokens_of())))
 
-    class Dropping(MethodTrainerMixin, _Dropping):
+    named = rows(tokens_of())
+    named = named.add_column("example_index", list(range(len(named))))
+    with pytest.raises(InputError, match=r"column example_index, .* rename it"):
+        made(tmp_path, method("schemabank"), train_dataset=named)
+
+    class Tokenizing(MethodTrainerMixin, _Tokenizing):
         pass
 
-    with pytest.raises(InputError, match=r"made 23 rows of 24 examples, .*allowed is no packing"):
-        Dropping(
+    with pytest.raises(InputError, match=r"no column example_index .*allowed is no packing"):
+        Tokenizing(
             method=method("schemabank"),
             model=wrapped(),
             args=arguments(tmp_path),
@@ -177,11 +261,12 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
         )
 
 
-class _Dropping(Trainer):
-    """As TRL's does with an example that is cut off before its completion."""
+class _Tokenizing(Trainer):
+    """Leaves no columns but its own, as TRL's does when it packs rows."""
 
     def __init__(self, *, train_dataset: datasets.Dataset, **options: object) -> None:
-        super().__init__(train_dataset=train_dataset.select(range(1, len(PAIRS))), **options)
+        own = train_dataset.select_columns(["input_ids", "labels"])
+        super().__init__(train_dataset=own, **options)
 
 
 def test_batches_that_do_not_say_what_is_padding(tmp_path: Path) -> None:
@@ -204,6 +289,16 @@ def test_counted_warm_up_is_that_many_steps_of_a_single_stage(tmp_path: Path) ->
         assert rates[0] == pytest.approx(max(rates) / (steps + 1))
 
 
+def test_warm_up_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
+    for steps in (21, 50):  # of which the first is more than what stands for any number
+        trainer(tmp_path, method("lora"), warmup_steps=steps)
+    late = trainer(tmp_path, method("lora"), warmup_steps=9, max_steps=8)
+    with pytest.raises(InputError, match=r"args\.warmup_steps is 9, .* run has 8 steps"):
+        late.train()
+    constant = {"lr_scheduler_type": "constant", "warmup_steps": 9, "max_steps": 8}
+    trainer(tmp_path, method("lora"), **constant).train()
+
+
 def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> None:
     trained = trainer(
         tmp_path, method("lora"), lr_scheduler_type="constant", warmup_steps=9, logging_steps=1
@@ -211,3 +306,38 @@ def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> 
     trained.train()
     assert {row["learning_rate"] for row in trained.state.log_history if "loss" in row} == {1e-2}
     assert trained.args.per_device_train_batch_size == BATCH
+
+
+def test_what_was_changed_after_a_trainer_was_made(tmp_path: Path) -> None:
+    def merge(late: TinyTrainer) -> None:
+        late.model.merge_adapter()
+
+    def disable(late: TinyTrainer) -> None:
+        late.model.base_model.disable_adapter_layers()
+
+    def halve(late: TinyTrainer) -> None:
+        late.model.to(torch.bfloat16)
+
+    def accumulate(late: TinyTrainer) -> None:
+        late.args.gradient_accumulation_steps = 2
+
+    for change, message in (
+        (merge, r"the adapter is merged.*unmerge_adapter"),
+        (disable, r"the adapter is disabled.*enable_adapter_layers"),
+        (halve, r"weights are torch\.bfloat16, which swallows"),
+        (accumulate, r"args\.gradient_accumulation_steps is 2"),
+    ):
+        late = made(tmp_path, method("schemabank"))
+        change(late)
+        with pytest.raises(InputError, match=message):
+            late.train()
+        assert late.state.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "data_collator"])
+def test_batches_that_lost_the_examples_numbers(name: str, tmp_path: Path) -> None:
+    late = made(tmp_path, method("schemabank"))
+    setattr(late, name, {"train_dataset": rows(tokens_of()), "data_collator": collate}[name])
+    with pytest.raises(InputError, match=r"a batch has no example_index, .*a new trainer"):
+        late.train()
+    assert late.state.global_step == 0

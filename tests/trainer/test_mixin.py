@@ -9,11 +9,32 @@ import peft
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from schemabank import InputError, RunConfig
-from tiny import tiny_model
-from trainers import LORA, RATE, STEPS, TinyTrainer, furthest, logits, method, tensors, trainer
+from schemabank import InputError, LoraSettings, RunConfig
+from tiny import tiny_model, tiny_tokenizer
+from trainers import (
+    LORA,
+    RATE,
+    STEPS,
+    TinyTrainer,
+    arguments,
+    collate,
+    furthest,
+    logits,
+    method,
+    rows,
+    tensors,
+    tokens_of,
+    trainer,
+    wrapped,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -124,6 +145,79 @@ def test_evaluation_sees_the_adapter_alone_and_changes_nothing(arm: str, tmp_pat
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+def test_a_users_callback_sees_the_adapter_alone_wherever_it_stands(
+    arm: str, tmp_path: Path
+) -> None:
+    """One that is given to the constructor is called before the method's own."""
+    data = rows(tokens_of())
+    acting: set[object] = set()
+
+    class Looking(TrainerCallback):
+        def look(self, *_: object, **__: object) -> None:
+            assert made._steps is not None
+            banks = made._steps.banks
+            acting.add(0.0 if banks is None else banks.scale)
+            acting.add(len({layer.scaling["default"] for layer in made._adapter.layers.values()}))
+            made.evaluate(data.select(range(2)))
+
+        on_pre_optimizer_step = on_optimizer_step = on_step_end = look
+
+    made = TinyTrainer(
+        method=method(arm),
+        model=wrapped(),
+        args=arguments(tmp_path, max_steps=6),
+        train_dataset=data,
+        data_collator=collate,
+        processing_class=tiny_tokenizer(),
+        callbacks=[Looking()],
+    )
+    made.train()
+    assert acting == {0.0, 1}
+    quiet = trainer(tmp_path, method(arm), max_steps=6)
+    quiet.train()
+    assert furthest(tensors(made), tensors(quiet)) == 0
+
+
+class Stopping(TrainerCallback):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args
+        control.should_training_stop = state.global_step == 12
+
+
+def test_a_run_that_a_callback_ends_says_that_its_course_is_not_over(tmp_path: Path) -> None:
+    stopped = trainer(tmp_path, method("schemabank"))
+    stopped.add_callback(Stopping())
+    with pytest.warns(UserWarning, match="ended after 12 of 50 steps.*never been trained"):
+        stopped.train()
+    stopped = trainer(tmp_path, method("coto"))
+    stopped.add_callback(Stopping())
+    with pytest.warns(UserWarning, match="ended after 12 of 50 steps") as told:
+        stopped.train()
+    assert "never" not in str(told[0].message)
+
+
+def test_early_stopping_is_refused_where_evaluation_cannot_change_at_first(tmp_path: Path) -> None:
+    watched: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+    }
+    stopping = trainer(tmp_path, method("schemabank"), **watched)
+    stopping.add_callback(EarlyStoppingCallback(2))
+    with pytest.raises(InputError, match="EarlyStoppingCallback, but the first 15 of 50 steps"):
+        stopping.train()
+    assert stopping.state.global_step == 0
+    kept = trainer(tmp_path / "coto", method("coto"), **watched)
+    kept.add_callback(EarlyStoppingCallback(2))
+    kept.train()
+
+
 def test_what_the_course_says_is_logged(tmp_path: Path) -> None:
     for arm, figure in (("coto", "acting_blocks"), ("schemabank", "bank_scale")):
         trained = trainer(tmp_path, method(arm))
@@ -168,6 +262,11 @@ def resumed(folder: Path, arm: RunConfig, **changes: object) -> TinyTrainer:
     return trainer(folder / "again", arm, **changes)
 
 
+def wider(**changes: object) -> LoraSettings:
+    """Another adapter."""
+    return LORA.model_copy(update=changes)
+
+
 @pytest.mark.parametrize(
     ("arm", "changes", "message"),
     [
@@ -175,6 +274,17 @@ def resumed(folder: Path, arm: RunConfig, **changes: object) -> TinyTrainer:
         ("schemabank", {"seed": 8}, r"seed is 8, but the checkpoint .* with 7"),
         ("schemabank", {"max_steps": 60}, r"train.max_steps is 60, but the checkpoint"),
         ("schemabank", {"learning_rate": RATE / 2}, r"train.learning_rate is 0.005, but"),
+        ("schemabank", {"weight_decay": 0.5}, r"args.weight_decay is 0.5, but .* with 0.01"),
+        ("schemabank", {"adam_beta1": 0.5}, r"args.adam_beta1 is 0.5, but"),
+        ("schemabank", {"max_grad_norm": 9.0}, r"args.max_grad_norm is 9.0, but"),
+        ("schemabank", {"per_device_train_batch_size": 2}, r"args.per_device_train_batch_size is"),
+        ("schemabank", {"lora": wider(r=8)}, r"LoraConfig's r is 8, but .* with 4"),
+        ("schemabank", {"lora": wider(lora_alpha=40)}, r"LoraConfig's lora_alpha is 40, but"),
+        (
+            "schemabank",
+            {"lora": wider(target_modules=("q_proj",))},
+            r"the adapter's list of layers",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
@@ -194,6 +304,31 @@ def test_a_checkpoint_without_its_bank_is_refused(tmp_path: Path) -> None:
     (folder / "schemabank.json").unlink()
     with pytest.raises(InputError, match="was not written under a method of SchemaBank"):
         again.train(resume_from_checkpoint=str(folder))
+
+
+@pytest.mark.parametrize("steps", [6, 8])
+def test_a_checkpoint_of_a_run_that_is_over_is_refused(steps: int, tmp_path: Path) -> None:
+    """At the end of an epoch, and within one, where a trainer would take one step more."""
+    common: dict[str, Any] = {"max_steps": steps, "save_strategy": "steps", "save_steps": steps}
+    trainer(tmp_path, method("coto"), **common).train()
+    again = trainer(tmp_path, method("coto"), **common)
+    with pytest.raises(InputError, match=f"after {steps} of {steps} steps, .*PeftModel"):
+        again.train(resume_from_checkpoint=True)
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(InputError, match=r"resume_from_checkpoint is True, .* has no"):
+            trainer(folder, method("coto")).train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_weights_alone_is_refused(tmp_path: Path) -> None:
+    saving: dict[str, Any] = {"save_strategy": "steps", "save_steps": 5, "save_only_model": True}
+    trainer(tmp_path, method("coto"), max_steps=10, **saving).train()
+    again = trainer(tmp_path / "again", method("coto"), max_steps=10)
+    with pytest.raises(InputError, match=r"has no optimizer\.pt.*args\.save_only_model"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert again._adapter.is_fresh
 
 
 def test_an_adapter_that_was_trained_before_is_not_overwritten(tmp_path: Path) -> None:

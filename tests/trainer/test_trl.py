@@ -107,6 +107,23 @@ def test_a_run_goes_on_from_every_stage(step: int, tmp_path: Path) -> None:
     assert furthest(tensors(again), tensors(whole)) == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "kept"), [({"shuffle_dataset": True}, len(PAIRS)), ({"max_length": 5}, 6)]
+)
+def test_rows_that_trl_shuffles_or_drops_keep_their_tags(
+    changes: dict[str, Any], kept: int, tmp_path: Path
+) -> None:
+    pairs = [
+        (f"{i}+{i}=" if i < kept else f"{i} and {i} = ", f"{2 * i}") for i in range(len(PAIRS))
+    ]
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in pairs])
+    trained = made(tmp_path, method("schemabank"), train_dataset=texts, **changes)
+    numbers = trained.train_dataset["example_index"][:]
+    assert trained.train_dataset["prompt"][:] == [pairs[number][0] for number in numbers]
+    assert len(numbers) == kept
+    assert (numbers != sorted(numbers)) == ("shuffle_dataset" in changes)
+
+
 @pytest.mark.parametrize(("name", "length"), [("packing", 64), ("padding_free", None)])
 def test_packed_rows_are_refused(name: str, length: int | None, tmp_path: Path) -> None:
     texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
@@ -123,6 +140,18 @@ def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:
     stock = trl.SFTTrainer(model, args, train_dataset=texts, processing_class=tiny_tokenizer())
     with pytest.raises(InputError, match=r"would change no weight.*tuner\.remove\(\) first"):
         stock.train()
+
+
+def test_other_trainers_of_trl_are_refused(tmp_path: Path) -> None:
+    class TinyDPO(MethodTrainerMixin, trl.DPOTrainer):
+        pass
+
+    with pytest.raises(InputError, match=r"DPOTrainer.*allowed are transformers' Trainer and"):
+        TinyDPO(
+            method=method("coto"),
+            model=tiny_model("llama"),
+            args=trl.DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[]),
+        )
 
 
 def test_the_docs_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,14 @@ class PeftAdapter:
         model: a ``peft.PeftModel``.
 
     Attributes:
+        config: its ``peft.LoraConfig``.
         layers: by the path of the layer in the base model, in the order of its modules.
         num_blocks: decoder blocks with adapters; layers outside of all count as one more.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 -- PEFT ships no types
         base = model.get_base_model()
+        self.config = model.peft_config[ADAPTER]
         self.layers: dict[str, Any] = {
             path: module
             for path, module in base.named_modules()

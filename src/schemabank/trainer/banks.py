@@ -40,7 +40,11 @@ class BlockBanks:
         where = bank_layers(len(blocks), last_n=settings.last_n, layers=settings.layers)
         self._model, self._settings = model, settings
         self.scale = 0.0
-        self.banks = {index: new_bank(base, settings, 1) for index in where}
+        # A model with a device map is not moved as a whole, and its banks would not be either.
+        self.banks = {
+            index: new_bank(base, settings, 1).to(next(blocks[index].parameters()).device)
+            for index in where
+        }
         self._routed: list[Routed] = []
         self._noting = False
         model.add_module(NAME, nn.ModuleDict({str(i): bank for i, bank in self.banks.items()}))

@@ -7,15 +7,24 @@ that a method draws depends on seed and step alone.
 from collections.abc import Mapping
 from pathlib import Path
 
+from transformers import TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
+
 from schemabank.adapters.files import load_bank, save_bank
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.config.naming import dotted_settings
 from schemabank.config.settings import RunConfig
+from schemabank.trainer.adapter import PeftAdapter
 from schemabank.trainer.banks import BlockBanks
 
 STATE, BANK = "schemabank.json", "schemabank_bank"  # a file, and a folder
+ARGUMENTS = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+)
+OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora")
 
 
 def course_settings(config: RunConfig) -> dict[str, object]:
@@ -26,11 +35,45 @@ def course_settings(config: RunConfig) -> dict[str, object]:
     return {"arm": config.arm, **own}
 
 
-def save_state(folder: Path, config: RunConfig, banks: BlockBanks | None, *, skipped: int) -> None:
+def given_settings(args: TrainingArguments, adapter: PeftAdapter) -> dict[str, object]:
+    """Return what a run's steps depend on besides its course: arguments, and the adapter's form.
+
+    A trainer would take some of them from the checkpoint, and others anew, without a word.
+    """
+    arguments = {f"args.{name}": getattr(args, name) for name in ARGUMENTS}
+    form = {f"LoraConfig's {name}": getattr(adapter.config, name) for name in OF_LORA}
+    return {**arguments, **form, "the adapter's list of layers": list(adapter.layers)}
+
+
+def save_state(
+    folder: Path,
+    config: RunConfig,
+    banks: BlockBanks | None,
+    *,
+    given: Mapping[str, object],
+    skipped: int,
+) -> None:
     """Write what :func:`load_state` reads into a checkpoint's folder."""
     if banks is not None:
         save_bank(folder / BANK, banks.tensors())
-    write_json(folder / STATE, {"settings": course_settings(config), "skipped": skipped})
+    settings = {**course_settings(config), **given}
+    write_json(folder / STATE, {"settings": settings, "skipped": skipped})
+
+
+def check_checkpoint(folder: Path, given: Mapping[str, object]) -> None:
+    """Refuse a checkpoint from which a run would not go on as it was, before it is loaded.
+
+    Raises:
+        InputError: it lacks files, or was written under other arguments or by another adapter.
+    """
+    settings, _ = _read(folder)
+    for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
+        if not (folder / name).exists():
+            raise InputError(
+                f"{str(folder)!r} has no {name}, so a run cannot go on from it: allowed are whole "
+                "checkpoints, set args.save_only_model to False in the run that writes them"
+            )
+    _check_same(folder, settings, given)
 
 
 def load_state(folder: Path, config: RunConfig, banks: BlockBanks | None) -> int:
@@ -39,6 +82,14 @@ def load_state(folder: Path, config: RunConfig, banks: BlockBanks | None) -> int
     Raises:
         InputError: it is of another kind of run.
     """
+    settings, skipped = _read(folder)
+    _check_same(folder, settings, course_settings(config))
+    if banks is not None:
+        banks.load(load_bank(folder / BANK))
+    return skipped
+
+
+def _read(folder: Path) -> tuple[Mapping[str, object], int]:
     if not (folder / STATE).exists():
         raise InputError(
             f"{str(folder)!r} has no {STATE}, so it was not written under a method of SchemaBank: "
@@ -48,14 +99,14 @@ def load_state(folder: Path, config: RunConfig, banks: BlockBanks | None) -> int
     settings, skipped = state.get("settings"), state.get("skipped")
     if not isinstance(settings, Mapping) or not isinstance(skipped, int):
         raise InputError(f"{str(folder / STATE)!r} is damaged: name another checkpoint")
-    own = course_settings(config)
-    other = [name for name in {**own, **settings} if own.get(name) != settings.get(name)]
-    if other:
-        name = other[0]
-        raise InputError(
-            f"{name} is {own.get(name)!r}, but the checkpoint {str(folder)!r} was trained with "
-            f"{settings.get(name)!r}: allowed is the same, set it so or train from the beginning"
-        )
-    if banks is not None:
-        banks.load(load_bank(folder / BANK))
-    return skipped
+    return settings, skipped
+
+
+def _check_same(folder: Path, settings: Mapping[str, object], own: Mapping[str, object]) -> None:
+    for name, value in own.items():
+        if settings.get(name) != value:
+            raise InputError(
+                f"{name} is {value!r:.80}, but the checkpoint {str(folder)!r} was trained with "
+                f"{settings.get(name)!r:.80}: allowed is the same, set it so or train from the "
+                "beginning"
+            )

@@ -4,17 +4,20 @@ A trainer takes steps, rates, batches and the adapter from its own arguments and
 configuration, and everything else from the method. What both could say, one alone may.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 
 from schemabank.common.errors import InputError
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
+from schemabank.engine.run import Course
+from schemabank.engine.schedule import steps_before_lora
 from schemabank.runs.effects import idle_settings, sentences, stated
 from schemabank.trainer.adapter import ADAPTER, PeftAdapter
 from schemabank.trainer.courses import COURSES, SCHEDULES, scheduler_of
@@ -33,12 +36,32 @@ BY_ARGUMENTS = {
 }
 
 
+def check_class(kind: type) -> None:
+    """Refuse TRL's other trainers, whose steps call the model more than once or let it generate.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for base in kind.__mro__:
+        of_trl = base.__module__.startswith("trl.") and base.__name__.endswith("Trainer")
+        if of_trl and base.__name__ != "SFTTrainer" and not base.__name__.startswith("_"):
+            raise InputError(
+                f"{kind.__name__} is a {base.__name__}, whose steps are not those of supervised "
+                "training: allowed are transformers' Trainer and TRL's SFTTrainer"
+            )
+
+
 def check_method(method: RunConfig) -> None:
     """Refuse a method, or a setting of it, that no trainer can honour.
 
     Raises:
         InputError: naming it.
     """
+    if not isinstance(method, RunConfig):
+        raise InputError(
+            f"method is {method!r:.80}: allowed is a schemabank.RunConfig, such as "
+            'RunConfig(arm="coto")'
+        )
     if method.arm not in COURSES:
         raise InputError(
             f"method.arm is {method.arm!r}, which trains in SchemaBank's own engine alone: allowed "
@@ -123,7 +146,29 @@ def _unfit_with_banks(
         )
 
 
-def check_options(options: dict[str, Any]) -> None:
+def by_name(
+    function: Callable[..., object], args: Sequence[object], options: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return a call's arguments by their names, those that stand by their places too.
+
+    Raises:
+        InputError: the function takes any number by their places, so that these have no names.
+    """
+    found = inspect.signature(function).bind_partial(*args, **options)
+    placed: dict[str, Any] = {}
+    for name, value in found.arguments.items():
+        kind = found.signature.parameters[name].kind
+        if kind == inspect.Parameter.VAR_POSITIONAL:
+            raise InputError(
+                "options were given to the trainer by their places, but its class does not name "
+                "them: allowed are options by their names"
+            )
+        if kind != inspect.Parameter.VAR_KEYWORD:
+            placed[name] = value
+    return {**placed, **options}
+
+
+def check_options(options: Mapping[str, object]) -> None:
     """Refuse what a trainer was given besides its arguments.
 
     Raises:
@@ -136,6 +181,51 @@ def check_options(options: dict[str, Any]) -> None:
                 f"{name} was given to the trainer, but a method has its own stages, rates and "
                 "penalties: allowed is none, leave it out"
             )
+
+
+def check_trained(model: object, adapter: PeftAdapter) -> None:
+    """Refuse weights that are to be trained, and that no stage knows: none would change.
+
+    Raises:
+        InputError: naming the first.
+    """
+    assert isinstance(model, PeftModel)
+    own = {id(weight) for weight in (*adapter.a, *adapter.b)}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and id(weight) not in own:
+            raise InputError(
+                f"{name} is to be trained, but a method trains LoRA on linear layers alone: "
+                "allowed is requires_grad_(False), and linear layers in target_modules"
+            )
+
+
+def check_warm_up(args: TrainingArguments, num_steps: int) -> None:
+    """Refuse a warm-up that is not over by the last step: no stage can have one.
+
+    Raises:
+        InputError: naming both numbers.
+    """
+    _, warms_up = SCHEDULES[scheduler_of(args)]
+    if warms_up and (args.warmup_steps or 0) > num_steps:
+        raise InputError(
+            f"args.warmup_steps is {args.warmup_steps}, but the run has {num_steps} steps: allowed "
+            "are no more than those, or a share of them below 1"
+        )
+
+
+def check_early_stopping(callbacks: Sequence[object], course: Course) -> None:
+    """Refuse to stop early where evaluation says nothing at first.
+
+    Raises:
+        InputError: there is such a callback, and a first stage leaves the adapter untouched.
+    """
+    idle = steps_before_lora(course.plans)
+    if idle and any(isinstance(callback, EarlyStoppingCallback) for callback in callbacks):
+        raise InputError(
+            f"there is an EarlyStoppingCallback, but the first {idle} of {course.num_steps} steps "
+            "leave the adapter untouched, so that evaluation cannot improve: allowed is none, "
+            "remove it"
+        )
 
 
 def check_adapter(model: object, adapter: PeftAdapter) -> None:
@@ -156,6 +246,16 @@ def check_adapter(model: object, adapter: PeftAdapter) -> None:
             )
     if not adapter.layers:
         raise InputError("the model's adapter has no linear layers: name some in target_modules")
+    for layer in adapter.layers.values():
+        for state, is_so, mend in (
+            ("merged into the base model", layer.merged, "unmerge_adapter"),
+            ("disabled", layer.disable_adapters, "base_model.enable_adapter_layers"),
+        ):
+            if is_so:
+                raise InputError(
+                    f"the adapter is {state}, so training would not change it: allowed is one that "
+                    f"acts, call model.{mend}() first"
+                )
     wide = torch.float32.itemsize
     other = next((w.dtype for w in (*adapter.a, *adapter.b) if w.itemsize < wide), None)
     if other is not None:

@@ -4,12 +4,13 @@
 
     trainer = BankTrainer(method=RunConfig(arm="schemabank"), model=..., peft_config=...)
 
-A callback tells the step that begins what acts and trains in it, `compute_loss` adds the method's
-penalties, and optimizer and schedule are those of the engine: AdamW with weight decay on all
-weights, started anew with every stage.
+A callback tells the step that begins what trains in it, `training_step` lets the method act, and
+`compute_loss` adds its penalties. Optimizer and schedule are those of the engine: AdamW with weight
+decay on all weights, started anew with every stage.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +23,26 @@ from transformers.trainer_utils import get_last_checkpoint
 from schemabank.common.errors import InputError
 from schemabank.config.settings import RunConfig
 from schemabank.trainer.adapter import PeftAdapter
-from schemabank.trainer.checkpoint import load_state, save_state
+from schemabank.trainer.checkpoint import (
+    check_checkpoint,
+    given_settings,
+    load_state,
+    save_state,
+)
 from schemabank.trainer.checks import (
+    by_name,
     check_adapter,
     check_arguments,
+    check_class,
+    check_early_stopping,
     check_method,
     check_model,
     check_options,
+    check_trained,
+    check_warm_up,
 )
 from schemabank.trainer.courses import new_course, resolved
-from schemabank.trainer.rows import INDEX, WithIndices, examples_to_tag, numbered
+from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
 from schemabank.trainer.steps import Steps
 
 if TYPE_CHECKING:
@@ -59,21 +70,25 @@ class MethodTrainerMixin(AnyTrainer):
         method: RunConfig,
         **options: Any,  # noqa: ANN401
     ) -> None:
+        check_class(type(self))
         check_method(method)
-        check_options(options)
+        given = by_name(super().__init__, args, options)
+        check_options(given)
+        if isinstance(given.get("args"), TrainingArguments):
+            check_arguments(given["args"], method)  # before the data are prepared
         self._method = method
         self._steps: Steps | None = None
-        self._examples = examples_to_tag(method, options.get("train_dataset"))
-        super().__init__(*args, **options)
-        check_arguments(self.args, method)
+        self._examples = examples_to_tag(method, given.get("train_dataset"))
+        if self._examples:
+            given["train_dataset"] = numbered(given["train_dataset"])
+        super().__init__(**given)
         check_model(self.model)
         self._adapter = PeftAdapter(self.model)
-        check_adapter(self.model, self._adapter)
-        self._check_accumulation()
+        self._check()
         # Twenty steps stand for any number: settings and data are checked, nothing is trained.
         self._new_course(20)
         if self._examples:
-            self.train_dataset = numbered(self.train_dataset, self._examples)
+            check_numbers(self.train_dataset)
             self.data_collator = WithIndices(self.data_collator)
         self.add_callback(_OnCourse(self))
 
@@ -86,12 +101,14 @@ class MethodTrainerMixin(AnyTrainer):
         """Train from fresh weights, or on from a checkpoint; at the end the banks are off.
 
         Raises:
-            InputError: the adapter has been trained already, or the checkpoint is of another run.
+            InputError: the adapter has been trained already, or the checkpoint is of another run or
+                of its end.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(str(self.args.output_dir)) or True
-        self._resumed = str(resume_from_checkpoint) if resume_from_checkpoint else None
-        if self._resumed is None and not self._adapter.is_fresh:
+        self._check()  # once more: arguments and model may have been changed
+        self._resumed = self._checkpoint(resume_from_checkpoint)
+        if self._resumed is not None:
+            check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
+        elif not self._adapter.is_fresh:
             raise InputError(
                 "train() on an adapter that has been trained: allowed is a fresh one, or "
                 "resume_from_checkpoint; make a new trainer of the base model"
@@ -100,7 +117,9 @@ class MethodTrainerMixin(AnyTrainer):
         self.optimizer = self.lr_scheduler = None
         self._steps = Steps(self.model, self._adapter, self._method)
         try:
-            return super().train(resume_from_checkpoint, *args, **options)
+            result = super().train(self._resumed, *args, **options)
+            self._steps.warn_if_unfinished(self.state.global_step)
+            return result
         finally:
             self._steps.remove()
             self._steps = None
@@ -109,9 +128,9 @@ class MethodTrainerMixin(AnyTrainer):
         """Return AdamW on adapter and banks, with B in a group of its own."""
         del model  # one process has no other
         if self.optimizer is None:
-            assert self._steps is not None
+            steps = self._under_way()
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
-            others = [p for name, p in self._steps.weights if name != "lora"]
+            others = [p for name, p in steps.weights if name != "lora"]
             groups = [{"params": [*self._adapter.a, *others]}, {"params": self._adapter.b}]
             options |= {"lr": 1.0, "weight_decay": self.args.weight_decay}
             self.optimizer = kind(groups, **options)
@@ -121,13 +140,16 @@ class MethodTrainerMixin(AnyTrainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> LRScheduler:
         """Return the stages' learning rates; here the number of steps is known, and the course."""
-        assert self._steps is not None
+        steps = self._under_way()
         config, course = self._new_course(num_training_steps)
-        self._steps.begin(config, course)
+        check_early_stopping(self.callback_handler.callbacks, course)
+        check_warm_up(self.args, num_training_steps)
+        self._check_not_over(num_training_steps)
+        steps.begin(config, course)
         if self._resumed is None:
-            self._steps.initialise()
+            steps.initialise()
         else:
-            self._steps.skipped = load_state(Path(self._resumed), config, self._steps.banks)
+            steps.skipped = load_state(Path(self._resumed), config, steps.banks)
         ratio = config.train.loraplus_lr_ratio
 
         def rate(step: int) -> float:
@@ -148,6 +170,16 @@ class MethodTrainerMixin(AnyTrainer):
             self._steps.begin_batches(samples)
         return samples, num_items
 
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """Go forward and backward with a part of a step's batch, in which the method acts."""
+        with nullcontext() if self._steps is None else self._steps.acting():
+            return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -165,6 +197,11 @@ class MethodTrainerMixin(AnyTrainer):
 
         if self._steps is None or self._steps.at is None:
             return loss()
+        if self._examples and indices is None:
+            raise InputError(
+                f"a batch has no {INDEX}, so its tags are unknown: the training data or the "
+                "collator were replaced after the trainer was made, make a new trainer of them"
+            )
         with self._steps.noting():
             found = loss()
         task, *outputs = found if return_outputs else (found,)
@@ -175,7 +212,8 @@ class MethodTrainerMixin(AnyTrainer):
         """Write the adapter in PEFT's format, and into a checkpoint what its run goes on with."""
         super().save_model(output_dir, _internal_call)
         if _internal_call and self._steps is not None:
-            self._steps.save(Path(output_dir or str(self.args.output_dir)), save_state)
+            folder = Path(output_dir or str(self.args.output_dir))
+            self._steps.save(folder, save_state, given_settings(self.args, self._adapter))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the method's own figures of the last step beside the loss."""
@@ -188,6 +226,45 @@ class MethodTrainerMixin(AnyTrainer):
         columns = self._signature_columns
         if columns is not None and INDEX not in columns:
             self._signature_columns = [*columns, INDEX]
+
+    def _under_way(self) -> Steps:
+        if self._steps is None:
+            raise InputError(
+                "optimizer and schedule were asked for outside of train(), but they are a "
+                "method's own: allowed is to call trainer.train() alone"
+            )
+        return self._steps
+
+    def _checkpoint(self, asked: str | bool | None) -> str | None:
+        """Return the folder from which a run is to go on; ``True``: the last."""
+        if asked is not True:
+            return str(asked) if asked else None
+        folder = str(self.args.output_dir)
+        found = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        if found is None:
+            raise InputError(
+                f"resume_from_checkpoint is True, but args.output_dir, {folder!r}, has no "
+                "checkpoint: allowed are a checkpoint's folder, or None for a new run"
+            )
+        return str(found)
+
+    def _check(self) -> None:
+        """Refuse what cannot be honoured."""
+        check_arguments(self.args, self._method)
+        check_model(self.model)
+        check_adapter(self.model, self._adapter)
+        check_trained(self.model, self._adapter)
+        self._check_accumulation()
+
+    def _check_not_over(self, num_steps: int) -> None:
+        """Refuse a checkpoint of a run's end, from which a trainer would take one step more."""
+        done = self.state.global_step
+        if self._resumed is not None and done >= num_steps:
+            raise InputError(
+                f"the checkpoint {self._resumed!r} was written after {done} of {num_steps} steps, "
+                "so nothing is left to train: allowed is an earlier one, or load it by "
+                "peft.PeftModel.from_pretrained"
+            )
 
     def _check_accumulation(self) -> None:
         steps = self.args.gradient_accumulation_steps
@@ -204,7 +281,7 @@ class MethodTrainerMixin(AnyTrainer):
 
 
 class _OnCourse(TrainerCallback):
-    """Tells a trainer's steps when a step begins, is about to update, and is over."""
+    """Tells a trainer's steps when a step begins, and when it is about to update."""
 
     def __init__(self, trainer: MethodTrainerMixin) -> None:
         self._trainer = trainer
@@ -223,12 +300,6 @@ class _OnCourse(TrainerCallback):
     ) -> None:
         del args, state, control
         self._steps().skip_unless_finite()
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        del args, state, control
-        self._steps().rest()
 
     def _steps(self) -> Steps:
         assert self._trainer._steps is not None

@@ -35,23 +35,36 @@ def examples_to_tag(method: RunConfig, rows: object) -> list[Example]:
         ) from error
 
 
-def numbered(rows: Any, examples: Sequence[Example]) -> Any:  # noqa: ANN401 -- of datasets
-    """Return a trainer's own form of the training data with a number in every row.
+def numbered(rows: Any) -> Any:  # noqa: ANN401 -- of datasets
+    """Return training data with a number in every row, which a trainer may shuffle or drop.
 
     Raises:
-        InputError: the trainer has dropped or joined rows, so that they are not the examples.
+        InputError: the data cannot have numbers.
     """
     if not isinstance(rows, datasets.Dataset):
         raise InputError(
             f"the training data are a {type(rows).__name__}, but tags need numbered rows: allowed "
             "is a datasets.Dataset, or set tags.tagger to 'none'"
         )
-    if len(rows) != len(examples):
+    if INDEX in rows.column_names:
         raise InputError(
-            f"the trainer made {len(rows)} rows of {len(examples)} examples, but tags need as many "
-            "rows: allowed is no packing, and no example that is cut off before its completion"
+            f"the training data have a column {INDEX}, which is the name of the numbers that tags "
+            "need: allowed is any other, rename it"
         )
     return rows.add_column(INDEX, list(range(len(rows))))
+
+
+def check_numbers(rows: Any) -> None:  # noqa: ANN401 -- of datasets
+    """Refuse a trainer's own form of the training data that has lost the numbers.
+
+    Raises:
+        InputError: saying so.
+    """
+    if INDEX not in (getattr(rows, "column_names", None) or ()):
+        raise InputError(
+            f"the trainer's form of the training data has no column {INDEX} any more, so its tags "
+            "are unknown: allowed is no packing, or set tags.tagger to 'none'"
+        )
 
 
 class WithIndices:

@@ -4,8 +4,9 @@ Everything is the engine's: the course says what a step does, and the penalties 
 engine computes, with one slot.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from schemabank.engine.batches import Batch, Encoded
 from schemabank.engine.loralayers import STRENGTH
 from schemabank.engine.part import StepInput
 from schemabank.engine.run import Course, Row
-from schemabank.engine.schedule import StepSettings
+from schemabank.engine.schedule import StepSettings, steps_before_lora
 from schemabank.engine.slots import most_skipped
 from schemabank.engine.step import penalise
 from schemabank.methods.schemabank.course import BankCourse
@@ -40,7 +41,7 @@ class Steps:
 
     Attributes:
         banks: ``None`` for a method without.
-        at: the step that is under way; ``None`` between steps and in evaluation.
+        at: the step whose parts act; ``None`` outside of its forward and backward passes.
         skipped: steps that changed nothing because a gradient was not finite.
     """
 
@@ -52,6 +53,7 @@ class Steps:
         self._logged: Mapping[str, float] = {}
         self._config: RunConfig
         self._course: Course
+        self._step: StepSettings
         self._num_real = 0.0
 
     @property
@@ -78,16 +80,37 @@ class Steps:
             self.banks.initialise(self._config.seed)
 
     def begin_step(self, number: int) -> bool:
-        """Let a step's parts act and train; say whether the optimizer starts anew."""
-        self.at = self._course.step(number)
+        """Let a step's parts train; say whether the optimizer starts anew."""
+        self._step = self._course.step(number)
+        for group, weight in self.weights:
+            weight.requires_grad_(group in self._step.trained)
+        self._logged = self._course.logged(self._step)
+        return self._step.first
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Let a step's parts act. Whatever else looks at the model sees the adapter alone."""
+        self.at = self._step
         values = self._course.values(self.at, ())
         self._adapter.use(cast(Sequence[float] | None, values.get(STRENGTH)))
         if self.banks is not None:
             self.banks.scale = cast(float, values["bank_scale"])
-        for group, weight in self.weights:
-            weight.requires_grad_(group in self.at.trained)
-        self._logged = self._course.logged(self.at)
-        return self.at.first
+        try:
+            yield
+        finally:
+            self._rest()
+
+    def warn_if_unfinished(self, steps: int) -> None:
+        """Warn of a course that has been ended early, as a callback may do."""
+        if steps >= self._course.num_steps:
+            return
+        idle = steps_before_lora(self._course.plans)
+        never = "; the adapter has never been trained" if steps <= idle else ""
+        warnings.warn(
+            f"the run was ended after {steps} of {self._course.num_steps} steps, so the course of "
+            f"{self._config.arm} is not over{never}",
+            stacklevel=3,
+        )
 
     def begin_batches(self, batches: Sequence[Mapping[str, Any]]) -> None:
         """Count the real tokens of all batches of a step, over which penalties are means."""
@@ -131,24 +154,24 @@ class Steps:
                 "the learning rate, or look at the examples"
             )
 
-    def rest(self) -> None:
-        """Let the adapter act alone and in full until the next step: as what is saved."""
-        self.at = None
-        self._adapter.use(None)
-        if self.banks is not None:
-            self.banks.scale = 0.0
-
-    def save(self, folder: Path, save_state: Save) -> None:
+    def save(self, folder: Path, save_state: Save, given: Mapping[str, object]) -> None:
         """Write into a checkpoint what its run goes on with."""
-        save_state(folder, self._config, self.banks, skipped=self.skipped)
+        save_state(folder, self._config, self.banks, given=given, skipped=self.skipped)
 
     def remove(self) -> None:
         """Take the banks off for good."""
-        self.rest()
+        self._rest()
         for group, weight in self.weights:
             weight.requires_grad_(group == "lora")
         if self.banks is not None:
             self.banks.remove()
+
+    def _rest(self) -> None:
+        """Let the adapter act alone and in full, as what is saved."""
+        self.at = None
+        self._adapter.use(None)
+        if self.banks is not None:
+            self.banks.scale = 0.0
 
     def _penalties(self, mask: Tensor, indices: Tensor | None) -> Tensor:
         """The batch's share of the weighted penalties.
