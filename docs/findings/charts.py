@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import altair
-from judged import judged, primary, treatment_against
+from judged import final_runs, judged, primary, treatment_against
 from records import Suite
 
 from schemabank.report.figures import Datum, Spec
@@ -17,9 +17,10 @@ DOCUMENT = {
     "reproduce_smollm2": "document, no end token",
     "reproduce_smollm2_end_token": "document, end token",
 }
+TUNED = {"judge_smollm2": "SmolLM2", "judge_gemma": "Gemma 3"}
 EQUAL = {
-    "lora, equal updates": "LoRA with as many updates",
-    "lora, equal parameters": "LoRA with as many parameters",
+    "lora, equal updates": "equal updates",
+    "lora, equal parameters": "equal parameters",
 }
 ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
 
@@ -40,10 +41,14 @@ def schemabank_against_lora(suites: dict[str, Suite]) -> Spec:
     for name, words in DOCUMENT.items():
         found = [own for own in judged(suites[name], "lora") if own.arm == "schemabank"]
         rows += [line(f"{words}, {own.setting} epochs", own.adjusted) for own in found]
-    judge = suites["judge_smollm2"]
-    rows.append(line("tuned", primary(judge)))
-    for control, words in EQUAL.items():
-        rows.append(line(f"tuned, {words}", treatment_against(judge, control)))
+    for name, model in TUNED.items():
+        suite = suites[name]
+        rows.append(line(f"{model}, tuned", primary(suite)))
+        rows += [
+            line(f"{model}, tuned, {words}", treatment_against(suite, control))
+            for control, words in EQUAL.items()
+            if control in final_runs(suite).arms(trained=True)
+        ]
     title = "SchemaBank less LoRA in correct answers, points of percent"
     return plot(rows, (), title=title, alt="SchemaBank less LoRA, with 95 % intervals")
 

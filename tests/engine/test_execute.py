@@ -1,6 +1,7 @@
 """What runs a step: memory of fixed addresses, capture and its failure, what compiling needs."""
 
 import ctypes
+import gc
 import importlib.util
 import shutil
 import sys
@@ -170,6 +171,35 @@ def test_a_program_is_warmed_up_and_then_captured(monkeypatch: pytest.MonkeyPatc
     assert executor.capture
 
 
+@pytest.mark.parametrize("was_enabled", [True, False])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_circle_is_freed_while_a_program_is_made(
+    monkeypatch: pytest.MonkeyPatch, *, was_enabled: bool, fails: bool
+) -> None:
+    """Circles hold captured programs, and one that is freed meanwhile can end the process."""
+    seen: list[bool] = []
+
+    def see(*_: object) -> Tensor:
+        seen.append(gc.isenabled())
+        if fails:
+            raise torch.OutOfMemoryError
+        return torch.zeros(())
+
+    def capture(*_: object) -> Program:
+        seen.append(gc.isenabled())
+        return Program()
+
+    if not was_enabled:
+        gc.disable()
+    try:
+        with pytest.raises(torch.OutOfMemoryError) if fails else nullcontext():
+            capturing(monkeypatch, capture, []).program(see)
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()
+    assert seen == [False] * (1 if fails else WARM_UPS + 1)
+
+
 def test_a_program_that_takes_long_to_compile_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("schemabank.common.waiting.FIRST_S", 0.01)
     said = threading.Event()
@@ -322,6 +352,13 @@ def test_a_pool_that_is_awake_already_stays_in_another_thread(pools: Callable[[]
     with ThreadPoolExecutor(1) as other, inductor.patch(quiesce_async_compile_pool=True):
         other.submit(prepare_compiler).result()
     assert pools() is pool
+
+
+def test_the_compiler_frees_no_circles_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = torch._dynamo.config
+    monkeypatch.setattr(config, "run_gc_after_compile", True)
+    prepare_compiler()
+    assert not config.run_gc_after_compile
 
 
 def test_a_pytorch_without_the_setting_compiles_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ OWN: Mapping[str, Mapping[str, object]] = {
     RECORDS: {"task.records.path": "", "task.records.target": "{answer}"},
 }
 # Learning rates of plain LoRA that did best in docs/findings.md, where others than the default did.
-RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3}
+RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3, "gemma-3-270m": 1e-3}
 # What is not shown of a task, since it changes nothing there.
 UNUSED = {"perplexity": {"eval.max_new_tokens"}}
 OF_TEMPLATES = {"task.prompt", "task.records.target"}  # a chat has none

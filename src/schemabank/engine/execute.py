@@ -9,6 +9,7 @@ Compiling needs Triton and a C compiler; only :func:`can_compile` checks for the
 """
 
 import ctypes
+import gc
 import importlib.util
 import math
 import os
@@ -16,7 +17,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -149,6 +151,7 @@ class Executor:
         # another thread, which would allocate elsewhere, so it must stay in this one.
         with (
             waiting(f"compiling {what}", self.explain),
+            _without_collection(),
             torch.autograd.set_multithreading_enabled(False),
         ):
             torch.cuda.synchronize(self.device)
@@ -186,6 +189,22 @@ class Executor:
             return output  # always the same tensor, which each replay writes anew
 
         return replay
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Let Python free no circles of objects meanwhile.
+
+    A captured program is part of such a circle. The process can end if one is freed while another
+    is compiled or captured.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
@@ -254,6 +273,7 @@ def prepare_compiler() -> None:
     """Set up the compiler for many cohorts in one process, before anything is compiled."""
     _allow_many_versions()
     _see_what_trains()
+    _collect_nothing_after_compiling()
     keep_workers_awake()
 
 
@@ -275,6 +295,16 @@ def _see_what_trains() -> None:
     A block that was compiled for a stage without LoRA would then give LoRA no gradient in the next.
     """
     name = "skip_tensor_guards_with_matching_dict_tags"
+    if hasattr(torch._dynamo.config, name):
+        setattr(torch._dynamo.config, name, False)
+
+
+def _collect_nothing_after_compiling() -> None:
+    """Keep the compiler from freeing circles itself after each function, within a program's making.
+
+    :func:`_without_collection` says why; the compiler's own call would not heed it.
+    """
+    name = "run_gc_after_compile"
     if hasattr(torch._dynamo.config, name):
         setattr(torch._dynamo.config, name, False)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from architectures import tiny_architecture
@@ -13,6 +14,7 @@ from cohorts import with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
 from schemabank.config.settings import BankSettings, LoraSettings
+from schemabank.engine.decoding import choice
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs.experiment import run_experiment
@@ -228,3 +230,52 @@ def test_memory_that_runs_out_is_not_taken_for_a_fault_of_the_model(
     monkeypatch.setattr(name, out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
         why_by_slot(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("precise", "problem"),
+    [
+        (1e-5, None),
+        (2e-3, "its logits differ by 2.0e-03 from those of whole texts"),
+        (float("nan"), "its logits differ by nan from those of whole texts"),
+        (
+            torch.OutOfMemoryError(),
+            "its logits differ by 6.3e-02 from those of whole texts, and memory is too short to "
+            "compute them in float32",
+        ),
+        (InputError("no such attention"), "no such attention"),
+    ],
+)
+def test_what_rounding_alone_may_have_made_is_asked_again_in_float32(
+    dtype: torch.dtype,
+    precise: float | Exception,
+    problem: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[torch.dtype] = []
+
+    def difference(model: PreTrainedModel) -> float:
+        asked.append(model.dtype)
+        if model.dtype == dtype:
+            return 0.063
+        if isinstance(precise, Exception):
+            raise precise
+        return precise
+
+    model = tiny_architecture("llama").to(dtype)  # type: ignore[arg-type]  # typed for devices
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors]
+    monkeypatch.setattr(choice, "_difference_of_ours", difference)
+    assert why_by_slot(model) == problem
+    assert asked == [dtype, torch.float32]
+    assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors] == before
+
+
+def test_weights_that_are_not_plain_numbers_are_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_architecture("llama").to(torch.bfloat16)
+    model.quantised = nn.Parameter(torch.zeros(3, dtype=torch.uint8), requires_grad=False)
+    monkeypatch.setattr(choice, "_difference_of_ours", lambda _: 0.063)
+    assert why_by_slot(model) == "its logits differ by 6.3e-02 from those of whole texts"

@@ -5,7 +5,8 @@ that works, before anything is trained. If it does not, transformers decodes the
 a time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ TEXTS = ([1, 2, 3, 4], [5, 6, 7, 8])
 PROMPTS = ([1, 2, 3], [4])  # of different lengths, so that positions matter
 ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # differences relative to the largest logit
 ALLOWED_ROUNDED = 5e-2  # the same in types with fewer digits
+ROUNDED = (torch.bfloat16, torch.float16)
 
 
 def why_by_slot(model: PreTrainedModel) -> str | None:
@@ -60,12 +62,51 @@ def _problem_with(
     try:
         with asking():
             difference = difference_of(model)
+            if _is_too_large(difference, model.dtype) and _can_be_precise(model):
+                return _problem_in_float32(difference_of, model, rounded=difference)
     except (RefusalError, InputError) as refusal:
         return first_line(refusal)
+    return _sentence(difference) if _is_too_large(difference, model.dtype) else None
+
+
+def _problem_in_float32(
+    difference_of: Callable[[PreTrainedModel], float], model: PreTrainedModel, *, rounded: float
+) -> str | None:
+    """Ask again with all digits: in some models, rounding alone makes a large difference."""
+    try:
+        with _in_float32(model):
+            difference = difference_of(model)
+    except torch.OutOfMemoryError:
+        return f"{_sentence(rounded)}, and memory is too short to compute them in float32"
+    return _sentence(difference) if _is_too_large(difference, torch.float32) else None
+
+
+def _is_too_large(difference: float, dtype: torch.dtype) -> bool:
     # `not <=` and not `>`: a difference that is NaN must count as too large.
-    if not difference <= ALLOWED.get(model.dtype, ALLOWED_ROUNDED):
-        return f"its logits differ by {difference:.1e} from those of whole texts"
-    return None
+    return not difference <= ALLOWED.get(dtype, ALLOWED_ROUNDED)
+
+
+def _sentence(difference: float) -> str:
+    return f"its logits differ by {difference:.1e} from those of whole texts"
+
+
+def _can_be_precise(model: PreTrainedModel) -> bool:
+    """Whether all weights are plain numbers of few digits, not quantised ones."""
+    return all(parameter.dtype in ROUNDED for parameter in model.parameters())
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Give a model float32 weights for a while; afterwards it has the very same as before."""
+    rounded = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in ROUNDED]
+    before = [tensor.data for tensor in rounded]
+    try:
+        for tensor in rounded:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, data in zip(rounded, before, strict=True):
+            tensor.data = data
 
 
 def _difference_of_ours(model: PreTrainedModel) -> float:
