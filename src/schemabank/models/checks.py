@@ -105,7 +105,8 @@ def _difference_by_later(model: PreTrainedModel) -> float:
     """What another last token changes of the logits before it, relative to the largest."""
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
     first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-    return ((first - second).abs().max() / first.abs().max()).item()
+    difference: float = ((first - second).abs().max() / first.abs().max()).item()
+    return difference
 
 
 def _difference_in_float32(model: PreTrainedModel) -> float | None:
