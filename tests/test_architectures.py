@@ -5,6 +5,7 @@ What each does from its targets to its completions in stock PEFT is tried in the
 """
 
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from schemabank.adapters.files import save_adapter
 from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
+from schemabank.engine import targets
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.kernels.attention import short_attention
 from schemabank.engine.lora import StackedLora
@@ -183,6 +185,26 @@ def test_where_all_linear_is_too_much_the_rest_is_named(name: str) -> None:
     allowed, refused = layers_of(name)
     assert taken == allowed
     assert refused
+
+
+@pytest.mark.parametrize("target", ["all-linear", r".*\.self_attn\.\w+"])
+def test_many_layers_are_named_without_comparing_each_with_each(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mixture whose experts are layers of their own has thousands."""
+    compared, plain = [], targets.matches
+
+    def matches(path: str, name: str, inside: tuple[str, ...]) -> bool:
+        compared.append(path)
+        return plain(path, name, inside)
+
+    model = tiny_architecture("llama")
+    model.model.layers.extend(deepcopy(model.model.layers[0]) for _ in range(50))
+    monkeypatch.setattr(targets, "matches", matches)
+    found = targets.resolved(model, LoraSettings.model_validate({"target_modules": target}))
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert found.target_modules == (names if target == "all-linear" else names[:4])
+    assert len(compared) < len(list(model.modules()))
 
 
 def test_a_pattern_that_matches_nothing_shows_what_a_path_is() -> None:

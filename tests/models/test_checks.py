@@ -1,6 +1,7 @@
 """checks.py: models that see what they are to predict, or that fail on text, are refused."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from schemabank.models.checks import check_causal, check_reads
 from tiny import VOCAB_SIZE, tiny_tokenizer
 
 
-def bert(*, is_decoder: bool) -> PreTrainedModel:
+def bert(*, is_decoder: bool, spread: float = 0.3) -> PreTrainedModel:
     return BertLMHeadModel(
         BertConfig(
             vocab_size=VOCAB_SIZE,
@@ -23,7 +24,7 @@ def bert(*, is_decoder: bool) -> PreTrainedModel:
             num_hidden_layers=2,
             num_attention_heads=4,
             is_decoder=is_decoder,
-            initializer_range=0.3,
+            initializer_range=spread,
         )
     ).eval()
 
@@ -43,6 +44,58 @@ def test_a_model_whose_tokens_see_later_ones_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "mamba", "mixtral", "qwen2_vl"])
 def test_a_causal_model_passes(name: str, dtype: torch.dtype) -> None:
     check_causal(tiny_architecture(name).to(dtype))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_decoder")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_model_that_sees_little_of_later_tokens_is_refused_in_every_type(
+    dtype: torch.dtype,
+) -> None:
+    """Its logits differ by less than those of some models do by rounding alone."""
+    torch.manual_seed(0)
+    check_causal(bert(is_decoder=True, spread=0.02).to(dtype))
+    with pytest.raises(InputError, match="is not causal"):
+        check_causal(bert(is_decoder=False, spread=0.02).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("rounding", "precise", "passes"),
+    [
+        (0.0, 0.5, True),  # nobody asks
+        (0.03, 0.0, True),
+        (0.5, 0.0, True),
+        (0.03, 0.03, False),
+        (0.5, 0.5, False),
+        (0.03, torch.OutOfMemoryError(), True),
+        (0.5, torch.OutOfMemoryError(), False),
+        (0.03, RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (0.03, RuntimeError("expected BFloat16 but found Float"), True),
+        (0.5, RuntimeError("expected BFloat16 but found Float"), False),
+    ],
+)
+def test_what_rounding_alone_may_have_made_is_asked_again_in_float32(
+    rounding: float, precise: float | Exception, *, passes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a mixture's router changes its mind for a rounded number."""
+    model = tiny_architecture("llama").to(torch.bfloat16)  # type: ignore[arg-type]  # for devices
+    plain = model.forward
+
+    def forward(input_ids: torch.Tensor, **options: object) -> object:
+        by = rounding if model.dtype == torch.bfloat16 else precise
+        if isinstance(by, Exception):
+            raise by
+        output = plain(input_ids=input_ids, **options)
+        changed = output.logits.float()
+        changed += by * changed.abs().max() * (input_ids[:, -1:, None] - 4)
+        output.logits = changed
+        return output
+
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors]
+    monkeypatch.setattr(model, "forward", forward)
+    with nullcontext() if passes else pytest.raises(InputError, match="is not causal"):
+        check_reads("mine", model)
+    assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors] == before
 
 
 def failing(error: Exception) -> Callable[..., object]:

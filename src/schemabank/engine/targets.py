@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -74,10 +75,12 @@ def _chosen_by(model: PreTrainedModel, target: str, paths: Sequence[str]) -> lis
             f"{paths[0].rpartition('.')[2]}: correct it"
         )
 
+    ends_of_others = {end for path in paths if path not in chosen for end in _ends(path)}
+
     # As in a list by hand, a target is the last name of a path, unless others end so, too.
+    @cache
     def names_no_other(name: str) -> bool:
-        found = {path for path in paths if matches(path, name, ("",))}
-        return found <= chosen and _other_match(model, name, ("",)) is None
+        return name not in ends_of_others and _other_match(model, name, ("",)) is None
 
     return [_shortest(path, names_no_other) for path in paths if path in chosen]
 
@@ -120,13 +123,9 @@ def attention_targets(model: PreTrainedModel, paths: Iterable[str]) -> list[str]
         if type(module).__name__.endswith("Attention")
     )
     every = list(paths)
-    others = [path for path in every if not path.startswith(starts)]
-
-    def is_alone(name: str) -> bool:
-        return not any(matches(path, name, ("",)) for path in others)
-
+    ends_of_others = {e for path in every if not path.startswith(starts) for e in _ends(path)}
     inner = [path for path in every if path.startswith(starts)]
-    return list(dict.fromkeys(_shortest(path, is_alone) for path in inner))
+    return list(dict.fromkeys(_shortest(p, lambda e: e not in ends_of_others) for p in inner))
 
 
 def blocks_of(model: PreTrainedModel, paths: Iterable[str]) -> dict[str, int]:
@@ -247,9 +246,14 @@ def _has_all_tokens(inputs: Tensor, num_tokens: int) -> bool:
 
 def _shortest(path: str, fits: Callable[[str], bool]) -> str:
     """Return the shortest end of a path that fits, or all of it."""
+    return next((end for end in _ends(path) if fits(end)), path)
+
+
+def _ends(path: str) -> Iterator[str]:
+    """Yield all that :func:`matches` takes for a path, the shortest first."""
     parts = path.split(".")
-    ends = (".".join(parts[start:]) for start in range(len(parts) - 1, 0, -1))
-    return next((end for end in ends if fits(end)), path)
+    for start in reversed(range(len(parts))):
+        yield ".".join(parts[start:])
 
 
 def _allowed_targets(model: PreTrainedModel, paths: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Base models: where they come from, what they are checked for, what their parts are called.
 
 `basemodel` loads one from a folder, a GGUF file or the hub, `refusals` says what cannot be trained,
-`frozen` gives a user's model back as it was.
+`frozen` gives a user's model back as it was, `precise` gives one all digits for a while.
 """
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "embedded",
     "files",
     "frozen",
+    "precise",
     "refusals",
 ]

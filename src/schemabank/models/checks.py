@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.memory import is_out_of_memory
+from schemabank.models.precise import ROUNDED, can_be_precise, in_float32
 from schemabank.models.refusals import RefusalError, asking
 
-# What a later token may change of earlier logits, relative to the largest: rounding in a type with
-# many digits, and in others.
-UNSEEN = {torch.float32: 1e-3, torch.float64: 1e-3}
-UNSEEN_ROUNDED = 5e-2
+# What a later token may change of earlier logits, relative to the largest, by rounding: a mixture's
+# products may have other shapes for other tokens. The second number is for types with fewer digits.
+UNSEEN, UNSEEN_ROUNDED = 1e-3, 5e-2
 
 
 @contextmanager
@@ -81,23 +81,47 @@ def check_reads(name: str, model: PreTrainedModel) -> None:
         ) from refusal
 
 
-@torch.no_grad()
 def check_causal(model: PreTrainedModel) -> None:
     """Refuse a model whose tokens see later ones: in training it would read what it is to predict.
 
     Raises:
         InputError: with another last token, the logits of earlier ones are others.
     """
-    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
-    first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-    # Not bit for bit: a mixture's products may have other shapes for other tokens.
-    allowed = UNSEEN.get(model.dtype, UNSEEN_ROUNDED) * first.abs().max()
-    if (first - second).abs().max() > allowed:
+    difference, allowed = _difference_by_later(model), UNSEEN
+    if difference > allowed and model.dtype in ROUNDED:
+        # It may be rounding alone, and a model that is not causal may make no more than that.
+        precise = _difference_in_float32(model)
+        difference, allowed = (difference, UNSEEN_ROUNDED) if precise is None else (precise, UNSEEN)
+    if difference > allowed:
         raise InputError(
             f"the model {type(model).__name__} is not causal, its tokens see later ones: allowed "
             "are models that predict each token from those before it, use one, or set is_decoder "
             "in its config.json if it has that"
         )
+
+
+@torch.no_grad()
+def _difference_by_later(model: PreTrainedModel) -> float:
+    """What another last token changes of the logits before it, relative to the largest."""
+    tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+    difference: float = ((first - second).abs().max() / first.abs().max()).item()
+    return difference
+
+
+def _difference_in_float32(model: PreTrainedModel) -> float | None:
+    """The same with all digits; ``None`` where the model or the memory does not allow that."""
+    if not can_be_precise(model):
+        return None
+    try:
+        with asking(), in_float32(model):
+            return _difference_by_later(model)
+    except RefusalError:
+        return None
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def end_token_ids(

@@ -5,8 +5,7 @@ that works, before anything is trained. If it does not, transformers decodes the
 a time.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +21,13 @@ from schemabank.engine.decoding.rowcache import (
 )
 from schemabank.engine.decoding.slotwise import plain_generation
 from schemabank.engine.stack import AdapterStack
+from schemabank.models.precise import can_be_precise, in_float32
 from schemabank.models.refusals import RefusalError, asking
 
 TEXTS = ([1, 2, 3, 4], [5, 6, 7, 8])
 PROMPTS = ([1, 2, 3], [4])  # of different lengths, so that positions matter
 ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # differences relative to the largest logit
 ALLOWED_ROUNDED = 5e-2  # the same in types with fewer digits
-ROUNDED = (torch.bfloat16, torch.float16)
 
 
 def why_by_slot(model: PreTrainedModel) -> str | None:
@@ -62,7 +61,7 @@ def _problem_with(
     try:
         with asking():
             difference = difference_of(model)
-            if _is_too_large(difference, model.dtype) and _can_be_precise(model):
+            if _is_too_large(difference, model.dtype) and can_be_precise(model):
                 return _problem_in_float32(difference_of, model, rounded=difference)
     except (RefusalError, InputError) as refusal:
         return first_line(refusal)
@@ -74,7 +73,7 @@ def _problem_in_float32(
 ) -> str | None:
     """Ask again with all digits: in some models, rounding alone makes a large difference."""
     try:
-        with _in_float32(model):
+        with in_float32(model):
             difference = difference_of(model)
     except torch.OutOfMemoryError:
         return f"{_sentence(rounded)}, and memory is too short to compute them in float32"
@@ -88,25 +87,6 @@ def _is_too_large(difference: float, dtype: torch.dtype) -> bool:
 
 def _sentence(difference: float) -> str:
     return f"its logits differ by {difference:.1e} from those of whole texts"
-
-
-def _can_be_precise(model: PreTrainedModel) -> bool:
-    """Whether all weights are plain numbers of few digits, not quantised ones."""
-    return all(parameter.dtype in ROUNDED for parameter in model.parameters())
-
-
-@contextmanager
-def _in_float32(model: PreTrainedModel) -> Iterator[None]:
-    """Give a model float32 weights for a while; afterwards it has the very same as before."""
-    rounded = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in ROUNDED]
-    before = [tensor.data for tensor in rounded]
-    try:
-        for tensor in rounded:
-            tensor.data = tensor.data.float()
-        yield
-    finally:
-        for tensor, data in zip(rounded, before, strict=True):
-            tensor.data = data
 
 
 def _difference_of_ours(model: PreTrainedModel) -> float:
