@@ -42,6 +42,13 @@ def cores(folder: Path, groups: str | None, **files: str) -> int:
         (OLD, {"cpu__box__cpu.cfs_quota_us": "2500\n", "cpu__box__cpu.cfs_period_us": "1000\n"}, 3),
         (OLD, {"cpu__cpu.cfs_quota_us": "5000\n", "cpu__cpu.cfs_period_us": "1000\n"}, 5),
         (OLD, {"memory__box__cpu.max": "1000 1000\n"}, 16),
+        ("0::/a box (deleted)\n", {"cpu.max": "500000 100000\n"}, 5),
+        ("0::/a box\n", {"a box__cpu.max": "500000 100000\n"}, 5),
+        (
+            "4:cpu:/a:b\n",
+            {"cpu__a:b__cpu.cfs_quota_us": "7", "cpu__a:b__cpu.cfs_period_us": "1"},
+            7,
+        ),
     ],
 )
 def test_the_smallest_quota_of_a_group_counts(

@@ -32,12 +32,12 @@ def given_cores(process: Path = PROCESS, groups: Path = GROUPS) -> int:
 
 def _shares(process: Path, groups: Path) -> Iterator[float]:
     """Yield what the quotas of this process's groups, and of those above them, are in cores."""
-    for line in _words_of(process):
+    for line in _text_of(process).splitlines():  # a group's name may have blanks
         _, controllers, own = line.split(":", 2)
         place = Path(own.lstrip("/"))
         for group in (place, *place.parents):
             if not controllers:
-                pair = _words_of(groups / group / "cpu.max")
+                pair = _text_of(groups / group / "cpu.max").split()
             elif "cpu" in controllers.split(","):
                 pair = _older_quota(groups / "cpu" / group)
             else:
@@ -48,12 +48,12 @@ def _shares(process: Path, groups: Path) -> Iterator[float]:
 
 def _older_quota(group: Path) -> list[str]:
     names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    return [word for name in names for word in _words_of(group / name)]
+    return [word for name in names for word in _text_of(group / name).split()]
 
 
-def _words_of(path: Path) -> list[str]:
-    """The words of a file of the kernel's; none where this system has no such file."""
+def _text_of(path: Path) -> str:
+    """What a file of the kernel's says; nothing where this system has no such file."""
     try:
-        return read_text(path).split()
+        return read_text(path)
     except InputError:
-        return []
+        return ""

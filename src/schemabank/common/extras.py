@@ -34,7 +34,7 @@ def require(extra: str, use: str, *, otherwise: str = "") -> None:
     for name in EXTRAS[extra]:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except Exception as error:  # a broken package may raise anything
             mend = f"run `{install_command(extra)}`{otherwise and f' or {otherwise}'}"
             raise InputError(
                 f"{use} needs the package {name!r}, which cannot be imported "

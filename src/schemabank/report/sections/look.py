@@ -65,10 +65,6 @@ def dash(arms: Sequence[str], legend: Look) -> "altair.StrokeDash":
     )
 
 
-def _legend(look: Look) -> "altair.Legend":
-    return altair.Legend(**look)
-
-
 def _scale(arms: Sequence[str], values: Sequence[Any]) -> "altair.Scale":
     return altair.Scale(domain=list(arms), range=list(islice(cycle(values), len(arms))))
 
