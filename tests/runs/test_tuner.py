@@ -984,9 +984,9 @@ def test_a_model_in_training_mode_drops_nothing_of_its_own() -> None:
     tuner = schemabank.Tuner(model, tiny_tokenizer(), config(arm="lora"))
     steps = tuner.train(PAIRS, quiet=True)
     loss, said = tuner.evaluate(HELD_OUT), tuner.generate(["1+1="], max_new_tokens=8)
-    model.train()
+    model.model.train()
     assert tuner.evaluate(HELD_OUT) == loss
-    model.train()
+    model.model.train()
     assert tuner.generate(["1+1="], max_new_tokens=8) == said
-    model.train()
+    model.model.train()
     assert tuner.train(PAIRS, quiet=True) == steps

@@ -10,6 +10,7 @@ from typing import Self
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.adapters.files import LoraTensors, model_card, save_adapter
@@ -220,15 +221,17 @@ def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bas
         InputError: no model or no tokenizer of transformers, or adapters are on the model, another
             Tuner's or PEFT's.
     """
-    _check_kind("model", model, PreTrainedModel)
-    _check_kind("tokenizer", tokenizer, PreTrainedTokenizerBase)
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+    # First, since PEFT's own model is no PreTrainedModel, and has a way on.
+    modules = [*model.modules()] if isinstance(model, nn.Module) else []
+    if any(isinstance(module, BaseTunerLayer) for module in modules):
         raise InputError(
             "the model already has PEFT's layers on it: allowed is the base model alone, such as "
             "PeftModel.unload() returns; to go on from the adapter, save it before and give its "
             "folder to Tuner.from_adapter"
         )
-    if any(isinstance(module, StackedLora) for module in model.modules()):
+    _check_kind("model", model, PreTrainedModel)
+    _check_kind("tokenizer", tokenizer, PreTrainedTokenizerBase)
+    if any(isinstance(module, StackedLora) for module in modules):
         raise InputError(
             "the model already has a Tuner's layers on it: allowed is one Tuner at a time, call "
             "its remove() first"

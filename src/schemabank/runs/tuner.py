@@ -3,12 +3,11 @@
 It is the cohort engine with one slot, so a configuration file leads to the same computation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,6 +26,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.asking import Prompt, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
+from schemabank.runs.guards import guard, unguard
 from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
@@ -47,9 +47,6 @@ from schemabank.runs.stacks import build_stack
 from schemabank.runs.training import skips, take_steps
 
 WHO = "a Tuner"
-SAVERS = ("save_pretrained", "push_to_hub")
-# What trainers call before their first step; the last has both names, by transformers' version.
-TRAINERS = ("train", "activation_checkpointing_enable", "gradient_checkpointing_enable")
 
 
 class Tuner:
@@ -142,11 +139,7 @@ class Tuner:
             self.stack.initialise(0, config.seed)
             on_failure.pop_all()
         self._banks = banks_of(self.stack) if config.uses("bank") else None
-        self._own = {name: vars(model).get(name) for name in (*SAVERS, *TRAINERS)}
-        for name in SAVERS:
-            setattr(model, name, partial(_refuse_to_save, name))
-        for name in TRAINERS:
-            setattr(model, name, partial(_refuse_to_train, name, type(model).train, model))
+        self._own = guard(model)
 
     def __enter__(self) -> Self:
         """Use the adapter for a while."""
@@ -304,10 +297,7 @@ class Tuner:
         self._check_idle("remove()")
         if self.stack.attached:
             self.stack.remove()
-            for name, own in self._own.items():
-                delattr(self.model, name)
-                if own is not None:  # the user's, not the class's
-                    setattr(self.model, name, own)
+            unguard(self.model, self._own)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the adapter for ``peft.PeftModel.from_pretrained``.
@@ -383,30 +373,4 @@ def _came_off(call: str, what: str) -> InputError:
     return InputError(
         f"{call} after the {what} came off: allowed is to {call.removesuffix('()')} before "
         "detach() and remove(), make a new Tuner of the model"
-    )
-
-
-def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:
-    raise InputError(
-        f"model.{name}() while a Tuner's layers are on the model would write what loads with "
-        "missing weights: allowed is tuner.save_pretrained(folder) for the adapter, or "
-        "tuner.remove() first for the model without it"
-    )
-
-
-def _refuse_to_train(
-    name: str,
-    switch: Callable[[PreTrainedModel, bool], PreTrainedModel],
-    model: PreTrainedModel,
-    mode: object = True,
-    **_options: object,
-) -> PreTrainedModel:
-    """Refuse what trainers begin with, but not ``model.eval()``, which is ``train(False)``."""
-    if name == "train" and mode is False:
-        return switch(model, False)
-    raise InputError(
-        f"model.{name}() while a Tuner's layers are on the model: another trainer would change no "
-        "weight, since all are frozen outside of tuner.train(). Allowed is tuner.train(examples), "
-        "or tuner.remove() first and then transformers' Trainer or TRL's SFTTrainer on the model, "
-        "which schemabank.trainer lets train by a method, too"
     )
