@@ -27,6 +27,12 @@ RESULTS = ROOT / "results"
 TAGS: dict[str, list[str]] = {"rule-tags": [], "no-tags": ["tags.tagger=none"]}
 
 
+@pytest.fixture(autouse=True)
+def _a_cpu_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records were made on one, and ``model.dtype: auto`` is float32 on others."""
+    monkeypatch.setattr("schemabank.models.basemodel._has_native_bfloat16", lambda _: True)
+
+
 def runs_of(config: str, overrides: Sequence[str] = ()) -> list[RunConfig]:
     experiment = load_experiment(ROOT / "configs" / config, overrides)
     return resolved(experiment.runs(), torch.device("cpu"))
