@@ -183,3 +183,8 @@ def test_every_rate_of_the_benchmark_meets_every_damage(benchmark: ModuleType) -
     num_rates, num_damages = len(benchmark.RATES), len(benchmark.DAMAGES)
     met = {(n % num_rates, benchmark.damage_of(n)) for n in range(num_rates * num_damages)}
     assert len(met) == num_rates * num_damages
+
+
+def test_a_result_keeps_as_many_digits_as_every_slot_gives() -> None:
+    kept = PeftCheck(5.106327103375989e-16, 1.234567890e-13).row()
+    assert (kept["difference"], kept["allowed"]) == (5.10633e-16, 1.23457e-13)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from schemabank.config.settings import BankSettings
-from schemabank.methods.schemabank.bank import Routed, SchemaBank
+from schemabank.methods.schemabank.bank import Routed, SchemaBank, sigmoid
 from schemabank.methods.schemabank.penalties import (
     PENALTIES,
     load_balance,
@@ -207,6 +207,32 @@ def test_slots_do_not_mix(dense: bool) -> None:
     assert torch.equal(after[:BATCH], before[:BATCH])
     assert torch.equal(routed.log_probs[0], routed_before.log_probs[0])
     assert torch.equal(orthonormality(bank)[0], orthonormality(new_bank().float())[0])
+
+
+@pytest.mark.parametrize("num_schemas", [1, 5, 8, 32])
+def test_the_attribute_gate_has_the_same_bits_in_every_slot(num_schemas: int) -> None:
+    """PyTorch's own sigmoid has not on a CPU, where a tensor ends within a vector."""
+    for seed in range(50):
+        generator = torch.Generator().manual_seed(seed)
+        logits, weights = torch.randn(2, 3, num_schemas, generator=generator)
+        found = []
+        for turned in range(3):
+            values = logits.roll(turned, 0).requires_grad_()
+            gate = sigmoid(values)
+            (grad,) = torch.autograd.grad(gate, values, weights.roll(turned, 0))
+            found.append((gate.detach().roll(-turned, 0), grad.roll(-turned, 0)))
+        torch.testing.assert_close(found[0][0], logits.sigmoid())
+        assert all(torch.equal(a, b) for a, b in zip(found[0], found[1], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(found[0], found[2], strict=True))
+
+
+def test_gates_are_finite_and_so_are_their_gradients_however_large_the_values() -> None:
+    values = torch.tensor([-1e30, -90.0, 0.0, 90.0, 1e30], requires_grad=True)
+    gate = sigmoid(values)
+    gate.sum().backward()
+    torch.testing.assert_close(gate.detach(), torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]))
+    assert values.grad is not None
+    torch.testing.assert_close(values.grad, torch.tensor([0.0, 0.0, 0.25, 0.0, 0.0]))
 
 
 def test_a_slot_computes_what_a_bank_of_its_own_computes() -> None:

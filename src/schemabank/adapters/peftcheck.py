@@ -54,8 +54,12 @@ class PeftCheck:
         return shown[0], shown[1], self.reason or ""
 
     def row(self) -> dict[str, object]:
-        """The check as ``result.json`` holds it."""
-        return {"difference": self.difference, "allowed": self.allowed, "reason": self.reason}
+        """The check as ``result.json`` holds it.
+
+        Further digits would depend on the slot in which the run was when it was compared.
+        """
+        kept = [None if x is None else float(f"{x:.6g}") for x in (self.difference, self.allowed)]
+        return {"difference": kept[0], "allowed": kept[1], "reason": self.reason}
 
 
 def read_check(result: Mapping[str, Any] | None) -> PeftCheck | None:

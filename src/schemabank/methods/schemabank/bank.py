@@ -188,9 +188,18 @@ class SchemaBank(nn.Module):
 
     def _mixture(self, states: Tensor, gates: Tensor) -> Tensor:
         """Return the gated sum of all schemas' outputs, scaled by the attribute gate."""
-        affinity = torch.einsum("nsa,na->ns", self.attributes, self.query).sigmoid()
+        affinity = sigmoid(torch.einsum("nsa,na->ns", self.attributes, self.query))
         scale = GATE_BASE + GATE_SPAN * torch.einsum("nbts,ns->nbt", gates, affinity)
         weights = (gates * scale[..., None]).to(states.dtype)
         low = torch.einsum("nbth,nhw->nbtw", states, self.U.to(states.dtype))
         low = (low.unflatten(-1, (self.num_schemas, self.rank)) * weights[..., None]).flatten(-2)
         return torch.einsum("nbtw,nwh->nbth", low, self.V.to(states.dtype))
+
+
+def sigmoid(values: Tensor) -> Tensor:
+    """The logistic function, with the same bits wherever a value stands in its tensor.
+
+    On a CPU, PyTorch's own computes the last few numbers of a tensor by other instructions, so a
+    run's gate would depend on its slot.
+    """
+    return 0.5 + 0.5 * (0.5 * values).tanh()
