@@ -93,22 +93,23 @@ class TinyTrainer(MethodTrainerMixin, Trainer):
         return EnginesOrder(self.data)
 
 
+ARGUMENTS: dict[str, Any] = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": BATCH,
+    "learning_rate": RATE,
+    "warmup_steps": 0.05,
+    "weight_decay": 0.01,
+    "seed": SEED,
+    "use_cpu": True,
+    "report_to": [],
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
 def arguments(folder: Path, **changes: object) -> TrainingArguments:
     """Arguments of a tiny trainer on the CPU."""
-    common: dict[str, Any] = {
-        "max_steps": STEPS,
-        "per_device_train_batch_size": BATCH,
-        "learning_rate": RATE,
-        "warmup_steps": 0.05,
-        "weight_decay": 0.01,
-        "seed": SEED,
-        "use_cpu": True,
-        "report_to": [],
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "logging_steps": 10,
-    }
-    return TrainingArguments(str(folder), **{**common, **changes})
+    return TrainingArguments(str(folder), **{**ARGUMENTS, "logging_steps": 10, **changes})
 
 
 def wrapped(

@@ -13,12 +13,9 @@ from schemabank.trainer import MethodTrainerMixin
 from tiny import tiny_model, tiny_tokenizer
 from tinyruns import write_model
 from trainers import (
-    BATCH,
+    ARGUMENTS,
     LORA,
     PAIRS,
-    RATE,
-    SEED,
-    STEPS,
     EnginesOrder,
     engine,
     furthest,
@@ -50,19 +47,7 @@ class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
 
 def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
     """A trainer of TRL with its defaults, checkpointed blocks among them."""
-    common: dict[str, Any] = {
-        "max_steps": STEPS,
-        "per_device_train_batch_size": BATCH,
-        "learning_rate": RATE,
-        "warmup_steps": 0.05,
-        "weight_decay": 0.01,
-        "seed": SEED,
-        "use_cpu": True,
-        "bf16": False,
-        "report_to": [],
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+    common: dict[str, Any] = {**ARGUMENTS, "bf16": False}
     data = changes.pop("train_dataset", None) or rows(tokens_of())
     return TinySFT(
         method=arm,

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from schemabank.common.errors import InputError, first_line
+from schemabank.common.memory import is_out_of_memory
 from schemabank.config.settings import LoraSettings
 from schemabank.engine.decoding.rowcache import (
     DecodingRows,
@@ -75,7 +76,9 @@ def _problem_in_float32(
     try:
         with in_float32(model):
             difference = difference_of(model)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is one of the latter
+        if not is_out_of_memory(error):
+            raise
         return f"{_sentence(rounded)}, and memory is too short to compute them in float32"
     return _sentence(difference) if _is_too_large(difference, torch.float32) else None
 
