@@ -175,7 +175,12 @@ def shapes(stack: AdapterStack) -> tuple[list[tuple[int, ...]], list[int]]:
     return prefills, steps
 
 
-@pytest.mark.parametrize("routing", ["off", "on", "dense"])
+# The pace is how many steps are taken before the completions are looked at, whatever the routing.
+@pytest.mark.parametrize(
+    ("routing", "pace"),
+    [("off", "cpu"), ("on", "cpu"), ("dense", "cpu"), ("on", "cuda")],
+    indirect=["pace"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_slot_decodes_as_its_own_model_without_cache_or_padding(
     kind: Kind, routing: Routing, pace: str
