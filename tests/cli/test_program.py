@@ -1,8 +1,11 @@
 """How the program starts and what it refuses before it imports what takes long."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,22 @@ try:
     main()
 finally:
     print("imported:", *sorted({"torch", "transformers", "peft"} & set(sys.modules)))
+"""
+# Every command in a process of its own, which has imported the program and its settings.
+REFUSALS = f"""
+import json, os, sys
+import schemabank.config.file
+from schemabank.cli import main
+codes = []
+for number, command in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{{number}}.{{stream}}", os.O_CREAT | os.O_WRONLY), stream)
+        sys.argv[1:] = command.split()
+        exec({REFUSAL!r})
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
 """
 BAD_FILES = {
     "text.yaml": "arm: [lora\n",
@@ -49,48 +68,66 @@ def python(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@dataclass(frozen=True)
+class Refusal:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+REFUSED = {
+    "train missing.yaml": "cannot read 'missing.yaml'",
+    "train text.yaml": "text.yaml is not valid YAML",
+    "train list.yaml": "list.yaml holds a list",
+    "train unknown.yaml": "did you mean 'train.learning_rate'?",
+    "train value.yaml": "value.yaml:2: lora.r is 0",
+    "train suite.yaml": "suites have it, which the command suite takes",
+    "train unknown.yaml --set train.lr=": "the value is empty",
+    "suite missing.yaml": "cannot read 'missing.yaml'",
+    "suite text.yaml --dry-run": "text.yaml is not valid YAML",
+    "suite value.yaml": "the command train takes configurations",
+    "suite suite.yaml": "did you mean 'lora.r'?",
+    "suite tuned.yaml --tune-only": "on which tune chooses the learning rates",
+    "eval missing": "'missing' is neither a finished run",
+    "eval run": "run/config.yaml:2: lora.r is 0",
+    "eval run --set train.learning_rate=1": "a setting of training, which is over",
+    "eval adapter": "adapter_config.json is not valid JSON",
+    "routing missing": "'missing' is neither a finished run",
+    "export missing --out new": "'missing' is neither a finished run",
+    "report missing.csv": "cannot read 'missing.csv'",
+    "report table.csv": "table.csv line 2",
+    "report runs": "result.json is not valid JSON",
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Refusal]:
+    """How commands on bad files ended."""
+    folder = tmp_path_factory.mktemp("bad")
     for name, text in BAD_FILES.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    return tmp_path
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    ended = python("-c", REFUSALS, json.dumps([*REFUSED]), cwd=folder)
+    assert ended.returncode == 0, ended.stderr
+    codes = json.loads(ended.stdout)
+    said = [
+        [(folder / f"{n}.{stream}").read_text() for stream in (1, 2)] for n in range(len(codes))
+    ]
+    found = [Refusal(code, *texts) for code, texts in zip(codes, said, strict=True)]
+    return dict(zip(REFUSED, found, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("command", "said"),
-    [
-        ("train missing.yaml", "cannot read 'missing.yaml'"),
-        ("train text.yaml", "text.yaml is not valid YAML"),
-        ("train list.yaml", "list.yaml holds a list"),
-        ("train unknown.yaml", "did you mean 'train.learning_rate'?"),
-        ("train value.yaml", "value.yaml:2: lora.r is 0"),
-        ("train suite.yaml", "suites have it, which the command suite takes"),
-        ("train unknown.yaml --set train.lr=", "the value is empty"),
-        ("suite missing.yaml", "cannot read 'missing.yaml'"),
-        ("suite text.yaml --dry-run", "text.yaml is not valid YAML"),
-        ("suite value.yaml", "the command train takes configurations"),
-        ("suite suite.yaml", "did you mean 'lora.r'?"),
-        ("suite tuned.yaml --tune-only", "on which tune chooses the learning rates"),
-        ("eval missing", "'missing' is neither a finished run"),
-        ("eval run", "run/config.yaml:2: lora.r is 0"),
-        ("eval run --set train.learning_rate=1", "a setting of training, which is over"),
-        ("eval adapter", "adapter_config.json is not valid JSON"),
-        ("routing missing", "'missing' is neither a finished run"),
-        ("export missing --out new", "'missing' is neither a finished run"),
-        ("report missing.csv", "cannot read 'missing.csv'"),
-        ("report table.csv", "table.csv line 2"),
-        ("report runs", "result.json is not valid JSON"),
-    ],
-)
+@pytest.mark.parametrize("command", REFUSED)
 def test_bad_files_are_refused_before_torch_is_imported(
-    command: str, said: str, folder: Path
+    command: str, refusals: Mapping[str, Refusal]
 ) -> None:
-    ended = python("-c", REFUSAL, *command.split(), cwd=folder)
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert ended.stderr.count("\n") == 1
-    assert ended.stdout == "imported:\n"
+    ended = refusals[command]
+    assert ended.code == 2
+    assert REFUSED[command] in ended.err
+    assert ended.err.count("\n") == 1
+    assert ended.out == "imported:\n"
 
 
 def test_the_check_of_imports_finds_torch(tmp_path: Path) -> None:

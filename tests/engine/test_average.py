@@ -59,10 +59,10 @@ def test_a_run_ends_as_the_average_of_its_weights(settings: AverageSettings, ban
     assert not torch.allclose(end, last, rtol=1e-3)
 
 
-@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-def test_a_neighbours_average_changes_no_bit(settings: AverageSettings) -> None:
+def test_a_neighbours_average_changes_no_bit() -> None:
+    averaged = [replace(lora_run(2), average=settings) for settings in KINDS.values()]
     found = []
-    for neighbour in (lora_run(2), replace(lora_run(2), average=settings), bank_run(2)):
+    for neighbour in (lora_run(2), *averaged, bank_run(2)):
         made = cohort([replace(lora_run(1), average=EXPONENTIAL), neighbour], data())
         list(made.steps())
         found.append(made.finished["lora-1"]["lora"])
@@ -74,21 +74,22 @@ def test_a_neighbours_average_changes_no_bit(settings: AverageSettings) -> None:
 
 
 @pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("halted_at", [3, 17])
-def test_a_halted_run_goes_on_with_its_mean(settings: AverageSettings, halted_at: int) -> None:
+def test_a_halted_run_goes_on_with_its_mean(settings: AverageSettings) -> None:
+    """Before any weights count, and after."""
     runs = [replace(lora_run(1, num_train_epochs=4), average=settings), bank_run(2)]
     whole = cohort(runs, data())
     list(whole.steps())
-    first = cohort(runs, data())
-    steps = first.steps()
-    for _ in range(halted_at):
-        next(steps)
-    halted = first.halt()
-    stack = AdapterStack(first.stack.model, lora=[LORA] * 2, attach=with_banks(BANK))
-    rest = Cohort(stack, runs, data(), halted=halted)
-    list(rest.steps())
-    for run in runs:
-        assert torch.equal(rest.finished[run.name]["lora"], whole.finished[run.name]["lora"])
+    for halted_at in (3, 17):
+        first = cohort(runs, data())
+        steps = first.steps()
+        for _ in range(halted_at):
+            next(steps)
+        halted = first.halt()
+        stack = AdapterStack(first.stack.model, lora=[LORA] * 2, attach=with_banks(BANK))
+        rest = Cohort(stack, runs, data(), halted=halted)
+        list(rest.steps())
+        for run in runs:
+            assert torch.equal(rest.finished[run.name]["lora"], whole.finished[run.name]["lora"])
 
 
 def test_steps_that_do_not_move_the_weights_count_like_all_others() -> None:

@@ -110,32 +110,17 @@ def test_neighbours_of_any_method_change_no_bit(method: str, device: str, folder
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with(
+def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with_rescaled_or_not(
     method: str, device: str, folder: Path, tmp_path: Path
 ) -> None:
-    base = base_model(folder, device)
-    made = cohort({"own": run_of(method, 1), "lora": run_of("lora", 2)}, base)
-    list(made.steps())
-    made.seat(["own", "lora"])
-    expected = probe(made.stack, base)
-    for slot in range(2):
-        export(made.stack, slot, tmp_path / str(slot))
-    made.stack.remove()
-    for slot in range(2):
-        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
-
-
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", TRAINED)
-def test_a_rescaled_adapter_computes_what_b_times_its_factor_does(
-    method: str, device: str, folder: Path, tmp_path: Path
-) -> None:
-    """Seated for a trial, or kept: the same bits, and stock PEFT agrees with them."""
+    """With B times its factor, seated for a trial or kept: the same bits, and PEFT agrees."""
     base, factors = base_model(folder, device), (0.3, 1.7)
     made = cohort({"own": run_of(method, 1), "lora": run_of("lora", 2)}, base)
     list(made.steps())
     made.seat(["own", "lora"])
     before, unscaled = [made.stack.lora.tensors(slot) for slot in range(2)], probe(made.stack, base)
+    for slot in range(2):
+        export(made.stack, slot, tmp_path / f"unscaled-{slot}")
     made.seat(["own", "lora"], factors=factors)
     tried = [made.stack.lora.tensors(slot) for slot in range(2)]
     for name, factor in zip(("own", "lora"), factors, strict=True):
@@ -150,25 +135,33 @@ def test_a_rescaled_adapter_computes_what_b_times_its_factor_does(
         export(made.stack, slot, tmp_path / str(slot))
     made.stack.remove()
     for slot in range(2):
+        assert check_with_peft(tmp_path / f"unscaled-{slot}", base, unscaled[slot]).agrees
         assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
         assert not check_with_peft(tmp_path / str(slot), base, unscaled[slot]).agrees
 
 
-def tensors_of(run: RunConfig, base: BaseModel) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """What a run ends as, alone in the first of two slots."""
-    made = cohort({"alone": run}, base)
+Tensors = dict[str, tuple[torch.Tensor, torch.Tensor]]
+
+
+def all_together(base: BaseModel, **changes: object) -> Cohort:
+    """A run of every method at its end, each in a slot of its own."""
+    runs = all_runs(1, **changes)
+    stack = build_stack(runs, base, slots=len(runs))
+    planned = [
+        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=name)
+        for name, run in zip(TRAINED, runs, strict=True)
+    ]
+    made = Cohort(stack, planned, DATA, explain=pytest.fail)
     list(made.steps())
-    made.seat(["alone"])
-    found = made.stack.lora.tensors(0)
-    made.stack.remove()
-    return found
+    made.seat(TRAINED)
+    return made
 
 
 @pytest.fixture(scope="module")
-def plain(folder: Path) -> dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+def plain(folder: Path) -> dict[str, Tensors]:
     """What every method ends as without options."""
-    base = base_model(folder, "cpu")
-    return {name: tensors_of(run_of(name, 1), base) for name in TRAINED}
+    stack = all_together(base_model(folder, "cpu")).stack
+    return {name: stack.lora.tensors(slot) for slot, name in enumerate(TRAINED)}
 
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -184,28 +177,17 @@ OPTIONS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_options_work_for_all_methods(
-    option: str,
-    plain: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor]]],
-    folder: Path,
-    tmp_path: Path,
+    option: str, plain: dict[str, Tensors], folder: Path, tmp_path: Path
 ) -> None:
     """All methods at once; each ends as another adapter, and stock PEFT agrees with it."""
     base = base_model(folder, "cpu")
-    runs = all_runs(1, **OPTIONS[option])
-    stack = build_stack(runs, base, slots=len(runs))
-    planned = [
-        engine_run(run, DATA.examples, stack, DATA.tokenizer, name=name)
-        for name, run in zip(TRAINED, runs, strict=True)
-    ]
-    made = Cohort(stack, planned, DATA, explain=pytest.fail)
-    list(made.steps())
-    made.seat(TRAINED)
+    stack = all_together(base, **OPTIONS[option]).stack
     expected = probe(stack, base)
-    ends = [stack.lora.tensors(slot) for slot in range(len(runs))]
-    for slot in range(len(runs)):
+    ends = [stack.lora.tensors(slot) for slot in range(len(TRAINED))]
+    for slot in range(len(TRAINED)):
         export(stack, slot, tmp_path / str(slot))
     stack.remove()
-    for slot in range(len(runs)):
+    for slot in range(len(TRAINED)):
         config = json.loads((tmp_path / str(slot) / "adapter_config.json").read_text())
         assert ("down_proj" in config["target_modules"]) == (option == "all linear")
         assert config.get("use_rslora", False) == (option == "rank-stabilised")
@@ -216,10 +198,9 @@ def test_options_work_for_all_methods(
 
 
 @pytest.mark.parametrize("method", TRAINED)
-def test_a_method_is_no_other(method: str, folder: Path) -> None:
-    base = base_model(folder, "cpu")
-    _, weights = trained(dict(zip(TRAINED, all_runs(1), strict=True)), base)
-    weights = dict(weights)
-    own = weights.pop(method)["lora"]
-    assert own.abs().max() > 0
-    assert not any(torch.equal(own, other["lora"]) for other in weights.values())
+def test_a_method_is_no_other(method: str, plain: dict[str, Tensors]) -> None:
+    """All begin with one seed, and each sees the same batches."""
+    own = plain[method]
+    assert all(b.abs().max() > 0 for _, b in own.values())
+    for name in set(TRAINED) - {method}:
+        assert not any(torch.equal(b, plain[name][path][1]) for path, (_, b) in own.items()), name

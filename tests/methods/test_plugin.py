@@ -58,18 +58,22 @@ def schemabank(package: Path, cwd: Path, *arguments: object) -> subprocess.Compl
     )
 
 
-def test_the_method_of_the_page_trains_beside_lora_and_its_adapter_is_checked(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = write_gsm8k(tmp_path / "data")
-    model = write_model(tmp_path / "model")
-    config = write_config(
-        tmp_path / "run.yaml", model, arm=["lora", "descent"], descent={"ratio": 0.4}
-    )
-    monkeypatch.setenv("SCHEMABANK_DATA", str(data))
-    done = schemabank(package, tmp_path, "train", config, "--out", "runs")
+@pytest.fixture(scope="module")
+def runs(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the page's method and of plain LoRA."""
+    folder = tmp_path_factory.mktemp("trained")
+    data, model = write_gsm8k(folder / "data"), write_model(folder / "model")
+    arms = ["lora", "descent"]
+    config = write_config(folder / "run.yaml", model, arm=arms, descent={"ratio": 0.4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(data))
+        done = schemabank(package, folder, "train", config, "--out", "runs")
     assert done.returncode == 0, done.stderr
-    (folder,) = (tmp_path / "runs").glob("descent-*")
+    return folder / "runs"
+
+
+def test_the_method_of_the_page_trains_beside_lora_and_its_adapter_is_checked(runs: Path) -> None:
+    (folder,) = runs.glob("descent-*")
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     acting = [step["acting_blocks"] for step in steps]
     assert acting == sorted(acting)
@@ -78,8 +82,14 @@ def test_the_method_of_the_page_trains_beside_lora_and_its_adapter_is_checked(
     result = json.loads((folder / "result.json").read_text())
     assert result["arm"] == "descent"
     assert result["training"]["failure"] is None
+    assert result["peft_check"]["difference"] <= result["peft_check"]["allowed"]
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
-    again = schemabank(package, tmp_path, "train", config, "--out", "runs")
+
+
+def test_its_runs_are_reused(package: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHEMABANK_DATA", str(runs.parent / "data"))
+    again = schemabank(package, runs.parent, "train", "run.yaml", "--out", "runs")
+    assert again.returncode == 0, again.stderr
     assert "reused" in again.stdout + again.stderr
 
 
@@ -93,13 +103,8 @@ def test_its_settings_are_checked_like_all_others(package: Path, tmp_path: Path)
     assert "descent" in without.stderr
 
 
-def test_runs_of_other_methods_can_be_read_without_the_package(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SCHEMABANK_DATA", str(write_gsm8k(tmp_path / "data")))
-    config = write_config(tmp_path / "run.yaml", write_model(tmp_path / "model"), arm="lora")
-    assert schemabank(package, tmp_path, "train", config, "--out", "runs").returncode == 0
-    (folder,) = (tmp_path / "runs").glob("lora-*")
+def test_runs_of_other_methods_can_be_read_without_the_package(runs: Path, tmp_path: Path) -> None:
+    (folder,) = runs.glob("lora-*")
     assert "descent" not in (folder / "config.yaml").read_text()
     done = schemabank(tmp_path, tmp_path, "export", folder, "--out", "exported")
     assert done.returncode == 0, done.stderr

@@ -103,11 +103,18 @@ def test_an_interrupted_suite_ends_with_the_very_bytes(
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("settings", [{}, {"grid": {}, "tune": TUNE}], ids=["plain", "tuned"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"seeds": [1, 2]}, {"seeds": [1], "tune": TUNE}],
+    ids=["plain", "tuned"],
+)
 def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
     settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
 ) -> None:
-    path = tiny(finished, tmp_path / "s.yaml", defaults={"engine": {"slots": 3}}, **settings)
+    # Fewer slots than runs, so that some are taken over.
+    path = tiny(
+        finished, tmp_path / "s.yaml", grid={}, defaults={"engine": {"slots": 2}}, **settings
+    )
     environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
 
     def start(out: Path) -> ForkServerProcess:
@@ -199,12 +206,12 @@ def test_every_arm_is_checked_before_any_is_trained(
 @pytest.mark.usefixtures("gsm8k")
 def test_a_suite_may_grow_but_not_forget(finished: Finished, tmp_path: Path) -> None:
     out = tmp_path / "runs"
-    ran(tiny(finished, tmp_path / "s.yaml", seeds=[1]), out)
-    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", seeds=[1, 2]), out)
-    assert [o.reused for o in outcomes].count(True) == 4
+    ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[1]), out)
+    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[1, 2]), out)
+    assert [o.reused for o in outcomes].count(True) == 2
     before = snapshot(out)
     with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
-        ran(tiny(finished, tmp_path / "s.yaml", seeds=[2]), out)
+        ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[2]), out)
     assert snapshot(out) == before
 
 
@@ -267,7 +274,7 @@ def command(path: Path, out: Path, *options: str) -> Result:
 @pytest.mark.usefixtures("gsm8k")
 def test_a_tuned_suite_runs_at_the_rates_it_chose(finished: Finished, tmp_path: Path) -> None:
     arms: dict[str, object] = {"base": {}, "lora": {}, "schemabank": {}}
-    path = tuned(finished, tmp_path / "s.yaml", arms=arms)
+    path = tuned(finished, tmp_path / "s.yaml", arms=arms, seeds=[1])
     suite, outcomes, _ = ran(path, tmp_path / "runs")
     listed = manifest(tmp_path / "runs")
     assert listed["runs"] == suite.rows()
@@ -315,14 +322,14 @@ def test_runs_of_a_search_choose_their_scale_as_final_runs_do(
 def test_the_command_lists_what_is_known_of_a_tuned_suite(
     finished: Finished, tmp_path: Path
 ) -> None:
-    path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
+    path, out = tuned(finished, tmp_path / "s.yaml", seeds=[1]), tmp_path / "runs"
     before = json.loads(command(path, out, "--dry-run", "--json").stdout)
     assert [row["phase"] for row in before] == ["tune"] * 4
     assert {row["factor"] for row in before} == {1, 2}
     assert len({row["run_id"] for row in before}) == 4
     plain = command(path, out, "--dry-run")
     assert "4 tuning runs in" in plain.stdout
-    assert "4 final runs follow, at the learning rates that the tuning runs choose" in plain.stderr
+    assert "2 final runs follow, at the learning rates that the tuning runs choose" in plain.stderr
     assert not out.exists()
     ended = json.loads(command(path, out, "--json").stdout)
     after = json.loads(command(path, out, "--dry-run", "--json").stdout)
@@ -331,14 +338,14 @@ def test_the_command_lists_what_is_known_of_a_tuned_suite(
         row["run_id"] for row in manifest(out)["runs"]
     ]
     assert all(row["result"]["split"] == "test" for row in ended if row["phase"] == "final")
-    assert "4 final runs in" in command(path, out, "--dry-run").stdout
+    assert "2 final runs in" in command(path, out, "--dry-run").stdout
 
 
 @pytest.mark.usefixtures("gsm8k")
 def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     finished: Finished, tmp_path: Path
 ) -> None:
-    path, out = tuned(finished, tmp_path / "s.yaml"), tmp_path / "runs"
+    path, out = tuned(finished, tmp_path / "s.yaml", seeds=[1]), tmp_path / "runs"
     rows = json.loads(command(path, out, "--tune-only", "--json").stdout)
     chosen = [row for row in rows if row["phase"] == "chosen"]
     rows = [row for row in rows if row["phase"] == "tune"]
@@ -357,7 +364,7 @@ def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     before = {row["run_id"] for row in rows}
     ended = json.loads(command(path, out, "--json").stdout)
     assert {row["run_id"] for row in ended if row["phase"] == "tune"} == before
-    assert sum(row["phase"] == "final" for row in ended) == 4
+    assert sum(row["phase"] == "final" for row in ended) == 2
     assert [{**row, "phase": "chosen"} for row in manifest(out)["tuning"]["chosen"]] == chosen
 
 
@@ -401,13 +408,14 @@ def test_a_search_that_has_settled_nothing_may_change(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, out = tmp_path / "s.yaml", tmp_path / "runs"
+    some: dict[str, Any] = {"arms": {"lora": {}}, "seeds": [1]}
     with monkeypatch.context() as patch:
         patch.setattr("schemabank.suites.execution.run_all", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            ran(tuned(finished, path), out)
-    assert (manifest(out)["runs"], len(manifest(out)["tuning"]["runs"])) == ([], 4)
-    ran(tuned(finished, path, tune={**WIDER, "extend": 0}), out)
-    assert len(manifest(out)["tuning"]["runs"]) == 6
+            ran(tuned(finished, path, **some), out)
+    assert (manifest(out)["runs"], len(manifest(out)["tuning"]["runs"])) == ([], 2)
+    ran(tuned(finished, path, **some, tune={**WIDER, "extend": 0}), out)
+    assert len(manifest(out)["tuning"]["runs"]) == 3
 
 
 def interrupted(*_args: object, **_options: object) -> list[Outcome]:
@@ -418,7 +426,8 @@ def interrupted(*_args: object, **_options: object) -> list[Outcome]:
 def test_a_trial_that_diverged_is_noted_and_not_run_again(
     finished: Finished, tmp_path: Path
 ) -> None:
-    path = tuned(finished, tmp_path / "s.yaml", tune={**TUNE, "factors": [1, 1e30], "extend": 0})
+    tune = {**TUNE, "factors": [1, 1e30], "extend": 0}
+    path = tuned(finished, tmp_path / "s.yaml", seeds=[1], tune=tune)
     _, _, notes = ran(path, tmp_path / "runs")
     tuning = manifest(tmp_path / "runs")["tuning"]
     assert {row["factor"] for row in tuning["chosen"]} == {1}
@@ -512,7 +521,8 @@ def test_a_suite_that_grows_so_that_an_earlier_choice_would_change_is_refused(
 def test_places_whose_choices_meet_share_a_run(finished: Finished, tmp_path: Path) -> None:
     grid = {"train.learning_rate": [1e-2, 2e-2]}
     tune = {"factors": [0.5, 1, 2], "seeds": [7], "extend": 0}
-    path = tuned(finished, tmp_path / "s.yaml", arms={"lora": {}}, grid=grid, tune=tune)
+    some: dict[str, Any] = {"arms": {"lora": {}}, "seeds": [1]}
+    path = tuned(finished, tmp_path / "s.yaml", **some, grid=grid, tune=tune)
     ran(path, tmp_path / "runs")
     rows = manifest(tmp_path / "runs")["tuning"]["runs"]
     assert len(rows) == 6

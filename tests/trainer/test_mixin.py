@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from schemabank import InputError, LoraSettings, RunConfig
+from schemabank import InputError, LoraSettings
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
     LORA,
@@ -54,14 +55,25 @@ class Saving(TrainerCallback):
         control.should_save = state.global_step in CHECKPOINTS
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, TinyTrainer]:
+    """Trainers of all arms after their training, by the arm; tests change nothing in them."""
+    made = {arm: trainer(tmp_path_factory.mktemp(arm), method(arm)) for arm in ARMS}
+    for each in made.values():
+        each.train()
+    return made
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_run_goes_on_from_every_stage_as_if_never_stopped(arm: str, tmp_path: Path) -> None:
+    """A method of one stage from its beginning and its end."""
     whole = trainer(tmp_path, method(arm), lora=DROPPED)
     whole.add_callback(Saving())
     whole.train()
-    stages = {whole_stage(arm, step) for step in CHECKPOINTS}
+    steps = CHECKPOINTS if arm == "schemabank" else (CHECKPOINTS[0], CHECKPOINTS[-1])
+    stages = {whole_stage(arm, step) for step in steps}
     assert len(stages) == (3 if arm == "schemabank" else 1)
-    for step in CHECKPOINTS:
+    for step in steps:
         again = trainer(tmp_path / "again", method(arm), lora=DROPPED)
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert again.state.global_step == STEPS
@@ -100,9 +112,10 @@ def test_the_same_trainer_goes_on_after_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_what_is_saved_is_stock_peft_with_the_banks_off(arm: str, tmp_path: Path) -> None:
-    trained = trainer(tmp_path, method(arm))
-    trained.train()
+def test_what_is_saved_is_stock_peft_with_the_banks_off(
+    arm: str, plain: Mapping[str, TinyTrainer], tmp_path: Path
+) -> None:
+    trained = plain[arm]
     trained.save_model(str(tmp_path / "adapter"))
     assert not list((tmp_path / "adapter").glob("schemabank*"))
     kept = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
@@ -134,12 +147,12 @@ def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("arm", ["coto", "schemabank"])
-def test_evaluation_sees_the_adapter_alone_and_changes_nothing(arm: str, tmp_path: Path) -> None:
-    quiet = trainer(tmp_path / "quiet", method(arm))
-    quiet.train()
+def test_evaluation_sees_the_adapter_alone_and_changes_nothing(
+    arm: str, plain: Mapping[str, TinyTrainer], tmp_path: Path
+) -> None:
     watched = trainer(tmp_path, method(arm), eval_strategy="steps", eval_steps=9)
     watched.train()
-    assert furthest(tensors(quiet), tensors(watched)) == 0
+    assert furthest(tensors(plain[arm]), tensors(watched)) == 0
     losses = [row["eval_loss"] for row in watched.state.log_history if "eval_loss" in row]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
@@ -218,11 +231,11 @@ def test_early_stopping_is_refused_where_evaluation_cannot_change_at_first(tmp_p
     kept.train()
 
 
-def test_what_the_course_says_is_logged(tmp_path: Path) -> None:
+def test_what_the_course_says_is_logged(plain: Mapping[str, TinyTrainer]) -> None:
     for arm, figure in (("coto", "acting_blocks"), ("schemabank", "bank_scale")):
-        trained = trainer(tmp_path, method(arm))
-        trained.train()
-        assert all(figure in row for row in trained.state.log_history if "loss" in row)
+        logged = [row for row in plain[arm].state.log_history if "loss" in row]
+        assert len(logged) == 5
+        assert all(figure in row for row in logged)
 
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> None:
@@ -255,11 +268,12 @@ def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:
         trained.train()
 
 
-def resumed(folder: Path, arm: RunConfig, **changes: object) -> TinyTrainer:
-    """A trainer that would go on from the checkpoint of a run under a bank."""
-    first = trainer(folder, method("schemabank"), save_strategy="steps", save_steps=25)
-    first.train()
-    return trainer(folder / "again", arm, **changes)
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run under a bank, after half of its steps."""
+    folder = tmp_path_factory.mktemp("half")
+    trainer(folder, method("schemabank"), save_strategy="steps", save_steps=25).train()
+    return folder / "checkpoint-25"
 
 
 def wider(**changes: object) -> LoraSettings:
@@ -288,16 +302,17 @@ def wider(**changes: object) -> LoraSettings:
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(
-    arm: str, changes: dict[str, object], message: str, tmp_path: Path
+    arm: str, changes: dict[str, object], message: str, *, checkpoint: Path, tmp_path: Path
 ) -> None:
-    again = resumed(tmp_path, method(arm), **changes)
+    again = trainer(tmp_path, method(arm), **changes)
     with pytest.raises(InputError, match=message):
-        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-25"))
+        again.train(resume_from_checkpoint=str(checkpoint))
 
 
-def test_a_checkpoint_without_its_bank_is_refused(tmp_path: Path) -> None:
-    again = resumed(tmp_path, method("schemabank"))
+def test_a_checkpoint_without_its_bank_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    again = trainer(tmp_path, method("schemabank"))
     folder = tmp_path / "checkpoint-25"
+    shutil.copytree(checkpoint, folder)
     shutil.rmtree(folder / "schemabank_bank")
     with pytest.raises(InputError, match="schemabank_bank"):
         again.train(resume_from_checkpoint=str(folder))
@@ -343,10 +358,9 @@ def test_an_adapter_that_was_trained_before_is_not_overwritten(tmp_path: Path) -
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"dtype": torch.bfloat16}])
 def test_bfloat16_trains_weights_that_stay_in_float32(
-    changes: dict[str, Any], tmp_path: Path
+    changes: dict[str, Any], plain: Mapping[str, TinyTrainer], tmp_path: Path
 ) -> None:
     trained = trainer(tmp_path, method("schemabank"), **changes)
-    exact = trainer(tmp_path, method("schemabank"))
     dtypes: set[torch.dtype] = set()
 
     class Looking(TrainerCallback):
@@ -356,7 +370,6 @@ def test_bfloat16_trains_weights_that_stay_in_float32(
 
     trained.add_callback(Looking())
     trained.train()
-    exact.train()
     assert dtypes == {torch.float32}
-    ends = [run.state.log_history[-2]["loss"] for run in (trained, exact)]
+    ends = [run.state.log_history[-2]["loss"] for run in (trained, plain["schemabank"])]
     assert ends[0] == pytest.approx(ends[1], rel=0.02)

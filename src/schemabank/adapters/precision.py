@@ -9,12 +9,12 @@ operation uses them, so a large model needs room for one of its matrices more, n
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 aten = torch.ops.aten
 
@@ -83,15 +83,25 @@ class Precision(TorchDispatchMode):
         asked = named.get("dtype")
         if written is None and asked is not None and asked.is_floating_point and _has_reals(args):
             named["dtype"] = self.dtype
-        args = tree_map_only(Tensor, cast, args)
+        args = tuple(_each_tensor(cast, value) for value in args)
         if func is aten._grouped_mm.default:
             return _grouped_product(*args)
         if self.backwards:
             args = _reversed_operands(func, args)
-        return func(*args, **tree_map_only(Tensor, cast, named))
+        return func(*args, **{name: _each_tensor(cast, value) for name, value in named.items()})
 
     def _cast(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        is_other = tensor.dtype != self.dtype and tensor.is_floating_point()
+        return tensor.to(self.dtype) if is_other else tensor
+
+
+def _each_tensor(change: Callable[[Tensor], Tensor], value: Any) -> Any:  # noqa: ANN401
+    """Change an argument of an operation: a tensor, a sequence of some, or none at all."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, list | tuple):
+        return [_each_tensor(change, each) for each in value]
+    return value
 
 
 def _cast_for(dtype: torch.dtype, *, but: Tensor) -> Callable[[Tensor], Tensor]:
@@ -106,16 +116,24 @@ def _cast_for(dtype: torch.dtype, *, but: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _written_tensor(func: Any, args: Sequence[Any]) -> Tensor | None:  # noqa: ANN401
     """Return the tensor that an operation writes into, if it does."""
-    if func._schema.is_mutable:
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            writes = argument.alias_info is not None and argument.alias_info.is_write
-            if writes and isinstance(value, Tensor):
-                return value
+    for place in _written_places(func):
+        if place < len(args) and isinstance(args[place], Tensor):
+            written: Tensor = args[place]
+            return written
     return None
 
 
-def _has_reals(args: object) -> bool:
-    return any(isinstance(x, Tensor) and x.is_floating_point() for x in tree_leaves(args))
+@cache
+def _written_places(func: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Return which arguments an operation writes into."""
+    infos = [argument.alias_info for argument in func._schema.arguments]
+    return tuple(i for i, info in enumerate(infos) if info is not None and info.is_write)
+
+
+def _has_reals(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_has_reals, value))
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _reversed_operands(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ANN401

@@ -8,6 +8,7 @@ valid.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
@@ -112,5 +113,10 @@ def to_yaml(run: RunConfig) -> str:
     Sections of other methods are left out: it can be read where their packages are missing.
     """
     others = {name for name, method in METHODS.items() if method.settings} & run.unused_sections
-    tree = run.model_dump(mode="json", exclude=others)
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return _yaml_of(json.dumps(run.model_dump(mode="json", exclude=others)))
+
+
+@lru_cache(maxsize=64)
+def _yaml_of(settings: str) -> str:
+    """Write settings that are given as JSON; a run writes its own again with every adapter."""
+    return yaml.safe_dump(json.loads(settings), sort_keys=False, allow_unicode=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 from scipy.stats import f as fisher
-from scipy.stats import t as student
 
 from schemabank.stats.checks import Interval, as_scores, check_confidence, sample_sd
 
@@ -97,5 +97,5 @@ def student_interval(
     """Return Student's interval; ``None`` where there is no standard error or it is 0."""
     if not standard_error or df is None:
         return None
-    reach = float(student.ppf((1 + confidence) / 2, df)) * standard_error
+    reach = float(stdtrit(df, (1 + confidence) / 2)) * standard_error
     return mean - reach, mean + reach

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy.typing as npt
+from scipy.special import stdtr
 from scipy.stats import t as student
 
 from schemabank.stats.arms import student_interval
@@ -159,4 +160,4 @@ def two_sided_p(mean: float, standard_error: float | None, df: float | None) -> 
     """Return Student's two-sided p-value; ``None`` where there is no standard error or it is 0."""
     if not standard_error or df is None:
         return None
-    return float(2 * student.sf(abs(mean) / standard_error, df))
+    return float(2 * stdtr(df, -abs(mean) / standard_error))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import gammaln
-from scipy.stats import beta, chi2, nct, norm
+from scipy.special import gammaln, nctdtr
+from scipy.stats import beta, chi2, norm
 
 from schemabank.stats import checks
 from schemabank.stats.checks import Interval
@@ -163,4 +163,4 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
         return t * math.sqrt(chi2.isf(tail, df) / df)
     least, rare = float(norm.isf(tail)), min(tail, 1 - tail) / 1000
     most = t * math.sqrt(chi2.isf(rare, df) / df) + float(norm.isf(rare))
-    return float(brentq(lambda shift: nct.cdf(t, df, shift) - tail, least - 0.01, most))
+    return float(brentq(lambda shift: nctdtr(df, shift, t) - tail, least - 0.01, most))

@@ -1,6 +1,7 @@
 import gc
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -130,6 +131,16 @@ def naive(model: PreTrainedModel, prompt: list[int]) -> Completion:
     return Completion(tokens=tokens, stop_reason="length")
 
 
+@cache
+def own_completions(
+    kind: Kind, routing: Routing, sliding_window: int | None = None
+) -> list[list[Completion]]:
+    """What every slot's own model completes; that depends on neither pace nor batch."""
+    stack = stacked(kind, sliding_window=sliding_window)
+    models = [own_model(stack, slot, kind, routing) for slot in range(len(LORA))]
+    return [[naive(model, prompt) for prompt in PROMPTS] for model in models]
+
+
 def ended(done: Completion, end: int) -> Completion:
     """The same completion where ``end`` is an end token."""
     if end not in done.tokens:
@@ -164,14 +175,17 @@ def shapes(stack: AdapterStack) -> tuple[list[tuple[int, ...]], list[int]]:
     return prefills, steps
 
 
-@pytest.mark.parametrize("routing", ["off", "on", "dense"])
+# The pace is how many steps are taken before the completions are looked at, whatever the routing.
+@pytest.mark.parametrize(
+    ("routing", "pace"),
+    [("off", "cpu"), ("on", "cpu"), ("dense", "cpu"), ("on", "cuda")],
+    indirect=["pace"],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_slot_decodes_as_its_own_model_without_cache_or_padding(
     kind: Kind, routing: Routing, pace: str
 ) -> None:
-    stack = stacked(kind)
-    models = [own_model(stack, slot, kind, routing) for slot in range(len(LORA))]
-    unended = [[naive(model, prompt) for prompt in PROMPTS] for model in models]
+    stack, unended = stacked(kind), own_completions(kind, routing)
     end = spread_end_token(unended)
     expected = [[ended(done, end) for done in slot] for slot in unended]
     assert len({len(d.tokens) for slot in expected for d in slot}) > 1, "rows end at odd times"
@@ -186,8 +200,7 @@ def test_every_slot_decodes_as_its_own_model_without_cache_or_padding(
 def test_a_sliding_window_shorter_than_the_text_changes_nothing(batch_size: int, pace: str) -> None:
     stack = stacked("gemma3", sliding_window=8)
     wide = stacked("gemma3")
-    models = [own_model(stack, slot, "gemma3", "on") for slot in range(len(LORA))]
-    expected = [[naive(model, prompt) for prompt in PROMPTS] for model in models]
+    expected = own_completions("gemma3", "on", 8)
     with stack.evaluating("on"):
         assert decode(stack, batch_size=batch_size) == expected, pace
     with wide.evaluating("on"):
