@@ -9,7 +9,7 @@ SOAK_FACTOR ?= 20
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak package lint type \
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak package release lint type \
     format site clean
 
 help: ## list the targets
@@ -74,6 +74,10 @@ soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual e
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
 
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
+	$(BIN)/python benchmarks/package.py --out dist
+
+release: $(STAMP) ## what the tag of a release needs, then both distributions in dist/
+	$(BIN)/python benchmarks/release.py
 	$(BIN)/python benchmarks/package.py --out dist
 
 lint: $(STAMP) ## ruff
