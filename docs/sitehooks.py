@@ -32,6 +32,7 @@ FENCE = re.compile(r"^( *)(`{3,}).*?^\1\2 *$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)")
 COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 OTHER_HOST = re.compile(r"[a-z]+:")
+ROLE = re.compile(r":(?:meth|func|class|attr|mod|data):(?=<code>)")
 LARGEST = 100_000  # characters of a file that becomes a page
 
 
@@ -61,6 +62,11 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     if own.suffix not in {".md", ".ipynb"}:
         return markdown
     return outside_of_code(COMMENT.sub("\n", markdown), own, page.file.src_uri, files)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Leave out the roles of Sphinx, which docstrings put before the names of their relatives."""
+    return ROLE.sub("", html)
 
 
 def outside_of_code(text: str, own: Path, uri: str, files: Files) -> str:
