@@ -35,7 +35,7 @@ def problems(root: Path, version: str) -> Iterator[str]:
         yield "the tree has changes: commit them first"
     tags = git(root, "tag", "--points-at", "HEAD").split()
     if f"v{version}" not in tags:
-        yield f"pyproject.toml says {version}, but the tags of this commit are {tags}: tag v{version}"
+        yield f"pyproject.toml says {version}, this commit's tags are {tags}: tag v{version}"
     cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))["version"]
     if cited != version:
         yield f"CITATION.cff says {cited}: write {version}"

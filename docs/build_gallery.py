@@ -26,9 +26,9 @@ SHOWN = {
 }
 HEADER = """# Report gallery
 
-Pictures of [reports](report.md). `python docs/build_gallery.py` draws them from the records in `results/`, with the captions
-of the report. `schemabank report RECORD --out DIR` shows each record as a page with tables, warnings and completions beside
-its charts.
+Pictures of [reports](report.md). `python docs/build_gallery.py` draws them from the records in
+`results/`, with the captions of the report. `schemabank report RECORD --out DIR` shows each record
+as a page with tables, warnings and completions beside its charts.
 """
 
 

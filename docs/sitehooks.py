@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -52,7 +51,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Turn links into the tree into links of the site."""
     own = next((ROOT / name for name, at in PLACES.items() if at == page.file.src_uri), None)
     if own is None:
@@ -64,7 +63,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     return outside_of_code(COMMENT.sub("\n", markdown), own, page.file.src_uri, files)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def on_page_content(html: str, **_: object) -> str:
     """Leave out the roles of Sphinx, which docstrings put before the names of their relatives."""
     return ROLE.sub("", html)
 
@@ -133,7 +132,9 @@ def page_text(path: Path) -> str:
         return "\n\n".join(cell_text(cell["cell_type"], "".join(cell["source"])) for cell in cells)
     fence = "`" * (3 + max((len(run) for run in re.findall("`{3,}", text)), default=0))
     name = path.relative_to(ROOT)
-    return f"# {name.name}\n\n`{name}`\n\n{fence}{LANGUAGES.get(path.suffix, '')}\n{text}\n{fence}\n"
+    return (
+        f"# {name.name}\n\n`{name}`\n\n{fence}{LANGUAGES.get(path.suffix, '')}\n{text}\n{fence}\n"
+    )
 
 
 def cell_text(kind: str, source: str) -> str:

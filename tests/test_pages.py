@@ -181,7 +181,9 @@ def test_the_sandboxs_example_runs() -> None:
         "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
         "prompt": 'def add(a, b):\n    """The sum."""\n',
     }
-    code = re.sub(r"^(check_\w+|run_program)\((.*)\)(.*)$", r"results.append(\1(\2))", block.body, flags=re.M)
+    code = re.sub(
+        r"^(check_\w+|run_program)\((.*)\)(.*)$", r"results.append(\1(\2))", block.body, flags=re.M
+    )
     results: list[Any] = []
     exec(code, {**names, "results": results})  # noqa: S102 -- our own page
     assert [result.reason for result in results] == ["passed"] * 3

@@ -50,8 +50,8 @@ def test_a_tagged_commit_is_ready(tree: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tag": ""}, "pyproject.toml says 0.2.0, but the tags of this commit are []: tag v0.2.0"),
-        ({"tag": "v0.2.1"}, "the tags of this commit are ['v0.2.1']"),
+        ({"tag": ""}, "pyproject.toml says 0.2.0, this commit's tags are []: tag v0.2.0"),
+        ({"tag": "v0.2.1"}, "this commit's tags are ['v0.2.1']"),
         ({"citation": "version: 0.1.0\n"}, "CITATION.cff says 0.1.0: write 0.2.0"),
         ({"changelog": "## Unreleased\n"}, "no heading '## 0.2.0 (YYYY-MM-DD)'"),
     ],

@@ -23,7 +23,16 @@ LOADED = re.compile(r'<(?:script|img|link|iframe)\b[^>]*?\b(?:src|href)="(?:http
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make site` does; a broken link ends the build."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(out),
+    ]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     ended = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -36,7 +45,9 @@ def test_it_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(site: 
     found = {path: path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
     assert len(found) > 40
     assert [str(path) for path, text in found.items() if LOADED.search(text)] == []
-    assert "mermaid" not in {name for text in found.values() for name in re.findall(r'class="(\w+)"', text)}
+    assert "mermaid" not in {
+        name for text in found.values() for name in re.findall(r'class="(\w+)"', text)
+    }
 
 
 def test_pages_from_outside_of_docs_are_there(site: Path) -> None:
