@@ -52,13 +52,13 @@ def test_it_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(site: 
 
 def test_pages_from_outside_of_docs_are_there(site: Path) -> None:
     first = (site / "index.html").read_text(encoding="utf-8")
-    assert 'href="methods/"' in first
+    assert 'href="methods.html"' in first
     assert "docs/methods.md" not in first
-    assert 'href="tree/examples/own_pairs.py/"' in first
-    api = (site / "api" / "index.html").read_text(encoding="utf-8")
+    assert 'href="tree/examples/own_pairs.py.html"' in first
+    api = (site / "api.html").read_text(encoding="utf-8")
     assert all(f'id="schemabank.{name}"' in api for name in ("runs.tuner.Tuner", "stats.holm"))
     assert ":meth:" not in api
-    notebook = (site / "notebooks" / "first_adapter" / "index.html").read_text(encoding="utf-8")
+    notebook = (site / "notebooks" / "first_adapter.html").read_text(encoding="utf-8")
     assert "train_cohort" in notebook
 
 
