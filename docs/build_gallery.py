@@ -28,7 +28,8 @@ HEADER = """# Report gallery
 
 Pictures of [reports](report.md). `python docs/build_gallery.py` draws them from the records in
 `results/`, with the captions of the report. `schemabank report RECORD --out DIR` shows each record
-as a page with tables, warnings and completions beside its charts.
+as a page with tables, warnings and completions beside its charts. There are more pictures on the
+pages of [findings](findings.md) and of [the router](routing.md).
 """
 
 
