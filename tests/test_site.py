@@ -19,26 +19,44 @@ gallery: Any = load_tool(ROOT / "docs" / "build_gallery.py")
 LOADED = re.compile(r'<(?:script|img|link|iframe)\b[^>]*?\b(?:src|href)="(?:https?:)?//', re.DOTALL)
 
 
+def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Build a site as `make site` does; with --quiet, nothing would be a warning."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(config)]
+    return subprocess.run(
+        [*command, "--site-dir", str(out)],
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built as `make site` does; a broken link ends the build."""
     out = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--quiet",
-        "--site-dir",
-        str(out),
-    ]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    ended = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    ended = build(ROOT / "mkdocs.yml", out)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     return out
+
+
+BROKEN = ("nowhere.md", "a.md#nope", "../examples/nope.py", "../src/nope/", "nope.svg")
+
+
+def test_a_link_that_leads_nowhere_ends_the_build(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    links = "".join(f"[a]({to})\n" for to in BROKEN)
+    (tmp_path / "docs" / "a.md").write_text(f"# A\n\n{links}", encoding="utf-8")
+    config = tmp_path / "mkdocs.yml"
+    hooks = ROOT / "docs" / "sitehooks.py"
+    config.write_text(
+        f"INHERIT: {ROOT / 'mkdocs.yml'}\nhooks: [{hooks}]\nplugins: []\nnav: [a.md]\n"
+        f"docs_dir: {tmp_path / 'docs'}\n",
+        encoding="utf-8",
+    )
+    ended = build(config, tmp_path / "site")
+    assert ended.returncode == 1
+    said = [line for line in ended.stderr.splitlines() if "'a.md' contains" in line]
+    assert [to for to in BROKEN if not any(f"'{to}'" in line for line in said)] == []
 
 
 def test_it_builds_without_a_broken_link_and_loads_nothing_from_elsewhere(site: Path) -> None:
