@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,10 +143,12 @@ def test_the_five_minutes_and_what_follows_them(
 ) -> None:
     run_page("docs/start.md")
     assert len(list((place / "runs" / "four").glob("*-*"))) == 8
-    for page in ("vllm", "llama-cpp"):
-        run_page(f"docs/howto/{page}.md", only="schemabank")
-        assert (place / "merged" / "model.safetensors").is_file()
-        shutil.rmtree(place / "merged")
+    exports = {
+        c for p in ("vllm", "llama-cpp") for b in blocks(f"docs/howto/{p}.md") for c in b.commands
+    }
+    (export,) = (command for command in exports if command.startswith("schemabank"))
+    run_command(export)
+    assert (place / "merged" / "model.safetensors").is_file()
     write_model(place / "qwen", "qwen2")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     run_page("docs/howto/hub.md", only="schemabank")
