@@ -73,6 +73,8 @@ class Slot:
         skipped: steps that changed nothing because a gradient was not finite.
         num_updates: how often each group of weights was really updated.
         failure: why the run was given up, or ``None``.
+        stopped: whether it was told to take no more steps.
+        chosen: weights that it ends as in place of its last ones, by group, on the CPU.
     """
 
     def __init__(self, run: Run, data: TrainingData) -> None:
@@ -83,13 +85,15 @@ class Slot:
         self.skipped: list[int] = []
         self.num_updates: Counter[str] = Counter()
         self.failure: Failure | None = None
+        self.stopped = False
+        self.chosen: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has taken its last step or was given up."""
-        return self.step >= self.num_steps or self.failure is not None
+        """Whether the run has taken its last step, was stopped or was given up."""
+        return self.step >= self.num_steps or self.stopped or self.failure is not None
 
     @property
     def stage_before(self) -> Stage:

@@ -16,6 +16,7 @@ from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import quiet_compiler
 from schemabank.config.settings import RunConfig
+from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.methods import method_of
@@ -45,6 +46,7 @@ from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.training import skips, take_steps
+from schemabank.runs.validating import Validation, Validator, check_validating
 
 WHO = "a Tuner"
 
@@ -71,6 +73,7 @@ class Tuner:
 
     Attributes:
         validation_loss: of the last :meth:`train` with ``validation``, in nats per token.
+        validations: what was measured during it, where ``validate`` asked for it.
 
     Raises:
         InputError: targets or blocks that the model does not have, another Tuner's layers on it, an
@@ -129,6 +132,7 @@ class Tuner:
         model = base.model
         self.model, self.tokenizer, self.config = model, base.tokenizer, config
         self.validation_loss: float | None = None
+        self.validations: tuple[Validation, ...] = ()
         self._base, self._run = base, only_used(config)
         self._decoded: BaseModel | None = None
         self._is_training = False
@@ -159,6 +163,7 @@ class Tuner:
         examples: Examples,
         *,
         validation: Examples | None = None,
+        validate: ValidationSettings | None = None,
         on_step: OnStep | None = None,
         quiet: bool = False,
     ) -> list[RunStep]:
@@ -174,6 +179,7 @@ class Tuner:
                 on what the assistant says.
             validation: examples of the same kinds; :attr:`validation_loss` is then what
                 :meth:`evaluate` says of them after the last step.
+            validate: measure them while it trains, too, to keep the best weights and to stop early.
             on_step: called with every step. What it raises ends the training; the adapter stays as
                 it was after the step that the engine had reached.
             quiet: show no progress and no notes.
@@ -187,23 +193,29 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
+        check_validating(validate, self.config, validated=validation is not None, what="config")
         steps = KeptSteps(on_step)
         named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
         asked = None if validation is None else self._encoded(validation)
+        validator = Validator(validate or ValidationSettings(), asked or ())
         method = method_of(self._run)
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        self._is_training, self.validation_loss = True, None
+        self._is_training, self.validation_loss, self.validations = True, None, ()
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
+                if validate is not None:
+                    validator.follow(cohort)
                 self._take_all(cohort, steps, progress)
                 cohort.free()
                 cohort.seat([run.name])
+                validator.tell(cohort, progress.note)
         finally:
             self._is_training = False
+            self.validations = tuple(validator.found[run.name])
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if cohort.slots[0].failure is not None:
