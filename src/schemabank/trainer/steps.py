@@ -112,11 +112,19 @@ class Steps:
             stacklevel=3,
         )
 
-    def begin_batches(self, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Count the real tokens of all batches of a step, over which penalties are means."""
+    def begin_batches(
+        self, batches: Sequence[Mapping[str, Any]], mean: Callable[[float], float]
+    ) -> None:
+        """Count the real tokens of all batches of a step, over which penalties are means.
+
+        Args:
+            batches: of this process.
+            mean: of a number over all processes. DDP takes the mean of their gradients, so a
+                process counts its penalties over the mean number of tokens.
+        """
         if self.banks is not None:
             masks = [_mask_of(batch.get("attention_mask")) for batch in batches]
-            self._num_real = float(sum(mask.sum() for mask in masks))
+            self._num_real = mean(float(sum(mask.sum() for mask in masks)))
 
     def noting(self) -> AbstractContextManager[None]:
         """Note what routers do in a forward pass."""
