@@ -32,6 +32,7 @@ from schemabank.runs.inmemory import (
     OnStep,
     Weights,
     check_config,
+    check_scale,
     check_tags,
     held_base,
     held_context,
@@ -40,7 +41,7 @@ from schemabank.runs.inmemory import (
     tell_without_effect,
     validation_data,
 )
-from schemabank.runs.members import Trainee
+from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
@@ -73,6 +74,7 @@ class RunResult:
         validation_loss: mean loss on the validation examples in nats per token, as
             :meth:`schemabank.Tuner.evaluate` measures it; ``None`` without them, and where the run
             failed before.
+        rescaled: how its adapter's scale was chosen, where ``rescale.factors`` are given.
         validations: what was measured while it trained, where ``validate`` asked for it.
     """
 
@@ -81,6 +83,7 @@ class RunResult:
     steps: tuple[RunStep, ...] = field(repr=False)
     failure: Failure | None
     validation_loss: float | None
+    rescaled: Rescaled | None
     validations: tuple[Validation, ...] = field(repr=False)
     _weights: Weights | None = field(repr=False)
     _base: BaseModel = field(repr=False)
@@ -168,6 +171,7 @@ def train_cohort(
     _check_slots(slots)
     for name, config in named.items():
         check_validating(validate, config, validated=validation is not None, what=name)
+        check_scale(config, validated=validation is not None, what=name)
     tell_without_effect(named.values(), who=WHO, stacklevel=3)
     base, start = held_base(model, tokenizer), None
     if adapter is not None:
@@ -225,7 +229,8 @@ def _prepared(
     asked = None if validation is None else validation_data(validation, runs[0], base)
     validator = None if validate is None or asked is None else Validator(validate, asked)
     tensors = None if start is None else start.tensors
-    return _Group(runs, held_context(base, data, progress, start=tensors), asked, validator)
+    context = held_context(base, data, progress, start=tensors, held_out=asked or ())
+    return _Group(runs, context, asked, validator)
 
 
 def _continued(
@@ -320,6 +325,7 @@ class _Attempt:
             tuple(self.steps.by_run[name]),
             trainee.failure,
             self.losses.get(name),
+            trainee.rescaled,
             () if validator is None else tuple(validator.found[name]),
             self.kept.get(name),
             self.group.context.base,
@@ -356,7 +362,7 @@ def _named(runs: object) -> dict[str, RunConfig]:
                 f"a run is called {name!r:.80}: allowed are names of one line of printable "
                 "characters, rename it"
             )
-        check_config(run, what=name, who=WHO)
+        check_config(run, what=name)
     return named if isinstance(runs, Mapping) else _titled(list(named.values()))
 
 

@@ -116,6 +116,7 @@ class MethodTrainerMixin(AnyTrainer):
             )
         # Those of an earlier call, which was interrupted, are at another step.
         self.optimizer = self.lr_scheduler = None
+        assert self.model is not None
         self.model_wrapped = self.model  # DDP of an earlier call would not know the new banks
         self._steps = Steps(self.model, self._adapter, self._method)
         try:
