@@ -21,6 +21,7 @@ STEPS = 8  # two epochs are 12
 METHODS: Mapping[str, RunConfig] = {
     "lora": method("lora"),
     "coto": method("coto"),
+    "molf": method("molf"),
     # The load-balancing term needs the whole batch at once.
     "schemabank": method("schemabank", bank=BANK.model_copy(update={"load_balance_weight": 0.0})),
 }

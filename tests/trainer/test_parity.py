@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 # rate, 1e-2.
 TOLERANCE = 1e-5
 ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
-ARMS = ("lora", "coto", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank")
 BARE = [
     {"name": "router", "ratio": 0.2, "train": ["router"], "tag_keep": [1.0, 0.5]},
     {

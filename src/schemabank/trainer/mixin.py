@@ -118,7 +118,8 @@ class MethodTrainerMixin(AnyTrainer):
         self.optimizer = self.lr_scheduler = None
         assert self.model is not None
         self.model_wrapped = self.model  # DDP of an earlier call would not know the new banks
-        self._steps = Steps(self.model, self._adapter, self._method)
+        epsilon = self.args.adam_epsilon
+        self._steps = Steps(self.model, self._adapter, self._method, epsilon=epsilon)
         try:
             result = super().train(self._resumed, *args, **options)
             self._steps.warn_if_unfinished(self.state.global_step)
@@ -284,7 +285,7 @@ class MethodTrainerMixin(AnyTrainer):
         return float(self.accelerator.reduce(own, "mean"))
 
     def _new_course(self, num_steps: int) -> Any:  # noqa: ANN401
-        config = resolved(self._method, self.args, num_steps)
+        config = resolved(self._method, self.args, num_steps, rank=self._adapter.config.r)
         blocks = self._adapter.num_blocks
         return config, new_course(config, self._examples, self.processing_class, blocks)
 
@@ -308,7 +309,14 @@ class _OnCourse(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         del args, state, control
-        self._steps().skip_unless_finite()
+        self._steps().before_update()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, state, control
+        assert self._trainer.optimizer is not None
+        self._steps().after_update(self._trainer.optimizer.state)
 
     def _steps(self) -> Steps:
         assert self._trainer._steps is not None
