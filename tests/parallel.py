@@ -30,6 +30,8 @@ LONGEST_FIRST = (
     "runs/test_experiment.py",
     "trainer/test_mixin.py",
     "trainer/test_parity.py",
+    "trainer/test_processes.py",
+    "trainer/test_trl.py",
     "test_without_extras.py",
     "report/page/test_html.py",
     "adapters/test_peftcheck.py",
