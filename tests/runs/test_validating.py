@@ -117,7 +117,10 @@ RUNS: Mapping[str, sb.RunConfig] = {
 }
 
 
-def cohort(names: Sequence[str], *, slots: int) -> dict[str, tuple[sb.RunResult, list[Tensor]]]:
+Trained = tuple[sb.RunResult, list[Tensor]]
+
+
+def cohort(names: Sequence[str], *, slots: int) -> dict[str, Trained]:
     runs = {name: RUNS[name] for name in names}
     found = sb.train_cohort(
         *(tiny_model("llama"), tiny_tokenizer(), runs, PAIRS),
@@ -127,6 +130,11 @@ def cohort(names: Sequence[str], *, slots: int) -> dict[str, tuple[sb.RunResult,
         quiet=True,
     )
     return {name: (result, tensors(result)) for name, result in found.items()}
+
+
+@pytest.fixture(scope="module")
+def both() -> dict[str, Trained]:
+    return cohort(["slow", "stops"], slots=2)
 
 
 def tensors(result: sb.RunResult) -> list[Tensor]:
@@ -147,24 +155,25 @@ def test_neighbours_do_not_matter_to_a_run_that_stops_or_takes_its_slot() -> Non
         assert same(own, others)
 
 
-def test_a_run_that_stops_alone_is_a_tuners() -> None:
+def test_a_run_that_stops_alone_is_a_tuners(both: Mapping[str, Trained]) -> None:
     found = cohort(["stops", "after"], slots=1)["stops"]
     tuner, steps = trained(RUNS["stops"], STOPPING)
     assert same(found[1], weights(tuner))
     assert found[0].validations == tuner.validations
     assert [step.loss for step in found[0].steps] == [step.loss for step in steps]
-    beside = cohort(["stops", "slow"], slots=2)["stops"]
-    pairs = zip(found[1], beside[1], strict=True)
+    pairs = zip(found[1], both["stops"][1], strict=True)
     assert max((a - b).abs().max().item() for a, b in pairs) <= SOLO_TOLERANCE
 
 
-def test_memory_that_runs_out_in_a_measurement_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = cohort(["slow", "stops"], slots=2)
+@pytest.mark.parametrize("lacking", [3, 16])  # the last one is of the longest run's last step
+def test_memory_that_runs_out_in_a_measurement_loses_none(
+    lacking: int, both: Mapping[str, Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
 
     def short(*args: object) -> list[float]:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == lacking:
             raise torch.OutOfMemoryError("no room")
         return mean_losses(*args)  # type: ignore[arg-type]
 
@@ -173,8 +182,8 @@ def test_memory_that_runs_out_in_a_measurement_loses_none(monkeypatch: pytest.Mo
     for name, (result, own) in found.items():
         assert result.failure is None
         steps = [each.step for each in result.validations]
-        assert steps == [each.step for each in expected[name][0].validations]
-        pairs = zip(own, expected[name][1], strict=True)
+        assert steps == [each.step for each in both[name][0].validations]
+        pairs = zip(own, both[name][1], strict=True)
         assert max((a - b).abs().max().item() for a, b in pairs) <= SOLO_TOLERANCE
 
 

@@ -240,13 +240,22 @@ class Cohort:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
         entered = True
         while entered:  # once more, since a run that was halted enters with a step to look at
-            self.between(self._seating.seated)
+            self._look()
             for index, slot in self._seating.leave().items():
                 self._keep(index, slot)
             entered = self._fill()
         if not self._seating.is_cached:
             self._programs.drop_trunk()
         return bool(self._seating.seated)
+
+    def _look(self) -> None:
+        """Let runs be looked at; where memory runs out, also those at their end keep waiting."""
+        seated = self._seating.seated
+        for slot in seated.values():
+            slot.is_awaited = True
+        self.between(seated)
+        for slot in seated.values():
+            slot.is_awaited = False
 
     def _fill(self) -> bool:
         """Give free slots to runs that can go on now; say whether there was one."""
