@@ -215,6 +215,29 @@ def test_patience_that_cannot_stop_a_run_is_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arm", "given", "mend"),
+    [
+        ("lora", {"eval_steps": 8}, "eval_steps to at most 3"),
+        ("lora", {}, "eval_steps to at most 3"),  # an epoch has as many steps
+        ("schemabank", {"eval_steps": 2}, "train more steps"),
+    ],
+)
+def test_one_measurement_that_leaves_nothing_to_choose_is_told(
+    arm: str, given: Mapping[str, int], mend: str
+) -> None:
+    run = config(arm, train={"max_steps": 4 if arm == "lora" else 3, "batch_size": 3})
+    with pytest.warns(UserWarning, match=f"load_best_model_at_end is True, .* alone, .*{mend}"):
+        tuner, _ = trained(run, sb.ValidationSettings(**given))
+    assert len(tuner.validations) == 1
+
+
+def test_a_patience_that_nothing_is_short_enough_for_is_told() -> None:
+    validate = sb.ValidationSettings(eval_steps=9, early_stopping_patience=1)
+    with pytest.warns(UserWarning, match="measured 2 times .*allowed is to measure it more often"):
+        trained(config(), validate)
+
+
+@pytest.mark.parametrize(
     ("changes", "given", "message"),
     [
         ({}, {"validate": EVERY}, "no validation examples"),

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.config.settings import EvalSettings
@@ -120,6 +121,19 @@ def test_arguments_of_the_trainer(changes: dict[str, object], message: str, tmp_
     [
         ("schemabank", {}, r"world_size is 2, .*allowed is 1 with bank\.load_balance_weight"),
         ("lora", {"average_tokens_across_devices": False}, "allowed is True in several processes"),
+        (
+            "lora",
+            {"accelerator_config": AcceleratorConfig(even_batches=False)},
+            r"accelerator_config is \{'even_batches': False\}, .*allowed is even_batches True",
+        ),
+        (
+            "lora",
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            r"kwargs is \{'use_reentrant': True\}, .*False in several processes",
+        ),
         ("coto", {"n_gpu": 2}, "n_gpu is 2, .*allowed is one visible GPU a process"),
         ("even", {"ddp_find_unused_parameters": False}, "unused_parameters is False.*is True, sin"),
         ("even", {"ddp_static_graph": True}, "ddp_static_graph is True, .*allowed is False"),
@@ -143,6 +157,13 @@ def test_several_processes_that_would_train_otherwise(
     if arm == "even":
         monkeypatch.setattr(TrainingArguments, "world_size", 1)
         check_arguments(args, even)
+
+
+def test_one_process_has_none_of_their_limits(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args.gradient_checkpointing, args.gradient_checkpointing_kwargs = True, {"use_reentrant": True}
+    args.accelerator_config.even_batches = args.average_tokens_across_devices = False
+    check_arguments(args, method("lora"))
 
 
 def test_processes_that_split_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

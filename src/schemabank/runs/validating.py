@@ -56,18 +56,28 @@ class Validator:
         self._waited: dict[str, int] = defaultdict(int)
 
     def follow(self, cohort: Cohort) -> None:
-        """Measure a cohort's runs from now on, and warn of those that can never stop."""
+        """Measure a cohort's runs from now on, and warn of settings that cannot have an effect."""
         cohort.between = partial(self._look, cohort)
-        patience = self._settings.early_stopping_patience
         for slot in cohort.slots:
-            most = sum(self._is_time(slot, step) for step in range(slot.num_steps + 1))
-            if patience is None or patience + 2 <= most or self.found[slot.run.name]:
-                continue
+            if not self.found[slot.run.name]:
+                self._warn_if_idle(slot)
+
+    def _warn_if_idle(self, slot: Slot) -> None:
+        settings, name, num_steps = self._settings, slot.run.name, slot.num_steps
+        patience = settings.early_stopping_patience
+        times = sum(self._is_time(slot, step) for step in range(num_steps + 1))
+        measured = f"but {name!r} is measured {times} times in {num_steps} steps, so it"
+        if patience is not None and patience + 2 > times:
+            allowed = f"up to {times - 2}, or measure" if times > 2 else "to measure"
+            said = f"cannot stop before its end: allowed is {allowed} it more often by eval_steps"
+            warnings.warn(f"early_stopping_patience is {patience}, {measured} {said}", stacklevel=4)
+        elif times == 1 and settings.load_best_model_at_end:
+            most = num_steps - 1 - _begin(slot.course)
+            mend = f"set eval_steps to at most {most}" if most > 0 else "train more steps"
             warnings.warn(
-                f"early_stopping_patience is {patience}, but {slot.run.name!r} is measured {most} "
-                f"times in {slot.num_steps} steps, so it cannot stop before its end: allowed is up "
-                f"to {max(most - 2, 0)}, or measure it more often by eval_steps",
-                stacklevel=2,
+                f"load_best_model_at_end is True, but {name!r} is measured after the last of its "
+                f"{num_steps} steps alone, so there is no other to choose: {mend}",
+                stacklevel=4,
             )
 
     def _look(self, cohort: Cohort, seated: Mapping[int, Slot]) -> None:

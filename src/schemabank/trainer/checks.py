@@ -102,7 +102,8 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
     Raises:
         InputError: naming the first.
     """
-    for name, value, allowed in (*_unfit(args, method), *_unfit_with_banks(args, method)):
+    unfit = (*_unfit(args, method), *_unfit_in_processes(args), *_unfit_with_banks(args, method))
+    for name, value, allowed in unfit:
         raise InputError(
             f"args.{name} is {value!r}, which the arm {method.arm} in a trainer cannot honour: "
             f"allowed is {allowed}"
@@ -112,7 +113,6 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
 def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, object, str]]:
     optimizer, schedule = str(getattr(args.optim, "value", args.optim)), scheduler_of(args)
     counted = args.warmup_steps >= 1 and len(method.stages()) > 1
-    many = args.world_size > 1
     wrapper = "DDP, which torchrun and accelerate launch start without further settings"
     rules: list[tuple[str, object, bool, str]] = [
         ("optim", optimizer, optimizer not in OPTIMIZERS, " or ".join(OPTIMIZERS)),
@@ -127,14 +127,23 @@ def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, ob
         ("fsdp", args.fsdp, bool(args.fsdp), wrapper),
         ("deepspeed", args.deepspeed, bool(args.deepspeed), wrapper),
         ("parallelism_config", "given", args.parallelism_config is not None, wrapper),
-        (
-            "average_tokens_across_devices",
-            args.average_tokens_across_devices,
-            many and not args.average_tokens_across_devices,
-            "True in several processes, whose batches hold different numbers of tokens",
-        ),
     ]
     return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
+
+
+def _unfit_in_processes(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
+    if args.world_size == 1:
+        return
+    if not args.average_tokens_across_devices:
+        which = "True in several processes, whose batches hold different numbers of tokens"
+        yield "average_tokens_across_devices", False, which
+    if not args.accelerator_config.even_batches:
+        which = "even_batches True in several processes: one without a batch lets others wait"
+        yield "accelerator_config", {"even_batches": False}, which
+    kwargs = args.gradient_checkpointing_kwargs
+    if args.gradient_checkpointing and isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
+        which = "use_reentrant False in several processes, since DDP looks for unused weights"
+        yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, which
 
 
 def _unfit_with_banks(
@@ -164,7 +173,8 @@ def check_processes(accelerator: Accelerator) -> None:
         InputError: naming what it is.
     """
     kind = accelerator.distributed_type
-    if kind not in PROCESSES or accelerator.parallelism_config is not None:
+    # Older versions of accelerate have no such attribute.
+    if kind not in PROCESSES or getattr(accelerator, "parallelism_config", None) is not None:
         raise InputError(
             f"the trainer's processes are started as {kind.value}, in which weights are split or "
             "wrapped: allowed is one process, or DDP, which torchrun and accelerate launch start "
