@@ -29,7 +29,7 @@ from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
-from schemabank.runs import asking
+from schemabank.runs import asking, rescale
 from tiny import END_TOKEN_ID, Kind, mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import write_model
 
@@ -257,6 +257,18 @@ def test_a_scale_is_chosen_by_the_validation_examples() -> None:
     for path, (a, b) in own.items():
         assert torch.equal(a, others[path][0])
         assert torch.equal(b, chosen.factor * others[path][1])
+
+
+def test_memory_that_runs_out_at_another_scale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("no room for 20 GiB")
+
+    monkeypatch.setattr(rescale, "mean_losses", full)
+    short = TrainSettings(max_steps=1)
+    rescaled = config(arm="lora", train=short, rescale={"factors": [2]})
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), rescaled)
+    with pytest.raises(RuntimeError, match=r"a single run, .* leave out the longest validation"):
+        tuner.train(PAIRS, validation=PAIRS[:2])
 
 
 def test_a_method_that_can_do_nothing_here_is_refused() -> None:

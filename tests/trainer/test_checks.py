@@ -162,7 +162,8 @@ def test_several_processes_that_would_train_otherwise(
 def test_one_process_has_none_of_their_limits(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     args.gradient_checkpointing, args.gradient_checkpointing_kwargs = True, {"use_reentrant": True}
-    args.accelerator_config.even_batches = args.average_tokens_across_devices = False
+    args.accelerator_config = AcceleratorConfig(even_batches=False)  # type: ignore[assignment]
+    args.average_tokens_across_devices = False
     check_arguments(args, method("lora"))
 
 

@@ -73,7 +73,7 @@ def rescale(
         found = _losses_with_progress(cohort, names, factors, held, reporter)
     except (InputError, RuntimeError, OSError, MemoryError) as error:
         for member in asking:
-            member.fail(_failure_of(error, f"{slots_setting} is {cohort.stack.num_slots}"))
+            member.fail(_failure_of(error, cohort.stack.num_slots, slots_setting))
     else:
         for member, losses in zip(members, found, strict=True):
             if losses:
@@ -199,13 +199,19 @@ def _keep_best(
     reporter.note(f"{run.arm} seed {run.seed}: {member.rescaled}")
 
 
-def _failure_of(error: Exception, slots: str) -> Failure:
-    """Return why runs failed, with what to lower where memory ran out, and how high it is."""
+def _failure_of(error: Exception, num_slots: int, slots_setting: str) -> Failure:
+    """Return why the runs of so many slots failed, with what to lower where memory ran out."""
     failure = failure_of(error)
     if failure.kind != "memory":
         return failure
+    if num_slots == 1:
+        return Failure(
+            "memory",
+            "the losses of a single run, by which rescale.factors is chosen, do not fit into the "
+            f"device's memory: leave out the longest {SPLIT} examples, or rescale ({error})",
+        )
     return Failure(
         "memory",
-        f"{slots}, but the losses of so many runs at once, by which "
+        f"{slots_setting} is {num_slots}, but the losses of so many runs at once, by which "
         f"rescale.factors is chosen, do not fit into the device's memory: lower it ({error})",
     )

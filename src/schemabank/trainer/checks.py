@@ -137,7 +137,7 @@ def _unfit_in_processes(args: TrainingArguments) -> Iterator[tuple[str, object, 
     if not args.average_tokens_across_devices:
         which = "True in several processes, whose batches hold different numbers of tokens"
         yield "average_tokens_across_devices", False, which
-    if not args.accelerator_config.even_batches:
+    if not getattr(args.accelerator_config, "even_batches", True):  # its type has other forms
         which = "even_batches True in several processes: one without a batch lets others wait"
         yield "accelerator_config", {"even_batches": False}, which
     kwargs = args.gradient_checkpointing_kwargs
