@@ -2,8 +2,7 @@
 
 `settings` has the whole of a run, `task` and `train` its largest parts, `presets` sets of defaults,
 `methods` names what a run may train and `targets` where, `file` and `settingsfile` read them,
-`overrides` reads ``--set``, `validation` is what a program says of measuring while it trains.
-Nothing here reads a model or data, or loads torch.
+`overrides` reads ``--set``. Nothing here reads a model or data, or loads torch.
 """
 
 __all__ = [
@@ -20,5 +19,4 @@ __all__ = [
     "targets",
     "task",
     "train",
-    "validation",
 ]
