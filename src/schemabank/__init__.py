@@ -12,11 +12,17 @@ if TYPE_CHECKING:
     from schemabank.common.failure import Failure
     from schemabank.config.settings import BankSettings, LoraSettings, RunConfig, TagSettings
     from schemabank.config.task import TaskSettings
-    from schemabank.config.train import AverageSettings, StageSettings, TrainSettings
+    from schemabank.config.train import (
+        AverageSettings,
+        RescaleSettings,
+        StageSettings,
+        TrainSettings,
+    )
     from schemabank.engine.cohort import RunStep
     from schemabank.methods.schemabank.bank import Routing
     from schemabank.runs.asking import Prompt
     from schemabank.runs.inmemory import OnStep
+    from schemabank.runs.members import Rescaled
     from schemabank.runs.pairs import Examples
     from schemabank.runs.together import RunResult, train_cohort
     from schemabank.runs.tuner import Tuner
@@ -35,6 +41,8 @@ __all__ = [
     "LoraSettings",
     "OnStep",
     "Prompt",
+    "RescaleSettings",
+    "Rescaled",
     "Routing",
     "RunConfig",
     "RunResult",
@@ -55,6 +63,8 @@ _HOMES = {
     "InputError": "common.errors",
     "OnStep": "runs.inmemory",
     "Prompt": "runs.asking",
+    "RescaleSettings": "config.train",
+    "Rescaled": "runs.members",
     "Routing": "methods.schemabank.bank",
     "RunResult": "runs.together",
     "RunStep": "engine.cohort",

@@ -307,12 +307,12 @@ def test_a_run_that_failed_stays_as_it_is(
         cohort: Cohort,
         names: Sequence[str],
         factors: Sequence[Sequence[float]],
-        items: Sequence[Item],
+        held: rescale.Held,
         *,
         advance: Callable[[int], None],
     ) -> list[dict[float, float]]:
         seen.append(factors)
-        return measured(cohort, names, factors, items, advance=advance)
+        return measured(cohort, names, factors, held, advance=advance)
 
     monkeypatch.setattr(rescale, "losses_at", noting)
     wild = {"train": {"num_train_epochs": 2, "learning_rate": 1e38}}

@@ -347,6 +347,30 @@ def test_a_quiet_cohort_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("", "")
 
 
+def test_each_run_chooses_its_own_scale() -> None:
+    runs = {
+        "plain": config(train={"learning_rate": 1e-3}),
+        "few": config(train={"learning_rate": 1e-3}, rescale={"factors": [8]}),
+        "many": config(train={"learning_rate": 1e-3}, rescale={"factors": [0.5, 4]}),
+    }
+    found = sb.train_cohort(
+        *(tiny_model("llama"), tiny_tokenizer(), runs, PAIRS),
+        validation=PAIRS[:2],
+        slots=2,
+        quiet=True,
+    )
+    assert found["plain"].rescaled is None
+    few, many = found["few"].rescaled, found["many"].rescaled
+    assert few is not None
+    assert many is not None
+    assert (list(few.losses), list(many.losses)) == ([1, 8], [0.5, 1, 4])
+    for result, chosen in ((found["few"], few), (found["many"], many)):
+        assert result.validation_loss == min(chosen.losses.values())
+        assert chosen.losses[1] == found["plain"].validation_loss
+        with result.attach() as tuner:
+            assert tuner.evaluate(PAIRS[:2]) == pytest.approx(result.validation_loss, abs=1e-5)
+
+
 TAGGED = config("schemabank", tags={"tagger": "hash", "delivery": "prefix"})
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
@@ -359,7 +383,7 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ({"a": "lora"}, {}, "the run 'a' is 'lora': allowed is"),
         ([config(), config()], {}, "two of the runs in the list are 'lora seed 42': allowed is"),
         ({"x": config("base")}, {}, "x.arm is 'base', which trains nothing"),
-        ([config(rescale={"factors": [0.5]})], {}, r"runs\[0\]\.rescale\.factors .* leave it out"),
+        ([config(rescale={"factors": [0.5]})], {}, r"lora seed 42\.rescale\.factors .* validation"),
         (
             {"a\n\x1b[31m": config()},
             {},

@@ -29,7 +29,7 @@ from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.loss import mean_per_slot
 from schemabank.engine.programs import Programs
-from schemabank.runs import asking
+from schemabank.runs import asking, rescale
 from tiny import END_TOKEN_ID, Kind, mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import write_model
 
@@ -230,14 +230,45 @@ def test_pairs_have_no_columns_to_tag_by() -> None:
         tuner.train(PAIRS)
 
 
-def test_a_scale_cannot_be_chosen_without_a_validation_split() -> None:
+def test_a_scale_cannot_be_chosen_without_validation_examples() -> None:
     rescaled = config(arm="lora", rescale={"factors": [0.5]})
-    model = tiny_model("llama")
-    with pytest.raises(
-        InputError, match=r"factors is \[0\.5, 1\.0\], but a Tuner has no validation"
-    ):
-        schemabank.Tuner(model, tiny_tokenizer(), rescaled)
-    assert torch.equal(logits(model), logits(tiny_model("llama")))
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), rescaled)
+    before = logits(tuner.model)
+    with pytest.raises(InputError, match=r"factors is \[0\.5, 1\.0\], .*give them as validation"):
+        tuner.train(PAIRS)
+    assert torch.equal(logits(tuner.model), before)
+
+
+def test_a_scale_is_chosen_by_the_validation_examples() -> None:
+    short = TrainSettings(max_steps=3, learning_rate=1e-3)
+    plain = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=short))
+    plain.train(PAIRS, validation=PAIRS[:2])
+    assert plain.rescaled is None
+    rescaled = config(arm="lora", train=short, rescale={"factors": [0.25, 2]})
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), rescaled)
+    tuner.train(PAIRS, validation=PAIRS[:2])
+    chosen = tuner.rescaled
+    assert chosen is not None
+    assert list(chosen.losses) == [0.25, 1, 2]
+    assert chosen.losses[1] == plain.validation_loss
+    assert chosen.factor != 1
+    assert tuner.validation_loss == min(chosen.losses.values()) == tuner.evaluate(PAIRS[:2])
+    own, others = (t.stack.lora.tensors(0) for t in (tuner, plain))
+    for path, (a, b) in own.items():
+        assert torch.equal(a, others[path][0])
+        assert torch.equal(b, chosen.factor * others[path][1])
+
+
+def test_memory_that_runs_out_at_another_scale_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise torch.OutOfMemoryError("no room for 20 GiB")
+
+    monkeypatch.setattr(rescale, "mean_losses", full)
+    short = TrainSettings(max_steps=1)
+    rescaled = config(arm="lora", train=short, rescale={"factors": [2]})
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), rescaled)
+    with pytest.raises(RuntimeError, match=r"a single run, .* leave out the longest validation"):
+        tuner.train(PAIRS, validation=PAIRS[:2])
 
 
 def test_a_method_that_can_do_nothing_here_is_refused() -> None:

@@ -8,14 +8,19 @@ import datasets
 import peft
 import pytest
 import torch
-from transformers import Trainer
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from schemabank import BankSettings, InputError, LoraSettings, RunConfig, TagSettings, TrainSettings
 from schemabank.config.settings import EvalSettings
 from schemabank.config.task import TaskSettings
 from schemabank.trainer import MethodTrainerMixin
+from schemabank.trainer.checks import check_arguments
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
+    BANK,
     BATCH,
     TinyTrainer,
     arguments,
@@ -46,6 +51,8 @@ def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
     ("settings", "message"),
     [
         ({"arm": "experts"}, "arm is 'experts', which trains in SchemaBank's own engine alone"),
+        ({"arm": "shrink"}, "arm is 'shrink', .* allowed in a trainer are lora, molf, coto, sche"),
+        ({"arm": "molf", "molf": {"num_adapters": 3}}, r"lora\.r is 4 and molf\.num_adapters is 3"),
         ({"arm": "base"}, "arm is 'base', which"),
         ({"arm": "coto", "seed": 3}, r"states seed, which has no effect .*; set it in args\.seed"),
         (
@@ -107,6 +114,64 @@ def test_settings_of_the_method(settings: dict[str, Any], message: str, tmp_path
 def test_arguments_of_the_trainer(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
         trainer(tmp_path, method("schemabank"), **changes)
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "message"),
+    [
+        ("schemabank", {}, r"world_size is 2, .*allowed is 1 with bank\.load_balance_weight"),
+        ("lora", {"average_tokens_across_devices": False}, "allowed is True in several processes"),
+        (
+            "lora",
+            {"accelerator_config": AcceleratorConfig(even_batches=False)},
+            r"accelerator_config is \{'even_batches': False\}, .*allowed is even_batches True",
+        ),
+        (
+            "lora",
+            {
+                "gradient_checkpointing": True,
+                "gradient_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            r"kwargs is \{'use_reentrant': True\}, .*False in several processes",
+        ),
+        ("coto", {"n_gpu": 2}, "n_gpu is 2, .*allowed is one visible GPU a process"),
+        ("even", {"ddp_find_unused_parameters": False}, "unused_parameters is False.*is True, sin"),
+        ("even", {"ddp_static_graph": True}, "ddp_static_graph is True, .*allowed is False"),
+        ("lora", {"parallelism_config": object()}, "parallelism_config is 'given', .*is DDP"),
+    ],
+)
+def test_several_processes_that_would_train_otherwise(
+    arm: str,
+    changes: dict[str, object],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    even = method("schemabank", bank=BANK.model_copy(update={"load_balance_weight": 0.0}))
+    args = arguments(tmp_path)
+    for name, value in {"world_size": 2, **changes}.items():
+        monkeypatch.setattr(TrainingArguments, name, value)
+        vars(args).pop(name, None)
+    with pytest.raises(InputError, match=message):
+        check_arguments(args, even if arm == "even" else method(arm))
+    if arm == "even":
+        monkeypatch.setattr(TrainingArguments, "world_size", 1)
+        check_arguments(args, even)
+
+
+def test_one_process_has_none_of_their_limits(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args.gradient_checkpointing, args.gradient_checkpointing_kwargs = True, {"use_reentrant": True}
+    args.accelerator_config = AcceleratorConfig(even_batches=False)  # type: ignore[assignment]
+    args.average_tokens_across_devices = False
+    check_arguments(args, method("lora"))
+
+
+def test_processes_that_split_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = made(tmp_path, method("lora"))
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(InputError, match=r"processes are started as FSDP, .*or DDP"):
+        late.train()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from trainers import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 DROPPED = LORA.model_copy(update={"lora_dropout": 0.2})
-ARMS = ("lora", "coto", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank")
 # In the middle of all three stages, at the end of the first, and one step before the second's.
 CHECKPOINTS = (7, 15, 22, 29, 40)
 

@@ -105,7 +105,7 @@ def test_in_float32_rounding_is_the_only_difference(arm: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [*ARMS, "molf"])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_fifty_steps_end_at_the_engines_weights(arm: str, kind: Kind, tmp_path: Path) -> None:
     assert_as_the_engine(tmp_path, method(arm), kind)

@@ -1,4 +1,4 @@
-"""The same inside TRL's `SFTTrainer`, where TRL is installed; nothing else needs it."""
+"""The same inside TRL's `SFTTrainer`; nothing else needs TRL."""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +7,7 @@ import datasets
 import peft
 import pytest
 import torch
+import trl
 
 from schemabank import InputError, RunConfig, Tuner
 from schemabank.trainer import MethodTrainerMixin
@@ -26,7 +27,6 @@ from trainers import (
     tokens_of,
 )
 
-trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*pin_memory"
 )

@@ -40,12 +40,21 @@ class MoLF(Method):
                 f"train.optimizer is {run.train.optimizer!r}, but the arm {run.arm} chooses what a "
                 "step moves by AdamW's moments: allowed is 'adamw', set it, or choose another arm"
             )
-        rank, count = run.lora.r, run.own(MoLFSettings).num_adapters
-        if rank % count:
-            divisors = [str(n) for n in range(2, MOST_ADAPTERS + 1) if rank % n == 0]
-            other = f", or molf.num_adapters to {' or '.join(divisors)}" if divisors else ""
-            raise InputError(
-                f"lora.r is {rank} and molf.num_adapters is {count}, but all adapters of a layer "
-                f"have the same rank: allowed for lora.r are multiples of {count}, set it to "
-                f"{(rank // count + 1) * count}{other}"
-            )
+        check_slices(run)
+
+
+def check_slices(run: RunConfig) -> None:
+    """Refuse a rank that cannot be shared equally.
+
+    Raises:
+        InputError: naming ranks that can.
+    """
+    rank, count = run.lora.r, run.own(MoLFSettings).num_adapters
+    if rank % count:
+        divisors = [str(n) for n in range(2, MOST_ADAPTERS + 1) if rank % n == 0]
+        other = f", or molf.num_adapters to {' or '.join(divisors)}" if divisors else ""
+        raise InputError(
+            f"lora.r is {rank} and molf.num_adapters is {count}, but all adapters of a layer "
+            f"have the same rank: allowed for lora.r are multiples of {count}, set it to "
+            f"{(rank // count + 1) * count}{other}"
+        )

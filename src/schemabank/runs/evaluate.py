@@ -231,16 +231,23 @@ def target_losses(
     return results
 
 
-def mean_losses(stack: AdapterStack, examples: Sequence[Encoded]) -> list[float]:
+def mean_losses(
+    stack: AdapterStack, examples: Sequence[Encoded], *, advance: Advance = lambda _: None
+) -> list[float]:
     """Return every slot's loss in nats per learned token: a mean over the tokens of all examples.
 
     Call it inside ``stack.evaluating(...)``.
+
+    Args:
+        stack: the adapters.
+        examples: in any order.
+        advance: called with the number of examples that were measured since the last call.
     """
     longest_first = sorted(examples, key=lambda example: -len(example.tokens))
     num_labels = sum(example.num_labels for example in examples)
     return [
         fsum(row.sum().item() for row in rows) / num_labels
-        for rows in target_losses(stack, longest_first)
+        for rows in target_losses(stack, longest_first, advance=advance)
     ]
 
 

@@ -137,16 +137,15 @@ class KeptSteps:
                 raise
 
 
-def check_config(config: RunConfig, *, what: str, who: str) -> None:
+def check_config(config: RunConfig, *, what: str) -> None:
     """Refuse a run that a program cannot train with its own model and examples.
 
     Args:
         config: the run's settings.
         what: what they are called, for messages.
-        who: would train it.
 
     Raises:
-        InputError: no settings at all, an arm that trains nothing, or a scale that is to be chosen.
+        InputError: no settings at all, or an arm that trains nothing.
     """
     if not isinstance(config, RunConfig):
         raise InputError(
@@ -157,11 +156,19 @@ def check_config(config: RunConfig, *, what: str, who: str) -> None:
             f"{what}.arm is {config.arm!r}, which trains nothing: allowed are "
             f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
         )
-    if config.rescale.factors:
+
+
+def check_scale(config: RunConfig, *, validated: bool, what: str) -> None:
+    """Refuse to choose an adapter's scale without examples to choose it by.
+
+    Raises:
+        InputError: there are no validation examples.
+    """
+    if config.rescale.factors and not validated:
         raise InputError(
-            f"{what}.rescale.factors is {list(config.rescale.factors)}, but {who} has no "
-            "validation split of a task on which to choose one: allowed is none here, leave it "
-            "out, or train by `schemabank train`"
+            f"{what}.rescale.factors is {list(config.rescale.factors)}, one of which is chosen by "
+            "the loss on validation examples, but there are none: give them as validation, or "
+            "leave rescale out"
         )
 
 
@@ -256,6 +263,7 @@ def held_context(
     reporter: Reporter,
     *,
     start: LoraTensors | None = None,
+    held_out: Sequence[Encoded] = (),
 ) -> Context:
     """Return what runs on a program's model and examples share."""
     return Context(
@@ -268,6 +276,7 @@ def held_context(
         inputs={},
         start=start,
         slots_setting="slots",
+        held_out=held_out,
     )
 
 

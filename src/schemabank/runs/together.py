@@ -31,6 +31,7 @@ from schemabank.runs.inmemory import (
     OnStep,
     Weights,
     check_config,
+    check_scale,
     check_tags,
     held_base,
     held_context,
@@ -39,7 +40,7 @@ from schemabank.runs.inmemory import (
     tell_without_effect,
     validation_data,
 )
-from schemabank.runs.members import Trainee
+from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
@@ -71,6 +72,7 @@ class RunResult:
         validation_loss: mean loss on the validation examples in nats per token, as
             :meth:`schemabank.Tuner.evaluate` measures it; ``None`` without them, and where the run
             failed before.
+        rescaled: how its adapter's scale was chosen, where ``rescale.factors`` are given.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunResult:
     steps: tuple[RunStep, ...] = field(repr=False)
     failure: Failure | None
     validation_loss: float | None
+    rescaled: Rescaled | None
     _weights: Weights | None = field(repr=False)
     _base: BaseModel = field(repr=False)
 
@@ -159,6 +162,8 @@ def train_cohort(
     """
     named, steps = _named(runs), KeptSteps(on_step)
     _check_slots(slots)
+    for name, config in named.items():
+        check_scale(config, validated=validation is not None, what=name)
     tell_without_effect(named.values(), who=WHO, stacklevel=3)
     base, start = held_base(model, tokenizer), None
     if adapter is not None:
@@ -213,7 +218,8 @@ def _prepared(
     check_runs(runs, examples, base, data)
     asked = None if validation is None else validation_data(validation, runs[0], base)
     tensors = None if start is None else start.tensors
-    return _Group(runs, held_context(base, data, progress, start=tensors), asked)
+    context = held_context(base, data, progress, start=tensors, held_out=asked or ())
+    return _Group(runs, context, asked)
 
 
 def _continued(
@@ -301,6 +307,7 @@ class _Attempt:
             tuple(self.steps.by_run[name]),
             trainee.failure,
             self.losses.get(name),
+            trainee.rescaled,
             self.kept.get(name),
             self.group.context.base,
         )
@@ -336,7 +343,7 @@ def _named(runs: object) -> dict[str, RunConfig]:
                 f"a run is called {name!r:.80}: allowed are names of one line of printable "
                 "characters, rename it"
             )
-        check_config(run, what=name, who=WHO)
+        check_config(run, what=name)
     return named if isinstance(runs, Mapping) else _titled(list(named.values()))
 
 

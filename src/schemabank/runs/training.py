@@ -16,6 +16,7 @@ from schemabank.adapters.files import LoraTensors
 from schemabank.common.failure import Failure
 from schemabank.common.waiting import waiting
 from schemabank.config.settings import RunConfig
+from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Halted, Slot
@@ -27,7 +28,7 @@ from schemabank.runs.members import KeepStage, Member, Trainee, stage_keeper, wr
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
-from schemabank.runs.rescale import rescale
+from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.steplogs import StepLogs
 from schemabank.runs.trackers import Trackers
@@ -65,6 +66,7 @@ class Context:
         inputs: digests of the base model, its tokenizer and the task's examples.
         start: an adapter that every run begins with, in place of freshly drawn weights.
         slots_setting: what sets the number of slots, for messages.
+        held_out: a program's validation examples, in place of ``validation``.
     """
 
     base: BaseModel
@@ -76,6 +78,12 @@ class Context:
     inputs: Mapping[str, str]
     start: LoraTensors | None = None
     slots_setting: str = SLOTS
+    held_out: Sequence[Encoded] = ()
+
+    @property
+    def held(self) -> Held:
+        """On what losses are measured where a run has a choice of scales."""
+        return of_examples(self.held_out) if self.held_out else of_items(self.validation)
 
     def asked_of(self, run: RunConfig) -> Items:
         """Return what a run is asked: the untouched model all forms, a trained one its own."""
@@ -151,7 +159,8 @@ def train_all(
         for index, trainee in enumerate(trainees):
             trainee.fail(_end_of(cohort, index))
         for part in seated(trainees, stack, cohort):
-            rescale(part, cohort, context.validation, context.reporter)
+            setting = context.slots_setting
+            rescale(part, cohort, context.held, context.reporter, slots_setting=setting)
             for index, trainee in enumerate(part):
                 keep(stack, index, trainee)
         on_failure.pop_all()

@@ -32,6 +32,7 @@ from schemabank.runs.inmemory import (
     OnStep,
     Weights,
     check_config,
+    check_scale,
     held_base,
     held_context,
     held_data,
@@ -39,10 +40,12 @@ from schemabank.runs.inmemory import (
     tell_without_effect,
     validation_data,
 )
+from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.modelfit import check_training
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter, reporter
+from schemabank.runs.rescale import of_examples, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.training import skips, take_steps
 
@@ -71,10 +74,11 @@ class Tuner:
 
     Attributes:
         validation_loss: of the last :meth:`train` with ``validation``, in nats per token.
+        rescaled: how the adapter's scale was chosen in it, where ``rescale.factors`` are given.
 
     Raises:
-        InputError: targets or blocks that the model does not have, another Tuner's layers on it, an
-            arm that trains nothing, or factors of ``rescale``, which take a validation split.
+        InputError: targets or blocks that the model does not have, another Tuner's layers on it, or
+            an arm that trains nothing.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class Tuner:
         config: RunConfig | None = None,
     ) -> None:
         config = config or RunConfig(arm="lora")
-        check_config(config, what="config", who=WHO)
+        check_config(config, what="config")
         tell_without_effect([config], who=WHO, stacklevel=3)
         self._put_on(held_base(model, tokenizer), config)
 
@@ -115,7 +119,7 @@ class Tuner:
         """
         adapter = load_adapter(Path(folder))
         config = config or RunConfig(arm="lora")
-        check_config(config, what="config", who=WHO)
+        check_config(config, what="config")
         tell_without_effect([config], who=WHO, stacklevel=3)
         base = held_base(model, tokenizer)
         config = continued(config, adapter, folder, model)
@@ -129,6 +133,7 @@ class Tuner:
         model = base.model
         self.model, self.tokenizer, self.config = model, base.tokenizer, config
         self.validation_loss: float | None = None
+        self.rescaled: Rescaled | None = None
         self._base, self._run = base, only_used(config)
         self._decoded: BaseModel | None = None
         self._is_training = False
@@ -187,6 +192,7 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
+        check_scale(self.config, validated=validation is not None, what="config")
         steps = KeptSteps(on_step)
         named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
@@ -196,18 +202,22 @@ class Tuner:
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
         self._is_training, self.validation_loss = True, None
+        ended = Trainee(run.name, self._run)
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
                 self._take_all(cohort, steps, progress)
                 cohort.free()
                 cohort.seat([run.name])
+                ended.fail(cohort.slots[0].failure)
+                rescale([ended], cohort, of_examples(asked or ()), progress)
         finally:
             self._is_training = False
+            self.rescaled = ended.rescaled
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
-        if cohort.slots[0].failure is not None:
-            raise RuntimeError(cohort.slots[0].failure.message)
+        if ended.failure is not None:
+            raise RuntimeError(ended.failure.message)
         if asked is not None:
             self.validation_loss = self._loss(asked)
         return steps.by_run[run.name]

@@ -4,6 +4,7 @@ The trainer keeps the adapter, the optimizer's moments, the step and its random 
 that a method draws depends on seed and step alone.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from schemabank.trainer.banks import BlockBanks
 
 STATE, BANK = "schemabank.json", "schemabank_bank"  # a file, and a folder
 ARGUMENTS = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "label_smoothing_factor"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
+    "label_smoothing_factor",
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
 OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora")
@@ -53,8 +55,13 @@ def save_state(
     given: Mapping[str, object],
     skipped: int,
 ) -> None:
-    """Write what :func:`load_state` reads into a checkpoint's folder."""
+    """Write what :func:`load_state` reads into a checkpoint's folder.
+
+    As trainers do, it writes over an old one: a run that goes on comes to later checkpoints again.
+    """
     if banks is not None:
+        if (folder / BANK).exists():
+            shutil.rmtree(folder / BANK)
         save_bank(folder / BANK, banks.tensors())
     settings = {**course_settings(config), **given}
     write_json(folder / STATE, {"settings": settings, "skipped": skipped})

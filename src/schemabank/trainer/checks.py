@@ -10,6 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, TrainingArguments
 
@@ -29,6 +31,7 @@ PLAIN_LORA = {
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "task_type", "peft_type"),
     *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
 }
+PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 BY_ARGUMENTS = {
     "seed": "args.seed",
     "lora": "peft.LoraConfig",
@@ -99,7 +102,8 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
     Raises:
         InputError: naming the first.
     """
-    for name, value, allowed in (*_unfit(args, method), *_unfit_with_banks(args, method)):
+    unfit = (*_unfit(args, method), *_unfit_in_processes(args), *_unfit_with_banks(args, method))
+    for name, value, allowed in unfit:
         raise InputError(
             f"args.{name} is {value!r}, which the arm {method.arm} in a trainer cannot honour: "
             f"allowed is {allowed}"
@@ -109,7 +113,7 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
 def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, object, str]]:
     optimizer, schedule = str(getattr(args.optim, "value", args.optim)), scheduler_of(args)
     counted = args.warmup_steps >= 1 and len(method.stages()) > 1
-    alone = "one process with one visible GPU"
+    wrapper = "DDP, which torchrun and accelerate launch start without further settings"
     rules: list[tuple[str, object, bool, str]] = [
         ("optim", optimizer, optimizer not in OPTIMIZERS, " or ".join(OPTIMIZERS)),
         ("fp16", args.fp16, args.fp16, "False, train in bf16 or float32"),
@@ -119,12 +123,27 @@ def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, ob
         ("warmup_steps", args.warmup_steps, counted, "a share of every stage's steps, below 1"),
         ("auto_find_batch_size", args.auto_find_batch_size, args.auto_find_batch_size, "False"),
         ("torch_compile", args.torch_compile, args.torch_compile, "False: what acts changes"),
-        ("world_size", args.world_size, args.world_size > 1, alone),
-        ("n_gpu", args.n_gpu, args.n_gpu > 1, alone),
-        ("fsdp", args.fsdp, bool(args.fsdp), alone),
-        ("deepspeed", args.deepspeed, bool(args.deepspeed), alone),
+        ("n_gpu", args.n_gpu, args.n_gpu > 1, "one visible GPU a process, start one for each"),
+        ("fsdp", args.fsdp, bool(args.fsdp), wrapper),
+        ("deepspeed", args.deepspeed, bool(args.deepspeed), wrapper),
+        ("parallelism_config", "given", args.parallelism_config is not None, wrapper),
     ]
     return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
+
+
+def _unfit_in_processes(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
+    if args.world_size == 1:
+        return
+    if not args.average_tokens_across_devices:
+        which = "True in several processes, whose batches hold different numbers of tokens"
+        yield "average_tokens_across_devices", False, which
+    if not getattr(args.accelerator_config, "even_batches", True):  # its type has other forms
+        which = "even_batches True in several processes: one without a batch lets others wait"
+        yield "accelerator_config", {"even_batches": False}, which
+    kwargs = args.gradient_checkpointing_kwargs
+    if args.gradient_checkpointing and isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
+        which = "use_reentrant False in several processes, since DDP looks for unused weights"
+        yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, which
 
 
 def _unfit_with_banks(
@@ -138,11 +157,28 @@ def _unfit_with_banks(
     kwargs = args.gradient_checkpointing_kwargs
     if isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
         yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, "use_reentrant False"
-    if args.gradient_accumulation_steps > 1 and method.bank.load_balance_weight:
-        yield (
-            "gradient_accumulation_steps",
-            args.gradient_accumulation_steps,
-            "1 with bank.load_balance_weight, whose term needs the whole batch at once",
+    whole = "1 with bank.load_balance_weight, whose term needs the whole batch at once"
+    for name in ("gradient_accumulation_steps", "world_size"):
+        if method.bank.load_balance_weight and getattr(args, name) > 1:
+            yield name, getattr(args, name), whole
+    for name, value in (("ddp_find_unused_parameters", False), ("ddp_static_graph", True)):
+        if args.world_size > 1 and getattr(args, name) is value:
+            yield name, value, f"{not value}, since a stage leaves out weights of another"
+
+
+def check_processes(accelerator: Accelerator) -> None:
+    """Refuse what launchers set beside a trainer's arguments, if it splits weights or batches.
+
+    Raises:
+        InputError: naming what it is.
+    """
+    kind = accelerator.distributed_type
+    # Older versions of accelerate have no such attribute.
+    if kind not in PROCESSES or getattr(accelerator, "parallelism_config", None) is not None:
+        raise InputError(
+            f"the trainer's processes are started as {kind.value}, in which weights are split or "
+            "wrapped: allowed is one process, or DDP, which torchrun and accelerate launch start "
+            "without further settings"
         )
 
 

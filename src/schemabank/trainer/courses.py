@@ -12,6 +12,7 @@ from schemabank.config.train import TrainSettings
 from schemabank.engine.batches import Schedule
 from schemabank.engine.run import Course, Run, TrainingData
 from schemabank.methods.coto import CoToCourse, check_blocks
+from schemabank.methods.molf import check_slices
 from schemabank.methods.schemabank.course import Banked
 from schemabank.methods.schemabank.tagging import check_tags, tag_plan
 from schemabank.tasks import Example
@@ -28,8 +29,8 @@ NO_SCHEDULE = Schedule(buckets=(), orders=((),), batch_size=0)  # the trainer ma
 NewCourse = Callable[[RunConfig, Run, TrainingData, int], Course]
 
 
-def resolved(method: RunConfig, args: TrainingArguments, num_steps: int) -> RunConfig:
-    """Return the method's settings with what a trainer's arguments say of steps and rates."""
+def resolved(method: RunConfig, args: TrainingArguments, num_steps: int, *, rank: int) -> RunConfig:
+    """Return the method's settings with what a trainer says of steps, rates and the rank."""
     schedule, warms_up = SCHEDULES[scheduler_of(args)]
     train = TrainSettings.model_validate(
         {
@@ -41,7 +42,8 @@ def resolved(method: RunConfig, args: TrainingArguments, num_steps: int) -> RunC
         }
     )
     whole = {name: getattr(method, name) for name in RunConfig.model_fields}
-    return RunConfig.model_validate({**whole, "train": train, "seed": args.seed})
+    lora = method.lora.model_copy(update={"r": rank})
+    return RunConfig.model_validate({**whole, "train": train, "seed": args.seed, "lora": lora})
 
 
 def scheduler_of(args: TrainingArguments) -> str:
@@ -85,6 +87,12 @@ def _of_lora(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -
     return Course(run, data)
 
 
+def _of_molf(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -> Course:
+    del num_blocks
+    check_slices(config)
+    return Course(run, data)
+
+
 def _of_coto(config: RunConfig, run: Run, data: TrainingData, num_blocks: int) -> Course:
     check_blocks(config, num_blocks)
     return CoToCourse(run, data, coto=config.own(CoToSettings), num_blocks=num_blocks)
@@ -102,6 +110,7 @@ def _no_embeddings() -> Mapping[str, np.ndarray]:
 
 COURSES: Mapping[str, NewCourse] = {
     "lora": _of_lora,
+    "molf": _of_molf,
     "coto": _of_coto,
     "schemabank": _of_schemabank,
 }

@@ -38,6 +38,7 @@ from schemabank.trainer.checks import (
     check_method,
     check_model,
     check_options,
+    check_processes,
     check_trained,
     check_warm_up,
 )
@@ -115,7 +116,10 @@ class MethodTrainerMixin(AnyTrainer):
             )
         # Those of an earlier call, which was interrupted, are at another step.
         self.optimizer = self.lr_scheduler = None
-        self._steps = Steps(self.model, self._adapter, self._method)
+        assert self.model is not None
+        self.model_wrapped = self.model  # DDP of an earlier call would not know the new banks
+        epsilon = self.args.adam_epsilon
+        self._steps = Steps(self.model, self._adapter, self._method, epsilon=epsilon)
         try:
             result = super().train(self._resumed, *args, **options)
             self._steps.warn_if_unfinished(self.state.global_step)
@@ -126,7 +130,7 @@ class MethodTrainerMixin(AnyTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return AdamW on adapter and banks, with B in a group of its own."""
-        del model  # one process has no other
+        del model  # DDP's wrapper has the same weights
         if self.optimizer is None:
             steps = self._under_way()
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
@@ -167,7 +171,7 @@ class MethodTrainerMixin(AnyTrainer):
         """Return a step's batches; over all of their tokens its penalties are means."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._steps is not None:
-            self._steps.begin_batches(samples)
+            self._steps.begin_batches(samples, self._mean_of_processes)
         return samples, num_items
 
     def training_step(
@@ -211,7 +215,7 @@ class MethodTrainerMixin(AnyTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter in PEFT's format, and into a checkpoint what its run goes on with."""
         super().save_model(output_dir, _internal_call)
-        if _internal_call and self._steps is not None:
+        if _internal_call and self._steps is not None and self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
             self._steps.save(folder, save_state, given_settings(self.args, self._adapter))
 
@@ -254,7 +258,8 @@ class MethodTrainerMixin(AnyTrainer):
         check_model(self.model)
         check_adapter(self.model, self._adapter)
         check_trained(self.model, self._adapter)
-        self._check_accumulation()
+        check_processes(self.accelerator)
+        self._check_parts()
 
     def _check_not_over(self, num_steps: int) -> None:
         """Refuse a checkpoint of a run's end, from which a trainer would take one step more."""
@@ -266,16 +271,21 @@ class MethodTrainerMixin(AnyTrainer):
                 "peft.PeftModel.from_pretrained"
             )
 
-    def _check_accumulation(self) -> None:
-        steps = self.args.gradient_accumulation_steps
-        if steps > 1 and not self.model_accepts_loss_kwargs:
-            raise InputError(
-                f"args.gradient_accumulation_steps is {steps}, but this model averages every part "
-                "of a batch by itself: allowed is 1"
-            )
+    def _check_parts(self) -> None:
+        for name in ("gradient_accumulation_steps", "world_size"):
+            parts = getattr(self.args, name)
+            if parts > 1 and not self.model_accepts_loss_kwargs:
+                raise InputError(
+                    f"args.{name} is {parts}, but this model averages every part of a batch by "
+                    "itself: allowed is 1"
+                )
+
+    def _mean_of_processes(self, number: float) -> float:
+        own = torch.tensor(number, device=self.accelerator.device)
+        return float(self.accelerator.reduce(own, "mean"))
 
     def _new_course(self, num_steps: int) -> Any:  # noqa: ANN401
-        config = resolved(self._method, self.args, num_steps)
+        config = resolved(self._method, self.args, num_steps, rank=self._adapter.config.r)
         blocks = self._adapter.num_blocks
         return config, new_course(config, self._examples, self.processing_class, blocks)
 
@@ -299,7 +309,14 @@ class _OnCourse(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         del args, state, control
-        self._steps().skip_unless_finite()
+        self._steps().before_update()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args, state, control
+        assert self._trainer.optimizer is not None
+        self._steps().after_update(self._trainer.optimizer.state)
 
     def _steps(self) -> Steps:
         assert self._trainer._steps is not None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from schemabank.common.errors import InputError
+from schemabank.config.methods import MoLFSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Batch, Encoded
 from schemabank.engine.loralayers import STRENGTH
@@ -26,6 +27,7 @@ from schemabank.methods.schemabank.course import BankCourse
 from schemabank.methods.schemabank.penalties import PENALTIES
 from schemabank.trainer.adapter import PeftAdapter
 from schemabank.trainer.banks import BlockBanks
+from schemabank.trainer.slices import MovedSlices
 
 NO_TOKENS = Encoded(id="", tokens=(), label_start=1)  # the trainer has them
 Save = Callable[..., None]
@@ -38,6 +40,7 @@ class Steps:
         model: a ``peft.PeftModel``; it has the method's banks until :meth:`remove`.
         adapter: the model's.
         method: what trains.
+        epsilon: AdamW's.
 
     Attributes:
         banks: ``None`` for a method without.
@@ -45,8 +48,14 @@ class Steps:
         skipped: steps that changed nothing because a gradient was not finite.
     """
 
-    def __init__(self, model: object, adapter: PeftAdapter, method: RunConfig) -> None:
+    def __init__(
+        self, model: object, adapter: PeftAdapter, method: RunConfig, *, epsilon: float
+    ) -> None:
         self._adapter = adapter
+        self._slices: MovedSlices | None = None
+        if method.uses("molf"):
+            count = method.own(MoLFSettings).num_adapters
+            self._slices = MovedSlices(adapter, count=count, epsilon=epsilon)
         self.banks = BlockBanks(model, method.bank) if method.uses("bank") else None
         self.at: StepSettings | None = None
         self.skipped = 0
@@ -112,11 +121,19 @@ class Steps:
             stacklevel=3,
         )
 
-    def begin_batches(self, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Count the real tokens of all batches of a step, over which penalties are means."""
+    def begin_batches(
+        self, batches: Sequence[Mapping[str, Any]], mean: Callable[[float], float]
+    ) -> None:
+        """Count the real tokens of all batches of a step, over which penalties are means.
+
+        Args:
+            batches: of this process.
+            mean: of a number over all processes. DDP takes the mean of their gradients, so a
+                process counts its penalties over the mean number of tokens.
+        """
         if self.banks is not None:
             masks = [_mask_of(batch.get("attention_mask")) for batch in batches]
-            self._num_real = float(sum(mask.sum() for mask in masks))
+            self._num_real = mean(float(sum(mask.sum() for mask in masks)))
 
     def noting(self) -> AbstractContextManager[None]:
         """Note what routers do in a forward pass."""
@@ -135,7 +152,18 @@ class Steps:
         # A step that trains nothing still goes backward.
         return task if task.requires_grad else task.detach().requires_grad_()
 
-    def skip_unless_finite(self) -> None:
+    def before_update(self) -> None:
+        """Keep what an update may have to put back."""
+        self._skip_unless_finite()
+        if self._slices is not None:
+            self._slices.keep()
+
+    def after_update(self, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Put back what a step does not move; ``state`` is the optimizer's."""
+        if self._slices is not None:
+            self._slices.undo_others(state)
+
+    def _skip_unless_finite(self) -> None:
         """Leave out an update whose gradient is not finite.
 
         Raises:

@@ -1,0 +1,48 @@
+"""Two processes come to what one comes to with the batches of both."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainerprocess import METHODS, together, trained, wide
+from trainers import BATCH
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+TOLERANCE = 1e-10  # in float64; found are up to 2e-15, on weights of up to 0.4
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    return together(tmp_path_factory.mktemp("both"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    with wide():
+        return trained(tmp_path_factory.mktemp("alone"), rows=BATCH, parts=1)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_come_to_the_weights_of_one(
+    name: str, parts: int, both: list[dict[str, Tensor]], alone: dict[str, Tensor]
+) -> None:
+    expected = {k: w for k, w in alone.items() if k.startswith(f"1 parts, {name}, ")}
+    assert expected
+    for key, weight in expected.items():
+        found = both[0][key.replace("1 parts", f"{parts} parts")]
+        assert (found - weight).abs().max() < TOLERANCE
+
+
+def test_processes_agree_to_the_bit(both: list[dict[str, Tensor]]) -> None:
+    first, second = both
+    assert first.keys() == second.keys()
+    assert all(torch.equal(weight, second[key]) for key, weight in first.items())
+
+
+def test_two_processes_go_on_from_a_checkpoint(both: list[dict[str, Tensor]]) -> None:
+    whole = {k: w for k, w in both[0].items() if k.startswith("whole, ")}
+    assert whole
+    for key, weight in whole.items():
+        assert torch.equal(weight, both[0][key.replace("whole", "resumed")])
