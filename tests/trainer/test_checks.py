@@ -33,6 +33,7 @@ from trainers import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+REENTRANT = {"use_reentrant": True}
 
 
 def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
@@ -128,10 +129,7 @@ def test_arguments_of_the_trainer(changes: dict[str, object], message: str, tmp_
         ),
         (
             "lora",
-            {
-                "gradient_checkpointing": True,
-                "gradient_checkpointing_kwargs": {"use_reentrant": True},
-            },
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": REENTRANT},
             r"kwargs is \{'use_reentrant': True\}, .*False in several processes",
         ),
         ("coto", {"n_gpu": 2}, "n_gpu is 2, .*allowed is one visible GPU a process"),
@@ -152,19 +150,12 @@ def test_several_processes_that_would_train_otherwise(
     for name, value in {"world_size": 2, **changes}.items():
         monkeypatch.setattr(TrainingArguments, name, value)
         vars(args).pop(name, None)
+    own = even if arm == "even" else method(arm)
     with pytest.raises(InputError, match=message):
-        check_arguments(args, even if arm == "even" else method(arm))
-    if arm == "even":
+        check_arguments(args, own)
+    if not changes.keys() & {"n_gpu", "parallelism_config"}:
         monkeypatch.setattr(TrainingArguments, "world_size", 1)
-        check_arguments(args, even)
-
-
-def test_one_process_has_none_of_their_limits(tmp_path: Path) -> None:
-    args = arguments(tmp_path)
-    args.gradient_checkpointing, args.gradient_checkpointing_kwargs = True, {"use_reentrant": True}
-    args.accelerator_config = AcceleratorConfig(even_batches=False)  # type: ignore[assignment]
-    args.average_tokens_across_devices = False
-    check_arguments(args, method("lora"))
+        check_arguments(args, own)
 
 
 def test_processes_that_split_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
