@@ -6,6 +6,7 @@ refused, since a model would learn another chat than the row's.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Turn
@@ -20,6 +21,7 @@ ROLES = {
     "human": "user",
     "gpt": "assistant",
 }
+TURN, SHARED = ("role", "content"), ("from", "value")  # the keys of a turn in each form
 UNREAD = ("tool_calls", "function_call", "reasoning_content", "thinking")
 ALLOWED = (
     'allowed is a list of turns such as {"role": "user", "content": "Hello"} (or "from" and '
@@ -44,9 +46,15 @@ class Chat:
         return self.turns[-1].content
 
 
-def is_chat(value: object) -> bool:
+def is_chat(value: object) -> TypeGuard[list[Mapping[str, object]]]:
     """Whether a column looks like a chat: a list of objects."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def holds_chat(columns: Mapping[str, object]) -> bool:
+    """Whether an object is a row with a chat: one of its lists has turns, which are no rows."""
+    lists = [value for value in columns.values() if is_chat(value)]
+    return any({*TURN} <= set(own[0]) or {*SHARED} <= set(own[0]) for own in lists)
 
 
 def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
