@@ -226,10 +226,7 @@ def json_rows(
 ) -> Iterator[tuple[str, Tree]]:
     """Read a JSON file's rows: a list of objects, one inside an object, or JSON lines.
 
-    Args:
-        path: the file.
-        finite: whether numbers must be.
-        is_row: whether an object that is the whole file is its only row, though it has a list.
+    ``is_row`` says of an object that is the whole file whether it is its only row.
 
     Raises:
         InputError: as :func:`read_unpacked`, and what is none of these.
@@ -238,8 +235,7 @@ def json_rows(
         yield from json_lines(path, finite=finite)
         return
     value = parse_json(read_unpacked(path), str(path), finite=finite)
-    if isinstance(value, dict) and is_row(value):
-        value = [value]
+    value = [value] if isinstance(value, dict) and is_row(value) else value
     inner = value.values() if isinstance(value, dict) else ()
     lists = [v for v in inner if isinstance(v, list) and v and isinstance(v[0], dict)]
     rows = value if isinstance(value, list) else (lists[0] if len(lists) == 1 else None)
