@@ -7,6 +7,7 @@ from typing import TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from schemabank.adapters.files import ENDS, PREFIX
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.settingsfile import validated
@@ -84,6 +85,24 @@ def decodable(base: BaseModel, stack: AdapterStack) -> BaseModel:
         if by_slot is not None:
             check_generates(base.model)
     return replace(base, end_token_ids=ends, by_slot=by_slot)
+
+
+def check_adapter(stack: AdapterStack) -> None:
+    """Refuse to decode with an adapter whose weights are not finite: all logits would be NaN.
+
+    Raises:
+        InputError: a weight is not; the first such tensor is named as in the adapter's file.
+    """
+    for path, pair in stack.lora.tensors(0).items():
+        for end, tensor in zip(ENDS, pair, strict=True):
+            lost = int((~tensor.isfinite()).sum())
+            if lost:
+                raise InputError(
+                    f"the adapter's tensor {PREFIX}{path}{end} holds {lost:,} of {tensor.numel():,} "
+                    "values that are not finite: allowed are finite ones; its training has "
+                    "diverged, or a program wrote them, so train it anew at a lower learning rate, "
+                    "or begin with another adapter"
+                )
 
 
 def _tell_without_draws(settings: EvalSettings) -> None:
