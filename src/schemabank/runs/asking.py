@@ -98,10 +98,10 @@ def check_adapter(stack: AdapterStack) -> None:
             lost = int((~tensor.isfinite()).sum())
             if lost:
                 raise InputError(
-                    f"the adapter's tensor {PREFIX}{path}{end} holds {lost:,} of {tensor.numel():,} "
-                    "values that are not finite: allowed are finite ones; its training has "
-                    "diverged, or a program wrote them, so train it anew at a lower learning rate, "
-                    "or begin with another adapter"
+                    f"the adapter's tensor {PREFIX}{path}{end} holds {lost:,} of "
+                    f"{tensor.numel():,} values that are not finite: allowed are finite ones; its "
+                    "training has diverged, or a program wrote them, so train it anew at a lower "
+                    "learning rate, or begin with another adapter"
                 )
 
 
