@@ -8,7 +8,7 @@ cases are in radiology, whose analysis this is (multi-reader multi-case; Dorfman
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ class CrossedDifference(Difference):
     num_clusters: int
     seed_part: float | None
     item_part: float | None
-    of_clusters: OfClusters | None
+    of_clusters: OfClusters | None = field(default=None, kw_only=True)
 
     @property
     def is_enough(self) -> bool:

@@ -86,7 +86,7 @@ class OverItems(Difference):
     num_clusters: int
     num_differing: int
     num_strata: int
-    fewest_clusters: int | None
+    fewest_clusters: int | None = None
 
     @property
     def is_enough(self) -> bool:
