@@ -15,7 +15,7 @@ number, clusters of two kinds and of the same size are called different in at mo
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,24 +122,22 @@ class Line:
     """How often equal arms are called different.
 
     Attributes:
-        kind: *alike* or *other shapes*.
         method: of the test.
         sizes: of the clusters.
-        num_clusters: how many.
         case: what varies.
-        num_seeds: of each arm; 1 is a test over items alone.
-        rate: share of the rounds.
         rounds: how many.
+        rates: shares of the rounds, one a number of `CLUSTERS`; of all `SEEDS` the highest.
     """
 
-    kind: str
     method: str
     sizes: str
-    num_clusters: int
     case: str
-    num_seeds: int
-    rate: float
     rounds: int
+    rates: Sequence[float]
+
+    def rate(self, num_clusters: int) -> float:
+        """Return the share for so many clusters."""
+        return self.rates[CLUSTERS.index(num_clusters)]
 
 
 @dataclass(frozen=True)
@@ -200,36 +198,42 @@ def different(found: Moments, *, floor: bool, alpha: float = ALPHA) -> Array:
 
 
 def judged(
-    kind: str, case: Case, rng: Rng, rounds: int, place: tuple[str, int, int]
-) -> Iterator[Line]:
-    """Yield a case's rates by both methods, for clusters of such sizes, so many, and seeds."""
-    name, num_clusters, num_seeds = place
-    sizes = SIZES[name](num_clusters)
+    case: Case, rng: Rng, rounds: int, sizes: Array, num_seeds: int
+) -> Iterator[tuple[str, float]]:
+    """Yield how often a case's arms are called different by each method.
+
+    Of other shapes the package's own is told alone.
+    """
     sums = case.sums(rng, rounds, num_seeds, sizes)
-    for method, ours in ((OURS, True), (USUAL, False)):
-        rate = different(Moments.of(sums, sizes, jackknife=ours), floor=ours).mean()
-        yield Line(kind, method, name, num_clusters, case.name, num_seeds, float(rate), rounds)
+    for method in (OURS, USUAL) if case in CASES else (OURS,):
+        ours = method == OURS
+        yield method, float(different(Moments.of(sums, sizes, jackknife=ours), floor=ours).mean())
 
 
 def simulated(rounds: int) -> Iterator[Line]:
     """Yield all lines."""
     rng = np.random.default_rng(SEED)
-    for name in SIZES:
-        for num_clusters in CLUSTERS:
+    for name, sizes_of in SIZES.items():
+        most: dict[tuple[str, str], list[float]] = {}
+        for place, num_clusters in enumerate(CLUSTERS):
             for num_seeds in SEEDS:
-                for kind, cases in (("alike", CASES), ("other shapes", OTHER_SHAPES)):
-                    for case in cases:
-                        place = name, num_clusters, num_seeds
-                        yield from judged(kind, case, rng, rounds, place)
+                for case in (*CASES, *OTHER_SHAPES):
+                    found = judged(case, rng, rounds, sizes_of(num_clusters), num_seeds)
+                    for method, rate in found:
+                        rates = most.setdefault((method, case.name), [0.0] * len(CLUSTERS))
+                        rates[place] = max(rates[place], rate)
+        for (method, case_name), rates in most.items():
+            yield Line(method, name, case_name, rounds, rates)
 
 
 def enough(lines: Sequence[Line]) -> int:
     """Return the fewest clusters that, with all larger numbers, show that they are of two kinds."""
     bad = {
-        line.num_clusters
+        num
         for line in lines
         if (line.method, line.sizes, line.case) == (OURS, "all the same", "two kinds")
-        and line.rate > LIMIT + 3 * (LIMIT * (1 - LIMIT) / line.rounds) ** 0.5
+        for num in CLUSTERS
+        if line.rate(num) > LIMIT + 3 * (LIMIT * (1 - LIMIT) / line.rounds) ** 0.5
     }
     return min((num for num in CLUSTERS if num > max(bad, default=0)), default=max(CLUSTERS) + 1)
 
@@ -246,7 +250,7 @@ def table(lines: Sequence[Line]) -> str:
     rows.append("|---|---|" + "---|" * len(shown))
     for name in SIZES:
         for method in (OURS, USUAL):
-            own = (x for x in lines if (x.kind, x.method, x.sizes) == ("alike", method, name))
+            own = (x for x in lines if (x.method, x.sizes) == (method, name) and is_alike(x))
             rows.append(_row(f"{name} | {method}", list(own), shown))
     for case in OTHER_SHAPES:
         own = (x for x in lines if (x.method, x.case) == (OURS, case.name))
@@ -254,8 +258,13 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _row(name: str, lines: Iterable[Line], shown: Sequence[int]) -> str:
-    most = [max(x.rate for x in lines if x.num_clusters == num) for num in shown]
+def is_alike(line: Line) -> bool:
+    """Whether a line's case is none of the other shapes."""
+    return line.case in {case.name for case in CASES}
+
+
+def _row(name: str, lines: Sequence[Line], shown: Sequence[int]) -> str:
+    most = [max(line.rate(num) for line in lines) for num in shown]
     return f"| {name} | " + " | ".join(f"{rate:.1%}" for rate in most) + " |"
 
 
