@@ -65,6 +65,7 @@ def test_a_chat_remembers_what_was_said_until_it_is_reset(adapter: tuple[Path, P
     later = talk.answer("1+1")
     talk.reset()
     assert talk.answer("1+1") == first
+    assert talk.remembers
     assert talk.answer("1+1") == later
     assert first != later, "the second question stands behind the first answer"
     plain = opened(adapter, notes, plain=True)
@@ -83,7 +84,8 @@ def test_what_cannot_be_answered_is_not_kept(
 
     talking.converse(talk, lines(), keeps_on=True)
     said = capsys.readouterr()
-    assert "allowed" in said.err
+    assert said.err.startswith("line 1 cannot be answered: 'prompt/0' has")
+    assert "forgets" not in said.err, "nothing was said before it"
     assert said.out.splitlines() == first.splitlines()
     with pytest.raises(InputError):
         talking.converse(talk, lines(), keeps_on=False)
@@ -119,3 +121,57 @@ def test_a_person_is_asked_until_the_input_ends(
     assert said.err == talking.HINT
     talk.reset()
     assert said.out == f"{talk.answer('1+1')}\n\n"
+
+
+class Scripted:
+    """Gives or raises what it was told to, and keeps what it was asked."""
+
+    def __init__(self, *told: str | BaseException, remembers: bool = False) -> None:
+        self.told, self.asked, self.remembers = iter(told), [], remembers  # type: ignore[var-annotated]
+
+    def answer(self, text: str) -> str:
+        self.asked.append(text)
+        told = next(self.told)
+        if isinstance(told, BaseException):
+            raise told
+        return told
+
+
+def conversed(talk: Scripted, *lines: str, keeps_on: bool) -> None:
+    talking.converse(talk, iter(lines), keeps_on=keeps_on)  # type: ignore[arg-type]
+
+
+def test_answers_do_not_steer_a_terminal_but_keep_tabs_and_joiners(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    conversed(Scripted("\x1b[2Ja\tb\r\u200d\nc"), "q", keeps_on=True)
+    assert capsys.readouterr().out == " [2Ja\tb \u200d\nc\n"
+
+
+def test_blanks_of_a_line_are_a_part_of_what_is_asked() -> None:
+    talk = Scripted("4", "5")
+    conversed(talk, "2 + 2 = \n", " \n", "  x\r\n", keeps_on=False)
+    assert talk.asked == ["2 + 2 = ", "  x"]
+
+
+def test_an_answer_may_be_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    conversed(Scripted(KeyboardInterrupt(), "4"), "1", "2", keeps_on=True)
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("4\n", "\nstopped: question and answer are not kept\n")
+    with pytest.raises(KeyboardInterrupt):
+        conversed(Scripted(KeyboardInterrupt()), "1", keeps_on=False)
+
+
+def test_a_line_that_cannot_be_answered_is_named_with_the_mend() -> None:
+    talk = Scripted("4", InputError("too long"), remembers=True)
+    with pytest.raises(InputError, match="line 2 cannot be answered: too long; /reset forgets"):
+        conversed(talk, "1", "2", keeps_on=False)
+
+
+def test_a_typed_line_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: str) -> str:
+        return b"\xff".decode()
+
+    monkeypatch.setattr("builtins.input", read)
+    with pytest.raises(InputError, match="the input is no UTF-8"):
+        next(talking.typed())

@@ -333,6 +333,12 @@ def test_a_last_turn_that_calls_a_tool_is_scored_by_what_the_template_writes() -
     ("template", "turns", "tools", "said"),
     [
         (CHATML, WITH_TOOLS, "", "leaves out the call in turn 2 of 'e/1', 'add': allowed are temp"),
+        (
+            HERMES.replace("{{ c.function.arguments | tojson }}", ""),
+            (TALK[0], WITH_TOOLS[1]._replace(extra=json.dumps(CALLS).replace('"a"', '"addend"'))),
+            SCHEMAS,
+            "leaves out an argument of the call in turn 2 of 'e/1', 'addend': allowed are temp",
+        ),
         (CHATML, TALK, SCHEMAS, "leaves out a tool of 'e/1', 'add': allowed are templates that"),
         (COUNTS, TALK, "", "writes what stands before turn 4 of 'e/1' in another way once more"),
     ],

@@ -126,6 +126,32 @@ def test_tools_and_their_calls_are_given_to_the_template() -> None:
     assert json.loads(first.answer) == json.loads(call.extra)["tool_calls"]
 
 
+def calling(arguments: object) -> list[dict[str, object]]:
+    inner = {"name": "add", "arguments": arguments}
+    return [
+        MESSAGES[1],
+        {"role": "assistant", "content": None, "tool_calls": [{"function": inner}]},
+    ]
+
+
+def test_nulls_in_json_text_are_meant_and_those_of_a_table_are_not() -> None:
+    for arguments, expected in (
+        ('{"a": 1, "b": null}', {"a": 1, "b": None}),
+        ({"a": 1, "b": None}, {"a": 1}),
+    ):
+        found = chat_in(("row 1", {"c": calling(arguments)}), "c", last_only=False).turns[-1]
+        (call,) = json.loads(found.extra)["tool_calls"]
+        assert call["function"]["arguments"] == expected
+    schema = {"name": "add", "parameters": {"properties": {"b": {"default": None}}}}
+    row = {"c": MESSAGES, "tools": json.dumps([schema])}
+    assert json.loads(chat_in(("row 1", row), "c", last_only=False).tools) == [schema]
+
+
+def test_arguments_that_are_torn_json_are_refused() -> None:
+    with pytest.raises(InputError, match="turn 2 calls 'add' with arguments that are no JSON"):
+        chat_in(("row 1", {"c": calling('{"a": 1')}), "c", last_only=False)
+
+
 def test_tools_may_be_json_and_have_a_tables_nulls() -> None:
     filled = {"type": "function", "function": {**TOOL["function"], "strict": None}}  # type: ignore[dict-item]
     for tools in (json.dumps([TOOL]), [filled]):

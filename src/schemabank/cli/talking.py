@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemabank.cli.printing import print_lines
-from schemabank.common.errors import InputError
+from schemabank.common.errors import InputError, printable
 from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:  # it imports torch
@@ -17,6 +16,7 @@ if TYPE_CHECKING:  # it imports torch
 
 RESET, QUIT = "/reset", "/quit"
 PROMPT = "> "
+KEPT = "\t\u200c\u200d"  # of an answer; both joiners stand within words and emoji
 HINT = f"{RESET} forgets what was said; {QUIT} or Ctrl-D ends\n"
 
 
@@ -69,20 +69,33 @@ def converse(talk: "Conversation", lines: Iterator[str], *, keeps_on: bool) -> N
     Raises:
         InputError: a line cannot be answered.
     """
-    for line in lines:
-        text = line.strip()
-        if text == QUIT:
+    for number, line in enumerate(lines, start=1):
+        command = line.strip()
+        if command == QUIT:
             return
-        if text == RESET:
+        if command == RESET:
             talk.reset()
-        elif text:
+        elif command:
             try:
-                print_lines(talk.answer(text).split("\n"))
-                sys.stdout.flush()  # another program may wait for it
+                _answer(talk, line.rstrip("\r\n"), number)  # blanks at the end may be meant
             except InputError as error:
                 if not keeps_on:
                     raise
-                sys.stderr.write(f"{error}\n")
+                sys.stderr.write(f"{printable(str(error))}\n")
+            except KeyboardInterrupt:
+                if not keeps_on:
+                    raise
+                sys.stderr.write("\nstopped: question and answer are not kept\n")
+
+
+def _answer(talk: "Conversation", text: str, number: int) -> None:
+    try:
+        said = talk.answer(text)
+    except InputError as error:
+        mend = f"; {RESET} forgets what was said before it" if talk.remembers else ""
+        raise InputError(f"line {number} cannot be answered: {error}{mend}") from error
+    sys.stdout.write("".join(f"{printable(line, KEPT)}\n" for line in said.split("\n")))
+    sys.stdout.flush()  # another program may wait for it
 
 
 def typed() -> Iterator[str]:
@@ -96,10 +109,16 @@ def typed() -> Iterator[str]:
         except EOFError:
             sys.stdout.write("\n")
             return
+        except UnicodeDecodeError as error:
+            raise _no_text(error) from error
 
 
 def _piped() -> Iterator[str]:
     try:
         yield from sys.stdin
     except UnicodeDecodeError as error:
-        raise InputError(f"the input is no UTF-8 ({error}): convert it") from error
+        raise _no_text(error) from error
+
+
+def _no_text(error: UnicodeDecodeError) -> InputError:
+    return InputError(f"the input is no UTF-8 ({error}): convert it")

@@ -57,6 +57,11 @@ class Conversation:
         system = self._manner.system
         self._turns = [] if system is None else [{"role": "system", "content": system}]
 
+    @property
+    def remembers(self) -> bool:
+        """Whether something was said that the next question stands behind."""
+        return any(turn["role"] == "assistant" for turn in self._turns)
+
     def answer(self, text: str) -> str:
         """Return what the model says; where it cannot, the text is not kept.
 

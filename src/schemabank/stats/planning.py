@@ -126,9 +126,10 @@ def variance_components(
     sums, sizes = cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
     if num_seeds < 2 or not show_error(sizes):
+        what, fewest = ("clusters", FEWEST_FOR_ERROR) if are_clusters(sizes) else ("items", 2)
         raise InputError(
-            f"scores of {num_seeds} seeds and {num_clusters} items or clusters do not show what "
-            f"varies: give at least 2 of each, and {FEWEST_FOR_ERROR} clusters"
+            f"scores of {num_seeds} seeds and {num_clusters} {what} do not show what varies: give "
+            f"at least 2 seeds and {fewest} {what}"
         )
     num_items = int(sizes.sum())
     found = mean_variances(sums, sizes)

@@ -23,7 +23,7 @@ from jinja2 import TemplateError
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.tasks.base import Example, Turn
-from schemabank.tasks.toolcalls import calls_of, names_in
+from schemabank.tasks.toolcalls import arguments_in, calls_of, names_in
 
 if TYPE_CHECKING:  # transformers takes a second to import
     from transformers import PreTrainedTokenizerBase
@@ -158,7 +158,7 @@ def _said(chat: _Chat, spot: _Spot, end: str) -> list[Piece]:
             f"{said!r:.{SHOWN}}): allowed are templates that hold it, mend the template or "
             "the turn"
         )
-    _check_named(chat, calls_of(turn.extra), said, f"the call in turn {spot.index + 1} of")
+    _check_called(chat, spot.index, said)
     return [Piece(said, "said"), *([Piece(end, "end")] if ends else [])]
 
 
@@ -221,9 +221,9 @@ def _check_shown(chat: _Chat, whole: str) -> None:
     Some know no tool and no developer, and say nothing about it. What the assistant itself said
     earlier may be shortened: many templates leave out what it thought.
     """
-    _check_named(chat, chat.example.tools, whole, "a tool of")
+    _check_named(chat, names_in(chat.example.tools), whole, "a tool of")
     for number, turn in enumerate(chat.example.turns, start=1):
-        _check_named(chat, calls_of(turn.extra), whole, f"the call in turn {number} of")
+        _check_called(chat, number - 1, whole)
         if turn.role == "assistant" or is_within(turn.content, whole):
             continue
         if json.dumps(turn.content, ensure_ascii=False) in whole:  # as Llama 3's writes a tool's
@@ -235,10 +235,17 @@ def _check_shown(chat: _Chat, whole: str) -> None:
         )
 
 
-def _check_named(chat: _Chat, objects: str, text: str, what: str) -> None:
+def _check_called(chat: _Chat, index: int, text: str) -> None:
+    """Refuse a template that leaves out a turn's calls, or their arguments."""
+    calls, turn = calls_of(chat.example.turns[index].extra), f"the call in turn {index + 1} of"
+    _check_named(chat, names_in(calls), text, turn)
+    _check_named(chat, arguments_in(calls), text, f"an argument of {turn}")
+
+
+def _check_named(chat: _Chat, names: Sequence[str], text: str, what: str) -> None:
     """Refuse a template that writes no tools, or no calls: it says nothing about them."""
-    for name in names_in(objects):
-        if name not in text:
+    for name in names:
+        if name not in text and json.dumps(name, ensure_ascii=False)[1:-1] not in text:
             raise InputError(
                 f"the tokenizer's chat template leaves out {what} {chat.name}, {name!r}: allowed "
                 "are templates that write tools and their calls, use a model that has one, or "

@@ -2,7 +2,7 @@
 
 A row has the schemas of its tools in the column ``tools``, and an assistant's turn has
 ``tool_calls``, as OpenAI and transformers write them. Tables write objects as JSON text, or fill
-the names that other rows have with nulls; both become the same objects.
+the names that other rows have with nulls. Such nulls are taken away; those in JSON text are meant.
 """
 
 import json
@@ -24,7 +24,7 @@ def tools_in(row: Row) -> str:
         InputError: the column holds something else.
     """
     where, columns = row
-    value = _parsed(column(columns, TOOLS))
+    value = _parsed(_filled(column(columns, TOOLS)))
     if not value:
         return ""
     if not isinstance(value, list) or not all(_name(tool) for tool in value):
@@ -46,7 +46,7 @@ def calls_in(place: str, role: str, turn: Mapping[str, object]) -> list[object]:
     Raises:
         InputError: the turn holds something else.
     """
-    value = _parsed(turn.get(CALLS))
+    value = _parsed(_filled(turn.get(CALLS)))
     if not value:
         return []
     if role != "assistant":
@@ -58,7 +58,7 @@ def calls_in(place: str, role: str, turn: Mapping[str, object]) -> list[object]:
         raise InputError(
             f"{place} has {value!r:.60} in {CALLS}: allowed is a list of calls such as {CALL}"
         )
-    return [_with_arguments(_filled(call)) for call in value]
+    return [_with_arguments(place, call) for call in value]
 
 
 def extra_in(role: str, turn: Mapping[str, object], calls: Sequence[object]) -> str:
@@ -72,6 +72,15 @@ def extra_in(role: str, turn: Mapping[str, object], calls: Sequence[object]) -> 
 def names_in(objects: str) -> list[str]:
     """Return the functions' names in a JSON list of schemas or calls."""
     return [_name(each) for each in json.loads(objects or "[]")]
+
+
+def arguments_in(calls: str) -> list[str]:
+    """Return the names of the arguments, but for nulls, in a JSON list of calls."""
+    inner = [call.get("function", call) for call in json.loads(calls or "[]")]
+    given = [each.get("arguments") for each in inner]
+    return [
+        name for each in given if isinstance(each, dict) for name in each if each[name] is not None
+    ]
 
 
 def calls_of(extra: str) -> str:
@@ -89,23 +98,35 @@ def _name(value: object) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _with_arguments(call: object) -> object:
+def _with_arguments(place: str, call: object) -> object:
     """A call with its arguments as an object, which OpenAI writes as JSON text."""
     assert isinstance(call, dict)
     inner = call.get("function")
     if isinstance(inner, dict):
-        return {**call, "function": _with_arguments(inner)}
-    return {**call, "arguments": _parsed(call["arguments"])} if "arguments" in call else call
+        return {**call, "function": _with_arguments(place, inner)}
+    if "arguments" not in call:
+        return call
+    found = _parsed(call["arguments"])
+    if isinstance(found, str) and _is_like_json(found):
+        raise InputError(
+            f"{place} calls {call['name']!r} with arguments that are no JSON ({found!r:.60}): "
+            "allowed is an object, or one as JSON, mend it or leave the row out"
+        )
+    return {**call, "arguments": found}
 
 
 def _parsed(value: object) -> object:
     """An object or list that is written as JSON text; other values as they are."""
-    if not isinstance(value, str) or value.strip()[:1] not in {"{", "["}:
+    if not isinstance(value, str) or not _is_like_json(value):
         return value
     try:
         return json.loads(value)
     except ValueError:
         return value
+
+
+def _is_like_json(text: str) -> bool:
+    return text.strip()[:1] in {"{", "["}
 
 
 def _filled(value: object) -> object:
@@ -116,4 +137,4 @@ def _filled(value: object) -> object:
 
 
 def _written(value: object) -> str:
-    return json.dumps(_filled(value), ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)
