@@ -175,3 +175,9 @@ def test_a_typed_line_that_is_no_text_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("builtins.input", read)
     with pytest.raises(InputError, match="the input is no UTF-8"):
         next(talking.typed())
+
+
+def test_a_line_that_is_no_unicode_is_refused(adapter: tuple[Path, Path]) -> None:
+    """As the C locale reads bytes that are no text."""
+    with pytest.raises(InputError, match="line 1 cannot be answered: prompt 0 is no Unicode"):
+        talking.converse(opened(adapter, []), iter(["1\udcff\n"]), keeps_on=False)

@@ -106,7 +106,7 @@ class TestVarianceComponents:
     @pytest.mark.parametrize("shape", [(1, 5), (5, 1)])
     def test_one_seed_or_one_item_shows_nothing(self, shape: tuple[int, int]) -> None:
         with pytest.raises(
-            InputError, match="items do not show what varies: give at least 2 seeds and 2 i"
+            InputError, match="items do not show what varies: give at least 2 seeds and 2 items"
         ):
             variance_components(np.arange(5.0).reshape(shape), np.zeros(shape))
 

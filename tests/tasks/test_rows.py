@@ -13,7 +13,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from schemabank.common.errors import InputError
+from schemabank.common.files import json_rows
 from schemabank.config.task import RecordsSettings
+from schemabank.tasks.conversations import holds_chat
 from schemabank.tasks.records import data_digest, load
 from schemabank.tasks.rows import READERS, ending_of, read_splits
 
@@ -182,6 +184,13 @@ def test_dates_times_and_decimals_of_tables_are_their_text(tmp_path: Path) -> No
     assert {**saved, "within": None} == {**SPELT, "within.day": "2024-01-02", "within.n": 1} | {
         "within": None
     }
+
+
+def test_rows_with_columns_of_a_turns_names_are_no_chat(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    rows = [{"from": "eins", "value": "one"}, {"from": "zwei", "value": "two"}]
+    path.write_text(json.dumps({"data": rows}))
+    assert [row for _, row in json_rows(path, is_row=holds_chat)] == rows
 
 
 def test_json_may_have_its_rows_in_an_object_or_line_by_line(tmp_path: Path) -> None:

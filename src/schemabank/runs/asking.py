@@ -129,13 +129,11 @@ def _item(
     if isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes) and prompt:
         row = {"prompt": list(prompt), "completion": [ANSWER]}
         (example,) = as_examples([row], purpose=PROMPT)
+        _check_unicode(index, "".join(turn.content for turn in example.turns))
         return replace(chat_item(example, tokenizer), id=f"{PROMPT}/{index}")
     if not isinstance(prompt, str) or not prompt:
         raise InputError(f"prompt {index} is {prompt!r:.80}: {ALLOWED}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"prompt {index} is no Unicode ({error}): mend it") from error
+    _check_unicode(index, prompt)
     text = as_chat(prompt, config.task, tokenizer)
     tokens = [*beginning(config.task, tokenizer), *plain_tokens(text, tokenizer)]
     return Item(
@@ -146,6 +144,13 @@ def _item(
         target_tokens=(),
         golds=(),
     )
+
+
+def _check_unicode(index: int, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"prompt {index} is no Unicode ({error}): mend it") from error
 
 
 def _texts(stop: object) -> tuple[str, ...]:

@@ -54,9 +54,16 @@ def is_chat(value: object) -> TypeGuard[list[Mapping[str, object]]]:
 
 
 def holds_chat(columns: Mapping[str, object]) -> bool:
-    """Whether an object is a row with a chat: one of its lists has turns, which are no rows."""
-    lists = [value for value in columns.values() if is_chat(value)]
-    return any({*TURN} <= set(own[0]) or {*SHARED} <= set(own[0]) for own in lists)
+    """Whether an object is a row with a chat: one of its lists has turns, which are no rows.
+
+    Rows may have columns of these names too, but then they do not name who speaks.
+    """
+    first = [value[0] for value in columns.values() if is_chat(value)]
+    return any(
+        {*keys} <= set(turn) and turn[keys[0]] in [*ROLES]
+        for turn in first
+        for keys in (TURN, SHARED)
+    )
 
 
 def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
