@@ -1,7 +1,8 @@
 """Chat templates that write what those of well-known models write for chats of text.
 
-They are written anew, without tools and pictures; the marks, the default system turns, the roles
-that are refused or left out and where white space is taken away are the models' own.
+They are written anew, without pictures and, but for one, without tools; the marks, the default
+system turns, the roles that are refused or left out and where white space is taken away are the
+models' own.
 """
 
 CHATML = (
@@ -25,6 +26,15 @@ QWEN3 = (  # a thought, though an empty one, stands in the last turn alone
     "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
     "{{ m.content }}<|im_end|>{{ '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+HERMES = (  # tools in the system turn, calls in marks, answers of tools in a user's turn
+    "{% if tools %}<|im_start|>system\n<tools>{% for t in tools %}{{ t | tojson }}{% endfor %}"
+    "</tools><|im_end|>\n{% endif %}{% for m in messages %}"
+    "{% if m.role == 'tool' %}<|im_start|>user\n<tool_response>{{ m.content }}</tool_response>"
+    "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}<tool_call>"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
+    "</tool_call>{% endfor %}{% endif %}<|im_end|>{{ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"

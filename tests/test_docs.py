@@ -236,6 +236,13 @@ def test_the_table_of_margins_is_that_of_its_record() -> None:
     assert page.partition(f"<!-- margins.py: {record} -->\n")[2].startswith(f"{shown}\n")
 
 
+def test_the_table_of_clusters_is_that_of_its_record() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    record = "results/clusters.json"
+    shown = shown_by("clusters.py", record).partition("\n\n")[0]
+    assert page.partition(f"<!-- clusters.py: {record} -->\n")[2].startswith(f"{shown}\n")
+
+
 def test_tables_of_rate_rules_are_those_of_their_record() -> None:
     record = "results/rate_rule.json"
     page = (ROOT / "docs" / "suites.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import printable as without_steering
-from schemabank.report.page.markup import printable, visible
+from schemabank.report.page.markup import marked_line, visible
 from schemabank.runs.folder import slug
 from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program
@@ -57,7 +57,7 @@ CLEANERS: dict[str, Clean] = {
     "joined punctuation": join_punctuation,
     "a file name": slug,
     "what HTML can hold": visible,
-    "what a terminal can show": printable,
+    "what a terminal can show": marked_line,
     "a line of the live screen": without_steering,
 }
 

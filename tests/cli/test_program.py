@@ -94,6 +94,7 @@ REFUSED = {
     "eval run": "run/config.yaml:2: lora.r is 0",
     "eval run --set train.learning_rate=1": "a setting of training, which is over",
     "eval adapter": "adapter_config.json is not valid JSON",
+    "chat missing": "'missing' is neither a finished run",
     "routing missing": "'missing' is neither a finished run",
     "export missing --out new": "'missing' is neither a finished run",
     "report missing.csv": "cannot read 'missing.csv'",

@@ -18,9 +18,10 @@ from schemabank.models import digests
 from schemabank.models.files import Located
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import PREDICTIONS, RESULT
-from schemabank.runs.inputs import INPUTS, recorded_in
+from schemabank.runs.inputs import INPUTS, data_digest, recorded_in
 from schemabank.runs.members import Outcome
 from schemabank.runs.saved import evaluate_saved, export_run
+from schemabank.tasks.base import Example, TaskData, Turn
 from tinyruns import Notes, write_config, write_gsm8k, write_model
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -93,6 +94,18 @@ def test_a_run_and_its_adapter_carry_digests_of_what_they_were_made_from(place: 
     assert len(set(recorded.values())) == 3
     beside = json.loads((place.run / "adapter" / INPUTS).read_text())
     assert beside == {name: recorded[name] for name in ("model", "tokenizer")}
+
+
+def test_a_chat_without_tools_has_the_digest_that_it_had_before_there_were_tools() -> None:
+    def digest(*turns: Turn, tools: str = "") -> str:
+        chat = Example("e/1", "q", "4", "4", turns=turns, tools=tools)
+        return data_digest(TaskData(train=[chat], validation=[], test=[]))
+
+    turns = Turn("user", "hi"), Turn("assistant", "4", learned=True)
+    old = "7904aa6ca9b46744e86ddfae279d93444cdb850b849a4c15b9e5b920e83225bc"
+    assert digest(*turns) == f"sha256:{old}"
+    others = digest(*turns, tools="[]"), digest(turns[0], turns[1]._replace(extra="{}"))
+    assert len({old, *others}) == 3
 
 
 def test_other_weights_in_the_same_place_are_refused_everywhere(

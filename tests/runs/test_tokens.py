@@ -146,6 +146,22 @@ def test_the_loss_is_on_what_the_assistant_says_and_the_mark_that_ends_it(
     assert list(encoded.tokens[: len(ids)]) == ids, "as whoever asks the model gives it to it"
 
 
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        (QWEN3, ["<think>\n\n</think>\n\n" + said for said in ("  2\n", "That is 4.")]),
+        (PHI3, ["  2\n", "That is 4."]),
+    ],
+)
+def test_a_template_that_writes_earlier_turns_in_another_way_learns_each_as_the_last(
+    template: str, texts: list[str]
+) -> None:
+    _, found = learned(template)
+    end = "<|im_end|>" if template == QWEN3 else "<|end_of_turn|>"
+    last = "" if template == QWEN3 else "\n<|end|>"
+    assert found == [f"{texts[0]}{end}", f"{texts[1]}{end}{last}"]
+
+
 @pytest.mark.parametrize("template", [SMOLLM2, QWEN2, LLAMA3, GEMMA3])
 def test_a_limit_takes_labels_from_the_end_and_never_gives_one_to_another_turn(
     template: str,
@@ -164,13 +180,11 @@ def test_a_limit_takes_labels_from_the_end_and_never_gives_one_to_another_turn(
 @pytest.mark.parametrize(
     ("template", "turns", "said"),
     [
-        (QWEN3, TALK, "in another way once more follows"),
         (MISTRAL, TALK[:3], "leaves out or changes turn 1 of 'e/1', where system says"),
-        (PHI3, TALK, "in another way once more follows"),
         (GEMMA3, [*TALK[:3], Turn("assistant", "3", learned=True)], "roles must alternate"),
     ],
 )
-def test_a_template_that_cannot_append_is_refused(
+def test_a_chat_that_a_template_changes_or_does_not_know_is_refused(
     template: str, turns: Sequence[Turn], said: str
 ) -> None:
     with pytest.raises(InputError, match=said):

@@ -632,6 +632,16 @@ def test_validation_is_measured_after_the_last_step() -> None:
     assert tuner.validation_loss is None, "it was another training's"
 
 
+def test_an_adapter_that_is_not_finite_is_named_by_its_tensor() -> None:
+    tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
+    with torch.no_grad():
+        tuner.stack.lora.groups["lora"].weights[0, -1] = torch.nan
+    with pytest.raises(
+        InputError, match=r"tensor base_model\.model\.\S+\.lora_[AB]\.weight holds 1 "
+    ):
+        tuner.generate(["1+1="])
+
+
 def test_banks_do_not_change_the_loss_or_what_is_generated() -> None:
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config())
     tuner.train(PAIRS, quiet=True)

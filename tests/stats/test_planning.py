@@ -82,8 +82,9 @@ class TestVarianceComponents:
     @prop
     @given(answers, st.integers(2, 4))
     def test_copies_of_an_item_add_no_evidence(self, scores: np.ndarray, copies: int) -> None:
-        """As clusters, they predict the same error for as many clusters."""
+        """As clusters, they predict the same error for as many clusters, and never find more."""
         num_seeds, num_items = scores.shape[1:]
+        assume(num_items >= 3)  # of which an error takes three where they are clusters
         clusters = [*range(num_items)] * copies
         once = variance_components(*scores)
         found = variance_components(*np.tile(scores, (1, 1, copies)), clusters)
@@ -92,7 +93,9 @@ class TestVarianceComponents:
         clustered = planned(found, num_seeds, 3 * num_items * copies)
         assert clustered.num_clusters == alone.num_items
         assert clustered.standard_error == pytest.approx(alone.standard_error)
-        assert clustered.detectable == pytest.approx(alone.detectable)
+        if alone.detectable is not None:
+            assert clustered.detectable is not None
+            assert clustered.detectable >= alone.detectable * (1 - 1e-9)
 
     def test_arms_that_do_not_vary(self) -> None:
         found = variance_components(np.full((4, 9), 0.3), np.full((4, 9), 0.1))
@@ -102,7 +105,9 @@ class TestVarianceComponents:
 
     @pytest.mark.parametrize("shape", [(1, 5), (5, 1)])
     def test_one_seed_or_one_item_shows_nothing(self, shape: tuple[int, int]) -> None:
-        with pytest.raises(InputError, match="do not show what varies: give at least 2 of each"):
+        with pytest.raises(
+            InputError, match="items do not show what varies: give at least 2 seeds and 2 items"
+        ):
             variance_components(np.arange(5.0).reshape(shape), np.zeros(shape))
 
     def test_the_true_error_lies_within_the_factors(self) -> None:
@@ -187,7 +192,7 @@ class TestPlanned:
     def test_numbers_that_allow_no_test(self, num_seeds: int, num_items: int) -> None:
         """37 items are one and a half clusters of 25, so one."""
         components = replace(TRUE, num_clusters=200 if num_items != 37 else 8)
-        with pytest.raises(InputError, match="allow no test: plan for at least 2 seeds and 2"):
+        with pytest.raises(InputError, match=r"allow no test: plan for at least 2 seeds and [23]"):
             planned(components, num_seeds, num_items)
 
     def test_alpha_and_power_are_checked(self) -> None:

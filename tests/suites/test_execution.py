@@ -19,9 +19,12 @@ from schemabank.common.failure import Failure
 from schemabank.common.files import read_json
 from schemabank.config.file import config_hash, load_run, run_id
 from schemabank.config.settings import RunConfig
+from schemabank.engine.run import TrainingData
 from schemabank.report.reading.runs import read_runs
+from schemabank.runs import experiment
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
+from schemabank.runs.prepare import task_training_data
 from schemabank.suites.execution import plan_suite, result_tables, run_suite
 from schemabank.suites.file import Suite
 from schemabank.suites.suite import load_suite
@@ -260,6 +263,27 @@ def tuned(finished: Finished, path: Path, **changes: Any) -> Path:  # noqa: ANN4
     train = {"num_train_epochs": 1, "learning_rate": 1e-2}
     defaults = {"train": train, **changes.pop("defaults", {})}
     return tiny(finished, path, **{"grid": {}, "tune": TUNE, "defaults": defaults, **changes})
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_plan_of_a_tuned_suite_tokenises_once(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+
+    def counted(*arguments: Any) -> TrainingData:  # noqa: ANN401 -- as the function takes
+        made.append(arguments)
+        return task_training_data(*arguments)
+
+    monkeypatch.setattr(experiment, "task_training_data", counted)
+    notes = Notes()
+    tables = plan_suite(load_suite(tuned(finished, tmp_path / "s.yaml")), tmp_path / "runs", notes)
+    assert [title.partition(",")[0] for title, _, _ in tables[1:]] == [
+        "cohorts of the tuning runs",
+        "cohorts of the final runs",
+    ]
+    assert len(made) == 1
+    assert sum(line.startswith("base model: ") for line in notes.lines) == 1
 
 
 def manifest(out: Path) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What a chat template makes of a prompt, or that it is refused before anything is computed."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from chattemplates import LLAMA3, MISTRAL, PHI3, QWEN2, QWEN3
+from chattemplates import HERMES, LLAMA3, MISTRAL, PHI3, QWEN2, QWEN3
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
 from schemabank.engine.decoding.decode import Completion
@@ -38,6 +39,7 @@ NO_END = (
     "{% for m in messages %}|{{ m.role }}: {{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}|assistant: {% endif %}"
 )
+COUNTS = "{{ messages | selectattr('role', 'equalto', 'user') | list | length }}" + NO_END
 SAID = "({} if m.role == 'assistant' else m.content)"
 FORGETS = (  # as Qwen3's: what was thought is shown in the last turn alone
     "{% for m in messages %}<{{ m.role }}>"
@@ -173,7 +175,7 @@ def test_a_tag_prefix_stands_behind_the_beginning_token_that_a_template_writes(
 
 
 def pieces(template: str, turns: Sequence[Turn] = TALK) -> list[tuple[str, str]]:
-    found = chat_pieces(turns, tokenizer(template), name="'e/1'")
+    found = chat_pieces(chat(turns), tokenizer(template))
     return [(piece.kind, piece.text) for piece in found]
 
 
@@ -241,15 +243,111 @@ def test_a_learned_turn_is_what_the_assistant_says_and_the_mark_that_ends_it(
     assert "".join(text for _, text in expected) == whole.rstrip()
 
 
-def test_a_template_that_forgets_is_refused_unless_the_last_turn_alone_is_learned() -> None:
-    with pytest.raises(InputError, match=r"'e/1' up to turn 2 .*'<think></think>2</>' becomes '2<"):
-        pieces(FORGETS)
+def test_a_turn_that_is_written_in_another_way_later_is_learned_as_a_last_one() -> None:
+    assert pieces(FORGETS) == [
+        ("given", "<user>What is 1 and 1?</><assistant>"),
+        ("said", "<think></think>2"),
+        ("end", "</>"),
+        ("given", "<user>And 2? is 2</><assistant>"),
+        ("said", "<think></think>That is 4."),
+        ("end", "</>"),
+    ]
     last = [turn._replace(learned=turn is TALK[-1]) for turn in TALK]
     assert pieces(FORGETS, last) == [
         ("given", "<user>What is 1 and 1?</><assistant>2</><user>And 2? is 2</><assistant>"),
         ("said", "<think></think>That is 4."),
         ("end", "</>"),
     ]
+
+
+@pytest.mark.parametrize("word", ["2", "Zq7xW", "WW", "B", "</>", "a</>a", " 2 "])
+def test_what_follows_is_found_whatever_the_turn_says(word: str) -> None:
+    talk = (TALK[0], Turn("assistant", word, learned=True), *TALK[2:], *TALK[2:])
+    found = pieces(FORGETS, talk)
+    assert [text for kind, text in found if kind == "given"][1:] == [
+        "<user>And 2? is 2</><assistant>"
+    ] * 2
+    assert found[1:3] == [("said", f"<think></think>{word}"), ("end", "</>")]
+
+
+def test_an_end_token_that_a_last_turn_alone_has_does_not_end_earlier_ones() -> None:
+    made = tokenizer(PHI3)
+    found = pieces(PHI3)
+    assert found[2] == ("end", "<|end_of_turn|>")
+    assert found[-1] == ("end", f"<|end_of_turn|>\n{made.eos_token}")
+    turns = [{"role": t.role, "content": t.content} for t in TALK]
+    whole = made.apply_chat_template(turns, tokenize=False)
+    assert "".join(text for _, text in found) == whole
+
+
+def test_an_item_of_a_template_that_forgets_asks_as_the_template_does() -> None:
+    made = tokenizer(FORGETS)
+    data = TaskData(train=[], validation=[chat()], test=[])
+    (item,) = evaluation_items(data, TaskSettings(chat_template=True), EvalSettings(), made)
+    assert item.prompt == made.apply_chat_template(
+        [{"role": t.role, "content": t.content} for t in TALK[:-1]],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    assert item.start_text == "<think></think>"
+
+
+SCHEMAS = json.dumps([{"type": "function", "function": {"name": "add", "parameters": {}}}])
+CALLS = {"tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]}
+WITH_TOOLS = (
+    TALK[0],
+    Turn("assistant", "", learned=True, extra=json.dumps(CALLS)),
+    Turn("tool", "2", extra='{"name": "add"}'),
+    Turn("assistant", "It is 2.", learned=True),
+)
+WRITTEN = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
+
+
+def test_calls_of_tools_are_learned_and_their_answers_are_not() -> None:
+    example = replace(chat(WITH_TOOLS), tools=SCHEMAS)
+    found = [(p.kind, p.text) for p in chat_pieces(example, tokenizer(HERMES))]
+    assert found[0][1].startswith(f"<|im_start|>system\n<tools>{SCHEMAS[1:-1]}</tools>")
+    assert found[1:] == [
+        ("said", WRITTEN),
+        ("end", "<|im_end|>"),
+        (
+            "given",
+            "\n<|im_start|>user\n<tool_response>2</tool_response><|im_end|>\n"
+            "<|im_start|>assistant\n",
+        ),
+        ("said", "It is 2."),
+        ("end", "<|im_end|>"),
+    ]
+
+
+def test_a_last_turn_that_calls_a_tool_is_scored_by_what_the_template_writes() -> None:
+    example = replace(chat(WITH_TOOLS[:2]), tools=SCHEMAS, answer="as JSON")
+    data = TaskData(train=[], validation=[example], test=[])
+    made = tokenizer(HERMES)
+    task = TaskSettings(chat_template=True, metric="exact_match")
+    (item,) = evaluation_items(data, task, EvalSettings(), made)
+    assert (item.golds, item.start_text) == ((WRITTEN,), "")
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "tools", "said"),
+    [
+        (CHATML, WITH_TOOLS, "", "leaves out the call in turn 2 of 'e/1', 'add': allowed are temp"),
+        (
+            HERMES.replace("{{ c.function.arguments | tojson }}", ""),
+            (TALK[0], WITH_TOOLS[1]._replace(extra=json.dumps(CALLS).replace('"a"', '"addend"'))),
+            SCHEMAS,
+            "leaves out an argument of the call in turn 2 of 'e/1', 'addend': allowed are temp",
+        ),
+        (CHATML, TALK, SCHEMAS, "leaves out a tool of 'e/1', 'add': allowed are templates that"),
+        (COUNTS, TALK, "", "writes what stands before turn 4 of 'e/1' in another way once more"),
+    ],
+)
+def test_what_a_template_says_nothing_of_is_refused(
+    template: str, turns: Sequence[Turn], tools: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        chat_pieces(replace(chat(turns), tools=tools), tokenizer(template))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Chats in rows: both forms become the same turns, and what is not read is refused."""
 
+import json
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -19,6 +20,7 @@ SHARED = [
     {"from": {"user": "human", "assistant": "gpt"}.get(m["role"], m["role"]), "value": m["content"]}
     for m in MESSAGES
 ]
+CALL = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 TURNS = (
     Turn("system", "Be kind."),
     Turn("user", "Hi"),
@@ -87,7 +89,12 @@ def test_text_may_come_in_parts_and_nulls_of_a_table_are_nothing() -> None:
         (MESSAGES[:2], "has no turn of the assistant that is to be"),
         (MESSAGES[2:3], "has no turn before the first that is to be"),
         ([*MESSAGES[:2], {"role": "assistant", "content": " "}], "turn 3 is an empty turn"),
-        ([*MESSAGES[:2], MESSAGES[2] | {"tool_calls": [1]}], "turn 3 has tool_calls, which is not"),
+        (
+            [*MESSAGES[:2], MESSAGES[2] | {"tool_calls": [1]}],
+            r"turn 3 has \[1\] in tool_calls: allowed",
+        ),
+        ([MESSAGES[1] | {"tool_calls": [CALL]}], "turn 1 has tool_calls, but its role is 'user'"),
+        ([*MESSAGES[:2], MESSAGES[2] | {"thinking": "?"}], "turn 3 has thinking, which is not"),
         ([*MESSAGES[:2], MESSAGES[2] | {"weight": 0.5}], r"turn 3 has weight 0\.5: allowed are 0"),
     ],
 )
@@ -96,9 +103,65 @@ def test_what_is_no_chat_to_learn_is_refused_by_row_and_turn(messages: object, s
         turns(messages)
 
 
-def test_tools_are_refused() -> None:
-    with pytest.raises(InputError, match="row 1 has tools beside its chat"):
-        turns(MESSAGES, tools=[{"name": "search"}])
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+CALLING = [
+    MESSAGES[1],
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "name": "add", "tool_call_id": "1", "content": "2", "unknown": 3},
+    {"role": "assistant", "content": "It is 2.", "name": "unread", "tool_calls": None},
+]
+
+
+def test_tools_and_their_calls_are_given_to_the_template() -> None:
+    found = chat_in(("row 1", {"c": CALLING, "tools": [TOOL]}), "c", last_only=False)
+    assert json.loads(found.tools) == [TOOL]
+    _, call, answer, said = found.turns
+    assert (call.content, call.learned) == ("", True)
+    inner = {"name": "add", "arguments": {"a": 1}}
+    assert json.loads(call.extra) == {"tool_calls": [{"type": "function", "function": inner}]}
+    assert json.loads(answer.extra) == {"name": "add", "tool_call_id": "1"}
+    assert (answer.learned, said.extra) == (False, "")
+    assert found.answer == "It is 2."
+    first = chat_in(("row 1", {"c": CALLING[:2]}), "c", last_only=False)
+    assert json.loads(first.answer) == json.loads(call.extra)["tool_calls"]
+
+
+def calling(arguments: object) -> list[dict[str, object]]:
+    inner = {"name": "add", "arguments": arguments}
+    return [
+        MESSAGES[1],
+        {"role": "assistant", "content": None, "tool_calls": [{"function": inner}]},
+    ]
+
+
+def test_nulls_in_json_text_are_meant_and_those_of_a_table_are_not() -> None:
+    for arguments, expected in (
+        ('{"a": 1, "b": null}', {"a": 1, "b": None}),
+        ({"a": 1, "b": None}, {"a": 1}),
+    ):
+        found = chat_in(("row 1", {"c": calling(arguments)}), "c", last_only=False).turns[-1]
+        (call,) = json.loads(found.extra)["tool_calls"]
+        assert call["function"]["arguments"] == expected
+    schema = {"name": "add", "parameters": {"properties": {"b": {"default": None}}}}
+    row = {"c": MESSAGES, "tools": json.dumps([schema])}
+    assert json.loads(chat_in(("row 1", row), "c", last_only=False).tools) == [schema]
+
+
+def test_arguments_that_are_torn_json_are_refused() -> None:
+    with pytest.raises(InputError, match="turn 2 calls 'add' with arguments that are no JSON"):
+        chat_in(("row 1", {"c": calling('{"a": 1')}), "c", last_only=False)
+
+
+def test_tools_may_be_json_and_have_a_tables_nulls() -> None:
+    filled = {"type": "function", "function": {**TOOL["function"], "strict": None}}  # type: ignore[dict-item]
+    for tools in (json.dumps([TOOL]), [filled]):
+        found = chat_in(("row 1", {"c": MESSAGES, "tools": tools}), "c", last_only=False)
+        assert json.loads(found.tools) == [TOOL]
+    for tools in (None, [], "", "[]"):
+        assert chat_in(("row 1", {"c": MESSAGES, "tools": tools}), "c", last_only=False).tools == ""
+    for tools in ("add", [3], [{"type": "function"}], {"name": "add"}):
+        with pytest.raises(InputError, match=r"row 1 has .* in column 'tools': allowed is a list"):
+            turns(MESSAGES, tools=tools)
 
 
 @pytest.mark.parametrize("value", [None, "x", [], ["x"], {"role": "user"}])

@@ -3,14 +3,20 @@
 import gzip
 import json
 from collections.abc import Callable
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
 from schemabank.common.errors import InputError
+from schemabank.common.files import json_rows
 from schemabank.config.task import RecordsSettings
-from schemabank.tasks.records import data_digest
+from schemabank.tasks.conversations import holds_chat
+from schemabank.tasks.records import data_digest, load
 from schemabank.tasks.rows import READERS, ending_of, read_splits
 
 TEXT_ROWS: list[dict[str, object]] = [
@@ -123,6 +129,68 @@ def test_a_broken_file_is_named_with_its_place(
     (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=said):
         read(tmp_path / name)
+
+
+def test_a_chat_that_is_the_whole_file_is_one_row(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+    shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
+    path = tmp_path / "r.json"
+    rows: list[dict[str, object]] = [
+        {"messages": turns},
+        {"id": "7", "conversations": shared},
+        {"prompt": turns[:1], "completion": turns[1:]},
+    ]
+    for row in rows:
+        path.write_text(json.dumps(row, indent=1))
+        assert read(path) == {"train": [row]}
+    path.write_text(json.dumps({"data": rows}))
+    assert read(path) == {"train": rows}
+
+
+DATED: list[dict[str, object]] = [
+    {
+        "day": date(2024, 7, 26),
+        "at": datetime(2024, 7, 26, 9, 30),  # noqa: DTZ001 -- a table may have no zone
+        "utc": datetime(2024, 7, 26, 9, 30, 0, 500, tzinfo=UTC),
+        "time": time(9, 30),
+        "price": Decimal("1.50"),
+        "list": [date(2024, 1, 2), None],
+        "within": {"day": date(2024, 1, 2), "n": 1},
+    }
+]
+SPELT = {
+    "day": "2024-07-26",
+    "at": "2024-07-26 09:30:00",
+    "utc": "2024-07-26 09:30:00.000500+00:00",
+    "time": "09:30:00",
+    "price": "1.50",
+    "list": ["2024-01-02", None],
+    "within": {"day": "2024-01-02", "n": 1},
+}
+
+
+def test_dates_times_and_decimals_of_tables_are_their_text(tmp_path: Path) -> None:
+    made = pa.Table.from_pylist([{**DATED[0], "picture": b"png"}])
+    pq.write_table(made, tmp_path / "r.parquet")
+    with pa.ipc.new_stream(tmp_path / "r.arrow", made.schema) as file:
+        file.write_table(made)
+    for ending in ("parquet", "arrow"):
+        assert read(tmp_path / f"r.{ending}") == {"train": [SPELT]}
+    settings = RecordsSettings(path=str(tmp_path / "r.parquet"), target="{price} on {day}")
+    (example,) = load(settings, prompt="{at}").train
+    assert (example.question, example.solution) == (SPELT["at"], "1.50 on 2024-07-26")
+    Dataset(made).save_to_disk(tmp_path / "saved")
+    (saved,) = read(tmp_path / "saved")["train"]
+    assert {**saved, "within": None} == {**SPELT, "within.day": "2024-01-02", "within.n": 1} | {
+        "within": None
+    }
+
+
+def test_rows_with_columns_of_a_turns_names_are_no_chat(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    rows = [{"from": "eins", "value": "one"}, {"from": "zwei", "value": "two"}]
+    path.write_text(json.dumps({"data": rows}))
+    assert [row for _, row in json_rows(path, is_row=holds_chat)] == rows
 
 
 def test_json_may_have_its_rows_in_an_object_or_line_by_line(tmp_path: Path) -> None:

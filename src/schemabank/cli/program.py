@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from schemabank import __version__
-from schemabank.cli import doctor, reports, saved, start, training
+from schemabank.cli import doctor, reports, saved, start, talking, training
 from schemabank.common.errors import FailedRunsError, InputError, printable
 from schemabank.common.quiet import quiet_libraries
 
@@ -30,7 +30,8 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "routing": saved.routing,
         "score": saved.score,
     },
-    "Use adapters elsewhere": {
+    "Use what was trained": {
+        "chat": talking.chat,
         "export": saved.export,
     },
 }

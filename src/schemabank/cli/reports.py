@@ -9,55 +9,64 @@ import typer
 from schemabank.cli.options import Control, Group, Primary, Treatment
 from schemabank.cli.printing import print_json, print_lines, print_tables
 
+Results = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="RESULTS",
+        help="Folder of runs, their packed record, a CSV (arm,epochs,seed,score[,n_items] or "
+        "arm,seed,item,score[,task][,cluster], shares), or a folder of results of "
+        "lm-evaluation-harness, Inspect or PEFT's method comparison.",
+        show_default=False,
+    ),
+]
+ArmPaths = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=PATH",
+        help="Instead of RESULTS, an arm's own results of another tool; or NAME:SEED=PATH.",
+    ),
+]
+Metric = Annotated[
+    str | None, typer.Option(help="Of other tools' results; default: each task's first.")
+]
+ClusterBy = Annotated[
+    str | None,
+    typer.Option(metavar="FIELD", help="Of other tools' items, what they were drawn with."),
+]
+Claims = Annotated[
+    Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
+]
+TestSize = Annotated[int | None, typer.Option(min=1, help="Items of the whole test split.")]
+Margin = Annotated[
+    float | None,
+    typer.Option(metavar="POINTS", help="Largest difference that does not matter, in points."),
+]
+FailIfWorse = Annotated[
+    bool,
+    typer.Option(
+        "--fail-if-worse",
+        help="Exit with 1 if the treatment is worse; with a margin, unless shown not to be.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")]
+
 
 def report(
-    results: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RESULTS",
-            help="Folder of runs, their packed record, a CSV (arm,epochs,seed,score[,n_items] or "
-            "arm,seed,item,score[,task][,cluster], shares), or a folder of results of "
-            "lm-evaluation-harness, Inspect or PEFT's method comparison.",
-            show_default=False,
-        ),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PATH",
-            help="Instead of RESULTS, an arm's own results of another tool; or NAME:SEED=PATH.",
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="Of other tools' results; default: each task's first.")
-    ] = None,
-    cluster_by: Annotated[
-        str | None,
-        typer.Option(metavar="FIELD", help="Of other tools' items, what they were drawn with."),
-    ] = None,
-    claims: Annotated[
-        Path | None, typer.Option(help="CSV of claims; default: TABLE.claims.csv, if there.")
-    ] = None,
+    results: Results = None,
+    arm: ArmPaths = None,
+    metric: Metric = None,
+    cluster_by: ClusterBy = None,
+    claims: Claims = None,
     treatment: Treatment = None,
     control: Control = None,
     primary: Primary = None,
     group: Group = None,
-    test_size: Annotated[
-        int | None, typer.Option(min=1, help="Items of the whole test split.")
-    ] = None,
-    margin: Annotated[
-        float | None,
-        typer.Option(metavar="POINTS", help="Largest difference that does not matter, in points."),
-    ] = None,
-    fail_if_worse: Annotated[
-        bool,
-        typer.Option(
-            "--fail-if-worse",
-            help="Exit with 1 if the treatment is worse; with a margin, unless shown not to be.",
-        ),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder to write; must not exist.")] = None,
+    test_size: TestSize = None,
+    margin: Margin = None,
+    fail_if_worse: FailIfWorse = False,
+    as_json: AsJson = False,
+    out: Out = None,
 ) -> None:
     """Examine results: verdict, figures, and what a sceptical reviewer would raise."""
     from schemabank.report.command import Question, why_stop

@@ -12,7 +12,7 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TextIO, cast
@@ -221,8 +221,12 @@ def json_lines(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]
             yield where, value
 
 
-def json_rows(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]:
+def json_rows(
+    path: Path, *, finite: bool = False, is_row: Callable[[Tree], bool] = lambda _: False
+) -> Iterator[tuple[str, Tree]]:
     """Read a JSON file's rows: a list of objects, one inside an object, or JSON lines.
+
+    ``is_row`` says of an object that is the whole file whether it is its only row.
 
     Raises:
         InputError: as :func:`read_unpacked`, and what is none of these.
@@ -231,6 +235,7 @@ def json_rows(path: Path, *, finite: bool = False) -> Iterator[tuple[str, Tree]]
         yield from json_lines(path, finite=finite)
         return
     value = parse_json(read_unpacked(path), str(path), finite=finite)
+    value = [value] if isinstance(value, dict) and is_row(value) else value
     inner = value.values() if isinstance(value, dict) else ()
     lists = [v for v in inner if isinstance(v, list) and v and isinstance(v[0], dict)]
     rows = value if isinstance(value, list) else (lists[0] if len(lists) == 1 else None)

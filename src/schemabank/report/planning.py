@@ -18,7 +18,7 @@ from schemabank.report.comparing.items import PairedScores
 from schemabank.report.comparing.margins import MOST_POINTS
 from schemabank.report.comparing.material import Material, gather
 from schemabank.report.examine import chosen_group
-from schemabank.report.page.markup import printable
+from schemabank.report.page.markup import marked_line
 from schemabank.report.plain import plain_fields
 from schemabank.report.reading.packed import unpacked
 from schemabank.report.reading.question import Question
@@ -234,7 +234,7 @@ def heading(plan: ComparisonPlan) -> list[str]:
         f"{plan.split}, part {plan.group}): {found.num_seeds} seeds, {found.num_items:,} items"
         f"{clusters}; standard deviations of the difference in points: {spreads}"
     )
-    return [printable(pilot), table]
+    return [marked_line(pilot), table]
 
 
 def table(plan: ComparisonPlan) -> PlainTable:

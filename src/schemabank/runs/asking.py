@@ -7,6 +7,7 @@ from typing import TypeAlias, cast
 
 from transformers import PreTrainedTokenizerBase
 
+from schemabank.adapters.files import ENDS, PREFIX
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.settingsfile import validated
@@ -86,6 +87,24 @@ def decodable(base: BaseModel, stack: AdapterStack) -> BaseModel:
     return replace(base, end_token_ids=ends, by_slot=by_slot)
 
 
+def check_adapter(stack: AdapterStack) -> None:
+    """Refuse to decode with an adapter whose weights are not finite: all logits would be NaN.
+
+    Raises:
+        InputError: a weight is not; the first such tensor is named as in the adapter's file.
+    """
+    for path, pair in stack.lora.tensors(0).items():
+        for end, tensor in zip(ENDS, pair, strict=True):
+            lost = int((~tensor.isfinite()).sum())
+            if lost:
+                raise InputError(
+                    f"the adapter's tensor {PREFIX}{path}{end} holds {lost:,} of "
+                    f"{tensor.numel():,} values that are not finite: allowed are finite ones; its "
+                    "training has diverged, or a program wrote them, so train it anew at a lower "
+                    "learning rate, or begin with another adapter"
+                )
+
+
 def _tell_without_draws(settings: EvalSettings) -> None:
     """Warn the program that calls generate() of what has no effect where nothing is drawn."""
     given = {"top_p": settings.top_p != 1, "seed": settings.sampling_seed != 0}
@@ -110,13 +129,11 @@ def _item(
     if isinstance(prompt, Sequence) and not isinstance(prompt, str | bytes) and prompt:
         row = {"prompt": list(prompt), "completion": [ANSWER]}
         (example,) = as_examples([row], purpose=PROMPT)
+        _check_unicode(index, "".join(turn.content for turn in example.turns))
         return replace(chat_item(example, tokenizer), id=f"{PROMPT}/{index}")
     if not isinstance(prompt, str) or not prompt:
         raise InputError(f"prompt {index} is {prompt!r:.80}: {ALLOWED}")
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"prompt {index} is no Unicode ({error}): mend it") from error
+    _check_unicode(index, prompt)
     text = as_chat(prompt, config.task, tokenizer)
     tokens = [*beginning(config.task, tokenizer), *plain_tokens(text, tokenizer)]
     return Item(
@@ -127,6 +144,13 @@ def _item(
         target_tokens=(),
         golds=(),
     )
+
+
+def _check_unicode(index: int, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"prompt {index} is no Unicode ({error}): mend it") from error
 
 
 def _texts(stop: object) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
 from schemabank.runs.forms import Items
-from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
+from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
@@ -116,12 +116,12 @@ def run_all(
         check_available(out / run_id(run))
         check_extras(run.task)
     groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
-    models: dict[ModelSettings, BaseModel] = {}
+    loaded = Loaded()
     trackers = trackers_of([run for run in runs if run in pending], out, reporter)
     contexts = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
-            contexts.append(_prepare(group, models, device, reporter, trackers))
+            contexts.append(_prepare(group, loaded, device, reporter, trackers))
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -164,21 +164,39 @@ class Planned:
     time_s: float
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """Models and training data that are loaded already, for runs that are prepared one by one."""
+
+    models: dict[ModelSettings, BaseModel] = field(default_factory=dict)
+    training: dict[tuple[object, ...], TrainingData] = field(default_factory=dict)
+
+
 def plan_all(
-    runs: Sequence[RunConfig], reporter: Reporter, *, device: torch.device
+    runs: Sequence[RunConfig],
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    loaded: Loaded | None = None,
 ) -> list[Planned]:
     """Load and check what the runs need, and say what training them would take.
+
+    Args:
+        runs: to plan.
+        reporter: where progress goes.
+        device: that they would run on.
+        loaded: by calls for other runs before this one; what this one loads is added.
 
     Raises:
         InputError: something in the settings cannot be had.
     """
     found: list[Planned] = []
-    models: dict[ModelSettings, BaseModel] = {}
+    loaded = Loaded() if loaded is None else loaded
     for run in runs:
         check_extras(run.task)
     for group in sharing(resolved(runs, device, note=reporter.note)):
         with waiting(CHECKING, reporter.note):
-            context = _prepare(group, models, device, reporter, Trackers({}, reporter))
+            context = _prepare(group, loaded, device, reporter, Trackers({}, reporter))
         for plan, slots in planned_cohorts(group, context, device):
             data = context.training
             if not plan.runs[0].trains or data is None:
@@ -270,20 +288,22 @@ def _first_scores(result: Mapping[str, Any] | None) -> str:
 
 def _prepare(
     runs: Sequence[RunConfig],
-    models: dict[ModelSettings, BaseModel],
+    loaded: Loaded,
     device: torch.device,
     reporter: Reporter,
     trackers: Trackers,
 ) -> Context:
     """Load and check everything that can be wrong before any compute is spent."""
     task = loaded_task(runs[0].task, reporter.note)
-    if runs[0].model not in models:
-        models[runs[0].model] = _announced_base(runs[0], device, reporter)
-    base = models[runs[0].model]
+    if runs[0].model not in loaded.models:
+        loaded.models[runs[0].model] = _announced_base(runs[0], device, reporter)
+    base = loaded.models[runs[0].model]
     announce_decoding(runs[0], base, reporter)
     sizes = ", ".join(f"{len(task.split(s))} {s}" for s in ("train", "validation", "test"))
     reporter.note(f"task: {runs[0].task.name}, {sizes}")
-    training: TrainingData | None = None
+    key = training_key(runs[0])
+    known = loaded.training.get(key)
+    training = known if any(run.trains for run in runs) else None
     items: dict[int, Items] = {}
     for run in sorted(runs, key=lambda run: run.trains):  # which ask in every form
         shots = run.evaluation().few_shot
@@ -292,11 +312,11 @@ def _prepare(
             for asked in items[shots].values():
                 check_items(asked, run.eval, base)
         if run.trains and training is None:
-            training = task_training_data(task.train, run, base.tokenizer)
+            training = loaded.training[key] = task_training_data(task.train, run, base.tokenizer)
     check_runs(runs, task.train, base, training)
     rescaled = [run for run in runs if run.trains and run.rescale.factors]
     validation = validation_items(task, rescaled[0], base) if rescaled else []
-    if training is not None:
+    if training is not None and known is None:
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     inputs = {**base.digests, DATA: data_digest(task)}

@@ -23,9 +23,14 @@ def sharing(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
     groups: dict[tuple[object, ...], list[RunConfig]] = {}
     for run in runs:
         asked = run.eval.model_copy(update={"few_shot": 0, "routing": "off"})
-        shapes = (run.train.batch_size, run.train.max_buckets, run.train.epoch_orders)
-        groups.setdefault((run.model, run.task, asked, shapes), []).append(run)
+        groups.setdefault((*training_key(run), asked), []).append(run)
     return list(groups.values())
+
+
+def training_key(run: RunConfig) -> tuple[object, ...]:
+    """Return what training data depend on: runs with the same key may share them."""
+    shapes = (run.train.batch_size, run.train.max_buckets, run.train.epoch_orders)
+    return run.model, run.task, shapes
 
 
 def planned_cohorts(

@@ -47,8 +47,10 @@ def data_digest(data: TaskData) -> str:
     for split in ("train", "validation", "test"):
         for example in data.split(split):
             plain = asdict(example)
-            if not example.turns:
-                del plain["turns"]  # digests of examples that are no chats are older than chats
+            plain["turns"] = [turn if turn.extra else turn[:3] for turn in example.turns]
+            for name in ("turns", "tools"):
+                if not plain[name]:
+                    del plain[name]  # digests of examples without chats are older than these
             row = [split, plain]
             found.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return f"sha256:{found.hexdigest()}"

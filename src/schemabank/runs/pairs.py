@@ -101,6 +101,7 @@ def _chat_example(index: int, row: object, names: str | tuple[str, str], purpose
         solution=chat.answer,
         answer=chat.answer,
         turns=chat.turns,
+        tools=chat.tools,
     )
 
 

@@ -31,7 +31,7 @@ from schemabank.runs.tokens import (
 )
 from schemabank.tasks import Example, Item, TaskData
 from schemabank.tasks.catalog import TASKS, metric_of, prompt_of, split_of
-from schemabank.tasks.chat import chat_pieces, is_within
+from schemabank.tasks.chat import Piece, calls_tools, chat_pieces, is_within, joined
 from schemabank.tasks.prompts import few_shot_examples, prompt_text, target_text
 from schemabank.tasks.scoring.scores import METRICS, Metric, check_pass_at
 from schemabank.tasks.seams import beginning_tokens, continuation_tokens, plain_tokens
@@ -271,8 +271,11 @@ def _item(
 
 
 def chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
-    """Ask for a chat's last turn after all that goes before, in the tokens of its training."""
-    pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
+    """Ask for a chat's last turn after all that goes before, as its template writes that.
+
+    These are the tokens of training, unless the template leaves out what earlier turns thought.
+    """
+    pieces = _asking_pieces(example, tokenizer)
     last = max(i for i, piece in enumerate(pieces) if piece.kind == "given")
     said, *end = tokens_of(pieces, tokenizer, end_token=True)[last + 1 :]
     # A mark and the end token behind it, as Phi-3 has them: the decoder stops at the token itself.
@@ -280,20 +283,32 @@ def chat_item(example: Example, tokenizer: PreTrainedTokenizerBase) -> Item:
     mark = mark.removesuffix(tokenizer.eos_token or "").strip()
     # What the template writes before the answer, as Qwen3's empty thought, is no part of it.
     answer, whole = example.turns[-1].content.strip(), pieces[last + 1].text.strip()
-    before = whole.removesuffix(answer) if whole.endswith(answer) else ""
+    calls = calls_tools(example.turns[-1])  # then the answer is what the template writes
+    before = whole.removesuffix(answer) if whole.endswith(answer) and not calls else ""
     return Item(
         id=example.id,
         group=example.group,
         cluster=example.cluster,
-        prompt="".join(piece.text for piece in pieces[: last + 1]),
+        prompt=joined(pieces[: last + 1]),
         prompt_tokens=tuple(chain(*tokens_of(pieces[: last + 1], tokenizer, end_token=False))),
         target_tokens=tuple(chain(said, *end)),
-        golds=example.golds,
+        golds=example.references or ((whole,) if calls else example.golds),
         num_end=sum(map(len, end)),
         start_text=before.strip(),
         end_text=mark,
         fields=example.fields,
     )
+
+
+def _asking_pieces(example: Example, tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
+    """The pieces of a chat whose last turn is asked for; those of its training where they may."""
+    pieces = chat_pieces(example, tokenizer)
+    *earlier, last = example.turns
+    if not any(turn.learned for turn in earlier):
+        return pieces
+    turns = (*(turn._replace(learned=False) for turn in earlier), last)
+    alone = chat_pieces(replace(example, turns=turns), tokenizer)
+    return pieces if joined(pieces) == joined(alone) else alone
 
 
 def _prompt(example: Example, settings: TaskSettings, shots: Sequence[Example]) -> str:

@@ -154,7 +154,7 @@ def _chat_tokens(
     example: Example, tokenizer: PreTrainedTokenizerBase, *, end_token: bool
 ) -> list[tuple[Sequence[int], bool]]:
     """The tokens of a chat's pieces, and whether the loss sees them."""
-    pieces = chat_pieces(example.turns, tokenizer, name=repr(example.id))
+    pieces = chat_pieces(example, tokenizer)
     tokens = tokens_of(pieces, tokenizer, end_token=end_token)
     seen = [piece.kind != "given" for piece in pieces] + [True] * (len(tokens) - len(pieces))
     return list(zip(tokens, seen, strict=True))

@@ -23,7 +23,7 @@ from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.asking import Prompt, completions, decodable
+from schemabank.runs.asking import Prompt, check_adapter, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
 from schemabank.runs.guards import guard, unguard
@@ -271,7 +271,8 @@ class Tuner:
 
         Raises:
             InputError: other prompts, prompts that the model has no room for, settings out of
-                range, a model that cannot be decoded, or an adapter that was taken off.
+                range, a model that cannot be decoded, or an adapter that was taken off or whose
+                weights are not finite.
         """
         self._ready_for("generate()")
         asked = {
@@ -281,6 +282,7 @@ class Tuner:
             "top_p": top_p,
             "sampling_seed": seed,
         }
+        check_adapter(self.stack)
         if self._decoded is None:  # asked once, since it takes a few passes of the model
             self._decoded = decodable(self._base, self.stack)
         return completions(self.stack, self._decoded, prompts, self._run, asked, stop=stop)

@@ -11,6 +11,7 @@ from scipy.stats import t as student
 from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.checks import Interval
+from schemabank.stats.clusters import degrees_of_freedom, show_error, squared_error
 
 RESAMPLES_AT_ONCE = 256  # of any number of clusters fit into memory
 
@@ -53,9 +54,9 @@ def clustered_interval(
     """Return Student's interval of a mean over items that were drawn in clusters.
 
     The standard error sums the residuals within a cluster before squaring (Liang and Zeger 1986,
-    Biometrika 73:13-22; for evaluations Miller, arXiv 2411.00640, section 2.2), with the factor
-    ``G / (G - 1)`` and ``G - 1`` degrees of freedom for ``G`` clusters. Where every item is a
-    cluster of its own, this is the usual interval of a mean.
+    Biometrika 73:13-22; for evaluations Miller, arXiv 2411.00640, section 2.2). It and its degrees
+    of freedom are the jackknife's (`schemabank.stats.clusters`). Where every item is a cluster of
+    its own, this is the usual interval of a mean.
 
     Args:
         values: one an item.
@@ -63,7 +64,8 @@ def clustered_interval(
         confidence: probability that the interval holds the mean of all items that might be drawn.
 
     Returns:
-        Both ends; ``None`` for fewer than two clusters, which say nothing about the spread.
+        Both ends; ``None`` for a single item or fewer than three clusters of items, which say too
+        little about the spread.
     """
     checks.check_confidence(confidence)
     if len(values) != len(clusters) or not len(values):
@@ -72,12 +74,13 @@ def clustered_interval(
             "least one item"
         )
     scores = checks.as_scores(values)
-    sums = np.bincount(checks.cluster_numbers(clusters), weights=scores - scores.mean())
-    num = len(sums)
-    if num == 1:
+    numbers = checks.cluster_numbers(clusters)
+    sums = np.bincount(numbers, weights=scores - scores.mean()).astype(np.float64)
+    sizes = np.bincount(numbers).astype(np.float64)
+    if not show_error(sizes):
         return None
-    error = float(np.sqrt(num / (num - 1) * np.square(sums).sum())) / len(scores)
-    reach = float(student.ppf((1 + confidence) / 2, num - 1)) * error
+    error = float(np.sqrt(squared_error(sums, sizes))) / len(scores)
+    reach = float(student.ppf((1 + confidence) / 2, degrees_of_freedom(sizes))) * error
     return float(scores.mean()) - reach, float(scores.mean()) + reach
 
 

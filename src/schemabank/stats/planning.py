@@ -15,8 +15,15 @@ from scipy.stats import chi2
 from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.checks import Interval
+from schemabank.stats.clusters import (
+    FEWEST_FOR_ERROR,
+    OfClusters,
+    are_clusters,
+    cluster_sums,
+    show_error,
+)
 from schemabank.stats.contrasts import FEWEST_SEEDS
-from schemabank.stats.crossed import Cochran, cluster_sums, mean_variances
+from schemabank.stats.crossed import Cochran, mean_variances
 from schemabank.stats.power import check_alpha, detectable_from_error
 
 MOST_SEEDS = 10_000  # that a plan may ask for
@@ -34,6 +41,8 @@ class VarianceComponents:
         num_seeds: of the pilot; 0 where the variances were stated instead.
         num_items: of the pilot; likewise.
         num_clusters: of the pilot; the number of items where each is drawn by itself.
+        df_ratio: degrees of freedom of a cluster, all but one of the pilot's being counted; 1 where
+            clusters are of the same size, and below where they are not.
     """
 
     seed: float
@@ -42,11 +51,17 @@ class VarianceComponents:
     num_seeds: int
     num_items: int
     num_clusters: int
+    df_ratio: float = 1.0
 
     @property
     def clusters_an_item(self) -> float:
         """How many clusters an item makes: 1 where each is drawn by itself."""
         return self.num_clusters / self.num_items if self.num_items else 1.0
+
+    @property
+    def has_clusters(self) -> bool:
+        """Whether the pilot's items were drawn in clusters."""
+        return self.num_clusters < self.num_items
 
     def error_parts(self, num_seeds: int, num_items: int) -> tuple[float, float, float]:
         """Return what seeds, items and single answers add to the squared standard error."""
@@ -97,7 +112,8 @@ def variance_components(
 
     The estimates are those of the analysis of variance, from the mean squares of a two-way random
     layout with one value a cell (Searle, Casella and McCulloch 1992, Variance Components, chapter
-    4). They are unbiased, but may be negative, and then count as 0.
+    4). They are unbiased, but may be negative, and then count as 0. For clusters of unlike sizes
+    they are no smaller (`schemabank.stats.clusters`).
 
     Args:
         a: (seed, item) scores of one arm.
@@ -109,10 +125,11 @@ def variance_components(
     """
     sums, sizes = cluster_sums(a, b, clusters)
     num_seeds, num_clusters = sums.shape
-    if min(sums.shape) < 2:
+    if num_seeds < 2 or not show_error(sizes):
+        what, fewest = ("clusters", FEWEST_FOR_ERROR) if are_clusters(sizes) else ("items", 2)
         raise InputError(
-            f"scores of {num_seeds} seeds and {num_clusters} items or clusters do not show what "
-            "varies: give at least 2 of each"
+            f"scores of {num_seeds} seeds and {num_clusters} {what} do not show what varies: give "
+            f"at least 2 seeds and {fewest} {what}"
         )
     num_items = int(sizes.sum())
     found = mean_variances(sums, sizes)
@@ -124,6 +141,7 @@ def variance_components(
         num_seeds=num_seeds,
         num_items=num_items,
         num_clusters=num_clusters,
+        df_ratio=found.item_df / (num_clusters - 1) if are_clusters(sizes) else 1.0,
     )
 
 
@@ -145,7 +163,7 @@ def planned(
     Args:
         components: from `variance_components`.
         num_seeds: to plan for, at least 2.
-        num_items: to plan for, in clusters of the pilot's mean size, at least 2 clusters.
+        num_items: to plan for, in clusters of the pilot's sizes, at least 3 clusters.
         alpha: p-value at which the test rejects.
         power: probability of finding the difference.
 
@@ -154,17 +172,20 @@ def planned(
     """
     check_alpha(alpha)
     num_clusters = round(num_items * components.clusters_an_item)
-    if min(num_seeds, num_clusters) < 2:
+    fewest = FEWEST_FOR_ERROR if components.has_clusters else 2
+    if num_seeds < 2 or num_clusters < fewest:
         raise InputError(
             f"{num_seeds} seeds and {num_items} items in {num_clusters} clusters allow no test: "
-            "plan for at least 2 seeds and 2 clusters of items"
+            f"plan for at least 2 seeds and {fewest} clusters of items"
         )
     seed, item, cell = components.error_parts(num_seeds, num_items)
     parts = seed + cell, item
     error = sum(parts) ** 0.5
     df = detectable = None
     if error:
-        df = float(Cochran(parts, (num_seeds - 1, num_clusters - 1)).df(alpha / 2))
+        item_df = components.df_ratio * (num_clusters - 1)
+        floor = OfClusters(num_clusters, item + cell, item_df) if components.has_clusters else None
+        df = float(Cochran(parts, (num_seeds - 1, item_df), floor).df(alpha / 2))
         detectable = detectable_from_error(error, df, alpha=alpha, power=power)
     return PlannedDifference(num_seeds, num_items, num_clusters, error, df, detectable)
 

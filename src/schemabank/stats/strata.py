@@ -15,11 +15,21 @@ from schemabank.common.errors import InputError
 from schemabank.stats import checks
 from schemabank.stats.arms import student_interval
 from schemabank.stats.checks import Array
+from schemabank.stats.clusters import (
+    OfClusters,
+    are_clusters,
+    are_enough,
+    cluster_sums,
+    degrees_of_freedom,
+    show_error,
+    squared_error,
+    why_not_enough,
+)
 from schemabank.stats.contrasts import Difference, satterthwaite, two_sided_p
 from schemabank.stats.crossed import (
     Cochran,
     CrossedDifference,
-    cluster_sums,
+    MeanVariances,
     mean_variances,
     tested,
 )
@@ -58,7 +68,8 @@ class StratifiedDifference(CrossedDifference):
         assert self.seed_part is not None
         assert self.item_part is not None
         assert self.item_df is not None
-        return Cochran((self.seed_part, self.item_part), (self.num_seeds - 1, self.item_df))
+        parts, freedom = (self.seed_part, self.item_part), (self.num_seeds - 1, self.item_df)
+        return Cochran(parts, freedom, self.of_clusters)
 
 
 @dataclass(frozen=True)
@@ -69,25 +80,30 @@ class OverItems(Difference):
         num_clusters: of items; the number of items where each is drawn by itself.
         num_differing: of them, those on which the runs have other scores.
         num_strata: tasks.
+        fewest_clusters: of a task; ``None`` where all items are drawn alone.
     """
 
     num_clusters: int
     num_differing: int
     num_strata: int
+    fewest_clusters: int | None = None
 
     @property
     def is_enough(self) -> bool:
         """Whether a verdict may rest on it."""
-        return self.num_differing >= FEWEST_DIFFERING
+        return self.num_differing >= FEWEST_DIFFERING and are_enough(self.fewest_clusters)
 
     @property
     def may_be_enough(self) -> bool:
         """Whether as many items may lead to a verdict, whatever their scores are."""
-        return self.num_clusters >= FEWEST_DIFFERING and self.standard_error is not None
+        may = self.num_clusters >= FEWEST_DIFFERING and are_enough(self.fewest_clusters)
+        return may and self.standard_error is not None
 
     @property
     def why_no_verdict(self) -> str:
         """Why none may, or why none can: items do not tell how much they vary."""
+        if self.fewest_clusters is not None and not are_enough(self.fewest_clusters):
+            return why_not_enough(self.fewest_clusters)
         if self.standard_error is None:
             return "a task with a single item or cluster does not show what other items would add"
         if self.is_enough:
@@ -126,10 +142,11 @@ def stratified_difference(
     rounding = max(one.rounding for one in found)
     seed_part = seed_part if seed_part > rounding else 0.0
     item_parts = [one.error_parts[1] / num**2 for one in found]
-    item_df = satterthwaite(item_parts, [own.shape[1] - 1 for own, _ in sums])
+    item_df = satterthwaite(item_parts, [one.item_df for one in found])
     mean, parts = float(by_seed.mean()), (seed_part, sum(item_parts))
-    error = sum(parts) ** 0.5
-    student = Cochran(parts, (num_seeds - 1, item_df)) if error else None
+    known, of_clusters = all(show_error(sizes) for _, sizes in sums), _of_clusters(found)
+    error = sum(parts) ** 0.5 if known else None
+    student = Cochran(parts, (num_seeds - 1, item_df), of_clusters) if error else None
     df, p = tested(mean, error, student, confidence)
     return StratifiedDifference(
         mean=mean,
@@ -140,10 +157,11 @@ def stratified_difference(
         confidence=confidence,
         num_seeds=num_seeds,
         num_clusters=sum(own.shape[1] for own, _ in sums),
-        seed_part=parts[0],
-        item_part=parts[1],
+        seed_part=parts[0] if known else None,
+        item_part=parts[1] if known else None,
+        of_clusters=of_clusters,
         num_strata=num,
-        item_df=item_df,
+        item_df=item_df if known else None,
     )
 
 
@@ -151,7 +169,8 @@ def difference_over_items(strata: Sequence[Stratum], *, confidence: float = 0.95
     """Compare two single runs over the items of one or more tasks: Student's paired test.
 
     It speaks of other items, and of these very weights: nothing tells what other seeds would do.
-    Sums over a cluster's items take the items' place, as in `crossed_difference`.
+    Sums over a cluster's items take the items' place, with the jackknife's error and degrees of
+    freedom (`schemabank.stats.clusters`).
 
     Args:
         strata: one a task, each with one seed.
@@ -166,12 +185,12 @@ def difference_over_items(strata: Sequence[Stratum], *, confidence: float = 0.95
         )
     means, parts, freedom = [], [], []
     for own, sizes in sums:
-        mean, num = float(own.sum() / sizes.sum()), own.shape[1]
-        residuals = (own[0] - sizes * mean) / sizes.sum()
-        spread = num / (num - 1) * float(np.square(residuals).sum()) if num > 1 else np.inf
+        mean = float(own.sum() / sizes.sum())
+        pulls = (own[0] - sizes * mean) / sizes.sum()
+        spread = squared_error(pulls, sizes) if show_error(sizes) else np.inf
         means.append(mean)
         parts.append(spread if spread > checks.rounding(own) ** 2 else 0.0)
-        freedom.append(num - 1)
+        freedom.append(degrees_of_freedom(sizes))
     mean, known = float(np.mean(means)), bool(np.isfinite(parts).all())
     error = sum(parts) ** 0.5 / len(sums) if known else None
     df = satterthwaite(parts, freedom) if error else None
@@ -186,7 +205,18 @@ def difference_over_items(strata: Sequence[Stratum], *, confidence: float = 0.95
         num_clusters=sum(own.shape[1] for own, _ in sums),
         num_differing=sum(int(np.count_nonzero(own)) for own, _ in sums),
         num_strata=len(sums),
+        fewest_clusters=min((len(n) for _, n in sums if are_clusters(n)), default=None),
     )
+
+
+def _of_clusters(found: Sequence[MeanVariances]) -> OfClusters | None:
+    """What all tasks' items and clusters show by themselves; ``None`` without any clusters."""
+    own = [one.of_clusters for one in found if one.of_clusters is not None]
+    if not own:
+        return None
+    parts = [one.by_item / len(found) ** 2 for one in found]
+    df = satterthwaite(parts, [one.item_df for one in found])
+    return OfClusters(min(one.fewest for one in own), sum(parts), df)
 
 
 def _checked(strata: Sequence[Stratum]) -> list[tuple[Array, Array]]:

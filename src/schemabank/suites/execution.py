@@ -16,7 +16,7 @@ from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.runs.experiment import check_all_reusable, plan_all, run_all
+from schemabank.runs.experiment import Loaded, check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
 from schemabank.runs.folder import is_finished
 from schemabank.runs.loading import resolve_device
@@ -160,9 +160,11 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
         else:
             final = tuned(suite, found).runs
             tables += [*_tuning_tables(found.choices), _arms_table("final runs", final, out)]
+    loaded = Loaded()
     try:
         for title, runs in phases.items():
-            tables += _cohort_tables(f"{title}, as if nothing were finished", runs, reporter)
+            title = f"{title}, as if nothing were finished"
+            tables += _cohort_tables(title, runs, reporter, loaded)
     except InputError as error:
         reporter.note(f"no cohorts and no expected time: {error}")
     return tables
@@ -293,12 +295,15 @@ def _arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
     return f"{len(runs)} {what} in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows
 
 
-def _cohort_tables(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> list[PlainTable]:
+def _cohort_tables(
+    title: str, runs: Sequence[SuiteRun], reporter: Reporter, loaded: Loaded
+) -> list[PlainTable]:
     """The cohorts of runs, with their expected time."""
     if not runs:
         return []
     configs = list({run_id(run.config): run.config for run in runs}.values())
-    plans = plan_all(configs, reporter, device=resolve_device(configs[0].engine.device))
+    device = resolve_device(configs[0].engine.device)
+    plans = plan_all(configs, reporter, device=device, loaded=loaded)
     rows = [
         [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
         for n, p in enumerate(plans, start=1)

@@ -13,11 +13,15 @@ OVERHEAD = 1024  # bytes of an example's objects beside its texts
 
 
 class Turn(NamedTuple):
-    """One turn of a chat: who says what, and whether a model learns to say it."""
+    """One turn of a chat: who says what, and whether a model learns to say it.
+
+    ``extra`` is what else a template is given, as a JSON object: calls of tools, a tool's name.
+    """
 
     role: str
     content: str
     learned: bool = False
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Example:
         cluster: what the example was drawn with (a document), where it was not drawn alone.
         turns: the whole chat, where the example is one; its last turn is learned, and says the
             ``solution``.
+        tools: schemas of the tools that the chat may call, as a JSON list.
     """
 
     id: str
@@ -46,6 +51,7 @@ class Example:
     references: tuple[str, ...] = ()
     cluster: str = ""
     turns: tuple[Turn, ...] = ()
+    tools: str = ""
 
     @property
     def golds(self) -> tuple[str, ...]:

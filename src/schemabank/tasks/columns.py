@@ -7,6 +7,8 @@ a list a number counts from 0, and any other name is looked up in every item.
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from schemabank.common.errors import InputError, did_you_mean
@@ -113,12 +115,16 @@ def as_text(value: object) -> str:
 
 
 def plain_row(where: str, row: Mapping[str, object]) -> Row:
-    """Leave out columns that JSON cannot hold; refuse text that is not valid Unicode.
+    """Return a row as JSON can hold it; refuse text that is not valid Unicode.
+
+    Dates, times and decimals of tables become their text, as a CSV file has them. Columns with
+    something else, such as pictures, are left out.
 
     Raises:
         InputError: such text.
     """
-    known = {str(name): value for name, value in row.items() if _is_plain(value)}
+    spelt = {str(name): v if _is_plain(v) else _spelt(v) for name, v in row.items()}
+    known = {name: value for name, value in spelt.items() if _is_plain(value)}
     try:
         "".join(as_text(value) for value in known.values() if value is not None).encode()
     except UnicodeEncodeError as error:
@@ -141,6 +147,17 @@ def _inside(value: object, parts: list[str]) -> object:
         return _inside(value[int(first)], rest) if int(first) < len(value) else None
     found = [_inside(item, parts) for item in value]
     return [item for item in found if item is not None] or None
+
+
+def _spelt(value: object) -> object:
+    """A value with its dates, times and decimals as text; a decimal keeps its zeros."""
+    if isinstance(value, dict):
+        return {name: _spelt(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_spelt(item) for item in value]
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    return str(value) if isinstance(value, date | time | timedelta) else value
 
 
 def _is_plain(value: object) -> bool:

@@ -1,15 +1,17 @@
 """Owns chats as rows hold them: ``role`` and ``content``, or ShareGPT's ``from`` and ``value``.
 
-Both become turns of one form. What a template could show but is not read here, such as tools, is
-refused, since a model would learn another chat than the row's.
+Both become turns of one form. What a template could show but is not read here, such as thoughts in
+a column of their own, is refused, since a model would learn another chat than the row's.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Turn
 from schemabank.tasks.columns import Row, column
+from schemabank.tasks.toolcalls import calls_in, calls_of, extra_in, tools_in
 
 ALONE = ("messages", "conversations")  # usual names of a column with a whole chat
 SYSTEM = "system"  # the role, and the usual name of a column with what it says
@@ -20,7 +22,8 @@ ROLES = {
     "human": "user",
     "gpt": "assistant",
 }
-UNREAD = ("tool_calls", "function_call", "reasoning_content", "thinking")
+TURN, SHARED = ("role", "content"), ("from", "value")  # the keys of a turn in each form
+UNREAD = ("function_call", "reasoning_content", "thinking")
 ALLOWED = (
     'allowed is a list of turns such as {"role": "user", "content": "Hello"} (or "from" and '
     '"value"), with text in each'
@@ -29,24 +32,38 @@ ALLOWED = (
 
 @dataclass(frozen=True)
 class Chat:
-    """The turns of a row, up to the last one that is learned."""
+    """The turns of a row, up to the last one that is learned, and its tools."""
 
     turns: tuple[Turn, ...]
+    tools: str = ""
 
     @property
     def prompt(self) -> str:
         """What is said before the last turn: texts alone, for splits and taggers."""
-        return "\n\n".join(turn.content for turn in self.turns[:-1])
+        return "\n\n".join(map(_words, self.turns[:-1]))
 
     @property
     def answer(self) -> str:
-        """What the last turn says."""
-        return self.turns[-1].content
+        """What the last turn says; of a turn that only calls tools, the calls as JSON."""
+        return _words(self.turns[-1])
 
 
-def is_chat(value: object) -> bool:
+def is_chat(value: object) -> TypeGuard[list[Mapping[str, object]]]:
     """Whether a column looks like a chat: a list of objects."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def holds_chat(columns: Mapping[str, object]) -> bool:
+    """Whether an object is a row with a chat: one of its lists has turns, which are no rows.
+
+    Rows may have columns of these names too, but then they do not name who speaks.
+    """
+    first = [value[0] for value in columns.values() if is_chat(value)]
+    return any(
+        {*keys} <= set(turn) and turn[keys[0]] in [*ROLES]
+        for turn in first
+        for keys in (TURN, SHARED)
+    )
 
 
 def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
@@ -61,17 +78,12 @@ def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
         InputError: the column holds something else, or nothing to learn or to learn it from.
     """
     where, columns = row
-    if column(columns, "tools"):
-        raise InputError(
-            f"{where} has tools beside its chat, which are not read: allowed are chats without "
-            "tools, take the column away if the chat makes sense without them"
-        )
     parts = [names] if isinstance(names, str) else list(names)
     turns = [turn for name in parts[:-1] for turn in _turns_in(row, name, learns=False)]
     turns += _turns_in(row, parts[-1], learns=True)
     turns = [*_system_in(columns, turns), *turns]
     learned = [i for i, turn in enumerate(turns) if turn.learned]
-    if not learned or not any(turn.content.strip() for turn in turns[: learned[0]]):
+    if not learned or not any(_words(turn).strip() for turn in turns[: learned[0]]):
         lack = "no turn before the first" if learned else "no turn of the assistant"
         raise InputError(
             f"{where} has {lack} that is to be learned, in column {parts[-1]!r}: allowed are chats "
@@ -80,7 +92,12 @@ def chat_in(row: Row, names: str | Sequence[str], *, last_only: bool) -> Chat:
     kept = turns[: learned[-1] + 1]  # what follows is seen by nothing that is learned
     if last_only:
         kept = [*(turn._replace(learned=False) for turn in kept[:-1]), kept[-1]]
-    return Chat(tuple(kept))
+    return Chat(tuple(kept), tools_in(row))
+
+
+def _words(turn: Turn) -> str:
+    """What a turn says as text: what it writes, or else its calls of tools."""
+    return turn.content or calls_of(turn.extra)
 
 
 def _system_in(columns: Mapping[str, object], turns: Sequence[Turn]) -> list[Turn]:
@@ -119,11 +136,12 @@ def _turn(where: str, number: int, turn: object, *, learns: bool) -> Turn:
                 "text or leave the row out"
             )
     content = turn.get("content", turn.get("value"))
-    text = _text(place, content)
+    calls = calls_in(place, ROLES[role], turn)
+    text = "" if calls and content is None else _text(place, content)
     is_learned = learns and ROLES[role] == "assistant" and _weight(place, turn)
-    if is_learned and not text.strip():
+    if is_learned and not text.strip() and not calls:
         raise InputError(f"{place} is an empty turn of the assistant: fill it or leave it out")
-    return Turn(ROLES[role], text, is_learned)
+    return Turn(ROLES[role], text, is_learned, extra_in(ROLES[role], turn, calls))
 
 
 def _weight(place: str, turn: Mapping[str, object]) -> bool:

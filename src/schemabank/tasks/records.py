@@ -207,7 +207,7 @@ class Form:
         read = {names} if isinstance(names, str) else set(names)
         texts = _texts({name: v for name, v in row[1].items() if name not in read})
         made = self._named(row, default_id, chat.answer)
-        return replace(made, question=chat.prompt, fields=texts, turns=chat.turns)
+        return replace(made, question=chat.prompt, fields=texts, turns=chat.turns, tools=chat.tools)
 
     def _named(self, row: Row, default_id: str, solution: str) -> Example:
         own = self.settings

@@ -20,6 +20,7 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import csv_rows, json_lines, json_rows
 from schemabank.config.task import RecordsSettings
 from schemabank.tasks.columns import Row, plain_row
+from schemabank.tasks.conversations import holds_chat
 from schemabank.tasks.sources import load_data_set, load_saved_data_set, numbered_rows
 
 SPLITS = ("train", "validation", "test")
@@ -203,7 +204,7 @@ def _json_lines(path: Path) -> Raw:
 TEXTS: dict[str, Reader] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
-    ".json": partial(json_rows, finite=True),
+    ".json": partial(json_rows, finite=True, is_row=holds_chat),
     ".csv": partial(csv_rows, strict=True),
     ".tsv": partial(csv_rows, strict=True, delimiter="\t"),
 }

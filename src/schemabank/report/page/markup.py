@@ -36,8 +36,12 @@ def html(text: str) -> str:
     return escape(visible(text), quote=True)
 
 
-def printable(text: str) -> str:
-    """Return text as one line without the characters that steer a terminal."""
+def marked_line(text: str) -> str:
+    """Return text as one line with a mark in place of each character that steers a terminal.
+
+    In a report such characters are a finding; in messages `schemabank.common.errors.printable` puts
+    blanks.
+    """
     return NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", one_line(text))
 
 

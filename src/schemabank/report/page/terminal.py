@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from schemabank.common.tables import PlainTable
 from schemabank.report import contents
 from schemabank.report.contents import Report, warning_lines
-from schemabank.report.page.markup import printable
+from schemabank.report.page.markup import marked_line
 from schemabank.report.sections import claims, verdict
 
 LONGEST_CELL = 60  # characters
@@ -28,7 +28,7 @@ def text(report: Report) -> str:
     lines += ["", f"{len(report.warnings)} warnings", *_bullets(warning_lines(report))]
     if report.claims:
         lines += ["", claims.title(report.claims), *_bullets(claims.lines(report.claims))]
-    return "".join(f"{printable(line)}\n" for line in lines)
+    return "".join(f"{marked_line(line)}\n" for line in lines)
 
 
 def _bullets(lines: Sequence[str]) -> list[str]:
@@ -37,7 +37,7 @@ def _bullets(lines: Sequence[str]) -> list[str]:
 
 def _short_cell(text: str) -> str:
     """Anybody's text; of a long one the start and the end."""
-    shown = printable(text)
+    shown = marked_line(text)
     if len(shown) <= LONGEST_CELL:
         return shown
     return f"{shown[: LONGEST_CELL - CELL_END - 1]}…{shown[-CELL_END:]}"

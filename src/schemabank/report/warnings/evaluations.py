@@ -29,9 +29,9 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
 def _few_clusters(results: ItemResults, tasks: list[str]) -> Iterator[Finding]:
     """Tasks whose clusters are few, or most of whose items lie in a few of them.
 
-    The error of a mean over clusters of unlike sizes is then too small: simulated tests of equal
-    arms at 5 % err in up to 60 % where one cluster has three quarters of the items. What counts is
-    the effective number of clusters, weighted by their sizes (Kish 1965, Survey Sampling).
+    Their error takes clusters to differ about normally: what fewer than ten cannot show. What
+    counts is the effective number of clusters, weighted by their sizes (Kish 1965, Survey
+    Sampling). How often tests then err is in ``results/clusters.json``.
     """
     found: dict[str, tuple[int, float]] = {}
     for task in tasks:
@@ -46,7 +46,8 @@ def _few_clusters(results: ItemResults, tasks: list[str]) -> Iterator[Finding]:
             "few-clusters",
             {"clusters": {task: {"num": n, "worth": e} for task, (n, e) in found.items()}},
             f"Items lie in clusters that are worth fewer than {FEWEST_CLUSTERS} of equal size "
-            f"({first_named(told)}): errors and p-values may be far too small.",
+            f"({first_named(told)}): intervals are wide, and hold only if clusters differ about "
+            "normally.",
         )
 
 
