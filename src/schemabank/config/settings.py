@@ -23,6 +23,7 @@ from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
     AverageSettings,
+    DistillSettings,
     RescaleSettings,
     Stage,
     StageSettings,
@@ -232,6 +233,8 @@ class _OfAllMethods(Settings):
     """Average of the adapter over its steps."""
     rescale: Annotated[RescaleSettings, Later(RescaleSettings())] = RescaleSettings()
     """Scale of the adapter, chosen after training."""
+    distill: Annotated[DistillSettings, Later(DistillSettings())] = DistillSettings()
+    """Teachers, from whose predictions a run learns."""
     eval: EvalSettings = EvalSettings()
     """Evaluation."""
     engine: EngineSettings = EngineSettings()

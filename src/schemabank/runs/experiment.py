@@ -25,6 +25,7 @@ from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
@@ -82,6 +83,7 @@ def run_all(
     *,
     device: torch.device,
     titles: Sequence[str] | None = None,
+    models: dict[ModelSettings, BaseModel] | None = None,
 ) -> list[Outcome]:
     """Train and evaluate runs that are not finished yet.
 
@@ -94,6 +96,7 @@ def run_all(
         reporter: where progress goes.
         device: where they are computed.
         titles: what the runs are called on a screen; by default arm, seed and what varies.
+        models: base models that are loaded already; others are added.
 
     Returns:
         One outcome a run, in the order of ``runs``.
@@ -116,12 +119,16 @@ def run_all(
         check_available(out / run_id(run))
         check_extras(run.task)
     groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
-    models: dict[ModelSettings, BaseModel] = {}
+    models = {} if models is None else models
     trackers = trackers_of([run for run in runs if run in pending], out, reporter)
     contexts = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
             contexts.append(_prepare(group, models, device, reporter, trackers))
+    taught = [run for run in runs if run in pending]
+    if teachers := all_teachers(taught):
+        reporter.note(f"{len(teachers)} teachers are trained first, in {str(out / TEACHERS)!r}")
+        run_all(teachers, out / TEACHERS, reporter, device=device, models=models)
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -205,6 +212,7 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
+        context = replace(context, soft=learned_from_teachers(runs, context, out / TEACHERS))
         done = _run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError, MemoryError) as error:
         done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]

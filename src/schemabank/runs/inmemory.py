@@ -163,6 +163,11 @@ def check_config(config: RunConfig, *, what: str, who: str) -> None:
             "validation split of a task on which to choose one: allowed is none here, leave it "
             "out, or train by `schemabank train`"
         )
+    if config.distill.teachers:
+        raise InputError(
+            f"{what}.distill.teachers is {config.distill.teachers}, but {who} keeps no run folders "
+            "for teachers: allowed is 0 here, or train by `schemabank train`"
+        )
 
 
 def tell_without_effect(configs: Iterable[RunConfig], *, who: str, stacklevel: int) -> None:

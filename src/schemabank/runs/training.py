@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -19,6 +19,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Halted, Slot
+from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.folder import METRICS
@@ -64,6 +65,7 @@ class Context:
         trackers: where runs are followed.
         inputs: digests of the base model, its tokenizer and the task's examples.
         start: an adapter that every run begins with, in place of freshly drawn weights.
+        soft: what runs with teachers learn.
         slots_setting: what sets the number of slots, for messages.
     """
 
@@ -75,6 +77,7 @@ class Context:
     trackers: Trackers
     inputs: Mapping[str, str]
     start: LoraTensors | None = None
+    soft: Mapping[RunConfig, SoftTargets] = field(default_factory=dict)
     slots_setting: str = SLOTS
 
     def asked_of(self, run: RunConfig) -> Items:
@@ -292,7 +295,14 @@ def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterSta
     assert data is not None
     with waiting("tagging the examples", context.reporter.note):
         engine_runs = [
-            engine_run(each.run, data.examples, stack, data.tokenizer, name=each.name)
+            engine_run(
+                each.run,
+                data.examples,
+                stack,
+                data.tokenizer,
+                name=each.name,
+                soft=context.soft.get(each.run),
+            )
             for each in trainees
         ]
     return Cohort(stack, engine_runs, data, explain=context.reporter.note)
