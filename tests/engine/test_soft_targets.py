@@ -25,9 +25,8 @@ DATA = cohorts.data()
 VOCABULARY, HIDDEN, K = 50, 8, 4
 
 
-def targets_of(data: object = DATA, *, k: int = K, seed: int = 0, hard: bool = False) -> SoftTargets:
+def targets_of(*, k: int = K, seed: int = 0, hard: bool = False) -> SoftTargets:
     """Drawn targets for every label; with ``hard`` the label has all of the share."""
-    del data
     rng = np.random.default_rng(seed)
     labels = np.concatenate([e.array[e.labelled] for e in DATA.encoded])
     vocabulary = tiny_model("llama").config.vocab_size

@@ -1,7 +1,7 @@
 """What a run learns at each label when it learns from others: a few tokens, and the share of each.
 
-Hard labels say that one token is right and all others are wrong. Soft targets (arXiv 1503.02531) say
-how likely each is. They are sparse here: a vocabulary has far more tokens than are ever likely.
+Hard labels say that one token is right and all others are wrong. Soft targets (arXiv 1503.02531)
+say how likely each is. They are sparse here, since of a vocabulary only a few tokens ever are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class SoftTargets:
     @property
     def width(self) -> int:
         """How many tokens each label has."""
-        return self.tokens.shape[1]
+        return int(self.tokens.shape[1])
 
     def write(
         self, host: Mapping[str, np.ndarray], slot: int, examples: Sequence[int | None]

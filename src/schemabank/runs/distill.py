@@ -1,19 +1,19 @@
 """Runs that learn from others: their teachers, and what these predict at every label.
 
-The teachers of a run are runs of the same settings with other seeds, in a folder of their own. Their
-mean prediction is better than that of any of them, since what differs between them is noise of
-training. A run that learns it (arXiv 1503.02531) is one adapter as before.
+The teachers of a run are runs of the same settings with other seeds, in a folder of their own.
+Their mean prediction is better than that of any of them, since what differs between them is noise
+of training. A run that learns it (arXiv 1503.02531) ends as one adapter, like any other.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from schemabank.adapters.files import load_adapter, put_on
-from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
@@ -25,7 +25,8 @@ from schemabank.engine.softtargets import SoftTargets, label_starts
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import nll_batches
-from schemabank.runs.folder import ADAPTER, is_finished
+from schemabank.runs.folder import ADAPTER
+from schemabank.runs.members import Outcome
 from schemabank.runs.training import Context
 
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
@@ -53,6 +54,21 @@ def all_teachers(runs: Sequence[RunConfig]) -> list[RunConfig]:
     return list(dict.fromkeys(teacher for run in runs for teacher in teachers_of(run)))
 
 
+def untaught(
+    runs: Sequence[RunConfig], teachers: Mapping[RunConfig, Outcome], out: Path
+) -> dict[RunConfig, Outcome]:
+    """Return what becomes of the runs that have a teacher which failed."""
+    found: dict[RunConfig, Outcome] = {}
+    for run in runs:
+        for teacher in teachers_of(run):
+            failure = teachers[teacher].failure
+            if failure is not None:
+                message = f"its teacher {run_id(teacher)} failed: {failure.message}"
+                reason = Failure(failure.kind, message)
+                found[run] = Outcome(out / run_id(run), None, failure=reason)
+    return found
+
+
 def learned_from_teachers(
     runs: Sequence[RunConfig], context: Context, folder: Path
 ) -> dict[RunConfig, SoftTargets]:
@@ -62,9 +78,6 @@ def learned_from_teachers(
         runs: that share the context.
         context: base model and training data.
         folder: of the teachers' runs.
-
-    Raises:
-        InputError: a teacher failed.
     """
     found: dict[RunConfig, SoftTargets] = {}
     for run in runs:
@@ -80,12 +93,6 @@ def _asked(
     run: RunConfig, folders: Sequence[Path], base: BaseModel, data: TrainingData
 ) -> SoftTargets:
     """What a run's teachers predict."""
-    for folder in folders:
-        if not is_finished(folder):
-            raise InputError(
-                f"the teacher {str(folder)!r} of {run_id(run)} has not finished: see why it "
-                "failed, and run the same again"
-            )
     adapters = [load_adapter(folder / ADAPTER) for folder in folders]
     stack = AdapterStack(base.model, lora=[each.config.settings for each in adapters])
     try:
@@ -133,9 +140,7 @@ def _of_batch(
     by_label = picked.unflatten(0, (stack.num_slots, -1)).transpose(0, 1)
     (real,) = batch.weights[0].flatten().nonzero(as_tuple=True)
     labels = batch.labels[0].flatten()[real]
-    parts = [
-        _mixed(by_label[rows], labels[at], stack.head, settings) for rows, at in _parts(real)
-    ]
+    parts = [_mixed(by_label[rows], labels[at], stack.head, settings) for rows, at in _parts(real)]
     sizes = [example.num_labels for example in chosen]
     tokens, shares = (torch.cat(each).cpu().split(sizes) for each in zip(*parts, strict=True))
     return tokens, shares

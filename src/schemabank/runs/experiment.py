@@ -25,7 +25,7 @@ from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers
+from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
@@ -128,7 +128,9 @@ def run_all(
     taught = [run for run in runs if run in pending]
     if teachers := all_teachers(taught):
         reporter.note(f"{len(teachers)} teachers are trained first, in {str(out / TEACHERS)!r}")
-        run_all(teachers, out / TEACHERS, reporter, device=device, models=models)
+        found = run_all(teachers, out / TEACHERS, reporter, device=device, models=models)
+        outcomes |= untaught(taught, dict(zip(teachers, found, strict=True)), out)
+        pending -= outcomes.keys()
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]

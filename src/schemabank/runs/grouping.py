@@ -99,4 +99,12 @@ def check_runs(
 
 def _asks(run: RunConfig) -> tuple[object, ...]:
     """The settings by which a run asks something of model or data."""
-    return run.arm, run.lora, run.bank, run.tags, run.average, run.distill, getattr(run, run.arm, None)
+    return (
+        run.arm,
+        run.lora,
+        run.bank,
+        run.tags,
+        run.average,
+        run.distill,
+        getattr(run, run.arm, None),
+    )

@@ -151,9 +151,9 @@ def check_distill(
         return
     if any(prefixes) and not data.completion_only:
         raise InputError(
-            f"distill.teachers is {run.distill.teachers}, but task.completion_only is false and "
-            f"tags.delivery is {run.tags.delivery!r}, so that the loss is on tags, too, which no "
-            "teacher predicts: allowed is completion_only true, or the delivery loss"
+            f"distill.teachers is {run.distill.teachers}, but task.completion_only_loss is false "
+            f"and tags.delivery is {run.tags.delivery!r}, so that the loss is on tags, which no "
+            "teacher predicts: allowed is completion_only_loss true, or the delivery loss"
         )
     known = num_embeddings(base.model)
     if run.distill.top_k > known:

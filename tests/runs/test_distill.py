@@ -1,0 +1,225 @@
+"""A run with teachers learns their mean prediction, and ends as one adapter."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import cohorts
+from schemabank import RunConfig, train_cohort
+from schemabank.common.errors import InputError
+from schemabank.config.file import run_id
+from schemabank.config.train import DistillSettings
+from schemabank.engine.batches import Encoded
+from schemabank.engine.softtargets import SoftTargets
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import load_base_model
+from schemabank.runs import distill
+from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of
+from schemabank.runs.experiment import run_all
+from schemabank.runs.loading import loaded_task, resolved
+from schemabank.runs.members import Outcome
+from schemabank.runs.prepare import task_training_data
+from tiny import tiny_model, tiny_tokenizer
+from tinyruns import Notes, snapshot, write_gsm8k, write_model
+
+# PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+CPU = torch.device("cpu")
+ADAPTER = "adapter/adapter_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Two runs with teachers and one without, and what was said."""
+
+    runs: list[RunConfig]
+    done: list[Outcome]
+    out: Path
+    notes: list[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = write_gsm8k(tmp_path_factory.mktemp("data"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(place))
+        yield write_model(tmp_path_factory.mktemp("model"))
+
+
+def run_of(folder: Path, seed: int, **changes: object) -> RunConfig:
+    settings: dict[str, object] = {
+        "arm": "lora",
+        "seed": seed,
+        "model": {"name": str(folder), "dtype": "float32"},
+        "task": {"name": "gsm8k", "max_length": 96},
+        "lora": {"r": 4, "lora_dropout": 0.1},
+        "train": {"num_train_epochs": 1, "learning_rate": 1e-2},
+        "distill": {"teachers": 2, "top_k": 6},
+        "eval": {"split": "test", "max_new_tokens": 4, "batch_size": 4},
+        "engine": {"slots": 3},
+    }
+    return RunConfig.model_validate(settings | changes)
+
+
+def train(runs: Sequence[RunConfig], out: Path) -> Ran:
+    notes = Notes()
+    runs = resolved(runs, CPU, note=notes.note)
+    return Ran([*runs], run_all(runs, out, notes, device=CPU), out, notes.lines)
+
+
+@pytest.fixture(scope="module")
+def ran(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    runs = [run_of(folder, 1), run_of(folder, 2), run_of(folder, 1, distill={})]
+    return train(runs, tmp_path_factory.mktemp("runs"))
+
+
+def test_teachers_are_runs_of_the_same_settings_with_seeds_of_their_own(folder: Path) -> None:
+    runs = [run_of(folder, 1), run_of(folder, 1, distill={"teachers": 3}), run_of(folder, 2)]
+    first, more, other = map(teachers_of, runs)
+    assert [len(first), len(more), len(other)] == [2, 3, 2]
+    assert more[:2] == first
+    assert all_teachers(runs) == [*more[:2], more[2], *other]
+    assert len({run.seed for run in all_teachers(runs)}) == 5
+    for teacher in first:
+        assert teacher.distill == DistillSettings()
+        assert (teacher.lora, teacher.train, teacher.arm) == (runs[0].lora, runs[0].train, "lora")
+
+
+def test_teachers_are_finished_runs_beside_and_the_run_is_one_plain_adapter(ran: Ran) -> None:
+    assert all(outcome.failure is None for outcome in ran.done)
+    found = {place.name for place in (ran.out / TEACHERS).iterdir()}
+    assert found == {run_id(run) for run in all_teachers(ran.runs)}
+    assert sum("teachers are trained first" in line for line in ran.notes) == 1
+    taught, plain = (load_file(ran.done[index].folder / ADAPTER) for index in (0, 2))
+    assert {name: each.shape for name, each in taught.items()} == {
+        name: each.shape for name, each in plain.items()
+    }
+    assert any(not torch.equal(each, plain[name]) for name, each in taught.items())
+
+
+def test_a_run_learns_the_mean_prediction_of_its_teachers_as_stock_peft_computes_it(
+    ran: Ran, folder: Path
+) -> None:
+    run = ran.runs[0]
+    base = load_base_model(str(folder), dtype=torch.float32, device=CPU)
+    data = task_training_data(loaded_task(run.task, print).train, run, base.tokenizer)
+    places = [ran.out / TEACHERS / run_id(teacher) for teacher in teachers_of(run)]
+    found = distill._asked(run, places, base, data)  # what the engine is given
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    loaded = peft.PeftModel.from_pretrained(model, places[0] / "adapter", adapter_name="0")
+    loaded.load_adapter(places[1] / "adapter", adapter_name="1")
+    for index, example in enumerate(data.encoded):
+        chances = _mean_chances(loaded, example)
+        rows = slice(*found.starts[index : index + 2])
+        labels = torch.tensor(example.tokens)[example.labelled]
+        assert torch.equal(torch.tensor(found.tokens[rows, 0]).long(), labels)
+        own = chances.gather(1, torch.tensor(found.tokens[rows]).long())
+        wanted = own / own.sum(1, keepdim=True)
+        torch.testing.assert_close(torch.tensor(found.shares[rows]), wanted, atol=1e-5, rtol=1e-4)
+        rivals = chances.scatter(1, labels[:, None], 0.0).topk(5).values
+        torch.testing.assert_close(own[:, 1:].sort(1, descending=True).values, rivals)
+
+
+def _mean_chances(model: peft.PeftModel, example: Encoded) -> torch.Tensor:
+    """The mean of both adapters' distributions at every label."""
+    found = []
+    for name in ("0", "1"):
+        model.set_adapter(name)
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([example.tokens])).logits[0]
+        found.append(logits[example.labelled - 1].softmax(-1))
+    return torch.stack(found).mean(0)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(1.0, 1.0), (0.25, 1.0), (1.0, 4.0)])
+def test_weight_mixes_in_the_label_and_temperature_flattens(
+    weight: float, temperature: float
+) -> None:
+    targets = _targets(top_k=6, weight=weight, temperature=temperature)
+    plain = _targets(top_k=6)
+    assert targets.shares.sum(1) == pytest.approx(np.ones(len(targets.shares)), abs=1e-5)
+    if weight < 1:
+        expected = weight * plain.shares + (1 - weight) * np.eye(6)[0]
+        np.testing.assert_allclose(targets.shares, expected, atol=1e-6)
+    if temperature > 1:
+        assert targets.shares.max(1).mean() < plain.shares.max(1).mean()
+
+
+def _targets(**settings: object) -> SoftTargets:
+    stack = AdapterStack(tiny_model("llama"), lora=[cohorts.LORA] * 2)
+    for slot in range(2):
+        stack.initialise(slot, slot)
+    try:
+        return distill.soft_targets(
+            stack,
+            cohorts.data().encoded,
+            DistillSettings.model_validate({"teachers": 2, **settings}),
+        )
+    finally:
+        stack.remove()
+
+
+def test_started_again_it_takes_the_teachers_that_are_there_and_ends_with_the_same_bytes(
+    ran: Ran, tmp_path: Path
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(ran.out, out)
+    lost = out / run_id(ran.runs[0])
+    before = (lost / ADAPTER).read_bytes()
+    shutil.rmtree(lost)
+    kept = snapshot(out / TEACHERS)
+    again = train(ran.runs, out)
+    assert (lost / ADAPTER).read_bytes() == before
+    assert {path: kept[path] for path in kept} == snapshot(out / TEACHERS)
+    assert sum("reused" in line and TEACHERS in line for line in again.notes) == 2
+
+
+def test_a_run_whose_teacher_failed_fails_by_name_and_no_other(
+    folder: Path, tmp_path: Path
+) -> None:
+    huge = {"num_train_epochs": 1, "learning_rate": 1e30}
+    runs = [run_of(folder, 1, train=huge), run_of(folder, 2, distill={})]
+    taught, plain = train(runs, tmp_path).done
+    assert plain.failure is None
+    assert taught.failure is not None
+    assert "its teacher lora-seed" in taught.failure.message
+    assert taught.failure.kind == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distill": {"teachers": 2, "top_k": 1024}}, ["distill.top_k is 1024", "allowed is 2 to"]),
+        (
+            {
+                "arm": "schemabank",
+                "task": {"name": "gsm8k", "max_length": 96, "completion_only_loss": False},
+                "tags": {"delivery": "prefix"},
+                "bank": {"num_schemas": 8, "rank": 4, "attribute_dim": 4},
+            },
+            ["distill.teachers is 2", "tags.delivery is 'prefix'"],
+        ),
+    ],
+)
+def test_what_cannot_be_taught_is_refused_before_a_teacher_trains(
+    folder: Path, tmp_path: Path, changes: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        train([run_of(folder, 1, **changes)], tmp_path)
+    assert all(word in str(caught.value) for word in words)
+    assert not (tmp_path / TEACHERS).exists()
+
+
+def test_python_without_run_folders_refuses_teachers() -> None:
+    run = RunConfig.model_validate({"arm": "lora", "distill": {"teachers": 2}})
+    with pytest.raises(InputError, match=r"distill\.teachers is 2.*allowed is 0 here"):
+        train_cohort(tiny_model("llama"), tiny_tokenizer(), [run], [("a", "b")] * 4)
