@@ -96,6 +96,9 @@ def test_teachers_are_runs_of_the_same_settings_with_seeds_of_their_own(folder: 
 
 def test_teachers_are_finished_runs_beside_and_the_run_is_one_plain_adapter(ran: Ran) -> None:
     assert all(outcome.failure is None for outcome in ran.done)
+    trainings = [(outcome.result or {})["training"] for outcome in ran.done]
+    num_steps = trainings[0]["num_steps"]
+    assert [t.get("num_teacher_steps") for t in trainings] == [2 * num_steps, 2 * num_steps, None]
     found = {place.name for place in (ran.out / TEACHERS).iterdir()}
     assert found == {run_id(run) for run in all_teachers(ran.runs)}
     assert sum("teachers are trained first" in line for line in ran.notes) == 1
