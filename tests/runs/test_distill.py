@@ -29,6 +29,7 @@ from schemabank.runs.members import Outcome
 from schemabank.runs.prepare import task_training_data
 from tiny import tiny_model, tiny_tokenizer
 from tinyruns import Notes, snapshot, write_gsm8k, write_model
+from tools import BENCHMARKS, load_tool
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -141,6 +142,23 @@ def _mean_chances(model: peft.PeftModel, example: Encoded) -> torch.Tensor:
             logits = model(input_ids=torch.tensor([example.tokens])).logits[0]
         found.append(logits[example.labelled - 1].softmax(-1))
     return torch.stack(found).mean(0)
+
+
+def test_the_benchmark_of_ensembles_measures_runs_their_mean_prediction_and_mean_update(
+    ran: Ran, folder: Path
+) -> None:
+    ensembles = load_tool(BENCHMARKS / "ensembles.py")
+    (group,) = ensembles.groups(ran.out / TEACHERS)
+    assert {run.seed for run, _ in group} == {run.seed for run in all_teachers(ran.runs)}
+    base = load_base_model(str(folder), dtype=torch.float32, device=CPU)
+    task = loaded_task(ran.runs[0].task, print)
+    examples = task_training_data(task.train[:6], ran.runs[0], base.tokenizer).encoded
+    found = ensembles.measure(group, base, examples)
+    assert found.mean_prediction < sum(found.losses) / len(found.losses)  # Jensen's inequality
+    same = ensembles.measure([group[0], group[0]], base, examples)
+    assert same.losses[0] == same.losses[1] == pytest.approx(found.losses[0], abs=1e-6)
+    for mean in (same.mean_prediction, same.mean_update, same.reduced):
+        assert mean == pytest.approx(same.losses[0], abs=1e-5)
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(1.0, 1.0), (0.25, 1.0), (1.0, 4.0)])
