@@ -1,9 +1,11 @@
 """A run with teachers learns their mean prediction, and ends as one adapter."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import peft
@@ -16,19 +18,22 @@ import cohorts
 from schemabank import RunConfig, train_cohort
 from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
+from schemabank.config.settings import BankSettings
 from schemabank.config.train import DistillSettings
 from schemabank.engine.batches import Encoded
 from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import load_base_model
-from schemabank.runs import distill
+from schemabank.runs import distill, experiment
 from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of
 from schemabank.runs.experiment import run_all
 from schemabank.runs.loading import loaded_task, resolved
-from schemabank.runs.members import Outcome
+from schemabank.runs.members import Member, Outcome
 from schemabank.runs.prepare import task_training_data
+from schemabank.runs.progress import RunState
+from schemabank.runs.training import Context, train_runs
 from tiny import tiny_model, tiny_tokenizer
-from tinyruns import Notes, snapshot, write_gsm8k, write_model
+from tinyruns import STAGES, Notes, snapshot, write_gsm8k, write_model
 from tools import BENCHMARKS, load_tool
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -40,12 +45,13 @@ ADAPTER = "adapter/adapter_model.safetensors"
 
 @dataclass(frozen=True)
 class Ran:
-    """Two runs with teachers and one without, and what was said."""
+    """Two runs with teachers, one without and the base model, and what was said."""
 
     runs: list[RunConfig]
     done: list[Outcome]
     out: Path
     notes: list[str]
+    states: dict[str, list[tuple[RunState, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +80,14 @@ def run_of(folder: Path, seed: int, **changes: object) -> RunConfig:
 def train(runs: Sequence[RunConfig], out: Path) -> Ran:
     notes = Notes()
     runs = resolved(runs, CPU, note=notes.note)
-    return Ran([*runs], run_all(runs, out, notes, device=CPU), out, notes.lines)
+    done = run_all(runs, out, notes, device=CPU)
+    return Ran([*runs], done, out, notes.lines, notes.states)
 
 
 @pytest.fixture(scope="module")
 def ran(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     runs = [run_of(folder, 1), run_of(folder, 2), run_of(folder, 1, distill={})]
+    runs.append(run_of(folder, 1, arm="base"))  # as with teachers in a suite's defaults
     return train(runs, tmp_path_factory.mktemp("runs"))
 
 
@@ -99,6 +107,7 @@ def test_teachers_are_finished_runs_beside_and_the_run_is_one_plain_adapter(ran:
     assert all(outcome.failure is None for outcome in ran.done)
     trainings = [(outcome.result or {})["training"] for outcome in ran.done]
     num_steps = trainings[0]["num_steps"]
+    assert trainings.pop() is None  # the base model's
     assert [t.get("num_teacher_steps") for t in trainings] == [2 * num_steps, 2 * num_steps, None]
     found = {place.name for place in (ran.out / TEACHERS).iterdir()}
     assert found == {run_id(run) for run in all_teachers(ran.runs)}
@@ -202,6 +211,70 @@ def test_started_again_it_takes_the_teachers_that_are_there_and_ends_with_the_sa
     assert (lost / ADAPTER).read_bytes() == before
     assert {path: kept[path] for path in kept} == snapshot(out / TEACHERS)
     assert sum("reused" in line and TEACHERS in line for line in again.notes) == 2
+    assert not any("trained first" in line for line in again.notes)
+
+
+def test_slots_are_planned_for_all_teachers_whichever_are_left(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a full disk: a run and one of its teachers are left, all others are finished."""
+    out = tmp_path / "runs"
+    shutil.copytree(ran.out, out)
+    lost, (teacher, _) = ran.runs[0], teachers_of(ran.runs[0])
+    for gone in (out / run_id(lost), out / TEACHERS / run_id(teacher)):
+        shutil.rmtree(gone)
+    seen: dict[str, tuple[int, int]] = {}
+
+    def look(members: Sequence[Member], context: Context, **planned: Any) -> Any:  # noqa: ANN401
+        runs = planned["planned"]
+        seen.update({each.name: (planned["slots"], len(runs)) for each in members})
+        return train_runs(members, context, **planned)
+
+    monkeypatch.setattr(experiment, "train_runs", look)
+    train(ran.runs, out)
+    assert seen == {run_id(teacher): (3, 4), run_id(lost): (2, 2)}
+
+
+def test_a_damaged_teacher_fails_its_run_and_no_other(ran: Ran, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(ran.out, out)
+    damaged = out / TEACHERS / run_id(teachers_of(ran.runs[0])[1])
+    (damaged / ADAPTER).write_bytes(b"no tensors")
+    before = (out / run_id(ran.runs[1]) / ADAPTER).read_bytes()
+    for run in ran.runs[:2]:
+        shutil.rmtree(out / run_id(run))
+    first, second, *_ = train(ran.runs, out).done
+    assert first.failure is not None
+    for words in ("its teachers could not be asked", "remove the folder", damaged.name):
+        assert words in first.failure.message
+    assert second.failure is None
+    assert (second.folder / ADAPTER).read_bytes() == before
+
+
+def test_teachers_of_other_data_are_refused_and_nothing_is_trained(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(ran.out / TEACHERS, out / TEACHERS)
+    monkeypatch.setenv("SCHEMABANK_DATA", str(write_gsm8k(tmp_path / "data", num_train=20)))
+    with pytest.raises(InputError, match=r"the task's data is not the one .*teachers"):
+        train(ran.runs[:1], out)
+    assert [place.name for place in out.iterdir()] == [TEACHERS]
+
+
+def test_the_cached_stage_of_a_curriculum_learns_from_teachers_too(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights = [name for name in BankSettings.model_fields if name.endswith("_weight")]
+    bank = {"num_schemas": 8, "rank": 4, "attribute_dim": 4} | dict.fromkeys(weights, 0)
+    method = {"arm": "schemabank", "bank": bank, "curriculum": STAGES}
+    (done,) = train([run_of(folder, 1, **method)], tmp_path).done
+    assert done.failure is None
+    lines = (done.folder / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines]
+    cached = [step for step in steps if step["stage"] == "router"]
+    assert cached
+    assert all(step["total_loss"] != pytest.approx(step["loss"], rel=1e-4) for step in cached)
 
 
 def test_a_run_whose_teacher_failed_fails_by_name_and_no_other(
@@ -209,11 +282,14 @@ def test_a_run_whose_teacher_failed_fails_by_name_and_no_other(
 ) -> None:
     huge = {"num_train_epochs": 1, "learning_rate": 1e30}
     runs = [run_of(folder, 1, train=huge), run_of(folder, 2, distill={})]
-    taught, plain = train(runs, tmp_path).done
+    found = train(runs, tmp_path)
+    taught, plain = found.done
     assert plain.failure is None
     assert taught.failure is not None
     assert "its teacher lora-seed" in taught.failure.message
     assert taught.failure.kind == "diverged"
+    assert taught.inputs == plain.inputs  # by which a suite tells whether it may end otherwise now
+    assert found.states[taught.folder.name] == [("failed", taught.failure.message)]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +304,14 @@ def test_a_run_whose_teacher_failed_fails_by_name_and_no_other(
                 "bank": {"num_schemas": 8, "rank": 4, "attribute_dim": 4},
             },
             ["distill.teachers is 2", "tags.delivery is 'prefix'"],
+        ),
+        (
+            {
+                "arm": "schemabank",
+                "bank": {"num_schemas": 8, "rank": 4, "attribute_dim": 4},
+                "curriculum": [STAGES[0] | {"ratio": 1.0}],
+            },
+            ["distill.teachers is 2", "no stage trains lora"],
         ),
     ],
 )

@@ -307,6 +307,11 @@ class RunConfig(CommonSettings):
         return 2 if any(getattr(getattr(self, section), key) for section, key in names) else 1
 
     @property
+    def num_teachers(self) -> int:
+        """How many other runs it learns from."""
+        return self.distill.teachers if self.uses("distill") else 0
+
+    @property
     def is_tagged(self) -> bool:
         """Whether its examples are tagged."""
         return self.uses("tags") and self.tags.tagger != "none"

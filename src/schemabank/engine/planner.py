@@ -116,7 +116,7 @@ def _shared_settings(run: RunConfig) -> Mapping[str, object]:
         # beside runs of one pass it would be a third pass for everybody.
         common["passes over a batch"] = run.passes
         # For the same reason: the loss of soft targets is another program than that of labels.
-        common["tokens in a label's target"] = run.distill.top_k if run.distill.teachers else 1
+        common["tokens in a label's target"] = run.distill.top_k if run.num_teachers else 1
     return common
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from schemabank.adapters.files import load_adapter, put_on
-from schemabank.common.failure import Failure
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
@@ -32,7 +33,7 @@ from schemabank.runs.training import Context
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
 NUM_ASKED = 8  # items a teacher answers; its score decides nothing
 SEED_BYTES = 4
-ROWS = 128  # labels whose distributions are in memory at once
+ROWS = 512  # distributions that are in memory at once, of all teachers
 
 
 def teachers_of(run: RunConfig) -> list[RunConfig]:
@@ -45,7 +46,7 @@ def teachers_of(run: RunConfig) -> list[RunConfig]:
                 "eval": run.eval.model_copy(update={"limit": NUM_ASKED}),
             }
         )
-        for number in range(run.distill.teachers)
+        for number in range(run.num_teachers)
     ]
 
 
@@ -61,18 +62,18 @@ def untaught(
     found: dict[RunConfig, Outcome] = {}
     for run in runs:
         for teacher in teachers_of(run):
-            failure = teachers[teacher].failure
-            if failure is not None:
-                message = f"its teacher {run_id(teacher)} failed: {failure.message}"
-                reason = Failure(failure.kind, message)
-                found[run] = Outcome(out / run_id(run), None, failure=reason)
+            ended = teachers[teacher]
+            if ended.failure is not None:
+                message = f"its teacher {run_id(teacher)} failed: {ended.failure.message}"
+                reason = Failure(ended.failure.kind, message)
+                found[run] = Outcome(out / run_id(run), None, failure=reason, inputs=ended.inputs)
     return found
 
 
 def learned_from_teachers(
     runs: Sequence[RunConfig], context: Context, folder: Path
-) -> dict[RunConfig, SoftTargets]:
-    """Return what each run with teachers learns.
+) -> tuple[dict[RunConfig, SoftTargets], dict[RunConfig, Failure]]:
+    """Return what each run with teachers learns, and why a run cannot.
 
     Args:
         runs: that share the context.
@@ -80,13 +81,28 @@ def learned_from_teachers(
         folder: of the teachers' runs.
     """
     found: dict[RunConfig, SoftTargets] = {}
+    failures: dict[RunConfig, Failure] = {}
     for run in runs:
-        if run.distill.teachers:
-            assert context.training is not None
-            folders = [folder / run_id(teacher) for teacher in teachers_of(run)]
+        if not run.num_teachers:
+            continue
+        assert context.training is not None
+        folders = [folder / run_id(teacher) for teacher in teachers_of(run)]
+        try:
             with waiting("asking the teachers", context.reporter.note):
                 found[run] = _asked(run, folders, context.base, context.training)
-    return found
+        except (InputError, RuntimeError, OSError, MemoryError) as error:
+            failures[run] = _failure_of(error, run)
+    return found, failures
+
+
+def _failure_of(error: Exception, run: RunConfig) -> Failure:
+    """Return why the teachers of a run could not be asked, with the mend."""
+    failure = failure_of(error)
+    if failure.kind == "memory":
+        mend = f"all at once do not fit into memory, lower distill.teachers ({run.num_teachers})"
+    else:
+        mend = "remove the folder of one that is damaged, and it is trained again"
+    return Failure(failure.kind, f"its teachers could not be asked: {mend} ({failure.message})")
 
 
 def _asked(
@@ -140,15 +156,18 @@ def _of_batch(
     by_label = picked.unflatten(0, (stack.num_slots, -1)).transpose(0, 1)
     (real,) = batch.weights[0].flatten().nonzero(as_tuple=True)
     labels = batch.labels[0].flatten()[real]
-    parts = [_mixed(by_label[rows], labels[at], stack.head, settings) for rows, at in _parts(real)]
+    parts = [
+        _mixed(by_label[rows], labels[at], stack.head, settings)
+        for rows, at in _parts(real, max(1, ROWS // stack.num_slots))
+    ]
     sizes = [example.num_labels for example in chosen]
     tokens, shares = (torch.cat(each).cpu().split(sizes) for each in zip(*parts, strict=True))
     return tokens, shares
 
 
-def _parts(rows: Tensor) -> Iterator[tuple[Tensor, slice]]:
-    for start in range(0, len(rows), ROWS):
-        at = slice(start, start + ROWS)
+def _parts(rows: Tensor, most: int) -> Iterator[tuple[Tensor, slice]]:
+    for start in range(0, len(rows), most):
+        at = slice(start, start + most)
         yield rows[at], at
 
 

@@ -243,7 +243,7 @@ def _unused_in_method(run: RunConfig) -> Reasons:
 
 
 def _unused_in_distill(run: RunConfig) -> Reasons:
-    if run.distill.teachers:
+    if run.num_teachers:
         return {}
     names = set(type(run.distill).model_fields) - {"teachers"}
     return {f"distill.{name}": "distill.teachers is 0" for name in sorted(names)}

@@ -83,9 +83,8 @@ def run_all(
     *,
     device: torch.device,
     titles: Sequence[str] | None = None,
-    models: dict[ModelSettings, BaseModel] | None = None,
 ) -> list[Outcome]:
-    """Train and evaluate runs that are not finished yet.
+    """Train and evaluate runs that are not finished yet, their teachers before them.
 
     Cohorts and slots are planned for all runs, finished or not, so that a result does not depend on
     how often the work was interrupted.
@@ -96,7 +95,6 @@ def run_all(
         reporter: where progress goes.
         device: where they are computed.
         titles: what the runs are called on a screen; by default arm, seed and what varies.
-        models: base models that are loaded already; others are added.
 
     Returns:
         One outcome a run, in the order of ``runs``.
@@ -105,32 +103,53 @@ def run_all(
         InputError: something in the settings cannot be had; nothing was trained.
     """
     runs = resolved(runs, device, note=reporter.note)
-    finished = {run: is_finished(out / run_id(run)) for run in runs}
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-    for run in runs:
-        if finished[run]:
-            reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
-            reporter.run_state(run_id(run), "reused")
-    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in runs if finished[run]}
-    check_all_reusable(outcomes, reporter)
-    pending = {run for run in runs if not finished[run]}
+    found = _ended(runs, runs, out, reporter, device=device, models={})
+    return [found[run] for run in runs]
+
+
+def _ended(
+    runs: Sequence[RunConfig],
+    planned: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    models: dict[ModelSettings, BaseModel],
+) -> dict[RunConfig, Outcome]:
+    """Return the outcome of every run, after training those that are not finished.
+
+    Args:
+        runs: their settings.
+        planned: these runs and others, for which cohorts and slots are planned.
+        out: folder of the runs.
+        reporter: knows their titles.
+        device: where they are computed.
+        models: base models that are loaded already; others are added.
+    """
+    outcomes = _reused(runs, out, reporter)
+    pending = {run for run in runs if run not in outcomes}
     for run in pending:
         check_available(out / run_id(run))
         check_extras(run.task)
-    groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
-    models = {} if models is None else models
-    trackers = trackers_of([run for run in runs if run in pending], out, reporter)
+    groups = [group for group in sharing(planned) if not pending.isdisjoint(group)]
+    left = [run for run in runs if run in pending]
+    trackers = trackers_of(left, out, reporter)
     contexts = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
             contexts.append(_prepare(group, models, device, reporter, trackers))
-    taught = [run for run in runs if run in pending]
-    if teachers := all_teachers(taught):
-        reporter.note(f"{len(teachers)} teachers are trained first, in {str(out / TEACHERS)!r}")
-        found = run_all(teachers, out / TEACHERS, reporter, device=device, models=models)
-        outcomes |= untaught(taught, dict(zip(teachers, found, strict=True)), out)
-        pending -= outcomes.keys()
+    if teachers := all_teachers(left):
+        _announce_teachers(teachers, out / TEACHERS, reporter)
+        others, place = all_teachers(planned), out / TEACHERS
+        found = _ended(teachers, others, place, reporter, device=device, models=models)
+        failed = untaught(left, found, out)
+        for run, outcome in failed.items():
+            assert outcome.failure is not None
+            reporter.run_state(run_id(run), "failed", outcome.failure.message)
+        outcomes |= failed
+        pending -= failed.keys()
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -138,7 +157,27 @@ def run_all(
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
-    return [_still_there(outcomes[run]) for run in runs]
+    return {run: _still_there(outcome) for run, outcome in outcomes.items()}
+
+
+def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
+    """Name the teachers, and say how many of them must be trained."""
+    titles = titles_of(teachers)
+    reporter.runs({name: f"teacher {title}" for name, title in titles.items()})
+    missing = sum(not is_finished(place / run_id(teacher)) for teacher in teachers)
+    if missing:
+        reporter.note(f"{missing} teachers are trained first, in {str(place)!r}")
+
+
+def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
+    """Return the outcomes of those runs that are finished, and say which these are."""
+    finished = [run for run in runs if is_finished(out / run_id(run))]
+    for run in finished:
+        reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
+        reporter.run_state(run_id(run), "reused")
+    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
+    check_all_reusable(outcomes, reporter)
+    return outcomes
 
 
 def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
@@ -214,16 +253,20 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
-        context = replace(context, soft=learned_from_teachers(runs, context, out / TEACHERS))
-        done = _run_cohort(runs, context, out, slots=slots, planned=planned)
+        soft, failures = learned_from_teachers(runs, context, out / TEACHERS)
+        able = [run for run in runs if run not in failures]
+        taught = replace(context, soft=soft)
+        done = _run_cohort(able, taught, out, slots=slots, planned=planned) if able else []
     except (InputError, RuntimeError, OSError, MemoryError) as error:
-        done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
+        able, done, failures = [], [], dict.fromkeys(runs, failure_of(error))
     except BaseException:
         context.trackers.interrupt()
         raise
-    for run, outcome in zip(runs, done, strict=True):
-        _tell_end(run_id(run), outcome, context)
-    return [replace(outcome, inputs=context.inputs) for outcome in done]
+    ended = {run: Outcome(out / run_id(run), None, failure=why) for run, why in failures.items()}
+    ended |= dict(zip(able, done, strict=True))
+    for run in runs:
+        _tell_end(run_id(run), ended[run], context)
+    return [replace(ended[run], inputs=context.inputs) for run in runs]
 
 
 def _run_cohort(

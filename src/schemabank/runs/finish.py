@@ -82,8 +82,8 @@ def finish_runs(
         training = None if cohort is None else _training_summary(cohort, index)
         if training is not None and member.rescaled is not None:
             training["rescale"] = member.rescaled.row()
-        if training is not None and member.run.distill.teachers:
-            training[TEACHER_STEPS] = member.run.distill.teachers * training["num_steps"]
+        if training is not None and member.run.num_teachers:
+            training[TEACHER_STEPS] = member.run.num_teachers * training["num_steps"]
         with waiting("checking the adapter with stock PEFT", context.reporter.note):
             outcomes.append(_close(member, done, training, cost, context))
     return outcomes

@@ -145,10 +145,16 @@ def check_distill(
     """Refuse teachers of a run whose labels they could not predict, or not so many tokens of it.
 
     Raises:
-        InputError: tags among the labels, or more tokens than the model knows.
+        InputError: no adapter to learn from, tags among the labels, or more tokens than the model
+            knows.
     """
-    if not run.distill.teachers:
+    if not run.num_teachers:
         return
+    if not any("lora" in stage.train for stage in run.stages()):
+        raise InputError(
+            f"distill.teachers is {run.distill.teachers}, but no stage trains lora, so that every "
+            "teacher's adapter is the untouched model: allowed is 0, or let a stage train lora"
+        )
     if any(prefixes) and not data.completion_only:
         raise InputError(
             f"distill.teachers is {run.distill.teachers}, but task.completion_only_loss is false "
