@@ -1,6 +1,6 @@
 """Soft targets: the loss and its gradient against plain PyTorch, and runs that learn them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +13,12 @@ import cohorts
 from cohorts import LORA, SOLO_TOLERANCE, lora_run
 from schemabank.engine.batches import collate
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.loss import labelled_losses, labelled_soft_losses
+from schemabank.engine.loss import (
+    CHUNK_ROWS,
+    _soft_losses,
+    labelled_losses,
+    labelled_soft_losses,
+)
 from schemabank.engine.run import Run
 from schemabank.engine.softtargets import SoftTargets, label_starts
 from schemabank.engine.stack import AdapterStack
@@ -88,6 +93,45 @@ def test_loss_and_gradient_are_those_of_plain_pytorch(device: str, dtype: torch.
     torch.testing.assert_close(grad, expected_grad, atol=1e-5, rtol=1e-5)
     assert not hard.requires_grad
     assert torch.equal(hard[kept], labelled_losses(hidden, batch, head).detach()[kept])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_in_a_narrow_type_more_rows_than_a_chunk_keep_the_digits_of_plain_pytorch(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    rows = CHUNK_ROWS + 477  # the last chunk repeats some
+    head = nn.Linear(HIDDEN, VOCABULARY, bias=False, dtype=dtype).requires_grad_(False)
+    hidden = torch.randn(rows, HIDDEN, dtype=dtype)
+    tokens = torch.rand(rows, VOCABULARY).argsort(1)[:, :K]
+    shares = torch.rand(rows, K).softmax(-1)
+    wanted = torch.zeros(rows, VOCABULARY).scatter(1, tokens, shares)
+
+    def error_of(losses: Callable[[Tensor], Tensor]) -> float:
+        """Of the gradient, relative to that in double precision."""
+        narrow, wide = (x.clone().requires_grad_() for x in (hidden, hidden.double()))
+        (grad,) = torch.autograd.grad(losses(narrow).sum(), narrow)
+        exact = cross_entropy(wide @ head.weight.double().T, wanted.double(), reduction="sum")
+        (expected,) = torch.autograd.grad(exact, wide)
+        return float((grad - expected).norm() / expected.norm())
+
+    ours = error_of(lambda x: _soft_losses(x, tokens, shares, head)[:, 0])
+    plain = error_of(lambda x: cross_entropy(head(x).float(), wanted, reduction="none"))
+    assert ours < 1.1 * plain
+
+
+def test_a_token_that_the_head_rules_out_has_no_share_and_makes_no_nan() -> None:
+    bias = torch.zeros(VOCABULARY)
+    bias[-1] = -torch.inf
+    hidden = torch.randn(2, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([[1, 2, VOCABULARY - 1]] * 2)
+    shares = torch.tensor([[0.75, 0.25, 0.0]] * 2)
+    hidden.requires_grad_()
+    soft = _soft_losses(hidden, tokens, shares, lambda x: x + bias)[:, 0]
+    (grad,) = torch.autograd.grad(soft.sum(), hidden)
+    assert soft.isfinite().all()
+    assert grad.isfinite().all()
+    assert (grad[:, -1] == 0).all()
 
 
 @pytest.mark.parametrize("device", DEVICES)

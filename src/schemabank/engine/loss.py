@@ -289,7 +289,8 @@ def _soft_loss_and_gradient(
     hard, grad = _loss_and_gradient(logits, tokens[:, 0])
     scores = logits.gather(-1, tokens).to(hard.dtype)
     below = scores - scores[:, :1] - hard[:, None]  # log-probabilities
-    soft = -(shares * below).sum(-1)
+    # `where`: a logit of minus infinity, as of a row that only pads the head, has a share of 0.
+    soft = -torch.where(shares > 0, shares * below, 0.0).sum(-1)
     grad.scatter_(-1, tokens, (below.exp() - shares).to(grad.dtype))
     return torch.stack([soft, hard], dim=-1), grad
 
