@@ -213,15 +213,25 @@ class Planned:
 
 
 def plan_all(
-    runs: Sequence[RunConfig], reporter: Reporter, *, device: torch.device
+    runs: Sequence[RunConfig],
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    models: dict[ModelSettings, BaseModel] | None = None,
 ) -> list[Planned]:
     """Load and check what the runs need, and say what training them would take.
+
+    Args:
+        runs: their settings; those of their teachers are for the caller to plan.
+        reporter: where progress goes.
+        device: where they would be computed.
+        models: base models that are loaded already; others are added.
 
     Raises:
         InputError: something in the settings cannot be had.
     """
     found: list[Planned] = []
-    models: dict[ModelSettings, BaseModel] = {}
+    models = {} if models is None else models
     for run in runs:
         check_extras(run.task)
     for group in sharing(resolved(runs, device, note=reporter.note)):

@@ -15,7 +15,8 @@ from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
-from schemabank.config.settings import RunConfig
+from schemabank.config.settings import ModelSettings, RunConfig
+from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
@@ -300,9 +301,11 @@ def _cohort_tables(title: str, runs: Sequence[SuiteRun], reporter: Reporter) -> 
     parts = {f"teachers, before the others: {title}": all_teachers(configs), title: configs}
     head = ["cohort", "runs", "at once", "steps", "training, about"]
     tables: list[PlainTable] = []
+    models: dict[ModelSettings, BaseModel] = {}
     for name, part in parts.items():
         if part:
-            plans = plan_all(part, reporter, device=resolve_device(part[0].engine.device))
+            device = resolve_device(part[0].engine.device)
+            plans = plan_all(part, reporter, device=device, models=models)
             rows = [
                 [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
                 for n, p in enumerate(plans, start=1)
