@@ -25,7 +25,12 @@ from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import load_base_model
 from schemabank.runs import distill, experiment
-from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of
+from schemabank.runs.distill import (
+    TEACHERS,
+    all_teachers,
+    learned_from_teachers,
+    teachers_of,
+)
 from schemabank.runs.experiment import run_all
 from schemabank.runs.loading import loaded_task, resolved
 from schemabank.runs.members import Member, Outcome
@@ -233,6 +238,30 @@ def test_slots_are_planned_for_all_teachers_whichever_are_left(
     monkeypatch.setattr(experiment, "train_runs", look)
     train(ran.runs, out)
     assert seen == {run_id(teacher): (3, 4), run_id(lost): (2, 2)}
+    place = Path(run_id(lost), ADAPTER)
+    assert (out / place).read_bytes() == (ran.out / place).read_bytes()
+
+
+def test_stopped_between_teachers_and_those_that_learn_it_ends_with_the_same_bytes(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = ran.runs[:2]
+
+    def stop(runs: Sequence[RunConfig], context: Context, folder: Path) -> object:
+        if runs[0].num_teachers:
+            raise KeyboardInterrupt
+        return learned_from_teachers(runs, context, folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "learned_from_teachers", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(taught, tmp_path)
+    assert [place.name for place in tmp_path.iterdir()] == [TEACHERS]
+    found = train(taught, tmp_path)
+    assert sum("reused" in line for line in found.notes) == 4
+    for outcome in found.done:
+        place = Path(outcome.folder.name, ADAPTER)
+        assert (tmp_path / place).read_bytes() == (ran.out / place).read_bytes()
 
 
 def test_a_damaged_teacher_fails_its_run_and_no_other(ran: Ran, tmp_path: Path) -> None:
