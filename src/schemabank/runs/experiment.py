@@ -166,7 +166,8 @@ def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Rep
     reporter.runs({name: f"teacher {title}" for name, title in titles.items()})
     missing = sum(not is_finished(place / run_id(teacher)) for teacher in teachers)
     if missing:
-        reporter.note(f"{missing} teachers are trained first, in {str(place)!r}")
+        counted = "1 teacher is" if missing == 1 else f"{missing} teachers are"
+        reporter.note(f"{counted} trained first, in {str(place)!r}")
 
 
 def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
