@@ -48,6 +48,7 @@ def test_rates_that_vary_for_both_arms_on_the_test_split_are_chosen_there() -> N
     ("name", "value", "sentence"),
     [
         ("num_steps", 300, "different numbers of training steps: 300 and 150."),
+        ("num_teacher_steps", 600, "numbers of training steps of teachers: 600 and 0."),
         ("num_lora_updates", 105, "different numbers of updates of LoRA: 105 and 150."),
         ("num_trained_parameters", 2500, "numbers of trained parameters: 2,500 and 1,000."),
     ],

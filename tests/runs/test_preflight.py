@@ -88,6 +88,24 @@ def test_fewer_slots_fit_where_an_average_is_kept(monkeypatch: pytest.MonkeyPatc
     assert slots_that_fit(stack, data(), [averaged]) == 8
 
 
+def test_soft_targets_of_every_bucket_take_room_in_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2)
+    taught = RunConfig.model_validate({"arm": "lora", "distill": {"teachers": 2, "top_k": 1024}})
+    untrained = taught.model_copy(update={"arm": "base"})
+    plain, same, more = (
+        estimate(stack, data(), (0, 1), [run]).memory_gib
+        for run in (RunConfig(arm="lora"), untrained, taught)
+    )
+    labels = [bucket.num_labels for bucket in data().schedule.buckets]
+    num_bytes = 2 * data().schedule.batch_size * 1024 * 8 * (sum(labels) + max(labels))
+    assert more - plain == pytest.approx(num_bytes / preflight.GIB)
+    assert same == plain
+    free = 40 * num_bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    one = AdapterStack(tiny_model("llama"), lora=[LORA])
+    assert slots_that_fit(one, data(), [taught]) < slots_that_fit(one, data(), [untrained])
+
+
 def test_a_choice_of_scales_takes_a_pass_of_the_validation_split_at_every_factor() -> None:
     """Five runs in two slots: three parts, each as long as its longest choice."""
     stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 2)

@@ -366,6 +366,20 @@ def test_the_command_lists_what_is_known_of_a_tuned_suite(
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_a_dry_run_tells_of_teachers_and_their_time(finished: Finished, tmp_path: Path) -> None:
+    arms: dict[str, object] = {"base": {}, "lora": {}, "taught": {"arm": "lora"}}
+    arms["taught"] = {"arm": "lora", "distill": {"teachers": 3, "top_k": 4}}
+    path = tuned(finished, tmp_path / "s.yaml", arms=arms)
+    notes = Notes()
+    tables = plan_suite(load_suite(path), tmp_path / "runs", notes)
+    found = {title: [row[1] for row in rows] for title, _, rows in tables if "cohorts" in title}
+    assert list(found.values()) == [["6"], ["2", "2"], ["6"], ["1", "2", "2"]]
+    assert [title.startswith("teachers, before the others: ") for title in found] == [
+        *(True, False, True, False)
+    ]
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     finished: Finished, tmp_path: Path
 ) -> None:

@@ -59,7 +59,8 @@ def _allows_bool(annotation: Any) -> bool:  # noqa: ANN401 -- annotations have n
     return annotation in {bool, Any} or any(map(_allows_bool, get_args(annotation)))
 
 
-OF_LORA = ("lora", "train", "average", "rescale")  # sections of every method that trains LoRA
+# Sections of every method that trains LoRA.
+OF_LORA = ("lora", "train", "average", "rescale", "distill")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ MOST_ADAPTERS = 8
 # Top-level keys of configurations and suites, which no method may have for its name.
 RESERVED = {
     *("arm", "seed", "preset", "model", "task", "lora", "bank", "tags", "curriculum", "train"),
-    *("average", "rescale", "eval", "engine", "base_shots", "defaults", "arms", "seeds", "grid"),
-    *("tune", "contrast", "exclude"),
+    *("average", "rescale", "distill", "eval", "engine", "base_shots", "defaults", "arms"),
+    *("seeds", "grid", "tune", "contrast", "exclude"),
 }
 
 

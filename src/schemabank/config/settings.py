@@ -23,6 +23,7 @@ from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
     AverageSettings,
+    DistillSettings,
     RescaleSettings,
     Stage,
     StageSettings,
@@ -232,6 +233,8 @@ class _OfAllMethods(Settings):
     """Average of the adapter over its steps."""
     rescale: Annotated[RescaleSettings, Later(RescaleSettings())] = RescaleSettings()
     """Scale of the adapter, chosen after training."""
+    distill: Annotated[DistillSettings, Later(DistillSettings())] = DistillSettings()
+    """Teachers, from whose predictions a run learns."""
     eval: EvalSettings = EvalSettings()
     """Evaluation."""
     engine: EngineSettings = EngineSettings()
@@ -302,6 +305,11 @@ class RunConfig(CommonSettings):
         """How often every step runs its batch, each time with other draws."""
         names = (name.split(".") for name in METHODS[self.arm].second_pass)
         return 2 if any(getattr(getattr(self, section), key) for section, key in names) else 1
+
+    @property
+    def num_teachers(self) -> int:
+        """How many other runs it learns from."""
+        return self.distill.teachers if self.uses("distill") else 0
 
     @property
     def is_tagged(self) -> bool:

@@ -96,6 +96,19 @@ class RescaleSettings(Settings):
     """The adapter is multiplied by that of these and 1 with the lowest loss; empty: by none."""
 
 
+class DistillSettings(Settings):
+    """Learning from several runs of the same settings, its teachers, which are trained before."""
+
+    teachers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Runs with other seeds whose mean prediction a run learns; 0: it learns the labels alone."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of that prediction in what a run learns; the rest is the label."""
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    """The teachers' logits are divided by it."""
+    top_k: Annotated[int, Field(ge=2, le=1024)] = 16
+    """The label and the most likely other tokens, so many in all, have a share."""
+
+
 class StageSettings(Settings):
     """One stage of the curriculum; what it leaves out is as in ``train``."""
 

@@ -20,6 +20,7 @@ __all__ = [
     "schedule",
     "seating",
     "slots",
+    "softtargets",
     "stack",
     "step",
     "targets",

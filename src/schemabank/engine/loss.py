@@ -101,6 +101,27 @@ def labelled_losses(hidden: Tensor, batch: Batch, head: Head) -> Tensor:
     return _at_labels(batch, partial(token_losses, head=head), picked, batch.labels.flatten())
 
 
+def labelled_soft_losses(
+    hidden: Tensor, batch: Batch, tokens: Tensor, shares: Tensor, head: Head
+) -> tuple[Tensor, Tensor]:
+    """Return every label's cross-entropy against soft targets, and its negative log-likelihood.
+
+    Both are in nats, ``(slot * batch * label,)``; only the first has a gradient. For padding see
+    :func:`labelled_losses`.
+
+    Args:
+        hidden: ``(slot * batch, token, hidden)``, after the final norm.
+        batch: the batch that was run.
+        tokens: ``(slot, batch, label, k)``, each label first.
+        shares: ``(slot, batch, label, k)``, which sum to 1.
+        head: the frozen output layer.
+    """
+    picked = gather_labelled(hidden, batch.positions)
+    soft = [each.flatten(0, 2) for each in (tokens.long(), shares)]
+    found = _at_labels(batch, partial(_soft_losses, head=head), picked, *soft)
+    return found[:, 0], found[:, 1].detach()
+
+
 def labelled_divergences(first: Tensor, second: Tensor, batch: Batch, head: Head) -> Tensor:
     """Return :func:`token_divergences` of every label, ``(slot * batch * label,)``.
 
@@ -123,7 +144,7 @@ def _at_labels(batch: Batch, values: Callable[..., Tensor], *rows: Tensor) -> Te
     for of_slot, weights in zip(slots, batch.weights.flatten(1), strict=True):
         (kept,) = weights.nonzero(as_tuple=True)
         found = values(*(each[kept] for each in of_slot))
-        parts.append(found.new_zeros(len(weights)).index_put((kept,), found))
+        parts.append(found.new_zeros(len(weights), *found.shape[1:]).index_put((kept,), found))
     return torch.cat(parts)
 
 
@@ -136,6 +157,12 @@ def token_losses(hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
         head: the frozen output layer, ``(row, hidden) -> (row, vocabulary)``.
     """
     result: Tensor = _TokenLosses.apply(hidden, labels, head)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _soft_losses(hidden: Tensor, tokens: Tensor, shares: Tensor, head: Head) -> Tensor:
+    """Both of :func:`labelled_soft_losses`, ``(row, 2)``."""
+    result: Tensor = _SoftLosses.apply(hidden, tokens, shares, head)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -224,6 +251,48 @@ class _TokenLosses(torch.autograd.Function):
         # Each loss depends on its own row of hidden states alone: the chain rule is a factor a row.
         (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (grad * upstream[:, None]).to(grad.dtype), None, None
+
+
+class _SoftLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, tokens: Tensor, shares: Tensor, head: Head
+    ) -> Tensor:
+        losses, grads = [], []
+        wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+        for rows, new in _chunks(len(hidden), CHUNK_ROWS):
+            chunk = hidden[rows].detach().requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                logits = head(chunk)
+            loss, grad = _soft_loss_and_gradient(logits.detach(), tokens[rows], shares[rows])
+            losses.append(loss[new])
+            if wanted:
+                grads.append(torch.autograd.grad(logits, chunk, grad)[0][new])
+        if wanted:
+            ctx.save_for_backward(torch.cat(grads))
+        return torch.cat(losses)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (grad * upstream[:, :1]).to(grad.dtype), None, None, None
+
+
+def _soft_loss_and_gradient(
+    logits: Tensor, tokens: Tensor, shares: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return each row's soft and hard loss, ``(row, 2)``, and the gradient of the soft one.
+
+    That is the hard one's, but at the tokens that have a share: there it is computed anew, since
+    the difference of two rounded gradients would have few digits.
+    """
+    hard, grad = _loss_and_gradient(logits, tokens[:, 0])
+    scores = logits.gather(-1, tokens).to(hard.dtype)
+    below = scores - scores[:, :1] - hard[:, None]  # log-probabilities
+    # `where`: a logit of minus infinity, as of a row that only pads the head, has a share of 0.
+    soft = -torch.where(shares > 0, shares * below, 0.0).sum(-1)
+    grad.scatter_(-1, tokens, (below.exp() - shares).to(grad.dtype))
+    return torch.stack([soft, hard], dim=-1), grad
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

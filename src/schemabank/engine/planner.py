@@ -30,8 +30,8 @@ class CohortPlan:
 
     Attributes:
         runs: the longest first.
-        reason: settings, and passes over a batch, that these runs share and other cohorts do not;
-            empty for one cohort.
+        reason: settings, passes over a batch and sizes of targets that these runs share and other
+            cohorts do not; empty for one cohort.
     """
 
     runs: tuple[RunConfig, ...]
@@ -115,6 +115,8 @@ def _shared_settings(run: RunConfig) -> Mapping[str, object]:
         # Steps of two passes are a program of their own, which computes all slots of the cohort:
         # beside runs of one pass it would be a third pass for everybody.
         common["passes over a batch"] = run.passes
+        # For the same reason: the loss of soft targets is another program than that of labels.
+        common["tokens in a label's target"] = run.distill.top_k if run.num_teachers else 1
     return common
 
 

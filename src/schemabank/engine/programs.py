@@ -17,6 +17,7 @@ from schemabank.engine.part import Field, StepInput
 from schemabank.engine.run import Row, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.slots import FIELDS, Kind, Slot
+from schemabank.engine.softtargets import soft_shapes
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.trunk import TrunkRow, TrunkStates
 from schemabank.models.architecture import hidden_size
@@ -112,7 +113,7 @@ class Programs:
 
     def _make(self, kind: Kind, shape: tuple[int, int]) -> _Program:
         """Lay out a program's input, compile and capture it."""
-        staging = Staging(self._layout(*shape), self._executor.device)
+        staging = Staging(self._layout(kind, *shape), self._executor.device)
         given = _step_input(staging.device)
         slots, batch_size = self._leading
         what = f"a step of {slots} x {batch_size} x {shape[0]} tokens"
@@ -150,7 +151,7 @@ class Programs:
         return TrunkRow((room, row.key), row.encoded.tokens, width, row.lasting)
 
     def _layout(
-        self, width: int, num_labels: int
+        self, kind: Kind, width: int, num_labels: int
     ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and type of all that a step is given."""
         (slots, _), groups = self._leading, len(self._stack.groups)
@@ -161,6 +162,7 @@ class Programs:
         active = {"active": ((slots, groups), torch.bool)}  # which groups a slot's step updates
         return {
             **Batch.shapes(self._leading, width=width, num_labels=num_labels),
+            **soft_shapes(self._leading, num_labels=num_labels, width=kind.soft),
             **shapes,
             **active,
         }
@@ -172,6 +174,8 @@ class Programs:
         host["active"].fill(False)
         for name, field in self._fields.items():
             host[name][...] = field.default
+        for name in soft_shapes(self._leading, num_labels=0, width=kind.soft):
+            host[name].fill(0)
         batch_size = self._leading[1]
         nothing: list[Encoded | None] = [None] * batch_size
         encoded = [nothing] * self._leading[0]
@@ -179,6 +183,8 @@ class Programs:
         for index, (slot, settings) in working.items():
             rows = slot.rows(settings)
             self._write_values(host, index, slot, settings, slot.values(settings, rows))
+            if slot.run.soft is not None:
+                slot.run.soft.write(host, index, [row and row.index for row in rows])
             encoded[index] = [None if row is None else row.encoded for row in rows]
             if kind.cached:
                 start = index * batch_size

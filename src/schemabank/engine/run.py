@@ -12,6 +12,7 @@ from schemabank.config.settings import LoraSettings
 from schemabank.config.train import AverageSettings, Stage, TrainSettings
 from schemabank.engine.batches import EMPTY, Encoded, Schedule
 from schemabank.engine.schedule import StepSettings, plan, step_settings
+from schemabank.engine.softtargets import SoftTargets
 from schemabank.tasks import Example
 
 
@@ -167,6 +168,7 @@ class Run:
         average: of the adapter over the steps, which the run ends as.
         passes: how often a step runs its batch, at most twice; the field ``consistency_weight``
             is then the weight of the difference between the passes' predictions.
+        soft: what it learns at the labels of the training examples in their place, or ``None``.
     """
 
     name: str
@@ -177,3 +179,4 @@ class Run:
     method: RunMethod = field(default_factory=OnCourse)
     average: AverageSettings = field(default_factory=AverageSettings)
     passes: int = 1
+    soft: SoftTargets | None = None

@@ -51,12 +51,14 @@ class Kind:
         trained: groups that get a gradient, sorted; ``None``: all.
         room: tokens that a row has on top of its bucket's width.
         passes: how often it runs the batch.
+        soft: tokens that each label's soft targets have; 0: it learns the labels alone.
     """
 
     cached: bool
     trained: tuple[str, ...] | None
     room: int
     passes: int = 1
+    soft: int = 0
 
     def trains(self, group: str) -> bool:
         """Whether a group gets a gradient."""
@@ -109,6 +111,7 @@ class Slot:
             trained=tuple(sorted(stage.train)) if cached else None,
             room=self.course.room(settings),
             passes=self.run.passes,
+            soft=0 if self.run.soft is None else self.run.soft.width,
         )
 
     def rows(self, settings: StepSettings) -> Rows:

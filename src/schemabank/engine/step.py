@@ -11,10 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from schemabank.engine.loss import labelled_divergences, labelled_losses, mean_per_slot
+from schemabank.engine.loss import (
+    labelled_divergences,
+    labelled_losses,
+    labelled_soft_losses,
+    mean_per_slot,
+)
 from schemabank.engine.optim import SlotAdamW
 from schemabank.engine.part import Penalty, StepInput
 from schemabank.engine.slots import Kind
+from schemabank.engine.softtargets import SHARES, TOKENS
 from schemabank.engine.stack import AdapterStack
 
 
@@ -70,8 +76,8 @@ def _losses(
     """Mean loss of the batch's labels, and the loss that is minimised, ``(slot,)`` each."""
     stack, batch = training.stack, given.batch
     hidden = stack.hidden(batch.tokens, states=states)
-    mean = mean_per_slot(labelled_losses(hidden, batch, stack.head), batch.weights)
-    task = mean * given["loss_scale"]
+    mean, learned = _task_losses(training, kind, given, hidden)
+    task = learned * given["loss_scale"]
     terms = [
         (penalty, part.seen())
         for part in stack.parts
@@ -83,6 +89,18 @@ def _losses(
     if kind.passes == 2:
         total = total + _inconsistency(training, hidden, given, states)
     return mean.detach(), total
+
+
+def _task_losses(
+    training: Training, kind: Kind, given: StepInput, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean loss of the labels, and that of what is learned in their place, ``(slot,)`` each."""
+    batch, head = given.batch, training.stack.head
+    if kind.soft:
+        soft, hard = labelled_soft_losses(hidden, batch, given[TOKENS], given[SHARES], head)
+        return mean_per_slot(hard, batch.weights), mean_per_slot(soft, batch.weights)
+    mean = mean_per_slot(labelled_losses(hidden, batch, head), batch.weights)
+    return mean, mean
 
 
 def _inconsistency(

@@ -8,6 +8,7 @@ wrong with it is written beside it.
 __all__ = [
     "asking",
     "chatting",
+    "distill",
     "effects",
     "experiment",
     "fairness",

@@ -217,7 +217,12 @@ def _unused_in_training(run: RunConfig) -> Reasons:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
     elif train.num_train_epochs == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
-    found |= _unused_in_average(run) | _unused_in_muon(run) | _unused_in_method(run)
+    found |= (
+        _unused_in_average(run)
+        | _unused_in_distill(run)
+        | _unused_in_muon(run)
+        | _unused_in_method(run)
+    )
     found |= dict.fromkeys(run.unused_sections, f"no setting of the arm {run.arm}")
     if not run.uses("curriculum"):
         of_stages = ("bank", "tags", "curriculum", "engine.keep_stages")
@@ -235,6 +240,13 @@ def _unused_in_method(run: RunConfig) -> Reasons:
         return {}
     unused = method.unused(run.own(method.settings))
     return {f"{run.arm}.{name}": reason for name, reason in unused.items()}
+
+
+def _unused_in_distill(run: RunConfig) -> Reasons:
+    if run.num_teachers:
+        return {}
+    names = set(type(run.distill).model_fields) - {"teachers"}
+    return {f"distill.{name}": "distill.teachers is 0" for name in sorted(names)}
 
 
 def _unused_in_average(run: RunConfig) -> Reasons:

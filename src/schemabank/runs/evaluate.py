@@ -214,7 +214,7 @@ def target_losses(
         advance: called with the number of examples that were measured since the last call.
     """
     results: list[list[Tensor]] = [[] for _ in range(stack.num_slots)]
-    for chosen in _nll_batches(examples):
+    for chosen in nll_batches(examples):
         batch = collate(
             [chosen] * stack.num_slots,
             width=max(len(e.tokens) for e in chosen),
@@ -258,7 +258,7 @@ def _with_and_without_end(item: Item, losses: Tensor) -> tuple[float, float]:
     return without.item(), losses.mean().item()
 
 
-def _nll_batches(examples: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+def nll_batches(examples: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
     """Examples in their order, in batches of at most ``NLL_TOKENS`` tokens with their padding."""
     start = 0
     while start < len(examples):

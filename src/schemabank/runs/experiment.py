@@ -25,6 +25,7 @@ from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
@@ -55,6 +56,14 @@ from schemabank.tasks.catalog import check_extras
 CHECKING = "checking what the runs need"
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """Models and training data that are loaded already, for runs that are prepared one by one."""
+
+    models: dict[ModelSettings, BaseModel] = field(default_factory=dict)
+    training: dict[tuple[object, ...], TrainingData] = field(default_factory=dict)
+
+
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
     """Train and evaluate every run of an experiment that is not finished yet.
 
@@ -83,7 +92,7 @@ def run_all(
     device: torch.device,
     titles: Sequence[str] | None = None,
 ) -> list[Outcome]:
-    """Train and evaluate runs that are not finished yet.
+    """Train and evaluate runs that are not finished yet, their teachers before them.
 
     Cohorts and slots are planned for all runs, finished or not, so that a result does not depend on
     how often the work was interrupted.
@@ -102,26 +111,53 @@ def run_all(
         InputError: something in the settings cannot be had; nothing was trained.
     """
     runs = resolved(runs, device, note=reporter.note)
-    finished = {run: is_finished(out / run_id(run)) for run in runs}
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-    for run in runs:
-        if finished[run]:
-            reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
-            reporter.run_state(run_id(run), "reused")
-    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in runs if finished[run]}
-    check_all_reusable(outcomes, reporter)
-    pending = {run for run in runs if not finished[run]}
+    found = _ended(runs, runs, out, reporter, device=device, loaded=Loaded())
+    return [found[run] for run in runs]
+
+
+def _ended(
+    runs: Sequence[RunConfig],
+    planned: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    loaded: Loaded,
+) -> dict[RunConfig, Outcome]:
+    """Return the outcome of every run, after training those that are not finished.
+
+    Args:
+        runs: their settings.
+        planned: these runs and others, for which cohorts and slots are planned.
+        out: folder of the runs.
+        reporter: knows their titles.
+        device: where they are computed.
+        loaded: models and training data; what is loaded here is added.
+    """
+    outcomes = _reused(runs, out, reporter)
+    pending = {run for run in runs if run not in outcomes}
     for run in pending:
         check_available(out / run_id(run))
         check_extras(run.task)
-    groups = [group for group in sharing(runs) if not pending.isdisjoint(group)]
-    loaded = Loaded()
-    trackers = trackers_of([run for run in runs if run in pending], out, reporter)
+    groups = [group for group in sharing(planned) if not pending.isdisjoint(group)]
+    left = [run for run in runs if run in pending]
+    trackers = trackers_of(left, out, reporter)
     contexts = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
             contexts.append(_prepare(group, loaded, device, reporter, trackers))
+    if teachers := all_teachers(left):
+        _announce_teachers(teachers, out / TEACHERS, reporter)
+        others, place = all_teachers(planned), out / TEACHERS
+        found = _ended(teachers, others, place, reporter, device=device, loaded=loaded)
+        failed = untaught(left, found, out)
+        for run, outcome in failed.items():
+            assert outcome.failure is not None
+            reporter.run_state(run_id(run), "failed", outcome.failure.message)
+        outcomes |= failed
+        pending -= failed.keys()
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
@@ -129,7 +165,28 @@ def run_all(
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
-    return [_still_there(outcomes[run]) for run in runs]
+    return {run: _still_there(outcome) for run, outcome in outcomes.items()}
+
+
+def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
+    """Name the teachers, and say how many of them must be trained."""
+    titles = titles_of(teachers)
+    reporter.runs({name: f"teacher {title}" for name, title in titles.items()})
+    missing = sum(not is_finished(place / run_id(teacher)) for teacher in teachers)
+    if missing:
+        counted = "1 teacher is" if missing == 1 else f"{missing} teachers are"
+        reporter.note(f"{counted} trained first, in {str(place)!r}")
+
+
+def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
+    """Return the outcomes of those runs that are finished, and say which these are."""
+    finished = [run for run in runs if is_finished(out / run_id(run))]
+    for run in finished:
+        reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
+        reporter.run_state(run_id(run), "reused")
+    outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
+    check_all_reusable(outcomes, reporter)
+    return outcomes
 
 
 def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter) -> None:
@@ -164,14 +221,6 @@ class Planned:
     time_s: float
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """Models and training data that are loaded already, for runs that are prepared one by one."""
-
-    models: dict[ModelSettings, BaseModel] = field(default_factory=dict)
-    training: dict[tuple[object, ...], TrainingData] = field(default_factory=dict)
-
-
 def plan_all(
     runs: Sequence[RunConfig],
     reporter: Reporter,
@@ -182,7 +231,7 @@ def plan_all(
     """Load and check what the runs need, and say what training them would take.
 
     Args:
-        runs: to plan.
+        runs: to plan; their teachers are for the caller to plan.
         reporter: where progress goes.
         device: that they would run on.
         loaded: by calls for other runs before this one; what this one loads is added.
@@ -223,15 +272,20 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
-        done = _run_cohort(runs, context, out, slots=slots, planned=planned)
+        soft, failures = learned_from_teachers(runs, context, out / TEACHERS)
+        able = [run for run in runs if run not in failures]
+        taught = replace(context, soft=soft)
+        done = _run_cohort(able, taught, out, slots=slots, planned=planned) if able else []
     except (InputError, RuntimeError, OSError, MemoryError) as error:
-        done = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
+        able, done, failures = [], [], dict.fromkeys(runs, failure_of(error))
     except BaseException:
         context.trackers.interrupt()
         raise
-    for run, outcome in zip(runs, done, strict=True):
-        _tell_end(run_id(run), outcome, context)
-    return [replace(outcome, inputs=context.inputs) for outcome in done]
+    ended = {run: Outcome(out / run_id(run), None, failure=why) for run, why in failures.items()}
+    ended |= dict(zip(able, done, strict=True))
+    for run in runs:
+        _tell_end(run_id(run), ended[run], context)
+    return [replace(ended[run], inputs=context.inputs) for run in runs]
 
 
 def _run_cohort(

@@ -15,6 +15,7 @@ from schemabank.config.train import scaled_rate
 
 MOST_NAMED = 5  # settings in a sentence
 ON_TEST = "test"
+TEACHER_STEPS = "num_teacher_steps"  # in ``training`` of a ``result.json``
 
 
 class TrainingSize(Protocol):
@@ -27,6 +28,10 @@ class TrainingSize(Protocol):
     @property
     def num_lora_updates(self) -> float:
         """Steps that train LoRA."""
+
+    @property
+    def num_teacher_steps(self) -> float:
+        """Steps of other runs from which a run learned."""
 
     @property
     def num_trained_parameters(self) -> float:
@@ -66,6 +71,7 @@ class Trained:
     num_steps: float
     num_lora_updates: float
     num_trained_parameters: float
+    num_teacher_steps: float = 0
 
 
 def trained(
@@ -81,6 +87,7 @@ def trained(
         setting=setting,
         split=result["split"],
         learning_rate=highest_rate(config.model_dump(mode="json")),
+        num_teacher_steps=training.get(TEACHER_STEPS, 0),
         **{name: training[name] for name in counts},
     )
 
@@ -166,6 +173,7 @@ def unequal_training(
     """
     measures: list[tuple[str, str, Callable[[TrainingSize], float]]] = [
         ("unequal-steps", "training steps", lambda t: t.num_steps),
+        ("unequal-teachers", "training steps of teachers", lambda t: t.num_teacher_steps),
         ("unequal-updates", "updates of LoRA", lambda t: t.num_lora_updates),
         ("unequal-parameters", "trained parameters", lambda t: t.num_trained_parameters),
     ]

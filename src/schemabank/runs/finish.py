@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.evaluate import Procedure
+from schemabank.runs.fairness import TEACHER_STEPS
 from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.itemscores import save_item_scores
@@ -80,6 +82,8 @@ def finish_runs(
         training = None if cohort is None else _training_summary(cohort, index)
         if training is not None and member.rescaled is not None:
             training["rescale"] = member.rescaled.row()
+        if training is not None and member.run.num_teachers:
+            training[TEACHER_STEPS] = member.run.num_teachers * training["num_steps"]
         with waiting("checking the adapter with stock PEFT", context.reporter.note):
             outcomes.append(_close(member, done, training, cost, context))
     return outcomes
@@ -123,7 +127,7 @@ def result_of(
     }
 
 
-def _training_summary(cohort: Cohort, index: int) -> dict[str, object]:
+def _training_summary(cohort: Cohort, index: int) -> dict[str, Any]:
     slot = cohort.slots[index]
     groups = slot.course.trained_groups
     return {

@@ -11,7 +11,7 @@ from schemabank.engine.run import TrainingData
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.modelfit import check_training
+from schemabank.runs.modelfit import check_distill, check_training
 from schemabank.runs.preflight import slots_that_fit
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.training import Context
@@ -93,6 +93,7 @@ def check_runs(
             checked.add(places)
             shown = method_of(run).prefixes(run, base.tokenizer)
             check_training(training, base.model, prefixes=shown)
+            check_distill(run, training, base, prefixes=shown)
         stack = build_stack([run], base, slots=1)
         try:
             own = examples[: run.task.train_limit]
@@ -103,4 +104,12 @@ def check_runs(
 
 def _asks(run: RunConfig) -> tuple[object, ...]:
     """The settings by which a run asks something of model or data."""
-    return run.arm, run.lora, run.bank, run.tags, run.average, getattr(run, run.arm, None)
+    return (
+        run.arm,
+        run.lora,
+        run.bank,
+        run.tags,
+        run.average,
+        run.distill,
+        getattr(run, run.arm, None),
+    )

@@ -145,7 +145,7 @@ def check_config(config: RunConfig, *, what: str) -> None:
         what: what they are called, for messages.
 
     Raises:
-        InputError: no settings at all, or an arm that trains nothing.
+        InputError: no settings at all, an arm that trains nothing, or teachers.
     """
     if not isinstance(config, RunConfig):
         raise InputError(
@@ -155,6 +155,11 @@ def check_config(config: RunConfig, *, what: str) -> None:
         raise InputError(
             f"{what}.arm is {config.arm!r}, which trains nothing: allowed are "
             f"{', '.join(name for name, method in METHODS.items() if method.trains)}"
+        )
+    if config.distill.teachers:
+        raise InputError(
+            f"{what}.distill.teachers is {config.distill.teachers}, but teachers are runs with "
+            "folders, and a program's runs have none: allowed is 0 here, or use `schemabank train`"
         )
 
 

@@ -6,7 +6,7 @@ from itertools import chain
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError
-from schemabank.config.settings import EvalSettings
+from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.batches import Encoded
 from schemabank.engine.run import TrainingData
 from schemabank.models.architecture import num_embeddings, num_positions
@@ -137,3 +137,33 @@ def _check_tokens(
                 f"model has vectors for {allowed} tokens: allowed are those, leave the token out, "
                 "or resize and train the model's embeddings before you use it here"
             )
+
+
+def check_distill(
+    run: RunConfig, data: TrainingData, base: BaseModel, *, prefixes: Iterable[Sequence[int]] = ()
+) -> None:
+    """Refuse teachers of a run whose labels they could not predict, or not so many tokens of it.
+
+    Raises:
+        InputError: no adapter to learn from, tags among the labels, or more tokens than the model
+            knows.
+    """
+    if not run.num_teachers:
+        return
+    if not any("lora" in stage.train for stage in run.stages()):
+        raise InputError(
+            f"distill.teachers is {run.distill.teachers}, but no stage trains lora, so that every "
+            "teacher's adapter is the untouched model: allowed is 0, or let a stage train lora"
+        )
+    if any(prefixes) and not data.completion_only:
+        raise InputError(
+            f"distill.teachers is {run.distill.teachers}, but task.completion_only_loss is false "
+            f"and tags.delivery is {run.tags.delivery!r}, so that the loss is on tags, which no "
+            "teacher predicts: allowed is completion_only_loss true, or the delivery loss"
+        )
+    known = num_embeddings(base.model)
+    if run.distill.top_k > known:
+        raise InputError(
+            f"distill.top_k is {run.distill.top_k}, allowed is 2 to {known}, the model's tokens: "
+            "lower it"
+        )

@@ -28,6 +28,7 @@ TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and ro
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
 SLICE_BYTES = 8  # a weight before a step, and what it adds to the score of its slice
 MUON_BYTES = 16  # a weight's momentum, the same by shape, the update made of it, and the new weight
+SOFT_BYTES = 8  # a token and its share, in a label's soft target
 MEMORY_SHARE = 0.6  # of a GPU's free memory, for slots; cached states take most of the rest
 
 
@@ -104,8 +105,10 @@ def estimate(
     choices = 2 * _num_trials(runs, stack.num_slots) * (blocks * asked + head * answered)
     whole_steps = CACHED_COST * num_steps[0] + num_steps[1]
     bytes_activations = passes * _activation_bytes(model, rows * int(shapes[:, 0].max()))
+    bytes_targets = stack.num_slots * _target_bytes(data, runs)
+    bytes_of_slots = _trained_bytes(stack, runs) + bytes_activations + bytes_targets
     return Estimate(
-        memory_gib=(bytes_frozen + _trained_bytes(stack, runs) + bytes_activations) / GIB,
+        memory_gib=(bytes_frozen + bytes_of_slots) / GIB,
         time_s=(whole_steps * flop + choices) / (EFFICIENCY * _matrix_rate(model)),
     )
 
@@ -114,7 +117,7 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunCo
     """Estimate how many slots a GPU's free memory has room for, from a stack of one."""
     widest = max(bucket.width for bucket in data.schedule.buckets) * data.schedule.batch_size
     activations = stack.lora.passes * _activation_bytes(stack.model, widest)
-    per_slot = _trained_bytes(stack, runs) + activations
+    per_slot = _trained_bytes(stack, runs) + activations + _target_bytes(data, runs)
     free, _ = torch.cuda.mem_get_info(stack.model.device)
     return max(1, int(MEMORY_SHARE * free / per_slot))
 
@@ -129,6 +132,13 @@ def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
         group.weights.numel() * (TRAINED_BYTES + (name in stack.lora.groups) * of_adapter)
         for name, group in stack.groups.items()
     )
+
+
+def _target_bytes(data: TrainingData, runs: Sequence[RunConfig]) -> int:
+    """The soft targets of a slot: each bucket's program has its own, and widens one's tokens."""
+    width = max((run.distill.top_k for run in runs if run.num_teachers), default=0)
+    labels = [bucket.num_labels for bucket in data.schedule.buckets]
+    return SOFT_BYTES * width * data.schedule.batch_size * (sum(labels) + max(labels))
 
 
 def _num_trials(runs: Sequence[RunConfig], slots: int) -> int:

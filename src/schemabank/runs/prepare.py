@@ -16,6 +16,7 @@ from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.config.task import TaskSettings
 from schemabank.engine.batches import Encoded, plan_schedule
 from schemabank.engine.run import Run, TrainingData
+from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
@@ -104,6 +105,7 @@ def engine_run(
     tokenizer: PreTrainedTokenizerBase,
     *,
     name: str,
+    soft: SoftTargets | None = None,
 ) -> Run:
     """Return a run as the engine takes it; its method may read the stack's base model."""
     return Run(
@@ -115,6 +117,7 @@ def engine_run(
         average=run.average,
         passes=run.passes,
         method=method_of(run).of_run(run, Setup(examples, stack, tokenizer)),
+        soft=soft,
     )
 
 

@@ -82,6 +82,7 @@ class _Training(StoredPart):
     num_lora_updates: Count
     num_updates: dict[str, Count] = Field(default_factory=dict)  # the first runs have none
     num_trained_parameters: Count
+    num_teacher_steps: Count = 0  # only runs with teachers have it
     rescale: _Rescale | None = None  # only of runs that chose their adapter's scale
 
 

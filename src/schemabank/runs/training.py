@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,6 +20,7 @@ from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Halted, Slot
+from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.folder import METRICS
@@ -65,6 +66,7 @@ class Context:
         trackers: where runs are followed.
         inputs: digests of the base model, its tokenizer and the task's examples.
         start: an adapter that every run begins with, in place of freshly drawn weights.
+        soft: what runs with teachers learn.
         slots_setting: what sets the number of slots, for messages.
         held_out: a program's validation examples, in place of ``validation``.
     """
@@ -77,6 +79,7 @@ class Context:
     trackers: Trackers
     inputs: Mapping[str, str]
     start: LoraTensors | None = None
+    soft: Mapping[RunConfig, SoftTargets] = field(default_factory=dict)
     slots_setting: str = SLOTS
     held_out: Sequence[Encoded] = ()
 
@@ -301,7 +304,14 @@ def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterSta
     assert data is not None
     with waiting("tagging the examples", context.reporter.note):
         engine_runs = [
-            engine_run(each.run, data.examples, stack, data.tokenizer, name=each.name)
+            engine_run(
+                each.run,
+                data.examples,
+                stack,
+                data.tokenizer,
+                name=each.name,
+                soft=context.soft.get(each.run),
+            )
             for each in trainees
         ]
     return Cohort(stack, engine_runs, data, explain=context.reporter.note)

@@ -16,6 +16,7 @@ from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
 from schemabank.runs.folder import is_finished
@@ -298,17 +299,21 @@ def _arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
 def _cohort_tables(
     title: str, runs: Sequence[SuiteRun], reporter: Reporter, loaded: Loaded
 ) -> list[PlainTable]:
-    """The cohorts of runs, with their expected time."""
-    if not runs:
-        return []
+    """The cohorts of runs, and before them those of their teachers, with their expected time."""
     configs = list({run_id(run.config): run.config for run in runs}.values())
-    device = resolve_device(configs[0].engine.device)
-    plans = plan_all(configs, reporter, device=device, loaded=loaded)
-    rows = [
-        [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
-        for n, p in enumerate(plans, start=1)
-    ]
-    return [(title, ["cohort", "runs", "at once", "steps", "training, about"], rows)]
+    parts = {f"teachers, before the others: {title}": all_teachers(configs), title: configs}
+    head = ["cohort", "runs", "at once", "steps", "training, about"]
+    tables: list[PlainTable] = []
+    for name, part in parts.items():
+        if part:
+            device = resolve_device(part[0].engine.device)
+            plans = plan_all(part, reporter, device=device, loaded=loaded)
+            rows = [
+                [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
+                for n, p in enumerate(plans, start=1)
+            ]
+            tables.append((name, head, rows))
+    return tables
 
 
 def _tuning_tables(choices: Sequence[ChosenRate]) -> list[PlainTable]:

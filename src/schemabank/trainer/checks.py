@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from schemabank.common.errors import InputError
+from schemabank.config.base import OF_LORA
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
 from schemabank.engine.run import Course
@@ -70,7 +71,7 @@ def check_method(method: RunConfig) -> None:
             f"method.arm is {method.arm!r}, which trains in SchemaBank's own engine alone: allowed "
             f"in a trainer are {', '.join(COURSES)}; or use schemabank.Tuner"
         )
-    own = {*METHODS[method.arm].sections, "arm"} - {"lora", "train", "average", "rescale"}
+    own = {*METHODS[method.arm].sections, "arm"} - set(OF_LORA)
     allowed = {*own, "train.loraplus_lr_ratio"}
     for name in stated(method):
         section = name.partition(".")[0]

@@ -11,16 +11,21 @@ from schemabank.report.reading.runs import ReportedRun, RunSet
 from schemabank.report.sections.cells import number, place
 from schemabank.report.sections.chart import table_of
 from schemabank.report.sections.curves import Curve
+from schemabank.runs.fairness import TEACHER_STEPS
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Means a run; seconds are the cohort's wall clock over its runs, memory is the largest."""
+    """Means a run; seconds are the cohort's wall clock over its runs, memory is the largest.
+
+    Neither counts the teachers of a run, but for their steps.
+    """
 
     arm: str
     setting: str = field(metadata=EPOCHS)
     runs: int
     num_steps: float
+    num_teacher_steps: float
     num_lora_updates: float
     num_trained_parameters: float
     tokens: float | None
@@ -38,12 +43,14 @@ def find(runs: RunSet, curves: Sequence[Curve]) -> list[Cost]:
 
 def table(found: Sequence[Cost]) -> PlainTable | None:
     """Return what a run cost."""
+    taught = any(own.num_teacher_steps for own in found)
     rows = [
         {
             "arm": own.arm,
             "setting": place(own.setting),
             "runs": number(own.runs, 0),
             "steps": number(own.num_steps, 0),
+            **({"steps of teachers": number(own.num_teacher_steps, 0)} if taught else {}),
             "LoRA updates": number(own.num_lora_updates, 0),
             "trained parameters": number(own.num_trained_parameters, 0),
             "tokens": number(own.tokens, 0),
@@ -65,6 +72,7 @@ def _cost(arm: str, setting: str, runs: Sequence[ReportedRun], tokens: float | N
         setting=setting,
         runs=len(runs),
         num_steps=fmean(row["num_steps"] for row in training),
+        num_teacher_steps=fmean(row.get(TEACHER_STEPS, 0) for row in training),
         num_lora_updates=fmean(row["num_lora_updates"] for row in training),
         num_trained_parameters=fmean(row["num_trained_parameters"] for row in training),
         tokens=tokens,

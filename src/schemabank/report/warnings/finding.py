@@ -36,6 +36,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "unequal-tuning",
         "rate-at-edge",
         "unequal-steps",
+        "unequal-teachers",
         "unequal-updates",
         "unequal-parameters",
         "other-settings",
