@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         StageSettings,
         TrainSettings,
     )
+    from schemabank.config.validation import ValidationSettings
     from schemabank.engine.cohort import RunStep
     from schemabank.methods.schemabank.bank import Routing
     from schemabank.runs.asking import Prompt
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from schemabank.runs.pairs import Examples
     from schemabank.runs.together import RunResult, train_cohort
     from schemabank.runs.tuner import Tuner
+    from schemabank.runs.validating import Validation
 
 try:
     __version__ = version("schemabank")
@@ -52,6 +54,8 @@ __all__ = [
     "TaskSettings",
     "TrainSettings",
     "Tuner",
+    "Validation",
+    "ValidationSettings",
     "train_cohort",
 ]
 
@@ -72,6 +76,8 @@ _HOMES = {
     "TaskSettings": "config.task",
     "TrainSettings": "config.train",
     "Tuner": "runs.tuner",
+    "Validation": "runs.validating",
+    "ValidationSettings": "config.validation",
     "train_cohort": "runs.together",
 }
 

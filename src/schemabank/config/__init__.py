@@ -2,7 +2,8 @@
 
 `settings` has the whole of a run, `task` and `train` its largest parts, `presets` sets of defaults,
 `methods` names what a run may train and `targets` where, `file` and `settingsfile` read them,
-`overrides` reads ``--set``. Nothing here reads a model or data, or loads torch.
+`overrides` reads ``--set``, `validation` is what a program says of measuring while it trains.
+Nothing here reads a model or data, or loads torch.
 """
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "targets",
     "task",
     "train",
+    "validation",
 ]

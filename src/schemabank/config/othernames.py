@@ -156,12 +156,12 @@ NO_SETTINGS: Mapping[str, str] = {
         "there is nothing like it here, leave it out",
     ),
     **dict.fromkeys(
-        ("save_steps", "save_strategy", "save_total_limit", "eval_steps", "eval_strategy"),
+        ("save_steps", "save_strategy", "save_total_limit", "eval_strategy", "eval_on_start"),
         "a run is evaluated and saved at its end",
     ),
     **dict.fromkeys(
-        ("evaluation_strategy", "eval_on_start", "load_best_model_at_end"),
-        "a run is evaluated and saved at its end",
+        ("eval_steps", "evaluation_strategy", "load_best_model_at_end", "early_stopping_patience"),
+        "a run is evaluated and saved at its end; in Python, schemabank.ValidationSettings does more",
     ),
     **dict.fromkeys(
         ("logging_steps", "logging_strategy", "logging_first_step"),

@@ -85,6 +85,9 @@ class Cohort:
         finished: weights of the runs that have ended, by name: a row for each group.
         stage_ended: called with slot, run and stage when a run has taken the last step of a stage
             but its last, while the stack holds the weights that it came to.
+        between: called before every step and after the last with the runs in slots, while the stack
+            holds the weights that they came to; it may measure them, stop a run, or choose
+            :meth:`weights` that it ends as.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Cohort:
         self.slots, self.finished, self._begun = begin.slots, begin.finished, begin.begun
         assert all(slot.run.passes <= stack.lora.passes for slot in self.slots)
         self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
+        self.between: Callable[[Mapping[int, Slot]], None] = lambda _: None
         self._seating = Seating(
             self.slots, num_slots=stack.num_slots, cycle=data.schedule.cycle, tick=begin.tick
         )
@@ -187,6 +191,10 @@ class Cohort:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Return the weights that the run in a slot would end as now, by group, on the CPU."""
+        return self._ended(self._seating.seated[index], self._rows(index, ended=True))
+
     def give_up(self, reason: Failure) -> None:
         """Let the runs that have slots fail."""
         for slot in self._seating.seated.values():
@@ -230,8 +238,27 @@ class Cohort:
 
     def _place(self) -> bool:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
-        for index, slot in self._seating.leave().items():
-            self._keep(index, slot)
+        entered = True
+        while entered:  # once more, since a run that was halted enters with a step to look at
+            self._look()
+            for index, slot in self._seating.leave().items():
+                self._keep(index, slot)
+            entered = self._fill()
+        if not self._seating.is_cached:
+            self._programs.drop_trunk()
+        return bool(self._seating.seated)
+
+    def _look(self) -> None:
+        """Let runs be looked at; where memory runs out, also those at their end keep waiting."""
+        seated = self._seating.seated
+        for slot in seated.values():
+            slot.is_awaited = True
+        self.between(seated)
+        for slot in seated.values():
+            slot.is_awaited = False
+
+    def _fill(self) -> bool:
+        """Give free slots to runs that can go on now; say whether there was one."""
         entering = self._seating.enter()
         try:
             for index, slot in entering.items():
@@ -239,9 +266,7 @@ class Cohort:
         except BaseException:
             self._seating.vacate(entering)
             raise
-        if not self._seating.is_cached:
-            self._programs.drop_trunk()
-        return bool(self._seating.seated)
+        return bool(entering)
 
     def _keep(self, index: int, slot: Slot) -> None:
         """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""
@@ -249,7 +274,8 @@ class Cohort:
             self._begun[slot.run.name] = self._rows(index, ended=False)
             return
         self._begun.pop(slot.run.name, None)
-        self.finished[slot.run.name] = self._ended(slot, self._rows(index, ended=True))
+        chosen = slot.chosen if slot.failure is None else None
+        self.finished[slot.run.name] = chosen or self._ended(slot, self._rows(index, ended=True))
 
     def _keep_failed(self) -> None:
         """Keep the weights of runs that were given up while they waited for a slot."""

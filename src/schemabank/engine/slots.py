@@ -75,6 +75,9 @@ class Slot:
         skipped: steps that changed nothing because a gradient was not finite.
         num_updates: how often each group of weights was really updated.
         failure: why the run was given up, or ``None``.
+        stopped: whether it was told to take no more steps.
+        is_awaited: whether something must still look at it, whose memory ran out when it wanted to.
+        chosen: weights that it ends as in place of its last ones, by group, on the CPU.
     """
 
     def __init__(self, run: Run, data: TrainingData) -> None:
@@ -85,13 +88,16 @@ class Slot:
         self.skipped: list[int] = []
         self.num_updates: Counter[str] = Counter()
         self.failure: Failure | None = None
+        self.stopped = self.is_awaited = False
+        self.chosen: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has taken its last step or was given up."""
-        return self.step >= self.num_steps or self.failure is not None
+        """Whether the run has taken its last step, was stopped or was given up."""
+        is_over = self.step >= self.num_steps and not self.is_awaited
+        return is_over or self.stopped or self.failure is not None
 
     @property
     def stage_before(self) -> Stage:

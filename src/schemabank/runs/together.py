@@ -19,6 +19,7 @@ from schemabank.common.quiet import quiet_compiler
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
+from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.stack import AdapterStack
@@ -45,6 +46,7 @@ from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
 from schemabank.runs.tuner import Tuner, tuner_with
+from schemabank.runs.validating import Validation, Validator, check_validating
 from schemabank.tasks import Example
 
 WHO = "train_cohort"
@@ -73,6 +75,7 @@ class RunResult:
             :meth:`schemabank.Tuner.evaluate` measures it; ``None`` without them, and where the run
             failed before.
         rescaled: how its adapter's scale was chosen, where ``rescale.factors`` are given.
+        validations: what was measured while it trained, where ``validate`` asked for it.
     """
 
     name: str
@@ -81,6 +84,7 @@ class RunResult:
     failure: Failure | None
     validation_loss: float | None
     rescaled: Rescaled | None
+    validations: tuple[Validation, ...] = field(repr=False)
     _weights: Weights | None = field(repr=False)
     _base: BaseModel = field(repr=False)
 
@@ -123,6 +127,7 @@ def train_cohort(
     examples: Examples,
     *,
     validation: Examples | None = None,
+    validate: ValidationSettings | None = None,
     adapter: str | Path | None = None,
     slots: int | Literal["auto"] = "auto",
     on_step: OnStep | None = None,
@@ -145,6 +150,8 @@ def train_cohort(
             named by arm, seed and the settings in which they differ.
         examples: as :meth:`schemabank.Tuner.train` takes them, the same for all runs.
         validation: examples of the same kinds, for ``validation_loss``.
+        validate: measure every run on them while it trains, to keep its best weights and to stop it
+            early, each by its own losses alone.
         adapter: folder of a PEFT adapter that every run begins with, as
             :meth:`schemabank.Tuner.from_adapter` does; without it, runs begin with fresh weights.
         slots: how many runs train at once; ``auto`` is as many as fit and make it faster on a GPU,
@@ -163,6 +170,7 @@ def train_cohort(
     named, steps = _named(runs), KeptSteps(on_step)
     _check_slots(slots)
     for name, config in named.items():
+        check_validating(validate, config, validated=validation is not None, what=name)
         check_scale(config, validated=validation is not None, what=name)
     tell_without_effect(named.values(), who=WHO, stacklevel=3)
     base, start = held_base(model, tokenizer), None
@@ -174,7 +182,7 @@ def train_cohort(
     found: dict[str, RunResult] = {}
     with quiet_compiler(), reporter(quiet=quiet) as progress:
         groups = [
-            _prepared(group, shown, validation, base, progress, start=start)
+            _prepared(group, shown, validation, base, progress, validate=validate, start=start)
             for group in sharing(list(dict.fromkeys(used.values())))
         ]
         if len(groups) > 1:
@@ -200,6 +208,7 @@ class _Group:
     runs: Sequence[RunConfig]
     context: Context
     validation: Sequence[Encoded] | None
+    validator: Validator | None
 
 
 def _prepared(
@@ -209,6 +218,7 @@ def _prepared(
     base: BaseModel,
     progress: Reporter,
     *,
+    validate: ValidationSettings | None,
     start: Adapter | None,
 ) -> _Group:
     """Make and check everything that can be wrong before any compute is spent."""
@@ -217,9 +227,10 @@ def _prepared(
     data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
     asked = None if validation is None else validation_data(validation, runs[0], base)
+    validator = None if validate is None or asked is None else Validator(validate, asked)
     tensors = None if start is None else start.tensors
     context = held_context(base, data, progress, start=tensors, held_out=asked or ())
-    return _Group(runs, context, asked)
+    return _Group(runs, context, asked, validator)
 
 
 def _continued(
@@ -266,12 +277,19 @@ class _Attempt:
             planned=[trainee.run for trainee in self.trainees],
             open_log=self.steps.following,
             keep=self._keep,
+            follow=self._follow,
         )
         try:
+            if self.group.validator is not None:
+                self.group.validator.tell(cohort, self.group.context.reporter.note)
             if self.group.validation is not None:
                 self._validate(cohort, self.group.validation)
         finally:
             cohort.stack.remove()
+
+    def _follow(self, cohort: Cohort) -> None:
+        if self.group.validator is not None:
+            self.group.validator.follow(cohort)
 
     def _keep(self, stack: AdapterStack, slot: int, trainee: Trainee) -> None:
         if trainee.failure is None:
@@ -300,7 +318,7 @@ class _Attempt:
         self.group.context.reporter.run_state(trainee.name, state, told)
 
     def _result(self, trainee: Trainee) -> RunResult:
-        name = trainee.name
+        name, validator = trainee.name, self.group.validator
         return RunResult(
             name,
             self.named[name],
@@ -308,6 +326,7 @@ class _Attempt:
             trainee.failure,
             self.losses.get(name),
             trainee.rescaled,
+            () if validator is None else tuple(validator.found[name]),
             self.kept.get(name),
             self.group.context.base,
         )

@@ -138,6 +138,7 @@ def train_all(
     open_log: OpenLog,
     keep: Keep[T],
     keep_stage: KeepStage = lambda *_: None,
+    follow: Callable[[Cohort], None] = lambda _: None,
 ) -> Cohort:
     """Train runs, choose their scales, and let their weights be kept.
 
@@ -149,11 +150,12 @@ def train_all(
         open_log: opens where a cohort's steps go.
         keep: takes the weights that a run ends as.
         keep_stage: takes the weights at the end of a stage.
+        follow: called with every cohort before its first step.
 
     Returns:
         The cohort, without its programs; its stack is still on the model.
     """
-    place = _Place(planned, context, keep_stage)
+    place = _Place(planned, context, keep_stage, follow)
     cohort = _through_all_steps(trainees, context, place, slots=slots, open_log=open_log)
     stack = cohort.stack
     with ExitStack() as on_failure:
@@ -272,6 +274,7 @@ class _Place:
     planned: Sequence[RunConfig]
     context: Context
     keep_stage: KeepStage
+    follow: Callable[[Cohort], None]
 
     def cohort(self, slots: int, make: Callable[[AdapterStack], Cohort]) -> Cohort:
         """Make a cohort of so many slots, or of half as often as there is no memory for them."""
@@ -294,6 +297,7 @@ class _Place:
             on_failure.callback(stack.remove)
             cohort = make(stack)
             cohort.stage_ended = partial(self.keep_stage, stack)
+            self.follow(cohort)
             on_failure.pop_all()
         return cohort
 

@@ -16,6 +16,7 @@ from schemabank.adapters.peftlayers import check_peft_layers
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import quiet_compiler
 from schemabank.config.settings import RunConfig
+from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.methods import method_of
@@ -48,6 +49,7 @@ from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.rescale import of_examples, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.training import skips, take_steps
+from schemabank.runs.validating import Validation, Validator, check_validating
 
 WHO = "a Tuner"
 
@@ -75,6 +77,7 @@ class Tuner:
     Attributes:
         validation_loss: of the last :meth:`train` with ``validation``, in nats per token.
         rescaled: how the adapter's scale was chosen in it, where ``rescale.factors`` are given.
+        validations: what was measured during it, where ``validate`` asked for it.
 
     Raises:
         InputError: targets or blocks that the model does not have, another Tuner's layers on it, or
@@ -134,6 +137,7 @@ class Tuner:
         self.model, self.tokenizer, self.config = model, base.tokenizer, config
         self.validation_loss: float | None = None
         self.rescaled: Rescaled | None = None
+        self.validations: tuple[Validation, ...] = ()
         self._base, self._run = base, only_used(config)
         self._decoded: BaseModel | None = None
         self._is_training = False
@@ -164,6 +168,7 @@ class Tuner:
         examples: Examples,
         *,
         validation: Examples | None = None,
+        validate: ValidationSettings | None = None,
         on_step: OnStep | None = None,
         quiet: bool = False,
     ) -> list[RunStep]:
@@ -179,6 +184,7 @@ class Tuner:
                 on what the assistant says.
             validation: examples of the same kinds; :attr:`validation_loss` is then what
                 :meth:`evaluate` says of them after the last step.
+            validate: measure them while it trains, too, to keep the best weights and to stop early.
             on_step: called with every step. What it raises ends the training; the adapter stays as
                 it was after the step that the engine had reached.
             quiet: show no progress and no notes.
@@ -192,28 +198,33 @@ class Tuner:
             RuntimeError: too many steps had no finite gradient.
         """
         self._check_trainable()
+        check_validating(validate, self.config, validated=validation is not None, what="config")
         check_scale(self.config, validated=validation is not None, what="config")
         steps = KeptSteps(on_step)
         named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
         asked = None if validation is None else self._encoded(validation)
+        validator = Validator(validate or ValidationSettings(), asked or ())
         method = method_of(self._run)
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        self._is_training, self.validation_loss = True, None
+        self._is_training, self.validation_loss, self.validations = True, None, ()
         ended = Trainee(run.name, self._run)
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
                 cohort = Cohort(self.stack, [run], data, explain=progress.note)
+                if validate is not None:
+                    validator.follow(cohort)
                 self._take_all(cohort, steps, progress)
                 cohort.free()
                 cohort.seat([run.name])
+                validator.tell(cohort, progress.note)
                 ended.fail(cohort.slots[0].failure)
                 rescale([ended], cohort, of_examples(asked or ()), progress)
         finally:
             self._is_training = False
-            self.rescaled = ended.rescaled
+            self.validations, self.rescaled = tuple(validator.found[run.name]), ended.rescaled
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if ended.failure is not None:
