@@ -161,7 +161,7 @@ NO_SETTINGS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("eval_steps", "evaluation_strategy", "load_best_model_at_end", "early_stopping_patience"),
-        "a run is evaluated and saved at its end; in Python, schemabank.ValidationSettings does more",
+        "a run is measured at its end; in Python, schemabank.ValidationSettings says more often",
     ),
     **dict.fromkeys(
         ("logging_steps", "logging_strategy", "logging_first_step"),
