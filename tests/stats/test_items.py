@@ -72,12 +72,16 @@ class TestClusteredInterval:
             assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
 
     @prop
-    @given(st.lists(st.floats(0, 1), min_size=2, max_size=12), st.integers(2, 5))
+    @given(st.lists(st.floats(0, 1), min_size=3, max_size=12), st.integers(2, 5))
     def test_copies_of_an_item_add_no_evidence(self, values: list[float], copies: int) -> None:
         clusters = range(len(values))
         once = clustered_interval(values, clusters)
         assert once is not None
         assert clustered_interval(values * copies, [*clusters] * copies) == pytest.approx(once)
+
+    def test_two_clusters_of_items_have_no_interval(self) -> None:
+        assert clustered_interval([0.0, 1.0], [0, 1]) is not None
+        assert clustered_interval([0.0, 1.0, 0.0, 1.0], [0, 0, 1, 1]) is None
 
     def test_the_interval_covers_the_mean_as_often_as_it_says(self) -> None:
         """Scores of 20 documents of 1 to 10 questions, half of whose variance is the document's."""

@@ -100,8 +100,9 @@ def best_score(tried: Sequence[Candidate]) -> Candidate:
 def paired_error(one: Candidate, other: Candidate) -> float:
     """Return the standard error over items of the difference of two scored candidates' scores.
 
-    Sums over a cluster's items take the items' place, as in
-    `schemabank.stats.clustered_interval` (Miller, arXiv 2411.00640, sections 2.2 and 4.2).
+    Sums over a cluster's items take the items' place (Miller, arXiv 2411.00640, sections 2.2 and
+    4.2). With few clusters this is smaller than the error by which arms are judged, a jackknife's;
+    the rule stays as it is, so that rates that were chosen once are chosen again.
     """
     if one.answers is None or other.answers is None:
         return sqrt(_variance_of_answers(one) + _variance_of_answers(other))
