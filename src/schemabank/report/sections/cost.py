@@ -25,7 +25,6 @@ class Cost:
     setting: str = field(metadata=EPOCHS)
     runs: int
     num_steps: float
-    num_teacher_steps: float
     num_lora_updates: float
     num_trained_parameters: float
     tokens: float | None
@@ -33,6 +32,7 @@ class Cost:
     evaluation_s: float | None
     peak_host_memory_gib: float | None
     peak_device_memory_gib: float | None
+    num_teacher_steps: float = 0
 
 
 def find(runs: RunSet, curves: Sequence[Curve]) -> list[Cost]:
