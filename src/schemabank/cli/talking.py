@@ -43,10 +43,9 @@ def chat(
     ] = None,
 ) -> None:
     """Talk with a run's adapter: ask and read answers, or pipe lines in."""
-    from schemabank.runs.located import locate
+    from schemabank.runs.located import locate, named
 
-    overrides = [] if model is None else [f"model.name={model}"]
-    locate(run, overrides)
+    locate(run, named(model))
     from schemabank.runs.chatting import Manner, open_conversation
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}

@@ -16,7 +16,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.asking import Prompt, completions, decodable
 from schemabank.runs.inputs import check_used_again
 from schemabank.runs.loading import loaded_base, resolve_device
-from schemabank.runs.located import locate
+from schemabank.runs.located import locate, named
 from schemabank.runs.saved import loaded_stack
 
 
@@ -114,15 +114,10 @@ def open_conversation(
     if plain and not manner.plain:
         note("the model has no chat template: every line is completed by itself")
     if not plain and not run.task.chat_template:
-        note("trained without the chat template: --plain completes every line as in training")
+        note("trained without the chat template: --plain completes every line as it stands")
     stack = loaded_stack(run, base, weights, None)
     asked = run.model_copy(
         update={"task": run.task.model_copy(update={"chat_template": not plain})}
     )
     own = Manner(manner.system, plain, manner.asked)
     return Conversation(asked, decodable(base, stack), stack, own)
-
-
-def named(model: str | None) -> list[str]:
-    """Return the override that names a base model; none without one."""
-    return [] if model is None else [f"model.name={model}"]

@@ -42,6 +42,11 @@ def asked_of_routing(folder: Path, overrides: Sequence[str]) -> tuple[RunConfig,
     return as_asked(located[0], overrides), located
 
 
+def named(model: str | None) -> list[str]:
+    """Return the override that names a base model; none without one."""
+    return [] if model is None else [f"model.name={model}"]
+
+
 def locate(folder: Path, overrides: Sequence[str] = ()) -> RunAndAdapter:
     """Return the settings of a run or adapter, and the folder of its adapter if it has one.
 

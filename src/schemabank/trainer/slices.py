@@ -41,7 +41,9 @@ class MovedSlices:
             best = of_ranks.view(self._count, -1).sum(1).argmax()
             stays = torch.arange(len(of_ranks), device=a.device) // (len(of_ranks) // self._count)
             stays = stays != best
-            a[stays], b[:, stays] = old_a[stays], old_b[:, stays]
+            # A choice of rows by a mask would make the host wait for the device.
+            a.copy_(torch.where(stays[:, None], old_a, a))
+            b.copy_(torch.where(stays, old_b, b))
         self._before.clear()
 
     def _scores(self, moments: Mapping[str, Any]) -> Tensor:
