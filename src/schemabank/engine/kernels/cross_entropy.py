@@ -24,7 +24,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits: ``(row, vocabulary)``, of at most 32 bits.
         targets: ``(row,)``.
     """
-    logits = logits.contiguous()
+    # The kernel finds a row by its size alone: a column of a wider tensor would be misread.
+    logits, targets = logits.contiguous(), targets.contiguous()
     losses = logits.new_empty(len(logits), dtype=torch.float32)
     gradient = torch.empty_like(logits)
     _cross_entropy_kernel[len(logits),](
