@@ -27,11 +27,13 @@ from schemabank.models.basemodel import load_base_model
 from schemabank.runs import distill, experiment
 from schemabank.runs.distill import (
     TEACHERS,
+    Asking,
     all_teachers,
     learned_from_teachers,
     teachers_of,
 )
 from schemabank.runs.experiment import run_all
+from schemabank.runs.inmemory import held_context
 from schemabank.runs.loading import loaded_task, resolved
 from schemabank.runs.members import Member, Outcome
 from schemabank.runs.prepare import task_training_data
@@ -130,8 +132,9 @@ def test_a_run_learns_the_mean_prediction_of_its_teachers_as_stock_peft_computes
     run = ran.runs[0]
     base = load_base_model(str(folder), dtype=torch.float32, device=CPU)
     data = task_training_data(loaded_task(run.task, print).train, run, base.tokenizer)
-    places = [ran.out / TEACHERS / run_id(teacher) for teacher in teachers_of(run)]
-    found = distill._asked(run, places, base, data)  # what the engine is given
+    context, teachers = held_context(base, data, Notes()), ran.out / TEACHERS
+    found = learned_from_teachers([run], context, teachers)[0][run]  # what the engine is given
+    places = [teachers / run_id(teacher) for teacher in teachers_of(run)]
     model = AutoModelForCausalLM.from_pretrained(folder)
     loaded = peft.PeftModel.from_pretrained(model, places[0] / "adapter", adapter_name="0")
     loaded.load_adapter(places[1] / "adapter", adapter_name="1")
@@ -190,17 +193,34 @@ def test_weight_mixes_in_the_label_and_temperature_flattens(
 
 
 def _targets(**settings: object) -> SoftTargets:
-    stack = AdapterStack(tiny_model("llama"), lora=[cohorts.LORA] * 2)
-    for slot in range(2):
-        stack.initialise(slot, slot)
+    stack = AdapterStack(tiny_model("llama"), lora=[cohorts.LORA])
+    teachers = []
+    for seed in range(2):
+        stack.initialise(0, seed)
+        teachers.append(stack.groups["lora"].weights[0].clone())
+    asking = Asking((0, 1), DistillSettings.model_validate({"teachers": 2, **settings}))
     try:
-        return distill.soft_targets(
-            stack,
-            cohorts.data().encoded,
-            DistillSettings.model_validate({"teachers": 2, **settings}),
-        )
+        return distill.soft_targets(stack, teachers, cohorts.data().encoded, [asking])[0]
     finally:
         stack.remove()
+
+
+def test_each_teacher_predicts_the_same_whoever_else_is_asked(ran: Ran, folder: Path) -> None:
+    one, two, four = (
+        ran.runs[0].model_copy(update={"distill": DistillSettings(teachers=n, top_k=k)})
+        for n, k in ((1, 6), (2, 6), (2, 4))
+    )
+    base = load_base_model(str(folder), dtype=torch.float32, device=CPU)
+    data = task_training_data(loaded_task(one.task, print).train, one, base.tokenizer)
+    context = held_context(base, data, Notes())
+    together, none = learned_from_teachers([one, two, four], context, ran.out / TEACHERS)
+    assert not none
+    for run in (one, two, four):
+        alone = learned_from_teachers([run], context, ran.out / TEACHERS)[0][run]
+        assert np.array_equal(alone.tokens, together[run].tokens)
+        assert np.array_equal(alone.shares, together[run].shares)
+    assert not np.array_equal(together[one].shares, together[two].shares)
+    assert together[four].width == 4
 
 
 def test_started_again_it_takes_the_teachers_that_are_there_and_ends_with_the_same_bytes(

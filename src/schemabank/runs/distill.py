@@ -7,25 +7,24 @@ of training. A run that learns it (arXiv 1503.02531) ends as one adapter, like a
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from schemabank.adapters.files import load_adapter, put_on
+from schemabank.adapters.files import Adapter, load_adapter, put_on
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
-from schemabank.config.settings import RunConfig
+from schemabank.config.settings import LoraSettings, RunConfig
 from schemabank.config.train import DistillSettings
 from schemabank.engine.batches import Encoded, collate
+from schemabank.engine.loralayers import LORA
 from schemabank.engine.loss import Head, gather_labelled
-from schemabank.engine.run import TrainingData
 from schemabank.engine.softtargets import SoftTargets, label_starts
 from schemabank.engine.stack import AdapterStack
-from schemabank.models.basemodel import BaseModel
-from schemabank.runs.evaluate import nll_batches
 from schemabank.runs.folder import ADAPTER
 from schemabank.runs.members import Outcome
 from schemabank.runs.training import Context
@@ -33,7 +32,10 @@ from schemabank.runs.training import Context
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
 NUM_ASKED = 8  # items a teacher answers; its score decides nothing
 SEED_BYTES = 4
+ASKED_TOKENS = 16384  # of a batch that a teacher reads, at most, unless one example has more
 ROWS = 512  # distributions that are in memory at once, of all teachers
+DAMAGED = "remove the folder of one that is damaged, and it is trained again"
+TOO_LARGE = "a batch of examples does not fit into memory, use a larger device"
 
 
 def teachers_of(run: RunConfig) -> list[RunConfig]:
@@ -75,6 +77,9 @@ def learned_from_teachers(
 ) -> tuple[dict[RunConfig, SoftTargets], dict[RunConfig, Failure]]:
     """Return what each run with teachers learns, and why a run cannot.
 
+    Each teacher is asked once, whichever of the runs learn from it, and alone: what it predicts
+    does not depend on who else is asked.
+
     Args:
         runs: that share the context.
         context: base model and training data.
@@ -82,93 +87,150 @@ def learned_from_teachers(
     """
     found: dict[RunConfig, SoftTargets] = {}
     failures: dict[RunConfig, Failure] = {}
-    for run in runs:
-        if not run.num_teachers:
+    groups: dict[LoraSettings, dict[RunConfig, list[Adapter]]] = {}
+    teachers: dict[RunConfig, Adapter] = {}
+    for run in (each for each in runs if each.num_teachers):
+        try:
+            for teacher in set(teachers_of(run)) - teachers.keys():
+                teachers[teacher] = load_adapter(folder / run_id(teacher) / ADAPTER)
+        except (InputError, RuntimeError, OSError) as error:
+            failures[run] = _failure_of(error, DAMAGED)
             continue
-        assert context.training is not None
-        folders = [folder / run_id(teacher) for teacher in teachers_of(run)]
+        own = [teachers[teacher] for teacher in teachers_of(run)]
+        groups.setdefault(own[0].config.settings, {})[run] = own
+    for group in groups.values():
         try:
             with waiting("asking the teachers", context.reporter.note):
-                found[run] = _asked(run, folders, context.base, context.training)
+                found |= _asked(group, context)
         except (InputError, RuntimeError, OSError, MemoryError) as error:
-            failures[run] = _failure_of(error, run)
+            failures |= dict.fromkeys(group, _failure_of(error, TOO_LARGE))
     return found, failures
 
 
-def _failure_of(error: Exception, run: RunConfig) -> Failure:
+def _failure_of(error: Exception, mend: str) -> Failure:
     """Return why the teachers of a run could not be asked, with the mend."""
     failure = failure_of(error)
-    if failure.kind == "memory":
-        mend = f"all at once do not fit into memory, lower distill.teachers ({run.num_teachers})"
-    else:
-        mend = "remove the folder of one that is damaged, and it is trained again"
     return Failure(failure.kind, f"its teachers could not be asked: {mend} ({failure.message})")
 
 
 def _asked(
-    run: RunConfig, folders: Sequence[Path], base: BaseModel, data: TrainingData
-) -> SoftTargets:
-    """What a run's teachers predict."""
-    adapters = [load_adapter(folder / ADAPTER) for folder in folders]
-    stack = AdapterStack(base.model, lora=[each.config.settings for each in adapters])
+    group: Mapping[RunConfig, Sequence[Adapter]], context: Context
+) -> dict[RunConfig, SoftTargets]:
+    """What each run learns from its teachers, whose LoRA settings are the same."""
+    assert context.training is not None
+    teachers = list({id(each): each for own in group.values() for each in own}.values())
+    places = {id(teacher): place for place, teacher in enumerate(teachers)}
+    asking = [
+        Asking(tuple(places[id(each)] for each in own), run.distill) for run, own in group.items()
+    ]
+    stack = AdapterStack(context.base.model, lora=[teachers[0].config.settings])
     try:
-        for slot, adapter in enumerate(adapters):
-            put_on(stack, slot, adapter)
-        return soft_targets(stack, data.encoded, run.distill)
+        rows = [_row(stack, teacher) for teacher in teachers]
+        return dict(
+            zip(group, soft_targets(stack, rows, context.training.encoded, asking), strict=True)
+        )
     finally:
         stack.remove()
 
 
+def _row(stack: AdapterStack, adapter: Adapter) -> Tensor:
+    """An adapter's weights as a stack's only slot holds them, ``(size,)``, on the CPU."""
+    put_on(stack, 0, adapter)
+    return stack.lora.groups[LORA].weights[0].to("cpu", copy=True)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Whom a run learns from, and how.
+
+    Attributes:
+        teachers: their places among all that are asked.
+        settings: how their mean prediction is mixed, and of how many tokens.
+    """
+
+    teachers: tuple[int, ...]
+    settings: DistillSettings
+
+
 def soft_targets(
-    stack: AdapterStack, examples: Sequence[Encoded], settings: DistillSettings
-) -> SoftTargets:
-    """Return the mean prediction of a stack's slots at every label, mixed with the label.
+    stack: AdapterStack,
+    teachers: Sequence[Tensor],
+    examples: Sequence[Encoded],
+    asking: Sequence[Asking],
+) -> list[SoftTargets]:
+    """Return what each that asks learns: a mean prediction at every label, mixed with the label.
 
     Args:
-        stack: the teachers, one a slot.
+        stack: of one slot, in which the teachers take turns.
+        teachers: LoRA weights of each, ``(size,)``, on any device.
         examples: for training.
-        settings: how it is mixed, and of how many tokens.
+        asking: who learns from whom.
     """
     starts = label_starts([example.num_labels for example in examples])
+    found = [_empty(int(starts[-1]), each.settings.top_k) for each in asking]
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].tokens))
-    tokens = torch.empty(int(starts[-1]), settings.top_k, dtype=torch.int32)
-    shares = torch.empty(int(starts[-1]), settings.top_k)
     with stack.evaluating("off"):
-        for chosen in nll_batches([examples[index] for index in order]):
-            batch, order = order[: len(chosen)], order[len(chosen) :]
-            found = zip(*_of_batch(stack, chosen, settings), strict=True)
-            for index, (its_tokens, its_shares) in zip(batch, found, strict=True):
-                tokens[starts[index] : starts[index + 1]] = its_tokens
-                shares[starts[index] : starts[index + 1]] = its_shares
-    return SoftTargets(tokens.numpy(), shares.numpy(), starts)
+        for batch in _batches(order, examples):
+            chosen = [examples[index] for index in batch]
+            learned = _of_batch(stack, teachers, chosen, asking)
+            for whole, parts in zip(found, learned, strict=True):
+                for index, *rows in zip(batch, *parts, strict=True):
+                    for each, own in zip(whole, rows, strict=True):
+                        each[starts[index] : starts[index + 1]] = own
+    return [SoftTargets(tokens.numpy(), shares.numpy(), starts) for tokens, shares in found]
+
+
+def _empty(num_labels: int, k: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(num_labels, k, dtype=torch.int32), torch.empty(num_labels, k)
+
+
+def _batches(order: Sequence[int], examples: Sequence[Encoded]) -> Iterator[Sequence[int]]:
+    """Examples, longest first, in batches of at most ``ASKED_TOKENS`` tokens or of one example."""
+    start = 0
+    while start < len(order):
+        size = max(1, ASKED_TOKENS // len(examples[order[start]].tokens))
+        yield order[start : start + size]
+        start += size
 
 
 def _of_batch(
-    stack: AdapterStack, chosen: Sequence[Encoded], settings: DistillSettings
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The tokens and shares of each example's labels, on the CPU."""
+    stack: AdapterStack,
+    teachers: Sequence[Tensor],
+    chosen: Sequence[Encoded],
+    asking: Sequence[Asking],
+) -> list[tuple[tuple[Tensor, ...], ...]]:
+    """For each that asks, the tokens and the shares of each example's labels, on the CPU."""
     batch = collate(
-        [chosen] * stack.num_slots,
+        [chosen],
         width=max(len(e.tokens) for e in chosen),
         num_labels=max(e.num_labels for e in chosen),
     ).to(stack.model.device)
-    picked = gather_labelled(stack.hidden(batch.tokens), batch.positions)
-    by_label = picked.unflatten(0, (stack.num_slots, -1)).transpose(0, 1)
-    (real,) = batch.weights[0].flatten().nonzero(as_tuple=True)
-    labels = batch.labels[0].flatten()[real]
-    parts = [
-        _mixed(by_label[rows], labels[at], stack.head, settings)
-        for rows, at in _parts(real, max(1, ROWS // stack.num_slots))
-    ]
+    (real,) = batch.weights.flatten().nonzero(as_tuple=True)
+    labels = batch.labels.flatten()[real]
+    group, by_teacher = stack.lora.groups[LORA], []
+    for weights in teachers:
+        group.weights[0].copy_(weights)
+        group.publish()
+        picked = gather_labelled(stack.hidden(batch.tokens), batch.positions)
+        by_teacher.append(picked[real])
     sizes = [example.num_labels for example in chosen]
-    tokens, shares = (torch.cat(each).cpu().split(sizes) for each in zip(*parts, strict=True))
-    return tokens, shares
+    return [
+        tuple(part.split(sizes) for part in _learned(by_teacher, labels, stack.head, each))
+        for each in asking
+    ]
 
 
-def _parts(rows: Tensor, most: int) -> Iterator[tuple[Tensor, slice]]:
-    for start in range(0, len(rows), most):
-        at = slice(start, start + most)
-        yield rows[at], at
+def _learned(
+    hidden: Sequence[Tensor], labels: Tensor, head: Head, asking: Asking
+) -> Iterator[Tensor]:
+    """Tokens and shares of a batch's labels, ``(row, k)`` each, on the CPU."""
+    size = max(1, ROWS // len(asking.teachers))
+    parts = []
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        own = torch.stack([hidden[place][rows] for place in asking.teachers], dim=1)
+        parts.append(_mixed(own, labels[rows], head, asking.settings))
+    return (torch.cat(each).cpu() for each in zip(*parts, strict=True))
 
 
 def _mixed(
@@ -177,7 +239,7 @@ def _mixed(
     """Each label and its likeliest rivals, and their shares, ``(row, k)`` each.
 
     Args:
-        hidden: ``(row, slot, hidden)``.
+        hidden: ``(row, teacher, hidden)``.
         labels: ``(row,)``.
         head: the output layer.
         settings: how they are mixed, and how many there are.
