@@ -243,6 +243,11 @@ def test_a_patience_that_nothing_is_short_enough_for_is_told() -> None:
         ({}, {"validate": EVERY}, "no validation examples"),
         ({}, {"validate": 3, "validation": HELD_OUT}, "validate is 3: allowed is"),
         (
+            {"arm": "swap"},
+            {"validate": EVERY, "validation": HELD_OUT},
+            r"arm is 'swap', which ends as a mean .*allowed are other arms",
+        ),
+        (
             {"average": {"kind": "exponential"}},
             {"validate": EVERY, "validation": HELD_OUT},
             r"average\.kind is 'exponential'.*allowed is 'none'",

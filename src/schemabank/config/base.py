@@ -76,6 +76,9 @@ class MethodEntry:
         second_pass: dotted settings that, unless 0, make every step run its batch twice.
         other_weights: takes its own section; whether it trains weights beyond A, B and the groups
             that its stages name; AdamW updates them whatever ``train.optimizer`` is.
+        length: takes its own section and the steps that ``train`` gives a run, and returns those
+            that it takes in all.
+        ends_as_mean: whether a run ends as a mean of weights that its steps came to.
         unused: takes its own section and returns the settings that have no effect, with the reason.
     """
 
@@ -85,6 +88,8 @@ class MethodEntry:
     shared: tuple[str, ...] = ()
     second_pass: tuple[str, ...] = ()
     other_weights: Callable[[Any], bool] = lambda _settings: False
+    length: Callable[[Any, int], int] = lambda _settings, steps: steps
+    ends_as_mean: bool = False
     unused: Callable[[Any], Mapping[str, str]] = lambda _settings: {}
 
     @property

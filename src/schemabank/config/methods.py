@@ -75,6 +75,23 @@ class ShrinkSettings(Settings):
     """Share of the steps that the adapter of the higher rank takes."""
 
 
+class SWAPSettings(Settings):
+    """Training that goes on in several branches, whose mean is the adapter (SWAP)."""
+
+    branches: Annotated[int, Field(ge=2, le=64)] = 8
+    """Branches; each goes on from the same weights with other batches."""
+    branch_ratio: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """Steps of a branch, as a share of the steps before them."""
+
+    def branch_steps(self, steps: int) -> int:
+        """Return how many steps a branch has, given those before."""
+        return max(1, round(self.branch_ratio * steps))
+
+
+def _length_of_swap(swap: SWAPSettings, steps: int) -> int:
+    return steps + swap.branches * swap.branch_steps(steps)
+
+
 BUILT_IN: Mapping[str, MethodEntry] = {
     "base": MethodEntry("schemabank.methods.method:Method", sections=()),
     "lora": MethodEntry("schemabank.methods.method:Method"),
@@ -109,6 +126,13 @@ BUILT_IN: Mapping[str, MethodEntry] = {
         "schemabank.methods.molf:MoLF",
         sections=(*OF_LORA, "molf"),
         settings=MoLFSettings,
+    ),
+    "swap": MethodEntry(
+        "schemabank.methods.swap:SWAP",
+        sections=(*(section for section in OF_LORA if section != "average"), "swap"),
+        settings=SWAPSettings,
+        length=_length_of_swap,
+        ends_as_mean=True,
     ),
 }
 

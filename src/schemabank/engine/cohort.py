@@ -295,7 +295,7 @@ class Cohort:
         run, lora = slot.run, self.stack.lora
         found = {name: states[0] for name, states in rows.items()}
         for name in lora.groups:
-            if run.average.kind != "none" and slot.failure is None:
+            if slot.is_averaged and slot.failure is None:
                 end, *_, mean = rows[name]
                 start = lora.first_weights(run.lora, run.seed)
                 steps = slot.num_steps
@@ -329,6 +329,8 @@ class Cohort:
             if slot.step == slot.course.reduced_at:
                 self.stack.lora.reduce(index)
                 use_rank(self.optimizers, index, slot.run.lora.r)
+            if slot.step in slot.course.branch_starts:
+                slot.origin = self.stack.lora.back_at(index, slot.origin)
             kinds.setdefault(slot.kind(settings), {})[index] = (slot, settings)
         shapes = {k: self.data.shape(self._seating.tick, k.room) for k in kinds}
         self._prepare(shapes)

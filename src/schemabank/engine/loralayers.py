@@ -154,6 +154,18 @@ class LoraLayers(Part):
                 b.zero_()[:rank] = low_b
         return found
 
+    def back_at(self, slot: int, origin: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Put a slot's weights back to others, by group on the CPU; return these.
+
+        Without any they stay, and are what is returned.
+        """
+        if origin is None:
+            return {n: g.weights[slot].to("cpu", copy=True) for n, g in self.groups.items()}
+        for name, row in origin.items():
+            self.groups[name].weights[slot].copy_(row)
+        self._publish()
+        return origin
+
     def initialise(self, slot: int, seed: int) -> None:
         """Draw a slot's weights from a run's seed, the same whatever else its method trains."""
         generator = seeded_generator(seed, LORA)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from schemabank.engine.muon import Muon
 from schemabank.engine.optim import AdamWSettings, SlotAdamW
 from schemabank.engine.run import Run
-from schemabank.engine.stack import AdapterStack, rank_of, slices_of
+from schemabank.engine.stack import AdapterStack, branches_of, rank_of, slices_of
 
 
 def new_optimizers(
@@ -23,7 +23,7 @@ def new_optimizers(
         compiled: whether updates are fused.
     """
     lora = stack.lora
-    averages = any(run.average.kind != "none" for run in runs)
+    averages = any(r.average.kind != "none" or branches_of(r.method.settings) for r in runs)
     most = max((slices_of(run.method.settings) for run in runs), default=1)
     muon = any(run.train.optimizer == "muon" for run in runs)
     found = {}

@@ -60,7 +60,8 @@ def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPla
 
 def num_steps(run: RunConfig, *, epoch: int) -> int:
     """Return how many steps a run has, given those of an epoch."""
-    return run.train.max_steps or run.train.num_train_epochs * epoch
+    steps = run.train.max_steps or run.train.num_train_epochs * epoch
+    return METHODS[run.arm].length(getattr(run, run.arm, None), steps)
 
 
 def journey(run: RunConfig, *, epoch: int) -> Journey:

@@ -88,10 +88,14 @@ class Course:
         penalties: the terms that the run may add to the task's loss.
         reduced_at: the step before which the adapter gets its own rank; ``None``: it has it from
             the beginning.
+        branch_starts: the steps before which the adapter goes back to the weights that it had
+            before the first of them. The run then ends as the mean of what it came to before the
+            others of these steps and at its end.
     """
 
     num_cached: int = 0
     reduced_at: int | None = None
+    branch_starts: tuple[int, ...] = ()
     penalties: frozenset[str] = frozenset()
 
     def __init__(self, run: "Run", data: TrainingData) -> None:

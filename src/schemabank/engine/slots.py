@@ -78,6 +78,8 @@ class Slot:
         stopped: whether it was told to take no more steps.
         is_awaited: whether something must still look at it, whose memory ran out when it wanted to.
         chosen: weights that it ends as in place of its last ones, by group, on the CPU.
+        origin: weights that its branches start from, by group, on the CPU; ``None``: it has come to
+            none yet.
     """
 
     def __init__(self, run: Run, data: TrainingData) -> None:
@@ -90,6 +92,7 @@ class Slot:
         self.failure: Failure | None = None
         self.stopped = self.is_awaited = False
         self.chosen: dict[str, Tensor] | None = None
+        self.origin: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
 
@@ -98,6 +101,11 @@ class Slot:
         """Whether the run has taken its last step, was stopped or was given up."""
         is_over = self.step >= self.num_steps and not self.is_awaited
         return is_over or self.stopped or self.failure is not None
+
+    @property
+    def is_averaged(self) -> bool:
+        """Whether the run ends as a mean of its weights."""
+        return self.run.average.kind != "none" or bool(self.course.branch_starts)
 
     @property
     def stage_before(self) -> Stage:
@@ -140,6 +148,9 @@ class Slot:
 
     def _average_rate(self) -> float:
         """How far the mean moves; that of an adapter which is reduced begins there."""
+        if self.course.branch_starts:
+            ends = (*self.course.branch_starts[1:], self.num_steps)
+            return 1 / (ends.index(self.step + 1) + 1) if self.step + 1 in ends else 0.0
         begin = self.course.reduced_at or 0
         begin = begin if self.step >= begin else 0
         return average_rate(self.run.average, self.step - begin, self.num_steps - begin)

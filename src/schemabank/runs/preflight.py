@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Encoded
 from schemabank.engine.run import TrainingData
@@ -124,7 +125,7 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunCo
 
 def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
     """What training keeps of weights; all slots have room for what one run needs."""
-    averages = any(run.average.kind != "none" for run in runs)
+    averages = any(r.average.kind != "none" or METHODS[r.arm].ends_as_mean for r in runs)
     has_slices = any(slices_of(method_of(run).settings(run)) > 1 for run in runs)
     has_muon = any(run.train.optimizer == "muon" for run in runs)
     of_adapter = averages * AVERAGE_BYTES + has_slices * SLICE_BYTES + has_muon * MUON_BYTES

@@ -14,6 +14,7 @@ from functools import partial
 from math import inf, isfinite
 
 from schemabank.common.errors import InputError
+from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
@@ -158,6 +159,12 @@ def check_validating(settings: object, config: RunConfig, *, validated: bool, wh
         raise InputError(
             "validate is given, but there are no validation examples to measure: give them as "
             "validation, or leave validate out"
+        )
+    if METHODS[config.arm].ends_as_mean:
+        raise InputError(
+            f"{what}.arm is {config.arm!r}, which ends as a mean of weights that no single step "
+            "has, but validation while training measures those of single steps: allowed are other "
+            "arms, set one or leave validate out"
         )
     if config.average.kind != "none":
         raise InputError(
