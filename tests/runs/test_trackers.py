@@ -126,6 +126,16 @@ def test_a_run_logs_once_a_second_and_the_last_of_every_stage(
     assert list(library.runs[run_id(plain)].steps) == [0, 30, 49]
 
 
+def test_stages_that_a_method_adds_have_numbers_too() -> None:
+    library, run = Fake(), RunConfig(arm="swap", engine=EngineSettings(trackers=("wandb",)))
+    followed = Trackers({"wandb": library}, Notes())
+    followed.begin([run])
+    for number, stage in enumerate(("lora", "branch 1", "branch 2")):
+        followed.steps([step(run, number, 3, stage)])
+    logged = library.runs[run_id(run)].steps
+    assert [values["train/stage"] for values in logged.values()] == [1, 2, 3]
+
+
 def test_the_last_step_before_a_failure_is_logged() -> None:
     library, run = Fake(), lora()
     followed = Trackers({"wandb": library}, Notes())

@@ -58,10 +58,19 @@ class Library(Protocol):
 
 @dataclass
 class _Followed:
-    """A run that is being followed."""
+    """A run that is being followed.
+
+    Attributes:
+        logs: in each library.
+        stages: names of its stages in their order; those that its method adds, such as branches,
+            come in as they begin.
+        num_tokens: that it has seen.
+        logged_at: when a step was last logged.
+        waiting: the last step, which may be the last of its stage.
+    """
 
     logs: dict[str, RunLog]
-    stages: tuple[str, ...]
+    stages: list[str]
     num_tokens: int = 0
     logged_at: float = -math.inf
     waiting: dict[str, tuple[int, dict[str, float]]] = field(default_factory=dict)
@@ -84,7 +93,7 @@ class Trackers:
     def begin(self, runs: Iterable[RunConfig]) -> None:
         """Begin to follow runs, each in the libraries that it names."""
         for run in runs:
-            followed = _Followed({}, tuple(stage.name for stage in run.stages()))
+            followed = _Followed({}, [stage.name for stage in run.stages()])
             self._runs[run_id(run)] = followed
             for name in run.engine.trackers:
                 self._try_library(name, partial(self._follow, name, run, followed))
@@ -97,6 +106,8 @@ class Trackers:
         for step in steps:
             run = self._runs[step.run]
             run.num_tokens += step.num_tokens
+            if step.stage not in run.stages:
+                run.stages.append(step.stage)
             if step.stage not in run.waiting:
                 self._flush(run)
             run.waiting = {step.stage: (step.step, _step_values(step, run))}
