@@ -115,8 +115,7 @@ class Cohort:
         compiled = can_compile(self.device, explain=explain)
         if compiled:
             prepare_compiler()
-        every = [slot.run for slot in self.slots]
-        self.optimizers = new_optimizers(stack, every, self._coefficients, compiled=compiled)
+        self.optimizers = new_optimizers(stack, self.slots, self._coefficients, compiled=compiled)
         if compiled:
             stack.compile()
         elif self.device.type == "cpu":
@@ -176,8 +175,7 @@ class Cohort:
                     launched.append(tick)
                 if len(launched) > late:
                     yield self._report(launched.popleft())
-            for ticked in launched:
-                yield self._report(ticked)
+            yield from map(self._report, launched)
             if exhausted is not None:
                 raise exhausted
             self._keep_failed()
@@ -274,6 +272,7 @@ class Cohort:
             self._begun[slot.run.name] = self._rows(index, ended=False)
             return
         self._begun.pop(slot.run.name, None)
+        slot.origin = None
         chosen = slot.chosen if slot.failure is None else None
         self.finished[slot.run.name] = chosen or self._ended(slot, self._rows(index, ended=True))
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from schemabank.engine.muon import Muon
 from schemabank.engine.optim import AdamWSettings, SlotAdamW
 from schemabank.engine.run import Run
-from schemabank.engine.stack import AdapterStack, branches_of, rank_of, slices_of
+from schemabank.engine.slots import Slot
+from schemabank.engine.stack import AdapterStack, rank_of, slices_of
 
 
 def new_optimizers(
-    stack: AdapterStack, runs: Sequence[Run], settings: AdamWSettings, *, compiled: bool
+    stack: AdapterStack, slots: Sequence[Slot], settings: AdamWSettings, *, compiled: bool
 ) -> dict[str, SlotAdamW]:
     """Return an optimizer for each group of weights.
 
@@ -18,12 +19,12 @@ def new_optimizers(
 
     Args:
         stack: with the weights.
-        runs: all of the cohort.
+        slots: the progress of all runs of the cohort.
         settings: columns that all optimizers read.
         compiled: whether updates are fused.
     """
-    lora = stack.lora
-    averages = any(r.average.kind != "none" or branches_of(r.method.settings) for r in runs)
+    lora, runs = stack.lora, [slot.run for slot in slots]
+    averages = any(slot.is_averaged for slot in slots)
     most = max((slices_of(run.method.settings) for run in runs), default=1)
     muon = any(run.train.optimizer == "muon" for run in runs)
     found = {}

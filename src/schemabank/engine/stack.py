@@ -26,7 +26,6 @@ TRUNK_TOLERANCE = 1e-2
 MAPS = "maps"  # a run's :class:`Maps`, among the settings of its parts
 SLICES = "slices"  # there, too: how many slices the ranks of its adapters have
 RANK = "rank"  # there, too: the rank with which it begins, if that is not its adapter's own
-BRANCHES = "branches"  # there, too: how many branches it ends as the mean of
 
 
 class AdapterStack:
@@ -311,13 +310,6 @@ def rank_of(others: Mapping[str, object], lora: LoraSettings) -> int:
 def slices_of(others: Mapping[str, object]) -> int:
     """Return how many slices a run's ranks have, of which a step moves one a layer."""
     found = others.get(SLICES, 1)
-    assert isinstance(found, int)
-    return found
-
-
-def branches_of(others: Mapping[str, object]) -> int:
-    """Return how many branches a run ends as the mean of; 0: it has none."""
-    found = others.get(BRANCHES, 0)
     assert isinstance(found, int)
     return found
 

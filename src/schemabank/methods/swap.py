@@ -7,14 +7,12 @@ that the order of the batches brings into each of them. This is stochastic weigh
 parallel (arXiv 2001.02312); here one slot takes the branches in turn, while others train.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 from schemabank.config.methods import SWAPSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.run import Course, OnCourse, Run, RunMethod, TrainingData
 from schemabank.engine.schedule import StagePlan
-from schemabank.engine.stack import BRANCHES
 from schemabank.methods.method import Method, Setup
 
 
@@ -45,8 +43,4 @@ class SWAP(Method):
     def of_run(self, run: RunConfig, setup: Setup) -> RunMethod:
         """Return the course with its branches."""
         del setup
-        return OnCourse(partial(SWAPCourse, swap=run.own(SWAPSettings)), self.settings(run))
-
-    def settings(self, run: RunConfig) -> Mapping[str, object]:
-        """Return the number of branches."""
-        return {BRANCHES: run.own(SWAPSettings).branches}
+        return OnCourse(partial(SWAPCourse, swap=run.own(SWAPSettings)))
