@@ -19,8 +19,10 @@ from schemabank.engine.planner import num_steps
 from schemabank.engine.run import OnCourse, Run
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.slots import Slot
-from schemabank.engine.stack import BRANCHES, AdapterStack
+from schemabank.engine.stack import AdapterStack
 from schemabank.methods.swap import SWAPCourse
+from schemabank.runs.continuing import check_continues
+from schemabank.runs.prepare import engine_run
 from tiny import tiny_model
 
 DATA = cohorts.data()
@@ -31,15 +33,15 @@ GPU = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 
 
-def run(seed: int = 1, course: type[SWAPCourse] = SWAPCourse) -> Run:
+def run(seed: int = 1, course: type[SWAPCourse] = SWAPCourse, **train: object) -> Run:
     swap = SWAPSettings(branches=COUNT, branch_ratio=BRANCH / TRUNK)
     return Run(
         name=f"swap-{seed}",
         seed=seed,
         stages=(STAGE,),
-        train=lora_run(seed, max_steps=TRUNK).train,
+        train=lora_run(seed, max_steps=TRUNK, **train).train,
         lora=LORA,
-        method=OnCourse(partial(course, swap=swap), {BRANCHES: COUNT}),
+        method=OnCourse(partial(course, swap=swap)),
     )
 
 
@@ -82,10 +84,11 @@ def test_a_run_ends_as_the_mean_of_its_branches_ends(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_every_branch_starts_where_the_first_did(device: str) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_branch_starts_where_the_first_did(optimizer: str, device: str) -> None:
     """So what the last one comes to does not depend on the others before it."""
-    rows, _, _ = followed(run(), device)
-    idle, _, _ = followed(run(course=Idle), device)
+    rows, _, _ = followed(run(optimizer=optimizer), device)
+    idle, _, _ = followed(run(course=Idle, optimizer=optimizer), device)
     assert torch.equal(idle[ENDS[1]], idle[TRUNK])
     assert torch.equal(rows[ENDS[-1]], idle[ENDS[-1]])
 
@@ -119,6 +122,30 @@ def test_neighbours_and_branches_do_not_matter_to_each_other(device: str) -> Non
             beside = (trained.finished[others[0].name], plain.finished[others[0].name])
             assert torch.equal(*(weights["lora"] for weights in beside))
     assert all(torch.equal(each, found[0]) for each in found)
+
+
+def test_a_run_that_waits_for_a_slot_ends_as_one_that_does_not() -> None:
+    waiting = cohort_of([bank_run(2, num_train_epochs=4), run(3), run(), lora_run(4)], slots=2)
+    list(waiting.steps())
+    at_once = cohort_of([run()], slots=2)
+    list(at_once.steps())
+    assert torch.equal(waiting.finished["swap-1"]["lora"], at_once.finished["swap-1"]["lora"])
+    assert all(slot.origin is None for slot in waiting.slots)
+
+
+def test_an_average_of_other_arms_leaves_the_mean_as_it_is() -> None:
+    found = []
+    for average in ({}, {"kind": "bema"}):
+        config = RunConfig.model_validate(
+            {"arm": "swap", "average": average, "train": {"max_steps": 2}, "swap": {"branches": 2}}
+        )
+        check_continues(config)  # as an adapter's run, which a BEMA that counts may not be
+        stack = AdapterStack(tiny_model("llama"), lora=[config.lora])
+        own = engine_run(config, DATA.examples, stack, DATA.tokenizer, name="swap")
+        trained = Cohort(stack, [own], DATA)
+        list(trained.steps())
+        found.append(trained.finished["swap"]["lora"])
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("halted_at", [TRUNK - 1, TRUNK, TRUNK + 1, ENDS[0], ENDS[1] + 2])

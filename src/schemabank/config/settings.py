@@ -312,6 +312,11 @@ class RunConfig(CommonSettings):
         return self.distill.teachers if self.uses("distill") else 0
 
     @property
+    def averaging(self) -> AverageSettings:
+        """How it averages its adapter over the steps; not at all if its method does not."""
+        return self.average if self.uses("average") else AverageSettings()
+
+    @property
     def is_tagged(self) -> bool:
         """Whether its examples are tagged."""
         return self.uses("tags") and self.tags.tagger != "none"

@@ -72,7 +72,7 @@ def check_continues(config: RunConfig, *, what: str = "config") -> None:
             f"{what}.arm is {config.arm!r}, which begins with the rank {rank}, but the adapter has "
             f"rank {config.lora.r}: {mend}"
         )
-    if config.average.kind == "bema":
+    if config.averaging.kind == "bema":
         raise InputError(
             f"{what}.average.kind is 'bema', which adds what a run has come away from freshly "
             "drawn weights: allowed with an adapter are 'none', 'last' and 'exponential', set one "

@@ -125,7 +125,7 @@ def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunCo
 
 def _trained_bytes(stack: AdapterStack, runs: Sequence[RunConfig]) -> int:
     """What training keeps of weights; all slots have room for what one run needs."""
-    averages = any(r.average.kind != "none" or METHODS[r.arm].ends_as_mean for r in runs)
+    averages = any(r.averaging.kind != "none" or METHODS[r.arm].ends_as_mean for r in runs)
     has_slices = any(slices_of(method_of(run).settings(run)) > 1 for run in runs)
     has_muon = any(run.train.optimizer == "muon" for run in runs)
     of_adapter = averages * AVERAGE_BYTES + has_slices * SLICE_BYTES + has_muon * MUON_BYTES

@@ -114,7 +114,7 @@ def engine_run(
         stages=run.stages(),
         train=run.train,
         lora=run.lora,
-        average=run.average,
+        average=run.averaging,
         passes=run.passes,
         method=method_of(run).of_run(run, Setup(examples, stack, tokenizer)),
         soft=soft,

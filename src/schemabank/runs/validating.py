@@ -166,7 +166,7 @@ def check_validating(settings: object, config: RunConfig, *, validated: bool, wh
             "has, but validation while training measures those of single steps: allowed are other "
             "arms, set one or leave validate out"
         )
-    if config.average.kind != "none":
+    if config.averaging.kind != "none":
         raise InputError(
             f"{what}.average.kind is {config.average.kind!r}, whose mean is taken over all steps, "
             "but validation while training measures the weights of single steps: allowed is "
