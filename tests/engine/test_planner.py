@@ -1,10 +1,13 @@
 """Runs share a cohort where their steps have equal shapes, in the fastest number of slots."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
+from schemabank.engine import planner
 from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.engine.seating import Journey, count_steps
 
@@ -228,3 +231,11 @@ def test_a_runs_journey_is_cached_while_lora_is_untouched() -> None:
     only_router = [{"name": "r", "ratio": 1.0, "train": ["router"], "learning_rate": 1e-3}]
     found = journey(settings(train={"max_steps": 7}, curriculum=only_router), epoch=10)
     assert (found.num_cached, found.num_steps) == (7, 7)
+
+
+def test_steps_that_a_method_adds_move_no_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = settings(train={"num_train_epochs": 2})
+    longer = replace(METHODS["schemabank"], length=lambda own, steps: steps + 5 + (own is not None))
+    monkeypatch.setattr(planner, "METHODS", {**METHODS, "schemabank": longer})
+    found = journey(run, epoch=10)
+    assert (found.num_cached, found.num_steps) == (6, 25), "it has no section of its own"

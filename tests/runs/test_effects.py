@@ -46,6 +46,10 @@ def bank(**settings: object) -> dict[str, object]:
 
 
 CASES: dict[str, tuple[dict[str, object], str]] = {
+    "swap has a mean of its own": (
+        {"arm": "swap", "average": {"kind": "bema"}},
+        "average.kind (no setting of the arm swap)",
+    ),
     "lora trains no bank": ({"arm": "lora", "bank": {"rank": 4}}, "bank.rank (the arm lora has"),
     "lora has no tags": ({"arm": "lora", "tags": {"num_tags": 4}}, "tags.num_tags (the arm lora"),
     "lora has no stages": (
@@ -257,6 +261,11 @@ USED: dict[str, dict[str, object]] = {
         "experts": {"routing": "learned"},
         "train": {"optimizer": "muon", "adam_epsilon": 1e-6},
     },
+    "branches go on into other epochs": {
+        "arm": "swap",
+        "train": {"num_train_epochs": 1, "epoch_orders": 2},
+    },
+    "an average of one of two arms": {"arm": ["lora", "swap"], "average": {"kind": "bema"}},
     "several shots": {"arm": ["base", "lora"], "base_shots": [0, 8]},
 }
 

@@ -76,8 +76,8 @@ class MethodEntry:
         second_pass: dotted settings that, unless 0, make every step run its batch twice.
         other_weights: takes its own section; whether it trains weights beyond A, B and the groups
             that its stages name; AdamW updates them whatever ``train.optimizer`` is.
-        length: takes its own section and the steps that ``train`` gives a run, and returns those
-            that it takes in all.
+        length: takes its own section (``None`` without one) and the steps that ``train`` gives a
+            run, and returns those that it takes in all.
         ends_as_mean: whether a run ends as a mean of weights that its steps came to.
         unused: takes its own section and returns the settings that have no effect, with the reason.
     """

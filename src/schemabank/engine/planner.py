@@ -60,15 +60,17 @@ def plan_cohorts(runs: Sequence[RunConfig], *, epoch: int = 1) -> list[CohortPla
 
 def num_steps(run: RunConfig, *, epoch: int) -> int:
     """Return how many steps a run has, given those of an epoch."""
-    steps = run.train.max_steps or run.train.num_train_epochs * epoch
-    return METHODS[run.arm].length(getattr(run, run.arm, None), steps)
+    method = METHODS[run.arm]
+    own = None if method.settings is None else run.own(method.settings)
+    return method.length(own, _steps_of_train(run, epoch))
 
 
 def journey(run: RunConfig, *, epoch: int) -> Journey:
     """Return how long a run is, given the steps of an epoch."""
-    total = num_steps(run, epoch=epoch)
-    cached = steps_before_lora(plan(run.stages(), total)) if run.uses("curriculum") else 0
-    return Journey(num_cached=cached, num_steps=total)
+    cached = 0
+    if run.uses("curriculum"):  # whose stages share the steps that train gives
+        cached = steps_before_lora(plan(run.stages(), _steps_of_train(run, epoch)))
+    return Journey(num_cached=cached, num_steps=num_steps(run, epoch=epoch))
 
 
 def best_slots(runs: Sequence[Journey], *, cycle: int, at_most: int) -> int:
@@ -119,6 +121,11 @@ def _shared_settings(run: RunConfig) -> Mapping[str, object]:
         # For the same reason: the loss of soft targets is another program than that of labels.
         common["tokens in a label's target"] = run.distill.top_k if run.num_teachers else 1
     return common
+
+
+def _steps_of_train(run: RunConfig, epoch: int) -> int:
+    """Return the steps that ``train`` gives a run, before its method adds any."""
+    return run.train.max_steps or run.train.num_train_epochs * epoch
 
 
 def _as_written(value: object) -> str:

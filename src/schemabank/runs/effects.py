@@ -23,6 +23,7 @@ from schemabank.config.settings import (
 )
 from schemabank.config.task import TASK_NAMES
 from schemabank.config.train import INHERITED, StageSettings
+from schemabank.engine.planner import num_steps
 from schemabank.tasks.catalog import TASKS, metric_of
 from schemabank.tasks.scoring.scores import METRICS
 
@@ -215,7 +216,7 @@ def _unused_in_training(run: RunConfig) -> Reasons:
     train = run.train
     if train.max_steps is not None:
         found["train.num_train_epochs"] = "train.max_steps counts instead"
-    elif train.num_train_epochs == 1:
+    elif num_steps(run, epoch=1) == 1:
         found["train.epoch_orders"] = "a single epoch has one order"
     found |= (
         _unused_in_average(run)
