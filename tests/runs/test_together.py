@@ -70,7 +70,7 @@ def logits(model: nn.Module) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("arm", ["lora", "schemabank", "shrink", "experts"])
+@pytest.mark.parametrize("arm", ["lora", "schemabank", "shrink", "experts", "swap"])
 def test_a_cohort_of_one_has_a_tuners_weights_to_the_bit(arm: str, tmp_path: Path) -> None:
     run = config(arm)
     found = together({"only": run}, tmp_path, slots=1)["only"]

@@ -839,7 +839,7 @@ def test_an_adapter_of_ours_goes_on(tmp_path: Path) -> None:
     assert tuner.generate(["1+1="], max_new_tokens=3) == first.generate(["1+1="], max_new_tokens=3)
 
 
-@pytest.mark.parametrize("arm", ["coto", "experts", "molf"])
+@pytest.mark.parametrize("arm", ["coto", "experts", "molf", "swap"])
 def test_other_arms_go_on_from_an_adapter(arm: str, tmp_path: Path) -> None:
     of_peft(tmp_path / "peft", r=4)
     settings = RunConfig.model_validate(

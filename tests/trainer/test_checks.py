@@ -53,6 +53,7 @@ def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
     [
         ({"arm": "experts"}, "arm is 'experts', which trains in SchemaBank's own engine alone"),
         ({"arm": "shrink"}, "arm is 'shrink', .* allowed in a trainer are lora, molf, coto, sche"),
+        ({"arm": "swap"}, "arm is 'swap', which trains in SchemaBank's own engine alone"),
         ({"arm": "molf", "molf": {"num_adapters": 3}}, r"lora\.r is 4 and molf\.num_adapters is 3"),
         ({"arm": "base"}, "arm is 'base', which"),
         ({"arm": "coto", "seed": 3}, r"states seed, which has no effect .*; set it in args\.seed"),

@@ -81,7 +81,7 @@ class SWAPSettings(Settings):
     branches: Annotated[int, Field(ge=2, le=64)] = 8
     """Branches; each goes on from the same weights with other batches."""
     branch_ratio: Annotated[float, Field(gt=0, le=10)] = 0.5
-    """Steps of a branch, as a share of the steps before them."""
+    """Steps of a branch, as a share of those before the branches, which train gives."""
 
     def branch_steps(self, steps: int) -> int:
         """Return how many steps a branch has, given those before."""
