@@ -26,20 +26,20 @@ from schemabank.runs.prepare import engine_run
 from tiny import tiny_model
 
 DATA = cohorts.data()
-TRUNK, BRANCH, COUNT = 6, 3, 3
+BEFORE, BRANCH, COUNT = 6, 3, 3
 STAGE = LORA_STAGE.model_copy(update={"lr_scheduler_type": "linear"})
-ENDS = [TRUNK + BRANCH * number for number in range(1, COUNT + 1)]
+ENDS = [BEFORE + BRANCH * number for number in range(1, COUNT + 1)]
 GPU = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 
 
 def run(seed: int = 1, course: type[SWAPCourse] = SWAPCourse, **train: object) -> Run:
-    swap = SWAPSettings(branches=COUNT, branch_ratio=BRANCH / TRUNK)
+    swap = SWAPSettings(branches=COUNT, branch_ratio=BRANCH / BEFORE)
     return Run(
         name=f"swap-{seed}",
         seed=seed,
         stages=(STAGE,),
-        train=lora_run(seed, max_steps=TRUNK, **train).train,
+        train=lora_run(seed, max_steps=BEFORE, **train).train,
         lora=LORA,
         method=OnCourse(partial(course, swap=swap)),
     )
@@ -89,13 +89,13 @@ def test_every_branch_starts_where_the_first_did(optimizer: str, device: str) ->
     """So what the last one comes to does not depend on the others before it."""
     rows, _, _ = followed(run(optimizer=optimizer), device)
     idle, _, _ = followed(run(course=Idle, optimizer=optimizer), device)
-    assert torch.equal(idle[ENDS[1]], idle[TRUNK])
+    assert torch.equal(idle[ENDS[1]], idle[BEFORE])
     assert torch.equal(rows[ENDS[-1]], idle[ENDS[-1]])
 
 
 def test_the_steps_before_the_branches_are_those_of_plain_lora() -> None:
     rows, _, _ = followed(run())
-    plain, _, _ = followed(replace(lora_run(1, max_steps=TRUNK), stages=(STAGE,)))
+    plain, _, _ = followed(replace(lora_run(1, max_steps=BEFORE), stages=(STAGE,)))
     assert all(torch.equal(rows[number], row) for number, row in plain.items())
 
 
@@ -148,7 +148,7 @@ def test_an_average_of_other_arms_leaves_the_mean_as_it_is() -> None:
     assert torch.equal(*found)
 
 
-@pytest.mark.parametrize("halted_at", [TRUNK - 1, TRUNK, TRUNK + 1, ENDS[0], ENDS[1] + 2])
+@pytest.mark.parametrize("halted_at", [BEFORE - 1, BEFORE, BEFORE + 1, ENDS[0], ENDS[1] + 2])
 def test_a_halted_run_goes_on_with_its_branches(halted_at: int) -> None:
     runs = [run(), bank_run(2)]
     whole = cohort_of(runs)
@@ -168,7 +168,7 @@ def test_a_halted_run_goes_on_with_its_branches(halted_at: int) -> None:
 def test_a_run_that_fails_ends_as_its_last_weights() -> None:
     trained = cohort_of([run(), lora_run(2)])
     for number, _ in enumerate(trained.steps()):
-        if number == TRUNK + 1:
+        if number == BEFORE + 1:
             last = trained.stack.groups["lora"].weights[0].clone()
             trained.slots[0].failure = Failure("diverged", "too fast")
     assert torch.equal(trained.finished["swap-1"]["lora"], last)
@@ -182,5 +182,5 @@ def test_the_planner_knows_how_long_a_run_is(train: dict[str, int]) -> None:
     given = replace(run(), train=config.train)
     course = SWAPCourse(given, DATA, swap=swap)
     assert course.num_steps == num_steps(config, epoch=epoch) == course.plans[-1].stop
-    trunk = num_steps(config.model_copy(update={"arm": "lora"}), epoch=epoch)
-    assert course.branch_starts == tuple(trunk + n * round(trunk / 2) for n in range(3))
+    before = num_steps(config.model_copy(update={"arm": "lora"}), epoch=epoch)
+    assert course.branch_starts == tuple(before + n * round(before / 2) for n in range(3))

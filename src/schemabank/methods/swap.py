@@ -27,9 +27,9 @@ class SWAPCourse(Course):
 
     def __init__(self, run: Run, data: TrainingData, *, swap: SWAPSettings) -> None:
         super().__init__(run, data)
-        trunk, steps = self.num_steps, swap.branch_steps(self.num_steps)
-        self.branch_starts = tuple(trunk + steps * number for number in range(swap.branches))
-        self.num_steps = trunk + steps * swap.branches
+        before, steps = self.num_steps, swap.branch_steps(self.num_steps)
+        self.branch_starts = tuple(before + steps * number for number in range(swap.branches))
+        self.num_steps = before + steps * swap.branches
         last = self.plans[-1].stage
         self.plans += tuple(
             StagePlan(last.model_copy(update={"name": f"branch {number}"}), start, start + steps)
