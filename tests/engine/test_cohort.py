@@ -430,9 +430,8 @@ def test_a_refilled_slot_gives_the_bits_of_a_fresh_cohort(
 
 def test_the_order_of_runs_changes_no_bit() -> None:
     runs = mixed_runs()
-    (one, steps_one), (other, steps_other) = map(
-        lambda names: trained_in_two_slots(*names), (MIXED, MIXED[::-1])
-    )
+    one, steps_one = trained_in_two_slots(*MIXED)
+    other, steps_other = trained_in_two_slots(*MIXED[::-1])
     for run in runs:
         assert reports_of(steps_one, run.name) == reports_of(steps_other, run.name)
         assert_same_run(run.name, one, other)

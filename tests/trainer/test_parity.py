@@ -18,7 +18,6 @@ from trainers import (
     BATCH,
     LORA,
     SEED,
-    STEPS,
     TinyTrainer,
     engine,
     furthest,
