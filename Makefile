@@ -84,7 +84,7 @@ lint: $(STAMP) ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: $(STAMP) ## mypy, in up to 8 processes
+type: $(STAMP) ## mypy, in several processes
 	$(BIN)/mypy --num-workers auto
 
 format: $(STAMP) ## rewrite files as ruff formats them
