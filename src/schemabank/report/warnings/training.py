@@ -9,6 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from schemabank import stats
+from schemabank.config.base import OF_LORA
+from schemabank.config.methods import METHODS
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.reading.runs import Left, RunSet
 from schemabank.report.reading.settings import settings_of, words
@@ -22,7 +24,8 @@ from schemabank.tasks.scoring.scores import METRICS
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
 # What training may differ in between arms without a word: these make the arms what they are.
-OWN = ("arm", "seed", "preset", "engine", "curriculum", "bank", "tags")
+OF_METHODS = {section for entry in METHODS.values() for section in entry.sections} - {*OF_LORA}
+OWN = {"arm", "seed", "preset", "engine", *OF_METHODS}
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def _findings(found: Iterable[Inequality]) -> Iterator[Finding]:
 
 
 def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
-    """Settings beyond the curriculum in which the arms differ."""
+    """Settings beyond those that a method has for itself in which the arms differ."""
     found: dict[str, tuple[str, str]] = {}
     at = runs.by_place()
     for c in comparison.contrasts:
@@ -238,7 +241,7 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
         yield Finding(
             "other-settings",
             {"settings": found},
-            f"{comparison.treatment} and {comparison.control} differ in more than the curriculum: "
+            f"{comparison.treatment} and {comparison.control} differ in more than their methods: "
             f"{shown}.",
         )
 
