@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import torch
 from schemabank.common.errors import InputError
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import waiting
-from schemabank.config.file import run_id, to_yaml
+from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.engine.planner import journey
@@ -28,7 +27,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
-from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
+from schemabank.runs.folder import RESULT, check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
@@ -39,7 +38,7 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.runs.members import Member, Outcome, finished_outcome
+from schemabank.runs.members import Outcome, finished_outcome, trained_before_s
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.preflight import describe_data, estimate
 from schemabank.runs.prepare import (
@@ -48,6 +47,7 @@ from schemabank.runs.prepare import (
 )
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
+from schemabank.runs.resuming import claimed_members
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
@@ -182,6 +182,7 @@ def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[Ru
     """Return the outcomes of those runs that are finished, and say which these are."""
     finished = [run for run in runs if is_finished(out / run_id(run))]
     for run in finished:
+        forget_training(out / run_id(run))
         reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
         reporter.run_state(run_id(run), "reused")
     outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
@@ -298,21 +299,12 @@ def _run_cohort(
 ) -> list[Outcome]:
     """Train and evaluate runs that share a cohort, and write each one's folder."""
     with ExitStack() as exits:
-        members = [
-            Member(run_id(run), run, claim=exits.enter_context(claimed(out / run_id(run))))
-            for run in runs
-        ]
-        for member in members:
-            member.write(partial(_write_config, member.run))
-        began = time.monotonic()
+        members = claimed_members(runs, context, out, exits, planned=planned)
+        began = time.monotonic() - trained_before_s(members)
         cohort, stack = train_runs(members, context, slots=slots, planned=planned)
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
         return finish_runs(members, cohort, stack, context, trained_s=trained_s)
-
-
-def _write_config(run: RunConfig, folder: Path) -> None:
-    (folder / CONFIG).write_text(to_yaml(run), encoding="utf-8")
 
 
 def _still_there(outcome: Outcome) -> Outcome:
