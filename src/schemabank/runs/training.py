@@ -222,7 +222,9 @@ def _through_all_steps(
     cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, trainees, context))
     assert cohort is not None
     try:
-        _announce(cohort, runs, context)
+        num_steps = cohort.num_steps
+        if num_steps:
+            _announce(cohort, runs, context)
         with open_log(cohort) as log:
             while (lack := take_steps(cohort, log, context)) is not None:
                 slots = _halved(cohort.stack.num_slots, context)
@@ -236,7 +238,8 @@ def _through_all_steps(
         if cohort is not None:
             cohort.stack.remove()
         raise
-    context.reporter.finish()
+    if num_steps:
+        context.reporter.finish()
     for run, slot in zip(runs, cohort.slots, strict=True):
         if slot.skipped and slot.failure is None:
             context.reporter.note(f"{run.arm} seed {run.seed}: {skips(slot)}")
@@ -263,6 +266,7 @@ def names_of(runs: Sequence[RunConfig]) -> str:
 def _announce(cohort: Cohort, runs: Sequence[RunConfig], context: Context) -> None:
     """Say what is to come."""
     reporter = context.reporter
+    runs = [run for run, slot in zip(runs, cohort.slots, strict=True) if not slot.has_ended]
     names, slots = names_of(runs), cohort.stack.num_slots
     expected = estimate(
         cohort.stack, cohort.data, cohort.steps_to_come, runs, validation=context.validation
