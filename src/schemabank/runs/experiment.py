@@ -38,7 +38,7 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.runs.members import Outcome, finished_outcome, trained_before_s
+from schemabank.runs.members import Member, Outcome, finished_outcome, trained_before_s
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.preflight import describe_data, estimate
 from schemabank.runs.prepare import (
@@ -47,7 +47,7 @@ from schemabank.runs.prepare import (
 )
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
-from schemabank.runs.resuming import claimed_members
+from schemabank.runs.resuming import claimed_members, write_settings
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
@@ -273,20 +273,15 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
-        soft, failures = learned_from_teachers(runs, context, out / TEACHERS)
-        able = [run for run in runs if run not in failures]
-        taught = replace(context, soft=soft)
-        done = _run_cohort(able, taught, out, slots=slots, planned=planned) if able else []
+        ended = _run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError, MemoryError) as error:
-        able, done, failures = [], [], dict.fromkeys(runs, failure_of(error))
+        ended = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
         context.trackers.interrupt()
         raise
-    ended = {run: Outcome(out / run_id(run), None, failure=why) for run, why in failures.items()}
-    ended |= dict(zip(able, done, strict=True))
-    for run in runs:
-        _tell_end(run_id(run), ended[run], context)
-    return [replace(ended[run], inputs=context.inputs) for run in runs]
+    for run, outcome in zip(runs, ended, strict=True):
+        _tell_end(run_id(run), outcome, context)
+    return [replace(outcome, inputs=context.inputs) for outcome in ended]
 
 
 def _run_cohort(
@@ -300,6 +295,22 @@ def _run_cohort(
     """Train and evaluate runs that share a cohort, and write each one's folder."""
     with ExitStack() as exits:
         members = claimed_members(runs, context, out, exits, planned=planned)
+        left = [member.run for member in members if member.trained is None]
+        soft, failures = learned_from_teachers(left, context, out / TEACHERS)
+        write_settings(members)
+        for member in members:
+            member.fail(failures.get(member.run))
+        able = [member for member in members if member.run not in failures]
+        taught = replace(context, soft=soft)
+        done = iter(_finished(able, taught, slots=slots, planned=planned) if able else [])
+        return [member.failed() if member.run in failures else next(done) for member in members]
+
+
+def _finished(
+    members: Sequence[Member], context: Context, *, slots: int, planned: Sequence[RunConfig]
+) -> list[Outcome]:
+    """Train and evaluate runs that have their folders and what they learn."""
+    with ExitStack() as exits:
         began = time.monotonic() - trained_before_s(members)
         cohort, stack = train_runs(members, context, slots=slots, planned=planned)
         exits.callback(stack.remove)

@@ -54,8 +54,15 @@ def claimed_members(
     ]
 
 
+def write_settings(members: Sequence[Member]) -> None:
+    """Write the settings of runs that are to be trained: the first file of each."""
+    for member in members:
+        if member.trained is None:
+            member.write(partial(_write_config, member.run))
+
+
 def _begun(run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
-    """Return a run with its folder, in which its settings stand and nothing of an evaluation."""
+    """Return a run with its folder, which holds its training or nothing."""
     member = Member(run_id(run), run, claim=claim)
     if has_trained(claim.path):
         try:
@@ -66,12 +73,11 @@ def _begun(run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Membe
         else:
             member.write(_remove_evaluation)
             note(f"trained already: {claim.final} (same configuration), to be evaluated")
-    if member.trained is None:
-        member.write(partial(_write_config, run))
     return member
 
 
 def _remove_evaluation(folder: Path) -> None:
+    """Leave what an earlier call had trained, and nothing of how it went on."""
     for path in folder.iterdir():
         if path.name not in OF_TRAINING and path.is_dir():
             rmtree(path)
