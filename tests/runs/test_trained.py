@@ -17,7 +17,7 @@ from schemabank.runs.trained import (
     DIGESTS,
     STATE,
     WEIGHTS,
-    Trained,
+    TrainedState,
     made_with,
     read_trained,
     write_trained,
@@ -26,7 +26,7 @@ from schemabank.runs.trained import (
 RUN = RunConfig(arm="lora", seed=1)
 MADE = made_with({"model": "a@1", "data": "sha256:0"}, [RUN], torch.device("cpu"))
 ROWS = {"lora": torch.randn(50, generator=torch.Generator().manual_seed(0)), "bank": torch.ones(3)}
-FOUND = Trained(ROWS, 18, [4], Counter(lora=17, bank=3), training_s=2.5)
+FOUND = TrainedState(ROWS, 18, [4], Counter(lora=17, bank=3), training_s=2.5)
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_state_of_another_shape_is_refused_though_its_digest_fits(
 def test_weights_that_are_not_finite_cannot_be_evaluated() -> None:
     assert FOUND.is_finite
     lost = {**ROWS, "bank": torch.tensor([1.0, torch.nan, 0.0])}
-    assert not Trained(lost, 18, [], {}, training_s=0).is_finite
+    assert not TrainedState(lost, 18, [], {}, training_s=0).is_finite
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:

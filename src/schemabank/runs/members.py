@@ -27,7 +27,7 @@ from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.stored import read_result
-from schemabank.runs.trained import Trained
+from schemabank.runs.trained import TrainedState
 from schemabank.tasks.catalog import metric_of
 
 KeepStage = Callable[[AdapterStack, int, str, Stage], None]
@@ -117,7 +117,7 @@ class Trainee:
     run: RunConfig
     failure: Failure | None = None
     rescaled: Rescaled | None = None
-    trained: Trained | None = None
+    trained: TrainedState | None = None
 
     def fail(self, failure: Failure | None) -> None:
         """Keep a failure, unless there was one before."""

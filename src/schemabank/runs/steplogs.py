@@ -13,7 +13,7 @@ from schemabank.common.failure import failure_of
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
 from schemabank.runs.members import Member
-from schemabank.runs.trained import MadeWith, Trained, write_trained
+from schemabank.runs.trained import MadeWith, TrainedState, write_trained
 
 
 class StepLogs:
@@ -96,7 +96,7 @@ class KeepingLogs(StepLogs):
             self._ended.remove(name)
             training_s = time.monotonic() - self._began
             slot, weights = self._slots[name], self._finished[name]
-            trained = Trained.of(slot, weights, training_s=training_s)
+            trained = TrainedState.of(slot, weights, training_s=training_s)
             if slot.failure is None and trained.is_finite:
                 write = partial(write_trained, trained=trained, made=self._made)
                 self._members[name].write(write)

@@ -48,7 +48,7 @@ class _State(StoredPart):
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
-class Trained:
+class TrainedState:
     """A run whose steps are over.
 
     Attributes:
@@ -66,7 +66,7 @@ class Trained:
     training_s: float
 
     @classmethod
-    def of(cls, slot: Slot, weights: Mapping[str, Tensor], *, training_s: float) -> "Trained":
+    def of(cls, slot: Slot, weights: Mapping[str, Tensor], *, training_s: float) -> "TrainedState":
         """Take it from the slot of a run that has ended."""
         return cls(weights, slot.num_steps, slot.skipped, slot.num_updates, training_s)
 
@@ -98,7 +98,7 @@ def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.devic
     }
 
 
-def write_trained(folder: Path, trained: Trained, made: MadeWith) -> None:
+def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
     """Write what a run has come to into its folder, whole or not at all.
 
     Args:
@@ -125,7 +125,7 @@ def write_trained(folder: Path, trained: Trained, made: MadeWith) -> None:
         write_json(partial / DIGESTS, _digests(folder, partial))
 
 
-def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> Trained:
+def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
     """Read what a run has come to, if it is whole and would be the same today.
 
     Args:
@@ -155,7 +155,9 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> Trained:
             f"{MEND}"
         )
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
-    return Trained(weights, state.num_steps, state.skipped, state.num_updates, state.training_s)
+    return TrainedState(
+        weights, state.num_steps, state.skipped, state.num_updates, state.training_s
+    )
 
 
 def _read_state(path: Path) -> _State:
