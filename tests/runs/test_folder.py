@@ -157,6 +157,14 @@ def test_a_run_that_has_trained_is_left_for_the_next_claim(tmp_path: Path) -> No
     assert names(run) == {RESULT}
 
 
+def test_a_link_to_a_training_elsewhere_is_none(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    (tmp_path / "elsewhere").mkdir()
+    with claimed(run) as claim:
+        (claim.path / TRAINED).symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path) == {"a.unfinished-1", "elsewhere"}
+
+
 def test_a_claim_that_begins_anew_keeps_what_was_there_and_is_still_a_claim(tmp_path: Path) -> None:
     run = tmp_path / "a"
     with claimed(run) as claim:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
@@ -72,6 +73,8 @@ def test_only_the_evaluation_is_computed_and_no_byte_differs(
     (folder / "predictions.jsonl").write_text("half of th")
     (folder / RESULT).write_text("{}")
     shutil.copytree(folder / "adapter", folder / "bank", dirs_exist_ok=True)
+    shutil.rmtree(folder / "adapter")
+    (folder / "adapter").symlink_to(folder / "bank")
     monkeypatch.setattr(Programs, "launch", refuse)
     outcomes, notes = run(finished, out)
     assert [outcome.reused for outcome in outcomes] == [True, True, False]
@@ -93,6 +96,27 @@ def test_the_time_of_the_earlier_call_counts(finished: Finished, out: Path) -> N
     training_s = read_json(outcomes[2].folder / COST)["training_s"]
     assert isinstance(training_s, float)
     assert 7200 < training_s < 7260
+
+
+@pytest.mark.parametrize("torn", ["num_steps", WEIGHTS])
+def test_a_training_of_other_steps_or_weights_is_refused_though_its_digests_fit(
+    torn: str, finished: Finished, out: Path
+) -> None:
+    place = partial(finished, out) / TRAINED
+    if torn == WEIGHTS:
+        rows = load_file(place / WEIGHTS)
+        save_file({**rows, "lora": rows["lora"][:1]}, place / WEIGHTS)
+    else:
+        write_json(place / STATE, {**read_json(place / STATE), torn: 1})
+    digests = {name: sha256(place / name) for name in (STATE, WEIGHTS)}
+    write_json(place / DIGESTS, {**read_json(place / DIGESTS), **digests})
+    outcomes, _ = run(finished, out)
+    assert outcomes[2].failure is not None
+    for words in ("steps and weights that are kept of", "remove the folder '.schemabank-"):
+        assert words in outcomes[2].failure.message
+    shutil.rmtree(place)
+    outcomes, _ = run(finished, out)
+    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
 
 
 def test_a_torn_run_is_trained_again_and_kept_aside(finished: Finished, out: Path) -> None:

@@ -139,6 +139,15 @@ def test_a_state_of_another_shape_is_refused_though_its_digest_fits(
         read_trained(folder, RUN, MADE)
 
 
+def test_a_time_that_is_no_number_is_refused_though_its_digest_fits(folder: Path) -> None:
+    place = folder / TRAINED
+    digests = read_json(place / DIGESTS)
+    write_json(place / STATE, {**read_json(place / STATE), "training_s": float("nan")})
+    write_json(place / DIGESTS, {**digests, STATE: sha256(place / STATE)})
+    with pytest.raises(InputError, match="no finite number in 'training_s'"):
+        read_trained(folder, RUN, MADE)
+
+
 def test_weights_that_are_not_finite_cannot_be_evaluated() -> None:
     assert FOUND.is_finite
     lost = {**ROWS, "bank": torch.tensor([1.0, torch.nan, 0.0])}

@@ -153,7 +153,8 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
 
 def has_trained(folder: Path) -> bool:
     """Whether a run's folder says that its training is over; what it says is checked elsewhere."""
-    return (folder / TRAINED).is_dir()
+    place = folder / TRAINED
+    return place.is_dir() and not place.is_symlink()  # a link leads elsewhere
 
 
 def forget_training(folder: Path) -> None:

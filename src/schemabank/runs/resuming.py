@@ -79,9 +79,11 @@ def _begun(run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Membe
 def _remove_evaluation(folder: Path) -> None:
     """Leave what an earlier call had trained, and nothing of how it went on."""
     for path in folder.iterdir():
-        if path.name not in OF_TRAINING and path.is_dir():
+        if path.name in OF_TRAINING:
+            continue
+        if path.is_dir() and not path.is_symlink():
             rmtree(path)
-        elif path.name not in OF_TRAINING:
+        else:
             path.unlink()
 
 

@@ -28,6 +28,7 @@ from schemabank.common.writing import write_json, writing_tensors
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.slots import Slot
+from schemabank.engine.stack import AdapterStack
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.inputs import Digests, recorded_versions
 from schemabank.runs.loading import device_name
@@ -75,9 +76,19 @@ class TrainedState:
         """Whether it can be evaluated."""
         return all(bool(row.isfinite().all()) for row in self.weights.values())
 
-    def tell(self, slot: Slot) -> None:
-        """Let a new slot of the run stand where its training ended."""
-        assert slot.num_steps == self.num_steps
+    def tell(self, slot: Slot, stack: AdapterStack) -> None:
+        """Let a new slot of the run stand where its training ended.
+
+        Raises:
+            InputError: the run has other steps, or the stack other weights.
+        """
+        own = (self.num_steps, {name: tuple(row.shape) for name, row in self.weights.items()})
+        allowed = (slot.num_steps, {name: (group.size,) for name, group in stack.groups.items()})
+        if own != allowed:
+            raise InputError(
+                f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
+                f"{allowed}: remove the folder '.{slot.run.name}.partial/{TRAINED}'"
+            )
         slot.step, slot.skipped = slot.num_steps, list(self.skipped)
         slot.num_updates = Counter(self.num_updates)
 
@@ -162,7 +173,7 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
 
 def _read_state(path: Path) -> _State:
     try:
-        return _State.model_validate(read_json(path))
+        return _State.model_validate(read_json(path, finite=True))
     except ValidationError as error:
         raise InputError(
             f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"

@@ -333,7 +333,7 @@ def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterSta
     begin = Halted([Slot(run, data) for run in engine_runs], {}, {}, tick=0)
     for slot, each in zip(begin.slots, trainees, strict=True):
         if each.trained is not None:
-            each.trained.tell(slot)
+            each.trained.tell(slot, stack)
             begin.finished[each.name] = dict(each.trained.weights)
     return Cohort(stack, engine_runs, data, explain=context.reporter.note, halted=begin)
 
