@@ -113,9 +113,27 @@ def test_another_runs_folder_is_not_taken(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", list(MADE))
 def test_it_is_not_taken_where_it_would_be_another_today(name: str, folder: Path) -> None:
-    with pytest.raises(InputError, match=f"was trained with another {name}, allowed is the same"):
+    with pytest.raises(
+        InputError, match=f"allowed is the same: {name} was .*, now it is 'another'"
+    ):
         read_trained(folder, RUN, {**MADE, name: "another"})
     assert name in {"inputs", "versions", "device", "cohort"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"versions": {**MADE["versions"], "peft": "0"}},
+            r"versions.peft was '\d.*, now it is '0': ",
+        ),
+        ({"inputs": {"model": "a@1"}}, "inputs had more: "),
+        ({"cohort": ["a", "b"]}, "cohort had 1 runs, now 2, and not the same: "),
+    ],
+)
+def test_the_very_difference_is_named(changes: dict[str, object], said: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=f"{said}it is trained again"):
+        read_trained(folder, RUN, {**MADE, **changes})
 
 
 def test_what_decides_the_bits_is_told_apart() -> None:

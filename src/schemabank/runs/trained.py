@@ -159,16 +159,27 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
             f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {MEND}"
         )
     state = _read_state(place / STATE)
-    other = [name for name, value in made.items() if state.made_with.get(name) != value]
-    if other:
+    other = [_difference(name, state.made_with.get(name), now) for name, now in made.items()]
+    if found := "; ".join(filter(None, other)):
         raise InputError(
-            f"{str(folder)!r} was trained with another {' and '.join(other)}, allowed is the same: "
-            f"{MEND}"
+            f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
         )
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
     return TrainedState(
         weights, state.num_steps, state.skipped, state.num_updates, state.training_s
     )
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """What is another now than it was, in words; nothing where both are the same."""
+    if before == now:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [_difference(f"{name}.{key}", before.get(key), now[key]) for key in now]
+        return "; ".join(filter(None, parts)) or f"{name} had more"
+    if isinstance(before, list) and isinstance(now, list):
+        return f"{name} had {len(before)} runs, now {len(now)}, and not the same"
+    return f"{name} was {before!r:.80}, now it is {now!r:.80}"
 
 
 def _read_state(path: Path) -> _State:
