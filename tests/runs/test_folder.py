@@ -163,6 +163,10 @@ def test_a_link_to_a_training_elsewhere_is_none(tmp_path: Path) -> None:
     with claimed(run) as claim:
         (claim.path / TRAINED).symlink_to(tmp_path / "elsewhere")
     assert names(tmp_path) == {"a.unfinished-1", "elsewhere"}
+    (tmp_path / "elsewhere" / TRAINED).mkdir()
+    (tmp_path / ".a.partial").symlink_to(tmp_path / "elsewhere")
+    with claimed(run) as claim:
+        assert names(claim.path) == set()
 
 
 def test_a_claim_that_begins_anew_keeps_what_was_there_and_is_still_a_claim(tmp_path: Path) -> None:

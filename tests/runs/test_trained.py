@@ -91,6 +91,14 @@ def test_a_torn_folder_is_not_taken(
         read_trained(folder, RUN, MADE)
 
 
+@pytest.mark.parametrize("name", [STAGES, f"{STAGES}/1-router"])
+def test_a_stage_that_lies_elsewhere_is_not_taken(name: str, folder: Path) -> None:
+    elsewhere = (folder / name).rename(folder / "elsewhere")
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_trained(folder, RUN, MADE)
+
+
 def test_what_is_added_to_the_training_is_seen(folder: Path) -> None:
     (folder / STAGES / "2-more").write_text("more")
     with pytest.raises(InputError, match=r"is not what was written.*it is trained again"):

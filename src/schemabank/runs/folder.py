@@ -154,7 +154,8 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
 def has_trained(folder: Path) -> bool:
     """Whether a run's folder says that its training is over; what it says is checked elsewhere."""
     place = folder / TRAINED
-    return place.is_dir() and not place.is_symlink()  # a link leads elsewhere
+    leads_elsewhere = folder.is_symlink() or place.is_symlink()
+    return place.is_dir() and not leads_elsewhere
 
 
 def forget_training(folder: Path) -> None:

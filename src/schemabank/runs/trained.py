@@ -193,8 +193,9 @@ def _read_state(path: Path) -> _State:
 
 def _digests(folder: Path, place: Path) -> dict[str, object]:
     """The SHA-256 of every file that an evaluated run keeps of its training, and of ``place``."""
-    stages = folder / STAGES
-    kept = [path for path in sorted(stages.rglob("*")) if not path.is_dir()]
+    found_in = folder.glob(STAGES), (folder / STAGES).rglob("*")
+    paths = sorted(path for each in found_in for path in each)
+    kept = [path for path in paths if path.is_symlink() or not path.is_dir()]  # links are refused
     own = [inside(folder, CONFIG), inside(folder, METRICS)]
     found: dict[str, object] = {
         str(path.relative_to(folder)): sha256(inside(path.parent, path.name))
