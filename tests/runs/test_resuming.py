@@ -95,7 +95,7 @@ def test_the_time_of_the_earlier_call_counts(finished: Finished, out: Path) -> N
     outcomes, _ = run(finished, out)
     training_s = read_json(outcomes[2].folder / COST)["training_s"]
     assert isinstance(training_s, float)
-    assert 7200 < training_s < 7260
+    assert 7200 <= training_s < 7260  # in tenths of a second
 
 
 @pytest.mark.parametrize("torn", ["num_steps", WEIGHTS])
