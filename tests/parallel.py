@@ -34,7 +34,6 @@ LONGEST_FIRST = (
     "runs/test_tuner.py",
     "methods/test_plugin.py",
     "trainer/test_trl.py",
-    "models/test_basemodel.py",
     "test_damaged.py",
     "report/page/test_html.py",
     "sandbox/test_hostile.py",

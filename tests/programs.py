@@ -52,9 +52,20 @@ def started(
         environment: all of it.
         stdout: a file descriptor that stays the caller's, as is ``stderr``.
     """
+    return forked(_program, list(arguments), environment=environment, stdout=stdout, stderr=stderr)
+
+
+def forked(
+    function: Callable[..., None],
+    *arguments: object,
+    environment: Mapping[str, str],
+    stdout: int,
+    stderr: int,
+) -> ForkServerProcess:
+    """Start a process that calls a function of a module, as :func:`started` does the program."""
     files = _File(stdout), _File(stderr)
     process = _CONTEXT.Process(
-        target=_program, args=(list(arguments), dict(environment), *files), daemon=True
+        target=_call, args=(function, arguments, dict(environment), *files), daemon=True
     )
     process.start()
     return process
@@ -71,8 +82,17 @@ def printed_by(arguments: Sequence[str]) -> str:
         return out.read().decode()
 
 
-def _program(
-    arguments: list[str], environment: Mapping[str, str], stdout: int, stderr: int
+def _program(arguments: list[str]) -> None:
+    sys.argv = ["schemabank", *arguments]
+    main()
+
+
+def _call(
+    function: Callable[..., None],
+    arguments: Sequence[object],
+    environment: Mapping[str, str],
+    stdout: int,
+    stderr: int,
 ) -> None:
     gc.freeze()  # what was imported is no garbage
     os.environ.clear()
@@ -83,8 +103,7 @@ def _program(
         os.close(ours)
     # A shell's background jobs ignore SIGINT, and their children would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = ["schemabank", *arguments]
-    main()
+    function(*arguments)
 
 
 def _arrived(file: _Sent) -> int:

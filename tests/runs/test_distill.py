@@ -33,6 +33,7 @@ from schemabank.runs.distill import (
     teachers_of,
 )
 from schemabank.runs.experiment import run_all
+from schemabank.runs.folder import CONFIG, FAILURE
 from schemabank.runs.inmemory import held_context
 from schemabank.runs.loading import loaded_task, resolved
 from schemabank.runs.members import Member, Outcome
@@ -296,8 +297,30 @@ def test_a_damaged_teacher_fails_its_run_and_no_other(ran: Ran, tmp_path: Path) 
     assert first.failure is not None
     for words in ("its teachers could not be asked", "remove the folder", damaged.name):
         assert words in first.failure.message
+    assert first.folder.name == f"{run_id(ran.runs[0])}.unfinished-1"
+    assert {path.name for path in first.folder.iterdir()} == {CONFIG, FAILURE}
     assert second.failure is None
     assert (second.folder / ADAPTER).read_bytes() == before
+
+
+def test_a_run_that_has_trained_asks_no_teacher_again(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = ran.runs[:2]
+    shutil.copytree(ran.out / TEACHERS, tmp_path / TEACHERS)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "finish_runs", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(taught, tmp_path)
+    for teacher in teachers_of(taught[0]):
+        (tmp_path / TEACHERS / run_id(teacher) / ADAPTER).write_bytes(b"no tensors")
+    for outcome in train(taught, tmp_path).done:
+        place = Path(outcome.folder.name, ADAPTER)
+        assert (tmp_path / place).read_bytes() == (ran.out / place).read_bytes()
+
+
+def _stop(*_args: object, **_options: object) -> object:
+    raise KeyboardInterrupt
 
 
 def test_teachers_of_other_data_are_refused_and_nothing_is_trained(

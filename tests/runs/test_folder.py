@@ -15,7 +15,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
 from schemabank.runs import folder as run_folder
-from schemabank.runs.folder import RESULT, check_available, claimed, is_finished
+from schemabank.runs.folder import RESULT, TRAINED, check_available, claimed, is_finished
 
 HOLDER = """
 import sys
@@ -141,6 +141,47 @@ def test_an_exception_keeps_the_files_under_a_name_of_their_own(tmp_path: Path) 
         "try 1",
         "try 2",
     ]
+
+
+def test_a_run_that_has_trained_is_left_for_the_next_claim(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run) as claim:
+        (claim.path / TRAINED).mkdir()
+    assert names(tmp_path) == {".a.partial"}
+    with claimed(run) as claim:
+        assert names(claim.path) == {TRAINED}
+        (claim.path / RESULT).write_text("{}")
+        claim.check_there()
+        claim.complete()
+    assert names(tmp_path) == {"a"}
+    assert names(run) == {RESULT}
+
+
+def test_a_link_to_a_training_elsewhere_is_none(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    (tmp_path / "elsewhere").mkdir()
+    with claimed(run) as claim:
+        (claim.path / TRAINED).symlink_to(tmp_path / "elsewhere")
+    assert names(tmp_path) == {"a.unfinished-1", "elsewhere"}
+    (tmp_path / "elsewhere" / TRAINED).mkdir()
+    (tmp_path / ".a.partial").symlink_to(tmp_path / "elsewhere")
+    with claimed(run) as claim:
+        assert names(claim.path) == set()
+
+
+def test_a_claim_that_begins_anew_keeps_what_was_there_and_is_still_a_claim(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    with claimed(run) as claim:
+        (claim.path / TRAINED).mkdir()
+    with claimed(run) as claim:
+        assert claim.begin_anew() == tmp_path / "a.unfinished-1"
+        claim.check_there()
+        assert names(claim.path) == set()
+        with pytest.raises(InputError, match="is in use"):
+            claimed(run).__enter__()
+        (claim.path / TRAINED).mkdir()
+        assert claim.abandon() == tmp_path / "a.unfinished-2"
+    assert names(tmp_path) == {"a.unfinished-1", "a.unfinished-2"}
 
 
 def test_a_finished_run_is_never_claimed_again(tmp_path: Path) -> None:

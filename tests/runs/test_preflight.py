@@ -136,6 +136,23 @@ def test_the_measured_rate_is_that_of_this_machine(monkeypatch: pytest.MonkeyPat
     assert 1e8 < rate < 1e16
 
 
+@pytest.mark.parametrize(("seconds", "sizes"), [(1e-4, [256, 512, 1024]), (1.0, [256])])
+def test_a_machine_whose_products_take_long_is_measured_with_small_ones(
+    seconds: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 a processor without instructions for it would take seconds over the largest."""
+    tried: list[int] = []
+
+    def product_s(a: torch.Tensor) -> float:
+        tried.append(len(a))
+        return seconds
+
+    monkeypatch.setattr(preflight, "_product_s", product_s)
+    rate = preflight._measured_rate.__wrapped__(torch.device("cpu"), torch.bfloat16)
+    assert sorted(set(tried)) == sizes
+    assert rate == 2 * sizes[-1] ** 3 / seconds
+
+
 def test_lengths_cuts_and_padding_are_told() -> None:
     training = data()
     cut = replace(training, encoded=[replace(e, cut=i < 2) for i, e in enumerate(training.encoded)])

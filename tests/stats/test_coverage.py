@@ -43,14 +43,14 @@ def test_studentised_bootstrap_covers_and_the_others_do_not(tool: ModuleType) ->
 
 
 def test_intervals_over_items(tool: ModuleType) -> None:
-    for found in (rates(tool, "shares", 2000), rates(tool, "clusters", 500)):
+    for found in (rates(tool, "shares", 1000), rates(tool, "clusters", 500)):
         for key, rate in found.items():
             assert 0.92 <= rate <= 0.97, key
 
 
 def test_intervals_over_seeds_and_items(tool: ModuleType) -> None:
     """Counting seeds only misses what clusters of items add, by far."""
-    found = rates(tool, "crossed", 1000)
+    found = rates(tool, "crossed", 500)
     for (method, setting), rate in found.items():
         if method == "crossed_difference":
             assert 0.93 <= rate <= 0.975, setting
@@ -66,7 +66,7 @@ def test_pigeonhole_bootstrap_is_wide_for_answers_and_narrow_for_seeds(tool: Mod
 
 
 def test_effect_sizes_and_ratios(tool: ModuleType) -> None:
-    found = rates(tool, "effects", 400) | rates(tool, "ratios", 1000)
+    found = rates(tool, "effects", 300) | rates(tool, "ratios", 500)
     for (method, setting), rate in found.items():
         if method == "paired_outperformance":
             assert rate >= 0.95, setting
@@ -75,7 +75,7 @@ def test_effect_sizes_and_ratios(tool: ModuleType) -> None:
 
 
 def test_permutation_tests_and_power(tool: ModuleType) -> None:
-    for (method, setting), rate in rates(tool, "errors", 600).items():
+    for (method, setting), rate in rates(tool, "errors", 400).items():
         if method.startswith("detectable"):
             assert rate == pytest.approx(0.8, abs=0.05), (method, setting)
         else:

@@ -3,7 +3,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,17 +22,35 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.run import TrainingData
 from schemabank.report.reading.runs import read_runs
 from schemabank.runs import experiment
+from schemabank.runs.folder import ADAPTER, PREDICTIONS, RESULT, TRAINED
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
 from schemabank.runs.prepare import task_training_data
 from schemabank.suites.execution import plan_suite, result_tables, run_suite
 from schemabank.suites.file import Suite
 from schemabank.suites.suite import load_suite
-from tinyruns import Finished, Notes, snapshot
+from tinyruns import SETTINGS, Finished, Notes, snapshot
 from tinysuites import PAPER, ran, tiny, write
 
 TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 1}
 WIDER = {**TUNE, "factors": [0.5, 1, 2]}
+# All that a run may end as: averaged, reduced, folded, with a bank, at another scale.
+ENDS = {
+    "averaged": {
+        "arm": "lora",
+        "average": {"kind": "exponential"},
+        "train": {"num_train_epochs": 2},
+    },
+    "shrink": {},
+    "experts": {"experts": {"routing": "learned"}},
+    "schemabank": {},
+}
+COMMON = {
+    "task": {"gsm8k": {"validation_ratio": 0.2}},
+    "train": {"num_train_epochs": 3},
+    "rescale": {"factors": [0.5, 1, 2]},
+    "engine": {"slots": 2},
+}
 FULL = Failure("disk", "No space left on device")
 
 
@@ -149,6 +167,73 @@ def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
         if place.is_file() and place.name != "cost.json":
             again = tmp_path / "runs" / place.relative_to(tmp_path / "whole")
             assert again.read_bytes() == place.read_bytes(), place
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file that is the same whenever a suite is run."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "cost.json" and ".unfinished-" not in str(path)
+    }
+
+
+def partials(out: Path, name: str) -> list[Path]:
+    """The folders of runs under way that have a file or folder."""
+    return [path.parent for path in out.glob(f".*.partial/{name}")]
+
+
+def name_of(folder: Path) -> str:
+    """The name that a folder under way will have."""
+    return folder.name[1:].removesuffix(".partial")
+
+
+def test_a_killed_suite_trains_no_run_again_whose_training_was_over(
+    finished: Finished, tmp_path: Path
+) -> None:
+    merged = {key: {**SETTINGS[key], **COMMON[key]} for key in ("task", "train")}
+    path = tiny(
+        finished, tmp_path / "s.yaml", arms=ENDS, seeds=[1], grid={}, defaults=COMMON | merged
+    )
+    environment = {**os.environ, "SCHEMABANK_DATA": str(finished.data), "OMP_NUM_THREADS": "1"}
+    said = tmp_path / "stderr"
+
+    def call(out: Path, *, until: Callable[[], object] = lambda: False) -> str:
+        """Run the suite, kill it when something is there, and return what it said."""
+        with said.open("wb") as err, Path(os.devnull).open("wb") as quiet:
+            command = ["suite", str(path), "--out", str(out)]
+            process = started(command, environment, stdout=quiet.fileno(), stderr=err.fileno())
+        while process.is_alive() and not until():
+            time.sleep(0.002)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        else:
+            assert process.exitcode == 0, said.read_text()
+        return said.read_text()
+
+    call(tmp_path / "whole")
+    out = tmp_path / "runs"
+    call(out, until=lambda: partials(out, TRAINED))
+    ended = {folder: (folder / "metrics.jsonl").stat() for folder in partials(out, TRAINED)}
+    assert 1 <= len(ended) < len(partials(out, "metrics.jsonl")), "the others were in training"
+    assert not partials(out, ADAPTER)
+
+    again = call(out, until=lambda: partials(out, PREDICTIONS))
+    for folder in ended:
+        assert f"trained already: {out / name_of(folder)} " in again
+    assert again.count("trained already: ") == len(ended)
+    assert len(partials(out, TRAINED)) == len(ENDS)
+    assert not partials(out, RESULT)
+
+    last = call(out)
+    assert last.count("trained already: ") == len(ENDS)
+    assert "tokens/s" in again
+    assert "tokens/s" not in last, "nothing was trained"
+    assert files(out) == files(tmp_path / "whole")
+    for folder, written in ended.items():
+        assert (out / name_of(folder) / "metrics.jsonl").stat().st_mtime_ns == written.st_mtime_ns
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.usefixtures("gsm8k")
@@ -391,8 +476,11 @@ def test_a_search_alone_ends_with_the_choices_and_the_suite_goes_on_from_there(
     assert len(rows) == 2 * len({row["factor"] for row in rows})
     assert all(row["result"]["split"] == "validation" for row in rows)
     assert manifest(out)["runs"] == []
+    left = out / rows[0]["run_id"] / TRAINED  # by a process that was killed as it ended
+    left.mkdir()
     shown = command(path, out, "--tune-only")
     assert shown.exit_code == 0
+    assert not left.exists()
     assert "learning rates on validation" in shown.stdout
     assert "over seeds" not in shown.stdout.replace("means over seeds", "")
     assert shown.stdout.endswith("next: the same without --tune-only\n")

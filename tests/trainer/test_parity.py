@@ -18,7 +18,6 @@ from trainers import (
     BATCH,
     LORA,
     SEED,
-    STEPS,
     TinyTrainer,
     engine,
     furthest,
@@ -33,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 # to 0.4. A wrong rate, draw, order or penalty in one step moves Adam's weights by a share of the
 # rate, 1e-2.
 TOLERANCE = 1e-5
+FEW = 20  # through all stages, where a trainer is compared with a trainer
 ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
 ARMS = ("lora", "coto", "schemabank")
 BARE = [
@@ -158,11 +158,12 @@ def test_parts_of_a_batch_add_up_to_it(arm: str, tmp_path: Path) -> None:
     own = method(arm)
     if own.uses("bank"):
         own = method(arm, bank=own.bank.model_copy(update={"load_balance_weight": 0}))
-    whole = trainer(tmp_path / "whole", own, engines_order=True)
+    whole = trainer(tmp_path / "whole", own, engines_order=True, max_steps=FEW)
     parts = trainer(
         tmp_path / "parts",
         own,
         engines_order=True,
+        max_steps=FEW,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=BATCH,
     )
@@ -171,7 +172,7 @@ def test_parts_of_a_batch_add_up_to_it(arm: str, tmp_path: Path) -> None:
         each.train()
     assert furthest(tensors(whole), tensors(parts)) < TOLERANCE
     torch.testing.assert_close(banks[0].found, banks[1].found, rtol=0, atol=TOLERANCE)
-    assert parts.state.global_step == STEPS
+    assert parts.state.global_step == FEW
 
 
 @pytest.mark.usefixtures("wide")
@@ -181,9 +182,8 @@ def test_checkpointed_blocks_change_nothing(arm: str, tmp_path: Path) -> None:
     dropped = LORA.model_copy(update={"lora_dropout": 0.2})
     runs, banks = [], []
     for on in (False, True):  # one after the other: making a trainer sets the seed of dropout
-        runs.append(
-            trainer(tmp_path / str(on), method(arm), lora=dropped, gradient_checkpointing=on)
-        )
+        changes = {"gradient_checkpointing": on, "max_steps": FEW}
+        runs.append(trainer(tmp_path / str(on), method(arm), lora=dropped, **changes))
         banks.append(keeping(runs[-1]))
         runs[-1].train()
     assert furthest(tensors(runs[0]), tensors(runs[1])) < TOLERANCE

@@ -1,7 +1,7 @@
 """PEFT's format: written, read strictly, and compared with stock PEFT.
 
 `files` saves and reads adapters and banks, `export` checks and merges them, `peftlayers` refuses
-targets on which PEFT would choose other layers.
+targets on which PEFT would choose other layers, and `tensorfiles` reads any safetensors file.
 """
 
 __all__ = [
@@ -10,4 +10,5 @@ __all__ = [
     "files",
     "peftcheck",
     "peftlayers",
+    "tensorfiles",
 ]

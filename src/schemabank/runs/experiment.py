@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ import torch
 from schemabank.common.errors import InputError
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import waiting
-from schemabank.config.file import run_id, to_yaml
+from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
 from schemabank.engine.planner import journey
@@ -28,7 +27,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
-from schemabank.runs.folder import CONFIG, RESULT, check_available, claimed, is_finished
+from schemabank.runs.folder import RESULT, check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
@@ -39,7 +38,7 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.runs.members import Member, Outcome, finished_outcome
+from schemabank.runs.members import Member, Outcome, finished_outcome, trained_before_s
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.preflight import describe_data, estimate
 from schemabank.runs.prepare import (
@@ -48,6 +47,7 @@ from schemabank.runs.prepare import (
 )
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
+from schemabank.runs.resuming import claimed_members, write_settings
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
@@ -182,6 +182,7 @@ def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[Ru
     """Return the outcomes of those runs that are finished, and say which these are."""
     finished = [run for run in runs if is_finished(out / run_id(run))]
     for run in finished:
+        forget_training(out / run_id(run))
         reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
         reporter.run_state(run_id(run), "reused")
     outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}
@@ -272,20 +273,15 @@ def _attempt(
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     try:
         context.trackers.begin(runs)
-        soft, failures = learned_from_teachers(runs, context, out / TEACHERS)
-        able = [run for run in runs if run not in failures]
-        taught = replace(context, soft=soft)
-        done = _run_cohort(able, taught, out, slots=slots, planned=planned) if able else []
+        ended = _run_cohort(runs, context, out, slots=slots, planned=planned)
     except (InputError, RuntimeError, OSError, MemoryError) as error:
-        able, done, failures = [], [], dict.fromkeys(runs, failure_of(error))
+        ended = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
         context.trackers.interrupt()
         raise
-    ended = {run: Outcome(out / run_id(run), None, failure=why) for run, why in failures.items()}
-    ended |= dict(zip(able, done, strict=True))
-    for run in runs:
-        _tell_end(run_id(run), ended[run], context)
-    return [replace(ended[run], inputs=context.inputs) for run in runs]
+    for run, outcome in zip(runs, ended, strict=True):
+        _tell_end(run_id(run), outcome, context)
+    return [replace(outcome, inputs=context.inputs) for outcome in ended]
 
 
 def _run_cohort(
@@ -298,21 +294,28 @@ def _run_cohort(
 ) -> list[Outcome]:
     """Train and evaluate runs that share a cohort, and write each one's folder."""
     with ExitStack() as exits:
-        members = [
-            Member(run_id(run), run, claim=exits.enter_context(claimed(out / run_id(run))))
-            for run in runs
-        ]
+        members = claimed_members(runs, context, out, exits, planned=planned)
+        left = [member.run for member in members if member.trained is None]
+        soft, failures = learned_from_teachers(left, context, out / TEACHERS)
+        write_settings(members)
         for member in members:
-            member.write(partial(_write_config, member.run))
-        began = time.monotonic()
+            member.fail(failures.get(member.run))
+        able = [member for member in members if member.run not in failures]
+        taught = replace(context, soft=soft)
+        done = iter(_finished(able, taught, slots=slots, planned=planned) if able else [])
+        return [member.failed() if member.run in failures else next(done) for member in members]
+
+
+def _finished(
+    members: Sequence[Member], context: Context, *, slots: int, planned: Sequence[RunConfig]
+) -> list[Outcome]:
+    """Train and evaluate runs that have their folders and what they learn."""
+    with ExitStack() as exits:
+        began = time.monotonic() - trained_before_s(members)
         cohort, stack = train_runs(members, context, slots=slots, planned=planned)
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
         return finish_runs(members, cohort, stack, context, trained_s=trained_s)
-
-
-def _write_config(run: RunConfig, folder: Path) -> None:
-    (folder / CONFIG).write_text(to_yaml(run), encoding="utf-8")
 
 
 def _still_there(outcome: Outcome) -> Outcome:

@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,13 @@ from schemabank.runs.evaluate import Procedure
 from schemabank.runs.fairness import TEACHER_STEPS
 from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT
 from schemabank.runs.forms import Answers, evaluate_forms
+from schemabank.runs.inputs import recorded_versions
 from schemabank.runs.itemscores import save_item_scores
+from schemabank.runs.loading import device_name
 from schemabank.runs.members import Member, Outcome
 from schemabank.runs.training import Context, names_of, seated
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries
-
-RECORDED_VERSIONS = (
-    "schemabank",
-    "torch",
-    "transformers",
-    "peft",
-    "reasoning-gym",
-    "rouge-score",
-    "sacrebleu",
-    "nltk",
-)
 
 
 def finish_runs(
@@ -119,7 +109,7 @@ def result_of(
         "batch_size": evaluation.batch_size,
         "padding_side": "right",
         "inputs": dict(inputs),
-        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
+        "versions": recorded_versions(),
         "training": training,
         "metric": metric_of(run.task),
         "scores": [*score_names(records, metric), *(f"pass@{k}" for k in evaluation.pass_at)],
@@ -256,20 +246,7 @@ def _cost(
     return cost
 
 
-def device_name(device: torch.device) -> str:
-    """Return a GPU's own name, or the kind of any other device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
 def _peak_memory_gib() -> float:
     """Largest resident size of this process; the kernel counts KiB, on macOS bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
-
-
-@cache  # a package is looked for on the whole path
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # SchemaBank itself in a source tree, or a task's data package
-        return None

@@ -1,7 +1,8 @@
 """A run's folder on disk: claimed by one process, written under a temporary name, then renamed.
 
 A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
-reused, and what an interrupted one left behind is moved aside under a name of its own.
+reused, and what an interrupted one left behind is moved aside under a name of its own. The folder
+of a run that has trained stays under its temporary name, for the next claim to go on with.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import TextIO
 
 from schemabank.common.errors import InputError
@@ -33,6 +35,7 @@ METRICS = "metrics.jsonl"
 COST = "cost.json"
 FAILURE = "failure.json"
 ROUTING = "routing"
+TRAINED = "trained"  # what a run has come to, until it is evaluated
 SUITE = "suite.json"
 
 
@@ -98,6 +101,14 @@ class RunClaim:
         check_free(self.final)
         settle(self.path, self.final)
         self.path = self.final
+        forget_training(self.final)  # not before, so that it is there until the run is finished
+
+    def begin_anew(self) -> Path:
+        """Keep the files of an earlier claim under a name of their own, and return it."""
+        aside = _set_aside(self.path, self.final)
+        self.path.mkdir()
+        self._place = self.path.stat()
+        return aside
 
     def abandon(self) -> Path:
         """Keep the files of a run that failed under a name of its own, and return it."""
@@ -109,7 +120,8 @@ class RunClaim:
 def claimed(folder: Path) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
-    A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on.
+    A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on, but for one
+    that has trained: its folder stays, and is given as it is to the next claim.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
@@ -128,13 +140,27 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     with file:
         try:
             check_free(folder)
-            _set_aside(partial, folder)
-            partial.mkdir()
+            if not has_trained(partial):
+                _set_aside(partial, folder)
+                partial.mkdir()
             yield RunClaim(folder, partial, partial.stat())
         finally:
-            _set_aside(partial, folder)
+            if not has_trained(partial):
+                _set_aside(partial, folder)
             lock.unlink(missing_ok=True)
             remove_empty(missing)
+
+
+def has_trained(folder: Path) -> bool:
+    """Whether a run's folder says that its training is over; what it says is checked elsewhere."""
+    place = folder / TRAINED
+    leads_elsewhere = folder.is_symlink() or place.is_symlink()
+    return place.is_dir() and not leads_elsewhere
+
+
+def forget_training(folder: Path) -> None:
+    """Remove from a finished run what only its evaluation needed."""
+    rmtree(folder / TRAINED, ignore_errors=True)  # there is none, or the next call removes it
 
 
 def free_name(folder: Path, word: str) -> Path:

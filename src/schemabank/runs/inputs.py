@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,16 @@ NAMES = {
     ADAPTER_DIGEST: "the adapter",
     BANK_DIGEST: "the bank",
 }
+RECORDED_VERSIONS = (
+    "schemabank",
+    "torch",
+    "transformers",
+    "peft",
+    "reasoning-gym",
+    "rouge-score",
+    "sacrebleu",
+    "nltk",
+)
 OLDER = "made before the model and the data were recorded, so that both may be others now"
 
 Digests = Mapping[str, str]
@@ -54,6 +66,11 @@ def data_digest(data: TaskData) -> str:
             row = [split, plain]
             found.update(json.dumps(row, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return f"sha256:{found.hexdigest()}"
+
+
+def recorded_versions() -> dict[str, str | None]:
+    """Return the versions of the packages that decide a run's result."""
+    return {name: _version(name) for name in RECORDED_VERSIONS}
 
 
 class Present:
@@ -257,3 +274,11 @@ def _digests_now(settings: ModelSettings | TaskSettings) -> Digests | str:
 
 def _shortened(digest: str) -> str:
     return digest if "@" in digest else f"{digest:.19}…"
+
+
+@cache  # a package is looked for on the whole path
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # SchemaBank itself in a source tree, or a task's data package
+        return None

@@ -28,6 +28,11 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if use_gpu else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """Return a GPU's own name, or the kind of any other device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def resolved(
     runs: Sequence[RunConfig], device: torch.device, *, note: Note = lambda _: None
 ) -> list[RunConfig]:

@@ -27,6 +27,7 @@ from schemabank.models.embedded import EMBEDDED
 from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.stored import read_result
+from schemabank.runs.trained import TrainedState
 from schemabank.tasks.catalog import metric_of
 
 KeepStage = Callable[[AdapterStack, int, str, Stage], None]
@@ -109,12 +110,14 @@ class Trainee:
         run: its settings.
         failure: the first thing that went wrong with it, or ``None``.
         rescaled: how its adapter's scale was chosen; ``None``: it stayed as it was trained.
+        trained: what it has come to in an earlier call; ``None``: it is still to be trained.
     """
 
     name: str
     run: RunConfig
     failure: Failure | None = None
     rescaled: Rescaled | None = None
+    trained: TrainedState | None = None
 
     def fail(self, failure: Failure | None) -> None:
         """Keep a failure, unless there was one before."""
@@ -151,6 +154,11 @@ class Member(Trainee):
         with suppress(OSError):
             folder = self.claim.abandon()
         return Outcome(folder, None, failure=self.failure)
+
+
+def trained_before_s(members: Sequence[Trainee]) -> float:
+    """Return how long a cohort was training in earlier calls, as far as it came to anything."""
+    return max((m.trained.training_s for m in members if m.trained is not None), default=0.0)
 
 
 def write_weights(

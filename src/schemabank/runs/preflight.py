@@ -23,7 +23,8 @@ from schemabank.tasks import Item
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
 PROBES = 3
-PROBE_SIZES = {"cuda": 4096, "cpu": 1024}
+PROBE_SIZES = {"cuda": (4096,), "cpu": (256, 512, 1024)}
+PROBE_ENOUGH_S = 0.01  # a product that takes as long says the rate: no larger one is needed
 GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
@@ -166,11 +167,20 @@ def _matrix_rate(model: PreTrainedModel) -> float:
 
 @lru_cache  # a suite has many cohorts, and all of them are on one device
 def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
-    size = PROBE_SIZES[device.type]
-    a = torch.ones(size, size, dtype=dtype, device=device)
-    times = []
-    for _ in range(PROBES):
-        began = time.perf_counter()
-        (a @ a)[0, 0].item()
-        times.append(time.perf_counter() - began)
-    return 2 * size**3 / min(times)
+    """Of the largest probe, or of a smaller one where that takes long.
+
+    Processors without instructions for bfloat16 take seconds for the largest.
+    """
+    for size in PROBE_SIZES[device.type]:
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        shortest_s = min(_product_s(a) for _ in range(PROBES))
+        rate = 2 * size**3 / shortest_s
+        if shortest_s >= PROBE_ENOUGH_S:
+            break
+    return rate
+
+
+def _product_s(a: torch.Tensor) -> float:
+    began = time.perf_counter()
+    (a @ a)[0, 0].item()
+    return time.perf_counter() - began

@@ -1,14 +1,19 @@
-"""``metrics.jsonl`` of the runs of a cohort: one line a step."""
+"""``metrics.jsonl`` of the runs of a cohort: one line a step. With a run's last line it is kept."""
 
 import json
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Self, TextIO
 
 from schemabank.common.failure import failure_of
 from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.runs.folder import METRICS
+from schemabank.runs.members import Member
+from schemabank.runs.trained import MadeWith, TrainedState, write_trained
 
 
 class StepLogs:
@@ -44,6 +49,8 @@ class StepLogs:
             if step.run not in self._files:
                 self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
             self._files[step.run].write(_json_line(step))
+            if _is_last(step):
+                self._files[step.run].close()
         except OSError as error:
             self._lose(step.run, error)
 
@@ -51,6 +58,52 @@ class StepLogs:
         self._lost.add(name)
         slot = self._slots[name]
         slot.failure = slot.failure or failure_of(error)
+
+
+class KeepingLogs(StepLogs):
+    """The same; a run whose last line is written is kept, so that it need not be trained again.
+
+    Args:
+        members: the runs with their folders.
+        made: what they are trained with.
+        began: when their training began, as ``time.monotonic`` tells it.
+        cohort: whose runs they are.
+    """
+
+    def __init__(
+        self, members: Sequence[Member], made: MadeWith, began: float, cohort: Cohort
+    ) -> None:
+        super().__init__({each.name: each.claim.path / METRICS for each in members}, cohort)
+        self._members = {each.name: each for each in members}
+        self._made, self._began, self._finished = made, began, cohort.finished
+        self._ended: list[str] = []
+
+    def __exit__(self, *error: object) -> None:
+        """Close all files, and keep the runs that ended last."""
+        super().__exit__(*error)
+        self._keep_ended()
+
+    def write(self, step: RunStep) -> None:
+        """Write a step's line, after keeping the runs that have left their slots meanwhile."""
+        self._keep_ended()
+        super().write(step)
+        if _is_last(step):
+            self._ended.append(step.run)
+
+    def _keep_ended(self) -> None:
+        """Write what runs have come to; one that failed begins again, and fails again."""
+        for name in [name for name in self._ended if name in self._finished]:
+            self._ended.remove(name)
+            training_s = time.monotonic() - self._began
+            slot, weights = self._slots[name], self._finished[name]
+            trained = TrainedState.of(slot, weights, training_s=training_s)
+            if slot.failure is None and trained.is_finite:
+                write = partial(write_trained, trained=trained, made=self._made)
+                self._members[name].write(write)
+
+
+def _is_last(step: RunStep) -> bool:
+    return step.step + 1 == step.num_steps
 
 
 def _json_line(step: RunStep) -> str:

@@ -23,16 +23,23 @@ from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.folder import METRICS
 from schemabank.runs.forms import Items
-from schemabank.runs.members import KeepStage, Member, Trainee, stage_keeper, write_weights
+from schemabank.runs.members import (
+    KeepStage,
+    Member,
+    Trainee,
+    stage_keeper,
+    trained_before_s,
+    write_weights,
+)
 from schemabank.runs.preflight import estimate
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
-from schemabank.runs.steplogs import StepLogs
+from schemabank.runs.steplogs import KeepingLogs
 from schemabank.runs.trackers import Trackers
+from schemabank.runs.trained import made_with
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
@@ -112,7 +119,8 @@ def train_runs(
     if not members[0].run.trains:
         return None, build_stack(planned, context.base, slots=slots)
     base = context.base
-    paths = {member.name: member.claim.path / METRICS for member in members}
+    began = time.monotonic() - trained_before_s(members)
+    made = made_with(context.inputs, planned, base.model.device)
 
     def keep(stack: AdapterStack, slot: int, member: Member) -> None:
         member.write(partial(_write_end, stack, slot, member.run, base))
@@ -122,7 +130,7 @@ def train_runs(
         context,
         slots=slots,
         planned=planned,
-        open_log=partial(StepLogs, paths),
+        open_log=partial(KeepingLogs, members, made, began),
         keep=keep,
         keep_stage=stage_keeper(members, base),
     )
@@ -214,7 +222,9 @@ def _through_all_steps(
     cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, trainees, context))
     assert cohort is not None
     try:
-        _announce(cohort, runs, context)
+        num_steps = cohort.num_steps
+        if num_steps:
+            _announce(cohort, runs, context)
         with open_log(cohort) as log:
             while (lack := take_steps(cohort, log, context)) is not None:
                 slots = _halved(cohort.stack.num_slots, context)
@@ -228,7 +238,8 @@ def _through_all_steps(
         if cohort is not None:
             cohort.stack.remove()
         raise
-    context.reporter.finish()
+    if num_steps:
+        context.reporter.finish()
     for run, slot in zip(runs, cohort.slots, strict=True):
         if slot.skipped and slot.failure is None:
             context.reporter.note(f"{run.arm} seed {run.seed}: {skips(slot)}")
@@ -255,6 +266,7 @@ def names_of(runs: Sequence[RunConfig]) -> str:
 def _announce(cohort: Cohort, runs: Sequence[RunConfig], context: Context) -> None:
     """Say what is to come."""
     reporter = context.reporter
+    runs = [run for run, slot in zip(runs, cohort.slots, strict=True) if not slot.has_ended]
     names, slots = names_of(runs), cohort.stack.num_slots
     expected = estimate(
         cohort.stack, cohort.data, cohort.steps_to_come, runs, validation=context.validation
@@ -303,7 +315,7 @@ class _Place:
 
 
 def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterStack) -> Cohort:
-    """Return a cohort of runs that have not begun."""
+    """Return a cohort of runs that have not begun, or have trained in an earlier call."""
     data = context.training
     assert data is not None
     with waiting("tagging the examples", context.reporter.note):
@@ -318,7 +330,12 @@ def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterSta
             )
             for each in trainees
         ]
-    return Cohort(stack, engine_runs, data, explain=context.reporter.note)
+    begin = Halted([Slot(run, data) for run in engine_runs], {}, {}, tick=0)
+    for slot, each in zip(begin.slots, trainees, strict=True):
+        if each.trained is not None:
+            each.trained.tell(slot, stack)
+            begin.finished[each.name] = dict(each.trained.weights)
+    return Cohort(stack, engine_runs, data, explain=context.reporter.note, halted=begin)
 
 
 def _same_cohort(halted: Halted, context: Context, stack: AdapterStack) -> Cohort:

@@ -19,7 +19,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, plan_all, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
-from schemabank.runs.folder import is_finished
+from schemabank.runs.folder import forget_training, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.progress import Reporter
@@ -203,6 +203,8 @@ def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.dev
         if outcome.reused and outcome.result is not None
     }
     check_all_reusable(reused, reporter)
+    for outcome in reused.values():
+        forget_training(outcome.folder)
     for note in notes(found):
         reporter.note(note)
     return found

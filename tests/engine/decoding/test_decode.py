@@ -121,14 +121,26 @@ def own_model(stack: AdapterStack, slot: int, kind: Kind, routing: Routing) -> P
     return model
 
 
-def naive(model: PreTrainedModel, prompt: list[int]) -> Completion:
-    """One prompt, the whole text anew for every token: no cache, no padding, no end."""
+def naive(model: PreTrainedModel, prompt: list[int], guess: Completion) -> Completion:
+    """One prompt without cache, padding or end: the whole text anew for every token.
+
+    A guess that the model would make token by token is shown by one look at the whole of it.
+    """
+    read = greedy(model, prompt + guess.tokens[:-1])
+    if len(guess.tokens) == LIMIT and read[len(prompt) - 1 :] == guess.tokens:
+        return Completion(tokens=guess.tokens, stop_reason="length")
     tokens: list[int] = []
     for _ in range(LIMIT):
-        with torch.no_grad():
-            logits = model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits
-        tokens.append(int(logits[0, -1].argmax()))
+        tokens.append(greedy(model, prompt + tokens)[-1])
     return Completion(tokens=tokens, stop_reason="length")
+
+
+def greedy(model: PreTrainedModel, tokens: list[int]) -> list[int]:
+    """The likeliest next token at every place."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits
+    found: list[int] = logits[0].argmax(-1).tolist()
+    return found
 
 
 @cache
@@ -138,7 +150,12 @@ def own_completions(
     """What every slot's own model completes; that depends on neither pace nor batch."""
     stack = stacked(kind, sliding_window=sliding_window)
     models = [own_model(stack, slot, kind, routing) for slot in range(len(LORA))]
-    return [[naive(model, prompt) for prompt in PROMPTS] for model in models]
+    with stack.evaluating(routing):
+        guesses = decode(stack)
+    return [
+        [naive(model, *each) for each in zip(PROMPTS, own, strict=True)]
+        for model, own in zip(models, guesses, strict=True)
+    ]
 
 
 def ended(done: Completion, end: int) -> Completion:

@@ -9,6 +9,7 @@ import yaml
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
+from schemabank.report.warnings.training import OWN
 from schemabank.runs.folder import CONFIG, RESULT, SUITE
 from synthetic import ITEMS, change, change_group, examined, finding, ids, rescore, rows, tuned
 
@@ -69,6 +70,11 @@ def test_unequal_updates_and_other_settings(runs: Path) -> None:
         with (runs / row["run_id"] / CONFIG).open("a", encoding="utf-8") as file:
             file.write("swap: {branches: 3}\n")
     assert finding(runs, "other-settings")["numbers"]["settings"] == {"lora.r": ["1", "2"]}
+
+
+def test_what_one_method_alone_has_is_no_other_setting() -> None:
+    assert {"bank", "tags", "curriculum", "coto", "experts", "shrink", "molf"} <= OWN
+    assert not {"lora", "train", "average", "rescale", "distill", "task", "eval"} & OWN
 
 
 def test_skipped_steps_of_compared_runs_are_named(runs: Path) -> None:

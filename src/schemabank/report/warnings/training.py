@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from schemabank import stats
+from schemabank.config.base import OF_LORA
 from schemabank.config.methods import METHODS
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.reading.runs import Left, RunSet
@@ -23,10 +24,8 @@ from schemabank.tasks.scoring.scores import METRICS
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
 # What training may differ in between arms without a word: these make the arms what they are.
-OWN = (
-    *("arm", "seed", "preset", "engine", "curriculum", "bank", "tags"),
-    *(name for name, method in METHODS.items() if method.settings is not None),
-)
+OF_METHODS = {section for entry in METHODS.values() for section in entry.sections} - {*OF_LORA}
+OWN = {"arm", "seed", "preset", "engine", *OF_METHODS}
 
 
 @dataclass(frozen=True)
@@ -222,7 +221,7 @@ def _findings(found: Iterable[Inequality]) -> Iterator[Finding]:
 
 
 def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
-    """Settings beyond those of their methods in which the arms differ."""
+    """Settings beyond those that a method has for itself in which the arms differ."""
     found: dict[str, tuple[str, str]] = {}
     at = runs.by_place()
     for c in comparison.contrasts:

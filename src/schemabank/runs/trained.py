@@ -1,0 +1,204 @@
+"""What a run has come to by its training, on disk until the run is evaluated.
+
+A cohort trains for minutes or hours and evaluates afterwards. So a run's weights are written when
+its own steps are over, and a process that is ended later, however it is ended, does not cost them:
+the next call evaluates them without training them again. They are what training left, in float32,
+before a scale is chosen, so that what follows is the same computation on the same bits.
+
+Digests of all files of the run lie beside the weights, and what the run was trained with. A folder
+in which one byte or one input is another is not taken for this run.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from schemabank.adapters.tensorfiles import read_tensors
+from schemabank.common.errors import InputError, first_line
+from schemabank.common.files import inside, read_json, read_text, sha256
+from schemabank.common.folders import new_folder
+from schemabank.common.writing import write_json, writing_tensors
+from schemabank.config.file import run_id, to_yaml
+from schemabank.config.settings import RunConfig
+from schemabank.engine.slots import Slot
+from schemabank.engine.stack import AdapterStack
+from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
+from schemabank.runs.inputs import Digests, recorded_versions
+from schemabank.runs.loading import device_name
+from schemabank.runs.resultshape import StoredPart
+
+WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
+MEND = "it is trained again"
+MadeWith = Mapping[str, Any]
+"""What decides a run's bits beside its own settings."""
+
+
+class _State(StoredPart):
+    made_with: dict[str, Any]
+    num_steps: int
+    skipped: list[int]
+    num_updates: dict[str, int]
+    training_s: float
+
+
+@dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
+class TrainedState:
+    """A run whose steps are over.
+
+    Attributes:
+        weights: that it ended as, a row for each group; see ``Cohort.finished``.
+        num_steps: how many steps it took.
+        skipped: those that changed nothing.
+        num_updates: how often each group of weights was updated.
+        training_s: how long its cohort had been training.
+    """
+
+    weights: Mapping[str, Tensor]
+    num_steps: int
+    skipped: Sequence[int]
+    num_updates: Mapping[str, int]
+    training_s: float
+
+    @classmethod
+    def of(cls, slot: Slot, weights: Mapping[str, Tensor], *, training_s: float) -> "TrainedState":
+        """Take it from the slot of a run that has ended."""
+        return cls(weights, slot.num_steps, slot.skipped, slot.num_updates, training_s)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether it can be evaluated."""
+        return all(bool(row.isfinite().all()) for row in self.weights.values())
+
+    def tell(self, slot: Slot, stack: AdapterStack) -> None:
+        """Let a new slot of the run stand where its training ended.
+
+        Raises:
+            InputError: the run has other steps, or the stack other weights.
+        """
+        own = (self.num_steps, {name: tuple(row.shape) for name, row in self.weights.items()})
+        allowed = (slot.num_steps, {name: (group.size,) for name, group in stack.groups.items()})
+        if own != allowed:
+            raise InputError(
+                f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
+                f"{allowed}: remove the folder '.{slot.run.name}.partial/{TRAINED}'"
+            )
+        slot.step, slot.skipped = slot.num_steps, list(self.skipped)
+        slot.num_updates = Counter(self.num_updates)
+
+
+def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.device) -> MadeWith:
+    """Return what decides the bits of a run beside its own settings.
+
+    Args:
+        inputs: digests of the base model, its tokenizer and the task's examples.
+        planned: the runs of its cohort, for all of which its slots have room.
+        device: where it trains.
+    """
+    return {
+        "inputs": dict(inputs),
+        "versions": recorded_versions(),
+        "device": device_name(device),
+        "cohort": sorted(map(run_id, planned)),
+    }
+
+
+def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
+    """Write what a run has come to into its folder, whole or not at all.
+
+    Args:
+        folder: of the run, with its settings, its steps and the stages that it keeps.
+        trained: the run.
+        made: what it was trained with.
+
+    Raises:
+        InputError: it is there already.
+        OSError: it cannot be written.
+    """
+    with new_folder(folder / TRAINED) as partial:
+        rows = {name: row.contiguous() for name, row in trained.weights.items()}
+        with writing_tensors(partial / WEIGHTS) as path:
+            save_file(rows, path)
+        state = {
+            "made_with": made,
+            "num_steps": trained.num_steps,
+            "skipped": list(trained.skipped),
+            "num_updates": dict(sorted(trained.num_updates.items())),
+            "training_s": trained.training_s,
+        }
+        write_json(partial / STATE, state)
+        write_json(partial / DIGESTS, _digests(folder, partial))
+
+
+def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
+    """Read what a run has come to, if it is whole and would be the same today.
+
+    Args:
+        folder: of the run.
+        run: its settings.
+        made: what it would be trained with now.
+
+    Raises:
+        InputError: a file is missing or another than was written, or the run was trained with other
+            settings, inputs or versions.
+        OSError: it cannot be read.
+    """
+    place = folder / TRAINED
+    if read_json(inside(place, DIGESTS)) != _digests(folder, place):
+        raise InputError(
+            f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
+        )
+    if read_text(folder / CONFIG) != to_yaml(run):
+        raise InputError(
+            f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {MEND}"
+        )
+    state = _read_state(place / STATE)
+    other = [_difference(name, state.made_with.get(name), now) for name, now in made.items()]
+    if found := "; ".join(filter(None, other)):
+        raise InputError(
+            f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
+        )
+    weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
+    return TrainedState(
+        weights, state.num_steps, state.skipped, state.num_updates, state.training_s
+    )
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """What is another now than it was, in words; nothing where both are the same."""
+    if before == now:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [_difference(f"{name}.{key}", before.get(key), now[key]) for key in now]
+        return "; ".join(filter(None, parts)) or f"{name} had more"
+    if isinstance(before, list) and isinstance(now, list):
+        return f"{name} had {len(before)} runs, now {len(now)}, and not the same"
+    return f"{name} was {before!r:.80}, now it is {now!r:.80}"
+
+
+def _read_state(path: Path) -> _State:
+    try:
+        return _State.model_validate(read_json(path, finite=True))
+    except ValidationError as error:
+        raise InputError(
+            f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"
+        ) from error
+
+
+def _digests(folder: Path, place: Path) -> dict[str, object]:
+    """The SHA-256 of every file that an evaluated run keeps of its training, and of ``place``."""
+    found_in = folder.glob(STAGES), (folder / STAGES).rglob("*")
+    paths = sorted(path for each in found_in for path in each)
+    kept = [path for path in paths if path.is_symlink() or not path.is_dir()]  # links are refused
+    own = [inside(folder, CONFIG), inside(folder, METRICS)]
+    found: dict[str, object] = {
+        str(path.relative_to(folder)): sha256(inside(path.parent, path.name))
+        for path in (*own, *kept)
+    }
+    return found | {name: sha256(inside(place, name)) for name in (WEIGHTS, STATE)}

@@ -1,0 +1,165 @@
+"""A call that ends while runs are evaluated, and the next one, which goes on from there."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from schemabank.common.files import read_json, sha256
+from schemabank.common.writing import write_json
+from schemabank.config.file import load_experiment
+from schemabank.engine.programs import Programs
+from schemabank.runs import experiment
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.folder import COST, METRICS, RESULT, TRAINED
+from schemabank.runs.members import Outcome
+from schemabank.runs.trained import DIGESTS, STATE, WEIGHTS
+from tinyruns import Finished, Notes, snapshot
+
+pytestmark = pytest.mark.usefixtures("gsm8k")
+
+
+def run(finished: Finished, out: Path) -> tuple[Sequence[Outcome], list[str]]:
+    notes = Notes()
+    return run_experiment(load_experiment(finished.config), out, notes), notes.lines
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of every file of a run that is the same each time."""
+    found = {name: digest for name, (_, digest) in snapshot(folder).items()}
+    del found[COST]
+    return found
+
+
+def refuse(*_args: object, **_options: object) -> list[Outcome]:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def left(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of an experiment that was interrupted when schemabank was to be evaluated."""
+    out = tmp_path_factory.mktemp("left") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        finish = experiment.finish_runs
+
+        def until_schemabank(*args: object, **options: object) -> list[Outcome]:
+            (member,) = args[0]
+            return (refuse if member.run.arm == "schemabank" else finish)(*args, **options)
+
+        patch.setattr(experiment, "finish_runs", until_schemabank)
+        with pytest.raises(KeyboardInterrupt):
+            run(finished, out)
+    return out
+
+
+@pytest.fixture
+def out(left: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(left, tmp_path / "runs"))
+
+
+def partial(finished: Finished, out: Path) -> Path:
+    return out / f".{finished.schemabank.folder.name}.partial"
+
+
+def test_only_the_evaluation_is_computed_and_no_byte_differs(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = partial(finished, out)
+    before = (folder / METRICS).stat()
+    assert not any(path.name.endswith(".unfinished-1") for path in out.iterdir())
+    (folder / "predictions.jsonl").write_text("half of th")
+    (folder / RESULT).write_text("{}")
+    shutil.copytree(folder / "adapter", folder / "bank", dirs_exist_ok=True)
+    shutil.rmtree(folder / "adapter")
+    (folder / "adapter").symlink_to(folder / "bank")
+    monkeypatch.setattr(Programs, "launch", refuse)
+    outcomes, notes = run(finished, out)
+    assert [outcome.reused for outcome in outcomes] == [True, True, False]
+    again = outcomes[2].folder
+    assert f"trained already: {again} (same configuration), to be evaluated" in notes
+    assert contents(again) == contents(finished.schemabank.folder)
+    assert (again / METRICS).stat().st_mtime_ns == before.st_mtime_ns
+    assert {path.name for path in out.iterdir()} == {o.folder.name for o in outcomes}
+
+
+def test_the_time_of_the_earlier_call_counts(finished: Finished, out: Path) -> None:
+    place = partial(finished, out) / TRAINED
+    state = read_json(place / STATE)
+    assert isinstance(state["training_s"], float)
+    assert 0 < state["training_s"] < 60
+    write_json(place / STATE, {**state, "training_s": 7200.0})
+    write_json(place / DIGESTS, {**read_json(place / DIGESTS), STATE: sha256(place / STATE)})
+    outcomes, _ = run(finished, out)
+    training_s = read_json(outcomes[2].folder / COST)["training_s"]
+    assert isinstance(training_s, float)
+    assert 7200 <= training_s < 7260  # in tenths of a second
+
+
+@pytest.mark.parametrize("torn", ["num_steps", WEIGHTS])
+def test_a_training_of_other_steps_or_weights_is_refused_though_its_digests_fit(
+    torn: str, finished: Finished, out: Path
+) -> None:
+    place = partial(finished, out) / TRAINED
+    if torn == WEIGHTS:
+        rows = load_file(place / WEIGHTS)
+        save_file({**rows, "lora": rows["lora"][:1]}, place / WEIGHTS)
+    else:
+        write_json(place / STATE, {**read_json(place / STATE), torn: 1})
+    digests = {name: sha256(place / name) for name in (STATE, WEIGHTS)}
+    write_json(place / DIGESTS, {**read_json(place / DIGESTS), **digests})
+    outcomes, _ = run(finished, out)
+    assert outcomes[2].failure is not None
+    for words in ("steps and weights that are kept of", "remove the folder '.schemabank-"):
+        assert words in outcomes[2].failure.message
+    shutil.rmtree(place)
+    outcomes, _ = run(finished, out)
+    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
+
+
+def test_a_torn_run_is_trained_again_and_kept_aside(finished: Finished, out: Path) -> None:
+    weights = partial(finished, out) / TRAINED / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    outcomes, notes = run(finished, out)
+    again = outcomes[2].folder
+    (said,) = [note for note in notes if note.startswith(f"trained again: {again} (")]
+    assert "is not what was written" in said
+    assert said.endswith(f"{again.name}.unfinished-1 has what was there")
+    assert contents(again) == contents(finished.schemabank.folder)
+    assert (again.with_name(f"{again.name}.unfinished-1") / TRAINED / WEIGHTS).exists()
+
+
+def test_a_folder_without_a_whole_training_is_begun_anew(finished: Finished, out: Path) -> None:
+    folder = partial(finished, out)
+    (folder / TRAINED).rename(folder / f".{TRAINED}.0.partial")
+    outcomes, notes = run(finished, out)
+    assert not any(note.startswith("trained") for note in notes)
+    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
+
+
+def test_what_a_kill_left_in_a_finished_run_goes(finished: Finished, left: Path, out: Path) -> None:
+    outcomes, _ = run(finished, out)
+    folder = outcomes[2].folder
+    shutil.copytree(partial(finished, left) / TRAINED, folder / TRAINED)
+    again, _ = run(finished, out)
+    assert again[2].reused
+    assert contents(folder) == contents(finished.schemabank.folder)
+
+
+def test_a_run_that_fails_in_its_evaluation_is_tried_again_as_a_whole(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.runs.finish.evaluate_forms", _full)
+        outcomes, _ = run(finished, out)
+    assert outcomes[2].failure is not None
+    assert outcomes[2].folder.name.endswith(".unfinished-1")
+    outcomes, notes = run(finished, out)
+    assert not any(note.startswith("trained") for note in notes)
+    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
+
+
+def _full(*_args: object, **_options: object) -> None:
+    raise OSError("No space left on device")

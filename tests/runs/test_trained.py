@@ -1,0 +1,185 @@
+"""What a run has come to, on disk: whole and its own, or not taken."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_json, sha256
+from schemabank.common.writing import write_json
+from schemabank.config.file import run_id, to_yaml
+from schemabank.config.settings import RunConfig
+from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
+from schemabank.runs.trained import (
+    DIGESTS,
+    STATE,
+    WEIGHTS,
+    TrainedState,
+    made_with,
+    read_trained,
+    write_trained,
+)
+
+RUN = RunConfig(arm="lora", seed=1)
+MADE = made_with({"model": "a@1", "data": "sha256:0"}, [RUN], torch.device("cpu"))
+ROWS = {"lora": torch.randn(50, generator=torch.Generator().manual_seed(0)), "bank": torch.ones(3)}
+FOUND = TrainedState(ROWS, 18, [4], Counter(lora=17, bank=3), training_s=2.5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / STAGES / "1-router").mkdir(parents=True)
+    (tmp_path / STAGES / "1-router" / "weights").write_text("some")
+    (tmp_path / CONFIG).write_text(to_yaml(RUN))
+    (tmp_path / METRICS).write_text("{}\n")
+    write_trained(tmp_path, FOUND, MADE)
+    return tmp_path
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def tear(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def lead_out(path: Path) -> None:
+    elsewhere = path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(elsewhere)
+
+
+def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:
+    found = read_trained(folder, RUN, MADE)
+    assert list(found.weights) == sorted(ROWS)
+    for name, row in ROWS.items():
+        assert found.weights[name].dtype == torch.float32
+        assert torch.equal(found.weights[name], row)
+    assert (found.num_steps, found.skipped, found.training_s) == (18, [4], 2.5)
+    assert found.num_updates == {"lora": 17, "bank": 3}
+    assert {path.name for path in (folder / TRAINED).iterdir()} == {WEIGHTS, STATE, DIGESTS}
+
+
+@pytest.mark.parametrize("damage", [flip, tear, Path.unlink, replace_by_folder, lead_out])
+@pytest.mark.parametrize(
+    "name",
+    [
+        CONFIG,
+        METRICS,
+        f"{STAGES}/1-router/weights",
+        f"{TRAINED}/{WEIGHTS}",
+        f"{TRAINED}/{STATE}",
+        f"{TRAINED}/{DIGESTS}",
+    ],
+)
+def test_a_torn_folder_is_not_taken(
+    name: str, damage: Callable[[Path], object], folder: Path
+) -> None:
+    damage(folder / name)
+    with pytest.raises(InputError):
+        read_trained(folder, RUN, MADE)
+
+
+@pytest.mark.parametrize("name", [STAGES, f"{STAGES}/1-router"])
+def test_a_stage_that_lies_elsewhere_is_not_taken(name: str, folder: Path) -> None:
+    elsewhere = (folder / name).rename(folder / "elsewhere")
+    (folder / name).symlink_to(elsewhere)
+    with pytest.raises(InputError, match="not a regular file"):
+        read_trained(folder, RUN, MADE)
+
+
+def test_what_is_added_to_the_training_is_seen(folder: Path) -> None:
+    (folder / STAGES / "2-more").write_text("more")
+    with pytest.raises(InputError, match=r"is not what was written.*it is trained again"):
+        read_trained(folder, RUN, MADE)
+
+
+@pytest.mark.parametrize("missing", [[TRAINED], [CONFIG, METRICS]])
+def test_an_empty_folder_is_not_taken(missing: list[str], folder: Path) -> None:
+    for name in missing:
+        (folder / name).rename(folder / f"no-{name}")
+    with pytest.raises(InputError, match="cannot read"):
+        read_trained(folder, RUN, MADE)
+
+
+def test_another_runs_folder_is_not_taken(folder: Path) -> None:
+    other = RUN.model_copy(update={"seed": 2})
+    with pytest.raises(InputError, match=r"config\.yaml' has other settings, allowed are the same"):
+        read_trained(folder, other, MADE)
+
+
+@pytest.mark.parametrize("name", list(MADE))
+def test_it_is_not_taken_where_it_would_be_another_today(name: str, folder: Path) -> None:
+    with pytest.raises(
+        InputError, match=f"allowed is the same: {name} was .*, now it is 'another'"
+    ):
+        read_trained(folder, RUN, {**MADE, name: "another"})
+    assert name in {"inputs", "versions", "device", "cohort"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"versions": {**MADE["versions"], "peft": "0"}},
+            r"versions.peft was '\d.*, now it is '0': ",
+        ),
+        ({"inputs": {"model": "a@1"}}, "inputs had more: "),
+        ({"cohort": ["a", "b"]}, "cohort had 1 runs, now 2, and not the same: "),
+    ],
+)
+def test_the_very_difference_is_named(changes: dict[str, object], said: str, folder: Path) -> None:
+    with pytest.raises(InputError, match=f"{said}it is trained again"):
+        read_trained(folder, RUN, {**MADE, **changes})
+
+
+def test_what_decides_the_bits_is_told_apart() -> None:
+    cpu = torch.device("cpu")
+    other = RUN.model_copy(update={"seed": 2})
+    assert made_with({}, [RUN, other], cpu) == made_with({}, [other, RUN], cpu)
+    assert made_with({}, [RUN], cpu) != made_with({}, [RUN, other], cpu)
+    assert MADE["cohort"] == [run_id(RUN)]
+    assert MADE["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("changes", [{"num_steps": "18"}, {"skipped": 4}, {"made_with": None}])
+def test_a_state_of_another_shape_is_refused_though_its_digest_fits(
+    changes: dict[str, object], folder: Path
+) -> None:
+    place = folder / TRAINED
+    digests = read_json(place / DIGESTS)
+    write_json(place / STATE, {**read_json(place / STATE), **changes})
+    write_json(place / DIGESTS, {**digests, STATE: sha256(place / STATE)})
+    with pytest.raises(InputError, match=r"state\.json' is not what was written"):
+        read_trained(folder, RUN, MADE)
+
+
+def test_a_time_that_is_no_number_is_refused_though_its_digest_fits(folder: Path) -> None:
+    place = folder / TRAINED
+    digests = read_json(place / DIGESTS)
+    write_json(place / STATE, {**read_json(place / STATE), "training_s": float("nan")})
+    write_json(place / DIGESTS, {**digests, STATE: sha256(place / STATE)})
+    with pytest.raises(InputError, match="no finite number in 'training_s'"):
+        read_trained(folder, RUN, MADE)
+
+
+def test_weights_that_are_not_finite_cannot_be_evaluated() -> None:
+    assert FOUND.is_finite
+    lost = {**ROWS, "bank": torch.tensor([1.0, torch.nan, 0.0])}
+    assert not TrainedState(lost, 18, [], {}, training_s=0).is_finite
+
+
+def test_nothing_is_overwritten(folder: Path) -> None:
+    with pytest.raises(InputError, match="exists and is not overwritten"):
+        write_trained(folder, FOUND, MADE)
