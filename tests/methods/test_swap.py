@@ -34,7 +34,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 
 
 def run(seed: int = 1, course: type[SWAPCourse] = SWAPCourse, **train: object) -> Run:
-    swap = SWAPSettings(branches=COUNT, branch_ratio=BRANCH / BEFORE)
+    swap = SWAPSettings(num_branches=COUNT, branch_ratio=BRANCH / BEFORE)
     return Run(
         name=f"swap-{seed}",
         seed=seed,
@@ -137,7 +137,12 @@ def test_an_average_of_other_arms_leaves_the_mean_as_it_is() -> None:
     found = []
     for average in ({}, {"kind": "bema"}):
         config = RunConfig.model_validate(
-            {"arm": "swap", "average": average, "train": {"max_steps": 2}, "swap": {"branches": 2}}
+            {
+                "arm": "swap",
+                "average": average,
+                "train": {"max_steps": 2},
+                "swap": {"num_branches": 2},
+            }
         )
         check_continues(config)  # as an adapter's run, which a BEMA that counts may not be
         stack = AdapterStack(tiny_model("llama"), lora=[config.lora])
@@ -177,7 +182,7 @@ def test_a_run_that_fails_ends_as_its_last_weights() -> None:
 @pytest.mark.parametrize("train", [{"num_train_epochs": 3}, {"max_steps": 7}])
 def test_the_planner_knows_how_long_a_run_is(train: dict[str, int]) -> None:
     epoch = DATA.schedule.steps_per_epoch
-    config = RunConfig.model_validate({"arm": "swap", "train": train, "swap": {"branches": 3}})
+    config = RunConfig.model_validate({"arm": "swap", "train": train, "swap": {"num_branches": 3}})
     swap = config.own(SWAPSettings)
     given = replace(run(), train=config.train)
     course = SWAPCourse(given, DATA, swap=swap)

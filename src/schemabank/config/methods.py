@@ -78,9 +78,9 @@ class ShrinkSettings(Settings):
 class SWAPSettings(Settings):
     """Training that goes on in several branches, whose mean is the adapter (SWAP)."""
 
-    branches: Annotated[int, Field(ge=2, le=64)] = 8
+    num_branches: Annotated[int, Field(ge=2, le=64)] = 8
     """Branches; each goes on from the same weights with other batches."""
-    branch_ratio: Annotated[float, Field(gt=0, le=10)] = 0.5
+    branch_ratio: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Steps of a branch, as a share of those before the branches, which train gives."""
 
     def branch_steps(self, steps: int) -> int:
@@ -89,7 +89,7 @@ class SWAPSettings(Settings):
 
 
 def _length_of_swap(swap: SWAPSettings, steps: int) -> int:
-    return steps + swap.branches * swap.branch_steps(steps)
+    return steps + swap.num_branches * swap.branch_steps(steps)
 
 
 BUILT_IN: Mapping[str, MethodEntry] = {

@@ -28,8 +28,8 @@ class SWAPCourse(Course):
     def __init__(self, run: Run, data: TrainingData, *, swap: SWAPSettings) -> None:
         super().__init__(run, data)
         before, steps = self.num_steps, swap.branch_steps(self.num_steps)
-        self.branch_starts = tuple(before + steps * number for number in range(swap.branches))
-        self.num_steps = before + steps * swap.branches
+        self.branch_starts = tuple(before + steps * number for number in range(swap.num_branches))
+        self.num_steps = before + steps * swap.num_branches
         last = self.plans[-1].stage
         self.plans += tuple(
             StagePlan(last.model_copy(update={"name": f"branch {number}"}), start, start + steps)

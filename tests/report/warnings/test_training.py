@@ -68,7 +68,7 @@ def test_unequal_updates_and_other_settings(runs: Path) -> None:
     assert "200 and 7 at 2" in finding(runs, "unequal-updates")["sentence"]
     for row in rows(runs, "arm 1"):  # what makes an arm what it is
         with (runs / row["run_id"] / CONFIG).open("a", encoding="utf-8") as file:
-            file.write("swap: {branches: 3}\n")
+            file.write("swap: {num_branches: 3}\n")
     assert finding(runs, "other-settings")["numbers"]["settings"] == {"lora.r": ["1", "2"]}
 
 
