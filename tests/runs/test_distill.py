@@ -323,6 +323,13 @@ def _stop(*_args: object, **_options: object) -> object:
     raise KeyboardInterrupt
 
 
+@pytest.mark.parametrize(
+    ("error", "mend"), [(MemoryError(), "a larger device"), (InputError("x"), "remove the folder")]
+)
+def test_what_keeps_teachers_from_being_asked_decides_the_mend(error: Exception, mend: str) -> None:
+    assert mend in distill._failure_of(error).message
+
+
 def test_teachers_of_other_data_are_refused_and_nothing_is_trained(
     ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

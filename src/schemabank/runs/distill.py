@@ -94,7 +94,7 @@ def learned_from_teachers(
             for teacher in set(teachers_of(run)) - teachers.keys():
                 teachers[teacher] = load_adapter(folder / run_id(teacher) / ADAPTER)
         except (InputError, RuntimeError, OSError) as error:
-            failures[run] = _failure_of(error, DAMAGED)
+            failures[run] = _failure_of(error)
             continue
         own = [teachers[teacher] for teacher in teachers_of(run)]
         groups.setdefault(own[0].config.settings, {})[run] = own
@@ -103,13 +103,14 @@ def learned_from_teachers(
             with waiting("asking the teachers", context.reporter.note):
                 found |= _asked(group, context)
         except (InputError, RuntimeError, OSError, MemoryError) as error:
-            failures |= dict.fromkeys(group, _failure_of(error, TOO_LARGE))
+            failures |= dict.fromkeys(group, _failure_of(error))
     return found, failures
 
 
-def _failure_of(error: Exception, mend: str) -> Failure:
+def _failure_of(error: Exception) -> Failure:
     """Return why the teachers of a run could not be asked, with the mend."""
     failure = failure_of(error)
+    mend = TOO_LARGE if failure.kind == "memory" else DAMAGED
     return Failure(failure.kind, f"its teachers could not be asked: {mend} ({failure.message})")
 
 
