@@ -2,7 +2,8 @@
 
     python benchmarks/pack_runs.py runs/SUITE results/suites/SUITE.tar.xz
 
-Logs and completions stay behind; every item's score is kept. The same runs give the same bytes.
+Logs and completions stay behind; every item's score is kept, and what their teachers cost. The same
+runs give the same bytes.
 ``tar xf`` unpacks the file, and ``schemabank report`` reads what was packed.
 """
 
@@ -13,6 +14,7 @@ import lzma
 import tarfile
 from pathlib import Path
 
+from schemabank.runs.distill import TEACHERS
 from schemabank.runs.folder import CONFIG, COST, FAILURE, RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
 
@@ -33,7 +35,8 @@ def main() -> None:
 
 def _kept_files(runs: Path) -> list[Path]:
     """Return the suite's own file, and those of finished and failed runs, in their order."""
-    found = (file for name in KEPT for file in runs.glob(f"*/{name}"))
+    places = (runs, runs / TEACHERS)
+    found = (file for place in places for name in KEPT for file in place.glob(f"*/{name}"))
     return [runs / SUITE, *sorted(file for file in found if not file.parent.name.startswith("."))]
 
 

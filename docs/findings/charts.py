@@ -22,6 +22,18 @@ EQUAL = {
     "lora, equal updates": "equal updates",
     "lora, equal parameters": "equal parameters",
 }
+LENGTHS = {  # arms of the fifth and sixth rounds, by what the chart of training length calls them
+    "lora": "LoRA, 2 epochs",
+    "distilled": "distilled, 2 epochs",
+    "distilled, half labels": "distilled, 2 epochs",
+    "distilled, one teacher": "distilled, 2 epochs",
+    "lora, 6 epochs": "LoRA, 6 epochs",
+    "lora, equal compute": "LoRA, 10 epochs",
+    "lora, equal compute, dropout 0.2": "LoRA, 10 epochs, dropout 0.2",
+    "swap": "swap, 10 epochs",
+    "swap, late": "swap, 10 epochs",
+    "swap, later": "swap, 10 epochs",
+}
 ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
 
 
@@ -32,6 +44,7 @@ def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
         "schemabank-against-lora": schemabank_against_lora(suites),
         "loss-by-rate": loss_by_rate(rounds),
         "accuracy-by-loss": accuracy_by_loss(rounds),
+        "accuracy-by-length": accuracy_by_length([suites["round_5"], suites["round_6"]]),
     }
 
 
@@ -93,12 +106,38 @@ def accuracy_by_loss(suites: Sequence[Suite]) -> Spec:
         if own["gold_nll"] < MOST_LOSS
     ]
     names = list(dict.fromkeys(row["arm"] for row in rows))
-    base = look.over(rows).encode(
+    points = _points(rows, names)
+    line = _by_loss(rows).transform_regression("loss", "correct").mark_line(color="currentColor")
+    return look.paneled([line, points], rows, "Accuracy of every run by its loss", names)
+
+
+def accuracy_by_length(suites: Sequence[Suite]) -> Spec:
+    """Return every run's accuracy against its loss, by how long it trained and how."""
+    rows: list[Datum] = [
+        {
+            "arm": LENGTHS[run["arm"]],
+            "panel": "",
+            "loss": own["gold_nll"],
+            "correct": 100 * own["correct"],
+        }
+        for suite in suites
+        for run in suite.manifest["tuning"]["runs"]
+        for own in (suite.results[run["run_id"]]["groups"]["all"],)
+    ]
+    names = list(dict.fromkeys(LENGTHS.values()))
+    return look.paneled(
+        [_points(rows, names)], rows, "Accuracy of every run by its loss and length", names
+    )
+
+
+def _by_loss(rows: Sequence[Datum]) -> altair.Chart:
+    return look.over(rows).encode(
         x=altair.X("loss:Q", title="loss on validation").scale(zero=False),
         y=altair.Y("correct:Q", title="correct, %").scale(zero=False),
     )
-    points = base.mark_point(filled=True, size=45).encode(
-        color=look.colour(names, look.POINTS), shape=look.shape(names)
-    )
-    line = base.transform_regression("loss", "correct").mark_line(color="currentColor")
-    return look.paneled([line, points], rows, "Accuracy of every run by its loss", names)
+
+
+def _points(rows: Sequence[Datum], names: Sequence[str]) -> altair.Chart:
+    """A point for every run, in its arm's colour and shape."""
+    marks = _by_loss(rows).mark_point(filled=True, size=45)
+    return marks.encode(color=look.colour(names, look.POINTS), shape=look.shape(names))

@@ -8,6 +8,7 @@ from math import fsum
 from pathlib import Path
 from typing import Any
 
+from schemabank.runs.distill import TEACHERS
 from schemabank.runs.folder import COST, RESULT, SUITE
 from schemabank.runs.stored import read_cost, read_result, read_suite
 from schemabank.suites.raterule import Candidate, candidate, choose, paired_error
@@ -53,9 +54,15 @@ class Suite:
         return {file.parent.name: read_result(file) for file in files}
 
     @cached_property
+    def teachers(self) -> list[Path]:
+        """The folders of the runs from which others learned."""
+        return sorted(file.parent for file in self.folder.glob(f"{TEACHERS}/*/{RESULT}"))
+
+    @cached_property
     def costs(self) -> list[Mapping[str, Any]]:
-        """The costs of all finished runs."""
-        return [read_cost(self.folder / name / COST) for name in self.results]
+        """The costs of all finished runs and of their teachers."""
+        folders = [*(self.folder / name for name in self.results), *self.teachers]
+        return [read_cost(folder / COST) for folder in folders]
 
     @property
     def hours(self) -> float:

@@ -1,7 +1,9 @@
 """Figures and tables in the words of the pages of findings."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from statistics import linear_regression, median
+from pathlib import Path
+from statistics import fmean, linear_regression, median
 from typing import Any, NamedTuple
 
 from charts import RENAMED
@@ -11,7 +13,15 @@ from words import percent, points, table
 from schemabank.report.sections.cells import short
 from schemabank.suites.raterule import Candidate, choose, paired_error
 
-CONTROLS = {"lora", "rank 64"}  # arms that are no candidates
+LORA = "lora"
+CONTROLS = {  # arms that are no candidates
+    LORA,
+    "rank 64",
+    "lora, 6 epochs",
+    "lora, equal compute",
+    "lora, equal compute, dropout 0.2",
+}
+ENSEMBLES = Path(__file__).parents[2] / "results" / "ensembles.json"
 
 
 class Repeated(NamedTuple):
@@ -32,14 +42,20 @@ def at(suite: Suite, arm: str, learning_rate: float) -> Candidate:
     return next(c for c in suite.search[arm] if c.learning_rate == learning_rate)
 
 
-def lora(suite: Suite) -> Candidate:
-    """Return LoRA at the learning rate that a suite's search chose for it."""
-    return choose(suite.search["lora"])
+def chosen(suite: Suite, arm: str = LORA) -> Candidate:
+    """Return an arm at the learning rate that a suite's search chose for it."""
+    return choose(suite.search[arm])
 
 
 def items(suite: Suite) -> int:
     """Return how many items every run of a search answered."""
-    return lora(suite).num_items
+    return chosen(suite).num_items
+
+
+def ahead(suite: Suite, arm: str, than: str) -> str:
+    """Return how far an arm's accuracy is ahead of another's, in points, with its error."""
+    found, control = chosen(suite, arm), chosen(suite, than)
+    return _with_error(score_of(found) - score_of(control), paired_error(found, control))
 
 
 def lowest(suite: Suite, arm: str) -> float:
@@ -120,13 +136,13 @@ def num_repeated(one: Suite, two: Suite) -> int:
 
 def most_ahead(suites: Sequence[Suite], control: Suite) -> float:
     """Return by how many standard errors the best candidate's accuracy is ahead of LoRA's."""
-    found = [one for suite in suites for one in suite.tried(lora(control)) if one.error > 0]
+    found = [one for suite in suites for one in suite.tried(chosen(control)) if one.error > 0]
     return max(one.difference / one.error for one in found if one.arm not in CONTROLS)
 
 
 def typical_error(suites: Sequence[Suite]) -> float:
     """Return the median error of a difference from LoRA, in points, over searches."""
-    errors = [one.error for suite in suites for one in suite.tried(lora(suite)) if one.error > 0]
+    errors = [one.error for suite in suites for one in suite.tried(chosen(suite)) if one.error > 0]
     return 100 * median(errors)
 
 
@@ -143,16 +159,33 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
     return -linear_regression(found, correct).slope
 
 
-def screening(*suites: Suite, control: Suite | None = None) -> str:
+def screening(*suites: Suite, control: Suite | None = None, than: str = LORA) -> str:
     """Return the table of a round of candidates on validation, the lowest loss first.
 
     Args:
         suites: that searched, on the same items.
-        control: the one whose LoRA they are compared with; ``None`` for the first.
+        control: the one with whose arm they are compared; ``None`` for the first.
+        than: that arm.
     """
-    than = lora(control or suites[0])
-    rows = [(lowest(suite, own.arm), own) for suite in suites for own in suite.tried(than)]
-    return table(_tried_row(own, loss) for loss, own in sorted(rows, key=lambda row: row[0]))
+    other = chosen(control or suites[0], than)
+    rows = [(lowest(suite, own.arm), own) for suite in suites for own in suite.tried(other)]
+    less = "less LoRA" if than == LORA else f"less `{than}`"
+    return table(_tried_row(own, loss, less) for loss, own in sorted(rows, key=lambda row: row[0]))
+
+
+def ensembles() -> str:
+    """Return the table of what runs that differ in their seeds alone are together."""
+    return table(
+        {
+            "learning rate": short(row["learning_rate"]),
+            "runs": str(len(row["seeds"])),
+            "one run": f"{fmean(row['losses']):.3f}",
+            "mean prediction": f"{row['mean_prediction']:.3f}",
+            "mean update, of all their ranks": f"{row['mean_update']:.3f}",
+            "nearest update of one's rank": f"{row['reduced']:.3f}",
+        }
+        for row in json.loads(ENSEMBLES.read_text(encoding="utf-8"))
+    )
 
 
 def costs(suites: Mapping[str, Suite]) -> str:
@@ -160,7 +193,7 @@ def costs(suites: Mapping[str, Suite]) -> str:
     return table(
         {
             "record": f"`{suite.name}`",
-            "runs": str(len(suite.results)),
+            "runs": _runs(suite),
             "wall clock": f"{60 * suite.hours:.0f} min",
             "device": suite.devices,
             "software": suite.versions,
@@ -169,13 +202,18 @@ def costs(suites: Mapping[str, Suite]) -> str:
     )
 
 
-def _tried_row(tried: Tried, lowest_loss: float) -> dict[str, str]:
+def _runs(suite: Suite) -> str:
+    taught = f" and {len(suite.teachers)} teachers" if suite.teachers else ""
+    return f"{len(suite.results)}{taught}"
+
+
+def _tried_row(tried: Tried, lowest_loss: float, less: str) -> dict[str, str]:
     found = tried.found
     return {
         "arm": tried.arm,
         "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
         "correct": percent(score_of(found)),
-        "less LoRA": _with_error(tried.difference, tried.error),
+        less: _with_error(tried.difference, tried.error),
         "loss": f"{found.gold_nll:.4f}",
         "lowest loss": f"{lowest_loss:.4f}",
     }
@@ -188,8 +226,8 @@ def _with_error(difference: float, error: float) -> str:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(percent, points, at, lora, items, lowest, losses, scales, num_candidates),
-        *(repetitions, most_repeated, most_repeated_loss, num_repeated),
-        *(most_ahead, typical_error, slope, screening, costs, short),
+        *(percent, points, at, chosen, score_of, ahead, items, lowest, losses, scales),
+        *(num_candidates, repetitions, most_repeated, most_repeated_loss, num_repeated),
+        *(most_ahead, typical_error, slope, screening, ensembles, costs, short),
     )
 }
