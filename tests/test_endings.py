@@ -85,10 +85,15 @@ def test_a_full_disk_costs_the_run_that_it_meets_and_no_other(
     assert bad.failure is not None
     assert bad.failure.kind == "disk"
     assert "No space left on device" in bad.failure.message
-    assert bad.folder.name.endswith(".unfinished-1")
+    assert bad.folder.name.endswith(".partial")
     assert json.loads((bad.folder / "failure.json").read_text()) == bad.failure.row()
-    again = run(finished.config, tmp_path)
+    notes = Notes()
+    again = run(finished.config, tmp_path, notes=notes)
     assert [(o.reused, o.failure) for o in again] == [(True, None), (False, None)]
+    assert (
+        f"trained already: {again[1].folder} (same configuration), to be evaluated" in notes.lines
+    )
+    assert not notes.stepped
     assert records(again[1].folder).keys() == records(undisturbed[1].folder).keys()
 
 

@@ -1,19 +1,25 @@
 """A call that ends while runs are evaluated, and the next one, which goes on from there."""
 
+import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from schemabank.cli import app
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
-from schemabank.config.file import load_experiment
+from schemabank.config.file import load_experiment, load_run
 from schemabank.engine.programs import Programs
 from schemabank.runs import experiment
 from schemabank.runs.experiment import run_experiment
-from schemabank.runs.folder import COST, METRICS, RESULT, TRAINED
+from schemabank.runs.folder import ADAPTER, CONFIG, COST, FAILURE, METRICS, RESULT, TRAINED
 from schemabank.runs.members import Outcome
 from schemabank.runs.trained import DIGESTS, STATE, WEIGHTS
 from tinyruns import Finished, Notes, snapshot
@@ -148,18 +154,96 @@ def test_what_a_kill_left_in_a_finished_run_goes(finished: Finished, left: Path,
     assert contents(folder) == contents(finished.schemabank.folder)
 
 
-def test_a_run_that_fails_in_its_evaluation_is_tried_again_as_a_whole(
-    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "failing",
+    [
+        (OSError("No space left on device"), "disk", "No space left on device; its training"),
+        (torch.OutOfMemoryError("no room"), "memory", "eval.batch_size is 4"),
+        (MemoryError(), "memory", "eval.batch_size is 4"),
+        (InputError("there is no sandbox"), "input", "there is no sandbox; its training"),
+        (RuntimeError("broken"), "error", "broken; its training"),
+    ],
+)
+@pytest.mark.parametrize("where", ["finish.evaluate_forms", "finish.probe", "members.save_adapter"])
+def test_a_run_that_fails_in_its_evaluation_keeps_its_training(
+    where: str,
+    failing: tuple[Exception, str, str],
+    finished: Finished,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    error, kind, words = failing
+    if where == "members.save_adapter" and kind not in {"disk", "input"}:
+        pytest.skip("a file's contents are small")
     with monkeypatch.context() as patch:
-        patch.setattr("schemabank.runs.finish.evaluate_forms", _full)
+        patch.setattr(f"schemabank.runs.{where}", raising(error))
+        outcomes, _ = run(finished, out)
+    failure, folder = outcomes[2].failure, partial(finished, out)
+    assert failure is not None
+    assert failure.kind == kind
+    assert words in failure.message
+    assert f"its training is kept in {str(folder)!r}" in failure.message
+    can_be_evaluated = f"schemabank eval {folder / ADAPTER} --out NEW" in failure.message
+    assert can_be_evaluated == (where != "members.save_adapter")
+    assert outcomes[2].folder == folder
+    assert read_json(folder / FAILURE) == failure.row()
+
+    monkeypatch.setattr(Programs, "launch", refuse)
+    outcomes, notes = run(finished, out)
+    again = outcomes[2].folder
+    assert f"trained already: {again} (same configuration), to be evaluated" in notes
+    assert contents(again) == contents(finished.schemabank.folder)
+    assert {path.name for path in out.iterdir()} == {o.folder.name for o in outcomes}
+
+
+def raising(error: Exception) -> Callable[..., object]:
+    def fails(*_args: object, **_options: object) -> object:
+        raise error
+
+    return fails
+
+
+def test_a_kept_training_can_be_evaluated_in_another_way(
+    finished: Finished, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the message says: the same words, with a folder for NEW."""
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.runs.finish.evaluate_forms", raising(MemoryError()))
         outcomes, _ = run(finished, out)
     assert outcomes[2].failure is not None
+    said = outcomes[2].failure.message
+    command = said.partition("with other settings: schemabank ")[2]
+    asked = shlex.split(command.replace("NEW", str(tmp_path / "new")))
+    ended = CliRunner().invoke(app, asked)
+    assert ended.exit_code == 0, ended.stderr
+    assert load_run(tmp_path / "new" / CONFIG).eval.batch_size == 1
+    found, whole = (
+        read_json(place / RESULT)["groups"]
+        for place in (tmp_path / "new", finished.schemabank.folder)
+    )
+    assert found["all"]["gold_nll"] == pytest.approx(whole["all"]["gold_nll"], rel=1e-5)  # type: ignore[index]
+
+
+def test_a_run_that_diverges_in_its_evaluation_is_put_aside(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverged = Failure("diverged", "no finite likelihood")
+    monkeypatch.setattr("schemabank.runs.finish._not_finite", lambda _: diverged)
+    outcomes, _ = run(finished, out)
+    assert outcomes[2].failure == diverged
     assert outcomes[2].folder.name.endswith(".unfinished-1")
-    outcomes, notes = run(finished, out)
-    assert not any(note.startswith("trained") for note in notes)
-    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
+    assert not partial(finished, out).exists()
 
 
-def _full(*_args: object, **_options: object) -> None:
-    raise OSError("No space left on device")
+def test_a_run_of_a_cohort_whose_evaluation_fails_costs_no_training_of_any(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = load_experiment(finished.config, ["arm=lora", "seed=[1, 2]", "engine.slots=2"])
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.runs.finish.evaluate_forms", raising(MemoryError()))
+        outcomes = run_experiment(asked, tmp_path, Notes())
+    for outcome in outcomes:
+        assert outcome.failure is not None
+        assert "lower it or engine.slots" in outcome.failure.message
+    monkeypatch.setattr(Programs, "launch", refuse)
+    assert [o.failure for o in run_experiment(asked, tmp_path, Notes())] == [None, None]

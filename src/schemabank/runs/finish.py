@@ -157,15 +157,21 @@ def _evaluated(
     except (InputError, RuntimeError, OSError, MemoryError) as error:
         failure = failure_of(error)
         if failure.kind == "memory":
-            size = members[0].run.eval.batch_size
-            failure = Failure(
-                "memory",
-                f"eval.batch_size is {size}, but so many questions at once for each of "
-                f"{stack.num_slots} runs do not fit into the device's memory: lower it ({error})",
-            )
+            size, setting = members[0].run.eval.batch_size, context.slots_setting
+            failure = _too_many(size, stack.num_slots, setting, error)
         for member in members:
             member.fail(failure)
         return [None] * len(members)
+
+
+def _too_many(batch_size: int, slots: int, slots_setting: str, error: Exception) -> Failure:
+    """Return the failure of runs whose questions do not fit, with what to lower."""
+    lower = "lower it" if slots == 1 else f"lower it or {slots_setting}"
+    return Failure(
+        "memory",
+        f"eval.batch_size is {batch_size}, but so many questions at once for each of {slots} runs "
+        f"do not fit into the device's memory: {lower} ({error})",
+    )
 
 
 def _evaluate(members: Sequence[Member], stack: AdapterStack, context: Context) -> list[_Evaluated]:

@@ -2,7 +2,8 @@
 
 A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
 reused, and what an interrupted one left behind is moved aside under a name of its own. The folder
-of a run that has trained stays under its temporary name, for the next claim to go on with.
+of a run that has trained stays under its temporary name, for the next claim to go on with, also
+where its evaluation failed.
 """
 
 import fcntl
@@ -35,6 +36,7 @@ METRICS = "metrics.jsonl"
 COST = "cost.json"
 FAILURE = "failure.json"
 ROUTING = "routing"
+PARTIAL = ".{}.partial"  # name of a run's folder until it is complete
 TRAINED = "trained"  # what a run has come to, until it is evaluated
 SUITE = "suite.json"
 
@@ -128,7 +130,7 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
             written.
     """
     lock = _lock_file(folder)
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = folder.parent / PARTIAL.format(folder.name)
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ A cohort may train for hours, and a full disk or a folder that is gone must cost
 neighbours. So every write of a run goes through its :class:`Member`.
 """
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,16 @@ from schemabank.methods import method_of
 from schemabank.models.architecture import auto_class
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.embedded import EMBEDDED
-from schemabank.runs.folder import ADAPTER, BANK, FAILURE, RESULT, STAGES, RunClaim, slug
+from schemabank.runs.folder import (
+    ADAPTER,
+    BANK,
+    FAILURE,
+    RESULT,
+    STAGES,
+    RunClaim,
+    has_trained,
+    slug,
+)
 from schemabank.runs.inputs import INPUTS, Digests
 from schemabank.runs.stored import read_result
 from schemabank.runs.trained import TrainedState
@@ -146,14 +156,30 @@ class Member(Trainee):
                 self.fail(failure_of(error))
 
     def failed(self) -> Outcome:
-        """Put the folder aside, with the reason in it if that can be written."""
+        """Leave the folder to the next call if it can go on, else put it aside, with the reason.
+
+        A run that has trained is only evaluated by the next call, unless it has diverged: the same
+        weights would do so again.
+        """
         assert self.failure is not None
-        folder = self.claim.final
+        failure, folder = self.failure, self.claim.final
+        can_go_on = has_trained(self.claim.path) and not failure.is_settled
+        if can_go_on:
+            failure = _with_training_kept(failure, self.claim.path)
         with suppress(OSError):  # the same cause may keep the reason from being written
-            write_json(self.claim.path / FAILURE, self.failure.row())
+            write_json(self.claim.path / FAILURE, failure.row())
         with suppress(OSError):
-            folder = self.claim.abandon()
-        return Outcome(folder, None, failure=self.failure)
+            folder = self.claim.path if can_go_on else self.claim.abandon()
+        return Outcome(folder, None, failure=failure)
+
+
+def _with_training_kept(failure: Failure, folder: Path) -> Failure:
+    """Say where the training of a run is kept, and how to evaluate it in another way."""
+    said = f"its training is kept in {str(folder)!r}, and the same call only evaluates it"
+    if (folder / ADAPTER).is_dir():
+        place = shlex.quote(str(folder / ADAPTER))
+        said += f"; with other settings: schemabank eval {place} --out NEW --set eval.batch_size=1"
+    return Failure(failure.kind, f"{failure.message}; {said}")
 
 
 def trained_before_s(members: Sequence[Trainee]) -> float:

@@ -11,8 +11,8 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.report.command import Question
-from schemabank.report.reading.runs import read_runs
-from schemabank.runs.folder import CONFIG, RESULT, SUITE
+from schemabank.report.reading.runs import Left, read_runs
+from schemabank.runs.folder import CONFIG, FAILURE, PARTIAL, RESULT, SUITE
 from schemabank.runs.itemscores import SCORES
 from synthetic import SEEDS, change, examined, fail, finding, ids, keep_rows, rows, scores, tuned
 
@@ -82,6 +82,16 @@ def test_a_failed_run_of_a_folder_without_a_suite_is_named(runs: Path) -> None:
     failed = next(runs.iterdir())
     fail(failed)
     assert [left.run for left in read_runs(runs).failed] == [failed.name]
+
+
+def test_a_run_that_failed_in_its_evaluation_is_named_with_the_latest_reason(runs: Path) -> None:
+    failed = next(path for path in runs.iterdir() if path.is_dir())
+    fail(failed)
+    kept = runs / PARTIAL.format(failed.name)
+    kept.mkdir()
+    write_json(kept / FAILURE, {"kind": "memory", "failure": "its training is kept"})
+    (left,) = read_runs(runs).failed
+    assert left == Left(failed.name, "its training is kept")
 
 
 def test_a_failed_trial_is_no_failed_run(runs: Path) -> None:

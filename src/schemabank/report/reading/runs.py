@@ -15,10 +15,11 @@ from schemabank.common.failure import read_failure
 from schemabank.common.files import read_json
 from schemabank.config.methods import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
-from schemabank.runs.folder import COST, FAILURE, RESULT, SUITE
+from schemabank.runs.folder import COST, FAILURE, PARTIAL, RESULT, SUITE
 from schemabank.runs.stored import read_cost, read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-\d+$")
+KEPT = re.compile(r"^\.(.+)\.partial$")  # its training is over, and its evaluation failed
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
 
 
@@ -314,8 +315,12 @@ def _kind(result: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_failures(path: Path) -> dict[str, Left]:
     """Runs that failed and have no finished folder, with the last reason."""
     found = {}
-    for file in sorted(path.glob(f"*.unfinished-*/{FAILURE}")):
-        name = UNFINISHED.sub("", file.parent.name)
+    aside = sorted(path.glob(f"*.unfinished-*/{FAILURE}"))
+    for file in (
+        *aside,
+        *sorted(path.glob(f"{PARTIAL.format('*')}/{FAILURE}")),
+    ):  # the latest come last
+        name = KEPT.sub(r"\1", UNFINISHED.sub("", file.parent.name))
         if not (path / name / RESULT).exists():
             found[name] = Left(name, read_failure(read_json(file)).message)
     return found
