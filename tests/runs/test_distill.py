@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import numpy as np
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import cohorts
 from schemabank import RunConfig, train_cohort
 from schemabank.common.errors import InputError
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import BankSettings
 from schemabank.config.train import DistillSettings
@@ -29,6 +31,7 @@ from schemabank.runs.distill import (
     TEACHERS,
     Asking,
     all_teachers,
+    asking_time_s,
     learned_from_teachers,
     teachers_of,
 )
@@ -295,12 +298,106 @@ def test_a_damaged_teacher_fails_its_run_and_no_other(ran: Ran, tmp_path: Path) 
         shutil.rmtree(out / run_id(run))
     first, second, *_ = train(ran.runs, out).done
     assert first.failure is not None
-    for words in ("its teachers could not be asked", "remove the folder", damaged.name):
+    for words in (f"its teacher {damaged.name} could not be asked", "remove the folder"):
         assert words in first.failure.message
     assert first.folder.name == f"{run_id(ran.runs[0])}.unfinished-1"
     assert {path.name for path in first.folder.iterdir()} == {CONFIG, FAILURE}
     assert second.failure is None
     assert (second.folder / ADAPTER).read_bytes() == before
+
+
+def context_of(ran: Ran, notes: Notes) -> Context:
+    """What the runs share."""
+    run = ran.runs[0]
+    base = load_base_model(run.model.name, dtype=torch.float32, device=CPU)
+    data = task_training_data(loaded_task(run.task, print).train, run, base.tokenizer)
+    return held_context(base, data, notes)
+
+
+def displace(adapter: Path) -> None:
+    """Let an adapter have a layer that the model has not."""
+    place = adapter / "adapter_model.safetensors"
+    save_file({k.replace("layers.0.", "layers.7."): v for k, v in load_file(place).items()}, place)
+
+
+def other_scale(adapter: Path) -> None:
+    """Let an adapter's configuration have another scale than the one that was trained."""
+    place = adapter / "adapter_config.json"
+    write_json(place, {**read_json(place), "lora_alpha": 99})
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("spoil", [displace, other_scale])
+def test_a_teacher_that_does_not_fit_fails_the_runs_that_learn_from_it_and_no_other(
+    spoil: Callable[[Path], None], number: int, ran: Ran, tmp_path: Path
+) -> None:
+    """All teachers here share their LoRA settings."""
+    shutil.copytree(ran.out / TEACHERS, tmp_path / TEACHERS)
+    spoiled = teachers_of(ran.runs[0])[number]
+    spoil(tmp_path / TEACHERS / run_id(spoiled) / "adapter")
+    context = context_of(ran, Notes())
+    whole, _ = learned_from_teachers(ran.runs, context, ran.out / TEACHERS)
+    found, failures = learned_from_teachers(ran.runs, context, tmp_path / TEACHERS)
+    assert found.keys() == {ran.runs[1]}
+    assert np.array_equal(found[ran.runs[1]].shares, whole[ran.runs[1]].shares)
+    assert failures.keys() == {ran.runs[0]}
+    (failure,) = failures.values()
+    assert failure.kind == "input"
+    assert "could not be asked: remove the folder of one that is damaged" in failure.message
+    assert not context.base.model._forward_hooks, "the stack is off the model"
+
+
+def test_a_batch_that_does_not_fit_fails_all_that_ask(
+    ran: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object) -> object:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(distill, "_of_batch", full)
+    context = context_of(ran, Notes())
+    found, failures = learned_from_teachers(ran.runs, context, ran.out / TEACHERS)
+    assert not found
+    assert failures.keys() == set(ran.runs[:2])
+    assert all(failure.kind == "memory" for failure in failures.values())
+    assert all("its teachers could not" in failure.message for failure in failures.values())
+
+
+def test_asking_tells_its_progress_and_about_how_long_it_takes(ran: Ran) -> None:
+    notes = Notes()
+    context = context_of(ran, notes)
+    learned_from_teachers(ran.runs, context, ran.out / TEACHERS)
+    assert context.training is not None
+    # Four read every example, and two runs learn from each.
+    total = len(context.training.encoded) * (4 + 2)
+    assert notes.lines == [
+        "asking 4 teachers of lora seed 1, lora seed 2: about 0 s",
+        f"ask 4 teachers: {total}",
+    ]
+    assert notes.done == total
+
+
+def test_the_time_of_asking_is_that_of_what_is_read_and_of_what_is_mixed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distill, "expected_s", lambda operations, _model: operations)
+    monkeypatch.setattr(distill, "shortest_s", lambda compute: 1e9 * len(compute()))
+    stack = AdapterStack(tiny_model("llama"), lora=[cohorts.LORA])
+    examples = cohorts.data().encoded
+    read = 2 * sum(len(each.tokens) for each in examples)
+    read *= sum(p.numel() for block in stack.blocks for p in block.parameters())
+    mixed = 1e9 * sum(each.num_labels for each in examples)
+    two, more = run_of(folder, 1), run_of(folder, 1, distill={"teachers": 3, "top_k": 6})
+    other, none = run_of(folder, 2), run_of(folder, 3, distill={})
+    for at_once, readers, askers in (
+        ([[two]], 2, 1),
+        ([[two, none]], 2, 1),
+        ([[two, more]], 3, 2),
+        ([[two], [more]], 5, 2),
+        ([[two, other]], 4, 2),
+        ([[none]], 0, 0),
+    ):
+        found = asking_time_s(stack, examples, at_once)
+        assert found == pytest.approx(readers * read + askers * mixed), at_once
 
 
 def test_a_run_that_has_trained_asks_no_teacher_again(
@@ -315,6 +412,30 @@ def test_a_run_that_has_trained_asks_no_teacher_again(
     for teacher in teachers_of(taught[0]):
         (tmp_path / TEACHERS / run_id(teacher) / ADAPTER).write_bytes(b"no tensors")
     for outcome in train(taught, tmp_path).done:
+        place = Path(outcome.folder.name, ADAPTER)
+        assert (tmp_path / place).read_bytes() == (ran.out / place).read_bytes()
+
+
+def test_a_teacher_whose_evaluation_fails_is_not_trained_again(
+    ran: Ran, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.runs.finish.evaluate_forms", full)
+        taught, plain, *_ = train([ran.runs[0], ran.runs[2]], tmp_path).done
+    for outcome in (taught, plain):
+        assert outcome.failure is not None
+        assert "its training is kept in" in outcome.failure.message
+    names = {run_id(teacher) for teacher in teachers_of(ran.runs[0])}
+    assert {place.name for place in (tmp_path / TEACHERS).iterdir()} == {
+        f".{name}.partial" for name in names
+    }
+    again = train([ran.runs[0], ran.runs[2]], tmp_path)
+    assert [outcome.failure for outcome in again.done] == [None, None]
+    assert sum(line.startswith("trained already: ") for line in again.notes) == 3
+    for outcome in again.done:
         place = Path(outcome.folder.name, ADAPTER)
         assert (tmp_path / place).read_bytes() == (ran.out / place).read_bytes()
 

@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from architectures import tiny_architecture
 from cohorts import data
 from schemabank.common.errors import InputError
-from schemabank.config.settings import EvalSettings
+from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.models.architecture import num_positions
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.modelfit import check_items, check_positions, check_training
+from schemabank.runs.modelfit import check_distill, check_items, check_positions, check_training
 from schemabank.tasks import Item
 from tiny import END_TOKEN_ID, VOCAB_SIZE, tiny_model, tiny_tokenizer
 
@@ -89,3 +90,21 @@ def test_tokens_that_the_model_has_no_vector_for() -> None:
         check_training(replace(training, encoded=[*others, odd]), model)
     model.resize_token_embeddings(VOCAB_SIZE + 1)
     check_items([item((1, added, 2))], EvalSettings(), base)
+
+
+@pytest.mark.parametrize(("known", "refused"), [(5, 6), (VOCAB_SIZE + 9, VOCAB_SIZE + 10)])
+def test_so_many_tokens_as_the_output_layer_knows_can_be_learned_from_teachers(
+    known: int, refused: int
+) -> None:
+    """The layer may tell of fewer tokens than have vectors, or of more."""
+    model = tiny_model("llama")
+    model.set_output_embeddings(nn.Linear(model.config.hidden_size, known, bias=False))
+    base = BaseModel("tiny", None, model, tiny_tokenizer(), (END_TOKEN_ID,), "made here")
+
+    def run(top_k: int) -> RunConfig:
+        settings = {"arm": "lora", "distill": {"teachers": 2, "top_k": top_k}}
+        return RunConfig.model_validate(settings)
+
+    check_distill(run(known), data(), base)
+    with pytest.raises(InputError, match=rf"top_k is {refused}, allowed is 2 to {known}, .*lower"):
+        check_distill(run(refused), data(), base)

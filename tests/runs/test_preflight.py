@@ -1,5 +1,6 @@
 """What a user sees before any compute is spent: estimates of the right order, from shapes alone."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -143,11 +144,11 @@ def test_a_machine_whose_products_take_long_is_measured_with_small_ones(
     """In bfloat16 a processor without instructions for it would take seconds over the largest."""
     tried: list[int] = []
 
-    def product_s(a: torch.Tensor) -> float:
-        tried.append(len(a))
+    def shortest_s(compute: Callable[[], torch.Tensor]) -> float:
+        tried.append(len(compute()))
         return seconds
 
-    monkeypatch.setattr(preflight, "_product_s", product_s)
+    monkeypatch.setattr(preflight, "shortest_s", shortest_s)
     rate = preflight._measured_rate.__wrapped__(torch.device("cpu"), torch.bfloat16)
     assert sorted(set(tried)) == sizes
     assert rate == 2 * sizes[-1] ** 3 / seconds

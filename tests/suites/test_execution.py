@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -462,6 +463,13 @@ def test_a_dry_run_tells_of_teachers_and_their_time(finished: Finished, tmp_path
     assert [title.startswith("teachers, before the others: ") for title in found] == [
         *(True, False, True, False)
     ]
+    asking = "asking teachers, about"
+    heads = [head for title, head, _ in tables if "cohorts" in title]
+    assert [asking in head for head in heads] == [False, True, False, True]
+    for _, head, rows in tables:
+        if asking in head:
+            cells = [row[list(head).index(asking)] for row in rows]
+            assert all(re.fullmatch(r"\d+ s", cell) for cell in cells)
 
 
 @pytest.mark.usefixtures("gsm8k")

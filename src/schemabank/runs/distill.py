@@ -6,8 +6,10 @@ of training. A run that learns it (arXiv 1503.02531) ends as one adapter, like a
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -21,20 +23,25 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import LoraSettings, RunConfig
 from schemabank.config.train import DistillSettings
 from schemabank.engine.batches import Encoded, collate
+from schemabank.engine.decoding.decode import Advance
 from schemabank.engine.loralayers import LORA
 from schemabank.engine.loss import Head, gather_labelled
 from schemabank.engine.softtargets import SoftTargets, label_starts
 from schemabank.engine.stack import AdapterStack
+from schemabank.models.architecture import hidden_size
 from schemabank.runs.folder import ADAPTER
 from schemabank.runs.members import Outcome
-from schemabank.runs.training import Context
+from schemabank.runs.preflight import expected_s, shortest_s
+from schemabank.runs.training import Context, names_of
 
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
 NUM_ASKED = 8  # items a teacher answers; its score decides nothing
 SEED_BYTES = 4
 ASKED_TOKENS = 16384  # of a batch that a teacher reads, at most, unless one example has more
 ROWS = 512  # distributions that are in memory at once, of all teachers
+PROBE_ROWS = {"cuda": ROWS, "cpu": 64}  # of which the time is measured
 DAMAGED = "remove the folder of one that is damaged, and it is trained again"
+FAILING = (InputError, RuntimeError, OSError, MemoryError)
 TOO_LARGE = "a batch of examples does not fit into memory, use a larger device"
 
 
@@ -78,66 +85,154 @@ def learned_from_teachers(
     """Return what each run with teachers learns, and why a run cannot.
 
     Each teacher is asked once, whichever of the runs learn from it, and alone: what it predicts
-    does not depend on who else is asked.
+    does not depend on who else is asked. A teacher that is damaged, or does not fit the model,
+    fails the runs that learn from it. What goes wrong while all are asked, such as a batch that
+    does not fit into memory, fails all that ask.
 
     Args:
         runs: that share the context.
         context: base model and training data.
         folder: of the teachers' runs.
     """
+    asking = {run: teachers_of(run) for run in runs if run.num_teachers}
     found: dict[RunConfig, SoftTargets] = {}
-    failures: dict[RunConfig, Failure] = {}
-    groups: dict[LoraSettings, dict[RunConfig, list[Adapter]]] = {}
-    teachers: dict[RunConfig, Adapter] = {}
-    for run in (each for each in runs if each.num_teachers):
+    unfit: dict[RunConfig, Failure] = {}  # by teacher
+    adapters: dict[RunConfig, Adapter] = {}
+    for teacher in dict.fromkeys(chain(*asking.values())):
         try:
-            for teacher in set(teachers_of(run)) - teachers.keys():
-                teachers[teacher] = load_adapter(folder / run_id(teacher) / ADAPTER)
-        except (InputError, RuntimeError, OSError) as error:
-            failures[run] = _failure_of(error)
-            continue
-        own = [teachers[teacher] for teacher in teachers_of(run)]
-        groups.setdefault(own[0].config.settings, {})[run] = own
-    for group in groups.values():
+            adapters[teacher] = load_adapter(folder / run_id(teacher) / ADAPTER)
+        except FAILING as error:
+            unfit[teacher] = _failure_of(error, teacher)
+    failures = _taught_by(unfit, asking)
+    groups: dict[LoraSettings, dict[RunConfig, list[RunConfig]]] = {}
+    for run, own in asking.items():
+        if run not in failures:
+            groups.setdefault(adapters[own[0]].config.settings, {})[run] = own
+    for settings, group in groups.items():
         try:
-            with waiting("asking the teachers", context.reporter.note):
-                found |= _asked(group, context)
-        except (InputError, RuntimeError, OSError, MemoryError) as error:
+            learned, unfit = _asked(group, adapters, settings, context)
+            found |= learned
+            failures |= _taught_by(unfit, group)
+        except FAILING as error:
             failures |= dict.fromkeys(group, _failure_of(error))
     return found, failures
 
 
-def _failure_of(error: Exception) -> Failure:
-    """Return why the teachers of a run could not be asked, with the mend."""
+def asking_time_s(
+    stack: AdapterStack, examples: Sequence[Encoded], at_once: Sequence[Sequence[RunConfig]]
+) -> float:
+    """Estimate how long it takes to ask the teachers of runs, from sizes and a short measurement.
+
+    Args:
+        stack: on the base model.
+        examples: for training.
+        at_once: the runs, as far as their teachers are asked together.
+    """
+    asking = Counter((r.num_teachers, r.distill) for part in at_once for r in part)
+    reading = sum(len(all_teachers(part)) for part in at_once)
+    size = sum(p.numel() for block in stack.blocks for p in block.parameters())
+    num_tokens = sum(len(example.tokens) for example in examples)
+    num_labels = sum(example.num_labels for example in examples)
+    labels_s = (n * _label_s(stack, *how) for how, n in asking.items() if how[0])
+    return expected_s(2 * reading * num_tokens * size, stack.model) + num_labels * sum(labels_s)
+
+
+def _label_s(stack: AdapterStack, num_teachers: int, settings: DistillSettings) -> float:
+    """Measure how long it takes to mix what teachers predict at a label."""
+    device = stack.model.device
+    rows = max(1, PROBE_ROWS[device.type] // num_teachers)
+    shape = (rows, num_teachers, hidden_size(stack.model))
+    dtype = stack.model.get_output_embeddings().weight.dtype
+    hidden = torch.zeros(shape, dtype=dtype, device=device)
+    labels = torch.zeros(rows, dtype=torch.long, device=device)
+    with torch.no_grad():
+        return shortest_s(lambda: _mixed(hidden, labels, stack.head, settings)[1]) / rows
+
+
+def _taught_by(
+    unfit: Mapping[RunConfig, Failure], asking: Mapping[RunConfig, Sequence[RunConfig]]
+) -> dict[RunConfig, Failure]:
+    """Return the runs that learn from an unfit teacher, with the failure of the first."""
+    found = {run: [unfit[each] for each in own if each in unfit] for run, own in asking.items()}
+    return {run: failures[0] for run, failures in found.items() if failures}
+
+
+def _failure_of(error: Exception, teacher: RunConfig | None = None) -> Failure:
+    """Return why one teacher of a run, or all, could not be asked, with the mend."""
     failure = failure_of(error)
     mend = TOO_LARGE if failure.kind == "memory" else DAMAGED
-    return Failure(failure.kind, f"its teachers could not be asked: {mend} ({failure.message})")
+    who = "its teachers" if teacher is None else f"its teacher {run_id(teacher)}"
+    return Failure(failure.kind, f"{who} could not be asked: {mend} ({failure.message})")
 
 
 def _asked(
-    group: Mapping[RunConfig, Sequence[Adapter]], context: Context
-) -> dict[RunConfig, SoftTargets]:
-    """What each run learns from its teachers, whose LoRA settings are the same."""
+    group: Mapping[RunConfig, Sequence[RunConfig]],
+    adapters: Mapping[RunConfig, Adapter],
+    settings: LoraSettings,
+    context: Context,
+) -> tuple[dict[RunConfig, SoftTargets], dict[RunConfig, Failure]]:
+    """What runs learn from their teachers, and why some of these cannot be asked.
+
+    Args:
+        group: the teachers of each run.
+        adapters: of the teachers.
+        settings: of the adapters.
+        context: base model and training data.
+    """
     assert context.training is not None
-    teachers = list({id(each): each for own in group.values() for each in own}.values())
-    places = {id(teacher): place for place, teacher in enumerate(teachers)}
-    asking = [
-        Asking(tuple(places[id(each)] for each in own), run.distill) for run, own in group.items()
-    ]
-    stack = AdapterStack(context.base.model, lora=[teachers[0].config.settings])
+    examples, reporter = context.training.encoded, context.reporter
+    stack = AdapterStack(context.base.model, lora=[settings])
     try:
-        rows = [_row(stack, teacher) for teacher in teachers]
-        return dict(
-            zip(group, soft_targets(stack, rows, context.training.encoded, asking), strict=True)
-        )
+        rows, unfit = _rows(stack, {each: adapters[each] for own in group.values() for each in own})
+        able = {run: own for run, own in group.items() if unfit.keys().isdisjoint(own)}
+        if not able:
+            return {}, unfit
+        read = list(dict.fromkeys(chain(*able.values())))
+        asking = [Asking(tuple(map(read.index, own)), run.distill) for run, own in able.items()]
+        about_s = asking_time_s(stack, examples, [list(able)])
+        counted = "1 teacher" if len(read) == 1 else f"{len(read)} teachers"
+        reporter.note(f"asking {counted} of {names_of(list(able))}: about {about_s:.0f} s")
+        reporter.start(f"ask {counted}", len(examples) * (len(read) + len(asking)))
+        with waiting("asking the teachers", reporter.note) as wait:
+
+            def advance(done: int) -> None:
+                wait.goes_on()
+                reporter.advance(done, "")
+
+            weights = [rows[teacher] for teacher in read]
+            learned = soft_targets(stack, weights, examples, asking, advance=advance)
+        reporter.finish()
+        return dict(zip(able, learned, strict=True)), unfit
     finally:
         stack.remove()
 
 
-def _row(stack: AdapterStack, adapter: Adapter) -> Tensor:
-    """An adapter's weights as a stack's only slot holds them, ``(size,)``, on the CPU."""
-    put_on(stack, 0, adapter)
-    return stack.lora.groups[LORA].weights[0].to("cpu", copy=True)
+def _rows(
+    stack: AdapterStack, adapters: Mapping[RunConfig, Adapter]
+) -> tuple[dict[RunConfig, Tensor], dict[RunConfig, Failure]]:
+    """Adapters as a stack's only slot holds them, ``(size,)`` on the CPU; why some cannot be."""
+    rows: dict[RunConfig, Tensor] = {}
+    unfit: dict[RunConfig, Failure] = {}
+    for teacher, adapter in adapters.items():
+        try:
+            _check_settings(adapter, stack)
+            put_on(stack, 0, adapter)
+            row = stack.lora.groups[LORA].weights[0]
+            rows[teacher] = row.to("cpu", copy=True)
+        except FAILING as error:
+            unfit[teacher] = _failure_of(error, teacher)
+    return rows, unfit
+
+
+def _check_settings(adapter: Adapter, stack: AdapterStack) -> None:
+    """Refuse an adapter of another scale, which would fit into the slot and predict otherwise.
+
+    Raises:
+        InputError: its settings are not those of the slot.
+    """
+    own, others = adapter.config.settings, stack.lora.settings[0]
+    if own != others:
+        raise InputError(f"its LoRA settings are {own}, allowed are those of the others: {others}")
 
 
 @dataclass(frozen=True)
@@ -158,6 +253,8 @@ def soft_targets(
     teachers: Sequence[Tensor],
     examples: Sequence[Encoded],
     asking: Sequence[Asking],
+    *,
+    advance: Advance = lambda _: None,
 ) -> list[SoftTargets]:
     """Return what each that asks learns: a mean prediction at every label, mixed with the label.
 
@@ -166,23 +263,22 @@ def soft_targets(
         teachers: LoRA weights of each, ``(size,)``, on any device.
         examples: for training.
         asking: who learns from whom.
+        advance: called with the number of examples that a teacher has read, or whose predictions
+            were mixed for one that asks, since the last call.
     """
     starts = label_starts([example.num_labels for example in examples])
-    found = [_empty(int(starts[-1]), each.settings.top_k) for each in asking]
+    sizes = [(int(starts[-1]), each.settings.top_k) for each in asking]
+    found = [(torch.empty(size, dtype=torch.int32), torch.empty(size)) for size in sizes]
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].tokens))
     with stack.evaluating("off"):
         for batch in _batches(order, examples):
             chosen = [examples[index] for index in batch]
-            learned = _of_batch(stack, teachers, chosen, asking)
+            learned = _of_batch(stack, teachers, chosen, asking, advance)
             for whole, parts in zip(found, learned, strict=True):
                 for index, *rows in zip(batch, *parts, strict=True):
                     for each, own in zip(whole, rows, strict=True):
                         each[starts[index] : starts[index + 1]] = own
     return [SoftTargets(tokens.numpy(), shares.numpy(), starts) for tokens, shares in found]
-
-
-def _empty(num_labels: int, k: int) -> tuple[Tensor, Tensor]:
-    return torch.empty(num_labels, k, dtype=torch.int32), torch.empty(num_labels, k)
 
 
 def _batches(order: Sequence[int], examples: Sequence[Encoded]) -> Iterator[Sequence[int]]:
@@ -199,6 +295,7 @@ def _of_batch(
     teachers: Sequence[Tensor],
     chosen: Sequence[Encoded],
     asking: Sequence[Asking],
+    advance: Advance,
 ) -> list[tuple[tuple[Tensor, ...], ...]]:
     """For each that asks, the tokens and the shares of each example's labels, on the CPU."""
     batch = collate(
@@ -214,11 +311,13 @@ def _of_batch(
         group.publish()
         picked = gather_labelled(stack.hidden(batch.tokens), batch.positions)
         by_teacher.append(picked[real])
-    sizes = [example.num_labels for example in chosen]
-    return [
-        tuple(part.split(sizes) for part in _learned(by_teacher, labels, stack.head, each))
-        for each in asking
-    ]
+        advance(len(chosen))
+    sizes, found = [example.num_labels for example in chosen], []
+    for each in asking:
+        parts = _learned(by_teacher, labels, stack.head, each)
+        found.append(tuple(part.split(sizes) for part in parts))
+        advance(len(chosen))
+    return found
 
 
 def _learned(

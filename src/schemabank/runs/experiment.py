@@ -24,7 +24,13 @@ from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
+from schemabank.runs.distill import (
+    TEACHERS,
+    all_teachers,
+    asking_time_s,
+    learned_from_teachers,
+    untaught,
+)
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import RESULT, check_available, forget_training, is_finished
@@ -214,12 +220,14 @@ class Planned:
         slots: how many train at once.
         num_steps: of the whole cohort, all slots at once.
         time_s: what training takes, roughly.
+        asking_s: what it takes to ask their teachers before, roughly.
     """
 
     runs: tuple[RunConfig, ...]
     slots: int
     num_steps: int
     time_s: float
+    asking_s: float = 0.0
 
 
 def plan_all(
@@ -257,8 +265,10 @@ def plan_all(
             steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
             stack = build_stack(plan.runs, context.base, slots=slots)
             expected = estimate(stack, data, steps, plan.runs, validation=context.validation)
+            at_once = [plan.runs] if slots > 1 else [[run] for run in plan.runs]
+            asking_s = asking_time_s(stack, data.encoded, at_once)
             stack.remove()
-            found.append(Planned(plan.runs, slots, sum(steps), expected.time_s))
+            found.append(Planned(plan.runs, slots, sum(steps), expected.time_s, asking_s))
     return found
 
 

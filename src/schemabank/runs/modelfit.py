@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.common.errors import InputError
@@ -161,9 +162,16 @@ def check_distill(
             f"and tags.delivery is {run.tags.delivery!r}, so that the loss is on tags, which no "
             "teacher predicts: allowed is completion_only_loss true, or the delivery loss"
         )
-    known = num_embeddings(base.model)
+    known = _num_logits(base.model)
     if run.distill.top_k > known:
         raise InputError(
-            f"distill.top_k is {run.distill.top_k}, allowed is 2 to {known}, the model's tokens: "
-            "lower it"
+            f"distill.top_k is {run.distill.top_k}, allowed is 2 to {known}, the tokens that the "
+            "model's output layer knows: lower it"
         )
+
+
+def _num_logits(model: PreTrainedModel) -> int:
+    """How many tokens a model tells the chances of; it may have vectors for more, or for fewer."""
+    with torch.no_grad():
+        tokens = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        return int(model(input_ids=tokens, use_cache=False).logits.shape[-1])

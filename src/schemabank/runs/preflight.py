@@ -1,9 +1,9 @@
 """What a user should see before any compute is spent: an example as the loss sees it, and sizes."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, pairwise
 
 import numpy as np
@@ -111,8 +111,23 @@ def estimate(
     bytes_of_slots = _trained_bytes(stack, runs) + bytes_activations + bytes_targets
     return Estimate(
         memory_gib=(bytes_frozen + bytes_of_slots) / GIB,
-        time_s=(whole_steps * flop + choices) / (EFFICIENCY * _matrix_rate(model)),
+        time_s=expected_s(whole_steps * flop + choices, model),
     )
+
+
+def expected_s(num_operations: float, model: PreTrainedModel) -> float:
+    """Estimate the time of a model's operations in matrix products, forwards and backwards."""
+    return num_operations / (EFFICIENCY * _matrix_rate(model))
+
+
+def shortest_s(compute: Callable[[], torch.Tensor]) -> float:
+    """Measure the time of a computation: the shortest of a few, after which the device is idle."""
+    took: list[float] = []
+    for _ in range(PROBES):
+        began = time.perf_counter()
+        compute().flatten()[0].item()
+        took.append(time.perf_counter() - began)
+    return min(took)
 
 
 def slots_that_fit(stack: AdapterStack, data: TrainingData, runs: Sequence[RunConfig]) -> int:
@@ -173,14 +188,8 @@ def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
     """
     for size in PROBE_SIZES[device.type]:
         a = torch.ones(size, size, dtype=dtype, device=device)
-        shortest_s = min(_product_s(a) for _ in range(PROBES))
-        rate = 2 * size**3 / shortest_s
-        if shortest_s >= PROBE_ENOUGH_S:
+        product_s = shortest_s(partial(torch.matmul, a, a))
+        rate = 2 * size**3 / product_s
+        if product_s >= PROBE_ENOUGH_S:
             break
     return rate
-
-
-def _product_s(a: torch.Tensor) -> float:
-    began = time.perf_counter()
-    (a @ a)[0, 0].item()
-    return time.perf_counter() - began

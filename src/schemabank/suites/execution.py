@@ -310,11 +310,13 @@ def _cohort_tables(
         if part:
             device = resolve_device(part[0].engine.device)
             plans = plan_all(part, reporter, device=device, loaded=loaded)
+            asks = any(all_teachers(plan.runs) for plan in plans)
             rows = [
                 [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
+                + [f"{p.asking_s:,.0f} s"] * asks
                 for n, p in enumerate(plans, start=1)
             ]
-            tables.append((name, head, rows))
+            tables.append((name, head + ["asking teachers, about"] * asks, rows))
     return tables
 
 
