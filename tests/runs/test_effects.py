@@ -265,7 +265,6 @@ USED: dict[str, dict[str, object]] = {
         "arm": "swap",
         "train": {"num_train_epochs": 1, "epoch_orders": 2},
     },
-    "an average of one of two arms": {"arm": ["lora", "swap"], "average": {"kind": "bema"}},
     "several shots": {"arm": ["base", "lora"], "base_shots": [0, 8]},
 }
 
@@ -298,6 +297,22 @@ def test_our_own_configurations_state_nothing_in_vain(config: Path) -> None:
 def suite(path: Path, **settings: object) -> Path:
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return path
+
+
+def test_an_average_that_an_arm_has_not_is_said_of_this_arm(path: Path) -> None:
+    arms = {"arm": ["lora", "swap"]}
+    reason = "(no setting of the method swap, unlike others)"
+    said = f"no effect: average.kind of the arm 'swap' {reason}"
+    assert told(path, {**arms, "average": {"kind": "bema"}}) == [said]
+    assert told(path, {**arms, "average": {"kind": "none"}}) == []
+    assert told(path, {**arms, "arm": ["base", "lora"], "average": {"kind": "bema"}}) == []
+    suite = {
+        "defaults": {"average": {"kind": "bema", "lag": 7}},
+        "arms": {"lora": {}, "mean": {"arm": "swap"}, "schemabank": {}},
+    }
+    path.write_text(yaml.safe_dump(suite))
+    both = "average.kind of the arm 'mean', average.lag of the arm 'mean'"
+    assert load_suite(path).notes == (f"no effect: {both} {reason}",)
 
 
 def test_a_suite_says_what_of_its_defaults_and_overrides_no_run_uses(path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Such a setting is a slip or a misunderstanding, so the user is told before anything is computed.
 Only what the user wrote counts, not what a preset or a default adds. A setting has no effect if
-none of the runs uses it.
+none of the runs uses it. Of one that nearly all methods have, it is also said which arm has not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemabank.common.errors import InputError
+from schemabank.config.base import OF_LORA
 from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted, set_by
 from schemabank.config.presets import PRESETS
@@ -83,10 +84,38 @@ def idle_in_experiment(experiment: ExperimentConfig) -> list[Idle]:
         values = getattr(experiment, name)
         if isinstance(values, tuple) and len(set(values)) < len(values):
             found.append(Idle(f"naming one {name} twice", "a run is made once"))
+    arms = {arm: [run for run in runs if run.arm == arm] for arm in {run.arm: 0 for run in runs}}
+    found += idle_in_some_arms(names, arms)
     seeds = experiment.seed if isinstance(experiment.seed, tuple) else (experiment.seed,)
     if len(untrained) == len(runs) and len(set(seeds)) > 1:
         found.append(Idle("every seed but the first", "nothing of the arm base is drawn"))
     return found
+
+
+def idle_in_some_arms(names: Iterable[str], arms: Mapping[str, Sequence[RunConfig]]) -> list[Idle]:
+    """Return the settings of all arms that act in some, and in others have nothing to act on.
+
+    What one method has for itself is by its name no setting of another. But an average that all
+    arms have, and one has not since it ends as a mean of its own, is a difference between them.
+
+    Args:
+        names: dotted names of what a user set for all arms.
+        arms: the runs of each.
+    """
+    training = [run for runs in arms.values() for run in runs if run.trains]
+    acting = {
+        section
+        for run in training
+        for section in OF_LORA
+        if run.uses(section) and (own := getattr(run, section)) != type(own)()
+    }
+    shared = [name for name in names if name.partition(".")[0] in acting]
+    return [
+        Idle(f"{name} of the arm {arm!r}", f"no setting of the method {runs[0].arm}, unlike others")
+        for arm, runs in arms.items()
+        for name in shared
+        if all(run.trains and not run.uses(name.partition(".")[0]) for run in runs)
+    ]
 
 
 def check_asked_of_evaluation(overrides: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from schemabank.config.naming import dotted
 from schemabank.config.overrides import Tree, apply_override, assign
 from schemabank.config.settings import RunConfig
 from schemabank.config.settingsfile import SettingsFile, merge, validated
-from schemabank.runs.effects import Idle, idle_settings, sentences
+from schemabank.runs.effects import Idle, idle_in_some_arms, idle_settings, sentences
 from schemabank.tasks.catalog import split_of
 
 ARM, SEED, PRESET = "arm", "seed", "preset"
@@ -173,7 +173,9 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     of_arms = list(_idle_in_arms(suite, runs, source))
     names = [*dotted(suite.defaults), *suite.grid, *(c.partition("=")[0].strip() for c in changes)]
     idle = idle_settings(names, [run.config for run in runs])
-    return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *of_arms])))
+    by_arm = {arm: [run.config for run in runs if run.arm == arm] for arm in suite.arms}
+    in_some = idle_in_some_arms(names, {arm: own for arm, own in by_arm.items() if own})
+    return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *in_some, *of_arms])))
 
 
 def _check_top_level(source: SettingsFile) -> None:

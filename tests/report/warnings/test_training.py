@@ -72,6 +72,27 @@ def test_unequal_updates_and_other_settings(runs: Path) -> None:
     assert finding(runs, "other-settings")["numbers"]["settings"] == {"lora.r": ["1", "2"]}
 
 
+def test_an_average_that_one_arm_lacks_is_another_setting(runs: Path) -> None:
+    """Both have it in their settings, as from a suite's defaults."""
+    for arm in ("arm 0", "arm 1"):
+        for row in rows(runs, arm):
+            path = runs / row["run_id"] / CONFIG
+            settings = yaml.safe_load(path.read_text())
+            settings["average"] = {"kind": "bema", "lag": 7}
+            path.write_text(yaml.safe_dump(settings))
+    assert finding(runs, "other-settings")["numbers"]["settings"] == {"lora.r": ["1", "2"]}
+    for row in rows(runs, "arm 1"):
+        path = runs / row["run_id"] / CONFIG
+        path.write_text(path.read_text().replace("arm: lora\n", "arm: swap\n"))
+    found = finding(runs, "other-settings")
+    assert found["numbers"]["settings"] == {
+        "lora.r": ["1", "2"],
+        "average.kind": ["bema", "none"],
+        "average.lag": ["7", "10"],
+    }
+    assert "average.kind bema and none" in found["sentence"]
+
+
 def test_what_one_method_alone_has_is_no_other_setting() -> None:
     assert {"bank", "tags", "curriculum", "coto", "experts", "shrink", "molf"} <= OWN
     assert not {"lora", "train", "average", "rescale", "distill", "task", "eval"} & OWN

@@ -3,28 +3,27 @@
 Like :mod:`schemabank.report.warnings.scores`, a finding says what the runs show and no more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-from typing import Any
 
-from schemabank import stats
 from schemabank.config.base import OF_LORA
 from schemabank.config.methods import METHODS
+from schemabank.config.settings import RunConfig
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.reading.runs import Left, RunSet
-from schemabank.report.reading.settings import settings_of, words
+from schemabank.report.reading.settings import Config, settings_of, words
 from schemabank.report.sections.completions import Behaviour
 from schemabank.report.sections.cost import Cost
 from schemabank.report.sections.rates import Tried
+from schemabank.report.warnings.figures import find_figure_warnings
 from schemabank.report.warnings.finding import MOST_NAMED, Finding, first_named, times
 from schemabank.runs.fairness import Inequality, highest_rate, unequal_training, untried_rates
-from schemabank.tasks.scoring.scores import METRICS
 
 MOST_AT_LIMIT = 0.02  # of completions, before it is worth a word
 CONDITIONS = ("model", "dtype", "max_new_tokens", "num_samples", "temperature", "versions")
 # What training may differ in between arms without a word: these make the arms what they are.
 OF_METHODS = {section for entry in METHODS.values() for section in entry.sections} - {*OF_LORA}
+DEFAULTS = settings_of(RunConfig(arm="lora").model_dump(mode="json"))
 OWN = {"arm", "seed", "preset", "engine", *OF_METHODS}
 
 
@@ -70,8 +69,7 @@ def find_run_warnings(
         *_other_settings(runs, comparison),
         *_other_conditions(runs, comparison),
         *_at_limit(facts.ended),
-        *_form_alone(runs, group, comparison, facts.settings),
-        *_loss_disagrees(runs, group, comparison, facts.settings),
+        *find_figure_warnings(runs, group, comparison, facts.settings),
     ]
 
 
@@ -228,7 +226,7 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
         first = at.get((comparison.treatment, c.setting or ""))
         second = at.get((comparison.control, c.setting or ""))
         if first and second:
-            one, other = settings_of(first[0].config), settings_of(second[0].config)
+            one, other = _acting(first[0].config), _acting(second[0].config)
             for name in dict.fromkeys((*one, *other)):
                 if name.partition(".")[0] in OWN or name == "train.learning_rate":
                     continue
@@ -244,6 +242,19 @@ def _other_settings(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
             f"{comparison.treatment} and {comparison.control} differ in more than their methods: "
             f"{shown}.",
         )
+
+
+def _acting(config: Config) -> dict[str, object]:
+    """An arm's settings by name; what its method does not use is as if it were not set.
+
+    So an average that a suite has by default is one that the arm ``swap`` lacks, though all arms'
+    configurations have it.
+    """
+    unused = set(OF_LORA) - set(METHODS[config["arm"]].sections)
+    return {
+        name: value if name.partition(".")[0] not in unused else DEFAULTS[name]
+        for name, value in settings_of(config).items()
+    }
 
 
 def _other_conditions(runs: RunSet, comparison: Comparison) -> Iterator[Finding]:
@@ -281,113 +292,6 @@ def _at_limit(ended: Sequence[Behaviour]) -> Iterator[Finding]:
             f"Completions run to the token limit without an end: {shown}. What is cut "
             "off may hold the answer, and an arm that never learned to stop is judged by that.",
         )
-
-
-def _form_alone(
-    runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
-) -> Iterator[Finding]:
-    """A difference that is not there among completions that ended, or that could be read.
-
-    Scores among such completions say whether the arms answer differently, or only in another form.
-    """
-    if comparison.primary.verdict.outcome not in {"better", "worse"}:
-        return
-    for words_for, share_of in (
-        ("ended by themselves", _among_ended),
-        ("held an answer", _among_read),
-    ):
-        means = _means_by_seed(runs, group, comparison, settings, share_of)
-        if len(means) < 2:
-            continue
-        difference = stats.paired_difference([a for a, _ in means], [b for _, b in means])
-        if difference.interval is None or difference.interval[0] <= 0 <= difference.interval[1]:
-            yield Finding(
-                "format-explains-difference",
-                {"among": words_for, "difference": difference},
-                f"Among completions that {words_for} the difference is "
-                f"{100 * difference.mean:+.3g} points ({_ends_in_points(difference.interval)}), "
-                "which cannot be told from 0: form alone may explain it.",
-            )
-
-
-def _loss_disagrees(
-    runs: RunSet, group: str, comparison: Comparison, settings: Sequence[str]
-) -> Iterator[Finding]:
-    """A better score with a higher loss of the gold target, or a worse one with a lower.
-
-    Whoever learned more of a task gives its solutions a higher probability, whatever the form of
-    the answers.
-    """
-    outcome = comparison.primary.verdict.outcome
-    if outcome not in {"better", "worse"} or not METRICS[runs.runs[0].result["metric"]].decodes:
-        return
-    means = _means_by_seed(runs, group, comparison, settings, _gold_loss)
-    if len(means) < 2:
-        return
-    found = stats.paired_difference([a for a, _ in means], [b for _, b in means])
-    if found.interval is None or found.interval[0] <= 0 <= found.interval[1]:
-        return
-    if (outcome == "better") == (found.mean > 0):
-        low, high = found.interval
-        yield Finding(
-            "loss-disagrees",
-            {"difference": found},
-            f"{comparison.treatment} scores {outcome} than {comparison.control}, but its loss of "
-            f"the gold target is {'higher' if found.mean > 0 else 'lower'}, by {found.mean:+.3g} "
-            f"nats per token (95 % interval {low:.3g} to {high:.3g}): the score may come from the "
-            "form of the answers.",
-        )
-
-
-def _gold_loss(summary: Mapping[str, Any], _: str) -> float | None:
-    value = summary.get("gold_nll")
-    return None if value is None else float(value)
-
-
-def _among_ended(summary: Mapping[str, Any], score: str) -> float | None:
-    value = summary.get(f"{score}_among_ended")
-    return None if value is None else float(value)
-
-
-def _among_read(summary: Mapping[str, Any], score: str) -> float | None:
-    read = 1 - summary["unparsable_ratio"] if "unparsable_ratio" in summary else 0.0
-    return summary[score] / read if read > 0 else None
-
-
-def _means_by_seed(
-    runs: RunSet,
-    group: str,
-    comparison: Comparison,
-    settings: Sequence[str],
-    of: Callable[[Mapping[str, Any], str], float | None],
-) -> list[tuple[float, float]]:
-    """Both arms' figures, such as scores among some completions, means over settings, by seed."""
-    found: dict[str, dict[tuple[int, str], float]] = {}
-    fixed: float | None = None
-    for run in runs.runs:
-        value = of(run.result["groups"][group], runs.score)
-        if value is not None and run.trained:
-            found.setdefault(run.arm, {})[run.seed, run.setting] = value
-        elif run.arm == comparison.control:
-            fixed = value
-    first, second = found.get(comparison.treatment, {}), found.get(comparison.control, {})
-    means = []
-    for seed in dict.fromkeys(seed for seed, _ in first):
-        own = [first.get((seed, name)) for name in settings]
-        other = [second.get((seed, name), fixed) for name in settings]
-        if None not in own and None not in other:
-            means.append((_mean_of_known(own), _mean_of_known(other)))
-    return means
-
-
-def _mean_of_known(values: Sequence[float | None]) -> float:
-    return fmean(value for value in values if value is not None)
-
-
-def _ends_in_points(ends: stats.Interval | None) -> str:
-    if ends is None:
-        return "no interval"
-    return f"95 % interval {100 * ends[0]:.3g} to {100 * ends[1]:.3g}"
 
 
 def _at_setting(setting: str) -> str:
