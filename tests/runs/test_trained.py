@@ -11,7 +11,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import run_id, to_yaml
-from schemabank.config.settings import RunConfig
+from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.trained import (
     DIGESTS,
@@ -117,6 +117,44 @@ def test_another_runs_folder_is_not_taken(folder: Path) -> None:
     other = RUN.model_copy(update={"seed": 2})
     with pytest.raises(InputError, match=r"config\.yaml' has other settings, allowed are the same"):
         read_trained(folder, other, MADE)
+
+
+WATCHED = {"trackers": ("tensorboard",), "tracker_project": "mine", "slots": 3}
+
+
+def in_engine(run: RunConfig, **engine: object) -> RunConfig:
+    return run.model_copy(update={"engine": run.engine.model_copy(update=engine)})
+
+
+def test_settings_of_the_engine_that_decide_nothing_may_be_others(folder: Path) -> None:
+    for other in ({name: value} for name, value in WATCHED.items()):
+        assert read_trained(folder, in_engine(RUN, **other), MADE).num_steps == 18
+    assert {*WATCHED, "device", "keep_stages"} == set(EngineSettings.model_fields), (
+        "decide of new ones"
+    )
+    with pytest.raises(InputError, match="other settings"):
+        read_trained(folder, in_engine(RUN, device="cuda"), MADE)
+    with pytest.raises(InputError, match="other settings"):
+        read_trained(folder, in_engine(RUN.model_copy(update={"seed": 2}), **WATCHED), MADE)
+
+
+@pytest.mark.parametrize(("arm", "needed"), [("lora", False), ("schemabank", True)])
+def test_stages_that_were_not_kept_are_trained_again_where_they_are_wanted(
+    arm: str, needed: bool, tmp_path: Path
+) -> None:
+    kept = RunConfig(arm=arm, seed=1)
+    without = in_engine(kept, keep_stages=False)
+    for name, before, now in (("more", kept, without), ("fewer", without, kept)):
+        place = tmp_path / name
+        place.mkdir()
+        (place / CONFIG).write_text(to_yaml(before))
+        (place / METRICS).write_text("{}\n")
+        write_trained(place, FOUND, MADE)
+        if needed and name == "fewer":
+            with pytest.raises(InputError, match="other settings"):
+                read_trained(place, now, MADE)
+        else:
+            assert read_trained(place, now, MADE).num_steps == 18
 
 
 @pytest.mark.parametrize("name", list(MADE))

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.files import inside, read_json, read_text, sha256
+from schemabank.common.files import inside, read_json, sha256
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json, writing_tensors
-from schemabank.config.file import run_id, to_yaml
+from schemabank.config.file import load_run, run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
@@ -154,7 +154,7 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )
-    if read_text(folder / CONFIG) != to_yaml(run):
+    if to_yaml(_in_the_engine_of(run, load_run(folder / CONFIG))) != to_yaml(run):
         raise InputError(
             f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {MEND}"
         )
@@ -168,6 +168,22 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
     return TrainedState(
         weights, state.num_steps, state.skipped, state.num_updates, state.training_s
     )
+
+
+def _in_the_engine_of(run: RunConfig, before: RunConfig) -> RunConfig:
+    """Return a run as it trained before, with what is set now of the engine and decides nothing.
+
+    - ``trackers`` and ``tracker_project`` only watch.
+    - ``slots`` changes the weights within rounding, as it changes those of a finished run, which is
+      used again whatever it is now. It may have to be lowered for an evaluation to fit.
+    - ``keep_stages`` changes no weight. But a training that kept no stages has none to give.
+    - ``device`` counts, since another one rounds in another way all along.
+    """
+    free = ["trackers", "tracker_project", "slots"]
+    if before.engine.keep_stages or not run.uses("bank"):
+        free.append("keep_stages")
+    now = {name: getattr(run.engine, name) for name in free}
+    return before.model_copy(update={"engine": before.engine.model_copy(update=now)})
 
 
 def _difference(name: str, before: object, now: object) -> str:
