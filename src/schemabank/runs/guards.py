@@ -1,4 +1,8 @@
-"""What a model with a Tuner's layers on it refuses: to save itself, to be trained by others."""
+"""What is refused of a model with a Tuner's layers on it.
+
+The model refuses to save itself and to be trained by others; the Tuner refuses calls for which its
+layers are not, or not all, where they were.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -7,6 +11,7 @@ from typing import NoReturn
 from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
+from schemabank.engine.stack import AdapterStack
 
 SAVERS = ("save_pretrained", "push_to_hub")
 # What trainers call before their first step; the last has both names, by transformers' version.
@@ -33,6 +38,42 @@ def unguard(model: PreTrainedModel, own: Mapping[str, object]) -> None:
         delattr(model, name)
         if method is not None:  # the user's, not the class's
             setattr(model, name, method)
+
+
+def check_idle(call: str, *, is_training: bool) -> None:
+    """Refuse what would take the weights away from the steps that train them.
+
+    Raises:
+        InputError: the Tuner trains.
+    """
+    if is_training:
+        raise InputError(
+            f"{call} while the Tuner trains: allowed is to call it afterwards; raise an error in "
+            "on_step to end the training before"
+        )
+
+
+def check_on_model(call: str, stack: AdapterStack) -> None:
+    """Refuse to go on without the adapter on the model, where and as it was put there.
+
+    Raises:
+        InputError: it came off, or the model was moved or cast.
+    """
+    if not stack.is_whole():
+        raise InputError(
+            "the model was moved or cast after the Tuner took it: allowed is to do so before, make "
+            "the Tuner of the model where it is to train"
+        )
+    if not stack.attached:
+        raise came_off(call, "adapter")
+
+
+def came_off(call: str, what: str) -> InputError:
+    """Return the error of a call that needs what was taken off the model."""
+    return InputError(
+        f"{call} after the {what} came off: allowed is to {call.removesuffix('()')} before "
+        "detach() and remove(), make a new Tuner of the model"
+    )
 
 
 def _refuse_to_save(name: str, *_args: object, **_options: object) -> NoReturn:

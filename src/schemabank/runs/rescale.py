@@ -51,7 +51,7 @@ def rescale(
     held: Held,
     reporter: Reporter,
     *,
-    slots_setting: str = "engine.slots",
+    slots_setting: str,
 ) -> None:
     """Choose the scales of those seated runs that ask for it, and seat them with these.
 

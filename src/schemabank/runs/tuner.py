@@ -27,7 +27,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.asking import Prompt, check_adapter, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
-from schemabank.runs.guards import guard, unguard
+from schemabank.runs.guards import came_off, check_idle, check_on_model, guard, unguard
 from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
@@ -48,7 +48,7 @@ from schemabank.runs.prepare import engine_run
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.rescale import of_examples, rescale
 from schemabank.runs.stacks import build_stack
-from schemabank.runs.training import skips, take_steps
+from schemabank.runs.training import SLOTS, skips, take_steps
 from schemabank.runs.validating import Validation, Validator, check_validating
 
 WHO = "a Tuner"
@@ -221,7 +221,8 @@ class Tuner:
                 cohort.seat([run.name])
                 validator.tell(cohort, progress.note)
                 ended.fail(cohort.slots[0].failure)
-                rescale([ended], cohort, of_examples(asked or ()), progress)
+                held = of_examples(asked or ())
+                rescale([ended], cohort, held, progress, slots_setting=SLOTS)
         finally:
             self._is_training = False
             self.validations, self.rescaled = tuple(validator.found[run.name]), ended.rescaled
@@ -312,12 +313,12 @@ class Tuner:
 
     def detach(self) -> None:
         """Take the banks off; the adapter stays, and logits are those of routing off."""
-        self._check_idle("detach()")
+        check_idle("detach()", is_training=self._is_training)
         self.stack.strip()
 
     def remove(self) -> None:
         """Take banks and adapter off; the model is again what it was, bit for bit."""
-        self._check_idle("remove()")
+        check_idle("remove()", is_training=self._is_training)
         if self.stack.attached:
             self.stack.remove()
             unguard(self.model, self._own)
@@ -358,30 +359,16 @@ class Tuner:
 
     def _check_trainable(self) -> None:
         """Training what no longer sits on the model would change nothing and say nothing."""
-        self._check_idle("train()")
+        check_idle("train()", is_training=self._is_training)
         if self.stack.start is not None:
             check_continues(self.config)
         if self.stack.attached and self._banks is not None and not self._banks.handles:
-            raise _came_off("train()", "banks")
+            raise came_off("train()", "banks")
         self._ready_for("train()")
-
-    def _check_idle(self, call: str) -> None:
-        """Refuse what would take the weights away from the steps that train them."""
-        if self._is_training:
-            raise InputError(
-                f"{call} while the Tuner trains: allowed is to call it afterwards; raise an error "
-                "in on_step to end the training before"
-            )
 
     def _ready_for(self, call: str) -> None:
         """Refuse to go on without the adapter on the model, and drop nothing of the model's own."""
-        if not self.stack.is_whole():
-            raise InputError(
-                "the model was moved or cast after the Tuner took it: allowed is to do so before, "
-                "make the Tuner of the model where it is to train"
-            )
-        if not self.stack.attached:
-            raise _came_off(call, "adapter")
+        check_on_model(call, self.stack)
         self.model.eval()  # where a program has set model.train(), its own dropout would act
 
 
@@ -390,10 +377,3 @@ def tuner_with(base: BaseModel, config: RunConfig, weights: LoraTensors) -> Tune
     tuner = Tuner.__new__(Tuner)
     tuner._put_on(base, config, weights)
     return tuner
-
-
-def _came_off(call: str, what: str) -> InputError:
-    return InputError(
-        f"{call} after the {what} came off: allowed is to {call.removesuffix('()')} before "
-        "detach() and remove(), make a new Tuner of the model"
-    )

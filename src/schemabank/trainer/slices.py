@@ -28,8 +28,13 @@ class MovedSlices:
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Keep the weights from before a step."""
-        self._before = [(a.clone(), b.clone()) for a, b in self._pairs()]
+        """Keep the weights from before a step, in memory that all steps share."""
+        own = self._pairs()
+        if not self._before or self._before[0][0].device != own[0][0].device:  # it may be moved
+            self._before = [(torch.empty_like(a), torch.empty_like(b)) for a, b in own]
+        for pair, kept in zip(own, self._before, strict=True):
+            for weights, before in zip(pair, kept, strict=True):
+                before.copy_(weights)
 
     @torch.no_grad()
     def undo_others(self, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
@@ -44,7 +49,6 @@ class MovedSlices:
             # A choice of rows by a mask would make the host wait for the device.
             a.copy_(torch.where(stays[:, None], old_a, a))
             b.copy_(torch.where(stays, old_b, b))
-        self._before.clear()
 
     def _scores(self, moments: Mapping[str, Any]) -> Tensor:
         """What every weight's step should save of the loss (arXiv 2605.07111, equation 10)."""
