@@ -246,4 +246,6 @@ def test_a_run_of_a_cohort_whose_evaluation_fails_costs_no_training_of_any(
         assert outcome.failure is not None
         assert "lower it or engine.slots" in outcome.failure.message
     monkeypatch.setattr(Programs, "launch", refuse)
+    fewer = ["arm=lora", "seed=[1, 2]", "engine.slots=1"]  # as it says
+    asked = load_experiment(finished.config, fewer)
     assert [o.failure for o in run_experiment(asked, tmp_path, Notes())] == [None, None]

@@ -6,6 +6,7 @@ of training. A run that learns it (arXiv 1503.02531) ends as one adapter, like a
 """
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def _label_s(stack: AdapterStack, num_teachers: int, settings: DistillSettings) 
     rows = max(1, PROBE_ROWS[device.type] // num_teachers)
     shape = (rows, num_teachers, hidden_size(stack.model))
     dtype = stack.model.get_output_embeddings().weight.dtype
-    hidden = torch.zeros(shape, dtype=dtype, device=device)
+    # Values that differ: the largest of equal ones are found sooner.
+    hidden = torch.arange(math.prod(shape), device=device).sin().view(shape).to(dtype)
     labels = torch.zeros(rows, dtype=torch.long, device=device)
     with torch.no_grad():
         return shortest_s(lambda: _mixed(hidden, labels, stack.head, settings)[1]) / rows
