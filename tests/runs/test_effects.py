@@ -305,6 +305,8 @@ def test_an_average_that_an_arm_has_not_is_said_of_this_arm(path: Path) -> None:
     said = f"no effect: average.kind of the arm 'swap' {reason}"
     assert told(path, {**arms, "average": {"kind": "bema"}}) == [said]
     assert told(path, {**arms, "average": {"kind": "none"}}) == []
+    everywhere = told(path, {**arms, "average": {"kind": "bema", "last": 3}})
+    assert [line.count("average.last") for line in everywhere] == [1, 0]
     assert told(path, {**arms, "arm": ["base", "lora"], "average": {"kind": "bema"}}) == []
     suite = {
         "defaults": {"average": {"kind": "bema", "lag": 7}},

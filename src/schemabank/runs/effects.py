@@ -110,11 +110,13 @@ def idle_in_some_arms(names: Iterable[str], arms: Mapping[str, Sequence[RunConfi
         if run.uses(section) and (own := getattr(run, section)) != type(own)()
     }
     shared = [name for name in names if name.partition(".")[0] in acting]
+    in_none = {idle.name for idle in idle_settings(shared, training)} if shared else set()
     return [
         Idle(f"{name} of the arm {arm!r}", f"no setting of the method {runs[0].arm}, unlike others")
         for arm, runs in arms.items()
         for name in shared
-        if all(run.trains and not run.uses(name.partition(".")[0]) for run in runs)
+        if name not in in_none
+        and all(run.trains and not run.uses(name.partition(".")[0]) for run in runs)
     ]
 
 
