@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from schemabank.adapters.files import Adapter, load_adapter, put_on
+from schemabank.common.durations import duration
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.waiting import waiting
@@ -193,7 +194,7 @@ def _asked(
         asking = [Asking(tuple(map(read.index, own)), run.distill) for run, own in able.items()]
         about_s = asking_time_s(stack, examples, [list(able)])
         counted = "1 teacher" if len(read) == 1 else f"{len(read)} teachers"
-        reporter.note(f"asking {counted} of {names_of(list(able))}: about {about_s:.0f} s")
+        reporter.note(f"asking {counted} of {names_of(list(able))}: about {duration(about_s)}")
         reporter.start(f"ask {counted}", len(examples) * (len(read) + len(asking)))
         with waiting("asking the teachers", reporter.note) as wait:
 

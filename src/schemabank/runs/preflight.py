@@ -22,9 +22,10 @@ from schemabank.tasks import Item
 
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
-PROBES = 3
+PROBES = 3  # at least, and for PROBE_S: on a busy machine the first few are slow
+PROBE_S = 0.1
 PROBE_SIZES = {"cuda": (4096,), "cpu": (256, 512, 1024)}
-PROBE_ENOUGH_S = 0.01  # a product that takes as long says the rate: no larger one is needed
+PROBE_LONG_S = 0.5  # a larger product that is expected to take as long is left out
 GIB = 2**30
 TRAINED_BYTES = 20  # a weight in float32, its gradient, its two moments, and room for a copy
 AVERAGE_BYTES = 4  # the mean of a weight over the steps
@@ -121,9 +122,9 @@ def expected_s(num_operations: float, model: PreTrainedModel) -> float:
 
 
 def shortest_s(compute: Callable[[], torch.Tensor]) -> float:
-    """Measure the time of a computation: the shortest of a few, after which the device is idle."""
+    """Measure the time of a computation, the device's part included: the shortest of several."""
     took: list[float] = []
-    for _ in range(PROBES):
+    while len(took) < PROBES or sum(took) < PROBE_S:
         began = time.perf_counter()
         compute().flatten()[0].item()
         took.append(time.perf_counter() - began)
@@ -182,14 +183,15 @@ def _matrix_rate(model: PreTrainedModel) -> float:
 
 @lru_cache  # a suite has many cohorts, and all of them are on one device
 def _measured_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Of the largest probe, or of a smaller one where that takes long.
+    """Of the probe with the highest; the largest are left out where they take long.
 
-    Processors without instructions for bfloat16 take seconds for the largest.
+    Processors without instructions for bfloat16 take seconds for the largest. On a busy machine
+    a small one waits longer than it computes.
     """
+    rate = 0.0
     for size in PROBE_SIZES[device.type]:
-        a = torch.ones(size, size, dtype=dtype, device=device)
-        product_s = shortest_s(partial(torch.matmul, a, a))
-        rate = 2 * size**3 / product_s
-        if product_s >= PROBE_ENOUGH_S:
+        if rate and 2 * size**3 / rate > PROBE_LONG_S:
             break
+        a = torch.ones(size, size, dtype=dtype, device=device)
+        rate = max(rate, 2 * size**3 / shortest_s(partial(torch.matmul, a, a)))
     return rate

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from schemabank.adapters.files import LoraTensors
+from schemabank.common.durations import duration
 from schemabank.common.failure import Failure
 from schemabank.common.waiting import waiting
 from schemabank.config.settings import RunConfig
@@ -273,7 +274,7 @@ def _announce(cohort: Cohort, runs: Sequence[RunConfig], context: Context) -> No
     )
     at_once = f", {slots} at once" if slots < len(runs) else ""
     reporter.note(
-        f"{names}: {cohort.num_steps} steps{at_once}, about {expected.time_s:.0f} s and "
+        f"{names}: {cohort.num_steps} steps{at_once}, about {duration(expected.time_s)} and "
         f"{expected.memory_gib:.1f} GiB"
     )
     reporter.start(f"train {names}", cohort.num_steps)

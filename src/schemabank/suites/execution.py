@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from schemabank.common.durations import duration
 from schemabank.common.errors import FailedRunsError, InputError
 from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
@@ -312,8 +313,8 @@ def _cohort_tables(
             plans = plan_all(part, reporter, device=device, loaded=loaded)
             asks = any(all_teachers(plan.runs) for plan in plans)
             rows = [
-                [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", f"{p.time_s:,.0f} s"]
-                + [f"{p.asking_s:,.0f} s"] * asks
+                [str(n), f"{len(p.runs)}", str(p.slots), f"{p.num_steps:,}", duration(p.time_s)]
+                + [duration(p.asking_s)] * asks
                 for n, p in enumerate(plans, start=1)
             ]
             tables.append((name, head + ["asking teachers, about"] * asks, rows))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from schemabank.common.durations import duration
 from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
@@ -70,7 +71,7 @@ class LineReporter:
         left_s = self._phase.left_s(now)
         if left_s is None:
             return f"{now - self._phase.began:.0f} s so far"
-        return f"{left_s:.0f} s left"
+        return f"{duration(left_s)} left"
 
     def _say_phase(self, end: str) -> None:
         phase = self._phase

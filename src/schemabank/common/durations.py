@@ -1,0 +1,12 @@
+"""How long something takes, in words."""
+
+MINUTE_S, HOUR_S, DAY_S = 60, 60 * 60, 24 * 60 * 60
+FEWEST = 2  # of a unit that are named; with fewer, the smaller unit says more
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the largest unit of which there are two: 90 s, 14 min, 5 h, 3 days."""
+    for unit_s, name in ((DAY_S, "days"), (HOUR_S, "h"), (MINUTE_S, "min")):
+        if seconds >= FEWEST * unit_s:
+            return f"{seconds / unit_s:,.0f} {name}"
+    return f"{seconds:.0f} s"
