@@ -6,6 +6,7 @@ Nothing here computes with a model.
 __all__ = [
     "archives",
     "cores",
+    "durations",
     "errors",
     "extras",
     "failure",
