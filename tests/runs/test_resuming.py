@@ -157,11 +157,11 @@ def test_what_a_kill_left_in_a_finished_run_goes(finished: Finished, left: Path,
 @pytest.mark.parametrize(
     "failing",
     [
-        (OSError("No space left on device"), "disk", "No space left on device; its training"),
+        (OSError("No space left on device"), "disk", "No space left on device"),
         (torch.OutOfMemoryError("no room"), "memory", "eval.batch_size is 4"),
         (MemoryError(), "memory", "eval.batch_size is 4"),
-        (InputError("there is no sandbox"), "input", "there is no sandbox; its training"),
-        (RuntimeError("broken"), "error", "broken; its training"),
+        (InputError("there is no sandbox"), "input", "there is no sandbox"),
+        (RuntimeError("broken"), "error", "broken"),
     ],
 )
 @pytest.mark.parametrize("where", ["finish.evaluate_forms", "finish.probe", "members.save_adapter"])
@@ -182,8 +182,8 @@ def test_a_run_that_fails_in_its_evaluation_keeps_its_training(
     assert failure is not None
     assert failure.kind == kind
     assert words in failure.message
-    assert f"its training is kept in {str(folder)!r}" in failure.message
-    can_be_evaluated = f"schemabank eval {folder / ADAPTER} --out NEW" in failure.message
+    assert outcomes[2].kept.startswith("its training, which the same command only evaluates")
+    can_be_evaluated = f"schemabank eval {folder / ADAPTER} --out NEW" in outcomes[2].kept
     assert can_be_evaluated == (where != "members.save_adapter")
     assert outcomes[2].folder == folder
     assert read_json(folder / FAILURE) == failure.row()
@@ -210,9 +210,7 @@ def test_a_kept_training_can_be_evaluated_in_another_way(
     with monkeypatch.context() as patch:
         patch.setattr("schemabank.runs.finish.evaluate_forms", raising(MemoryError()))
         outcomes, _ = run(finished, out)
-    assert outcomes[2].failure is not None
-    said = outcomes[2].failure.message
-    command = said.partition("with other settings: schemabank ")[2]
+    command = outcomes[2].kept.partition("with other settings: schemabank ")[2]
     asked = shlex.split(command.replace("NEW", str(tmp_path / "new")))
     ended = CliRunner().invoke(app, asked)
     assert ended.exit_code == 0, ended.stderr
@@ -222,6 +220,50 @@ def test_a_kept_training_can_be_evaluated_in_another_way(
         for place in (tmp_path / "new", finished.schemabank.folder)
     )
     assert found["all"]["gold_nll"] == pytest.approx(whole["all"]["gold_nll"], rel=1e-5)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("where", ["rescale._losses_with_progress", "members.write_json"])
+def test_weights_that_are_not_what_the_run_would_end_as_are_not_offered_for_evaluation(
+    where: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another scale than would have been chosen, or without the files beside them."""
+    full = OSError("No space left on device")
+    monkeypatch.setattr(f"schemabank.runs.{where}", raising(full))
+    asked = load_experiment(finished.config, ["arm=lora", "rescale.factors=[0.5]"])
+    (outcome,) = run_experiment(asked, tmp_path, Notes())
+    assert (outcome.folder / ADAPTER).is_dir()
+    assert outcome.kept == "its training, which the same command only evaluates"
+
+
+def test_the_reason_names_no_place_since_its_file_is_moved_with_the_folder(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("schemabank.runs.finish.evaluate_forms", raising(RuntimeError("broken")))
+        run(finished, out)
+    weights = partial(finished, out) / TRAINED / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    outcomes, _ = run(finished, out)
+    aside = out / f"{outcomes[2].folder.name}.unfinished-1"
+    assert read_json(aside / FAILURE) == {"kind": "error", "failure": "broken"}
+
+
+def test_the_command_that_evaluates_what_is_kept_stands_at_the_end_of_its_line(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it can be copied whole, also where the folder's name has blanks and quotes."""
+    monkeypatch.setattr("schemabank.runs.finish.evaluate_forms", raising(MemoryError()))
+    place = tmp_path / "it's a $HOME"
+    args = ["train", str(finished.config), "--set", "arm=lora", "--out", str(place)]
+    ended = CliRunner().invoke(app, args)
+    assert ended.exit_code == 1
+    (line,) = [line for line in ended.stderr.splitlines() if "schemabank eval " in line]
+    (folder,) = place.iterdir()
+    command = shlex.split(line[line.index("schemabank eval ") :])
+    assert command[2:] == [
+        str(folder / ADAPTER),
+        *("--out", "NEW", "--set", "eval.batch_size=1"),
+    ]
 
 
 def test_a_run_that_diverges_in_its_evaluation_is_put_aside(

@@ -34,6 +34,8 @@ def exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcom
     for outcome in failed:
         said = printable(f"failed: {outcome.folder}: {outcome.failure}", keep="\n")
         sys.stderr.write(f"{said}\n")
+        if outcome.kept:  # on a line of its own, since it ends with a command to be copied
+            sys.stderr.write(f"kept: {printable(outcome.kept)}\n")
     if any(not outcome.failure.is_settled for outcome in failed if outcome.failure):
         sys.stderr.write("the same command again tries what failed and reuses what is finished\n")
     if failed or doubted:

@@ -43,7 +43,10 @@ ASKED_TOKENS = 16384  # of a batch that a teacher reads, at most, unless one exa
 ROWS = 512  # distributions that are in memory at once, of all teachers
 PROBE_ROWS = {"cuda": ROWS, "cpu": 64}  # of which the time is measured
 DAMAGED = "remove the folder of one that is damaged, and it is trained again"
+UNFIT = "remove its folder, and it is trained again"
+TOO_MANY_WEIGHTS = "its adapter does not fit into memory beside the model, use a larger device"
 FAILING = (InputError, RuntimeError, OSError, MemoryError)
+TEACHER_KEPT = "the training of its teacher, which the same command only evaluates"
 TOO_LARGE = "a batch of examples does not fit into memory, use a larger device"
 
 
@@ -77,7 +80,13 @@ def untaught(
             if ended.failure is not None:
                 message = f"its teacher {run_id(teacher)} failed: {ended.failure.message}"
                 reason = Failure(ended.failure.kind, message)
-                found[run] = Outcome(out / run_id(run), None, failure=reason, inputs=ended.inputs)
+                found[run] = Outcome(
+                    out / run_id(run),
+                    None,
+                    failure=reason,
+                    inputs=ended.inputs,
+                    kept=TEACHER_KEPT if ended.kept else "",
+                )
     return found
 
 
@@ -163,8 +172,10 @@ def _taught_by(
 def _failure_of(error: Exception, teacher: RunConfig | None = None) -> Failure:
     """Return why one teacher of a run, or all, could not be asked, with the mend."""
     failure = failure_of(error)
-    mend = TOO_LARGE if failure.kind == "memory" else DAMAGED
-    who = "its teachers" if teacher is None else f"its teacher {run_id(teacher)}"
+    who, too_large, damaged = "its teachers", TOO_LARGE, DAMAGED
+    if teacher is not None:
+        who, too_large, damaged = f"its teacher {run_id(teacher)}", TOO_MANY_WEIGHTS, UNFIT
+    mend = too_large if failure.kind == "memory" else damaged
     return Failure(failure.kind, f"{who} could not be asked: {mend} ({failure.message})")
 
 

@@ -54,6 +54,8 @@ class Outcome:
         reused: whether it was there already.
         failure: why it failed, or ``None``.
         inputs: digests of its inputs; empty if it was reused, since its result holds them.
+        kept: what is kept of a failed run, in words, and how to go on with it. It is no part of the
+            failure, whose file may be moved with the run's folder.
     """
 
     folder: Path
@@ -61,6 +63,7 @@ class Outcome:
     reused: bool = False
     failure: Failure | None = None
     inputs: Digests = field(default_factory=dict)
+    kept: str = ""
 
 
 def finished_outcome(run: RunConfig, folder: Path) -> Outcome:
@@ -144,6 +147,7 @@ class Member(Trainee):
 
     claim: RunClaim = field(kw_only=True)
     _can_write: bool = True
+    _is_written: bool = False  # what it ends as is on disk
 
     def write(self, action: Callable[[Path], None]) -> None:
         """Write into the folder; if that fails, the run has failed and writes no more."""
@@ -155,6 +159,15 @@ class Member(Trainee):
                 self._can_write = False
                 self.fail(failure_of(error))
 
+    def end(self, action: Callable[[Path], None]) -> None:
+        """Write what the run ends as.
+
+        After a failure, such as of the choice of its scale, it is something else than the run would
+        have ended as, and no evaluation of it is offered.
+        """
+        self.write(action)
+        self._is_written = self.failure is None
+
     def failed(self) -> Outcome:
         """Leave the folder to the next call if it can go on, else put it aside, with the reason.
 
@@ -162,24 +175,24 @@ class Member(Trainee):
         weights would do so again.
         """
         assert self.failure is not None
-        failure, folder = self.failure, self.claim.final
+        failure, folder, kept = self.failure, self.claim.final, ""
         can_go_on = has_trained(self.claim.path) and not failure.is_settled
         if can_go_on:
-            failure = _with_training_kept(failure, self.claim.path)
+            kept = _kept(self.claim.path / ADAPTER if self._is_written else None)
         with suppress(OSError):  # the same cause may keep the reason from being written
             write_json(self.claim.path / FAILURE, failure.row())
         with suppress(OSError):
             folder = self.claim.path if can_go_on else self.claim.abandon()
-        return Outcome(folder, None, failure=failure)
+        return Outcome(folder, None, failure=failure, kept=kept)
 
 
-def _with_training_kept(failure: Failure, folder: Path) -> Failure:
-    """Say where the training of a run is kept, and how to evaluate it in another way."""
-    said = f"its training is kept in {str(folder)!r}, and the same call only evaluates it"
-    if (folder / ADAPTER).is_dir():
-        place = shlex.quote(str(folder / ADAPTER))
-        said += f"; with other settings: schemabank eval {place} --out NEW --set eval.batch_size=1"
-    return Failure(failure.kind, f"{failure.message}; {said}")
+def _kept(adapter: Path | None) -> str:
+    """Say that a training is kept, and how to evaluate its adapter, if it is whole, otherwise."""
+    said = "its training, which the same command only evaluates"
+    if adapter is None:
+        return said
+    place = shlex.quote(str(adapter))
+    return f"{said}; with other settings: schemabank eval {place} --out NEW --set eval.batch_size=1"
 
 
 def trained_before_s(members: Sequence[Trainee]) -> float:

@@ -124,7 +124,7 @@ def train_runs(
     made = made_with(context.inputs, planned, base.model.device)
 
     def keep(stack: AdapterStack, slot: int, member: Member) -> None:
-        member.write(partial(_write_end, stack, slot, member.run, base))
+        member.end(partial(_write_end, stack, slot, member.run, base))
 
     cohort = train_all(
         members,
