@@ -301,7 +301,7 @@ def suite(path: Path, **settings: object) -> Path:
 
 def test_an_average_that_an_arm_has_not_is_said_of_this_arm(path: Path) -> None:
     arms = {"arm": ["lora", "swap"]}
-    reason = "(no setting of the method swap, unlike others)"
+    reason = "(the method swap has no such setting, while others have)"
     said = f"no effect: average.kind of the arm 'swap' {reason}"
     assert told(path, {**arms, "average": {"kind": "bema"}}) == [said]
     assert told(path, {**arms, "average": {"kind": "none"}}) == []

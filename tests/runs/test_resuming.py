@@ -235,6 +235,22 @@ def test_weights_that_are_not_what_the_run_would_end_as_are_not_offered_for_eval
     assert outcome.kept == "its training, which the same command only evaluates"
 
 
+def test_a_kept_run_for_which_there_is_no_room_keeps_its_training_and_says_so(
+    finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        full = torch.OutOfMemoryError("no room")
+        patch.setattr("schemabank.runs.training.build_stack", raising(full))
+        outcomes, _ = run(finished, out)
+    folder = partial(finished, out)
+    assert outcomes[2].folder == folder
+    assert outcomes[2].failure == Failure("memory", "no room")
+    assert read_json(folder / FAILURE) == {"kind": "memory", "failure": "no room"}
+    assert outcomes[2].kept == "its training, which the same command only evaluates"
+    outcomes, _ = run(finished, out)
+    assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
+
+
 def test_the_reason_names_no_place_since_its_file_is_moved_with_the_folder(
     finished: Finished, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import run_id, to_yaml
+from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.trained import (
@@ -115,11 +116,19 @@ def test_an_empty_folder_is_not_taken(missing: list[str], folder: Path) -> None:
 
 def test_another_runs_folder_is_not_taken(folder: Path) -> None:
     other = RUN.model_copy(update={"seed": 2})
-    with pytest.raises(InputError, match=r"config\.yaml' has other settings, allowed are the same"):
+    said = r"config\.yaml' has other settings.*the same: settings\.seed was 1, now it is 2: it is"
+    with pytest.raises(InputError, match=said):
         read_trained(folder, other, MADE)
 
 
 WATCHED = {"trackers": ("tensorboard",), "tracker_project": "mine", "slots": 3}
+
+
+def test_sections_of_other_methods_decide_nothing(folder: Path) -> None:
+    """Though a run has them from a file for several arms, its own file leaves them out."""
+    assert not RUN.uses("coto")
+    other = RUN.model_copy(update={"coto": CoToSettings(rising_ratio=0.5)})
+    assert read_trained(folder, other, MADE).num_steps == 18
 
 
 def in_engine(run: RunConfig, **engine: object) -> RunConfig:

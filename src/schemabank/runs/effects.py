@@ -112,7 +112,10 @@ def idle_in_some_arms(names: Iterable[str], arms: Mapping[str, Sequence[RunConfi
     shared = [name for name in names if name.partition(".")[0] in acting]
     in_none = {idle.name for idle in idle_settings(shared, training)} if shared else set()
     return [
-        Idle(f"{name} of the arm {arm!r}", f"no setting of the method {runs[0].arm}, unlike others")
+        Idle(
+            f"{name} of the arm {arm!r}",
+            f"the method {runs[0].arm} has no such setting, while others have",
+        )
         for arm, runs in arms.items()
         for name in shared
         if name not in in_none

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import torch
 
-from schemabank.common.errors import InputError
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
@@ -25,6 +24,7 @@ from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
+    FAILING,
     TEACHERS,
     all_teachers,
     asking_time_s,
@@ -33,7 +33,7 @@ from schemabank.runs.distill import (
 )
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
-from schemabank.runs.folder import RESULT, check_available, forget_training, is_finished
+from schemabank.runs.folder import check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
@@ -47,10 +47,7 @@ from schemabank.runs.loading import (
 from schemabank.runs.members import Member, Outcome, finished_outcome, trained_before_s
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.preflight import describe_data, estimate
-from schemabank.runs.prepare import (
-    prompt_forms,
-    task_training_data,
-)
+from schemabank.runs.prepare import prompt_forms, task_training_data
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
 from schemabank.runs.resuming import claimed_members, write_settings
@@ -171,7 +168,7 @@ def _ended(
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
-    return {run: _still_there(outcome) for run, outcome in outcomes.items()}
+    return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
 
 
 def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
@@ -284,7 +281,7 @@ def _attempt(
     try:
         context.trackers.begin(runs)
         ended = _run_cohort(runs, context, out, slots=slots, planned=planned)
-    except (InputError, RuntimeError, OSError, MemoryError) as error:
+    except FAILING as error:
         ended = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:
         context.trackers.interrupt()
@@ -322,18 +319,15 @@ def _finished(
     """Train and evaluate runs that have their folders and what they learn."""
     with ExitStack() as exits:
         began = time.monotonic() - trained_before_s(members)
-        cohort, stack = train_runs(members, context, slots=slots, planned=planned)
+        try:
+            cohort, stack = train_runs(members, context, slots=slots, planned=planned)
+        except FAILING as error:  # such as a device that others have filled
+            for member in members:
+                member.fail(failure_of(error))
+            return [member.failed() for member in members]
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
         return finish_runs(members, cohort, stack, context, trained_s=trained_s)
-
-
-def _still_there(outcome: Outcome) -> Outcome:
-    """Return an outcome, or the failure that a finished run is whose folder was removed since."""
-    if outcome.failure is not None or (outcome.folder / RESULT).is_file():
-        return outcome
-    gone = f"the folder {str(outcome.folder)!r} was removed after its run was finished"
-    return Outcome(outcome.folder, None, failure=failure_of(FileNotFoundError(gone)))
 
 
 def _tell_end(name: str, outcome: Outcome, context: Context) -> None:

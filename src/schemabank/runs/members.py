@@ -65,6 +65,13 @@ class Outcome:
     inputs: Digests = field(default_factory=dict)
     kept: str = ""
 
+    def if_still_there(self) -> "Outcome":
+        """Return it, or the failure that a finished run is whose folder was removed since."""
+        if self.failure is not None or (self.folder / RESULT).is_file():
+            return self
+        gone = f"the folder {str(self.folder)!r} was removed after its run was finished"
+        return Outcome(self.folder, None, failure=failure_of(FileNotFoundError(gone)))
+
 
 def finished_outcome(run: RunConfig, folder: Path) -> Outcome:
     """Return the outcome of a run, or of an evaluation, that was finished before.

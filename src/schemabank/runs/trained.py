@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -154,9 +155,11 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )
-    if to_yaml(_in_the_engine_of(run, load_run(folder / CONFIG))) != to_yaml(run):
+    # As they are written, without sections of other methods, which the file has not.
+    before, now = to_yaml(_in_the_engine_of(run, load_run(folder / CONFIG))), to_yaml(run)
+    if found := _difference("settings", yaml.safe_load(before), yaml.safe_load(now)):
         raise InputError(
-            f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {MEND}"
+            f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {found}: {MEND}"
         )
     state = _read_state(place / STATE)
     other = [_difference(name, state.made_with.get(name), now) for name, now in made.items()]
