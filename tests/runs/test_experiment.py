@@ -741,6 +741,24 @@ def test_an_evaluation_that_does_not_fit_names_its_setting_and_keeps_the_adapter
 
 
 @pytest.mark.usefixtures("gsm8k")
+@pytest.mark.parametrize(
+    ("slots", "said"),
+    [(1, "lower eval.max_new_tokens or use"), (2, "memory: lower engine.slots (")],
+)
+def test_a_batch_of_one_question_cannot_be_lowered(
+    slots: int, said: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("schemabank.runs.forms.evaluate", full)
+    asked = ["arm=lora", "seed=[1, 2]", "eval.batch_size=1", f"engine.slots={slots}"]
+    for outcome in run(finished.config, tmp_path, *asked)[0]:
+        assert outcome.failure is not None
+        assert said in outcome.failure.message
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_one_run_that_does_not_fit_fails_and_says_what_to_do(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,16 @@ def test_a_step_that_was_left_out_is_not_undone() -> None:
     assert a.tolist() == [[2] * 3] * 2
 
 
+def test_a_model_that_was_cast_keeps_every_bit() -> None:
+    """A place for the weights in bfloat16 would round those in float32."""
+    adapter = SimpleNamespace(a=[torch.ones(2, 3).bfloat16()], b=[torch.ones(5, 2).bfloat16()])
+    slices = MovedSlices(cast(PeftAdapter, adapter), count=2, epsilon=1e-8)
+    slices.keep()
+    adapter.b = [torch.full((5, 2), 1 / 3)]
+    slices.keep()
+    assert torch.equal(slices._before[0][1], adapter.b[0])
+
+
 @pytest.mark.gpu
 def test_a_model_that_was_moved_keeps_its_weights_where_it_is() -> None:
     adapter = SimpleNamespace(a=[torch.ones(2, 3)], b=[torch.ones(5, 2)])

@@ -166,11 +166,16 @@ def _evaluated(
 
 def _too_many(batch_size: int, slots: int, slots_setting: str, error: Exception) -> Failure:
     """Return the failure of runs whose questions do not fit, with what to lower."""
-    lower = "lower it" if slots == 1 else f"lower it or {slots_setting}"
+    if batch_size == slots == 1:
+        many = "one question of a single run does not fit"
+        lower = "eval.max_new_tokens or use a larger device"
+    else:
+        many = f"so many questions at once for each of {slots} runs do not fit"
+        lower = " or ".join(["it"] * (batch_size > 1) + [slots_setting] * (slots > 1))
     return Failure(
         "memory",
-        f"eval.batch_size is {batch_size}, but so many questions at once for each of {slots} runs "
-        f"do not fit into the device's memory: {lower} ({error})",
+        f"eval.batch_size is {batch_size}, but {many} into the device's memory: lower {lower} "
+        f"({error})",
     )
 
 

@@ -4,7 +4,7 @@ The trainer's AdamW moves all of them, and those that were not to move are put b
 is depends on the moments after the step, as in :mod:`schemabank.engine.slices`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ class MovedSlices:
     def keep(self) -> None:
         """Keep the weights from before a step, in memory that all steps share."""
         own = self._pairs()
-        if not self._before or self._before[0][0].device != own[0][0].device:  # it may be moved
+        if _kinds(own) != _kinds(self._before):  # none yet, or the model was moved or cast
             self._before = [(torch.empty_like(a), torch.empty_like(b)) for a, b in own]
         for pair, kept in zip(own, self._before, strict=True):
             for weights, before in zip(pair, kept, strict=True):
@@ -58,3 +58,7 @@ class MovedSlices:
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         return list(zip(self._adapter.a, self._adapter.b, strict=True))
+
+
+def _kinds(pairs: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[torch.device, torch.dtype]]:
+    return [(each.device, each.dtype) for pair in pairs for each in pair]
