@@ -124,7 +124,7 @@ def test_teachers_are_finished_runs_beside_and_the_run_is_one_plain_adapter(ran:
     assert [t.get("num_teacher_steps") for t in trainings] == [2 * num_steps, 2 * num_steps, None]
     found = {place.name for place in (ran.out / TEACHERS).iterdir()}
     assert found == {run_id(run) for run in all_teachers(ran.runs)}
-    assert sum("teachers are trained first" in line for line in ran.notes) == 1
+    assert sum("teachers come first, in " in line for line in ran.notes) == 1
     taught, plain = (load_file(ran.done[index].folder / ADAPTER) for index in (0, 2))
     assert {name: each.shape for name, each in taught.items()} == {
         name: each.shape for name, each in plain.items()
@@ -242,7 +242,7 @@ def test_started_again_it_takes_the_teachers_that_are_there_and_ends_with_the_sa
     assert (lost / ADAPTER).read_bytes() == before
     assert {path: kept[path] for path in kept} == snapshot(out / TEACHERS)
     assert sum("reused" in line and TEACHERS in line for line in again.notes) == 2
-    assert not any("trained first" in line for line in again.notes)
+    assert not any(" first, in " in line for line in again.notes)
 
 
 def test_slots_are_planned_for_all_teachers_whichever_are_left(

@@ -172,13 +172,13 @@ def _ended(
 
 
 def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
-    """Name the teachers, and say how many of them must be trained."""
+    """Name the teachers, and say how many of them are not finished."""
     titles = titles_of(teachers)
     reporter.runs({name: f"teacher {title}" for name, title in titles.items()})
     missing = sum(not is_finished(place / run_id(teacher)) for teacher in teachers)
     if missing:
-        counted = "1 teacher is" if missing == 1 else f"{missing} teachers are"
-        reporter.note(f"{counted} trained first, in {str(place)!r}")
+        counted = "1 teacher comes" if missing == 1 else f"{missing} teachers come"
+        reporter.note(f"{counted} first, in {str(place)!r}")
 
 
 def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
