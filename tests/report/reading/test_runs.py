@@ -94,6 +94,16 @@ def test_a_run_that_failed_in_its_evaluation_is_named_with_the_latest_reason(run
     assert left == Left(failed.name, "its training is kept")
 
 
+def test_the_reason_of_a_run_is_that_of_its_latest_failure(runs: Path) -> None:
+    failed = next(path for path in runs.iterdir() if path.is_dir())
+    fail(failed)
+    for number in (2, 10):
+        aside = failed.with_name(f"{failed.name}.unfinished-{number}")
+        aside.mkdir(exist_ok=True)
+        write_json(aside / FAILURE, {"kind": "disk", "failure": f"full {number}"})
+    assert read_runs(runs).failed == (Left(failed.name, "full 10"),)
+
+
 def test_a_failed_trial_is_no_failed_run(runs: Path) -> None:
     tuned(runs, {"arm 0": 2, "arm 1": 2}, at_edge=False)
     tuning: Any = read_json(runs / SUITE)["tuning"]

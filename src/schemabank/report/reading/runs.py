@@ -18,7 +18,7 @@ from schemabank.report.reading.settings import Config, label_of, read_config, se
 from schemabank.runs.folder import COST, FAILURE, PARTIAL, RESULT, SUITE
 from schemabank.runs.stored import read_cost, read_result, read_suite
 
-UNFINISHED = re.compile(r"\.unfinished-\d+$")
+UNFINISHED = re.compile(r"\.unfinished-(\d+)$")
 KEPT = re.compile(r"^\.(.+)\.partial$")  # its training is over, and its evaluation failed
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
 
@@ -315,15 +315,19 @@ def _kind(result: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_failures(path: Path) -> dict[str, Left]:
     """Runs that failed and have no finished folder, with the last reason."""
     found = {}
-    aside = sorted(path.glob(f"*.unfinished-*/{FAILURE}"))
-    for file in (
-        *aside,
-        *sorted(path.glob(f"{PARTIAL.format('*')}/{FAILURE}")),
-    ):  # the latest come last
+    aside = sorted(path.glob(f"*.unfinished-*/{FAILURE}"), key=_number_aside)
+    kept = sorted(path.glob(f"{PARTIAL.format('*')}/{FAILURE}"))
+    for file in (*aside, *kept):  # the latest come last
         name = KEPT.sub(r"\1", UNFINISHED.sub("", file.parent.name))
         if not (path / name / RESULT).exists():
             found[name] = Left(name, read_failure(read_json(file)).message)
     return found
+
+
+def _number_aside(file: Path) -> tuple[int, str]:
+    """The number of a folder that was put aside, in which the file lies, and its name."""
+    number = UNFINISHED.search(file.parent.name)
+    return int(number[1]) if number else 0, file.parent.name
 
 
 def _strangers(path: Path, known: set[str]) -> Iterator[Left]:
