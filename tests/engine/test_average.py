@@ -1,5 +1,6 @@
 """A run that ends as an average of its adapter, against the weights of every step."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from schemabank.engine.average import average_rate, checkpoints
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.optim import AdamWSettings, SlotAdamW
 from schemabank.engine.run import Run
+from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
 
 LAST = AverageSettings(kind="last", last=4, span_ratio=0.5)
@@ -115,6 +117,51 @@ def test_a_run_that_fails_ends_as_its_last_weights() -> None:
             last = made.stack.groups["lora"].weights[0].clone()
             made.slots[0].failure = Failure("diverged", "too fast")
     assert torch.equal(made.finished["lora-1"]["lora"], last)
+
+
+@pytest.mark.parametrize("settings", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("stopped_at", [1, 5, 13, 17])
+def test_a_run_that_is_stopped_ends_as_its_mean_so_far_or_else_as_its_last_weights(
+    settings: AverageSettings, stopped_at: int
+) -> None:
+    """The first of the last checkpoints comes after step 15 of 24: before it there is no mean."""
+    run = replace(lora_run(1, num_train_epochs=4), average=settings)
+    rows, _ = by_step(replace(run, average=AverageSettings()))
+    made = cohort([run, lora_run(2, num_train_epochs=4)], data())
+    assert made.slots[0].num_steps == 24
+    seen: list[Tensor] = []
+
+    def stop(seated: Mapping[int, Slot]) -> None:
+        slot = seated.get(0)
+        if slot is made.slots[0] and slot.step == stopped_at:
+            seen.append(made.weights(0)["lora"])
+            slot.stopped = True
+
+    made.between = stop
+    list(made.steps())
+    end = made.finished["lora-1"]["lora"]
+    if settings.kind == "last":
+        places = [place for place in checkpoints(settings, 24) if place <= stopped_at]
+        expected = torch.stack([rows[place] for place in places or [stopped_at]]).double().mean(0)
+    else:
+        expected = weighted(rows[: stopped_at + 1], settings)
+    torch.testing.assert_close(end.double(), expected, rtol=1e-5, atol=1e-8)
+    assert not torch.equal(end, rows[0])
+    assert torch.equal(end, seen[0])
+
+
+def test_a_mean_from_before_a_reduction_counts_no_more() -> None:
+    """It has the weights of another rank."""
+    early = AverageSettings(kind="last", last=4, span_ratio=1)
+    slot = Slot(replace(lora_run(1, num_train_epochs=4), average=early), data())
+    slot.step = 7
+    assert slot.ends_as_mean
+    slot.course.reduced_at = 7
+    assert slot.ends_as_mean, "it is reduced when the next step begins"
+    slot.step = 8
+    assert not slot.ends_as_mean
+    slot.step = 24
+    assert slot.ends_as_mean
 
 
 def test_checkpoints_are_spread_over_the_end_of_a_run() -> None:

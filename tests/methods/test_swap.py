@@ -179,6 +179,25 @@ def test_a_run_that_fails_ends_as_its_last_weights() -> None:
     assert torch.equal(trained.finished["swap-1"]["lora"], last)
 
 
+@pytest.mark.parametrize("stopped_at", [BEFORE - 1, ENDS[0] - 1, ENDS[0], ENDS[1] + 1])
+def test_a_run_that_is_stopped_ends_as_the_mean_of_whole_branches_if_there_is_one(
+    stopped_at: int,
+) -> None:
+    rows, _, _ = followed(run())
+    trained = cohort_of([run()])
+
+    def stop(seated: Mapping[int, Slot]) -> None:
+        for slot in seated.values():
+            slot.stopped = slot.step == stopped_at
+
+    trained.between = stop
+    list(trained.steps())
+    whole = [end for end in ENDS if end <= stopped_at] or [stopped_at]
+    expected = torch.stack([rows[end] for end in whole]).double().mean(0).float()
+    end = trained.finished["swap-1"]["lora"]
+    torch.testing.assert_close(end, expected, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize("train", [{"num_train_epochs": 3}, {"max_steps": 7}])
 def test_the_planner_knows_how_long_a_run_is(train: dict[str, int]) -> None:
     epoch = DATA.schedule.steps_per_epoch

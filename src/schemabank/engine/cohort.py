@@ -288,16 +288,16 @@ class Cohort:
 
         The first of these rows are the weights, the last their mean over the steps, if any.
 
-        Nothing is computed on the device, whose memory may have run out. A run that failed ends as
-        its last weights.
+        Nothing is computed on the device, whose memory may have run out. A run that failed, or was
+        stopped before its mean began, ends as its last weights.
         """
         run, lora = slot.run, self.stack.lora
         found = {name: states[0] for name, states in rows.items()}
         for name in lora.groups:
-            if slot.is_averaged and slot.failure is None:
+            if slot.ends_as_mean:
                 end, *_, mean = rows[name]
                 start = lora.first_weights(run.lora, run.seed)
-                steps = slot.num_steps
+                steps = slot.step
                 found[name] = averaged(run.average, mean, start=start, end=end, num_steps=steps)
             found[name] = lora.folded(found[name], maps_of(run.method.settings).count)
             if rank_of(run.method.settings, run.lora) > run.lora.r:  # given up before its reduction

@@ -108,6 +108,19 @@ class Slot:
         return self.run.average.kind != "none" or bool(self.course.branch_starts)
 
     @property
+    def ends_as_mean(self) -> bool:
+        """Whether the run would end now as the mean of its weights.
+
+        Until a step has moved the mean, it is the run's first weights: of the last checkpoints, or
+        of the branches' ends, there is none yet. A run that is stopped so early ends as its last
+        weights, and so does one that failed. A mean from before an adapter's reduction counts no
+        more after it.
+        """
+        begin = self.course.reduced_at or 0
+        counting = range(begin if self.step > begin else 0, self.step)
+        return self.failure is None and any(self._average_rate(step) > 0 for step in counting)
+
+    @property
     def stage_before(self) -> Stage:
         """The stage of the step before the next one."""
         return self.course.plans[stage_index(self.course.plans, self.step - 1)].stage
@@ -142,18 +155,18 @@ class Slot:
             "learning_rate": settings.learning_rate,
             "fresh": settings.first,
             "loss_scale": self._loss_scale(rows),
-            "average_rate": self._average_rate(),
+            "average_rate": self._average_rate(self.step),
         }
         return {**own, **self.course.values(settings, rows)}
 
-    def _average_rate(self) -> float:
-        """How far the mean moves; that of an adapter which is reduced begins there."""
+    def _average_rate(self, step: int) -> float:
+        """How far a step moves the mean; that of an adapter which is reduced begins there."""
         if self.course.branch_starts:
             ends = (*self.course.branch_starts[1:], self.num_steps)
-            return 1 / (ends.index(self.step + 1) + 1) if self.step + 1 in ends else 0.0
+            return 1 / (ends.index(step + 1) + 1) if step + 1 in ends else 0.0
         begin = self.course.reduced_at or 0
-        begin = begin if self.step >= begin else 0
-        return average_rate(self.run.average, self.step - begin, self.num_steps - begin)
+        begin = begin if step >= begin else 0
+        return average_rate(self.run.average, step - begin, self.num_steps - begin)
 
     def _loss_scale(self, rows: Rows) -> float:
         """What the mean loss of a batch's labels is multiplied by.
