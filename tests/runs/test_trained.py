@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from damage import flip, lead_out, replace_by_folder, tear
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
+from schemabank.runs.kept import made_with
 from schemabank.runs.trained import (
     DIGESTS,
     STATE,
     WEIGHTS,
     TrainedState,
-    made_with,
     read_trained,
     write_trained,
 )
@@ -37,27 +38,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / METRICS).write_text("{}\n")
     write_trained(tmp_path, FOUND, MADE)
     return tmp_path
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def tear(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def replace_by_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def lead_out(path: Path) -> None:
-    elsewhere = path.rename(path.parent.parent / "elsewhere")
-    path.symlink_to(elsewhere)
 
 
 def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:

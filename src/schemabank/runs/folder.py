@@ -2,7 +2,7 @@
 
 A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
 reused, and what an interrupted one left behind is moved aside under a name of its own. The folder
-of a run that has trained stays under its temporary name, for the next claim to go on with.
+of a run that can go on stays under its temporary name, for the next claim to go on with.
 """
 
 import fcntl
@@ -36,6 +36,7 @@ COST = "cost.json"
 FAILURE = "failure.json"
 ROUTING = "routing"
 TRAINED = "trained"  # what a run has come to, until it is evaluated
+CHECKPOINTS = "checkpoints"  # where it stands, until its training is over
 SUITE = "suite.json"
 
 
@@ -111,7 +112,11 @@ class RunClaim:
         return aside
 
     def abandon(self) -> Path:
-        """Keep the files of a run that failed under a name of its own, and return it."""
+        """Keep the files of a run that failed under a name of its own, and return it.
+
+        Its checkpoints go: it would fail again where it failed.
+        """
+        rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         self.path = _set_aside(self.path, self.final)
         return self.path
 
@@ -121,14 +126,14 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
     A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on, but for one
-    that has trained: its folder stays, and is given as it is to the next claim.
+    that can go on: its folder stays, and is given as it is to the next claim.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
             written.
     """
     lock = _lock_file(folder)
-    partial = folder.parent / f".{folder.name}.partial"
+    partial = partial_folder(folder)
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -140,27 +145,44 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     with file:
         try:
             check_free(folder)
-            if not has_trained(partial):
+            if not can_go_on(partial):
                 _set_aside(partial, folder)
                 partial.mkdir()
             yield RunClaim(folder, partial, partial.stat())
         finally:
-            if not has_trained(partial):
+            if not can_go_on(partial):
                 _set_aside(partial, folder)
             lock.unlink(missing_ok=True)
             remove_empty(missing)
 
 
+def partial_folder(folder: Path) -> Path:
+    """Return where the files of a run are that is to become this folder."""
+    return folder.parent / f".{folder.name}.partial"
+
+
 def has_trained(folder: Path) -> bool:
     """Whether a run's folder says that its training is over; what it says is checked elsewhere."""
-    place = folder / TRAINED
-    leads_elsewhere = folder.is_symlink() or place.is_symlink()
-    return place.is_dir() and not leads_elsewhere
+    return _holds(folder, TRAINED)
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a run's folder says that it can go on, in the middle of its training or after it."""
+    has_begun = _holds(folder, CHECKPOINTS) and any((folder / CHECKPOINTS).glob("[!.]*"))
+    return _holds(folder, TRAINED) or has_begun
 
 
 def forget_training(folder: Path) -> None:
-    """Remove from a finished run what only its evaluation needed."""
-    rmtree(folder / TRAINED, ignore_errors=True)  # there is none, or the next call removes it
+    """Remove from a finished run what only going on needed."""
+    for name in (TRAINED, CHECKPOINTS):
+        rmtree(folder / name, ignore_errors=True)  # there is none, or the next call removes it
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a folder has another one of this name in it, and neither is a link."""
+    place = folder / name
+    leads_elsewhere = folder.is_symlink() or place.is_symlink()
+    return place.is_dir() and not leads_elsewhere
 
 
 def free_name(folder: Path, word: str) -> Path:

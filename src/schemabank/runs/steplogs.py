@@ -3,17 +3,19 @@
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Literal, Self, TextIO
 
 from schemabank.common.failure import failure_of
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
-from schemabank.runs.members import Member
-from schemabank.runs.trained import MadeWith, TrainedState, write_trained
+from schemabank.runs.kept import MadeWith
+from schemabank.runs.members import Member, tokens_before
+from schemabank.runs.trained import TrainedState, write_trained
 
 
 class StepLogs:
@@ -22,10 +24,17 @@ class StepLogs:
     Args:
         paths: by the run's id; a file begins with the run's first step.
         cohort: whose runs they are; their slots stay the same when it is halted and resumed.
+        begun: how many tokens the runs have seen whose files have lines already.
+
+    Attributes:
+        num_tokens: how many tokens each run has seen.
     """
 
-    def __init__(self, paths: Mapping[str, Path], cohort: Cohort) -> None:
+    def __init__(
+        self, paths: Mapping[str, Path], cohort: Cohort, *, begun: Mapping[str, int] | None = None
+    ) -> None:
         self._paths, self._files = paths, dict[str, TextIO]()
+        self._begun, self.num_tokens = set(begun or ()), Counter(begun)
         self._lost: set[str] = set()
         self._slots = {slot.run.name: slot for slot in cohort.slots}
 
@@ -47,12 +56,23 @@ class StepLogs:
             return
         try:
             if step.run not in self._files:
-                self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
+                mode: Literal["a", "w"] = "a" if step.run in self._begun else "w"
+                self._files[step.run] = self._paths[step.run].open(mode, encoding="utf-8")
             self._files[step.run].write(_json_line(step))
+            self.num_tokens[step.run] += step.num_tokens
             if _is_last(step):
                 self._files[step.run].close()
         except OSError as error:
             self._lose(step.run, error)
+
+    def flush(self) -> None:
+        """Let the files have all lines so far."""
+        for name, file in self._files.items():
+            try:
+                if not file.closed:
+                    file.flush()
+            except OSError as error:
+                self._lose(name, error)
 
     def _lose(self, name: str, error: OSError) -> None:
         self._lost.add(name)
@@ -73,7 +93,11 @@ class KeepingLogs(StepLogs):
     def __init__(
         self, members: Sequence[Member], made: MadeWith, began: float, cohort: Cohort
     ) -> None:
-        super().__init__({each.name: each.claim.path / METRICS for each in members}, cohort)
+        super().__init__(
+            {each.name: each.claim.path / METRICS for each in members},
+            cohort,
+            begun=tokens_before(members),
+        )
         self._members = {each.name: each for each in members}
         self._made, self._began, self._finished = made, began, cohort.finished
         self._ended: list[str] = []
@@ -89,6 +113,11 @@ class KeepingLogs(StepLogs):
         super().write(step)
         if _is_last(step):
             self._ended.append(step.run)
+
+    def flush(self) -> None:
+        """Keep the runs that have left their slots meanwhile, too."""
+        self._keep_ended()
+        super().flush()
 
     def _keep_ended(self) -> None:
         """Write what runs have come to; one that failed begins again, and fails again."""

@@ -15,29 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
-from schemabank.common.errors import InputError, first_line
-from schemabank.common.files import inside, read_json, read_text, sha256
+from schemabank.common.errors import InputError
+from schemabank.common.files import inside, read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json, writing_tensors
-from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
-from schemabank.runs.inputs import Digests, recorded_versions
-from schemabank.runs.loading import device_name
+from schemabank.runs.folder import CONFIG, METRICS, TRAINED
+from schemabank.runs.kept import (
+    MEND,
+    MadeWith,
+    check_made,
+    check_settings,
+    digests,
+    read_stored,
+    stage_files,
+)
 from schemabank.runs.resultshape import StoredPart
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
-MEND = "it is trained again"
-MadeWith = Mapping[str, Any]
-"""What decides a run's bits beside its own settings."""
 
 
 class _State(StoredPart):
@@ -93,22 +94,6 @@ class TrainedState:
         slot.num_updates = Counter(self.num_updates)
 
 
-def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.device) -> MadeWith:
-    """Return what decides the bits of a run beside its own settings.
-
-    Args:
-        inputs: digests of the base model, its tokenizer and the task's examples.
-        planned: the runs of its cohort, for all of which its slots have room.
-        device: where it trains.
-    """
-    return {
-        "inputs": dict(inputs),
-        "versions": recorded_versions(),
-        "device": device_name(device),
-        "cohort": sorted(map(run_id, planned)),
-    }
-
-
 def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
     """Write what a run has come to into its folder, whole or not at all.
 
@@ -154,51 +139,16 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )
-    if read_text(folder / CONFIG) != to_yaml(run):
-        raise InputError(
-            f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {MEND}"
-        )
-    state = _read_state(place / STATE)
-    other = [_difference(name, state.made_with.get(name), now) for name, now in made.items()]
-    if found := "; ".join(filter(None, other)):
-        raise InputError(
-            f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
-        )
+    check_settings(folder, run)
+    state = read_stored(place / STATE, _State)
+    check_made(folder, state.made_with, made)
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
     return TrainedState(
         weights, state.num_steps, state.skipped, state.num_updates, state.training_s
     )
 
 
-def _difference(name: str, before: object, now: object) -> str:
-    """What is another now than it was, in words; nothing where both are the same."""
-    if before == now:
-        return ""
-    if isinstance(before, dict) and isinstance(now, dict):
-        parts = [_difference(f"{name}.{key}", before.get(key), now[key]) for key in now]
-        return "; ".join(filter(None, parts)) or f"{name} had more"
-    if isinstance(before, list) and isinstance(now, list):
-        return f"{name} had {len(before)} runs, now {len(now)}, and not the same"
-    return f"{name} was {before!r:.80}, now it is {now!r:.80}"
-
-
-def _read_state(path: Path) -> _State:
-    try:
-        return _State.model_validate(read_json(path, finite=True))
-    except ValidationError as error:
-        raise InputError(
-            f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"
-        ) from error
-
-
 def _digests(folder: Path, place: Path) -> dict[str, object]:
     """The SHA-256 of every file that an evaluated run keeps of its training, and of ``place``."""
-    found_in = folder.glob(STAGES), (folder / STAGES).rglob("*")
-    paths = sorted(path for each in found_in for path in each)
-    kept = [path for path in paths if path.is_symlink() or not path.is_dir()]  # links are refused
-    own = [inside(folder, CONFIG), inside(folder, METRICS)]
-    found: dict[str, object] = {
-        str(path.relative_to(folder)): sha256(inside(path.parent, path.name))
-        for path in (*own, *kept)
-    }
-    return found | {name: sha256(inside(place, name)) for name in (WEIGHTS, STATE)}
+    own = digests(folder, (CONFIG, METRICS, *stage_files(folder)))
+    return {**own, **digests(place, (WEIGHTS, STATE))}
