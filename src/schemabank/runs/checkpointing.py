@@ -8,6 +8,7 @@ costs nothing but itself.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from schemabank.engine.keeping import Standing
 from schemabank.runs.checkpoints import At, keep_only, write_checkpoint
 from schemabank.runs.folder import METRICS, STAGES, has_trained
 from schemabank.runs.kept import MadeWith
+from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
 
 LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
@@ -71,9 +73,12 @@ class Checkpoints:
         self._writing: Future[float] | None = None
         self._last_s, self._num_steps, self._paused_s = time.monotonic(), 0, 0.0
         self._said: set[str] = set()
+        self._leaving, self._exits = Leaving(), ExitStack()
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin; from now on a signal that asks to leave lets the runs be saved before."""
+        if self._every_s is not None or self._every_steps is not None:
+            self._exits.enter_context(self._leaving)
         return self
 
     def __exit__(
@@ -83,9 +88,10 @@ class Checkpoints:
         _traceback: TracebackType | None,
     ) -> None:
         """Wait until the last checkpoint is written; those of runs that have trained go."""
-        self._pool.shutdown()
-        self._settle()
-        self._forget_trained()
+        with self._exits:
+            self._pool.shutdown()
+            self._settle()
+            self._forget_trained()
 
     def seeing(self, open_log: Callable[[Cohort], L]) -> Callable[[Cohort], L]:
         """Return a function that opens the logs of a cohort, and sees them here, too."""
@@ -103,6 +109,8 @@ class Checkpoints:
     def is_due(self) -> bool:
         """Whether it is time for a checkpoint; asked before every step."""
         self._num_steps += 1
+        if self._leaving.asked is not None:
+            return True
         if self._writing is not None:
             if not self._writing.done():
                 return False
@@ -112,7 +120,10 @@ class Checkpoints:
         return by_steps or by_clock
 
     def _save(self, cohort: Cohort) -> None:
-        """Copy where the runs stand, and let that be written."""
+        """Copy where the runs stand, and let that be written; leave then if a signal asks so."""
+        if self._leaving.asked is not None:
+            self._note("saving where the runs stand, to end then; another signal ends at once")
+            self._settle()
         began = time.monotonic()
         self._num_steps = 1  # the step that comes now
         self._logs.flush()
@@ -127,6 +138,9 @@ class Checkpoints:
                 self._writing = self._pool.submit(self._write, due, is_beside=not on_cpu)
         self._last_s = time.monotonic()
         self._paused_s = self._last_s - began
+        if self._leaving.asked is not None:
+            self._settle()
+            self._leaving.leave()
 
     def _due(self, cohort: Cohort) -> list[_Due]:
         """The runs that have taken steps since their last checkpoint, and where they stand."""
@@ -152,6 +166,8 @@ class Checkpoints:
         """Write checkpoints; return for how long that took processors from the training."""
         began = time.monotonic()
         for each in due:
+            if self._leaving.at_once.is_set():
+                break
             write_checkpoint(each.folder, each.standing, each.at, self._made)
         return 0.0 if is_beside else time.monotonic() - began
 
