@@ -166,12 +166,13 @@ def kept_at(made: Cohort, ticks: Sequence[int], place: Path) -> Kept:
     return kept
 
 
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_run_of_any_method_goes_on_to_the_bit_wherever_it_was(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs of all methods in three slots, so that runs end, wait and enter all the time."""
     monkeypatch.setattr("os.fsync", lambda _: None)
-    base = base_model(folder, "cpu")
+    base = base_model(folder, device)
 
     def cohort_of(trainees: Sequence[Trainee]) -> Cohort:
         stack = build_stack([each.run for each in trainees], base, slots=3)

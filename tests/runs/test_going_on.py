@@ -11,7 +11,7 @@ from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment
 from schemabank.engine.programs import Programs
-from schemabank.runs import checkpointing
+from schemabank.runs import checkpointing, grouping
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
 from schemabank.runs.experiment import run_experiment
@@ -112,6 +112,23 @@ def test_a_cohort_with_refilled_slots_ends_with_the_same_bytes(
     _, notes = run(finished, tmp_path / "parts", settings)
     assert len(resumed([*said, *notes])) >= len(moments)
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_call_goes_on_in_as_many_slots_as_before(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the number follows from the free memory, and with another one bits would differ."""
+    settings = ["arm=lora", "seed=[1, 2, 3]", "train.num_train_epochs=1"]
+    monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
+    run(finished, tmp_path / "whole", settings)
+    interrupted(finished, tmp_path / "parts", settings, after=3)
+    for slots in (1, 3):
+        monkeypatch.setattr(grouping, "num_slots", lambda *_, now=slots: now)
+        said = interrupted(finished, tmp_path / "parts", settings, after=2)
+        assert "2 runs at once, as before the call was interrupted" in said
+    outcomes, _ = run(finished, tmp_path / "parts", settings)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert [read_json(outcome.folder / COST)["slots"] for outcome in outcomes] == [2, 2, 2]
 
 
 @pytest.fixture

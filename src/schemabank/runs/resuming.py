@@ -88,9 +88,10 @@ def slots_to_go_on(
         planned: these runs and those of their cohort that are finished already.
         slots: how many there would be.
     """
-    made = made_with(context.inputs, planned, context.base.model.device)
-    folders = [(run, partial_folder(out / run_id(run))) for run in runs]
-    kept = [num_slots_of(folder, run, made) for run, folder in folders if can_go_on(folder)]
+    folders = {run: partial_folder(out / run_id(run)) for run in runs}
+    going = {run: folder for run, folder in folders.items() if can_go_on(folder)}
+    made = made_with(context.inputs, planned, context.base.model.device) if going else {}
+    kept = [num_slots_of(folder, run, made) for run, folder in going.items()]
     found = min((number for number in kept if number is not None), default=slots)
     if found == slots or found > len(planned):
         return slots
