@@ -185,7 +185,7 @@ def test_a_run_of_any_method_goes_on_to_the_bit_wherever_it_was(
 
     names = [*TRAINED, *CARRYING]
     whole = cohort_of([Trainee(name, made_up(name)) for name in names])
-    ticks = range(2, whole.num_steps, whole.num_steps // 5)
+    ticks = range(2, whole.num_steps, whole.num_steps // 4)
     kept = kept_at(whole, ticks, tmp_path)
     whole.stack.remove()
     assert kept.finished.keys() == set(ticks)

@@ -70,12 +70,9 @@ def interrupted(
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """A hash of every file that is the same each time; settings of runs that waited are aside."""
-    return {
-        name: digest
-        for name, (_, digest) in snapshot(folder).items()
-        if Path(name).name != COST and ".unfinished-" not in name
-    }
+    """A hash of every file that is the same each time."""
+    found = {name: digest for name, (_, digest) in snapshot(folder).items()}
+    return {name: digest for name, digest in found.items() if Path(name).name != COST}
 
 
 def resumed(notes: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ from schemabank.runs.folder import METRICS, STAGES, has_trained
 from schemabank.runs.kept import MadeWith
 from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
+from schemabank.runs.trained import Records
 
 LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
 
@@ -61,12 +62,22 @@ class Checkpoints:
         began: when their training began, as ``time.monotonic`` tells it.
         note: told when a checkpoint cannot be written, or takes so long that they are made less
             often.
+        records: tells what else is known of a run, by its name; by default nothing.
     """
 
     _logs: Logs
 
-    def __init__(self, members: Sequence[Member], made: MadeWith, began: float, note: Note) -> None:
+    def __init__(
+        self,
+        members: Sequence[Member],
+        made: MadeWith,
+        began: float,
+        note: Note,
+        *,
+        records: Records | None = None,
+    ) -> None:
         self._members, self._made, self._began, self._note = members, made, began, note
+        self._records = records or (lambda _: {})
         self._every_s, self._every_steps = _how_often([member.run for member in members])
         self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -156,6 +167,7 @@ class Checkpoints:
                 num_tokens=self._logs.num_tokens[member.name],
                 training_s=time.monotonic() - self._began,
                 log_bytes=(folder / METRICS).stat().st_size,
+                records=self._records(member.name),
                 stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
             )
             found.append(_Due(folder, standing, at))

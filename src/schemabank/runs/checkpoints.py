@@ -11,7 +11,7 @@ another is not taken, nor is one of another version of this format.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import Annotated, Any, Literal
@@ -44,7 +44,7 @@ from schemabank.runs.resultshape import Count, StoredPart
 
 VERSION = 1
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
-AVERAGE, ORIGIN = "average", "origin"  # beside ROWS, kinds of tensors
+AVERAGE, ORIGIN, CHOSEN = "average", "origin", "chosen"  # beside ROWS, kinds of tensors
 NAME, NAMED = "step-", re.compile(r"step-[0-9]{1,18}\Z")
 MOST_KEPT = 2  # the newest, and one for when that is damaged
 
@@ -67,6 +67,7 @@ class _Numbers(StoredPart):
     training_s: Number
     log_bytes: Count
     log_sha256: str
+    records: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class At:
         training_s: how long its cohort has been training.
         log_bytes: the length of the run's log.
         stages: names of the folders of the stages that it has kept.
+        records: what else is known of the run, as JSON has it.
     """
 
     tick: int
@@ -88,6 +90,7 @@ class At:
     training_s: float
     log_bytes: int
     stages: tuple[str, ...] = ()
+    records: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
@@ -110,7 +113,7 @@ class Begun:
         """
         state, rows = self.standing.state, self.standing.rows
         found = (state.num_steps, _shapes(_tensors(self.standing)))
-        allowed = (slot.num_steps, _shapes_of(slot, stack, state.step))
+        allowed = (slot.num_steps, _shapes_of(slot, stack, state))
         if found != allowed:
             raise InputError(
                 f"steps and tensors in the checkpoint of {slot.run.name} are {found!r:.300}, "
@@ -199,6 +202,7 @@ def read_checkpoint(place: Path, run: RunConfig, made: MadeWith) -> Begun:
         tuple(state.skipped),
         state.skipped_in_row,
         state.num_updates,
+        chosen=by_kind.get(CHOSEN),
         origin=by_kind.get(ORIGIN),
     )
     at = {name: getattr(state, name) for name in At.__dataclass_fields__}
@@ -253,10 +257,10 @@ def _check_names(found: Mapping[str, Header]) -> None:
     """Refuse tensors of a kind or type that no checkpoint has."""
     for name, header in found.items():
         kind, _, group = name.partition(".")
-        if kind not in {*ROWS, AVERAGE, ORIGIN} or not group or header.dtype != "F32":
+        if kind not in {*ROWS, AVERAGE, ORIGIN, CHOSEN} or not group or header.dtype != "F32":
             raise InputError(
                 f"a checkpoint holds {name!r} in {header.dtype}, allowed are "
-                f"{', '.join((*ROWS, AVERAGE, ORIGIN))} of a group in F32: {MEND}"
+                f"{', '.join((*ROWS, AVERAGE, ORIGIN, CHOSEN))} of a group in F32: {MEND}"
             )
 
 
@@ -267,24 +271,27 @@ def _tensors(standing: Standing) -> dict[str, Tensor]:
         for group, rows in standing.rows.items()
         for kind, row in zip((*ROWS, AVERAGE), rows, strict=False)
     }
-    origin = standing.state.origin or {}
-    return found | {f"{ORIGIN}.{group}": row for group, row in origin.items()}
+    for kind, rows in ((ORIGIN, standing.state.origin), (CHOSEN, standing.state.chosen)):
+        found |= {f"{kind}.{group}": row for group, row in (rows or {}).items()}
+    return found
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in sorted(tensors.items())}
 
 
-def _shapes_of(slot: Slot, stack: AdapterStack, step: int) -> dict[str, tuple[int, ...]]:
-    """The tensors that a run has after so many steps, with their shapes."""
+def _shapes_of(slot: Slot, stack: AdapterStack, state: SlotState) -> dict[str, tuple[int, ...]]:
+    """The tensors that a run has in a state, with their shapes."""
     found: dict[str, tuple[int, ...]] = {}
     starts = slot.course.branch_starts
     for name, group in stack.groups.items():
         found |= {f"{kind}.{name}": (1 if kind == "step" else group.size,) for kind in ROWS}
         if slot.is_averaged and name in stack.lora.groups:
             found[f"{AVERAGE}.{name}"] = (group.size,)
-        if starts and step > starts[0]:
+        if starts and state.step > starts[0]:
             found[f"{ORIGIN}.{name}"] = (group.size,)
+        if state.chosen is not None:  # which a run may or may not have by then
+            found[f"{CHOSEN}.{name}"] = (group.size,)
     return dict(sorted(found.items()))
 
 

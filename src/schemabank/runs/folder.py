@@ -227,10 +227,13 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _set_aside(partial: Path, folder: Path) -> Path:
-    """Keep the files of an unfinished run, if there are any, under a free name."""
+    """Keep the files of an unfinished run, if there are more than its settings, under a free name.
+
+    A run that waited for a slot until the end has no others.
+    """
     if not partial.exists():
         return partial
-    if not any(partial.iterdir()):
-        partial.rmdir()
+    if {path.name for path in partial.iterdir()} <= {CONFIG}:
+        rmtree(partial)
         return partial
     return partial.rename(free_name(folder, "unfinished"))

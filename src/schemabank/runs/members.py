@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.files import model_card, save_adapter, save_bank
@@ -138,6 +139,13 @@ class Member(Trainee):
 
     claim: RunClaim = field(kw_only=True)
     _can_write: bool = True
+
+    @property
+    def records(self) -> Mapping[str, Any]:
+        """What else is known of it from earlier calls, as JSON has it."""
+        if self.begun is not None:
+            return self.begun.at.records
+        return {} if self.trained is None else self.trained.records
 
     def write(self, action: Callable[[Path], None]) -> None:
         """Write into the folder; if that fails, the run has failed and writes no more."""

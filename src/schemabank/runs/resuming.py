@@ -63,8 +63,8 @@ def claimed_members(
     """
     made = made_with(context.inputs, planned, context.base.model.device)
     return [
-        _begun(run, exits.enter_context(claimed(out / run_id(run))), made, context.reporter.note)
-        for run in runs
+        begun(name, run, exits.enter_context(claimed(out / name)), made, context.reporter.note)
+        for name, run in zip(map(run_id, runs), runs, strict=True)
     ]
 
 
@@ -106,9 +106,17 @@ def write_settings(members: Sequence[Member]) -> None:
             member.write(partial(_write_config, member.run))
 
 
-def _begun(run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
-    """Return a run with its folder, which holds its training or nothing."""
-    member = Member(run_id(run), run, claim=claim)
+def begun(name: str, run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
+    """Return a run with its folder, which holds its training, or a part of it, or nothing.
+
+    Args:
+        name: by which its cohort knows it.
+        run: its settings.
+        claim: its folder.
+        made: what it would be trained with now.
+        note: told where it goes on, or why it cannot.
+    """
+    member = Member(name, run, claim=claim)
     if has_trained(claim.path):
         try:
             member.trained = read_trained(claim.path, run, made)
@@ -127,13 +135,13 @@ def _go_on(member: Member, made: MadeWith, note: Note) -> None:
     folder, errors = member.claim.path, list[Exception]()
     for place in checkpoints_in(folder):
         try:
-            begun = read_checkpoint(place, member.run, made)
+            found = read_checkpoint(place, member.run, made)
         except (InputError, OSError) as error:
             errors.append(error)
             continue
-        member.begun = begun
-        member.write(partial(_remove_later, begun, place.name))
-        state = begun.standing.state
+        member.begun = found
+        member.write(partial(_remove_later, found, place.name))
+        state = found.standing.state
         said = f"resumed at step {state.step} of {state.num_steps}: {member.claim.final}"
         lost = [str(error).removesuffix(f": {MEND}") for error in errors]
         note(f"{said} (a newer checkpoint is not used: {'; '.join(lost)})" if lost else said)
@@ -149,13 +157,13 @@ def _begin_anew(member: Member, error: Exception | None, note: Note) -> None:
         note(f"trained again: {found}")
 
 
-def _remove_later(begun: Begun, name: str, folder: Path) -> None:
+def _remove_later(found: Begun, name: str, folder: Path) -> None:
     """Leave what a run had written up to a checkpoint, and nothing of how it went on."""
     keep_only(folder, [name])
-    _remove_all_but(BEFORE_ITS_END if begun.at.stages else BEFORE_ITS_END - {STAGES}, folder)
-    if begun.at.stages:
-        _remove_all_but(begun.at.stages, folder / STAGES)
-    os.truncate(folder / METRICS, begun.at.log_bytes)
+    _remove_all_but(BEFORE_ITS_END if found.at.stages else BEFORE_ITS_END - {STAGES}, folder)
+    if found.at.stages:
+        _remove_all_but(found.at.stages, folder / STAGES)
+    os.truncate(folder / METRICS, found.at.log_bytes)
 
 
 def _remove_all_but(names: Collection[str], folder: Path) -> None:

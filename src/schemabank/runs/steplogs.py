@@ -5,17 +5,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal, Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from schemabank.common.failure import failure_of
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
 from schemabank.runs.kept import MadeWith
 from schemabank.runs.members import Member, tokens_before
-from schemabank.runs.trained import TrainedState, write_trained
+from schemabank.runs.trained import Records, TrainedState, write_trained
 
 
 class StepLogs:
@@ -88,19 +88,27 @@ class KeepingLogs(StepLogs):
         made: what they are trained with.
         began: when their training began, as ``time.monotonic`` tells it.
         cohort: whose runs they are.
+        records: tells what else is known of a run, by its name; by default nothing.
     """
 
     def __init__(
-        self, members: Sequence[Member], made: MadeWith, began: float, cohort: Cohort
+        self,
+        members: Sequence[Member],
+        made: MadeWith,
+        began: float,
+        cohort: Cohort,
+        *,
+        records: Records | None = None,
     ) -> None:
         super().__init__(
             {each.name: each.claim.path / METRICS for each in members},
             cohort,
             begun=tokens_before(members),
         )
-        self._members = {each.name: each for each in members}
+        self._members = {each.name: each for each in members if each.trained is None}
         self._made, self._began, self._finished = made, began, cohort.finished
-        self._ended: list[str] = []
+        self._records = records or (lambda _: {})
+        self._taken = {e.name: e.begun.standing.state.step for e in members if e.begun is not None}
 
     def __exit__(self, *error: object) -> None:
         """Close all files, and keep the runs that ended last."""
@@ -111,8 +119,7 @@ class KeepingLogs(StepLogs):
         """Write a step's line, after keeping the runs that have left their slots meanwhile."""
         self._keep_ended()
         super().write(step)
-        if _is_last(step):
-            self._ended.append(step.run)
+        self._taken[step.run] = step.step + 1
 
     def flush(self) -> None:
         """Keep the runs that have left their slots meanwhile, too."""
@@ -121,14 +128,23 @@ class KeepingLogs(StepLogs):
 
     def _keep_ended(self) -> None:
         """Write what runs have come to; one that failed begins again, and fails again."""
-        for name in [name for name in self._ended if name in self._finished]:
-            self._ended.remove(name)
-            training_s = time.monotonic() - self._began
+        for name in [name for name in self._members if name in self._finished]:
             slot, weights = self._slots[name], self._finished[name]
-            trained = TrainedState.of(slot, weights, training_s=training_s)
+            if slot.failure is None and self._taken.get(name) != slot.step:
+                continue  # on a GPU, reports of its last steps are still to come
+            member, training_s = self._members.pop(name), time.monotonic() - self._began
+            records = self._records(name)
+            trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
             if slot.failure is None and trained.is_finite:
-                write = partial(write_trained, trained=trained, made=self._made)
-                self._members[name].write(write)
+                member.write(partial(write_trained, trained=trained, made=self._made))
+
+
+def step_of_row(row: Mapping[str, Any]) -> RunStep:
+    """Return the step that a line of ``metrics.jsonl`` is of; a number that is null is NaN."""
+    found: dict[str, Any] = {n: math.nan if v is None else v for n, v in row.items()}
+    own = {each.name for each in fields(RunStep)}
+    logged = {name: value for name, value in found.items() if name not in own}
+    return RunStep(**{name: found[name] for name in own - {"logged"}}, logged=logged)
 
 
 def _is_last(step: RunStep) -> bool:

@@ -10,11 +10,12 @@ in which one byte or one input is another is not taken for this run.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -40,6 +41,9 @@ from schemabank.runs.resultshape import StoredPart
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
 
+Records = Callable[[str], Mapping[str, Any]]
+"""Tells what else is known of a run, by its name, as JSON has it."""
+
 
 class _State(StoredPart):
     made_with: dict[str, Any]
@@ -47,6 +51,8 @@ class _State(StoredPart):
     skipped: list[int]
     num_updates: dict[str, int]
     training_s: float
+    taken: int | None = None
+    records: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
@@ -55,10 +61,12 @@ class TrainedState:
 
     Attributes:
         weights: that it ended as, a row for each group; see ``Cohort.finished``.
-        num_steps: how many steps it took.
+        num_steps: how many steps it had.
         skipped: those that changed nothing.
         num_updates: how often each group of weights was updated.
         training_s: how long its cohort had been training.
+        taken: after how many of the steps it was stopped; ``None``: it took all.
+        records: what else is known of it, as JSON has it.
     """
 
     weights: Mapping[str, Tensor]
@@ -66,11 +74,22 @@ class TrainedState:
     skipped: Sequence[int]
     num_updates: Mapping[str, int]
     training_s: float
+    taken: int | None = None
+    records: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slot: Slot, weights: Mapping[str, Tensor], *, training_s: float) -> "TrainedState":
+    def of(
+        cls,
+        slot: Slot,
+        weights: Mapping[str, Tensor],
+        *,
+        training_s: float,
+        records: Mapping[str, Any] | None = None,
+    ) -> "TrainedState":
         """Take it from the slot of a run that has ended."""
-        return cls(weights, slot.num_steps, slot.skipped, slot.num_updates, training_s)
+        taken = slot.step if slot.stopped else None
+        counted = (slot.num_steps, slot.skipped, slot.num_updates)
+        return cls(weights, *counted, training_s, taken, records or {})
 
     @property
     def is_finite(self) -> bool:
@@ -90,7 +109,8 @@ class TrainedState:
                 f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
                 f"{allowed}: remove the folder '.{slot.run.name}.partial/{TRAINED}'"
             )
-        slot.step, slot.skipped = slot.num_steps, list(self.skipped)
+        slot.step = slot.num_steps if self.taken is None else self.taken
+        slot.stopped, slot.skipped = self.taken is not None, list(self.skipped)
         slot.num_updates = Counter(self.num_updates)
 
 
@@ -116,6 +136,8 @@ def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
             "skipped": list(trained.skipped),
             "num_updates": dict(sorted(trained.num_updates.items())),
             "training_s": trained.training_s,
+            "taken": trained.taken,
+            "records": dict(trained.records),
         }
         write_json(partial / STATE, state)
         write_json(partial / DIGESTS, _digests(folder, partial))
@@ -143,9 +165,8 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
     state = read_stored(place / STATE, _State)
     check_made(folder, state.made_with, made)
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
-    return TrainedState(
-        weights, state.num_steps, state.skipped, state.num_updates, state.training_s
-    )
+    counted = (state.num_steps, state.skipped, state.num_updates)
+    return TrainedState(weights, *counted, state.training_s, state.taken, state.records)
 
 
 def _digests(folder: Path, place: Path) -> dict[str, object]:
