@@ -70,7 +70,13 @@ def train(
     )
 
 
-def interrupted(runs: Mapping[str, sb.RunConfig], folder: Path, *, after: int, **more: Any) -> None:
+def interrupted(
+    runs: Mapping[str, sb.RunConfig],
+    folder: Path,
+    *,
+    after: int,
+    **more: Any,  # noqa: ANN401 -- of several types
+) -> None:
     """Train until so many programs were launched."""
     launch, launched = Programs.launch, count(1)
 

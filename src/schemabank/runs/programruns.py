@@ -1,4 +1,4 @@
-"""The runs that a program gives: a dictionary or a list of settings, each with a name of its own."""
+"""The runs that a program gives: a dictionary or a list of settings, each with its own name."""
 
 from collections.abc import Mapping, Sequence
 
