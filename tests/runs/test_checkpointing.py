@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 import cohorts
+from fulldisk import longest_file
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.runs import checkpointing
 from schemabank.runs.checkpointing import LARGEST_SHARE, Checkpoints
 from schemabank.runs.checkpoints import checkpoints_in
-from schemabank.runs.folder import CONFIG, METRICS, TRAINED, claimed
+from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed
 from schemabank.runs.members import Member
 
 MADE = {"device": "cpu"}
@@ -146,6 +147,19 @@ def test_what_cannot_be_written_costs_no_step_and_is_said_once(
     assert made.finished.keys() == {"lora-1", "lora-2"}
     (note,) = notes
     assert note.startswith(f"a checkpoint could not be written ({error}): the runs go on")
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_real_full_disk_costs_no_step_and_leaves_nothing(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    with longest_file(20_000):
+        made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    (note,) = notes
+    assert note.startswith("a checkpoint could not be written (")
+    assert not any((member.claim.path / CHECKPOINTS).exists() for member in found)
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -12,7 +12,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import run_id, to_yaml
-from schemabank.config.settings import RunConfig
+from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.kept import made_with
 from schemabank.runs.trained import (
@@ -49,6 +49,14 @@ def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:
     assert (found.num_steps, found.skipped, found.training_s) == (18, [4], 2.5)
     assert found.num_updates == {"lora": 17, "bank": 3}
     assert {path.name for path in (folder / TRAINED).iterdir()} == {WEIGHTS, STATE, DIGESTS}
+
+
+def test_when_it_was_saved_meanwhile_does_not_matter(folder: Path) -> None:
+    often = EngineSettings(checkpoint_minutes=None, checkpoint_steps=3)
+    read_trained(folder, RUN.model_copy(update={"engine": often}), MADE)
+    other = RUN.model_copy(update={"engine": EngineSettings(keep_stages=False)})
+    with pytest.raises(InputError, match="has other settings"):
+        read_trained(folder, other, MADE)
 
 
 @pytest.mark.parametrize("damage", [flip, tear, Path.unlink, replace_by_folder, lead_out])

@@ -1,8 +1,9 @@
 """Where a run stands in the middle of its training, on disk until its training is over.
 
-A checkpoint is a folder with tensors, numbers and, written last, digests of both and of what the
-run kept of its stages. It appears under its name whole or not at all. The run's log is not copied:
-the checkpoint knows its length and digest at that step, and going on cuts off what came later.
+A checkpoint is a folder with tensors, numbers and, written last, digests of both, of the run's
+settings and of what it kept of its stages. It appears under its name whole or not at all. The run's
+log is not copied: the checkpoint knows its length and digest at that step, and going on cuts off
+what came later.
 
 Each run of a cohort has checkpoints of its own, since what a run computes does not depend on its
 neighbours: whichever of them can go on does. A checkpoint in which one byte or one input is
@@ -296,8 +297,9 @@ def _shapes_of(slot: Slot, stack: AdapterStack, state: SlotState) -> dict[str, t
 
 
 def _digests(folder: Path, place: Path, stages: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of a checkpoint's files, and of what the run has kept of some stages."""
-    return {**digests(folder, stage_files(folder, stages)), **digests(place, (WEIGHTS, STATE))}
+    """The SHA-256 of a checkpoint's files, the run's settings and what it has kept of stages."""
+    of_run = digests(folder, (CONFIG, *stage_files(folder, stages)))
+    return {**of_run, **digests(place, (WEIGHTS, STATE))}
 
 
 def _places(folder: Path) -> list[Path]:
