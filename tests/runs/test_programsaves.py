@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import schemabank as sb
 from schemabank.engine.programs import Programs
@@ -163,3 +165,53 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(sb.InputError, match="cannot write to"):
         train({"one": config()}, tmp_path / "file", slots=1)
+
+
+def tuned(
+    run: sb.RunConfig, place: Path, stops: Sequence[int], tuner: sb.Tuner | None = None
+) -> tuple[Any, ...]:
+    """What a Tuner comes to, whose training ends at some steps before it ends by itself.
+
+    Each time the model is another one with the same weights, unless a Tuner is given.
+    """
+    more: dict[str, Any] = {"validation": HELD_OUT, "checkpoints": place, "quiet": True}
+    if run.arm != "swap":
+        more["validate"] = MEASURED
+
+    def stop(step: sb.RunStep) -> None:
+        if step.step in stops:
+            raise KeyboardInterrupt
+
+    own = tuner or sb.Tuner(tiny_model("llama"), tiny_tokenizer(), run)
+    with nullcontext() if tuner else own:
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                own.train(PAIRS, on_step=stop, **more)
+        else:
+            steps = own.train(PAIRS, **more)
+            tensors = {
+                path: (*map(Tensor.clone, pair),)
+                for path, pair in own.stack.lora.tensors(0).items()
+            }
+            return steps, own.validation_loss, own.validations, tensors
+    return tuned(run, place, stops[1:], tuner)
+
+
+@pytest.mark.parametrize("name", ["slow", "banks", "swap", "shrink"])
+def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
+    run = {**RUNS, **VALIDATED, "shrink": config("shrink", train={"max_steps": 8})}[name]
+    whole = tuned(run, tmp_path / "whole", ())
+    others = [tuned(run, tmp_path / "others", (1, 4))]
+    with sb.Tuner(tiny_model("llama"), tiny_tokenizer(), run) as tuner:
+        others.append(tuned(run, tmp_path / "same", (2, 3), tuner))
+    for found in others:
+        assert found[:3] == whole[:3]
+        assert all(all(map(torch.equal, found[3][path], pair)) for path, pair in whole[3].items())
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> None:
+    with sb.Tuner(tiny_model("llama"), tiny_tokenizer(), config()) as tuner:
+        with pytest.warns(UserWarning, match=r"engine\.checkpoint_steps: no effect on a Tuner"):
+            tuner.train(PAIRS, quiet=True)
+        tuner.train(PAIRS, checkpoints=tmp_path, quiet=True)

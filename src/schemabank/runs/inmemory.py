@@ -195,6 +195,19 @@ def tell_without_effect(
         warnings.warn(sentence, stacklevel=stacklevel)
 
 
+def tell_unsaved(config: RunConfig, *, who: str, stacklevel: int) -> None:
+    """Warn of settings of when a run is saved, where it is not saved."""
+    defaults = when_saved(RunConfig(arm=config.arm))
+    idle = [n for n, value in when_saved(config).items() if value != defaults[n]]
+    if idle:
+        names = ", ".join(f"engine.{name}" for name in idle)
+        warnings.warn(
+            f"{names}: no effect on {who} without a folder of checkpoints; give one or leave this "
+            "out",
+            stacklevel=stacklevel,
+        )
+
+
 def _idle(config: RunConfig, who: str, used: Collection[str]) -> list[str]:
     """What has no effect in one run, a sentence each."""
     defaults = dotted(RunConfig(arm=config.arm).model_dump())

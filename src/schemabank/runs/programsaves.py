@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 
@@ -23,6 +24,7 @@ from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.run import TrainingData
+from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import num_slots_of
@@ -151,10 +153,24 @@ def held_digests(
     validation: Sequence[Encoded],
     validate: ValidationSettings | None,
     start: LoraTensors | None,
+    but: AdapterStack | None = None,
 ) -> Digests:
-    """Return the SHA-256 of what a program gives to train on."""
+    """Return the SHA-256 of what a program gives to train on.
+
+    Args:
+        base: the model.
+        training: the training data.
+        validation: the validation examples.
+        validate: when they are measured.
+        start: an adapter to begin with.
+        but: a stack on the model, whose weights are not the model's own.
+    """
     model, adapter = hashlib.sha256(), hashlib.sha256()
-    for name, tensor in base.model.state_dict().items():
+    groups = [] if but is None else but.groups.values()
+    trained = {id(weight) for group in groups for weight in group.parameters.values()}
+    for name, tensor in chain(base.model.named_parameters(), base.model.named_buffers()):
+        if id(tensor) in trained:
+            continue
         model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         model.update(_bytes_of(tensor))
     for path, pair in sorted((start or {}).items()):
