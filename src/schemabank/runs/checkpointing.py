@@ -202,7 +202,7 @@ class Checkpoints:
             self._say(
                 "slow",
                 f"a checkpoint takes {cost_s:.1f} s, so the next ones are made every "
-                f"{least_s / 60:.0f} minutes: more would take more than {LARGEST_SHARE:.0%} of "
+                f"{least_s / 60:.2g} minutes: more would take more than {LARGEST_SHARE:.0%} of "
                 "the time (engine.checkpoint_minutes; engine.checkpoint_steps knows no such limit)",
             )
 
