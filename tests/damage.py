@@ -174,3 +174,28 @@ def _yaml_line(path: Path, text: str, draw: random.Random) -> str:
     lines[number] = key + (colon or "") + end
     path.write_text("\n".join(lines), encoding="utf-8")
     return f"{lines[number]!r:.60}"
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def tear(path: Path) -> None:
+    """Leave the first half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def replace_by_folder(path: Path) -> None:
+    """Put a folder in a file's place."""
+    path.unlink()
+    path.mkdir()
+
+
+def lead_out(path: Path) -> None:
+    """Move a file out of its folder, and put a link in its place."""
+    elsewhere = path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(elsewhere)

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from schemabank.cli import main
 from schemabank.common.quiet import DATASETS, HUB, TQDM
 from schemabank.config.file import load_experiment
 from schemabank.engine.loss import mean_per_slot
+from schemabank.runs.experiment import run_experiment
 from schemabank.runs.progress import reporter
-from tinyruns import SETTINGS, Finished, snapshot, write_config, write_gsm8k
+from tinyruns import SETTINGS, Finished, Notes, snapshot, write_config, write_gsm8k
 
 PROGRAM = [sys.executable, "-c", "from schemabank.cli import main; main()"]
 COLOR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])(?:;\d+)*m")
@@ -47,6 +49,15 @@ with claimed(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def training(
+    finished: Finished, out: Path, said: Path, options: Sequence[str]
+) -> ForkServerProcess:
+    """Start to train in a process of its own; what it says on stderr goes into a file."""
+    command = ["train", str(finished.config), "--out", str(out), *options]
+    with said.open("wb") as stderr, Path(os.devnull).open("wb") as quiet:
+        return started(command, os.environ, stdout=quiet.fileno(), stderr=stderr.fileno())
 
 
 @dataclass(frozen=True)
@@ -359,27 +370,55 @@ class TestTrain:
         assert "gives other logits in stock PEFT than" in ended.sentence
         assert not list(Path().iterdir())
 
-    def test_an_interrupt_ends_with_130_and_keeps_what_was_done(
-        self, finished: Finished, tmp_path: Path
+    @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_a_signal_saves_the_run_in_training_and_ends(
+        self, number: int, code: int, finished: Finished, tmp_path: Path
     ) -> None:
-        out = tmp_path / "runs"
         options = ["--set", "arm=lora", "--set", "train.num_train_epochs=100000"]
-        command = ["train", str(finished.config), "--out", str(out), *options]
-        said = tmp_path / "stderr"
-        with said.open("wb") as stderr, Path(os.devnull).open("wb") as quiet:
-            process = started(command, os.environ, stdout=quiet.fileno(), stderr=stderr.fileno())
+        out, said = tmp_path / "runs", tmp_path / "stderr"
+        process = training(finished, out, said, options)
         while not list(out.glob(".*.partial/metrics.jsonl")):
             assert process.is_alive(), said.read_text()
             time.sleep(0.05)
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, number)
+        began = time.monotonic()
         process.join(60)
-        assert process.exitcode == 130
-        assert "steps, about" in said.read_text()
+        assert time.monotonic() - began < 10
+        assert process.exitcode == code
+        assert "saving where the runs stand" in said.read_text()
         assert "Traceback" not in said.read_text()
         (left,) = out.iterdir()
-        assert left.name.endswith(".unfinished-1")
-        assert (left / "config.yaml").is_file()
+        assert left.name.endswith(".partial"), "and no lock"
+        assert [path.name[:5] for path in (left / "checkpoints").iterdir()] == ["step-"]
+
+    def test_a_killed_call_goes_on_to_the_bytes_of_one_that_was_not(
+        self, finished: Finished, tmp_path: Path
+    ) -> None:
+        settings = {"train.num_train_epochs": 16, "engine.checkpoint_steps": 16}
+        options = [x for name, value in settings.items() for x in ("--set", f"{name}={value}")]
+        options += ["--set", "arm=lora"]
+        whole, out, said = tmp_path / "whole", tmp_path / "runs", tmp_path / "stderr"
+        (expected,) = run_experiment(
+            load_experiment(finished.config, options[1::2]), whole, Notes()
+        )
+        process = training(finished, out, said, options)
+        while not list(out.glob(".*.partial/checkpoints/step-*")):
+            assert process.is_alive(), said.read_text()
+            time.sleep(0.01)
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        process = training(finished, out, said, options)
+        process.join(60)
+        assert process.exitcode == 0, said.read_text()
+        assert re.search(r"resumed at step \d+ of 96: ", said.read_text())
+        (folder,) = out.iterdir()
+        ours, theirs = (
+            {name: digest for name, (_, digest) in snapshot(place).items() if name != "cost.json"}
+            for place in (folder, expected.folder)
+        )
+        assert ours == theirs
 
 
 @pytest.mark.usefixtures("gsm8k")

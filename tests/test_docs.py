@@ -66,7 +66,7 @@ def test_the_page_on_python_runs_as_printed(
     tiny_hub: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = blocks_after("runs as printed", PYTHON)
-    assert len(blocks) == PYTHON.count("```python") == 5
+    assert len(blocks) == PYTHON.count("```python") == 6
     names: dict[str, object] = {}
     for code in blocks:
         exec(code, names)  # noqa: S102 -- our own page

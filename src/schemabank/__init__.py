@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from schemabank.common.errors import InputError
     from schemabank.common.failure import Failure
-    from schemabank.config.settings import BankSettings, LoraSettings, RunConfig, TagSettings
+    from schemabank.config.settings import (
+        BankSettings,
+        EngineSettings,
+        LoraSettings,
+        RunConfig,
+        TagSettings,
+    )
     from schemabank.config.task import TaskSettings
     from schemabank.config.train import (
         AverageSettings,
@@ -37,6 +43,7 @@ except PackageNotFoundError:  # used from a source tree without installing it
 __all__ = [
     "AverageSettings",
     "BankSettings",
+    "EngineSettings",
     "Examples",
     "Failure",
     "InputError",

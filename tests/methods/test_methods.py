@@ -1,7 +1,9 @@
 """What holds for every method: neighbours do not matter, and the end is a plain adapter."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,19 @@ import torch
 import cohorts
 from adapterfiles import export
 from schemabank.adapters.export import check_with_peft, probe
+from schemabank.config.file import to_yaml
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import BankSettings, LoraSettings, RunConfig
 from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.keeping import Standing
 from schemabank.engine.run import Run
+from schemabank.engine.slots import Slot
 from schemabank.models.basemodel import BaseModel, load_base_model
+from schemabank.runs.checkpoints import At, checkpoints_in, read_checkpoint, write_checkpoint
+from schemabank.runs.members import Trainee, standing_of
 from schemabank.runs.prepare import engine_run
 from schemabank.runs.stacks import build_stack
+from schemabank.runs.trained import TrainedState
 from tinyruns import write_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # PEFT, and on a GPU the compiler, warn of theirs
@@ -48,6 +56,21 @@ def run_of(method: str, seed: int, **changes: object) -> RunConfig:
         "bank": BankSettings(num_schemas=8, rank=4, attribute_dim=4),
     }
     return RunConfig.model_validate(settings | own | changes | {"train": train})
+
+
+def made_up(name: str) -> RunConfig:
+    """A short run of a method, or of one that carries more."""
+    method, changes = CARRYING.get(name, (name, {}))
+    return run_of(method, 1, **changes, **{} if "train" in changes else {"train": SHORT})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All steps of a cohort, and by the number of steps before, what was kept of its runs."""
+
+    steps: list[list[RunStep]]
+    finished: dict[int, set[str]]
+    begun: dict[int, dict[str, Standing]]
 
 
 def all_runs(seed: int, **changes: object) -> list[RunConfig]:
@@ -107,6 +130,82 @@ def test_neighbours_of_any_method_change_no_bit(method: str, device: str, folder
         assert all(torch.equal(rows, found[0][1][group]) for group, rows in weights.items())
     first, last = found[0][0][:5], found[0][0][-5:]
     assert sum(s.loss for s in last) < sum(s.loss for s in first)
+
+
+# What carries more from step to step than methods do by themselves.
+CARRYING: dict[str, tuple[str, dict[str, object]]] = {
+    "mean of the last": ("lora", {"average": {"kind": "last"}}),
+    "exponential mean, reduced": ("shrink", {"average": {"kind": "exponential"}}),
+    "BEMA under banks": ("schemabank", {"average": {"kind": "bema"}}),
+    "Muon, reduced": ("shrink", {"train": {"optimizer": "muon", "num_train_epochs": 2}}),
+}
+MADE = {"device": "cpu"}
+SHORT = {"num_train_epochs": 2}
+
+
+def kept_at(made: Cohort, ticks: Sequence[int], place: Path) -> Kept:
+    """Train all runs; write what they have come to before some steps of the cohort."""
+    configs, kept, steps = {r.name: r for r in _runs(made)}, Kept([], {}, {}), count()
+    made.is_due = lambda: next(steps) in ticks
+
+    def save() -> None:
+        tick = len(kept.steps)
+        kept.finished[tick] = set(made.finished)
+        kept.begun[tick] = made.standings()
+        for name, standing in kept.begun[tick].items():
+            folder = place / str(tick) / name
+            folder.mkdir(parents=True)
+            (folder / "config.yaml").write_text(to_yaml(made_up(name)))
+            (folder / "metrics.jsonl").touch()
+            at = At(made.tick, made.stack.num_slots, 0, float(tick), 0)
+            write_checkpoint(folder, standing, at, MADE)
+
+    made.save = save
+    assert configs.keys() == {*TRAINED, *CARRYING}
+    kept.steps.extend(made.steps())
+    return kept
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_run_of_any_method_goes_on_to_the_bit_wherever_it_was(
+    device: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of all methods in three slots, so that runs end, wait and enter all the time."""
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    base = base_model(folder, device)
+
+    def cohort_of(trainees: Sequence[Trainee]) -> Cohort:
+        stack = build_stack([each.run for each in trainees], base, slots=3)
+        runs = [
+            engine_run(each.run, DATA.examples, stack, DATA.tokenizer, name=each.name)
+            for each in trainees
+        ]
+        halted = standing_of(trainees, [Slot(run, DATA) for run in runs], stack)
+        return Cohort(stack, runs, DATA, explain=pytest.fail, halted=halted)
+
+    names = [*TRAINED, *CARRYING]
+    whole = cohort_of([Trainee(name, made_up(name)) for name in names])
+    ticks = range(2, whole.num_steps, whole.num_steps // 4)
+    kept = kept_at(whole, ticks, tmp_path)
+    whole.stack.remove()
+    assert kept.finished.keys() == set(ticks)
+    for tick in ticks:
+        trainees = [Trainee(name, made_up(name)) for name in names]
+        for each, slot in zip(trainees, whole.slots, strict=True):
+            if each.name in kept.finished[tick]:
+                weights = whole.finished[each.name]
+                each.trained = TrainedState.of(slot, weights, training_s=0.0)
+            elif each.name in kept.begun[tick]:
+                (place,) = checkpoints_in(tmp_path / str(tick) / each.name)
+                each.begun = read_checkpoint(place, each.run, MADE)
+        again = cohort_of(trainees)
+        assert list(again.steps()) == kept.steps[tick:]
+        again.stack.remove()
+        for one, other in zip(again.slots, whole.slots, strict=True):
+            assert one.num_updates == other.num_updates
+            rows = whole.finished[one.run.name]
+            assert again.finished[one.run.name].keys() == rows.keys()
+            assert all(torch.equal(again.finished[one.run.name][n], rows[n]) for n in rows)
 
 
 @pytest.mark.parametrize("device", DEVICES)

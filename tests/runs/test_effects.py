@@ -60,6 +60,10 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
         {"arm": "lora", "engine": {"keep_stages": True}},
         "engine.keep_stages",
     ),
+    "base has no training to go on with": (
+        {"arm": "base", "engine": {"checkpoint_minutes": 1, "checkpoint_steps": 5}},
+        "engine.checkpoint_minutes, engine.checkpoint_steps (the arm base trains nothing)",
+    ),
     "base has no targets to end": (
         {"arm": "base", "task": {"end_token": False}},
         "no effect: task.end_token (the arm base trains nothing)",

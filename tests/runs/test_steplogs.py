@@ -57,6 +57,8 @@ def cohort(members: list[Member]) -> OfACohort:
         SimpleNamespace(
             run=SimpleNamespace(name=member.name),
             num_steps=NUM_STEPS,
+            step=NUM_STEPS,
+            stopped=False,
             skipped=[],
             num_updates=Counter(lora=NUM_STEPS),
             failure=None,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from damage import flip, lead_out, replace_by_folder, tear
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
@@ -14,12 +15,12 @@ from schemabank.config.file import run_id, to_yaml
 from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
+from schemabank.runs.kept import made_with
 from schemabank.runs.trained import (
     DIGESTS,
     STATE,
     WEIGHTS,
     TrainedState,
-    made_with,
     read_trained,
     write_trained,
 )
@@ -40,27 +41,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def tear(path: Path) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-
-
-def replace_by_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def lead_out(path: Path) -> None:
-    elsewhere = path.rename(path.parent.parent / "elsewhere")
-    path.symlink_to(elsewhere)
-
-
 def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:
     found = read_trained(folder, RUN, MADE)
     assert list(found.weights) == sorted(ROWS)
@@ -70,6 +50,14 @@ def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:
     assert (found.num_steps, found.skipped, found.training_s) == (18, [4], 2.5)
     assert found.num_updates == {"lora": 17, "bank": 3}
     assert {path.name for path in (folder / TRAINED).iterdir()} == {WEIGHTS, STATE, DIGESTS}
+
+
+def test_when_it_was_saved_meanwhile_does_not_matter(folder: Path) -> None:
+    often = EngineSettings(checkpoint_minutes=None, checkpoint_steps=3)
+    read_trained(folder, RUN.model_copy(update={"engine": often}), MADE)
+    other = RUN.model_copy(update={"engine": EngineSettings(keep_stages=False)})
+    with pytest.raises(InputError, match="has other settings"):
+        read_trained(folder, other, MADE)
 
 
 @pytest.mark.parametrize("damage", [flip, tear, Path.unlink, replace_by_folder, lead_out])

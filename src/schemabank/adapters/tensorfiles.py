@@ -28,15 +28,20 @@ class Header:
 
 
 def read_tensors(
-    path: Path, *, mend: str, check: Callable[[Mapping[str, Header]], None]
+    path: Path,
+    *,
+    mend: str,
+    check: Callable[[Mapping[str, Header]], None],
+    finite: bool = True,
 ) -> dict[str, Tensor]:
-    """Read all tensors of a file, which must be floating-point and finite.
+    """Read all tensors of a file, which must be floating-point and, unless said, finite.
 
     Args:
         path: the safetensors file.
         mend: what to do where it cannot be read, for the message.
         check: is given every name with its shape and type, and refuses what does not fit, before
             any tensor is read.
+        finite: whether values that are not finite are refused.
 
     Raises:
         InputError: it is missing, torn, not finite or of another type, or ``check`` refused it.
@@ -55,7 +60,7 @@ def read_tensors(
             raise
         raise InputError(f"cannot read {str(path)!r} ({error}): {mend}") from error
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if finite and not torch.isfinite(tensor).all():
             raise InputError(
                 f"{str(path)!r} holds {name!r} with values that are not finite, allowed are finite "
                 "numbers: its training has diverged, or the file is damaged; name another"

@@ -1,7 +1,11 @@
 """The program itself: its commands by name, its help, and how an error ends it."""
 
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -60,7 +64,7 @@ def common(
 def main(program: Callable[[], object] | None = None) -> None:
     """Run a program (ours) and turn our exceptions into exit codes; typer handles its own."""
     try:
-        with quiet_libraries():
+        with quiet_libraries(), _ending_when_terminated():
             (program or _ours)()
     except InputError as error:
         _fail(error, 2)
@@ -75,6 +79,23 @@ def main(program: Callable[[], object] | None = None) -> None:
         from schemabank.common.memory import with_memory_named
 
         _fail(with_memory_named(error), 1)
+
+
+@contextmanager
+def _ending_when_terminated() -> Iterator[None]:
+    """Let SIGTERM end the program as an interrupt does: the cursor comes back, locks go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread gets signals
+        return
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _terminated(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _ours() -> None:

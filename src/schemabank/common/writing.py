@@ -38,9 +38,26 @@ def settle(partial: Path, final: Path) -> None:
     # Before the rename, otherwise the name may be on the disk first. All at once, since a file
     # system then writes what several wait for in one go.
     with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-        list(pool.map(_sync_to_disk, (*partial.rglob("*"), partial)))
+        list(pool.map(sync_to_disk, (*partial.rglob("*"), partial)))
     partial.replace(final)
-    _sync_to_disk(final.parent)
+    sync_to_disk(final.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's contents, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a folder. They keep its names without that.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -86,16 +103,3 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _sync_to_disk(path: Path) -> None:
-    """Wait until a file's contents, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems cannot sync a folder. They keep its names without that.
-        if error.errno != errno.EINVAL or not path.is_dir():
-            raise
-    finally:
-        os.close(handle)

@@ -99,6 +99,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "eval.temperature": ("do_sample",),
     "eval.few_shot": ("num_fewshot", "fewshot", "n_shot", "num_shots", "shots"),
     "engine.device": ("use_cpu", "no_cuda", "device_map"),
+    "engine.checkpoint_steps": ("save_steps", "checkpoint_every", "checkpointing_steps"),
     "engine.trackers": ("report_to", "tracker", "log_with", "logger", "use_wandb"),
     "engine.tracker_project": ("project", "wandb_project", "project_name"),
     "seed": ("random_seed", "random_state"),
@@ -137,7 +138,7 @@ NO_SETTINGS: Mapping[str, str] = {
     "overwrite_output_dir": "nothing is ever overwritten, and --out names another folder",
     **dict.fromkeys(
         ("resume_from_checkpoint", "resume"),
-        "the same command reuses the runs that are finished",
+        "the same command reuses runs that are finished, and goes on with the others",
     ),
     **dict.fromkeys(
         ("arms", "defaults", "grid", "tune", "contrast", "exclude"),
@@ -156,7 +157,7 @@ NO_SETTINGS: Mapping[str, str] = {
         "there is nothing like it here, leave it out",
     ),
     **dict.fromkeys(
-        ("save_steps", "save_strategy", "save_total_limit", "eval_strategy", "eval_on_start"),
+        ("save_strategy", "save_total_limit", "eval_strategy", "eval_on_start"),
         "a run is evaluated and saved at its end",
     ),
     **dict.fromkeys(

@@ -195,6 +195,9 @@ class EvalSettings(Settings):
         return self
 
 
+Minutes = Annotated[float, Field(gt=0, le=LARGEST)]
+
+
 class EngineSettings(Settings):
     """Where and how wide runs execute; changes no result beyond rounding, so no run's id."""
 
@@ -204,6 +207,10 @@ class EngineSettings(Settings):
     """Runs trained at once; auto: one on a CPU, on a GPU as many as fit and make it faster."""
     keep_stages: bool = True
     """Keep the arm schemabank's adapter and bank at the end of every stage, in RUN/stages."""
+    checkpoint_minutes: Minutes | None = 5.0
+    """Minutes between checkpoints of runs in training, from which they can go on; null: none."""
+    checkpoint_steps: PositiveInt | None = None
+    """Steps of all slots together between checkpoints, beside those by the clock; null: none."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Libraries in which runs are followed; each is a package of its own."""
     tracker_project: Annotated[str, Field(min_length=1)] | None = None

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from schemabank.common.failure import Failure
 from schemabank.config.train import Stage
-from schemabank.engine.average import averaged
 from schemabank.engine.execute import (
     DEPTH,
     Fetch,
@@ -29,6 +28,7 @@ from schemabank.engine.execute import (
     prepare_compiler,
     use_given_cores,
 )
+from schemabank.engine.keeping import Keeping, Standing
 from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, clip_factors
 from schemabank.engine.optimizers import begin_run, new_optimizers, use_rank
@@ -37,7 +37,7 @@ from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.schedule import StepSettings
 from schemabank.engine.seating import Seating, count_steps
 from schemabank.engine.slots import Halted, Kind, Slot
-from schemabank.engine.stack import AdapterStack, maps_of, rank_of
+from schemabank.engine.stack import AdapterStack
 from schemabank.engine.step import Training, penalise, train_step
 
 CACHE_SHARE = 0.4  # of the free memory, for states below the first part
@@ -85,6 +85,8 @@ class Cohort:
         finished: weights of the runs that have ended, by name: a row for each group.
         stage_ended: called with slot, run and stage when a run has taken the last step of a stage
             but its last, while the stack holds the weights that it came to.
+        is_due: called before every step; where it says so, the cohort waits for all reports of the
+            steps before and calls ``save``, while :meth:`standings` can be asked.
         between: called before every step and after the last with the runs in slots, while the stack
             holds the weights that they came to; it may measure them, stop a run, or choose
             :meth:`weights` that it ends as.
@@ -102,12 +104,19 @@ class Cohort:
         self.stack, self.data = stack, data
         self.device = stack.model.device
         begin = halted or Halted([Slot(run, data) for run in runs], {}, {}, tick=0)
-        self.slots, self.finished, self._begun = begin.slots, begin.finished, begin.begun
+        self.slots, self.finished = begin.slots, begin.finished
         assert all(slot.run.passes <= stack.lora.passes for slot in self.slots)
         self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None
         self.between: Callable[[Mapping[int, Slot]], None] = lambda _: None
+        self.is_due: Callable[[], bool] = lambda: False
+        self.save: Callable[[], None] = lambda: None
+        by_name = {slot.run.name: slot for slot in self.slots}
         self._seating = Seating(
-            self.slots, num_slots=stack.num_slots, cycle=data.schedule.cycle, tick=begin.tick
+            self.slots,
+            num_slots=stack.num_slots,
+            cycle=data.schedule.cycle,
+            tick=begin.tick,
+            seated={index: by_name[name] for index, name in begin.seats.items()},
         )
         self._explain = explain
         self._coefficients = AdamWSettings(*(self._column() for _ in fields(AdamWSettings)))
@@ -121,6 +130,8 @@ class Cohort:
         elif self.device.type == "cpu":
             use_given_cores()
             keep_freed_memory()
+        finished, begun = self.finished, dict(begin.begun)
+        self._keeping = Keeping(stack, self.optimizers, finished=finished, begun=begun)
         training = Training(
             stack=stack,
             optimizers=self.optimizers,
@@ -136,6 +147,8 @@ class Cohort:
             executor=default_executor(self.device, explain=explain),
             limit_bytes=_cache_limit(self.device),
         )
+        for index, slot in self._seating.seated.items():
+            self._enter(index, slot)
 
     @property
     def num_steps(self) -> int:
@@ -147,8 +160,21 @@ class Cohort:
         """The same, apart: steps with the base model's trunk, and others."""
         seating = self._seating
         return count_steps(
-            self.slots, num_slots=len(seating.slots), cycle=seating.cycle, tick=seating.tick
+            self.slots,
+            num_slots=len(seating.slots),
+            cycle=seating.cycle,
+            tick=seating.tick,
+            seated=seating.seated,
         )
+
+    @property
+    def tick(self) -> int:
+        """Where the cohort stands in the schedule of its steps."""
+        return self._seating.tick
+
+    def standings(self) -> dict[str, Standing]:
+        """Copy what runs have come to that have begun and go on, by name; for ``save`` to call."""
+        return self._keeping.standings(self.slots, self._seating.seated)
 
     def steps(self) -> Iterator[list[RunStep]]:
         """Train all runs from their seeds; yield every step of the runs in progress.
@@ -168,6 +194,10 @@ class Cohort:
                 try:
                     if not self._place():
                         break
+                    if self.is_due():
+                        while launched:
+                            yield self._report(launched.popleft())
+                        self.save()
                     self._launch(tick)
                 except torch.OutOfMemoryError as error:
                     exhausted = error
@@ -178,20 +208,20 @@ class Cohort:
             yield from map(self._report, launched)
             if exhausted is not None:
                 raise exhausted
-            self._keep_failed()
+            self._keeping.keep_failed(self.slots)
         finally:
             self.stack.rest()
 
     def free(self) -> None:
         """Give back the memory that only training needs; no step can be taken any more."""
-        del self._programs, self.optimizers
+        del self._programs, self.optimizers, self._keeping
         gc.collect()  # captured programs hold themselves in a circle
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def weights(self, index: int) -> dict[str, Tensor]:
         """Return the weights that the run in a slot would end as now, by group, on the CPU."""
-        return self._ended(self._seating.seated[index], self._rows(index, ended=True))
+        return self._keeping.ends_as(index, self._seating.seated[index])
 
     def give_up(self, reason: Failure) -> None:
         """Let the runs that have slots fail."""
@@ -219,20 +249,11 @@ class Cohort:
         cohort is of no use any more.
         """
         for index, slot in self._seating.seated.items():
-            self._keep(index, slot)
+            self._keeping.keep(index, slot)
+        begun = dict(self._keeping.begun)
         self.stack.remove()
         self.free()
-        return Halted(self.slots, self.finished, self._begun, self._seating.tick)
-
-    def _rows(self, index: int, *, ended: bool) -> dict[str, list[Tensor]]:
-        """What a slot's optimizers hold, or what a run's end needs of it, copied to the CPU."""
-        return {
-            name: [
-                state[index].to("cpu", copy=True)
-                for state in (optimizer.outcome if ended else optimizer.state)
-            ]
-            for name, optimizer in self.optimizers.items()
-        }
+        return Halted(self.slots, self.finished, begun, self._seating.tick)
 
     def _place(self) -> bool:
         """Empty the slots of runs that ended or wait and fill them; say whether there is work."""
@@ -240,7 +261,7 @@ class Cohort:
         while entered:  # once more, since a run that was halted enters with a step to look at
             self._look()
             for index, slot in self._seating.leave().items():
-                self._keep(index, slot)
+                self._keeping.keep(index, slot)
             entered = self._fill()
         if not self._seating.is_cached:
             self._programs.drop_trunk()
@@ -266,54 +287,13 @@ class Cohort:
             raise
         return bool(entering)
 
-    def _keep(self, index: int, slot: Slot) -> None:
-        """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""
-        if not slot.has_ended:
-            self._begun[slot.run.name] = self._rows(index, ended=False)
-            return
-        self._begun.pop(slot.run.name, None)
-        slot.origin = None
-        chosen = slot.chosen if slot.failure is None else None
-        self.finished[slot.run.name] = chosen or self._ended(slot, self._rows(index, ended=True))
-
-    def _keep_failed(self) -> None:
-        """Keep the weights of runs that were given up while they waited for a slot."""
-        for slot in self.slots:
-            if slot.run.name in self._begun:
-                self.finished[slot.run.name] = self._ended(slot, self._begun[slot.run.name])
-        self._begun.clear()
-
-    def _ended(self, slot: Slot, rows: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-        """The weights that a run ends as, by group, from its optimizers' rows on the CPU.
-
-        The first of these rows are the weights, the last their mean over the steps, if any.
-
-        Nothing is computed on the device, whose memory may have run out. A run that failed, or was
-        stopped before its mean began, ends as its last weights.
-        """
-        run, lora = slot.run, self.stack.lora
-        found = {name: states[0] for name, states in rows.items()}
-        for name in lora.groups:
-            if slot.ends_as_mean:
-                end, *_, mean = rows[name]
-                start = lora.first_weights(run.lora, run.seed)
-                steps = slot.step
-                found[name] = averaged(run.average, mean, start=start, end=end, num_steps=steps)
-            found[name] = lora.folded(found[name], maps_of(run.method.settings).count)
-            if rank_of(run.method.settings, run.lora) > run.lora.r:  # given up before its reduction
-                found[name] = lora.reduced(found[name], run.lora.r)
-        return found
-
     def _enter(self, index: int, slot: Slot) -> None:
         """Give a run a slot: in the state of a new one, or where the run left off."""
         self.stack.configure(index, slot.run.lora, slot.run.method.settings)
         self.stack.initialise(index, slot.run.seed)
         begin_run(self.optimizers, self._coefficients, index, slot.run)
         self._max_norm[index] = slot.run.train.max_grad_norm
-        for name, rows in self._begun.get(slot.run.name, {}).items():
-            for state, row in zip(self.optimizers[name].state, rows, strict=True):
-                state[index].copy_(row)
-            self.stack.groups[name].publish()
+        self._keeping.put_back(index, slot)
 
     def _launch(self, tick: _Tick) -> None:
         """Take a step with every seated run: one program for every kind of step among them.

@@ -10,7 +10,7 @@ others. Thus no step needs both kinds of program. A run that has taken its steps
 gives up its slot until the other runs have, too.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -62,14 +62,25 @@ class Seating(Generic[R]):
         num_slots: how many slots there are.
         cycle: steps after which the schedule's shapes repeat.
         tick: the schedule's next step.
+        seated: runs that have a slot already, by its index; those whose next step belongs elsewhere
+            in the schedule have to wait for one.
 
     Attributes:
         slots: the run in each, or ``None``.
     """
 
-    def __init__(self, runs: Sequence[R], *, num_slots: int, cycle: int, tick: int = 0) -> None:
+    def __init__(
+        self,
+        runs: Sequence[R],
+        *,
+        num_slots: int,
+        cycle: int,
+        tick: int = 0,
+        seated: Mapping[int, R] | None = None,
+    ) -> None:
         self.runs, self.cycle, self.tick = list(runs), cycle, tick
-        self.slots: list[R | None] = [None] * num_slots
+        fitting = {i: run for i, run in (seated or {}).items() if self._distance(run) == 0}
+        self.slots: list[R | None] = [fitting.get(index) for index in range(num_slots)]
         self._was_cached = self.is_cached  # as of the last call of `leave`
 
     @property
@@ -162,38 +173,54 @@ class Stretch:
 
 
 def stretches(
-    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
+    runs: Sequence[Progress],
+    *,
+    num_slots: int,
+    cycle: int,
+    tick: int = 0,
+    seated: Mapping[int, Progress] | None = None,
 ) -> Iterator[Stretch]:
     """Yield the steps that a cohort still takes, in order.
 
     Args:
-        runs: the cohort's runs, none of them in a slot yet.
+        runs: the cohort's runs.
         num_slots: how many slots there are.
         cycle: steps after which the schedule's shapes repeat.
         tick: the schedule's next step.
+        seated: those of the runs that have a slot, by its index.
     """
-    journeys = [Journey(r.num_cached, r.num_steps, r.step) for r in runs if not r.has_ended]
-    seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick)
+    going = [run for run in runs if not run.has_ended]
+    journeys = [Journey(run.num_cached, run.num_steps, run.step) for run in going]
+    places = {
+        index: journeys[going.index(run)] for index, run in (seated or {}).items() if run in going
+    }
+    seating = Seating(journeys, num_slots=num_slots, cycle=cycle, tick=tick, seated=places)
     while not all(journey.has_ended for journey in journeys):
         seating.leave()
         seating.enter()
-        steps, seated = seating.steps_to_change(), seating.seated.values()
-        if seated:
-            yield Stretch(seating.tick, steps, len(seated), seating.is_cached)
+        steps, taking = seating.steps_to_change(), seating.seated.values()
+        if taking:
+            yield Stretch(seating.tick, steps, len(taking), seating.is_cached)
         seating.tick += steps
-        for journey in seated:
+        for journey in taking:
             journey.step += steps
 
 
 def count_steps(
-    runs: Sequence[Progress], *, num_slots: int, cycle: int, tick: int = 0
+    runs: Sequence[Progress],
+    *,
+    num_slots: int,
+    cycle: int,
+    tick: int = 0,
+    seated: Mapping[int, Progress] | None = None,
 ) -> tuple[int, int]:
     """Return how many steps a cohort still takes: with the base model's trunk, and others.
 
     The arguments are those of :func:`stretches`.
     """
     counts = {True: 0, False: 0}
-    for stretch in stretches(runs, num_slots=num_slots, cycle=cycle, tick=tick):
+    taken = stretches(runs, num_slots=num_slots, cycle=cycle, tick=tick, seated=seated)
+    for stretch in taken:
         counts[stretch.is_cached] += stretch.num_steps
     return counts[True], counts[False]
 

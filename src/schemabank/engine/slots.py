@@ -4,8 +4,8 @@ Everything here depends on the run's own seed and settings, never on another slo
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy.typing as npt
 import torch
@@ -19,6 +19,10 @@ from schemabank.engine.dropout import dropout_keys
 from schemabank.engine.part import Field
 from schemabank.engine.run import Rows, Run, TrainingData
 from schemabank.engine.schedule import StagePlan, StepSettings, stage_index
+
+STATE = ("weights", "mean", "square", "step")  # what ``SlotAdamW.state`` has, before any average
+Carried = Mapping[str, Sequence[Tensor]]
+"""What a slot's optimizers hold, by group: the tensors of ``STATE``, and the average if any."""
 
 MAX_SKIPPED_IN_ROW = 20
 # A loss in bfloat16 or float32 has no scale that must be searched for, so a healthy run skips
@@ -65,6 +69,25 @@ class Kind:
         return self.trained is None or group in self.trained
 
 
+@dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
+class SlotState:
+    """What a run's progress consists of, beside what its settings and its step tell.
+
+    Attributes:
+        step, num_steps, skipped, num_updates, stopped, chosen, origin: see :class:`Slot`.
+        skipped_in_row: how many of the skipped steps are the last ones.
+    """
+
+    step: int
+    num_steps: int
+    skipped: tuple[int, ...]
+    skipped_in_row: int
+    num_updates: Mapping[str, int]
+    stopped: bool = False
+    chosen: Mapping[str, Tensor] | None = None
+    origin: Mapping[str, Tensor] | None = None
+
+
 class Slot:
     """Progress of one run.
 
@@ -95,6 +118,29 @@ class Slot:
         self.origin: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
         self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
+
+    def state(self) -> SlotState:
+        """Return all that :meth:`restore` needs; a run that failed has none."""
+        assert self.failure is None
+        return SlotState(
+            self.step,
+            self.num_steps,
+            tuple(self.skipped),
+            self._skipped_in_row,
+            dict(self.num_updates),
+            self.stopped,
+            self.chosen,
+            self.origin,
+        )
+
+    def restore(self, state: SlotState) -> None:
+        """Let a new slot of the run stand where another one stood."""
+        assert state.num_steps == self.num_steps
+        self.step, self.skipped = state.step, list(state.skipped)
+        self.num_updates, self.stopped = Counter(state.num_updates), state.stopped
+        self.chosen = None if state.chosen is None else dict(state.chosen)
+        self.origin = None if state.origin is None else dict(state.origin)
+        self._skipped_in_row = state.skipped_in_row
 
     @property
     def has_ended(self) -> bool:
@@ -230,12 +276,14 @@ class Halted:
         finished: weights of the runs that have ended, by name.
         begun: weights, moments and optimizer steps of those that have not, by name.
         tick: steps that the cohort has taken.
+        seats: names of the runs that keep their slots, by these; without any, all slots are free.
     """
 
     slots: list[Slot]
     finished: dict[str, dict[str, Tensor]]
-    begun: dict[str, dict[str, list[Tensor]]]
+    begun: dict[str, Carried]
     tick: int
+    seats: Mapping[int, str] = field(default_factory=dict)
 
 
 def most_skipped(num_steps: int) -> int:

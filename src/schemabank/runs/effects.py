@@ -39,6 +39,7 @@ WHOLE_TEXTS = (
 TRAINING = (
     *dict.fromkeys(section for method in METHODS.values() for section in method.sections),
     *(*WHOLE_TEXTS, "task.train_limit", "engine.keep_stages"),
+    *("engine.checkpoint_minutes", "engine.checkpoint_steps"),
 )
 # Settings of which a trained run makes no more use, whatever is computed with its weights.
 OVER = (

@@ -44,13 +44,19 @@ from schemabank.runs.loading import (
     resolve_device,
     resolved,
 )
-from schemabank.runs.members import Member, Outcome, finished_outcome, trained_before_s
+from schemabank.runs.members import (
+    Member,
+    Outcome,
+    finished_outcome,
+    tokens_before,
+    trained_before_s,
+)
 from schemabank.runs.modelfit import check_items
 from schemabank.runs.preflight import describe_data, estimate
 from schemabank.runs.prepare import prompt_forms, task_training_data
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
-from schemabank.runs.resuming import claimed_members, write_settings
+from schemabank.runs.resuming import claimed_members, slots_to_go_on, write_settings
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
@@ -164,6 +170,7 @@ def _ended(
     for group, context in zip(groups, contexts, strict=True):
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
+            slots = slots_to_go_on(left, context, out, planned=plan.runs, slots=slots)
             # One at a time, each is written as soon as it is done.
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
@@ -302,6 +309,7 @@ def _run_cohort(
     """Train and evaluate runs that share a cohort, and write each one's folder."""
     with ExitStack() as exits:
         members = claimed_members(runs, context, out, exits, planned=planned)
+        context.trackers.go_on(tokens_before(members))
         left = [member.run for member in members if member.trained is None]
         soft, failures = learned_from_teachers(left, context, out / TEACHERS)
         write_settings(members)

@@ -2,8 +2,8 @@
 
 A folder that carries a run's name is complete. Nothing is ever overwritten: a finished run is
 reused, and what an interrupted one left behind is moved aside under a name of its own. The folder
-of a run that has trained stays under its temporary name, for the next claim to go on with, also
-where its evaluation failed.
+of a run that can go on, or has trained, stays under its temporary name, for the next claim to go on
+with, also where its evaluation failed.
 """
 
 import fcntl
@@ -38,6 +38,7 @@ FAILURE = "failure.json"
 ROUTING = "routing"
 PARTIAL = ".{}.partial"  # name of a run's folder until it is complete
 TRAINED = "trained"  # what a run has come to, until it is evaluated
+CHECKPOINTS = "checkpoints"  # where it stands, until its training is over
 SUITE = "suite.json"
 
 
@@ -113,7 +114,11 @@ class RunClaim:
         return aside
 
     def abandon(self) -> Path:
-        """Keep the files of a run that failed under a name of its own, and return it."""
+        """Keep the files of a run that failed under a name of its own, and return it.
+
+        Its checkpoints go: it would fail again where it failed.
+        """
+        rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         self.path = _set_aside(self.path, self.final)
         return self.path
 
@@ -123,14 +128,14 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
     A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on, but for one
-    that has trained: its folder stays, and is given as it is to the next claim.
+    that can go on: its folder stays, and is given as it is to the next claim.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
             written.
     """
     lock = _lock_file(folder)
-    partial = folder.parent / PARTIAL.format(folder.name)
+    partial = partial_folder(folder)
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -142,27 +147,44 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     with file:
         try:
             check_free(folder)
-            if not has_trained(partial):
+            if not can_go_on(partial):
                 _set_aside(partial, folder)
                 partial.mkdir()
             yield RunClaim(folder, partial, partial.stat())
         finally:
-            if not has_trained(partial):
+            if not can_go_on(partial):
                 _set_aside(partial, folder)
             lock.unlink(missing_ok=True)
             remove_empty(missing)
 
 
+def partial_folder(folder: Path) -> Path:
+    """Return where the files of a run are that is to become this folder."""
+    return folder.parent / PARTIAL.format(folder.name)
+
+
 def has_trained(folder: Path) -> bool:
     """Whether a run's folder says that its training is over; what it says is checked elsewhere."""
-    place = folder / TRAINED
-    leads_elsewhere = folder.is_symlink() or place.is_symlink()
-    return place.is_dir() and not leads_elsewhere
+    return _holds(folder, TRAINED)
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether a run's folder says that it can go on, in the middle of its training or after it."""
+    has_begun = _holds(folder, CHECKPOINTS) and any((folder / CHECKPOINTS).glob("[!.]*"))
+    return _holds(folder, TRAINED) or has_begun
 
 
 def forget_training(folder: Path) -> None:
-    """Remove from a finished run what only its evaluation needed."""
-    rmtree(folder / TRAINED, ignore_errors=True)  # there is none, or the next call removes it
+    """Remove from a finished run what only going on needed."""
+    for name in (TRAINED, CHECKPOINTS):
+        rmtree(folder / name, ignore_errors=True)  # there is none, or the next call removes it
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a folder has another one of this name in it, and neither is a link."""
+    place = folder / name
+    leads_elsewhere = folder.is_symlink() or place.is_symlink()
+    return place.is_dir() and not leads_elsewhere
 
 
 def free_name(folder: Path, word: str) -> Path:
@@ -207,10 +229,13 @@ def _lock_file(folder: Path) -> Path:
 
 
 def _set_aside(partial: Path, folder: Path) -> Path:
-    """Keep the files of an unfinished run, if there are any, under a free name."""
+    """Keep the files of an unfinished run, if there are more than its settings, under a free name.
+
+    A run that waited for a slot until the end has no others.
+    """
     if not partial.exists():
         return partial
-    if not any(partial.iterdir()):
-        partial.rmdir()
+    if {path.name for path in partial.iterdir()} <= {CONFIG}:
+        rmtree(partial)
         return partial
     return partial.rename(free_name(folder, "unfinished"))

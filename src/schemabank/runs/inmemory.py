@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from schemabank.tasks import Example
 # A program has the model, the examples and the device already, and asks for evaluations itself.
 WITHOUT_EFFECT = ("model.", "eval.", "engine.", "task.")
 OF_TOKENS = ("task.chat_template", *WHOLE_TEXTS)
+OF_CHECKPOINTS = ("engine.checkpoint_minutes", "engine.checkpoint_steps")
 VALIDATION = "validation"
 
 OnStep = Callable[[RunStep], None]
@@ -177,26 +178,43 @@ def check_scale(config: RunConfig, *, validated: bool, what: str) -> None:
         )
 
 
-def tell_without_effect(configs: Iterable[RunConfig], *, who: str, stacklevel: int) -> None:
+def tell_without_effect(
+    configs: Iterable[RunConfig], *, who: str, stacklevel: int, saves: bool = False
+) -> None:
     """Warn of settings that change nothing here, since the program or the arm does without them.
 
     Args:
         configs: settings of runs.
         who: trains them.
         stacklevel: of the program's own line, as :func:`warnings.warn` counts.
+        saves: whether checkpoints are made.
     """
-    said = dict.fromkeys(sentence for config in configs for sentence in _idle(config, who))
+    used = (*OF_TOKENS, *(OF_CHECKPOINTS if saves else ()))
+    said = dict.fromkeys(sentence for config in configs for sentence in _idle(config, who, used))
     for sentence in said:
         warnings.warn(sentence, stacklevel=stacklevel)
 
 
-def _idle(config: RunConfig, who: str) -> list[str]:
+def tell_unsaved(config: RunConfig, *, who: str, stacklevel: int) -> None:
+    """Warn of settings of when a run is saved, where it is not saved."""
+    defaults = when_saved(RunConfig(arm=config.arm))
+    idle = [n for n, value in when_saved(config).items() if value != defaults[n]]
+    if idle:
+        names = ", ".join(f"engine.{name}" for name in idle)
+        warnings.warn(
+            f"{names}: no effect on {who} without a folder of checkpoints; give one or leave this "
+            "out",
+            stacklevel=stacklevel,
+        )
+
+
+def _idle(config: RunConfig, who: str, used: Collection[str]) -> list[str]:
     """What has no effect in one run, a sentence each."""
     defaults = dotted(RunConfig(arm=config.arm).model_dump())
     idle = [
         name
         for name, value in dotted(config.model_dump()).items()
-        if name.startswith(WITHOUT_EFFECT) and name not in OF_TOKENS and value != defaults[name]
+        if name.startswith(WITHOUT_EFFECT) and name not in used and value != defaults[name]
     ]
     found = []
     if idle:
@@ -224,6 +242,12 @@ def only_used(config: RunConfig, **engine: object) -> RunConfig:
     return config.model_copy(
         update={**update, "engine": plain.engine.model_copy(update=dict(engine))}
     )
+
+
+def when_saved(config: RunConfig) -> dict[str, object]:
+    """Return a run's settings of ``engine`` that say when it is saved."""
+    names = (name.removeprefix("engine.") for name in OF_CHECKPOINTS)
+    return {name: getattr(config.engine, name) for name in names}
 
 
 def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> BaseModel:
@@ -269,6 +293,7 @@ def held_context(
     *,
     start: LoraTensors | None = None,
     held_out: Sequence[Encoded] = (),
+    inputs: Mapping[str, str] | None = None,
 ) -> Context:
     """Return what runs on a program's model and examples share."""
     return Context(
@@ -278,7 +303,7 @@ def held_context(
         validation=(),
         reporter=reporter,
         trackers=Trackers({}, reporter),
-        inputs={},
+        inputs=inputs or {},
         start=start,
         slots_setting="slots",
         held_out=held_out,

@@ -7,9 +7,10 @@ neighbours. So every write of a run goes through its :class:`Member`.
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.files import model_card, save_adapter, save_bank
@@ -20,11 +21,13 @@ from schemabank.common.writing import write_json
 from schemabank.config.file import config_hash, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
+from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
 from schemabank.models.architecture import auto_class
 from schemabank.models.basemodel import BaseModel
 from schemabank.models.embedded import EMBEDDED
+from schemabank.runs.checkpoints import Begun
 from schemabank.runs.folder import (
     ADAPTER,
     BANK,
@@ -131,6 +134,7 @@ class Trainee:
         failure: the first thing that went wrong with it, or ``None``.
         rescaled: how its adapter's scale was chosen; ``None``: it stayed as it was trained.
         trained: what it has come to in an earlier call; ``None``: it is still to be trained.
+        begun: where it stands in its training since an earlier call, if it does.
     """
 
     name: str
@@ -138,6 +142,7 @@ class Trainee:
     failure: Failure | None = None
     rescaled: Rescaled | None = None
     trained: TrainedState | None = None
+    begun: Begun | None = None
 
     def fail(self, failure: Failure | None) -> None:
         """Keep a failure, unless there was one before."""
@@ -155,6 +160,13 @@ class Member(Trainee):
     claim: RunClaim = field(kw_only=True)
     _can_write: bool = True
     _is_written: bool = False  # what it ends as is on disk
+
+    @property
+    def records(self) -> Mapping[str, Any]:
+        """What else is known of it from earlier calls, as JSON has it."""
+        if self.begun is not None:
+            return self.begun.at.records
+        return {} if self.trained is None else self.trained.records
 
     def write(self, action: Callable[[Path], None]) -> None:
         """Write into the folder; if that fails, the run has failed and writes no more."""
@@ -204,7 +216,41 @@ def _kept(adapter: Path | None) -> str:
 
 def trained_before_s(members: Sequence[Trainee]) -> float:
     """Return how long a cohort was training in earlier calls, as far as it came to anything."""
-    return max((m.trained.training_s for m in members if m.trained is not None), default=0.0)
+    trained = [m.trained.training_s for m in members if m.trained is not None]
+    return max([*trained, *(m.begun.at.training_s for m in members if m.begun is not None), 0.0])
+
+
+def tokens_before(members: Sequence[Trainee]) -> dict[str, int]:
+    """Return how many tokens runs have seen in earlier calls that go on in their training."""
+    return {m.name: m.begun.at.num_tokens for m in members if m.begun is not None}
+
+
+def standing_of(trainees: Sequence[Trainee], slots: Sequence[Slot], stack: AdapterStack) -> Halted:
+    """Return where a cohort begins: at the start, or where its runs came to in earlier calls.
+
+    Runs that stood in slots of as many together keep them.
+
+    Raises:
+        InputError: what was kept of a run does not fit it.
+    """
+    found = Halted(list(slots), {}, {}, tick=0)
+    begun = {each.name: each.begun for each in trainees if each.begun is not None}
+    for slot, each in zip(slots, trainees, strict=True):
+        if each.trained is not None:
+            each.trained.tell(slot, stack)
+            found.finished[each.name] = dict(each.trained.weights)
+        elif each.begun is not None:
+            found.begun[each.name] = each.begun.tell(slot, stack)
+    if not begun:
+        return found
+    now = max((each.at for each in begun.values()), key=lambda at: (at.training_s, at.tick))
+    seats = {
+        each.standing.seat: name
+        for name, each in begun.items()
+        if each.standing.seat is not None
+        and (each.at.tick, each.at.num_slots) == (now.tick, stack.num_slots)
+    }
+    return replace(found, tick=now.tick, seats=seats)
 
 
 def write_weights(

@@ -1,10 +1,12 @@
 """The folders of a cohort's runs, and what lies in them already of a call that was interrupted.
 
 A run whose training was over is only evaluated. What its evaluation had come to is computed again:
-it takes little of the time, and all files of an evaluation then come from one process.
+it takes little of the time, and all files of an evaluation then come from one process. A run that
+was in the middle of its training goes on from its newest checkpoint that is whole.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,20 +16,32 @@ from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
+from schemabank.runs.checkpoints import (
+    Begun,
+    checkpoints_in,
+    keep_only,
+    num_slots_of,
+    read_checkpoint,
+)
 from schemabank.runs.folder import (
+    CHECKPOINTS,
     CONFIG,
     METRICS,
     STAGES,
     TRAINED,
     RunClaim,
+    can_go_on,
     claimed,
     has_trained,
+    partial_folder,
 )
+from schemabank.runs.kept import MEND, MadeWith, made_with
 from schemabank.runs.members import Member
-from schemabank.runs.trained import MadeWith, made_with, read_trained
+from schemabank.runs.trained import read_trained
 from schemabank.runs.training import Context
 
 OF_TRAINING = {CONFIG, METRICS, STAGES, TRAINED}
+BEFORE_ITS_END = {CONFIG, METRICS, STAGES, CHECKPOINTS}
 
 
 def claimed_members(
@@ -49,37 +63,112 @@ def claimed_members(
     """
     made = made_with(context.inputs, planned, context.base.model.device)
     return [
-        _begun(run, exits.enter_context(claimed(out / run_id(run))), made, context.reporter.note)
-        for run in runs
+        begun(name, run, exits.enter_context(claimed(out / name)), made, context.reporter.note)
+        for name, run in zip(map(run_id, runs), runs, strict=True)
     ]
+
+
+def slots_to_go_on(
+    runs: Sequence[RunConfig],
+    context: Context,
+    out: Path,
+    *,
+    planned: Sequence[RunConfig],
+    slots: int,
+) -> int:
+    """Return in how many slots a cohort trains: as before it was interrupted, if that is known.
+
+    Where the number follows from the free memory, it may be another one by now, and with another
+    one the last bits of a run that goes on are others.
+
+    Args:
+        runs: of the cohort that are not finished.
+        context: what all runs share.
+        out: folder of the runs.
+        planned: these runs and those of their cohort that are finished already.
+        slots: how many there would be.
+    """
+    folders = {run: partial_folder(out / run_id(run)) for run in runs}
+    going = {run: folder for run, folder in folders.items() if can_go_on(folder)}
+    made = made_with(context.inputs, planned, context.base.model.device) if going else {}
+    kept = [num_slots_of(folder, run, made) for run, folder in going.items()]
+    found = min((number for number in kept if number is not None), default=slots)
+    if found == slots or found > len(planned):
+        return slots
+    context.reporter.note(f"{found} runs at once, as before the call was interrupted")
+    return found
 
 
 def write_settings(members: Sequence[Member]) -> None:
     """Write the settings of runs that are to be trained: the first file of each."""
     for member in members:
-        if member.trained is None:
+        if member.trained is None and member.begun is None:
             member.write(partial(_write_config, member.run))
 
 
-def _begun(run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
-    """Return a run with its folder, which holds its training or nothing."""
-    member = Member(run_id(run), run, claim=claim)
+def begun(name: str, run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
+    """Return a run with its folder, which holds its training, or a part of it, or nothing.
+
+    Args:
+        name: by which its cohort knows it.
+        run: its settings.
+        claim: its folder.
+        made: what it would be trained with now.
+        note: told where it goes on, or why it cannot.
+    """
+    member = Member(name, run, claim=claim)
     if has_trained(claim.path):
         try:
             member.trained = read_trained(claim.path, run, made)
         except (InputError, OSError) as error:
-            aside = claim.begin_anew()
-            note(f"trained again: {claim.final} ({error}); {aside.name} has what was there")
+            _begin_anew(member, error, note)
         else:
-            member.write(_remove_evaluation)
+            member.write(partial(_remove_all_but, OF_TRAINING))
             note(f"trained already: {claim.final} (same configuration), to be evaluated")
+    elif can_go_on(claim.path):
+        _go_on(member, made, note)
     return member
 
 
-def _remove_evaluation(folder: Path) -> None:
-    """Leave what an earlier call had trained, and nothing of how it went on."""
+def _go_on(member: Member, made: MadeWith, note: Note) -> None:
+    """Read the newest checkpoint of a run that is whole, and remove what came after it."""
+    folder, errors = member.claim.path, list[Exception]()
+    for place in checkpoints_in(folder):
+        try:
+            found = read_checkpoint(place, member.run, made)
+        except (InputError, OSError) as error:
+            errors.append(error)
+            continue
+        member.begun = found
+        member.write(partial(_remove_later, found, place.name))
+        state = found.standing.state
+        said = f"resumed at step {state.step} of {state.num_steps}: {member.claim.final}"
+        lost = [str(error).removesuffix(f": {MEND}") for error in errors]
+        note(f"{said} (a newer checkpoint is not used: {'; '.join(lost)})" if lost else said)
+        return
+    _begin_anew(member, errors[0] if errors else None, note)
+
+
+def _begin_anew(member: Member, error: Exception | None, note: Note) -> None:
+    """Keep aside what cannot be gone on with; without an error it is nothing to speak of."""
+    aside = member.claim.begin_anew()
+    if error is not None:
+        found = f"{member.claim.final} ({error}); {aside.name} has what was there"
+        note(f"trained again: {found}")
+
+
+def _remove_later(found: Begun, name: str, folder: Path) -> None:
+    """Leave what a run had written up to a checkpoint, and nothing of how it went on."""
+    keep_only(folder, [name])
+    _remove_all_but(BEFORE_ITS_END if found.at.stages else BEFORE_ITS_END - {STAGES}, folder)
+    if found.at.stages:
+        _remove_all_but(found.at.stages, folder / STAGES)
+    os.truncate(folder / METRICS, found.at.log_bytes)
+
+
+def _remove_all_but(names: Collection[str], folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name in OF_TRAINING:
+        if path.name in names:
             continue
         if path.is_dir() and not path.is_symlink():
             rmtree(path)

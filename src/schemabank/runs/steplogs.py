@@ -3,17 +3,19 @@
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Any, Literal, Self, TextIO
 
 from schemabank.common.failure import failure_of
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
-from schemabank.runs.members import Member
-from schemabank.runs.trained import MadeWith, TrainedState, write_trained
+from schemabank.runs.kept import MadeWith
+from schemabank.runs.members import Member, tokens_before
+from schemabank.runs.trained import Records, TrainedState, write_trained
 
 
 class StepLogs:
@@ -22,10 +24,17 @@ class StepLogs:
     Args:
         paths: by the run's id; a file begins with the run's first step.
         cohort: whose runs they are; their slots stay the same when it is halted and resumed.
+        begun: how many tokens the runs have seen whose files have lines already.
+
+    Attributes:
+        num_tokens: how many tokens each run has seen.
     """
 
-    def __init__(self, paths: Mapping[str, Path], cohort: Cohort) -> None:
+    def __init__(
+        self, paths: Mapping[str, Path], cohort: Cohort, *, begun: Mapping[str, int] | None = None
+    ) -> None:
         self._paths, self._files = paths, dict[str, TextIO]()
+        self._begun, self.num_tokens = set(begun or ()), Counter(begun)
         self._lost: set[str] = set()
         self._slots = {slot.run.name: slot for slot in cohort.slots}
 
@@ -47,12 +56,23 @@ class StepLogs:
             return
         try:
             if step.run not in self._files:
-                self._files[step.run] = self._paths[step.run].open("w", encoding="utf-8")
+                mode: Literal["a", "w"] = "a" if step.run in self._begun else "w"
+                self._files[step.run] = self._paths[step.run].open(mode, encoding="utf-8")
             self._files[step.run].write(_json_line(step))
+            self.num_tokens[step.run] += step.num_tokens
             if _is_last(step):
                 self._files[step.run].close()
         except OSError as error:
             self._lose(step.run, error)
+
+    def flush(self) -> None:
+        """Let the files have all lines so far."""
+        for name, file in self._files.items():
+            try:
+                if not file.closed:
+                    file.flush()
+            except OSError as error:
+                self._lose(name, error)
 
     def _lose(self, name: str, error: OSError) -> None:
         self._lost.add(name)
@@ -68,15 +88,27 @@ class KeepingLogs(StepLogs):
         made: what they are trained with.
         began: when their training began, as ``time.monotonic`` tells it.
         cohort: whose runs they are.
+        records: tells what else is known of a run, by its name; by default nothing.
     """
 
     def __init__(
-        self, members: Sequence[Member], made: MadeWith, began: float, cohort: Cohort
+        self,
+        members: Sequence[Member],
+        made: MadeWith,
+        began: float,
+        cohort: Cohort,
+        *,
+        records: Records | None = None,
     ) -> None:
-        super().__init__({each.name: each.claim.path / METRICS for each in members}, cohort)
-        self._members = {each.name: each for each in members}
+        super().__init__(
+            {each.name: each.claim.path / METRICS for each in members},
+            cohort,
+            begun=tokens_before(members),
+        )
+        self._members = {each.name: each for each in members if each.trained is None}
         self._made, self._began, self._finished = made, began, cohort.finished
-        self._ended: list[str] = []
+        self._records = records or (lambda _: {})
+        self._taken = {e.name: e.begun.standing.state.step for e in members if e.begun is not None}
 
     def __exit__(self, *error: object) -> None:
         """Close all files, and keep the runs that ended last."""
@@ -87,19 +119,32 @@ class KeepingLogs(StepLogs):
         """Write a step's line, after keeping the runs that have left their slots meanwhile."""
         self._keep_ended()
         super().write(step)
-        if _is_last(step):
-            self._ended.append(step.run)
+        self._taken[step.run] = step.step + 1
+
+    def flush(self) -> None:
+        """Keep the runs that have left their slots meanwhile, too."""
+        self._keep_ended()
+        super().flush()
 
     def _keep_ended(self) -> None:
         """Write what runs have come to; one that failed begins again, and fails again."""
-        for name in [name for name in self._ended if name in self._finished]:
-            self._ended.remove(name)
-            training_s = time.monotonic() - self._began
+        for name in [name for name in self._members if name in self._finished]:
             slot, weights = self._slots[name], self._finished[name]
-            trained = TrainedState.of(slot, weights, training_s=training_s)
+            if slot.failure is None and self._taken.get(name) != slot.step:
+                continue  # on a GPU, reports of its last steps are still to come
+            member, training_s = self._members.pop(name), time.monotonic() - self._began
+            records = self._records(name)
+            trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
             if slot.failure is None and trained.is_finite:
-                write = partial(write_trained, trained=trained, made=self._made)
-                self._members[name].write(write)
+                member.write(partial(write_trained, trained=trained, made=self._made))
+
+
+def step_of_row(row: Mapping[str, Any]) -> RunStep:
+    """Return the step that a line of ``metrics.jsonl`` is of; a number that is null is NaN."""
+    found: dict[str, Any] = {n: math.nan if v is None else v for n, v in row.items()}
+    own = {each.name for each in fields(RunStep)}
+    logged = {name: value for name, value in found.items() if name not in own}
+    return RunStep(**{name: found[name] for name in own - {"logged"}}, logged=logged)
 
 
 def _is_last(step: RunStep) -> bool:

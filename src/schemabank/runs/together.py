@@ -4,8 +4,10 @@ What a configuration file's runs go through is what these go through: the same g
 slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tuner.Tuner` trains.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -16,8 +18,6 @@ from schemabank.adapters.files import Adapter, load_adapter
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, failure_of
 from schemabank.common.quiet import quiet_compiler
-from schemabank.config.file import run_id
-from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
@@ -31,7 +31,6 @@ from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
     Weights,
-    check_config,
     check_scale,
     check_tags,
     held_base,
@@ -40,9 +39,12 @@ from schemabank.runs.inmemory import (
     only_used,
     tell_without_effect,
     validation_data,
+    when_saved,
 )
 from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
+from schemabank.runs.programruns import check_slots, named_runs
+from schemabank.runs.programsaves import ProgramFolder, held_digests, saving
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
 from schemabank.runs.tuner import Tuner, tuner_with
@@ -57,7 +59,6 @@ APART = (
 NOT_FINITE = Failure(
     "diverged", "no finite loss on the validation examples: train at a lower learning rate"
 )
-RUNS = "a list of RunConfigs, or a dictionary that names each"
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
@@ -130,6 +131,7 @@ def train_cohort(
     validate: ValidationSettings | None = None,
     adapter: str | Path | None = None,
     slots: int | Literal["auto"] = "auto",
+    checkpoints: str | Path | None = None,
     on_step: OnStep | None = None,
     quiet: bool = False,
 ) -> dict[str, RunResult]:
@@ -156,6 +158,10 @@ def train_cohort(
             :meth:`schemabank.Tuner.from_adapter` does; without it, runs begin with fresh weights.
         slots: how many runs train at once; ``auto`` is as many as fit and make it faster on a GPU,
             and one on a CPU.
+        checkpoints: folder in which the runs are saved while they train, as their settings
+            ``engine.checkpoint_minutes`` and ``engine.checkpoint_steps`` say. After an
+            interruption, the same call goes on from there. What was saved is removed when all runs
+            have ended well.
         on_step: called with every step of every run, whose ``run`` is the run's name. What it
             raises ends the training of all runs.
         quiet: show no progress and no notes.
@@ -167,22 +173,28 @@ def train_cohort(
         InputError: runs, examples, slots or an adapter that cannot be trained; nothing was
             trained then.
     """
-    named, steps = _named(runs), KeptSteps(on_step)
-    _check_slots(slots)
+    named, steps = named_runs(runs), KeptSteps(on_step)
+    check_slots(slots)
     for name, config in named.items():
         check_validating(validate, config, validated=validation is not None, what=name)
         check_scale(config, validated=validation is not None, what=name)
-    tell_without_effect(named.values(), who=WHO, stacklevel=3)
+    saves = checkpoints is not None
+    tell_without_effect(named.values(), who=WHO, stacklevel=3, saves=saves)
     base, start = held_base(model, tokenizer), None
     if adapter is not None:
         start = load_adapter(Path(adapter))
         named = _continued(named, start, adapter, base)
     shown = as_examples(examples)
-    used = {name: only_used(config, slots=slots) for name, config in named.items()}
+    used = {
+        name: only_used(config, slots=slots, **(when_saved(config) if saves else {}))
+        for name, config in named.items()
+    }
     found: dict[str, RunResult] = {}
-    with quiet_compiler(), reporter(quiet=quiet) as progress:
+    with quiet_compiler(), reporter(quiet=quiet) as progress, ExitStack() as exits:
+        place = ProgramFolder(None if checkpoints is None else Path(checkpoints), exits)
+        given = _Given(validation, validate, start, saves)
         groups = [
-            _prepared(group, shown, validation, base, progress, validate=validate, start=start)
+            _prepared(group, shown, base, progress, given)
             for group in sharing(list(dict.fromkeys(used.values())))
         ]
         if len(groups) > 1:
@@ -193,12 +205,26 @@ def train_cohort(
         for group, cohorts in zip(groups, planned, strict=True):
             for plan, at_once in cohorts:
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
-                trainees = [Trainee(name, used[name]) for name in own]
-                at_once = min(len(trainees), slots) if slots != "auto" else at_once
+                at_once = min(len(own), slots) if slots != "auto" else at_once
+                at_once = place.slots({n: used[n] for n in own}, group.context, at_once)
                 # One at a time, each has a stack of its own: what a Tuner would have.
-                for part in [trainees] if at_once > 1 else [[each] for each in trainees]:
-                    found |= _Attempt(part, group, steps, named).results(at_once)
+                for part in [own] if at_once > 1 else [[name] for name in own]:
+                    named_part = {name: used[name] for name in part}
+                    context, validator = group.context, group.validator
+                    trainees = place.trainees(named_part, context, steps, validator)
+                    found |= _Attempt(trainees, group, steps, named).results(at_once)
+        place.remove()
     return {name: found[name] for name in named}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a program gives beside model, runs and examples, and whether runs are saved."""
+
+    validation: Examples | None
+    validate: ValidationSettings | None
+    start: Adapter | None
+    saves: bool
 
 
 @dataclass(frozen=True)
@@ -214,22 +240,24 @@ class _Group:
 def _prepared(
     runs: Sequence[RunConfig],
     examples: Sequence[Example],
-    validation: Examples | None,
     base: BaseModel,
     progress: Reporter,
-    *,
-    validate: ValidationSettings | None,
-    start: Adapter | None,
+    given: _Given,
 ) -> _Group:
     """Make and check everything that can be wrong before any compute is spent."""
     for run in runs:
         check_tags(run, examples)
     data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
+    validation, validate = given.validation, given.validate
     asked = None if validation is None else validation_data(validation, runs[0], base)
     validator = None if validate is None or asked is None else Validator(validate, asked)
-    tensors = None if start is None else start.tensors
-    context = held_context(base, data, progress, start=tensors, held_out=asked or ())
+    begin = None if given.start is None else given.start.tensors
+    held_out = asked or ()
+    inputs = None
+    if given.saves:
+        inputs = held_digests(base, data, validation=held_out, validate=validate, start=begin)
+    context = held_context(base, data, progress, start=begin, held_out=held_out, inputs=inputs)
     return _Group(runs, context, asked, validator)
 
 
@@ -270,15 +298,17 @@ class _Attempt:
         return {trainee.name: self._result(trainee) for trainee in self.trainees}
 
     def _train(self, slots: int) -> None:
-        cohort = train_all(
-            self.trainees,
-            self.group.context,
-            slots=slots,
-            planned=[trainee.run for trainee in self.trainees],
-            open_log=self.steps.following,
-            keep=self._keep,
-            follow=self._follow,
-        )
+        group = self.group
+        with saving(self.trainees, group.context, self.steps, group.validator) as (log, follow):
+            cohort = train_all(
+                self.trainees,
+                group.context,
+                slots=slots,
+                planned=[trainee.run for trainee in self.trainees],
+                open_log=log,
+                keep=self._keep,
+                follow=partial(self._follow, follow),
+            )
         try:
             if self.group.validator is not None:
                 self.group.validator.tell(cohort, self.group.context.reporter.note)
@@ -287,7 +317,8 @@ class _Attempt:
         finally:
             cohort.stack.remove()
 
-    def _follow(self, cohort: Cohort) -> None:
+    def _follow(self, follow: Callable[[Cohort], None], cohort: Cohort) -> None:
+        follow(cohort)
         if self.group.validator is not None:
             self.group.validator.follow(cohort)
 
@@ -342,46 +373,3 @@ def _unmeasured(error: Exception, num_slots: int) -> Failure:
         f"slots is {num_slots}, but the losses of so many runs at once on the validation examples "
         f"do not fit into the device's memory: lower it ({error})",
     )
-
-
-def _named(runs: object) -> dict[str, RunConfig]:
-    """Return the runs by name, each of them one that can be trained here."""
-    if isinstance(runs, Mapping):
-        named = dict(runs)
-    elif isinstance(runs, Sequence) and not isinstance(runs, str | bytes):
-        named = {f"runs[{index}]": run for index, run in enumerate(runs)}
-    else:
-        raise InputError(f"runs is a {type(runs).__name__}: allowed is {RUNS}")
-    if not named:
-        raise InputError(f"there are 0 runs, allowed is at least 1: give {RUNS}")
-    for name, run in named.items():
-        if not isinstance(name, str) or not isinstance(run, RunConfig):
-            raise InputError(f"the run {name!r} is {run!r:.80}: allowed is {RUNS}")
-        if not (name.strip() and name.isprintable()):
-            raise InputError(
-                f"a run is called {name!r:.80}: allowed are names of one line of printable "
-                "characters, rename it"
-            )
-        check_config(run, what=name)
-    return named if isinstance(runs, Mapping) else _titled(list(named.values()))
-
-
-def _titled(runs: Sequence[RunConfig]) -> dict[str, RunConfig]:
-    """Name runs by arm, seed and the settings in which they differ."""
-    titles = titles_of(runs)
-    named = {titles[run_id(run)]: run for run in runs}
-    if len(named) < len(runs):
-        again = next(n for n in named if [titles[run_id(run)] for run in runs].count(n) > 1)
-        raise InputError(
-            f"two of the runs in the list are {again!r}: allowed is each once, leave one out or "
-            "give a dictionary that names them"
-        )
-    return named
-
-
-def _check_slots(slots: object) -> None:
-    is_count = isinstance(slots, int) and not isinstance(slots, bool) and slots > 0
-    if slots != "auto" and not is_count:
-        raise InputError(
-            f"slots is {slots!r}: allowed are 'auto' and a number of runs from 1, set one of these"
-        )

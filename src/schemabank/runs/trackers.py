@@ -98,6 +98,11 @@ class Trackers:
             for name in run.engine.trackers:
                 self._try_library(name, partial(self._follow, name, run, followed))
 
+    def go_on(self, num_tokens: Mapping[str, int]) -> None:
+        """Take note of what runs have seen before, by their ids, in an earlier call."""
+        for run, number in num_tokens.items():
+            self._runs[run].num_tokens = number
+
     def steps(self, steps: Sequence[RunStep]) -> None:
         """Log a step of some runs, or keep it, since it may be the last of its stage."""
         if not self._libraries:

@@ -10,35 +10,39 @@ in which one byte or one input is another is not taken for this run.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from pydantic import ValidationError
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
-from schemabank.common.errors import InputError, first_line
-from schemabank.common.files import inside, read_json, sha256
+from schemabank.common.errors import InputError
+from schemabank.common.files import inside, read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json, writing_tensors
-from schemabank.config.file import load_run, run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
-from schemabank.runs.inputs import Digests, recorded_versions
-from schemabank.runs.loading import device_name
+from schemabank.runs.folder import CONFIG, METRICS, TRAINED
+from schemabank.runs.kept import (
+    MEND,
+    MadeWith,
+    check_made,
+    check_settings,
+    digests,
+    read_stored,
+    stage_files,
+)
 from schemabank.runs.resultshape import StoredPart
 
 WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
-MEND = "it is trained again"
-MadeWith = Mapping[str, Any]
-"""What decides a run's bits beside its own settings."""
+
+Records = Callable[[str], Mapping[str, Any]]
+"""Tells what else is known of a run, by its name, as JSON has it."""
 
 
 class _State(StoredPart):
@@ -47,6 +51,8 @@ class _State(StoredPart):
     skipped: list[int]
     num_updates: dict[str, int]
     training_s: float
+    taken: int | None = None
+    records: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
@@ -55,10 +61,12 @@ class TrainedState:
 
     Attributes:
         weights: that it ended as, a row for each group; see ``Cohort.finished``.
-        num_steps: how many steps it took.
+        num_steps: how many steps it had.
         skipped: those that changed nothing.
         num_updates: how often each group of weights was updated.
         training_s: how long its cohort had been training.
+        taken: after how many of the steps it was stopped; ``None``: it took all.
+        records: what else is known of it, as JSON has it.
     """
 
     weights: Mapping[str, Tensor]
@@ -66,11 +74,22 @@ class TrainedState:
     skipped: Sequence[int]
     num_updates: Mapping[str, int]
     training_s: float
+    taken: int | None = None
+    records: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, slot: Slot, weights: Mapping[str, Tensor], *, training_s: float) -> "TrainedState":
+    def of(
+        cls,
+        slot: Slot,
+        weights: Mapping[str, Tensor],
+        *,
+        training_s: float,
+        records: Mapping[str, Any] | None = None,
+    ) -> "TrainedState":
         """Take it from the slot of a run that has ended."""
-        return cls(weights, slot.num_steps, slot.skipped, slot.num_updates, training_s)
+        taken = slot.step if slot.stopped else None
+        counted = (slot.num_steps, slot.skipped, slot.num_updates)
+        return cls(weights, *counted, training_s, taken, records or {})
 
     @property
     def is_finite(self) -> bool:
@@ -90,24 +109,9 @@ class TrainedState:
                 f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
                 f"{allowed}: remove the folder '.{slot.run.name}.partial/{TRAINED}'"
             )
-        slot.step, slot.skipped = slot.num_steps, list(self.skipped)
+        slot.step = slot.num_steps if self.taken is None else self.taken
+        slot.stopped, slot.skipped = self.taken is not None, list(self.skipped)
         slot.num_updates = Counter(self.num_updates)
-
-
-def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.device) -> MadeWith:
-    """Return what decides the bits of a run beside its own settings.
-
-    Args:
-        inputs: digests of the base model, its tokenizer and the task's examples.
-        planned: the runs of its cohort, for all of which its slots have room.
-        device: where it trains.
-    """
-    return {
-        "inputs": dict(inputs),
-        "versions": recorded_versions(),
-        "device": device_name(device),
-        "cohort": sorted(map(run_id, planned)),
-    }
 
 
 def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
@@ -132,6 +136,8 @@ def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
             "skipped": list(trained.skipped),
             "num_updates": dict(sorted(trained.num_updates.items())),
             "training_s": trained.training_s,
+            "taken": trained.taken,
+            "records": dict(trained.records),
         }
         write_json(partial / STATE, state)
         write_json(partial / DIGESTS, _digests(folder, partial))
@@ -155,69 +161,15 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )
-    # As they are written, without sections of other methods, which the file has not.
-    before, now = to_yaml(_in_the_engine_of(run, load_run(folder / CONFIG))), to_yaml(run)
-    if found := _difference("settings", yaml.safe_load(before), yaml.safe_load(now)):
-        raise InputError(
-            f"{str(folder / CONFIG)!r} has other settings, allowed are the same: {found}: {MEND}"
-        )
-    state = _read_state(place / STATE)
-    other = [_difference(name, state.made_with.get(name), now) for name, now in made.items()]
-    if found := "; ".join(filter(None, other)):
-        raise InputError(
-            f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
-        )
+    check_settings(folder, run, is_over=True)
+    state = read_stored(place / STATE, _State)
+    check_made(folder, state.made_with, made)
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
-    return TrainedState(
-        weights, state.num_steps, state.skipped, state.num_updates, state.training_s
-    )
-
-
-def _in_the_engine_of(run: RunConfig, before: RunConfig) -> RunConfig:
-    """Return a run as it trained before, with what is set now of the engine and decides nothing.
-
-    - ``trackers`` and ``tracker_project`` only watch.
-    - ``slots`` changes the weights within rounding, as it changes those of a finished run, which is
-      used again whatever it is now. It may have to be lowered for an evaluation to fit.
-    - ``keep_stages`` changes no weight. But a training that kept no stages has none to give.
-    - ``device`` counts, since another one rounds in another way all along.
-    """
-    free = ["trackers", "tracker_project", "slots"]
-    if before.engine.keep_stages or not run.uses("bank"):
-        free.append("keep_stages")
-    now = {name: getattr(run.engine, name) for name in free}
-    return before.model_copy(update={"engine": before.engine.model_copy(update=now)})
-
-
-def _difference(name: str, before: object, now: object) -> str:
-    """What is another now than it was, in words; nothing where both are the same."""
-    if before == now:
-        return ""
-    if isinstance(before, dict) and isinstance(now, dict):
-        parts = [_difference(f"{name}.{key}", before.get(key), now[key]) for key in now]
-        return "; ".join(filter(None, parts)) or f"{name} had more"
-    if isinstance(before, list) and isinstance(now, list):
-        return f"{name} had {len(before)} runs, now {len(now)}, and not the same"
-    return f"{name} was {before!r:.80}, now it is {now!r:.80}"
-
-
-def _read_state(path: Path) -> _State:
-    try:
-        return _State.model_validate(read_json(path, finite=True))
-    except ValidationError as error:
-        raise InputError(
-            f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"
-        ) from error
+    counted = (state.num_steps, state.skipped, state.num_updates)
+    return TrainedState(weights, *counted, state.training_s, state.taken, state.records)
 
 
 def _digests(folder: Path, place: Path) -> dict[str, object]:
     """The SHA-256 of every file that an evaluated run keeps of its training, and of ``place``."""
-    found_in = folder.glob(STAGES), (folder / STAGES).rglob("*")
-    paths = sorted(path for each in found_in for path in each)
-    kept = [path for path in paths if path.is_symlink() or not path.is_dir()]  # links are refused
-    own = [inside(folder, CONFIG), inside(folder, METRICS)]
-    found: dict[str, object] = {
-        str(path.relative_to(folder)): sha256(inside(path.parent, path.name))
-        for path in (*own, *kept)
-    }
-    return found | {name: sha256(inside(place, name)) for name in (WEIGHTS, STATE)}
+    own = digests(folder, (CONFIG, METRICS, *stage_files(folder)))
+    return {**own, **digests(place, (WEIGHTS, STATE))}

@@ -24,12 +24,15 @@ from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.forms import Items
+from schemabank.runs.kept import made_with
 from schemabank.runs.members import (
     KeepStage,
     Member,
     Trainee,
     stage_keeper,
+    standing_of,
     trained_before_s,
     write_weights,
 )
@@ -40,7 +43,6 @@ from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.steplogs import KeepingLogs
 from schemabank.runs.trackers import Trackers
-from schemabank.runs.trained import made_with
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
@@ -126,15 +128,17 @@ def train_runs(
     def keep(stack: AdapterStack, slot: int, member: Member) -> None:
         member.end(partial(_write_end, stack, slot, member.run, base))
 
-    cohort = train_all(
-        members,
-        context,
-        slots=slots,
-        planned=planned,
-        open_log=partial(KeepingLogs, members, made, began),
-        keep=keep,
-        keep_stage=stage_keeper(members, base),
-    )
+    with Checkpoints(members, made, began, context.reporter.note) as checkpoints:
+        cohort = train_all(
+            members,
+            context,
+            slots=slots,
+            planned=planned,
+            open_log=checkpoints.seeing(partial(KeepingLogs, members, made, began)),
+            keep=keep,
+            keep_stage=stage_keeper(members, base),
+            follow=checkpoints.follow,
+        )
     return cohort, cohort.stack
 
 
@@ -331,11 +335,7 @@ def _new_cohort(trainees: Sequence[Trainee], context: Context, stack: AdapterSta
             )
             for each in trainees
         ]
-    begin = Halted([Slot(run, data) for run in engine_runs], {}, {}, tick=0)
-    for slot, each in zip(begin.slots, trainees, strict=True):
-        if each.trained is not None:
-            each.trained.tell(slot, stack)
-            begin.finished[each.name] = dict(each.trained.weights)
+    begin = standing_of(trainees, [Slot(run, data) for run in engine_runs], stack)
     return Cohort(stack, engine_runs, data, explain=context.reporter.note, halted=begin)
 
 

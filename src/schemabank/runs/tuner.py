@@ -18,7 +18,7 @@ from schemabank.common.quiet import quiet_compiler
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
-from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.cohort import RunStep
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.methods.schemabank.attach import banks_of
@@ -35,20 +35,20 @@ from schemabank.runs.inmemory import (
     check_config,
     check_scale,
     held_base,
-    held_context,
     held_data,
     only_used,
+    tell_unsaved,
     tell_without_effect,
     validation_data,
+    when_saved,
 )
-from schemabank.runs.members import Rescaled, Trainee
+from schemabank.runs.members import Rescaled
 from schemabank.runs.modelfit import check_training
+from schemabank.runs.onerun import OneRun
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.prepare import engine_run
-from schemabank.runs.progress import Reporter, reporter
-from schemabank.runs.rescale import of_examples, rescale
+from schemabank.runs.progress import reporter
 from schemabank.runs.stacks import build_stack
-from schemabank.runs.training import SLOTS, skips, take_steps
 from schemabank.runs.validating import Validation, Validator, check_validating
 
 WHO = "a Tuner"
@@ -92,7 +92,7 @@ class Tuner:
     ) -> None:
         config = config or RunConfig(arm="lora")
         check_config(config, what="config")
-        tell_without_effect([config], who=WHO, stacklevel=3)
+        tell_without_effect([config], who=WHO, stacklevel=3, saves=True)
         self._put_on(held_base(model, tokenizer), config)
 
     @classmethod
@@ -123,7 +123,7 @@ class Tuner:
         adapter = load_adapter(Path(folder))
         config = config or RunConfig(arm="lora")
         check_config(config, what="config")
-        tell_without_effect([config], who=WHO, stacklevel=3)
+        tell_without_effect([config], who=WHO, stacklevel=3, saves=True)
         base = held_base(model, tokenizer)
         config = continued(config, adapter, folder, model)
         check_whole(model, adapter, folder)
@@ -169,6 +169,7 @@ class Tuner:
         *,
         validation: Examples | None = None,
         validate: ValidationSettings | None = None,
+        checkpoints: str | Path | None = None,
         on_step: OnStep | None = None,
         quiet: bool = False,
     ) -> list[RunStep]:
@@ -185,6 +186,8 @@ class Tuner:
             validation: examples of the same kinds; :attr:`validation_loss` is then what
                 :meth:`evaluate` says of them after the last step.
             validate: measure them while it trains, too, to keep the best weights and to stop early.
+            checkpoints: folder in which the run is saved while it trains; see
+                :func:`schemabank.train_cohort`.
             on_step: called with every step. What it raises ends the training; the adapter stays as
                 it was after the step that the engine had reached.
             quiet: show no progress and no notes.
@@ -200,6 +203,8 @@ class Tuner:
         self._check_trainable()
         check_validating(validate, self.config, validated=validation is not None, what="config")
         check_scale(self.config, validated=validation is not None, what="config")
+        if checkpoints is None:
+            tell_unsaved(self.config, who=WHO, stacklevel=3)
         steps = KeptSteps(on_step)
         named = as_examples(examples)
         data = held_data(named, self._run, self.tokenizer)
@@ -209,23 +214,19 @@ class Tuner:
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
+        own, place = self._run, None if checkpoints is None else Path(checkpoints)
+        if place is not None:
+            own = only_used(self.config, **when_saved(self.config))
+        one = OneRun(self.stack, self._base, own, run, data, asked or (), validate, place)
         self._is_training, self.validation_loss, self.validations = True, None, ()
-        ended = Trainee(run.name, self._run)
+        self.rescaled = None
         try:
             with quiet_compiler(), reporter(quiet=quiet) as progress:
-                cohort = Cohort(self.stack, [run], data, explain=progress.note)
-                if validate is not None:
-                    validator.follow(cohort)
-                self._take_all(cohort, steps, progress)
-                cohort.free()
-                cohort.seat([run.name])
-                validator.tell(cohort, progress.note)
-                ended.fail(cohort.slots[0].failure)
-                held = of_examples(asked or ())
-                rescale([ended], cohort, held, progress, slots_setting=SLOTS)
+                ended = one.train(steps, validator, progress)
+                self.rescaled = ended.rescaled
         finally:
             self._is_training = False
-            self.validations, self.rescaled = tuple(validator.found[run.name]), ended.rescaled
+            self.validations = tuple(validator.found[run.name])
             self.stack.uncompile()
             self.stack.lora.reduce(0)  # what was interrupted may still have a higher rank
         if ended.failure is not None:
@@ -337,17 +338,6 @@ class Tuner:
     def save(self, folder: str | Path) -> None:
         """Do what :meth:`save_pretrained` does; it is the shorter name."""
         self.save_pretrained(folder)
-
-    def _take_all(self, cohort: Cohort, steps: KeptSteps, progress: Reporter) -> None:
-        """Take all steps of a cohort of one run."""
-        progress.start(f"train {self.config.arm}", cohort.num_steps)
-        with steps.following(cohort):
-            lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
-        if lack is not None:
-            raise lack
-        progress.finish()
-        if cohort.slots[0].skipped:
-            progress.note(skips(cohort.slots[0]))
 
     def _encoded(self, examples: Examples) -> Sequence[Encoded]:
         return validation_data(examples, self._run, self._base)

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
+from typing import Any
 
-from schemabank.common.errors import InputError
+from pydantic import Field, ValidationError
+
+from schemabank.common.errors import InputError, first_line
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
@@ -22,6 +25,7 @@ from schemabank.engine.cohort import Cohort
 from schemabank.engine.run import Course
 from schemabank.engine.slots import Slot
 from schemabank.runs.evaluate import mean_losses
+from schemabank.runs.resultshape import Count, StoredPart
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class Validation:
     best: bool
 
 
+class _Measured(StoredPart):
+    step: Count
+    loss: str
+    best: bool
+
+
+class _Records(StoredPart):
+    validations: list[_Measured] = Field(default_factory=list)
+    waited: Count = 0
+
+
 class Validator:
     """Measures runs between their steps.
 
@@ -55,6 +70,32 @@ class Validator:
         self._settings, self._examples = settings, examples
         self.found: dict[str, list[Validation]] = defaultdict(list)
         self._waited: dict[str, int] = defaultdict(int)
+
+    def records(self, name: str) -> dict[str, Any]:
+        """Return what :meth:`restore` needs of a run, as JSON has it: losses as exact texts."""
+        found = [
+            {"step": each.step, "loss": each.loss.hex(), "best": each.best}
+            for each in self.found[name]
+        ]
+        return {"validations": found, "waited": self._waited[name]}
+
+    def restore(self, name: str, records: Mapping[str, Any]) -> None:
+        """Take what was measured of a run in an earlier call; nothing where there is nothing.
+
+        Raises:
+            InputError: it is another thing than was kept.
+        """
+        try:
+            kept = _Records.model_validate(dict(records))
+            losses = [float.fromhex(each.loss) for each in kept.validations]
+        except (ValidationError, ValueError) as error:
+            raise InputError(
+                f"what was kept of the validation of {name!r} is not what was written "
+                f"({first_line(error)}): remove the folder of checkpoints"
+            ) from error
+        pairs = zip(kept.validations, losses, strict=True)
+        self.found[name] = [Validation(each.step, loss, each.best) for each, loss in pairs]
+        self._waited[name] = kept.waited
 
     def follow(self, cohort: Cohort) -> None:
         """Measure a cohort's runs from now on, and warn of settings that cannot have an effect."""

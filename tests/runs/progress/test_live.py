@@ -183,7 +183,11 @@ def write_suite(path: Path, model: Path, **suite: object) -> Path:
 
 
 def on_a_terminal(
-    arguments: list[str], data: Path, *, interrupt_at: str | None = None
+    arguments: list[str],
+    data: Path,
+    *,
+    interrupt_at: str | None = None,
+    number: int = signal.SIGINT,
 ) -> tuple[int | None, str, str]:
     """Run the program with stderr on a terminal of 60 by 16; return code, stdout, what it drew."""
     master, slave = pty.openpty()
@@ -203,7 +207,7 @@ def on_a_terminal(
                 break
             if interrupt_at is not None and not asked and interrupt_at.encode() in drawn:
                 assert process.pid is not None
-                os.kill(process.pid, signal.SIGINT)
+                os.kill(process.pid, number)
                 asked = True
         process.join(60)
         out.seek(0)
@@ -238,11 +242,16 @@ def test_a_run_that_fails_shows_and_the_code_stays(finished: Finished, tmp_path:
     assert " failed " in ESCAPE.sub("", drawn).rsplit("runs ━", 1)[1]
 
 
-def test_an_interrupted_command_gives_the_terminal_back(finished: Finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_gives_the_terminal_back(
+    number: int, code: int, finished: Finished, tmp_path: Path
+) -> None:
     settings = ["arm=[lora, schemabank]", "train.max_steps=5000"]
     command = ["train", str(finished.config), "--out", str(tmp_path / "runs")]
     more = [word for setting in settings for word in ("--set", setting)]
-    code, _, drawn = on_a_terminal([*command, *more], finished.data, interrupt_at="training")
-    assert code == 130, drawn
+    ended, _, drawn = on_a_terminal(
+        [*command, *more], finished.data, interrupt_at="training", number=number
+    )
+    assert ended == code, drawn
     assert drawn.rstrip().rindex(SHOW_CURSOR) > drawn.rindex("training")
     assert "Traceback" not in drawn

@@ -1,0 +1,232 @@
+"""Makes checkpoints of the runs of a cohort while it trains, in a thread beside it.
+
+The cohort stands still only while what its runs have come to is copied to the CPU. Writing may take
+longer than the time to the next checkpoint, which then waits. A checkpoint that cannot be written
+costs nothing but itself.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from schemabank.common.errors import InputError, first_line
+from schemabank.common.waiting import Note
+from schemabank.config.settings import RunConfig
+from schemabank.engine.cohort import Cohort
+from schemabank.engine.keeping import Standing
+from schemabank.runs.checkpoints import At, keep_only, write_checkpoint
+from schemabank.runs.folder import METRICS, STAGES, has_trained
+from schemabank.runs.kept import MadeWith
+from schemabank.runs.leaving import Leaving
+from schemabank.runs.members import Member
+from schemabank.runs.trained import Records
+
+LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
+
+
+class Logs(Protocol):
+    """The logs of a cohort's runs."""
+
+    @property
+    def num_tokens(self) -> Mapping[str, int]:
+        """How many tokens each run has seen."""
+
+    def flush(self) -> None:
+        """Let the files have all lines so far."""
+
+
+L = TypeVar("L", bound=Logs)
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A run's checkpoint that is to be written."""
+
+    folder: Path
+    standing: Standing
+    at: At
+
+
+class Checkpoints:
+    """Makes checkpoints of a cohort's runs, as their settings say how often.
+
+    Args:
+        members: the runs with their folders.
+        made: what they are trained with.
+        began: when their training began, as ``time.monotonic`` tells it.
+        note: told when a checkpoint cannot be written, or takes so long that they are made less
+            often.
+        records: tells what else is known of a run, by its name; by default nothing.
+    """
+
+    _logs: Logs
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        made: MadeWith,
+        began: float,
+        note: Note,
+        *,
+        records: Records | None = None,
+    ) -> None:
+        self._members, self._made, self._began, self._note = members, made, began, note
+        self._records = records or (lambda _: {})
+        self._every_s, self._every_steps = _how_often([member.run for member in members])
+        self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._writing: Future[float] | None = None
+        self._last_s, self._num_steps, self._paused_s = time.monotonic(), 0, 0.0
+        self._said: set[str] = set()
+        self._leaving, self._exits = Leaving(), ExitStack()
+
+    def __enter__(self) -> Self:
+        """Begin; from now on a signal that asks to leave lets the runs be saved before."""
+        if self._every_s is not None or self._every_steps is not None:
+            self._exits.enter_context(self._leaving)
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Wait until the last checkpoint is written; those of runs that have trained go."""
+        with self._exits:
+            self._pool.shutdown()
+            self._settle()
+            self._forget_trained()
+
+    def seeing(self, open_log: Callable[[Cohort], L]) -> Callable[[Cohort], L]:
+        """Return a function that opens the logs of a cohort, and sees them here, too."""
+
+        def opened(cohort: Cohort) -> L:
+            self._logs = logs = open_log(cohort)
+            return logs
+
+        return opened
+
+    def follow(self, cohort: Cohort) -> None:
+        """Make checkpoints of a cohort from now on."""
+        cohort.is_due, cohort.save = self.is_due, partial(self._save, cohort)
+
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint; asked before every step."""
+        self._num_steps += 1
+        if self._leaving.asked is not None:
+            return True
+        if self._writing is not None:
+            if not self._writing.done():
+                return False
+            self._settle()
+        by_steps = self._every_steps is not None and self._num_steps > self._every_steps
+        by_clock = self._every_s is not None and time.monotonic() - self._last_s >= self._every_s
+        return by_steps or by_clock
+
+    def _save(self, cohort: Cohort) -> None:
+        """Copy where the runs stand, and let that be written; leave then if a signal asks so."""
+        if self._leaving.asked is not None:
+            self._note("saving where the runs stand, to end then; another signal ends at once")
+            self._settle()
+        began = time.monotonic()
+        self._num_steps = 1  # the step that comes now
+        self._logs.flush()
+        self._forget_trained()
+        try:
+            due = self._due(cohort)
+        except (OSError, RuntimeError, MemoryError) as error:  # PyTorch's for no memory is the 2nd
+            self._say_unwritten(error)
+        else:
+            if due:
+                on_cpu = cohort.device.type == "cpu"
+                self._writing = self._pool.submit(self._write, due, is_beside=not on_cpu)
+        self._last_s = time.monotonic()
+        self._paused_s = self._last_s - began
+        if self._leaving.asked is not None:
+            self._settle()
+            self._leaving.leave()
+
+    def _due(self, cohort: Cohort) -> list[_Due]:
+        """The runs that have taken steps since their last checkpoint, and where they stand."""
+        standings, found = cohort.standings(), []
+        for member in self._members:
+            standing = standings.get(member.name)
+            if standing is None or self._saved.get(member.name) == standing.state.step:
+                continue
+            folder = member.claim.path
+            at = At(
+                tick=cohort.tick,
+                num_slots=cohort.stack.num_slots,
+                num_tokens=self._logs.num_tokens[member.name],
+                training_s=time.monotonic() - self._began,
+                log_bytes=(folder / METRICS).stat().st_size,
+                records=self._records(member.name),
+                stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
+            )
+            found.append(_Due(folder, standing, at))
+            self._saved[member.name] = standing.state.step
+        return found
+
+    def _write(self, due: Sequence[_Due], *, is_beside: bool) -> float:
+        """Write checkpoints; return for how long that took processors from the training."""
+        began = time.monotonic()
+        for each in due:
+            if self._leaving.at_once.is_set():
+                break
+            write_checkpoint(each.folder, each.standing, each.at, self._made)
+        return 0.0 if is_beside else time.monotonic() - began
+
+    def _settle(self) -> None:
+        """See how writing went, and make checkpoints less often if they cost too much."""
+        if self._writing is None:
+            return
+        try:
+            cost_s = self._paused_s + self._writing.result()
+        except (OSError, InputError, RuntimeError, MemoryError) as error:
+            self._say_unwritten(error)
+        else:
+            self._make_room(cost_s)
+        self._writing = None
+
+    def _make_room(self, cost_s: float) -> None:
+        least_s = cost_s / LARGEST_SHARE
+        if self._every_s is not None and self._every_s < least_s:
+            self._every_s = least_s
+            self._say(
+                "slow",
+                f"a checkpoint takes {cost_s:.1f} s, so the next ones are made every "
+                f"{least_s / 60:.2g} minutes: more would take more than {LARGEST_SHARE:.0%} of "
+                "the time (engine.checkpoint_minutes; engine.checkpoint_steps knows no such limit)",
+            )
+
+    def _say_unwritten(self, error: Exception) -> None:
+        self._say(
+            "unwritten",
+            f"a checkpoint could not be written ({first_line(error)}): the runs go on, and if they "
+            "are interrupted, they begin again from the last one that was; free some space",
+        )
+
+    def _say(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            self._note(text)
+
+    def _forget_trained(self) -> None:
+        """Remove the checkpoints of runs whose training is over; nothing is written now."""
+        for member in self._members:
+            if has_trained(member.claim.path):
+                keep_only(member.claim.path, [])
+
+
+def _how_often(runs: Sequence[RunConfig]) -> tuple[float | None, int | None]:
+    """After how many seconds or steps of the cohort: what any of its runs asks for."""
+    minutes = [n for run in runs if (n := run.engine.checkpoint_minutes) is not None]
+    steps = [n for run in runs if (n := run.engine.checkpoint_steps) is not None]
+    return 60 * min(minutes) if minutes else None, min(steps, default=None)

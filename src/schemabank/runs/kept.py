@@ -1,0 +1,149 @@
+"""Checks of what an earlier call left of a run's training: it is whole, and would be the same now.
+
+:mod:`schemabank.runs.trained` holds runs whose training is over, and
+:mod:`schemabank.runs.checkpoints` runs in the middle of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from schemabank.common.errors import InputError, first_line
+from schemabank.common.files import inside, read_json, sha256
+from schemabank.config.file import load_run, run_id, to_yaml
+from schemabank.config.settings import RunConfig
+from schemabank.runs.folder import CONFIG, STAGES
+from schemabank.runs.inputs import Digests, recorded_versions
+from schemabank.runs.loading import device_name
+from schemabank.runs.resultshape import StoredPart
+
+MEND = "it is trained again"
+# When a run is saved, and who watches it, changes nothing of what it comes to.
+FREE = ("checkpoint_minutes", "checkpoint_steps", "trackers", "tracker_project")
+
+MadeWith = Mapping[str, Any]
+"""What decides a run's bits beside its own settings."""
+S = TypeVar("S", bound=StoredPart)
+
+
+def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.device) -> MadeWith:
+    """Return what decides the bits of a run beside its own settings.
+
+    Args:
+        inputs: digests of the base model, its tokenizer and the task's examples.
+        planned: the runs of its cohort, for all of which its slots have room.
+        device: where it trains.
+    """
+    return {
+        "inputs": dict(inputs),
+        "versions": recorded_versions(),
+        "device": device_name(device),
+        "cohort": sorted(map(run_id, planned)),
+    }
+
+
+def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
+    """Refuse what was made with something else than it would be made with now.
+
+    Raises:
+        InputError: naming all that differs.
+    """
+    other = [_difference(name, before.get(name), value) for name, value in now.items()]
+    if found := "; ".join(filter(None, other)):
+        raise InputError(
+            f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
+        )
+
+
+def check_settings(folder: Path, run: RunConfig, *, is_over: bool) -> None:
+    """Refuse a folder of a run with other settings, but for those that change nothing now.
+
+    Args:
+        folder: of the run.
+        run: its settings now.
+        is_over: whether its training is.
+
+    Raises:
+        InputError: naming all that differs, or the settings cannot be read.
+    """
+    path = folder / CONFIG
+    before = load_run(path)
+    free = FREE + (_free_afterwards(run, before) if is_over else ())
+    now = {name: getattr(run.engine, name) for name in free}
+    same = before.model_copy(update={"engine": before.engine.model_copy(update=now)})
+    # As they are written, without sections of other methods, which the file has not.
+    written = [yaml.safe_load(to_yaml(each)) for each in (same, run)]
+    if found := _difference("settings", *written):
+        raise InputError(f"{str(path)!r} has other settings, allowed are the same: {found}: {MEND}")
+
+
+def _free_afterwards(run: RunConfig, before: RunConfig) -> tuple[str, ...]:
+    """What else of the engine's settings decides nothing of a run whose training is over.
+
+    - ``slots`` changes the weights within rounding, as it changes those of a finished run, which is
+      used again whatever it is now. It may have to be lowered for an evaluation to fit.
+    - ``keep_stages`` changes no weight. But a training that kept no stages has none to give.
+    - ``device`` counts, since another one rounds in another way all along.
+    """
+    keeps = before.engine.keep_stages or not run.uses("bank")
+    return ("slots", "keep_stages") if keeps else ("slots",)
+
+
+def read_stored(path: Path, kind: type[S]) -> S:
+    """Read a JSON file of a known shape.
+
+    Raises:
+        InputError: it is another file than was written.
+    """
+    try:
+        return kind.model_validate(read_json(path, finite=True))
+    except ValidationError as error:
+        raise InputError(
+            f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"
+        ) from error
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of files by their path in a folder.
+
+    Raises:
+        InputError: one is missing, or a link.
+        OSError: one cannot be read.
+    """
+    paths = (folder / name for name in names)
+    return {str(path.relative_to(folder)): sha256(inside(path.parent, path.name)) for path in paths}
+
+
+def stage_files(folder: Path, stages: Iterable[str] | None = None) -> list[str]:
+    """Return the paths in a run's folder of all files of its stages, or of some of them.
+
+    Args:
+        folder: of the run.
+        stages: names of the stages' folders; ``None``: all that is there.
+    """
+    top = folder / STAGES
+    within = top.rglob("*") if stages is None else (p for n in stages for p in _below(top / n))
+    paths = sorted({*folder.glob(STAGES), *within})
+    kept = [path for path in paths if path.is_symlink() or not path.is_dir()]  # links are refused
+    return [str(path.relative_to(folder)) for path in kept]
+
+
+def _below(top: Path) -> list[Path]:
+    """A path and all that is below it, as far as it is there."""
+    return [*top.parent.glob(top.name), *top.rglob("*")]
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """What is another now than it was, in words; nothing where both are the same."""
+    if before == now:
+        return ""
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [_difference(f"{name}.{key}", before.get(key), now[key]) for key in now]
+        return "; ".join(filter(None, parts)) or f"{name} had more"
+    if isinstance(before, list) and isinstance(now, list):
+        return f"{name} had {len(before)} runs, now {len(now)}, and not the same"
+    return f"{name} was {before!r:.80}, now it is {now!r:.80}"

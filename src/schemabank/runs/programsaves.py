@@ -1,0 +1,212 @@
+"""A folder in which a program's runs are saved while they train, so that the same call goes on.
+
+A program's runs have no folders by themselves. Here each has one for the time of its training, as
+a run of a configuration has: its log, its checkpoints, and what it came to. All of it goes when
+all runs have ended well.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from shutil import rmtree
+
+import torch
+from torch import Tensor
+
+from schemabank.adapters.files import LoraTensors
+from schemabank.common.files import json_lines
+from schemabank.config.settings import RunConfig
+from schemabank.config.validation import ValidationSettings
+from schemabank.engine.batches import Encoded
+from schemabank.engine.cohort import Cohort, RunStep
+from schemabank.engine.run import TrainingData
+from schemabank.engine.stack import AdapterStack
+from schemabank.models.basemodel import BaseModel
+from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.checkpoints import num_slots_of
+from schemabank.runs.folder import METRICS, can_go_on, claimed, partial_folder, slug
+from schemabank.runs.inmemory import KeptSteps
+from schemabank.runs.inputs import Digests
+from schemabank.runs.kept import made_with
+from schemabank.runs.members import Member, Trainee, trained_before_s
+from schemabank.runs.resuming import begun, write_settings
+from schemabank.runs.steplogs import KeepingLogs, step_of_row
+from schemabank.runs.training import Context, StepLog
+from schemabank.runs.validating import Validator
+
+DIGITS = 8  # of a hash that tells names apart whose letters no file name has
+
+Opened = Callable[[Cohort], AbstractContextManager[StepLog]]
+Follow = Callable[[Cohort], None]
+
+
+@dataclass(frozen=True)
+class ProgramFolder:
+    """Where a program's runs are saved while they train.
+
+    Attributes:
+        path: of the folder; ``None``: nowhere.
+        exits: ends the claims of the runs' own folders.
+        members: the runs so far that have one.
+    """
+
+    path: Path | None
+    exits: ExitStack
+    members: list[Member] = field(default_factory=list)
+
+    def slots(self, runs: Mapping[str, RunConfig], context: Context, planned: int) -> int:
+        """Return how many of the runs train at once: as before, if they go on, else as planned.
+
+        With another number the last bits of a run that goes on would be others.
+        """
+        if self.path is None:
+            return planned
+        together, kept = list(runs.values()), list[int | None]()
+        for name, run in runs.items():
+            folder = partial_folder(self.path / _file_name(name))
+            for beside in (together, [run]) if can_go_on(folder) else ():
+                made = made_with(context.inputs, beside, context.base.model.device)
+                kept.append(num_slots_of(folder, run, made))
+        return min((number for number in kept if number is not None), default=planned)
+
+    def trainees(
+        self,
+        runs: Mapping[str, RunConfig],
+        context: Context,
+        steps: KeptSteps,
+        validator: Validator | None,
+    ) -> list[Trainee]:
+        """Give the runs of a cohort folders, and let them stand where an earlier call left them.
+
+        Args:
+            runs: by their names.
+            context: what they share, with the digests of what this program gives.
+            steps: gets the steps that were taken in earlier calls.
+            validator: gets what was measured in earlier calls.
+
+        Raises:
+            InputError: a folder is in use, or cannot be written.
+        """
+        if self.path is None:
+            return [Trainee(name, run) for name, run in runs.items()]
+        made = made_with(context.inputs, list(runs.values()), context.base.model.device)
+        found = []
+        for name, run in runs.items():
+            claim = self.exits.enter_context(claimed(self.path / _file_name(name)))
+            member = begun(name, run, claim, made, context.reporter.note)
+            if member.begun is not None or member.trained is not None:
+                rows = json_lines(claim.path / METRICS)
+                steps.by_run[name] = [step_of_row(row) for _, row in rows]
+            if validator is not None:
+                validator.restore(name, member.records)
+            found.append(member)
+        write_settings(found)
+        self.members.extend(found)
+        return [*found]
+
+    def remove(self) -> None:
+        """Remove what was saved, if all runs have ended well."""
+        if all(member.failure is None for member in self.members):
+            for member in self.members:
+                rmtree(member.claim.path)
+
+
+@contextmanager
+def saving(
+    trainees: Sequence[Trainee],
+    context: Context,
+    steps: KeptSteps,
+    validator: Validator | None,
+) -> Iterator[tuple[Opened, Follow]]:
+    """Give what opens the log of a cohort and what follows it; runs with folders are saved."""
+    members = [each for each in trainees if isinstance(each, Member)]
+    if not members:
+        yield steps.following, _follow_nothing
+        return
+    runs = [member.run for member in members]
+    made = made_with(context.inputs, runs, context.base.model.device)
+    began = time.monotonic() - trained_before_s(members)
+    note, records = context.reporter.note, None if validator is None else validator.records
+    with Checkpoints(members, made, began, note, records=records) as checkpoints:
+
+        def logs(cohort: Cohort) -> KeepingLogs:
+            return KeepingLogs(members, made, began, cohort, records=records)
+
+        seen = checkpoints.seeing(logs)
+
+        @contextmanager
+        def opened(cohort: Cohort) -> Iterator[StepLog]:
+            with seen(cohort) as saved, steps.following(cohort) as kept:
+                yield _Both(saved, kept)
+
+        yield opened, checkpoints.follow
+
+
+def held_digests(
+    base: BaseModel,
+    training: TrainingData,
+    *,
+    validation: Sequence[Encoded],
+    validate: ValidationSettings | None,
+    start: LoraTensors | None,
+    but: AdapterStack | None = None,
+) -> Digests:
+    """Return the SHA-256 of what a program gives to train on.
+
+    Args:
+        base: the model.
+        training: the training data.
+        validation: the validation examples.
+        validate: when they are measured.
+        start: an adapter to begin with.
+        but: a stack on the model, whose weights are not the model's own.
+    """
+    model, adapter = hashlib.sha256(), hashlib.sha256()
+    groups = [] if but is None else but.groups.values()
+    trained = {id(weight) for group in groups for weight in group.parameters.values()}
+    for name, tensor in chain(base.model.named_parameters(), base.model.named_buffers()):
+        if id(tensor) in trained:
+            continue
+        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        model.update(_bytes_of(tensor))
+    for path, pair in sorted((start or {}).items()):
+        adapter.update(path.encode())
+        for tensor in pair:
+            adapter.update(_bytes_of(tensor))
+    shown = (training.examples, training.encoded, training.beginning, training.completion_only)
+    return {
+        "model": model.hexdigest(),
+        "adapter": adapter.hexdigest(),
+        "data": hashlib.sha256(repr(shown).encode()).hexdigest(),
+        "validation": hashlib.sha256(repr(tuple(validation)).encode()).hexdigest(),
+        "validate": "" if validate is None else validate.model_dump_json(),
+    }
+
+
+class _Both:
+    """Two places where steps go; the second may raise what a program's function raises."""
+
+    def __init__(self, saved: StepLog, kept: StepLog) -> None:
+        self._saved, self._kept = saved, kept
+
+    def write(self, step: RunStep) -> None:
+        self._saved.write(step)
+        self._kept.write(step)
+
+
+def _follow_nothing(_cohort: Cohort) -> None:
+    """Let a cohort be."""
+
+
+def _file_name(name: str) -> str:
+    return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """A tensor's bytes, whatever its type and device."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data

@@ -1,0 +1,208 @@
+"""When checkpoints are made, what they cost, and what is said where they cannot be."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cohorts
+from fulldisk import longest_file
+from schemabank.config.file import run_id, to_yaml
+from schemabank.config.settings import EngineSettings, RunConfig
+from schemabank.engine.cohort import Cohort
+from schemabank.runs import checkpointing
+from schemabank.runs.checkpointing import LARGEST_SHARE, Checkpoints
+from schemabank.runs.checkpoints import checkpoints_in
+from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed
+from schemabank.runs.members import Member
+
+MADE = {"device": "cpu"}
+
+
+class Logs:
+    """Logs that are always up to date."""
+
+    def __init__(self) -> None:
+        self.num_tokens = Counter[str]()
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.fixture
+def exits() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+def members(exits: ExitStack, place: Path, **engine: Any) -> list[Member]:  # noqa: ANN401
+    """Two runs of one cohort, with their folders."""
+    found = []
+    for seed in (1, 2):
+        run = RunConfig(arm="lora", seed=seed, engine=EngineSettings(**engine))
+        claim = exits.enter_context(claimed(place / run_id(run)))
+        (claim.path / CONFIG).write_text(to_yaml(run))
+        (claim.path / METRICS).touch()
+        found.append(Member(f"lora-{seed}", run, claim=claim))
+    return found
+
+
+def trained(found: list[Member], notes: list[str]) -> tuple[Cohort, Checkpoints]:
+    """Train both runs to their end, and make checkpoints meanwhile."""
+    made = cohorts.cohort([cohorts.lora_run(1), cohorts.lora_run(2)], cohorts.data())
+    with Checkpoints(found, MADE, 0.0, notes.append) as checkpoints:
+        checkpoints.seeing(lambda _: Logs())(made)
+        checkpoints.follow(made)
+        list(made.steps())
+    return made, checkpoints
+
+
+def steps_saved(found: list[Member]) -> list[list[str]]:
+    return [[path.name for path in checkpoints_in(member.claim.path)] for member in found]
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for every checkpoint to be written, so that none is left out."""
+    is_due = Checkpoints.is_due
+
+    def waiting(own: Checkpoints) -> bool:
+        if own._writing is not None:
+            own._writing.exception()
+        return is_due(own)
+
+    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_the_last_two_are_there_after_so_many_steps(exits: ExitStack, tmp_path: Path) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=5), list[str]()
+    made, _ = trained(found, notes)
+    assert made.slots[0].num_steps == 12
+    assert steps_saved(found) == [["step-10", "step-5"]] * 2
+    assert notes == []
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_the_clock_decides_without_steps_and_not_too_often(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_minutes=1e-9), list[str]()
+    made, checkpoints = trained(found, notes)
+    assert made.slots[0].num_steps == 12
+    saved = steps_saved(found)
+    assert saved[0] == saved[1] == ["step-1"], "the first one's cost puts off all others"
+    (note,) = notes
+    assert "more would take more than 2% of the time" in note
+    assert checkpoints._every_s is not None
+    assert checkpoints._every_s > checkpoints._paused_s / LARGEST_SHARE
+
+
+def test_none_are_made_where_none_are_asked_for(exits: ExitStack, tmp_path: Path) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_minutes=None), list[str]()
+    trained(found, notes)
+    assert steps_saved(found) == [[], []]
+    assert notes == []
+
+
+def test_training_does_not_wait_for_a_slow_disk(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes, over = (
+        members(exits, tmp_path, checkpoint_steps=1),
+        list[str](),
+        threading.Event(),
+    )
+    write, began = checkpointing.write_checkpoint, list[int]()
+
+    def slow(folder: Path, standing: Any, *rest: Any) -> None:  # noqa: ANN401
+        began.append(standing.state.step)
+        assert over.wait(60)
+        write(folder, standing, *rest)
+
+    monkeypatch.setattr(checkpointing, "write_checkpoint", slow)
+    made = cohorts.cohort([cohorts.lora_run(1), cohorts.lora_run(2)], cohorts.data())
+    with Checkpoints(found, MADE, 0.0, notes.append) as checkpoints:
+        checkpoints.seeing(lambda _: Logs())(made)
+        checkpoints.follow(made)
+        assert len(list(made.steps())) == 12
+        over.set()
+    assert began == [1, 1]
+    assert steps_saved(found) == [["step-1"], ["step-1"]]
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("error", [OSError("No space left on device"), MemoryError("none left")])
+def test_what_cannot_be_written_costs_no_step_and_is_said_once(
+    error: Exception, exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    monkeypatch.setattr(checkpointing, "write_checkpoint", raising(error))
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    (note,) = notes
+    assert note.startswith(f"a checkpoint could not be written ({error}): the runs go on")
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_real_full_disk_costs_no_step_and_leaves_nothing(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    with longest_file(20_000):
+        made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    (note,) = notes
+    assert note.startswith("a checkpoint could not be written (")
+    assert not any((member.claim.path / CHECKPOINTS).exists() for member in found)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_what_cannot_be_copied_costs_no_step_either(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    monkeypatch.setattr(Cohort, "standings", raising(RuntimeError("can't allocate memory")))
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert len(notes) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_those_of_a_run_that_has_trained_go(exits: ExitStack, tmp_path: Path) -> None:
+    found = members(exits, tmp_path, checkpoint_steps=5)
+    (found[0].claim.path / TRAINED).mkdir()
+    trained(found, [])
+    assert steps_saved(found) == [[], ["step-10", "step-5"]]
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fails(*_args: object) -> None:
+        raise error
+
+    return fails
+
+
+def test_the_shortest_time_of_a_cohorts_runs_counts(exits: ExitStack, tmp_path: Path) -> None:
+    found = members(exits, tmp_path)
+    runs = [member.run for member in found]
+    assert checkpointing._how_often(runs) == (300.0, None)
+    none = runs[0].model_copy(update={"engine": EngineSettings(checkpoint_minutes=None)})
+    often = EngineSettings(checkpoint_minutes=2, checkpoint_steps=7)
+    asked = [none, runs[1].model_copy(update={"engine": often}), runs[0]]
+    assert checkpointing._how_often(asked) == (120.0, 7)
+    assert checkpointing._how_often([none]) == (None, None)
+
+
+def test_the_time_of_earlier_calls_counts(exits: ExitStack, tmp_path: Path) -> None:
+    found = members(exits, tmp_path, checkpoint_steps=5)
+    made = cohorts.cohort([cohorts.lora_run(1), cohorts.lora_run(2)], cohorts.data())
+    with Checkpoints(found, MADE, time.monotonic() - 3600, [].append) as checkpoints:
+        checkpoints.seeing(lambda _: Logs())(made)
+        next(made.steps())
+        assert all(3600 <= due.at.training_s < 3660 for due in checkpoints._due(made))

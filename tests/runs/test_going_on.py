@@ -1,0 +1,220 @@
+"""Calls that are interrupted in the middle of a training, and the next ones, which go on."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from damage import flip
+from schemabank.common.files import read_json
+from schemabank.common.writing import write_json
+from schemabank.config.file import load_experiment
+from schemabank.engine.programs import Programs
+from schemabank.runs import checkpointing, grouping
+from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
+from schemabank.runs.experiment import run_experiment
+from schemabank.runs.folder import CHECKPOINTS, COST
+from schemabank.runs.members import Outcome
+from tinyruns import Finished, Notes, snapshot
+
+pytestmark = pytest.mark.usefixtures("gsm8k", "every_step")
+
+# Four runs of three methods and other lengths in two slots.
+MANY = (
+    *("arm=[lora, schemabank, swap]", "seed=[1, 2]", "engine.slots=2"),
+    *("train.num_train_epochs=2", "swap.num_branches=2", "swap.branch_ratio=0.5"),
+)
+TAUGHT = ("arm=lora", "distill.teachers=1", "train.num_train_epochs=1")
+
+
+@pytest.fixture
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a checkpoint before every step, and wait until it is written."""
+    is_due = Checkpoints.is_due
+
+    def waiting(own: Checkpoints) -> bool:
+        if own._writing is not None:
+            own._writing.exception()
+        return is_due(own)
+
+    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
+    monkeypatch.setattr(checkpointing, "_how_often", lambda _: (None, 1))
+
+
+def run(
+    finished: Finished, out: Path, settings: Sequence[str] = ()
+) -> tuple[Sequence[Outcome], list[str]]:
+    notes = Notes()
+    return run_experiment(load_experiment(finished.config, settings), out, notes), notes.lines
+
+
+def interrupted(
+    finished: Finished, out: Path, settings: Sequence[str] = (), *, after: int
+) -> list[str]:
+    """Run until so many programs were launched; return what was said."""
+    launch, launched, notes = Programs.launch, count(1), Notes()
+
+    def until(*args: object) -> object:
+        if next(launched) > after:
+            raise KeyboardInterrupt
+        return launch(*args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "launch", until)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(load_experiment(finished.config, settings), out, notes)
+    return notes.lines
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """A hash of every file that is the same each time."""
+    found = {name: digest for name, (_, digest) in snapshot(folder).items()}
+    return {name: digest for name, digest in found.items() if Path(name).name != COST}
+
+
+def resumed(notes: Sequence[str]) -> list[str]:
+    return [note.partition(":")[0] for note in notes if note.startswith("resumed at step")]
+
+
+@pytest.mark.parametrize("after", [5, 13])
+def test_a_run_goes_on_at_every_stage_to_the_same_bytes(
+    after: int, finished: Finished, tmp_path: Path
+) -> None:
+    """Interrupted again and again, each time after as many steps."""
+    said = []
+    for _ in range(36 // after):
+        said += interrupted(finished, tmp_path / "runs", after=after)
+    _, notes = run(finished, tmp_path / "runs")
+    assert contents(tmp_path / "runs") == contents(finished.out)
+    steps = resumed([*said, *notes])
+    assert len(steps) >= 36 // after - 1
+    assert len(set(steps)) > 1
+    assert all(step.endswith(" of 18") for step in steps)
+    assert not any(path.name.startswith(".") for path in (tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "moments"), [(MANY, (3, 11, 17, 10)), (TAUGHT, (2, 3))], ids=["many", "taught"]
+)
+def test_a_cohort_with_refilled_slots_ends_with_the_same_bytes(
+    settings: Sequence[str], moments: Sequence[int], finished: Finished, tmp_path: Path
+) -> None:
+    run(finished, tmp_path / "whole", settings)
+    said = []
+    for after in moments:
+        said += interrupted(finished, tmp_path / "parts", settings, after=after)
+    _, notes = run(finished, tmp_path / "parts", settings)
+    assert len(resumed([*said, *notes])) >= len(moments)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_a_call_goes_on_in_as_many_slots_as_before(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the number follows from the free memory, and with another one bits would differ."""
+    settings = ["arm=lora", "seed=[1, 2, 3]", "train.num_train_epochs=1"]
+    monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
+    run(finished, tmp_path / "whole", settings)
+    interrupted(finished, tmp_path / "parts", settings, after=3)
+    for slots in (1, 3):
+        monkeypatch.setattr(grouping, "num_slots", lambda *_, now=slots: now)
+        said = interrupted(finished, tmp_path / "parts", settings, after=2)
+        assert "2 runs at once, as before the call was interrupted" in said
+    outcomes, _ = run(finished, tmp_path / "parts", settings)
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert [read_json(outcome.folder / COST)["slots"] for outcome in outcomes] == [2, 2, 2]
+
+
+@pytest.fixture
+def left(finished: Finished, tmp_path: Path) -> tuple[Path, Path]:
+    """The folder of runs, and that of the run lora, which was interrupted after seven steps."""
+    out = tmp_path / "runs"
+    interrupted(finished, out, ["arm=lora"], after=7)
+    folder = out / f".{finished.lora.folder.name}.partial"
+    assert [place.name for place in checkpoints_in(folder)] == ["step-7", "step-6"]
+    return out, folder
+
+
+def spoil_settings(folder: Path) -> None:
+    path = folder / "config.yaml"
+    path.write_text(path.read_text().replace("slots: auto", "slots: 2"))
+
+
+def spoil_versions(folder: Path) -> None:
+    for place in checkpoints_in(folder):
+        write_json(place / STATE, {**read_json(place / STATE), "version": 0})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (spoil_settings, "has other settings, allowed are the same: it is trained again"),
+        (spoil_versions, "has version 0 of checkpoints, allowed is 1: it is trained again"),
+    ],
+)
+def test_a_run_begins_again_where_no_checkpoint_is_its_own(
+    spoil: Callable[[Path], None], said: str, left: tuple[Path, Path], finished: Finished
+) -> None:
+    out, folder = left
+    spoil(folder)
+    (outcome,), notes = run(finished, out, ["arm=lora"])
+    assert [said in note for note in notes if note.startswith("trained again: ")] == [True]
+    assert resumed(notes) == []
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+    assert (out / f"{outcome.folder.name}.unfinished-1" / CHECKPOINTS).is_dir()
+
+
+def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(
+    left: tuple[Path, Path], finished: Finished
+) -> None:
+    out, folder = left
+    flip(checkpoints_in(folder)[0] / WEIGHTS)
+    (outcome,), notes = run(finished, out, ["arm=lora"])
+    (said,) = [note for note in notes if note.startswith("resumed at step 6 of 18: ")]
+    assert "a newer checkpoint is not used" in said
+    assert "step-7' is not what was written, allowed are whole files)" in said
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+
+
+def test_other_moments_of_checkpoints_change_nothing(
+    left: tuple[Path, Path], finished: Finished
+) -> None:
+    settings = ["arm=lora", "engine.checkpoint_minutes=null", "engine.checkpoint_steps=3"]
+    (outcome,), notes = run(finished, left[0], settings)
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    ours, theirs = contents(outcome.folder), contents(finished.lora.folder)
+    own = {name for name in ours if Path(name).suffix == ".yaml"}  # settings as they were stated
+    assert {n: d for n, d in ours.items() if n not in own} == {
+        n: d for n, d in theirs.items() if n not in own
+    }
+    again, notes = run(finished, left[0], ["arm=lora"])
+    assert again[0].reused
+
+
+def test_what_came_after_a_checkpoint_goes(left: tuple[Path, Path], finished: Finished) -> None:
+    out, folder = left
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 7')
+    (folder / "stages" / "3-joint").mkdir(parents=True)
+    (folder / "adapter").symlink_to(out)
+    (outcome,), _ = run(finished, out, ["arm=lora"])
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+
+
+def test_a_half_written_first_one_is_none(left: tuple[Path, Path], finished: Finished) -> None:
+    out, folder = left
+    for number, place in enumerate(checkpoints_in(folder)):
+        place.rename(folder / CHECKPOINTS / f".step-7.{number}.partial")
+    (outcome,), notes = run(finished, out, ["arm=lora"])
+    assert not any(note.startswith(("trained", "resumed")) for note in notes)
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+
+
+def test_the_run_of_another_seed_takes_none(left: tuple[Path, Path], finished: Finished) -> None:
+    _, folder = left
+    _, notes = run(finished, left[0], ["arm=lora", "seed=7"])
+    assert resumed(notes) == []
+    assert len(checkpoints_in(folder)) == 2

@@ -1,0 +1,217 @@
+"""Runs of a program that is interrupted, and the same call, which goes on with them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import schemabank as sb
+from schemabank.engine.programs import Programs
+from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.together import RunResult
+from tiny import tiny_model, tiny_tokenizer
+
+PAIRS = [(f"{i}+{i}=", f"{2 * i}") for i in range(12)]
+HELD_OUT = [("20+20=", "40"), ("7+8=", "15")]
+MEASURED = sb.ValidationSettings(eval_steps=1, early_stopping_patience=1)
+
+
+def config(arm: str = "lora", **changes: Any) -> sb.RunConfig:  # noqa: ANN401
+    train = {"max_steps": 5, "learning_rate": 1e-2, "batch_size": 4, **changes.pop("train", {})}
+    own = {"arm": arm, "lora": {"r": 4, "lora_alpha": 10}, "train": train, **changes}
+    own["engine"] = {"checkpoint_steps": 1}
+    if arm == "schemabank":
+        own["bank"] = {"num_schemas": 8, "rank": 4}
+    return sb.RunConfig.model_validate(own)
+
+
+RUNS = {
+    "one": config(seed=1),
+    "a / b": config(seed=2, train={"max_steps": 7}),
+    "banks": config("schemabank", seed=3),
+    "swap": config("swap", swap={"num_branches": 2, "branch_ratio": 0.4}),
+}
+# The second gets worse at once and stops; the first keeps weights from before its end.
+VALIDATED = {
+    "slow": config(train={"max_steps": 8, "learning_rate": 3e-2}),
+    "wild": config(train={"max_steps": 8, "learning_rate": 3.0}),
+    "banks": config("schemabank", seed=3, train={"max_steps": 12}),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for every checkpoint to be written, so that none is left out."""
+    is_due = Checkpoints.is_due
+
+    def waiting(own: Checkpoints) -> bool:
+        if own._writing is not None:
+            own._writing.exception()
+        return is_due(own)
+
+    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+    monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
+
+
+def train(
+    runs: Mapping[str, sb.RunConfig],
+    folder: Path | None,
+    *,
+    slots: int,
+    **more: Any,  # noqa: ANN401 -- of several types
+) -> dict[str, RunResult]:
+    given = {"examples": PAIRS, "quiet": True, **more}
+    return sb.train_cohort(
+        tiny_model("llama"), tiny_tokenizer(), runs, slots=slots, checkpoints=folder, **given
+    )
+
+
+def interrupted(
+    runs: Mapping[str, sb.RunConfig],
+    folder: Path,
+    *,
+    after: int,
+    **more: Any,  # noqa: ANN401 -- of several types
+) -> None:
+    """Train until so many programs were launched."""
+    launch, launched = Programs.launch, count(1)
+
+    def until(*args: Any) -> object:  # noqa: ANN401 -- of several types
+        if next(launched) > after:
+            raise KeyboardInterrupt
+        return launch(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "launch", until)
+        with pytest.raises(KeyboardInterrupt):
+            train(runs, folder, **more)
+
+
+def assert_same(ours: Mapping[str, RunResult], theirs: Mapping[str, RunResult]) -> None:
+    assert list(ours) == list(theirs)
+    for name, own in ours.items():
+        other = theirs[name]
+        assert own.failure is other.failure is None
+        assert own.steps == other.steps
+        assert (own.validation_loss, own.validations) == (other.validation_loss, other.validations)
+        assert own._weights is not None
+        assert other._weights is not None
+        for path, pair in other._weights.tensors.items():
+            assert all(map(torch.equal, own._weights.tensors[path], pair)), (name, path)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_interrupted_runs_end_as_undisturbed_ones_to_the_bit(slots: int, tmp_path: Path) -> None:
+    whole, place = train(RUNS, tmp_path / "whole", slots=slots), tmp_path / "parts"
+    for after in (2, 7, 3):
+        interrupted(RUNS, place, after=after, slots=slots)
+    told: list[tuple[str, int]] = []
+    found = train(RUNS, place, slots=slots, on_step=lambda step: told.append((step.run, step.step)))
+    assert_same(found, whole)
+    assert 0 < len(told) < sum(len(each.steps) for each in whole.values())
+    assert not any(place.iterdir())
+    assert not (tmp_path / "whole").exists()
+
+
+@pytest.mark.parametrize(("slots", "moments"), [(1, (7,)), (3, (1, 5))])
+def test_so_do_those_that_are_measured_and_stopped(
+    slots: int, moments: Sequence[int], tmp_path: Path
+) -> None:
+    more: dict[str, Any] = {"slots": slots, "validation": HELD_OUT, "validate": MEASURED}
+    whole = train(VALIDATED, tmp_path / "whole", **more)
+    assert len(whole["wild"].steps) < 8, "it was stopped"
+    for after in moments:
+        place = tmp_path / str(after)
+        interrupted(VALIDATED, place, after=after, **more)
+        interrupted(VALIDATED, place, after=2, **more)
+        assert_same(train(VALIDATED, place, **more), whole)
+
+
+@pytest.mark.parametrize(
+    "other", [{"examples": PAIRS[1:]}, {"validation": HELD_OUT[1:]}, {"validate": None}], ids=str
+)
+def test_other_inputs_begin_again(other: dict[str, Any], tmp_path: Path) -> None:
+    more: dict[str, Any] = {"slots": 1, "validation": HELD_OUT, "validate": MEASURED}
+    runs, place = {"one": config()}, tmp_path / "parts"
+    interrupted(runs, place, after=3, **more)
+    more |= other
+    assert_same(train(runs, place, **more), train(runs, tmp_path / "whole", **more))
+    assert [path.name[-13:] for path in place.iterdir()] == [".unfinished-1"]
+
+
+def test_what_is_saved_stays_while_a_run_has_failed(tmp_path: Path) -> None:
+    runs = {"good": config(), "bad": config(train={"learning_rate": 1e30})}
+    found = train(runs, tmp_path, slots=1)
+    assert [each.failure is None for each in found.values()] == [True, False]
+    assert any(path.name.startswith(".good-") for path in tmp_path.iterdir())
+
+
+def test_settings_of_checkpoints_have_an_effect_with_a_folder_alone(tmp_path: Path) -> None:
+    runs = {"one": config(train={"max_steps": 1})}
+    with pytest.warns(UserWarning, match=r"engine\.checkpoint_steps: no effect on train_cohort"):
+        train(runs, None, slots=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(runs, tmp_path, slots=1)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(sb.InputError, match="cannot write to"):
+        train({"one": config()}, tmp_path / "file", slots=1)
+
+
+def tuned(
+    run: sb.RunConfig, place: Path, stops: Sequence[int], tuner: sb.Tuner | None = None
+) -> tuple[Any, ...]:
+    """What a Tuner comes to, whose training ends at some steps before it ends by itself.
+
+    Each time the model is another one with the same weights, unless a Tuner is given.
+    """
+    more: dict[str, Any] = {"validation": HELD_OUT, "checkpoints": place, "quiet": True}
+    if run.arm != "swap":
+        more["validate"] = MEASURED
+
+    def stop(step: sb.RunStep) -> None:
+        if step.step in stops:
+            raise KeyboardInterrupt
+
+    own = tuner or sb.Tuner(tiny_model("llama"), tiny_tokenizer(), run)
+    with nullcontext() if tuner else own:
+        if stops:
+            with pytest.raises(KeyboardInterrupt):
+                own.train(PAIRS, on_step=stop, **more)
+        else:
+            steps = own.train(PAIRS, **more)
+            tensors = {
+                path: (*map(Tensor.clone, pair),)
+                for path, pair in own.stack.lora.tensors(0).items()
+            }
+            return steps, own.validation_loss, own.validations, tensors
+    return tuned(run, place, stops[1:], tuner)
+
+
+@pytest.mark.parametrize("name", ["slow", "banks", "swap", "shrink"])
+def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
+    run = {**RUNS, **VALIDATED, "shrink": config("shrink", train={"max_steps": 8})}[name]
+    whole = tuned(run, tmp_path / "whole", ())
+    others = [tuned(run, tmp_path / "others", (1, 4))]
+    with sb.Tuner(tiny_model("llama"), tiny_tokenizer(), run) as tuner:
+        others.append(tuned(run, tmp_path / "same", (2, 3), tuner))
+    for found in others:
+        assert found[:3] == whole[:3]
+        assert all(all(map(torch.equal, found[3][path], pair)) for path, pair in whole[3].items())
+    assert not (tmp_path / "whole").exists()
+
+
+def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> None:
+    with sb.Tuner(tiny_model("llama"), tiny_tokenizer(), config()) as tuner:
+        with pytest.warns(UserWarning, match=r"engine\.checkpoint_steps: no effect on a Tuner"):
+            tuner.train(PAIRS, quiet=True)
+        tuner.train(PAIRS, checkpoints=tmp_path, quiet=True)
