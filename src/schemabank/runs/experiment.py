@@ -29,7 +29,13 @@ from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import RESULT, check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
-from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
+from schemabank.runs.grouping import (
+    check_runs,
+    planned_cohorts,
+    sharing,
+    tell_targets,
+    training_key,
+)
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
@@ -374,6 +380,7 @@ def _prepare(
     rescaled = [run for run in runs if run.trains and run.rescale.factors]
     validation = validation_items(task, rescaled[0], base) if rescaled else []
     if training is not None and known is None:
+        tell_targets(runs, base, reporter.note)
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     inputs = {**base.digests, DATA: data_digest(task)}

@@ -26,7 +26,7 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.continuing import check_whole, continued
 from schemabank.runs.evaluate import mean_losses
-from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
+from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, tell_targets
 from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
@@ -226,6 +226,7 @@ def _prepared(
         check_tags(run, examples)
     data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
+    tell_targets(runs, base, progress.note)
     asked = None if validation is None else validation_data(validation, runs[0], base)
     validator = None if validate is None or asked is None else Validator(validate, asked)
     tensors = None if start is None else start.tensors

@@ -27,6 +27,7 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.asking import Prompt, check_adapter, completions, decodable
 from schemabank.runs.continuing import check_continues, check_whole, continued
 from schemabank.runs.evaluate import mean_losses
+from schemabank.runs.grouping import tell_targets
 from schemabank.runs.guards import guard, unguard
 from schemabank.runs.inmemory import (
     KeptSteps,
@@ -138,9 +139,8 @@ class Tuner:
         self.validation_loss: float | None = None
         self.rescaled: Rescaled | None = None
         self.validations: tuple[Validation, ...] = ()
-        self._base, self._run = base, only_used(config)
+        self._base, self._run, self._is_training = base, only_used(config), False
         self._decoded: BaseModel | None = None
-        self._is_training = False
         check_peft_layers(model, config.lora)
         self.stack = build_stack([config], base, slots=1, start=start)
         with ExitStack() as on_failure:
@@ -339,6 +339,7 @@ class Tuner:
 
     def _take_all(self, cohort: Cohort, steps: KeptSteps, progress: Reporter) -> None:
         """Take all steps of a cohort of one run."""
+        tell_targets([self.config], self._base, progress.note)
         progress.start(f"train {self.config.arm}", cohort.num_steps)
         with steps.following(cohort):
             lack = take_steps(cohort, steps, held_context(self._base, cohort.data, progress))
