@@ -3,10 +3,10 @@
     python benchmarks/structure.py
     python benchmarks/structure.py --write
 
-The first command prints figures. The second draws the picture and the table of rooms in
-docs/architecture.md again. Rooms are the top entries of ``src/schemabank``. A room's floor is the
-longest path down from it by imports. Imports for type checkers alone do not count as circles;
-all other imports do, even inside functions.
+The first command prints figures. The second draws docs/rooms.svg, the picture of the rooms, and
+makes their table in docs/architecture.md again. Rooms are the top entries of ``src/schemabank``. A
+room's floor is the longest path down from it by imports. Imports for type checkers alone do not
+count as circles; all other imports do, even inside functions.
 """
 
 import argparse
@@ -17,9 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import layers
+
 SOURCE = Path(__file__).parents[1] / "src"
 PACKAGE = "schemabank"
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+PICTURE = PAGE.with_name("rooms.svg")
 BEGIN, END = "<!-- rooms: benchmarks/structure.py -->\n", "<!-- end of rooms -->\n"
 # From the bottom. Rooms of one floor do not import each other. The package's own front has none.
 FLOORS = (
@@ -144,29 +147,35 @@ def fronts(paths: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def drawn(page: str) -> str:
-    """The page of the architecture, with picture and table drawn from the code."""
+    """The page of the architecture, with the table of rooms made from the code."""
     paths = modules()
-    block = f"{BEGIN}{_picture(paths)}\n{_table(paths)}{END}"
+    words = "; ".join(f"{name}: {', '.join(below)}" for name, below in arrows(paths).items())
+    shown = f"![Which rooms each room imports: {words}]({PICTURE.name})\n"
+    block = f"{BEGIN}{shown}\n{_table(paths)}{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, page, flags=re.DOTALL)
+
+
+def picture(paths: Mapping[str, Path]) -> str:
+    """Rooms and their imports as SVG."""
+    return layers.drawn(FLOORS[::-1], arrows(paths), title="Rooms, and which others each imports")
+
+
+def arrows(paths: Mapping[str, Path]) -> dict[str, list[str]]:
+    """What each room imports, from the top, without what follows from other arrows."""
+    below: dict[str, set[str]] = {}
+    for one in imports(paths):
+        if room(one.by) != room(one.source) and room(one.by) and room(one.source):
+            below.setdefault(room(one.by), set()).add(room(one.source))
+    found = {}
+    for name in (name for names in reversed(FLOORS) for name in names if name in below):
+        indirect = set().union(*(_reachable(other, below) for other in below[name]))
+        found[name] = sorted(below[name] - indirect)
+    return found
 
 
 def code_lines(paths: Mapping[str, Path]) -> int:
     """Lines that are neither empty nor comments nor docstrings."""
     return sum(_code_lines(path.read_text(encoding="utf-8")) for path in paths.values())
-
-
-def _picture(paths: Mapping[str, Path]) -> str:
-    """Rooms and their imports as a Mermaid chart, without arrows that follow from others."""
-    below: dict[str, set[str]] = {}
-    for one in imports(paths):
-        if room(one.by) != room(one.source) and room(one.by) and room(one.source):
-            below.setdefault(room(one.by), set()).add(room(one.source))
-    lines = ["```mermaid", "flowchart TD"]
-    for name in (name for names in reversed(FLOORS) for name in names):
-        others = below.get(name, set())
-        indirect = set().union(*(_reachable(other, below) for other in others))
-        lines += [f"    {name} --> {other}" for other in sorted(others - indirect)]
-    return "\n".join([*lines, "```"]) + "\n"
 
 
 def _table(paths: Mapping[str, Path]) -> str:
@@ -267,9 +276,10 @@ def _figures() -> str:
 def main() -> None:
     """Print the figures, or draw the page again."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="draw docs/architecture.md anew")
+    parser.add_argument("--write", action="store_true", help="make picture and table anew")
     if parser.parse_args().write:
         PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+        PICTURE.write_text(picture(modules()), encoding="utf-8")
     else:
         sys.stdout.write(_figures())
 

@@ -70,7 +70,7 @@ def made_up(folder: Path, **changes: str) -> dict[str, Path]:
 def test_the_page_of_the_architecture_is_up_to_date() -> None:
     page = structure.PAGE.read_text(encoding="utf-8")
     assert structure.drawn(page) == page
-    assert "flowchart" in page
+    assert structure.PICTURE.read_text(encoding="utf-8") == structure.picture(MODULES)
 
 
 def test_what_the_page_links_to_is_there() -> None:
