@@ -15,7 +15,7 @@ Results = Annotated[
         metavar="RESULTS",
         help="Folder of runs, their packed record, a CSV (arm,epochs,seed,score[,n_items] or "
         "arm,seed,item,score[,task][,cluster], shares), or a folder of results of "
-        "lm-evaluation-harness, Inspect or PEFT's method comparison.",
+        "lm-evaluation-harness, Inspect, PEFT's method comparison or Weights & Biases.",
         show_default=False,
     ),
 ]
@@ -27,7 +27,8 @@ ArmPaths = Annotated[
     ),
 ]
 Metric = Annotated[
-    str | None, typer.Option(help="Of other tools' results; default: each task's first.")
+    str | None,
+    typer.Option(help="Of other tools' results; default: each task's first, for W&B none."),
 ]
 ClusterBy = Annotated[
     str | None,

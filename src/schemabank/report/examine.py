@@ -20,6 +20,7 @@ from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.adapters import adapters_in_doubt
+from schemabank.report.warnings.evaluations import without_items
 from schemabank.report.warnings.finding import by_weight
 from schemabank.report.warnings.margins import undeclared_margin
 from schemabank.report.warnings.scores import find_warnings
@@ -52,7 +53,10 @@ def _examine_table(path: Path | None, table: ScoreTable, question: Question) -> 
     treatment, control = choose_arms(table, question.treatment, question.control)
     comparison = compare(table, treatment, control, question.primary)
     comparison = judged_by(stated_margin(question.margin), comparison)
-    warnings = find_warnings(table, comparison, question.test_size)
+    warnings = [
+        *find_warnings(table, comparison, question.test_size),
+        *without_items(table),
+    ]
     judged = judge_claims(claims, Subject(table, treatment, control)) if claims else []
     return Report(
         table=TableFile(table.name, table.sha256, len(table.rows)),

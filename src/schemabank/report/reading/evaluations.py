@@ -5,12 +5,13 @@ from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import LARGEST_JSON, parse_json, read_text
-from schemabank.report.reading import inspectlogs, lmeval, peftresults
+from schemabank.report.reading import inspectlogs, lmeval, peftresults, wandbruns
 from schemabank.report.reading.itemresults import ItemResults, TaskRun, item_results
 from schemabank.report.reading.places import Place, ResultFile, result_files
 from schemabank.report.reading.table import ScoreTable
 
-LM_EVAL, INSPECT, PEFT = "lm-evaluation-harness", "Inspect", "PEFT's method comparison"
+LM_EVAL, INSPECT, PEFT = "lm-evaluation-harness", "Inspect", peftresults.PEFT
+WANDB = wandbruns.WANDB
 SUFFIXES = (".json", ".eval")
 
 
@@ -38,6 +39,8 @@ def tool_of(path: Path) -> str | None:
         return None
     if inspectlogs.is_log(tree):
         return INSPECT
+    if wandbruns.is_summary(path, tree):
+        return WANDB
     return PEFT if peftresults.is_peft_result(tree) else None
 
 
@@ -60,7 +63,8 @@ def read_evaluations(
         if not found:
             raise InputError(
                 f"{str(place.path)!r} holds no results of {LM_EVAL} (results_DATE.json) or {PEFT}, "
-                f"and no log of {INSPECT} (.eval or .json): name a folder that does"
+                f"no log of {INSPECT} (.eval or .json) and no summary of {WANDB} "
+                f"({wandbruns.SUMMARY}): name a folder that does"
             )
         for tool, file in found:
             files.setdefault(tool, []).append(file)
@@ -69,17 +73,21 @@ def read_evaluations(
     ((tool, own),) = files.items()
     name = places[0].path.resolve().name if len(places) == 1 else ", ".join(_named(places))
     if tool == PEFT:
-        _refuse_for_peft(metric, cluster_by)
+        _refuse_without_items(tool, metric, cluster_by)
         return peftresults.read_peft_results(name, own)
+    if tool == WANDB:
+        _refuse_without_items(tool, None, cluster_by)
+        return wandbruns.read_summaries(name, own, metric)
     return item_results(name, tool, _runs(tool, own, metric, cluster_by))
 
 
-def _refuse_for_peft(metric: str | None, cluster_by: str | None) -> None:
+def _refuse_without_items(tool: str, metric: str | None, cluster_by: str | None) -> None:
     for option, value in (("--metric", metric), ("--cluster-by", cluster_by)):
         if value is not None:
+            one = f"the one score {peftresults.SCORE!r} and " if tool == PEFT else ""
             raise InputError(
-                f"{option} {value!r}: not allowed with results of {PEFT}, which have the one score "
-                f"{peftresults.SCORE!r} and no items: leave it out"
+                f"{option} {value!r}: not allowed with results of {tool}, which have {one}no "
+                "items: leave it out"
             )
 
 

@@ -18,6 +18,7 @@ from schemabank.report.reading.itemresults import FLOAT_DIGITS, as_score
 from schemabank.report.reading.places import ResultFile
 from schemabank.report.reading.table import ScoreRow, ScoreTable
 
+PEFT = "PEFT's method comparison"
 SCORE = "test accuracy"
 
 
@@ -44,7 +45,8 @@ def read_peft_results(name: str, files: Sequence[ResultFile]) -> ScoreTable:
             )
         rows.append(row)
     said = json.dumps([[row.arm, row.seed, str(row.exact)] for row in rows])
-    return ScoreTable(name, hashlib.sha256(said.encode()).hexdigest(), tuple(rows), "")
+    digest = hashlib.sha256(said.encode()).hexdigest()
+    return ScoreTable(name, digest, tuple(rows), "", tool=PEFT)
 
 
 def _row(tree: Mapping[str, Any], file: ResultFile, line: int) -> ScoreRow:

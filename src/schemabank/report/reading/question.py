@@ -16,6 +16,7 @@ from schemabank.report.reading.packed import is_packed, unpacked
 from schemabank.report.reading.places import read_places
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.table import ScoreTable, read_scores
+from schemabank.report.reading.wandbruns import WANDB, is_exported_table, read_exported_table
 from schemabank.runs.folder import RESULT, SUITE
 
 
@@ -90,6 +91,10 @@ def _read_others(path: Path | None, question: Question) -> ItemResults | ScoreTa
 
 
 def _read_table(path: Path, question: Question) -> ItemResults | ScoreTable:
+    if is_exported_table(path):
+        what = f"{path.name}, a table of {WANDB}"
+        _refuse(question, ("group", "claims", "cluster_by"), what)
+        return read_exported_table(path, question.metric)
     _refuse(question, ("group", "metric", "cluster_by"), f"{path.name}, a table")
     if is_item_table(path):
         _refuse(question, ("claims",), f"{path.name}, a table of items")

@@ -74,6 +74,7 @@ class ScoreTable:
         rows: in the file's order.
         setting_name: what the column ``epochs`` stands for; empty where nothing varies.
         of_tasks: whether settings are tasks, among which nobody chooses a best one.
+        tool: that wrote the results, where it keeps no scores of single items.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ScoreTable:
     rows: tuple[ScoreRow, ...]
     setting_name: str = "epochs"
     of_tasks: bool = False
+    tool: str = ""
 
     @property
     def references(self) -> list[ScoreRow]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from schemabank.report.comparing.comparison import Comparison
 from schemabank.report.reading.itemresults import ItemResults
+from schemabank.report.reading.table import ScoreTable
 from schemabank.report.warnings.finding import Finding, first_named
 
 FEWEST_CLUSTERS = 10  # of equal size, that their spread is known by
@@ -23,6 +24,18 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
             {"tasks": left},
             f"Tasks are left out, since {arms[0]} and {arms[1]} do not share them: "
             f"{first_named(left)}.",
+        )
+
+
+def without_items(table: ScoreTable) -> Iterator[Finding]:
+    """Results of a tool that keeps no scores of single items."""
+    if table.tool:
+        yield Finding(
+            "no-items",
+            {"tool": table.tool},
+            f"{table.tool} keeps no scores of single items, so seeds alone are counted: what is "
+            "said holds for other seeds on these very items, and nothing tells how other items "
+            "would come out, or whether all runs were scored on the same ones.",
         )
 
 

@@ -44,6 +44,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "few-seeds",
         "few-clusters",
         "single-runs",
+        "no-items",
         "selection-on-test",
     ),
     (
