@@ -36,7 +36,7 @@ size |= dict(num_attention_heads=4, num_key_value_heads=2, vocab_size=len(tokeni
 Qwen2ForCausalLM(Qwen2Config(**size)).save_pretrained("{HUB_MODEL}")
 tokenizer.save_pretrained("{HUB_MODEL}")
 """
-FEW = ("train.max_steps=4", "eval.limit=4", "eval.max_new_tokens=16")
+FEW = ("train.max_steps=2", "eval.limit=2", "eval.max_new_tokens=8")
 # What a library says of a call that a later version will not know, as a warning or in its log.
 DEPRECATED = re.compile(r"deprecat|FutureWarning|will be removed", re.IGNORECASE)
 
