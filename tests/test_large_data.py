@@ -10,6 +10,8 @@ from transformers import AutoTokenizer
 from tools import BENCHMARKS, load_tool
 
 large: Any = load_tool(BENCHMARKS / "large_data.py")
+ROOT = BENCHMARKS.parent
+RECORD = ROOT / "results" / "large_data.json"
 HOLDS = """
 import os, tempfile, time
 held = bytearray(b"x" * 2**26)
@@ -46,3 +48,14 @@ def test_memory_and_files_without_a_name_are_measured() -> None:
     assert 0.06 <= taken["unmapped_gib"] <= taken["memory_gib"] < 1
     assert taken["temporary_gib"] == 0.02  # 16 MiB
     assert taken["wall_s"] >= 2
+
+
+def test_the_record_holds_what_was_promised_and_the_page_shows_it() -> None:
+    rows = json.loads(RECORD.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    shown = "\n".join(large.table(rows))
+    assert page.partition("<!-- large_data.py: results/large_data.json -->\n")[2].startswith(
+        f"{shown}\n"
+    )
+    assert {row["by"] for row in rows if row["file_gb"] >= 5} >= {"schemabank train"}
+    assert all(row["memory_gib"] <= 2 for row in rows if row["by"] == "schemabank train")
