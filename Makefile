@@ -5,15 +5,17 @@ STAMP := .venv/.installed
 # Whole files go to the processes, in the order that tests/parallel.py gives.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
+# Of wheel-check; the newest without one.
+TRANSFORMERS ?=
 # Of benchmarks/original.py, such as --model DIR.
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak package release lint type \
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak package wheel-check release lint type \
     format site clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 install: $(STAMP) ## create .venv with pinned dependencies
 
@@ -75,6 +77,9 @@ soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual e
 
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
 	$(BIN)/python benchmarks/package.py --out dist
+
+wheel-check: $(STAMP) ## do what the README says with the wheel, in an empty environment; TRANSFORMERS=5.17.0
+	$(BIN)/python benchmarks/trywheel.py $(if $(TRANSFORMERS),--transformers $(TRANSFORMERS))
 
 release: $(STAMP) ## what the tag of a release needs, then both distributions in dist/
 	$(BIN)/python benchmarks/release.py

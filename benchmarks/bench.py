@@ -57,7 +57,7 @@ class Bench:
     @property
     def padding_ratio(self) -> float:
         """Share of padding in an epoch of the engine's batches."""
-        return self.data.schedule.padding_ratio([len(e.tokens) for e in self.data.encoded])
+        return self.data.schedule.padding_ratio(sum(len(e.tokens) for e in self.data.encoded))
 
 
 def make_bench(model_name: str, *, target: str, num_examples: int) -> Bench:

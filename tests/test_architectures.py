@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_DEFAULTS
 
 from architectures import GROUPS, NAMES, tiny_architecture
 from cohorts import BANK, with_banks
@@ -137,16 +138,64 @@ def test_the_page_says_what_to_do_wherever_something_is_refused() -> None:
         assert is_whole == (cells["refused, and what to do"] == ""), name
 
 
-@pytest.mark.parametrize("name", ["gpt2", "lfm2", "phi"])
-def test_where_the_default_targets_are_no_layers_those_of_the_attention_are_named(
+@pytest.mark.parametrize("name", ["falcon", "gpt2", "gpt_neox", "lfm2", "opt", "phi", "phi3"])
+def test_where_the_default_targets_are_no_layers_those_of_the_attention_are_taken(
     name: str,
 ) -> None:
     model = tiny_architecture(name)
-    with pytest.raises(InputError, match=r"such as the attention's \[.*\], or write all-linear"):
-        AdapterStack(model, lora=[LoraSettings()])
-    stack = AdapterStack(model, lora=[followed(model, None)])
+    said = targets.said_of(model, LoraSettings())
+    stack = AdapterStack(model, lora=[LoraSettings(), LoraSettings(r=4)])
     attention = {p for p, m in model.named_modules() if type(m).__name__.endswith("Attention")}
     assert {path.rpartition(".")[0] for path in stack.lora.layers} == attention
+    taken = stack.lora.settings[0].target_modules
+    assert said == (
+        f"LoRA is on {', '.join(taken)}, which {type(model).__name__} has in place of the default "
+        "lora.target_modules (q_proj, k_proj, v_proj, o_proj)"
+    )
+    stack.lora.configure(0, LoraSettings(r=2))
+    assert stack.lora.settings[0].target_modules == taken, "another run takes the slot over"
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("falcon_mamba", ("in_proj", "x_proj")),
+        ("mamba", ("in_proj", "x_proj")),
+        ("mamba2", ("in_proj",)),
+    ],
+)
+def test_without_attention_the_default_targets_are_in_the_mixers(
+    name: str, taken: tuple[str, ...]
+) -> None:
+    model = tiny_architecture(name)
+    check_peft_layers(model, LoraSettings())
+    stack = AdapterStack(model, lora=[LoraSettings()])
+    assert stack.lora.settings[0].target_modules == taken
+
+
+@pytest.mark.parametrize("name", ["jamba", "llama", "nemotron_h", "qwen3_next"])
+def test_where_the_default_targets_are_layers_they_stay_and_nothing_is_said(name: str) -> None:
+    model = tiny_architecture(name)
+    assert targets.resolved(model, LoraSettings()) == LoraSettings()
+    assert targets.said_of(model, LoraSettings()) is None
+
+
+def test_pefts_own_default_targets_are_among_ours() -> None:
+    """But for the Phi family's MLP, which has no adapter by our default."""
+    known = {name: wanted for name, wanted in PEFT_DEFAULTS.items() if name in NAMES}
+    assert len(known) > 15
+    for name, wanted in known.items():
+        if isinstance(wanted, list):
+            found = targets.resolved(tiny_architecture(name), LoraSettings()).target_modules
+            ours = {target.rpartition(".")[2] for target in found}
+            assert {*wanted} - {"fc1", "fc2"} <= ours, name
+
+
+def test_a_list_of_ones_own_must_name_layers_and_may_be_any_of_those_that_are_named() -> None:
+    model = tiny_architecture("gpt2")
+    own = LoraSettings(target_modules=("q_proj",))
+    with pytest.raises(InputError, match=r"such as the attention's \[.*\], or write all-linear"):
+        AdapterStack(model, lora=[own])
 
 
 @pytest.mark.parametrize(

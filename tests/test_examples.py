@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -200,10 +201,37 @@ def test_own_pairs_give_adapters_that_stock_peft_uses_and_merges(
     assert not torch.equal(own(tokens).logits, tiny_model("llama")(tokens).logits)
 
 
-def test_own_chats_give_an_adapter_in_twelve_lines(
-    base: Path, tmp_path: Path, run_example: Callable[..., str]
+def write_answers(path: Path) -> None:
+    rows = [f'"{i}, and 1 more?",{i + 1}' for i in range(12)]
+    path.write_text("\n".join(["question,answer", *rows]), encoding="utf-8")
+
+
+def write_pairs(path: Path) -> None:
+    rows = [{"prompt": f"{i}+1=", "completion": f" {i + 1}"} for i in range(12)]
+    Dataset.from_list(rows).to_parquet(path)
+
+
+def write_chats(path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": str(i)}, {"role": "assistant", "content": "x"}]}
+        for i in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+OWN_FILES = {
+    "own_csv": ("answers.csv", write_answers),
+    "own_parquet": ("pairs.parquet", write_pairs),
+    "own_chats": ("chats.jsonl", write_chats),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_own_files_give_an_adapter_in_twelve_lines(
+    name: str, base: Path, tmp_path: Path, run_example: Callable[..., str]
 ) -> None:
-    lines = (EXAMPLES / "own_chats.py").read_text(encoding="utf-8").splitlines()
+    file, write = OWN_FILES[name]
+    lines = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()
     code = [line for line in lines if line.strip() and not line.startswith('"""')]
     assert len(code) <= 12
     model = tmp_path / "model"
@@ -211,13 +239,8 @@ def test_own_chats_give_an_adapter_in_twelve_lines(
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
     tokenizer.save_pretrained(model)
-    chats = tmp_path / "chats.jsonl"
-    rows = [
-        {"messages": [{"role": "user", "content": str(i)}, {"role": "assistant", "content": "x"}]}
-        for i in range(12)
-    ]
-    chats.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    run_example("own_chats", model, chats, tmp_path / "out")
+    write(tmp_path / file)
+    run_example(name, model, tmp_path / file, tmp_path / "out")
     PeftModel.from_pretrained(tiny_model("llama"), tmp_path / "out")
 
 

@@ -77,7 +77,7 @@ class EnginesOrder(torch.utils.data.Sampler[int]):
         return len(self._data.examples)
 
     def __iter__(self) -> Iterator[int]:
-        batches = self._data.schedule.rows(SEED, self._epoch)
+        batches = self._data.schedule.rows(SEED, self._epoch).tolist()
         self._epoch += 1
         return iter([index for batch in batches for index in batch])
 

@@ -27,6 +27,7 @@ from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.decoding.decode import Completion, generate
 from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.stack import AdapterStack
+from schemabank.engine.targets import resolved
 from schemabank.models.basemodel import BaseModel
 from tiny import END_TOKEN_ID, tiny_tokenizer
 
@@ -64,7 +65,7 @@ class Trial:
 
     Attributes:
         name: of the architecture.
-        default: ``yes`` where the default targets are layers, else what to write.
+        default: ``yes`` where the default targets are layers, else those in their place.
         everything: the same of ``all-linear``.
         arms: the arms that were trained.
         difference: the largest of an exported adapter's logits in stock PEFT, relative.
@@ -108,7 +109,7 @@ def tried(name: str, folder: Path) -> Trial:
     found = None if decodes == NOT else completed(stack, by_slot=decodes == ONE_BY_ONE)
     return Trial(
         name,
-        default=as_written(default.target_modules, LoraSettings().target_modules),
+        default=as_written(resolved(model, default).target_modules, default.target_modules),
         everything=as_written(everything.target_modules, (ALL_LINEAR,)),
         arms="lora, schemabank" if banked else "lora",
         difference=exported(stack, folder, found),

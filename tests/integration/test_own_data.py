@@ -9,6 +9,7 @@ import yaml
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from architectures import tiny_architecture
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment, load_run
 from schemabank.runs.experiment import run_experiment
@@ -151,6 +152,18 @@ def test_the_chats_in_the_docs_train_as_printed(place: Path) -> None:
     tiny = ["model.name=model", "train.max_steps=2", "eval.max_new_tokens=4"]
     (outcome,) = run_experiment(load_experiment(Path("mine.yaml"), tiny), Path("runs"), Notes())
     assert outcome.failure is None
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba"])
+def test_a_model_with_other_names_for_its_layers_needs_no_targets(place: Path, name: str) -> None:
+    tiny_architecture(name).save_pretrained(place / "model")
+    write_csv(place / "answers.csv")
+    outcome, notes = trained("csv")
+    (said,) = (line for line in notes.lines if line.startswith("LoRA is on "))
+    config = json.loads((outcome.folder / "adapter" / "adapter_config.json").read_text())
+    assert said.startswith(f"LoRA is on {', '.join(config['target_modules'])}, which ")
+    (again,) = evaluate_saved(outcome.folder, ["eval.limit=1"], None, Notes())
+    assert len(predictions(again)) == 1
 
 
 def test_last_turns_alone_are_another_run(place: Path) -> None:

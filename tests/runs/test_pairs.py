@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from schemabank.common.errors import InputError
-from schemabank.runs.pairs import as_examples, as_pairs
+from schemabank.common.stored import Stored
+from schemabank.runs import pairs
+from schemabank.runs.pairs import as_examples
 from schemabank.tasks.base import Turn
 
 ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d", "other": None}]
@@ -25,7 +27,8 @@ TABLE = {"prompt": ["a", "c"], "completion": ["b", "d"]}
     ],
 )
 def test_pairs_and_columns_are_taken(examples: object) -> None:
-    assert as_pairs(examples) == [("a", "b"), ("c", "d")]
+    found = as_examples(examples)
+    assert [(e.question, e.solution) for e in found] == [("a", "b"), ("c", "d")]
 
 
 @pytest.mark.parametrize(
@@ -62,13 +65,13 @@ def test_pairs_and_columns_are_taken(examples: object) -> None:
 )
 def test_anything_else_is_refused(examples: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        as_pairs(examples)
+        as_examples(examples)
 
 
 @pytest.mark.parametrize("make", [lambda: (p for p in [("a", "b")]), lambda: iter([("a", "b")])])
 def test_what_can_be_read_only_once_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="make a list of it"):
-        as_pairs(make())
+        as_examples(make())
 
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -89,6 +92,19 @@ def test_chats_are_taken(row: dict[str, object], kind: Callable[[object], object
     assert [example.id for example in found] == ["examples/0", "examples/1"]
     turns = (Turn("user", "a"), Turn("assistant", "b", learned=True))
     assert all((e.turns, e.question, e.answer) == (turns, "a", "b") for e in found)
+
+
+@pytest.mark.parametrize("rows", [ROWS[:1] * 40, [{"messages": CHAT}] * 40])
+def test_examples_that_are_too_large_for_memory_lie_in_a_file(
+    rows: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = datasets.Dataset.from_list(rows)
+    in_memory = as_examples(table)
+    monkeypatch.setattr(pairs, "MOST_BYTES", 2000)
+    in_file = as_examples(table)
+    assert isinstance(in_memory, list)
+    assert isinstance(in_file, Stored)
+    assert list(in_file) == in_memory
 
 
 def test_pairs_are_examples_without_turns() -> None:

@@ -26,9 +26,10 @@ from schemabank.models.basemodel import load_base_model
 from schemabank.report.command import Question, report
 from schemabank.report.page import page
 from schemabank.runs import rescale
-from schemabank.runs.experiment import plan_all, run_all
+from schemabank.runs.experiment import run_all
 from schemabank.runs.loading import loaded_task
 from schemabank.runs.members import Outcome, Rescaled
+from schemabank.runs.planning import plan_all
 from schemabank.runs.rescale import chosen, validation_items
 from schemabank.runs.stored import read_result
 from schemabank.tasks import Item

@@ -1,6 +1,7 @@
 """Texts as tokens: what is cut, what ends them, and where many of them lie."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -14,9 +15,10 @@ from schemabank.runs import tokens
 from schemabank.runs.tokens import end_token_id, tokenise, tokenise_chats
 from schemabank.tasks import Example
 from schemabank.tasks.base import Turn
-from tiny import END_TOKEN_ID, tiny_tokenizer
+from tiny import END_TOKEN_ID, sentencepiece_tokenizer, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
+DEFAULTS = TaskSettings()
 
 
 class TestLimits:
@@ -70,6 +72,16 @@ def test_a_tokenizer_without_an_end_token() -> None:
         end_token_id(tokenizer)
 
 
+@pytest.mark.parametrize("make", [tiny_tokenizer, lambda: sentencepiece_tokenizer(end=True)])
+def test_many_texts_have_the_tokens_that_each_has_alone(
+    make: Callable[[], PreTrainedTokenizerFast],
+) -> None:
+    texts = [(f"id/{i}", f"the number {i} is ", f" {i}\n" * (i % 3 + 1)) for i in range(600)]
+    together = tokenise(texts, DEFAULTS, make())
+    assert list(together) == [*chain(*(tokenise([text], DEFAULTS, make()) for text in texts))]
+    assert len(together) > 2 * tokens.AT_ONCE
+
+
 def test_tokens_in_a_file_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [(f"id/{i}", f"the number {i:02} is ", "1" * (i % 3 + 1)) for i in range(30)]
     in_memory = tokenise(texts, TaskSettings(), TOKENIZER)
@@ -83,7 +95,6 @@ def test_tokens_in_a_file_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -
         tokenise(texts, settings, TOKENIZER)
 
 
-DEFAULTS = TaskSettings()
 TALK = (
     Turn("system", "Add."),
     Turn("user", " What is 1 and 1? "),

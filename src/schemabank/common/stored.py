@@ -7,7 +7,7 @@ import os
 import tempfile
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -40,11 +40,11 @@ def kept(values: Iterable[Value], codec: Codec[Value], *, at_most: int) -> Seque
         held.append(value)
         total += codec.size(value)
         if total > at_most:
-            return _stored(chain(held, rest), codec)
+            return _stored(chain(_drained(held), rest), codec)
     return held
 
 
-def chosen(values: Sequence[Value], indices: Indices) -> Sequence[Value]:
+def chosen(values: Sequence[Value], indices: Iterable[int]) -> Sequence[Value]:
     """Return the values at some places; what lies in a file stays there."""
     if isinstance(values, Stored):
         return Stored(values.file, values.codec, array("q", (values.indices[i] for i in indices)))
@@ -98,6 +98,13 @@ class Stored(Sequence[Value]):
         if isinstance(index, slice):
             return Stored(self.file, self.codec, self.indices[index])
         return self.codec.read(self.file.read(self.indices[index]))
+
+
+def _drained(held: list[Value]) -> Iterator[Value]:
+    """Give a list's values, and their memory back."""
+    held.reverse()
+    while held:
+        yield held.pop()
 
 
 def _stored(values: Iterable[Value], codec: Codec[Value]) -> Stored[Value]:

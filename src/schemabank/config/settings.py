@@ -18,7 +18,7 @@ from pydantic import (
 
 from schemabank.config.base import LARGEST, Int, Later, PositiveInt, Rate, Seed, Settings, Weight
 from schemabank.config.methods import METHODS
-from schemabank.config.targets import Targets, check_targets
+from schemabank.config.targets import ATTENTION, Targets, check_targets
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
     EQUAL_RATE_STAGES,
@@ -61,8 +61,8 @@ class LoraSettings(Settings):
     """Multiply by lora_alpha / √r instead, which suits large ranks (arXiv 2312.03732)."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
-    target_modules: Targets = ("q_proj", "k_proj", "v_proj", "o_proj")
-    """Adapted layers: names, a pattern of whole paths, or all-linear: all but the output."""
+    target_modules: Targets = ATTENTION
+    """Adapted layers: names, a pattern of paths, or all-linear; by default the attention's."""
     layers_to_transform: Annotated[
         Annotated[
             tuple[Int, ...],

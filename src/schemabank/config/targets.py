@@ -11,12 +11,19 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 ALL_LINEAR = "all-linear"
+# The default. Where a model calls its attention's layers otherwise, it stands for those.
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 PATTERN = re.compile(r"[*+?^$|\[\]{}\\]")  # what a regular expression has and no layer's name
 
 
 def is_choice(target: object) -> bool:
     """Whether a target stands for layers that only a model knows: all of them, or a pattern's."""
     return isinstance(target, str) and (target == ALL_LINEAR or bool(PATTERN.search(target)))
+
+
+def is_open(targets: Sequence[str]) -> bool:
+    """Whether a model has a say in which layers targets stand for."""
+    return tuple(targets) == ATTENTION or any(map(is_choice, targets))
 
 
 Targets = Annotated[

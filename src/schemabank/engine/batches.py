@@ -8,6 +8,7 @@ causal attention a real token never sees what is to its right.
 """
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -160,12 +161,12 @@ class Bucket:
     Attributes:
         width: tokens of a row.
         num_labels: labels of a row, at most.
-        members: indices of the examples whose own width this is.
+        members: indices of the examples whose own width this is; there may be millions.
     """
 
     width: int
     num_labels: int
-    members: tuple[int, ...]
+    members: "array[int]"
 
 
 @dataclass(frozen=True)
@@ -205,36 +206,38 @@ class Schedule:
         """Return the index of the bucket of every step of an epoch."""
         return self.orders[epoch % len(self.orders)]
 
-    def widths(self) -> list[int]:
+    def widths(self) -> npt.NDArray[np.int64]:
         """Return the width of every example's own bucket."""
-        own = {index: bucket.width for bucket in self.buckets for index in bucket.members}
-        return [own[index] for index in range(len(own))]
+        own = np.empty(sum(len(bucket.members) for bucket in self.buckets), np.int64)
+        for bucket in self.buckets:
+            own[np.asarray(bucket.members)] = bucket.width
+        return own
 
-    def padding_ratio(self, lengths: Sequence[int]) -> float:
-        """Return the share of an epoch's positions without a token, from all examples' lengths."""
+    def padding_ratio(self, num_tokens: int) -> float:
+        """Return the share of an epoch's positions without a token, of all examples together."""
         positions = sum(self.buckets[b].width for b in self.orders[0]) * self.batch_size
-        return 1 - sum(lengths) / positions
+        return 1 - num_tokens / positions
 
-    def rows(self, seed: int, epoch: int) -> list[list[int]]:
-        """Return the examples of every step of an epoch, ``EMPTY`` for rows without one.
+    def rows(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the examples of every step of an epoch, ``(step, batch)``; ``EMPTY`` for none.
 
         Examples that do not fill a batch of their bucket move up to the next wider one. So only the
         widest bucket can have a batch with empty rows, and every example is shown once.
         """
         rng = np.random.default_rng([seed, epoch])
-        batches: list[list[list[int]]] = []
-        left: list[int] = []
-        for bucket in self.buckets:
-            pool = rng.permutation([*left, *bucket.members]).tolist()
-            full = len(pool) // self.batch_size * self.batch_size
-            batches.append([pool[i : i + self.batch_size] for i in range(0, full, self.batch_size)])
-            left = pool[full:]
-        if left:
-            batches[-1].append(left + [EMPTY] * (self.batch_size - len(left)))
+        order = np.asarray(self.order(epoch))
+        rows = np.full((len(order), self.batch_size), EMPTY, np.int64)
+        left = np.empty(0, np.int64)
         # Which bucket a step has is the schedule's choice, the same for all seeds; which of the
-        # bucket's batches comes then was drawn above.
-        queues = [iter(b) for b in batches]
-        return [next(queues[bucket]) for bucket in self.order(epoch)]
+        # bucket's batches comes then is drawn here.
+        for index, bucket in enumerate(self.buckets):
+            pool = rng.permutation(np.concatenate([left, np.asarray(bucket.members)]))
+            full = len(pool) // self.batch_size
+            drawn, left = np.split(pool, [full * self.batch_size])
+            rows[np.flatnonzero(order == index)[:full]] = drawn.reshape(full, self.batch_size)
+        if len(left):
+            rows[np.flatnonzero(order == len(self.buckets) - 1)[-1], : len(left)] = left
+        return rows
 
 
 def plan_schedule(
@@ -248,12 +251,14 @@ def plan_schedule(
         max_buckets: distinct widths, at most.
         num_orders: orders of the buckets that take turns, one an epoch.
     """
-    widths = [round_up(len(e.tokens), WIDTH_MULTIPLE) for e in examples]
+    # One pass, since each reads what lies in a file anew.
+    sizes = ((round_up(len(e.tokens), WIDTH_MULTIPLE), e.num_labels) for e in examples)
+    widths, num_labels = np.fromiter(sizes, np.dtype((np.int64, 2)), len(examples)).T
     bounds = _best_bounds(widths, max_buckets)
     buckets_of = np.searchsorted(bounds, widths)
-    members = [tuple(np.flatnonzero(buckets_of == i).tolist()) for i in range(len(bounds))]
+    members = [array("q", np.flatnonzero(buckets_of == i).tobytes()) for i in range(len(bounds))]
     # Examples may move up to a wider bucket, which needs room for their labels, too.
-    labels = accumulate((max(examples[i].num_labels for i in inside) for inside in members), max)
+    labels = accumulate((int(num_labels[np.asarray(inside)].max()) for inside in members), max)
     buckets = tuple(map(Bucket, bounds, labels, members))
     order = _sorted_steps(buckets, batch_size)
     # Seeded by what decides the shapes, so that all runs with these shapes have the same orders.
@@ -265,8 +270,7 @@ def plan_schedule(
 
 def _sorted_steps(buckets: Sequence[Bucket], batch_size: int) -> list[int]:
     """Return the bucket of every step of an epoch in ascending order; see :meth:`Schedule.rows`."""
-    order: list[int] = []
-    left = 0
+    order, left = list[int](), 0
     for index, bucket in enumerate(buckets):
         full, left = divmod(left + len(bucket.members), batch_size)
         order += [index] * full
@@ -325,8 +329,8 @@ def fill_rows(
     """
     tokens, real, positions, labels, weights = (arrays[f] for f in Batch.__dataclass_fields__)
     # An array still holds an earlier step's rows. Padded positions and labels are 0, a valid index.
-    for array in (real, positions, labels, weights):
-        array.fill(0)
+    for each in (real, positions, labels, weights):
+        each.fill(0)
     tokens.fill(padding)
     for slot, of_slot in enumerate(rows):
         for row, example in enumerate(of_slot):
@@ -371,13 +375,13 @@ def round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _best_bounds(widths: Sequence[int], max_buckets: int) -> list[int]:
+def _best_bounds(widths: npt.NDArray[np.int64], max_buckets: int) -> list[int]:
     """Return upper bounds of the buckets that minimise padded positions, by dynamic programming.
 
     ``cost[used, stop]`` is the least number of positions for the ``stop`` shortest widths in
     ``used`` buckets, and ``choice[used, stop]`` where the last of these buckets begins.
     """
-    values, counts = np.unique(np.asarray(widths), return_counts=True)
+    values, counts = np.unique(widths, return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])
     num = len(values)
     cost = np.full((min(max_buckets, num) + 1, num + 1), np.inf)

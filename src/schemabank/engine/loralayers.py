@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
-from schemabank.config.targets import is_choice
+from schemabank.config.targets import is_open
 from schemabank.engine.dropout import SlotDropout, hashed
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
@@ -109,7 +109,7 @@ class LoraLayers(Part):
         assert settings is not None
         before = self.settings[slot]
         # The names of what only the model knows were found when all layers were free.
-        if any(map(is_choice, settings.target_modules)):
+        if is_open(settings.target_modules):
             settings = settings.model_copy(update={"target_modules": before.target_modules})
         assert settings.target_modules == before.target_modules
         assert settings.layers_to_transform == before.layers_to_transform

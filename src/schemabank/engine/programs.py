@@ -147,7 +147,7 @@ class Programs:
 
     def _trunk_row(self, row: Row, *, room: int = 0) -> TrunkRow:
         """A row of a step that has room for a prefix."""
-        width = self._widths[row.index] + room
+        width = int(self._widths[row.index]) + room
         return TrunkRow((room, row.key), row.encoded.tokens, width, row.lasting)
 
     def _layout(

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from schemabank.config.settings import LoraSettings
 from schemabank.config.train import AverageSettings, Stage, TrainSettings
-from schemabank.engine.batches import EMPTY, Encoded, Schedule
+from schemabank.engine.batches import EMPTY, Bucket, Encoded, Schedule
 from schemabank.engine.schedule import StepSettings, plan, step_settings
 from schemabank.engine.softtargets import SoftTargets
 from schemabank.tasks import Example
@@ -43,7 +43,10 @@ class TrainingData:
 
     def shape(self, step: int, room: int) -> tuple[int, int]:
         """Tokens and labels of every row of a step's batch that has room for a prefix."""
-        bucket = self.schedule.bucket(step)
+        return self.shape_of(self.schedule.bucket(step), room)
+
+    def shape_of(self, bucket: Bucket, room: int) -> tuple[int, int]:
+        """The same for a batch of a bucket."""
         extra_labels = 0 if self.completion_only else room
         return bucket.width + room, bucket.num_labels + extra_labels
 

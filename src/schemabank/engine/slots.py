@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -117,7 +118,7 @@ class Slot:
         self.chosen: dict[str, Tensor] | None = None
         self.origin: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
-        self._epoch_rows: tuple[int, list[list[int]]] = (-1, [])
+        self._epoch_rows = (-1, np.empty((0, 0), np.int64))
 
     def state(self) -> SlotState:
         """Return all that :meth:`restore` needs; a run that failed has none."""
@@ -192,7 +193,7 @@ class Slot:
         epoch, position = divmod(self.step, self.data.schedule.steps_per_epoch)
         if self._epoch_rows[0] != epoch:
             self._epoch_rows = (epoch, self.data.schedule.rows(self.run.seed, epoch))
-        return self.course.rows(settings, self._epoch_rows[1][position])
+        return self.course.rows(settings, self._epoch_rows[1][position].tolist())
 
     def values(self, settings: StepSettings, rows: Rows) -> Mapping[str, npt.ArrayLike]:
         """Return the next step's values of ``FIELDS`` and of what the run's method gives."""
@@ -262,7 +263,7 @@ class Slot:
             if len(found) > MOST_NAMED:
                 break
             epoch, position = divmod(step, schedule.steps_per_epoch)
-            found |= dict.fromkeys(schedule.rows(self.run.seed, epoch)[position])
+            found |= dict.fromkeys(schedule.rows(self.run.seed, epoch)[position].tolist())
         ids = [self.data.examples[index].id for index in found if index != EMPTY]
         return ", ".join(ids[:MOST_NAMED]) + (" and more" if len(ids) > MOST_NAMED else "")
 

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
-from schemabank.config.targets import ALL_LINEAR, is_choice
+from schemabank.config.targets import ALL_LINEAR, ATTENTION, is_choice, is_open
 from schemabank.engine.joined import JoinedLinear
 from schemabank.models.architecture import decoder_blocks, decoder_prefix
 from schemabank.models.refusals import RefusalError, asking
@@ -29,6 +29,8 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 LINEAR = (nn.Linear, Conv1D, JoinedLinear)
 PROBE_TOKENS = 4
+# Of Mamba's mixers: the model or its fused kernels read these weights without calling the layer.
+READ_BY_MIXERS = ("dt_proj", "out_proj")
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,46 @@ PLAIN = Layout()
 def resolved(model: PreTrainedModel, settings: LoraSettings) -> LoraSettings:
     """Return the settings with names of layers in place of ``all-linear`` or of patterns.
 
+    The default becomes the names that the model has for its attention's layers, or where it has no
+    attention, as Mamba, for those of its mixers.
+
     Raises:
         InputError: a pattern that matches no linear layer.
     """
-    if not any(map(is_choice, settings.target_modules)):
+    if not is_open(settings.target_modules):
         return settings
     inside = _chosen_starts(model, settings.layers_to_transform)
     linear = _linear_layers(model, within=decoder_prefix(model))
     paths = [path for path in linear if path.startswith(inside)]
     names: list[str] = []
+    if settings.target_modules == ATTENTION:
+        known = all(any(matches(path, name, inside) for path in paths) for name in ATTENTION)
+        names = [] if known else _own_names(model, paths)
+        return settings.model_copy(update={"target_modules": tuple(names) or ATTENTION})
     for target in settings.target_modules:
         names += _chosen_by(model, target, paths) if is_choice(target) else [target]
     return settings.model_copy(update={"target_modules": tuple(dict.fromkeys(names))})
+
+
+def said_of(model: PreTrainedModel, settings: LoraSettings) -> str | None:
+    """Say which layers stand in for the default targets; ``None`` where none do."""
+    found = resolved(model, settings).target_modules
+    if settings.target_modules != ATTENTION or found == ATTENTION:
+        return None
+    return (
+        f"LoRA is on {', '.join(found)}, which {type(model).__name__} has in place of the default "
+        f"lora.target_modules ({', '.join(ATTENTION)})"
+    )
+
+
+def _own_names(model: PreTrainedModel, paths: Sequence[str]) -> list[str]:
+    """The names of the attention's layers among these, or else of the mixers'; none without."""
+    attention = attention_targets(model, paths)
+    if attention:
+        return attention
+    mixers = _starts_of(model, "Mixer")
+    inner = [path.rpartition(".")[2] for path in paths if path.startswith(mixers)]
+    return [name for name in dict.fromkeys(inner) if name not in READ_BY_MIXERS]
 
 
 def _chosen_by(model: PreTrainedModel, target: str, paths: Sequence[str]) -> list[str]:
@@ -117,11 +147,7 @@ def attention_targets(model: PreTrainedModel, paths: Iterable[str]) -> list[str]
         model: whose attention is what transformers calls so in its classes' names.
         paths: of the linear layers that can be named.
     """
-    starts = tuple(
-        f"{path}."
-        for path, module in model.named_modules()
-        if type(module).__name__.endswith("Attention")
-    )
+    starts = _starts_of(model, "Attention")
     every = list(paths)
     ends_of_others = {e for path in every if not path.startswith(starts) for e in _ends(path)}
     inner = [path for path in every if path.startswith(starts)]
@@ -254,6 +280,12 @@ def _ends(path: str) -> Iterator[str]:
     parts = path.split(".")
     for start in reversed(range(len(parts))):
         yield ".".join(parts[start:])
+
+
+def _starts_of(model: PreTrainedModel, kind: str) -> tuple[str, ...]:
+    """How paths begin inside the modules whose classes' names end so."""
+    modules = model.named_modules()
+    return tuple(f"{path}." for path, module in modules if type(module).__name__.endswith(kind))
 
 
 def _allowed_targets(model: PreTrainedModel, paths: Sequence[str]) -> str:

@@ -4,6 +4,8 @@ A configuration may be nested (a Gemma 3 with its vision tower keeps its text mo
 ``text_config``), a size may have another name, and a linear layer may be GPT-2's ``Conv1D``.
 """
 
+import inspect
+
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -53,6 +55,12 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
         f"{type(model).__name__} has no known decoder blocks: {type(decoder).__name__} has none of "
         f"{', '.join(BLOCK_LISTS)}; use a decoder-only model such as Llama, Qwen2 or Gemma 3."
     )
+
+
+def cache_keyword(model: PreTrainedModel) -> str:
+    """Return by which name a model is given its cache: another one since transformers 5.24."""
+    known = inspect.signature(model.base_model.forward).parameters
+    return "past_key_values" if "past_key_values" in known else "cache"
 
 
 def hidden_size(model: PreTrainedModel) -> int:

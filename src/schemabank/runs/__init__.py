@@ -21,6 +21,7 @@ __all__ = [
     "members",
     "modelfit",
     "pairs",
+    "planning",
     "prepare",
     "progress",
     "readiness",

@@ -19,15 +19,12 @@ from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
-from schemabank.engine.planner import journey
 from schemabank.engine.run import TrainingData
-from schemabank.engine.seating import count_steps
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
     FAILING,
     TEACHERS,
     all_teachers,
-    asking_time_s,
     learned_from_teachers,
     untaught,
 )
@@ -35,7 +32,13 @@ from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
 from schemabank.runs.folder import check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
-from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, training_key
+from schemabank.runs.grouping import (
+    check_runs,
+    planned_cohorts,
+    sharing,
+    tell_targets,
+    training_key,
+)
 from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
@@ -52,12 +55,11 @@ from schemabank.runs.members import (
     trained_before_s,
 )
 from schemabank.runs.modelfit import check_items
-from schemabank.runs.preflight import describe_data, estimate
+from schemabank.runs.preflight import describe_data
 from schemabank.runs.prepare import prompt_forms, task_training_data
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
 from schemabank.runs.resuming import claimed_members, slots_to_go_on, write_settings
-from schemabank.runs.stacks import build_stack
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
 from schemabank.tasks.catalog import check_extras
@@ -156,7 +158,7 @@ def _ended(
     contexts = []
     for group in groups:
         with waiting(CHECKING, reporter.note):
-            contexts.append(_prepare(group, loaded, device, reporter, trackers))
+            contexts.append(prepared(group, loaded, device, reporter, trackers))
     if teachers := all_teachers(left):
         _announce_teachers(teachers, out / TEACHERS, reporter)
         others, place = all_teachers(planned), out / TEACHERS
@@ -213,67 +215,6 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
     ]
     for note, count in Counter(filter(None, notes)).items():
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A cohort as it will be trained.
-
-    Attributes:
-        runs: in it, the longest first.
-        slots: how many train at once.
-        num_steps: of the whole cohort, all slots at once.
-        time_s: what training takes, roughly.
-        asking_s: what it takes to ask their teachers before, roughly.
-    """
-
-    runs: tuple[RunConfig, ...]
-    slots: int
-    num_steps: int
-    time_s: float
-    asking_s: float = 0.0
-
-
-def plan_all(
-    runs: Sequence[RunConfig],
-    reporter: Reporter,
-    *,
-    device: torch.device,
-    loaded: Loaded | None = None,
-) -> list[Planned]:
-    """Load and check what the runs need, and say what training them would take.
-
-    Args:
-        runs: to plan; their teachers are for the caller to plan.
-        reporter: where progress goes.
-        device: that they would run on.
-        loaded: by calls for other runs before this one; what this one loads is added.
-
-    Raises:
-        InputError: something in the settings cannot be had.
-    """
-    found: list[Planned] = []
-    loaded = Loaded() if loaded is None else loaded
-    for run in runs:
-        check_extras(run.task)
-    for group in sharing(resolved(runs, device, note=reporter.note)):
-        with waiting(CHECKING, reporter.note):
-            context = _prepare(group, loaded, device, reporter, Trackers({}, reporter))
-        for plan, slots in planned_cohorts(group, context, device):
-            data = context.training
-            if not plan.runs[0].trains or data is None:
-                found.append(Planned(plan.runs, slots, 0, 0.0))
-                continue
-            epoch = data.schedule.steps_per_epoch
-            journeys = [journey(run, epoch=epoch) for run in plan.runs]
-            steps = count_steps(journeys, num_slots=slots, cycle=data.schedule.cycle)
-            stack = build_stack(plan.runs, context.base, slots=slots)
-            expected = estimate(stack, data, steps, plan.runs, validation=context.validation)
-            at_once = [plan.runs] if slots > 1 else [[run] for run in plan.runs]
-            asking_s = asking_time_s(stack, data.encoded, at_once)
-            stack.remove()
-            found.append(Planned(plan.runs, slots, sum(steps), expected.time_s, asking_s))
-    return found
 
 
 def _attempt(
@@ -355,7 +296,7 @@ def _first_scores(result: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {scores[name]:.3f} {group}" for group, scores in groups)
 
 
-def _prepare(
+def prepared(
     runs: Sequence[RunConfig],
     loaded: Loaded,
     device: torch.device,
@@ -386,6 +327,7 @@ def _prepare(
     rescaled = [run for run in runs if run.trains and run.rescale.factors]
     validation = validation_items(task, rescaled[0], base) if rescaled else []
     if training is not None and known is None:
+        tell_targets(runs, base, reporter.note)
         for line in describe_data(training, base.tokenizer):
             reporter.note(line)
     inputs = {**base.digests, DATA: data_digest(task)}

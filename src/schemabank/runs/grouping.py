@@ -5,9 +5,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from schemabank.adapters.peftlayers import check_peft_layers
+from schemabank.common.waiting import Note
 from schemabank.config.settings import RunConfig
 from schemabank.engine.planner import CohortPlan, best_slots, journey, plan_cohorts
 from schemabank.engine.run import TrainingData
+from schemabank.engine.targets import said_of
 from schemabank.methods import method_of
 from schemabank.methods.method import Setup
 from schemabank.models.basemodel import BaseModel
@@ -100,6 +102,14 @@ def check_runs(
             method_of(run).check(run, Setup(own, stack, base.tokenizer))
         finally:
             stack.remove()
+
+
+def tell_targets(runs: Sequence[RunConfig], base: BaseModel, note: Note) -> None:
+    """Say which layers stand in for the default targets where the model has others."""
+    asked = dict.fromkeys(run.lora for run in runs if run.trains)
+    for sentence in dict.fromkeys(said_of(base.model, lora) for lora in asked):
+        if sentence is not None:
+            note(sentence)
 
 
 def _asks(run: RunConfig) -> tuple[object, ...]:

@@ -358,5 +358,5 @@ def validation_data(examples: object, config: RunConfig, base: BaseModel) -> Seq
     return found
 
 
-def _texts(examples: Iterable[Example]) -> list[tuple[str, str, str]]:
-    return [(e.id, e.question, e.solution) for e in examples]
+def _texts(examples: Iterable[Example]) -> Iterator[tuple[str, str, str]]:
+    return ((e.id, e.question, e.solution) for e in examples)

@@ -12,6 +12,7 @@ from schemabank.engine.cohort import Cohort
 from schemabank.engine.run import Run, TrainingData
 from schemabank.engine.slots import Slot
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.grouping import tell_targets
 from schemabank.runs.inmemory import KeptSteps, held_context
 from schemabank.runs.members import Trainee, standing_of
 from schemabank.runs.programsaves import ProgramFolder, held_digests, saving
@@ -68,6 +69,7 @@ class OneRun:
                 follow(cohort)
                 if measured is not None:
                     measured.follow(cohort)
+                tell_targets([self.config], self.base, progress.note)
                 progress.start(f"train {self.config.arm}", cohort.num_steps)
                 with open_log(cohort) as log:
                     lack = take_steps(cohort, log, context)

@@ -5,11 +5,13 @@ its column names, and a text of two characters unpacks into two.
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 from schemabank.common.errors import InputError
+from schemabank.common.stored import kept
 from schemabank.tasks import Example
+from schemabank.tasks.base import EXAMPLES, MOST_BYTES
 from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
 
 if TYPE_CHECKING:
@@ -28,12 +30,14 @@ ALLOWED = (
 )
 
 
-def as_examples(examples: object, *, purpose: str = TRAINING) -> list[Example]:
-    """Return pairs or chats as examples.
+def as_examples(examples: object, *, purpose: str = TRAINING) -> Sequence[Example]:
+    """Return pairs or chats as examples; those that are too large for memory lie in a file.
 
     Args:
-        examples: as :func:`as_pairs`, or mappings with a chat in the column ``messages`` or
-            ``conversations``, or in both ``prompt`` and ``completion``, as TRL has it.
+        examples: a sequence of pairs of texts, or of mappings with the columns ``prompt`` and
+            ``completion``, or with a chat in the column ``messages`` or ``conversations``, or in
+            both ``prompt`` and ``completion``, as TRL has it; or a ``datasets.Dataset`` that has
+            these columns.
         purpose: what they are for, which ids and messages name.
 
     Raises:
@@ -42,30 +46,22 @@ def as_examples(examples: object, *, purpose: str = TRAINING) -> list[Example]:
     rows = _rows_of(examples, purpose)
     first = next(iter(rows), None)
     names = _chat_columns(first) if isinstance(first, Mapping) else None
-    if names is None:
-        return [
-            Example(id=_id(purpose, i), question=prompt, solution=completion, answer=completion)
-            for i, (prompt, completion) in enumerate(as_pairs(examples, purpose=purpose))
-        ]
-    return [_chat_example(index, row, names, purpose) for index, row in enumerate(rows)]
-
-
-def as_pairs(examples: object, *, purpose: str = TRAINING) -> list[tuple[str, str]]:
-    """Return examples as pairs of prompt and completion.
-
-    Args:
-        examples: a sequence of pairs of texts, or of mappings with the columns ``prompt`` and
-            ``completion``, or a ``datasets.Dataset`` that has them.
-        purpose: what they are for.
-
-    Raises:
-        InputError: anything else.
-    """
-    rows = enumerate(_rows_of(examples, purpose))
-    pairs = [_checked_pair(f"{purpose} example {index}", row) for index, row in rows]
-    if not pairs:
+    made = _pairs(rows, purpose) if names is None else _chats(rows, names, purpose)
+    found = kept(made, EXAMPLES, at_most=MOST_BYTES)
+    if not found:
         raise InputError(f"there are 0 {purpose} examples, allowed is at least 1: {ALLOWED}")
-    return pairs
+    return found
+
+
+def _pairs(rows: Iterable[object], purpose: str) -> Iterator[Example]:
+    for index, row in enumerate(rows):
+        prompt, completion = _checked_pair(f"{purpose} example {index}", row)
+        own = _id(purpose, index)
+        yield Example(id=own, question=prompt, solution=completion, answer=completion)
+
+
+def _chats(rows: Iterable[object], names: str | tuple[str, str], purpose: str) -> Iterator[Example]:
+    return (_chat_example(index, row, names, purpose) for index, row in enumerate(rows))
 
 
 def _id(purpose: str, index: int) -> str:

@@ -45,15 +45,17 @@ class Estimate:
 
 def describe_data(data: TrainingData, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return lines on one example, lengths, cuts and padding."""
-    lengths = [len(e.tokens) for e in data.encoded]
+    # One pass, since each reads what lies in a file anew.
+    sizes = ((len(e.tokens), e.cut) for e in data.encoded)
+    lengths, cut = np.fromiter(sizes, np.dtype((np.int64, 2)), len(data.encoded)).T
     quantiles = np.percentile(lengths, QUANTILES).astype(int)
     schedule = data.schedule
     widths = ", ".join(str(b.width) for b in schedule.buckets)
     named = ", ".join(f"{q}%: {v}" for q, v in zip(QUANTILES, quantiles, strict=True))
-    padding = schedule.padding_ratio(lengths)
+    padding = schedule.padding_ratio(int(lengths.sum()))
     return [
         *describe_example(data.encoded[0], tokenizer),
-        f"tokens an example: {named}; {sum(e.cut for e in data.encoded)} of {len(lengths)} cut",
+        f"tokens an example: {named}; {cut.sum()} of {len(lengths)} cut",
         f"batches: {schedule.batch_size} x {{{widths}}} tokens, "
         f"{schedule.steps_per_epoch} steps an epoch, {padding:.1%} padding",
     ]
@@ -96,7 +98,8 @@ def estimate(
     model = stack.model
     schedule = data.schedule
     rows = schedule.batch_size * stack.num_slots
-    shapes = np.array([data.shape(step, 0) for step in range(schedule.steps_per_epoch)])
+    shapes = np.array([data.shape_of(bucket, 0) for bucket in schedule.buckets])
+    shapes = shapes[np.asarray(schedule.order(0))]  # of every step of an epoch
     positions, labels = rows * shapes.mean(0)  # of a step
     head = model.get_output_embeddings().weight.numel()
     blocks = sum(p.numel() for block in stack.blocks for p in block.parameters())

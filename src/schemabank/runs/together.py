@@ -26,7 +26,7 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.continuing import check_whole, continued
 from schemabank.runs.evaluate import mean_losses
-from schemabank.runs.grouping import check_runs, planned_cohorts, sharing
+from schemabank.runs.grouping import check_runs, planned_cohorts, sharing, tell_targets
 from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
@@ -250,6 +250,7 @@ def _prepared(
     data = held_data(examples, runs[0], base.tokenizer)
     check_runs(runs, examples, base, data)
     validation, validate = given.validation, given.validate
+    tell_targets(runs, base, progress.note)
     asked = None if validation is None else validation_data(validation, runs[0], base)
     validator = None if validate is None or asked is None else Validator(validate, asked)
     begin = None if given.start is None else given.start.tensors

@@ -6,8 +6,8 @@ seam.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,11 +18,18 @@ from schemabank.engine.batches import ENCODED, Encoded, encode, encode_turns
 from schemabank.tasks import Example
 from schemabank.tasks.catalog import TASKS
 from schemabank.tasks.chat import Piece, chat_pieces, in_chat
-from schemabank.tasks.seams import beginning_tokens, continuation_tokens, plain_tokens
+from schemabank.tasks.seams import (
+    beginning_tokens,
+    continuation_tokens,
+    continuation_tokens_of,
+    plain_tokens,
+    plain_tokens_of,
+)
 
 # Of training tokens in memory, about seven million of them; more lie in a file, from which a row
 # takes some 20 microseconds.
 MOST_BYTES = 256 * 2**20
+AT_ONCE = 256  # texts that a tokenizer is given together
 
 
 def tokenise(
@@ -43,19 +50,31 @@ def tokenise(
     Raises:
         InputError: an example whose completion is cut off whole, or more cut ones than allowed.
     """
+    rest = iter(texts)
+    parts = iter(lambda: [*islice(rest, AT_ONCE)], [])
+    encoded = (each for part in parts for each in _encoded(part, settings, tokenizer))
+    return _checked(encoded, settings, tokenizer, purpose)
+
+
+def _encoded(
+    texts: Sequence[tuple[str, str, str]],
+    settings: TaskSettings,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[Encoded]:
+    """Tokenise a few examples together."""
     ends = settings.end_token and TASKS[settings.name].ends
-    front = beginning(settings, tokenizer)
-    encoded = (
-        encode(
-            [*front, *plain_tokens(as_chat(prompt, settings, tokenizer), tokenizer)],
-            completion_tokens(completion, tokenizer, end_token=ends),
-            example_id=example_id,
+    front, end = beginning(settings, tokenizer), [end_token_id(tokenizer)] if ends else []
+    names, prompts, completions = zip(*texts, strict=True)
+    asked = plain_tokens_of([as_chat(p, settings, tokenizer) for p in prompts], tokenizer)
+    answered = continuation_tokens_of(completions, tokenizer)
+    for name, prompt, completion in zip(names, asked, answered, strict=True):
+        yield encode(
+            [*front, *prompt],
+            [*completion, *end],
+            example_id=name,
             max_length=settings.max_length,
             completion_only=settings.completion_only_loss,
         )
-        for example_id, prompt, completion in texts
-    )
-    return _checked(encoded, settings, tokenizer, purpose)
 
 
 def tokenise_chats(

@@ -138,9 +138,8 @@ class Tuner:
         self.validation_loss: float | None = None
         self.rescaled: Rescaled | None = None
         self.validations: tuple[Validation, ...] = ()
-        self._base, self._run = base, only_used(config)
+        self._base, self._run, self._is_training = base, only_used(config), False
         self._decoded: BaseModel | None = None
-        self._is_training = False
         check_peft_layers(model, config.lora)
         self.stack = build_stack([config], base, slots=1, start=start)
         with ExitStack() as on_failure:

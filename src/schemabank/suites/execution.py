@@ -18,11 +18,12 @@ from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.runs.distill import all_teachers
-from schemabank.runs.experiment import Loaded, check_all_reusable, plan_all, run_all
+from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
 from schemabank.runs.folder import forget_training, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
+from schemabank.runs.planning import plan_all
 from schemabank.runs.progress import Reporter
 from schemabank.runs.tables import check_tables
 from schemabank.stats import summarise_arm

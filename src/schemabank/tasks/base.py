@@ -10,6 +10,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.stored import Codec
 
 OVERHEAD = 1024  # bytes of an example's objects beside its texts
+MOST_BYTES = 256 * 2**20  # of a split's examples in memory; larger ones lie in a file
 
 
 class Turn(NamedTuple):

@@ -17,7 +17,14 @@ import numpy.typing as npt
 from schemabank.common.errors import InputError
 from schemabank.common.stored import chosen, kept
 from schemabank.config.task import RecordsSettings, TaskSettings
-from schemabank.tasks.base import EXAMPLES, Example, TaskData, hash_position, text_hash
+from schemabank.tasks.base import (
+    EXAMPLES,
+    MOST_BYTES,
+    Example,
+    TaskData,
+    hash_position,
+    text_hash,
+)
 from schemabank.tasks.columns import (
     Row,
     as_text,
@@ -32,7 +39,6 @@ from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.rows import SPLITS, Rows, read_splits
 from schemabank.tasks.task import PROMPT, Task
 
-MOST_BYTES = 256 * 2**20  # of a split's examples in memory; larger ones lie in a file
 ASKED = {"question", "answer"}  # columns of the default templates
 
 
@@ -235,25 +241,29 @@ def _carve_splits(examples: Mapping[str, Sequence[Example]], own: RecordsSetting
     splits, start = dict(examples), 0.0
     for split, ratio in ratios.items():
         inside = np.flatnonzero((places >= start) & (places < start + ratio))
-        splits[split] = chosen(train, inside.tolist())
+        splits[split] = chosen(train, inside)
         start += ratio
-    splits["train"] = chosen(train, np.flatnonzero(places >= start).tolist())
+    splits["train"] = chosen(train, np.flatnonzero(places >= start))
     return TaskData(**splits)
 
 
 def _split_positions(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
     """Places by which rows are set aside: one for prompts that differ in case and blanks alone."""
-    several = _repeated(_numbers(_form_of(e.question) for e in examples))
+    # One pass, since each reads what lies in a file anew.
+    numbers = ((_number(_form_of(e.question)), hash_position(e.question)) for e in examples)
+    found = np.fromiter(numbers, [("form", np.uint64), ("place", np.float64)], len(examples))
+    forms, places = found["form"], found["place"].copy()
+    several = np.flatnonzero(np.isin(forms, [*_repeated(forms)])).tolist()
     first: dict[bytes, int] = {}  # places, not texts: every prompt may occur several times
-    for place, example in enumerate(examples if several else ()):
-        form = _form_of(example.question)
-        if _number(form) in several:
-            before = first.setdefault(text_hash(form), place)
-            if example.question < examples[before].question:
-                first[text_hash(form)] = place
-    places = (first.get(text_hash(_form_of(e.question)), i) for i, e in enumerate(examples))
-    texts = (examples[i].question for i in places)
-    return np.fromiter(map(hash_position, texts), np.float64, len(examples))
+    for index in several:
+        question = examples[index].question
+        before = first.setdefault(text_hash(_form_of(question)), index)
+        if question < examples[before].question:
+            first[text_hash(_form_of(question))] = index
+    for index in several:
+        same = first[text_hash(_form_of(examples[index].question))]
+        places[index] = found["place"][same]
+    return places
 
 
 def _check_distinct(data: TaskData) -> None:
@@ -262,8 +272,9 @@ def _check_distinct(data: TaskData) -> None:
     Numbers stand for the texts at first, and only texts with the same number are compared.
     """
     splits = {split: data.split(split) for split in SPLITS}
-    ids = _repeated(*(_numbers(e.id for e in part) for part in splits.values()))
-    prompts = _repeated(*(np.unique(_numbers(e.question for e in p)) for p in splits.values()))
+    numbers = [_numbers((e.id, e.question) for e in part) for part in splits.values()]
+    ids = _repeated(*(part[:, 0] for part in numbers))
+    prompts = _repeated(*(np.unique(part[:, 1]) for part in numbers))
     seen: set[str] = set()
     first: dict[str, str] = {}
     for split, part in splits.items() if ids or prompts else ():
@@ -294,8 +305,9 @@ def _number(text: str) -> int:
     return int.from_bytes(text_hash(text)[:8], "little")
 
 
-def _numbers(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    return np.fromiter(map(_number, texts), np.uint64)
+def _numbers(texts: Iterable[tuple[str, str]]) -> npt.NDArray[np.uint64]:
+    pairs = ((_number(first), _number(second)) for first, second in texts)
+    return np.fromiter(pairs, np.dtype((np.uint64, 2)))
 
 
 def _repeated(*parts: npt.NDArray[np.uint64]) -> frozenset[int]:

@@ -43,6 +43,21 @@ def plain_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def plain_tokens_of(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Return the `plain_tokens` of several texts, which tokenizers in Rust cut on all cores."""
+    return [*tokenizer([*texts], add_special_tokens=False)["input_ids"]]
+
+
+def continuation_tokens_of(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+) -> list[list[int]]:
+    """Return the `continuation_tokens` of several texts."""
+    return [
+        tokens if _stands_alone(text, tokens, tokenizer) else continuation_tokens(text, tokenizer)
+        for text, tokens in zip(texts, plain_tokens_of(texts, tokenizer), strict=True)
+    ]
+
+
 def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Return the tokens of a text that stands behind another one, where they are read as ``text``.
 
@@ -51,7 +66,7 @@ def continuation_tokens(text: str, tokenizer: "PreTrainedTokenizerBase") -> list
     tokens of the text alone.
     """
     alone = plain_tokens(text, tokenizer)
-    if _decode_text(alone + alone, tokenizer) == text + text:
+    if _stands_alone(text, alone, tokenizer):
         return alone
     for anchor in ANCHORS:
         before, joined = plain_tokens(anchor, tokenizer), plain_tokens(anchor + text, tokenizer)
@@ -92,6 +107,11 @@ def continuation_text(
         return whole[len(start) :]
     common = next(i for i, (a, b) in enumerate(zip(whole + "\0", start, strict=False)) if a != b)
     return whole[common:]
+
+
+def _stands_alone(text: str, tokens: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether a text's own tokens say it behind any other text, too."""
+    return _decode_text([*tokens, *tokens], tokenizer) == text + text
 
 
 def _decode_text(tokens: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -18,7 +18,7 @@ from schemabank.tasks import Example
 INDEX = "example_index"
 
 
-def examples_to_tag(method: RunConfig, rows: object) -> list[Example]:
+def examples_to_tag(method: RunConfig, rows: object) -> Sequence[Example]:
     """Return the training data as what taggers see, before a trainer makes tokens of them.
 
     Raises:

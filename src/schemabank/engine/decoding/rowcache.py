@@ -24,6 +24,7 @@ from schemabank.engine.batches import round_up
 from schemabank.engine.decoding.sampling import Sampling, draw
 from schemabank.engine.kernels.attention import IGNORED
 from schemabank.engine.stack import AdapterStack
+from schemabank.models.architecture import cache_keyword
 
 ROW_ATTENTION = "schemabank_rows"
 ALIGNMENT = 8  # lengths are multiples of it, which the matrix products of a GPU like
@@ -197,6 +198,7 @@ class DecodingRows:
         self.last = longest + max_new_tokens - 2
         length = round_up(self.last + 1, ALIGNMENT)
         self.cache = RowCache(stack.model, num_rows=num_rows, length=length)
+        self.asked = {"use_cache": True, cache_keyword(stack.model): self.cache}
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.long, device=stack.model.device)
@@ -231,9 +233,7 @@ class DecodingRows:
         self.cache.admit(source, target)
         # There is no mask: padding stands to the right, where no real token looks. What the cache
         # gets for padding, the completion's tokens overwrite before their position is seen.
-        hidden = self.stack.model.base_model(
-            input_ids=tokens, past_key_values=self.cache, use_cache=True
-        ).last_hidden_state
+        hidden = self.stack.model.base_model(input_ids=tokens, **self.asked).last_hidden_state
         if self.sampling is not None:
             self.keys[target] = torch.tensor(keys, dtype=torch.int32, device=self.keys.device)
         logits = self.stack.head(hidden[source, last])
@@ -260,8 +260,7 @@ class DecodingRows:
         hidden = self.stack.model.base_model(
             input_ids=current[:, None],
             position_ids=positions[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
+            **self.asked,
             row_biases=self.cache.extend(positions, visible=visible),
         ).last_hidden_state
         return self.stack.head(hidden[:, -1])
