@@ -113,7 +113,10 @@ def test_a_damaged_one_is_not_taken(
 
 
 def test_it_is_of_these_settings_but_for_when_it_is_made(folder: Path) -> None:
-    often = EngineSettings(checkpoint_minutes=None, checkpoint_steps=3)
+    """And but for who watches."""
+    often = EngineSettings(
+        checkpoint_minutes=None, checkpoint_steps=3, trackers=("tensorboard",), tracker_project="x"
+    )
     read_checkpoint(the_one(folder), RUN.model_copy(update={"engine": often}), MADE)
     other = RUN.model_copy(update={"engine": EngineSettings(slots=2)})
     with pytest.raises(InputError, match="has other settings, allowed are the same"):

@@ -151,7 +151,11 @@ def spoil_versions(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (spoil_settings, "has other settings, allowed are the same: it is trained again"),
+        (
+            spoil_settings,
+            "has other settings, allowed are the same: settings.engine.slots was 2, now it is "
+            "'auto'",
+        ),
         (spoil_versions, "has version 0 of checkpoints, allowed is 1: it is trained again"),
     ],
 )

@@ -52,14 +52,6 @@ def test_it_comes_back_as_it_was_to_the_bit(folder: Path) -> None:
     assert {path.name for path in (folder / TRAINED).iterdir()} == {WEIGHTS, STATE, DIGESTS}
 
 
-def test_when_it_was_saved_meanwhile_does_not_matter(folder: Path) -> None:
-    often = EngineSettings(checkpoint_minutes=None, checkpoint_steps=3)
-    read_trained(folder, RUN.model_copy(update={"engine": often}), MADE)
-    other = RUN.model_copy(update={"engine": EngineSettings(keep_stages=False)})
-    with pytest.raises(InputError, match="has other settings"):
-        read_trained(folder, other, MADE)
-
-
 @pytest.mark.parametrize("damage", [flip, tear, Path.unlink, replace_by_folder, lead_out])
 @pytest.mark.parametrize(
     "name",
@@ -109,7 +101,13 @@ def test_another_runs_folder_is_not_taken(folder: Path) -> None:
         read_trained(folder, other, MADE)
 
 
-WATCHED = {"trackers": ("tensorboard",), "tracker_project": "mine", "slots": 3}
+WATCHED = {
+    "trackers": ("tensorboard",),
+    "tracker_project": "mine",
+    "slots": 3,
+    "checkpoint_minutes": None,
+    "checkpoint_steps": 3,
+}
 
 
 def test_sections_of_other_methods_decide_nothing(folder: Path) -> None:
