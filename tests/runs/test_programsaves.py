@@ -133,6 +133,25 @@ def test_so_do_those_that_are_measured_and_stopped(
         assert_same(train(VALIDATED, place, **more), whole)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_examples_that_lie_in_a_file_are_known_by_what_they_say(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pairs", "tokens"):
+        monkeypatch.setattr(f"schemabank.runs.{name}.MOST_BYTES", 0)
+    interrupted({"one": config()}, tmp_path, after=3, slots=1)
+    told: list[int] = []
+    found = train(
+        {"one": config()},
+        tmp_path,
+        slots=1,
+        examples=PAIRS if same else PAIRS[1:],
+        on_step=lambda step: told.append(step.step),
+    )
+    assert told == ([3, 4] if same else [0, 1, 2, 3, 4])
+    assert [step.step for step in found["one"].steps] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "other", [{"examples": PAIRS[1:]}, {"validation": HELD_OUT[1:]}, {"validate": None}], ids=str
 )

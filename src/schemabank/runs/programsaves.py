@@ -7,7 +7,7 @@ all runs have ended well.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -177,12 +177,12 @@ def held_digests(
         adapter.update(path.encode())
         for tensor in pair:
             adapter.update(_bytes_of(tensor))
-    shown = (training.examples, training.encoded, training.beginning, training.completion_only)
+    form = (training.beginning, training.completion_only)
     return {
         "model": model.hexdigest(),
         "adapter": adapter.hexdigest(),
-        "data": hashlib.sha256(repr(shown).encode()).hexdigest(),
-        "validation": hashlib.sha256(repr(tuple(validation)).encode()).hexdigest(),
+        "data": _digest_of(training.examples, training.encoded, form),
+        "validation": _digest_of(validation),
         "validate": "" if validate is None else validate.model_dump_json(),
     }
 
@@ -204,6 +204,16 @@ def _follow_nothing(_cohort: Cohort) -> None:
 
 def _file_name(name: str) -> str:
     return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
+
+
+def _digest_of(*parts: Iterable[object]) -> str:
+    """The SHA-256 of values one by one, since those that lie in a file do not fit into memory."""
+    found = hashlib.sha256()
+    for part in parts:
+        for value in part:
+            found.update(f"{value!r}\n".encode())
+        found.update(b"\n")
+    return found.hexdigest()
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
