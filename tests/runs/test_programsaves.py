@@ -133,6 +133,31 @@ def test_so_do_those_that_are_measured_and_stopped(
         assert_same(train(VALIDATED, place, **more), whole)
 
 
+def test_runs_that_memory_left_one_slot_go_on_as_a_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"one": config(seed=1), "two": config(seed=2)}
+    prepare = Programs.prepare
+
+    def full(programs: Programs, *args: Any) -> object:  # noqa: ANN401 -- of several types
+        if programs._stack.num_slots == 2 and len(told) >= 4:
+            raise torch.OutOfMemoryError("no room")
+        return prepare(programs, *args)
+
+    told: list[tuple[str, int]] = []
+    more: dict[str, Any] = {"slots": 2, "on_step": lambda step: told.append((step.run, step.step))}
+    with monkeypatch.context() as patch:
+        patch.setattr(Programs, "prepare", full)
+        whole = train(runs, tmp_path / "whole", **more)
+        told.clear()
+        interrupted(runs, tmp_path / "parts", after=6, **more)
+    assert told[:4] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+    assert told[4:] == [("one", 2), ("one", 3), ("one", 4), ("two", 2)], "one after the other"
+    found = train(runs, tmp_path / "parts", **more)
+    assert len(told) == 10, "no step is taken twice"
+    assert_same(found, whole)
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_examples_that_lie_in_a_file_are_known_by_what_they_say(
     same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -58,20 +58,33 @@ class ProgramFolder:
     exits: ExitStack
     members: list[Member] = field(default_factory=list)
 
-    def slots(self, runs: Mapping[str, RunConfig], context: Context, planned: int) -> int:
-        """Return how many of the runs train at once: as before, if they go on, else as planned.
+    def parts(
+        self, runs: Mapping[str, RunConfig], context: Context, planned: int
+    ) -> tuple[int, list[dict[str, RunConfig]]]:
+        """Return how many runs train at once, and which share a cohort.
 
-        With another number the last bits of a run that goes on would be others.
+        It is as before, if they go on, else as planned: all together, or where one trains at a
+        time, each with a stack of its own, which is what a Tuner would have. With another number
+        the last bits of a run that goes on would be others. Runs that memory has left one slot were
+        a cohort, and go on as one.
         """
-        if self.path is None:
-            return planned
-        together, kept = list(runs.values()), list[int | None]()
+        whole, alone = [dict(runs)], [{name: run} for name, run in runs.items()]
+        for parts in (whole, alone) if self.path is not None else ():
+            kept = [self._num_slots(part, context) for part in parts]
+            if found := [number for number in kept if number is not None]:
+                return min(found), parts
+        return planned, whole if planned > 1 else alone
+
+    def _num_slots(self, runs: Mapping[str, RunConfig], context: Context) -> int | None:
+        """How many slots the cohort of these very runs had, if some of them can go on."""
+        assert self.path is not None
+        found = list[int | None]()
         for name, run in runs.items():
             folder = partial_folder(self.path / _file_name(name))
-            for beside in (together, [run]) if can_go_on(folder) else ():
-                made = made_with(context.inputs, beside, context.base.model.device)
-                kept.append(num_slots_of(folder, run, made))
-        return min((number for number in kept if number is not None), default=planned)
+            if can_go_on(folder):
+                made = made_with(context.inputs, list(runs.values()), context.base.model.device)
+                found.append(num_slots_of(folder, run, made))
+        return min((number for number in found if number is not None), default=None)
 
     def trainees(
         self,

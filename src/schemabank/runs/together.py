@@ -206,12 +206,10 @@ def train_cohort(
             for plan, at_once in cohorts:
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
                 at_once = min(len(own), slots) if slots != "auto" else at_once
-                at_once = place.slots({n: used[n] for n in own}, group.context, at_once)
-                # One at a time, each has a stack of its own: what a Tuner would have.
-                for part in [own] if at_once > 1 else [[name] for name in own]:
-                    named_part = {name: used[name] for name in part}
-                    context, validator = group.context, group.validator
-                    trainees = place.trainees(named_part, context, steps, validator)
+                context, validator = group.context, group.validator
+                at_once, parts = place.parts({n: used[n] for n in own}, context, at_once)
+                for part in parts:
+                    trainees = place.trainees(part, context, steps, validator)
                     found |= _Attempt(trainees, group, steps, named).results(at_once)
         place.remove()
     return {name: found[name] for name in named}
