@@ -72,6 +72,28 @@ def test_one_that_is_not_answered_in_time_does_not_wait_either(
     assert time.monotonic() - began < 30
 
 
+def test_what_is_done_before_leaving_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "GRACE_S", 0.2)
+    with pytest.raises(TerminatedError), Leaving() as asking:
+        signal.raise_signal(signal.SIGTERM)
+        asking.answer()
+        time.sleep(0.6)
+        assert not asking.at_once.is_set()
+        assert asking.asked == signal.SIGTERM
+
+
+def test_a_program_that_goes_on_at_a_second_signal_is_saved_again() -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    with Leaving() as asking:
+        for number in (1, 2):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert told == [signal.SIGTERM] * number
+            assert not asking.at_once.is_set()
+            assert asking.asked is None
+
+
 def test_one_that_comes_when_all_is_over_counts() -> None:
     with pytest.raises(TerminatedError), Leaving():
         signal.raise_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
 """Leaving in the middle of a training: a signal that asks for it first lets the runs be saved.
 
 The first SIGINT or SIGTERM only takes note. A second one does what the program does with such a
-signal by itself, and so does the first if nobody has left for it in a few seconds.
+signal by itself, and so does the first if nobody has begun to answer it in a few seconds.
 """
 
 import signal
@@ -52,10 +52,14 @@ class Leaving:
             signal.signal(number, before)
         self.leave()
 
-    def leave(self) -> None:
-        """Do what the program does with the signal that came, if one did."""
+    def answer(self) -> None:
+        """Let what is done before leaving take its time; another signal does not wait for it."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def leave(self) -> None:
+        """Do what the program does with the signal that came, if one did."""
+        self.answer()
         if self.asked is not None:
             number, self.asked = self.asked, None
             self._before[number](number, None)
@@ -69,6 +73,8 @@ class Leaving:
             self._timer.daemon = True
             self._timer.start()
         else:
+            self.answer()
             self.asked = None  # what it does is done
             self.at_once.set()
             self._before[number](number, frame)
+            self.at_once.clear()  # the program goes on
