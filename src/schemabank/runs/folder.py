@@ -116,7 +116,7 @@ class RunClaim:
     def abandon(self) -> Path:
         """Keep the files of a run that failed under a name of its own, and return it.
 
-        Its checkpoints go: it would fail again where it failed.
+        Its checkpoints go: what diverged would do so again.
         """
         rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         self.path = _set_aside(self.path, self.final)
