@@ -205,6 +205,16 @@ def test_settings_of_checkpoints_have_an_effect_with_a_folder_alone(tmp_path: Pa
         train(runs, tmp_path, slots=1)
 
 
+def test_names_may_be_longer_than_those_of_files(tmp_path: Path) -> None:
+    names = ["名" * 300 + end for end in "ab"]
+    runs = {name: config(seed=n, train={"max_steps": 2}) for n, name in enumerate(names)}
+    interrupted(runs, tmp_path, after=3, slots=1)
+    told: list[str] = []
+    train(runs, tmp_path, slots=1, on_step=lambda step: told.append(step.run))
+    assert told == [names[1]]
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(sb.InputError, match="cannot write to"):
@@ -251,7 +261,7 @@ def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     for found in others:
         assert found[:3] == whole[:3]
         assert all(all(map(torch.equal, found[3][path], pair)) for path, pair in whole[3].items())
-    assert not (tmp_path / "whole").exists()
+    assert not any(tmp_path.iterdir()), "nothing was begun anew and kept aside"
 
 
 def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> None:

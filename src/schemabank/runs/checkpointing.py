@@ -196,7 +196,7 @@ class Checkpoints:
         """
         began, errors = time.monotonic(), list[Exception]()
         for each in due:
-            if self._leaving.at_once.is_set():
+            if self._leaving.at_once:
                 break
             try:
                 write_checkpoint(each.folder, each.standing, each.at, self._made)

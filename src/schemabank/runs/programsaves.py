@@ -39,6 +39,7 @@ from schemabank.runs.training import Context, StepLog
 from schemabank.runs.validating import Validator
 
 DIGITS = 8  # of a hash that tells names apart whose letters no file name has
+LONGEST = 40  # characters of a name in that of its folder, which may have 255 bytes in all
 
 Opened = Callable[[Cohort], AbstractContextManager[StepLog]]
 Follow = Callable[[Cohort], None]
@@ -216,7 +217,7 @@ def _follow_nothing(_cohort: Cohort) -> None:
 
 
 def _file_name(name: str) -> str:
-    return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
+    return f"{slug(name)[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
 
 
 def _digest_of(*parts: Iterable[object]) -> str:
