@@ -39,6 +39,7 @@ from schemabank.runs.training import Context, StepLog
 from schemabank.runs.validating import Validator
 
 DIGITS = 8  # of a hash that tells names apart whose letters no file name has
+MEND = "choose another folder of checkpoints"
 LONGEST = 40  # characters of a name in that of its folder, which may have 255 bytes in all
 
 Opened = Callable[[Cohort], AbstractContextManager[StepLog]]
@@ -110,7 +111,7 @@ class ProgramFolder:
         made = made_with(context.inputs, list(runs.values()), context.base.model.device)
         found = []
         for name, run in runs.items():
-            claim = self.exits.enter_context(claimed(self.path / _file_name(name)))
+            claim = self.exits.enter_context(claimed(self.path / _file_name(name), mend=MEND))
             member = begun(name, run, claim, made, context.reporter.note)
             if member.begun is not None or member.trained is not None:
                 rows = json_lines(claim.path / METRICS)
