@@ -74,12 +74,14 @@ def test_one_that_is_not_answered_in_time_does_not_wait_either(
 
 def test_what_is_done_before_leaving_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaving, "GRACE_S", 0.2)
-    with pytest.raises(TerminatedError), Leaving() as asking:
+    with Leaving() as asking:
         signal.raise_signal(signal.SIGTERM)
         asking.answer()
         time.sleep(0.6)
-        assert not asking.at_once
         assert asking.asked == signal.SIGTERM
+        with pytest.raises(TerminatedError):
+            asking.leave()
+        assert not asking.at_once
 
 
 def test_a_program_that_goes_on_at_a_second_signal_is_saved_again() -> None:
