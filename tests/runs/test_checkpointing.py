@@ -30,7 +30,7 @@ class Logs:
     """Logs that are always up to date."""
 
     def __init__(self) -> None:
-        self.num_tokens = Counter[str]()
+        self.num_tokens, self.lost = Counter[str](), set[str]()
 
     def flush(self) -> None:
         pass

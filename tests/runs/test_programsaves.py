@@ -1,5 +1,6 @@
 """Runs of a program that is interrupted, and the same call, which goes on with them."""
 
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import schemabank as sb
 from schemabank.engine.programs import Programs
+from schemabank.runs import steplogs
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.together import RunResult
 from tiny import tiny_model, tiny_tokenizer
@@ -139,7 +141,7 @@ def test_runs_that_memory_left_one_slot_go_on_as_a_cohort(
     runs = {"one": config(seed=1), "two": config(seed=2)}
     prepare = Programs.prepare
 
-    def full(programs: Programs, *args: Any) -> object:  # noqa: ANN401 -- of several types
+    def too_large(programs: Programs, *args: Any) -> object:  # noqa: ANN401 -- of several types
         if programs._stack.num_slots == 2 and len(told) >= 4:
             raise torch.OutOfMemoryError("no room")
         return prepare(programs, *args)
@@ -147,7 +149,7 @@ def test_runs_that_memory_left_one_slot_go_on_as_a_cohort(
     told: list[tuple[str, int]] = []
     more: dict[str, Any] = {"slots": 2, "on_step": lambda step: told.append((step.run, step.step))}
     with monkeypatch.context() as patch:
-        patch.setattr(Programs, "prepare", full)
+        patch.setattr(Programs, "prepare", too_large)
         whole = train(runs, tmp_path / "whole", **more)
         told.clear()
         interrupted(runs, tmp_path / "parts", after=6, **more)
@@ -194,6 +196,71 @@ def test_what_is_saved_stays_while_a_run_has_failed(tmp_path: Path) -> None:
     found = train(runs, tmp_path, slots=1)
     assert [each.failure is None for each in found.values()] == [True, False]
     assert any(path.name.startswith(".good-") for path in tmp_path.iterdir())
+
+
+def test_an_interrupt_in_the_last_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, runs = tiny_model("llama"), {"one": config(train={"max_steps": 2})}
+    told: list[int] = []
+
+    def interrupting(step: sb.RunStep) -> None:
+        told.append(step.step)
+        if step.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def again() -> dict[str, RunResult]:
+        return sb.train_cohort(
+            model,
+            tiny_tokenizer(),
+            runs,
+            PAIRS,
+            checkpoints=tmp_path,
+            on_step=interrupting,
+            quiet=True,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert_same(again(), train(runs, tmp_path / "whole", slots=1))
+    assert told == [0, 1], "it had trained"
+
+
+def full(*_args: object, **_options: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_later_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"one": config(seed=1), "two": config(seed=2)}
+    whole, line = train(runs, tmp_path / "whole", slots=2), steplogs._json_line
+
+    def full_for_one(step: sb.RunStep) -> str:
+        if (step.run, step.step) == ("one", 2):
+            full()
+        return line(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steplogs, "_json_line", full_for_one)
+        assert_same(train(runs, tmp_path / "log", slots=2), whole)
+        interrupted(runs, tmp_path / "again", after=4, slots=2)
+    told: list[tuple[str, int]] = []
+    again = train(
+        runs, tmp_path / "again", slots=2, on_step=lambda step: told.append((step.run, step.step))
+    )
+    assert_same(again, whole)
+    assert sorted(told) == [("one", 2), ("one", 3), ("one", 4), ("two", 4)]
+    monkeypatch.setattr(steplogs, "write_trained", full)
+    assert_same(train(runs, tmp_path / "end", slots=2), whole)
+    assert not any(tmp_path.iterdir())
+
+
+def test_one_that_is_full_at_the_start_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.runs.resuming._write_config", full)
+    monkeypatch.setattr(Programs, "launch", None)
+    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*No space left on"):
+        train({"one": config()}, tmp_path, slots=1)
 
 
 def test_settings_of_checkpoints_have_an_effect_with_a_folder_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ costs nothing but itself.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,6 +37,10 @@ class Logs(Protocol):
     @property
     def num_tokens(self) -> Mapping[str, int]:
         """How many tokens each run has seen."""
+
+    @property
+    def lost(self) -> Collection[str]:
+        """Names of the runs whose log could not be written."""
 
     def flush(self) -> None:
         """Let the files have all lines so far."""
@@ -159,7 +163,7 @@ class Checkpoints:
     def _due(self, cohort: Cohort) -> list[_Due]:
         """The runs that have taken steps since their last checkpoint, and where they stand.
 
-        A run that could not write what belongs to it, such as a stage, has failed. It goes on from
+        A run that could not write what belongs to it, such as a stage or its log, goes on from
         before that.
         """
         standings, found = cohort.standings(), []
@@ -167,7 +171,7 @@ class Checkpoints:
             standing = standings.get(member.name)
             if standing is None or self._saved.get(member.name) == standing.state.step:
                 continue
-            if member.failure is None:
+            if member.failure is None and member.name not in self._logs.lost:
                 try:
                     found.append(self._due_of(member, standing, cohort))
                 except OSError as error:  # such as a folder that is gone

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from schemabank.adapters.files import LoraTensors
+from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
@@ -120,6 +121,12 @@ class ProgramFolder:
                 validator.restore(name, member.records)
             found.append(member)
         write_settings(found)
+        for member in found:
+            if member.failure is not None:
+                raise InputError(
+                    f"the run {member.name!r} cannot be saved ({member.failure.message}): free "
+                    f"some space, or {MEND}"
+                )
         self.members.extend(found)
         return [*found]
 
@@ -127,7 +134,7 @@ class ProgramFolder:
         """Remove what was saved, if all runs have ended well."""
         if all(member.failure is None for member in self.members):
             for member in self.members:
-                rmtree(member.claim.path)
+                rmtree(member.claim.path, ignore_errors=True)  # the next call removes what stays
 
 
 @contextmanager
@@ -149,7 +156,7 @@ def saving(
     with Checkpoints(members, made, began, note, records=records) as checkpoints:
 
         def logs(cohort: Cohort) -> KeepingLogs:
-            return KeepingLogs(members, made, began, cohort, records=records)
+            return KeepingLogs(members, made, began, cohort, records=records, note=note)
 
         seen = checkpoints.seeing(logs)
 

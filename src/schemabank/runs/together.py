@@ -298,23 +298,22 @@ class _Attempt:
 
     def _train(self, slots: int) -> None:
         group = self.group
-        with saving(self.trainees, group.context, self.steps, group.validator) as (log, follow):
-            cohort = train_all(
-                self.trainees,
-                group.context,
-                slots=slots,
-                planned=[trainee.run for trainee in self.trainees],
-                open_log=log,
-                keep=self._keep,
-                follow=partial(self._follow, follow),
-            )
-        try:
-            if self.group.validator is not None:
-                self.group.validator.tell(cohort, self.group.context.reporter.note)
-            if self.group.validation is not None:
-                self._validate(cohort, self.group.validation)
-        finally:
-            cohort.stack.remove()
+        with ExitStack() as exits:
+            with saving(self.trainees, group.context, self.steps, group.validator) as (log, follow):
+                cohort = train_all(
+                    self.trainees,
+                    group.context,
+                    slots=slots,
+                    planned=[trainee.run for trainee in self.trainees],
+                    open_log=log,
+                    keep=self._keep,
+                    follow=partial(self._follow, follow),
+                )
+                exits.callback(cohort.stack.remove)  # before a signal that came late is answered
+            if group.validator is not None:
+                group.validator.tell(cohort, group.context.reporter.note)
+            if group.validation is not None:
+                self._validate(cohort, group.validation)
 
     def _follow(self, follow: Callable[[Cohort], None], cohort: Cohort) -> None:
         follow(cohort)
