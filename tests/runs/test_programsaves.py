@@ -2,7 +2,7 @@
 
 import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
@@ -198,6 +198,15 @@ def test_what_is_saved_stays_while_a_run_has_failed(tmp_path: Path) -> None:
     assert any(path.name.startswith(".good-") for path in tmp_path.iterdir())
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Handle SIGINT as Python does; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_in_the_last_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model, runs = tiny_model("llama"), {"one": config(train={"max_steps": 2})}
     told: list[int] = []
