@@ -1,5 +1,6 @@
 """When checkpoints are made, what they cost, and what is said where they cannot be."""
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ import pytest
 
 import cohorts
 from fulldisk import longest_file
+from schemabank.common.failure import Failure
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.engine.cohort import Cohort
@@ -28,7 +30,7 @@ class Logs:
     """Logs that are always up to date."""
 
     def __init__(self) -> None:
-        self.num_tokens = Counter[str]()
+        self.num_tokens, self.lost = Counter[str](), set[str]()
 
     def flush(self) -> None:
         pass
@@ -179,6 +181,46 @@ def test_those_of_a_run_that_has_trained_go(exits: ExitStack, tmp_path: Path) ->
     (found[0].claim.path / TRAINED).mkdir()
     trained(found, [])
     assert steps_saved(found) == [[], ["step-10", "step-5"]]
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_folder_that_is_gone_costs_no_neighbour_its_checkpoints(
+    number: int, exits: ExitStack, tmp_path: Path
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=5), list[str]()
+    shutil.rmtree(found[number].claim.path)
+    trained(found, notes)
+    assert steps_saved(found)[number] == []
+    assert steps_saved(found)[1 - number] == ["step-10", "step-5"]
+    assert len(notes) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_that_cannot_be_written_costs_no_neighbour_its_own(
+    number: int, exits: ExitStack, tmp_path: Path
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=5), list[str]()
+    (found[number].claim.path / CHECKPOINTS).touch()
+    trained(found, notes)
+    assert steps_saved(found)[1 - number] == ["step-10", "step-5"]
+    assert len(notes) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_a_run_that_could_not_write_a_stage_goes_on_from_before(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    found = members(exits, tmp_path, checkpoint_steps=5)
+    made = cohorts.cohort([cohorts.lora_run(1), cohorts.lora_run(2)], cohorts.data())
+    with Checkpoints(found, MADE, 0.0, [].append) as checkpoints:
+        checkpoints.seeing(lambda _: Logs())(made)
+        checkpoints.follow(made)
+        for number, _ in enumerate(made.steps()):
+            if number == 6:
+                found[0].fail(Failure("disk", "No space left on device"))
+    assert steps_saved(found) == [["step-5"], ["step-10", "step-5"]]
 
 
 def raising(error: Exception) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import to_yaml
+from schemabank.config.methods import SWAPSettings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.engine.keeping import Standing
-from schemabank.engine.slots import SlotState
+from schemabank.engine.run import OnCourse
+from schemabank.engine.slots import Slot, SlotState
+from schemabank.methods.swap import SWAPCourse
 from schemabank.runs.checkpoints import (
     DIGESTS,
     STATE,
@@ -255,3 +259,24 @@ def test_one_that_cannot_be_written_leaves_the_one_before(
     assert the_one(folder).name == "step-9"
     assert len(list((folder / CHECKPOINTS).iterdir())) == 1
     read_checkpoint(the_one(folder), RUN, MADE)
+
+
+def test_a_run_whose_first_branch_had_no_memory_is_taken_where_it_begins() -> None:
+    """What its branches start from is copied already, and it has not taken the step."""
+    swap = SWAPSettings(num_branches=2, branch_ratio=0.5)
+    run = replace(lora_run(1), method=OnCourse(partial(SWAPCourse, swap=swap)))
+    made = cohort([run], data())
+    (slot,) = made.slots
+    first = slot.course.branch_starts[0]
+    for _ in made.steps():
+        if slot.step == first:
+            break
+    slot.origin = made.stack.lora.back_at(0, None)
+    found = made.standings()[run.name]
+    again = Slot(run, data())
+    Begun(found, at()).tell(again, made.stack)
+    assert again.origin is not None
+    before = replace(found, state=replace(found.state, step=first - 1))
+    with pytest.raises(InputError, match="steps and tensors in the checkpoint"):
+        Begun(before, at()).tell(Slot(run, data()), made.stack)
+    made.stack.remove()

@@ -15,8 +15,8 @@ from schemabank.runs import checkpointing, grouping
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
 from schemabank.runs.experiment import run_experiment
-from schemabank.runs.folder import CHECKPOINTS, COST
-from schemabank.runs.members import Outcome
+from schemabank.runs.folder import CHECKPOINTS, COST, FAILURE
+from schemabank.runs.members import BEGUN_KEPT, Outcome
 from tinyruns import Finished, Notes, snapshot
 
 pytestmark = pytest.mark.usefixtures("gsm8k", "every_step")
@@ -222,3 +222,45 @@ def test_the_run_of_another_seed_takes_none(left: tuple[Path, Path], finished: F
     _, notes = run(finished, left[0], ["arm=lora", "seed=7"])
     assert resumed(notes) == []
     assert len(checkpoints_in(folder)) == 2
+
+
+def failing(
+    finished: Finished, out: Path, settings: Sequence[str], error: Exception, *, after: int
+) -> Outcome:
+    """Run until the device fails after so many programs."""
+    launch, launched = Programs.launch, count(1)
+
+    def until(*args: object) -> object:
+        if next(launched) > after:
+            raise error
+        return launch(*args)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "launch", until)
+        (outcome,), _ = run(finished, out, settings)
+    return outcome
+
+
+def test_a_run_whose_device_failed_goes_on_with_the_next_call(
+    finished: Finished, tmp_path: Path
+) -> None:
+    broken = RuntimeError("CUDA error: unspecified launch failure")
+    failed = failing(finished, tmp_path, ["arm=lora"], broken, after=7)
+    assert failed.failure is not None
+    assert failed.failure.kind == "error"
+    assert failed.kept == BEGUN_KEPT
+    assert failed.folder == tmp_path / f".{finished.lora.folder.name}.partial"
+    assert read_json(failed.folder / FAILURE) == failed.failure.row()
+    (outcome,), notes = run(finished, tmp_path, ["arm=lora"])
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+    assert [path.name for path in tmp_path.iterdir()] == [outcome.folder.name]
+
+
+def test_a_run_that_diverged_begins_again(finished: Finished, tmp_path: Path) -> None:
+    (failed,), _ = run(finished, tmp_path, ["arm=lora", "train.learning_rate=1e30"])
+    assert failed.failure is not None
+    assert failed.failure.is_settled
+    assert failed.kept == ""
+    assert failed.folder.name.endswith(".unfinished-1")
+    assert not (failed.folder / CHECKPOINTS).exists()

@@ -42,7 +42,7 @@ def test_the_first_signal_waits_until_it_is_answered(
         asking.leave()
         signal.raise_signal(number)
         assert asking.asked == number
-        assert not asking.at_once.is_set()
+        assert not asking.at_once
         with pytest.raises(error):
             asking.leave()
         assert asking.asked is None
@@ -55,7 +55,7 @@ def test_a_second_signal_does_not_wait(second: int) -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises((KeyboardInterrupt, TerminatedError)):
             signal.raise_signal(second)
-        assert asking.at_once.is_set()
+        assert asking.at_once
     assert asking.asked is None
 
 
@@ -68,8 +68,32 @@ def test_one_that_is_not_answered_in_time_does_not_wait_either(
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(TerminatedError):
             time.sleep(60)
-    assert asking.at_once.is_set()
+    assert asking.at_once
     assert time.monotonic() - began < 30
+
+
+def test_what_is_done_before_leaving_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaving, "GRACE_S", 0.2)
+    with Leaving() as asking:
+        signal.raise_signal(signal.SIGTERM)
+        asking.answer()
+        time.sleep(0.6)
+        assert asking.asked == signal.SIGTERM
+        with pytest.raises(TerminatedError):
+            asking.leave()
+        assert not asking.at_once
+
+
+def test_a_program_that_goes_on_at_a_second_signal_is_saved_again() -> None:
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    with Leaving() as asking:
+        for number in (1, 2):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert told == [signal.SIGTERM] * number
+            assert not asking.at_once
+            assert asking.asked is None
 
 
 def test_one_that_comes_when_all_is_over_counts() -> None:

@@ -1,7 +1,8 @@
 """Runs of a program that is interrupted, and the same call, which goes on with them."""
 
+import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import schemabank as sb
 from schemabank.engine.programs import Programs
+from schemabank.runs import steplogs
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.together import RunResult
 from tiny import tiny_model, tiny_tokenizer
@@ -133,6 +135,50 @@ def test_so_do_those_that_are_measured_and_stopped(
         assert_same(train(VALIDATED, place, **more), whole)
 
 
+def test_runs_that_memory_left_one_slot_go_on_as_a_cohort(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"one": config(seed=1), "two": config(seed=2)}
+    prepare = Programs.prepare
+
+    def too_large(programs: Programs, *args: Any) -> object:  # noqa: ANN401 -- of several types
+        if programs._stack.num_slots == 2 and len(told) >= 4:
+            raise torch.OutOfMemoryError("no room")
+        return prepare(programs, *args)
+
+    told: list[tuple[str, int]] = []
+    more: dict[str, Any] = {"slots": 2, "on_step": lambda step: told.append((step.run, step.step))}
+    with monkeypatch.context() as patch:
+        patch.setattr(Programs, "prepare", too_large)
+        whole = train(runs, tmp_path / "whole", **more)
+        told.clear()
+        interrupted(runs, tmp_path / "parts", after=6, **more)
+    assert told[:4] == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+    assert told[4:] == [("one", 2), ("one", 3), ("one", 4), ("two", 2)], "one after the other"
+    found = train(runs, tmp_path / "parts", **more)
+    assert len(told) == 10, "no step is taken twice"
+    assert_same(found, whole)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_examples_that_lie_in_a_file_are_known_by_what_they_say(
+    same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pairs", "tokens"):
+        monkeypatch.setattr(f"schemabank.runs.{name}.MOST_BYTES", 0)
+    interrupted({"one": config()}, tmp_path, after=3, slots=1)
+    told: list[int] = []
+    found = train(
+        {"one": config()},
+        tmp_path,
+        slots=1,
+        examples=PAIRS if same else PAIRS[1:],
+        on_step=lambda step: told.append(step.step),
+    )
+    assert told == ([3, 4] if same else [0, 1, 2, 3, 4])
+    assert [step.step for step in found["one"].steps] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize(
     "other", [{"examples": PAIRS[1:]}, {"validation": HELD_OUT[1:]}, {"validate": None}], ids=str
 )
@@ -152,6 +198,80 @@ def test_what_is_saved_stays_while_a_run_has_failed(tmp_path: Path) -> None:
     assert any(path.name.startswith(".good-") for path in tmp_path.iterdir())
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Handle SIGINT as Python does; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
+def test_an_interrupt_in_the_last_step_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    model, runs = tiny_model("llama"), {"one": config(train={"max_steps": 2})}
+    told: list[int] = []
+
+    def interrupting(step: sb.RunStep) -> None:
+        told.append(step.step)
+        if step.step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    def again() -> dict[str, RunResult]:
+        return sb.train_cohort(
+            model,
+            tiny_tokenizer(),
+            runs,
+            PAIRS,
+            checkpoints=tmp_path,
+            on_step=interrupting,
+            quiet=True,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        again()
+    assert_same(again(), train(runs, tmp_path / "whole", slots=1))
+    assert told == [0, 1], "it had trained"
+
+
+def full(*_args: object, **_options: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_later_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = {"one": config(seed=1), "two": config(seed=2)}
+    whole, line = train(runs, tmp_path / "whole", slots=2), steplogs._json_line
+
+    def full_for_one(step: sb.RunStep) -> str:
+        if (step.run, step.step) == ("one", 2):
+            full()
+        return line(step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steplogs, "_json_line", full_for_one)
+        assert_same(train(runs, tmp_path / "log", slots=2), whole)
+        interrupted(runs, tmp_path / "again", after=4, slots=2)
+    told: list[tuple[str, int]] = []
+    again = train(
+        runs, tmp_path / "again", slots=2, on_step=lambda step: told.append((step.run, step.step))
+    )
+    assert_same(again, whole)
+    assert sorted(told) == [("one", 2), ("one", 3), ("one", 4), ("two", 4)]
+    monkeypatch.setattr(steplogs, "write_trained", full)
+    assert_same(train(runs, tmp_path / "end", slots=2), whole)
+    assert [*tmp_path.rglob("*")] == [tmp_path / "again"]
+
+
+def test_one_that_is_full_at_the_start_is_said_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.runs.resuming._write_config", full)
+    monkeypatch.setattr(Programs, "launch", None)
+    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*No space left on"):
+        train({"one": config()}, tmp_path, slots=1)
+
+
 def test_settings_of_checkpoints_have_an_effect_with_a_folder_alone(tmp_path: Path) -> None:
     runs = {"one": config(train={"max_steps": 1})}
     with pytest.warns(UserWarning, match=r"engine\.checkpoint_steps: no effect on train_cohort"):
@@ -161,10 +281,28 @@ def test_settings_of_checkpoints_have_an_effect_with_a_folder_alone(tmp_path: Pa
         train(runs, tmp_path, slots=1)
 
 
+def test_names_may_be_longer_than_those_of_files(tmp_path: Path) -> None:
+    names = ["名" * 300 + end for end in "ab"]
+    runs = {name: config(seed=n, train={"max_steps": 2}) for n, name in enumerate(names)}
+    interrupted(runs, tmp_path, after=3, slots=1)
+    told: list[str] = []
+    train(runs, tmp_path, slots=1, on_step=lambda step: told.append(step.run))
+    assert told == [names[1]]
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(sb.InputError, match="cannot write to"):
+    with pytest.raises(sb.InputError, match=r"cannot write to .* choose another folder of"):
         train({"one": config()}, tmp_path / "file", slots=1)
+
+
+def test_one_that_another_program_uses_is_refused(tmp_path: Path) -> None:
+    def second(_step: sb.RunStep) -> None:
+        train({"one": config()}, tmp_path, slots=1)
+
+    with pytest.raises(sb.InputError, match=r"is in use .* or choose another folder of checkpoi"):
+        train({"one": config()}, tmp_path, slots=1, on_step=second)
 
 
 def tuned(
@@ -207,7 +345,8 @@ def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     for found in others:
         assert found[:3] == whole[:3]
         assert all(all(map(torch.equal, found[3][path], pair)) for path, pair in whole[3].items())
-    assert not (tmp_path / "whole").exists()
+    left = {path.name for path in tmp_path.rglob("*")}
+    assert left == {"others", "same"}, "nothing was begun anew and kept aside"
 
 
 def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ costs nothing but itself.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from schemabank.runs.members import Member
 from schemabank.runs.trained import Records
 
 LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
+UNWRITTEN = (OSError, InputError, RuntimeError, MemoryError)  # PyTorch's for no memory is the 3rd
 
 
 class Logs(Protocol):
@@ -36,6 +37,10 @@ class Logs(Protocol):
     @property
     def num_tokens(self) -> Mapping[str, int]:
         """How many tokens each run has seen."""
+
+    @property
+    def lost(self) -> Collection[str]:
+        """Names of the runs whose log could not be written."""
 
     def flush(self) -> None:
         """Let the files have all lines so far."""
@@ -48,6 +53,7 @@ L = TypeVar("L", bound=Logs)
 class _Due:
     """A run's checkpoint that is to be written."""
 
+    name: str
     folder: Path
     standing: Standing
     at: At
@@ -133,6 +139,7 @@ class Checkpoints:
     def _save(self, cohort: Cohort) -> None:
         """Copy where the runs stand, and let that be written; leave then if a signal asks so."""
         if self._leaving.asked is not None:
+            self._leaving.answer()
             self._note("saving where the runs stand, to end then; another signal ends at once")
             self._settle()
         began = time.monotonic()
@@ -141,7 +148,7 @@ class Checkpoints:
         self._forget_trained()
         try:
             due = self._due(cohort)
-        except (OSError, RuntimeError, MemoryError) as error:  # PyTorch's for no memory is the 2nd
+        except UNWRITTEN as error:
             self._say_unwritten(error)
         else:
             if due:
@@ -154,33 +161,55 @@ class Checkpoints:
             self._leaving.leave()
 
     def _due(self, cohort: Cohort) -> list[_Due]:
-        """The runs that have taken steps since their last checkpoint, and where they stand."""
+        """The runs that have taken steps since their last checkpoint, and where they stand.
+
+        A run that could not write what belongs to it, such as a stage or its log, goes on from
+        before that.
+        """
         standings, found = cohort.standings(), []
         for member in self._members:
             standing = standings.get(member.name)
             if standing is None or self._saved.get(member.name) == standing.state.step:
                 continue
-            folder = member.claim.path
-            at = At(
-                tick=cohort.tick,
-                num_slots=cohort.stack.num_slots,
-                num_tokens=self._logs.num_tokens[member.name],
-                training_s=time.monotonic() - self._began,
-                log_bytes=(folder / METRICS).stat().st_size,
-                records=self._records(member.name),
-                stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
-            )
-            found.append(_Due(folder, standing, at))
-            self._saved[member.name] = standing.state.step
+            if member.failure is None and member.name not in self._logs.lost:
+                try:
+                    found.append(self._due_of(member, standing, cohort))
+                except OSError as error:  # such as a folder that is gone
+                    self._say_unwritten(error)
         return found
 
+    def _due_of(self, member: Member, standing: Standing, cohort: Cohort) -> _Due:
+        folder = member.claim.path
+        at = At(
+            tick=cohort.tick,
+            num_slots=cohort.stack.num_slots,
+            num_tokens=self._logs.num_tokens[member.name],
+            training_s=time.monotonic() - self._began,
+            log_bytes=(folder / METRICS).stat().st_size,
+            records=self._records(member.name),
+            stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
+        )
+        return _Due(member.name, folder, standing, at)
+
     def _write(self, due: Sequence[_Due], *, is_beside: bool) -> float:
-        """Write checkpoints; return for how long that took processors from the training."""
-        began = time.monotonic()
+        """Write checkpoints; return for how long that took processors from the training.
+
+        Raises:
+            OSError, InputError, RuntimeError, MemoryError: why the first was not written that could
+                not be; all others are.
+        """
+        began, errors = time.monotonic(), list[Exception]()
         for each in due:
-            if self._leaving.at_once.is_set():
+            if self._leaving.at_once:
                 break
-            write_checkpoint(each.folder, each.standing, each.at, self._made)
+            try:
+                write_checkpoint(each.folder, each.standing, each.at, self._made)
+            except UNWRITTEN as error:
+                errors.append(error)
+            else:
+                self._saved[each.name] = each.standing.state.step
+        if errors:
+            raise errors[0]
         return 0.0 if is_beside else time.monotonic() - began
 
     def _settle(self) -> None:
@@ -189,7 +218,7 @@ class Checkpoints:
             return
         try:
             cost_s = self._paused_s + self._writing.result()
-        except (OSError, InputError, RuntimeError, MemoryError) as error:
+        except UNWRITTEN as error:
             self._say_unwritten(error)
         else:
             self._make_room(cost_s)

@@ -289,7 +289,9 @@ def _shapes_of(slot: Slot, stack: AdapterStack, state: SlotState) -> dict[str, t
         found |= {f"{kind}.{name}": (1 if kind == "step" else group.size,) for kind in ROWS}
         if slot.is_averaged and name in stack.lora.groups:
             found[f"{AVERAGE}.{name}"] = (group.size,)
-        if starts and state.step > starts[0] and name in stack.lora.groups:
+        # Before the first branch it has one where memory ran out in the branch's first step.
+        begins = bool(starts) and state.step == starts[0] and state.origin is not None
+        if starts and (state.step > starts[0] or begins) and name in stack.lora.groups:
             found[f"{ORIGIN}.{name}"] = (group.size,)
         if state.chosen is not None:  # which a run may or may not have by then
             found[f"{CHOSEN}.{name}"] = (group.size,)

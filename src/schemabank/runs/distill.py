@@ -46,7 +46,7 @@ DAMAGED = "remove the folder of one that is damaged, and it is trained again"
 UNFIT = "remove its folder, and it is trained again"
 TOO_MANY_WEIGHTS = "its adapter does not fit into memory beside the model, use a larger device"
 FAILING = (InputError, RuntimeError, OSError, MemoryError)
-TEACHER_KEPT = "the training of its teacher, which the same command only evaluates"
+TEACHER_KEPT = "the training of its teacher, with which the same command goes on"
 TOO_LARGE = "a batch of examples does not fit into memory, use a larger device"
 
 

@@ -40,6 +40,7 @@ PARTIAL = ".{}.partial"  # name of a run's folder until it is complete
 TRAINED = "trained"  # what a run has come to, until it is evaluated
 CHECKPOINTS = "checkpoints"  # where it stands, until its training is over
 SUITE = "suite.json"
+MEND = "choose another --out"
 
 
 def slug(text: str) -> str:
@@ -71,7 +72,7 @@ def check_available(folder: Path) -> None:
     """
     check_writable(folder)
     with suppress(FileNotFoundError), _lock_file(folder).open() as file:
-        _lock(file, fcntl.LOCK_SH, folder)
+        _lock(file, fcntl.LOCK_SH, folder, MEND)
 
 
 @dataclass
@@ -116,7 +117,7 @@ class RunClaim:
     def abandon(self) -> Path:
         """Keep the files of a run that failed under a name of its own, and return it.
 
-        Its checkpoints go: it would fail again where it failed.
+        Its checkpoints go: what diverged would do so again.
         """
         rmtree(self.path / CHECKPOINTS, ignore_errors=True)
         self.path = _set_aside(self.path, self.final)
@@ -124,11 +125,15 @@ class RunClaim:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[RunClaim]:
+def claimed(folder: Path, *, mend: str = MEND) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
     A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on, but for one
     that can go on: its folder stays, and is given as it is to the next claim.
+
+    Args:
+        folder: of the run.
+        mend: what to do where it cannot be had, for the error.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
@@ -139,14 +144,14 @@ def claimed(folder: Path) -> Iterator[RunClaim]:
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(lock, folder)
+        file = _open_locked(lock, folder, mend)
     except OSError as error:
         raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({error.strerror}): choose another --out"
+            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
         ) from error
     with file:
         try:
-            check_free(folder)
+            check_free(folder, mend=mend)
             if not can_go_on(partial):
                 _set_aside(partial, folder)
                 partial.mkdir()
@@ -193,7 +198,7 @@ def free_name(folder: Path, word: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _open_locked(lock: Path, folder: Path) -> TextIO:
+def _open_locked(lock: Path, folder: Path, mend: str) -> TextIO:
     """Open and lock a file; the system unlocks it when the process ends, however it ends.
 
     The holder of a lock removes the file at the end. A process that opened it before has then
@@ -203,7 +208,7 @@ def _open_locked(lock: Path, folder: Path) -> TextIO:
     while True:
         file = lock.open("w")
         try:
-            _lock(file, fcntl.LOCK_EX, folder)
+            _lock(file, fcntl.LOCK_EX, folder, mend)
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 return file
         except FileNotFoundError:
@@ -214,13 +219,13 @@ def _open_locked(lock: Path, folder: Path) -> TextIO:
         file.close()
 
 
-def _lock(file: TextIO, operation: int, folder: Path) -> None:
+def _lock(file: TextIO, operation: int, folder: Path, mend: str) -> None:
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise InputError(
             f"{str(folder)!r} is in use by another run that is still going: wait for it to end "
-            "or choose another --out"
+            f"or {mend}"
         ) from error
 
 

@@ -1,13 +1,12 @@
 """Leaving in the middle of a training: a signal that asks for it first lets the runs be saved.
 
 The first SIGINT or SIGTERM only takes note. A second one does what the program does with such a
-signal by itself, and so does the first if nobody has left for it in a few seconds.
+signal by itself, and so does the first if nobody has begun to answer it in a few seconds.
 """
 
 import signal
 import threading
 from collections.abc import Callable
-from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ class Leaving:
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self.at_once = threading.Event()
+        self.at_once = False
         self._before: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._timer: threading.Timer | None = None
 
@@ -52,10 +51,13 @@ class Leaving:
             signal.signal(number, before)
         self.leave()
 
+    def answer(self) -> None:
+        """Let what is done before leaving take its time; another signal does not wait for it."""
+        self._timer = None  # it finds out; to cancel it takes a lock, which a handler must not
+
     def leave(self) -> None:
         """Do what the program does with the signal that came, if one did."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self.answer()
         if self.asked is not None:
             number, self.asked = self.asked, None
             self._before[number](number, None)
@@ -63,12 +65,18 @@ class Leaving:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked is None:
             self.asked = number
-            main = threading.main_thread().ident
-            assert main is not None
-            self._timer = threading.Timer(GRACE_S, partial(signal.pthread_kill, main, number))
-            self._timer.daemon = True
-            self._timer.start()
+            self._timer = timer = threading.Timer(GRACE_S, lambda: self._repeat(number, timer))
+            timer.daemon = True
+            timer.start()
         else:
+            self.answer()
             self.asked = None  # what it does is done
-            self.at_once.set()
+            self.at_once = True
             self._before[number](number, frame)
+            self.at_once = False  # the program goes on
+
+    def _repeat(self, number: int, timer: threading.Timer) -> None:
+        """Let a signal count that nobody has begun to answer."""
+        main = threading.main_thread().ident
+        if self._timer is timer and main is not None:
+            signal.pthread_kill(main, number)

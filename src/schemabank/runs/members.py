@@ -35,6 +35,7 @@ from schemabank.runs.folder import (
     RESULT,
     STAGES,
     RunClaim,
+    can_go_on,
     has_trained,
     slug,
 )
@@ -43,6 +44,7 @@ from schemabank.runs.stored import read_result
 from schemabank.runs.trained import TrainedState
 from schemabank.tasks.catalog import metric_of
 
+BEGUN_KEPT = "its last checkpoint, from which the same command goes on"
 KeepStage = Callable[[AdapterStack, int, str, Stage], None]
 """Called with the stack, the slot, the run's id and the stage that it has ended."""
 
@@ -190,18 +192,20 @@ class Member(Trainee):
     def failed(self) -> Outcome:
         """Leave the folder to the next call if it can go on, else put it aside, with the reason.
 
-        A run that has trained is only evaluated by the next call, unless it has diverged: the same
-        weights would do so again.
+        A run that has trained is only evaluated by the next call, and one with checkpoints goes on
+        from there, unless it has diverged: the same weights would do so again.
         """
         assert self.failure is not None
         failure, folder, kept = self.failure, self.claim.final, ""
-        can_go_on = has_trained(self.claim.path) and not failure.is_settled
-        if can_go_on:
+        goes_on = can_go_on(self.claim.path) and not failure.is_settled
+        if goes_on and has_trained(self.claim.path):
             kept = _kept(self.claim.path / ADAPTER if self._is_written else None)
+        elif goes_on:
+            kept = BEGUN_KEPT
         with suppress(OSError):  # the same cause may keep the reason from being written
             write_json(self.claim.path / FAILURE, failure.row())
         with suppress(OSError):
-            folder = self.claim.path if can_go_on else self.claim.abandon()
+            folder = self.claim.path if goes_on else self.claim.abandon()
         return Outcome(folder, None, failure=failure, kept=kept)
 
 

@@ -7,7 +7,7 @@ all runs have ended well.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from schemabank.adapters.files import LoraTensors
+from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
@@ -39,6 +40,8 @@ from schemabank.runs.training import Context, StepLog
 from schemabank.runs.validating import Validator
 
 DIGITS = 8  # of a hash that tells names apart whose letters no file name has
+MEND = "choose another folder of checkpoints"
+LONGEST = 40  # characters of a name in that of its folder, which may have 255 bytes in all
 
 Opened = Callable[[Cohort], AbstractContextManager[StepLog]]
 Follow = Callable[[Cohort], None]
@@ -58,20 +61,33 @@ class ProgramFolder:
     exits: ExitStack
     members: list[Member] = field(default_factory=list)
 
-    def slots(self, runs: Mapping[str, RunConfig], context: Context, planned: int) -> int:
-        """Return how many of the runs train at once: as before, if they go on, else as planned.
+    def parts(
+        self, runs: Mapping[str, RunConfig], context: Context, planned: int
+    ) -> tuple[int, list[dict[str, RunConfig]]]:
+        """Return how many runs train at once, and which share a cohort.
 
-        With another number the last bits of a run that goes on would be others.
+        It is as before, if they go on, else as planned: all together, or where one trains at a
+        time, each with a stack of its own, which is what a Tuner would have. With another number
+        the last bits of a run that goes on would be others. Runs that memory has left one slot were
+        a cohort, and go on as one.
         """
-        if self.path is None:
-            return planned
-        together, kept = list(runs.values()), list[int | None]()
+        whole, alone = [dict(runs)], [{name: run} for name, run in runs.items()]
+        for parts in (whole, alone) if self.path is not None else ():
+            kept = [self._num_slots(part, context) for part in parts]
+            if found := [number for number in kept if number is not None]:
+                return min(found), parts
+        return planned, whole if planned > 1 else alone
+
+    def _num_slots(self, runs: Mapping[str, RunConfig], context: Context) -> int | None:
+        """How many slots the cohort of these very runs had, if some of them can go on."""
+        assert self.path is not None
+        found = list[int | None]()
         for name, run in runs.items():
             folder = partial_folder(self.path / _file_name(name))
-            for beside in (together, [run]) if can_go_on(folder) else ():
-                made = made_with(context.inputs, beside, context.base.model.device)
-                kept.append(num_slots_of(folder, run, made))
-        return min((number for number in kept if number is not None), default=planned)
+            if can_go_on(folder):
+                made = made_with(context.inputs, list(runs.values()), context.base.model.device)
+                found.append(num_slots_of(folder, run, made))
+        return min((number for number in found if number is not None), default=None)
 
     def trainees(
         self,
@@ -96,7 +112,7 @@ class ProgramFolder:
         made = made_with(context.inputs, list(runs.values()), context.base.model.device)
         found = []
         for name, run in runs.items():
-            claim = self.exits.enter_context(claimed(self.path / _file_name(name)))
+            claim = self.exits.enter_context(claimed(self.path / _file_name(name), mend=MEND))
             member = begun(name, run, claim, made, context.reporter.note)
             if member.begun is not None or member.trained is not None:
                 rows = json_lines(claim.path / METRICS)
@@ -105,6 +121,12 @@ class ProgramFolder:
                 validator.restore(name, member.records)
             found.append(member)
         write_settings(found)
+        for member in found:
+            if member.failure is not None:
+                raise InputError(
+                    f"the run {member.name!r} cannot be saved ({member.failure.message}): free "
+                    f"some space, or {MEND}"
+                )
         self.members.extend(found)
         return [*found]
 
@@ -112,7 +134,7 @@ class ProgramFolder:
         """Remove what was saved, if all runs have ended well."""
         if all(member.failure is None for member in self.members):
             for member in self.members:
-                rmtree(member.claim.path)
+                rmtree(member.claim.path, ignore_errors=True)  # the next call removes what stays
 
 
 @contextmanager
@@ -134,7 +156,7 @@ def saving(
     with Checkpoints(members, made, began, note, records=records) as checkpoints:
 
         def logs(cohort: Cohort) -> KeepingLogs:
-            return KeepingLogs(members, made, began, cohort, records=records)
+            return KeepingLogs(members, made, began, cohort, records=records, note=note)
 
         seen = checkpoints.seeing(logs)
 
@@ -177,12 +199,12 @@ def held_digests(
         adapter.update(path.encode())
         for tensor in pair:
             adapter.update(_bytes_of(tensor))
-    shown = (training.examples, training.encoded, training.beginning, training.completion_only)
+    form = (training.beginning, training.completion_only)
     return {
         "model": model.hexdigest(),
         "adapter": adapter.hexdigest(),
-        "data": hashlib.sha256(repr(shown).encode()).hexdigest(),
-        "validation": hashlib.sha256(repr(tuple(validation)).encode()).hexdigest(),
+        "data": _digest_of(training.examples, training.encoded, form),
+        "validation": _digest_of(validation),
         "validate": "" if validate is None else validate.model_dump_json(),
     }
 
@@ -203,7 +225,17 @@ def _follow_nothing(_cohort: Cohort) -> None:
 
 
 def _file_name(name: str) -> str:
-    return f"{slug(name)}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
+    return f"{slug(name)[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:DIGITS]}"
+
+
+def _digest_of(*parts: Iterable[object]) -> str:
+    """The SHA-256 of values one by one, since those that lie in a file do not fit into memory."""
+    found = hashlib.sha256()
+    for part in parts:
+        for value in part:
+            found.update(f"{value!r}\n".encode())
+        found.update(b"\n")
+    return found.hexdigest()
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -4,13 +4,15 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TextIO
 
+from schemabank.common.errors import InputError, first_line
 from schemabank.common.failure import failure_of
+from schemabank.common.waiting import Note
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
 from schemabank.runs.kept import MadeWith
@@ -28,6 +30,7 @@ class StepLogs:
 
     Attributes:
         num_tokens: how many tokens each run has seen.
+        lost: names of the runs whose log could not be written.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class StepLogs:
     ) -> None:
         self._paths, self._files = paths, dict[str, TextIO]()
         self._begun, self.num_tokens = set(begun or ()), Counter(begun)
-        self._lost: set[str] = set()
+        self.lost: set[str] = set()
         self._slots = {slot.run.name: slot for slot in cohort.slots}
 
     def __enter__(self) -> Self:
@@ -52,7 +55,7 @@ class StepLogs:
 
     def write(self, step: RunStep) -> None:
         """Write a step's line, but for a run that has lost its log."""
-        if step.run in self._lost:
+        if step.run in self.lost:
             return
         try:
             if step.run not in self._files:
@@ -74,8 +77,8 @@ class StepLogs:
             except OSError as error:
                 self._lose(name, error)
 
-    def _lose(self, name: str, error: OSError) -> None:
-        self._lost.add(name)
+    def _lose(self, name: str, error: OSError | InputError) -> None:
+        self.lost.add(name)
         slot = self._slots[name]
         slot.failure = slot.failure or failure_of(error)
 
@@ -89,6 +92,8 @@ class KeepingLogs(StepLogs):
         began: when their training began, as ``time.monotonic`` tells it.
         cohort: whose runs they are.
         records: tells what else is known of a run, by its name; by default nothing.
+        note: told of a run that cannot be written, which then goes on and is saved no more; by
+            default it fails.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class KeepingLogs(StepLogs):
         cohort: Cohort,
         *,
         records: Records | None = None,
+        note: Note | None = None,
     ) -> None:
         super().__init__(
             {each.name: each.claim.path / METRICS for each in members},
@@ -107,7 +113,7 @@ class KeepingLogs(StepLogs):
         )
         self._members = {each.name: each for each in members if each.trained is None}
         self._made, self._began, self._finished = made, began, cohort.finished
-        self._records = records or (lambda _: {})
+        self._records, self._note = records or (lambda _: {}), note
         self._taken = {e.name: e.begun.standing.state.step for e in members if e.begun is not None}
 
     def __exit__(self, *error: object) -> None:
@@ -136,7 +142,30 @@ class KeepingLogs(StepLogs):
             records = self._records(name)
             trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
             if slot.failure is None and trained.is_finite:
-                member.write(partial(write_trained, trained=trained, made=self._made))
+                self._keep(member, partial(write_trained, trained=trained, made=self._made))
+
+    def _keep(self, member: Member, write: Callable[[Path], None]) -> None:
+        if self._note is None:
+            member.write(write)
+            return
+        try:
+            member.claim.check_there()
+            write(member.claim.path)
+        except (OSError, InputError) as error:
+            self._lose(member.name, error)
+
+    def _lose(self, name: str, error: OSError | InputError) -> None:
+        if self._note is None:
+            super()._lose(name, error)
+            return
+        if name in self.lost:
+            return
+        self.lost.add(name)
+        self._members.pop(name, None)
+        self._note(
+            f"{name} is saved no more ({first_line(error)}): it goes on, and if the call is "
+            "interrupted, it begins again from its last checkpoint; free some space"
+        )
 
 
 def step_of_row(row: Mapping[str, Any]) -> RunStep:

@@ -206,12 +206,10 @@ def train_cohort(
             for plan, at_once in cohorts:
                 own = [n for run in plan.runs for n, config in used.items() if config == run]
                 at_once = min(len(own), slots) if slots != "auto" else at_once
-                at_once = place.slots({n: used[n] for n in own}, group.context, at_once)
-                # One at a time, each has a stack of its own: what a Tuner would have.
-                for part in [own] if at_once > 1 else [[name] for name in own]:
-                    named_part = {name: used[name] for name in part}
-                    context, validator = group.context, group.validator
-                    trainees = place.trainees(named_part, context, steps, validator)
+                context, validator = group.context, group.validator
+                at_once, parts = place.parts({n: used[n] for n in own}, context, at_once)
+                for part in parts:
+                    trainees = place.trainees(part, context, steps, validator)
                     found |= _Attempt(trainees, group, steps, named).results(at_once)
         place.remove()
     return {name: found[name] for name in named}
@@ -300,23 +298,22 @@ class _Attempt:
 
     def _train(self, slots: int) -> None:
         group = self.group
-        with saving(self.trainees, group.context, self.steps, group.validator) as (log, follow):
-            cohort = train_all(
-                self.trainees,
-                group.context,
-                slots=slots,
-                planned=[trainee.run for trainee in self.trainees],
-                open_log=log,
-                keep=self._keep,
-                follow=partial(self._follow, follow),
-            )
-        try:
-            if self.group.validator is not None:
-                self.group.validator.tell(cohort, self.group.context.reporter.note)
-            if self.group.validation is not None:
-                self._validate(cohort, self.group.validation)
-        finally:
-            cohort.stack.remove()
+        with ExitStack() as exits:
+            with saving(self.trainees, group.context, self.steps, group.validator) as (log, follow):
+                cohort = train_all(
+                    self.trainees,
+                    group.context,
+                    slots=slots,
+                    planned=[trainee.run for trainee in self.trainees],
+                    open_log=log,
+                    keep=self._keep,
+                    follow=partial(self._follow, follow),
+                )
+                exits.callback(cohort.stack.remove)  # before a signal that came late is answered
+            if group.validator is not None:
+                group.validator.tell(cohort, group.context.reporter.note)
+            if group.validation is not None:
+                self._validate(cohort, group.validation)
 
     def _follow(self, follow: Callable[[Cohort], None], cohort: Cohort) -> None:
         follow(cohort)
