@@ -24,6 +24,7 @@ from schemabank.config.naming import flat
 from schemabank.report.reading.table import read_scores
 from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.runs import finish
+from schemabank.runs.folder import PARTIAL
 from schemabank.suites.suite import load_suite
 from tinyruns import snapshot, write_gsm8k, write_model
 from tools import BENCHMARKS, load_tool
@@ -311,7 +312,9 @@ def test_a_run_that_fails_leaves_the_others_compared(
     full(run_id(lost.config))
     ended = call(*tiny.arguments, "--out", tmp_path / "runs")
     assert ended.code == 3
-    assert f"failed: {tmp_path / 'runs' / run_id(lost.config)}" in ended.err
+    partial = tmp_path / "runs" / PARTIAL.format(run_id(lost.config))
+    assert f"failed: {partial}: disk: " in ended.err
+    assert "kept: its training" in ended.err
     assert [row[7] for row in ended.table[:-1]] == ["3", *["4"] * 9]
     assert (tmp_path / "runs" / "report" / "original.md").is_file()
 
