@@ -176,28 +176,34 @@ def _timed(command: Sequence[str], environment: Mapping[str, str]) -> Row:
     """Run Python and watch it; sizes in GiB."""
     began = time.perf_counter()
     process = os.posix_spawn(sys.executable, [sys.executable, *command], environment)
-    anonymous = temporary = 0
+    resident = anonymous = temporary = 0
     while True:
-        ended, status, usage = os.wait4(process, os.WNOHANG)
+        ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             break
-        anonymous = max(anonymous, _unmapped(process))
+        # What `wait4` tells begins with the size of the process that started this one.
+        resident = max(resident, _status(process, "VmHWM"))
+        anonymous = max(anonymous, _status(process, "RssAnon"))
         temporary = max(temporary, _without_name(process))
         time.sleep(SAMPLED_EVERY_S)
     if status:
         sys.exit(f"python {' '.join(command)}: status {os.waitstatus_to_exitcode(status)}")
     return {
-        "memory_gib": round(usage.ru_maxrss / 2**20, 2),
+        "memory_gib": round(resident / 2**30, 2),
         "unmapped_gib": round(anonymous / 2**30, 2),
         "temporary_gib": round(temporary / 2**30, 2),
         "wall_s": round(time.perf_counter() - began),
     }
 
 
-def _unmapped(process: int) -> int:
-    """Resident bytes that are no mapped file's, which the system cannot take back."""
+def _status(process: int, name: str) -> int:
+    """Bytes as Linux tells them of a process.
+
+    ``VmHWM`` is the most that was resident so far. ``RssAnon`` is resident and no mapped file's, so
+    that the system cannot take it back.
+    """
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 def _without_name(process: int) -> int:

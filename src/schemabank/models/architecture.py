@@ -58,9 +58,13 @@ def decoder_blocks(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def cache_keyword(model: PreTrainedModel) -> str:
-    """Return by which name a model is given its cache: another one since transformers 5.24."""
+    """Return by which name a model is given its cache: another one since transformers 5.24.
+
+    A forward that is wrapped may name neither. It gets the older name, which every version takes.
+    """
     known = inspect.signature(model.base_model.forward).parameters
-    return "past_key_values" if "past_key_values" in known else "cache"
+    new = "cache" in known and "past_key_values" not in known
+    return "cache" if new else "past_key_values"
 
 
 def hidden_size(model: PreTrainedModel) -> int:

@@ -163,7 +163,7 @@ def test_what_an_arm_with_an_adapter_cannot_have_is_refused_before_training(
 ) -> None:
     del gsm8k
     with pytest.raises(InputError, match=r"names 'q_proj', .*: allowed are c_attn, c_fc, c_proj,"):
-        run(tmp_path, "gpt2", {"arm": ["base", "lora"]})
+        run(tmp_path, "gpt2", {"arm": ["base", "lora"], "lora": {"target_modules": ["q_proj"]}})
     assert not (tmp_path / "runs").exists()
 
 
