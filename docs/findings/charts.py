@@ -34,6 +34,14 @@ LENGTHS = {  # arms of the fifth and sixth rounds, by what the chart of training
     "swap, late": "swap, 10 epochs",
     "swap, later": "swap, 10 epochs",
 }
+DROPOUTS = {  # of LoRA with ten epochs, by round and arm
+    ("round_6", "lora, equal compute"): 0.05,
+    ("round_6", "lora, equal compute, dropout 0.2"): 0.2,
+    ("round_7", "lora"): 0.2,
+    ("round_7", "lora, dropout 0.4"): 0.4,
+    ("round_9", "lora"): 0.4,
+    ("round_9", "lora, dropout 0.6"): 0.6,
+}
 ARMS = ("lora", "rslora", "lora+ 4", "lora+ 16", "lora+ 64")
 
 
@@ -45,6 +53,7 @@ def charts(suites: dict[str, Suite]) -> dict[str, Spec]:
         "loss-by-rate": loss_by_rate(rounds),
         "accuracy-by-loss": accuracy_by_loss(rounds),
         "accuracy-by-length": accuracy_by_length([suites["round_5"], suites["round_6"]]),
+        "accuracy-by-dropout": accuracy_by_dropout([suites["round_6"], suites["round_7"]]),
     }
 
 
@@ -128,6 +137,36 @@ def accuracy_by_length(suites: Sequence[Suite]) -> Spec:
     return look.paneled(
         [_points(rows, names)], rows, "Accuracy of every run by its loss and length", names
     )
+
+
+def accuracy_by_dropout(suites: Sequence[Suite]) -> Spec:
+    """Return the accuracy of plain LoRA of ten epochs against its dropout, for every run."""
+    rows: list[Datum] = [
+        {
+            "arm": f"learning rate {run['learning_rate']:g}",
+            "panel": "",
+            "dropout": DROPOUTS[suite.name, run["arm"]],
+            "correct": 100 * suite.results[run["run_id"]]["groups"]["all"]["correct"],
+        }
+        for suite in suites
+        for run in suite.manifest["tuning"]["runs"]
+        if (suite.name, run["arm"]) in DROPOUTS
+    ]
+    rows.sort(key=lambda row: float(row["arm"].split()[-1]))
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    base = look.over(rows).encode(
+        x=altair.X("dropout:Q", title="dropout of LoRA's input")
+        .scale(nice=False, padding=12)
+        .axis(format="~g", grid=False, values=sorted(set(DROPOUTS.values()))),
+        y=altair.Y("correct:Q", title="correct, %").scale(zero=False),
+        color=look.colour(names, look.POINTS),
+    )
+    means = base.encode(y=altair.Y("mean(correct):Q", title="correct, %").scale(zero=False))
+    layers = [
+        means.mark_line(strokeWidth=2).encode(strokeDash=look.dash(names, look.POINTS)),
+        base.mark_point(filled=True, size=60).encode(shape=look.shape(names)),
+    ]
+    return look.paneled(layers, rows, "Accuracy of LoRA of ten epochs by its dropout", names)
 
 
 def _by_loss(rows: Sequence[Datum]) -> altair.Chart:
