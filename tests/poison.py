@@ -5,7 +5,6 @@ read them, too. A cohort of every kind of run is what it is put into.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Literal, get_args
 
 import pytest
@@ -18,6 +17,7 @@ from schemabank.engine import cohort as engine
 from schemabank.engine import step as steps
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.part import StepInput
+from schemabank.engine.run import TrainingData
 from schemabank.engine.slots import Kind, Slot
 from schemabank.engine.step import Training
 from schemabank.models.basemodel import BaseModel
@@ -61,17 +61,21 @@ def run_configs(**train: object) -> dict[str, RunConfig]:
 
 
 def new_cohort(
-    configs: Mapping[str, RunConfig], *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    configs: Mapping[str, RunConfig],
+    data: TrainingData = DATA,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> Cohort:
     """Runs by their names, in a slot each."""
     model = tiny_model("llama").to(dtype).to(device)
     base = BaseModel("tiny", None, model, tiny_tokenizer(), (END_TOKEN_ID,), "tiny")
     stack = build_stack(list(configs.values()), base, slots=len(configs))
     runs = [
-        replace(engine_run(config, DATA.examples, stack, DATA.tokenizer, name=name), name=name)
+        engine_run(config, data.examples, stack, data.tokenizer, name=name)
         for name, config in configs.items()
     ]
-    return Cohort(stack, runs, DATA, explain=pytest.fail)
+    return Cohort(stack, runs, data, explain=pytest.fail)
 
 
 class Poison:
@@ -149,9 +153,10 @@ def in_turn(places: tuple[Place, ...]) -> dict[tuple[str, int], Place]:
 
 
 def reports(trained: Cohort) -> dict[str, list[RunStep]]:
-    """Train a cohort to its end, and return what every run reported."""
+    """Train a cohort to its end, look for idle parts, and return what every run reported."""
     found: dict[str, list[RunStep]] = {slot.run.name: [] for slot in trained.slots}
     for reported in trained.steps():
+        trained.idle_parts()
         for each in reported:
             found[each.run].append(each)
     return found

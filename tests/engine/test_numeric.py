@@ -5,8 +5,6 @@ number that is not finite, and the same steps are left out. So equal bits say th
 neither a neighbour nor what comes after it in its own run.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
 from poison import (
@@ -35,10 +33,10 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
 
 
 @pytest.fixture(scope="module")
-def untouched() -> Iterator[tuple[Cohort, dict[str, list[RunStep]]]]:
+def untouched() -> tuple[Cohort, dict[str, list[RunStep]]]:
     """The runs of a cohort in which nothing is changed at all."""
     trained = new_cohort(run_configs())
-    yield trained, reports(trained)
+    return trained, reports(trained)
 
 
 def ids(step: RunStep, run: Run) -> tuple[str, ...]:

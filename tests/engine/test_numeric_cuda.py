@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import cohorts
 from poison import (
     NAMES,
     NUM_STEPS,
@@ -22,6 +23,7 @@ from poison import (
     reports,
     run_configs,
 )
+from schemabank.engine import idle
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.execute import DEPTH
 
@@ -32,6 +34,12 @@ pytestmark = [
 ]
 
 IN_TURN = in_turn(PASSING)
+DATA = cohorts.data(max_buckets=1)  # each further length takes programs of its own
+VICTIMS: dict[str, Place] = {
+    **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
+    "experts": "weight",
+}
+BEGIN = 5
 Trained = tuple[Cohort, dict[str, list[RunStep]]]
 
 
@@ -44,7 +52,7 @@ def _no_graph_is_left() -> Iterator[None]:
 
 def trained(poison: Poison, schedule: dict[tuple[str, int], Place], **train: object) -> Trained:
     """A cohort on the GPU, which must not fall back to anything, and what its runs reported."""
-    made = new_cohort(run_configs(**train), dtype=torch.bfloat16, device="cuda")
+    made = new_cohort(run_configs(**train), DATA, dtype=torch.bfloat16, device="cuda")
     poison.follow(made, schedule)
     found = reports(made)
     made.stack.remove()
@@ -52,12 +60,13 @@ def trained(poison: Poison, schedule: dict[tuple[str, int], Place], **train: obj
 
 
 @pytest.mark.timeout(300)
-def test_a_fault_leaves_out_one_step_of_one_run_and_one_that_stays_fails_its_run_alone(
+def test_a_fault_costs_its_run_a_step_and_one_that_stays_fails_it_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     poison = Poison(monkeypatch, len(NAMES), "cuda")
-    spoilt, found = trained(poison, IN_TURN, max_skipped_ratio=1.0)
     clean, expected = trained(poison, dict.fromkeys(IN_TURN, "skip"), max_skipped_ratio=1.0)
+    monkeypatch.setattr(idle, "EVERY", 4)  # the others are looked at, too, between their steps
+    spoilt, found = trained(poison, IN_TURN, max_skipped_ratio=1.0)
     for slot in spoilt.slots:
         name = slot.run.name
         faults = [step for run, step in IN_TURN if run == name]
@@ -65,26 +74,30 @@ def test_a_fault_leaves_out_one_step_of_one_run_and_one_that_stays_fails_its_run
         assert not any(each.skipped for each in expected[name])
         assert_same_steps(found[name], expected[name], lambda each: not each.skipped)
         assert_same_end(spoilt, clean, name)
+    _check_lasting(poison, clean, expected)
 
-    untouched, expected = trained(poison, {})
-    victims: dict[str, Place] = {
-        **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
-        "experts": "weight",
+
+def _check_lasting(poison: Poison, clean: Cohort, expected: dict[str, list[RunStep]]) -> None:
+    """Faults that stay, beside neighbours that leave out the steps of the clean cohort."""
+    schedule: dict[tuple[str, int], Place] = {
+        (name, step): "skip" for name, step in IN_TURN if name not in VICTIMS or step < BEGIN
     }
-    lasting = {(n, step): place for n, place in victims.items() for step in range(5, NUM_STEPS)}
-    failing, found = trained(poison, lasting)
+    for name, place in VICTIMS.items():
+        schedule |= {(name, step): place for step in range(BEGIN, NUM_STEPS)}
+    failing, found = trained(poison, schedule)
     for slot in failing.slots:
         name = slot.run.name
-        if name not in victims:
+        if name not in VICTIMS:
             assert slot.failure is None
             assert found[name] == expected[name]
-            assert_same_end(failing, untouched, name)
+            assert_same_end(failing, clean, name)
             continue
         assert slot.failure is not None
         assert slot.failure.kind == "diverged"
-        said = "weights that are not finite at step 5" if name == "experts" else "not finite in 2 "
+        of_weights = VICTIMS[name] == "weight"
+        said = f"weights that are not finite at step {BEGIN}" if of_weights else "not finite in 2 "
         assert said in slot.failure.message
-        # The host knows of it some steps late, and takes none after that.
-        assert len(found[name]) == (6 if name == "experts" else 7)
+        # The host knows of it some steps late, and then launches none.
+        assert [each.step for each in found[name]] == [*range(BEGIN + (1 if of_weights else 2))]
         assert slot.step <= len(found[name]) + DEPTH
         assert_same_steps(found[name], expected[name], lambda each: not each.skipped)

@@ -297,8 +297,8 @@ def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
     assert bad.failure is not None
     assert bad.failure.kind == "diverged"
     assert bad.failure.message.startswith(
-        "no finite gradient in 2 of the 18 steps of the run (allowed: 1), up to step 6: lower the "
-        "learning rate, or look at the examples of the skipped steps (gsm8k/train/"
+        "loss or gradient not finite in 2 of the 18 steps of the run (allowed: 1), up to step 6: "
+        "lower the learning rate, or look at the examples of the skipped steps (gsm8k/train/"
     )
     assert bad.result is None
     aside = bad.folder
@@ -327,7 +327,7 @@ def test_a_step_that_is_skipped_is_no_update_and_that_is_said(
     assert (training["num_steps"], training["num_skipped_steps"]) == (18, 1)
     assert training["num_lora_updates"] == 12
     assert training["num_updates"] == {"lora": 12, "router": 12, "schemas": 12}
-    said = "1 of 18 steps skipped, since their gradient was not finite"
+    said = "1 of 18 steps skipped, since their loss or gradient was not finite"
     assert f"schemabank seed 42: {said}" in notes
     assert outcome.result is not None
     assert skipped_lines([outcome.result]) == [f"schemabank, seed 42: {said}; they changed nothing"]
@@ -348,7 +348,8 @@ def test_a_run_that_skips_most_of_its_steps_fails_though_never_many_in_a_row(
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
     assert outcome.failure is not None
     assert outcome.failure.kind == "diverged"
-    assert outcome.failure.message.startswith("no finite gradient in 2 of the 18 steps of the run")
+    said = "loss or gradient not finite in 2 of the 18 steps of the run"
+    assert outcome.failure.message.startswith(said)
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -264,7 +264,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> Non
 
 def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:
     trained = trainer(tmp_path, method("lora"), learning_rate=1e30)
-    with pytest.raises(RuntimeError, match=r"no finite gradient in 3 of 50 steps: lower"):
+    with pytest.raises(RuntimeError, match=r"loss or gradient not finite in 3 of 50 steps: lower"):
         trained.train()
 
 

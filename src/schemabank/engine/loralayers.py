@@ -14,7 +14,6 @@ from schemabank.engine.dropout import SlotDropout, hashed
 from schemabank.engine.flat import FlatGroup, seeded_generator
 from schemabank.engine.joined import join_linears, put_back
 from schemabank.engine.lora import ONE_MAP, Maps, StackedLora, install_lora, remove_lora
-from schemabank.engine.mapchoices import choices_of
 from schemabank.engine.part import Field, Part, StepInput
 from schemabank.engine.reduction import nearest
 from schemabank.engine.slices import RankSlices, rank_slices
@@ -88,7 +87,6 @@ class LoraLayers(Part):
             self.num_blocks = len(set(blocks_of(model, self.layers).values()))
             self.fields = self._new_fields()
             self.groups = self._new_groups()
-            self.choices = choices_of(self.layers, group=LORA, room=maps, maps=self.maps)
             undo.pop_all()
 
     @property

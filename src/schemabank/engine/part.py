@@ -70,7 +70,7 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Choice:
-    """Weights of one layer in parts, of which a router chooses some for every token, or weighs all.
+    """Weights of one layer in parts, of which a router chooses some for every token.
 
     Attributes:
         group, parameter: where the weights are.

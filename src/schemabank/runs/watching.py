@@ -22,7 +22,7 @@ MOST_NAMED = 8
 USUAL = 64
 LAST = 7
 SPREADS = 6.0
-LEAST_RISE = 0.5  # of what was usual
+LEAST_RISE, LEAST_NATS = 0.5, 0.1  # of what was usual, and beside it: what was learned by heart
 OF_NORMAL = 1.4826  # the standard deviation of normal numbers over their median distance
 
 
@@ -113,7 +113,8 @@ class Losses:
             return None
         usual = median(self.before)
         spread = OF_NORMAL * median(abs(each - usual) for each in self.before)
-        if self.now <= max(usual + SPREADS * spread, (1 + LEAST_RISE) * usual):
+        rise = max(SPREADS * spread, LEAST_RISE * usual, LEAST_NATS)
+        if self.now <= usual + rise:
             return None
         self.told = True
         return usual
