@@ -16,11 +16,11 @@ from schemabank.engine.slots import Slot
 
 MOST_TOLD = 3  # skipped steps of a run, and runs with idle parts, that are told; the log has all
 MOST_NAMED = 8
-# A jump is one that lasts: the middle of the last losses is far above all that was usual before. A
-# single batch of hard examples is none, and neither is a stage that begins, whose losses are other
-# ones. Losses of batches have long tails, so that a few times their spread is still usual.
+# A jump is one that lasts: the middle of the last losses is far above what was usual before, and
+# above all of it but one. So a batch of hard examples is none, and neither are losses with a long
+# tail, as those of short answers, nor those of a new stage.
 USUAL = 64
-LAST = 7
+LAST = 9
 SPREADS = 6.0
 LEAST_RISE, LEAST_NATS = 0.5, 0.1  # of what was usual, and beside it: what was learned by heart
 OF_NORMAL = 1.4826  # the standard deviation of normal numbers over their median distance
@@ -109,7 +109,7 @@ class Losses:
         if len(self.last) == LAST:
             self.before.append(self.last[0])
         self.last.append(loss)
-        if self.told or len(self.before) < USUAL or loss <= max(self.before):
+        if self.told or len(self.before) < USUAL or self.now <= sorted(self.before)[-2]:
             return None
         usual = median(self.before)
         spread = OF_NORMAL * median(abs(each - usual) for each in self.before)
