@@ -12,7 +12,7 @@ from cohorts import BANK, bank_run, lora_run
 from schemabank.config.settings import Stage
 from schemabank.engine import idle
 from schemabank.engine.cohort import Cohort
-from schemabank.engine.idle import Idle
+from schemabank.engine.idle import Neglected
 from schemabank.engine.run import Run
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.methods.schemabank.bank import Routed, SchemaBank
@@ -46,7 +46,7 @@ def _hindered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SchemaBank, "hinders", True, raising=False)
 
 
-def trained(runs: Sequence[Run], *, look: bool = True) -> tuple[Cohort, list[list[Idle]]]:
+def trained(runs: Sequence[Run], *, look: bool = True) -> tuple[Cohort, list[list[Neglected]]]:
     """A cohort at its end, and what was found after every step."""
     made = cohorts.cohort(runs, cohorts.data())
     *_, last = banks_of(made.stack).modules

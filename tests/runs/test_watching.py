@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.idle import Idle
-from schemabank.runs.watching import LAST, MOST_TOLD, USUAL, Watch
+from schemabank.engine.idle import Neglected
+from schemabank.runs.watching import LAST, MOST_TOLD, USUAL, RunWatch
 
 STEP = RunStep("lora-1", 0, 900, "lora", 1.0, 1.0, 1e-3, 0.5, 40, skipped=False)
 
@@ -18,11 +18,11 @@ STEP = RunStep("lora-1", 0, 900, "lora", 1.0, 1.0, 1e-3, 0.5, 40, skipped=False)
 class Told:
     """A cohort that finds what it is told to find, and what was said of it."""
 
-    def __init__(self, idle: Iterable[Idle] = ()) -> None:
+    def __init__(self, idle: Iterable[Neglected] = ()) -> None:
         self.idle, self.notes = list(idle), list[str]()
-        self.watch = Watch(cast(Cohort, self), self.notes.append)
+        self.watch = RunWatch(cast(Cohort, self), self.notes.append)
 
-    def idle_parts(self) -> list[Idle]:
+    def idle_parts(self) -> list[Neglected]:
         return self.idle
 
     def see(self, losses: Iterable[float], stage: str = "lora", run: str = "lora-1") -> list[str]:
@@ -115,7 +115,7 @@ def test_a_skipped_step_is_said_with_its_numbers_and_examples() -> None:
 def test_idle_parts_are_said_once_a_run_and_of_few_runs() -> None:
     parts: Mapping[str, list[int]] = {"block 28": [3, 5], "block 29": [7]}
     mend = "raise bank.load_balance_weight"
-    told = Told(Idle(f"bank-{n}", 300, 128, "schemas", mend, parts, 64) for n in range(9))
+    told = Told(Neglected(f"bank-{n}", 300, 128, "schemas", mend, parts, 64) for n in range(9))
     told.watch.look()
     told.watch.look()
     assert len(told.notes) == MOST_TOLD

@@ -28,7 +28,7 @@ from schemabank.engine.execute import (
     prepare_compiler,
     use_given_cores,
 )
-from schemabank.engine.idle import Idle, IdleParts
+from schemabank.engine.idle import IdleParts, Neglected
 from schemabank.engine.keeping import Keeping, Standing
 from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, clip_factors
@@ -216,7 +216,7 @@ class Cohort:
         finally:
             self.stack.rest()
 
-    def idle_parts(self) -> list[Idle]:
+    def idle_parts(self) -> list[Neglected]:
         """Return what routers have left idle for long, from time to time; to call at every step."""
         return self._idle.look(self._seating.seated)
 

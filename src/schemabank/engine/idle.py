@@ -26,7 +26,7 @@ HARDLY_ANY = 1e-3
 
 
 @dataclass(frozen=True)
-class Idle:
+class Neglected:
     """Parts of a run that are idle.
 
     Attributes:
@@ -54,7 +54,7 @@ class Idle:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Seat:
     """Where a run stood at a look: its last step, and how many parts every choice has."""
 
     slot: Slot
@@ -67,7 +67,7 @@ class _Look:
     """Norms on their way to the host, and the runs that had the slots."""
 
     norms: Fetch
-    places: Mapping[int, _Place]
+    places: Mapping[int, _Seat]
 
 
 @dataclass
@@ -93,7 +93,7 @@ class IdleParts:
         self._ticks, self._pending = 0, list[_Look]()
         self._seen: dict[str, _Seen] = {}
 
-    def look(self, seated: Mapping[int, Slot]) -> list[Idle]:
+    def look(self, seated: Mapping[int, Slot]) -> list[Neglected]:
         """Return what the look before found, if it is time for one; call it after every step.
 
         Args:
@@ -104,7 +104,7 @@ class IdleParts:
             return []
         found = [idle for look in self._pending for idle in self._read(look)]
         places = {
-            index: _Place(slot, slot.step - 1, [choice.count(index) for choice in self._choices])
+            index: _Seat(slot, slot.step - 1, [choice.count(index) for choice in self._choices])
             for index, slot in seated.items()
             if slot.step > 0
         }
@@ -118,15 +118,15 @@ class IdleParts:
         views = {n: self._stack.groups[n].views(self._optimizers[n].mean) for n in groups}
         return torch.cat([c.norms(views[c.group][c.parameter]) for c in self._choices], dim=1)
 
-    def _read(self, look: _Look) -> list[Idle]:
-        rows, found = look.norms.get(), list[Idle]()
+    def _read(self, look: _Look) -> list[Neglected]:
+        rows, found = look.norms.get(), list[Neglected]()
         for index, place in look.places.items():
             if place.slot.failure is None:
                 self._count(place, rows[index])
                 found += self._found(place)
         return found
 
-    def _count(self, place: _Place, norms: Sequence[float]) -> None:
+    def _count(self, place: _Seat, norms: Sequence[float]) -> None:
         """Count for every part of a run at how many looks in a row it was idle."""
         step, at = place.step, place.slot.course.step(place.step)
         seen = self._seen.setdefault(place.slot.run.name, _Seen())
@@ -145,9 +145,9 @@ class IdleParts:
                     times = seen.times.get((number, part), 0)
                     seen.times[number, part] = times + 1 if norm < HARDLY_ANY * most else 0
 
-    def _found(self, place: _Place) -> list[Idle]:
+    def _found(self, place: _Seat) -> list[Neglected]:
         """What has been idle for long in a run, by kind of part."""
-        name, found = place.slot.run.name, list[Idle]()
+        name, found = place.slot.run.name, list[Neglected]()
         times = self._seen[name].times
         for kind, mend in dict.fromkeys((choice.kind, choice.mend) for choice in self._choices):
             own = [(n, c) for n, c in enumerate(self._choices) if c.kind == kind]
@@ -158,5 +158,5 @@ class IdleParts:
             parts = {layer: numbers for layer, numbers in parts.items() if numbers}
             if parts:
                 steps, num_all = (TIMES - 1) * EVERY, sum(place.counts[n] for n, _ in own)
-                found.append(Idle(name, place.step, steps, kind, mend, parts, num_all))
+                found.append(Neglected(name, place.step, steps, kind, mend, parts, num_all))
         return found

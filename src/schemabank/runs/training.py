@@ -43,7 +43,7 @@ from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.steplogs import KeepingLogs
 from schemabank.runs.trackers import Trackers
-from schemabank.runs.watching import Watch, skips
+from schemabank.runs.watching import RunWatch, skips
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
@@ -365,7 +365,7 @@ def take_steps(cohort: Cohort, log: StepLog, context: Context) -> torch.OutOfMem
         ``None`` if all runs ended; otherwise how memory ran out.
     """
     began, num_tokens = time.monotonic(), 0
-    watch = Watch(cohort, context.reporter.note)
+    watch = RunWatch(cohort, context.reporter.note)
     try:
         with waiting("waiting for the next training step", context.reporter.note) as wait:
             for steps in cohort.steps():

@@ -11,7 +11,7 @@ from math import isfinite
 from statistics import median
 
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.idle import Idle
+from schemabank.engine.idle import Neglected
 from schemabank.engine.slots import Slot
 
 MOST_TOLD = 3  # skipped steps of a run, and runs with idle parts, that are told; the log has all
@@ -26,7 +26,7 @@ LEAST_RISE, LEAST_NATS = 0.5, 0.1  # of what was usual, and beside it: what was 
 OF_NORMAL = 1.4826  # the standard deviation of normal numbers over their median distance
 
 
-class Watch:
+class RunWatch:
     """Follows the steps of a cohort's runs.
 
     Args:
@@ -128,7 +128,7 @@ def skips(slot: Slot) -> str:
     )
 
 
-def said_of_idle(idle: Idle) -> str:
+def said_of_idle(idle: Neglected) -> str:
     """Say which parts of a run its routers leave idle, and what helps."""
     where = [f"{', '.join(map(str, parts))} in {layer}" for layer, parts in idle.parts.items()]
     named = "; ".join(where[:MOST_NAMED]) + (" and more" if len(where) > MOST_NAMED else "")
