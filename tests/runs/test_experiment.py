@@ -26,6 +26,7 @@ from schemabank.runs import training
 from schemabank.runs.experiment import run_all, run_experiment
 from schemabank.runs.loading import loaded_base, loaded_task, resolve_device, resolved
 from schemabank.runs.members import Outcome
+from schemabank.runs.steplogs import step_of_row
 from schemabank.runs.tables import results_tables, skipped_lines
 from tinyruns import Finished, Notes, snapshot, write_config
 
@@ -323,8 +324,16 @@ def test_a_step_that_is_skipped_is_no_update_and_that_is_said(
     assert outcome.failure is None
     steps = rows(outcome.folder / "metrics.jsonl")
     assert [s["step"] for s in steps if s["skipped"]] == [7], "in the stage of schemas and LoRA"
+    assert [number for number, s in enumerate(steps) if "examples" in s] == [7]
+    ids = steps[7]["examples"]
+    assert step_of_row(steps[7]).examples == tuple(ids)
     training = json.loads((outcome.folder / "result.json").read_text())["training"]
     assert (training["num_steps"], training["num_skipped_steps"]) == (18, 1)
+    assert training["skipped_steps"] == [{"step": 7, "examples": ids}]
+    assert all(name.startswith("gsm8k/train/") for name in ids)
+    assert len(ids) > 1
+    told = "step 7 is skipped and changes nothing, since its loss is nan and its gradient's norm"
+    assert f"{told} nan; its examples are {', '.join(ids)}" in "".join(notes)
     assert training["num_lora_updates"] == 12
     assert training["num_updates"] == {"lora": 12, "router": 12, "schemas": 12}
     said = "1 of 18 steps skipped, since their loss or gradient was not finite"
