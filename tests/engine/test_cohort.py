@@ -230,9 +230,7 @@ def test_a_run_without_finite_gradients_fails_and_leaves_its_neighbour_alone() -
     failed, fine = trained.slots
     assert failed.failure is not None
     assert failed.failure.kind == "diverged"
-    assert failed.failure.message.startswith(
-        "no finite gradient in 2 of the 36 steps of the run (allowed: 1), up to step 2: lower the"
-    )
+    assert failed.failure.message.startswith("weights that are not finite at step 1 (1 of ")
     assert fine.failure is None
     assert fine.skipped == []
 
@@ -463,7 +461,7 @@ def test_nothing_of_a_failed_run_reaches_the_next_one_in_its_slot() -> None:
                 group.publish()
     assert trained.slots[0].failure is not None
     assert [slot.failure for slot in trained.slots[1:]] == [None, None]
-    assert [names.count(run.name) for run in runs] == [3, 12, 12], "the first step was fine"
+    assert [names.count(run.name) for run in runs] == [2, 12, 12], "the first step was fine"
     for run in runs[1:]:
         fresh = two_slots([run, lora_run(9)], data(num_orders=1))
         train(fresh)

@@ -53,15 +53,14 @@ def test_reports_that_come_late_are_waited_for_before_runs_are_copied(
     assert len(told) == made.slots[0].num_steps
 
 
-def test_skipped_steps_go_with_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    slot = Slot(cohorts.lora_run(1, max_steps=100), DATA)
+def test_skipped_steps_go_with_a_run() -> None:
+    slot = Slot(cohorts.lora_run(1, max_steps=100, max_skipped_in_row=3), DATA)
     for step in range(10):
         slot.count(step, slot.settings(), skipped=step in {3, 8, 9})
         slot.step += 1
     again = Slot(slot.run, DATA)
     again.restore(slot.state())
     assert again.num_updates == slot.num_updates == {"lora": 7}
-    monkeypatch.setattr("schemabank.engine.slots.MAX_SKIPPED_IN_ROW", 3)
     for each in (slot, again):
         each.count(10, each.settings(), skipped=True)
     assert again.failure == slot.failure is not None

@@ -6,17 +6,16 @@ import pytest
 
 import cohorts
 from cohorts import LORA_STAGE, bank_run, lora_run
-from schemabank.config.settings import Stage
+from schemabank.config.settings import Stage, TrainSettings
 from schemabank.engine.run import Run
 from schemabank.engine.slots import (
-    MAX_SKIPPED_IN_ROW,
     MOST_NAMED,
-    MOST_SKIPPED_RATIO,
     Slot,
     most_skipped,
 )
 
 DATA = cohorts.data()  # 22 examples, 6 steps an epoch
+TRAIN = TrainSettings()
 
 
 def walked(run: Run, skipped: Collection[int]) -> Slot:
@@ -65,14 +64,16 @@ def test_a_step_with_the_bank_off_is_no_update_of_it() -> None:
     ("num_steps", "allowed"), [(1, 0), (2, 1), (15, 1), (39, 1), (40, 2), (100, 5), (1868, 93)]
 )
 def test_one_step_or_one_in_twenty_is_forgiven_and_never_all(num_steps: int, allowed: int) -> None:
-    assert most_skipped(num_steps) == allowed
+    assert most_skipped(num_steps, TRAIN.max_skipped_ratio) == allowed
     assert allowed < num_steps
     run = lora_run(1, max_steps=num_steps)
     spread = [num_steps * i // (allowed + 1) for i in range(allowed + 1)]
     assert walked(run, spread[:allowed]).failure is None
     said = failure(walked(run, spread))
     steps = f"{allowed + 1} of the {num_steps} steps of the run (allowed: {allowed})"
-    assert said.startswith(f"no finite gradient in {steps}, up to step {spread[-1]}: lower the ")
+    assert said.startswith(
+        f"loss or gradient not finite in {steps}, up to step {spread[-1]}: lower the "
+    )
 
 
 def test_thirteen_of_fifteen_steps_are_too_many_long_before_the_end() -> None:
@@ -90,7 +91,7 @@ def test_a_stage_that_skips_its_steps_fails_in_a_run_that_skips_few() -> None:
             bank_run(5, stages=(long, short), max_steps=num_steps),
             lost,
         )
-        assert len(lost) <= MOST_SKIPPED_RATIO * num_steps
+        assert len(lost) <= TRAIN.max_skipped_ratio * num_steps
         allowed = min(of_short - 1, 1)
         said = failure(slot)
         assert f"{len(lost)} of the {of_short} steps of the stage 'short' (allowed: {allowed})" in (
@@ -100,11 +101,23 @@ def test_a_stage_that_skips_its_steps_fails_in_a_run_that_skips_few() -> None:
 
 def test_many_in_a_row_end_a_run_that_might_skip_more_in_all() -> None:
     run = lora_run(1, max_steps=1000)
-    assert most_skipped(1000) > 2 * MAX_SKIPPED_IN_ROW
-    just = {*range(MAX_SKIPPED_IN_ROW - 1), *range(500, 500 + MAX_SKIPPED_IN_ROW - 1)}
+    in_row = TRAIN.max_skipped_in_row
+    assert most_skipped(1000, TRAIN.max_skipped_ratio) > 2 * in_row
+    just = {*range(in_row - 1), *range(500, 500 + in_row - 1)}
     assert walked(run, just).failure is None
     said = failure(walked(run, range(300, 400)))
-    assert said.startswith("no finite gradient in 20 steps in a row, up to step 319: ")
+    assert said.startswith("loss or gradient not finite in 20 steps in a row, up to step 319: ")
+
+
+def test_how_many_may_be_skipped_is_a_setting() -> None:
+    for ratio, skipped, allowed in ((0.0, {7}, 0), (0.3, {1, 4, 7, 9}, 3), (1.0, range(9), 9)):
+        slot = walked(lora_run(1, max_steps=10, max_skipped_ratio=ratio), skipped)
+        assert (slot.failure is None) == (len(skipped) <= allowed)
+        if slot.failure is not None:
+            assert f"of the 10 steps of the run (allowed: {allowed})" in slot.failure.message
+    run = lora_run(1, max_steps=10, max_skipped_ratio=1.0, max_skipped_in_row=3)
+    assert walked(run, {0, 1, 3, 4, 6, 7}).failure is None
+    assert "in 3 steps in a row, up to step 6: " in failure(walked(run, {0, 1, 4, 5, 6}))
 
 
 def test_a_failure_names_the_examples_of_the_first_skipped_steps() -> None:

@@ -26,6 +26,7 @@ from schemabank.runs import training
 from schemabank.runs.experiment import run_all, run_experiment
 from schemabank.runs.loading import loaded_base, loaded_task, resolve_device, resolved
 from schemabank.runs.members import Outcome
+from schemabank.runs.steplogs import step_of_row
 from schemabank.runs.tables import results_tables, skipped_lines
 from tinyruns import Finished, Notes, snapshot, write_config
 
@@ -297,8 +298,8 @@ def test_a_failed_run_is_reported_kept_aside_and_no_neighbour_suffers(
     assert bad.failure is not None
     assert bad.failure.kind == "diverged"
     assert bad.failure.message.startswith(
-        "no finite gradient in 2 of the 18 steps of the run (allowed: 1), up to step 6: lower the "
-        "learning rate, or look at the examples of the skipped steps (gsm8k/train/"
+        "loss or gradient not finite in 2 of the 18 steps of the run (allowed: 1), up to step 6: "
+        "lower the learning rate, or look at the examples of the skipped steps (gsm8k/train/"
     )
     assert bad.result is None
     aside = bad.folder
@@ -323,11 +324,19 @@ def test_a_step_that_is_skipped_is_no_update_and_that_is_said(
     assert outcome.failure is None
     steps = rows(outcome.folder / "metrics.jsonl")
     assert [s["step"] for s in steps if s["skipped"]] == [7], "in the stage of schemas and LoRA"
+    assert [number for number, s in enumerate(steps) if "examples" in s] == [7]
+    ids = steps[7]["examples"]
+    assert step_of_row(steps[7]).examples == tuple(ids)
     training = json.loads((outcome.folder / "result.json").read_text())["training"]
     assert (training["num_steps"], training["num_skipped_steps"]) == (18, 1)
+    assert training["skipped_steps"] == [{"step": 7, "examples": ids}]
+    assert all(name.startswith("gsm8k/train/") for name in ids)
+    assert len(ids) > 1
+    told = "step 7 is skipped and changes nothing, since its loss is nan and its gradient's norm"
+    assert f"{told} nan; its examples are {', '.join(ids)}" in "".join(notes)
     assert training["num_lora_updates"] == 12
     assert training["num_updates"] == {"lora": 12, "router": 12, "schemas": 12}
-    said = "1 of 18 steps skipped, since their gradient was not finite"
+    said = "1 of 18 steps skipped, since their loss or gradient was not finite"
     assert f"schemabank seed 42: {said}" in notes
     assert outcome.result is not None
     assert skipped_lines([outcome.result]) == [f"schemabank, seed 42: {said}; they changed nothing"]
@@ -348,7 +357,8 @@ def test_a_run_that_skips_most_of_its_steps_fails_though_never_many_in_a_row(
     (outcome,), _ = run(finished.config, tmp_path, "arm=lora")
     assert outcome.failure is not None
     assert outcome.failure.kind == "diverged"
-    assert outcome.failure.message.startswith("no finite gradient in 2 of the 18 steps of the run")
+    said = "loss or gradient not finite in 2 of the 18 steps of the run"
+    assert outcome.failure.message.startswith(said)
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -283,7 +283,7 @@ def test_a_method_that_can_do_nothing_here_is_refused() -> None:
 def test_gradients_that_stay_non_finite_are_a_failure() -> None:
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
-    with pytest.raises(RuntimeError, match=r"no finite gradient in 2 of the \d+ steps of the run"):
+    with pytest.raises(RuntimeError, match=r"not finite in 2 of the \d+ steps of the run"):
         tuner.train(PAIRS * 10)
 
 
@@ -295,7 +295,7 @@ def test_steps_that_a_failed_run_does_not_report_are_no_error(
     monkeypatch.setattr(Cohort, "steps", lambda self: chain(steps(self), [[], []]))
     train = TrainSettings(num_train_epochs=1, learning_rate=1e38)
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora", train=train))
-    with pytest.raises(RuntimeError, match=r"no finite gradient in 2 of the \d+ steps of the run"):
+    with pytest.raises(RuntimeError, match=r"not finite in 2 of the \d+ steps of the run"):
         tuner.train(PAIRS * 10)
 
 
@@ -334,7 +334,7 @@ def test_steps_that_were_skipped_are_said(
     tuner = schemabank.Tuner(tiny_model("llama"), tiny_tokenizer(), config(arm="lora"))
     done = tuner.train(PAIRS)
     assert [step.step for step in done if step.skipped] == [5]
-    said = "1 of 12 steps skipped, since their gradient was not finite"
+    said = "1 of 12 steps skipped, since their loss or gradient was not finite"
     assert said in capsys.readouterr().err.splitlines()
 
 

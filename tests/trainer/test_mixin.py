@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from schemabank import InputError, LoraSettings
+from schemabank.trainer.steps import Steps
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
     LORA,
@@ -262,9 +264,29 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path: Path) -> Non
     assert counted == [None] * 4 + [1]
 
 
+def test_a_step_whose_loss_alone_is_infinite_changes_nothing(tmp_path: Path) -> None:
+    trained = trainer(tmp_path, method("lora"), max_steps=4, logging_steps=1)
+    before: list[dict[str, torch.Tensor]] = []
+    total_loss = Steps.total_loss
+
+    def grown(self: Steps, task: torch.Tensor, *others: torch.Tensor | None) -> torch.Tensor:
+        return total_loss(self, task + torch.inf if len(before) == 3 else task, *others)
+
+    class Keeping(TrainerCallback):
+        def on_step_begin(self, *_: object, **_named: object) -> None:
+            before.append(tensors(trained))
+
+    trained.add_callback(Keeping())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steps, "total_loss", grown)
+        trained.train()
+    moved = [furthest(a, b) > 0 for a, b in pairwise([*before, tensors(trained)])]
+    assert moved == [True, True, False, True]
+
+
 def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:
     trained = trainer(tmp_path, method("lora"), learning_rate=1e30)
-    with pytest.raises(RuntimeError, match=r"no finite gradient in 3 of 50 steps: lower"):
+    with pytest.raises(RuntimeError, match=r"loss or gradient not finite in 3 of 50 steps: lower"):
         trained.train()
 
 

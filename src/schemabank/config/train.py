@@ -52,6 +52,10 @@ class TrainSettings(Settings):
     """AdamW's epsilon."""
     max_grad_norm: Rate = 1.0
     """Gradients are clipped to this norm, each run by itself."""
+    max_skipped_ratio: Annotated[Share, Later(0.05)] = 0.05
+    """A run fails that skips more of its steps, or of a stage's, as not finite; 1 is forgiven."""
+    max_skipped_in_row: Annotated[PositiveInt, Later(20)] = 20
+    """A run fails that skips so many steps one after another."""
 
 
 class AverageSettings(Settings):

@@ -11,6 +11,7 @@ __all__ = [
     "decoding",
     "execute",
     "flat",
+    "idle",
     "keeping",
     "lora",
     "loralayers",

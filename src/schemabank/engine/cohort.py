@@ -28,6 +28,7 @@ from schemabank.engine.execute import (
     prepare_compiler,
     use_given_cores,
 )
+from schemabank.engine.idle import IdleParts, Neglected
 from schemabank.engine.keeping import Keeping, Standing
 from schemabank.engine.lora import ONE_MAP
 from schemabank.engine.optim import AdamWSettings, clip_factors
@@ -47,7 +48,8 @@ CACHE_SHARE = 0.4  # of the free memory, for states below the first part
 class RunStep:
     """What one step of one run did; losses in nats per token, norm before clipping.
 
-    ``logged`` holds what the run's method says of it.
+    A skipped step changed nothing, since its loss or gradient was not finite; ``examples`` holds
+    the ids of its batch, and nothing for other steps. ``logged`` holds what the run's method says.
     """
 
     run: str
@@ -61,6 +63,7 @@ class RunStep:
     num_tokens: int
     skipped: bool
     logged: Mapping[str, float] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Cohort:
             keep_freed_memory()
         finished, begun = self.finished, dict(begin.begun)
         self._keeping = Keeping(stack, self.optimizers, finished=finished, begun=begun)
+        self._idle = IdleParts(stack, self.optimizers)
         training = Training(
             stack=stack,
             optimizers=self.optimizers,
@@ -212,9 +216,13 @@ class Cohort:
         finally:
             self.stack.rest()
 
+    def idle_parts(self) -> list[Neglected]:
+        """Return what routers have left idle for long, from time to time; to call at every step."""
+        return self._idle.look(self._seating.seated)
+
     def free(self) -> None:
         """Give back the memory that only training needs; no step can be taken any more."""
-        del self._programs, self.optimizers, self._keeping
+        del self._programs, self.optimizers, self._keeping, self._idle
         gc.collect()  # captured programs hold themselves in a circle
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -346,8 +354,11 @@ class Cohort:
             values = fetch.get()
             for index, (slot, settings, step) in steps.items():
                 if slot.failure is None:
-                    reports[index] = _run_step(slot, settings, step, values[index])
-                    slot.count(step, settings, skipped=reports[index].skipped)
+                    reports[index] = report = _run_step(slot, settings, step, values[index])
+                    # Looked at after a skipped step alone, so that others need not wait for it.
+                    if report.skipped and self._seating.slots[index] is slot:
+                        slot.failure = self._keeping.damage(index, step)
+                    slot.count(step, settings, skipped=report.skipped)
         return [reports[index] for index in sorted(reports)]
 
     def _column(self) -> Tensor:
@@ -357,6 +368,7 @@ class Cohort:
 
 def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]) -> RunStep:
     task, total, norm, tokens = values
+    skipped = not (math.isfinite(norm) and math.isfinite(total))
     return RunStep(
         run=slot.run.name,
         step=step,
@@ -367,8 +379,9 @@ def _run_step(slot: Slot, settings: StepSettings, step: int, values: list[float]
         learning_rate=settings.learning_rate,
         grad_norm=norm,
         num_tokens=int(tokens),
-        skipped=not math.isfinite(norm),
+        skipped=skipped,
         logged=slot.course.logged(settings),
+        examples=slot.examples(step) if skipped else (),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from schemabank.common.failure import Failure
 from schemabank.engine.average import averaged
 from schemabank.engine.optim import SlotAdamW
 from schemabank.engine.optimizers import use_rank
@@ -55,6 +56,32 @@ class Keeping:
     def ends_as(self, index: int, slot: Slot) -> dict[str, Tensor]:
         """Return the weights that the run in a slot would end as now, by group."""
         return self._ended(slot, self._rows(index, ended=True))
+
+    def damage(self, index: int, step: int) -> Failure | None:
+        """Return why a run cannot go on whose weights are not finite; waits for the device.
+
+        It takes no memory there, which may have run out.
+
+        Args:
+            index: its slot.
+            step: that showed it.
+        """
+        lost = {
+            name: int((~group.weights[index].to("cpu").isfinite()).sum())
+            for name, group in self._stack.groups.items()
+        }
+        if not any(lost.values()):
+            return None
+        named = ", ".join(
+            f"{number} of {self._stack.groups[name].size} in {name}"
+            for name, number in lost.items()
+            if number
+        )
+        return Failure(
+            "diverged",
+            f"weights that are not finite at step {step} ({named}), with which no loss can be: "
+            "lower the learning rate",
+        )
 
     def keep(self, index: int, slot: Slot) -> None:
         """Keep the weights of a run that leaves its slot, and its moments if it goes on later."""

@@ -68,6 +68,31 @@ class Penalty:
     group: str | None = None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Weights of one layer in parts, of which a router chooses some for every token.
+
+    Attributes:
+        group, parameter: where the weights are.
+        layer: its name, for messages.
+        kind: what the parts are called, in the plural.
+        mend: what helps where the router uses only some of them.
+        room: the most parts that a slot may have.
+        count: from a slot to the number of parts of its run; 0 without a router.
+        norms: from the weights' ``(slot, *shape)``, or what has their shape, to the norms of all
+            parts, ``(slot, part)``.
+    """
+
+    group: str
+    parameter: str
+    layer: str
+    kind: str
+    mend: str
+    room: int
+    count: Callable[[int], int]
+    norms: Callable[[Tensor], Tensor]
+
+
 class Part(ABC):
     """What sits on a model and trains. A part overrides only the defaults that do not fit it.
 
@@ -77,6 +102,7 @@ class Part(ABC):
         fields: what it needs of a step's input, beside its penalties' weights.
         penalties: terms of the loss.
         modules: what is compiled beside the decoder blocks.
+        choices: between which of its weights routers choose.
         first_block: index of the first block whose output the part changes, beside LoRA;
             ``None``: it changes no block's output.
         only: the one slot whose rows are run; ``None``: all.
@@ -87,6 +113,7 @@ class Part(ABC):
     fields: Mapping[str, Field] = {}
     penalties: Sequence[Penalty] = ()
     modules: Sequence[nn.Module] = ()
+    choices: Sequence[Choice] = ()
     first_block: int | None = None
     only: int | None = None
 

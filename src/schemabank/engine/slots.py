@@ -25,11 +25,6 @@ STATE = ("weights", "mean", "square", "step")  # what ``SlotAdamW.state`` has, b
 Carried = Mapping[str, Sequence[Tensor]]
 """What a slot's optimizers hold, by group: the tensors of ``STATE``, and the average if any."""
 
-MAX_SKIPPED_IN_ROW = 20
-# A loss in bfloat16 or float32 has no scale that must be searched for, so a healthy run skips
-# nothing. One bad step is forgiven; of more, one in twenty changes the number of updates by less
-# than arms are told apart by.
-MOST_SKIPPED_RATIO = 0.05  # of the steps of a run, and of each of its stages
 MOST_NAMED = 8
 
 # The engine's own fields of a step's input; parts and penalties have others, the batch its own.
@@ -96,7 +91,7 @@ class Slot:
         step: the next step, from 0.
         num_steps: how many steps the run has in all.
         num_cached: how many of them are of a cached kind.
-        skipped: steps that changed nothing because a gradient was not finite.
+        skipped: steps that changed nothing because loss or gradient was not finite.
         num_updates: how often each group of weights was really updated.
         failure: why the run was given up, or ``None``.
         stopped: whether it was told to take no more steps.
@@ -235,37 +230,43 @@ class Slot:
         self.skipped.append(step)
         self._skipped_in_row += 1
         lack = self._lack_of_updates(self.course.plans[settings.stage])
-        if lack is not None:
+        if lack is not None and self.failure is None:
             self.failure = Failure(
                 "diverged",
-                f"no finite gradient in {lack}, up to step {step}: lower the learning rate, or "
-                f"look at the examples of the skipped steps ({self._skipped_examples()})",
+                f"loss or gradient not finite in {lack}, up to step {step}: lower the learning "
+                f"rate, or look at the examples of the skipped steps ({self._skipped_examples()})",
             )
+
+    def examples(self, step: int) -> tuple[str, ...]:
+        """Return the ids of the examples of a step's batch."""
+        schedule = self.data.schedule
+        epoch, position = divmod(step, schedule.steps_per_epoch)
+        rows = schedule.rows(self.run.seed, epoch)[position].tolist()
+        return tuple(self.data.examples[index].id for index in rows if index != EMPTY)
 
     def _lack_of_updates(self, placed: StagePlan) -> str | None:
         """Which skipped steps are too many, after one in a stage."""
-        if self._skipped_in_row >= MAX_SKIPPED_IN_ROW:
-            return f"{MAX_SKIPPED_IN_ROW} steps in a row"
+        train = self.run.train
+        if self._skipped_in_row >= train.max_skipped_in_row:
+            return f"{self._skipped_in_row} steps in a row"
         for what, start, stop in (
             ("the run", 0, self.num_steps),
             (f"the stage {placed.stage.name!r}", placed.start, placed.stop),
         ):
             num_skipped = sum(start <= step < stop for step in self.skipped)
-            allowed = most_skipped(stop - start)
+            allowed = most_skipped(stop - start, train.max_skipped_ratio)
             if num_skipped > allowed:
                 return f"{num_skipped} of the {stop - start} steps of {what} (allowed: {allowed})"
         return None
 
     def _skipped_examples(self) -> str:
         """Name the examples of the first skipped steps."""
-        schedule, found = self.data.schedule, dict[int, None]()
+        found = dict[str, None]()
         for step in self.skipped:
             if len(found) > MOST_NAMED:
                 break
-            epoch, position = divmod(step, schedule.steps_per_epoch)
-            found |= dict.fromkeys(schedule.rows(self.run.seed, epoch)[position].tolist())
-        ids = [self.data.examples[index].id for index in found if index != EMPTY]
-        return ", ".join(ids[:MOST_NAMED]) + (" and more" if len(ids) > MOST_NAMED else "")
+            found |= dict.fromkeys(self.examples(step))
+        return ", ".join([*found][:MOST_NAMED]) + (" and more" if len(found) > MOST_NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,10 @@ class Halted:
     seats: Mapping[int, str] = field(default_factory=dict)
 
 
-def most_skipped(num_steps: int) -> int:
-    """Return how many of a run's or a stage's steps may be skipped: never all."""
-    return min(num_steps - 1, max(1, int(MOST_SKIPPED_RATIO * num_steps)))
+def most_skipped(num_steps: int, ratio: float) -> int:
+    """Return how many of a run's or a stage's steps may be skipped: never all.
+
+    A loss in bfloat16 or float32 has no scale that must be searched for, so a healthy run skips
+    nothing. One bad step is forgiven, unless none may be skipped.
+    """
+    return min(num_steps - 1, max(int(ratio * num_steps), 1 if ratio > 0 else 0))

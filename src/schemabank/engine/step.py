@@ -127,18 +127,24 @@ def penalise(terms: Sequence[tuple[Penalty, object]], given: StepInput) -> Tenso
 
 
 def _update(training: Training, trained: Sequence[str], given: StepInput, total: Tensor) -> Tensor:
-    """Clip and apply the gradients of every slot, and average; return their norms, ``(slot,)``."""
+    """Clip and apply the gradients of every slot, and average; return their norms, ``(slot,)``.
+
+    A slot whose loss or gradient is not finite keeps weights, moments and count of updates. Its
+    schedule goes on, and so does a mean over the steps, which counts the kept weights once more.
+    """
     stack = training.stack
     grads = _gradients(stack, trained, total)
     columns = dict(zip(stack.groups, given["active"].split(1, dim=1), strict=True))
     active = {name: columns[name] for name in trained}
     norm, factor = training.clip([(grads[n], active[n]) for n in trained], training.max_norm)
+    # A loss may be infinite whose gradient is not, as where the label's logit is minus infinity.
+    is_finite = norm.isfinite() & total.detach().isfinite()[:, None]
     for name, grad in grads.items():
         training.optimizers[name].update(
             grad,
             factor=factor,
             learning_rate=given["learning_rate"][:, None],
-            active=active[name] & norm.isfinite(),
+            active=active[name] & is_finite,
             fresh=given["fresh"][:, None],
         )
     for optimizer in training.optimizers.values():

@@ -36,6 +36,8 @@ from schemabank.runs.training import Context, names_of, seated
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries
 
+MOST_SKIPS = 20  # whose examples a result names; metrics.jsonl has them all
+
 
 def finish_runs(
     members: Sequence[Member],
@@ -120,10 +122,14 @@ def result_of(
 def _training_summary(cohort: Cohort, index: int) -> dict[str, Any]:
     slot = cohort.slots[index]
     groups = slot.course.trained_groups
+    skipped = [
+        {"step": step, "examples": list(slot.examples(step))} for step in slot.skipped[:MOST_SKIPS]
+    ]
     return {
         "num_steps": slot.num_steps,
         "num_examples": len(cohort.data.examples),
         "num_skipped_steps": len(slot.skipped),
+        **({"skipped_steps": skipped} if skipped else {}),
         "num_lora_updates": slot.num_updates["lora"],
         "num_updates": {name: slot.num_updates[name] for name in sorted(groups)},
         "num_trained_parameters": sum(

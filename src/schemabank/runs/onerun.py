@@ -19,8 +19,9 @@ from schemabank.runs.programsaves import ProgramFolder, held_digests, saving
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import of_examples, rescale
 from schemabank.runs.stacks import StartedStack
-from schemabank.runs.training import SLOTS, Context, skips, take_steps
+from schemabank.runs.training import SLOTS, Context, take_steps
 from schemabank.runs.validating import Validator
+from schemabank.runs.watching import skips
 
 
 @dataclass(frozen=True)

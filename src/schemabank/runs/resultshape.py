@@ -75,10 +75,16 @@ class _Rescale(StoredPart):
         return self
 
 
+class _Skipped(StoredPart):
+    step: Int
+    examples: list[str]
+
+
 class _Training(StoredPart):
     num_steps: Count
     num_examples: Count
     num_skipped_steps: Count
+    skipped_steps: list[_Skipped] = Field(default_factory=list)  # the first, if there are any
     num_lora_updates: Count
     num_updates: dict[str, Count] = Field(default_factory=dict)  # the first runs have none
     num_trained_parameters: Count

@@ -173,7 +173,9 @@ def step_of_row(row: Mapping[str, Any]) -> RunStep:
     found: dict[str, Any] = {n: math.nan if v is None else v for n, v in row.items()}
     own = {each.name for each in fields(RunStep)}
     logged = {name: value for name, value in found.items() if name not in own}
-    return RunStep(**{name: found[name] for name in own - {"logged"}}, logged=logged)
+    examples = tuple(found.get("examples", ()))  # of a skipped step alone
+    numbers = {name: found[name] for name in own - {"logged", "examples"}}
+    return RunStep(**numbers, logged=logged, examples=examples)
 
 
 def _is_last(step: RunStep) -> bool:
@@ -192,4 +194,6 @@ def _json_line(step: RunStep) -> str:
 def _flat(step: RunStep) -> dict[str, object]:
     row: dict[str, object] = asdict(step)
     del row["logged"]
+    if not step.examples:
+        del row["examples"]
     return row | {name: value for name, value in step.logged.items() if name not in row}

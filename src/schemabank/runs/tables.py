@@ -81,8 +81,8 @@ def skipped_lines(results: Sequence[Result]) -> list[str]:
         if training and training["num_skipped_steps"]:
             lines.append(
                 f"{result['arm']}, seed {result['seed']}: {training['num_skipped_steps']} of "
-                f"{training['num_steps']} steps skipped, since their gradient was not finite; they "
-                "changed nothing"
+                f"{training['num_steps']} steps skipped, since their loss or gradient was not "
+                "finite; they changed nothing"
             )
     return lines
 

@@ -43,6 +43,7 @@ from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.steplogs import KeepingLogs
 from schemabank.runs.trackers import Trackers
+from schemabank.runs.watching import RunWatch, skips
 from schemabank.tasks import Item
 
 MOST_NAMED = 4
@@ -251,14 +252,6 @@ def _through_all_steps(
     return cohort
 
 
-def skips(slot: Slot) -> str:
-    """Say how many steps of a run changed nothing."""
-    return (
-        f"{len(slot.skipped)} of {slot.num_steps} steps skipped, since their gradient was not "
-        "finite"
-    )
-
-
 def names_of(runs: Sequence[RunConfig]) -> str:
     """Name a few runs, count many or those of equal names."""
     names = [f"{run.arm} seed {run.seed}" for run in runs]
@@ -372,13 +365,16 @@ def take_steps(cohort: Cohort, log: StepLog, context: Context) -> torch.OutOfMem
         ``None`` if all runs ended; otherwise how memory ran out.
     """
     began, num_tokens = time.monotonic(), 0
+    watch = RunWatch(cohort, context.reporter.note)
     try:
         with waiting("waiting for the next training step", context.reporter.note) as wait:
             for steps in cohort.steps():
                 wait.goes_on()
                 for step in steps:
                     log.write(step)
+                    watch.see(step)
                     num_tokens += step.num_tokens
+                watch.look()
                 context.reporter.run_steps(steps)
                 context.trackers.steps(steps)
                 speed = num_tokens / (time.monotonic() - began)

@@ -197,7 +197,7 @@ class Tuner:
         Raises:
             InputError: other examples, one that the length limit cuts off, tags that do not fit,
                 or an adapter or banks that were taken off.
-            RuntimeError: too many steps had no finite gradient.
+            RuntimeError: too many steps had no finite loss or gradient.
         """
         self._check_trainable()
         check_validating(validate, self.config, validated=validation is not None, what="config")

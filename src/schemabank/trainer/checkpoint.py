@@ -32,6 +32,8 @@ OF_LORA = ("r", "lora_alpha", "lora_dropout", "use_rslora")
 def course_settings(config: RunConfig) -> dict[str, object]:
     """Return all settings on which a run's course depends, by dotted name."""
     sections = ("task.", "lora.", "average.", "rescale.", "eval.", "engine.", "model.", "preset")
+    # How many steps may be skipped changes none of them; earlier checkpoints do not say it.
+    sections += ("train.max_skipped",)
     found = dotted_settings(config)
     own = {name: value for name, value in found.items() if not name.startswith(sections)}
     return {"arm": config.arm, **own}

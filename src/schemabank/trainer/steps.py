@@ -45,7 +45,7 @@ class Steps:
     Attributes:
         banks: ``None`` for a method without.
         at: the step whose parts act; ``None`` outside of its forward and backward passes.
-        skipped: steps that changed nothing because a gradient was not finite.
+        skipped: steps that changed nothing because loss or gradient was not finite.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class Steps:
         self._course: Course
         self._step: StepSettings
         self._num_real = 0.0
+        self._mean: Callable[[float], float] = float
+        self._lost: Tensor | None = None
 
     @property
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -124,13 +126,14 @@ class Steps:
     def begin_batches(
         self, batches: Sequence[Mapping[str, Any]], mean: Callable[[float], float]
     ) -> None:
-        """Count the real tokens of all batches of a step, over which penalties are means.
+        """Begin a step: count its batches' real tokens, over which penalties are means.
 
         Args:
             batches: of this process.
             mean: of a number over all processes. DDP takes the mean of their gradients, so a
                 process counts its penalties over the mean number of tokens.
         """
+        self._mean, self._lost = mean, None
         if self.banks is not None:
             masks = [_mask_of(batch.get("attention_mask")) for batch in batches]
             self._num_real = mean(float(sum(mask.sum() for mask in masks)))
@@ -149,6 +152,8 @@ class Steps:
         """
         if self.banks is not None and self.banks.scale != 0:
             task = task + self._penalties(_mask_of(mask), indices)
+        lost = ~task.detach().isfinite()
+        self._lost = lost if self._lost is None else self._lost | lost
         # A step that trains nothing still goes backward.
         return task if task.requires_grad else task.detach().requires_grad_()
 
@@ -164,22 +169,25 @@ class Steps:
             self._slices.undo_others(state)
 
     def _skip_unless_finite(self) -> None:
-        """Leave out an update whose gradient is not finite.
+        """Leave out an update whose loss or gradient is not finite, in any process.
 
         Raises:
             RuntimeError: too many steps had none.
         """
         weights = [weight for _, weight in self.weights if weight.grad is not None]
         norm = torch.nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
-        if norm.isfinite():
+        # Processes share gradients, but not losses: one may be infinite whose gradient is finite.
+        lost = self._lost is not None and bool(self._lost.any())
+        if norm.isfinite() and self._mean(float(lost)) == 0:
             return
         for weight in weights:
             weight.grad = None
         self.skipped += 1
-        if self.skipped > most_skipped(self._course.num_steps):
+        num_steps, ratio = self._course.num_steps, self._config.train.max_skipped_ratio
+        if self.skipped > most_skipped(num_steps, ratio):
             raise RuntimeError(
-                f"no finite gradient in {self.skipped} of {self._course.num_steps} steps: lower "
-                "the learning rate, or look at the examples"
+                f"loss or gradient not finite in {self.skipped} of {num_steps} steps: lower the "
+                "learning rate, or look at the examples"
             )
 
     def save(self, folder: Path, save_state: Save, given: Mapping[str, object]) -> None:

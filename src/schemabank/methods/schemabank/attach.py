@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from schemabank.common.errors import InputError
 from schemabank.config.settings import BankSettings
 from schemabank.engine.flat import FlatGroup, seeded_generator
-from schemabank.engine.part import Field, Part, StepInput
+from schemabank.engine.part import Choice, Field, Part, StepInput
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routed, Routing, SchemaBank
 from schemabank.methods.schemabank.course import BANK
@@ -74,6 +74,7 @@ class AttachedBanks(Part):
             for name, weights in (("router", ["router"]), ("schemas", OF_SCHEMAS))
         }
         self.of_slots: list[BankSettings | None] = [settings] * num_slots
+        self.choices = [self._choice(index) for index in self.banks]
         self.handles: list[RemovableHandle] = [
             blocks[index].register_forward_hook(self._routing_hook(bank))
             for index, bank in self.banks.items()
@@ -183,6 +184,20 @@ class AttachedBanks(Part):
             for index, bank in self.banks.items()
             for name in names
         }
+
+    def _choice(self, index: int) -> Choice:
+        """The schemas of a block, by their U: V gets gradients of its own norm, too."""
+        num_schemas = self.settings.num_schemas
+        return Choice(
+            "schemas",
+            f"layers.{index}.U",
+            layer=f"block {index}",
+            kind="schemas",
+            mend="raise bank.load_balance_weight, or lower bank.num_schemas",
+            room=num_schemas,
+            count=lambda slot: 0 if self.of_slots[slot] is None else num_schemas,
+            norms=lambda u: torch.linalg.vector_norm(u.unflatten(2, (num_schemas, -1)), dim=(1, 3)),
+        )
 
     def _routing_hook(self, bank: SchemaBank) -> Callable[[nn.Module, object, object], object]:
         """Return a bank's forward hook; blocks return hidden states alone or first in a tuple."""

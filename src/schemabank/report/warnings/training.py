@@ -108,7 +108,7 @@ def _reasons(runs: Sequence[Left]) -> str:
 
 
 def _skipped(runs: RunSet) -> Iterator[Finding]:
-    """Steps of runs that are compared, but whose gradient was not finite."""
+    """Steps of runs that are compared, but whose loss or gradient was not finite."""
     skips = {
         run.run_id: (training["num_skipped_steps"], training["num_steps"])
         for run in runs.runs
@@ -119,7 +119,7 @@ def _skipped(runs: RunSet) -> Iterator[Finding]:
         yield Finding(
             "skipped-steps",
             {"runs": skips},
-            f"Steps were skipped, since their gradient was not finite: {named}. "
+            f"Steps were skipped, since their loss or gradient was not finite: {named}. "
             "Something in the data or the settings breaks the arithmetic, and these runs made "
             "fewer updates.",
         )
