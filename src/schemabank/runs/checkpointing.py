@@ -22,7 +22,7 @@ from schemabank.engine.cohort import Cohort
 from schemabank.engine.keeping import Standing
 from schemabank.runs.checkpoints import At, keep_only, write_checkpoint
 from schemabank.runs.folder import METRICS, STAGES, has_trained
-from schemabank.runs.kept import MadeWith
+from schemabank.runs.kept import GrowingDigest, MadeWith
 from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
 from schemabank.runs.trained import Records
@@ -84,12 +84,13 @@ class Checkpoints:
     ) -> None:
         self._members, self._made, self._began, self._note = members, made, began, note
         self._records = records or (lambda _: {})
-        self._every_s, self._every_steps = _how_often([member.run for member in members])
+        self._asked_s, self._every_steps = _how_often([member.run for member in members])
+        self._every_s = self._asked_s
         self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[float] | None = None
         self._last_s, self._num_steps, self._paused_s = time.monotonic(), 0, 0.0
-        self._said: set[str] = set()
+        self._said, self._read = set[str](), dict[str, GrowingDigest]()
         self._leaving, self._exits = Leaving(), ExitStack()
 
     def __enter__(self) -> Self:
@@ -203,7 +204,8 @@ class Checkpoints:
             if self._leaving.at_once:
                 break
             try:
-                write_checkpoint(each.folder, each.standing, each.at, self._made)
+                log = self._read.setdefault(each.name, GrowingDigest(each.folder / METRICS))
+                write_checkpoint(each.folder, each.standing, each.at, self._made, log=log)
             except UNWRITTEN as error:
                 errors.append(error)
             else:
@@ -225,9 +227,12 @@ class Checkpoints:
         self._writing = None
 
     def _make_room(self, cost_s: float) -> None:
+        """Let the next checkpoint wait as long as the last one's cost asks for, and no longer."""
+        if self._asked_s is None:
+            return
         least_s = cost_s / LARGEST_SHARE
-        if self._every_s is not None and self._every_s < least_s:
-            self._every_s = least_s
+        self._every_s = max(self._asked_s, least_s)
+        if least_s > self._asked_s:
             self._say(
                 "slow",
                 f"a checkpoint takes {cost_s:.1f} s, so the next ones are made every "

@@ -4,6 +4,7 @@
 :mod:`schemabank.runs.checkpoints` runs in the middle of it.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from schemabank.runs.loading import device_name
 from schemabank.runs.resultshape import StoredPart
 
 MEND = "it is trained again"
+READ_AT_ONCE = 2**20  # bytes of a file
 # When a run is saved, and who watches it, changes nothing of what it comes to.
 FREE = ("checkpoint_minutes", "checkpoint_steps", "trackers", "tracker_project")
 
@@ -105,6 +107,35 @@ def read_stored(path: Path, kind: type[S]) -> S:
         raise InputError(
             f"{str(path)!r} is not what was written ({first_line(error)}): {MEND}"
         ) from error
+
+
+class GrowingDigest:
+    """The SHA-256 of the beginnings of a file that grows: what was read once is not read again.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read, self._found = path, 0, hashlib.sha256()
+
+    def of(self, size: int) -> str:
+        """Return the digest of its first bytes, or of all that there are.
+
+        Args:
+            size: how many.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if size < self._read:
+            self._read, self._found = 0, hashlib.sha256()
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            while part := file.read(min(READ_AT_ONCE, size - self._read)):
+                self._found.update(part)
+                self._read += len(part)
+        return self._found.hexdigest()
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
