@@ -15,6 +15,7 @@ from cohorts import cohort, data, lora_run
 from damage import flip, lead_out, replace_by_folder, tear
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import write_json
 from schemabank.config.file import to_yaml
 from schemabank.config.methods import SWAPSettings
@@ -36,7 +37,6 @@ from schemabank.runs.checkpoints import (
     write_checkpoint,
 )
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, STAGES
-from schemabank.runs.kept import GrowingDigest
 
 RUN = RunConfig(arm="lora", seed=1)
 MADE = {"device": "cpu", "inputs": {"model": "a@1"}}
@@ -298,7 +298,7 @@ def test_of_a_log_that_grows_each_checkpoint_reads_what_is_new(
         read.append(log._read - before)
         assert read_checkpoint(checkpoints_in(folder)[0], RUN, MADE).at.log_bytes == size
         assert number == 0 or read[-1] == 1200
-    monkeypatch.setattr("schemabank.runs.kept.READ_AT_ONCE", 7)
+    monkeypatch.setattr("schemabank.common.growing.READ_AT_ONCE", 7)
     content = (folder / METRICS).read_bytes()
     for size in (5, 100, 90, len(content), len(content) + 9):
         assert log.of(size) == hashlib.sha256(content[:size]).hexdigest()

@@ -1,21 +1,24 @@
 """Calls that are interrupted in the middle of a training, and the next ones, which go on."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from damage import flip
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment
 from schemabank.engine.programs import Programs
-from schemabank.runs import checkpointing, grouping
+from schemabank.runs import checkpointing, experiment, grouping, kept
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
+from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import run_experiment
-from schemabank.runs.folder import CHECKPOINTS, COST, FAILURE
+from schemabank.runs.folder import ADAPTER, CHECKPOINTS, COST, FAILURE
 from schemabank.runs.members import BEGUN_KEPT, Outcome
 from tinyruns import Finished, Notes, snapshot
 
@@ -264,3 +267,84 @@ def test_a_run_that_diverged_begins_again(finished: Finished, tmp_path: Path) ->
     assert failed.kept == ""
     assert failed.folder.name.endswith(".unfinished-1")
     assert not (failed.folder / CHECKPOINTS).exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["arm=lora", "seed=[42, 7]"],
+        ["arm=[lora, swap]", "swap.num_branches=2", "swap.branch_ratio=0.5"],
+    ],
+    ids=["seeds", "arms"],
+)
+def test_an_experiment_that_grows_goes_on(
+    more: Sequence[str], left: tuple[Path, Path], finished: Finished
+) -> None:
+    outcomes, notes = run(finished, left[0], more)
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert contents(outcomes[0].folder) == contents(finished.lora.folder)
+
+
+def test_a_cohort_that_grows_goes_on(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["arm=lora", "seed=[1, 2, 3]", "train.num_train_epochs=1"]
+    monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
+    run(finished, tmp_path / "whole", few)
+    interrupted(finished, tmp_path / "parts", few, after=8)
+    outcomes, notes = run(finished, tmp_path / "parts", [few[0], "seed=[1, 2, 3, 4]", few[2]])
+    assert len(resumed(notes)) == 1
+    assert sum(note.startswith("trained already: ") for note in notes) == 2
+    for outcome in outcomes[:3]:
+        whole = tmp_path / "whole" / outcome.folder.name
+        assert contents(outcome.folder) == contents(whole)
+
+
+def test_a_larger_rank_beside_a_run_leaves_it_another_room(
+    left: tuple[Path, Path], finished: Finished
+) -> None:
+    _, notes = run(finished, left[0], ["arm=[lora, shrink]"])
+    (said,) = [note for note in notes if note.startswith("trained again: ")]
+    assert "room.rank was 4, now it is 16" in said
+
+
+def test_another_processor_is_told(
+    left: tuple[Path, Path], finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "processor_name", lambda: "Abacus")
+    _, notes = run(finished, left[0], ["arm=lora"])
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    (said,) = [note for note in notes if " and goes on on Abacus with " in note]
+    assert said.partition(": it began on ")[0].endswith(finished.lora.folder.name)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(finished: Finished, tmp_path: Path) -> None:
+    interrupted(finished, tmp_path, TAUGHT, after=6 + 3)
+    (weights,) = tmp_path.glob(f"{TEACHERS}/*/{ADAPTER}/adapter_model.safetensors")
+    save_file({name: 1.5 * row for name, row in load_file(weights).items()}, weights)
+    _, notes = run(finished, tmp_path, TAUGHT)
+    assert resumed(notes) == []
+    (said,) = [note for note in notes if note.startswith("trained again: ")]
+    assert f"teachers.{weights.parents[1].name} was 'sha256:" in said
+
+
+def test_a_run_that_has_learned_needs_no_teacher_for_its_evaluation(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (whole,), _ = run(finished, tmp_path / "whole", TAUGHT)
+    interrupted(finished, tmp_path / "parts", TAUGHT, after=6 + 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "finish_runs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(finished, tmp_path / "parts", TAUGHT)
+    shutil.rmtree(tmp_path / "parts" / TEACHERS)
+    monkeypatch.setattr(Programs, "launch", None)
+    (outcome,), notes = run(finished, tmp_path / "parts", TAUGHT)
+    assert contents(outcome.folder) == contents(whole.folder)
+    assert not any("first, in" in note for note in notes)
+    assert not (tmp_path / "parts" / TEACHERS).exists()
+
+
+def stop(*_args: object, **_options: object) -> None:
+    raise KeyboardInterrupt

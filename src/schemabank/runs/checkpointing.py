@@ -16,13 +16,14 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from schemabank.common.errors import InputError, first_line
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.waiting import Note
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.keeping import Standing
 from schemabank.runs.checkpoints import At, keep_only, write_checkpoint
 from schemabank.runs.folder import METRICS, STAGES, has_trained
-from schemabank.runs.kept import GrowingDigest, MadeWith
+from schemabank.runs.kept import MadeWith
 from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
 from schemabank.runs.trained import Records
@@ -57,6 +58,7 @@ class _Due:
     folder: Path
     standing: Standing
     at: At
+    made: MadeWith
 
 
 class Checkpoints:
@@ -64,7 +66,7 @@ class Checkpoints:
 
     Args:
         members: the runs with their folders.
-        made: what they are trained with.
+        made: what they all are trained with.
         began: when their training began, as ``time.monotonic`` tells it.
         note: told when a checkpoint cannot be written, or takes so long that they are made less
             often.
@@ -190,7 +192,7 @@ class Checkpoints:
             records=self._records(member.name),
             stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
         )
-        return _Due(member.name, folder, standing, at)
+        return _Due(member.name, folder, standing, at, {**self._made, **member.taught})
 
     def _write(self, due: Sequence[_Due], *, is_beside: bool) -> float:
         """Write checkpoints; return for how long that took processors from the training.
@@ -205,7 +207,7 @@ class Checkpoints:
                 break
             try:
                 log = self._read.setdefault(each.name, GrowingDigest(each.folder / METRICS))
-                write_checkpoint(each.folder, each.standing, each.at, self._made, log=log)
+                write_checkpoint(each.folder, each.standing, each.at, each.made, log=log)
             except UNWRITTEN as error:
                 errors.append(error)
             else:

@@ -25,6 +25,7 @@ from schemabank.adapters.tensorfiles import Header, read_tensors
 from schemabank.common.errors import InputError
 from schemabank.common.files import inside, read_json
 from schemabank.common.folders import new_folder
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
 from schemabank.engine.keeping import Standing
@@ -34,7 +35,6 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS
 from schemabank.runs.kept import (
     MEND,
-    GrowingDigest,
     MadeWith,
     check_made,
     check_settings,
@@ -102,10 +102,12 @@ class Begun:
     Attributes:
         standing: where it stands.
         at: when that was.
+        made: what it was trained with.
     """
 
     standing: Standing
     at: At
+    made: MadeWith = field(default_factory=dict)
 
     def tell(self, slot: Slot, stack: AdapterStack, folder: Path) -> Carried:
         """Let a new slot of the run stand there, and return what its optimizers held.
@@ -223,7 +225,8 @@ def read_checkpoint(place: Path, run: RunConfig, made: MadeWith) -> Begun:
         origin=by_kind.get(ORIGIN),
     )
     at = {name: getattr(state, name) for name in At.__dataclass_fields__}
-    return Begun(Standing(slot, rows, state.seat), At(**{**at, "stages": tuple(state.stages)}))
+    stood = At(**{**at, "stages": tuple(state.stages)})
+    return Begun(Standing(slot, rows, state.seat), stood, state.made_with)
 
 
 def num_slots_of(folder: Path, run: RunConfig, made: MadeWith) -> int | None:

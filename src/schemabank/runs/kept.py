@@ -4,7 +4,6 @@
 :mod:`schemabank.runs.checkpoints` runs in the middle of it.
 """
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,17 +12,20 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import inside, read_json, sha256
-from schemabank.config.file import load_run, run_id, to_yaml
+from schemabank.config.file import load_run, to_yaml
 from schemabank.config.settings import RunConfig
+from schemabank.engine.execute import num_threads
 from schemabank.runs.folder import CONFIG, STAGES
 from schemabank.runs.inputs import Digests, recorded_versions
 from schemabank.runs.loading import device_name
 from schemabank.runs.resultshape import StoredPart
+from schemabank.runs.stacks import room_of
 
 MEND = "it is trained again"
-READ_AT_ONCE = 2**20  # bytes of a file
+PROCESSOR = "processor"  # told where it differs, and not asked to be the same
 # When a run is saved, and who watches it, changes nothing of what it comes to.
 FREE = ("checkpoint_minutes", "checkpoint_steps", "trackers", "tracker_project")
 
@@ -40,12 +42,30 @@ def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.devic
         planned: the runs of its cohort, for all of which its slots have room.
         device: where it trains.
     """
-    return {
+    made: dict[str, Any] = {
         "inputs": dict(inputs),
         "versions": recorded_versions(),
         "device": device_name(device),
-        "cohort": sorted(map(run_id, planned)),
+        "room": room_of(planned),
     }
+    if device.type == "cpu":
+        made[PROCESSOR] = {"name": processor_name(), "threads": num_threads()}
+    return made
+
+
+def other_processor(before: MadeWith, now: MadeWith) -> str:
+    """Say that a run goes on with another processor or number of threads; empty if it does not.
+
+    Neither is asked to be the same: a machine is seldom there twice. But both may change the last
+    bits of a sum.
+    """
+    own, other = before.get(PROCESSOR), now.get(PROCESSOR)
+    if own is None or other is None or own == other:
+        return ""
+    return (
+        f"it began on {_processor(own)} and goes on on {_processor(other)}, so that its last bits "
+        "may be others than without the interruption"
+    )
 
 
 def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
@@ -54,7 +74,8 @@ def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
     Raises:
         InputError: naming all that differs.
     """
-    other = [_difference(name, before.get(name), value) for name, value in now.items()]
+    counted = {name: value for name, value in now.items() if name != PROCESSOR}
+    other = [_difference(name, before.get(name), value) for name, value in counted.items()]
     if found := "; ".join(filter(None, other)):
         raise InputError(
             f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
@@ -109,35 +130,6 @@ def read_stored(path: Path, kind: type[S]) -> S:
         ) from error
 
 
-class GrowingDigest:
-    """The SHA-256 of the beginnings of a file that grows: what was read once is not read again.
-
-    Args:
-        path: of the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._read, self._found = path, 0, hashlib.sha256()
-
-    def of(self, size: int) -> str:
-        """Return the digest of its first bytes, or of all that there are.
-
-        Args:
-            size: how many.
-
-        Raises:
-            OSError: it cannot be read.
-        """
-        if size < self._read:
-            self._read, self._found = 0, hashlib.sha256()
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            while part := file.read(min(READ_AT_ONCE, size - self._read)):
-                self._found.update(part)
-                self._read += len(part)
-        return self._found.hexdigest()
-
-
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of files by their path in a folder.
 
@@ -166,6 +158,13 @@ def stage_files(folder: Path, stages: Iterable[str] | None = None) -> list[str]:
 def _below(top: Path) -> list[Path]:
     """A path and all that is below it, as far as it is there."""
     return [*top.parent.glob(top.name), *top.rglob("*")]
+
+
+def _processor(made: object) -> str:
+    """A processor in words, whatever a file says of it."""
+    if not isinstance(made, dict):
+        return repr(made)[:80]
+    return f"{str(made.get('name'))[:80]} with {str(made.get('threads'))[:8]} threads"
 
 
 def _difference(name: str, before: object, now: object) -> str:

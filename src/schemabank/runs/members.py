@@ -162,9 +162,11 @@ class Member(Trainee):
 
     Attributes:
         claim: its folder.
+        taught: what it is trained with beside what all runs of its cohort are.
     """
 
     claim: RunClaim = field(kw_only=True)
+    taught: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     _can_write: bool = True
     _is_written: bool = False  # what it ends as is on disk
 

@@ -107,7 +107,7 @@ def test_the_reason_of_a_run_is_that_of_its_latest_failure(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("torn", "said"),
     [
-        ('{"kind": "memory", "fail', "failure.json' is not valid JSON"),
+        ('{"kind": "memory", "fail', "failure.json is not valid JSON"),
         ("[1]", "failure.json' holds a list, allowed is a JSON object"),
         ('{"kind": "memory"}', "failure.json' names none"),
         ('{"failure": 3}', "failure.json' names none"),
