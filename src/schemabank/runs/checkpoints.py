@@ -126,7 +126,7 @@ class Begun:
         if found != allowed:
             raise InputError(
                 f"steps and tensors in the checkpoint of {slot.run.name} are {found!r:.300}, "
-                f"allowed are {allowed!r:.300}: remove the folder {str(folder / CHECKPOINTS)!r}"
+                f"allowed are {allowed!r:.300}: remove the folder '{folder.name}/{CHECKPOINTS}'"
             )
         slot.restore(state)
         return rows

@@ -112,7 +112,7 @@ class TrainedState:
         if own != allowed:
             raise InputError(
                 f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
-                f"{allowed}: remove the folder {str(folder / TRAINED)!r}"
+                f"{allowed}: remove the folder '{folder.name}/{TRAINED}'"
             )
         slot.step = slot.num_steps if self.taken is None else self.taken
         slot.stopped, slot.skipped = self.taken is not None, list(self.skipped)
