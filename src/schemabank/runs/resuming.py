@@ -88,7 +88,7 @@ def is_only_evaluated(
         return False
     made = made_with(context.inputs, planned, context.base.model.device)
     try:
-        read_trained(folder, run, {**made, **_taught(run, out)})
+        read_trained(folder, run, made)
     except (InputError, OSError):  # said when the run is claimed
         return False
     return True
@@ -149,10 +149,10 @@ def begun(
         claim: its folder.
         made: what its cohort would be trained with now.
         note: told where it goes on, or why it cannot.
-        taught: what it alone would be trained with beside that.
+        taught: what it alone would be trained with beside that, which one that has trained needs no
+            more.
     """
     member = Member(name, run, claim=claim, taught=taught or {})
-    made = {**made, **member.taught}
     if has_trained(claim.path):
         try:
             member.trained = read_trained(claim.path, run, made)
@@ -162,7 +162,7 @@ def begun(
             member.write(partial(_remove_all_but, OF_TRAINING))
             note(f"trained already: {claim.final} (same configuration), to be evaluated")
     elif can_go_on(claim.path):
-        _go_on(member, made, note)
+        _go_on(member, {**made, **member.taught}, note)
     return member
 
 
