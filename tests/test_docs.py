@@ -71,7 +71,7 @@ def test_the_page_on_python_runs_as_printed(
     for code in blocks:
         exec(code, names)  # noqa: S102 -- our own page
     folders = {path.name for path in tiny_hub.iterdir()}
-    assert folders == {"best-adapter", "my-adapter", "my-second-adapter"}
+    assert folders == {"best-adapter", "first-adapter", "my-adapter", "my-second-adapter"}
     assert capsys.readouterr().out.count("nats per token") == 4
 
 

@@ -224,6 +224,7 @@ ONE_OF_EACH = {
     "open": {
         "common.archives",
         "common.files",
+        "common.growing",
         "common.writing",
         "runs.folder",  # locks
         "runs.steplogs",  # logs of runs, in folders that are not there yet for others

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.common.cores import given_cores
+from schemabank.common.cores import given_cores, processor_name
 
 NEW = "0::/box/inner\n"
 OLD = "5:memory:/box\n3:cpu,cpuacct:/box\n0::/\n"
@@ -69,3 +69,21 @@ def test_affinity_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_this_process_has_some() -> None:
     assert 1 <= given_cores() <= 16
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("processor\t: 0\nmodel name\t: Abacus 3: fast\n\nmodel name\t: other\n", "Abacus 3: fast"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", "arm"),
+        (None, "arm"),
+    ],
+)
+def test_a_processor_is_named_as_far_as_the_system_tells(
+    text: str | None, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "arm")
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    assert processor_name(tmp_path / "cpuinfo") == found

@@ -122,10 +122,10 @@ def test_training_does_not_wait_for_a_slow_disk(
     )
     write, began = checkpointing.write_checkpoint, list[int]()
 
-    def slow(folder: Path, standing: Any, *rest: Any) -> None:  # noqa: ANN401
+    def slow(folder: Path, standing: Any, *rest: Any, **more: Any) -> None:  # noqa: ANN401
         began.append(standing.state.step)
         assert over.wait(60)
-        write(folder, standing, *rest)
+        write(folder, standing, *rest, **more)
 
     monkeypatch.setattr(checkpointing, "write_checkpoint", slow)
     made = cohorts.cohort([cohorts.lora_run(1), cohorts.lora_run(2)], cohorts.data())
@@ -224,7 +224,7 @@ def test_a_run_that_could_not_write_a_stage_goes_on_from_before(
 
 
 def raising(error: Exception) -> Callable[..., None]:
-    def fails(*_args: object) -> None:
+    def fails(*_args: object, **_options: object) -> None:
         raise error
 
     return fails
@@ -248,3 +248,13 @@ def test_the_time_of_earlier_calls_counts(exits: ExitStack, tmp_path: Path) -> N
         checkpoints.seeing(lambda _: Logs())(made)
         next(made.steps())
         assert all(3600 <= due.at.training_s < 3660 for due in checkpoints._due(made))
+
+
+def test_one_slow_checkpoint_puts_off_the_next_alone(exits: ExitStack, tmp_path: Path) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_minutes=5), list[str]()
+    with Checkpoints(found, MADE, 0.0, notes.append) as checkpoints:
+        for cost_s, every_s in ((1.0, 300.0), (30.0, 1500.0), (12.0, 600.0), (2.0, 300.0)):
+            checkpoints._make_room(cost_s)
+            assert checkpoints._every_s == pytest.approx(every_s)
+    (note,) = notes
+    assert note.startswith("a checkpoint takes 30.0 s, so the next ones are made every 25 minutes")

@@ -1,5 +1,6 @@
 """Where a run stands, on disk: whole and its own, or not taken."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from cohorts import cohort, data, lora_run
 from damage import flip, lead_out, replace_by_folder, tear
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import write_json
 from schemabank.config.file import to_yaml
 from schemabank.config.methods import SWAPSettings
@@ -40,6 +42,7 @@ RUN = RunConfig(arm="lora", seed=1)
 MADE = {"device": "cpu", "inputs": {"model": "a@1"}}
 LINES = "{}\n" * 20
 SIZE = 12
+FOLDER = Path("a")
 
 
 def standing(step: int, **changes: Any) -> Standing:  # noqa: ANN401 -- of several fields
@@ -208,9 +211,9 @@ def test_one_that_does_not_fit_the_run_is_refused(wrong: str) -> None:
     else:
         state = replace(state, origin={"lora": rows["lora"][0]})
     (slot,) = cohort([lora_run(1)], data()).slots
-    Begun(kept, at()).tell(slot, made.stack)
-    with pytest.raises(InputError, match=r"allowed are .* remove the folder '\.lora-1\.partial"):
-        Begun(Standing(state, rows, None), at()).tell(slot, made.stack)
+    Begun(kept, at()).tell(slot, made.stack, FOLDER)
+    with pytest.raises(InputError, match=r"allowed are .* remove the folder 'a/checkpoints'"):
+        Begun(Standing(state, rows, None), at()).tell(slot, made.stack, FOLDER)
     made.stack.remove()
 
 
@@ -274,9 +277,28 @@ def test_a_run_whose_first_branch_had_no_memory_is_taken_where_it_begins() -> No
     slot.origin = made.stack.lora.back_at(0, None)
     found = made.standings()[run.name]
     again = Slot(run, data())
-    Begun(found, at()).tell(again, made.stack)
+    Begun(found, at()).tell(again, made.stack, FOLDER)
     assert again.origin is not None
     before = replace(found, state=replace(found.state, step=first - 1))
     with pytest.raises(InputError, match="steps and tensors in the checkpoint"):
-        Begun(before, at()).tell(Slot(run, data()), made.stack)
+        Begun(before, at()).tell(Slot(run, data()), made.stack, FOLDER)
     made.stack.remove()
+
+
+def test_of_a_log_that_grows_each_checkpoint_reads_what_is_new(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, read = GrowingDigest(folder / METRICS), list[int]()
+    for number, step in enumerate((10, 11, 12)):
+        with (folder / METRICS).open("a") as file:
+            file.write('{"step": 7}\n' * 100)
+        size = (folder / METRICS).stat().st_size
+        before = log._read
+        write_checkpoint(folder, standing(step), at(log_bytes=size), MADE, log=log)
+        read.append(log._read - before)
+        assert read_checkpoint(checkpoints_in(folder)[0], RUN, MADE).at.log_bytes == size
+        assert number == 0 or read[-1] == 1200
+    monkeypatch.setattr("schemabank.common.growing.READ_AT_ONCE", 7)
+    content = (folder / METRICS).read_bytes()
+    for size in (5, 100, 90, len(content), len(content) + 9):
+        assert log.of(size) == hashlib.sha256(content[:size]).hexdigest()

@@ -1,21 +1,24 @@
 """Calls that are interrupted in the middle of a training, and the next ones, which go on."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from damage import flip
 from schemabank.common.files import read_json
 from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment
 from schemabank.engine.programs import Programs
-from schemabank.runs import checkpointing, grouping
+from schemabank.runs import checkpointing, experiment, grouping, kept
 from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
+from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import run_experiment
-from schemabank.runs.folder import CHECKPOINTS, COST, FAILURE
+from schemabank.runs.folder import ADAPTER, CHECKPOINTS, COST, FAILURE
 from schemabank.runs.members import BEGUN_KEPT, Outcome
 from tinyruns import Finished, Notes, snapshot
 
@@ -26,12 +29,17 @@ MANY = (
     *("arm=[lora, schemabank, swap]", "seed=[1, 2]", "engine.slots=2"),
     *("train.num_train_epochs=2", "swap.num_branches=2", "swap.branch_ratio=0.5"),
 )
+THREE = ("arm=lora", "seed=[1, 2, 3]", "train.num_train_epochs=1")
 TAUGHT = ("arm=lora", "distill.teachers=1", "train.num_train_epochs=1")
 
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a checkpoint before every step, and wait until it is written."""
+    save_every_step(monkeypatch)
+
+
+def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     is_due = Checkpoints.is_due
 
     def waiting(own: Checkpoints) -> bool:
@@ -69,6 +77,38 @@ def interrupted(
     return notes.lines
 
 
+@pytest.fixture(scope="module")
+def seven(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run lora after seven steps, for tests to copy."""
+    out = tmp_path_factory.mktemp("seven") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        save_every_step(patch)
+        interrupted(finished, out, ["arm=lora"], after=7)
+    return out
+
+
+@pytest.fixture(scope="module")
+def taught(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a teacher that nothing disturbed."""
+    out = tmp_path_factory.mktemp("taught") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        run(finished, out, TAUGHT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def three(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs in two slots that nothing disturbed."""
+    out = tmp_path_factory.mktemp("three") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        patch.setattr(grouping, "num_slots", lambda *_: 2)
+        run(finished, out, THREE)
+    return out
+
+
 def contents(folder: Path) -> dict[str, str]:
     """A hash of every file that is the same each time."""
     found = {name: digest for name, (_, digest) in snapshot(folder).items()}
@@ -79,20 +119,15 @@ def resumed(notes: Sequence[str]) -> list[str]:
     return [note.partition(":")[0] for note in notes if note.startswith("resumed at step")]
 
 
-@pytest.mark.parametrize("after", [5, 13])
-def test_a_run_goes_on_at_every_stage_to_the_same_bytes(
-    after: int, finished: Finished, tmp_path: Path
-) -> None:
-    """Interrupted again and again, each time after as many steps."""
+def test_a_run_goes_on_at_every_stage_to_the_same_bytes(finished: Finished, tmp_path: Path) -> None:
+    """Interrupted again and again: near the end of lora, between both, in all stages of banks."""
     said = []
-    for _ in range(36 // after):
+    for after in (13, 5, 2, 5, 5):
         said += interrupted(finished, tmp_path / "runs", after=after)
     _, notes = run(finished, tmp_path / "runs")
     assert contents(tmp_path / "runs") == contents(finished.out)
     steps = resumed([*said, *notes])
-    assert len(steps) >= 36 // after - 1
-    assert len(set(steps)) > 1
-    assert all(step.endswith(" of 18") for step in steps)
+    assert steps == [f"resumed at step {step} of 18" for step in (13, 2, 7, 12)]
     assert not any(path.name.startswith(".") for path in (tmp_path / "runs").iterdir())
 
 
@@ -100,39 +135,42 @@ def test_a_run_goes_on_at_every_stage_to_the_same_bytes(
     ("settings", "moments"), [(MANY, (3, 11, 17, 10)), (TAUGHT, (2, 3))], ids=["many", "taught"]
 )
 def test_a_cohort_with_refilled_slots_ends_with_the_same_bytes(
-    settings: Sequence[str], moments: Sequence[int], finished: Finished, tmp_path: Path
+    settings: Sequence[str],
+    moments: Sequence[int],
+    finished: Finished,
+    taught: Path,
+    tmp_path: Path,
 ) -> None:
-    run(finished, tmp_path / "whole", settings)
+    whole = taught if settings == TAUGHT else tmp_path / "whole"
+    if settings != TAUGHT:
+        run(finished, whole, settings)
     said = []
     for after in moments:
         said += interrupted(finished, tmp_path / "parts", settings, after=after)
     _, notes = run(finished, tmp_path / "parts", settings)
     assert len(resumed([*said, *notes])) >= len(moments)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "parts") == contents(whole)
 
 
 def test_a_call_goes_on_in_as_many_slots_as_before(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU the number follows from the free memory, and with another one bits would differ."""
-    settings = ["arm=lora", "seed=[1, 2, 3]", "train.num_train_epochs=1"]
     monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
-    run(finished, tmp_path / "whole", settings)
-    interrupted(finished, tmp_path / "parts", settings, after=3)
+    interrupted(finished, tmp_path, THREE, after=3)
     for slots in (1, 3):
         monkeypatch.setattr(grouping, "num_slots", lambda *_, now=slots: now)
-        said = interrupted(finished, tmp_path / "parts", settings, after=2)
+        said = interrupted(finished, tmp_path, THREE, after=2)
         assert "2 runs at once, as before the call was interrupted" in said
-    outcomes, _ = run(finished, tmp_path / "parts", settings)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    outcomes, _ = run(finished, tmp_path, THREE)
+    assert contents(tmp_path) == contents(three)
     assert [read_json(outcome.folder / COST)["slots"] for outcome in outcomes] == [2, 2, 2]
 
 
 @pytest.fixture
-def left(finished: Finished, tmp_path: Path) -> tuple[Path, Path]:
+def left(seven: Path, finished: Finished, tmp_path: Path) -> tuple[Path, Path]:
     """The folder of runs, and that of the run lora, which was interrupted after seven steps."""
-    out = tmp_path / "runs"
-    interrupted(finished, out, ["arm=lora"], after=7)
+    out = Path(shutil.copytree(seven, tmp_path / "runs"))
     folder = out / f".{finished.lora.folder.name}.partial"
     assert [place.name for place in checkpoints_in(folder)] == ["step-7", "step-6"]
     return out, folder
@@ -219,7 +257,7 @@ def test_a_half_written_first_one_is_none(left: tuple[Path, Path], finished: Fin
 
 def test_the_run_of_another_seed_takes_none(left: tuple[Path, Path], finished: Finished) -> None:
     _, folder = left
-    _, notes = run(finished, left[0], ["arm=lora", "seed=7"])
+    notes = interrupted(finished, left[0], ["arm=lora", "seed=7"], after=1)
     assert resumed(notes) == []
     assert len(checkpoints_in(folder)) == 2
 
@@ -264,3 +302,80 @@ def test_a_run_that_diverged_begins_again(finished: Finished, tmp_path: Path) ->
     assert failed.kept == ""
     assert failed.folder.name.endswith(".unfinished-1")
     assert not (failed.folder / CHECKPOINTS).exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["arm=lora", "seed=[42, 7]"],
+        ["arm=[lora, swap]", "swap.num_branches=2", "swap.branch_ratio=0.5"],
+    ],
+    ids=["seeds", "arms"],
+)
+def test_an_experiment_that_grows_goes_on(
+    more: Sequence[str], left: tuple[Path, Path], finished: Finished
+) -> None:
+    outcomes, notes = run(finished, left[0], more)
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    assert [outcome.failure for outcome in outcomes] == [None, None]
+    assert contents(outcomes[0].folder) == contents(finished.lora.folder)
+
+
+def test_a_cohort_that_grows_goes_on(
+    finished: Finished, three: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
+    interrupted(finished, tmp_path, THREE, after=8)
+    outcomes, notes = run(finished, tmp_path, [THREE[0], "seed=[1, 2, 3, 4]", THREE[2]])
+    assert len(resumed(notes)) == 1
+    assert sum(note.startswith("trained already: ") for note in notes) == 2
+    for outcome in outcomes[:3]:
+        assert contents(outcome.folder) == contents(three / outcome.folder.name)
+
+
+def test_a_larger_rank_beside_a_run_leaves_it_another_room(
+    left: tuple[Path, Path], finished: Finished
+) -> None:
+    notes = interrupted(finished, left[0], ["arm=[lora, shrink]"], after=1)
+    (said,) = [note for note in notes if note.startswith("trained again: ")]
+    assert "room.rank was 4, now it is 16" in said
+
+
+def test_another_processor_is_told(
+    left: tuple[Path, Path], finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "processor_name", lambda: "Abacus")
+    notes = interrupted(finished, left[0], ["arm=lora"], after=1)
+    assert resumed(notes) == ["resumed at step 7 of 18"]
+    (said,) = [note for note in notes if " and goes on on Abacus with " in note]
+    assert said.partition(": it began on ")[0].endswith(finished.lora.folder.name)
+
+
+def test_a_run_does_not_go_on_with_another_teacher(finished: Finished, tmp_path: Path) -> None:
+    interrupted(finished, tmp_path, TAUGHT, after=6 + 3)
+    (weights,) = tmp_path.glob(f"{TEACHERS}/*/{ADAPTER}/adapter_model.safetensors")
+    save_file({name: 1.5 * row for name, row in load_file(weights).items()}, weights)
+    notes = interrupted(finished, tmp_path, TAUGHT, after=1)
+    assert resumed(notes) == []
+    (said,) = [note for note in notes if note.startswith("trained again: ")]
+    assert f"teachers.{weights.parents[1].name} was 'sha256:" in said
+
+
+def test_a_run_that_has_learned_needs_no_teacher_for_its_evaluation(
+    finished: Finished, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(taught / TEACHERS, tmp_path / TEACHERS)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "finish_runs", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(finished, tmp_path, TAUGHT)
+    shutil.rmtree(tmp_path / TEACHERS)
+    monkeypatch.setattr(Programs, "launch", None)
+    (outcome,), notes = run(finished, tmp_path, TAUGHT)
+    assert contents(outcome.folder) == contents(taught / outcome.folder.name)
+    assert not any("first, in" in note for note in notes)
+    assert not (tmp_path / TEACHERS).exists()
+
+
+def stop(*_args: object, **_options: object) -> None:
+    raise KeyboardInterrupt

@@ -14,8 +14,10 @@ from torch import Tensor
 
 import schemabank as sb
 from schemabank.engine.programs import Programs
-from schemabank.runs import steplogs
+from schemabank.runs import programsaves, steplogs, together
 from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.checkpoints import checkpoints_in
+from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed, has_trained
 from schemabank.runs.together import RunResult
 from tiny import tiny_model, tiny_tokenizer
 
@@ -26,7 +28,7 @@ MEASURED = sb.ValidationSettings(eval_steps=1, early_stopping_patience=1)
 
 def config(arm: str = "lora", **changes: Any) -> sb.RunConfig:  # noqa: ANN401
     train = {"max_steps": 5, "learning_rate": 1e-2, "batch_size": 4, **changes.pop("train", {})}
-    own = {"arm": arm, "lora": {"r": 4, "lora_alpha": 10}, "train": train, **changes}
+    own = {"arm": arm, "lora": {"r": 4, "lora_alpha": 10}, "train": train} | changes
     own["engine"] = {"checkpoint_steps": 1}
     if arm == "schemabank":
         own["bank"] = {"num_schemas": 8, "rank": 4}
@@ -108,6 +110,18 @@ def assert_same(ours: Mapping[str, RunResult], theirs: Mapping[str, RunResult]) 
             assert all(map(torch.equal, own._weights.tensors[path], pair)), (name, path)
 
 
+def assert_trained(place: Path, count: int = 1) -> None:
+    """What the runs have come to is there, and nothing that only training needed."""
+    left = list(place.iterdir())
+    assert len(left) == count
+    for folder in left:
+        assert folder.name.startswith(".")
+        assert folder.name.endswith(".partial")
+        assert {path.name for path in folder.iterdir()} <= {CONFIG, METRICS, TRAINED, CHECKPOINTS}
+        assert has_trained(folder)
+        assert checkpoints_in(folder) == []
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_interrupted_runs_end_as_undisturbed_ones_to_the_bit(slots: int, tmp_path: Path) -> None:
     whole, place = train(RUNS, tmp_path / "whole", slots=slots), tmp_path / "parts"
@@ -117,8 +131,74 @@ def test_interrupted_runs_end_as_undisturbed_ones_to_the_bit(slots: int, tmp_pat
     found = train(RUNS, place, slots=slots, on_step=lambda step: told.append((step.run, step.step)))
     assert_same(found, whole)
     assert 0 < len(told) < sum(len(each.steps) for each in whole.values())
-    assert not any(place.iterdir())
-    assert not (tmp_path / "whole").exists()
+    assert_trained(place, 4)
+    assert_trained(tmp_path / "whole", 4)
+
+
+def test_a_program_that_ends_before_it_has_saved_its_results_has_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {"slots": 1, "validation": HELD_OUT, "validate": MEASURED}
+    whole = train(VALIDATED, tmp_path, **more)
+    (one, *others), alone = tuned(VALIDATED["slow"], tmp_path / "tuner", ()), tmp_path / "tuner"
+    monkeypatch.setattr(Programs, "launch", None)
+    assert_same(train(VALIDATED, tmp_path, on_step=pytest.fail, **more), whole)
+    again, *rest = tuned(VALIDATED["slow"], alone, ())
+    assert again == one
+    assert rest[:2] == others[:2]
+    assert all(all(map(torch.equal, rest[2][path], pair)) for path, pair in others[2].items())
+
+
+def test_a_folder_in_use_is_found_before_any_run_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of another batch size train last, in a cohort of their own."""
+    runs = {"one": config(), "two": config(train={"batch_size": 2})}
+    digests, launched = list[str](), list[object]()
+    digest, launch = together.held_model_digest, Programs.launch
+
+    def counting(*args: Any) -> str:  # noqa: ANN401 -- of several types
+        digests.append(digest(*args))
+        return digests[-1]
+
+    def taking_note(*args: Any) -> object:  # noqa: ANN401 -- of several types
+        launched.append(args)
+        return launch(*args)
+
+    monkeypatch.setattr(together, "held_model_digest", counting)
+    monkeypatch.setattr(Programs, "launch", taking_note)
+    with (
+        claimed(tmp_path / programsaves._file_name("two")),
+        pytest.raises(sb.InputError, match="is in use by another run"),
+    ):
+        train(runs, tmp_path, slots=1)
+    assert (len(digests), launched) == (1, [])
+    train(runs, tmp_path, slots=1)
+    assert launched
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_more_runs_beside_those_that_go_on_change_nothing_of_them(
+    slots: int, tmp_path: Path
+) -> None:
+    """But with another room in the slots they begin again."""
+    few = {"one": config(seed=1), "two": config(seed=2, train={"max_steps": 7})}
+    more = {**few, "three": config(seed=3), "wide": config(seed=4, lora={"r": 8})}
+    whole, told = train(few, tmp_path / "whole", slots=slots), list[tuple[str, int]]()
+    interrupted(few, tmp_path / "parts", after=6, slots=slots)
+    found = train(
+        {name: more[name] for name in ("one", "two", "three")},
+        tmp_path / "parts",
+        slots=slots,
+        on_step=lambda step: told.append((step.run, step.step)),
+    )
+    assert_same({name: found[name] for name in few}, whole)
+    assert len(told) == 5 + 5 + 7 - (6 if slots == 1 else 11)
+    assert_trained(tmp_path / "parts", 3)
+    interrupted(few, tmp_path / "wide", after=3, slots=2)
+    train(more, tmp_path / "wide", slots=2)
+    names = [path.name for path in (tmp_path / "wide").iterdir()]
+    assert sum(name.endswith(".unfinished-1") for name in names) == 2
 
 
 @pytest.mark.parametrize(("slots", "moments"), [(1, (7,)), (3, (1, 5))])
@@ -188,7 +268,8 @@ def test_other_inputs_begin_again(other: dict[str, Any], tmp_path: Path) -> None
     interrupted(runs, place, after=3, **more)
     more |= other
     assert_same(train(runs, place, **more), train(runs, tmp_path / "whole", **more))
-    assert [path.name[-13:] for path in place.iterdir()] == [".unfinished-1"]
+    ends = {path.name.rpartition(".")[2] for path in place.iterdir()}
+    assert ends == {"partial", "unfinished-1"}
 
 
 def test_what_is_saved_stays_while_a_run_has_failed(tmp_path: Path) -> None:
@@ -260,7 +341,7 @@ def test_a_disk_that_is_full_later_costs_no_run(
     assert sorted(told) == [("one", 2), ("one", 3), ("one", 4), ("two", 4)]
     monkeypatch.setattr(steplogs, "write_trained", full)
     assert_same(train(runs, tmp_path / "end", slots=2), whole)
-    assert [*tmp_path.rglob("*")] == [tmp_path / "again"]
+    assert_trained(tmp_path / "again", 2)
 
 
 def test_one_that_is_full_at_the_start_is_said_before_training(
@@ -288,7 +369,7 @@ def test_names_may_be_longer_than_those_of_files(tmp_path: Path) -> None:
     told: list[str] = []
     train(runs, tmp_path, slots=1, on_step=lambda step: told.append(step.run))
     assert told == [names[1]]
-    assert not any(tmp_path.iterdir())
+    assert_trained(tmp_path, 2)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -345,8 +426,8 @@ def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     for found in others:
         assert found[:3] == whole[:3]
         assert all(all(map(torch.equal, found[3][path], pair)) for path, pair in whole[3].items())
-    left = {path.name for path in tmp_path.rglob("*")}
-    assert left == {"others", "same"}, "nothing was begun anew and kept aside"
+    for place in tmp_path.iterdir():
+        assert_trained(place)  # nothing was begun anew and kept aside
 
 
 def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> None:

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from damage import flip, lead_out, replace_by_folder, tear
+from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
-from schemabank.config.file import run_id, to_yaml
+from schemabank.config.file import to_yaml
 from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
-from schemabank.runs.kept import made_with
+from schemabank.runs.kept import PROCESSOR, made_with, other_processor
 from schemabank.runs.trained import (
     DIGESTS,
     STATE,
@@ -152,13 +153,13 @@ def test_stages_that_were_not_kept_are_trained_again_where_they_are_wanted(
             assert read_trained(place, now, MADE).num_steps == 18
 
 
-@pytest.mark.parametrize("name", list(MADE))
+@pytest.mark.parametrize("name", sorted(MADE.keys() - {PROCESSOR}))
 def test_it_is_not_taken_where_it_would_be_another_today(name: str, folder: Path) -> None:
     with pytest.raises(
         InputError, match=f"allowed is the same: {name} was .*, now it is 'another'"
     ):
         read_trained(folder, RUN, {**MADE, name: "another"})
-    assert name in {"inputs", "versions", "device", "cohort"}
+    assert name in {"inputs", "versions", "device", "room"}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,11 @@ def test_it_is_not_taken_where_it_would_be_another_today(name: str, folder: Path
             r"versions.peft was '\d.*, now it is '0': ",
         ),
         ({"inputs": {"model": "a@1"}}, "inputs had more: "),
-        ({"cohort": ["a", "b"]}, "cohort had 1 runs, now 2, and not the same: "),
+        ({"room": {**MADE["room"], "rank": 32}}, "room.rank was 16, now it is 32: "),
+        (
+            {"room": {**MADE["room"], "parts": {"mine": ["a", "b"]}}},
+            r"room.parts.mine was None, now it is \['a', 'b'\]: ",
+        ),
     ],
 )
 def test_the_very_difference_is_named(changes: dict[str, object], said: str, folder: Path) -> None:
@@ -181,8 +186,9 @@ def test_what_decides_the_bits_is_told_apart() -> None:
     cpu = torch.device("cpu")
     other = RUN.model_copy(update={"seed": 2})
     assert made_with({}, [RUN, other], cpu) == made_with({}, [other, RUN], cpu)
-    assert made_with({}, [RUN], cpu) != made_with({}, [RUN, other], cpu)
-    assert MADE["cohort"] == [run_id(RUN)]
+    assert made_with({}, [RUN], cpu) == made_with({}, [RUN, other], cpu)
+    wider = RUN.model_copy(update={"lora": RUN.lora.model_copy(update={"r": 32})})
+    assert made_with({}, [RUN], cpu) != made_with({}, [RUN, wider], cpu)
     assert MADE["versions"]["torch"] == torch.__version__
 
 
@@ -216,3 +222,18 @@ def test_weights_that_are_not_finite_cannot_be_evaluated() -> None:
 def test_nothing_is_overwritten(folder: Path) -> None:
     with pytest.raises(InputError, match="exists and is not overwritten"):
         write_trained(folder, FOUND, MADE)
+
+
+def test_another_processor_is_told_and_not_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other_processor(MADE, MADE) == other_processor({}, MADE) == ""
+    assert PROCESSOR not in made_with({}, [RUN], torch.device("meta"))
+    now = {**MADE, PROCESSOR: {"name": "Abacus", "threads": 7}}
+    assert read_trained(folder, RUN, now).num_steps == 18
+    said = other_processor(MADE, now)
+    assert said.startswith(f"it began on {processor_name()} with ")
+    assert " threads and goes on on Abacus with 7 threads, so that its last bits may " in said
+    assert other_processor({PROCESSOR: [1]}, now).startswith("it began on [1] and goes on")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert made_with({}, [RUN], torch.device("cpu"))[PROCESSOR]["threads"] == 1

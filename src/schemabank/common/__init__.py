@@ -12,6 +12,7 @@ __all__ = [
     "failure",
     "files",
     "folders",
+    "growing",
     "hub",
     "memory",
     "plainyaml",

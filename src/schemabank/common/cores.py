@@ -6,13 +6,16 @@ threads would then wait for each other.
 
 import math
 import os
+import platform
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 
 PROCESS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+INFO = Path("/proc/cpuinfo")
 
 
 def given_cores(process: Path = PROCESS, groups: Path = GROUPS) -> int:
@@ -28,6 +31,18 @@ def given_cores(process: Path = PROCESS, groups: Path = GROUPS) -> int:
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     shares = [math.ceil(share) for share in _shares(process, groups)]
     return max(1, min([here or 1, *shares]))
+
+
+@cache
+def processor_name(info: Path = INFO) -> str:
+    """Return the processor's own name, as far as the system tells it, else its kind.
+
+    Args:
+        info: file in which Linux names it.
+    """
+    names = (line.partition(":") for line in _text_of(info).splitlines())
+    known = (value.strip() for name, _, value in names if name.strip() == "model name")
+    return next(known, "") or platform.processor() or platform.machine()
 
 
 def _shares(process: Path, groups: Path) -> Iterator[float]:

@@ -7,7 +7,6 @@ have, ``NaN`` and ``Infinity``, are refused where a reader asks for finite ones.
 import csv
 import gzip
 import hashlib
-import io
 import json
 import math
 import sys
@@ -273,8 +272,8 @@ def _is_json_lines(path: Path) -> bool:
     return True
 
 
-def sha256(*paths: Path, size: int | None = None) -> str:
-    """Return the SHA-256 of files, one behind the other: all of each, or its first bytes.
+def sha256(*paths: Path) -> str:
+    """Return the SHA-256 of files, one behind the other.
 
     Raises:
         OSError: one cannot be read.
@@ -282,8 +281,7 @@ def sha256(*paths: Path, size: int | None = None) -> str:
     found = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
-            content = file if size is None else io.BytesIO(file.read(size))
-            hashlib.file_digest(content, lambda: found)  # goes on with the same digest
+            hashlib.file_digest(file, lambda: found)  # goes on with the same digest
     return found.hexdigest()
 
 

@@ -252,8 +252,13 @@ def use_given_cores() -> None:
 
     ``OMP_NUM_THREADS`` sets another number.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), given_cores()))
+    torch.set_num_threads(num_threads())
+
+
+def num_threads() -> int:
+    """Return in how many threads this process computes, once :func:`use_given_cores` was called."""
+    now = torch.get_num_threads()
+    return now if "OMP_NUM_THREADS" in os.environ else min(now, given_cores())
 
 
 def keep_freed_memory() -> None:

@@ -47,6 +47,15 @@ class Method:
         del runs
         return ()
 
+    def room(self, runs: Sequence[RunConfig]) -> Mapping[str, object]:
+        """Return what decides how much room :meth:`attach` makes, as JSON has it.
+
+        A run in training goes on beside other runs than before if it has the same room among them.
+        Without it, only beside the same runs. What all runs of a cohort share need not be said.
+        """
+        del runs
+        return {}
+
     def maps(self, run: RunConfig) -> Maps:
         """Return the B's that a layer's adapter has over one A while a run trains."""
         del run

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from schemabank.common.errors import InputError, first_line
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.waiting import Note
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
@@ -57,6 +58,7 @@ class _Due:
     folder: Path
     standing: Standing
     at: At
+    made: MadeWith
 
 
 class Checkpoints:
@@ -64,7 +66,7 @@ class Checkpoints:
 
     Args:
         members: the runs with their folders.
-        made: what they are trained with.
+        made: what they all are trained with.
         began: when their training began, as ``time.monotonic`` tells it.
         note: told when a checkpoint cannot be written, or takes so long that they are made less
             often.
@@ -84,12 +86,13 @@ class Checkpoints:
     ) -> None:
         self._members, self._made, self._began, self._note = members, made, began, note
         self._records = records or (lambda _: {})
-        self._every_s, self._every_steps = _how_often([member.run for member in members])
+        self._asked_s, self._every_steps = _how_often([member.run for member in members])
+        self._every_s = self._asked_s
         self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[float] | None = None
         self._last_s, self._num_steps, self._paused_s = time.monotonic(), 0, 0.0
-        self._said: set[str] = set()
+        self._said, self._read = set[str](), dict[str, GrowingDigest]()
         self._leaving, self._exits = Leaving(), ExitStack()
 
     def __enter__(self) -> Self:
@@ -189,7 +192,7 @@ class Checkpoints:
             records=self._records(member.name),
             stages=tuple(sorted(path.name for path in (folder / STAGES).glob("[!.]*"))),
         )
-        return _Due(member.name, folder, standing, at)
+        return _Due(member.name, folder, standing, at, {**self._made, **member.taught})
 
     def _write(self, due: Sequence[_Due], *, is_beside: bool) -> float:
         """Write checkpoints; return for how long that took processors from the training.
@@ -203,7 +206,8 @@ class Checkpoints:
             if self._leaving.at_once:
                 break
             try:
-                write_checkpoint(each.folder, each.standing, each.at, self._made)
+                log = self._read.setdefault(each.name, GrowingDigest(each.folder / METRICS))
+                write_checkpoint(each.folder, each.standing, each.at, each.made, log=log)
             except UNWRITTEN as error:
                 errors.append(error)
             else:
@@ -225,9 +229,12 @@ class Checkpoints:
         self._writing = None
 
     def _make_room(self, cost_s: float) -> None:
+        """Let the next checkpoint wait as long as the last one's cost asks for, and no longer."""
+        if self._asked_s is None:
+            return
         least_s = cost_s / LARGEST_SHARE
-        if self._every_s is not None and self._every_s < least_s:
-            self._every_s = least_s
+        self._every_s = max(self._asked_s, least_s)
+        if least_s > self._asked_s:
             self._say(
                 "slow",
                 f"a checkpoint takes {cost_s:.1f} s, so the next ones are made every "

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from schemabank.adapters.tensorfiles import Header, read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import inside, read_json, sha256
+from schemabank.common.files import inside, read_json
 from schemabank.common.folders import new_folder
+from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
 from schemabank.engine.keeping import Standing
@@ -101,13 +102,20 @@ class Begun:
     Attributes:
         standing: where it stands.
         at: when that was.
+        made: what it was trained with.
     """
 
     standing: Standing
     at: At
+    made: MadeWith = field(default_factory=dict)
 
-    def tell(self, slot: Slot, stack: AdapterStack) -> Carried:
+    def tell(self, slot: Slot, stack: AdapterStack, folder: Path) -> Carried:
         """Let a new slot of the run stand there, and return what its optimizers held.
+
+        Args:
+            slot: of the run.
+            stack: in which it will train.
+            folder: of the run, for the error.
 
         Raises:
             InputError: the run has other steps, or the stack other weights.
@@ -118,14 +126,20 @@ class Begun:
         if found != allowed:
             raise InputError(
                 f"steps and tensors in the checkpoint of {slot.run.name} are {found!r:.300}, "
-                f"allowed are {allowed!r:.300}: remove the folder "
-                f"'.{slot.run.name}.partial/{CHECKPOINTS}'"
+                f"allowed are {allowed!r:.300}: remove the folder '{folder.name}/{CHECKPOINTS}'"
             )
         slot.restore(state)
         return rows
 
 
-def write_checkpoint(folder: Path, standing: Standing, at: At, made: MadeWith) -> None:
+def write_checkpoint(
+    folder: Path,
+    standing: Standing,
+    at: At,
+    made: MadeWith,
+    *,
+    log: GrowingDigest | None = None,
+) -> None:
     """Write where a run stands, whole or not at all, and keep one older checkpoint.
 
     Args:
@@ -133,6 +147,7 @@ def write_checkpoint(folder: Path, standing: Standing, at: At, made: MadeWith) -
         standing: where it stands.
         at: when that is.
         made: what it is trained with.
+        log: knows what earlier checkpoints have read of the run's log; without it all is read.
 
     Raises:
         InputError: there is one of this step.
@@ -141,15 +156,18 @@ def write_checkpoint(folder: Path, standing: Standing, at: At, made: MadeWith) -
     state = standing.state
     is_first = not (folder / CHECKPOINTS).exists()
     sync_to_disk(folder / METRICS)
-    log = {"log_sha256": sha256(folder / METRICS, size=at.log_bytes), **vars(at)}
-    of_state = {
-        name: getattr(state, name) for name in _Numbers.model_fields if hasattr(state, name)
+    numbers = {
+        "version": VERSION,
+        "made_with": made,
+        "seat": standing.seat,
+        "log_sha256": (log or GrowingDigest(folder / METRICS)).of(at.log_bytes),
+        **{name: getattr(state, name) for name in _Numbers.model_fields if hasattr(state, name)},
+        **vars(at),
     }
     with new_folder(folder / CHECKPOINTS / f"{NAME}{state.step}") as partial:
         tensors = {name: row.contiguous() for name, row in _tensors(standing).items()}
         with writing_tensors(partial / WEIGHTS) as path:
             save_file(tensors, path)
-        numbers = {"version": VERSION, "made_with": made, "seat": standing.seat, **of_state, **log}
         write_json(partial / STATE, numbers)
         write_json(partial / DIGESTS, _digests(folder, partial, at.stages))
     for path in (folder / CONFIG, folder, folder.parent) if is_first else ():
@@ -183,7 +201,7 @@ def read_checkpoint(place: Path, run: RunConfig, made: MadeWith) -> Begun:
     if (
         read_json(inside(place, DIGESTS)) != _digests(folder, place, state.stages)
         or log.stat().st_size < state.log_bytes
-        or sha256(log, size=state.log_bytes) != state.log_sha256
+        or GrowingDigest(log).of(state.log_bytes) != state.log_sha256
     ):
         raise InputError(f"{str(place)!r} is not what was written, allowed are whole files")
     _check_progress(place, state)
@@ -207,7 +225,8 @@ def read_checkpoint(place: Path, run: RunConfig, made: MadeWith) -> Begun:
         origin=by_kind.get(ORIGIN),
     )
     at = {name: getattr(state, name) for name in At.__dataclass_fields__}
-    return Begun(Standing(slot, rows, state.seat), At(**{**at, "stages": tuple(state.stages)}))
+    stood = At(**{**at, "stages": tuple(state.stages)})
+    return Begun(Standing(slot, rows, state.seat), stood, state.made_with)
 
 
 def num_slots_of(folder: Path, run: RunConfig, made: MadeWith) -> int | None:

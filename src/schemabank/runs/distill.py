@@ -31,7 +31,8 @@ from schemabank.engine.loss import Head, gather_labelled
 from schemabank.engine.softtargets import SoftTargets, label_starts
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.architecture import hidden_size
-from schemabank.runs.folder import ADAPTER
+from schemabank.runs.folder import ADAPTER, RESULT
+from schemabank.runs.inputs import ADAPTER_DIGEST, adapter_digests
 from schemabank.runs.members import Outcome
 from schemabank.runs.preflight import expected_s, shortest_s
 from schemabank.runs.training import Context, names_of
@@ -67,6 +68,27 @@ def teachers_of(run: RunConfig) -> list[RunConfig]:
 def all_teachers(runs: Sequence[RunConfig]) -> list[RunConfig]:
     """Return the teachers of several runs, each once."""
     return list(dict.fromkeys(teacher for run in runs for teacher in teachers_of(run)))
+
+
+def digests_of_teachers(run: RunConfig, folder: Path) -> dict[str, str]:
+    """Return the digests of the adapters from which a run learns, by the teachers' ids.
+
+    Args:
+        run: the run.
+        folder: of the teachers' runs.
+
+    Returns:
+        None where one cannot be read: a run that is to learn from it says so when it asks it.
+    """
+    found: dict[str, str] = {}
+    for name in map(run_id, teachers_of(run)):
+        if not (folder / name / RESULT).is_file():
+            return {}
+        try:
+            found[name] = adapter_digests(folder / name / ADAPTER)[ADAPTER_DIGEST]
+        except (InputError, OSError):
+            return {}
+    return found
 
 
 def untaught(

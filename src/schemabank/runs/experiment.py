@@ -19,6 +19,7 @@ from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
+from schemabank.engine.planner import plan_cohorts
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
@@ -59,7 +60,12 @@ from schemabank.runs.preflight import describe_data
 from schemabank.runs.prepare import prompt_forms, task_training_data
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
-from schemabank.runs.resuming import claimed_members, slots_to_go_on, write_settings
+from schemabank.runs.resuming import (
+    claimed_members,
+    is_only_evaluated,
+    slots_to_go_on,
+    write_settings,
+)
 from schemabank.runs.trackers import Trackers, trackers_of
 from schemabank.runs.training import Context, train_runs
 from schemabank.tasks.catalog import check_extras
@@ -159,11 +165,12 @@ def _ended(
     for group in groups:
         with waiting(CHECKING, reporter.note):
             contexts.append(prepared(group, loaded, device, reporter, trackers))
-    if teachers := all_teachers(left):
+    taught = _still_taught(left, groups, contexts, out)
+    if teachers := all_teachers(taught):
         _announce_teachers(teachers, out / TEACHERS, reporter)
         others, place = all_teachers(planned), out / TEACHERS
         found = _ended(teachers, others, place, reporter, device=device, loaded=loaded)
-        failed = untaught(left, found, out)
+        failed = untaught(taught, found, out)
         for run, outcome in failed.items():
             assert outcome.failure is not None
             reporter.run_state(run_id(run), "failed", outcome.failure.message)
@@ -178,6 +185,21 @@ def _ended(
                 done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
                 outcomes |= dict(zip(chosen, done, strict=True))
     return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
+
+
+def _still_taught(
+    runs: Sequence[RunConfig],
+    groups: Sequence[Sequence[RunConfig]],
+    contexts: Sequence[Context],
+    out: Path,
+) -> list[RunConfig]:
+    """Return the runs that are still to learn; one that has trained asks its teachers no more."""
+    asking, trained = {run for run in runs if run.num_teachers}, set[RunConfig]()
+    for group, context in zip(groups, contexts, strict=True):
+        for plan in plan_cohorts(group):
+            own = [run for run in plan.runs if run in asking]
+            trained |= {r for r in own if is_only_evaluated(r, context, out, planned=plan.runs)}
+    return [run for run in runs if run not in trained]
 
 
 def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:

@@ -12,16 +12,20 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import inside, read_json, sha256
-from schemabank.config.file import load_run, run_id, to_yaml
+from schemabank.config.file import load_run, to_yaml
 from schemabank.config.settings import RunConfig
+from schemabank.engine.execute import num_threads
 from schemabank.runs.folder import CONFIG, STAGES
 from schemabank.runs.inputs import Digests, recorded_versions
 from schemabank.runs.loading import device_name
 from schemabank.runs.resultshape import StoredPart
+from schemabank.runs.stacks import room_of
 
 MEND = "it is trained again"
+PROCESSOR = "processor"  # told where it differs, and not asked to be the same
 # When a run is saved, and who watches it, changes nothing of what it comes to.
 FREE = ("checkpoint_minutes", "checkpoint_steps", "trackers", "tracker_project")
 
@@ -38,12 +42,30 @@ def made_with(inputs: Digests, planned: Sequence[RunConfig], device: torch.devic
         planned: the runs of its cohort, for all of which its slots have room.
         device: where it trains.
     """
-    return {
+    made: dict[str, Any] = {
         "inputs": dict(inputs),
         "versions": recorded_versions(),
         "device": device_name(device),
-        "cohort": sorted(map(run_id, planned)),
+        "room": room_of(planned),
     }
+    if device.type == "cpu":
+        made[PROCESSOR] = {"name": processor_name(), "threads": num_threads()}
+    return made
+
+
+def other_processor(before: MadeWith, now: MadeWith) -> str:
+    """Say that a run goes on with another processor or number of threads; empty if it does not.
+
+    Neither is asked to be the same: a machine is seldom there twice. But both may change the last
+    bits of a sum.
+    """
+    own, other = before.get(PROCESSOR), now.get(PROCESSOR)
+    if own is None or other is None or own == other:
+        return ""
+    return (
+        f"it began on {_processor(own)} and goes on on {_processor(other)}, so that its last bits "
+        "may be others than without the interruption"
+    )
 
 
 def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
@@ -52,7 +74,8 @@ def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
     Raises:
         InputError: naming all that differs.
     """
-    other = [_difference(name, before.get(name), value) for name, value in now.items()]
+    counted = {name: value for name, value in now.items() if name != PROCESSOR}
+    other = [_difference(name, before.get(name), value) for name, value in counted.items()]
     if found := "; ".join(filter(None, other)):
         raise InputError(
             f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
@@ -135,6 +158,13 @@ def stage_files(folder: Path, stages: Iterable[str] | None = None) -> list[str]:
 def _below(top: Path) -> list[Path]:
     """A path and all that is below it, as far as it is there."""
     return [*top.parent.glob(top.name), *top.rglob("*")]
+
+
+def _processor(made: object) -> str:
+    """A processor in words, whatever a file says of it."""
+    if not isinstance(made, dict):
+        return repr(made)[:80]
+    return f"{str(made.get('name'))[:80]} with {str(made.get('threads'))[:8]} threads"
 
 
 def _difference(name: str, before: object, now: object) -> str:

@@ -146,6 +146,11 @@ class Trainee:
     trained: TrainedState | None = None
     begun: Begun | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Where it is written; without a folder of its own, a path of its name alone."""
+        return Path(self.name)
+
     def fail(self, failure: Failure | None) -> None:
         """Keep a failure, unless there was one before."""
         self.failure = self.failure or failure
@@ -157,11 +162,18 @@ class Member(Trainee):
 
     Attributes:
         claim: its folder.
+        taught: what it is trained with beside what all runs of its cohort are.
     """
 
     claim: RunClaim = field(kw_only=True)
+    taught: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     _can_write: bool = True
     _is_written: bool = False  # what it ends as is on disk
+
+    @property
+    def folder(self) -> Path:
+        """Where it is written."""
+        return self.claim.path
 
     @property
     def records(self) -> Mapping[str, Any]:
@@ -241,10 +253,10 @@ def standing_of(trainees: Sequence[Trainee], slots: Sequence[Slot], stack: Adapt
     begun = {each.name: each.begun for each in trainees if each.begun is not None}
     for slot, each in zip(slots, trainees, strict=True):
         if each.trained is not None:
-            each.trained.tell(slot, stack)
+            each.trained.tell(slot, stack, each.folder)
             found.finished[each.name] = dict(each.trained.weights)
         elif each.begun is not None:
-            found.begun[each.name] = each.begun.tell(slot, stack)
+            found.begun[each.name] = each.begun.tell(slot, stack, each.folder)
     if not begun:
         return found
     now = max((each.at for each in begun.values()), key=lambda at: (at.training_s, at.tick))

@@ -15,7 +15,12 @@ from schemabank.models.basemodel import BaseModel
 from schemabank.runs.grouping import tell_targets
 from schemabank.runs.inmemory import KeptSteps, held_context
 from schemabank.runs.members import Trainee, standing_of
-from schemabank.runs.programsaves import ProgramFolder, held_digests, saving
+from schemabank.runs.programsaves import (
+    ProgramFolder,
+    held_digests,
+    held_model_digest,
+    saving,
+)
 from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import of_examples, rescale
 from schemabank.runs.stacks import StartedStack
@@ -84,18 +89,16 @@ class OneRun:
             validator.tell(cohort, progress.note)
             ended.fail(cohort.slots[0].failure)
             rescale([ended], cohort, of_examples(self.asked), progress, slots_setting=SLOTS)
-            place.remove()
         return ended
 
     def _context(self, progress: Reporter) -> Context:
         inputs = None
         if self.checkpoints is not None:
             inputs = held_digests(
-                self.base,
+                held_model_digest(self.base, but=self.stack),
                 self.data,
                 validation=self.asked,
                 validate=self.validate,
                 start=self.stack.start,
-                but=self.stack,
             )
         return held_context(self.base, self.data, progress, inputs=inputs)

@@ -1,18 +1,17 @@
 """A folder in which a program's runs are saved while they train, so that the same call goes on.
 
-A program's runs have no folders by themselves. Here each has one for the time of its training, as
-a run of a configuration has: its log, its checkpoints, and what it came to. All of it goes when
-all runs have ended well.
+A program's runs have no folders by themselves. Here each has one, as a run of a configuration has:
+its log, its checkpoints, and what it came to. Checkpoints go with the run's training. What it came
+to stays until the program removes the folder: only the program knows when it has saved its results.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from shutil import rmtree
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from schemabank.runs.checkpoints import num_slots_of
 from schemabank.runs.folder import METRICS, can_go_on, claimed, partial_folder, slug
 from schemabank.runs.inmemory import KeptSteps
 from schemabank.runs.inputs import Digests
-from schemabank.runs.kept import made_with
+from schemabank.runs.kept import MadeWith, made_with
 from schemabank.runs.members import Member, Trainee, trained_before_s
 from schemabank.runs.resuming import begun, write_settings
 from schemabank.runs.steplogs import KeepingLogs, step_of_row
@@ -54,12 +53,10 @@ class ProgramFolder:
     Attributes:
         path: of the folder; ``None``: nowhere.
         exits: ends the claims of the runs' own folders.
-        members: the runs so far that have one.
     """
 
     path: Path | None
     exits: ExitStack
-    members: list[Member] = field(default_factory=list)
 
     def parts(
         self, runs: Mapping[str, RunConfig], context: Context, planned: int
@@ -85,8 +82,7 @@ class ProgramFolder:
         for name, run in runs.items():
             folder = partial_folder(self.path / _file_name(name))
             if can_go_on(folder):
-                made = made_with(context.inputs, list(runs.values()), context.base.model.device)
-                found.append(num_slots_of(folder, run, made))
+                found.append(num_slots_of(folder, run, _made(runs.values(), context)))
         return min((number for number in found if number is not None), default=None)
 
     def trainees(
@@ -109,8 +105,7 @@ class ProgramFolder:
         """
         if self.path is None:
             return [Trainee(name, run) for name, run in runs.items()]
-        made = made_with(context.inputs, list(runs.values()), context.base.model.device)
-        found = []
+        made, found = _made(runs.values(), context), []
         for name, run in runs.items():
             claim = self.exits.enter_context(claimed(self.path / _file_name(name), mend=MEND))
             member = begun(name, run, claim, made, context.reporter.note)
@@ -127,14 +122,7 @@ class ProgramFolder:
                     f"the run {member.name!r} cannot be saved ({member.failure.message}): free "
                     f"some space, or {MEND}"
                 )
-        self.members.extend(found)
         return [*found]
-
-    def remove(self) -> None:
-        """Remove what was saved, if all runs have ended well."""
-        if all(member.failure is None for member in self.members):
-            for member in self.members:
-                rmtree(member.claim.path, ignore_errors=True)  # the next call removes what stays
 
 
 @contextmanager
@@ -149,8 +137,7 @@ def saving(
     if not members:
         yield steps.following, _follow_nothing
         return
-    runs = [member.run for member in members]
-    made = made_with(context.inputs, runs, context.base.model.device)
+    made = _made([member.run for member in members], context)
     began = time.monotonic() - trained_before_s(members)
     note, records = context.reporter.note, None if validator is None else validator.records
     with Checkpoints(members, made, began, note, records=records) as checkpoints:
@@ -168,45 +155,60 @@ def saving(
         yield opened, checkpoints.follow
 
 
-def held_digests(
-    base: BaseModel,
-    training: TrainingData,
-    *,
-    validation: Sequence[Encoded],
-    validate: ValidationSettings | None,
-    start: LoraTensors | None,
-    but: AdapterStack | None = None,
-) -> Digests:
-    """Return the SHA-256 of what a program gives to train on.
+def held_model_digest(base: BaseModel, *, but: AdapterStack | None = None) -> str:
+    """Return the SHA-256 of a program's model.
 
     Args:
         base: the model.
-        training: the training data.
-        validation: the validation examples.
-        validate: when they are measured.
-        start: an adapter to begin with.
-        but: a stack on the model, whose weights are not the model's own.
+        but: a stack on it, whose weights are not the model's own.
     """
-    model, adapter = hashlib.sha256(), hashlib.sha256()
+    found = hashlib.sha256()
     groups = [] if but is None else but.groups.values()
     trained = {id(weight) for group in groups for weight in group.parameters.values()}
     for name, tensor in chain(base.model.named_parameters(), base.model.named_buffers()):
         if id(tensor) in trained:
             continue
-        model.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        model.update(_bytes_of(tensor))
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(_bytes_of(tensor))
+    return found.hexdigest()
+
+
+def held_digests(
+    model: str,
+    training: TrainingData,
+    *,
+    validation: Sequence[Encoded],
+    validate: ValidationSettings | None,
+    start: LoraTensors | None,
+) -> Digests:
+    """Return the SHA-256 of what a program gives to train on.
+
+    Args:
+        model: the model's own.
+        training: the training data.
+        validation: the validation examples.
+        validate: when they are measured.
+        start: an adapter to begin with.
+    """
+    adapter = hashlib.sha256()
     for path, pair in sorted((start or {}).items()):
         adapter.update(path.encode())
         for tensor in pair:
             adapter.update(_bytes_of(tensor))
     form = (training.beginning, training.completion_only)
     return {
-        "model": model.hexdigest(),
+        "model": model,
         "adapter": adapter.hexdigest(),
         "data": _digest_of(training.examples, training.encoded, form),
         "validation": _digest_of(validation),
         "validate": "" if validate is None else validate.model_dump_json(),
     }
+
+
+def _made(runs: Collection[RunConfig], context: Context) -> MadeWith:
+    """What runs that share a stack are trained with; one that has its own goes on alone."""
+    made = made_with(context.inputs, list(runs), context.base.model.device)
+    return {**made, "together": len(runs) > 1}
 
 
 class _Both:

@@ -6,11 +6,12 @@ was in the middle of its training goes on from its newest checkpoint that is who
 """
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note
@@ -23,6 +24,7 @@ from schemabank.runs.checkpoints import (
     num_slots_of,
     read_checkpoint,
 )
+from schemabank.runs.distill import TEACHERS, digests_of_teachers
 from schemabank.runs.folder import (
     CHECKPOINTS,
     CONFIG,
@@ -35,7 +37,7 @@ from schemabank.runs.folder import (
     has_trained,
     partial_folder,
 )
-from schemabank.runs.kept import MEND, MadeWith, made_with
+from schemabank.runs.kept import MEND, MadeWith, made_with, other_processor
 from schemabank.runs.members import Member
 from schemabank.runs.trained import read_trained
 from schemabank.runs.training import Context
@@ -62,10 +64,34 @@ def claimed_members(
         planned: these runs and those of their cohort that are finished already.
     """
     made = made_with(context.inputs, planned, context.base.model.device)
-    return [
-        begun(name, run, exits.enter_context(claimed(out / name)), made, context.reporter.note)
-        for name, run in zip(map(run_id, runs), runs, strict=True)
-    ]
+    found = []
+    for run in runs:
+        claim = exits.enter_context(claimed(out / run_id(run)))
+        taught = _taught(run, out)
+        found.append(begun(run_id(run), run, claim, made, context.reporter.note, taught=taught))
+    return found
+
+
+def is_only_evaluated(
+    run: RunConfig, context: Context, out: Path, *, planned: Sequence[RunConfig]
+) -> bool:
+    """Whether a run's training is over and kept, so that nothing of it is computed again.
+
+    Args:
+        run: its settings.
+        context: what all runs share.
+        out: folder of the runs.
+        planned: the runs of its cohort, finished or not.
+    """
+    folder = partial_folder(out / run_id(run))
+    if not has_trained(folder):
+        return False
+    made = made_with(context.inputs, planned, context.base.model.device)
+    try:
+        read_trained(folder, run, made)
+    except (InputError, OSError):  # said when the run is claimed
+        return False
+    return True
 
 
 def slots_to_go_on(
@@ -91,7 +117,7 @@ def slots_to_go_on(
     folders = {run: partial_folder(out / run_id(run)) for run in runs}
     going = {run: folder for run, folder in folders.items() if can_go_on(folder)}
     made = made_with(context.inputs, planned, context.base.model.device) if going else {}
-    kept = [num_slots_of(folder, run, made) for run, folder in going.items()]
+    kept = [num_slots_of(p, run, {**made, **_taught(run, out)}) for run, p in going.items()]
     found = min((number for number in kept if number is not None), default=slots)
     if found == slots or found > len(planned):
         return slots
@@ -106,17 +132,27 @@ def write_settings(members: Sequence[Member]) -> None:
             member.write(partial(_write_config, member.run))
 
 
-def begun(name: str, run: RunConfig, claim: RunClaim, made: MadeWith, note: Note) -> Member:
+def begun(
+    name: str,
+    run: RunConfig,
+    claim: RunClaim,
+    made: MadeWith,
+    note: Note,
+    *,
+    taught: Mapping[str, Any] | None = None,
+) -> Member:
     """Return a run with its folder, which holds its training, or a part of it, or nothing.
 
     Args:
         name: by which its cohort knows it.
         run: its settings.
         claim: its folder.
-        made: what it would be trained with now.
+        made: what its cohort would be trained with now.
         note: told where it goes on, or why it cannot.
+        taught: what it alone would be trained with beside that, which one that has trained needs no
+            more.
     """
-    member = Member(name, run, claim=claim)
+    member = Member(name, run, claim=claim, taught=taught or {})
     if has_trained(claim.path):
         try:
             member.trained = read_trained(claim.path, run, made)
@@ -126,8 +162,14 @@ def begun(name: str, run: RunConfig, claim: RunClaim, made: MadeWith, note: Note
             member.write(partial(_remove_all_but, OF_TRAINING))
             note(f"trained already: {claim.final} (same configuration), to be evaluated")
     elif can_go_on(claim.path):
-        _go_on(member, made, note)
+        _go_on(member, {**made, **member.taught}, note)
     return member
+
+
+def _taught(run: RunConfig, out: Path) -> dict[str, Any]:
+    """The adapters that a run learns from, as far as they are there."""
+    found = digests_of_teachers(run, out / TEACHERS)
+    return {"teachers": found} if found else {}
 
 
 def _go_on(member: Member, made: MadeWith, note: Note) -> None:
@@ -145,6 +187,8 @@ def _go_on(member: Member, made: MadeWith, note: Note) -> None:
         said = f"resumed at step {state.step} of {state.num_steps}: {member.claim.final}"
         lost = [str(error).removesuffix(f": {MEND}") for error in errors]
         note(f"{said} (a newer checkpoint is not used: {'; '.join(lost)})" if lost else said)
+        if other := other_processor(found.made, made):
+            note(f"{member.claim.final}: {other}")
         return
     _begin_anew(member, errors[0] if errors else None, note)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from schemabank.adapters.files import LoraTensors
+from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.engine.lora import Maps
 from schemabank.engine.stack import AdapterStack
@@ -39,8 +40,7 @@ def build_stack(
         start: an adapter that every run begins with; without it, freshly drawn weights.
     """
     methods = {run.arm: method_of(run) for run in runs}
-    rank = max(methods[run.arm].rank(run) for run in runs)
-    widest = runs[0].lora.model_copy(update={"r": rank})
+    widest = runs[0].lora.model_copy(update={"r": _largest_rank(runs)})
     attach = [
         put_on
         for arm, method in methods.items()
@@ -51,7 +51,7 @@ def build_stack(
         lora=[widest] * slots,
         attach=attach,
         adapters=any(run.trains for run in runs),
-        maps=_room_for([methods[run.arm].maps(run) for run in runs]),
+        maps=_room_for(runs),
         passes=max(run.passes for run in runs),
     )
     stack.start = start
@@ -60,8 +60,29 @@ def build_stack(
     return stack
 
 
-def _room_for(maps: Sequence[Maps]) -> Maps:
-    """Return maps of which any of these are a part."""
+def room_of(runs: Sequence[RunConfig]) -> dict[str, object]:
+    """Return what decides the room that a slot has for any of the runs, as JSON has it.
+
+    In another room, the last bits of a run's weights may be others.
+    """
+    by_arm: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        by_arm.setdefault(run.arm, []).append(run)
+    parts = {
+        arm: method_of(own[0]).room(own) or sorted(map(run_id, own))
+        for arm, own in sorted(by_arm.items())
+        if method_of(own[0]).attach(own)
+    }
+    return {"rank": _largest_rank(runs), "maps": vars(_room_for(runs)), "parts": parts}
+
+
+def _largest_rank(runs: Sequence[RunConfig]) -> int:
+    return max(method_of(run).rank(run) for run in runs)
+
+
+def _room_for(runs: Sequence[RunConfig]) -> Maps:
+    """Return maps of which those of any of the runs are a part."""
+    maps = [method_of(run).maps(run) for run in runs]
     return Maps(
         count=max(each.count for each in maps),
         routed=any(each.routed for each in maps),

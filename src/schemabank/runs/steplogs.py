@@ -88,7 +88,7 @@ class KeepingLogs(StepLogs):
 
     Args:
         members: the runs with their folders.
-        made: what they are trained with.
+        made: what they all are trained with.
         began: when their training began, as ``time.monotonic`` tells it.
         cohort: whose runs they are.
         records: tells what else is known of a run, by its name; by default nothing.
@@ -142,7 +142,8 @@ class KeepingLogs(StepLogs):
             records = self._records(name)
             trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
             if slot.failure is None and trained.is_finite:
-                self._keep(member, partial(write_trained, trained=trained, made=self._made))
+                made = {**self._made, **member.taught}
+                self._keep(member, partial(write_trained, trained=trained, made=made))
 
     def _keep(self, member: Member, write: Callable[[Path], None]) -> None:
         if self._note is None:

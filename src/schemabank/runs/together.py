@@ -4,7 +4,7 @@ What a configuration file's runs go through is what these go through: the same g
 slots, the same engine. A cohort of one run is what a :class:`schemabank.runs.tuner.Tuner` trains.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,7 +44,12 @@ from schemabank.runs.inmemory import (
 from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.programruns import check_slots, named_runs
-from schemabank.runs.programsaves import ProgramFolder, held_digests, saving
+from schemabank.runs.programsaves import (
+    ProgramFolder,
+    held_digests,
+    held_model_digest,
+    saving,
+)
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
 from schemabank.runs.tuner import Tuner, tuner_with
@@ -160,8 +165,8 @@ def train_cohort(
             and one on a CPU.
         checkpoints: folder in which the runs are saved while they train, as their settings
             ``engine.checkpoint_minutes`` and ``engine.checkpoint_steps`` say. After an
-            interruption, the same call goes on from there. What was saved is removed when all runs
-            have ended well.
+            interruption, the same call goes on from there, and a run that has trained is not
+            trained again. Remove the folder when you have saved what you want of the results.
         on_step: called with every step of every run, whose ``run`` is the run's name. What it
             raises ends the training of all runs.
         quiet: show no progress and no notes.
@@ -192,7 +197,7 @@ def train_cohort(
     found: dict[str, RunResult] = {}
     with quiet_compiler(), reporter(quiet=quiet) as progress, ExitStack() as exits:
         place = ProgramFolder(None if checkpoints is None else Path(checkpoints), exits)
-        given = _Given(validation, validate, start, saves)
+        given = _Given(validation, validate, start, held_model_digest(base) if saves else None)
         groups = [
             _prepared(group, shown, base, progress, given)
             for group in sharing(list(dict.fromkeys(used.values())))
@@ -200,29 +205,26 @@ def train_cohort(
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
-        # All are planned before any trains: an error in it must not cost what has been trained.
-        planned = [[*planned_cohorts(g.runs, g.context, model.device)] for g in groups]
-        for group, cohorts in zip(groups, planned, strict=True):
-            for plan, at_once in cohorts:
-                own = [n for run in plan.runs for n, config in used.items() if config == run]
-                at_once = min(len(own), slots) if slots != "auto" else at_once
-                context, validator = group.context, group.validator
-                at_once, parts = place.parts({n: used[n] for n in own}, context, at_once)
-                for part in parts:
-                    trainees = place.trainees(part, context, steps, validator)
-                    found |= _Attempt(trainees, group, steps, named).results(at_once)
-        place.remove()
+        # All are planned, and have their folders, before any trains: an error in it must not cost
+        # what has been trained.
+        planned = [
+            (_Attempt(trainees, group, steps, named), at_once)
+            for group in groups
+            for trainees, at_once in _planned(group, used, slots, place, steps)
+        ]
+        for attempt, at_once in planned:
+            found |= attempt.results(at_once)
     return {name: found[name] for name in named}
 
 
 @dataclass(frozen=True)
 class _Given:
-    """What a program gives beside model, runs and examples, and whether runs are saved."""
+    """What a program gives beside runs and examples; the model's digest where runs are saved."""
 
     validation: Examples | None
     validate: ValidationSettings | None
     start: Adapter | None
-    saves: bool
+    model: str | None
 
 
 @dataclass(frozen=True)
@@ -254,10 +256,29 @@ def _prepared(
     begin = None if given.start is None else given.start.tensors
     held_out = asked or ()
     inputs = None
-    if given.saves:
-        inputs = held_digests(base, data, validation=held_out, validate=validate, start=begin)
+    if given.model is not None:
+        inputs = held_digests(
+            given.model, data, validation=held_out, validate=validate, start=begin
+        )
     context = held_context(base, data, progress, start=begin, held_out=held_out, inputs=inputs)
     return _Group(runs, context, asked, validator)
+
+
+def _planned(
+    group: _Group,
+    used: Mapping[str, RunConfig],
+    slots: int | Literal["auto"],
+    place: ProgramFolder,
+    steps: KeptSteps,
+) -> Iterator[tuple[list[Trainee], int]]:
+    """Yield the runs that share a cohort, with their folders, and how many train at once."""
+    context = group.context
+    for plan, fitting in planned_cohorts(group.runs, context, context.base.model.device):
+        own = [n for run in plan.runs for n, config in used.items() if config == run]
+        at_once = min(len(own), slots) if slots != "auto" else fitting
+        at_once, parts = place.parts({n: used[n] for n in own}, context, at_once)
+        for part in parts:
+            yield place.trainees(part, context, steps, group.validator), at_once
 
 
 def _continued(

@@ -96,8 +96,13 @@ class TrainedState:
         """Whether it can be evaluated."""
         return all(bool(row.isfinite().all()) for row in self.weights.values())
 
-    def tell(self, slot: Slot, stack: AdapterStack) -> None:
+    def tell(self, slot: Slot, stack: AdapterStack, folder: Path) -> None:
         """Let a new slot of the run stand where its training ended.
+
+        Args:
+            slot: of the run.
+            stack: in which it will be evaluated.
+            folder: of the run, for the error.
 
         Raises:
             InputError: the run has other steps, or the stack other weights.
@@ -107,7 +112,7 @@ class TrainedState:
         if own != allowed:
             raise InputError(
                 f"steps and weights that are kept of {slot.run.name} are {own}, allowed are "
-                f"{allowed}: remove the folder '.{slot.run.name}.partial/{TRAINED}'"
+                f"{allowed}: remove the folder '{folder.name}/{TRAINED}'"
             )
         slot.step = slot.num_steps if self.taken is None else self.taken
         slot.stopped, slot.skipped = self.taken is not None, list(self.skipped)

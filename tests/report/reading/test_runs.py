@@ -104,6 +104,47 @@ def test_the_reason_of_a_run_is_that_of_its_latest_failure(runs: Path) -> None:
     assert read_runs(runs).failed == (Left(failed.name, "full 10"),)
 
 
+@pytest.mark.parametrize(
+    ("torn", "said"),
+    [
+        ('{"kind": "memory", "fail', "failure.json is not valid JSON"),
+        ("[1]", "failure.json' holds a list, allowed is a JSON object"),
+        ('{"kind": "memory"}', "failure.json' names none"),
+        ('{"failure": 3}', "failure.json' names none"),
+        (r'{"failure": "\ud800"}', "failure.json' is no text"),
+    ],
+)
+def test_a_failure_whose_reason_is_damaged_is_still_one(torn: str, said: str, runs: Path) -> None:
+    failed = next(path for path in runs.iterdir() if path.is_dir())
+    fail(failed)
+    (file,) = runs.glob(f"{failed.name}.unfinished-*/{FAILURE}")
+    file.write_text(torn)
+    (left,) = examined(runs)[0]["provenance"]["failed"]
+    assert left["run"] == failed.name
+    assert left["reason"].startswith("its reason cannot be read (")
+    assert said in left["reason"]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_where_all_runs_failed_the_reasons_are_said(listed: bool, runs: Path) -> None:
+    places = sorted(path for path in runs.iterdir() if path.is_dir())
+    for place in places[5:]:
+        shutil.rmtree(place)
+    for number, place in enumerate(places[:5]):
+        fail(place)
+        (file,) = runs.glob(f"{place.name}.unfinished-*/{FAILURE}")
+        write_json(file, {"kind": "disk", "failure": f"reason {max(0, number - 1)}"})
+    if not listed:
+        (runs / SUITE).unlink()
+    with pytest.raises(InputError) as caught:
+        read_runs(runs)
+    for words in (
+        "holds no finished run, since 5 failed (2 x reason 0; 1 x reason 1; 1 x reason 2",
+        "; and 1 more reasons): mend the cause",
+    ):
+        assert words in str(caught.value)
+
+
 def test_a_failed_trial_is_no_failed_run(runs: Path) -> None:
     tuned(runs, {"arm 0": 2, "arm 1": 2}, at_edge=False)
     tuning: Any = read_json(runs / SUITE)["tuning"]

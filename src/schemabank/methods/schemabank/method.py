@@ -29,9 +29,12 @@ class SchemaBankMethod(Method):
 
     def attach(self, runs: Sequence[RunConfig]) -> Sequence[Attach]:
         """Return what puts banks of the largest rank and top k on a model."""
-        largest = {name: max(getattr(r.bank, name) for r in runs) for name in ("rank", "top_k")}
-        bank = runs[0].bank.model_copy(update=largest)
+        bank = runs[0].bank.model_copy(update=dict(self.room(runs)))
         return [banks_for(bank, num_tags=runs[0].tags.num_tags)]
+
+    def room(self, runs: Sequence[RunConfig]) -> Mapping[str, object]:
+        """Return the largest rank and top k."""
+        return {name: max(getattr(r.bank, name) for r in runs) for name in ("rank", "top_k")}
 
     def prefixes(
         self, run: RunConfig, tokenizer: PreTrainedTokenizerBase

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError
-from schemabank.common.failure import read_failure
 from schemabank.common.files import read_json
 from schemabank.config.methods import METHODS
 from schemabank.report.reading.settings import Config, label_of, read_config, settings_of
@@ -20,6 +19,7 @@ from schemabank.runs.stored import read_cost, read_result, read_suite
 
 UNFINISHED = re.compile(r"\.unfinished-(\d+)$")
 KEPT = re.compile(r"^\.(.+)\.partial$")  # its training is over, and its evaluation failed
+MOST_REASONS = 3  # that one sentence names
 UNCOMPARED = ("seed", "arm", "preset", "engine")  # settings that make no setting of an arm
 
 
@@ -163,12 +163,13 @@ def read_runs(path: Path) -> RunSet:
     known = {run.run_id for run in listed}
     runs = [found for run in listed if (found := _finished(path, run, names)) is not None]
     tuning: Any = manifest and manifest.get("tuning")
+    failed = _read_failures(path)
     if not runs:
-        raise InputError(_nothing_to_report(path, searched=bool(tuning)))
+        lost = [failed[name].reason for name in failed if name in known or not known]
+        raise InputError(_nothing_to_report(path, lost, searched=bool(tuning)))
     compared, excluded = _comparable(_base_once(runs))
     declared: Any = manifest and manifest["contrast"]
     tuned = {row["run_id"] for row in tuning["runs"]} if tuning else set()
-    failed = _read_failures(path)
     missing = known - {run.run_id for run in runs} - failed.keys()
     return RunSet(
         name=path.resolve().name,
@@ -186,7 +187,22 @@ def read_runs(path: Path) -> RunSet:
     )
 
 
-def _nothing_to_report(path: Path, *, searched: bool) -> str:
+def _nothing_to_report(path: Path, failed: Sequence[str], *, searched: bool) -> str:
+    """Why a folder has nothing to compare.
+
+    Args:
+        path: of the folder.
+        failed: the reasons of its failed runs.
+        searched: whether learning rates were searched for.
+    """
+    if failed:
+        counted = [f"{n} x {reason}" for reason, n in Counter(failed).most_common(MOST_REASONS)]
+        more = len(set(failed)) - len(counted)
+        also = f"; and {more} more reasons" if more else ""
+        return (
+            f"{str(path)!r} holds no finished run, since {len(failed)} failed "
+            f"({'; '.join(counted)}{also}): mend the cause, and run the same command again"
+        )
     if searched:
         return (
             f"{str(path)!r} holds a search for learning rates and no final run: allowed are final "
@@ -320,8 +336,20 @@ def _read_failures(path: Path) -> dict[str, Left]:
     for file in (*aside, *kept):  # the latest come last
         name = KEPT.sub(r"\1", UNFINISHED.sub("", file.parent.name))
         if not (path / name / RESULT).exists():
-            found[name] = Left(name, read_failure(read_json(file)).message)
+            found[name] = Left(name, _reason_in(file))
     return found
+
+
+def _reason_in(file: Path) -> str:
+    """Why a run failed; of a file that is damaged, only that: the run has failed all the same."""
+    try:
+        said = read_json(file).get("failure")
+        if isinstance(said, str) and said and said.encode():
+            return said
+        wrong = f"{str(file)!r} names none"
+    except (InputError, UnicodeEncodeError) as error:  # half a character, which no page can show
+        wrong = str(error) if isinstance(error, InputError) else f"{str(file)!r} is no text"
+    return f"its reason cannot be read ({wrong})"
 
 
 def _number_aside(file: Path) -> tuple[int, str]:
