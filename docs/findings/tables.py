@@ -20,6 +20,7 @@ CONTROLS = {  # arms that are no candidates
     "lora, 6 epochs",
     "lora, equal compute",
     "lora, equal compute, dropout 0.2",
+    "lora, dropout 0.4",
 }
 ENSEMBLES = Path(__file__).parents[2] / "results" / "ensembles.json"
 
