@@ -33,9 +33,9 @@ def course_settings(config: RunConfig) -> dict[str, object]:
     """Return all settings on which a run's course depends, by dotted name."""
     sections = ("task.", "lora.", "average.", "rescale.", "eval.", "engine.", "model.", "preset")
     # How many steps may be skipped changes none of them; earlier checkpoints do not say it.
-    sections += ("train.max_skipped",)
+    others = (*sections, "train.max_skipped")
     found = dotted_settings(config)
-    own = {name: value for name, value in found.items() if not name.startswith(sections)}
+    own = {name: value for name, value in found.items() if not name.startswith(others)}
     return {"arm": config.arm, **own}
 
 
