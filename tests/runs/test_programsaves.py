@@ -3,7 +3,7 @@
 import signal
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,14 @@ def assert_same(ours: Mapping[str, RunResult], theirs: Mapping[str, RunResult]) 
             assert all(map(torch.equal, own._weights.tensors[path], pair)), (name, path)
 
 
+@contextmanager
+def without_a_step() -> Iterator[None]:
+    """As a program would be that ended before it had saved its results, and is called again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Programs, "launch", None)
+        yield
+
+
 def assert_trained(place: Path, count: int = 1) -> None:
     """What the runs have come to is there, and nothing that only training needed."""
     left = list(place.iterdir())
@@ -133,20 +141,6 @@ def test_interrupted_runs_end_as_undisturbed_ones_to_the_bit(slots: int, tmp_pat
     assert 0 < len(told) < sum(len(each.steps) for each in whole.values())
     assert_trained(place, 4)
     assert_trained(tmp_path / "whole", 4)
-
-
-def test_a_program_that_ends_before_it_has_saved_its_results_has_them_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more: dict[str, Any] = {"slots": 1, "validation": HELD_OUT, "validate": MEASURED}
-    whole = train(VALIDATED, tmp_path, **more)
-    (one, *others), alone = tuned(VALIDATED["slow"], tmp_path / "tuner", ()), tmp_path / "tuner"
-    monkeypatch.setattr(Programs, "launch", None)
-    assert_same(train(VALIDATED, tmp_path, on_step=pytest.fail, **more), whole)
-    again, *rest = tuned(VALIDATED["slow"], alone, ())
-    assert again == one
-    assert rest[:2] == others[:2]
-    assert all(all(map(torch.equal, rest[2][path], pair)) for path, pair in others[2].items())
 
 
 def test_a_folder_in_use_is_found_before_any_run_trains(
@@ -208,6 +202,8 @@ def test_so_do_those_that_are_measured_and_stopped(
     more: dict[str, Any] = {"slots": slots, "validation": HELD_OUT, "validate": MEASURED}
     whole = train(VALIDATED, tmp_path / "whole", **more)
     assert len(whole["wild"].steps) < 8, "it was stopped"
+    with without_a_step():
+        assert_same(train(VALIDATED, tmp_path / "whole", on_step=pytest.fail, **more), whole)
     for after in moments:
         place = tmp_path / str(after)
         interrupted(VALIDATED, place, after=after, **more)
@@ -421,6 +417,8 @@ def test_a_tuner_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
     run = {**RUNS, **VALIDATED, "shrink": config("shrink", train={"max_steps": 8})}[name]
     whole = tuned(run, tmp_path / "whole", ())
     others = [tuned(run, tmp_path / "others", (1, 4))]
+    with without_a_step():
+        others.append(tuned(run, tmp_path / "whole", ()))
     with sb.Tuner(tiny_model("llama"), tiny_tokenizer(), run) as tuner:
         others.append(tuned(run, tmp_path / "same", (2, 3), tuner))
     for found in others:

@@ -47,11 +47,8 @@ class StepLogs:
 
     def __exit__(self, *_error: object) -> None:
         """Close all files; what still waits to be written may fail now."""
-        for name, file in self._files.items():
-            try:
-                file.close()
-            except OSError as error:
-                self._lose(name, error)
+        for name in self._files:
+            self._close(name)
 
     def write(self, step: RunStep) -> None:
         """Write a step's line, but for a run that has lost its log."""
@@ -76,6 +73,14 @@ class StepLogs:
                     file.flush()
             except OSError as error:
                 self._lose(name, error)
+
+    def _close(self, name: str) -> None:
+        """Close a run's file, if it has one."""
+        try:
+            if name in self._files:
+                self._files[name].close()
+        except OSError as error:
+            self._lose(name, error)
 
     def _lose(self, name: str, error: OSError | InputError) -> None:
         self.lost.add(name)
@@ -138,6 +143,9 @@ class KeepingLogs(StepLogs):
             slot, weights = self._slots[name], self._finished[name]
             if slot.failure is None and self._taken.get(name) != slot.step:
                 continue  # on a GPU, reports of its last steps are still to come
+            self._close(name)  # one that was stopped has no last line that would close it
+            if name not in self._members:  # it could not be written
+                continue
             member, training_s = self._members.pop(name), time.monotonic() - self._began
             records = self._records(name)
             trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
