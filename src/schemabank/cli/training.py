@@ -6,7 +6,7 @@ that is refused is refused at once.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,6 +61,13 @@ def suite(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
     ] = None,
+    launch: Annotated[
+        Literal["local", "gpus"],
+        typer.Option(help="Where runs train: this process, or a worker on every GPU."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; on a CPU they share its cores.")
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; default: runs/ and the suite's name.")
@@ -73,10 +80,12 @@ def suite(
         raise InputError("--dry-run and --tune-only were both given: leave out one of them")
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
+    from schemabank.launch.launchers import launcher
     from schemabank.suites.execution import plan_suite, planned_rows, run_suite
     from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
+    trains = launcher(launch, workers, found.runs[0].config.engine.device)
     place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
     with reporter() as progress:
         if dry_run and as_json:
@@ -85,7 +94,7 @@ def suite(
         if dry_run:
             print_tables(plan_suite(found, place, progress))
             return
-        ended = run_suite(found, place, progress, tune_only=tune_only)
+        ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     if as_json:
         print_json(ended.rows())
     else:

@@ -34,6 +34,7 @@ from schemabank.models.architecture import hidden_size
 from schemabank.runs.folder import ADAPTER
 from schemabank.runs.members import Outcome
 from schemabank.runs.preflight import expected_s, shortest_s
+from schemabank.runs.progress import Reporter
 from schemabank.runs.training import Context, names_of
 
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
@@ -70,9 +71,12 @@ def all_teachers(runs: Sequence[RunConfig]) -> list[RunConfig]:
 
 
 def untaught(
-    runs: Sequence[RunConfig], teachers: Mapping[RunConfig, Outcome], out: Path
+    runs: Sequence[RunConfig],
+    teachers: Mapping[RunConfig, Outcome],
+    out: Path,
+    reporter: Reporter,
 ) -> dict[RunConfig, Outcome]:
-    """Return what becomes of the runs that have a teacher which failed."""
+    """Return what becomes of the runs that have a teacher which failed, and say so."""
     found: dict[RunConfig, Outcome] = {}
     for run in runs:
         for teacher in teachers_of(run):
@@ -87,6 +91,8 @@ def untaught(
                     inputs=ended.inputs,
                     kept=TEACHER_KEPT if ended.kept else "",
                 )
+    for run, outcome in found.items():
+        reporter.run_state(run_id(run), "failed", str(outcome.failure and outcome.failure.message))
     return found
 
 

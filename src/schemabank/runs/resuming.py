@@ -62,10 +62,12 @@ def claimed_members(
         planned: these runs and those of their cohort that are finished already.
     """
     made = made_with(context.inputs, planned, context.base.model.device)
-    return [
-        begun(name, run, exits.enter_context(claimed(out / name)), made, context.reporter.note)
-        for name, run in zip(map(run_id, runs), runs, strict=True)
-    ]
+    note = context.reporter.note
+    found = []
+    for name, run in zip(map(run_id, runs), runs, strict=True):
+        claim = exits.enter_context(claimed(out / name, tenure=context.tenure))
+        found.append(begun(name, run, claim, made, note))
+    return found
 
 
 def slots_to_go_on(

@@ -17,6 +17,7 @@ from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.launch.launchers import Launcher
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
@@ -98,7 +99,12 @@ class SuiteOutcome:
 
 
 def run_suite(
-    suite: Suite, out: Path, reporter: Reporter, *, tune_only: bool = False
+    suite: Suite,
+    out: Path,
+    reporter: Reporter,
+    *,
+    tune_only: bool = False,
+    launcher: Launcher = run_all,
 ) -> SuiteOutcome:
     """Train and evaluate all runs that are not finished, the search for learning rates first.
 
@@ -107,6 +113,7 @@ def run_suite(
         out: folder of the runs, one folder a run inside, and of ``suite.json``.
         reporter: where progress goes.
         tune_only: stop when the learning rates are chosen; the same suite goes on from there.
+        launcher: trains the runs of a round; by default this process.
 
     Raises:
         InputError: ``out`` belongs to another suite, or the settings name something that is not
@@ -125,13 +132,13 @@ def run_suite(
     check_manifest(out, suite)
     found = None
     if suite.tune is not None:
-        found = _search_rates(suite, out, reporter, device)
+        found = _search_rates(suite, out, reporter, device, launcher)
         if tune_only:
             return SuiteOutcome(suite, (), found)
         suite = tuned(suite, found)
     titled = [(run.config, run.title) for run in suite.runs]
     with written_manifest(out, suite, found):
-        outcomes = _run_titled(titled, out, reporter, device)
+        outcomes = _run_titled(titled, out, reporter, device, launcher)
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 
@@ -180,7 +187,9 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
     return [_result_table(suite, results, group) for group in groups]
 
 
-def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
+def _search_rates(
+    suite: Suite, out: Path, reporter: Reporter, device: torch.device, launcher: Launcher
+) -> RateSearch:
     """Choose the learning rates; finished runs of the search are reused."""
     finished = _outcome_reader(out, note=reporter.note)
     if search(suite, finished).choices is None:
@@ -192,7 +201,7 @@ def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.dev
         if outcomes is None:
             write_manifest(out, suite, found)
             trials = [(trial.run.config, trial.title) for trial in found.missing]
-            outcomes = _run_titled(trials, out, reporter, device)
+            outcomes = _run_titled(trials, out, reporter, device, launcher)
             ended = replace(found, outcomes=(*found.outcomes, *outcomes))
             write_manifest(out, suite, ended)  # what has diverged is not tried again
             _check_failures(outcomes)
@@ -233,12 +242,16 @@ def _known_outcome(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome
 
 
 def _run_titled(
-    titled: Sequence[tuple[RunConfig, str]], out: Path, reporter: Reporter, device: torch.device
+    titled: Sequence[tuple[RunConfig, str]],
+    out: Path,
+    reporter: Reporter,
+    device: torch.device,
+    launcher: Launcher,
 ) -> list[Outcome]:
     """Run what is not finished; places with the same settings share a run."""
     ids = [run_id(config) for config, _ in titled]
     configs, titles = zip(*dict(zip(ids, titled, strict=True)).values(), strict=True)
-    done = run_all(configs, out, reporter, device=device, titles=titles)
+    done = launcher(configs, out, reporter, device=device, titles=titles)
     outcomes = dict(zip(dict.fromkeys(ids), done, strict=True))
     return [outcomes[name] for name in ids]
 
