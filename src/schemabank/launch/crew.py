@@ -101,8 +101,9 @@ class Crew:
     def _read(self, number: int, hand: _Hand) -> None:
         """Put what a process tells into the inbox, and ``None`` when it tells no more."""
         assert hand.process.stdout is not None
-        for line in hand.process.stdout:
-            self._inbox.put((number, json.loads(line)))
+        with hand.process.stdout as pipe:
+            for line in pipe:
+                self._inbox.put((number, json.loads(line)))
         self._inbox.put((number, None))
 
     def _listen(self) -> None:
