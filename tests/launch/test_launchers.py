@@ -1,18 +1,19 @@
 import os
 import re
 import signal
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
-from harmed import HARM, Forked
+from harmed import HARM, SIGNALS, Forked
 from schemabank.common.errors import InputError
-from schemabank.launch import crew
-from schemabank.launch.launchers import Workers, launcher
+from schemabank.launch import crew, launchers
+from schemabank.launch.launchers import GPUS, THREADS, LauncherName, Workers, launcher
 from schemabank.launch.rounds import ROUNDS, WORK, Round
 from schemabank.runs.experiment import run_all
+from schemabank.runs.progress import RunState
 from schemabank.suites.execution import SuiteOutcome, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
@@ -86,3 +87,87 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     assert {run: state[-1][0] for run, state in notes.states.items()} == dict.fromkeys(
         notes.titles, "finished"
     )
+
+
+class Interrupting(Notes):
+    """Notes of a user who gives up when the first run is finished."""
+
+    def run_state(self, run: str, state: RunState, detail: str = "") -> None:
+        super().run_state(run, state, detail)
+        if state == "finished":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_an_interrupted_suite_goes_on_with_two_launchers_at_once(
+    finished: Finished, harm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five runs of a cohort that trains two at once: the parts have two, two and one."""
+    for name in SIGNALS:
+        (harm / name).touch()
+    arms = {"lora": {}, "wide": {"arm": "lora", "lora": {"r": 8}}}
+    changes = {"arms": arms, "exclude": [{"arm": "wide", "seed": 3}], "seeds": [1, 2, 3]}
+    defaults = {**SHORT, "engine": {"slots": 2}}
+    path = tiny(finished, tmp_path / "s.yaml", grid={}, defaults=defaults, **changes)
+    _, outcomes, _ = ran(path, tmp_path / "alone")
+    out = tmp_path / "shared"
+    with pytest.raises(KeyboardInterrupt):
+        shared(path, out, Interrupting())
+    begun = claims(out)
+    assert 1 <= len(begun) <= 3
+    monkeypatch.setattr(Round, "remove", lambda _: None)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(shared, path, out, Notes(), num_workers=1) for _ in range(2)]
+        results = [[o.result for o in each.result(200).outcomes] for each in both]
+    assert results == [[o.result for o in outcomes]] * 2
+    assert {n: d for n, d in records(out).items() if ROUNDS not in n} == records(tmp_path / "alone")
+    assert len(claims(out)) == 3
+    assert sum(claims(out)) <= 3 + len(begun), "only what was under way is claimed again"
+
+
+@pytest.mark.usefixtures("gsm8k", "harm")
+def test_what_cannot_be_had_is_told_by_a_worker_and_leaves_nothing(
+    finished: Finished, tmp_path: Path
+) -> None:
+    lora = {"target_modules": ["nowhere"]}
+    path = tiny(finished, tmp_path / "s.yaml", grid={}, defaults={**SHORT, "lora": lora})
+    with pytest.raises(InputError, match="nowhere"):
+        shared(path, tmp_path / "runs", Notes(), num_workers=1)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "device", "said"),
+    [
+        ("gpus", None, "auto", "PyTorch sees no GPU.*--launch local --workers N"),
+        ("gpus", None, "cpu", "engine.device is 'cpu'.*--launch local --workers N"),
+    ],
+)
+def test_a_machine_without_gpus_says_what_to_do(
+    name: LauncherName, number: int | None, device: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(InputError, match=said):
+        launcher(name, number, device)
+
+
+def test_every_gpu_has_a_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv(GPUS, raising=False)
+    assert launcher("gpus", None, "auto") == Workers([{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}])
+    monkeypatch.setenv(GPUS, "4, GPU-6c,7")
+    assert launcher("gpus", 2, "cuda") == Workers([{GPUS: "4"}, {GPUS: "GPU-6c"}])
+    with pytest.raises(InputError, match="--workers is 4, but 3 GPUs"):
+        launcher("gpus", 4, "auto")
+    with pytest.raises(InputError, match=r"--workers is 2, but the runs use a GPU.*--launch gpus"):
+        launcher("local", 2, "auto")
+
+
+def test_workers_of_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launchers, "given_cores", lambda: 8)
+    monkeypatch.delenv(THREADS, raising=False)
+    assert launcher("local", 3, "cpu") == Workers([{THREADS: "2"}] * 3)
+    monkeypatch.setenv(THREADS, "5")
+    assert launcher("local", 3, "cpu") == Workers([{}] * 3)
+    assert launcher("local", None, "cpu") is run_all

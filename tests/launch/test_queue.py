@@ -1,4 +1,4 @@
-"""Several processes on one folder: here each is a queue of its own, which is all that they share."""
+"""Several processes on one folder: here each is a queue of its own, as they share nothing else."""
 
 import threading
 import time
