@@ -225,6 +225,7 @@ ONE_OF_EACH = {
         "common.archives",
         "common.files",
         "common.writing",
+        "launch.crew",  # logs of worker processes
         "runs.folder",  # locks
         "runs.steplogs",  # logs of runs, in folders that are not there yet for others
         "models.gguf",  # joins the parts of a model

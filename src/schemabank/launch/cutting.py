@@ -17,19 +17,19 @@ from schemabank.config.settings import RunConfig
 from schemabank.engine.planner import expected_cost, journey
 from schemabank.engine.seating import count_steps
 from schemabank.launch.rounds import Unit
-from schemabank.runs.experiment import Part
+from schemabank.runs.experiment import CohortPart
 
 SHARES = 2  # of what is left, a worker's part of it is cut off as one unit: 1 / SHARES
 
 
-def cut(parts: Iterable[Part], num_workers: int) -> list[Unit]:
+def cut(parts: Iterable[CohortPart], num_workers: int) -> list[Unit]:
     """Return the units of a round, in the order in which they are to be begun.
 
     Args:
         parts: the cohorts, as one process would train them.
         num_workers: processes that share them.
     """
-    found: list[tuple[float, Sequence[RunConfig], int, Part]] = []
+    found: list[tuple[float, Sequence[RunConfig], int, CohortPart]] = []
     for part in parts:
         slots = _slots(part, num_workers)
         ends = [0]
@@ -63,7 +63,7 @@ def sizes(count: int, *, slots: int, num_workers: int) -> list[int]:
     return found
 
 
-def cost(runs: Sequence[RunConfig], slots: int, part: Part) -> float:
+def cost(runs: Sequence[RunConfig], slots: int, part: CohortPart) -> float:
     """Return what runs cost in so many slots, in no unit: it is for comparing units.
 
     What does not train is only evaluated. Nobody knows how long that takes, so it begins first.
@@ -76,7 +76,7 @@ def cost(runs: Sequence[RunConfig], slots: int, part: Part) -> float:
     return expected_cost(*steps, slots=slots)
 
 
-def _slots(part: Part, num_workers: int) -> int:
+def _slots(part: CohortPart, num_workers: int) -> int:
     """The slots of a cohort; fewer where they are ours to choose and a worker would get no run."""
     if part.runs[0].engine.slots != "auto":
         return part.slots

@@ -12,13 +12,11 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
-
-import torch
 
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
@@ -27,13 +25,12 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch.cutting import cut
 from schemabank.launch.messages import Sender
-from schemabank.launch.queue import MOST_CRASHES, Lease, Queue, Record, publish, share
+from schemabank.launch.queue import MOST_CRASHES, Lease, Record, publish, share
 from schemabank.launch.rounds import PLAN, UNITS, Round, Unit, failed_rows, read_round
-from schemabank.runs.experiment import Loaded, Part, attempt, contexts, parts
+from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
 from schemabank.runs.folder import Tenure, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome
-from schemabank.runs.training import Context
 
 LOST, REFUSED = 75, 2  # exit codes: the lease went to another; settings that cannot be had
 PAUSE_S = 0.5  # between two looks for a unit that is free
@@ -75,80 +72,66 @@ def work_on(shared: Round, sender: Sender) -> None:
     """
     worker = Worker(shared, sender)
     take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
-    worker.prepare()
     take([PLAN], worker.plan)
     worker.units = {unit.name: unit for unit in shared.units() or ()}
     take(list(worker.units), worker.do)
 
 
-@dataclass
 class Worker:
-    """What a worker has at hand.
+    """What a worker has at hand, once it has loaded and checked what the unfinished runs need.
 
-    Attributes:
+    Args:
         shared: the round.
         sender: where it tells what it does.
+
+    Attributes:
         queue: the units, as it sees them.
         units: the units by name, once they are decided.
+
+    Raises:
+        InputError: something in the settings cannot be had.
     """
 
-    shared: Round
-    sender: Sender
-    queue: Queue = field(init=False)
-    units: dict[str, Unit] = field(default_factory=dict)
-    _contexts: list[tuple[list[RunConfig], Context]] = field(default_factory=list)
-    _context_of: dict[RunConfig, Context] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.queue = self.shared.queue
-
-    def prepare(self) -> None:
-        """Load and check what the runs that are not finished need."""
-        planned = list(self.shared.configs.values())
-        self._contexts = contexts(
-            self._pending(planned),
-            planned,
-            self.shared.out,
-            self.sender,
-            device=self._device,
-            loaded=Loaded(),
+    def __init__(self, shared: Round, sender: Sender) -> None:
+        self.queue, self.units = shared.queue, dict[str, Unit]()
+        self._shared, self._sender = shared, sender
+        runs = list(shared.configs.values())
+        self._device = resolve_device(runs[0].engine.device)
+        self._groups = contexts(
+            self._pending(runs), runs, shared.out, sender, device=self._device, loaded=Loaded()
         )
-        self._context_of = {run: own for group, own in self._contexts for run in group}
+        self._context_of = {run: context for group, context in self._groups for run in group}
 
     def plan(self, lease: Lease) -> Record:
         """Decide what the units are, unless that was decided already."""
-        shared = self.shared
+        shared = self._shared
         pending = self._pending(list(shared.configs.values()))
-        found = parts(self._contexts, pending, shared.out, self._device)
+        found = parts(self._groups, pending, shared.out, self._device)
         rows = [asdict(unit) for unit in cut(found, shared.num_workers)]
         publish(shared.folder / UNITS, {"units": rows})
-        self.sender.send(done=lease.unit)
+        self._sender.send(done=lease.unit)
         return failed_rows({})
 
     def do(self, lease: Lease) -> Record:
         """Train and evaluate the runs of a unit that are not finished."""
-        unit, out = self.units[lease.unit], self.shared.out
-        self.sender.speaks = True
-        self.sender.send(unit=lease.unit, number=lease.number)
-        configs = self.shared.configs
+        unit, out = self.units[lease.unit], self._shared.out
+        self._sender.speaks = True
+        self._sender.send(unit=lease.unit, number=lease.number)
+        configs = self._shared.configs
         left = [configs[name] for name in unit.runs if not is_finished(out / name)]
         ended: Sequence[Outcome] = []
         if left and self.queue.crashes(unit.name) >= MOST_CRASHES:
             ended = [Outcome(out / run_id(run), None, failure=_crashed()) for run in left]
         elif left:
-            tenure = Tenure(f"{self.shared.folder.name}/{unit.name}", lease.number)
+            tenure = Tenure(f"{self._shared.folder.name}/{unit.name}", lease.number)
             context = replace(self._context_of[left[0]], tenure=tenure)
             planned = [configs[name] for name in unit.planned]
-            ended = attempt(Part(left, context, unit.slots, planned), out)
-        self.sender.send(done=lease.unit)
+            ended = attempt(CohortPart(left, context, unit.slots, planned), out)
+        self._sender.send(done=lease.unit)
         return failed_rows(dict(zip(map(run_id, left), ended, strict=True)))
 
-    @property
-    def _device(self) -> torch.device:
-        return resolve_device(next(iter(self.shared.configs.values())).engine.device)
-
     def _pending(self, runs: Sequence[RunConfig]) -> set[RunConfig]:
-        return {run for run in runs if not is_finished(self.shared.out / run_id(run))}
+        return {run for run in runs if not is_finished(self._shared.out / run_id(run))}
 
 
 def _crashed() -> Failure:

@@ -76,7 +76,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Part:
+class CohortPart:
     """Runs that are trained at once.
 
     Attributes:
@@ -224,7 +224,7 @@ def parts(
     pending: Set[RunConfig],
     out: Path,
     device: torch.device,
-) -> Iterator[Part]:
+) -> Iterator[CohortPart]:
     """Yield what is trained at once, one after the other: a cohort, or a run where slots are 1."""
     for group, context in shared:
         for plan, slots in planned_cohorts(group, context, device):
@@ -232,7 +232,7 @@ def parts(
             slots = slots_to_go_on(left, context, out, planned=plan.runs, slots=slots)
             # One at a time, each is written as soon as it is done.
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
-                yield Part(chosen, context, slots, plan.runs)
+                yield CohortPart(chosen, context, slots, plan.runs)
 
 
 def announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
@@ -272,7 +272,7 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
-def attempt(part: Part, out: Path) -> list[Outcome]:
+def attempt(part: CohortPart, out: Path) -> list[Outcome]:
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
     runs, context = part.runs, part.context
     try:

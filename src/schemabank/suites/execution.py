@@ -6,6 +6,7 @@ interrupted suite ends with the same bytes as one that was not interrupted.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ Row = dict[str, object]
 # may be as large, and even infinite.
 LARGEST_SPREAD = 1e150
 
+RunTitled = Callable[[Sequence[tuple[RunConfig, str]]], list[Outcome]]
+
 
 @dataclass(frozen=True)
 class SuiteOutcome:
@@ -77,7 +80,7 @@ class SuiteOutcome:
     def tables(self) -> list[PlainTable]:
         """How the learning rates were chosen, the final scores, and adapters in doubt."""
         choices = () if self.search is None else self.search.choices or ()
-        results = [outcome.result for outcome in (*self.trials, *self.outcomes)]
+        results = [o.result for o in (*self.trials, *self.outcomes)]
         return [
             *_tuning_tables(choices),
             *result_tables(self.suite, self.outcomes),
@@ -130,15 +133,15 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
+    run_titled = partial(_run_titled, partial(launcher, out=out, reporter=reporter, device=device))
     found = None
     if suite.tune is not None:
-        found = _search_rates(suite, out, reporter, device, launcher)
+        found = _search_rates(suite, out, reporter, device, run_titled)
         if tune_only:
             return SuiteOutcome(suite, (), found)
         suite = tuned(suite, found)
-    titled = [(run.config, run.title) for run in suite.runs]
     with written_manifest(out, suite, found):
-        outcomes = _run_titled(titled, out, reporter, device, launcher)
+        outcomes = run_titled([(run.config, run.title) for run in suite.runs])
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 
@@ -188,7 +191,7 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
 
 
 def _search_rates(
-    suite: Suite, out: Path, reporter: Reporter, device: torch.device, launcher: Launcher
+    suite: Suite, out: Path, reporter: Reporter, device: torch.device, run_titled: RunTitled
 ) -> RateSearch:
     """Choose the learning rates; finished runs of the search are reused."""
     finished = _outcome_reader(out, note=reporter.note)
@@ -201,7 +204,7 @@ def _search_rates(
         if outcomes is None:
             write_manifest(out, suite, found)
             trials = [(trial.run.config, trial.title) for trial in found.missing]
-            outcomes = _run_titled(trials, out, reporter, device, launcher)
+            outcomes = run_titled(trials)
             ended = replace(found, outcomes=(*found.outcomes, *outcomes))
             write_manifest(out, suite, ended)  # what has diverged is not tried again
             _check_failures(outcomes)
@@ -242,16 +245,12 @@ def _known_outcome(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome
 
 
 def _run_titled(
-    titled: Sequence[tuple[RunConfig, str]],
-    out: Path,
-    reporter: Reporter,
-    device: torch.device,
-    launcher: Launcher,
+    run: Callable[..., list[Outcome]], titled: Sequence[tuple[RunConfig, str]]
 ) -> list[Outcome]:
     """Run what is not finished; places with the same settings share a run."""
     ids = [run_id(config) for config, _ in titled]
     configs, titles = zip(*dict(zip(ids, titled, strict=True)).values(), strict=True)
-    done = launcher(configs, out, reporter, device=device, titles=titles)
+    done = run(configs, titles=titles)
     outcomes = dict(zip(dict.fromkeys(ids), done, strict=True))
     return [outcomes[name] for name in ids]
 
@@ -370,8 +369,7 @@ def _result_table(
     suite: Suite, results: Sequence[Mapping[str, Any] | None], group: str
 ) -> PlainTable:
     names = list(dict.fromkeys(name for run in suite.runs for name in run.point))
-    scores: dict[tuple[str, ...], list[float]] = {}
-    metric = ""
+    scores, metric = dict[tuple[str, ...], list[float]](), ""
     for run, result in zip(suite.runs, results, strict=True):
         key = (run.arm, *(str(run.point.get(name, "")) for name in names))
         scores.setdefault(key, [])
