@@ -46,7 +46,8 @@ def harmed_worker(arguments: Sequence[str]) -> None:
 
     Checkpoints.is_due = harming  # type: ignore[method-assign] -- this process is ours
     checkpointing._how_often = lambda _: (None, 1)
-    sys.argv = list(arguments)
+    _, folder, _, *others = arguments
+    sys.argv = ["worker", folder, str(os.getppid()), *others]
     worker.main()
 
 

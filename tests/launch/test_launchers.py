@@ -72,6 +72,7 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     path = tiny(finished, tmp_path / "s.yaml", grid={}, defaults=SHORT)
     _, outcomes, _ = ran(path, tmp_path / "alone")
     monkeypatch.setattr(Round, "remove", lambda _: None)  # to see who did what
+    monkeypatch.setattr(crew, "SILENT", 1000.0)  # it is to wake up
     notes = Waking(harm)
     ended = shared(path, tmp_path / "shared", notes)
     assert [o.failure for o in ended.outcomes] == [None] * 4

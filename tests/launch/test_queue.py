@@ -67,6 +67,19 @@ def test_a_holder_is_told_that_another_has_the_unit(tmp_path: Path) -> None:
         assert told.wait(10 * LEASE_S)
 
 
+def test_work_that_another_has_taken_over_is_not_told(tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def work(lease: Lease) -> Record:
+        (lease.folder / "claim-2").touch()
+        (lease.folder / "done-2").write_text('{"failed": []}')
+        return {"failed": [{"run_id": "x"}]}
+
+    share(Queue(tmp_path, 1000.0), ["a"], work, pause_s=0, on_lost=lambda: told.append("lost"))
+    assert set(told) == {"lost"}
+    assert not (tmp_path / "a" / "done-1").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "crashes"), [(RuntimeError, 1), (SystemExit, 0), (KeyboardInterrupt, 0)]
 )

@@ -86,7 +86,7 @@ class Crew:
         log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(  # noqa: S603 -- our own module
-                command(self._shared.folder, speaks=number == 0),
+                command(self._shared.folder, os.getpid(), speaks=number == 0),
                 env={**os.environ, **self._environments[number]},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from schemabank.runs.progress import Reporter, RunState
@@ -21,10 +21,12 @@ class Sender:
 
     Attributes:
         speaks: whether notes are told; all workers prepare the same, and one says so.
+        holds: whether this worker still holds what it works on. If not, its runs end elsewhere.
     """
 
     def __init__(self, pipe: TextIO, *, speaks: bool) -> None:
         self.speaks = speaks
+        self.holds: Callable[[], bool] = lambda: True
         self._pipe, self._lock, self._told_s = pipe, threading.Lock(), 0.0
 
     def send(self, **message: object) -> None:
@@ -63,7 +65,8 @@ class Sender:
 
     def run_state(self, run: str, state: RunState, detail: str = "") -> None:
         """Tell what has become of a run."""
-        self.send(run=run, state=state, detail=detail)
+        if self.holds():
+            self.send(run=run, state=state, detail=detail)
 
 
 class Screen:

@@ -194,7 +194,8 @@ def share(
         units: in the order in which they are to be begun.
         work: does one, and returns what has become of it. What it raises gives the unit free.
         pause_s: how long to wait where others hold all that are not done.
-        on_lost: called when a unit was taken over while this process worked on it.
+        on_lost: called when a unit was taken over while this process worked on it; another thread
+            may call it, too.
     """
     left = dict.fromkeys(units)
     while left:
@@ -220,7 +221,11 @@ def _work(
 ) -> None:
     try:
         with beating(lease, lease_s, on_lost):
-            lease.done(work(lease))
+            record = work(lease)
+        if lease.is_ours():
+            lease.done(record)
+        else:  # it was taken over before the other thread looked
+            on_lost()
     except Exception:
         lease.end("crashed")
         raise

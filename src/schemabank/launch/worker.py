@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -38,14 +37,16 @@ SPEAKS = "--speaks"
 MODULE = "schemabank.launch.worker"
 
 
-def command(folder: Path, *, speaks: bool) -> list[str]:
+def command(folder: Path, parent: int, *, speaks: bool) -> list[str]:
     """Return the command that starts a worker on a round.
 
     Args:
         folder: of the round.
+        parent: the process that starts it, and with which it ends.
         speaks: whether it tells how it prepares, which all workers do alike.
     """
-    return [sys.executable, "-m", MODULE, str(folder), *([SPEAKS] if speaks else [])]
+    words = [str(folder), str(parent), *([SPEAKS] if speaks else [])]
+    return [sys.executable, "-m", MODULE, *words]
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     # Libraries print what they like. That must not get among the messages.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
     sender = Sender(pipe, speaks=SPEAKS in sys.argv)
     try:
         with quiet_libraries():
@@ -115,7 +116,7 @@ class Worker:
     def do(self, lease: Lease) -> Record:
         """Train and evaluate the runs of a unit that are not finished."""
         unit, out = self.units[lease.unit], self._shared.out
-        self._sender.speaks = True
+        self._sender.speaks, self._sender.holds = True, lease.is_ours
         self._sender.send(unit=lease.unit, number=lease.number)
         configs = self._shared.configs
         left = [configs[name] for name in unit.runs if not is_finished(out / name)]
@@ -147,11 +148,13 @@ def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _end_with(parent: int) -> None:
-    """Ask this process to end, as SIGTERM does, when the one that started it is gone."""
+    """Ask this process to end, as SIGTERM does, when the one that started it is gone.
+
+    It may have been gone before this one could ask for its own parent, so it was told.
+    """
     while os.getppid() == parent:
         time.sleep(PAUSE_S)
-    with suppress(ProcessLookupError):
-        os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
