@@ -1,18 +1,24 @@
 import os
 import re
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from harmed import HARM, SIGNALS, Forked
+from schemabank.cli import app
 from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure
+from schemabank.config.settings import RunConfig
 from schemabank.launch import crew, launchers
 from schemabank.launch.launchers import GPUS, THREADS, LauncherName, Workers, launcher
 from schemabank.launch.rounds import ROUNDS, WORK, Round
 from schemabank.runs.experiment import run_all
+from schemabank.runs.members import Outcome
 from schemabank.runs.progress import RunState
 from schemabank.suites.execution import SuiteOutcome, run_suite
 from schemabank.suites.suite import load_suite
@@ -172,3 +178,30 @@ def test_workers_of_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv(THREADS, "5")
     assert launcher("local", 3, "cpu") == Workers([{}] * 3)
     assert launcher("local", None, "cpu") is run_all
+
+
+def test_the_command_line_says_what_to_do_without_gpus(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    path = tiny(finished, tmp_path / "s.yaml")
+    done = CliRunner().invoke(app, ["suite", str(path), "--launch", "gpus"])
+    assert isinstance(done.exception, InputError)
+    assert "PyTorch sees no GPU" in str(done.exception)
+    assert CliRunner().invoke(app, ["suite", str(path), "--launch", "moon"]).exit_code == 2
+
+
+def test_the_command_line_hands_the_suite_to_the_workers(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Sequence[object]] = []
+
+    def ran_by(self: Workers, runs: Sequence[RunConfig], *_: object, **__: object) -> list[Outcome]:
+        found.append(self.environments)
+        return [Outcome(tmp_path, None, failure=Failure("disk", "full")) for _ in runs]
+
+    monkeypatch.setattr(Workers, "__call__", ran_by)
+    path, out = tiny(finished, tmp_path / "s.yaml"), tmp_path / "runs"
+    words = ["suite", str(path), "--workers", "3", "--out", str(out)]
+    assert CliRunner().invoke(app, [*words, "--set", "engine.device=cpu"]).exit_code == 1
+    assert [len(environments) for environments in found] == [3]
