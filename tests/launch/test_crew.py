@@ -47,7 +47,7 @@ RUNS = [RunConfig(arm="lora", seed=seed) for seed in (1, 2, 3)]
 
 
 def decided(out: Path) -> Round:
-    found = open_round(RUNS, out, num_workers=2, lease_s=LEASE_S)
+    found = open_round(RUNS, out, planned=RUNS, num_workers=2, lease_s=LEASE_S)
     units = [
         {"name": str(number), "runs": [run_id(run)], "planned": [], "slots": 1}
         for number, run in enumerate(RUNS, start=1)

@@ -75,17 +75,19 @@ def claims(out: Path) -> list[int]:
 def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     finished: Finished, harm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tiny(finished, tmp_path / "s.yaml", grid={}, defaults=SHORT)
+    arms: dict[str, object] = {"base": {}, "lora": {}, "schemabank": {}}
+    changes = {"arms": arms, "seeds": [1], "grid": {}, "defaults": SHORT}
+    path = tiny(finished, tmp_path / "s.yaml", **changes)
     _, outcomes, _ = ran(path, tmp_path / "alone")
     monkeypatch.setattr(Round, "remove", lambda _: None)  # to see who did what
     monkeypatch.setattr(crew, "SILENT", 1000.0)  # it is to wake up
     notes = Waking(harm)
     ended = shared(path, tmp_path / "shared", notes)
-    assert [o.failure for o in ended.outcomes] == [None] * 4
+    assert [o.failure for o in ended.outcomes] == [None] * 3
     assert [o.result for o in ended.outcomes] == [o.result for o in outcomes]
     ours = {n: d for n, d in records(tmp_path / "shared").items() if not n.startswith(ROUNDS)}
     assert ours == records(tmp_path / "alone")
-    assert claims(tmp_path / "shared") == [1, 1, 2, 2], "twice only what a lost lease explains"
+    assert claims(tmp_path / "shared") == [1, 2, 2], "twice only what a lost lease explains"
     told = "\n".join(notes.lines)
     assert len(re.findall(TAKEN_OVER, told)) == 2
     assert len(re.findall(r"resumed at step [23] of 6", told)) == 2

@@ -13,7 +13,7 @@ FULL = Failure("disk", "No space left on device")
 
 
 def opened(out: Path, *, num_workers: int = 2) -> Round:
-    return open_round(RUNS, out, num_workers=num_workers, lease_s=9.0)
+    return open_round(RUNS, out, planned=RUNS, num_workers=num_workers, lease_s=9.0)
 
 
 def decided(found: Round) -> None:
@@ -67,7 +67,8 @@ def test_failures_are_told_as_they_were_and_tried_again_in_the_next_round(tmp_pa
 
 def test_other_runs_have_a_round_of_their_own(tmp_path: Path) -> None:
     found = opened(tmp_path)
-    other = open_round(RUNS[:1], tmp_path, num_workers=2, lease_s=9.0)
+    other = open_round(RUNS[:1], tmp_path, planned=RUNS, num_workers=2, lease_s=9.0)
     assert other.folder != found.folder
+    assert (list(other.configs), other.wanted) == (NAMES, NAMES[:1])
     found.remove()
     assert other.folder.exists()

@@ -78,6 +78,11 @@ def suite(
 
     if dry_run and tune_only:
         raise InputError("--dry-run and --tune-only were both given: leave out one of them")
+    if dry_run and (launch != "local" or workers is not None):
+        raise InputError(
+            "--dry-run shows the cohorts as one process trains them, and --launch and --workers "
+            "change nothing of that: leave them out"
+        )
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     from schemabank.launch.launchers import launcher
@@ -85,7 +90,6 @@ def suite(
     from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
-    trains = launcher(launch, workers, found.runs[0].config.engine.device)
     place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
     with reporter() as progress:
         if dry_run and as_json:
@@ -94,6 +98,7 @@ def suite(
         if dry_run:
             print_tables(plan_suite(found, place, progress))
             return
+        trains = launcher(launch, workers, found.runs[0].config.engine.device)
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     if as_json:
         print_json(ended.rows())

@@ -4,6 +4,7 @@ A launcher does what :func:`schemabank.runs.experiment.run_all` does, with the s
 processes may be lost and all work begun twice: what counts is on the disk.
 """
 
+import gc
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -122,19 +123,21 @@ class Workers:
             outcomes |= untaught(left, found, out, reporter)
             left = [run for run in left if run not in outcomes]
         if left:
-            outcomes |= self._shared(left, planned, out, reporter)
+            shared = open_round(
+                runs,
+                out,
+                planned=planned,
+                num_workers=len(self.environments),
+                lease_s=self.lease_s,
+            )
+            outcomes |= self._done(shared, left, reporter)
         return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
 
-    def _shared(
-        self,
-        runs: Sequence[RunConfig],
-        planned: Sequence[RunConfig],
-        out: Path,
-        reporter: Reporter,
+    def _done(
+        self, shared: Round, runs: Sequence[RunConfig], reporter: Reporter
     ) -> dict[RunConfig, Outcome]:
-        """Let processes train runs, and return what has become of them."""
-        num_workers = len(self.environments)
-        shared = open_round(planned, out, num_workers=num_workers, lease_s=self.lease_s)
+        """Let processes do a round, and return what has become of some of its runs."""
+        _free_memory()
         crew = Crew(shared, self.environments, reporter)
         try:
             crew.work()
@@ -150,6 +153,13 @@ class Workers:
         if all(outcome.failure is None for outcome in outcomes.values()):
             shared.remove()
         return outcomes
+
+
+def _free_memory() -> None:
+    """Leave the GPU to the workers; this process may have planned on it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _forget_unbegun(shared: Round) -> None:

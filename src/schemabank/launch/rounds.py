@@ -6,6 +6,7 @@ once, by the first worker, and stay: with the number of slots they decide the la
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,7 +52,8 @@ class Round:
     Attributes:
         folder: of the round.
         out: folder of the runs.
-        configs: settings of the runs by their ids, finished or not.
+        configs: settings by their ids of the runs for which cohorts are planned, finished or not.
+        wanted: ids of those that are to be done.
         num_workers: for how many processes the cohorts are cut.
         lease_s: how long a process may be silent.
     """
@@ -59,6 +61,7 @@ class Round:
     folder: Path
     out: Path
     configs: Mapping[str, RunConfig]
+    wanted: Sequence[str]
     num_workers: int
     lease_s: float
 
@@ -121,24 +124,39 @@ def failed_rows(outcomes: Mapping[str, Outcome]) -> Record:
     }
 
 
-def open_round(runs: Sequence[RunConfig], out: Path, *, num_workers: int, lease_s: float) -> Round:
+def open_round(
+    runs: Sequence[RunConfig],
+    out: Path,
+    *,
+    planned: Sequence[RunConfig],
+    num_workers: int,
+    lease_s: float,
+) -> Round:
     """Return the round in which runs are done: the one that is under way, or a new one.
 
     A round that is over, and had failed runs, is followed by another, which tries them again.
 
     Args:
-        runs: all of the round, finished or not.
+        runs: that are to be done, with those of them that are finished already.
         out: their folder.
+        planned: these runs and others, for which cohorts are planned.
         num_workers: for how many processes a new round's cohorts are cut.
         lease_s: how long a process may be silent in a new round.
     """
-    names = "\n".join(sorted(map(run_id, runs)))
+    told = [run.model_dump(mode="json") for run in planned]
+    rows: Record = {
+        "num_workers": num_workers,
+        "lease_s": lease_s,
+        "wanted": [run_id(run) for run in runs],
+        "planned": told,
+    }
+    names = json.dumps([sorted(map(run_id, each)) for each in (runs, planned)])
     name = hashlib.sha256(names.encode()).hexdigest()[:ID_LENGTH]
     earlier = None
     for number in _numbers(out / ROUNDS, name):
         folder = out / ROUNDS / f"{name}-{number}"
         if not folder.exists():
-            _write(folder, runs, num_workers, lease_s)
+            _write(folder, rows)
         found = read_round(folder)
         if earlier is not None:
             earlier.remove()
@@ -151,9 +169,9 @@ def open_round(runs: Sequence[RunConfig], out: Path, *, num_workers: int, lease_
 def read_round(folder: Path) -> Round:
     """Read a round from its folder, which lies in that of its runs."""
     told: dict[str, Any] = read_json(folder / ROUND)
-    runs = map(RunConfig.model_validate, told["runs"])
-    configs = {run_id(run): run for run in runs}
-    return Round(folder, folder.parents[1], configs, told["num_workers"], told["lease_s"])
+    configs = {run_id(run): run for run in map(RunConfig.model_validate, told["planned"])}
+    numbers = told["num_workers"], told["lease_s"]
+    return Round(folder, folder.parents[1], configs, told["wanted"], *numbers)
 
 
 def _numbers(place: Path, name: str) -> Iterator[int]:
@@ -165,12 +183,10 @@ def _numbers(place: Path, name: str) -> Iterator[int]:
         number += 1
 
 
-def _write(folder: Path, runs: Sequence[RunConfig], num_workers: int, lease_s: float) -> None:
+def _write(folder: Path, rows: Record) -> None:
     """Make a round's folder, unless another process is faster."""
     partial = temporary(folder)
     partial.mkdir(parents=True)
-    told = [run.model_dump(mode="json") for run in runs]
-    rows = {"num_workers": num_workers, "lease_s": lease_s, "runs": told}
     write_json(partial / ROUND, rows)
     try:
         partial.rename(folder)

@@ -96,18 +96,17 @@ class Worker:
     def __init__(self, shared: Round, sender: Sender) -> None:
         self.queue, self.units = shared.queue, dict[str, Unit]()
         self._shared, self._sender = shared, sender
-        runs = list(shared.configs.values())
-        self._device = resolve_device(runs[0].engine.device)
+        planned, pending = list(shared.configs.values()), self._pending()
+        self._device = resolve_device(planned[0].engine.device)
         self._groups = contexts(
-            self._pending(runs), runs, shared.out, sender, device=self._device, loaded=Loaded()
+            pending, planned, shared.out, sender, device=self._device, loaded=Loaded()
         )
         self._context_of = {run: context for group, context in self._groups for run in group}
 
     def plan(self, lease: Lease) -> Record:
         """Decide what the units are, unless that was decided already."""
         shared = self._shared
-        pending = self._pending(list(shared.configs.values()))
-        found = parts(self._groups, pending, shared.out, self._device)
+        found = parts(self._groups, self._pending(), shared.out, self._device)
         rows = [asdict(unit) for unit in cut(found, shared.num_workers)]
         publish(shared.folder / UNITS, {"units": rows})
         self._sender.send(done=lease.unit)
@@ -131,8 +130,9 @@ class Worker:
         self._sender.send(done=lease.unit)
         return failed_rows(dict(zip(map(run_id, left), ended, strict=True)))
 
-    def _pending(self, runs: Sequence[RunConfig]) -> set[RunConfig]:
-        return {run for run in runs if not is_finished(self._shared.out / run_id(run))}
+    def _pending(self) -> set[RunConfig]:
+        out, configs = self._shared.out, self._shared.configs
+        return {configs[name] for name in self._shared.wanted if not is_finished(out / name)}
 
 
 def _crashed() -> Failure:
