@@ -61,7 +61,7 @@ def harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shared(path: Path, out: Path, notes: Notes, *, num_workers: int = 2) -> SuiteOutcome:
-    workers = Workers([{}] * num_workers, lease_s=LEASE_S)
+    workers = Workers(environments=[{}] * num_workers, lease_s=LEASE_S)
     return run_suite(load_suite(path), out, notes, launcher=workers)
 
 
@@ -109,7 +109,7 @@ class Interrupting(Notes):
 
 @pytest.mark.usefixtures("gsm8k")
 def test_an_interrupted_suite_goes_on_with_two_launchers_at_once(
-    finished: Finished, harm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, harm: Path, tmp_path: Path
 ) -> None:
     """Five runs of a cohort that trains two at once: the parts have two, two and one."""
     for name in SIGNALS:
@@ -122,16 +122,12 @@ def test_an_interrupted_suite_goes_on_with_two_launchers_at_once(
     out = tmp_path / "shared"
     with pytest.raises(KeyboardInterrupt):
         shared(path, out, Interrupting())
-    begun = claims(out)
-    assert 1 <= len(begun) <= 3
-    monkeypatch.setattr(Round, "remove", lambda _: None)
+    assert 1 <= len(claims(out)) <= 3
     with ThreadPoolExecutor() as pool:
         both = [pool.submit(shared, path, out, Notes(), num_workers=1) for _ in range(2)]
         results = [[o.result for o in each.result(200).outcomes] for each in both]
     assert results == [[o.result for o in outcomes]] * 2
-    assert {n: d for n, d in records(out).items() if ROUNDS not in n} == records(tmp_path / "alone")
-    assert len(claims(out)) == 3
-    assert sum(claims(out)) <= 3 + len(begun), "only what was under way is claimed again"
+    assert records(out) == records(tmp_path / "alone"), "nor is anything left of the work"
 
 
 @pytest.mark.usefixtures("gsm8k", "harm")
@@ -164,9 +160,11 @@ def test_every_gpu_has_a_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv(GPUS, raising=False)
-    assert launcher("gpus", None, "auto") == Workers([{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}])
+    assert launcher("gpus", None, "auto") == Workers(
+        environments=[{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}]
+    )
     monkeypatch.setenv(GPUS, "4, GPU-6c,7")
-    assert launcher("gpus", 2, "cuda") == Workers([{GPUS: "4"}, {GPUS: "GPU-6c"}])
+    assert launcher("gpus", 2, "cuda") == Workers(environments=[{GPUS: "4"}, {GPUS: "GPU-6c"}])
     with pytest.raises(InputError, match="--workers is 4, but 3 GPUs"):
         launcher("gpus", 4, "auto")
     with pytest.raises(InputError, match=r"--workers is 2, but the runs use a GPU.*--launch gpus"):
@@ -176,9 +174,9 @@ def test_every_gpu_has_a_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPat
 def test_workers_of_a_cpu_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launchers, "given_cores", lambda: 8)
     monkeypatch.delenv(THREADS, raising=False)
-    assert launcher("local", 3, "cpu") == Workers([{THREADS: "2"}] * 3)
+    assert launcher("local", 3, "cpu") == Workers(environments=[{THREADS: "2"}] * 3)
     monkeypatch.setenv(THREADS, "5")
-    assert launcher("local", 3, "cpu") == Workers([{}] * 3)
+    assert launcher("local", 3, "cpu") == Workers(environments=[{}] * 3)
     assert launcher("local", None, "cpu") is run_all
 
 

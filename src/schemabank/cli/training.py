@@ -62,8 +62,8 @@ def suite(
         int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
     ] = None,
     launch: Annotated[
-        Literal["local", "gpus"],
-        typer.Option(help="Where runs train: this process, or a worker on every GPU."),
+        Literal["local", "gpus", "ray"],
+        typer.Option(help="Where runs train: here, on every GPU of this machine, on a cluster."),
     ] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; on a CPU they share its cores.")

@@ -22,6 +22,7 @@ from schemabank.common.files import read_text
 from schemabank.launch.messages import Message, Screen
 from schemabank.launch.queue import End, Lease
 from schemabank.launch.rounds import WORK, Round
+from schemabank.launch.watch import Watch
 from schemabank.launch.worker import LOST, PAUSE_S, command
 from schemabank.runs.progress import Reporter
 
@@ -57,11 +58,11 @@ class Crew:
     ) -> None:
         self.screen = Screen(reporter)
         self._shared, self._environments, self._reporter = shared, environments, reporter
-        self._queue = shared.queue
+        self._watch = Watch(shared, reporter, len(environments))
+        self._queue = self._watch.queue
         self._hands: dict[int, _Hand] = {}
         self._inbox: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
-        self._units: list[str] | None = None
-        self._num_done, self._num_fruitless = 0, 0
+        self._num_fruitless = 0
 
     def work(self) -> None:
         """Let the processes work until the round is over.
@@ -74,13 +75,14 @@ class Crew:
         try:
             for number in range(len(self._environments)):
                 self._start(number)
-            while not self._is_over():
+            while not self._watch.is_over():
                 self._listen()
                 self._kill_silent()
+                self._watch.done()
             wait_s = IDLE_S
         finally:
             self._end(wait_s)
-        self._reporter.finish()
+        self._watch.close()
 
     def _start(self, number: int) -> None:
         log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"
@@ -161,25 +163,6 @@ class Crew:
             if self._queue.silent_s(hand.lease) > SILENT * self._shared.lease_s:
                 hand.is_killed = True
                 hand.process.kill()
-
-    def _is_over(self) -> bool:
-        """Whether all is done; tells how much of it is."""
-        if self._units is None:
-            units = self._shared.units()
-            if units is None:
-                return False
-            self._units = [unit.name for unit in units]
-            self._reporter.start(self._title(sum(len(unit.runs) for unit in units)), len(units))
-        done = sum(self._queue.record(unit) is not None for unit in self._units)
-        if done > self._num_done:
-            workers = f"{len(self._environments)} workers"
-            self._reporter.advance(done - self._num_done, workers)
-            self._num_done = done
-        return done == len(self._units)
-
-    def _title(self, num_runs: int) -> str:
-        assert self._units is not None
-        return f"{num_runs} runs in {len(self._units)} parts"
 
     def _end(self, wait_s: float) -> None:
         """End all processes; those that do not end in time are killed."""

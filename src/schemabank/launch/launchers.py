@@ -1,13 +1,12 @@
-"""The ways to start what trains a suite's runs: this process, or worker processes of this machine.
+"""The ways to start what trains a suite's runs: this process, or workers that share them.
 
 A launcher does what :func:`schemabank.runs.experiment.run_all` does, with the same results. All
 processes may be lost and all work begun twice: what counts is on the disk.
 """
 
-import gc
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,23 +14,20 @@ import torch
 
 from schemabank.common.cores import given_cores
 from schemabank.common.errors import InputError
-from schemabank.common.folders import check_writable
-from schemabank.config.file import run_id
-from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
+from schemabank.launch.cluster import ray_workers
 from schemabank.launch.crew import Crew
-from schemabank.launch.rounds import Round, open_round
-from schemabank.runs.distill import TEACHERS, all_teachers, untaught
-from schemabank.runs.experiment import announce_teachers, reused, run_all
-from schemabank.runs.loading import resolve_device, resolved
+from schemabank.launch.rounds import Round
+from schemabank.launch.sharing import Sharing
+from schemabank.runs.experiment import run_all
+from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome
 from schemabank.runs.progress import Reporter
 
-LEASE_S = 120.0  # network file systems show what others wrote after up to a minute
 THREADS = "OMP_NUM_THREADS"
 GPUS = "CUDA_VISIBLE_DEVICES"
 
-LauncherName = Literal["local", "gpus"]
+LauncherName = Literal["local", "gpus", "ray"]
 
 
 class Launcher(Protocol):
@@ -53,7 +49,7 @@ def launcher(name: LauncherName, num_workers: int | None, device: str) -> Launch
     """Return what trains the runs of a suite.
 
     Args:
-        name: ``local`` or ``gpus``.
+        name: this process or processes of this machine, its GPUs, or a Ray cluster.
         num_workers: how many processes; ``None`` is this one alone, or one for every GPU.
         device: the suite's ``engine.device``.
 
@@ -61,7 +57,9 @@ def launcher(name: LauncherName, num_workers: int | None, device: str) -> Launch
         InputError: this machine, or the suite, does not allow it.
     """
     if name == "gpus":
-        return Workers(_one_gpu_each(num_workers, device))
+        return Workers(environments=_one_gpu_each(num_workers, device))
+    if name == "ray":
+        return ray_workers(num_workers, device)
     if num_workers is None:
         return run_all
     if resolve_device(device).type == "cuda":
@@ -69,102 +67,29 @@ def launcher(name: LauncherName, num_workers: int | None, device: str) -> Launch
             f"--workers is {num_workers}, but the runs use a GPU, which one process fills by "
             "itself: use --launch gpus for a worker on every GPU, or --set engine.device=cpu"
         )
-    return Workers(_cores_shared(num_workers))
+    return Workers(environments=_cores_shared(num_workers))
 
 
 @dataclass(frozen=True)
-class Workers:
+class Workers(Sharing):
     """A launcher that starts worker processes on this machine, and shares the work with others.
 
     Attributes:
         environments: what is set for each process beside our own environment.
-        lease_s: how long a process may be silent before others take its work over.
     """
 
-    environments: Sequence[Mapping[str, str]]
-    lease_s: float = LEASE_S
+    environments: Sequence[Mapping[str, str]] = field(kw_only=True)
 
-    def __call__(
-        self,
-        runs: Sequence[RunConfig],
-        out: Path,
-        reporter: Reporter,
-        *,
-        device: torch.device,
-        titles: Sequence[str] | None = None,
-    ) -> list[Outcome]:
-        """Train and evaluate runs that are not finished, their teachers before them.
+    @property
+    def num_workers(self) -> int:
+        """How many processes there are."""
+        return len(self.environments)
 
-        Raises:
-            InputError: something in the settings cannot be had.
-            RuntimeError: the processes end before they begin.
-        """
-        runs = resolved(runs, device, note=reporter.note)
-        ids = map(run_id, runs)
-        reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-        found = self._ended(runs, runs, out, reporter)
-        return [found[run] for run in runs]
-
-    def _ended(
-        self,
-        runs: Sequence[RunConfig],
-        planned: Sequence[RunConfig],
-        out: Path,
-        reporter: Reporter,
-    ) -> dict[RunConfig, Outcome]:
-        """Return the outcome of every run, after those that are not finished were trained."""
-        outcomes = reused(runs, out, reporter)
-        left = [run for run in runs if run not in outcomes]
-        for run in left:
-            check_writable(out / run_id(run))
-        if teachers := all_teachers(left):
-            announce_teachers(teachers, out / TEACHERS, reporter)
-            found = self._ended(teachers, all_teachers(planned), out / TEACHERS, reporter)
-            outcomes |= untaught(left, found, out, reporter)
-            left = [run for run in left if run not in outcomes]
-        if left:
-            shared = open_round(
-                runs,
-                out,
-                planned=planned,
-                num_workers=len(self.environments),
-                lease_s=self.lease_s,
-            )
-            outcomes |= self._done(shared, left, reporter)
-        return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
-
-    def _done(
-        self, shared: Round, runs: Sequence[RunConfig], reporter: Reporter
-    ) -> dict[RunConfig, Outcome]:
-        """Let processes do a round, and return what has become of some of its runs."""
-        _free_memory()
+    def work(self, shared: Round, reporter: Reporter) -> Set[str]:
+        """Let the processes do a round."""
         crew = Crew(shared, self.environments, reporter)
-        try:
-            crew.work()
-        except InputError:
-            _forget_unbegun(shared)
-            raise
-        outcomes = shared.outcomes(runs)
-        for run, outcome in outcomes.items():
-            if run_id(run) not in crew.screen.told:  # another launcher's workers did it
-                failure = outcome.failure
-                end: Literal["finished", "failed"] = "failed" if failure else "finished"
-                reporter.run_state(run_id(run), end, failure.message if failure else "")
-        if all(outcome.failure is None for outcome in outcomes.values()):
-            shared.remove()
-        return outcomes
-
-
-def _free_memory() -> None:
-    """Leave the GPU to the workers; this process may have planned on it."""
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-
-
-def _forget_unbegun(shared: Round) -> None:
-    if shared.units() is None:
-        shared.remove()
+        crew.work()
+        return crew.screen.told
 
 
 def _one_gpu_each(num_workers: int | None, device: str) -> list[Mapping[str, str]]:

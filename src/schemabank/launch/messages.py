@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from schemabank.runs.progress import Reporter, RunState
@@ -19,25 +20,27 @@ Message = Mapping[str, Any]
 class Sender:
     """A worker's reporter: tells what it is told on, but for phases, which are one process's.
 
+    Args:
+        pipe: where it tells; ``None`` for a worker to which nobody listens.
+
     Attributes:
         speaks: whether notes are told; all workers prepare the same, and one says so.
         holds: whether this worker still holds what it works on. If not, its runs end elsewhere.
     """
 
-    def __init__(self, pipe: TextIO, *, speaks: bool) -> None:
+    def __init__(self, pipe: TextIO | None, *, speaks: bool) -> None:
         self.speaks = speaks
         self.holds: Callable[[], bool] = lambda: True
         self._pipe, self._lock, self._told_s = pipe, threading.Lock(), 0.0
 
     def send(self, **message: object) -> None:
         """Tell one thing; if nobody listens any more, the worker is about to be told to end."""
+        if self._pipe is None:
+            return
         line = json.dumps(message) + "\n"
-        try:
-            with self._lock:
-                self._pipe.write(line)
-                self._pipe.flush()
-        except BrokenPipeError:
-            pass
+        with suppress(BrokenPipeError), self._lock:
+            self._pipe.write(line)
+            self._pipe.flush()
 
     def note(self, text: str) -> None:
         """Tell one line."""

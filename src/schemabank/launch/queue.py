@@ -88,10 +88,10 @@ class Queue:
         """Take a unit that nobody holds; ``None``: it is held, or done.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or is gone, since all is done.
         """
         folder = self.folder / unit
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         last = _last(folder)
         if last and (self.record(unit) is not None or self._holds(Lease(folder, last))):
             return None

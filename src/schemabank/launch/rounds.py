@@ -186,7 +186,7 @@ def _numbers(place: Path, name: str) -> Iterator[int]:
 def _write(folder: Path, rows: Record) -> None:
     """Make a round's folder, unless another process is faster."""
     partial = temporary(folder)
-    partial.mkdir(parents=True)
+    (partial / WORK).mkdir(parents=True)
     write_json(partial / ROUND, rows)
     try:
         partial.rename(folder)

@@ -59,23 +59,29 @@ def main() -> None:
     sender = Sender(pipe, speaks=SPEAKS in sys.argv)
     try:
         with quiet_libraries():
-            work_on(read_round(Path(sys.argv[1])), sender)
+            work_on(Path(sys.argv[1]), sender)
     except InputError as error:
         sender.send(refused=str(error))
         sys.exit(REFUSED)
 
 
-def work_on(shared: Round, sender: Sender) -> None:
-    """Do units of a round until all are done.
+def work_on(folder: Path, sender: Sender) -> None:
+    """Do units of the round in a folder until all are done.
 
     Raises:
         InputError: something in the settings cannot be had.
     """
+    shared = read_round(folder)
     worker = Worker(shared, sender)
     take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
-    take([PLAN], worker.plan)
-    worker.units = {unit.name: unit for unit in shared.units() or ()}
-    take(list(worker.units), worker.do)
+    try:
+        take([PLAN], worker.plan)
+        worker.units = {unit.name: unit for unit in shared.units() or ()}
+        take(list(worker.units), worker.do)
+    except FileNotFoundError:
+        if folder.exists():
+            raise
+        # Another call has seen that all is done, and removed the round.
 
 
 class Worker:
