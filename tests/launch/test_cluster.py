@@ -33,7 +33,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, **resources: float) -> None:
 
 def test_where_ray_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"--launch ray needs .* pip install 'schemabank\[ray\]'"):
+    with pytest.raises(InputError, match=r"--launch ray needs .* `pip install 'schemabank\[ray\]'"):
         ray_workers(None, "auto")
 
 
