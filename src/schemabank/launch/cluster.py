@@ -20,9 +20,9 @@ import torch
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
 from schemabank.launch.messages import Sender
+from schemabank.launch.progress import RoundProgress
 from schemabank.launch.rounds import Round, Unit
 from schemabank.launch.sharing import Sharing
-from schemabank.launch.watch import Watch
 from schemabank.launch.worker import PAUSE_S, work_on
 from schemabank.runs.folder import is_finished
 from schemabank.runs.progress import Reporter
@@ -53,16 +53,16 @@ class RayWorkers(Sharing):
         options = {**self.resources, "max_retries": -1, "max_calls": 1}
         task = ray.remote(**options)(do_on_cluster)
         left = [task.remote(str(shared.folder.resolve())) for _ in range(self.tasks)]
-        watch, told = Watch(shared, reporter, self.tasks), set[str]()
+        progress, told = RoundProgress(shared, reporter, self.tasks), set[str]()
         try:
-            while not watch.is_over():
+            while not progress.is_over():
                 left = _still_going(ray, left)
-                for unit in watch.done():
-                    told |= _tell(unit, shared, watch, reporter)
+                for unit in progress.done():
+                    told |= _tell(unit, shared, progress, reporter)
         finally:
             for each in left:  # one may be stopped, and what it held was done elsewhere
                 ray.cancel(each, force=True)
-        watch.close()
+        progress.close()
         return told
 
 
@@ -131,9 +131,9 @@ def _still_going(ray: ModuleType, left: list[Any]) -> list[Any]:
     return list(going)
 
 
-def _tell(unit: Unit, shared: Round, watch: Watch, reporter: Reporter) -> set[str]:
+def _tell(unit: Unit, shared: Round, progress: RoundProgress, reporter: Reporter) -> set[str]:
     """Tell the ends of a unit's runs."""
-    failed = {row["run_id"]: row for row in (watch.queue.record(unit.name) or {})["failed"]}
+    failed = {row["run_id"]: row for row in (progress.queue.record(unit.name) or {})["failed"]}
     for name in unit.runs:
         row = failed.get(name)
         if row is None or is_finished(shared.out / name):

@@ -20,9 +20,9 @@ from queue import Empty, SimpleQueue
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 from schemabank.launch.messages import Message, Screen
+from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import End, Lease
 from schemabank.launch.rounds import WORK, Round
-from schemabank.launch.watch import Watch
 from schemabank.launch.worker import LOST, PAUSE_S, command
 from schemabank.runs.progress import Reporter
 
@@ -58,8 +58,8 @@ class Crew:
     ) -> None:
         self.screen = Screen(reporter)
         self._shared, self._environments, self._reporter = shared, environments, reporter
-        self._watch = Watch(shared, reporter, len(environments))
-        self._queue = self._watch.queue
+        self._progress = RoundProgress(shared, reporter, len(environments))
+        self._queue = self._progress.queue
         self._hands: dict[int, _Hand] = {}
         self._inbox: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
         self._num_fruitless = 0
@@ -75,14 +75,14 @@ class Crew:
         try:
             for number in range(len(self._environments)):
                 self._start(number)
-            while not self._watch.is_over():
+            while not self._progress.is_over():
                 self._listen()
                 self._kill_silent()
-                self._watch.done()
+                self._progress.done()
             wait_s = IDLE_S
         finally:
             self._end(wait_s)
-        self._watch.close()
+        self._progress.close()
 
     def _start(self, number: int) -> None:
         log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"

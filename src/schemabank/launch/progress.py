@@ -4,7 +4,7 @@ from schemabank.launch.rounds import Round, Unit
 from schemabank.runs.progress import Reporter
 
 
-class Watch:
+class RoundProgress:
     """Follows a round, and shows how much of it is done.
 
     Args:
