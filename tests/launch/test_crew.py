@@ -15,7 +15,7 @@ from schemabank.launch.queue import publish
 from schemabank.launch.rounds import UNITS, WORK, Round, open_round
 from tinyruns import Notes
 
-LEASE_S = 0.5
+LEASE_S = 2.0
 # Does what is asked for at the first claim of a unit, and the unit at any other.
 WORKER = """
 import json, os, sys, time

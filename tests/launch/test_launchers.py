@@ -25,7 +25,7 @@ from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
 from tinysuites import ran, tiny
 
-LEASE_S = 4.0
+LEASE_S = 8.0
 TAKEN_OVER = "takes over"
 SHORT = {"train": {"num_train_epochs": 1, "learning_rate": 1e-2}}
 

@@ -76,9 +76,9 @@ class Crew:
             for number in range(len(self._environments)):
                 self._start(number)
             while not self._progress.is_over():
+                self._progress.done()
                 self._listen()
                 self._kill_silent()
-                self._progress.done()
             wait_s = IDLE_S
         finally:
             self._end(wait_s)

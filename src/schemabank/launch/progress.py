@@ -16,7 +16,7 @@ class RoundProgress:
     def __init__(self, shared: Round, reporter: Reporter, num_workers: int) -> None:
         self.queue = shared.queue
         self._shared, self._reporter = shared, reporter
-        self._workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
+        self._num_workers = num_workers
         self._left: dict[str, Unit] | None = None
 
     def done(self) -> list[Unit]:
@@ -25,12 +25,19 @@ class RoundProgress:
             self._left = {unit.name: unit for unit in units}
             num_runs = sum(len(unit.runs) for unit in units)
             self._reporter.start(f"{num_runs} runs in {len(units)} parts", len(units))
+            if 0 < len(units) < self._num_workers:
+                self._reporter.note(
+                    f"{self._num_workers - len(units)} of {self._num_workers} workers have nothing "
+                    f"to do, since the runs come in {len(units)} parts: with fewer runs at once "
+                    "(engine.slots) there are more"
+                )
         found = [u for u in (self._left or {}).values() if self.queue.record(u.name) is not None]
         for unit in found:
             assert self._left is not None
             del self._left[unit.name]
         if found:
-            self._reporter.advance(len(found), self._workers)
+            workers = "1 worker" if self._num_workers == 1 else f"{self._num_workers} workers"
+            self._reporter.advance(len(found), workers)
         return found
 
     def is_over(self) -> bool:
