@@ -32,7 +32,8 @@ FLOORS = (
     ("engine",),
     ("adapters", "methods"),
     ("runs",),
-    ("report", "suites", "trainer"),
+    ("launch", "report", "trainer"),
+    ("suites",),
     ("cli",),
 )
 

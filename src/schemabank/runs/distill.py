@@ -35,6 +35,7 @@ from schemabank.runs.folder import ADAPTER, RESULT
 from schemabank.runs.inputs import ADAPTER_DIGEST, adapter_digests
 from schemabank.runs.members import Outcome
 from schemabank.runs.preflight import expected_s, shortest_s
+from schemabank.runs.progress import Reporter
 from schemabank.runs.training import Context, names_of
 
 TEACHERS = "teachers"  # folder of their runs, beside those that learn from them
@@ -92,9 +93,12 @@ def digests_of_teachers(run: RunConfig, folder: Path) -> dict[str, str]:
 
 
 def untaught(
-    runs: Sequence[RunConfig], teachers: Mapping[RunConfig, Outcome], out: Path
+    runs: Sequence[RunConfig],
+    teachers: Mapping[RunConfig, Outcome],
+    out: Path,
+    reporter: Reporter,
 ) -> dict[RunConfig, Outcome]:
-    """Return what becomes of the runs that have a teacher which failed."""
+    """Return what becomes of the runs that have a teacher which failed, and say so."""
     found: dict[RunConfig, Outcome] = {}
     for run in runs:
         for teacher in teachers_of(run):
@@ -109,6 +113,8 @@ def untaught(
                     inputs=ended.inputs,
                     kept=TEACHER_KEPT if ended.kept else "",
                 )
+    for run, outcome in found.items():
+        reporter.run_state(run_id(run), "failed", str(outcome.failure and outcome.failure.message))
     return found
 
 

@@ -6,7 +6,7 @@ runs are found by their configuration's hash and reused.
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
-from schemabank.engine.planner import plan_cohorts
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
@@ -62,8 +61,8 @@ from schemabank.runs.progress import Reporter
 from schemabank.runs.rescale import validation_items
 from schemabank.runs.resuming import (
     claimed_members,
-    is_only_evaluated,
     slots_to_go_on,
+    still_taught,
     write_settings,
 )
 from schemabank.runs.trackers import Trackers, trackers_of
@@ -79,6 +78,24 @@ class Loaded:
 
     models: dict[ModelSettings, BaseModel] = field(default_factory=dict)
     training: dict[tuple[object, ...], TrainingData] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CohortPart:
+    """Runs that are trained at once.
+
+    Attributes:
+        runs: that are not finished.
+        context: what they share.
+        slots: how many train at the same time.
+        planned: all runs of their cohort, also those that are finished or in another part: the
+            slots have room for any of them, so that no result depends on how a cohort is parted.
+    """
+
+    runs: Sequence[RunConfig]
+    context: Context
+    slots: int
+    planned: Sequence[RunConfig]
 
 
 def run_experiment(experiment: ExperimentConfig, out: Path, reporter: Reporter) -> list[Outcome]:
@@ -153,56 +170,78 @@ def _ended(
         device: where they are computed.
         loaded: models and training data; what is loaded here is added.
     """
-    outcomes = _reused(runs, out, reporter)
+    outcomes = reused(runs, out, reporter)
     pending = {run for run in runs if run not in outcomes}
     for run in pending:
         check_available(out / run_id(run))
-        check_extras(run.task)
-    groups = [group for group in sharing(planned) if not pending.isdisjoint(group)]
+    shared = contexts(pending, planned, out, reporter, device=device, loaded=loaded)
     left = [run for run in runs if run in pending]
-    trackers = trackers_of(left, out, reporter)
-    contexts = []
-    for group in groups:
-        with waiting(CHECKING, reporter.note):
-            contexts.append(prepared(group, loaded, device, reporter, trackers))
-    taught = _still_taught(left, groups, contexts, out)
+    taught = still_taught(left, shared, out)
     if teachers := all_teachers(taught):
-        _announce_teachers(teachers, out / TEACHERS, reporter)
+        announce_teachers(teachers, out / TEACHERS, reporter)
         others, place = all_teachers(planned), out / TEACHERS
         found = _ended(teachers, others, place, reporter, device=device, loaded=loaded)
-        failed = untaught(taught, found, out)
-        for run, outcome in failed.items():
-            assert outcome.failure is not None
-            reporter.run_state(run_id(run), "failed", outcome.failure.message)
+        failed = untaught(taught, found, out, reporter)
         outcomes |= failed
         pending -= failed.keys()
-    for group, context in zip(groups, contexts, strict=True):
+    for part in parts(shared, pending, out, device):
+        outcomes |= dict(zip(part.runs, attempt(part, out), strict=True))
+    return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
+
+
+def contexts(
+    pending: Set[RunConfig],
+    planned: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+    loaded: Loaded,
+) -> list[tuple[list[RunConfig], Context]]:
+    """Load and check what runs need, before any compute is spent.
+
+    Args:
+        pending: the runs that are to be computed.
+        planned: these and others of their cohorts.
+        out: folder of the runs.
+        reporter: where progress goes.
+        device: where they are computed.
+        loaded: models and training data; what is loaded here is added.
+
+    Returns:
+        The planned runs in groups that share a context, with it, as far as any of them is pending.
+
+    Raises:
+        InputError: something in the settings cannot be had.
+    """
+    for run in pending:
+        check_extras(run.task)
+    groups = [group for group in sharing(planned) if not pending.isdisjoint(group)]
+    trackers = trackers_of([run for run in planned if run in pending], out, reporter)
+    found = []
+    for group in groups:
+        with waiting(CHECKING, reporter.note):
+            found.append((group, prepared(group, loaded, device, reporter, trackers)))
+    return found
+
+
+def parts(
+    shared: Sequence[tuple[Sequence[RunConfig], Context]],
+    pending: Set[RunConfig],
+    out: Path,
+    device: torch.device,
+) -> Iterator[CohortPart]:
+    """Yield what is trained at once, one after the other: a cohort, or a run where slots are 1."""
+    for group, context in shared:
         for plan, slots in planned_cohorts(group, context, device):
             left = [run for run in plan.runs if run in pending]
             slots = slots_to_go_on(left, context, out, planned=plan.runs, slots=slots)
             # One at a time, each is written as soon as it is done.
             for chosen in [left] if slots > 1 and left else [[run] for run in left]:
-                done = _attempt(chosen, context, out, slots=slots, planned=plan.runs)
-                outcomes |= dict(zip(chosen, done, strict=True))
-    return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
+                yield CohortPart(chosen, context, slots, plan.runs)
 
 
-def _still_taught(
-    runs: Sequence[RunConfig],
-    groups: Sequence[Sequence[RunConfig]],
-    contexts: Sequence[Context],
-    out: Path,
-) -> list[RunConfig]:
-    """Return the runs that are still to learn; one that has trained asks its teachers no more."""
-    asking, trained = {run for run in runs if run.num_teachers}, set[RunConfig]()
-    for group, context in zip(groups, contexts, strict=True):
-        for plan in plan_cohorts(group):
-            own = [run for run in plan.runs if run in asking]
-            trained |= {r for r in own if is_only_evaluated(r, context, out, planned=plan.runs)}
-    return [run for run in runs if run not in trained]
-
-
-def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
+def announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Reporter) -> None:
     """Name the teachers, and say how many of them are not finished."""
     titles = titles_of(teachers)
     reporter.runs({name: f"teacher {title}" for name, title in titles.items()})
@@ -212,7 +251,7 @@ def _announce_teachers(teachers: Sequence[RunConfig], place: Path, reporter: Rep
         reporter.note(f"{counted} first, in {str(place)!r}")
 
 
-def _reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
+def reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[RunConfig, Outcome]:
     """Return the outcomes of those runs that are finished, and say which these are."""
     finished = [run for run in runs if is_finished(out / run_id(run))]
     for run in finished:
@@ -239,18 +278,12 @@ def check_all_reusable(finished: Mapping[RunConfig, Outcome], reporter: Reporter
         reporter.note(f"{count} of {len(finished)} reused runs: {note}")
 
 
-def _attempt(
-    runs: Sequence[RunConfig],
-    context: Context,
-    out: Path,
-    *,
-    slots: int,
-    planned: Sequence[RunConfig],
-) -> list[Outcome]:
+def attempt(part: CohortPart, out: Path) -> list[Outcome]:
     """Run a cohort; what goes wrong with it is its runs' failure and not the others'."""
+    runs, context = part.runs, part.context
     try:
         context.trackers.begin(runs)
-        ended = _run_cohort(runs, context, out, slots=slots, planned=planned)
+        ended = _run_cohort(runs, context, out, slots=part.slots, planned=part.planned)
     except FAILING as error:
         ended = [Outcome(out / run_id(run), None, failure=failure_of(error)) for run in runs]
     except BaseException:

@@ -4,6 +4,10 @@ A folder that carries a run's name is complete. Nothing is ever overwritten: a f
 reused, and what an interrupted one left behind is moved aside under a name of its own. The folder
 of a run that can go on, or has trained, stays under its temporary name, for the next claim to go on
 with, also where its evaluation failed.
+
+A process that shares the work with others holds a *lease*, which it may lose, say while it is
+stopped. So it writes into a folder that carries the number of its lease. Whoever takes the run over
+gives that folder another name, and nothing that the first process still writes finds it.
 """
 
 import fcntl
@@ -13,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
+from shutil import copyfile, rmtree
 from typing import TextIO
 
 from schemabank.common.errors import InputError
@@ -37,6 +41,7 @@ COST = "cost.json"
 FAILURE = "failure.json"
 ROUTING = "routing"
 PARTIAL = ".{}.partial"  # name of a run's folder until it is complete
+LEASES = ".{}.leases"  # where those lie that are written under a lease, by its number
 TRAINED = "trained"  # what a run has come to, until it is evaluated
 CHECKPOINTS = "checkpoints"  # where it stands, until its training is over
 SUITE = "suite.json"
@@ -73,6 +78,28 @@ def check_available(folder: Path) -> None:
     check_writable(folder)
     with suppress(FileNotFoundError), _lock_file(folder).open() as file:
         _lock(file, fcntl.LOCK_SH, folder, MEND)
+
+
+@dataclass(frozen=True)
+class Tenure:
+    """The right to a run's folder by a lease, which ends where another has a higher number.
+
+    Attributes:
+        unit: what was leased, by name.
+        number: of the lease; every unit counts its own.
+    """
+
+    unit: str
+    number: int
+
+    def follows(self, line: str) -> bool:
+        """Whether a lock says that it is of an earlier lease of the same unit."""
+        unit, _, number = line.rpartition(" ")
+        return unit == self.unit and number.isdecimal() and int(number) < self.number
+
+    def __str__(self) -> str:
+        """What a lock says of it."""
+        return f"{self.unit} {self.number}"
 
 
 @dataclass
@@ -125,7 +152,7 @@ class RunClaim:
 
 
 @contextmanager
-def claimed(folder: Path, *, mend: str = MEND) -> Iterator[RunClaim]:
+def claimed(folder: Path, *, mend: str = MEND, tenure: Tenure | None = None) -> Iterator[RunClaim]:
     """Reserve a run's folder for this process and give a temporary one to write into.
 
     A run that is not completed in the end is kept as ``NAME.unfinished-1`` and so on, but for one
@@ -134,17 +161,18 @@ def claimed(folder: Path, *, mend: str = MEND) -> Iterator[RunClaim]:
     Args:
         folder: of the run.
         mend: what to do where it cannot be had, for the error.
+        tenure: by which this process may write, where several share the work. Who held the unit
+            before has lost it.
 
     Raises:
         InputError: another process is writing this run, the name is taken, or the place cannot be
             written.
     """
     lock = _lock_file(folder)
-    partial = partial_folder(folder)
     missing = missing_parents(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        file = _open_locked(lock, folder, mend)
+        file = _open_locked(lock, folder, mend, tenure)
     except OSError as error:
         raise InputError(
             f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
@@ -152,20 +180,25 @@ def claimed(folder: Path, *, mend: str = MEND) -> Iterator[RunClaim]:
     with file:
         try:
             check_free(folder, mend=mend)
+            partial = _taken_over(folder, tenure)
             if not can_go_on(partial):
                 _set_aside(partial, folder)
                 partial.mkdir()
             yield RunClaim(folder, partial, partial.stat())
         finally:
-            if not can_go_on(partial):
-                _set_aside(partial, folder)
-            lock.unlink(missing_ok=True)
+            if _is_own(file, lock):
+                _leave(folder, tenure)
+                lock.unlink(missing_ok=True)
             remove_empty(missing)
 
 
 def partial_folder(folder: Path) -> Path:
     """Return where the files of a run are that is to become this folder."""
-    return folder.parent / PARTIAL.format(folder.name)
+    own = _unleased(folder)
+    if own.exists():
+        return own
+    leased = [path for path in _leases(folder).glob("*") if path.name.isdecimal()]
+    return max(leased, key=lambda path: int(path.name), default=own)
 
 
 def has_trained(folder: Path) -> bool:
@@ -198,25 +231,75 @@ def free_name(folder: Path, word: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def _open_locked(lock: Path, folder: Path, mend: str) -> TextIO:
+def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
+    """Give the files of a run the name under which this claim writes, and return it."""
+    before = partial_folder(folder)
+    now = _unleased(folder) if tenure is None else _leases(folder) / str(tenure.number)
+    if before == now or not before.exists():
+        now.parent.mkdir(exist_ok=True)
+        return now
+    now.parent.mkdir(exist_ok=True)
+    before.rename(now)
+    if (log := now / METRICS).is_file():
+        # Who wrote it before may have it open still. What they add must not be in ours.
+        copy = now / f".{METRICS}.copy"
+        copyfile(log, copy)
+        copy.replace(log)
+    return now
+
+
+def _leave(folder: Path, tenure: Tenure | None) -> None:
+    """Put aside what cannot go on; leave the rest under the name that has no lease in it."""
+    own = _unleased(folder)
+    partial = own if tenure is None else _leases(folder) / str(tenure.number)
+    if not can_go_on(partial):
+        _set_aside(partial, folder)
+    elif partial != own and not own.exists():
+        partial.rename(own)
+    rmtree(_leases(folder), ignore_errors=True)  # there is none, or only what nobody holds
+
+
+def _unleased(folder: Path) -> Path:
+    return folder.parent / PARTIAL.format(folder.name)
+
+
+def _leases(folder: Path) -> Path:
+    return folder.parent / LEASES.format(folder.name)
+
+
+def _open_locked(lock: Path, folder: Path, mend: str, tenure: Tenure | None) -> TextIO:
     """Open and lock a file; the system unlocks it when the process ends, however it ends.
 
     The holder of a lock removes the file at the end. A process that opened it before has then
     locked a file without a name, beside which a third process could lock a new one. So a lock
-    counts only if the file still has its name.
+    counts only if the file still has its name. That also ends the lock of a process that has lost
+    its lease and may only be stopped: whoever follows it removes the file.
     """
     while True:
-        file = lock.open("w")
+        file = lock.open("a+")
         try:
             _lock(file, fcntl.LOCK_EX, folder, mend)
-            if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            if _is_own(file, lock):
+                file.truncate(0)
+                file.write("" if tenure is None else str(tenure))
+                file.flush()
                 return file
-        except FileNotFoundError:
-            pass
         except InputError:
-            file.close()
-            raise
+            file.seek(0)
+            says = file.read()
+            if tenure is None or not tenure.follows(says):
+                file.close()
+                raise
+            lock.unlink(missing_ok=True)
         file.close()
+
+
+def _is_own(file: TextIO, lock: Path) -> bool:
+    """Whether a file that this process has locked still has its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), lock.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: TextIO, operation: int, folder: Path, mend: str) -> None:

@@ -17,6 +17,7 @@ from schemabank.common.errors import InputError
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
+from schemabank.engine.planner import plan_cohorts
 from schemabank.runs.checkpoints import (
     Begun,
     checkpoints_in,
@@ -66,23 +67,36 @@ def claimed_members(
     made = made_with(context.inputs, planned, context.base.model.device)
     found = []
     for run in runs:
-        claim = exits.enter_context(claimed(out / run_id(run)))
+        claim = exits.enter_context(claimed(out / run_id(run), tenure=context.tenure))
         taught = _taught(run, out)
         found.append(begun(run_id(run), run, claim, made, context.reporter.note, taught=taught))
     return found
 
 
-def is_only_evaluated(
-    run: RunConfig, context: Context, out: Path, *, planned: Sequence[RunConfig]
-) -> bool:
-    """Whether a run's training is over and kept, so that nothing of it is computed again.
+def still_taught(
+    runs: Sequence[RunConfig],
+    shared: Sequence[tuple[Sequence[RunConfig], Context]],
+    out: Path,
+) -> list[RunConfig]:
+    """Return the runs that are still to learn; one that has trained asks its teachers no more.
 
     Args:
-        run: its settings.
-        context: what all runs share.
+        runs: their settings.
+        shared: all planned runs in groups that share a context, with it.
         out: folder of the runs.
-        planned: the runs of its cohort, finished or not.
     """
+    asking, trained = {run for run in runs if run.num_teachers}, set[RunConfig]()
+    for group, context in shared:
+        for plan in plan_cohorts(group):
+            own = [run for run in plan.runs if run in asking]
+            trained |= {r for r in own if _is_only_evaluated(r, context, out, planned=plan.runs)}
+    return [run for run in runs if run not in trained]
+
+
+def _is_only_evaluated(
+    run: RunConfig, context: Context, out: Path, *, planned: Sequence[RunConfig]
+) -> bool:
+    """Whether a run's training is over and kept, so that nothing of it is computed again."""
     folder = partial_folder(out / run_id(run))
     if not has_trained(folder):
         return False

@@ -25,6 +25,7 @@ from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.folder import Tenure
 from schemabank.runs.forms import Items
 from schemabank.runs.kept import made_with
 from schemabank.runs.members import (
@@ -80,6 +81,7 @@ class Context:
         soft: what runs with teachers learn.
         slots_setting: what sets the number of slots, for messages.
         held_out: a program's validation examples, in place of ``validation``.
+        tenure: by which this process may write the runs' folders, where several share the work.
     """
 
     base: BaseModel
@@ -93,6 +95,7 @@ class Context:
     soft: Mapping[RunConfig, SoftTargets] = field(default_factory=dict)
     slots_setting: str = SLOTS
     held_out: Sequence[Encoded] = ()
+    tenure: Tenure | None = None
 
     @property
     def held(self) -> Held:

@@ -6,6 +6,7 @@ interrupted suite ends with the same bytes as one that was not interrupted.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.launch.launchers import Launcher
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
@@ -41,6 +43,8 @@ Row = dict[str, object]
 # The square of a larger score may be too large for a float, so that it has no spread. A perplexity
 # may be as large, and even infinite.
 LARGEST_SPREAD = 1e150
+
+RunTitled = Callable[[Sequence[tuple[RunConfig, str]]], list[Outcome]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class SuiteOutcome:
     def tables(self) -> list[PlainTable]:
         """How the learning rates were chosen, the final scores, and adapters in doubt."""
         choices = () if self.search is None else self.search.choices or ()
-        results = [outcome.result for outcome in (*self.trials, *self.outcomes)]
+        results = [o.result for o in (*self.trials, *self.outcomes)]
         return [
             *_tuning_tables(choices),
             *result_tables(self.suite, self.outcomes),
@@ -98,7 +102,12 @@ class SuiteOutcome:
 
 
 def run_suite(
-    suite: Suite, out: Path, reporter: Reporter, *, tune_only: bool = False
+    suite: Suite,
+    out: Path,
+    reporter: Reporter,
+    *,
+    tune_only: bool = False,
+    launcher: Launcher = run_all,
 ) -> SuiteOutcome:
     """Train and evaluate all runs that are not finished, the search for learning rates first.
 
@@ -107,6 +116,7 @@ def run_suite(
         out: folder of the runs, one folder a run inside, and of ``suite.json``.
         reporter: where progress goes.
         tune_only: stop when the learning rates are chosen; the same suite goes on from there.
+        launcher: trains the runs of a round; by default this process.
 
     Raises:
         InputError: ``out`` belongs to another suite, or the settings name something that is not
@@ -123,15 +133,15 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
+    run_titled = partial(_run_titled, partial(launcher, out=out, reporter=reporter, device=device))
     found = None
     if suite.tune is not None:
-        found = _search_rates(suite, out, reporter, device)
+        found = _search_rates(suite, out, reporter, device, run_titled)
         if tune_only:
             return SuiteOutcome(suite, (), found)
         suite = tuned(suite, found)
-    titled = [(run.config, run.title) for run in suite.runs]
     with written_manifest(out, suite, found):
-        outcomes = _run_titled(titled, out, reporter, device)
+        outcomes = run_titled([(run.config, run.title) for run in suite.runs])
     return SuiteOutcome(suite, tuple(outcomes), found)
 
 
@@ -180,7 +190,9 @@ def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]
     return [_result_table(suite, results, group) for group in groups]
 
 
-def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.device) -> RateSearch:
+def _search_rates(
+    suite: Suite, out: Path, reporter: Reporter, device: torch.device, run_titled: RunTitled
+) -> RateSearch:
     """Choose the learning rates; finished runs of the search are reused."""
     finished = _outcome_reader(out, note=reporter.note)
     if search(suite, finished).choices is None:
@@ -192,7 +204,7 @@ def _search_rates(suite: Suite, out: Path, reporter: Reporter, device: torch.dev
         if outcomes is None:
             write_manifest(out, suite, found)
             trials = [(trial.run.config, trial.title) for trial in found.missing]
-            outcomes = _run_titled(trials, out, reporter, device)
+            outcomes = run_titled(trials)
             ended = replace(found, outcomes=(*found.outcomes, *outcomes))
             write_manifest(out, suite, ended)  # what has diverged is not tried again
             _check_failures(outcomes)
@@ -233,12 +245,12 @@ def _known_outcome(out: Path, run: RunConfig, settled: SettledTrials) -> Outcome
 
 
 def _run_titled(
-    titled: Sequence[tuple[RunConfig, str]], out: Path, reporter: Reporter, device: torch.device
+    run: Callable[..., list[Outcome]], titled: Sequence[tuple[RunConfig, str]]
 ) -> list[Outcome]:
     """Run what is not finished; places with the same settings share a run."""
     ids = [run_id(config) for config, _ in titled]
     configs, titles = zip(*dict(zip(ids, titled, strict=True)).values(), strict=True)
-    done = run_all(configs, out, reporter, device=device, titles=titles)
+    done = run(configs, titles=titles)
     outcomes = dict(zip(dict.fromkeys(ids), done, strict=True))
     return [outcomes[name] for name in ids]
 
@@ -357,8 +369,7 @@ def _result_table(
     suite: Suite, results: Sequence[Mapping[str, Any] | None], group: str
 ) -> PlainTable:
     names = list(dict.fromkeys(name for run in suite.runs for name in run.point))
-    scores: dict[tuple[str, ...], list[float]] = {}
-    metric = ""
+    scores, metric = dict[tuple[str, ...], list[float]](), ""
     for run, result in zip(suite.runs, results, strict=True):
         key = (run.arm, *(str(run.point.get(name, "")) for name in names))
         scores.setdefault(key, [])

@@ -1,0 +1,196 @@
+"""The worker processes of this machine: started, listened to, replaced when they are lost, ended.
+
+A process that has ended by itself gives its unit free at once. One that is silent for twice as long
+as its lease, by when any other worker may have taken its unit over, is killed and replaced: it may
+be stopped, or hang with a GPU in its hands.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from schemabank.common.errors import InputError
+from schemabank.common.files import read_text
+from schemabank.launch.messages import Message, Screen
+from schemabank.launch.progress import RoundProgress
+from schemabank.launch.queue import End, Lease
+from schemabank.launch.rounds import WORK, Round
+from schemabank.launch.worker import LOST, PAUSE_S, command
+from schemabank.runs.progress import Reporter
+
+MOST_FRUITLESS = 2  # processes in a row that ended before they began a unit
+SILENT = 2.0  # times a lease: so long may a process be silent before it is killed
+IDLE_S = 5.0  # for workers to end by themselves when all is done
+SAVING_S = 120.0  # for workers that are interrupted to save where their runs stand
+
+
+@dataclass
+class _Hand:
+    """A worker process, and what it holds."""
+
+    process: "subprocess.Popen[str]"
+    log: Path
+    lease: Lease | None = None
+    refused: str | None = None
+    is_killed: bool = False
+    has_begun: bool = False
+
+
+class Crew:
+    """Processes that work on a round.
+
+    Args:
+        shared: the round.
+        environments: what is set for each process beside our own environment.
+        reporter: where progress goes.
+    """
+
+    def __init__(
+        self, shared: Round, environments: Sequence[Mapping[str, str]], reporter: Reporter
+    ) -> None:
+        self.screen = Screen(reporter)
+        self._shared, self._environments, self._reporter = shared, environments, reporter
+        self._progress = RoundProgress(shared, reporter, len(environments))
+        self._queue = self._progress.queue
+        self._hands: dict[int, _Hand] = {}
+        self._inbox: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
+        self._num_fruitless = 0
+
+    def work(self) -> None:
+        """Let the processes work until the round is over.
+
+        Raises:
+            InputError: something in the settings cannot be had.
+            RuntimeError: processes end before they begin.
+        """
+        wait_s = SAVING_S
+        try:
+            for number in range(len(self._environments)):
+                self._start(number)
+            while not self._progress.is_over():
+                self._progress.done()
+                self._listen()
+                self._kill_silent()
+            wait_s = IDLE_S
+        finally:
+            self._end(wait_s)
+        self._progress.close()
+
+    def _start(self, number: int) -> None:
+        log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(  # noqa: S603 -- our own module
+                command(self._shared.folder, os.getpid(), speaks=number == 0),
+                env={**os.environ, **self._environments[number]},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,  # so that Ctrl-C reaches us alone, and we let them save
+            )
+        self._hands[number] = hand = _Hand(process, log)
+        threading.Thread(target=self._read, args=(number, hand), daemon=True).start()
+
+    def _read(self, number: int, hand: _Hand) -> None:
+        """Put what a process tells into the inbox, and ``None`` when it tells no more."""
+        assert hand.process.stdout is not None
+        with hand.process.stdout as pipe:
+            for line in pipe:
+                self._inbox.put((number, json.loads(line)))
+        self._inbox.put((number, None))
+
+    def _listen(self) -> None:
+        """Show what the processes tell, for a moment."""
+        with suppress(Empty):
+            while True:
+                number, message = self._inbox.get(timeout=PAUSE_S)
+                if message is None:
+                    self._ended(number)
+                else:
+                    self._told(number, message)
+
+    def _told(self, number: int, message: Message) -> None:
+        hand = self._hands[number]
+        if "unit" in message:
+            hand.lease = Lease(self._shared.folder / WORK / message["unit"], message["number"])
+            hand.has_begun, self._num_fruitless = True, 0
+            if message["number"] > 1:
+                self._reporter.note(
+                    f"worker {number + 1} takes over part {message['unit']}, whose worker was lost"
+                )
+        elif "done" in message:
+            hand.lease = None
+        elif "refused" in message:
+            hand.refused = message["refused"]
+        else:
+            self.screen.show(number, message)
+
+    def _ended(self, number: int) -> None:
+        """See why a process ended, and start another one unless all is done."""
+        hand = self._hands.pop(number)
+        code = hand.process.wait()
+        self.screen.forget(number)
+        if hand.refused is not None:
+            raise InputError(hand.refused)
+        if code == 0:
+            return
+        if hand.lease is not None and code != LOST:
+            self._give_free(hand.lease, "lost" if hand.is_killed else "crashed")
+        self._num_fruitless += not hand.has_begun
+        if self._num_fruitless >= MOST_FRUITLESS:
+            raise RuntimeError(f"workers end before they begin ({_why(code)}): {_last(hand.log)}")
+        self._reporter.note(f"worker {number + 1} was lost ({_why(code)}), another one is started")
+        self._start(number)
+
+    def _give_free(self, lease: Lease, how: End) -> None:
+        if self._queue.record(lease.unit) is None and lease.is_ours():
+            lease.end(how)
+
+    def _kill_silent(self) -> None:
+        """Kill processes that have shown no sign of life for too long."""
+        for hand in self._hands.values():
+            if hand.lease is None or hand.is_killed:
+                continue
+            if self._queue.silent_s(hand.lease) > SILENT * self._shared.lease_s:
+                hand.is_killed = True
+                hand.process.kill()
+
+    def _end(self, wait_s: float) -> None:
+        """End all processes; those that do not end in time are killed."""
+        processes = [hand.process for hand in self._hands.values()]
+        if wait_s > IDLE_S:
+            for process in processes:
+                process.terminate()
+        until = time.monotonic() + wait_s
+        try:
+            for process in processes:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:
+            for process in processes:
+                process.kill()  # without effect on one that has ended
+                process.wait()
+
+
+def _why(code: int) -> str:
+    """Say how a process ended."""
+    if code == LOST:
+        return "it was silent for longer than its lease"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _last(log: Path) -> str:
+    """The last line of what a process wrote to stderr."""
+    with suppress(InputError):
+        if lines := read_text(log).split("\n"):
+            return next((line.strip() for line in reversed(lines) if line.strip()), "no message")
+    return f"see {str(log)!r}"

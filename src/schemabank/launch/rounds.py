@@ -1,0 +1,196 @@
+"""A round of a suite that several processes share: runs that depend on no other runs of the suite.
+
+A suite's search for learning rates, its teachers and its final runs are rounds, one after the
+other. A round lies in the suite's folder until all its runs are finished. Its units are decided
+once, by the first worker, and stay: with the number of slots they decide the last bits of a result.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from schemabank.common.failure import read_failure
+from schemabank.common.files import read_json
+from schemabank.common.writing import temporary, write_json
+from schemabank.config.file import run_id
+from schemabank.config.settings import RunConfig
+from schemabank.launch.queue import Queue, Record
+from schemabank.runs.folder import is_finished
+from schemabank.runs.members import Outcome, finished_outcome
+
+ROUNDS = ".queue"  # folder of a suite's rounds, beside its runs
+ROUND, UNITS, WORK = "round.json", "units.json", "units"
+PLAN = "plan"  # the unit whose work is to decide on the others
+ID_LENGTH = 10
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Runs that one process trains at once.
+
+    Attributes:
+        name: by which it is claimed.
+        runs: ids of its runs.
+        planned: ids of all runs of their cohort.
+        slots: how many train at the same time.
+    """
+
+    name: str
+    runs: Sequence[str]
+    planned: Sequence[str]
+    slots: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Runs that processes share.
+
+    Attributes:
+        folder: of the round.
+        out: folder of the runs.
+        configs: settings by their ids of the runs for which cohorts are planned, finished or not.
+        wanted: ids of those that are to be done.
+        num_workers: for how many processes the cohorts are cut.
+        lease_s: how long a process may be silent.
+    """
+
+    folder: Path
+    out: Path
+    configs: Mapping[str, RunConfig]
+    wanted: Sequence[str]
+    num_workers: int
+    lease_s: float
+
+    @property
+    def queue(self) -> Queue:
+        """The units as a process sees them that looks at them for the first time."""
+        return Queue(self.folder / WORK, self.lease_s)
+
+    def units(self) -> list[Unit] | None:
+        """Return what there is to do, in the order in which it is to be begun, once decided."""
+        path = self.folder / UNITS
+        if not path.exists():
+            return None
+        told: dict[str, Any] = read_json(path)
+        return [Unit(**row) for row in told["units"]]
+
+    def is_over(self, queue: Queue) -> bool:
+        """Whether all units are done."""
+        units = self.units()
+        return units is not None and all(queue.record(unit.name) is not None for unit in units)
+
+    def outcomes(self, runs: Sequence[RunConfig]) -> dict[RunConfig, Outcome]:
+        """Return what has become of runs, once the round is over."""
+        queue, failed = self.queue, dict[str, Record]()
+        for unit in self.units() or ():
+            for row in (queue.record(unit.name) or {"failed": []})["failed"]:
+                failed[row["run_id"]] = row
+        return {run: self._outcome(run, failed.get(run_id(run))) for run in runs}
+
+    def remove(self) -> None:
+        """Remove what only the work needed."""
+        rmtree(self.folder, ignore_errors=True)  # another process may be removing it
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            rmtree(self.folder.parent, ignore_errors=True)
+
+    def _outcome(self, run: RunConfig, row: Record | None) -> Outcome:
+        folder = self.out / run_id(run)
+        if is_finished(folder):
+            return replace(finished_outcome(run, folder), reused=False)
+        if row is None:
+            return Outcome(folder, {}).if_still_there()
+        failure, inputs = read_failure(row), dict(row["inputs"])
+        return Outcome(Path(row["folder"]), None, failure=failure, inputs=inputs, kept=row["kept"])
+
+
+def failed_rows(outcomes: Mapping[str, Outcome]) -> Record:
+    """Return what a unit's record says of its runs, by their ids."""
+    return {
+        "failed": [
+            {
+                "run_id": name,
+                **outcome.failure.row(),
+                "folder": str(outcome.folder),
+                "kept": outcome.kept,
+                "inputs": dict(outcome.inputs),
+            }
+            for name, outcome in outcomes.items()
+            if outcome.failure is not None
+        ]
+    }
+
+
+def open_round(
+    runs: Sequence[RunConfig],
+    out: Path,
+    *,
+    planned: Sequence[RunConfig],
+    num_workers: int,
+    lease_s: float,
+) -> Round:
+    """Return the round in which runs are done: the one that is under way, or a new one.
+
+    A round that is over, and had failed runs, is followed by another, which tries them again.
+
+    Args:
+        runs: that are to be done, with those of them that are finished already.
+        out: their folder.
+        planned: these runs and others, for which cohorts are planned.
+        num_workers: for how many processes a new round's cohorts are cut.
+        lease_s: how long a process may be silent in a new round.
+    """
+    told = [run.model_dump(mode="json") for run in planned]
+    rows: Record = {
+        "num_workers": num_workers,
+        "lease_s": lease_s,
+        "wanted": [run_id(run) for run in runs],
+        "planned": told,
+    }
+    names = json.dumps([sorted(map(run_id, each)) for each in (runs, planned)])
+    name = hashlib.sha256(names.encode()).hexdigest()[:ID_LENGTH]
+    earlier = None
+    for number in _numbers(out / ROUNDS, name):
+        folder = out / ROUNDS / f"{name}-{number}"
+        if not folder.exists():
+            _write(folder, rows)
+        found = read_round(folder)
+        if earlier is not None:
+            earlier.remove()
+        if not found.is_over(found.queue):
+            return found
+        earlier = found
+    raise AssertionError
+
+
+def read_round(folder: Path) -> Round:
+    """Read a round from its folder, which lies in that of its runs."""
+    told: dict[str, Any] = read_json(folder / ROUND)
+    configs = {run_id(run): run for run in map(RunConfig.model_validate, told["planned"])}
+    numbers = told["num_workers"], told["lease_s"]
+    return Round(folder, folder.parents[1], configs, told["wanted"], *numbers)
+
+
+def _numbers(place: Path, name: str) -> Iterator[int]:
+    """Yield the numbers of rounds of the same runs from the last one on, or from 1."""
+    known = [int(path.name.removeprefix(f"{name}-")) for path in place.glob(f"{name}-*")]
+    number = max(known, default=1)
+    while True:
+        yield number
+        number += 1
+
+
+def _write(folder: Path, rows: Record) -> None:
+    """Make a round's folder, unless another process is faster."""
+    partial = temporary(folder)
+    (partial / WORK).mkdir(parents=True)
+    write_json(partial / ROUND, rows)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        rmtree(partial)

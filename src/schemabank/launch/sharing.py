@@ -1,0 +1,133 @@
+"""What launchers with several workers do alike: rounds, one after the other, and their outcomes.
+
+Teachers are a round before that of the runs which learn from them.
+"""
+
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from schemabank.common.errors import InputError
+from schemabank.common.folders import check_writable
+from schemabank.config.file import run_id
+from schemabank.config.naming import titles_of
+from schemabank.config.settings import RunConfig
+from schemabank.launch.rounds import Round, open_round
+from schemabank.runs.distill import TEACHERS, all_teachers, untaught
+from schemabank.runs.experiment import announce_teachers, reused
+from schemabank.runs.loading import resolved
+from schemabank.runs.members import Outcome
+from schemabank.runs.progress import Reporter
+
+LEASE_S = 120.0  # network file systems show what others wrote after up to a minute
+
+
+@dataclass(frozen=True)
+class Sharing(ABC):
+    """A launcher whose workers share rounds.
+
+    Attributes:
+        lease_s: how long a worker may be silent before others take its work over.
+    """
+
+    lease_s: float = LEASE_S
+
+    @property
+    @abstractmethod
+    def num_workers(self) -> int:
+        """How many workers there are."""
+
+    @abstractmethod
+    def work(self, shared: Round, reporter: Reporter) -> Set[str]:
+        """Let workers do a round until it is over, and return of which runs the end was told.
+
+        Raises:
+            InputError: something in the settings cannot be had.
+            RuntimeError: workers end before they begin.
+        """
+
+    def __call__(
+        self,
+        runs: Sequence[RunConfig],
+        out: Path,
+        reporter: Reporter,
+        *,
+        device: torch.device,
+        titles: Sequence[str] | None = None,
+    ) -> list[Outcome]:
+        """Train and evaluate runs that are not finished, their teachers before them.
+
+        Raises:
+            InputError: something in the settings cannot be had.
+            RuntimeError: the processes end before they begin.
+        """
+        runs = resolved(runs, device, note=reporter.note)
+        ids = map(run_id, runs)
+        reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
+        found = self._ended(runs, runs, out, reporter)
+        return [found[run] for run in runs]
+
+    def _ended(
+        self,
+        runs: Sequence[RunConfig],
+        planned: Sequence[RunConfig],
+        out: Path,
+        reporter: Reporter,
+    ) -> dict[RunConfig, Outcome]:
+        """Return the outcome of every run, after those that are not finished were trained."""
+        outcomes = reused(runs, out, reporter)
+        left = [run for run in runs if run not in outcomes]
+        for run in left:
+            check_writable(out / run_id(run))
+        if teachers := all_teachers(left):
+            announce_teachers(teachers, out / TEACHERS, reporter)
+            found = self._ended(teachers, all_teachers(planned), out / TEACHERS, reporter)
+            outcomes |= untaught(left, found, out, reporter)
+            left = [run for run in left if run not in outcomes]
+        if left:
+            shared = open_round(
+                runs,
+                out,
+                planned=planned,
+                num_workers=self.num_workers,
+                lease_s=self.lease_s,
+            )
+            outcomes |= self._done(shared, left, reporter)
+        return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
+
+    def _done(
+        self, shared: Round, runs: Sequence[RunConfig], reporter: Reporter
+    ) -> dict[RunConfig, Outcome]:
+        """Let processes do a round, and return what has become of some of its runs."""
+        _free_memory()
+        try:
+            told = self.work(shared, reporter)
+        except InputError:
+            _forget_unbegun(shared)
+            raise
+        outcomes = shared.outcomes(runs)
+        for run, outcome in outcomes.items():
+            if run_id(run) not in told:  # another launcher's workers did it
+                failure = outcome.failure
+                end: Literal["finished", "failed"] = "failed" if failure else "finished"
+                reporter.run_state(run_id(run), end, failure.message if failure else "")
+        if all(outcome.failure is None for outcome in outcomes.values()):
+            shared.remove()
+        return outcomes
+
+
+def _free_memory() -> None:
+    """Leave the GPU to the workers; this process may have planned on it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _forget_unbegun(shared: Round) -> None:
+    if shared.units() is None:
+        shared.remove()

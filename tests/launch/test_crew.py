@@ -1,0 +1,113 @@
+"""The processes of a crew; what they do is a few lines each, without the seconds of an import."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.config.file import run_id
+from schemabank.config.settings import RunConfig
+from schemabank.launch import crew
+from schemabank.launch.crew import Crew
+from schemabank.launch.queue import publish
+from schemabank.launch.rounds import UNITS, WORK, Round, open_round
+from tinyruns import Notes
+
+LEASE_S = 2.0
+# Does what is asked for at the first claim of a unit, and the unit at any other.
+WORKER = """
+import json, os, sys, time
+from pathlib import Path
+from schemabank.launch.queue import Queue, share
+
+folder, lease_s, asked = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+print(json.dumps({"note": "ready"}), flush=True)
+if asked == "refuse":
+    print(json.dumps({"refused": "lora.r is 'x', allowed are numbers"}), flush=True)
+    sys.exit(2)
+if asked == "break":
+    sys.exit("no such library")
+
+def do(lease):
+    print(json.dumps({"unit": lease.unit, "number": lease.number}), flush=True)
+    harm = asked.get(lease.unit) if lease.number == 1 else None
+    if harm == "crash":
+        os._exit(3)
+    if harm == "hang":
+        os.kill(os.getpid(), 19)
+    print(json.dumps({"run": lease.unit, "state": "finished", "detail": ""}), flush=True)
+    print(json.dumps({"done": lease.unit}), flush=True)
+    return {"failed": []}
+
+share(Queue(folder, lease_s), ["1", "2", "3"], do, pause_s=0.05, on_lost=lambda: os._exit(75))
+"""
+RUNS = [RunConfig(arm="lora", seed=seed) for seed in (1, 2, 3)]
+
+
+def decided(out: Path) -> Round:
+    found = open_round(RUNS, out, planned=RUNS, num_workers=2, lease_s=LEASE_S)
+    units = [
+        {"name": str(number), "runs": [run_id(run)], "planned": [], "slots": 1}
+        for number, run in enumerate(RUNS, start=1)
+    ]
+    publish(found.folder / UNITS, {"units": units})
+    return found
+
+
+def worked(
+    out: Path, asked: object, monkeypatch: pytest.MonkeyPatch, *, num_workers: int = 1
+) -> tuple[Round, Notes]:
+    found, notes = decided(out), Notes()
+    notes.runs({number: number for number in "123"})
+
+    def command(folder: Path, parent: int, *, speaks: bool) -> list[str]:
+        del parent, speaks
+        words = [str(folder / WORK), str(LEASE_S), json.dumps(asked)]
+        return [sys.executable, "-c", WORKER, *words]
+
+    monkeypatch.setattr(crew, "command", command)
+    Crew(found, [{}] * num_workers, notes).work()
+    return found, notes
+
+
+def marks(found: Round, what: str) -> set[str]:
+    return {f"{path.parent.name}/{path.name}" for path in found.folder.glob(f"{WORK}/*/{what}-*")}
+
+
+def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = worked(tmp_path, {"1": "crash", "2": "hang"}, monkeypatch)
+    assert marks(found, "claim") == {
+        "1/claim-1",
+        "1/claim-2",
+        "2/claim-1",
+        "2/claim-2",
+        "3/claim-1",
+    }
+    assert (marks(found, "crashed"), marks(found, "lost")) == ({"1/crashed-1"}, {"2/lost-1"})
+    assert marks(found, "done") == {"1/done-2", "2/done-2", "3/done-1"}
+    assert notes.done == 3
+    assert set(notes.states) == {"1", "2", "3"}
+    said = [line for line in notes.lines if line != "ready"]
+    assert said == [
+        "3 runs in 3 parts: 3",
+        "worker 1 was lost (exit code 3), another one is started",
+        "worker 1 takes over part 1, whose worker was lost",
+        "worker 1 was lost (SIGKILL), another one is started",
+        "worker 1 takes over part 2, whose worker was lost",
+    ]
+
+
+def test_what_a_worker_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"lora\.r is 'x', allowed are numbers"):
+        worked(tmp_path, "refuse", monkeypatch)
+
+
+def test_workers_that_cannot_begin_are_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match=r"before they begin \(exit code 1\): no such library"):
+        worked(tmp_path, "break", monkeypatch)
