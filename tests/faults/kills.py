@@ -18,8 +18,9 @@ from typing import Any
 
 from faults.child import Ended, run
 from faults.hooks import EVALUATE, RECOVER, SAVE, TRAIN, Hooks
+from faults.looks import Looks
 from faults.shim import VARIABLE, Event, Fault, Watch
-from faults.world import REPORT, RUNS, STEPS, Program, Undisturbed, World, contents, sha256
+from faults.world import REPORT, STEPS, Program, Undisturbed, World
 
 Row = dict[str, Any]
 KILLED = -9
@@ -127,6 +128,7 @@ class _Killing:
     def row(self) -> Row:
         """Kill the program, call it again, and look at everything."""
         case, problems, killed, lost = self.case, list[str](), list[str](), list[int]()
+        looks = self._looks()
         kept: dict[str, int] = {}
         for index, at in enumerate(case.at):
             watch = self._watch(fault=Fault.KILL, at=at)
@@ -136,8 +138,8 @@ class _Killing:
             if ended.code != KILLED:
                 break
             killed.append(watch.place or f"{case.program.name} {watch.last.partition(' ')[0]}")
-            problems += self._problems_of_files()
-            kept = self._kept()
+            problems += looks.half_written()
+            kept = looks.kept()
             lost += self._lost(index, kept, watch.place, problems)
         problems += self._finished(kept)
         return {
@@ -153,14 +155,17 @@ class _Killing:
     def _finished(self, kept: Mapping[str, int]) -> list[str]:
         """Call the program again, and compare what it has come to."""
         if (self.place / REPORT).exists():  # the kill came after its end, or it would refuse
-            return self._differences()
+            return [*self._looks().differences()]
         index = len(self.case.at)
         ended = self._run(self._watch(), index)
         return [
             *self._problems_of_end(ended, 0),
             *self._repeated(index, kept),
-            *self._differences(),
+            *self._looks().differences(),
         ]
+
+    def _looks(self) -> Looks:
+        return Looks(self.place, self.case.program.target, self.whole)
 
     def _watch(self, **fault: Any) -> Watch:  # noqa: ANN401
         return Watch(self.place.with_suffix(".watch"), self.place, **fault)
@@ -179,30 +184,6 @@ class _Killing:
             yield f"exit code {ended.code}: {ended.said[-500:]}"
         if not ended.is_alone:
             yield "a process of its group goes on"
-
-    def _problems_of_files(self) -> Iterator[str]:
-        """What a kill must not leave: half a finished run, half a checkpoint, or another one."""
-        for folder in self._folders():
-            if not folder.name.startswith(".") and ".unfinished-" not in folder.name:
-                name = f"{self.case.program.target}/{folder.name}/"
-                now = {n: d for n, d in contents(self.place).items() if n.startswith(name)}
-                now = {n: d for n, d in now.items() if not _is_of_training(n)}
-                if now != {n: d for n, d in self.whole.files.items() if n.startswith(name)}:
-                    yield f"{folder.name} has its name and is not whole"
-            for step in _checkpoints(folder):
-                digest = sha256(folder / "checkpoints" / f"step-{step}" / "weights.safetensors")
-                if digest != self.whole.saves.get((_name(folder), step)):
-                    yield f"{folder.name}: the tensors of step {step} are others"
-
-    def _kept(self) -> dict[str, int]:
-        """After how many steps each run goes on; -1: it has trained."""
-        found = {}
-        for folder in self._folders():
-            if ".unfinished-" in folder.name:
-                continue
-            is_over = not folder.name.startswith(".") or (folder / "trained").is_dir()
-            found[_name(folder)] = -1 if is_over else max(_checkpoints(folder), default=0)
-        return found
 
     def _lost(
         self, index: int, kept: Mapping[str, int], place: str, problems: list[str]
@@ -235,32 +216,6 @@ class _Killing:
             row = json.loads(line)
             found.setdefault(row["run"], []).append(row["step"])
         return found
-
-    def _differences(self) -> Iterator[str]:
-        now = contents(self.place)
-        for name in sorted(now.keys() | self.whole.files.keys()):
-            if now.get(name) != self.whole.files.get(name):
-                is_there = name in now, name in self.whole.files
-                yield f"{name} differs (there, and undisturbed: {is_there})"
-
-    def _folders(self) -> list[Path]:
-        top = self.place / RUNS
-        return [path for path in sorted(top.iterdir()) if path.is_dir()] if top.is_dir() else []
-
-
-def _checkpoints(folder: Path) -> list[int]:
-    top = folder / "checkpoints"
-    names = [path.name for path in top.iterdir()] if top.is_dir() else []
-    return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
-
-
-def _name(folder: Path) -> str:
-    return folder.name.removeprefix(".").removesuffix(".partial")
-
-
-def _is_of_training(name: str) -> bool:
-    """Whether a file is removed from a finished run by the next call at the latest."""
-    return any(part in ("trained", "checkpoints") for part in Path(name).parts)
 
 
 def _replaced(arguments: Sequence[str], watch: Watch) -> None:

@@ -190,12 +190,41 @@ void faults_point(const char *what) {
         return result; \
     } while (0)
 
+/* Files that were made below the prefix, so that one is known again under another name. */
+static struct {
+    ino_t number;
+    char *path;
+} made[MOST_FILES];
+static int num_made;
+
+/* A library may rename by a system call of its own, which nobody else sees: the next one that opens
+ * the file tells. Such a rename is in the log, and cannot be made to fail. */
+static void seen(int file, const char *path, int is_new) {
+    struct stat there, other;
+    if (fstat(file, &there) || !S_ISREG(there.st_mode)) return;
+    for (int i = 0; i < num_made; i++) {
+        if (made[i].number != there.st_ino) continue;
+        int is_moved = strcmp(made[i].path, path);
+        if (is_moved && !is_new && fstatat(AT_FDCWD, made[i].path, &other, 0))
+            note("rename", made[i].path, path, 0, NULL, 0);
+        if (is_moved) {
+            free(made[i].path);
+            made[i].path = strdup(path);
+        }
+        return;
+    }
+    if (!is_new || num_made == MOST_FILES) return;
+    made[num_made].number = there.st_ino;
+    made[num_made++].path = strdup(path);
+}
+
 static void opened(int file, const char *path, int flags, int was_there) {
     if (file < MOST_FILES) {
         free(paths[file]);
         paths[file] = strdup(path);
     }
     int writes = (flags & O_ACCMODE) != O_RDONLY;
+    seen(file, path, !was_there);
     if (writes && (!was_there || (flags & O_TRUNC)))
         note(was_there ? "cut" : "create", path, "", 0, NULL, 0);
     else
@@ -311,6 +340,14 @@ static int renamed(const char *from, const char *to) {
         snprintf(full, sizeof full, "%s%s", to, paths[i] + length);
         free(paths[i]);
         paths[i] = strdup(full);
+    }
+    for (int i = 0; i < num_made; i++) {
+        if (strncmp(made[i].path, from, length)) continue;
+        if (made[i].path[length] && made[i].path[length] != '/') continue;
+        char full[2 * PATH_BYTES];
+        snprintf(full, sizeof full, "%s%s", to, made[i].path + length);
+        free(made[i].path);
+        made[i].path = strdup(full);
     }
     note("rename", from, to, 0, NULL, 0);
     return 0;

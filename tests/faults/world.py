@@ -184,9 +184,11 @@ def _called(arguments: Sequence[str], watch: Watch, hooks: Hooks, modules: Path)
     sys.argv = ["schemabank", *arguments]
     hooks.install()
     watch.attach()
-    main()
-    names = [name for name in sys.modules if not name.startswith(("__", "faults"))]
-    modules.write_text("\n".join(names))
+    try:
+        main()
+    finally:
+        names = [name for name in sys.modules if not name.startswith(("__", "faults"))]
+        modules.write_text("\n".join(names))
 
 
 def _lines(path: Path) -> list[str]:
