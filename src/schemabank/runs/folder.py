@@ -21,6 +21,7 @@ from schemabank.common.folders import (
     check_free,
     check_same,
     check_writable,
+    make_folder,
     missing_parents,
     remove_empty,
 )
@@ -143,7 +144,7 @@ def claimed(folder: Path, *, mend: str = MEND) -> Iterator[RunClaim]:
     partial = partial_folder(folder)
     missing = missing_parents(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         file = _open_locked(lock, folder, mend)
     except OSError as error:
         raise InputError(
@@ -180,9 +181,14 @@ def can_go_on(folder: Path) -> bool:
 
 
 def forget_training(folder: Path) -> None:
-    """Remove from a finished run what only going on needed."""
+    """Remove from a finished run what only going on needed, and the lock of a killed process."""
     for name in (TRAINED, CHECKPOINTS):
         rmtree(folder / name, ignore_errors=True)  # there is none, or the next call removes it
+    lock = _lock_file(folder)
+    with suppress(OSError, InputError), lock.open() as file:  # there is none, or it is in use
+        _lock(file, fcntl.LOCK_EX, folder, MEND)
+        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            lock.unlink()
 
 
 def _holds(folder: Path, name: str) -> bool:
