@@ -8,6 +8,7 @@
  * Used by LD_PRELOAD. What to do is in a small file that other processes map, too: `struct state`.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -197,13 +198,12 @@ static struct {
 } made[MOST_FILES];
 static int num_made;
 
-/* A library may rename by a system call of its own, which nobody else sees: the next one that opens
- * the file tells. Such a rename is in the log, and cannot be made to fail. */
-static void seen(int file, const char *path, int is_new) {
-    struct stat there, other;
-    if (fstat(file, &there) || !S_ISREG(there.st_mode)) return;
+/* A library may rename by a system call of its own, which nobody else sees. Who opens the file next,
+ * or waits for its folder, tells. Such a rename is in the log, and cannot be made to fail. */
+static void seen(ino_t number, const char *path, int is_new) {
+    struct stat other;
     for (int i = 0; i < num_made; i++) {
-        if (made[i].number != there.st_ino) continue;
+        if (made[i].number != number) continue;
         int is_moved = strcmp(made[i].path, path);
         if (is_moved && !is_new && fstatat(AT_FDCWD, made[i].path, &other, 0))
             note("rename", made[i].path, path, 0, NULL, 0);
@@ -214,8 +214,20 @@ static void seen(int file, const char *path, int is_new) {
         return;
     }
     if (!is_new || num_made == MOST_FILES) return;
-    made[num_made].number = there.st_ino;
+    made[num_made].number = number;
     made[num_made++].path = strdup(path);
+}
+
+static void seen_in(const char *folder) {
+    DIR *there = opendir(folder);
+    if (!there) return; /* it is a file */
+    char full[2 * PATH_BYTES];
+    for (struct dirent *entry; (entry = readdir(there));) {
+        if (entry->d_type != DT_REG) continue;
+        snprintf(full, sizeof full, "%s/%s", folder, entry->d_name);
+        seen(entry->d_ino, full, 0);
+    }
+    closedir(there);
 }
 
 static void opened(int file, const char *path, int flags, int was_there) {
@@ -224,7 +236,8 @@ static void opened(int file, const char *path, int flags, int was_there) {
         paths[file] = strdup(path);
     }
     int writes = (flags & O_ACCMODE) != O_RDONLY;
-    seen(file, path, !was_there);
+    struct stat there;
+    if (!fstat(file, &there) && S_ISREG(there.st_mode)) seen(there.st_ino, path, !was_there);
     if (writes && (!was_there || (flags & O_TRUNC)))
         note(was_there ? "cut" : "create", path, "", 0, NULL, 0);
     else
@@ -319,15 +332,16 @@ ssize_t read(int file, void *bytes, size_t length) {
     return done;
 }
 
-static int synced(int file) {
+static int synced(int file, const char *path) {
     REAL(fsync);
+    if (log_file >= 0) seen_in(path);
     return state->no_sync ? 0 : real(file);
 }
 
 int fsync(int file) {
     REAL(fsync);
     const char *path = open_path(file);
-    GUARDED(path, "fsync", path, path ? synced(file) : real(file),
+    GUARDED(path, "fsync", path, path ? synced(file, path) : real(file),
             note("fsync", path, "", 0, NULL, 0));
 }
 
