@@ -19,13 +19,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # where the tests' own modules are
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from faults import shim  # noqa: E402 -- found on the path above
+
+if TYPE_CHECKING:
+    from faults.campaigns import Campaign
 
 WORK = HERE.parents[1] / "soak"
 CAMPAIGNS = ("kills", "operations", "power")
@@ -45,8 +48,7 @@ def main() -> None:
         library = str(shim.built(options.work))
         command = [sys.executable, "-m", "tests.faults", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": library})
-    until = time.monotonic() + 60 * options.minutes
-    sys.exit(1 if sum([_failed(name, options, until) for name in options.what]) else 0)
+    sys.exit(1 if _failed(options) else 0)
 
 
 def _side_by_side(jobs: int) -> int:
@@ -56,40 +58,56 @@ def _side_by_side(jobs: int) -> int:
     return max([share.wait() for share in shares])
 
 
-def _failed(name: str, options: argparse.Namespace, until: float) -> int:
-    """Run a campaign, or one case; return how many cases failed."""
+def _failed(options: argparse.Namespace) -> int:
+    """Run campaigns, or one case of each; return how many cases failed."""
     import torch
 
     from faults import campaigns
     from faults.world import World
 
     torch.set_num_threads(1)
-    on_gpu = options.device == "cuda"
-    name = campaigns.DEVICE if on_gpu else name
-    share, shares = map(int, options.share.split("/"))
-    file = f"{name.replace(' ', '-')}-{share}-{shares}"
+    until = time.monotonic() + 60 * options.minutes
+    names = [campaigns.DEVICE] if options.device == "cuda" else options.what
+    failed = 0
     with tempfile.TemporaryDirectory(dir=_fast(options.work)) as place:
         world = World(Path(place), device=options.device, embedded=options.embedded)
-        own = campaigns.campaign(name, world)
-        if options.seed is not None:
-            row = own.tried(options.seed)
-            _keep_failed(world, options.work, [row])
-            print(json.dumps(row, indent=1))
-            return bool(row["problems"])
-        journal = options.work / f"{file}.jsonl"
-        number = options.count or campaigns.NUMBERS[name]
-        seeds = campaigns.SHORT[name] if options.short else range(share, number, shares)
-        failed = 0
-        for row in own.rows(seeds, journal, until=until):
-            failed += bool(row["problems"])
-            if row["problems"]:
-                _keep_failed(world, options.work, [row])
-                print(json.dumps(row, indent=1), flush=True)
-        rows = campaigns.read_rows(journal)
-    print(json.dumps({name: campaigns.summary(name, rows)}, indent=1), flush=True)
-    # Asked last: a process that has begun with a GPU can fork none that uses it.
-    journal.with_suffix(".machine.json").write_text(json.dumps(campaigns.machine(options.device)))
+        for name in names:
+            own = campaigns.campaign(name, world)
+            if options.seed is not None:
+                rows = [own.tried(options.seed)]
+                print(json.dumps(rows[0], indent=1), flush=True)
+            else:
+                rows = _ran(own, options, until)
+            failed += sum(bool(row["problems"]) for row in rows)
+            _keep_failed(world.root / "cases", options.work / "failed")
+    if options.seed is None:
+        # Asked last: a process that has begun with a GPU can fork none that uses it.
+        where = json.dumps(campaigns.machine(options.device))
+        for name in names:
+            _journal(name, options).with_suffix(".machine.json").write_text(where)
     return failed
+
+
+def _ran(own: "Campaign", options: argparse.Namespace, until: float) -> list[dict[str, Any]]:
+    """Run a campaign, say what failed, and return the rows of all its cases."""
+    from faults import campaigns
+
+    share, shares = map(int, options.share.split("/"))
+    number = options.count or campaigns.NUMBERS[own.name]
+    seeds = campaigns.SHORT[own.name] if options.short else range(share, number, shares)
+    journal = _journal(own.name, options)
+    for row in own.rows(seeds, journal, until=until):
+        if row["problems"]:
+            print(json.dumps(row, indent=1), flush=True)
+    rows = campaigns.read_rows(journal)
+    print(json.dumps({own.name: campaigns.summary(own.name, rows)}), flush=True)
+    return rows
+
+
+def _journal(name: str, options: argparse.Namespace) -> Path:
+    share = options.share.replace("/", "-")
+    path: Path = options.work / f"{name.replace(' ', '-')}-{share}.jsonl"
+    return path
 
 
 def _options() -> argparse.Namespace:
@@ -116,13 +134,13 @@ def _fast(work: Path) -> Path:
     return memory if os.access(memory, os.W_OK) else work
 
 
-def _keep_failed(world: Any, work: Path, rows: list[dict[str, Any]]) -> None:  # noqa: ANN401
-    """Copy the folders of cases that failed to where they stay."""
-    for row in rows:
-        for folder in (world.root / "cases").glob(f"*-{row['seed']}*"):
-            target = work / "failed" / folder.name
-            if row["problems"] and folder.is_dir():
-                shutil.copytree(folder, target, dirs_exist_ok=True, symlinks=True)
+def _keep_failed(cases: Path, place: Path) -> None:
+    """Move the folders of cases that failed to where they stay; those of others are gone."""
+    for folder in cases.iterdir() if cases.is_dir() else ():
+        if folder.is_dir():
+            shutil.rmtree(place / folder.name, ignore_errors=True)
+            shutil.copytree(folder, place / folder.name, symlinks=True)
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

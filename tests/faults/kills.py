@@ -56,7 +56,7 @@ def _in_stage(number: int) -> Callable[[Event], bool]:
 # Which program a seed kills, and among which of its events: twenty seeds make one round.
 ROUND: Sequence[tuple[str, Callable[[Event], bool]]] = (
     *[("train", lambda event: kind_of(event.place) == "save")] * 6,
-    *[("train", _in_stage(1)), ("train", _in_stage(2)), ("train", _in_stage(3))],
+    *[("schemabank", _in_stage(1)), ("train", _in_stage(2)), ("train", _in_stage(3))],
     ("train", lambda event: epoch_of(event.place) >= 1 and kind_of(event.place) == "training"),
     ("train", lambda event: epoch_of(event.place) >= 1 and kind_of(event.place) == "save"),
     *[("search", lambda event: "search" in event.place)] * 3,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from faults.world import RUNS, Undisturbed, contents, sha256
 
+MOST_KEPT = 2  # checkpoints of a run
 TRAINED = -1  # in place of a number of steps
 UNTIL_FINISHED = ("trained", "checkpoints")  # folders that the next call removes at the latest
 
@@ -33,7 +34,7 @@ class Looks:
                 now = {n: d for n, d in now.items() if not {*Path(n).parts} & {*UNTIL_FINISHED}}
                 if now != {n: d for n, d in self.whole.files.items() if n.startswith(name)}:
                     yield f"{folder.name} has its name and is not whole"
-            for step in checkpoints_in(folder):
+            for step in _to_be_whole(folder):
                 digest = sha256(folder / "checkpoints" / f"step-{step}" / "weights.safetensors")
                 if digest != self.whole.saves.get((run_name(folder), step)):
                     yield f"{folder.name}: the tensors of step {step} are others"
@@ -68,6 +69,12 @@ def checkpoints_in(folder: Path) -> list[int]:
     top = folder / "checkpoints"
     names = [path.name for path in top.iterdir()] if top.is_dir() else []
     return [int(name.removeprefix("step-")) for name in names if name.startswith("step-")]
+
+
+def _to_be_whole(folder: Path) -> list[int]:
+    """The steps of the checkpoints that the next call may need; the others may be half removed."""
+    is_over = not folder.name.startswith(".") or (folder / "trained").is_dir()
+    return [] if is_over else sorted(checkpoints_in(folder))[-MOST_KEPT:]
 
 
 def run_name(folder: Path) -> str:
