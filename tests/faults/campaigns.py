@@ -51,7 +51,8 @@ class Campaign:
                 return
             row = self.tried(seed)
             with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                # Behind a line that was cut off by a kill, on one of its own.
+                file.write(f"\n{json.dumps(row)}\n")
             yield row
 
 

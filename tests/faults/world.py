@@ -16,11 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from faults.child import Ended, run
 from faults.hooks import Hooks
 from faults.shim import Event, Watch, read_log
+from schemabank.runs import preflight
 from tinyruns import SETTINGS, write_gsm8k, write_model
 
 COST, REPORT, RUNS = "cost.json", "report", "runs"
@@ -91,6 +93,8 @@ class World:
         model = str(self.root / "model")
         if not self.embedded and not Path(model).exists():
             write_model(Path(model))
+        if self.device == "cpu":  # measured once a process, and forked programs begin with it
+            preflight._measured_rate(torch.device("cpu"), torch.float32)
         self._write_settings(EMBEDDED if self.embedded else {"name": model, "dtype": "float32"})
         self.programs = {
             "train": Program("train", ["train", str(self.root / "train.yaml")]),
