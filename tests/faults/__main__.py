@@ -70,7 +70,12 @@ def _failed(options: argparse.Namespace) -> int:
     names = [campaigns.DEVICE] if options.device == "cuda" else options.what
     failed = 0
     with tempfile.TemporaryDirectory(dir=_fast(options.work)) as place:
-        world = World(Path(place), device=options.device, embedded=options.embedded)
+        world = World(
+            Path(place),
+            device=options.device,
+            embedded=options.embedded,
+            forks=options.device == "cpu" and not options.anew,
+        )
         for name in names:
             own = campaigns.campaign(name, world)
             if options.seed is not None:
@@ -120,6 +125,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")
     parser.add_argument("--share", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--anew", action="store_true", help="start every program anew")
     parser.add_argument("--embedded", action="store_true", help="train the embedded model")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of the journals")
     options = parser.parse_args()

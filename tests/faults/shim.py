@@ -9,7 +9,7 @@ import mmap
 import os
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
@@ -100,12 +100,19 @@ class Watch:
         no_sync: bool = True,
     ) -> None:
         file.write_bytes(bytes(ctypes.sizeof(_State)))
-        with file.open("r+b") as opened:
-            self._map = mmap.mmap(opened.fileno(), ctypes.sizeof(_State))
-        self.file, self._state = file, _State.from_buffer(self._map)
+        self._open(file)
         self._state.fault, self._state.at, self._state.repeats = int(fault), at, repeats
         self._state.prefix, self._state.no_sync = os.fsencode(prefix.resolve()), no_sync
         self._state.log = b"" if log is None else os.fsencode(log)
+
+    def __reduce__(self) -> tuple[Callable[[Path], "Watch"], tuple[Path]]:
+        """Another process that is given it opens the same file."""
+        return _opened, (self.file,)
+
+    def _open(self, file: Path) -> None:
+        with file.open("r+b") as opened:
+            self._map = mmap.mmap(opened.fileno(), ctypes.sizeof(_State))
+        self.file, self._state = file, _State.from_buffer(self._map)
 
     @property
     def count(self) -> int:
@@ -180,6 +187,12 @@ def read_log(path: Path) -> Iterator[Event]:
             entry.number, what, name, other, place, entry.offset, content[at : at + held]
         )
         at += held
+
+
+def _opened(file: Path) -> Watch:
+    found = Watch.__new__(Watch)
+    found._open(file)
+    return found
 
 
 def _compiler() -> str:

@@ -8,8 +8,9 @@ import hashlib
 import importlib
 import json
 import os
+import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,11 +77,13 @@ class World:
         root: a folder of its own.
         device: of the programs.
         embedded: whether they train the embedded model, else a tiny one.
+        forks: whether programs are forked; a GPU can be used by those alone that start anew.
     """
 
     root: Path
     device: str = "cpu"
     embedded: bool = False
+    forks: bool = True
     _known: dict[str, Undisturbed] = field(default_factory=dict)
     programs: dict[str, Program] = field(default_factory=dict)
 
@@ -147,7 +150,8 @@ class World:
             ended = self.run(program, every, watch, Hooks(watch, waits=True, saves=saves))
             assert ended.code == 0, ended.said
             assert contents(every) == contents(place), "checkpoints change what a run comes to"
-        import_all(self.root / MODULES)
+        if self.forks:
+            import_all(self.root / MODULES)
         rows = [json.loads(line) for line in _lines(saves)]
         found = {(row["run"], row["step"]): row["sha256"] for row in rows}
         return Undisturbed(contents(place), list(read_log(log)), found, place)
@@ -158,6 +162,8 @@ class World:
         """Run a program in a process of its own, which is watched."""
         arguments = program.called(place)
         task = partial(_called, arguments, watch, hooks, self.root / MODULES)
+        if not self.forks:
+            task = partial(_started_anew, task)
         return run(task, place.parent, **more)
 
 
@@ -180,6 +186,15 @@ def import_all(names: Path) -> None:
     for name in _lines(names):
         with suppress(Exception):  # such as modules that exist for one program alone
             importlib.import_module(name)
+
+
+def _started_anew(task: Callable[[], None]) -> None:
+    """Become a Python that imports everything itself, and does a task then."""
+    code = "import pickle, sys; pickle.loads(bytes.fromhex(sys.argv[1]))()"
+    tests = str(Path(__file__).parents[1])
+    path = os.pathsep.join(filter(None, (tests, os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-c", code, pickle.dumps(task).hex()]
+    os.execve(sys.executable, command, {**os.environ, "PYTHONPATH": path})
 
 
 def _called(arguments: Sequence[str], watch: Watch, hooks: Hooks, modules: Path) -> None:

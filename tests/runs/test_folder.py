@@ -15,7 +15,14 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.folders import check_new, new_folder
 from schemabank.runs import folder as run_folder
-from schemabank.runs.folder import RESULT, TRAINED, check_available, claimed, is_finished
+from schemabank.runs.folder import (
+    RESULT,
+    TRAINED,
+    check_available,
+    claimed,
+    forget_training,
+    is_finished,
+)
 
 HOLDER = """
 import sys
@@ -248,3 +255,17 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 
 
 # New folders.
+
+
+def test_the_lock_of_a_process_that_was_killed_at_its_end_goes(tmp_path: Path) -> None:
+    """One that is in use stays."""
+    run = tmp_path / "a"
+    finish(run)
+    lock = tmp_path / ".a.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        forget_training(run)
+        assert lock.exists()
+    forget_training(run)
+    assert names(tmp_path) == {"a"}
+    forget_training(run)
