@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.common.errors import InputError
 from schemabank.common import folders
+from schemabank.common.errors import InputError
 from schemabank.common.folders import check_new, make_folder, new_folder
 
 

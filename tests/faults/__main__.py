@@ -99,7 +99,9 @@ def _ran(own: "Campaign", options: argparse.Namespace, until: float) -> list[dic
 
     share, shares = map(int, options.share.split("/"))
     number = options.count or campaigns.NUMBERS[own.name]
-    seeds = campaigns.SHORT[own.name] if options.short else range(share, number, shares)
+    seeds = (
+        campaigns.SHORT[own.name] if options.short else range(options.first + share, number, shares)
+    )
     journal = _journal(own.name, options)
     for row in own.rows(seeds, journal, until=until):
         if row["problems"]:
@@ -120,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("what", nargs="+", choices=[*CAMPAIGNS, "record", "check"])
     parser.add_argument("--seed", type=int, help="run this case alone")
     parser.add_argument("--count", type=int, help="how many cases a campaign has")
+    parser.add_argument("--first", type=int, default=0, help="the seed to begin with")
     parser.add_argument("--short", action="store_true", help="the few cases of `make test`")
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="begin no case after")
     parser.add_argument("--jobs", type=int, default=1, help="cases at a time")

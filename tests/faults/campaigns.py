@@ -100,7 +100,9 @@ def machine(device: str) -> Row:
 
 def _of_kills(rows: Sequence[Row]) -> Row:
     places = [place for row in rows for place in row["killed"]]
-    kinds = Counter(kills.kind_of(place) for row in rows for place in row["killed"] if not _is_report(row))
+    kinds = Counter(
+        kills.kind_of(place) for row in rows for place in row["killed"] if not _is_report(row)
+    )
     kinds["report"] = sum(len(row["killed"]) for row in rows if _is_report(row))
     return {
         "kills": len(places),

@@ -102,7 +102,7 @@ def _do(task: Callable[[], None], output: Path) -> None:
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:  # noqa: BLE001 -- told as a program tells it, and the process ends
+    except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -168,12 +168,12 @@ def _torn(change: Change, at: int, draw: random.Random) -> Iterator[Change]:
         part = content[: draw.randrange(len(content))]
         yield Change(change.number, file=change.file, offset=change.offset, content=part)
     elif kind == "zeros" and content:
-        yield Change(change.number, file=change.file, offset=change.offset, content=bytes(len(content)))
+        yield Change(
+            change.number, file=change.file, offset=change.offset, content=bytes(len(content))
+        )
 
 
-def _all_below(
-    changes: Sequence[Change], top: int, folders: set[int]
-) -> dict[str, bytes | None]:
+def _all_below(changes: Sequence[Change], top: int, folders: set[int]) -> dict[str, bytes | None]:
     """Everything below a folder as changes leave it."""
     names: dict[tuple[int, str], int | None] = {}
     files: dict[int, bytearray] = {}

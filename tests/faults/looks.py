@@ -1,4 +1,4 @@
-"""What a folder of runs must look like after something went wrong: everything old or new, all whole."""
+"""What a folder of runs must look like after a fault: old or new, and whole."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -67,9 +67,9 @@ def tried(world: World, seed: int) -> Row:
     problems = [*_said(ended), *looks.half_written()]
     if case.fault in (Fault.SHORT, Fault.EINTR) and ended.code:
         problems.append(f"{case.fault.name} was not tried again: {ended.said[-500:]}")
-    if ended.code or not (place / REPORT).exists():  # which a second report would refuse
+    if ended.code and not (place / REPORT).exists():  # which a second report would refuse
         after, _ = _run(world, case.program, place)
-        problems += [f"the next call: {ended.said[-500:]}"] if after.code else []
+        problems += [f"the next call: {after.said[-500:]}"] if after.code else []
     problems += looks.differences()
     row = {
         "seed": seed,

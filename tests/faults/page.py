@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import campaigns
+from faults.world import STEPS
 
 ROOT = Path(__file__).parents[2]
 RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliability.md"
@@ -76,15 +77,17 @@ def _of_kills(name: str, own: Record) -> Iterator[str]:
     stages = ", ".join(f"{number} in stage {n}" for n, number in own["by_stage"].items())
     yield f"**{name[0].upper()}{name[1:]}.** {own['kills']} kills: {places}."
     yield f"By the last step that had ended, {stages} of the curriculum and "
-    yield f"{own['in_later_epochs']} after the first epoch; {own['in_search']} in a search for learning rates."
-    yield f"{own['of_started_programs']} met a program that had been started as a user does."
-    yield f"At most {own['most_steps_lost']} steps of a run were taken again."
+    yield f"{own['in_later_epochs']} after the first epoch; {own['in_search']} in a search for"
+    yield f"learning rates. {own['of_started_programs']} met a program that had been started as a"
+    yield f"user does. At most {own['most_steps_lost']} steps of a run were taken again, with a"
+    yield f"checkpoint after every {STEPS}."
 
 
 def _of_operations(own: Record) -> Iterator[str]:
     ends = own["by_end"]
-    yield f"**File operations.** {own['met']:,} runs met a fault. {ends.get('went on', 0):,} went on and ended with"
-    yield f"the right bytes, {ends.get('said so', 0):,} ended with a sentence, and the next call ended with them."
+    yield f"**File operations.** {own['met']:,} runs met a fault. {ends.get('went on', 0):,} went on"
+    yield f"and ended with the right bytes. {ends.get('said so', 0):,} ended with a sentence, and the"
+    yield "next call ended with the right bytes."
     yield ""
     yield "| fault | runs |"
     yield "|---|---:|"
@@ -96,6 +99,7 @@ def _of_operations(own: Record) -> Iterator[str]:
 
 
 def _of_power(own: Record) -> Iterator[str]:
-    orders = ", ".join(f"{number} of {order!r}" for order, number in own["by_order"].items())
-    yield f"**Power losses.** {own['states']:,} different states of the disk, {own['in_saves']:,} cases within a save"
-    yield f"({orders}); from {own['gone_on_to_the_end']} of them the program went on to its end."
+    orders = ", ".join(f"{number} as {name!r}" for name, number in own["by_order"].items())
+    yield f"**Power losses.** {own['states']:,} different states of the disk; {own['in_saves']:,} of"
+    yield f"the cases lie within a save. What had not been waited for: {orders}."
+    yield f"From {own['gone_on_to_the_end']} of them the program went on to its end."

@@ -183,9 +183,7 @@ def read_log(path: Path) -> Iterator[Event]:
         place, name, other = texts
         what = cast(bytes, entry.what).decode()
         held = entry.length if what == "write" else 0
-        yield Event(
-            entry.number, what, name, other, place, entry.offset, content[at : at + held]
-        )
+        yield Event(entry.number, what, name, other, place, entry.offset, content[at : at + held])
         at += held
 
 

@@ -61,7 +61,10 @@ def test_a_campaign_goes_on_from_its_journal(tmp_path: Path) -> None:
 
 
 def test_the_summary_names_the_seeds_that_failed() -> None:
-    rows = [{**row(s), "program": "lora", "killed": ["train save"], "real": False, "lost": s} for s in (1, 2)]
+    rows = [
+        {**row(s), "program": "lora", "killed": ["train save"], "real": False, "lost": s}
+        for s in (1, 2)
+    ]
     found = campaigns.summary(KILLS, rows)
     assert (found["cases"], found["kept"], found["failed"]) == (2, 1, [2])
     assert (found["by_place"]["save"], found["most_steps_lost"]) == (2, 2)

@@ -43,7 +43,9 @@ def log(*rows: tuple[str, str] | tuple[str, str, bytes | str]) -> Recorded:
     return recorded(events, TOP)
 
 
-def states(record: Recorded, at: int, orders: tuple[Order, ...] = tuple(ORDERS)) -> list[dict[str, bytes | None]]:
+def states(
+    record: Recorded, at: int, orders: tuple[Order, ...] = tuple(ORDERS)
+) -> list[dict[str, bytes | None]]:
     found = []
     for seed in range(60):
         for order in orders:

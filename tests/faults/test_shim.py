@@ -57,7 +57,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_it_sees_every_operation_in_its_order(folder: Path, tmp_path: Path, library: Path) -> None:
-    found = [(e.what, Path(e.path).name, Path(e.other).name) for e in logged(folder, tmp_path, library)]
+    found = [
+        (e.what, Path(e.path).name, Path(e.other).name) for e in logged(folder, tmp_path, library)
+    ]
     assert [row for row in found if row[0] not in ("read", "open")] == [
         ("mkdir", "a", ""),
         ("create", "b", ""),
@@ -88,10 +90,10 @@ def number_of(what: str, folder: Path, tmp_path: Path, library: Path) -> int:
     ],
 )
 def test_the_one_operation_fails(
-    what: str, fault: Fault, said: str, folder: Path, tmp_path: Path, library: Path
+    what: str, fault: Fault, said: str, folder: Path, library: Path
 ) -> None:
-    at = number_of(what, folder, tmp_path, library)
-    watch = Watch(tmp_path / "watch", folder, fault=fault, at=at)
+    at = number_of(what, folder, folder.parent, library)
+    watch = Watch(folder.parent / "watch", folder, fault=fault, at=at)
     done = ran(WRITER, folder, library, watch)
     assert (done.returncode, said in done.stderr, watch.fired) == (1, True, 1)
     assert watch.last.split(" ")[0] == what

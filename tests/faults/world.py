@@ -157,7 +157,12 @@ class World:
         return Undisturbed(contents(place), list(read_log(log)), found, place)
 
     def run(
-        self, program: Program, place: Path, watch: Watch, hooks: Hooks, **more: Any  # noqa: ANN401
+        self,
+        program: Program,
+        place: Path,
+        watch: Watch,
+        hooks: Hooks,
+        **more: Any,  # noqa: ANN401
     ) -> Ended:
         """Run a program in a process of its own, which is watched."""
         arguments = program.called(place)
@@ -212,4 +217,3 @@ def _called(arguments: Sequence[str], watch: Watch, hooks: Hooks, modules: Path)
 
 def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
-
