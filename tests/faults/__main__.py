@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,9 @@ def _ran(own: "Campaign", options: argparse.Namespace, until: float) -> list[dic
 
     share, shares = map(int, options.share.split("/"))
     number = options.count or campaigns.NUMBERS[own.name]
-    seeds = (
-        campaigns.SHORT[own.name] if options.short else range(options.first + share, number, shares)
-    )
+    seeds: Sequence[int] = range(options.first + share, number, shares)
+    if options.short:
+        seeds = campaigns.SHORT[own.name]
     journal = _journal(own.name, options)
     for row in own.rows(seeds, journal, until=until):
         if row["problems"]:

@@ -85,9 +85,9 @@ def _of_kills(name: str, own: Record) -> Iterator[str]:
 
 def _of_operations(own: Record) -> Iterator[str]:
     ends = own["by_end"]
-    yield f"**File operations.** {own['met']:,} runs met a fault. {ends.get('went on', 0):,} went on"
-    yield f"and ended with the right bytes. {ends.get('said so', 0):,} ended with a sentence, and the"
-    yield "next call ended with the right bytes."
+    yield f"**File operations.** {own['met']:,} runs met a fault. {ends.get('went on', 0):,} went"
+    yield "on and ended with the right bytes."
+    yield f"{ends.get('said so', 0):,} ended with a sentence, and the next call with the right bytes."
     yield ""
     yield "| fault | runs |"
     yield "|---|---:|"
@@ -100,6 +100,6 @@ def _of_operations(own: Record) -> Iterator[str]:
 
 def _of_power(own: Record) -> Iterator[str]:
     orders = ", ".join(f"{number} as {name!r}" for name, number in own["by_order"].items())
-    yield f"**Power losses.** {own['states']:,} different states of the disk; {own['in_saves']:,} of"
-    yield f"the cases lie within a save. What had not been waited for: {orders}."
+    yield f"**Power losses.** {own['states']:,} different states of the disk; {own['in_saves']:,}"
+    yield f"of the cases lie within a save. What had not been waited for: {orders}."
     yield f"From {own['gone_on_to_the_end']} of them the program went on to its end."
