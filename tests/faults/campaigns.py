@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from faults import kills, operations, power
-from faults.world import World
+from faults.world import REPORT, World
 from schemabank import __version__
 
 Row = dict[str, Any]
@@ -100,10 +100,7 @@ def machine(device: str) -> Row:
 
 def _of_kills(rows: Sequence[Row]) -> Row:
     places = [place for row in rows for place in row["killed"]]
-    kinds = Counter(
-        kills.kind_of(place) for row in rows for place in row["killed"] if not _is_report(row)
-    )
-    kinds["report"] = sum(len(row["killed"]) for row in rows if _is_report(row))
+    kinds = Counter(_kind(row, n) for row in rows for n in range(len(row["killed"])))
     return {
         "kills": len(places),
         "by_place": dict(sorted(kinds.items())),
@@ -115,8 +112,13 @@ def _of_kills(rows: Sequence[Row]) -> Row:
     }
 
 
-def _is_report(row: Row) -> bool:
-    return bool(row["program"] == "report")
+def _kind(row: Row, number: int) -> str:
+    """What the program was doing at its first, second … kill."""
+    if row["program"] == REPORT:
+        return "report"
+    if row["real"] and number == 0:  # which does not tell where it is
+        return "started"
+    return kills.kind_of(row["killed"][number])
 
 
 def _of_operations(rows: Sequence[Row]) -> Row:

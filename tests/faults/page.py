@@ -3,7 +3,8 @@
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,27 @@ RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliabili
 BEGIN = "<!-- faults: made by `python -m tests.faults record` from results/reliability.json -->\n"
 END = "<!-- end of faults -->\n"
 Record = Mapping[str, Any]
-LEFT_OUT = "not run yet"
+WIDTH = 120
+TITLES = {
+    campaigns.KILLS: "kills",
+    campaigns.DEVICE: "kills on a GPU",
+    campaigns.OPERATIONS: "file operations that fail",
+    campaigns.POWER: "power losses",
+}
+PLACES = {
+    "beginning": "it began",
+    "evaluation": "it evaluated runs",
+    "recovering": "it went on after another kill, before its first step",
+    "report": "it wrote a report",
+    "save": "it saved a run",
+    "started": "it ran as a user starts it, which does not tell where it is",
+    "training": "it trained",
+}
+ORDERS = {
+    "all": "all",
+    "any": "anything, in any order",
+    "names in order": "names up to one moment, contents in any order",
+}
 
 
 def write(work: Path) -> int:
@@ -52,54 +73,69 @@ def page(text: str, record: Record) -> str:
 
 
 def _figures(record: Record) -> Iterator[str]:
-    yield "| campaign | cases | all promises kept | where |"
-    yield "|---|---:|---:|---|"
+    rows = []
     for name in campaigns.NUMBERS:
         own = record.get(name)
-        if own is None:
-            yield f"| {name} | {LEFT_OUT} | | |"
-        else:
-            yield f"| {name} | {own['cases']:,} | {own['kept']:,} | {own.get('device', '')} |"
-    for name in (campaigns.KILLS, campaigns.DEVICE):
+        kept = ["not run yet", "", ""]
+        if own is not None:
+            kept = [f"{own['cases']:,}", f"{own['kept']:,}", own.get("device", "")]
+        rows.append([TITLES[name], *kept])
+    yield from _table(["campaign", "cases", "all promises kept", "on"], rows)
+    written = {
+        campaigns.KILLS: _of_kills,
+        campaigns.DEVICE: _of_kills,
+        campaigns.OPERATIONS: _of_operations,
+        campaigns.POWER: _of_power,
+    }
+    for name, figures in written.items():
         if name in record:
+            yield f"### {TITLES[name][0].upper()}{TITLES[name][1:]}"
             yield ""
-            yield from _of_kills(name, record[name])
-    if campaigns.OPERATIONS in record:
-        yield ""
-        yield from _of_operations(record[campaigns.OPERATIONS])
-    if campaigns.POWER in record:
-        yield ""
-        yield from _of_power(record[campaigns.POWER])
+            yield from figures(record[name])
 
 
-def _of_kills(name: str, own: Record) -> Iterator[str]:
-    places = ", ".join(f"{number} in {place}" for place, number in own["by_place"].items())
+def _of_kills(own: Record) -> Iterator[str]:
     stages = ", ".join(f"{number} in stage {n}" for n, number in own["by_stage"].items())
-    yield f"**{name[0].upper()}{name[1:]}.** {own['kills']} kills: {places}."
-    yield f"By the last step that had ended, {stages} of the curriculum and "
-    yield f"{own['in_later_epochs']} after the first epoch; {own['in_search']} in a search for"
-    yield f"learning rates. {own['of_started_programs']} met a program that had been started as a"
-    yield f"user does. At most {own['most_steps_lost']} steps of a run were taken again, with a"
-    yield f"checkpoint after every {STEPS}."
+    yield from _paragraph(
+        f"{own['kills']} kills. By the last step that had ended, {stages} of the curriculum, and "
+        f"{own['in_later_epochs']} after the first epoch. {own['in_search']} came in a search for "
+        f"learning rates. With a checkpoint after every {STEPS} "
+        f"steps, a kill cost a run at most {own['most_steps_lost']} steps that had ended."
+    )
+    rows = [[PLACES[place], f"{number:,}"] for place, number in own["by_place"].items()]
+    yield from _table(["killed while", "kills"], rows)
 
 
 def _of_operations(own: Record) -> Iterator[str]:
     ends = own["by_end"]
-    yield f"**File operations.** {own['met']:,} runs met a fault. {ends.get('went on', 0):,} went"
-    yield "on and ended with the right bytes."
-    yield f"{ends.get('said so', 0):,} ended with a sentence, and the next call with the right bytes."
-    yield ""
-    yield "| fault | runs |"
-    yield "|---|---:|"
-    yield from (f"| {fault} | {number:,} |" for fault, number in own["by_fault"].items())
-    yield ""
-    yield "| operation | runs |"
-    yield "|---|---:|"
-    yield from (f"| {name} | {number:,} |" for name, number in own["by_operation"].items())
+    yield from _paragraph(
+        f"{own['met']:,} runs met a fault; in the others nothing was left that could meet it. "
+        f"{ends.get('went on', 0):,} went on and ended with the right bytes. "
+        f"{ends.get('said so', 0):,} ended with a sentence, and the next call ended with those "
+        "bytes."
+    )
+    for head, counts in (("fault", own["by_fault"]), ("operation", own["by_operation"])):
+        yield from _table([head, "runs"], [[name, f"{n:,}"] for name, n in counts.items()])
 
 
 def _of_power(own: Record) -> Iterator[str]:
-    orders = ", ".join(f"{number} as {name!r}" for name, number in own["by_order"].items())
-    yield f"**Power losses.** {own['states']:,} different states of the disk; {own['in_saves']:,}"
-    yield f"of the cases lie within a save. What had not been waited for: {orders}."
-    yield f"From {own['gone_on_to_the_end']} of them the program went on to its end."
+    yield from _paragraph(
+        f"{own['states']:,} different states of the disk; {own['in_saves']:,} of the cases lie "
+        f"within a save. From {own['gone_on_to_the_end']} the program went on to its end, "
+        "with the right bytes."
+    )
+    rows = [[ORDERS[name], f"{number:,}"] for name, number in own["by_order"].items()]
+    yield from _table(["of what had not been waited for, there is", "cases"], rows)
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, WIDTH)
+    yield ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'---:|' * (len(head) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
