@@ -5,13 +5,15 @@ STAMP := .venv/.installed
 # Whole files go to the processes, in the order that tests/parallel.py gives.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 20
+# Of each campaign of faults.
+FAULT_MINUTES ?= 120
 # Of wheel-check; the newest without one.
 TRANSFORMERS ?=
 # Of benchmarks/original.py, such as --model DIR.
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak package wheel-check release lint type \
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak faults package wheel-check release lint type \
     format site clean
 
 help: ## list the targets
@@ -71,9 +73,17 @@ gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
 	@# Most of the time goes into compiling, which takes a core and leaves the GPU idle.
 	$(BIN)/python -m pytest -n 4 --dist loadfile -m gpu
 
-soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples
+soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples, then campaigns of faults
 	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
+	$(MAKE) faults
+
+faults: $(STAMP) ## kills, file operations that fail, power losses: they go on where they stopped, for FAULT_MINUTES at most
+	@# Each campaign ends with 1 where a promise was not kept; its figures are then not written.
+	for campaign in kills operations power; do \
+	    $(BIN)/python -m tests.faults $$campaign --jobs 2 --minutes $(FAULT_MINUTES) || exit 1; \
+	done
+	$(BIN)/python -m tests.faults record
 
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
 	$(BIN)/python benchmarks/package.py --out dist

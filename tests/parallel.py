@@ -41,6 +41,7 @@ LONGEST_FIRST = (
     "trainer/test_mixin.py",
     "runs/test_together.py",
     "integration/test_records.py",
+    "faults/test_campaigns.py",
     "test_endings.py",
     "test_examples.py",
     "report/sections/test_charts.py",

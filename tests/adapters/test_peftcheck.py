@@ -3,6 +3,7 @@
 The kinds of damage are those of ``benchmarks/peft_check.py``, which asks the same of a real model.
 """
 
+import errno
 import json
 import random
 import sys
@@ -146,6 +147,28 @@ def test_an_adapter_that_peft_cannot_load_is_no_crash(tmp_path: Path) -> None:
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], values) for name, values in before.items())
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_settles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result would keep it, and every further call would use it."""
+    base = base_model("llama", torch.float32)
+    stack = drawn(base, 0.1, 1)
+    (first, _), tensors = export.probe(stack, base), stack.lora.tensors(0)
+    stack.remove()
+    save_adapter(tmp_path / "adapter", tensors, LORA[0], base_name="tiny", card="")
+    load, tried = export._load_with_peft, list[Path]()
+
+    def failing_once(own: BaseModel, folder: Path) -> object:
+        tried.append(folder)
+        if len(tried) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return load(own, folder)
+
+    monkeypatch.setattr(export, "_load_with_peft", failing_once)
+    assert export.check_with_peft(tmp_path / "adapter", base, first).agrees
+    assert len(tried) == 2
 
 
 def test_a_model_that_float64_does_not_suit_keeps_its_run(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from schemabank.common import folders
 from schemabank.common.errors import InputError
-from schemabank.common.folders import check_new, new_folder
+from schemabank.common.folders import check_new, make_folder, new_folder
 
 
 def names(folder: Path) -> set[str]:
@@ -78,3 +79,22 @@ def test_what_a_killed_process_left_does_not_block_a_new_folder(tmp_path: Path) 
     with new_folder(tmp_path / "a") as partial:
         assert names(partial) == set()
     assert names(tmp_path) == {"a", left.name}
+
+
+@pytest.mark.parametrize("make", ["new", "plain"])
+def test_the_names_of_new_parents_outlive_a_power_cut(
+    make: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(folders, "sync_to_disk", synced.append)
+    target = tmp_path / "runs" / "deep" / "a"
+    if make == "plain":
+        make_folder(target)
+    else:
+        with new_folder(target):
+            pass
+    assert target.is_dir()
+    assert {tmp_path, tmp_path / "runs"} <= set(synced)
+    synced.clear()
+    make_folder(target)
+    assert synced == []

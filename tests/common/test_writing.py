@@ -38,6 +38,19 @@ for n in itertools.count():
 """
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from schemabank.common.folders import new_folder
+from schemabank.common.writing import whole_file
+kind = {"file": whole_file, "folder": new_folder}[sys.argv[1]]
+with kind(Path(sys.argv[2])) as partial:
+    (partial / "half" if partial.is_dir() else partial).write_text("half")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Syncs and renames from here on: what was done, to which name."""
     done: list[tuple[str, str]] = []
@@ -174,3 +187,44 @@ def test_json_lines_are_one_object_a_line(tmp_path: Path) -> None:
     write_lines(tmp_path / "x.jsonl", [{"a": "two\nlines"}, {"a": "ß"}])
     text = (tmp_path / "x.jsonl").read_text(encoding="utf-8")
     assert text == '{"a": "two\\nlines"}\n{"a": "ß"}\n'
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_left_goes_when_the_same_is_written_again(
+    kind: str, tmp_path: Path
+) -> None:
+    """While a process still writes it, it stays."""
+    path, other = tmp_path / "a", tmp_path / ".ab.01234567.partial"
+    other.write_text("another name's")
+    write = {"file": whole_file, "folder": new_folder}[kind]
+    command = [sys.executable, "-c", KILLED, kind, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        with pytest.raises(KeyboardInterrupt), write(path):
+            raise KeyboardInterrupt
+        assert len(list(tmp_path.glob(".a.*.partial"))) == 1
+        process.kill()
+    with write(path) as partial:
+        assert list(tmp_path.glob(".a.*.partial")) == [partial]
+    assert {each.name for each in tmp_path.iterdir()} == {"a", other.name}
+
+
+def test_a_temporary_name_that_another_process_took_for_abandoned_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come between making and holding it."""
+    hold, made = writing.fcntl.flock, list[Path]()
+
+    def too_late(handle: int, operation: int) -> None:
+        (partial,) = tmp_path.glob(".a.*.partial")
+        if not made:
+            partial.unlink()
+        made.append(partial)
+        hold(handle, operation)
+
+    monkeypatch.setattr(writing.fcntl, "flock", too_late)
+    with whole_file(tmp_path / "a") as partial:
+        partial.write_text("1")
+    assert len(set(made)) == 2
+    assert (tmp_path / "a").read_text() == "1"

@@ -23,6 +23,7 @@ from schemabank.runs.folder import (
     Tenure,
     check_available,
     claimed,
+    forget_training,
     is_finished,
     partial_folder,
 )
@@ -322,3 +323,17 @@ def test_a_run_of_a_killed_holder_goes_on_without_a_lease(tmp_path: Path) -> Non
         assert names(claim.path / CHECKPOINTS) == {"step-1"}
         assert claim.path == tmp_path / ".a.partial"
     assert names(tmp_path) == {".a.partial"}
+
+
+def test_the_lock_of_a_process_that_was_killed_at_its_end_goes(tmp_path: Path) -> None:
+    """One that is in use stays."""
+    run = tmp_path / "a"
+    finish(run)
+    lock = tmp_path / ".a.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        forget_training(run)
+        assert lock.exists()
+    forget_training(run)
+    assert names(tmp_path) == {"a"}
+    forget_training(run)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from damage import flip, lead_out, replace_by_folder, tear
+from schemabank.common import folders
 from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, sha256
@@ -15,6 +16,7 @@ from schemabank.common.writing import write_json
 from schemabank.config.file import to_yaml
 from schemabank.config.methods import CoToSettings
 from schemabank.config.settings import EngineSettings, RunConfig
+from schemabank.runs import trained
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.kept import PROCESSOR, made_with, other_processor
 from schemabank.runs.trained import (
@@ -237,3 +239,23 @@ def test_another_processor_is_told_and_not_refused(
     assert other_processor({PROCESSOR: [1]}, now).startswith("it began on [1] and goes on")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert made_with({}, [RUN], torch.device("cpu"))[PROCESSOR]["threads"] == 1
+
+
+def test_what_its_digests_are_of_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power loss it would be refused otherwise, and no checkpoint is left beside it."""
+    done: list[str] = []
+    settle = folders.settle
+
+    def noted(partial: Path, final: Path) -> None:
+        done.append("named")
+        settle(partial, final)
+
+    monkeypatch.setattr(folders, "settle", noted)
+    monkeypatch.setattr(trained, "sync_to_disk", lambda path: done.append(path.name))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CONFIG).write_text(to_yaml(RUN))
+    (tmp_path / "run" / METRICS).write_text("{}\n")
+    write_trained(tmp_path / "run", FOUND, MADE)
+    assert sorted(done[: done.index("named")]) == sorted([METRICS, CONFIG, "run", tmp_path.name])

@@ -21,7 +21,7 @@ a multiple of it, ``SAFETY``. ``benchmarks/peft_check.py`` measures how far both
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +93,22 @@ def check_with_peft(folder: Path, base: BaseModel, expected: Probe | PeftCheck) 
     """
     if isinstance(expected, PeftCheck):
         return expected
+    # A result keeps what is found here, so that a file which could not be read for a moment must
+    # not settle it: what fails is tried once more.
+    with suppress(Exception):
+        return _compared_with_peft(folder, base, expected)
     try:
-        with torch.no_grad(), lent(base.model):
-            model = _load_with_peft(base, folder)
-            logits = _logits(model, base, torch.float64)
-            allowed = _rounding_bound(model, base, logits, torch.float64)
-            return _compare_logits(logits, expected.logits(logits.device), allowed)
+        return _compared_with_peft(folder, base, expected)
     except Exception as error:  # PEFT may fail in any way on a file
         return _not_compared(error)
+
+
+def _compared_with_peft(folder: Path, base: BaseModel, expected: Probe) -> PeftCheck:
+    with torch.no_grad(), lent(base.model):
+        model = _load_with_peft(base, folder)
+        logits = _logits(model, base, torch.float64)
+        allowed = _rounding_bound(model, base, logits, torch.float64)
+        return _compare_logits(logits, expected.logits(logits.device), allowed)
 
 
 @bars_on_terminals_only(transformers_logging, HUB)

@@ -3,11 +3,11 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from schemabank.common.errors import InputError
-from schemabank.common.writing import settle, temporary
+from schemabank.common.writing import held_temporary, settle, sync_to_disk
 
 
 def check_new(folder: Path) -> None:
@@ -32,23 +32,33 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
         InputError: the name is taken, or the place cannot be written.
     """
     check_free(folder, mend=mend)
-    partial = temporary(folder)
     missing = missing_parents(folder)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
-        ) from error
-    place = partial.stat()
-    try:
+    with ExitStack() as exits:
+        exits.callback(remove_empty, missing)
+        try:
+            partial = exits.enter_context(held_temporary(folder, _make))
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
+            ) from error
+        exits.callback(shutil.rmtree, partial, ignore_errors=True)
+        place = partial.stat()
         yield partial
         check_same(partial, place)
         check_free(folder, mend=mend)
         settle(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        remove_empty(missing)
+        _keep_names(missing)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with those above it, if it is not there; after a power cut they are, too.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [] if os.path.lexists(folder) else [folder, *missing_parents(folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep_names(missing)
 
 
 def check_same(path: Path, place: os.stat_result) -> None:
@@ -100,3 +110,13 @@ def remove_empty(folders: Iterable[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True)
+
+
+def _keep_names(folders: Iterable[Path]) -> None:
+    """Wait until the names of new folders are on the disk, without which nothing in them is."""
+    for folder in folders:
+        sync_to_disk(folder.parent)

@@ -2,16 +2,20 @@
 
 A file or folder that others may read appears under its name whole or not at all: it is written
 under a temporary name beside it, and :func:`settle` renames it once its contents are on the disk.
+What a killed process has left under such a name is removed when the same is written again.
 """
 
 import errno
+import fcntl
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import rmtree
 
 from safetensors import SafetensorError
 
@@ -23,6 +27,35 @@ SYNCS_AT_ONCE = 16
 def temporary(path: Path) -> Path:
     """Return a hidden name beside a file or folder, to write it under; no other process has it."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+@contextmanager
+def held_temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Make a file or folder under a temporary name, and hold it while it is written.
+
+    What other processes have left under such names is removed first, unless they still hold it.
+
+    Args:
+        path: the name that it is to have.
+        make: makes it, empty.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    _remove_abandoned(path)
+    while True:
+        partial = temporary(path)
+        make(partial)
+        handle = os.open(partial, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks, where nobody removes anything
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            if not partial.exists():  # another process was faster, and took it for abandoned
+                continue
+            yield partial
+            return
+        finally:
+            os.close(handle)
 
 
 def settle(partial: Path, final: Path) -> None:
@@ -67,12 +100,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    partial = temporary(path)
-    try:
-        yield partial
-        settle(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with held_temporary(path, Path.touch) as partial:
+        try:
+            yield partial
+            settle(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -103,3 +136,24 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what nobody writes any more under temporary names of a file or folder."""
+    named = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.partial\Z")
+    with suppress(OSError):  # a place that cannot be read; what is written there says so
+        for partial in [each for each in path.parent.iterdir() if named.match(each.name)]:
+            _remove_unless_held(partial)
+
+
+def _remove_unless_held(partial: Path) -> None:
+    with suppress(OSError):  # it is held, or gone, or a link
+        handle = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if partial.is_dir():
+                rmtree(partial)
+            else:
+                partial.unlink()
+        finally:
+            os.close(handle)

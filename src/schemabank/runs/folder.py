@@ -25,6 +25,7 @@ from schemabank.common.folders import (
     check_free,
     check_same,
     check_writable,
+    make_folder,
     missing_parents,
     remove_empty,
 )
@@ -171,7 +172,7 @@ def claimed(folder: Path, *, mend: str = MEND, tenure: Tenure | None = None) -> 
     lock = _lock_file(folder)
     missing = missing_parents(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(folder.parent)
         file = _open_locked(lock, folder, mend, tenure)
     except OSError as error:
         raise InputError(
@@ -213,9 +214,14 @@ def can_go_on(folder: Path) -> bool:
 
 
 def forget_training(folder: Path) -> None:
-    """Remove from a finished run what only going on needed."""
+    """Remove from a finished run what only going on needed, and the lock of a killed process."""
     for name in (TRAINED, CHECKPOINTS):
         rmtree(folder / name, ignore_errors=True)  # there is none, or the next call removes it
+    lock = _lock_file(folder)
+    with suppress(OSError, InputError), lock.open() as file:  # there is none, or it is in use
+        _lock(file, fcntl.LOCK_EX, folder, MEND)
+        if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+            lock.unlink()
 
 
 def _holds(folder: Path, name: str) -> bool:
@@ -236,9 +242,9 @@ def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
     before = partial_folder(folder)
     now = _unleased(folder) if tenure is None else _leases(folder) / str(tenure.number)
     if before == now or not before.exists():
-        now.parent.mkdir(exist_ok=True)
+        make_folder(now.parent)
         return now
-    now.parent.mkdir(exist_ok=True)
+    make_folder(now.parent)
     before.rename(now)
     if (log := now / METRICS).is_file():
         # Who wrote it before may have it open still. What they add must not be in ours.

@@ -23,7 +23,7 @@ from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
 from schemabank.common.files import inside, read_json
 from schemabank.common.folders import new_folder
-from schemabank.common.writing import write_json, writing_tensors
+from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
 from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
@@ -146,6 +146,9 @@ def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
         }
         write_json(partial / STATE, state)
         write_json(partial / DIGESTS, _digests(folder, partial))
+        # What the digests are of has to outlive a power cut, too: no checkpoint is kept beside it.
+        for path in (folder / METRICS, folder / CONFIG, folder, folder.parent):
+            sync_to_disk(path)
 
 
 def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemabank.common.errors import InputError
 from schemabank.common.failure import read_failure
-from schemabank.common.folders import missing_parents, remove_empty
+from schemabank.common.folders import make_folder, missing_parents, remove_empty
 from schemabank.common.waiting import Note
 from schemabank.common.writing import whole_file, write_json
 from schemabank.config.file import run_id
@@ -130,7 +130,7 @@ def written_manifest(out: Path, suite: Suite, found: RateSearch | None) -> Itera
 
 
 def _write_whole(out: Path, manifest: Manifest) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with whole_file(out / SUITE) as partial:
         write_json(partial, manifest)
 

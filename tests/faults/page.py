@@ -1,0 +1,141 @@
+"""The record of campaigns, and the figures of docs/reliability.md, which are made from it."""
+
+import difflib
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from faults import campaigns
+from faults.world import STEPS
+
+ROOT = Path(__file__).parents[2]
+RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliability.md"
+BEGIN = "<!-- faults: made by `python -m tests.faults record` from results/reliability.json -->\n"
+END = "<!-- end of faults -->\n"
+Record = Mapping[str, Any]
+WIDTH = 120
+TITLES = {
+    campaigns.KILLS: "kills",
+    campaigns.DEVICE: "kills on a GPU",
+    campaigns.OPERATIONS: "file operations that fail",
+    campaigns.POWER: "power losses",
+}
+PLACES = {
+    "beginning": "it began",
+    "evaluation": "it evaluated runs",
+    "recovering": "it went on after another kill, before its first step",
+    "report": "it wrote a report",
+    "save": "it saved a run",
+    "started": "it ran as a user starts it, which does not tell where it is",
+    "training": "it trained",
+}
+ORDERS = {
+    "all": "all",
+    "any": "anything, in any order",
+    "names in order": "names up to one moment, contents in any order",
+}
+
+
+def write(work: Path) -> int:
+    """Write the record from the journals in a folder, and the page from the record."""
+    record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    for name in campaigns.NUMBERS:
+        files = sorted(work.glob(f"{name.replace(' ', '-')}-[0-9]*-[0-9]*.jsonl"))
+        rows = {row["seed"]: row for file in files for row in campaigns.read_rows(file)}
+        if rows:
+            known = [file.with_suffix(".machine.json") for file in files]
+            where = [json.loads(path.read_text()) for path in known if path.exists()]
+            record[name] = campaigns.summary(name, [*rows.values()]) | (where[0] if where else {})
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    return 0
+
+
+def check() -> int:
+    """Print in what the page is another than the record says; return 1 if it is."""
+    now = PAGE.read_text(encoding="utf-8")
+    wanted = page(now, json.loads(RECORD.read_text()))
+    sys.stdout.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True)))
+    return int(now != wanted)
+
+
+def page(text: str, record: Record) -> str:
+    """Return a page with the figures of a record in their place."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no place for figures: it needs {BEGIN!r} and {END!r}")
+    figures = "".join(f"{line}\n" for line in _figures(record))
+    return f"{before}{BEGIN}{figures}{END}{after}"
+
+
+def _figures(record: Record) -> Iterator[str]:
+    rows = []
+    for name in campaigns.NUMBERS:
+        own = record.get(name)
+        kept = ["not run yet", "", ""]
+        if own is not None:
+            kept = [f"{own['cases']:,}", f"{own['kept']:,}", own.get("device", "")]
+        rows.append([TITLES[name], *kept])
+    yield from _table(["campaign", "cases", "all promises kept", "on"], rows)
+    written = {
+        campaigns.KILLS: _of_kills,
+        campaigns.DEVICE: _of_kills,
+        campaigns.OPERATIONS: _of_operations,
+        campaigns.POWER: _of_power,
+    }
+    for name, figures in written.items():
+        if name in record:
+            yield f"### {TITLES[name][0].upper()}{TITLES[name][1:]}"
+            yield ""
+            yield from figures(record[name])
+
+
+def _of_kills(own: Record) -> Iterator[str]:
+    stages = ", ".join(f"{number} in stage {n}" for n, number in own["by_stage"].items())
+    yield from _paragraph(
+        f"{own['kills']} kills. By the last step that had ended, {stages} of the curriculum, and "
+        f"{own['in_later_epochs']} after the first epoch. {own['in_search']} came in a search for "
+        f"learning rates. With a checkpoint after every {STEPS} "
+        f"steps, a kill cost a run at most {own['most_steps_lost']} steps that had ended."
+    )
+    rows = [[PLACES[place], f"{number:,}"] for place, number in own["by_place"].items()]
+    yield from _table(["killed while", "kills"], rows)
+
+
+def _of_operations(own: Record) -> Iterator[str]:
+    ends = own["by_end"]
+    yield from _paragraph(
+        f"{own['met']:,} runs met a fault; in the others nothing was left that could meet it. "
+        f"{ends.get('went on', 0):,} went on and ended with the right bytes. "
+        f"{ends.get('said so', 0):,} ended with a sentence, and the next call ended with those "
+        "bytes."
+    )
+    for head, counts in (("fault", own["by_fault"]), ("operation", own["by_operation"])):
+        yield from _table([head, "runs"], [[name, f"{n:,}"] for name, n in counts.items()])
+
+
+def _of_power(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['states']:,} different states of the disk; {own['in_saves']:,} of the cases lie "
+        f"within a save. From {own['gone_on_to_the_end']} the program went on to its end, "
+        "with the right bytes."
+    )
+    rows = [[ORDERS[name], f"{number:,}"] for name, number in own["by_order"].items()]
+    yield from _table(["of what had not been waited for, there is", "cases"], rows)
+
+
+def _paragraph(text: str) -> Iterator[str]:
+    yield from textwrap.wrap(text, WIDTH)
+    yield ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|---|{'---:|' * (len(head) - 1)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+    yield ""
