@@ -241,10 +241,9 @@ def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
     """Give the files of a run the name under which this claim writes, and return it."""
     before = partial_folder(folder)
     now = _unleased(folder) if tenure is None else _leases(folder) / str(tenure.number)
-    if before == now or not before.exists():
-        make_folder(now.parent)
-        return now
     make_folder(now.parent)
+    if before == now or not before.exists():
+        return now
     before.rename(now)
     if (log := now / METRICS).is_file():
         # Who wrote it before may have it open still. What they add must not be in ours.
