@@ -27,11 +27,10 @@ from schemabank.engine.batches import Encoded
 from schemabank.engine.softtargets import SoftTargets
 from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import load_base_model
-from schemabank.runs import distill, experiment
+from schemabank.runs import distill, experiment, predicting
 from schemabank.runs.distill import (
     TEACHER_KEPT,
     TEACHERS,
-    Asking,
     all_teachers,
     asking_time_s,
     learned_from_teachers,
@@ -204,9 +203,9 @@ def _targets(**settings: object) -> SoftTargets:
     for seed in range(2):
         stack.initialise(0, seed)
         teachers.append(stack.groups["lora"].weights[0].clone())
-    asking = Asking((0, 1), DistillSettings.model_validate({"teachers": 2, **settings}))
+    asking = predicting.Asking((0, 1), DistillSettings.model_validate({"teachers": 2, **settings}))
     try:
-        return distill.soft_targets(stack, teachers, cohorts.data().encoded, [asking])[0]
+        return predicting.soft_targets(stack, teachers, cohorts.data().encoded, [asking])[0]
     finally:
         stack.remove()
 
@@ -355,7 +354,7 @@ def test_a_batch_that_does_not_fit_fails_all_that_ask(
     def full(*_args: object) -> object:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(distill, "_of_batch", full)
+    monkeypatch.setattr(predicting, "_of_batch", full)
     context = context_of(ran, Notes())
     found, failures = learned_from_teachers(ran.runs, context, ran.out / TEACHERS)
     assert not found
