@@ -124,11 +124,16 @@ def test_an_interrupted_suite_ends_with_the_very_bytes(
             assert again[name][1] == digest, name
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.soak)])
+LONG = pytest.mark.soak  # `tests/faults` kills searches, too, and oftener
+
+
 @pytest.mark.parametrize(
-    "settings",
-    [{"seeds": [1, 2]}, {"seeds": [1], "tune": TUNE}],
-    ids=["plain", "tuned"],
+    ("settings", "kills"),
+    [
+        pytest.param({"seeds": [1, 2]}, 1, id="plain-1"),
+        pytest.param({"seeds": [1, 2]}, 20, id="plain-20", marks=LONG),
+        pytest.param({"seeds": [1], "tune": TUNE}, 20, id="tuned-20", marks=LONG),
+    ],
 )
 def test_a_suite_that_is_killed_at_any_moment_ends_with_the_very_bytes(
     settings: dict[str, object], kills: int, finished: Finished, tmp_path: Path
