@@ -5,7 +5,11 @@ number that is not finite, and the same steps are left out. So equal bits say th
 neither a neighbour nor what comes after it in its own run.
 """
 
+from dataclasses import replace
+
 import pytest
+import torch
+from torch import Tensor, nn
 
 from poison import (
     DATA,
@@ -21,21 +25,12 @@ from poison import (
     reports,
     run_configs,
 )
-from schemabank.engine.cohort import RunStep
-from schemabank.engine.run import Run
 
 IN_TURN = in_turn(PASSING)
 LASTING: dict[str, Place] = {
     **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
     "experts": "weight",
 }
-
-
-def ids(step: RunStep, run: Run) -> tuple[str, ...]:
-    """The examples of a step's batch."""
-    epoch, position = divmod(step.step, DATA.schedule.steps_per_epoch)
-    rows = DATA.schedule.rows(run.seed, epoch)[position]
-    return tuple(DATA.examples[row].id for row in rows if row >= 0)
 
 
 def test_a_fault_leaves_out_one_step_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +46,7 @@ def test_a_fault_leaves_out_one_step_of_one_run(monkeypatch: pytest.MonkeyPatch)
         assert (slot.failure, slot.skipped, len(faults)) == (None, faults, len(PASSING))
         assert [each.step for each in found[name] if each.skipped] == faults
         for each in found[name]:
-            assert each.examples == (ids(each, slot.run) if each.skipped else ())
+            assert bool(each.examples) == each.skipped
         assert not any(each.skipped for each in expected[name])
         assert_same_steps(found[name], expected[name], lambda each: not each.skipped)
         assert_same_end(spoilt, clean, name)
@@ -83,3 +78,21 @@ def test_a_fault_that_stays_fails_its_run_alone(monkeypatch: pytest.MonkeyPatch)
         assert slot.failure.message.startswith("loss or gradient not finite in 2 of the ")
         named = dict.fromkeys(i for each in found[name][5:7] for i in each.examples)
         assert f"examples of the skipped steps ({', '.join(named)})" in slot.failure.message
+
+
+def test_an_example_that_makes_a_loss_nan_is_named_each_time_a_run_meets_it() -> None:
+    bad, token, encoded = 7, 5, list(DATA.encoded)
+    assert not any(token in each.tokens for each in encoded)
+    encoded[bad] = replace(encoded[bad], tokens=(token, *encoded[bad].tokens[1:]))
+    configs = run_configs(max_skipped_ratio=1.0)
+    named = {name: configs[name] for name in ("lora", "schemabank", "swap")}
+    made = new_cohort(named, replace(DATA, encoded=encoded))
+
+    def spoil(_module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.where(args[0][..., None] == token, torch.nan, output)
+
+    made.stack.model.get_input_embeddings().register_forward_hook(spoil)
+    for steps in reports(made).values():
+        skipped = [set(each.examples) for each in steps if each.skipped]
+        assert len(skipped) in {5, 6}, "once an epoch of six steps"
+        assert set.intersection(*skipped) == {DATA.examples[bad].id}
