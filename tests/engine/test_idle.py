@@ -81,10 +81,10 @@ def test_what_a_step_does_not_train_is_not_idle() -> None:
 
 @pytest.mark.usefixtures("_hindered")
 def test_a_new_stage_is_looked_at_anew() -> None:
+    """Without a new stage there is something to find after step 20, as the first test says."""
     halves = tuple(STAGE.model_copy(update={"name": n, "ratio": 0.5}) for n in "ab")
-    for stages, expected in (((STAGE,), [20]), (halves, [])):
-        _, found = trained([run(1, stages=stages, max_steps=24)])
-        assert [number + 1 for number, each in enumerate(found) if each] == expected
+    _, found = trained([run(1, stages=halves, max_steps=24)])
+    assert not any(found)
 
 
 def test_runs_without_routers_are_never_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

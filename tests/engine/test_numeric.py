@@ -5,7 +5,11 @@ number that is not finite, and the same steps are left out. So equal bits say th
 neither a neighbour nor what comes after it in its own run.
 """
 
+from dataclasses import replace
+
 import pytest
+import torch
+from torch import Tensor, nn
 
 from poison import (
     DATA,
@@ -21,33 +25,16 @@ from poison import (
     reports,
     run_configs,
 )
-from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.run import Run
 
 IN_TURN = in_turn(PASSING)
+LASTING: dict[str, Place] = {
+    **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
+    "experts": "weight",
+}
 
 
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
-    return Poison(monkeypatch, len(NAMES))
-
-
-@pytest.fixture(scope="module")
-def untouched() -> tuple[Cohort, dict[str, list[RunStep]]]:
-    """The runs of a cohort in which nothing is changed at all."""
-    trained = new_cohort(run_configs())
-    return trained, reports(trained)
-
-
-def ids(step: RunStep, run: Run) -> tuple[str, ...]:
-    """The examples of a step's batch."""
-    epoch, position = divmod(step.step, DATA.schedule.steps_per_epoch)
-    rows = DATA.schedule.rows(run.seed, epoch)[position]
-    return tuple(DATA.examples[row].id for row in rows if row >= 0)
-
-
-def test_a_fault_leaves_out_one_step_of_one_run(poison: Poison) -> None:
-    configs = run_configs(max_skipped_ratio=1.0)
+def test_a_fault_leaves_out_one_step_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    poison, configs = Poison(monkeypatch, len(NAMES)), run_configs(max_skipped_ratio=1.0)
     spoilt, clean = new_cohort(configs), new_cohort(configs)
     poison.follow(spoilt, IN_TURN)
     found = reports(spoilt)
@@ -59,68 +46,53 @@ def test_a_fault_leaves_out_one_step_of_one_run(poison: Poison) -> None:
         assert (slot.failure, slot.skipped, len(faults)) == (None, faults, len(PASSING))
         assert [each.step for each in found[name] if each.skipped] == faults
         for each in found[name]:
-            assert each.examples == (ids(each, slot.run) if each.skipped else ())
+            assert bool(each.examples) == each.skipped
         assert not any(each.skipped for each in expected[name])
         assert_same_steps(found[name], expected[name], lambda each: not each.skipped)
         assert_same_end(spoilt, clean, name)
 
 
-def test_what_watches_for_faults_changes_no_bit(
-    poison: Poison, untouched: tuple[Cohort, dict[str, list[RunStep]]]
-) -> None:
-    """The steps with all masks, none of which is set, are those of the engine as it is."""
-    before, expected = untouched
-    trained = new_cohort(run_configs())
-    poison.follow(trained, {})
-    found = reports(trained)
-    for name in NAMES:
-        assert found[name] == expected[name]
-        assert_same_end(trained, before, name)
-
-
-def test_a_weight_that_is_not_finite_ends_its_run_at_once(
-    poison: Poison, untouched: tuple[Cohort, dict[str, list[RunStep]]]
-) -> None:
-    last, *victims = reversed(NAMES)
-    schedule: dict[tuple[str, int], Place] = {
-        (name, 3 + 4 * number): "weight" for number, name in enumerate(victims)
-    }
-    before, expected = untouched
-    trained = new_cohort(run_configs(max_skipped_ratio=1.0))
-    poison.follow(trained, schedule)
-    found = reports(trained)
-    slots = {slot.run.name: slot for slot in trained.slots}
-    for name, step in schedule:
-        failure = slots[name].failure
-        assert failure is not None
-        assert failure.kind == "diverged"
-        assert f"weights that are not finite at step {step} (1 of " in failure.message
-        assert [each.step for each in found[name]] == [*range(step + 1)]
-        assert_same_steps(found[name], expected[name], lambda each: not each.skipped)
-    assert slots[last].failure is None
-    assert found[last] == expected[last]
-    assert_same_end(trained, before, last)
-
-
-def test_a_fault_that_stays_fails_its_run_alone(
-    poison: Poison, untouched: tuple[Cohort, dict[str, list[RunStep]]]
-) -> None:
-    victims = dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True))
-    schedule = {(n, step): place for n, place in victims.items() for step in range(5, NUM_STEPS)}
-    before, expected = untouched
-    trained = new_cohort(run_configs())
+def test_a_fault_that_stays_fails_its_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours are those of the engine as it is, in which nothing puts such numbers."""
+    before = new_cohort(run_configs())
+    expected = reports(before)
+    schedule = {(n, step): place for n, place in LASTING.items() for step in range(5, NUM_STEPS)}
+    poison, trained = Poison(monkeypatch, len(NAMES)), new_cohort(run_configs())
     poison.follow(trained, schedule)
     found = reports(trained)
     for slot in trained.slots:
         name = slot.run.name
-        if name not in victims:
+        if name not in LASTING:
             assert slot.failure is None
             assert found[name] == expected[name]
             assert_same_end(trained, before, name)
             continue
         assert slot.failure is not None
         assert slot.failure.kind == "diverged"
+        assert_same_steps(found[name], expected[name], lambda each: not each.skipped)
+        if LASTING[name] == "weight":
+            assert [each.step for each in found[name]] == [*range(6)]
+            assert slot.failure.message.startswith("weights that are not finite at step 5 (1 of ")
+            continue
         assert slot.skipped == [5, 6]
         assert slot.failure.message.startswith("loss or gradient not finite in 2 of the ")
         named = dict.fromkeys(i for each in found[name][5:7] for i in each.examples)
         assert f"examples of the skipped steps ({', '.join(named)})" in slot.failure.message
+
+
+def test_an_example_that_makes_a_loss_nan_is_named_each_time_a_run_meets_it() -> None:
+    bad, token, encoded = 7, 5, list(DATA.encoded)
+    assert not any(token in each.tokens for each in encoded)
+    encoded[bad] = replace(encoded[bad], tokens=(token, *encoded[bad].tokens[1:]))
+    configs = run_configs(max_skipped_ratio=1.0)
+    named = {name: configs[name] for name in ("lora", "schemabank", "swap")}
+    made = new_cohort(named, replace(DATA, encoded=encoded))
+
+    def spoil(_module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        return torch.where(args[0][..., None] == token, torch.nan, output)
+
+    made.stack.model.get_input_embeddings().register_forward_hook(spoil)
+    for steps in reports(made).values():
+        skipped = [set(each.examples) for each in steps if each.skipped]
+        assert len(skipped) in {5, 6}, "once an epoch of six steps"
+        assert set.intersection(*skipped) == {DATA.examples[bad].id}

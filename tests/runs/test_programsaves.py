@@ -433,3 +433,17 @@ def test_a_tuner_says_what_has_no_effect_without_a_folder(tmp_path: Path) -> Non
         with pytest.warns(UserWarning, match=r"engine\.checkpoint_steps: no effect on a Tuner"):
             tuner.train(PAIRS, quiet=True)
         tuner.train(PAIRS, checkpoints=tmp_path, quiet=True)
+
+
+def test_a_run_of_several_does_not_go_on_alone_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = {"one": config(seed=1), "two": config(seed=2)}
+    train(runs, tmp_path, slots=2)
+    told: list[int] = []
+    capsys.readouterr()
+    one = {"one": runs["one"]}
+    train(one, tmp_path, slots=2, quiet=False, on_step=lambda step: told.append(step.step))
+    assert told == [*range(5)]
+    said = "stack was 'of several runs', now it is 'of this run alone': it is trained again"
+    assert said in capsys.readouterr().err

@@ -62,6 +62,10 @@ def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
             r"states lora\.r, .*set it in peft\.LoraConfig",
         ),
         (
+            {"arm": "lora", "train": TrainSettings(max_skipped_in_row=3)},
+            r"states train\.max_skipped_in_row, .*set it in the trainer's arguments, if they have",
+        ),
+        (
             {"arm": "lora", "train": TrainSettings(learning_rate=1e-4)},
             r"states train\.learning_rate, .*set it in the trainer's arguments",
         ),

@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from schemabank import InputError, LoraSettings
+from schemabank import InputError, LoraSettings, TrainSettings
 from schemabank.trainer.steps import Steps
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
@@ -284,9 +284,12 @@ def test_a_step_whose_loss_alone_is_infinite_changes_nothing(tmp_path: Path) -> 
     assert moved == [True, True, False, True]
 
 
-def test_too_many_such_steps_end_the_run(tmp_path: Path) -> None:
-    trained = trainer(tmp_path, method("lora"), learning_rate=1e30)
-    with pytest.raises(RuntimeError, match=r"loss or gradient not finite in 3 of 50 steps: lower"):
+@pytest.mark.parametrize(("ratio", "count"), [(0.05, 3), (0.0, 1), (0.1, 6)])
+def test_too_many_such_steps_end_the_run(ratio: float, count: int, tmp_path: Path) -> None:
+    asked = method("lora", train=TrainSettings(max_skipped_ratio=ratio))
+    trained = trainer(tmp_path, asked, learning_rate=1e30)
+    said = f"loss or gradient not finite in {count} of 50 steps: lower"
+    with pytest.raises(RuntimeError, match=said):
         trained.train()
 
 

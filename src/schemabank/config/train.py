@@ -53,9 +53,9 @@ class TrainSettings(Settings):
     max_grad_norm: Rate = 1.0
     """Gradients are clipped to this norm, each run by itself."""
     max_skipped_ratio: Annotated[Share, Later(0.05)] = 0.05
-    """A run fails that skips more of its steps, or of a stage's, as not finite; 1 is forgiven."""
+    """A run fails that skips more of its or a stage's steps; one step may be, unless this is 0."""
     max_skipped_in_row: Annotated[PositiveInt, Later(20)] = 20
-    """A run fails that skips so many steps one after another."""
+    """A run fails as soon as it has skipped so many steps one after another."""
 
 
 class AverageSettings(Settings):

@@ -208,7 +208,7 @@ def held_digests(
 def _made(runs: Collection[RunConfig], context: Context) -> MadeWith:
     """What runs that share a stack are trained with; one that has its own goes on alone."""
     made = made_with(context.inputs, list(runs), context.base.model.device)
-    return {**made, "together": len(runs) > 1}
+    return {**made, "stack": "of several runs" if len(runs) > 1 else "of this run alone"}
 
 
 class _Both:

@@ -14,7 +14,7 @@ from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.idle import Neglected
 from schemabank.engine.slots import Slot
 
-MOST_TOLD = 3  # skipped steps of a run, and runs with idle parts, that are told; the log has all
+MOST_TOLD = 3  # skipped steps of a run that are told; the log has all
 MOST_NAMED = 8
 # A jump is one that lasts: the middle of the last losses is far above what was usual before, and
 # above all of it but one. So a batch of hard examples is none, and neither are losses with a long
@@ -38,7 +38,7 @@ class RunWatch:
         self._cohort, self._note = cohort, note
         self._skipped = Counter[str]()
         self._losses: dict[str, Losses] = {}
-        self._told: set[str] = set()
+        self._has_told_idle = False
 
     def see(self, step: RunStep) -> None:
         """Take note of a step."""
@@ -49,18 +49,22 @@ class RunWatch:
         usual = losses.add(step.stage, step.loss)
         if usual is not None:
             self._note(
-                f"{step.run}: the loss has jumped by step {step.step}, to about "
-                f"{losses.now:.3g} from {usual:.3g}, and has stayed there: if it does not come "
-                "down again, lower train.learning_rate or raise train.warmup_ratio"
+                f"{step.run}: the loss has jumped from about {usual:.3g} to {losses.now:.3g}, as "
+                f"seen at step {step.step}: if it does not come down again, lower "
+                "train.learning_rate or raise train.warmup_ratio"
             )
 
     def look(self) -> None:
-        """Look for parts that routers leave idle, from time to time; call it after every step."""
-        for idle in self._cohort.idle_parts():
-            if idle.run not in self._told and len(self._told) < MOST_TOLD:
-                self._told.add(idle.run)
-                last = "; further runs are not named" if len(self._told) == MOST_TOLD else ""
-                self._note(said_of_idle(idle) + last)
+        """Look for parts that routers leave idle, from time to time; call it after every step.
+
+        Most routers narrow in a long run, so one run is named, and nobody looks any further.
+        """
+        if self._has_told_idle:
+            return
+        for idle in self._cohort.idle_parts()[:1]:
+            self._has_told_idle = True
+            others = "; other runs are not named" if len(self._cohort.slots) > 1 else ""
+            self._note(said_of_idle(idle) + others)
 
     def _tell_skipped(self, step: RunStep) -> None:
         self._skipped[step.run] += 1
@@ -129,9 +133,9 @@ def skips(slot: Slot) -> str:
 
 
 def said_of_idle(idle: Neglected) -> str:
-    """Say which parts of a run its routers leave idle, and what helps."""
-    where = [f"{', '.join(map(str, parts))} in {layer}" for layer, parts in idle.parts.items()]
-    named = "; ".join(where[:MOST_NAMED]) + (" and more" if len(where) > MOST_NAMED else "")
+    """Say how many parts of a run its routers leave idle, and what helps."""
+    where = [f"{len(parts)} in {layer}" for layer, parts in idle.parts.items()]
+    named = ", ".join(where[:MOST_NAMED]) + (" and more" if len(where) > MOST_NAMED else "")
     return (
         f"{idle.run}: for the last {idle.num_steps} steps up to {idle.step}, routers gave hardly "
         f"any weight to {idle.num_parts} of {idle.num_all} {idle.kind} ({named}), which learn "

@@ -23,7 +23,7 @@ from schemabank.engine.run import Course
 from schemabank.engine.schedule import steps_before_lora
 from schemabank.runs.effects import idle_settings, sentences, stated
 from schemabank.trainer.adapter import ADAPTER, PeftAdapter
-from schemabank.trainer.courses import COURSES, SCHEDULES, scheduler_of
+from schemabank.trainer.courses import COURSES, OF_TRAIN, SCHEDULES, scheduler_of
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 # Of PEFT's configuration: what plain LoRA has, and what says nothing of training.
@@ -36,7 +36,7 @@ PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 BY_ARGUMENTS = {
     "seed": "args.seed",
     "lora": "peft.LoraConfig",
-    "train": "the trainer's arguments",
+    "train": "the trainer's arguments, if they have it",
 }
 
 
@@ -72,7 +72,7 @@ def check_method(method: RunConfig) -> None:
             f"in a trainer are {', '.join(COURSES)}; or use schemabank.Tuner"
         )
     own = {*METHODS[method.arm].sections, "arm"} - set(OF_LORA)
-    allowed = {*own, "train.loraplus_lr_ratio"}
+    allowed = {*own, *(f"train.{name}" for name in OF_TRAIN)}
     for name in stated(method):
         section = name.partition(".")[0]
         if section in allowed or name in allowed:

@@ -24,6 +24,8 @@ SCHEDULES = {
     "constant_with_warmup": ("constant", True),
     "constant": ("constant", False),
 }
+# Settings of ``train`` that no argument of a trainer has.
+OF_TRAIN = ("loraplus_lr_ratio", "max_skipped_ratio")
 NO_SCHEDULE = Schedule(buckets=(), orders=((),), batch_size=0)  # the trainer makes the batches
 
 NewCourse = Callable[[RunConfig, Run, TrainingData, int], Course]
@@ -38,7 +40,7 @@ def resolved(method: RunConfig, args: TrainingArguments, num_steps: int, *, rank
             "learning_rate": args.learning_rate,
             "lr_scheduler_type": schedule,
             "warmup_ratio": warmup_ratio(args, num_steps) if warms_up else 0.0,
-            "loraplus_lr_ratio": method.train.loraplus_lr_ratio,
+            **{name: getattr(method.train, name) for name in OF_TRAIN},
         }
     )
     whole = {name: getattr(method, name) for name in RunConfig.model_fields}

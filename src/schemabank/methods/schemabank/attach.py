@@ -186,7 +186,7 @@ class AttachedBanks(Part):
         }
 
     def _choice(self, index: int) -> Choice:
-        """The schemas of a block, by their U: V gets gradients of its own norm, too."""
+        """The schemas of a block, told by U: V gets gradients from its orthonormality, too."""
         num_schemas = self.settings.num_schemas
         return Choice(
             "schemas",
