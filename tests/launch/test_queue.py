@@ -104,7 +104,8 @@ def test_work_that_another_has_taken_over_is_not_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "crashes"), [(RuntimeError, 1), (InputError, 0), (SystemExit, 0), (KeyboardInterrupt, 0)]
+    ("error", "crashes"),
+    [(RuntimeError, 1), (InputError, 0), (SystemExit, 0), (KeyboardInterrupt, 0)],
 )
 def test_what_a_worker_raises_gives_the_unit_free_at_once(
     error: type[BaseException], crashes: int, tmp_path: Path
