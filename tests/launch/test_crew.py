@@ -146,10 +146,8 @@ def test_a_worker_that_cannot_begin_is_left_out_while_others_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one whose GPU is broken: the other one does all."""
-    notes = Notes()
-    found, _ = worked(
-        tmp_path, {"break": "1", "1": "slow"}, monkeypatch, num_workers=2, notes=notes
-    )
+    asked = {"break": "1", "1": "slow"}
+    found, notes = worked(tmp_path, asked, monkeypatch, num_workers=2)
     assert marks(found, "done") == {"1/done-1", "2/done-1", "3/done-1"}
     assert "worker 2 ends before it begins (exit code 1: no such library): left out" in notes.lines
 
