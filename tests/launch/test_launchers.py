@@ -14,9 +14,9 @@ from schemabank.cli import app
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
 from schemabank.config.settings import RunConfig
-from schemabank.launch import crew, launchers
+from schemabank.launch import crew, launchers, rounds
 from schemabank.launch.launchers import GPUS, THREADS, LauncherName, Workers, launcher
-from schemabank.launch.rounds import ROUNDS, WORK, Round
+from schemabank.launch.rounds import ROUNDS, WORK
 from schemabank.runs.experiment import run_all
 from schemabank.runs.members import Outcome
 from schemabank.runs.progress import RunState
@@ -79,7 +79,7 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     changes = {"arms": arms, "seeds": [1], "grid": {}, "defaults": SHORT}
     path = tiny(finished, tmp_path / "s.yaml", **changes)
     _, outcomes, _ = ran(path, tmp_path / "alone")
-    monkeypatch.setattr(Round, "remove", lambda _: None)  # to see who did what
+    monkeypatch.setattr(rounds, "_remove", lambda _: None)  # to see who did what
     monkeypatch.setattr(crew, "SILENT", 1000.0)  # it is to wake up
     notes = Waking(harm)
     ended = shared(path, tmp_path / "shared", notes)
