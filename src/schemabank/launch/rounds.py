@@ -175,7 +175,8 @@ def remove_finished(out: Path) -> None:
     """Remove rounds whose runs are all finished, such as those of a suite before it has grown."""
     for folder in (out / ROUNDS).glob("[!.]*"):
         with suppress(InputError):  # another process is removing it, or it is damaged
-            if all(is_finished(out / name) for name in read_json(folder / ROUND)["wanted"]):
+            told: dict[str, Any] = read_json(folder / ROUND)
+            if all(is_finished(out / name) for name in told["wanted"]):
                 _remove(folder)
     for folder in (out / ROUNDS).glob(f".*{GONE}"):  # of a process that was killed over it
         rmtree(folder, ignore_errors=True)

@@ -90,8 +90,9 @@ class Sharing(ABC):
             outcomes |= untaught(left, found, out, reporter)
             left = [run for run in left if run not in outcomes]
         if left:
+            able = [run for run in runs if run not in outcomes or outcomes[run].failure is None]
             shared = open_round(
-                runs,
+                able,
                 out,
                 planned=planned,
                 num_workers=self.num_workers,
