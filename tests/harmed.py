@@ -69,6 +69,10 @@ class Forked:
         self.stdout = os.fdopen(ours, encoding="utf-8")
         self.kill, self.terminate = self._process.kill, self._process.terminate
 
+    def poll(self) -> int | None:
+        """Return the exit code as Popen does."""
+        return self._process.exitcode
+
     def wait(self, timeout: float | None = None) -> int:
         """Wait as Popen does."""
         self._process.join(timeout)

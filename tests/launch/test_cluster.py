@@ -5,7 +5,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +14,12 @@ import pytest
 import torch
 
 from schemabank.common.errors import InputError
+from schemabank.config.settings import RunConfig
 from schemabank.launch import cluster
 from schemabank.launch.cluster import RayWorkers, ray_workers
+from schemabank.launch.crew import SAVING_S
+from schemabank.launch.rounds import open_round
+from schemabank.launch.worker import PAUSE_S
 from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
@@ -59,6 +63,29 @@ def test_a_driver_without_a_gpu_is_refused_by_a_cluster_of_gpus(
     with pytest.raises(InputError, match="start it on a node with a GPU"):
         ray_workers(None, "auto")
     assert ray_workers(1, "cpu") == RayWorkers(tasks=1, resources={"num_cpus": 1.0})
+
+
+def test_interrupted_tasks_save_before_they_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The force that ends a task at once comes last."""
+    done: list[object] = []
+
+    def remote(**_: object) -> Callable[[object], SimpleNamespace]:
+        return lambda _: SimpleNamespace(remote=lambda folder: f"task of {folder}")
+
+    def wait(left: Sequence[object], *, num_returns: int, timeout: float) -> None:
+        done.append((len(left), num_returns, timeout))
+        if num_returns < len(left):
+            raise KeyboardInterrupt
+
+    there = SimpleNamespace(remote=remote, wait=wait, cancel=lambda _, *, force: done.append(force))
+    monkeypatch.setattr(cluster, "_ray", lambda: there)
+    runs = [RunConfig(arm="lora")]
+    shared = open_round(runs, tmp_path, planned=runs, num_workers=2, lease_s=9.0)
+    with pytest.raises(KeyboardInterrupt):
+        RayWorkers(tasks=2, resources={}).work(shared, Notes())
+    assert done == [(2, 1, PAUSE_S), False, False, (2, 2, SAVING_S), True, True]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tinyruns import Notes
 LEASE_S = 2.0
 # Does what is asked for at the first claim of a unit, and the unit at any other.
 WORKER = """
-import json, os, sys, time
+import json, os, subprocess, sys, time
 from pathlib import Path
 from schemabank.launch.queue import Queue, share
 
@@ -27,7 +27,9 @@ print(json.dumps({"note": "ready"}), flush=True)
 if asked == "refuse":
     print(json.dumps({"refused": "lora.r is 'x', allowed are numbers"}), flush=True)
     sys.exit(2)
-if asked == "break":
+if asked == "break" or asked.get("break") == os.environ["NUMBER"]:
+    with (folder / "broke").open("a") as file:
+        file.write("x")
     sys.exit("no such library")
 
 def do(lease):
@@ -35,6 +37,18 @@ def do(lease):
     harm = asked.get(lease.unit) if lease.number == 1 else None
     if harm == "crash":
         os._exit(3)
+    if harm == "slow":
+        while not (folder / "broke").exists() or (folder / "broke").stat().st_size < 2:
+            time.sleep(0.1)
+        time.sleep(2)
+    if harm == "torn":
+        os.write(1, b'{"note": "half a li')
+        os.kill(os.getpid(), 9)
+    if harm == "child":
+        subprocess.Popen(["sleep", "60"])
+        os._exit(3)
+    if asked.get("full"):
+        raise OSError(28, "No space left on device")
     if harm == "hang":
         os.kill(os.getpid(), 19)
     print(json.dumps({"run": lease.unit, "state": "finished", "detail": ""}), flush=True)
@@ -57,7 +71,11 @@ def decided(out: Path) -> Round:
 
 
 def worked(
-    out: Path, asked: object, monkeypatch: pytest.MonkeyPatch, *, num_workers: int = 1
+    out: Path,
+    asked: object,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    num_workers: int = 1,
 ) -> tuple[Round, Notes]:
     found, notes = decided(out), Notes()
     notes.runs({number: number for number in "123"})
@@ -68,7 +86,7 @@ def worked(
         return [sys.executable, "-c", WORKER, *words]
 
     monkeypatch.setattr(crew, "command", command)
-    Crew(found, [{}] * num_workers, notes).work()
+    Crew(found, [{"NUMBER": str(number)} for number in range(num_workers)], notes).work()
     return found, notes
 
 
@@ -94,7 +112,7 @@ def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
     said = [line for line in notes.lines if line != "ready"]
     assert said == [
         "3 runs in 3 parts: 3",
-        "worker 1 was lost (exit code 3), another one is started",
+        "worker 1 was lost (exit code 3: no message), another one is started",
         "worker 1 takes over part 1, whose worker was lost",
         "worker 1 was lost (SIGKILL), another one is started",
         "worker 1 takes over part 2, whose worker was lost",
@@ -109,5 +127,34 @@ def test_what_a_worker_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 def test_workers_that_cannot_begin_are_not_started_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"before they begin \(exit code 1\): no such library"):
+    with pytest.raises(RuntimeError, match=r"before they begin \(exit code 1: no such library\)"):
         worked(tmp_path, "break", monkeypatch)
+
+
+@pytest.mark.parametrize("harm", ["torn", "child"])
+def test_the_end_of_a_worker_is_seen_whatever_becomes_of_its_pipe(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a line, or outlived by a child that keeps the pipe open."""
+    monkeypatch.setattr(crew, "DRAIN_S", 0.5)
+    found, notes = worked(tmp_path, {"1": harm}, monkeypatch)
+    assert marks(found, "done") == {"1/done-2", "2/done-1", "3/done-1"}
+    assert sum("another one is started" in line for line in notes.lines) == 1
+
+
+def test_a_worker_that_cannot_begin_is_left_out_while_others_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose GPU is broken: the other one does all."""
+    asked = {"break": "1", "1": "slow"}
+    found, notes = worked(tmp_path, asked, monkeypatch, num_workers=2)
+    assert marks(found, "done") == {"1/done-1", "2/done-1", "3/done-1"}
+    assert "worker 2 ends before it begins (exit code 1: no such library): left out" in notes.lines
+
+
+def test_workers_that_get_nothing_done_are_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as on a full disk, which takes no record of a unit either."""
+    with pytest.raises(RuntimeError, match=r"^6 workers were lost .*No space left on device"):
+        worked(tmp_path, {"full": True}, monkeypatch)

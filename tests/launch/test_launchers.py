@@ -14,12 +14,14 @@ from schemabank.cli import app
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
 from schemabank.config.settings import RunConfig
-from schemabank.launch import crew, launchers
+from schemabank.launch import crew, launchers, rounds, worker
 from schemabank.launch.launchers import GPUS, THREADS, LauncherName, Workers, launcher
+from schemabank.launch.messages import Sender
 from schemabank.launch.rounds import ROUNDS, WORK, Round
-from schemabank.runs.experiment import run_all
+from schemabank.launch.sharing import Sharing
+from schemabank.runs.experiment import CohortPart, run_all
 from schemabank.runs.members import Outcome
-from schemabank.runs.progress import RunState
+from schemabank.runs.progress import Reporter, RunState
 from schemabank.suites.execution import SuiteOutcome, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
@@ -79,7 +81,7 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     changes = {"arms": arms, "seeds": [1], "grid": {}, "defaults": SHORT}
     path = tiny(finished, tmp_path / "s.yaml", **changes)
     _, outcomes, _ = ran(path, tmp_path / "alone")
-    monkeypatch.setattr(Round, "remove", lambda _: None)  # to see who did what
+    monkeypatch.setattr(rounds, "_remove", lambda _: None)  # to see who did what
     monkeypatch.setattr(crew, "SILENT", 1000.0)  # it is to wake up
     notes = Waking(harm)
     ended = shared(path, tmp_path / "shared", notes)
@@ -96,6 +98,38 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     assert {run: state[-1][0] for run, state in notes.states.items()} == dict.fromkeys(
         notes.titles, "finished"
     )
+
+
+class Alone(Sharing):
+    """A launcher whose only worker is this process."""
+
+    num_workers = 1
+
+    def work(self, shared: Round, _: Reporter) -> set[str]:
+        worker.work_on(shared.folder, Sender(None, speaks=False))
+        return set()
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_runs_whose_teacher_failed_are_not_tried(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {"lora": {}, "taught": {"arm": "lora", "distill": {"teachers": 1}}}
+    path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], grid={}, defaults=SHORT)
+    out, tried, attempt = tmp_path / "runs", list[RunConfig](), worker.attempt
+
+    def attempted(part: CohortPart, place: Path) -> list[Outcome]:
+        tried.extend(part.runs)
+        if place == out:
+            return attempt(part, place)
+        return [Outcome(place, None, failure=Failure("disk", "full")) for _ in part.runs]
+
+    monkeypatch.setattr(worker, "attempt", attempted)
+    ended = run_suite(load_suite(path), out, Notes(), launcher=Alone())
+    first, second = (outcome.failure for outcome in ended.outcomes)
+    assert (first, second and second.kind) == (None, "disk")
+    assert [(run.num_teachers, run.seed == 1) for run in tried] == [(0, False), (0, True)]
+    assert not (out / ROUNDS).exists()
 
 
 class Interrupting(Notes):

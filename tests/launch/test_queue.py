@@ -1,5 +1,6 @@
 """Several processes on one folder: here each is a queue of its own, as they share nothing else."""
 
+import errno
 import threading
 import time
 from collections import Counter
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.launch.queue import Lease, Queue, Record, beating, publish, share
 
@@ -69,6 +71,25 @@ def test_a_holder_is_told_that_another_has_the_unit(tmp_path: Path) -> None:
         assert told.wait(10 * LEASE_S)
 
 
+def test_a_holder_goes_on_to_be_heard_when_the_folder_cannot_be_read_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, is_ours, asked = taken(Queue(tmp_path, LEASE_S), "a"), Lease.is_ours, threading.Event()
+
+    def stale(lease: Lease) -> bool:
+        if not asked.is_set():
+            asked.set()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return is_ours(lease)
+
+    monkeypatch.setattr(Lease, "is_ours", stale)
+    until = time.monotonic() + 100 * LEASE_S
+    with beating(ours, LEASE_S, never):
+        while not (ours.folder / "beat-1").exists():
+            assert time.monotonic() < until
+            time.sleep(LEASE_S / 10)
+
+
 def test_work_that_another_has_taken_over_is_not_told(tmp_path: Path) -> None:
     told: list[str] = []
 
@@ -83,7 +104,8 @@ def test_work_that_another_has_taken_over_is_not_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "crashes"), [(RuntimeError, 1), (SystemExit, 0), (KeyboardInterrupt, 0)]
+    ("error", "crashes"),
+    [(RuntimeError, 1), (InputError, 0), (SystemExit, 0), (KeyboardInterrupt, 0)],
 )
 def test_what_a_worker_raises_gives_the_unit_free_at_once(
     error: type[BaseException], crashes: int, tmp_path: Path

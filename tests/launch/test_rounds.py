@@ -1,10 +1,15 @@
 from pathlib import Path
 
+import pytest
+
+from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
 from schemabank.config.file import run_id
-from schemabank.config.settings import RunConfig
+from schemabank.config.settings import EngineSettings, RunConfig
+from schemabank.launch import rounds
 from schemabank.launch.queue import publish
 from schemabank.launch.rounds import ROUNDS, UNITS, Round, failed_rows, open_round, read_round
+from schemabank.runs.folder import RESULT
 from schemabank.runs.members import Outcome
 
 RUNS = [RunConfig(arm="lora", seed=1), RunConfig(arm="schemabank", seed=2)]
@@ -63,6 +68,72 @@ def test_failures_are_told_as_they_were_and_tried_again_in_the_next_round(tmp_pa
     assert [path.name for path in (tmp_path / ROUNDS).iterdir()] == [again.folder.name]
     again.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_settings_than_those_of_the_ids_have_a_round_of_their_own(tmp_path: Path) -> None:
+    found = opened(tmp_path)
+    engine = EngineSettings(device="cpu", slots=7)
+    runs = [run.model_copy(update={"engine": engine}) for run in RUNS]
+    assert list(map(run_id, runs)) == NAMES
+    other = open_round(runs, tmp_path, planned=runs, num_workers=2, lease_s=9.0)
+    assert other.folder != found.folder
+    assert [run.engine for run in other.configs.values()] == [engine] * 2
+
+
+def test_a_round_of_another_version_is_refused_by_its_workers_and_not_met_by_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "__version__", "0.0.1")
+    before = opened(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"begun by SchemaBank 0\.0\.1, and this is .*: install"):
+        read_round(before.folder)
+    assert opened(tmp_path).folder != before.folder
+
+
+def test_a_round_that_is_removed_is_gone_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(tmp_path)
+    decided(found)
+    monkeypatch.setattr(rounds, "rmtree", lambda *_, **__: None)  # it was killed over it
+    found.remove()
+    assert not found.folder.exists()
+    failure = next(iter(found.outcomes(RUNS).values())).failure
+    assert failure is not None
+    assert "was removed, by another call or by hand, before it was done" in failure.message
+    monkeypatch.undo()
+    assert opened(tmp_path) == found, "what is left of it is in nobody's way"
+    found.remove()
+    rounds.remove_finished(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_round_that_vanishes_while_it_is_opened_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = opened(tmp_path)
+
+    def removed(folder: Path) -> Round:
+        monkeypatch.undo()
+        found.remove()
+        return read_round(folder)
+
+    monkeypatch.setattr(rounds, "read_round", removed)
+    assert opened(tmp_path).folder.name == found.folder.name.replace("-1", "-2")
+
+
+def test_rounds_of_a_suite_before_it_changed_go_when_their_runs_are_finished(
+    tmp_path: Path,
+) -> None:
+    before = open_round(RUNS[:1], tmp_path, planned=RUNS[:1], num_workers=2, lease_s=9.0)
+    now = opened(tmp_path)
+    rounds.remove_finished(tmp_path)
+    assert before.folder.exists()
+    (tmp_path / NAMES[0]).mkdir()
+    (tmp_path / NAMES[0] / RESULT).write_text("{}")
+    rounds.remove_finished(tmp_path)
+    assert (before.folder.exists(), now.folder.exists()) == (False, True)
 
 
 def test_other_runs_have_a_round_of_their_own(tmp_path: Path) -> None:

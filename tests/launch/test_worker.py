@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from schemabank.common.errors import InputError
 from schemabank.launch import worker
+from schemabank.launch.messages import Sender
+from schemabank.launch.worker import work_on
 
 
 def test_a_worker_is_told_whom_it_ends_with() -> None:
@@ -25,3 +28,12 @@ def test_a_worker_ends_as_by_sigterm_when_the_process_that_started_it_is_gone(
     worker._end_with(7)
     assert sent == [(os.getpid(), signal.SIGTERM)]
     assert list(parents) == []
+
+
+def test_a_worker_has_nothing_to_do_on_a_round_that_was_removed_before_it_came(
+    tmp_path: Path,
+) -> None:
+    work_on(tmp_path / "gone-1", Sender(None, speaks=False))
+    (tmp_path / "here-1").mkdir()
+    with pytest.raises(InputError, match=r"round\.json"):
+        work_on(tmp_path / "here-1", Sender(None, speaks=False))

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -20,7 +20,9 @@ from schemabank.runs.folder import (
     METRICS,
     RESULT,
     TRAINED,
+    RunClaim,
     Tenure,
+    can_go_on,
     check_available,
     claimed,
     forget_training,
@@ -287,6 +289,27 @@ def test_a_run_is_taken_over_from_a_holder_that_is_only_stopped(tmp_path: Path) 
             claim.complete()
     assert names(run) == {METRICS, RESULT}
     assert names(tmp_path) == {"a"}
+
+
+def test_a_holder_that_is_stopped_while_it_leaves_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, later = tmp_path / "a", ExitStack()
+    taken: list[RunClaim] = []
+
+    def stopped(path: Path) -> bool:
+        monkeypatch.undo()
+        taken.append(later.enter_context(claimed(run, tenure=Tenure("unit", 2))))
+        return can_go_on(path)
+
+    with claimed(run, tenure=Tenure("unit", 1)) as lost:
+        (lost.path / CHECKPOINTS / "step-1").mkdir(parents=True)
+        monkeypatch.setattr(run_folder, "can_go_on", stopped)
+    assert names(taken[0].path) == {CHECKPOINTS}
+    with pytest.raises(InputError, match="is in use"):
+        claimed(run).__enter__()
+    later.close()
+    assert names(tmp_path) == {".a.partial"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import torch
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
+from schemabank.launch.crew import SAVING_S
 from schemabank.launch.messages import Sender
 from schemabank.launch.progress import RoundProgress
 from schemabank.launch.rounds import Round, Unit
@@ -59,6 +60,9 @@ class RayWorkers(Sharing):
                 left = _still_going(ray, left)
                 for unit in progress.done():
                     told |= _tell(unit, shared, progress, reporter)
+        except BaseException:
+            _let_save(ray, left)
+            raise
         finally:
             for each in left:  # one may be stopped, and what it held was done elsewhere
                 ray.cancel(each, force=True)
@@ -129,6 +133,14 @@ def _still_going(ray: ModuleType, left: list[Any]) -> list[Any]:
                 raise InputError(str(error.cause)) from error
             raise RuntimeError(f"a worker on the cluster failed: {error.cause!r}") from error
     return list(going)
+
+
+def _let_save(ray: ModuleType, left: list[Any]) -> None:
+    """Interrupt the tasks, and wait until all have saved where their runs stand."""
+    for each in left:
+        ray.cancel(each, force=False)
+    if left:
+        ray.wait(left, num_returns=len(left), timeout=SAVING_S)
 
 
 def _tell(unit: Unit, shared: Round, progress: RoundProgress, reporter: Reporter) -> set[str]:

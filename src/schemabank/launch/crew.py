@@ -21,12 +21,13 @@ from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
 from schemabank.launch.messages import Message, Screen
 from schemabank.launch.progress import RoundProgress
-from schemabank.launch.queue import End, Lease
+from schemabank.launch.queue import MOST_CRASHES, End, Lease
 from schemabank.launch.rounds import WORK, Round
 from schemabank.launch.worker import LOST, PAUSE_S, command
 from schemabank.runs.progress import Reporter
 
-MOST_FRUITLESS = 2  # processes in a row that ended before they began a unit
+MOST_FRUITLESS = 2  # processes of a worker in a row that ended before they began a unit
+DRAIN_S = 5.0  # for what an ended process has told, where a child of its keeps the pipe open
 SILENT = 2.0  # times a lease: so long may a process be silent before it is killed
 IDLE_S = 5.0  # for workers to end by themselves when all is done
 SAVING_S = 120.0  # for workers that are interrupted to save where their runs stand
@@ -36,8 +37,11 @@ SAVING_S = 120.0  # for workers that are interrupted to save where their runs st
 class _Hand:
     """A worker process, and what it holds."""
 
+    number: int
     process: "subprocess.Popen[str]"
     log: Path
+    num_fruitless: int  # processes of this number in a row before it
+    ended_s: float | None = None
     lease: Lease | None = None
     refused: str | None = None
     is_killed: bool = False
@@ -61,32 +65,33 @@ class Crew:
         self._progress = RoundProgress(shared, reporter, len(environments))
         self._queue = self._progress.queue
         self._hands: dict[int, _Hand] = {}
-        self._inbox: SimpleQueue[tuple[int, Message | None]] = SimpleQueue()
-        self._num_fruitless = 0
+        self._inbox: SimpleQueue[tuple[_Hand, Message | None]] = SimpleQueue()
+        self._num_lost = 0  # since a unit was done
 
     def work(self) -> None:
         """Let the processes work until the round is over.
 
         Raises:
             InputError: something in the settings cannot be had.
-            RuntimeError: processes end before they begin.
+            RuntimeError: processes end before they begin, or one after the other before the end.
         """
         wait_s = SAVING_S
         try:
             for number in range(len(self._environments)):
                 self._start(number)
             while not self._progress.is_over():
-                self._progress.done()
+                self._look()
                 self._listen()
+                self._notice_ended()
                 self._kill_silent()
             wait_s = IDLE_S
         finally:
             self._end(wait_s)
         self._progress.close()
 
-    def _start(self, number: int) -> None:
+    def _start(self, number: int, num_fruitless: int = 0) -> None:
         log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"
-        with log.open("w") as stderr:
+        with log.open("a") as stderr:
             process = subprocess.Popen(  # noqa: S603 -- our own module
                 command(self._shared.folder, os.getpid(), speaks=number == 0),
                 env={**os.environ, **self._environments[number]},
@@ -97,59 +102,89 @@ class Crew:
                 encoding="utf-8",
                 start_new_session=True,  # so that Ctrl-C reaches us alone, and we let them save
             )
-        self._hands[number] = hand = _Hand(process, log)
-        threading.Thread(target=self._read, args=(number, hand), daemon=True).start()
+        self._hands[number] = hand = _Hand(number, process, log, num_fruitless)
+        threading.Thread(target=self._read, args=(hand,), daemon=True).start()
 
-    def _read(self, number: int, hand: _Hand) -> None:
+    def _read(self, hand: _Hand) -> None:
         """Put what a process tells into the inbox, and ``None`` when it tells no more."""
         assert hand.process.stdout is not None
         with hand.process.stdout as pipe:
             for line in pipe:
-                self._inbox.put((number, json.loads(line)))
-        self._inbox.put((number, None))
+                with suppress(ValueError):  # it was killed in the middle of its last line
+                    self._inbox.put((hand, json.loads(line)))
+        self._inbox.put((hand, None))
+
+    def _look(self) -> None:
+        """See whether units were done."""
+        if self._progress.done():
+            self._num_lost = 0
 
     def _listen(self) -> None:
         """Show what the processes tell, for a moment."""
         with suppress(Empty):
             while True:
-                number, message = self._inbox.get(timeout=PAUSE_S)
+                hand, message = self._inbox.get(timeout=PAUSE_S)
+                if self._hands.get(hand.number) is not hand:
+                    continue  # it has ended, and a child of its kept the pipe
                 if message is None:
-                    self._ended(number)
+                    self._ended(hand)
                 else:
-                    self._told(number, message)
+                    self._told(hand, message)
 
-    def _told(self, number: int, message: Message) -> None:
-        hand = self._hands[number]
+    def _notice_ended(self) -> None:
+        """See which processes have ended, though others hold their pipes and could tell more."""
+        now = time.monotonic()
+        for hand in list(self._hands.values()):
+            if hand.ended_s is None and hand.process.poll() is not None:
+                hand.ended_s = now
+            if hand.ended_s is not None and now - hand.ended_s > DRAIN_S:
+                self._ended(hand)
+
+    def _told(self, hand: _Hand, message: Message) -> None:
         if "unit" in message:
             hand.lease = Lease(self._shared.folder / WORK / message["unit"], message["number"])
-            hand.has_begun, self._num_fruitless = True, 0
+            hand.has_begun = True
             if message["number"] > 1:
-                self._reporter.note(
-                    f"worker {number + 1} takes over part {message['unit']}, whose worker was lost"
-                )
+                took = f"takes over part {message['unit']}, whose worker was lost"
+                self._reporter.note(f"worker {hand.number + 1} {took}")
         elif "done" in message:
             hand.lease = None
         elif "refused" in message:
             hand.refused = message["refused"]
         else:
-            self.screen.show(number, message)
+            self.screen.show(hand.number, message)
 
-    def _ended(self, number: int) -> None:
+    def _ended(self, hand: _Hand) -> None:
         """See why a process ended, and start another one unless all is done."""
-        hand = self._hands.pop(number)
+        del self._hands[hand.number]
         code = hand.process.wait()
-        self.screen.forget(number)
+        self.screen.forget(hand.number)
         if hand.refused is not None:
             raise InputError(hand.refused)
         if code == 0:
             return
         if hand.lease is not None and code != LOST:
             self._give_free(hand.lease, "lost" if hand.is_killed else "crashed")
-        self._num_fruitless += not hand.has_begun
-        if self._num_fruitless >= MOST_FRUITLESS:
-            raise RuntimeError(f"workers end before they begin ({_why(code)}): {_last(hand.log)}")
-        self._reporter.note(f"worker {number + 1} was lost ({_why(code)}), another one is started")
-        self._start(number)
+        self._replace(hand, _why(code, hand.log))
+
+    def _replace(self, hand: _Hand, why: str) -> None:
+        """Start another process in place of one that was lost, if there is hope for it.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        self._look()
+        self._num_lost += 1
+        num_fruitless = 0 if hand.has_begun else hand.num_fruitless + 1
+        if num_fruitless >= MOST_FRUITLESS:
+            if not self._hands:
+                raise RuntimeError(f"workers end before they begin ({why})")
+            self._reporter.note(f"worker {hand.number + 1} ends before it begins ({why}): left out")
+            return
+        if self._num_lost > MOST_CRASHES * len(self._environments):
+            raise RuntimeError(f"{self._num_lost} workers were lost and no part was done ({why})")
+        self._reporter.note(f"worker {hand.number + 1} was lost ({why}), another one is started")
+        self._start(hand.number, num_fruitless)
 
     def _give_free(self, lease: Lease, how: End) -> None:
         if self._queue.record(lease.unit) is None and lease.is_ours():
@@ -181,11 +216,11 @@ class Crew:
                 process.wait()
 
 
-def _why(code: int) -> str:
+def _why(code: int, log: Path) -> str:
     """Say how a process ended."""
     if code == LOST:
         return "it was silent for longer than its lease"
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return f"exit code {code}: {_last(log)}" if code > 0 else signal.Signals(-code).name
 
 
 def _last(log: Path) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json, read_text
-from schemabank.common.writing import temporary, whole_file, write_json
+from schemabank.common.writing import sync_to_disk, temporary, whole_file, write_json
 
 BEATS = 4  # in the time of a lease
 # How a lease has ended, if its holder or who started it could say so. With "crashed" the process
@@ -93,7 +93,7 @@ class Queue:
         folder = self.folder / unit
         folder.mkdir(exist_ok=True)
         last = _last(folder)
-        if last and (self.record(unit) is not None or self._holds(Lease(folder, last))):
+        if last and (self.record(unit) is not None or self.is_held(unit)):
             return None
         lease = Lease(folder, last + 1)
         try:
@@ -128,8 +128,11 @@ class Queue:
             return 0.0
         return now - since
 
-    def _holds(self, lease: Lease) -> bool:
-        """Whether a unit is in somebody's hands."""
+    def is_held(self, unit: str) -> bool:
+        """Whether a unit is in somebody's hands, as far as was heard yet."""
+        lease = Lease(self.folder / unit, _last(self.folder / unit))
+        if not lease.number:
+            return False
         ends = (lease.folder / f"{how}-{lease.number}" for how in get_args(End))
         return not any(path.exists() for path in ends) and self.silent_s(lease) < self.lease_s
 
@@ -148,11 +151,11 @@ def beating(lease: Lease, lease_s: float, on_lost: Callable[[], None]) -> Iterat
     def show() -> None:
         count = 0
         while not ended.wait(lease_s / BEATS if count else 0):
-            if not lease.is_ours():
-                on_lost()
-                return
             count += 1
-            with suppress(OSError):  # such as a full disk; the next one may be written
+            with suppress(OSError):  # such as a full disk or a stale handle; the next one may do
+                if not lease.is_ours():
+                    on_lost()
+                    return
                 lease.beat(count)
 
     thread = threading.Thread(target=show, name="lease", daemon=True)
@@ -173,6 +176,7 @@ def publish(path: Path, value: Record) -> None:
     partial = temporary(path)
     try:
         write_json(partial, value)
+        sync_to_disk(partial)
         with suppress(FileExistsError):
             path.hardlink_to(partial)
     finally:
@@ -226,11 +230,10 @@ def _work(
             lease.done(record)
         else:  # it was taken over before the other thread looked
             on_lost()
-    except Exception:
-        lease.end("crashed")
-        raise
-    except BaseException:  # it was asked to end
-        lease.end("left")
+    except BaseException as error:
+        # It was asked to end, or told why it cannot go on. Neither says that the unit is bad.
+        is_crash = isinstance(error, Exception) and not isinstance(error, InputError)
+        lease.end("crashed" if is_crash else "left")
         raise
 
 

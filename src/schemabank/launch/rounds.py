@@ -3,19 +3,23 @@
 A suite's search for learning rates, its teachers and its final runs are rounds, one after the
 other. A round lies in the suite's folder until all its runs are finished. Its units are decided
 once, by the first worker, and stay: with the number of slots they decide the last bits of a result.
+A call with other settings, or of another version, begins a round of its own.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from schemabank.common.failure import read_failure
+from schemabank import __version__
+from schemabank.common.errors import InputError
+from schemabank.common.failure import Failure, read_failure
 from schemabank.common.files import read_json
-from schemabank.common.writing import temporary, write_json
+from schemabank.common.writing import settle, temporary, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch.queue import Queue, Record
@@ -24,6 +28,8 @@ from schemabank.runs.members import Outcome, finished_outcome
 
 ROUNDS = ".queue"  # folder of a suite's rounds, beside its runs
 ROUND, UNITS, WORK = "round.json", "units.json", "units"
+GONE = ".gone"  # a round that is being removed
+REMOVED = "{!r} was removed, by another call or by hand, before it was done: call again"
 PLAN = "plan"  # the unit whose work is to decide on the others
 ID_LENGTH = 10
 
@@ -92,15 +98,15 @@ class Round:
         return {run: self._outcome(run, failed.get(run_id(run))) for run in runs}
 
     def remove(self) -> None:
-        """Remove what only the work needed."""
-        rmtree(self.folder, ignore_errors=True)  # another process may be removing it
-        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
-            rmtree(self.folder.parent, ignore_errors=True)
+        """Remove what only the work needed, at once: to others the round is there or is gone."""
+        _remove(self.folder)
 
     def _outcome(self, run: RunConfig, row: Record | None) -> Outcome:
         folder = self.out / run_id(run)
         if is_finished(folder):
             return replace(finished_outcome(run, folder), reused=False)
+        if row is None and not self.folder.exists():
+            return Outcome(folder, None, failure=Failure("error", REMOVED.format(str(self.folder))))
         if row is None:
             return Outcome(folder, {}).if_still_there()
         failure, inputs = read_failure(row), dict(row["inputs"])
@@ -145,30 +151,51 @@ def open_round(
     """
     told = [run.model_dump(mode="json") for run in planned]
     rows: Record = {
+        "version": __version__,
         "num_workers": num_workers,
         "lease_s": lease_s,
         "wanted": [run_id(run) for run in runs],
         "planned": told,
     }
-    names = json.dumps([sorted(map(run_id, each)) for each in (runs, planned)])
-    name = hashlib.sha256(names.encode()).hexdigest()[:ID_LENGTH]
-    earlier = None
+    # Whole settings, not ids alone: an id leaves out where and how many at once a run trains.
+    whole = [sorted(run.model_dump_json() for run in each) for each in (runs, planned)]
+    name = hashlib.sha256(json.dumps([__version__, whole]).encode()).hexdigest()[:ID_LENGTH]
     for number in _numbers(out / ROUNDS, name):
         folder = out / ROUNDS / f"{name}-{number}"
         if not folder.exists():
             _write(folder, rows)
-        found = read_round(folder)
-        if earlier is not None:
-            earlier.remove()
-        if not found.is_over(found.queue):
+        if (found := _under_way(folder)) is not None:
+            for earlier in range(1, number):
+                _remove(out / ROUNDS / f"{name}-{earlier}")
             return found
-        earlier = found
     raise AssertionError
 
 
+def remove_finished(out: Path) -> None:
+    """Remove rounds whose runs are all finished, such as those of a suite before it has grown."""
+    for folder in (out / ROUNDS).glob("[!.]*"):
+        with suppress(InputError):  # another process is removing it, or it is damaged
+            told: dict[str, Any] = read_json(folder / ROUND)
+            if all(is_finished(out / name) for name in told["wanted"]):
+                _remove(folder)
+    for folder in (out / ROUNDS).glob(f".*{GONE}"):  # of a process that was killed over it
+        rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # there is none, or it has rounds
+        (out / ROUNDS).rmdir()
+
+
 def read_round(folder: Path) -> Round:
-    """Read a round from its folder, which lies in that of its runs."""
+    """Read a round from its folder, which lies in that of its runs.
+
+    Raises:
+        InputError: another version has begun it, or it cannot be read.
+    """
     told: dict[str, Any] = read_json(folder / ROUND)
+    if told["version"] != __version__:
+        raise InputError(
+            f"{str(folder)!r} was begun by SchemaBank {told['version']}, and this is {__version__}:"
+            " install the same version wherever workers run"
+        )
     configs = {run_id(run): run for run in map(RunConfig.model_validate, told["planned"])}
     numbers = told["num_workers"], told["lease_s"]
     return Round(folder, folder.parents[1], configs, told["wanted"], *numbers)
@@ -183,13 +210,33 @@ def _numbers(place: Path, name: str) -> Iterator[int]:
         number += 1
 
 
+def _under_way(folder: Path) -> Round | None:
+    """Read a round; ``None``: it is over, or another process has just removed it."""
+    try:
+        found = read_round(folder)
+        return None if found.is_over(found.queue) else found
+    except InputError:
+        if folder.exists():
+            raise
+        return None
+
+
+def _remove(folder: Path) -> None:
+    gone = temporary(folder).with_suffix(GONE)
+    with suppress(OSError):  # another process has removed it
+        folder.rename(gone)
+    rmtree(gone, ignore_errors=True)
+    with suppress(OSError):  # it has other rounds
+        folder.parent.rmdir()
+
+
 def _write(folder: Path, rows: Record) -> None:
     """Make a round's folder, unless another process is faster."""
     partial = temporary(folder)
     (partial / WORK).mkdir(parents=True)
     write_json(partial / ROUND, rows)
     try:
-        partial.rename(folder)
+        settle(partial, folder)
     except OSError:
         if not folder.exists():
             raise

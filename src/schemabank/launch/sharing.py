@@ -17,7 +17,7 @@ from schemabank.common.folders import check_writable
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
-from schemabank.launch.rounds import Round, open_round
+from schemabank.launch.rounds import PLAN, Round, open_round, remove_finished
 from schemabank.runs.distill import TEACHERS, all_teachers, untaught
 from schemabank.runs.experiment import announce_teachers, reused
 from schemabank.runs.loading import resolved
@@ -90,14 +90,16 @@ class Sharing(ABC):
             outcomes |= untaught(left, found, out, reporter)
             left = [run for run in left if run not in outcomes]
         if left:
+            able = [run for run in runs if run not in outcomes or outcomes[run].failure is None]
             shared = open_round(
-                runs,
+                able,
                 out,
                 planned=planned,
                 num_workers=self.num_workers,
                 lease_s=self.lease_s,
             )
             outcomes |= self._done(shared, left, reporter)
+        remove_finished(out)
         return {run: outcome.if_still_there() for run, outcome in outcomes.items()}
 
     def _done(
@@ -129,5 +131,6 @@ def _free_memory() -> None:
 
 
 def _forget_unbegun(shared: Round) -> None:
-    if shared.units() is None:
+    """Remove a round for which nothing was decided, unless another call's worker is about to."""
+    if shared.units() is None and not shared.queue.is_held(PLAN):
         shared.remove()

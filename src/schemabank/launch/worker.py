@@ -71,14 +71,14 @@ def work_on(folder: Path, sender: Sender) -> None:
     Raises:
         InputError: something in the settings cannot be had.
     """
-    shared = read_round(folder)
-    worker = Worker(shared, sender)
-    take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
     try:
+        shared = read_round(folder)
+        worker = Worker(shared, sender)
+        take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
         take([PLAN], worker.plan)
         worker.units = {unit.name: unit for unit in shared.units() or ()}
         take(list(worker.units), worker.do)
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         if folder.exists():
             raise
         # Another call has seen that all is done, and removed the round.

@@ -189,6 +189,7 @@ def claimed(folder: Path, *, mend: str = MEND, tenure: Tenure | None = None) -> 
         finally:
             if _is_own(file, lock):
                 _leave(folder, tenure)
+            if _is_own(file, lock):  # still: to leave takes time, in which it may be stopped
                 lock.unlink(missing_ok=True)
             remove_empty(missing)
 
@@ -198,8 +199,7 @@ def partial_folder(folder: Path) -> Path:
     own = _unleased(folder)
     if own.exists():
         return own
-    leased = [path for path in _leases(folder).glob("*") if path.name.isdecimal()]
-    return max(leased, key=lambda path: int(path.name), default=own)
+    return max(_leased(folder), key=lambda path: int(path.name), default=own)
 
 
 def has_trained(folder: Path) -> bool:
@@ -254,14 +254,22 @@ def _taken_over(folder: Path, tenure: Tenure | None) -> Path:
 
 
 def _leave(folder: Path, tenure: Tenure | None) -> None:
-    """Put aside what cannot go on; leave the rest under the name that has no lease in it."""
+    """Put aside what cannot go on; leave the rest under the name that has no lease in it.
+
+    Nobody can take the run from a process without a lease. One with a lease may lose it even here,
+    and leaves alone what carries a higher number than its own.
+    """
     own = _unleased(folder)
     partial = own if tenure is None else _leases(folder) / str(tenure.number)
     if not can_go_on(partial):
         _set_aside(partial, folder)
     elif partial != own and not own.exists():
         partial.rename(own)
-    rmtree(_leases(folder), ignore_errors=True)  # there is none, or only what nobody holds
+    for path in _leased(folder):
+        if tenure is None or int(path.name) <= tenure.number:
+            rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # there is none, or another process has its files in it
+        _leases(folder).rmdir()
 
 
 def _unleased(folder: Path) -> Path:
@@ -270,6 +278,11 @@ def _unleased(folder: Path) -> Path:
 
 def _leases(folder: Path) -> Path:
     return folder.parent / LEASES.format(folder.name)
+
+
+def _leased(folder: Path) -> list[Path]:
+    """What lies there under the numbers of leases."""
+    return [path for path in _leases(folder).glob("*") if path.name.isdecimal()]
 
 
 def _open_locked(lock: Path, folder: Path, mend: str, tenure: Tenure | None) -> TextIO:
