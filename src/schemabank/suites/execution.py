@@ -107,7 +107,7 @@ def run_suite(
     reporter: Reporter,
     *,
     tune_only: bool = False,
-    launcher: Launcher = run_all,
+    launcher: Launcher | None = None,
 ) -> SuiteOutcome:
     """Train and evaluate all runs that are not finished, the search for learning rates first.
 
@@ -116,7 +116,7 @@ def run_suite(
         out: folder of the runs, one folder a run inside, and of ``suite.json``.
         reporter: where progress goes.
         tune_only: stop when the learning rates are chosen; the same suite goes on from there.
-        launcher: trains the runs of a round; by default this process.
+        launcher: trains the runs of a round; ``None``: this process does.
 
     Raises:
         InputError: ``out`` belongs to another suite, or the settings name something that is not
@@ -133,7 +133,8 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
-    run_titled = partial(_run_titled, partial(launcher, out=out, reporter=reporter, device=device))
+    train = partial(launcher or run_all, out=out, reporter=reporter, device=device)
+    run_titled = partial(_run_titled, train)
     found = None
     if suite.tune is not None:
         found = _search_rates(suite, out, reporter, device, run_titled)
