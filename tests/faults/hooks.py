@@ -92,10 +92,11 @@ class Hooks:
         folder: Path,
         standing: Any,  # noqa: ANN401
         *given: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
     ) -> None:
         step = standing.state.step
         self._say(saving=SAVE)
-        call(folder, standing, *given)
+        call(folder, standing, *given, **named)
         self.watch.point(f"saved {_name(folder)} {step}")
         if self.saves is not None:
             weights = folder / "checkpoints" / f"step-{step}" / "weights.safetensors"
