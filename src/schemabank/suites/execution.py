@@ -107,7 +107,7 @@ def run_suite(
     reporter: Reporter,
     *,
     tune_only: bool = False,
-    launcher: Launcher = run_all,
+    launcher: Launcher | None = None,
 ) -> SuiteOutcome:
     """Train and evaluate all runs that are not finished, the search for learning rates first.
 
@@ -133,7 +133,8 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
-    run_titled = partial(_run_titled, partial(launcher, out=out, reporter=reporter, device=device))
+    run = partial(launcher or run_all, out=out, reporter=reporter, device=device)
+    run_titled = partial(_run_titled, run)
     found = None
     if suite.tune is not None:
         found = _search_rates(suite, out, reporter, device, run_titled)
