@@ -11,8 +11,7 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch import crew
 from schemabank.launch.crew import Crew
-from schemabank.launch.queue import publish
-from schemabank.launch.rounds import UNITS, WORK, Round, open_round
+from schemabank.launch.rounds import WORK, Round, Unit, open_round
 from tinyruns import Notes
 
 LEASE_S = 2.0
@@ -62,11 +61,7 @@ RUNS = [RunConfig(arm="lora", seed=seed) for seed in (1, 2, 3)]
 
 def decided(out: Path) -> Round:
     found = open_round(RUNS, out, planned=RUNS, num_workers=2, lease_s=LEASE_S)
-    units = [
-        {"name": str(number), "runs": [run_id(run)], "planned": [], "slots": 1}
-        for number, run in enumerate(RUNS, start=1)
-    ]
-    publish(found.folder / UNITS, {"units": units})
+    found.decide([Unit(str(n), [run_id(run)], [], 1) for n, run in enumerate(RUNS, start=1)])
     return found
 
 
@@ -113,9 +108,9 @@ def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
     assert said == [
         "3 runs in 3 parts: 3",
         "worker 1 was lost (exit code 3: no message), another one is started",
-        "worker 1 takes over part 1, whose worker was lost",
+        "worker 1 takes over part 1, which was not done",
         "worker 1 was lost (SIGKILL), another one is started",
-        "worker 1 takes over part 2, whose worker was lost",
+        "worker 1 takes over part 2, which was not done",
     ]
 
 

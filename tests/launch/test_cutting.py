@@ -1,10 +1,17 @@
 import heapq
 import random
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from schemabank.launch.cutting import sizes
+from schemabank.config.file import run_id
+from schemabank.config.settings import RunConfig
+from schemabank.launch import cutting
+from schemabank.launch.cutting import cut, sizes
+from schemabank.runs.experiment import CohortPart
+from schemabank.runs.training import Context
 
 CHECKPOINT_S, LEASE_S, START_S = 300.0, 120.0, 60.0
 
@@ -32,6 +39,24 @@ def test_units_become_smaller_towards_the_end(
     count: int, slots: int, workers: int, found: list[int]
 ) -> None:
     assert sizes(count, slots=slots, num_workers=workers) == found
+
+
+def test_the_ids_of_a_cohort_are_computed_once_for_all_its_units(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = [RunConfig(arm="base", seed=seed) for seed in range(30)]
+    hashed: list[RunConfig] = []
+
+    def counted(run: RunConfig) -> str:
+        hashed.append(run)
+        return run_id(run)
+
+    monkeypatch.setattr(cutting, "run_id", counted)
+    context = cast(Context, SimpleNamespace(training=None))
+    units = cut([CohortPart([run], context, 1, runs) for run in runs], 2)
+    assert sorted(unit.runs for unit in units) == sorted([run_id(run)] for run in runs)
+    assert all(unit.planned == [*map(run_id, runs)] for unit in units)
+    assert len(hashed) == 2 * len(runs)
 
 
 def makespan_s(units: Sequence[float], speeds: Sequence[float], loss: float) -> tuple[float, float]:

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import pytest
+
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch.progress import RoundProgress
-from schemabank.launch.queue import publish
-from schemabank.launch.rounds import UNITS, Round, open_round
+from schemabank.launch.queue import Queue, Record
+from schemabank.launch.rounds import Round, Unit, open_round
 from tinyruns import Notes
 
 RUNS = [RunConfig(arm="lora", seed=seed) for seed in (1, 2, 3)]
@@ -15,11 +17,7 @@ def opened(out: Path) -> Round:
 
 
 def decide(found: Round) -> None:
-    units = [
-        {"name": str(number), "runs": [run_id(run)], "planned": [], "slots": 1}
-        for number, run in enumerate(RUNS)
-    ]
-    publish(found.folder / UNITS, {"units": units})
+    found.decide([Unit(str(number), [run_id(run)], [], 1) for number, run in enumerate(RUNS)])
 
 
 def do(found: Round, name: str) -> None:
@@ -58,3 +56,21 @@ def test_workers_that_have_nothing_to_do_are_told(tmp_path: Path) -> None:
     decide(found)
     RoundProgress(found, notes, 5).done()
     assert notes.lines[1].startswith("2 of 5 workers have nothing to do")
+
+
+def test_a_look_asks_only_for_units_that_were_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be thousands, each a few questions to a file system of the network."""
+    found, asked, record = opened(tmp_path), list[str](), Queue.record
+
+    def counted(queue: Queue, unit: str) -> Record | None:
+        asked.append(unit)
+        return record(queue, unit)
+
+    monkeypatch.setattr(Queue, "record", counted)
+    decide(found)
+    do(found, "1")
+    asked.clear()
+    RoundProgress(found, Notes(), 2).done()
+    assert asked == ["1"]

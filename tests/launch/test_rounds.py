@@ -4,11 +4,11 @@ import pytest
 
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure
+from schemabank.common.files import read_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import EngineSettings, RunConfig
 from schemabank.launch import rounds
-from schemabank.launch.queue import publish
-from schemabank.launch.rounds import ROUNDS, UNITS, Round, failed_rows, open_round, read_round
+from schemabank.launch.rounds import ROUNDS, UNITS, Round, Unit, failed_rows, open_round, read_round
 from schemabank.runs.folder import RESULT
 from schemabank.runs.members import Outcome
 
@@ -22,10 +22,7 @@ def opened(out: Path, *, num_workers: int = 2) -> Round:
 
 
 def decided(found: Round) -> None:
-    rows = [
-        {"name": name, "runs": [name], "planned": NAMES, "slots": 1} for name in reversed(NAMES)
-    ]
-    publish(found.folder / UNITS, {"units": rows})
+    found.decide([Unit(name, [name], NAMES, 1) for name in reversed(NAMES)])
 
 
 def do(found: Round, name: str, failure: Failure | None = None) -> None:
@@ -46,7 +43,10 @@ def test_a_round_is_read_by_others_as_it_was_opened(tmp_path: Path) -> None:
     assert opened(tmp_path, num_workers=7) == found, "a round under way stays as it is"
     assert found.units() is None
     decided(found)
-    assert [unit.name for unit in found.units() or ()] == NAMES[::-1]
+    assert found.units() == [Unit(name, [name], NAMES, 1) for name in reversed(NAMES)]
+    assert read_json(found.folder / UNITS)["cohorts"] == [NAMES], "once, of however many units"
+    found.decide([])
+    assert len(found.units() or ()) == 2, "what was decided first stays"
 
 
 def test_failures_are_told_as_they_were_and_tried_again_in_the_next_round(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ class Crew:
             hand.lease = Lease(self._shared.folder / WORK / message["unit"], message["number"])
             hand.has_begun = True
             if message["number"] > 1:
-                took = f"takes over part {message['unit']}, whose worker was lost"
+                took = f"takes over part {message['unit']}, which was not done"
                 self._reporter.note(f"worker {hand.number + 1} {took}")
         elif "done" in message:
             hand.lease = None

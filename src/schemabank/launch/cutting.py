@@ -40,8 +40,11 @@ def cut(parts: Iterable[CohortPart], num_workers: int) -> list[Unit]:
             found.append((cost(runs, slots, part), runs, slots, part))
     found.sort(key=lambda unit: -unit[0])
     digits = len(str(len(found)))
+    cohorts = {id(part.planned): part.planned for _, _, _, part in found}
+    # Once a cohort: an id is a hash of all settings, and there may be as many units as runs.
+    names = {key: [*map(run_id, planned)] for key, planned in cohorts.items()}
     return [
-        Unit(f"{number:0{digits}}", [*map(run_id, runs)], [*map(run_id, part.planned)], slots)
+        Unit(f"{number:0{digits}}", [*map(run_id, runs)], names[id(part.planned)], slots)
         for number, (_, runs, slots, part) in enumerate(found, start=1)
     ]
 

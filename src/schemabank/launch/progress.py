@@ -31,7 +31,12 @@ class RoundProgress:
                     f"to do, since the runs come in {len(units)} parts: with fewer runs at once "
                     "(engine.slots) there are more"
                 )
-        found = [u for u in (self._left or {}).values() if self.queue.record(u.name) is not None]
+        begun = self.queue.begun() if self._left else set()
+        found = [
+            unit
+            for name, unit in (self._left or {}).items()
+            if name in begun and self.queue.record(name) is not None
+        ]
         for unit in found:
             assert self._left is not None
             del self._left[unit.name]

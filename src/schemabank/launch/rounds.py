@@ -22,7 +22,7 @@ from schemabank.common.files import read_json
 from schemabank.common.writing import settle, temporary, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
-from schemabank.launch.queue import Queue, Record
+from schemabank.launch.queue import Queue, Record, publish
 from schemabank.runs.folder import is_finished
 from schemabank.runs.members import Outcome, finished_outcome
 
@@ -82,7 +82,17 @@ class Round:
         if not path.exists():
             return None
         told: dict[str, Any] = read_json(path)
-        return [Unit(**row) for row in told["units"]]
+        cohorts = told["cohorts"]
+        return [Unit(**{**row, "planned": cohorts[row["planned"]]}) for row in told["units"]]
+
+    def decide(self, units: Sequence[Unit]) -> None:
+        """Say what there is to do, unless somebody has; a cohort's runs are named once."""
+        numbers: dict[tuple[str, ...], int] = {}
+        rows = []
+        for unit in units:
+            number = numbers.setdefault(tuple(unit.planned), len(numbers))
+            rows.append({**vars(unit), "planned": number})
+        publish(self.folder / UNITS, {"cohorts": [*map(list, numbers)], "units": rows})
 
     def is_over(self, queue: Queue) -> bool:
         """Whether all units are done."""
@@ -149,17 +159,17 @@ def open_round(
         num_workers: for how many processes a new round's cohorts are cut.
         lease_s: how long a process may be silent in a new round.
     """
-    told = [run.model_dump(mode="json") for run in planned]
+    whole = {run: run.model_dump(mode="json") for run in planned}
     rows: Record = {
         "version": __version__,
         "num_workers": num_workers,
         "lease_s": lease_s,
         "wanted": [run_id(run) for run in runs],
-        "planned": told,
+        "planned": [*whole.values()],
     }
     # Whole settings, not ids alone: an id leaves out where and how many at once a run trains.
-    whole = [sorted(run.model_dump_json() for run in each) for each in (runs, planned)]
-    name = hashlib.sha256(json.dumps([__version__, whole]).encode()).hexdigest()[:ID_LENGTH]
+    names = [sorted(json.dumps(whole[run]) for run in each) for each in (runs, planned)]
+    name = hashlib.sha256(json.dumps([__version__, names]).encode()).hexdigest()[:ID_LENGTH]
     for number in _numbers(out / ROUNDS, name):
         folder = out / ROUNDS / f"{name}-{number}"
         if not folder.exists():

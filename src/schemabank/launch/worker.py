@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,8 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch.cutting import cut
 from schemabank.launch.messages import Sender
-from schemabank.launch.queue import MOST_CRASHES, Lease, Record, publish, share
-from schemabank.launch.rounds import PLAN, UNITS, Round, Unit, failed_rows, read_round
+from schemabank.launch.queue import MOST_CRASHES, Lease, Record, share
+from schemabank.launch.rounds import PLAN, Round, Unit, failed_rows, read_round
 from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
 from schemabank.runs.folder import Tenure, is_finished
 from schemabank.runs.loading import resolve_device
@@ -113,8 +113,7 @@ class Worker:
         """Decide what the units are, unless that was decided already."""
         shared = self._shared
         found = parts(self._groups, self._pending(), shared.out, self._device)
-        rows = [asdict(unit) for unit in cut(found, shared.num_workers)]
-        publish(shared.folder / UNITS, {"units": rows})
+        shared.decide(cut(found, shared.num_workers))
         self._sender.send(done=lease.unit)
         return failed_rows({})
 
