@@ -116,7 +116,7 @@ def run_suite(
         out: folder of the runs, one folder a run inside, and of ``suite.json``.
         reporter: where progress goes.
         tune_only: stop when the learning rates are chosen; the same suite goes on from there.
-        launcher: trains the runs of a round; ``None``: this process does.
+        launcher: trains the runs of a round; by default this process.
 
     Raises:
         InputError: ``out`` belongs to another suite, or the settings name something that is not
@@ -133,8 +133,8 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
-    train = partial(launcher or run_all, out=out, reporter=reporter, device=device)
-    run_titled = partial(_run_titled, train)
+    trains = launcher or run_all
+    run_titled = partial(_run_titled, partial(trains, out=out, reporter=reporter, device=device))
     found = None
     if suite.tune is not None:
         found = _search_rates(suite, out, reporter, device, run_titled)
@@ -378,8 +378,7 @@ def _result_table(
             metric = result["scores"][0]
             scores[key].append(_groups_of(result)[group][metric])
     rows = [[*key, str(len(found)), *_summary_cells(found)] for key, found in scores.items()]
-    head = ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"]
-    return f"{metric}, {group}", head, rows
+    return f"{metric}, {group}", ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"], rows
 
 
 def _point_in_words(run: SuiteRun) -> str:
