@@ -252,7 +252,8 @@ def use_given_cores() -> None:
 
     ``OMP_NUM_THREADS`` sets another number.
     """
-    torch.set_num_threads(num_threads())
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(num_threads())
 
 
 def num_threads() -> int:
