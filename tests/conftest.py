@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import parallel
+from longer import LONGER
 from properties import register_profiles
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long tests run only where ``-m`` names them, as in ``make soak``; those of a GPU need one."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/") in LONGER:
+            item.add_marker("soak")
     if "soak" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)
