@@ -32,12 +32,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return parallel.num_workers()
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what is long, before ``-m`` chooses."""
+    if item.nodeid.removeprefix("tests/") in LONGER:
+        item.add_marker("soak")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Long tests run only where ``-m`` names them, as in ``make soak``; those of a GPU need one."""
-    for item in items:
-        if item.nodeid.removeprefix("tests/") in LONGER:
-            item.add_marker("soak")
     if "soak" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)

@@ -1,7 +1,8 @@
 """Tests that ``make soak`` runs and ``make test`` leaves out, though they are not marked.
 
 Each takes seconds, and shows with other settings or at greater length what a quicker test beside
-it shows, or what the campaigns of ``tests/faults`` do. ``tests/test_longer.py`` checks that there are such tests.
+it shows, or what the campaigns of ``tests/faults`` do. ``tests/test_longer.py`` checks that there
+are such tests.
 """
 
 LONGER = frozenset(
