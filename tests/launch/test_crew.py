@@ -89,6 +89,18 @@ def marks(found: Round, what: str) -> set[str]:
     return {f"{path.parent.name}/{path.name}" for path in found.folder.glob(f"{WORK}/*/{what}-*")}
 
 
+def test_waiting_for_what_a_lost_call_held_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemabank.common.waiting.FIRST_S", 0.05)
+    for unit in "123":
+        assert decided(tmp_path).queue.claim(unit) is not None
+    found, notes = worked(tmp_path, {}, monkeypatch)
+    said = "still waiting for a worker to begin a part (what others hold is free once silent for"
+    assert said in "\n".join(notes.lines)
+    assert marks(found, "claim") == {f"{unit}/claim-{number}" for unit in "123" for number in "12"}
+
+
 def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
+from schemabank.common.waiting import waiting
 from schemabank.launch.crew import SAVING_S
 from schemabank.launch.messages import Sender
 from schemabank.launch.progress import RoundProgress
@@ -56,10 +57,12 @@ class RayWorkers(Sharing):
         left = [task.remote(str(shared.folder.resolve())) for _ in range(self.tasks)]
         progress, told = RoundProgress(shared, reporter, self.tasks), set[str]()
         try:
-            while not progress.is_over():
-                left = _still_going(ray, left)
-                for unit in progress.done():
-                    told |= _tell(unit, shared, progress, reporter)
+            with waiting("waiting for the next part to be done", reporter.note) as wait:
+                while not progress.is_over():
+                    left = _still_going(ray, left)
+                    for unit in progress.done():
+                        told |= _tell(unit, shared, progress, reporter)
+                        wait.goes_on()
         except BaseException:
             _let_save(ray, left)
             raise

@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_text
+from schemabank.common.waiting import waiting
 from schemabank.launch.messages import Message, Screen
 from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End, Lease
@@ -31,6 +32,7 @@ DRAIN_S = 5.0  # for what an ended process has told, where a child of its keeps 
 SILENT = 2.0  # times a lease: so long may a process be silent before it is killed
 IDLE_S = 5.0  # for workers to end by themselves when all is done
 SAVING_S = 120.0  # for workers that are interrupted to save where their runs stand
+WAITING = "waiting for a worker to begin a part (what others hold is free once silent for {:g} s)"
 
 
 @dataclass
@@ -79,11 +81,14 @@ class Crew:
         try:
             for number in range(len(self._environments)):
                 self._start(number)
-            while not self._progress.is_over():
-                self._look()
-                self._listen()
-                self._notice_ended()
-                self._kill_silent()
+            with waiting(WAITING.format(self._shared.lease_s), self._reporter.note) as wait:
+                while not self._progress.is_over():
+                    self._look()
+                    self._listen()
+                    self._notice_ended()
+                    self._kill_silent()
+                    if any(hand.lease for hand in self._hands.values()):
+                        wait.goes_on()
             wait_s = IDLE_S
         finally:
             self._end(wait_s)
