@@ -93,6 +93,21 @@ def constant(suite: Suite) -> tuple[str, float]:
     return own.arm.removeprefix(CONSTANT).strip(" ()"), own.score
 
 
+def planned(suite: Suite) -> int:
+    """Return how many final runs a suite has."""
+    return len(suite.manifest["runs"])
+
+
+def evaluated(suite: Suite) -> int:
+    """Return how many of a suite's final runs have a result."""
+    return len(final_runs(suite).runs)
+
+
+def seeds_of(suite: Suite, arm: str) -> int:
+    """Return with how many seeds an arm of a suite without settings was evaluated."""
+    return len(final_runs(suite).by_place(untrained=True)[arm, ""])
+
+
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
@@ -169,7 +184,7 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, interval_of, judgements, less, measured, more),
-        *(num_items, primary, reference, spread, treatment_against, unended),
+        *(against, constant, evaluated, interval_of, judgements, less, measured, more, num_items),
+        *(planned, points, primary, reference, seeds_of, spread, treatment_against, unended),
     )
 }
