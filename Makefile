@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # Whole files go to the processes, in the order that tests/parallel.py gives.
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
-SOAK_FACTOR ?= 20
+SOAK_FACTOR ?= 40
 # Of each campaign of faults.
 FAULT_MINUTES ?= 120
 # Of wheel-check; the newest without one.

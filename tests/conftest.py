@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import parallel
-from longer import LONGER
+from longer import LONGER, SEEN
 from properties import register_profiles
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark what is long, before ``-m`` chooses."""
-    if item.nodeid.removeprefix("tests/") in LONGER:
+    name = item.nodeid.removeprefix("tests/")
+    if name in LONGER:
         item.add_marker("soak")
+        SEEN.add(name)
 
 
 @pytest.hookimpl(trylast=True)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # ``make soak SOAK_FACTOR=50`` draws 50 times as many examples as the fixed profile.
 SOAK_FACTOR_VARIABLE = "SCHEMABANK_SOAK_FACTOR"
-NUM_EXAMPLES = 100
+NUM_EXAMPLES = 50
 
 
 def register_profiles() -> None:

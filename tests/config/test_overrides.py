@@ -86,7 +86,7 @@ def test_a_text_is_taken_as_it_stands(text: str, load: Load) -> None:
     assert load(f"task.prompt={text}").task.prompt == text
 
 
-@examples(100)
+@examples(50)
 @given(name=st.sampled_from(TEXTS), text=st.text(PLAIN, min_size=1))
 def test_any_text_is_taken_as_it_stands_or_in_quotes(name: str, text: str) -> None:
     key, read = parse_override(f"{name}={json.dumps(text)}")

@@ -123,7 +123,7 @@ def test_what_cannot_be_is_refused(start: Start, sentence: str) -> None:
     assert re.search(sentence, refusal(start))
 
 
-@examples(100)
+@examples(50)
 @given(text=NAMES, name=NAMES)
 def test_any_text_is_written_so_that_it_reads_back(text: str, name: str) -> None:
     start = Start(data=f"a/{name}", prompt=text, target=text, model=name)

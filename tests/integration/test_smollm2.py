@@ -1,5 +1,6 @@
 """The whole way on real weights: the embedded SmolLM2-135M, converted and trained."""
 
+import functools
 import importlib.util
 import json
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf as gguf_package
 import peft
 import pytest
 import torch
@@ -71,6 +73,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of this file's own: the model is converted in the first test that needs it."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
+        # transformers reads the same file and makes the same table again and again.
+        once = functools.cache(gguf_package.GGUFReader)
+        patch.setattr(gguf, "GGUFReader", once)
+        patch.setattr(gguf_package, "GGUFReader", once)
+        names = functools.cache(gguf_package.get_tensor_name_map)
+        patch.setattr(gguf_package, "get_tensor_name_map", names)
         patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", str(folder))
         yield folder
 

@@ -112,6 +112,29 @@ def _runs(made: Cohort) -> list[Run]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_neighbours_of_all_methods_change_no_bit(device: str, folder: Path) -> None:
+    """A run of every method in two slots, and all in another order, so with others beside it."""
+    base, runs = base_model(folder, device), {name: run_of(name, 1) for name in TRAINED}
+    found, beside = [], []
+    for names in (TRAINED, [*TRAINED[1::2], *TRAINED[::2]]):
+        made = cohort({name: runs[name] for name in names}, base)
+        ticks = list(made.steps())
+        steps = {name: [s for tick in ticks for s in tick if s.run == name] for name in names}
+        found.append((steps, made.finished))
+        together = [{step.run for step in tick} for tick in ticks]
+        beside.append({n: set().union(*(t for t in together if n in t)) for n in names})
+        made.stack.remove()
+    (first, ends), (second, others) = found
+    for name in TRAINED:
+        assert beside[0][name] != beside[1][name], name
+        assert first[name] == second[name], name
+        for group, rows in ends[name].items():
+            assert torch.equal(rows, others[name][group]), (name, group)
+        losses = [step.loss for step in first[name]]
+        assert sum(losses[-3:]) < sum(losses[:3]), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("method", TRAINED)
 def test_neighbours_of_any_method_change_no_bit(method: str, device: str, folder: Path) -> None:
     """Half of all methods, one after another in the slot beside it, against the other half."""
@@ -208,38 +231,6 @@ def test_a_run_of_any_method_goes_on_to_the_bit_wherever_it_was(
             assert all(torch.equal(again.finished[one.run.name][n], rows[n]) for n in rows)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("method", TRAINED)
-def test_a_run_ends_as_an_adapter_that_stock_peft_agrees_with_rescaled_or_not(
-    method: str, device: str, folder: Path, tmp_path: Path
-) -> None:
-    """With B times its factor, seated for a trial or kept: the same bits, and PEFT agrees."""
-    base, factors = base_model(folder, device), (0.3, 1.7)
-    made = cohort({"own": run_of(method, 1), "lora": run_of("lora", 2)}, base)
-    list(made.steps())
-    made.seat(["own", "lora"])
-    before, unscaled = [made.stack.lora.tensors(slot) for slot in range(2)], probe(made.stack, base)
-    for slot in range(2):
-        export(made.stack, slot, tmp_path / f"unscaled-{slot}")
-    made.seat(["own", "lora"], factors=factors)
-    tried = [made.stack.lora.tensors(slot) for slot in range(2)]
-    for name, factor in zip(("own", "lora"), factors, strict=True):
-        made.finished[name] = made.stack.lora.rescaled(made.finished[name], factor)
-    made.seat(["own", "lora"])
-    expected = probe(made.stack, base)
-    for slot, factor in enumerate(factors):
-        for path, (a, b) in made.stack.lora.tensors(slot).items():
-            assert all(map(torch.equal, (a, b), tried[slot][path]))
-            assert torch.equal(a, before[slot][path][0])
-            assert torch.equal(b, before[slot][path][1] * factor)
-        export(made.stack, slot, tmp_path / str(slot))
-    made.stack.remove()
-    for slot in range(2):
-        assert check_with_peft(tmp_path / f"unscaled-{slot}", base, unscaled[slot]).agrees
-        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees
-        assert not check_with_peft(tmp_path / str(slot), base, unscaled[slot]).agrees
-
-
 Tensors = dict[str, tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -255,6 +246,36 @@ def all_together(base: BaseModel, **changes: object) -> Cohort:
     list(made.steps())
     made.seat(TRAINED)
     return made
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_runs_end_as_adapters_that_stock_peft_agrees_with_rescaled_or_not(
+    device: str, folder: Path, tmp_path: Path
+) -> None:
+    """With B times its factor, seated for a trial or kept: the same bits, and PEFT agrees."""
+    base = base_model(folder, device)
+    made, slots = all_together(base), range(len(TRAINED))
+    factors = [0.3 if slot % 2 else 1.7 for slot in slots]
+    before, unscaled = [made.stack.lora.tensors(slot) for slot in slots], probe(made.stack, base)
+    for slot in slots:
+        export(made.stack, slot, tmp_path / f"unscaled-{slot}")
+    made.seat(TRAINED, factors=factors)
+    tried = [made.stack.lora.tensors(slot) for slot in slots]
+    for name, factor in zip(TRAINED, factors, strict=True):
+        made.finished[name] = made.stack.lora.rescaled(made.finished[name], factor)
+    made.seat(TRAINED)
+    expected = probe(made.stack, base)
+    for slot, factor in enumerate(factors):
+        for path, (a, b) in made.stack.lora.tensors(slot).items():
+            assert all(map(torch.equal, (a, b), tried[slot][path])), TRAINED[slot]
+            assert torch.equal(a, before[slot][path][0]), TRAINED[slot]
+            assert torch.equal(b, before[slot][path][1] * factor), TRAINED[slot]
+        export(made.stack, slot, tmp_path / str(slot))
+    made.stack.remove()
+    for slot, name in enumerate(TRAINED):
+        assert check_with_peft(tmp_path / f"unscaled-{slot}", base, unscaled[slot]).agrees, name
+        assert check_with_peft(tmp_path / str(slot), base, expected[slot]).agrees, name
+        assert not check_with_peft(tmp_path / str(slot), base, unscaled[slot]).agrees, name
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ RUNS = st.dictionaries(
 )
 
 
-@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(runs=RUNS, reference=st.sampled_from(["", "0", "1", "0.4"]))
 def test_any_table_is_laid_out_or_refused(
     tmp_path: Path, runs: dict[tuple[str, str, int], tuple[int, str]], reference: str

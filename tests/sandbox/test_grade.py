@@ -43,8 +43,7 @@ ENOUGH = {"timeout_s": 30.0, "memory_mib": 1024}
 def test_right_and_wrong() -> None:
     check = partial(check_function, entry_point="sort_numbers", test=hostile.SORT_TEST, **ENOUGH)
     right = "def sort_numbers(numbers): return sorted(numbers)"
-    assert check(right) == CheckResult(passed=True, reason="passed")
-    assert check(right) == check(right)
+    assert check(right) == check(right) == CheckResult(passed=True, reason="passed")
     for source, reason in {
         "def sort_numbers(numbers): return numbers": "wrong answer",
         "def sort_numbers(numbers): pass": "wrong answer",
@@ -58,10 +57,9 @@ def test_right_and_wrong() -> None:
         "def other(numbers): return sorted(numbers)": "missing function",
         "import os; os.abort()": "ended early",
     }.items():
-        verdict = check(source)
-        assert verdict == CheckResult(passed=False, reason=reason), source
-        assert verdict == check(source)
+        assert check(source) == CheckResult(passed=False, reason=reason), source
         assert reason in REASONS
+    assert check(source) == CheckResult(passed=False, reason=reason), "the last one, once more"
 
 
 @pytest.mark.alone
@@ -209,8 +207,14 @@ needs_data = pytest.mark.skipif(
 )
 
 
+def some(step: int) -> object:
+    """Each goes the same way through the sandbox: few of them, and all in ``make soak``."""
+    return pytest.mark.parametrize("step", [step, pytest.param(1, marks=pytest.mark.soak)])
+
+
 @needs_data
-def test_every_reference_of_humaneval_passes() -> None:
+@some(5)
+def test_references_of_humaneval_pass(step: int) -> None:
     def check(row: dict[str, str]) -> CheckResult:
         source = row["prompt"] + row["canonical_solution"]
         return check_function(
@@ -219,14 +223,12 @@ def test_every_reference_of_humaneval_passes() -> None:
 
     rows = humaneval()
     assert len(rows) == 164
-    assert failures(check, rows) == {}
+    assert failures(check, rows[::step]) == {}
 
 
 @needs_data
-@pytest.mark.parametrize("step", [6, pytest.param(1, marks=pytest.mark.soak)])
+@some(15)
 def test_references_of_sanitized_mbpp_pass(step: int) -> None:
-    """A sixth of them, and all in `make soak`: each goes the same way through the sandbox."""
-
     def check(row: dict[str, Any]) -> CheckResult:
         setup = "\n".join(row["test_imports"])
         return check_asserts(row["code"], row["test_list"], setup=setup, **ENOUGH)

@@ -7,7 +7,7 @@ from scipy.stats import f, ttest_1samp, variation
 from properties import examples
 from schemabank.stats import sd_ratio, summarise_arm
 
-prop = examples(100)
+prop = examples(50)
 accuracies = st.lists(st.integers(0, 500).map(lambda k: k / 500), min_size=2, max_size=12)
 # Epoch 6 of the published tables, in percent.
 BASELINE, SCHEMABANK = [3.4, 5.6, 2.0, 4.0], [10.8, 13.2, 12.6, 10.6]

@@ -7,7 +7,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from properties import examples
 from schemabank.stats import paired_difference, welch_difference
 
-prop = examples(100)
+prop = examples(50)
 accuracy = st.integers(0, 500).map(lambda k: k / 500)
 accuracies = st.lists(accuracy, min_size=2, max_size=12)
 levels = st.sampled_from([0.5, 0.9, 0.95, 0.99])

@@ -9,7 +9,7 @@ from properties import examples
 from schemabank.common.errors import InputError
 from schemabank.stats import crossed_difference, paired_difference, pigeonhole_interval
 
-prop = examples(60)
+prop = examples(40)
 shapes = st.tuples(st.integers(2, 6), st.integers(2, 9))
 answers = shapes.flatmap(lambda shape: arrays(float, (2, *shape), elements=st.sampled_from([0, 1])))
 

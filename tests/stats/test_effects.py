@@ -16,7 +16,7 @@ from schemabank.stats import (
     unpaired_outperformance,
 )
 
-prop = examples(60)
+prop = examples(40)
 accuracy = st.integers(0, 50).map(lambda k: k / 50)
 accuracies = st.lists(accuracy, min_size=2, max_size=8)
 # Miles per gallon by transmission (R's `mtcars`), and hours of sleep (R's `sleep`).

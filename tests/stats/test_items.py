@@ -16,7 +16,7 @@ from schemabank.stats import (
     wilson_interval,
 )
 
-prop = examples(150)
+prop = examples(60)
 
 
 class TestWilsonInterval:

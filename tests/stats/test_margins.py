@@ -25,7 +25,7 @@ def contrast(mean: float, error: float, num_seeds: int = 9) -> Difference:
     return Difference(mean, error, num_seeds - 1, (0, 0), 0.5, 0.95, num_seeds)
 
 
-@examples(100)
+@examples(50)
 @given(scores, st.floats(0.001, 0.5))
 def test_both_tests_are_scipys_one_sided_ones(own: list[float], margin: float) -> None:
     """Schuirmann 1987 on the paired differences; scipy tests each bound."""
@@ -39,7 +39,7 @@ def test_both_tests_are_scipys_one_sided_ones(own: list[float], margin: float) -
     assert found.p_equivalent == pytest.approx(max(lower, upper), abs=1e-9)
 
 
-@examples(100)
+@examples(50)
 @given(st.integers(0, 10**6), st.floats(0.001, 0.3))
 def test_the_interval_decides_as_the_tests_do(seed: int, margin: float) -> None:
     rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ from properties import examples
 from schemabank.common.errors import InputError
 from schemabank.stats import label_floor, label_test, sign_flip_floor, sign_flip_test
 
-prop = examples(60)
+prop = examples(40)
 counts = st.integers(0, 20)  # right answers of 20, so that ties are common and sums exact
 # Heights of crossed less self-fertilised plants, eighths of an inch (Darwin; Fisher 1935, s. 17).
 DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]

@@ -18,7 +18,7 @@ from schemabank.stats import (
     verdict,
 )
 
-prop = examples(60)
+prop = examples(40)
 shapes = st.tuples(st.integers(2, 6), st.integers(2, 9))
 answers = shapes.flatmap(lambda shape: arrays(float, (2, *shape), elements=st.sampled_from([0, 1])))
 TRUE = VarianceComponents(

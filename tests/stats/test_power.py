@@ -8,7 +8,7 @@ from properties import examples
 from schemabank.common.errors import InputError
 from schemabank.stats import detectable_difference, detectable_from_error, detection_power
 
-prop = examples(60)
+prop = examples(40)
 
 
 class TestDetectionPower:

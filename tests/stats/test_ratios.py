@@ -8,7 +8,7 @@ from scipy.stats import ttest_1samp
 from properties import examples
 from schemabank.stats import ratio_of_means
 
-prop = examples(100)
+prop = examples(50)
 score = st.integers(-50, 50).map(lambda k: k / 50)
 BASELINE, SCHEMABANK = [3.4, 5.6, 2.0, 4.0], [10.8, 13.2, 12.6, 10.6]
 

@@ -16,7 +16,7 @@ from schemabank.stats import (
     welch_difference,
 )
 
-prop = examples(100)
+prop = examples(50)
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 

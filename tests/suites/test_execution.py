@@ -299,13 +299,13 @@ def test_every_arm_is_checked_before_any_is_trained(
 
 @pytest.mark.usefixtures("gsm8k")
 def test_a_suite_may_grow_but_not_forget(finished: Finished, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[1]), out)
-    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[1, 2]), out)
-    assert [o.reused for o in outcomes].count(True) == 2
+    out, some = tmp_path / "runs", {"grid": {}, "arms": {"lora": {}}}
+    ran(tiny(finished, tmp_path / "s.yaml", **some, seeds=[1]), out)
+    _, outcomes, _ = ran(tiny(finished, tmp_path / "s.yaml", **some, seeds=[1, 2]), out)
+    assert [o.reused for o in outcomes] == [True, False]
     before = snapshot(out)
     with pytest.raises(InputError, match=r"holds a suite with the run .*which this one has not"):
-        ran(tiny(finished, tmp_path / "s.yaml", grid={}, seeds=[2]), out)
+        ran(tiny(finished, tmp_path / "s.yaml", **some, seeds=[2]), out)
     assert snapshot(out) == before
 
 
@@ -386,11 +386,22 @@ def command(path: Path, out: Path, *options: str) -> Result:
     return CliRunner().invoke(app, ["suite", str(path), "--out", str(out), *options])
 
 
-@pytest.mark.usefixtures("gsm8k")
-def test_a_tuned_suite_runs_at_the_rates_it_chose(finished: Finished, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def searched(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A suite after the search of its learning rates and three final runs."""
+    folder = tmp_path_factory.mktemp("searched")
     arms: dict[str, object] = {"base": {}, "lora": {}, "schemabank": {}}
-    path = tuned(finished, tmp_path / "s.yaml", arms=arms, seeds=[1])
-    suite, outcomes, _ = ran(path, tmp_path / "runs")
+    path = tuned(finished, folder / "s.yaml", arms=arms, seeds=[1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCHEMABANK_DATA", str(finished.data))
+        suite, outcomes, _ = ran(path, folder / "runs")
+    return Ran(path, folder / "runs", suite, outcomes)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_tuned_suite_runs_at_the_rates_it_chose(searched: Ran, tmp_path: Path) -> None:
+    path, suite, outcomes = searched.path, searched.suite, searched.outcomes
+    shutil.copytree(searched.out, tmp_path / "runs")
     listed = manifest(tmp_path / "runs")
     assert listed["runs"] == suite.rows()
     tuning = listed["tuning"]
@@ -434,18 +445,17 @@ def test_runs_of_a_search_choose_their_scale_as_final_runs_do(
 
 
 @pytest.mark.usefixtures("gsm8k")
-def test_the_command_lists_what_is_known_of_a_tuned_suite(
-    finished: Finished, tmp_path: Path
-) -> None:
-    path, out = tuned(finished, tmp_path / "s.yaml", seeds=[1]), tmp_path / "runs"
+def test_the_command_lists_what_is_known_of_a_tuned_suite(searched: Ran, tmp_path: Path) -> None:
+    path, out = searched.path, tmp_path / "runs"
     before = json.loads(command(path, out, "--dry-run", "--json").stdout)
     assert [row["phase"] for row in before] == ["tune"] * 4
     assert {row["factor"] for row in before} == {1, 2}
     assert len({row["run_id"] for row in before}) == 4
     plain = command(path, out, "--dry-run")
     assert "4 tuning runs in" in plain.stdout
-    assert "2 final runs follow, at the learning rates that the tuning runs choose" in plain.stderr
+    assert "3 final runs follow, at the learning rates that the tuning runs choose" in plain.stderr
     assert not out.exists()
+    shutil.copytree(searched.out, out)
     ended = json.loads(command(path, out, "--json").stdout)
     after = json.loads(command(path, out, "--dry-run", "--json").stdout)
     assert [{k: v for k, v in r.items() if k not in {"failure", "result"}} for r in ended] == after
@@ -453,7 +463,7 @@ def test_the_command_lists_what_is_known_of_a_tuned_suite(
         row["run_id"] for row in manifest(out)["runs"]
     ]
     assert all(row["result"]["split"] == "test" for row in ended if row["phase"] == "final")
-    assert "2 final runs in" in command(path, out, "--dry-run").stdout
+    assert "3 final runs in" in command(path, out, "--dry-run").stdout
 
 
 @pytest.mark.usefixtures("gsm8k")

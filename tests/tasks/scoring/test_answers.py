@@ -28,7 +28,7 @@ DATA = Path(os.environ.get("SCHEMABANK_DATA", ROOT.parent / "shared" / "data"))
 GSM8K_TEST = DATA / "gsm8k" / "test.jsonl.gz"
 
 # No deadline: the machine is shared, and a slow draw is no failure.
-prop = examples(150)
+prop = examples(60)
 
 decimals = st.builds(
     lambda unscaled, places: Decimal(unscaled).scaleb(-places),

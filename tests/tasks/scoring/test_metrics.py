@@ -30,7 +30,7 @@ from schemabank.tasks.scoring.metrics import (
 SCORING = Path(__file__).parents[3] / "docs" / "scoring.md"
 
 # No deadline: the machine is shared, and a slow draw is no failure.
-prop = examples(150)
+prop = examples(60)
 
 words = st.sampled_from(
     [

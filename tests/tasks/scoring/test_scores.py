@@ -16,7 +16,7 @@ from schemabank.tasks.scoring.metrics import bleu
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, best_constant, summaries, summarise
 
 NUMERIC, F1 = METRICS["numeric"], METRICS["f1"]
-prop = examples(150)
+prop = examples(60)
 
 
 def record(number: int = 1, *, correct: float = 1, **changes: object) -> ItemRecord:
