@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import kernelmemory
+from hostile import kernelmemory
 from schemabank.common.cores import given_cores
 from schemabank.sandbox import CheckResult, SandboxError, check_asserts, run_program
 from schemabank.sandbox.calls import CALLS
@@ -49,7 +49,7 @@ assert lock.acquire(timeout=0.1) and not lock.acquire(timeout=0.01)
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.001)
 time.sleep(0.01)
-memory = mmap.mmap(-1, 4096); memory[:2] = b"ab"; memory.resize(8192)
+memory = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE); memory[:2] = b"ab"; memory.resize(8192)
 assert not os.isatty(0) and os.cpu_count() and os.sched_getaffinity(0) and uuid.uuid4()
 a, b = socket.socketpair(); a.send(b"x")
 assert select.select([b], [], [], 1)[0] == [b] and b.recv(1) == b"x"
