@@ -18,7 +18,7 @@ from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_REASON, READY
 from schemabank.sandbox.result import CheckResult, SandboxError
 from schemabank.sandbox.watch import WATCH_EVERY_S, Watch
 
-# Tests may build large values of small ones that the code returns (`list(f(1))` of a long range), so
+# Tests may make large values of small ones (`list(f(1))`, where the code returns a long range), so
 # the judge has a limit, too: both processes together stay below twice the code's limit.
 MIN_JUDGE_MEMORY_MIB, MAX_JUDGE_MEMORY_MIB = 192, 2048
 JUDGE_MEMORY_SHARE = 0.75
@@ -134,7 +134,10 @@ class _Check:
             self._task, self._result = task.write_end, result.read_end
             guest_ends = (request.read_end, reply.write_end)
             judge_ends = (task.read_end, result.write_end, request.write_end, reply.read_end)
-            given = ((GUEST, guest_ends, memory_mib), (JUDGE, judge_ends, _judge_memory_mib(memory_mib)))
+            given = (
+                (GUEST, guest_ends, memory_mib),
+                (JUDGE, judge_ends, _judge_memory_mib(memory_mib)),
+            )
             self._boxes = [
                 stack.enter_context(
                     Sandbox(modules, [end.fileno() for end in ends], usage=Usage(most_mib, cpu_s))
