@@ -141,11 +141,11 @@ class GuestServer:
         """Delete an item."""
         del owner[key]
 
-    def do_iter(self, owner: Iterable[object]) -> "Held":
+    def do_iter(self, owner: Iterable[object]) -> "Iteration":
         """Begin to iterate."""
-        return Held(iter(owner))
+        return Iteration(iter(owner))
 
-    def do_take(self, held: "Held", most: int) -> list[object]:
+    def do_take(self, held: "Iteration", most: int) -> list[object]:
         """The next items, at most so many and as many as are made in a moment; none at the end."""
         taken: list[object] = []
         ends = time.monotonic() + MOMENT_S
@@ -198,7 +198,7 @@ class GuestServer:
         """Nothing; the reply shows that the pipe is still in order."""
 
 
-class Held:
+class Iteration:
     """An iterator, which stays here whatever its class extends."""
 
     def __init__(self, iterator: Iterator[object]) -> None:
