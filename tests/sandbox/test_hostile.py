@@ -45,7 +45,7 @@ def verdicts(world: campaign.World) -> Verdicts:
 @pytest.mark.alone
 def test_every_program_was_run(verdicts: Verdicts) -> None:
     """The first test, which runs them: programs have a second and a half each."""
-    assert len(verdicts) == len(SAMPLE) > 100
+    assert len(verdicts) == len(SAMPLE) > 80
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.kind}-{case.name}-{case.form}")
