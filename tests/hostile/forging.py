@@ -98,6 +98,31 @@ def sort_numbers(numbers):
         except OSError: continue
         if waiting: return os.read(fd, waiting)
 """,
+    "objects in objects without end": """
+import sys
+wire = sys.modules["schemabank.sandbox.wire"]
+wire.to_json = lambda value: b'["value",["dict",["set",["object",0]],1]]'
+"""
+    + WRONG,
+    "hashes that are objects without end": """
+import sys
+wire = sys.modules["schemabank.sandbox.wire"]
+wire.to_json = lambda value: b'["value",["set",["object",0]]]'
+"""
+    + WRONG,
+    "arguments of an exception without end": """
+import sys
+wire = sys.modules["schemabank.sandbox.wire"]
+wire.to_json = lambda value: b'["raised","ValueError",["tuple",["set",["object",0]]]]'
+"""
+    + WRONG,
+    "a name whose hash is another each time": """
+import sys
+wire = sys.modules["schemabank.sandbox.wire"]
+said = iter([b'true', b'["dict",["object",0],1]', b'5', b'"x"', b'[]'])
+wire.to_json = lambda value: b'["value",' + next(said, b'"x"') + b']'
+"""
+    + WRONG,
     "a number of a billion digits": "from decimal import Decimal\n"
     "def sort_numbers(numbers): return Decimal('1e999999999')",
     "a range without end": "def sort_numbers(numbers): return range(10**30)",

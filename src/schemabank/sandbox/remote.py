@@ -70,6 +70,11 @@ class RemoteGuest:
         except CheckEnded as ended:
             self._ended = ended
             raise
+        except (MemoryError, RecursionError):
+            # A set of objects asks for their hashes while it is read, and a reply to that may be
+            # another set of objects.
+            self._ended = CheckEnded(reasons.TOO_LARGE)
+            raise self._ended from None
         if isinstance(answer, Exception):
             self.raised = answer
             raise answer
