@@ -88,6 +88,21 @@ def test_the_protocol_is_what_fails_forgers(world: campaign.World) -> None:
         assert campaign.verdict(case, world).reason == "protocol", name
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("objects in objects without end", "protocol"),
+        ("hashes that are objects without end", "reply too large"),
+        ("arguments of an exception without end", "reply too large"),
+        ("a name whose hash is another each time", "protocol"),
+    ],
+)
+def test_no_reply_ends_the_judge(world: campaign.World, name: str, reason: str) -> None:
+    """That would be an error of the sandbox, which ends a whole evaluation."""
+    case = campaign.Case("forging", name, campaign.FUNCTION)
+    assert campaign.verdict(case, world).reason == reason
+
+
 @pytest.mark.alone
 def test_harm_is_seen(tmp_path: Path) -> None:
     with campaign.world(tmp_path) as world:
