@@ -13,7 +13,7 @@ TRANSFORMERS ?=
 OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak faults package wheel-check release lint type \
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak faults hostile package wheel-check release lint type \
     format site clean
 
 help: ## list the targets
@@ -73,10 +73,10 @@ gpu: $(STAMP) ## tests that need a CUDA GPU, all else left out
 	@# Most of the time goes into compiling, which takes a core and leaves the GPU idle.
 	$(BIN)/python -m pytest -n 4 --dist loadfile -m gpu
 
-soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples, then campaigns of faults
+soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual examples, then campaigns
 	SCHEMABANK_SOAK_FACTOR=$(SOAK_FACTOR) \
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
-	$(MAKE) faults
+	$(MAKE) faults hostile
 
 faults: $(STAMP) ## kills, file operations that fail, power losses: they go on where they stopped, for FAULT_MINUTES at most
 	@# Each campaign ends with 1 where a promise was not kept; its figures are then not written.
@@ -84,6 +84,10 @@ faults: $(STAMP) ## kills, file operations that fail, power losses: they go on w
 	    $(BIN)/python -m tests.faults $$campaign --jobs 2 --minutes $(FAULT_MINUTES) || exit 1; \
 	done
 	$(BIN)/python -m tests.faults record
+
+hostile: $(STAMP) ## every hostile program in the sandbox by itself, and every reference; it goes on where it stopped
+	$(BIN)/python -m tests.hostile run
+	$(BIN)/python -m tests.hostile record
 
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
 	$(BIN)/python benchmarks/package.py --out dist

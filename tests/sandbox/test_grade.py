@@ -10,8 +10,6 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from typing import Any
 import pytest
 
 import hostile
-from schemabank.common.cores import given_cores
+from hostile import references
+from hostile.references import DATA
 from schemabank.common.errors import InputError
 from schemabank.sandbox import (
     REASONS,
@@ -34,9 +33,6 @@ from schemabank.sandbox import (
 )
 from schemabank.sandbox.grade import _Check
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
-DATA = Path(os.environ.get("SCHEMABANK_DATA") or SHARED_DATA)
-NUM_WORKERS = given_cores()
 ENOUGH = {"timeout_s": 30.0, "memory_mib": 1024}
 
 
@@ -187,27 +183,12 @@ def test_memory_is_limited() -> None:
     assert run_program(source, timeout_s=30, memory_mib=128).reason == "exception"
 
 
-def humaneval() -> list[dict[str, str]]:
-    with gzip.open(DATA / "humaneval" / "HumanEval.jsonl.gz", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def failures(check: Callable[[Any], CheckResult], rows: list[Any]) -> dict[str, str]:
-    with ThreadPoolExecutor(NUM_WORKERS) as pool:
-        verdicts = list(pool.map(check, rows))
-    return {
-        str(row["task_id"]): verdict.reason
-        for row, verdict in zip(rows, verdicts, strict=True)
-        if not verdict.passed
-    }
-
-
 needs_data = pytest.mark.skipif(
     not (DATA / "humaneval").is_dir(), reason=f"the real data is not in {DATA}"
 )
 
 
-def some(step: int) -> object:
+def some(step: int) -> pytest.MarkDecorator:
     """Each goes the same way through the sandbox: few of them, and all in ``make soak``."""
     return pytest.mark.parametrize("step", [step, pytest.param(1, marks=pytest.mark.soak)])
 
@@ -215,28 +196,17 @@ def some(step: int) -> object:
 @needs_data
 @some(5)
 def test_references_of_humaneval_pass(step: int) -> None:
-    def check(row: dict[str, str]) -> CheckResult:
-        source = row["prompt"] + row["canonical_solution"]
-        return check_function(
-            source, row["entry_point"], row["test"], prompt=row["prompt"], **ENOUGH
-        )
-
-    rows = humaneval()
+    rows = references.humaneval()
     assert len(rows) == 164
-    assert failures(check, rows[::step]) == {}
+    assert references.failures(references.check_humaneval, rows[::step]) == {}
 
 
 @needs_data
 @some(15)
 def test_references_of_sanitized_mbpp_pass(step: int) -> None:
-    def check(row: dict[str, Any]) -> CheckResult:
-        setup = "\n".join(row["test_imports"])
-        return check_asserts(row["code"], row["test_list"], setup=setup, **ENOUGH)
-
-    with gzip.open(DATA / "mbpp" / "sanitized-mbpp.json.gz", "rt", encoding="utf-8") as file:
-        rows = json.load(file)
+    rows = references.sanitized_mbpp()
     assert len(rows) == 427
-    assert failures(check, rows[::step]) == {}
+    assert references.failures(references.check_sanitized_mbpp, rows[::step]) == {}
 
 
 @needs_data
@@ -249,7 +219,7 @@ def test_the_hard_references_of_full_mbpp_pass() -> None:
         rows = [json.loads(line) for line in file]
     # Objects made by the setup, a class and a type as arguments, a builtin's name, a module.
     hard = [row for row in rows if row["task_id"] in {367, 927, 601, 533, 126, 596}]
-    assert failures(check, hard) == {}
+    assert references.failures(check, hard) == {}
 
 
 @needs_data
@@ -262,7 +232,7 @@ def test_the_hard_references_of_full_mbpp_pass() -> None:
     ],
 )
 def test_helpers_of_the_prompt_are_not_the_codes(number: int, source: str) -> None:
-    row = humaneval()[number]
+    row = references.humaneval()[number]
     check = partial(check_function, source, row["entry_point"], row["test"], **ENOUGH)
     assert check(prompt=row["prompt"]).reason == "wrong answer"
     # What giving the prompt is for.

@@ -1,112 +1,65 @@
 """Hostile code scores nothing in the sandbox and harms nothing outside.
 
-All programs are run first, several at once; the tests then look at what came of each.
+A fair part of the programs is run first, several at once; the tests then look at what came of each.
+``make soak`` runs all of them one by one, and measures what each takes (``tests/hostile``).
 """
 
 import ast
-import socket
+import json
+import mmap
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 import hostile
-from hostile import SORT_ASSERTS, SORT_TEST
+from hostile import campaign, kernelmemory, meter, page
 from schemabank.common.cores import given_cores
-from schemabank.sandbox import REASONS, CheckResult, check_function, run_program
+from schemabank.sandbox import REASONS, CheckResult
 
-TESTS = Path(__file__).parents[1]
-NUM_WORKERS = given_cores()
 HOSTILE_TIMEOUT_S = 1.5
-
-CASES = [(kind, name) for kind, programs in hostile.PROGRAMS.items() for name in programs]
-# Within one process an object that equals everything does pass its own assertions.
-PROGRAM_CASES = [(kind, name) for kind, name in CASES if kind != "equal objects"]
-# What a function may not, a program may not: a third of them shows it, `make soak` the others.
-FIRST = PROGRAM_CASES[::3]
-
-
-@dataclass
-class World:
-    """What hostile programs reach for, and what became of them."""
-
-    outside: Path
-    server: socket.socket
-    verdicts: dict[tuple[Any, ...], tuple[CheckResult, float]]
+SAMPLE = [case for case in campaign.sample(campaign.cases()) if case.form != campaign.KERNEL]
+Verdicts = dict[campaign.Case, tuple[CheckResult, float]]
 
 
 @pytest.fixture(scope="module")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[World]:
-    programs = PROGRAM_CASES if "soak" in request.config.option.markexpr else FIRST
-    outside = tmp_path_factory.mktemp("outside")
-    (outside / "secret.txt").write_text("secret", encoding="utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCHEMABANK_SECRET", "secret")
-        port = server.getsockname()[1]
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[campaign.World]:
+    with campaign.world(tmp_path_factory.mktemp("outside")) as world:
+        yield world
 
-        def attack(case: tuple[str, str, bool]) -> tuple[CheckResult, float]:
-            kind, name, whole = case
-            source = hostile.PROGRAMS[kind][name]
-            for mark, value in {"outside": outside, "port": port, "tests": TESTS}.items():
-                source = source.replace("{" + mark + "}", str(value))
-            began = time.monotonic()
-            if whole:
-                program = "\n".join([source, *SORT_ASSERTS])
-                verdict = run_program(program, timeout_s=HOSTILE_TIMEOUT_S, memory_mib=512)
-            else:
-                verdict = check_function(
-                    source, "sort_numbers", SORT_TEST, timeout_s=HOSTILE_TIMEOUT_S, memory_mib=512
-                )
-            return verdict, time.monotonic() - began
 
-        cases = [(*case, False) for case in CASES] + [(*case, True) for case in programs]
-        with ThreadPoolExecutor(2 * NUM_WORKERS) as pool:
-            verdicts = dict(zip(cases, pool.map(attack, cases), strict=True))
-        yield World(outside, server, verdicts)
+@pytest.fixture(scope="module")
+def verdicts(world: campaign.World) -> Verdicts:
+    def attack(case: campaign.Case) -> tuple[CheckResult, float]:
+        began = time.monotonic()
+        verdict = campaign.verdict(case, world, timeout_s=HOSTILE_TIMEOUT_S)
+        return verdict, time.monotonic() - began
+
+    with ThreadPoolExecutor(2 * given_cores()) as pool:
+        return dict(zip(SAMPLE, pool.map(attack, SAMPLE), strict=True))
 
 
 @pytest.mark.alone
-def test_every_program_was_run(world: World) -> None:
-    """The first test, which makes the world: programs have a second and a half each."""
-    assert len(world.verdicts) in {len(CASES) + len(some) for some in (FIRST, PROGRAM_CASES)}
+def test_every_program_was_run(verdicts: Verdicts) -> None:
+    """The first test, which runs them: programs have a second and a half each."""
+    assert len(verdicts) == len(SAMPLE) > 80
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
-def test_a_hostile_function_scores_nothing(world: World, kind: str, name: str) -> None:
-    verdict, took_s = world.verdicts[kind, name, False]
-    assert not verdict.passed
-    assert verdict.reason in REASONS
-    assert took_s < HOSTILE_TIMEOUT_S + 15
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [
-        pytest.param(*case, marks=() if case in FIRST else pytest.mark.soak)
-        for case in PROGRAM_CASES
-    ],
-)
-def test_a_hostile_program_scores_nothing(world: World, kind: str, name: str) -> None:
-    verdict, took_s = world.verdicts[kind, name, True]
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: f"{case.kind}-{case.name}-{case.form}")
+def test_a_hostile_program_scores_nothing(verdicts: Verdicts, case: campaign.Case) -> None:
+    verdict, took_s = verdicts[case]
     assert not verdict.passed
     assert verdict.reason in REASONS
     assert took_s < HOSTILE_TIMEOUT_S + 15
 
 
 @pytest.mark.alone  # it looks at all processes, also those that tests beside it kill
-def test_hostile_programs_do_no_harm(world: World) -> None:
-    assert [path.name for path in world.outside.iterdir()] == ["secret.txt"]
-    assert (world.outside / "secret.txt").read_text(encoding="utf-8") == "secret"
-    world.server.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        world.server.accept()
+@pytest.mark.usefixtures("verdicts")
+def test_hostile_programs_do_no_harm(world: campaign.World) -> None:
+    assert world.harm() == []
     children = psutil.Process().children(recursive=True)
     assert [child for child in children if child.name() == "bwrap"] == []
     orphans = [p for p in psutil.process_iter(["ppid", "cmdline"]) if p.info["ppid"] == 1]
@@ -114,16 +67,90 @@ def test_hostile_programs_do_no_harm(world: World) -> None:
 
 
 def test_hostile_programs_are_many_and_compile() -> None:
-    assert len(CASES) == 91
-    assert len(hostile.PROGRAMS) == 9
-    assert {kind for kind, _ in FIRST} == {kind for kind, _ in PROGRAM_CASES}
-    for kind, name in CASES:
-        if name != "nested brackets":
-            ast.parse(hostile.PROGRAMS[kind][name])
+    every = [source for own in campaign.programs().values() for source in own.values()]
+    own = [source for kind in kernelmemory.PROGRAMS.values() for source in kind.values()]
+    assert len(every) > 200
+    assert len({*every, *own}) == len(every) + len(own) > 270
+    for source in every:
+        if source != hostile.PROGRAMS["exhausting"]["nested brackets"]:
+            ast.parse(source)
 
 
-def test_the_protocol_is_what_fails_forgers(world: World) -> None:
-    reasons = {name: world.verdicts["forging", name, False][0].reason for name in hostile.FORGING}
-    caught = ["answers ahead", "answers twice", "writes to every descriptor"]
-    caught += ["says a word after the right answer", "replies with another kind of bytes"]
-    assert {reasons[name] for name in caught} == {"protocol"}
+def test_the_protocol_is_what_fails_forgers(world: campaign.World) -> None:
+    for name in (
+        "answers ahead",
+        "answers twice",
+        "replays an old reply",
+        "says a word after the right answer",
+        "replies with another kind of bytes",
+    ):
+        case = campaign.Case("forging", name, campaign.FUNCTION)
+        assert campaign.verdict(case, world).reason == "protocol", name
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("objects in objects without end", "protocol"),
+        ("hashes that are objects without end", "reply too large"),
+        ("arguments of an exception without end", "reply too large"),
+        ("a name whose hash is another each time", "protocol"),
+    ],
+)
+def test_no_reply_ends_the_judge(world: campaign.World, name: str, reason: str) -> None:
+    """That would be an error of the sandbox, which ends a whole evaluation."""
+    case = campaign.Case("forging", name, campaign.FUNCTION)
+    assert campaign.verdict(case, world).reason == reason
+
+
+@pytest.mark.alone
+def test_harm_is_seen(tmp_path: Path) -> None:
+    with campaign.world(tmp_path) as world:
+        assert world.harm() == []
+        (tmp_path / "new.txt").touch()
+        assert world.harm() == ["files outside: ['new.txt', 'secret.txt']"]
+
+
+@pytest.mark.alone
+def test_a_meter_sees_memory_that_is_shared() -> None:
+    """Of this process no limit counts it, and it is gone with the last mapping."""
+    with meter.machine().measured() as growth:
+        memory = mmap.mmap(-1, 256 * 2**20)
+        memory.write(b"x" * len(memory))
+        time.sleep(0.1)
+    memory.close()
+    assert growth.most_mib > 200
+
+
+def test_the_page_says_what_the_record_says() -> None:
+    record = json.loads(page.RECORD.read_text(encoding="utf-8"))
+    now = page.PAGE.read_text(encoding="utf-8")
+    assert page.page(now, record) == now
+    assert page.check() == 0
+    record["kinds"]["forging"]["survivors"] += 1
+    assert page.page(now, record) != now
+    with pytest.raises(ValueError, match="has no place for figures"):
+        page.page("# Sandbox\n", record)
+
+
+def test_the_record_is_of_these_programs_and_none_got_through() -> None:
+    record = json.loads(page.RECORD.read_text(encoding="utf-8"))
+    assert record["digest"] == campaign.digest(), "run `python -m tests.hostile run` and `record`"
+    assert sum(own["runs"] for own in record["kinds"].values()) == len(campaign.cases())
+    assert record["failed"] == []
+    assert max(own["most_mib"] for own in record["kinds"].values()) <= 2 * record["memory_mib"]
+    counts = {name: (own["number"], own["failed"]) for name, own in record["references"].items()}
+    assert counts == {"HumanEval": (164, {}), "MBPP, sanitized": (427, {})}
+
+
+def test_a_row_that_is_bad_is_told() -> None:
+    good = {"contained": True, "survivors": [], "harm": [], "memory_mib": 1000}
+    assert not page.is_bad(good)
+    for bad in (
+        {"contained": False},
+        {"survivors": ["7 bwrap"]},
+        {"harm": ["a connection"]},
+        {"memory_mib": 1025},
+    ):
+        assert page.is_bad(good | bad), bad
+    assert page.is_bad({"references": {"HumanEval": {"number": 164, "failed": {"3": "timeout"}}}})

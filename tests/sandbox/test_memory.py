@@ -11,15 +11,21 @@ from pathlib import Path
 
 import pytest
 
-import kernelmemory
+from hostile import campaign, kernelmemory
 from schemabank.common.cores import given_cores
 from schemabank.sandbox import CheckResult, SandboxError, check_asserts, run_program
 from schemabank.sandbox.calls import CALLS
+from schemabank.sandbox.grade import _judge_memory_mib
 from schemabank.sandbox.seccomp import ARCHITECTURES
 from schemabank.sandbox.watch import Inside, Watch
 
 ENOUGH = {"timeout_s": 30.0, "memory_mib": 512}
-CASES = [(kind, name) for kind, programs in kernelmemory.PROGRAMS.items() for name in programs]
+# `make soak` runs them all.
+SAMPLE = [case for case in campaign.sample(campaign.cases()) if case.form == campaign.KERNEL]
+# What once got through.
+MENDED = ("shared memory without a name", "shared zeros", "huge pages on request")
+CASES = [(case.kind, case.name) for case in SAMPLE]
+CASES += [("refused", name) for name in MENDED if ("refused", name) not in CASES]
 # The kernel lets these two of x86-64 past every filter; a process without a probe gets nothing.
 OF_PROBES = (335, 336)
 HEADERS = [
@@ -49,7 +55,7 @@ assert lock.acquire(timeout=0.1) and not lock.acquire(timeout=0.01)
 signal.signal(signal.SIGALRM, lambda *_: None)
 signal.setitimer(signal.ITIMER_REAL, 0.001)
 time.sleep(0.01)
-memory = mmap.mmap(-1, 4096); memory[:2] = b"ab"; memory.resize(8192)
+memory = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE); memory[:2] = b"ab"; memory.resize(8192)
 assert not os.isatty(0) and os.cpu_count() and os.sched_getaffinity(0) and uuid.uuid4()
 a, b = socket.socketpair(); a.send(b"x")
 assert select.select([b], [], [], 1)[0] == [b] and b.recv(1) == b"x"
@@ -69,23 +75,35 @@ def verdicts() -> Iterator[dict[tuple[str, str], CheckResult]]:
         yield dict(zip(CASES, pool.map(attack, CASES), strict=True))
 
 
-@pytest.mark.parametrize("name", kernelmemory.REFUSED)
+def of_kind(kind: str) -> list[str]:
+    return [name for own, name in CASES if own == kind]
+
+
+@pytest.mark.parametrize("name", of_kind("refused"))
 def test_what_nothing_would_count_is_refused(
     verdicts: dict[tuple[str, str], CheckResult], name: str
 ) -> None:
     assert verdicts["refused", name].reason == "passed", "it says that it got what it tried"
 
 
-@pytest.mark.parametrize("name", kernelmemory.BOUNDED)
+@pytest.mark.parametrize("name", of_kind("bounded"))
 def test_what_is_there_has_a_bound(verdicts: dict[tuple[str, str], CheckResult], name: str) -> None:
     assert verdicts["bounded", name].reason == "passed", "it says that it got more"
 
 
-@pytest.mark.parametrize("name", kernelmemory.WATCHED)
+@pytest.mark.parametrize("name", of_kind("watched"))
 def test_what_has_no_bound_is_watched(
     verdicts: dict[tuple[str, str], CheckResult], name: str
 ) -> None:
     assert verdicts["watched", name].reason == "ended early"
+
+
+def test_the_judge_has_a_part_of_the_limit() -> None:
+    """What it may build of a short reply comes on top of what the code has."""
+    limits = {mib: _judge_memory_mib(mib) for mib in (64, 256, 512, 1024, 8192)}
+    assert limits == {64: 192, 256: 192, 512: 384, 1024: 768, 8192: 2048}
+    source = "def f(x): return range(10**8)"
+    assert check_asserts(source, ["assert sum(list(f(1))) == 1"], **ENOUGH).reason == "wrong answer"
 
 
 def test_no_call_beyond_the_list_is_there() -> None:

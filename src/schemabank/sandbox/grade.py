@@ -18,7 +18,10 @@ from schemabank.sandbox.judge import BAD_TESTS, END, LONGEST_REASON, READY
 from schemabank.sandbox.result import CheckResult, SandboxError
 from schemabank.sandbox.watch import WATCH_EVERY_S, Watch
 
-JUDGE_MEMORY_MIB = 2048
+# Tests may make large values of small ones (`list(f(1))`, where the code returns a long range), so
+# the judge has a limit, too: both processes together stay below twice the code's limit.
+MIN_JUDGE_MEMORY_MIB, MAX_JUDGE_MEMORY_MIB = 192, 2048
+JUDGE_MEMORY_SHARE = 0.75
 START_LIMIT_S = 60.0
 # The wall clock, which starts later, shall strike before the kernel's limit on processor time.
 SPARE_CPU_S = 5
@@ -131,7 +134,10 @@ class _Check:
             self._task, self._result = task.write_end, result.read_end
             guest_ends = (request.read_end, reply.write_end)
             judge_ends = (task.read_end, result.write_end, request.write_end, reply.read_end)
-            given = ((GUEST, guest_ends, memory_mib), (JUDGE, judge_ends, JUDGE_MEMORY_MIB))
+            given = (
+                (GUEST, guest_ends, memory_mib),
+                (JUDGE, judge_ends, _judge_memory_mib(memory_mib)),
+            )
             self._boxes = [
                 stack.enter_context(
                     Sandbox(modules, [end.fileno() for end in ends], usage=Usage(most_mib, cpu_s))
@@ -200,6 +206,11 @@ class _Check:
     def _failure(self, what: str) -> SandboxError:
         said = " ".join(filter(None, (box.stop() for box in self._boxes)))
         return SandboxError(f"{what}: {said or 'it said nothing'}")
+
+
+def _judge_memory_mib(memory_mib: int) -> int:
+    share = int(memory_mib * JUDGE_MEMORY_SHARE)
+    return max(MIN_JUDGE_MEMORY_MIB, min(share, MAX_JUDGE_MEMORY_MIB))
 
 
 class _Pipe:

@@ -7,8 +7,10 @@ of its own, and a reply is only a value, which the judge compares outside.
 import __future__
 
 import builtins
+import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
 from contextlib import suppress
 from itertools import islice
 from types import ModuleType
@@ -18,6 +20,9 @@ from schemabank.sandbox import wire
 from schemabank.sandbox.limits import apply_limits
 
 FILE_NAME = "program.py"
+MOMENT_S = 0.001
+ARGUMENTS = vars(BaseException)["args"]  # whatever a class of the code's calls so
+MAX_ARGUMENTS_BYTES = 2**16
 FUTURES = 0
 for _name in __future__.all_feature_names:
     FUTURES |= getattr(__future__, _name).compiler_flag
@@ -47,6 +52,7 @@ class GuestServer:
     def __init__(self) -> None:
         self.module = ModuleType("solution")
         self.objects: list[object] = []
+        self.numbers: dict[int, int] = {}
         self.flags = 0
 
     def answer(self, request: bytes) -> bytes:
@@ -56,8 +62,9 @@ class GuestServer:
         """
         try:
             operation, *fields = cast("list[object]", wire.from_json(request))
-            find = self.objects.__getitem__
-            values = [wire.decode(field, find, wire.MAX_REQUEST_DEPTH) for field in fields]
+            values = [
+                wire.decode(field, self.find, self.find, wire.MAX_REQUEST_DEPTH) for field in fields
+            ]
             result = getattr(self, f"do_{operation}")(*values)
             reply = wire.to_json(["value", wire.encode(result, self.refer)])
         except wire.WireError:
@@ -66,13 +73,27 @@ class GuestServer:
             raise
         except BaseException as error:  # whatever the code raises is its result
             nearest = next(ERRORS[id(kind)] for kind in type.mro(type(error)) if id(kind) in ERRORS)
-            return wire.to_json(["raised", nearest])
+            return wire.to_json(["raised", nearest, self.arguments(error)])
         return reply if len(reply) <= wire.MAX_REPLY_BYTES else wire.to_json(["large"])
 
     def refer(self, value: object) -> int:
-        """Number an object that stays here."""
-        self.objects.append(value)
-        return len(self.objects) - 1
+        """Number an object that stays here; it keeps its number, and lives as long as this."""
+        number = self.numbers.setdefault(id(value), len(self.objects))
+        if number == len(self.objects):
+            self.objects.append(value)
+        return number
+
+    def find(self, number: int, _value: object = None) -> object:
+        """The object with a number, whatever value was sent with it."""
+        return self.objects[number]
+
+    def arguments(self, error: BaseException) -> object:
+        """An exception's arguments, or none if they are too much to send."""
+        with suppress(wire.WireError):
+            found = wire.encode(ARGUMENTS.__get__(error), self.refer)
+            if len(wire.to_json(found)) < MAX_ARGUMENTS_BYTES:
+                return found
+        return ["tuple"]
 
     def do_start(self, name: str) -> None:
         """Make the module that the code is to run in."""
@@ -112,9 +133,46 @@ class GuestServer:
         """Read an item."""
         return owner[key]
 
-    def do_list(self, owner: Iterable[object]) -> list[object]:
-        """Iterate."""
-        return list(islice(owner, wire.MAX_REPLY_BYTES))
+    def do_put(self, owner: MutableMapping[object, object], key: object, value: object) -> None:
+        """Write an item."""
+        owner[key] = value
+
+    def do_delete(self, owner: MutableMapping[object, object], key: object) -> None:
+        """Delete an item."""
+        del owner[key]
+
+    def do_iter(self, owner: Iterable[object]) -> "Iteration":
+        """Begin to iterate."""
+        return Iteration(iter(owner))
+
+    def do_take(self, held: "Iteration", most: int) -> list[object]:
+        """The next items, at most so many and as many as are made in a moment; none at the end."""
+        taken: list[object] = []
+        ends = time.monotonic() + MOMENT_S
+        for item in islice(held.iterator, most):
+            taken.append(item)
+            if time.monotonic() > ends:
+                break
+        return taken
+
+    def do_next(self, owner: Iterator[object]) -> list[object]:
+        """The next item, or nothing at the end."""
+        with suppress(StopIteration):
+            return [next(owner)]
+        return []
+
+    def do_operate(self, name: str, left: object, right: object) -> object:
+        """Use an operator of two objects here."""
+        result: object = getattr(operator, name)(left, right)
+        return result
+
+    def do_hash(self, owner: object) -> int:
+        """Its hash."""
+        return hash(owner)
+
+    def do_isinstance(self, owner: object, kind: type) -> bool:
+        """Whether it is of a class here."""
+        return isinstance(owner, kind)
 
     def do_len(self, owner: Sized) -> int:
         """Its length."""
@@ -124,12 +182,27 @@ class GuestServer:
         """Its text."""
         return str(owner)
 
+    def do_repr(self, owner: object) -> str:
+        """Its text for programmers."""
+        return repr(owner)
+
+    def do_format(self, owner: object, how: str) -> str:
+        """Its text in some format."""
+        return format(owner, how)
+
     def do_bool(self, owner: object) -> bool:
         """Its truth."""
         return bool(owner)
 
     def do_end(self) -> None:
         """Nothing; the reply shows that the pipe is still in order."""
+
+
+class Iteration:
+    """An iterator, which stays here whatever its class extends."""
+
+    def __init__(self, iterator: Iterator[object]) -> None:
+        self.iterator = iterator
 
 
 def _serve_one(guest: GuestServer, requests: int, replies: int) -> None:

@@ -27,6 +27,7 @@ from schemabank.sandbox.watch import Inside, Watch
 
 TMP_BYTES = 16 * 2**20
 NOBODY = "65534"
+DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 PROBE_LIMIT_S = 60
 MAX_COMPLAINT_BYTES = 2**12
 STOP_LIMIT_S = 30
@@ -250,7 +251,11 @@ def _mount_options() -> list[str]:
         *("--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
         # A fixed seed makes sets iterate the same way each time, so results repeat.
         *("--clearenv", "--setenv", "PYTHONHASHSEED", "0"),
-        *("--dev", "/dev", "--remount-ro", "/dev"),
+        # Not bubblewrap's own /dev: mapped, its zeros are shared memory that no limit counts, and
+        # its terminals are the kernel's memory.
+        *("--size", "4096", "--tmpfs", "/dev"),
+        *(word for name in DEVICES for word in ("--dev-bind", name, name)),
+        *("--remount-ro", "/dev"),
         *("--size", str(TMP_BYTES), "--tmpfs", "/tmp"),  # noqa: S108 -- the sandbox's own
     ]
 

@@ -3,6 +3,8 @@
 Only the limits' hard values count, and raising those takes a capability that nothing in there has.
 """
 
+import ctypes
+import errno
 import os
 import resource
 import sys
@@ -11,6 +13,7 @@ MAX_FILE_BYTES = 16 * 2**20
 MAX_OPEN_FILES = 32
 MAX_PROCESSES = 8
 MAX_PENDING_SIGNALS = 64
+PR_SET_THP_DISABLE = 41
 
 
 def main() -> None:
@@ -44,7 +47,20 @@ def apply_limits(*, memory_mib: int, cpu_s: int) -> None:
         ceiling = resource.getrlimit(kind)[1]
         value = most if ceiling == resource.RLIM_INFINITY else min(most, ceiling)
         resource.setrlimit(kind, (value, value))
+    _do_without_huge_pages()
     sink = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(sink, stream)
     os.close(sink)
+
+
+def _do_without_huge_pages() -> None:
+    """Of a huge page a process may give back all but one small page.
+
+    Its limit then counts that one, and the kernel keeps 512. No call that is allowed takes this
+    back.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    # A kernel without huge pages may not know the option.
+    if libc.prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0 and ctypes.get_errno() != errno.EINVAL:
+        raise OSError(ctypes.get_errno(), "this process cannot do without huge pages")

@@ -2,17 +2,23 @@
 
 Every request carries a fresh nonce that its reply must return; anything else on the pipe ends the
 check. An object that has no literal form is stood in for by :class:`RemoteObject`, which forwards
-what tests do with it, except comparing: it equals itself alone.
+what tests do with it. Of operators only those between two objects of the code's are forwarded: if
+the code were asked about a test's own value, it could say that it equals that.
 """
 
 import builtins
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import chain, repeat
+from types import MappingProxyType
 from typing import cast
 
 from schemabank.sandbox import reasons, wire
+
+# An iterator is asked for single items at first, since the one after may take for ever.
+ONE_BY_ONE, MOST_AT_ONCE = 64, 1024
 
 
 class CheckEnded(BaseException):
@@ -45,6 +51,7 @@ class RemoteGuest:
         self._poll = select.poll()
         self._poll.register(replies, select.POLLIN)
         self.raised: Exception | None = None
+        self._objects: dict[int, object] = {}
         self._ended: CheckEnded | None = None
 
     def ask(self, operation: str, *values: object) -> object:
@@ -63,6 +70,11 @@ class RemoteGuest:
         except CheckEnded as ended:
             self._ended = ended
             raise
+        except (MemoryError, RecursionError):
+            # A set of objects asks for their hashes while it is read, and a reply to that may be
+            # another set of objects.
+            self._ended = CheckEnded(reasons.TOO_LARGE)
+            raise self._ended from None
         if isinstance(answer, Exception):
             self.raised = answer
             raise answer
@@ -93,35 +105,41 @@ class RemoteGuest:
             raise CheckEnded(reasons.TOO_LARGE)
         return wire.read_exactly(self._replies, length)
 
+    def _object(self, number: object) -> object:
+        """What stands for the object with a number, the same one each time."""
+        if type(number) is not int:
+            raise wire.WireError("malformed number")
+        if number not in self._objects:
+            self._objects[number] = _bound(RemoteObject(), self, number)
+        return self._objects[number]
+
+    def _extended(self, number: object, value: object) -> object:
+        """A value of a builtin's subclass, as it was when it was sent."""
+        if type(number) is not int or type(value) not in EXTENDED:
+            raise wire.WireError("malformed value")
+        return _bound(EXTENDED[type(value)](value), self, number)
+
     def _parse_reply(self, reply: bytes) -> object:
         match wire.from_json(reply):
             case ["value", value]:
-                return wire.decode(value, lambda number: RemoteObject(self, number))
-            case ["raised", str(name)]:
-                return _builtin_exception(name)
+                return wire.decode(value, self._object, self._extended)
+            case ["raised", str(name), given]:
+                error = _builtin_exception(name)
+                arguments = wire.decode(given, self._object, self._extended)
+                if type(arguments) is not tuple:
+                    raise CheckEnded(reasons.PROTOCOL)
+                error.args = arguments
+                return error
             case ["large"]:
                 raise CheckEnded(reasons.TOO_LARGE)
         raise CheckEnded(reasons.PROTOCOL)
 
 
-class RemoteObject:
-    """An object in the guest: a function, a class, an instance, an iterator.
-
-    It has no ``__eq__``, so it equals no expected value, whatever the object there would say.
-    """
+class Remote:
+    """What stands for an object in the guest, and reads its attributes and texts there."""
 
     _guest: RemoteGuest
     _number: int
-
-    def __init__(self, guest: RemoteGuest, number: object) -> None:
-        if type(number) is not int:
-            raise wire.WireError("malformed number")
-        # Past __setattr__, which writes to the object in the guest.
-        vars(self).update(_guest=guest, _number=number)
-
-    def __call__(self, *args: object, **kwargs: object) -> object:
-        """Call it there."""
-        return self._guest.ask("call", self, list(args), kwargs)
 
     def __getattr__(self, name: str) -> object:
         # Python's own probes, such as copy's for __deepcopy__, are no business of the guest's.
@@ -132,14 +150,48 @@ class RemoteObject:
     def __setattr__(self, name: str, value: object) -> None:
         self._guest.ask("set", self, name, value)
 
+    def __str__(self) -> str:
+        return cast("str", self._guest.ask("str", self))  # Python checks the type
+
+    def __repr__(self) -> str:
+        return cast("str", self._guest.ask("repr", self))  # Python checks the type
+
+    def __format__(self, how: str) -> str:
+        return cast("str", self._guest.ask("format", self, how))  # Python checks the type
+
+
+class RemoteObject(Remote):
+    """An object in the guest: a function, a class, an instance, an iterator.
+
+    One stands for an object for as long as the check takes. It never equals a value of the tests,
+    whatever the object there would say.
+    """
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Call it there."""
+        return self._guest.ask("call", self, list(args), kwargs)
+
     def __getitem__(self, key: object) -> object:
         return self._guest.ask("item", self, key)
 
+    def __setitem__(self, key: object, value: object) -> None:
+        self._guest.ask("put", self, key, value)
+
+    def __delitem__(self, key: object) -> None:
+        self._guest.ask("delete", self, key)
+
     def __iter__(self) -> Iterator[object]:
-        items = self._guest.ask("list", self)
-        if not isinstance(items, list):
-            raise CheckEnded(reasons.PROTOCOL)
-        return iter(items)
+        held = self._guest.ask("iter", self)
+        for most in chain(repeat(1, ONE_BY_ONE), repeat(MOST_AT_ONCE)):
+            taken = _as_list(self._guest.ask("take", held, most))
+            yield from taken
+            if not taken:
+                return
+
+    def __next__(self) -> object:
+        for item in _as_list(self._guest.ask("next", self)):
+            return item
+        raise StopIteration
 
     def __len__(self) -> int:
         return cast("int", self._guest.ask("len", self))  # Python checks the type
@@ -147,8 +199,58 @@ class RemoteObject:
     def __bool__(self) -> bool:
         return cast("bool", self._guest.ask("bool", self))  # Python checks the type
 
-    def __str__(self) -> str:
-        return cast("str", self._guest.ask("str", self))  # Python checks the type
+    def __hash__(self) -> int:
+        return cast("int", self._guest.ask("hash", self))  # Python checks the type
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return (
+            isinstance(instance, Remote) and self._guest.ask("isinstance", instance, self) is True
+        )
+
+
+def _operator(name: str) -> Callable[[RemoteObject, object], object]:
+    def forward(self: RemoteObject, other: object) -> object:
+        if not isinstance(other, RemoteObject):
+            return NotImplemented
+        guest: RemoteGuest = vars(self)["_guest"]
+        return guest.ask("operate", name, self, other)
+
+    return forward
+
+
+# No __ne__, which Python derives, and no reflected ones, which the guest's operator tries.
+for _name in ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod",
+              "matmul", "pow", "and", "or", "xor"):  # fmt: skip
+    setattr(RemoteObject, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def _missing(self: Remote, key: object) -> object:
+    return self._guest.ask("item", self, key)
+
+
+# Values whose class extends a builtin: compared as that, and asked as objects for the rest.
+EXTENDED: MappingProxyType[type, type] = MappingProxyType(
+    {
+        base: type(
+            f"Remote{base.__name__}",
+            (Remote, base),
+            {"__missing__": _missing} if base is dict else {},
+        )
+        for base in wire.PLAIN
+    }
+)
+
+
+def _bound(stand_in: object, guest: RemoteGuest, number: int) -> object:
+    """Say which object something stands for, past ``__setattr__``, which writes in the guest."""
+    vars(stand_in).update(_guest=guest, _number=number)
+    return stand_in
+
+
+def _as_list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise CheckEnded(reasons.PROTOCOL)
+    return value
 
 
 def _encode_argument(value: object) -> object:
@@ -158,10 +260,12 @@ def _encode_argument(value: object) -> object:
         raise UnsendableError(str(error)) from error
 
 
-def _number(value: object) -> int:
-    if not isinstance(value, RemoteObject):
-        raise UnsendableError(f"a {type(value).__name__} has no literal form")
-    return int(vars(value)["_number"])
+def _number(value: object) -> int | None:
+    if isinstance(value, Remote):
+        return int(vars(value)["_number"])
+    if isinstance(value, tuple(wire.PLAIN)):
+        return None
+    raise UnsendableError(f"a {type(value).__name__} has no literal form")
 
 
 def _builtin_exception(name: str) -> Exception:

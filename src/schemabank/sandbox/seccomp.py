@@ -8,16 +8,22 @@ of root. The format is classic BPF (``man 2 seccomp``).
 import errno
 import platform
 import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from schemabank.sandbox.calls import CALLS, CHOICES, MAP_HUGETLB, MMAP_FLAGS_ARGUMENT
+from schemabank.sandbox.calls import (
+    CALLS,
+    CHOICES,
+    MAP_HUGETLB,
+    MAP_SHARED_ANONYMOUS,
+    MMAP_FLAGS_ARGUMENT,
+)
 
 ALLOW = 0x7FFF0000
 KILL = 0x80000000
 ERRNO = 0x00050000
-LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+LOAD, EQUAL, AT_LEAST, ANY_BIT, AND, RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 NUMBER_OFFSET, ARCHITECTURE_OFFSET, ARGUMENTS_OFFSET = 0, 4, 16
 # On x86-64 numbers from here on are the same calls under another ABI.
 X32 = 0x40000000
@@ -75,27 +81,29 @@ def _decision(name: str) -> list[bytes]:
     if name == "mmap":
         return [
             _load_argument(MMAP_FLAGS_ARGUMENT),
-            _instruction(ANY_BIT, MAP_HUGETLB, skip_else=1),
+            _instruction(ANY_BIT, MAP_HUGETLB, skip_if=2),
+            _instruction(AND, MAP_SHARED_ANONYMOUS),
+            _instruction(EQUAL, MAP_SHARED_ANONYMOUS, skip_else=1),
             _instruction(RETURN, REFUSED),
             _instruction(RETURN, ALLOW),
         ]
-    if name in CHOICES:
-        argument, allowed = CHOICES[name]
-        return [_load_argument(argument), *_allow_values(allowed), _instruction(RETURN, REFUSED)]
-    return [_instruction(RETURN, ALLOW)]
+    checks = [step for choice in CHOICES.get(name, ()) for step in _refuse_others(*choice)]
+    return [*checks, _instruction(RETURN, ALLOW)]
 
 
 def _load_argument(index: int) -> bytes:
-    # The lower half: the kernel looks at no more of these arguments. All three are little-endian.
+    # The lower half. Of most of these arguments the kernel looks at no more, and prctl's second is
+    # not zero if its lower half is not. All three processors are little-endian.
     return _instruction(LOAD, ARGUMENTS_OFFSET + 8 * index)
 
 
-def _allow_values(values: Iterable[int]) -> list[bytes]:
-    return [
-        step
-        for value in values
-        for step in (_instruction(EQUAL, value, skip_else=1), _instruction(RETURN, ALLOW))
+def _refuse_others(argument: int, allowed: Sequence[int]) -> list[bytes]:
+    """Go on where the argument has one of these values."""
+    last = len(allowed)
+    equal = [
+        _instruction(EQUAL, value, skip_if=last - place) for place, value in enumerate(allowed)
     ]
+    return [_load_argument(argument), *equal, _instruction(RETURN, REFUSED)]
 
 
 def _instruction(code: int, value: int, *, skip_if: int = 0, skip_else: int = 0) -> bytes:

@@ -2,13 +2,16 @@
 
 A frame is a length, a nonce and JSON. JSON has no sets or tuples, so a container is a list that
 begins with its type's name; decoding builds nothing but plain builtin values, whatever the bytes
-say. An object of any other class stays where it is and travels as a number.
+say. An object of any other class stays where it is and travels as a number. One whose class
+extends a builtin travels as both.
 """
 
 import json
 import os
 import struct
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from itertools import chain
@@ -21,11 +24,14 @@ MAX_REPLY_DEPTH = 100
 # Tests put what came back into larger values, so a request may be more than any reply.
 MAX_REQUEST_DEPTH = 300
 MAX_ITEMS = 2**21
+# What JSON gives for itself, which most values of a long list are.
+FLAT = frozenset({int, float, str, bool, type(None)})
 # Beyond 64 bits integers travel in hexadecimal, which is parsed in linear time.
 SMALL = range(-(2**63), 2**63)
 
-Encode = Callable[[object], int]
+Encode = Callable[[object], int | None]
 Decode = Callable[[int], object]
+Extend = Callable[[int, object], object]
 
 
 class WireError(Exception):
@@ -75,11 +81,12 @@ def from_json(data: bytes) -> object:
 def encode(value: object, refer: Encode, depth: int = MAX_REPLY_DEPTH) -> object:
     """Turn a value into lists, numbers and strings.
 
-    A subclass of a builtin becomes the builtin, read below any method that it overrides.
+    A subclass of a builtin becomes the builtin, read below any method that it overrides, and the
+    object's number if it has one.
 
     Args:
         value: anything.
-        refer: gives an object that has no literal form its number.
+        refer: gives an object that has no literal form its number; None if it is a value only.
         depth: how many containers may stand inside each other.
 
     Raises:
@@ -94,20 +101,28 @@ def encode(value: object, refer: Encode, depth: int = MAX_REPLY_DEPTH) -> object
         return [kind.__name__, *SCALARS[kind](value)]
     if isinstance(value, type) and TYPES.get(value.__name__) is value:
         return ["type", value.__name__]
-    if kind in CONTAINERS:
-        return [kind.__name__, *(encode(item, refer, depth - 1) for item in _flat_items(value))]
+    if kind in CONTAINERS or (kind in PARTS and _is_plain_time(value)):
+        items = _flat_items(value) if kind in CONTAINERS else PARTS[kind](value)
+        return [kind.__name__, *(encode(item, refer, depth - 1) for item in items)]
+    return _encode_object(value, refer, depth)
+
+
+def _encode_object(value: object, refer: Encode, depth: int) -> object:
+    number = refer(value)
     for base, plain in PLAIN.items():
-        if issubclass(kind, base):
-            return encode(plain(value), refer, depth - 1)
-    return ["object", refer(value)]
+        if issubclass(type(value), base):
+            found = encode(plain(value), refer, depth - 1)
+            return found if number is None else ["sub", number, found]
+    return ["object", number]
 
 
-def decode(data: object, find: Decode, depth: int = MAX_REPLY_DEPTH) -> object:
+def decode(data: object, find: Decode, extend: Extend, depth: int = MAX_REPLY_DEPTH) -> object:
     """Turn what :func:`encode` gave back into a value.
 
     Args:
         data: parsed JSON from the other side.
         find: gives the object with a number.
+        extend: gives the object with a number that also is a value.
         depth: how many containers may stand inside each other.
 
     Raises:
@@ -124,10 +139,18 @@ def decode(data: object, find: Decode, depth: int = MAX_REPLY_DEPTH) -> object:
         if name == "object":
             (number,) = fields
             return find(number)
+        if name == "sub":
+            number, field = fields
+            return extend(number, decode(field, find, extend, depth - 1))
         if name in MAKERS:
             return MAKERS[name](*fields)
-        return BUILDERS[name]([decode(field, find, depth - 1) for field in fields])
-    except (ValueError, TypeError, KeyError, OverflowError, ArithmeticError) as error:
+        return BUILDERS[name](
+            [
+                field if type(field) in FLAT else decode(field, find, extend, depth - 1)
+                for field in fields
+            ]
+        )
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise WireError("malformed value") from error
 
 
@@ -136,6 +159,11 @@ def _flat_items(value: object) -> Iterable[object]:
     if len(value) > MAX_ITEMS:
         raise WireError("too long")
     return chain.from_iterable(value.items()) if isinstance(value, dict) else value
+
+
+def _is_plain_time(value: object) -> bool:
+    """Whether it has no time zone that the code wrote itself."""
+    return not isinstance(value, datetime | time) or type(value.tzinfo) in {type(None), timezone}
 
 
 def _as_dict(parts: list[object]) -> dict[object, object]:
@@ -160,8 +188,25 @@ SCALARS: dict[type, Callable[[Any], tuple[object, ...]]] = {
     Fraction: lambda v: (hex(v.numerator), hex(v.denominator)),
     Decimal: lambda v: (str(v),),
 }
-CONTAINERS = (list, tuple, set, frozenset, dict)
-TYPES = {kind.__name__: kind for kind in (bool, float, str, object, *SCALARS, *CONTAINERS)}
+CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict, Counter)
+KEYS: type = type({}.keys())
+ITEMS: type = type({}.items())
+# Values that are made of other values.
+PARTS: dict[type, Callable[[Any], Iterable[object]]] = {
+    date: lambda v: (v.year, v.month, v.day),
+    time: lambda v: (v.hour, v.minute, v.second, v.microsecond, v.tzinfo, v.fold),
+    datetime: lambda v: (*v.timetuple()[:6], v.microsecond, v.tzinfo, v.fold),
+    timedelta: lambda v: (v.days, v.seconds, v.microseconds),
+    timezone: lambda v: v.__getinitargs__(),
+    deque: lambda v: (list(v), v.maxlen),
+    KEYS: list,
+    ITEMS: lambda v: chain.from_iterable(v),
+}
+TYPES = {
+    kind.__name__: kind
+    for kind in (bool, float, str, object, *SCALARS, *CONTAINERS, *PARTS)
+    if kind not in {KEYS, ITEMS}
+}
 # How a subclass is read without asking the methods that it may have replaced.
 PLAIN: dict[type, Callable[[Any], object]] = {
     int: int.__pos__,
@@ -186,10 +231,20 @@ MAKERS: dict[str, Callable[..., object]] = {
     "Decimal": _parse_decimal,
     "type": TYPES.__getitem__,
 }
-BUILDERS: dict[str, Callable[[list[object]], object]] = {
+BUILDERS: dict[str, Callable[[list[Any]], object]] = {
     "list": list,
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
     "dict": _as_dict,
+    "OrderedDict": lambda parts: OrderedDict(_as_dict(parts)),
+    "Counter": lambda parts: Counter(_as_dict(parts)),
+    "date": lambda parts: date(*parts),
+    "time": lambda parts: time(*parts[:5], fold=parts[5]),
+    "datetime": lambda parts: datetime(*parts[:8], fold=parts[8]),  # noqa: DTZ001 -- it may have none
+    "timedelta": lambda parts: timedelta(*parts),
+    "timezone": lambda parts: timezone(*parts),
+    "deque": lambda parts: deque(*parts),
+    "dict_keys": lambda parts: dict.fromkeys(parts).keys(),
+    "dict_items": lambda parts: _as_dict(parts).items(),
 }
