@@ -109,14 +109,6 @@ def test_rows_that_trl_shuffles_or_drops_keep_their_tags(
     assert (numbers != sorted(numbers)) == ("shuffle_dataset" in changes)
 
 
-@pytest.mark.parametrize(("name", "length"), [("packing", 64), ("padding_free", None)])
-def test_packed_rows_are_refused(name: str, length: int | None, tmp_path: Path) -> None:
-    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
-    options = {name: True, "max_length": length, "train_dataset": texts}
-    with pytest.raises(InputError, match=rf"args\.{name} is True, .*allowed is False"):
-        made(tmp_path, method("schemabank"), **options)
-
-
 def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:
     model = tiny_model("llama")
     Tuner(model, tiny_tokenizer(), RunConfig(arm="lora"))

@@ -39,6 +39,7 @@ class PeftAdapter:
             for path, module in base.named_modules()
             if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
         }
+        self._is_quantised = getattr(base, "is_quantized", False)  # transformers sets it so alone
         blocks = blocks_of(base, self.layers)
         places = sorted(set(blocks.values()))
         self.num_blocks = len(places)
@@ -67,6 +68,16 @@ class PeftAdapter:
             rank, width = a.shape
             a.copy_(drawn_a(rank, width, generator))
             b.zero_()
+
+    def widen(self) -> None:
+        """Make the weights on a quantised base model float32 again.
+
+        TRL rounds those to bfloat16, which swallows small updates. Nothing is lost by that: they
+        have not been trained yet.
+        """
+        if self._is_quantised and self.is_fresh:
+            for weight in (*self.a, *self.b):
+                weight.data = weight.data.float()
 
     def use(self, strengths: Sequence[float] | None) -> None:
         """Multiply every block's update by its strength; ``None``: let all act in full."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, TrainingArguments
 
@@ -32,6 +32,7 @@ PLAIN_LORA = {
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "task_type", "peft_type"),
     *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
 }
+PACKED = ("packing", "padding_free")  # of TRL
 PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 BY_ARGUMENTS = {
     "seed": "args.seed",
@@ -104,7 +105,7 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
         InputError: naming the first.
     """
     unfit = (*_unfit(args, method), *_unfit_in_processes(args), *_unfit_with_banks(args, method))
-    for name, value, allowed in unfit:
+    for name, value, allowed in (*unfit, *_unfit_in_rows(args)):
         raise InputError(
             f"args.{name} is {value!r}, which the arm {method.arm} in a trainer cannot honour: "
             f"allowed is {allowed}"
@@ -132,6 +133,22 @@ def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, ob
     return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
 
 
+def _unfit_in_rows(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
+    """What TRL may put into one row: examples that stay whole, without padding behind them."""
+    if not any(getattr(args, name, False) for name in PACKED):
+        return
+    strategy, multiple = (
+        getattr(args, "packing_strategy", ""),
+        getattr(args, "pad_to_multiple_of", 0),
+    )
+    if getattr(args, "packing", False) and strategy == "wrapped":
+        which = "bfd or bfd_split: wrapped lets examples see each other"
+        yield "packing_strategy", strategy, which
+    if multiple:
+        which = "None with packing or padding_free, in which padding looks like examples"
+        yield "pad_to_multiple_of", multiple, which
+
+
 def _unfit_in_processes(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
     if args.world_size == 1:
         return
@@ -152,9 +169,6 @@ def _unfit_with_banks(
 ) -> Iterator[tuple[str, object, str]]:
     if not method.uses("bank"):
         return
-    for name in ("packing", "padding_free"):  # of TRL
-        if getattr(args, name, False):
-            yield name, True, "False, since routers are penalised by example"
     kwargs = args.gradient_checkpointing_kwargs
     if isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
         yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, "use_reentrant False"
@@ -180,6 +194,11 @@ def check_processes(accelerator: Accelerator) -> None:
             f"the trainer's processes are started as {kind.value}, in which weights are split or "
             "wrapped: allowed is one process, or DDP, which torchrun and accelerate launch start "
             "without further settings"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise InputError(
+            f"accelerate's configuration asks for FSDP, but the processes are {kind.value}, in "
+            "which it has no effect: allowed is DDP, leave use_fsdp and fsdp_config out"
         )
 
 

@@ -30,6 +30,7 @@ from schemabank.trainer.checkpoint import (
     save_state,
 )
 from schemabank.trainer.checks import (
+    PACKED,
     by_name,
     check_adapter,
     check_arguments,
@@ -43,6 +44,7 @@ from schemabank.trainer.checks import (
     check_warm_up,
 )
 from schemabank.trainer.courses import new_course, resolved
+from schemabank.trainer.packed import check_apart
 from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
 from schemabank.trainer.steps import Steps
 
@@ -85,6 +87,7 @@ class MethodTrainerMixin(AnyTrainer):
         super().__init__(**given)
         check_model(self.model)
         self._adapter = PeftAdapter(self.model)
+        self._adapter.widen()
         self._check()
         # Twenty steps stand for any number: settings and data are checked, nothing is trained.
         self._new_course(20)
@@ -106,6 +109,8 @@ class MethodTrainerMixin(AnyTrainer):
                 of its end.
         """
         self._check()  # once more: arguments and model may have been changed
+        if any(getattr(self.args, name, False) for name in PACKED):
+            check_apart(self.model, self.data_collator)
         self._resumed = self._checkpoint(resume_from_checkpoint)
         if self._resumed is not None:
             check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
@@ -209,7 +214,7 @@ class MethodTrainerMixin(AnyTrainer):
         with self._steps.noting():
             found = loss()
         task, *outputs = found if return_outputs else (found,)
-        total = self._steps.total_loss(task, inputs.get("attention_mask"), indices)
+        total = self._steps.total_loss(task, inputs, indices)
         return (total, *outputs) if return_outputs else total
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
