@@ -171,6 +171,34 @@ def test_processes_that_split_weights(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("changes", "environment", "message"),
+    [
+        (
+            {"fsdp": True, "fsdp_config": {"version": 2}},
+            {},
+            r"args\.fsdp is True, .*allowed is DDP",
+        ),
+        # Accelerate knows no FSDP on CPUs, and says nothing.
+        ({}, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "asks for FSDP, .*leave use_fs"),
+    ],
+)
+def test_weights_that_are_to_be_split(
+    changes: dict[str, Any],
+    environment: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = arguments(tmp_path)
+    for name, value in changes.items():
+        setattr(args, name, value)  # transformers refuses it at once in a single process
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, method("lora"), args=args)
+
+
+@pytest.mark.parametrize(
     ("lora", "message"),
     [
         (

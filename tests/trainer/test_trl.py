@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without TRL
+ARMS = ("lora", "coto", "molf", "schemabank")
 
 
 class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
@@ -61,7 +62,7 @@ def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
     )
 
 
-@pytest.mark.parametrize("arm", ["lora", "coto", "schemabank"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_it_ends_at_the_engines_weights_and_in_stock_peft(arm: str, tmp_path: Path) -> None:
     trained = made(tmp_path, method(arm))
     assert trained.args.gradient_checkpointing
