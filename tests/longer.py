@@ -44,5 +44,12 @@ LONGER = frozenset(
         "test_damaged.py::test_a_result_with_any_value_changed_is_refused_or_shown[base]",
         "test_original.py::test_a_run_that_fails_leaves_the_others_compared",
         "test_original.py::test_where_all_runs_fail_there_is_no_table",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[coto]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[lora]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[molf]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[coto]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[lora]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[molf]",
+        "trainer/test_trl.py::test_it_ends_at_the_engines_weights_and_in_stock_peft[molf]",
     }
 )
