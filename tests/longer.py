@@ -50,6 +50,11 @@ LONGER = frozenset(
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[coto]",
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[lora]",
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[molf]",
+        "trainer/test_sharded.py::test_processes_agree_to_the_bit",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[coto]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[lora]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[molf]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[schemabank]",
         "trainer/test_trl.py::test_it_ends_at_the_engines_weights_and_in_stock_peft[molf]",
     }
 )

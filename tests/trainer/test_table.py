@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 import trl
-from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 import trainerprocess
 from schemabank import InputError, RunConfig, Tuner
 from schemabank.config.methods import METHODS
 from schemabank.trainer import MethodTrainerMixin
-from schemabank.trainer.checks import check_class, check_method, check_processes
+from schemabank.trainer.checks import check_class, check_method
 from schemabank.trainer.courses import COURSES
 from tiny import tiny_model, tiny_tokenizer
 from trainers import LORA, PAIRS
@@ -65,7 +63,7 @@ def test_trainers_train_it_or_name_the_way_on(arm: str) -> None:
                 check_method(RunConfig(arm=arm))
     # What is not in a trainer cannot be in several processes or on 4 bits either.
     others = [name for name in HEADS[2:] if _trains(arm, name)]
-    assert others == (HEADS[2:-1] if arm in COURSES else [])
+    assert others == (HEADS[2:] if arm in COURSES else [])
 
 
 def test_every_yes_is_what_tests_train() -> None:
@@ -73,21 +71,13 @@ def test_every_yes_is_what_tests_train() -> None:
     here = Path(__file__).parent
     for column, tested in (
         ("DDP", set(trainerprocess.METHODS)),
+        ("FSDP2", set(trainerprocess.METHODS)),
         ("4 bits", _named(here / "test_quantised.py", "ARMS = ")),
         ("`padding_free`", _named(here / "test_packed.py", "WITHOUT_PADDING = ")),
         ("`packing`", _named(here / "test_packed.py", "ALL_PACKED = ")),
         ("`SFTTrainer`", _named(here / "test_trl.py", "ARMS = ")),
     ):
         assert {arm for arm in CELLS if _trains(arm, column)} == tested, column
-
-
-def test_split_weights_are_refused_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(_trains(arm, "FSDP2") for arm in CELLS)
-    accelerator = Accelerator(cpu=True)
-    check_processes(accelerator)
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(InputError, match="started as FSDP"):
-        check_processes(accelerator)
 
 
 class _SFT(MethodTrainerMixin, trl.SFTTrainer):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType
 from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, TrainingArguments
 
@@ -33,7 +33,10 @@ PLAIN_LORA = {
     *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
 }
 PACKED = ("packing", "padding_free")  # of TRL
-PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+PROCESSES = (
+    *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+    DistributedType.FSDP,  # `sharded` checks which
+)
 BY_ARGUMENTS = {
     "seed": "args.seed",
     "lora": "peft.LoraConfig",
@@ -126,7 +129,6 @@ def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, ob
         ("auto_find_batch_size", args.auto_find_batch_size, args.auto_find_batch_size, "False"),
         ("torch_compile", args.torch_compile, args.torch_compile, "False: what acts changes"),
         ("n_gpu", args.n_gpu, args.n_gpu > 1, "one visible GPU a process, start one for each"),
-        ("fsdp", args.fsdp, bool(args.fsdp), wrapper),
         ("deepspeed", args.deepspeed, bool(args.deepspeed), wrapper),
         ("parallelism_config", "given", args.parallelism_config is not None, wrapper),
     ]
@@ -192,13 +194,8 @@ def check_processes(accelerator: Accelerator) -> None:
     if kind not in PROCESSES or getattr(accelerator, "parallelism_config", None) is not None:
         raise InputError(
             f"the trainer's processes are started as {kind.value}, in which weights are split or "
-            "wrapped: allowed is one process, or DDP, which torchrun and accelerate launch start "
-            "without further settings"
-        )
-    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        raise InputError(
-            f"accelerate's configuration asks for FSDP, but the processes are {kind.value}, in "
-            "which it has no effect: allowed is DDP, leave use_fsdp and fsdp_config out"
+            "wrapped: allowed is one process, or FSDP2, or DDP, which torchrun and accelerate "
+            "launch start without further settings"
         )
 
 

@@ -46,6 +46,7 @@ from schemabank.trainer.checks import (
 from schemabank.trainer.courses import new_course, resolved
 from schemabank.trainer.packed import check_apart
 from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
+from schemabank.trainer.sharded import average_gradients, check_begins, check_split, keep_whole
 from schemabank.trainer.steps import Steps
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class MethodTrainerMixin(AnyTrainer):
         if any(getattr(self.args, name, False) for name in PACKED):
             check_apart(self.model, self.data_collator)
         self._resumed = self._checkpoint(resume_from_checkpoint)
+        check_begins(self.accelerator, self._resumed)
         if self._resumed is not None:
             check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
         elif not self._adapter.is_fresh:
@@ -125,6 +127,7 @@ class MethodTrainerMixin(AnyTrainer):
         self.model_wrapped = self.model  # DDP of an earlier call would not know the new banks
         epsilon = self.args.adam_epsilon
         self._steps = Steps(self.model, self._adapter, self._method, epsilon=epsilon)
+        keep_whole(self.accelerator, self._steps.modules)
         try:
             result = super().train(self._resumed, *args, **options)
             self._steps.warn_if_unfinished(self.state.global_step)
@@ -187,7 +190,10 @@ class MethodTrainerMixin(AnyTrainer):
     ) -> Tensor:
         """Go forward and backward with a part of a step's batch, in which the method acts."""
         with nullcontext() if self._steps is None else self._steps.acting():
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._steps is not None:
+            average_gradients(self.accelerator, (weight for _, weight in self._steps.weights))
+        return loss
 
     def compute_loss(
         self,
@@ -264,6 +270,7 @@ class MethodTrainerMixin(AnyTrainer):
         check_adapter(self.model, self._adapter)
         check_trained(self.model, self._adapter)
         check_processes(self.accelerator)
+        check_split(self.accelerator, self.args, quantised=self._adapter.is_quantised)
         self._check_parts()
 
     def _check_not_over(self, num_steps: int) -> None:

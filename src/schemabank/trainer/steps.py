@@ -77,6 +77,13 @@ class Steps:
         return ((name, weight) for name, own in groups.items() for weight in own)
 
     @property
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules of all weights."""
+        for layer in self._adapter.layers.values():
+            yield from (layer.lora_A, layer.lora_B)
+        yield from () if self.banks is None else self.banks.banks.values()
+
+    @property
     def logged(self) -> dict[str, float]:
         """What the course says of the last step, and how many steps were left out, if any."""
         return {**self._logged, **({"skipped_steps": self.skipped} if self.skipped else {})}
