@@ -112,6 +112,12 @@ class TestFolder:
         with pytest.raises(InputError, match=rf"is quantised \({method}, says \w+ in its config"):
             load(folder)
 
+    def test_so_is_a_model_in_memory(self) -> None:
+        model = tiny_model("llama")
+        model.config.quantization_config = SimpleNamespace(quant_method="bitsandbytes")
+        with pytest.raises(InputError, match=r"is quantised \(bitsandbytes, .*schemabank\.trainer"):
+            Tuner(model, tiny_tokenizer(), RunConfig(arm="lora"))
+
     def test_a_text_model_that_is_quantised_beside_another_is_found(self, tmp_path: Path) -> None:
         tiny_architecture("gemma3").config.save_pretrained(tmp_path)
         text = json.loads((tmp_path / "config.json").read_text())["text_config"]

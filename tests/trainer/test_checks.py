@@ -170,23 +170,6 @@ def test_processes_that_split_weights(tmp_path: Path, monkeypatch: pytest.Monkey
         late.train()
 
 
-def test_weights_that_are_to_be_split_where_they_cannot_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Accelerate leaves FSDP out on CPUs, and says nothing."""
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(
-        InputError, match=r"FSDP is asked for, but .* NO, .*leave args\.fsdp, use_f"
-    ):
-        made(tmp_path, method("lora"))
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
-    late = made(tmp_path, method("lora"))
-    late.args.fsdp = True
-    with pytest.raises(InputError, match="FSDP is asked for"):
-        late.train()
-
-
 @pytest.mark.parametrize(
     ("lora", "message"),
     [

@@ -13,7 +13,7 @@ from schemabank import InputError
 from schemabank.trainer.sharded import check_begins, check_split
 from tiny import tiny_model
 from trainerprocess import METHODS, fsdp_plugin, split, together, trained, wide
-from trainers import BATCH, arguments
+from trainers import BATCH, arguments, method, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -95,3 +95,20 @@ def test_forms_of_fsdp_that_are_refused(
     check_split(given(), args, quantised=False)
     with pytest.raises(InputError, match=message):
         check_split(given(**changes), args, quantised=quantised)
+
+
+def test_weights_that_are_to_be_split_where_they_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Accelerate leaves FSDP out on CPUs, and says nothing."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(
+        InputError, match=r"FSDP is asked for, but .* NO, .*leave args\.fsdp, use_f"
+    ):
+        trainer(tmp_path, method("lora"))
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    late = trainer(tmp_path, method("lora"))
+    late.args.fsdp = True
+    with pytest.raises(InputError, match="FSDP is asked for"):
+        late.train()
