@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from architectures import tiny_architecture
 from fulldisk import longest_file
+from schemabank import RunConfig, Tuner
 from schemabank.common import hub
 from schemabank.common.errors import InputError
 from schemabank.common.files import sha256
