@@ -7,8 +7,9 @@ PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 SOAK_FACTOR ?= 40
 # Of each campaign of faults.
 FAULT_MINUTES ?= 120
-# Of wheel-check; the newest without one.
+# Of wheel-check; the newest, and the one in constraints.txt, without them.
 TRANSFORMERS ?=
+TORCH ?=
 # Of benchmarks/original.py, such as --model DIR.
 OPTIONS ?=
 
@@ -92,8 +93,8 @@ hostile: $(STAMP) ## every hostile program in the sandbox by itself, and every r
 package: $(STAMP) ## build wheel and source distribution into dist/, and look into both
 	$(BIN)/python benchmarks/package.py --out dist
 
-wheel-check: $(STAMP) ## do what the README says with the wheel, in an empty environment; TRANSFORMERS=5.17.0
-	$(BIN)/python benchmarks/trywheel.py $(if $(TRANSFORMERS),--transformers $(TRANSFORMERS))
+wheel-check: $(STAMP) ## do what the README says with the wheel, in an empty environment; TRANSFORMERS=5.17.0 TORCH=2.11.0
+	$(BIN)/python benchmarks/trywheel.py $(if $(TRANSFORMERS),--transformers $(TRANSFORMERS)) $(if $(TORCH),--torch $(TORCH))
 
 release: $(STAMP) ## what the tag of a release needs, then both distributions in dist/
 	$(BIN)/python benchmarks/release.py

@@ -110,6 +110,18 @@ LONGER = frozenset(
         "trainer/test_parity.py::test_other_banks_tags_and_stages_end_there_too[changes3]",
         "trainer/test_trl.py::test_a_run_goes_on_from_every_stage[40]",
         "trainer/test_trl.py::test_a_run_goes_on_from_every_stage[8]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[coto]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[lora]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[molf]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[coto]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[lora]",
+        "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[molf]",
+        "trainer/test_sharded.py::test_processes_agree_to_the_bit",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[coto]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[lora]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[molf]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[schemabank]",
+        "trainer/test_trl.py::test_it_ends_at_the_engines_weights_and_in_stock_peft[molf]",
     }
 )
 # Those of them that this process collected.

@@ -1,5 +1,6 @@
 """The check of the wheel: what it takes from the README, and what it says of a failure."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,30 @@ def test_what_is_deprecated_is_told(
             trywheel.main()
     else:
         trywheel.main()
+
+
+def test_it_writes_a_row_in_the_place_of_one_with_the_same_versions(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record = tmp_path / "wheel.json"
+    code = "import warnings; warnings.warn('`a` is odd', UserWarning)"
+    monkeypatch.setattr(trywheel, "build", lambda _: (tmp_path / "none.whl", None))
+    for own in (code, "print('all is well')", code):
+        python = ["--python", sys.executable, "--write", str(record)]
+        monkeypatch.setattr(sys, "argv", ["trywheel.py", *python])
+        monkeypatch.setattr(trywheel, "_tries", lambda python, own=own: [[str(python), "-c", own]])
+        trywheel.main()
+    (row,) = json.loads(record.read_text())["rows"]
+    assert row["warnings"] == ["UserWarning: `a` is odd"]
+    older = {**row, "transformers": "5.17.0", "warnings": []}
+    trywheel._write(record, older)
+    rows = json.loads(record.read_text())["rows"]
+    assert [r["transformers"] for r in rows] == ["5.17.0", row["transformers"]]
+    assert trywheel.table({"rows": rows})[-2].endswith("| 0 |")
+
+
+def test_the_table_of_the_docs_is_that_of_its_record() -> None:
+    root = BENCHMARKS.parent
+    shown = "\n".join(trywheel.table(json.loads((root / "results" / "wheel.json").read_text())))
+    page = (root / "docs" / "releases.md").read_text(encoding="utf-8")
+    assert page.partition("<!-- trywheel.py: results/wheel.json -->\n")[2].startswith(shown)

@@ -2,14 +2,18 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from programs import forked
 from schemabank import RunConfig
@@ -52,6 +56,8 @@ def trained(folder: Path, *, rows: int, parts: int) -> dict[str, Tensor]:
         made = _trainer(folder / name, own, rows, parts)
         made.train()
         found |= _named(f"{parts} parts, {name}", made)
+        found[f"{parts} parts, {name}: split"] = _num_split(made)
+        made.save_model(str(folder / name / "adapter"))
     return found
 
 
@@ -66,7 +72,9 @@ def resumed(folder: Path, *, rows: int) -> dict[str, Tensor]:
     return found
 
 
-def together(folder: Path, *, processes: int = 2) -> list[dict[str, Tensor]]:
+def together(
+    folder: Path, *, processes: int = 2, main: Callable[[Path], None] | None = None
+) -> list[dict[str, Tensor]]:
     """Let processes train together; return what each of them has come to."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +83,7 @@ def together(folder: Path, *, processes: int = 2) -> list[dict[str, Tensor]]:
     with TemporaryFile() as said:
         started = [
             forked(
-                _main,
+                main or _main,
                 folder,
                 environment={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=said.fileno(),
@@ -90,6 +98,33 @@ def together(folder: Path, *, processes: int = 2) -> list[dict[str, Tensor]]:
     return [load_file(folder / f"{rank}.safetensors") for rank in range(processes)]
 
 
+def split(folder: Path) -> None:
+    """Train with the base model's weights split by FSDP2, which accelerate leaves out on CPUs."""
+    made = TinyTrainer.create_accelerator_and_postprocess
+
+    def telling(own: TinyTrainer) -> None:
+        made(own)
+        state = AcceleratorState()
+        state.distributed_type = DistributedType.FSDP
+        state.fsdp_plugin = fsdp_plugin()
+        own.is_fsdp_enabled = True
+
+    TinyTrainer.create_accelerator_and_postprocess = telling
+    _save(folder, _of_all_methods)
+
+
+def fsdp_plugin(**changes: object) -> FullyShardedDataParallelPlugin:
+    """Settings of FSDP2 that a trainer takes."""
+    given: dict[str, Any] = {
+        "fsdp_version": 2,
+        "auto_wrap_policy": "transformer_based_wrap",
+        "transformer_cls_names_to_wrap": ["LlamaDecoderLayer"],
+        "state_dict_type": "FULL_STATE_DICT",
+        "cpu_ram_efficient_loading": False,
+    }
+    return FullyShardedDataParallelPlugin(**{**given, **changes})
+
+
 def _trainer(folder: Path, own: RunConfig, rows: int, parts: int, **changes: object) -> TinyTrainer:
     return trainer(
         folder,
@@ -102,6 +137,12 @@ def _trainer(folder: Path, own: RunConfig, rows: int, parts: int, **changes: obj
     )
 
 
+def _num_split(made: TinyTrainer) -> Tensor:
+    """How many of the model's weights a process has in part, and how many of what it trains."""
+    weights = [w for w in made.model.parameters() if isinstance(w, DTensor)]
+    return torch.tensor([len(weights), sum(w.requires_grad for w in weights)])
+
+
 def _named(name: str, made: TinyTrainer) -> dict[str, Tensor]:
     return {
         f"{name}, {path}.{matrix}": weight
@@ -111,10 +152,24 @@ def _named(name: str, made: TinyTrainer) -> dict[str, Tensor]:
 
 
 def _main(folder: Path) -> None:
+    _save(
+        folder,
+        lambda folder, rows: {
+            **_of_all_methods(folder, rows),
+            **resumed(folder / "resumed", rows=rows),
+        },
+    )
+
+
+def _of_all_methods(folder: Path, rows: int) -> dict[str, Tensor]:
+    found = trained(folder / "halves", rows=rows, parts=1)
+    return {**found, **trained(folder / "quarters", rows=rows // 2, parts=2)}
+
+
+def _save(folder: Path, train: Callable[[Path, int], dict[str, Tensor]]) -> None:
+    """Write what a process comes to."""
     count, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     with wide():
-        found = trained(folder / "halves", rows=BATCH // count, parts=1)
-        found |= trained(folder / "quarters", rows=BATCH // count // 2, parts=2)
-        found |= resumed(folder / "resumed", rows=BATCH // count)
+        found = train(folder, BATCH // count)
     save_file(found, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from architectures import tiny_architecture
 from fulldisk import longest_file
+from schemabank import RunConfig, Tuner
 from schemabank.common import hub
 from schemabank.common.errors import InputError
 from schemabank.common.files import sha256
@@ -111,6 +113,12 @@ class TestFolder:
         (folder / "model.safetensors").unlink()
         with pytest.raises(InputError, match=rf"is quantised \({method}, says \w+ in its config"):
             load(folder)
+
+    def test_so_is_a_model_in_memory(self) -> None:
+        model = tiny_model("llama")
+        model.config.quantization_config = SimpleNamespace(quant_method="bitsandbytes")
+        with pytest.raises(InputError, match=r"is quantised \(bitsandbytes, .*schemabank\.trainer"):
+            Tuner(model, tiny_tokenizer(), RunConfig(arm="lora"))
 
     def test_a_text_model_that_is_quantised_beside_another_is_found(self, tmp_path: Path) -> None:
         tiny_architecture("gemma3").config.save_pretrained(tmp_path)

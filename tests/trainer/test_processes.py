@@ -30,6 +30,7 @@ def test_two_processes_come_to_the_weights_of_one(
 ) -> None:
     expected = {k: w for k, w in alone.items() if k.startswith(f"1 parts, {name}, ")}
     assert expected
+    assert not both[0][f"{parts} parts, {name}: split"].any()
     for key, weight in expected.items():
         found = both[0][key.replace("1 parts", f"{parts} parts")]
         assert (found - weight).abs().max() < TOLERANCE

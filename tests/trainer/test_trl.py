@@ -32,6 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without TRL
+ARMS = ("lora", "coto", "molf", "schemabank")
 
 
 class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
@@ -61,7 +62,7 @@ def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
     )
 
 
-@pytest.mark.parametrize("arm", ["lora", "coto", "schemabank"])
+@pytest.mark.parametrize("arm", ARMS)
 def test_it_ends_at_the_engines_weights_and_in_stock_peft(arm: str, tmp_path: Path) -> None:
     trained = made(tmp_path, method(arm))
     assert trained.args.gradient_checkpointing
@@ -107,14 +108,6 @@ def test_rows_that_trl_shuffles_or_drops_keep_their_tags(
     assert trained.train_dataset["prompt"][:] == [pairs[number][0] for number in numbers]
     assert len(numbers) == kept
     assert (numbers != sorted(numbers)) == ("shuffle_dataset" in changes)
-
-
-@pytest.mark.parametrize(("name", "length"), [("packing", 64), ("padding_free", None)])
-def test_packed_rows_are_refused(name: str, length: int | None, tmp_path: Path) -> None:
-    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
-    options = {name: True, "max_length": length, "train_dataset": texts}
-    with pytest.raises(InputError, match=rf"args\.{name} is True, .*allowed is False"):
-        made(tmp_path, method("schemabank"), **options)
 
 
 def test_a_model_that_a_tuner_has_wrapped_is_refused(tmp_path: Path) -> None:

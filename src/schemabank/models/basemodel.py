@@ -95,7 +95,7 @@ def _load_with_tokenizer(
         config: PretrainedConfig = AutoConfig.from_pretrained(
             located.path, revision=located.revision, trust_remote_code=False
         )
-        _check_unquantised(name, config)
+        check_unquantised(name, config)
         loaded: Any = auto_class(config).from_pretrained(
             located.path,
             revision=located.revision,
@@ -112,15 +112,21 @@ def _load_with_tokenizer(
     return model, tokenizer
 
 
-def _check_unquantised(name: str, config: PretrainedConfig) -> None:
-    """Refuse quantised weights: adapters here sit on plain ones, and other packages read them."""
+def check_unquantised(name: str, config: PretrainedConfig) -> None:
+    """Refuse quantised weights: adapters here sit on plain ones, and other packages read them.
+
+    Raises:
+        InputError: naming the model and how it is quantised.
+    """
     for each in (config, config.get_text_config(decoder=True)):
         for key in QUANTISED:
             settings = getattr(each, key, None)
             if settings:
-                known = settings.get("quant_method") if isinstance(settings, dict) else None
+                told = settings if isinstance(settings, dict) else vars(settings)
+                known = getattr(told.get("quant_method"), "value", told.get("quant_method"))
                 raise InputError(
                     f"Base model {name!r} is quantised ({known or 'in some way'}, says {key} in "
                     "its config.json); allowed are weights in float32, bfloat16 or float16: give "
-                    "the model that it was made from."
+                    "the model that it was made from, or use schemabank.trainer, which trains on "
+                    "4 bits of bitsandbytes."
                 )

@@ -25,7 +25,7 @@ from schemabank.engine.run import TrainingData
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import Layout
 from schemabank.models.architecture import auto_class
-from schemabank.models.basemodel import BaseModel
+from schemabank.models.basemodel import BaseModel, check_unquantised
 from schemabank.runs.effects import WHOLE_TEXTS, idle_settings, sentences, stated
 from schemabank.runs.modelfit import check_encoded
 from schemabank.runs.pairs import as_examples
@@ -273,6 +273,7 @@ def held_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Bas
             "its remove() first"
         )
     name = str(model.name_or_path)
+    check_unquantised(name, model.config)
     return BaseModel(name, None, model, tokenizer, end_token_ids=(), source="in memory")
 
 

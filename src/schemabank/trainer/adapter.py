@@ -29,6 +29,7 @@ class PeftAdapter:
         config: its ``peft.LoraConfig``.
         layers: by the path of the layer in the base model, in the order of its modules.
         num_blocks: decoder blocks with adapters; layers outside of all count as one more.
+        is_quantised: whether the base model's weights have few bits.
     """
 
     def __init__(self, model: Any) -> None:  # noqa: ANN401 -- PEFT ships no types
@@ -39,6 +40,7 @@ class PeftAdapter:
             for path, module in base.named_modules()
             if isinstance(module, LoraLayer) and ADAPTER in module.lora_A
         }
+        self.is_quantised = getattr(base, "is_quantized", False)  # transformers sets it so alone
         blocks = blocks_of(base, self.layers)
         places = sorted(set(blocks.values()))
         self.num_blocks = len(places)
@@ -67,6 +69,16 @@ class PeftAdapter:
             rank, width = a.shape
             a.copy_(drawn_a(rank, width, generator))
             b.zero_()
+
+    def widen(self) -> None:
+        """Make the weights on a quantised base model float32 again.
+
+        TRL rounds those to bfloat16, which swallows small updates. Nothing is lost by that: they
+        have not been trained yet.
+        """
+        if self.is_quantised and self.is_fresh:
+            for weight in (*self.a, *self.b):
+                weight.data = weight.data.float()
 
     def use(self, strengths: Sequence[float] | None) -> None:
         """Multiply every block's update by its strength; ``None``: let all act in full."""

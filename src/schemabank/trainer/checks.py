@@ -32,7 +32,11 @@ PLAIN_LORA = {
     *("layers_to_transform", "layers_pattern", "fan_in_fan_out", "task_type", "peft_type"),
     *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"),
 }
-PROCESSES = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+PACKED = ("packing", "padding_free")  # of TRL
+PROCESSES = (
+    *(DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU),
+    DistributedType.FSDP,  # `sharded` checks which
+)
 BY_ARGUMENTS = {
     "seed": "args.seed",
     "lora": "peft.LoraConfig",
@@ -104,7 +108,7 @@ def check_arguments(args: TrainingArguments, method: RunConfig) -> None:
         InputError: naming the first.
     """
     unfit = (*_unfit(args, method), *_unfit_in_processes(args), *_unfit_with_banks(args, method))
-    for name, value, allowed in unfit:
+    for name, value, allowed in (*unfit, *_unfit_in_rows(args)):
         raise InputError(
             f"args.{name} is {value!r}, which the arm {method.arm} in a trainer cannot honour: "
             f"allowed is {allowed}"
@@ -125,11 +129,26 @@ def _unfit(args: TrainingArguments, method: RunConfig) -> Iterator[tuple[str, ob
         ("auto_find_batch_size", args.auto_find_batch_size, args.auto_find_batch_size, "False"),
         ("torch_compile", args.torch_compile, args.torch_compile, "False: what acts changes"),
         ("n_gpu", args.n_gpu, args.n_gpu > 1, "one visible GPU a process, start one for each"),
-        ("fsdp", args.fsdp, bool(args.fsdp), wrapper),
         ("deepspeed", args.deepspeed, bool(args.deepspeed), wrapper),
         ("parallelism_config", "given", args.parallelism_config is not None, wrapper),
     ]
     return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
+
+
+def _unfit_in_rows(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
+    """What TRL may put into one row: examples that stay whole, without padding behind them."""
+    if not any(getattr(args, name, False) for name in PACKED):
+        return
+    strategy, multiple = (
+        getattr(args, "packing_strategy", ""),
+        getattr(args, "pad_to_multiple_of", 0),
+    )
+    if getattr(args, "packing", False) and strategy == "wrapped":
+        which = "bfd or bfd_split: wrapped lets examples see each other"
+        yield "packing_strategy", strategy, which
+    if multiple:
+        which = "None with packing or padding_free, in which padding looks like examples"
+        yield "pad_to_multiple_of", multiple, which
 
 
 def _unfit_in_processes(args: TrainingArguments) -> Iterator[tuple[str, object, str]]:
@@ -152,9 +171,6 @@ def _unfit_with_banks(
 ) -> Iterator[tuple[str, object, str]]:
     if not method.uses("bank"):
         return
-    for name in ("packing", "padding_free"):  # of TRL
-        if getattr(args, name, False):
-            yield name, True, "False, since routers are penalised by example"
     kwargs = args.gradient_checkpointing_kwargs
     if isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
         yield "gradient_checkpointing_kwargs", {"use_reentrant": True}, "use_reentrant False"
@@ -178,8 +194,8 @@ def check_processes(accelerator: Accelerator) -> None:
     if kind not in PROCESSES or getattr(accelerator, "parallelism_config", None) is not None:
         raise InputError(
             f"the trainer's processes are started as {kind.value}, in which weights are split or "
-            "wrapped: allowed is one process, or DDP, which torchrun and accelerate launch start "
-            "without further settings"
+            "wrapped: allowed is one process, or FSDP2, or DDP, which torchrun and accelerate "
+            "launch start without further settings"
         )
 
 

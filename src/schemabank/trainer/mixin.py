@@ -30,6 +30,7 @@ from schemabank.trainer.checkpoint import (
     save_state,
 )
 from schemabank.trainer.checks import (
+    PACKED,
     by_name,
     check_adapter,
     check_arguments,
@@ -43,7 +44,9 @@ from schemabank.trainer.checks import (
     check_warm_up,
 )
 from schemabank.trainer.courses import new_course, resolved
+from schemabank.trainer.packed import check_apart
 from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
+from schemabank.trainer.sharded import average_gradients, check_begins, check_split, keep_whole
 from schemabank.trainer.steps import Steps
 
 if TYPE_CHECKING:
@@ -85,6 +88,7 @@ class MethodTrainerMixin(AnyTrainer):
         super().__init__(**given)
         check_model(self.model)
         self._adapter = PeftAdapter(self.model)
+        self._adapter.widen()
         self._check()
         # Twenty steps stand for any number: settings and data are checked, nothing is trained.
         self._new_course(20)
@@ -106,7 +110,10 @@ class MethodTrainerMixin(AnyTrainer):
                 of its end.
         """
         self._check()  # once more: arguments and model may have been changed
+        if any(getattr(self.args, name, False) for name in PACKED):
+            check_apart(self.model, self.data_collator)
         self._resumed = self._checkpoint(resume_from_checkpoint)
+        check_begins(self.accelerator, self._resumed)
         if self._resumed is not None:
             check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
         elif not self._adapter.is_fresh:
@@ -120,6 +127,7 @@ class MethodTrainerMixin(AnyTrainer):
         self.model_wrapped = self.model  # DDP of an earlier call would not know the new banks
         epsilon = self.args.adam_epsilon
         self._steps = Steps(self.model, self._adapter, self._method, epsilon=epsilon)
+        keep_whole(self.accelerator, self._steps.modules)
         try:
             result = super().train(self._resumed, *args, **options)
             self._steps.warn_if_unfinished(self.state.global_step)
@@ -182,7 +190,10 @@ class MethodTrainerMixin(AnyTrainer):
     ) -> Tensor:
         """Go forward and backward with a part of a step's batch, in which the method acts."""
         with nullcontext() if self._steps is None else self._steps.acting():
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._steps is not None:
+            average_gradients(self.accelerator, (weight for _, weight in self._steps.weights))
+        return loss
 
     def compute_loss(
         self,
@@ -209,7 +220,7 @@ class MethodTrainerMixin(AnyTrainer):
         with self._steps.noting():
             found = loss()
         task, *outputs = found if return_outputs else (found,)
-        total = self._steps.total_loss(task, inputs.get("attention_mask"), indices)
+        total = self._steps.total_loss(task, inputs, indices)
         return (total, *outputs) if return_outputs else total
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -259,6 +270,7 @@ class MethodTrainerMixin(AnyTrainer):
         check_adapter(self.model, self._adapter)
         check_trained(self.model, self._adapter)
         check_processes(self.accelerator)
+        check_split(self.accelerator, self.args, quantised=self._adapter.is_quantised)
         self._check_parts()
 
     def _check_not_over(self, num_steps: int) -> None:

@@ -63,7 +63,8 @@ def check_numbers(rows: Any) -> None:  # noqa: ANN401 -- of datasets
     if INDEX not in (getattr(rows, "column_names", None) or ()):
         raise InputError(
             f"the trainer's form of the training data has no column {INDEX} any more, so its tags "
-            "are unknown: allowed is no packing, or set tags.tagger to 'none'"
+            "are unknown: allowed is no packing, or TRL's padding_free in its place, or set "
+            "tags.tagger to 'none'"
         )
 
 

@@ -7,13 +7,13 @@ engine computes, with one slot.
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from schemabank.common.errors import InputError
 from schemabank.config.methods import MoLFSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Batch, Encoded
@@ -27,6 +27,7 @@ from schemabank.methods.schemabank.course import BankCourse
 from schemabank.methods.schemabank.penalties import PENALTIES
 from schemabank.trainer.adapter import PeftAdapter
 from schemabank.trainer.banks import BlockBanks
+from schemabank.trainer.packed import lengths_of, mask_of, unpacked
 from schemabank.trainer.slices import MovedSlices
 
 NO_TOKENS = Encoded(id="", tokens=(), label_start=1)  # the trainer has them
@@ -74,6 +75,13 @@ class Steps:
         if self.banks is not None:
             groups |= self.banks.groups
         return ((name, weight) for name, own in groups.items() for weight in own)
+
+    @property
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules of all weights."""
+        for layer in self._adapter.layers.values():
+            yield from (layer.lora_A, layer.lora_B)
+        yield from () if self.banks is None else self.banks.banks.values()
 
     @property
     def logged(self) -> dict[str, float]:
@@ -135,23 +143,23 @@ class Steps:
         """
         self._mean, self._lost = mean, None
         if self.banks is not None:
-            masks = [_mask_of(batch.get("attention_mask")) for batch in batches]
+            masks = [mask_of(batch) for batch in batches]
             self._num_real = mean(float(sum(mask.sum() for mask in masks)))
 
     def noting(self) -> AbstractContextManager[None]:
         """Note what routers do in a forward pass."""
         return nullcontext() if self.banks is None else self.banks.noting()
 
-    def total_loss(self, task: Tensor, mask: Tensor | None, indices: Tensor | None) -> Tensor:
+    def total_loss(self, task: Tensor, batch: Mapping[str, Any], indices: Tensor | None) -> Tensor:
         """Return a batch's share of the loss that is minimised.
 
         Args:
             task: the trainer's loss of the batch.
-            mask: ``(batch, token)``, 1 for real tokens.
-            indices: ``(batch,)``, numbers of the examples.
+            batch: what the model got.
+            indices: ``(example,)``, numbers of the examples.
         """
         if self.banks is not None and self.banks.scale != 0:
-            task = task + self._penalties(_mask_of(mask), indices)
+            task = task + self._penalties(batch, indices)
         lost = ~task.detach().isfinite()
         self._lost = lost if self._lost is None else self._lost | lost
         # A step that trains nothing still goes backward.
@@ -209,7 +217,7 @@ class Steps:
         if self.banks is not None:
             self.banks.scale = 0.0
 
-    def _penalties(self, mask: Tensor, indices: Tensor | None) -> Tensor:
+    def _penalties(self, batch: Mapping[str, Any], indices: Tensor | None) -> Tensor:
         """The batch's share of the weighted penalties.
 
         A term over tokens is a mean over all tokens of the step: a batch counts by its share of
@@ -217,7 +225,10 @@ class Steps:
         """
         assert self.banks is not None
         assert self.at is not None
+        mask = mask_of(batch)
         seen, names, trained = self.banks.seen(), self._course.penalties, self.at.trained
+        if (lengths := lengths_of(batch)) is not None:
+            seen = replace(seen, routed=[unpacked(routed, lengths) for routed in seen.routed])
         terms: list[tuple[Any, object]] = [
             (penalty, seen)
             for penalty in PENALTIES
@@ -246,12 +257,3 @@ class Steps:
         empty = mask.new_zeros(0)
         real = mask.float()[None]
         return StepInput(Batch(empty, real, empty, empty, empty), fields)
-
-
-def _mask_of(mask: Tensor | None) -> Tensor:
-    if mask is None or mask.dim() != 2:
-        raise InputError(
-            "a batch has no attention_mask of rows and tokens, so nothing says what is padding: "
-            "allowed are collators that give one, use TRL's or transformers' own without packing"
-        )
-    return mask

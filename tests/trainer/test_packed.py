@@ -1,0 +1,121 @@
+"""Examples that lie in one row train as those that have rows of their own."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import peft
+import pytest
+import trl
+
+from architectures import tiny_architecture
+from schemabank import InputError, RunConfig
+from schemabank.trainer import MethodTrainerMixin
+from schemabank.trainer.packed import check_apart
+from tiny import tiny_model, tiny_tokenizer
+from trainers import (
+    ARGUMENTS,
+    LORA,
+    PAIRS,
+    EnginesOrder,
+    engine,
+    furthest,
+    method,
+    tensors,
+    tokens_of,
+    wrapped,
+)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*pin_memory"
+)
+
+TOLERANCE = 1e-3  # in float32, as without packing
+WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank")
+ALL_PACKED = ("lora", "coto", "molf", "schemabank")
+FREE = {"padding_free": True, "max_length": None}
+PACKED = {"packing": True, "max_length": 64}
+ALL = {"per_device_train_batch_size": len(PAIRS), "max_steps": 6, "shuffle_dataset": False}
+
+
+class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
+    """TRL's trainer under a method; if asked, in the engine's order of examples."""
+
+    engines_order = False
+
+    def _get_train_sampler(self, *args: object) -> object:
+        if self.engines_order:
+            return EnginesOrder(tokens_of())
+        return super()._get_train_sampler(*args)
+
+
+def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
+    common: dict[str, Any] = {**ARGUMENTS, "bf16": False}
+    model = changes.pop("model", None) or tiny_model("llama")
+    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
+    return TinySFT(
+        method=arm,
+        model=model,
+        args=trl.SFTConfig(str(folder), **{**common, **changes}),
+        train_dataset=texts,
+        processing_class=tiny_tokenizer(),
+        peft_config=peft.LoraConfig(
+            r=LORA.r, lora_alpha=10, target_modules=list(LORA.target_modules)
+        ),
+    )
+
+
+@pytest.mark.parametrize("arm", WITHOUT_PADDING)
+def test_without_padding_it_ends_at_the_engines_weights(arm: str, tmp_path: Path) -> None:
+    """With every penalty, tags by example among them."""
+    trained = made(tmp_path, method(arm), **FREE)
+    trained.engines_order = True
+    trained.train()
+    assert furthest(tensors(trained), engine(method(arm))[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("arm", ALL_PACKED)
+def test_all_examples_packed_train_as_all_in_rows(arm: str, tmp_path: Path) -> None:
+    own = method(arm, tags={"tagger": "none"}) if arm == "schemabank" else method(arm)
+    packed, rows = made(tmp_path, own, **ALL, **PACKED), made(tmp_path, own, **ALL)
+    assert len(packed.train_dataset) < len(PAIRS) / 3
+    for each in (packed, rows):
+        each.train()
+    assert furthest(tensors(packed), tensors(rows)) < TOLERANCE
+    assert max(float(b.abs().max()) for _, b in tensors(packed).values()) > 0.01, "it has trained"
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "message"),
+    [
+        ("schemabank", PACKED, r"no column example_index any more, .*padding_free"),
+        ("lora", {**PACKED, "packing_strategy": "wrapped"}, "strategy is 'wrapped'.*bfd or"),
+        ("lora", {**FREE, "pad_to_multiple_of": 8}, "pad_to_multiple_of is 8, .*allowed is None"),
+    ],
+)
+def test_packing_that_would_train_otherwise_is_refused(
+    arm: str, changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, method(arm), **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("opt", "'eager'|'sdpa'.* an example then sees the one before it: allowed is False"),
+        ("lfm2", r"this model cannot compute it \(.*causal_conv1d.*\): allowed is False"),
+    ],
+)
+def test_models_that_mix_the_examples_of_a_row_are_refused(name: str, message: str) -> None:
+    packs = trl.trainer.sft_trainer.DataCollatorForLanguageModeling(0, padding_free=True)
+    check_apart(wrapped(), packs)
+    with pytest.raises(InputError, match=message):
+        check_apart(tiny_architecture(name), packs)
+
+
+def test_they_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    mixing = made(tmp_path, method("lora"), model=tiny_architecture("opt"), **FREE)
+    with pytest.raises(InputError, match="sees the one before it"):
+        mixing.train()
+    assert mixing.state.global_step == 0
