@@ -96,7 +96,7 @@ class Canary:
             f"{{{{ tojson.__globals__['json'].{call} }}}}",
             "{% for m in messages %}{{ m['content'].__class__ }}{% endfor %}",
             "{% set x = messages.append(messages[0]) %}{{ messages }}",
-            "{{ 'x' * 10**12 }}",
+            "{{ 'x' * 10**15 }}",
             "{% for m in messages %}{{ m }}",
             "{{ messages[9]['content'] }}",
             "{% include '/etc/passwd' %}{% import 'os' as os %}",

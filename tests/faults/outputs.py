@@ -33,6 +33,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 LEADING = {"src", "srcset", "action", "formaction", "data", "style", "xlink:href", "srcdoc"}
 # Vega reads these as expressions, addresses or places in the data.
 READ = {"expr", "test", "signal", "calculate", "filter", "update", "href", "url", "field", "format"}
+ENDING = re.compile(r'[\\"\n\r]')  # what may end a text within an expression
 STYLED = re.compile(r"\x1b\[[0-9;]*m")  # the one kind of sequence that rich writes
 STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 CODE = re.compile(r"(?i)https?://|www\.|[\w.+-]@\w")  # what GitHub makes links of
@@ -177,6 +178,8 @@ def _read_by_vega(one: Any, other: Any, place: str = "") -> Iterator[str]:  # no
         if one.keys() != other.keys():
             yield f"{place}: other keys"
             return
+        if "field" in other and ENDING.search(str(other.get("title"))):
+            yield f"{place}.title, which is part of an expression"
         for key, value in one.items():
             yield from _read_by_vega(value, other[key], f"{place}.{key}")
     elif isinstance(one, list):
@@ -191,6 +194,7 @@ def _read_by_vega(one: Any, other: Any, place: str = "") -> Iterator[str]:  # no
 def markdown_shape(written: str) -> list[str]:
     """The kinds of Markdown's parts, in order."""
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    parser.validateLink = lambda _: True  # type: ignore[method-assign] -- others follow any
     found = []
     for token in parser.parse(written):
         found.append(token.type)
