@@ -172,23 +172,24 @@ def _read_by_vega(one: Any, other: Any, place: str = "") -> Iterator[str]:  # no
     """Where two charts differ in more than texts that are drawn."""
     if type(one) is not type(other):
         yield f"{place}: a {type(other).__name__}"
-    elif isinstance(one, dict):
-        if place.endswith(".datasets"):  # whose names are hashes of what they hold
-            one, other = (dict(enumerate(own.values())) for own in (one, other))
+    elif isinstance(one, dict | list):
+        one, other = _by_key(one, place), _by_key(other, place)
         if one.keys() != other.keys():
             yield f"{place}: other keys"
-            return
-        if "field" in other and ENDING.search(str(other.get("title"))):
+        elif "field" in other and ENDING.search(str(other.get("title"))):
             yield f"{place}.title, which is part of an expression"
-        for key, value in one.items():
-            yield from _read_by_vega(value, other[key], f"{place}.{key}")
-    elif isinstance(one, list):
-        if len(one) != len(other):
-            yield f"{place}: another length"
-        for own, found in zip(one, other, strict=False):
-            yield from _read_by_vega(own, found, f"{place}.*")
+        else:
+            for key, value in one.items():
+                yield from _read_by_vega(value, other[key], f"{place}.{key}")
     elif one != other and not READ.isdisjoint(place.split(".")):
         yield place
+
+
+def _by_key(value: dict[str, Any] | list[Any], place: str) -> dict[Any, Any]:
+    """An object, or a list by its places; the names of data are hashes of what they hold."""
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    return dict(enumerate(value.values())) if place.endswith(".datasets") else value
 
 
 def markdown_shape(written: str) -> list[str]:
