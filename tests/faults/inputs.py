@@ -38,6 +38,7 @@ CYCLE = (
     *("configurations", "data", "adapters", "tables", "models' configs"),
 )
 LONGEST_S = 10.0  # of a processor, for one input
+LONGEST_WAIT_S = 120.0  # by the clock, for one that waits, as for a pipe
 MOST_GROWTH = 1024 * 2**20  # bytes of memory that a batch may take more
 MOST_RESERVED = 8 * 2**30  # of addresses, of which a file that is mapped takes some
 LONGEST_SENTENCE = 3000
@@ -94,7 +95,8 @@ def _batch(seed: int, kind: str, whole: Path, work: Path, canary: Canary) -> Non
     resource.setrlimit(resource.RLIMIT_AS, (held + MOST_RESERVED, held + MOST_RESERVED))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGPROF, _too_long)
+    for each in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(each, _too_long)
     files = {p.relative_to(whole): p.read_bytes() for p in sorted(whole.rglob("*")) if p.is_file()}
     before, ends, slowest, problems = _memory("VmRSS"), Counter[str](), 0.0, list[str]()
     for number in range(BATCH):
@@ -172,7 +174,7 @@ def _read(reader: Callable[[Path], object], folder: Path, found: Ended) -> None:
         if not 0 < len(str(error)) < LONGEST_SENTENCE:
             found.problems.append(f"{found.said}: a sentence of {len(str(error))} characters")
     except TooLongError:
-        found.problems.append(f"{found.said}: took more than {LONGEST_S:g} s")
+        found.problems.append(f"{found.said}: took more than {LONGEST_S:g} s, or waited")
     except Exception as error:  # anything else is the finding
         found.problems.append(f"{found.said}: {type(error).__name__}: {error!s:.300}")
 
@@ -180,10 +182,12 @@ def _read(reader: Callable[[Path], object], folder: Path, found: Ended) -> None:
 @contextmanager
 def _for_at_most(seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, LONGEST_WAIT_S)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _too_long(_number: int, _frame: object) -> None:
