@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import campaigns, inputs, outputs
+from faults import campaigns, inputs, numbers, outputs
 from faults.world import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,9 @@ def _figures(record: Record) -> Iterator[str]:
         own = record.get(name)
         kept = ["not run yet", "", ""]
         if own is not None:
-            cases = f"{own['cases']:,}{CASES.get(name, '')}"
+            wanted = campaigns.NUMBERS[name]
+            part = f" of {wanted:,}" if own["cases"] < wanted else ""
+            cases = f"{own['cases']:,}{part}{CASES.get(name, '')}"
             kept = [cases, f"{own['kept']:,}", own.get("device", "")]
         rows.append([TITLES[name], *kept])
     yield from _table(["campaign", "cases", "all promises kept", "on"], rows)
@@ -152,9 +154,10 @@ def _of_inputs(own: Record) -> Iterator[str]:
 
 def _of_texts(own: Record) -> Iterator[str]:
     yield from _paragraph(
-        f"{own['payloads']} payloads in each of {own['fields']} fields: {own['shown']:,} times one "
-        "stood in an output that shows its field, and it was text in all of them. Fields that "
-        "stand in several places, such as an arm's name, are among them."
+        f"{own['fields']} fields, of which each met at least {own['fewest_payloads']} of "
+        f"{own['payloads']} payloads: {own['shown']:,} times one stood in an output that shows its "
+        "field, and it was text in all of them. Names that stand in several places, such as an "
+        "arm's, are fields, too."
     )
     rows = [
         [kind, f"{found['payloads']}", *(f"{found[name]:,}" for name in outputs.OUTPUTS)]
@@ -165,8 +168,8 @@ def _of_texts(own: Record) -> Iterator[str]:
 
 def _of_numbers(own: Record) -> Iterator[str]:
     yield from _paragraph(
-        f"Each of {len(own['runs'])} kinds of runs ({', '.join(own['runs'])}) was spoilt in each "
-        "place, once and from a step on. No spoilt run ended as if nothing had been, and all of "
+        f"{own['cases']} of {numbers.NUMBER} cases: a kind of run ({', '.join(own['runs'])}), a "
+        "place, once or from a step on. No spoilt run ended as if nothing had been, and all of "
         f"{own['neighbours']:,} neighbours had the bits of a cohort that nothing spoils."
     )
     rows = [

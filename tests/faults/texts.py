@@ -131,9 +131,11 @@ def summary(rows: Sequence[Row]) -> Row:
     for row in rows:
         by_kind[KIND_OF[row["payload"]]].update(row["shown"])
     payloads = {row["payload"] for row in rows}
+    met = Counter(row["group"] for row in rows)
     return {
         "fields": sum({row["group"]: row["fields"] for row in rows}.values()),
         "payloads": len(payloads),
+        "fewest_payloads": min(met.values(), default=0),
         "shown": sum(own.total() for own in by_kind.values()),
         "by_kind": {
             kind: {"payloads": sum(KIND_OF[name] == kind for name in payloads)}

@@ -36,7 +36,8 @@ def in_words(
     said, where = _with_stage_named(location, tree), at(location)
     key = dotted_key(said)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_nearest_key(model, location, dotted_key(said[:-1]))}"
+        nearest = _nearest_key(model, location, dotted_key(said[:-1]))
+        return f"{where}: unknown key {key!r:.200}{nearest}"
     if problem["type"] == "missing" and isinstance(location[-1], str):
         field = settings_at(model, location[:-1]).model_fields[str(location[-1])]
         return f"{where}: {key} is missing: add it ({field.description})"
