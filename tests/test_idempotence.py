@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import printable as without_steering
-from schemabank.report.page.markup import marked_line, visible
+from schemabank.common.lines import marked_line
+from schemabank.report.page.markup import visible
 from schemabank.runs.folder import slug
 from schemabank.tasks.narrativeqa import join_punctuation
 from schemabank.tasks.programs import cut as cut_program

@@ -1,5 +1,7 @@
 """Tables as they are printed."""
 
+import re
+
 from rich.console import Console
 
 from schemabank.common.tables import markdown_table, plain_table, without_empty_columns
@@ -34,3 +36,19 @@ def test_names_do_not_steer_the_terminal() -> None:
         console.print(plain_table("t", HEAD, [["\x1b[2Jlora", "", "0.1", ""]]))
     assert "\x1b" not in shown.get()
     assert "[2Jlora" in shown.get()
+
+
+def test_no_text_of_a_table_has_a_style() -> None:
+    console = Console(width=200, force_terminal=True, color_system="truecolor")
+    names = ["[red]t[/red]", "[link=//x.invalid]head[/link]", ":bomb: [/]"]
+    plain, marked = (
+        plain_table(title, [head], [[cell]]) for title, head, cell in (["t", "h", "c"], names)
+    )
+    shown = []
+    for table in (plain, marked):
+        with console.capture() as captured:
+            console.print(table)
+        shown.append(captured.get())
+    sequences = [set(re.findall("\x1b[^m]*m|\x1b.", text)) for text in shown]
+    assert sequences[0] == sequences[1]
+    assert all(name in shown[1] for name in names)

@@ -535,3 +535,13 @@ def test_a_pair_that_lacks_a_value_is_named(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump({"arm": "schemabank", "curriculum": [stage]}))
     with pytest.raises(InputError, match=r"run\.yaml:\d+: curriculum\.a\.bank_scale"):
         load_experiment(path)
+
+
+@pytest.mark.parametrize("key", ["seed", "train", "lora", "lora.target_modules", "arm", "unheard"])
+def test_a_sentence_about_a_long_value_is_short(key: str, tmp_path: Path) -> None:
+    path, (name, _, inner) = tmp_path / "run.yaml", key.partition(".")
+    value = f"{{{inner}: {'9' * 5000}x}}" if inner else f"{'9' * 5000}x"
+    path.write_text(f"{name}: {value}\n")
+    with pytest.raises(InputError) as caught:
+        load_experiment(path)
+    assert len(str(caught.value)) < 2000

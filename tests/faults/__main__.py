@@ -1,6 +1,7 @@
 """Runs campaigns of faults, or one case by its seed.
 
     python -m tests.faults kills operations power     as `make soak` does; --jobs 2: two at a time
+    python -m tests.faults inputs texts numbers       harmed files, texts of others, and NaN
     python -m tests.faults kills --seed 17            that case alone; its folder stays if it fails
     python -m tests.faults kills --device cuda --embedded --minutes 20
     python -m tests.faults record                     write results/reliability.json and the page
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from faults.campaigns import Campaign
 
 WORK = HERE.parents[1] / "soak"
-CAMPAIGNS = ("kills", "operations", "power")
+CAMPAIGNS = ("kills", "operations", "power", "inputs", "texts", "numbers")
+WATCHED = frozenset(CAMPAIGNS[:3])  # whose file operations are seen
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
         sys.exit(page.check() if "check" in options.what else page.write(options.work))
     if options.jobs > 1:
         sys.exit(_side_by_side(options.jobs))
-    if not shim.is_loaded():
+    if WATCHED & {*options.what} and not shim.is_loaded():
         library = str(shim.built(options.work))
         command = [sys.executable, "-m", "tests.faults", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": library})
@@ -71,21 +73,24 @@ def _failed(options: argparse.Namespace) -> int:
     names = [campaigns.DEVICE] if options.device == "cuda" else options.what
     failed = 0
     with tempfile.TemporaryDirectory(dir=_fast(options.work)) as place:
-        world = World(
-            Path(place),
-            device=options.device,
-            embedded=options.embedded,
-            forks=options.device == "cpu" and not options.anew,
-        )
+        world = None
+        if WATCHED & {*options.what}:
+            world = World(
+                Path(place),
+                device=options.device,
+                embedded=options.embedded,
+                forks=options.device == "cpu" and not options.anew,
+            )
         for name in names:
-            own = campaigns.campaign(name, world)
+            is_watched = name in campaigns.IN_WORLD
+            own = campaigns.campaign(name, world if world and is_watched else Path(place))
             if options.seed is not None:
                 rows = [own.tried(options.seed)]
                 print(json.dumps(rows[0], indent=1), flush=True)
             else:
                 rows = _ran(own, options, until)
             failed += sum(bool(row["problems"]) for row in rows)
-            _keep_failed(world.root / "cases", options.work / "failed")
+            _keep_failed(Path(place) / "cases", options.work / "failed")
     if options.seed is None:
         # Asked last: a process that has begun with a GPU can fork none that uses it.
         where = json.dumps(campaigns.machine(options.device))
@@ -102,7 +107,7 @@ def _ran(own: "Campaign", options: argparse.Namespace, until: float) -> list[dic
     number = options.count or campaigns.NUMBERS[own.name]
     seeds: Sequence[int] = range(options.first + share, number, shares)
     if options.short:
-        seeds = campaigns.SHORT[own.name]
+        seeds = campaigns.SHORT.get(own.name, (0,))
     journal = _journal(own.name, options)
     for row in own.rows(seeds, journal, until=until):
         if row["problems"]:

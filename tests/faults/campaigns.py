@@ -17,14 +17,17 @@ from typing import Any
 
 import torch
 
-from faults import kills, operations, power
+from faults import inputs, kills, numbers, operations, power, texts
 from faults.world import REPORT, World
 from schemabank import __version__
 
 Row = dict[str, Any]
 KILLS, DEVICE, OPERATIONS, POWER = "kills", "kills on a GPU", "operations", "power"
+INPUTS, TEXTS, NAN = "inputs", "texts", "numbers"
+IN_WORLD = frozenset({KILLS, DEVICE, OPERATIONS, POWER})  # whose programs' files are watched
 # How many cases the issue of each asks for; `make soak` runs as many, `make test` the second.
 NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000}
+NUMBERS |= {INPUTS: inputs.NUMBER, TEXTS: texts.NUMBER, NAN: numbers.NUMBER}
 # Of `make test`: every fault, and programs that are small.
 SHORT = {KILLS: (6, 26), OPERATIONS: (2, 5, 7, 8), POWER: tuple(range(0, 60, 4))}
 
@@ -56,8 +59,12 @@ class Campaign:
             yield row
 
 
-def campaign(name: str, world: World) -> Campaign:
-    """Return a campaign in a world."""
+def campaign(name: str, place: Path | World) -> Campaign:
+    """Return a campaign in a world, or one that needs none, in a folder."""
+    if not isinstance(place, World):
+        alone = {INPUTS: inputs.Inputs(place).tried, TEXTS: texts.tried, NAN: numbers.tried}
+        return Campaign(name, alone[name])
+    world = place
     logs: dict[str, power.Log] = {}
     ways: Mapping[str, Callable[[int], Row]] = {
         KILLS: partial(kills.tried, world),
@@ -82,7 +89,15 @@ def read_rows(journal: Path) -> list[Row]:
 def summary(name: str, rows: Sequence[Row]) -> Row:
     """Return what the record holds of a campaign."""
     kept = [row for row in rows if not row["problems"]]
-    own = {KILLS: _of_kills, DEVICE: _of_kills, OPERATIONS: _of_operations, POWER: _of_power}
+    own = {
+        KILLS: _of_kills,
+        DEVICE: _of_kills,
+        OPERATIONS: _of_operations,
+        POWER: _of_power,
+        INPUTS: inputs.summary,
+        TEXTS: texts.summary,
+        NAN: numbers.summary,
+    }
     return {
         "cases": len(rows),
         "kept": len(kept),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import campaigns
+from faults import campaigns, inputs, numbers, outputs
 from faults.world import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,11 @@ TITLES = {
     campaigns.DEVICE: "kills on a GPU",
     campaigns.OPERATIONS: "file operations that fail",
     campaigns.POWER: "power losses",
+    campaigns.INPUTS: "harmed inputs",
+    campaigns.TEXTS: "texts of others in reports",
+    campaigns.NAN: "numbers that are not finite",
 }
+CASES = {campaigns.INPUTS: f" batches of {inputs.BATCH}", campaigns.TEXTS: " pages"}
 PLACES = {
     "beginning": "it began",
     "evaluation": "it evaluated runs",
@@ -78,7 +82,10 @@ def _figures(record: Record) -> Iterator[str]:
         own = record.get(name)
         kept = ["not run yet", "", ""]
         if own is not None:
-            kept = [f"{own['cases']:,}", f"{own['kept']:,}", own.get("device", "")]
+            wanted = campaigns.NUMBERS[name]
+            part = f" of {wanted:,}" if own["cases"] < wanted else ""
+            cases = f"{own['cases']:,}{part}{CASES.get(name, '')}"
+            kept = [cases, f"{own['kept']:,}", own.get("device", "")]
         rows.append([TITLES[name], *kept])
     yield from _table(["campaign", "cases", "all promises kept", "on"], rows)
     written = {
@@ -86,6 +93,9 @@ def _figures(record: Record) -> Iterator[str]:
         campaigns.DEVICE: _of_kills,
         campaigns.OPERATIONS: _of_operations,
         campaigns.POWER: _of_power,
+        campaigns.INPUTS: _of_inputs,
+        campaigns.TEXTS: _of_texts,
+        campaigns.NAN: _of_numbers,
     }
     for name, figures in written.items():
         if name in record:
@@ -126,6 +136,47 @@ def _of_power(own: Record) -> Iterator[str]:
     )
     rows = [[ORDERS[name], f"{number:,}"] for name, number in own["by_order"].items()]
     yield from _table(["of what had not been waited for, there is", "cases"], rows)
+
+
+def _of_inputs(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['inputs']:,} harmed inputs, each read by a reader of its kind. What was no valid "
+        "result was an `InputError`; no process crashed, and nothing was executed. The slowest "
+        f"took {own['slowest_s']:.1f} s of a processor; a batch of {inputs.BATCH} took at most "
+        f"{own['most_growth_mib']:,} MiB of memory more."
+    )
+    rows = [
+        [kind, *(f"{found[name]:,}" for name in ("cases", "read", "refused"))]
+        for kind, found in own["by_kind"].items()
+    ]
+    yield from _table(["kind", "inputs", "read", "refused"], rows)
+
+
+def _of_texts(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['fields']} fields, of which each met at least {own['fewest_payloads']} of "
+        f"{own['payloads']} payloads: {own['shown']:,} times one stood in an output that shows its "
+        "field, and it was text in all of them. Names that stand in several places, such as an "
+        "arm's, are fields, too."
+    )
+    rows = [
+        [kind, f"{found['payloads']}", *(f"{found[name]:,}" for name in outputs.OUTPUTS)]
+        for kind, found in own["by_kind"].items()
+    ]
+    yield from _table(["payloads for", "number", *outputs.OUTPUTS], rows)
+
+
+def _of_numbers(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['cases']} of {numbers.NUMBER} cases: a kind of run ({', '.join(own['runs'])}), a "
+        "place, once or from a step on. No spoilt run ended as if nothing had been, and all of "
+        f"{own['neighbours']:,} neighbours had the bits of a cohort that nothing spoils."
+    )
+    rows = [
+        [place, *(f"{number:,}" for number in found.values())]
+        for place, found in own["by_place"].items()
+    ]
+    yield from _table(["where", "cases", "left the step out", "failed"], rows)
 
 
 def _paragraph(text: str) -> Iterator[str]:

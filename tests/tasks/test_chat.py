@@ -105,6 +105,7 @@ def test_a_template_that_leaves_the_prompt_out_is_refused_everywhere(template: s
         ("{{ messages | sum }}", "TypeError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ 'x' * 10**15 }}", "MemoryError"),
         (None, "has no chat template"),
     ],
 )

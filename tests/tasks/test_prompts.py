@@ -183,3 +183,9 @@ def test_more_shots_than_examples_are_refused(k: int) -> None:
     data = TaskData(train=[example(i) for i in range(3)], validation=[], test=[])
     with pytest.raises(InputError, match="0 to 3"):
         few_shot_examples(data, k)
+
+
+def test_a_sentence_about_long_columns_is_short() -> None:
+    with pytest.raises(ValueError, match="unheard") as caught:
+        fill("{unheard}", {"x" * 200_000: "1", "question": "2"}, where="a row")
+    assert len(str(caught.value)) < 1000

@@ -1,6 +1,5 @@
 """What commands print: tables, lines, JSON, and which runs have failed."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from schemabank.adapters.peftcheck import read_check
 from schemabank.common.errors import printable
+from schemabank.common.lines import json_text
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from schemabank.common.tables import PlainTable
@@ -29,13 +29,13 @@ def exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcom
         check = read_check(outcome.result)
         if check is not None and not check.agrees:
             doubted = True
-            sys.stderr.write(f"warning: {outcome.folder}: the adapter {check.said}\n")
+            warn(f"warning: {outcome.folder}: the adapter {check.said}")
     failed = [outcome for outcome in outcomes if outcome.failure is not None]
     for outcome in failed:
         said = printable(f"failed: {outcome.folder}: {outcome.failure}", keep="\n")
         sys.stderr.write(f"{said}\n")
         if outcome.kept:  # on a line of its own, since it ends with a command to be copied
-            sys.stderr.write(f"kept: {printable(outcome.kept)}\n")
+            warn(f"kept: {outcome.kept}")
     if any(not outcome.failure.is_settled for outcome in failed if outcome.failure):
         sys.stderr.write("the same command again tries what failed and reuses what is finished\n")
     if failed or doubted:
@@ -44,12 +44,17 @@ def exit_for_failures(outcomes: Sequence["Outcome"], *, trials: Sequence["Outcom
 
 def print_json(value: object) -> None:
     """Print a value as JSON, for other programs."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(value, indent=2) + "\n")
 
 
 def print_lines(lines: Iterable[str]) -> None:
     """Print each line for people; what steers a terminal is left out."""
     sys.stdout.write("".join(f"{printable(line)}\n" for line in lines))
+
+
+def warn(line: str) -> None:
+    """Write a line to stderr; what steers a terminal is left out."""
+    sys.stderr.write(f"{printable(line)}\n")
 
 
 def print_results(outcomes: Sequence["Outcome"]) -> None:

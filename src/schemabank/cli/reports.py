@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from schemabank.cli.options import Control, Group, Primary, Treatment
-from schemabank.cli.printing import print_json, print_lines, print_tables
+from schemabank.cli.printing import print_json, print_lines, print_tables, warn
 
 Results = Annotated[
     Path | None,
@@ -96,7 +96,7 @@ def report(
         print_tables(tables(found))
         sys.stdout.write(text(found))
     if stop is not None:
-        sys.stderr.write(f"worse: {stop}\n")
+        warn(f"worse: {stop}")
         raise typer.Exit(1)
 
 

@@ -4,7 +4,6 @@ Each looks at the folder before it imports what computes, which does so again: w
 refused at once, without torch.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -12,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from schemabank.cli.options import Overrides, task_names
-from schemabank.cli.printing import print_lines, print_results, print_tables
+from schemabank.cli.printing import print_lines, print_results, print_tables, warn
 from schemabank.runs.progress import reporter
 
 
@@ -104,7 +103,7 @@ def routing(
     with reporter() as progress:
         folder, report = route(run, question, overrides or (), out, progress)
     print_tables(tables(report))
-    sys.stdout.write(f"tables and figures: {folder / 'routing.md'}\n")
+    print_lines([f"tables and figures: {folder / 'routing.md'}"])
 
 
 def export(
@@ -124,13 +123,11 @@ def export(
         check = export_run(run, out, merge=merge, note=progress.note)
     if not check.is_made:
         what = "the merged model" if merge else "the adapter"
-        sys.stdout.write(f"{out}: written, but not checked\n")
-        sys.stderr.write(f"warning: {out}: {what} {check.said}\n")
+        print_lines([f"{out}: written, but not checked"])
+        warn(f"warning: {out}: {what} {check.said}")
         raise typer.Exit(3)
-    sys.stdout.write(
-        f"{out}: reloaded, largest relative difference of logits {check.difference:.1e}, "
-        f"of which rounding explains up to {check.allowed:.1e}\n"
-    )
+    found = f"largest relative difference of logits {check.difference:.1e}"
+    print_lines([f"{out}: reloaded, {found}, of which rounding explains up to {check.allowed:.1e}"])
 
 
 def score(
@@ -141,8 +138,9 @@ def score(
 ) -> None:
     """Score completions made elsewhere; print one JSON object a row."""
     from schemabank.common.files import LARGEST_JSON, read_text
+    from schemabank.common.lines import json_text
     from schemabank.tasks.scoring.answers import score_lines
 
     lines = read_text(file, at_most=LARGEST_JSON).split("\n")
-    rows = [json.dumps(row, ensure_ascii=False) for row in score_lines(lines)]
-    sys.stdout.write("".join(f"{row}\n" for row in rows))  # data, which keep all characters
+    rows = [json_text(row) for row in score_lines(lines)]
+    sys.stdout.write("".join(f"{row}\n" for row in rows))

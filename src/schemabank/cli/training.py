@@ -4,7 +4,6 @@ Both read their file before they import the engine, and with it torch, which tak
 that is refused is refused at once.
 """
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -105,9 +104,7 @@ def suite(
     else:
         print_tables(ended.tables())
         print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
-        sys.stdout.write(
-            f"next: {'the same without --tune-only' if tune_only else _report(place)}\n"
-        )
+        print_lines([f"next: {'the same without --tune-only' if tune_only else _report(place)}"])
     exit_for_failures(ended.outcomes, trials=ended.trials)
 
 

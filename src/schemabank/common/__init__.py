@@ -14,6 +14,7 @@ __all__ = [
     "folders",
     "growing",
     "hub",
+    "lines",
     "memory",
     "plainyaml",
     "quiet",

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from schemabank.common.errors import printable
+from schemabank.common.lines import markdown_text
 
 PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
@@ -27,22 +28,32 @@ def plain_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     table = bare_table(title)
     for index, column in enumerate(head):
         is_text = any(row[index][:1].isalpha() for row in rows)
-        table.add_column(column, justify="left" if is_text else "right", no_wrap=True)
+        table.add_column(plain(column), justify="left" if is_text else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(escape(printable(cell, keep="\n")) for cell in row))
+        table.add_row(*map(plain, row))
     return table
 
 
 def bare_table(title: str) -> Table:
     """Return a table in the style of all tables on a screen, without columns as yet."""
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown = plain(title, style="table.title")
+    return Table(title=shown, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def plain(text: str, *, style: str = "") -> Text:
+    """Return anybody's text for a table on a screen: it has no styles and steers no terminal."""
+    return Text(printable(text, keep="\n"), style=style)
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table; a ``|`` or the end of a line in a cell ends no cell."""
-    cells = [[" ".join(cell.replace("|", "\\|").split("\n")) for cell in row] for row in rows]
+    """Return the lines of a Markdown table of texts, which may hold anything."""
+    return markdown_cells(head, [[markdown_text(cell) for cell in row] for row in rows])
+
+
+def markdown_cells(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table whose cells are Markdown; its head is of texts."""
     return [
-        f"| {' | '.join(head)} |",
+        f"| {' | '.join(map(markdown_text, head))} |",
         f"|{'---|' * len(head)}",
-        *(f"| {' | '.join(row)} |" for row in cells),
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]

@@ -109,7 +109,7 @@ def _key_or_index(node: object, location: Location, part: str, said: str) -> str
         return part
     if location != ("curriculum",) or not isinstance(node, list):
         raise InputError(
-            f"{said}: {dotted_key(location)} is {node!r}, which has no settings inside: "
+            f"{said}: {dotted_key(location)} is {node!r:.200}, which has no settings inside: "
             "set it as a whole"
         )
     names = [item.get("name") if isinstance(item, dict) else None for item in node]

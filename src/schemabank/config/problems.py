@@ -11,6 +11,8 @@ from schemabank.common.plainyaml import Location
 from schemabank.config import othernames
 from schemabank.config.places import section_at, setting_names, settings_at
 
+LONGEST_SHOWN = 200  # characters of a value that is written in another way
+
 
 def in_words(
     error: ValidationError,
@@ -36,7 +38,8 @@ def in_words(
     said, where = _with_stage_named(location, tree), at(location)
     key = dotted_key(said)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}{_nearest_key(model, location, dotted_key(said[:-1]))}"
+        nearest = _nearest_key(model, location, dotted_key(said[:-1]))
+        return f"{where}: unknown key {key!r:.200}{nearest}"
     if problem["type"] == "missing" and isinstance(location[-1], str):
         field = settings_at(model, location[:-1]).model_fields[str(location[-1])]
         return f"{where}: {key} is missing: add it ({field.description})"
@@ -79,7 +82,7 @@ def _inner_keys(model: type[BaseModel], location: Location) -> str:
 def _such_as(*problems: ErrorDetails) -> str:
     """How the value could be written, where it is a text for a list or no text where one is due."""
     value, kinds = problems[0]["input"], {problem["type"] for problem in problems}
-    if "tuple_type" in kinds and isinstance(value, str) and value:
+    if "tuple_type" in kinds and isinstance(value, str) and 0 < len(value) <= LONGEST_SHOWN:
         items = re.split(r"[,;\s]+", value.strip(" ,;()"))
         # Only in quotes is a backslash with an n a line's end.
         shown = (item if re.fullmatch(r"[\w./-]+", item) else f'"{item}"' for item in items)

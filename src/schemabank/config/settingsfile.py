@@ -70,7 +70,7 @@ class SettingsFile:
         place = self.places[EXTENDS,]
         if not isinstance(name, str):
             raise InputError(
-                f"{place}: extends is {name!r}, allowed is the name of one file: name a file "
+                f"{place}: extends is {name!r:.200}, allowed is the name of one file: name a file "
                 "relative to this one's folder"
             )
         path = self.path.parent / name
@@ -85,11 +85,13 @@ class SettingsFile:
             ) from error
         if is_cycle:
             raise InputError(
-                f"{place}: extends is {name!r}, which extends this file in turn, allowed are "
+                f"{place}: extends is {name!r:.200}, which extends this file in turn, allowed are "
                 "other files: remove one of the two"
             )
         if not is_file:
-            raise InputError(f"{place}: extends is {name!r}, but there is no file {path}: mend it")
+            raise InputError(
+                f"{place}: extends is {name!r:.200}, but there is no file {path}: mend it"
+            )
         return path
 
     def _replaces(self, location: Location) -> bool:

@@ -28,6 +28,10 @@ DRAWN = (
     r"\t\n\r\x20-\x7e\x85\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff"
 )
 NOT_DRAWN = re.compile(f"[^{DRAWN}]")
+# Vega-Lite writes titles of fields into expressions, and escapes no backslash and no line's end.
+TITLED = str.maketrans(
+    {"\\": "\N{SET MINUS}", '"': "\N{RIGHT DOUBLE QUOTATION MARK}"} | dict.fromkeys("\n\r", " ")
+)
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelLimit": LONGEST_LABEL}
 LOOK: dict[str, Any] = {
     "background": "transparent",
@@ -122,9 +126,21 @@ def svg(spec: Spec) -> str:
 
 
 def drawable(spec: Spec) -> Spec:
-    """Return the figure with a mark in place of each character that no drawing can hold."""
+    """Return the figure with other signs for those that no drawing, or no title, can hold."""
     found = _mapped(spec, lambda text: NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", text))
-    return dict(found)
+    return dict(_with_plain_titles(found))
+
+
+def _with_plain_titles(value: Any) -> Any:  # noqa: ANN401 -- any JSON
+    """A copy of JSON in which the titles of fields cannot end the text that they become part of."""
+    if isinstance(value, list):
+        return [_with_plain_titles(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    copied = {key: _with_plain_titles(item) for key, item in value.items()}
+    if "field" in copied and isinstance(copied.get("title"), str):
+        copied["title"] = copied["title"].translate(TITLED)
+    return copied
 
 
 def _with_ink(spec: Spec) -> Spec:

@@ -13,12 +13,12 @@ from typing import TypedDict
 
 from schemabank import stats
 from schemabank.common.errors import InputError
+from schemabank.common.lines import marked_line
 from schemabank.common.tables import PlainTable
 from schemabank.report.comparing.items import PairedScores
 from schemabank.report.comparing.margins import MOST_POINTS
 from schemabank.report.comparing.material import Material, gather
 from schemabank.report.examine import chosen_group
-from schemabank.report.page.markup import marked_line
 from schemabank.report.plain import plain_fields
 from schemabank.report.reading.packed import unpacked
 from schemabank.report.reading.question import Question

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from schemabank.adapters.peftcheck import read_check
-from schemabank.common.tables import PlainTable, bare_table, plain_table
+from schemabank.common.tables import PlainTable, bare_table, plain, plain_table
 
 Result = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -44,15 +43,15 @@ def results_tables(
         scored = [r for r in results if group in r["groups"]]
         if names and f"best_constant_{names[0]}" in scored[0]["groups"][group]:
             for row in _constant_rows(scored, group, names):
-                scores.add_row(*row)
+                scores.add_row(*map(plain, row))
         for result in scored:
-            scores.add_row(*_score_cells(result, group, names))
+            scores.add_row(*map(plain, _score_cells(result, group, names)))
             if "ended_ratio" in result["groups"][group]:
-                diagnostics.add_row(*_diagnostic_cells(result, group, names))
+                diagnostics.add_row(*map(plain, _diagnostic_cells(result, group, names)))
         scores.add_section()
         diagnostics.add_section()
     for name, kind in failed.items():
-        scores.add_row(name, "", f"failed: {kind}")
+        scores.add_row(plain(name), "", f"failed: {kind}")
     doubts = [plain_table(*table) for table in check_tables(results)]
     return [scores, *([diagnostics] if diagnostics.row_count else []), *doubts]
 
@@ -97,7 +96,7 @@ def _empty_table(title: str, columns: Sequence[str]) -> Table:
     table = bare_table(title)
     for column in columns:
         is_arm = column == "arm"  # the only one that may take several lines: figures stay whole
-        table.add_column(column, justify="left" if is_arm else "right", no_wrap=not is_arm)
+        table.add_column(plain(column), justify="left" if is_arm else "right", no_wrap=not is_arm)
     return table
 
 
@@ -140,7 +139,7 @@ def _first_cells(result: Result, group: str) -> Row:
     if result.get("prompt_form", "whole") != "whole":  # results of older versions have none
         parts.append(f"prompt {result['prompt_form']}")
     num_items = result["groups"][group]["num_items"]
-    return ", ".join(parts), str(result["seed"]), f"{num_items} {escape(group)}"
+    return ", ".join(parts), str(result["seed"]), f"{num_items} {group}"
 
 
 def _constant_rows(results: Sequence[Result], group: str, names: Sequence[str]) -> Iterator[Row]:
@@ -151,5 +150,5 @@ def _constant_rows(results: Sequence[Result], group: str, names: Sequence[str]) 
     }
     for num_items, answer, share in sorted(seen):
         shown = answer if len(answer) <= LONGEST_ANSWER else answer[:LONGEST_ANSWER] + "…"
-        name = "always answer " + escape(" ".join(shown.split()))
-        yield (name, "", f"{num_items} {escape(group)}", f"{share:.1%}", *[""] * len(names))
+        name = "always answer " + " ".join(shown.split())
+        yield (name, "", f"{num_items} {group}", f"{share:.1%}", *[""] * len(names))

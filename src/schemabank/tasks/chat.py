@@ -321,7 +321,7 @@ def _rendered(
                 add_generation_prompt=invites,
             )
         )
-    except (*FAULTS, RecursionError) as error:
+    except (*FAULTS, RecursionError, MemoryError) as error:  # as of one that repeats a text
         raise InputError(
             f"the tokenizer's chat template cannot {what} "
             f"({type(error).__name__}: {first_line(error)}): {mend}"

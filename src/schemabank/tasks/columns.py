@@ -72,7 +72,7 @@ def references_in(row: Row, name: str | None) -> tuple[str, ...]:
     if isinstance(value, dict):
         raise InputError(
             f"{where} has an object in column {name!r} (task.records.references): a text or a list "
-            f"of texts is allowed, perhaps one of its own columns ({', '.join(value)})"
+            f"of texts is allowed, perhaps one of its own columns ({', '.join(value):.300})"
         )
     values = value if isinstance(value, list) else [value]
     for each in values:
@@ -101,8 +101,8 @@ def text_in(row: Row, setting: str, name: str | None, *, otherwise: str) -> str:
     if value is None or not as_text(value):
         raise InputError(
             f"{where} has no column {name!r}, which task.records.{setting} names"
-            f"{did_you_mean(name, columns)}: allowed are {', '.join(map(repr, columns))}, add the "
-            "column or name another"
+            f"{did_you_mean(name, columns)}: allowed are {', '.join(map(repr, columns)):.300}, add "
+            "the column or name another"
         )
     return as_text(value)
 

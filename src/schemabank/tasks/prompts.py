@@ -65,7 +65,7 @@ def fill(
         InputError: a column that is not there, or a template without any.
     """
     known = tuple(columns) if names is None else tuple(names)
-    allowed = ", ".join(f"{{{name}}}" for name in columns)
+    allowed = ", ".join(f"{{{name:.100}}}" for name in columns)[:300]
     found = list(_brace_pattern(known).finditer(template))
     for brace in found:
         name = brace["unknown"] or brace["column"]

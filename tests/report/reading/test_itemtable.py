@@ -52,3 +52,12 @@ def test_wrong_lines(tmp_path: Path, row: str, words: str) -> None:
     path = write(tmp_path / "t.csv", f"arm,seed,item,score\n{row}\n")
     with pytest.raises(InputError, match=words):
         read_item_table(path)
+
+
+def test_a_sentence_about_a_long_cell_is_short(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    for cell in ("x\x00" * 5000, "x" * 5000):
+        path.write_text(f"arm,seed,item,score\nlora,1,q1,{cell}\n")
+        with pytest.raises(InputError, match="line 2") as caught:
+            read_item_table(path)
+        assert len(str(caught.value)) < 400

@@ -1,5 +1,6 @@
 """Arms and seeds from names of folders, and from --arm."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,9 @@ def test_links_are_not_followed_and_files_are_counted(
         list(result_files(Place(tmp_path), suffixes=(".json",)))
     with pytest.raises(InputError, match="does not exist: name a folder"):
         list(result_files(Place(tmp_path / "no"), suffixes=(".json",)))
+
+
+def test_a_pipe_among_results_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(InputError, match="is not a regular file"):
+        list(result_files(Place(tmp_path), suffixes=(".json",)))

@@ -10,7 +10,7 @@ import pytest
 from pages import ARMS, NASTY, runs_report, table_report
 from reports import charts, figures, page
 from schemabank.report.contents import Topics
-from schemabank.report.figures import drawable, svg, write_figure
+from schemabank.report.figures import Cell, drawable, heat_map, svg, write_figure
 from schemabank.report.sections.chart import Chart
 from schemabank.report.sections.curves import MOST_POINTS
 from schemabank.report.sections.differences import MOST_DOTS
@@ -296,3 +296,12 @@ def test_curves_begin_below_the_names_and_what_has_no_room_is_said() -> None:
     scales = [layer["encoding"].get("y", {}).get("scale", {}) for layer in chart.spec["layer"]]
     top = min(scale["range"][1] for scale in scales if "range" in scale)
     assert max(y for *_, y in names) < top
+
+
+@pytest.mark.parametrize("name", ['a "b"', "a\\", '\\" + x + "', "a\nb", "'", "${x}"])
+def test_a_field_of_any_name_is_drawn_and_its_title_ends_no_expression(name: str) -> None:
+    cells = [Cell("0", "one", 0.5, "layer 1"), Cell("1", "one", 0.5, "layer 1")]
+    spec = heat_map(cells, x_title="schema", y_title=name, value_title="share", title=name)
+    assert svg(spec).startswith("<svg")
+    titles = [part["title"] for part in drawable(spec)["spec"]["layer"][0]["encoding"]["tooltip"]]
+    assert not set('\\"\n') & set("".join(titles))

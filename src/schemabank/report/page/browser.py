@@ -7,10 +7,10 @@ stand side by side, a line for each setting and seed.
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
+from schemabank.common.lines import one_line
 from schemabank.report.comparing.comparison import at_settings
 from schemabank.report.contents import Report
 from schemabank.report.page.markup import clipped, html, isolated, scrolling, visible
-from schemabank.report.sections.cells import one_line
 from schemabank.report.sections.samples import Answer, Sample, Shown
 
 MOST_BYTES = 2_000_000  # of all samples

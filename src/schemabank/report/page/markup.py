@@ -1,4 +1,4 @@
-"""Anybody's text for a page or a terminal: nothing written through here can leave its place.
+"""Anybody's text for a page: nothing written through here can leave its place.
 
 Text is escaped for its place, characters that a page cannot hold get a mark, and a direction that
 a text changes ends with it.
@@ -11,8 +11,6 @@ from html import escape
 from typing import Any
 
 from schemabank.common.tables import PlainTable
-from schemabank.report.figures import NOT_DRAWN
-from schemabank.report.sections.cells import one_line
 
 MOST_ROWS = 200
 MOST_LINES = 200
@@ -34,15 +32,6 @@ def visible(text: str) -> str:
 def html(text: str) -> str:
     """Return text escaped for an element's content or a quoted attribute."""
     return escape(visible(text), quote=True)
-
-
-def marked_line(text: str) -> str:
-    """Return text as one line with a mark in place of each character that steers a terminal.
-
-    In a report such characters are a finding; in messages `schemabank.common.errors.printable` puts
-    blanks.
-    """
-    return NOT_DRAWN.sub("\N{REPLACEMENT CHARACTER}", one_line(text))
 
 
 def isolated(text: str) -> str:

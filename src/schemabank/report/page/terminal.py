@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
+from schemabank.common.lines import marked_line
 from schemabank.common.tables import PlainTable
 from schemabank.report import contents
 from schemabank.report.contents import Report, warning_lines
-from schemabank.report.page.markup import marked_line
 from schemabank.report.sections import claims, verdict
 
 LONGEST_CELL = 60  # characters

@@ -132,8 +132,8 @@ def item_results(name: str, tool: str, runs: Iterable[TaskRun]) -> ItemResults:
         if first is not run:
             seed = "no seed" if run.seed in {None, ONLY_RUN} else f"seed {run.seed}"
             raise InputError(
-                f"{first.source} and {run.source} are both of arm {run.arm!r}, {seed} and task "
-                f"{run.task!r}: allowed is one run a place, name seeds in the folders "
+                f"{first.source} and {run.source} are both of arm {run.arm!r:.80}, {seed} and task "
+                f"{run.task!r:.80}: allowed is one run a place, name seeds in the folders "
                 "(NAME-seed1), name the arms by --arm NAME=PATH or --arm NAME:SEED=PATH, or move "
                 "one of the files away"
             )
@@ -143,7 +143,7 @@ def item_results(name: str, tool: str, runs: Iterable[TaskRun]) -> ItemResults:
         if run.seed is None and run.arm in with_seed:
             raise InputError(
                 f"{run.source} names no seed, but {with_seed[run.arm].source} of the same arm "
-                f"{run.arm!r} does: allowed are seeds for all runs of an arm, name them in the "
+                f"{run.arm!r:.80} does: allowed are seeds for all runs of an arm, name them in the "
                 "folders (NAME-seed1) or by --arm NAME:SEED=PATH, or give the run an arm of its own"
             )
         _check_names(run)
@@ -203,14 +203,14 @@ def _check_names(run: TaskRun) -> None:
 
 def _check_alike(first: TaskRun, run: TaskRun) -> None:
     """Refuse runs of a task that cannot be compared item by item."""
-    both = f"{first.source} and {run.source}, both of task {run.task!r},"
+    both = f"{first.source} and {run.source}, both of task {run.task!r:.80},"
     if first.metric != run.metric:
         raise InputError(
-            f"{both} have the metrics {first.metric!r} and {run.metric!r}: allowed is one, name it "
-            "with --metric"
+            f"{both} have the metrics {first.metric!r:.80} and {run.metric!r:.80}: allowed is one, "
+            "name it with --metric"
         )
     if not run.items:
-        raise InputError(f"{run.source} has no item of task {run.task!r}: restore it")
+        raise InputError(f"{run.source} has no item of task {run.task!r:.80}: restore it")
     odd = sorted(first.items.keys() ^ run.items.keys())
     if odd:
         raise InputError(

@@ -40,15 +40,15 @@ def read_item_table(path: Path) -> ItemResults:
         arm, item = cells["arm"], cells["item"]
         if not arm or arm.lower() in NO_ARM or not item:
             raise InputError(
-                f"{where}: arm is {arm!r} and item {item!r}, allowed are names: write what was "
-                "trained, as lora, and the item's id"
+                f"{where}: arm is {arm!r:.80} and item {item!r:.80}, allowed are names: write what "
+                "was trained, as lora, and the item's id"
             )
         seed, task = known(cells["seed"]) or None, known(cells.get("task", "")) or path.stem
         own = runs.setdefault((arm, seed, task), {})
         if item in own:
             raise InputError(
-                f"{where}: arm {arm!r}, seed {seed or ''!r} and task {task!r} have the item "
-                f"{item!r:.60} on another line already: an item is one row, remove one"
+                f"{where}: arm {arm!r:.80}, seed {seed or ''!r:.80} and task {task!r:.80} have the "
+                f"item {item!r:.60} on another line already: an item is one row, remove one"
             )
         score = float(parse_share(cells["score"], where)[0])
         own[item] = ScoredItem(score, cluster=known(cells.get("cluster", "")) or None)

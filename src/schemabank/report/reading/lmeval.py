@@ -61,8 +61,8 @@ def read_run(file: ResultFile, metric: str | None, cluster_by: str | None) -> It
         samples = file.path.with_name(f"samples_{task}_{found['date']}.jsonl")
         if not samples.exists():
             raise InputError(
-                f"{str(file.path)!r} has the task {task!r}, but {samples.name} is not beside it: "
-                "run lm_eval with --log_samples, or restore the file"
+                f"{str(file.path)!r} has the task {task!r:.80}, but {samples.name} is not beside "
+                "it: run lm_eval with --log_samples, or restore the file"
             )
         chosen = _chosen_metric(results[task], _lower_is_better(tree, task), metric, task, file)
         items, prompts = _read_items(samples, chosen, cluster_by)
@@ -91,7 +91,7 @@ def _chosen_metric(
     listed = ", ".join(f"{name},{by}" for name, by in usable) or "none here"
     less = ", ".join(sorted({name for name, _ in pairs} & lower))
     raise InputError(
-        f"{str(file.path)!r}: task {task!r} has no metric {metric or 'that can be compared'}: "
+        f"{str(file.path)!r}: task {task!r:.80} has no metric {metric or 'that can be compared'}: "
         f"allowed are those of which more is better ({listed}{f'; not {less}' if less else ''}): "
         f"name one with --metric, or {OTHERWISE}"
     )
@@ -108,12 +108,12 @@ def _read_items(
         if row.get("filter", NOT_FILTERED) != by:
             continue
         if "doc_id" not in row or name not in row:
-            lacks = "doc_id" if "doc_id" not in row else f"metric {name!r}"
+            lacks = "doc_id" if "doc_id" not in row else f"metric {name!r:.80}"
             raise InputError(f"{where} has no {lacks}: allowed is what lm_eval writes, restore it")
         key = str(row["doc_id"])
         if key in items:
             raise InputError(
-                f"{where} has the doc_id {key} for the filter {by!r} a second time: allowed is "
+                f"{where} has the doc_id {key} for the filter {by!r:.80} a second time: allowed is "
                 "once, restore the file"
             )
         content = f"{row.get('doc_hash', '')}{row.get('target_hash', '')}"
@@ -136,8 +136,8 @@ def field_of(tree: object, name: str, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         known = ", ".join(map(str, tree)) if isinstance(tree, dict) else "no fields"
         raise InputError(
-            f"{where} has {value!r:.60} as its {name!r}, allowed is a text or a whole number; it "
-            f"has {known:.200}: name a field of every item with --cluster-by"
+            f"{where} has {value!r:.60} as its {name!r:.80}, allowed is a text or a whole number; "
+            f"it has {known:.200}: name a field of every item with --cluster-by"
         )
     return str(value)
 
@@ -155,16 +155,17 @@ def _check_complete(
     number = own.get("effective") if isinstance(own, dict) else None
     if number is not None and number != len(items):
         raise InputError(
-            f"{str(file.path)!r} says that {number} items of {task!r} were scored, but its samples "
-            f"have {len(items)} for the filter {metric[1]!r}: restore the file of samples"
+            f"{str(file.path)!r} says that {number} items of {task!r:.80} were scored, but its "
+            f"samples have {len(items)} for the filter {metric[1]!r:.80}: restore the file of "
+            "samples"
         )
     said = tree["results"][task][",".join(metric)]
     mean = sum(item.score for item in items.values()) / max(len(items), 1)
     if not is_number(said, at_most=1) or abs(said - mean) > ROUNDING:
         raise InputError(
-            f"{str(file.path)!r} has {','.join(metric)} of {task!r} as {said!r:.40}, but its items "
-            f"have the mean {mean:.6g}: allowed are metrics that are means over items, name one "
-            "with --metric, or restore the files"
+            f"{str(file.path)!r} has {','.join(metric)} of {task!r:.80} as {said!r:.40}, but its "
+            f"items have the mean {mean:.6g}: allowed are metrics that are means over items, name "
+            "one with --metric, or restore the files"
         )
 
 

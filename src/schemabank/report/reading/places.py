@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemabank.common.errors import InputError
+from schemabank.common.files import check_regular
 
 SEED = re.compile(r"(?:^|[-_. ])seed[-_= ]?(\d{1,18})(?=$|[-_. ])", re.IGNORECASE | re.ASCII)
 NAMED = re.compile(r"(?P<arm>[^=]+?)(?::(?P<seed>\d{1,18}))?=(?P<path>.+)", re.ASCII | re.DOTALL)
@@ -79,7 +80,7 @@ def result_files(place: Place, *, suffixes: Sequence[str]) -> Iterator[ResultFil
     """Yield the files below a place, in the order of their names.
 
     Raises:
-        InputError: the place is not there, or holds too many files.
+        InputError: the place is not there, holds too many files, or a pipe under such a name.
     """
     if not place.path.exists():
         raise InputError(f"{str(place.path)!r} does not exist: name a folder or file of results")
@@ -93,6 +94,7 @@ def result_files(place: Place, *, suffixes: Sequence[str]) -> Iterator[ResultFil
                 "results alone"
             )
         if path.name.endswith(tuple(suffixes)):
+            check_regular(path)  # a pipe that nobody writes to would be waited for
             arm, seed = arm_and_seed(path.relative_to(place.path).parts[:-1])
             yield ResultFile(path, place.arm or arm, place.seed or seed)
 

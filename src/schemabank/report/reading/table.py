@@ -140,16 +140,17 @@ def read_scores(path: Path) -> ScoreTable:
         first = seen.setdefault((row.arm, row.setting, row.seed), line)
         if first != line:
             raise InputError(
-                f"{path.name} line {line}: arm {row.arm!r}, epochs {row.setting!r}, seed "
-                f"{row.seed or ''!r} stands on line {first} already: a run is one row, remove one"
+                f"{path.name} line {line}: arm {row.arm!r:.80}, epochs {row.setting!r:.80}, seed "
+                f"{row.seed or ''!r:.80} stands on line {first} already: a run is one row, remove "
+                "one"
             )
         rows.append(row)
     with_seed = {row.arm for row in rows if row.seed}
     for row in rows:
         if row.seed is None and row.arm in with_seed:
             raise InputError(
-                f"{path.name} line {row.line}: {row.arm!r} has rows with a seed, and a row without "
-                "one is a reference: give it its seed or a name of its own"
+                f"{path.name} line {row.line}: {row.arm!r:.80} has rows with a seed, and a row "
+                "without one is a reference: give it its seed or a name of its own"
             )
     setting_name = "epochs" if any(row.setting for row in rows) else ""
     return ScoreTable(path.name, digest, tuple(rows), setting_name)
@@ -167,7 +168,7 @@ def choose_arms(table: ScoreTable, treatment: str | None, control: str | None) -
     for name in (treatment, control):
         if name is not None and name not in arms:
             raise InputError(
-                f"arm {name!r} has no runs in {table.name}: name one of {_arms_named(arms)}"
+                f"arm {name!r:.80} has no runs in {table.name}: name one of {_arms_named(arms)}"
             )
     if treatment is None or control is None:
         given = treatment or control
@@ -219,8 +220,8 @@ def read_cells(
                 continue
             if odd := [cell for cell in found if not cell.isprintable()]:
                 raise InputError(
-                    f"{path.name} line {lines.line_num}: {odd[0]!r} has characters that cannot be "
-                    "printed: write plain text on one line"
+                    f"{path.name} line {lines.line_num}: {odd[0]!r:.80} has characters that cannot "
+                    "be printed: write plain text on one line"
                 )
             if not head:
                 _check_head(found, path, columns, optional)
@@ -283,7 +284,7 @@ def _check_head(
 
 def _parse_row(cells: dict[str, str], place: str, line: int) -> ScoreRow:
     if not cells["arm"] or cells["arm"].lower() in NO_ARM:
-        said = f"{cells['arm']!r}, which names no arm" if cells["arm"] else "empty"
+        said = f"{cells['arm']!r:.80}, which names no arm" if cells["arm"] else "empty"
         raise InputError(f"{place}: arm is {said}: name what was trained, as lora")
     exact, decimals = parse_share(cells["score"], place)
     return ScoreRow(
@@ -306,8 +307,8 @@ def parse_share(text: str, place: str) -> tuple[Fraction, int]:
     found = SHARE.fullmatch(text)
     if found is None or not (found[1] or found[2]) or len(text) > LONGEST_NUMBER:
         raise InputError(
-            f"{place}: score {text!r} is no share: allowed are numbers from 0 to 1, write 0.028 "
-            "for 2.8 %"
+            f"{place}: score {text!r:.80} is no share: allowed are numbers from 0 to 1, write "
+            "0.028 for 2.8 %"
         )
     exact = Fraction(text)
     if exact > 1:
@@ -323,7 +324,7 @@ def _parse_count(text: str, place: str) -> int | None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 0 < int(text) <= MOST_ITEMS):
         raise InputError(
-            f"{place}: n_items {text!r} is no number of items: give a whole number from 1, or "
+            f"{place}: n_items {text!r:.80} is no number of items: give a whole number from 1, or "
             "leave it empty"
         )
     return int(text)

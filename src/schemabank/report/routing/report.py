@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from schemabank.common.tables import PlainTable, markdown_table
+from schemabank.common.lines import markdown_code, markdown_text
+from schemabank.common.tables import PlainTable, markdown_cells, markdown_table
 from schemabank.common.writing import write_json
 from schemabank.report.figures import Cell, heat_map, write_figure
 from schemabank.runs.folder import slug
@@ -118,7 +119,7 @@ def heat_map_cells(report: Analysis) -> dict[str, tuple[str, str, list[Cell]]]:
         ]
         if cells:
             title = f"share of choices by {field} at the end of the training, {place}"
-            found[f"by-{fields.index(field) + 1}-{slug(field)}-{place}"] = field, title, cells
+            found[f"by-{fields.index(field) + 1}-{slug(field)}-{slug(place)}"] = field, title, cells
     return found
 
 
@@ -135,19 +136,23 @@ def _natural(pair: tuple[str, object]) -> list[tuple[int, str]]:
 
 def _page(report: Analysis, figures: Mapping[str, str]) -> str:
     lines = [
-        f"# Routing of {report['run']}",
+        f"# Routing of {markdown_text(report['run'])}",
         "",
         "Bank on at full scale, no dropout, no tag prefix. What the figures mean: docs/routing.md.",
         "",
     ]
     if isinstance(report["tags"], str):
-        lines += [f"No agreement with tags is shown: {report['tags']}.", ""]
+        lines += [f"No agreement with tags is shown: {markdown_text(report['tags'])}.", ""]
     for title, head, rows in tables(report):
-        lines += [f"## {title[0].upper()}{title[1:]}", "", *markdown_table(head, rows), ""]
+        lines += [_heading(title), "", *markdown_table(head, rows), ""]
     for name, title in figures.items():
-        lines += [f"## {title[0].upper()}{title[1:]}", "", f"![{title}]({name}.svg)", ""]
+        lines += [_heading(title), "", f"![{markdown_text(title)}]({name}.svg)", ""]
     lines += ["## Typical tokens and examples, at the end", "", *_typical_table(report)]
     return "\n".join(lines) + "\n"
+
+
+def _heading(title: str) -> str:
+    return f"## {markdown_text(title[0].upper() + title[1:])}"
 
 
 def _typical_table(report: Analysis) -> Iterator[str]:
@@ -158,13 +163,14 @@ def _typical_table(report: Analysis) -> Iterator[str]:
         share = usage[row["layer"]][row["schema"]]
         if share > 0:
             kinds = ", ".join(_token_shown(token) for token in row["tokens"][:SHOWN_TOKENS])
-            examples = ", ".join(f"{e['id']} ({e['share']:.0%})" for e in row["examples"])
+            examples = ", ".join(
+                f"{markdown_text(str(e['id']))} ({e['share']:.0%})" for e in row["examples"]
+            )
             rows.append([str(row["layer"]), str(row["schema"]), f"{share:.1%}", kinds, examples])
-    yield from markdown_table(
+    yield from markdown_cells(
         ["layer", "schema", "usage", "tokens (times as often)", "examples"], rows
     )
 
 
 def _token_shown(token: Mapping[str, Any]) -> str:
-    shown = repr(token["text"])[1:-1].replace("`", "'")
-    return f"`{shown or ' '}` {token['times_as_often']:.1f}"
+    return f"{markdown_code(repr(token['text'])[1:-1])} {token['times_as_often']:.1f}"

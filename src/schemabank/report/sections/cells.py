@@ -46,8 +46,3 @@ def interval(ends: Interval | None, scale: float = 1) -> str:
     if ends is None or not all(map(finite, ends)):
         return ""
     return f"{scale * ends[0]:.2f} to {scale * ends[1]:.2f}"
-
-
-def one_line(text: str) -> str:
-    """Return text with every run of white space as one space."""
-    return " ".join(text.split())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from schemabank.common.durations import duration
+from schemabank.common.errors import printable
 from schemabank.runs.progress.phase import Phase
 from schemabank.runs.progress.protocol import RunState
 
@@ -30,7 +31,7 @@ class LineReporter:
 
     def note(self, text: str) -> None:
         """Say one line."""
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text, keep="\n") + "\n")
         sys.stderr.flush()
 
     def start(self, title: str, total: int) -> None:
