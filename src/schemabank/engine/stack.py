@@ -213,6 +213,17 @@ class AdapterStack:
             for part in self.parts:
                 part.only = None
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Let the model be the base model for a while; what is on it keeps its weights."""
+        self.uncompile()
+        with ExitStack() as exits:
+            for part in self.parts:
+                if part is not self.lora:
+                    exits.enter_context(part.absent())
+            exits.enter_context(self.lora.lifted())
+            yield
+
     def strip(self) -> None:
         """Take everything off but the adapters."""
         for part in self.parts:
