@@ -78,9 +78,9 @@ soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual e
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
 	$(MAKE) faults
 
-faults: $(STAMP) ## kills, file operations that fail, power losses: they go on where they stopped, for FAULT_MINUTES at most
+faults: $(STAMP) ## kills, failing file operations, power losses, long suites: they go on where they stopped, for FAULT_MINUTES at most
 	@# Each campaign ends with 1 where a promise was not kept; its figures are then not written.
-	for campaign in kills operations power; do \
+	for campaign in kills operations power long; do \
 	    $(BIN)/python -m tests.faults $$campaign --jobs 2 --minutes $(FAULT_MINUTES) || exit 1; \
 	done
 	$(BIN)/python -m tests.faults record

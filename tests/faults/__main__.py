@@ -1,6 +1,6 @@
 """Runs campaigns of faults, or one case by its seed.
 
-    python -m tests.faults kills operations power     as `make soak` does; --jobs 2: two at a time
+    python -m tests.faults kills operations power long    as `make soak` does; --jobs 2: two at a time
     python -m tests.faults kills --seed 17            that case alone; its folder stays if it fails
     python -m tests.faults kills --device cuda --embedded --minutes 20
     python -m tests.faults record                     write results/reliability.json and the page
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from faults.campaigns import Campaign
 
 WORK = HERE.parents[1] / "soak"
-CAMPAIGNS = ("kills", "operations", "power")
+CAMPAIGNS = ("kills", "operations", "power", "long")
 
 
 def main() -> None:
@@ -135,6 +135,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cuda" and options.what != ["kills"]:
         parser.error("on a GPU there are kills alone: the other faults do not depend on it")
+    if options.short and "long" in options.what:
+        parser.error("a suite of hundreds of runs is not short: leave out 'long' or --short")
     return options
 
 

@@ -30,6 +30,8 @@ KILL_S = (3.0, 9.0)  # after the start of a call
 MOST_FRUITLESS = 20  # calls in a row after which nothing more is kept than before
 LONGEST_S = 4 * 3600.0
 BEGUN = 1 / 3  # of a call; what it needs until then is loading, and not growth
+Known = tuple[Undisturbed, Row]
+"""What an undisturbed call has come to, and what it needed."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -59,14 +61,14 @@ class Sampling(Hooks):
 
 
 def tried(
-    world: World, seed: int, known: dict[int, tuple[Undisturbed, Row]], *, num_runs: int = NUM_RUNS
+    world: World, seed: int, known: dict[int, Known], *, num_runs: int = NUM_RUNS
 ) -> Row:
     """Run the case of a seed; ``problems`` of its row is empty if all promises were kept.
 
     Args:
         world: where.
         seed: of the case.
-        known: what an undisturbed call has come to and needed, by the runs at once; is added to.
+        known: undisturbed calls, by the runs at once; is added to.
         num_runs: of the suite.
     """
     at_once = AT_ONCE[seed % len(AT_ONCE)]
@@ -135,7 +137,7 @@ def _program(world: World, at_once: int, num_runs: int) -> Program:
     return Program(name, ["suite", str(path)])
 
 
-def _undisturbed(world: World, program: Program, num_runs: int) -> tuple[Undisturbed, Row]:
+def _undisturbed(world: World, program: Program, num_runs: int) -> Known:
     place, told = world.root / "whole" / program.name, world.root / f"{program.name}.told"
     shutil.rmtree(place, ignore_errors=True)
     told.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ TITLES = {
     campaigns.DEVICE: "kills on a GPU",
     campaigns.OPERATIONS: "file operations that fail",
     campaigns.POWER: "power losses",
+    campaigns.LONG: "suites of 300 runs, killed every few seconds",
 }
 PLACES = {
     "beginning": "it began",
@@ -86,6 +87,7 @@ def _figures(record: Record) -> Iterator[str]:
         campaigns.DEVICE: _of_kills,
         campaigns.OPERATIONS: _of_operations,
         campaigns.POWER: _of_power,
+        campaigns.LONG: _of_long,
     }
     for name, figures in written.items():
         if name in record:
@@ -126,6 +128,31 @@ def _of_power(own: Record) -> Iterator[str]:
     )
     rows = [[ORDERS[name], f"{number:,}"] for name, number in own["by_order"].items()]
     yield from _table(["of what had not been waited for, there is", "cases"], rows)
+
+
+def _of_long(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['kills']} kills in {own['cases']} suites of {own['runs_a_case']} runs, and as many "
+        "restarts; every suite came to its end with the bytes of one that nobody disturbed. "
+        f"{own['runs_again']} runs were finished twice. Of {own['steps']:,} steps, "
+        f"{own['steps_again']:,} were taken again, those since a run's last checkpoint: a kill "
+        f"cost a run at most {own['most_steps_lost']}."
+    )
+    yield from _paragraph(
+        "The undisturbed call does all runs in one process. After its first third, when all is "
+        "loaded, it needs:"
+    )
+    head = ["runs at once", "memory at first, MiB", "at the end", "at most", "KiB more a run"]
+    rows = [
+        [
+            at_once,
+            *(f"{needed[name]:.1f}" for name in ("first_mib", "last_mib", "most_mib", "kib_a_run")),
+            "{} to {}".format(*needed["files"]),
+            f"{needed['files_a_run']:.3f}",
+        ]
+        for at_once, needed in own["needed"].items()
+    ]
+    yield from _table([*head, "open files", "more a run"], rows)
 
 
 def _paragraph(text: str) -> Iterator[str]:

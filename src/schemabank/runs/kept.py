@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.files import inside, read_json, sha256
+from schemabank.common.files import inside, read_json, read_text, sha256
 from schemabank.config.file import load_run, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.execute import num_threads
@@ -94,6 +94,9 @@ def check_settings(folder: Path, run: RunConfig, *, is_over: bool) -> None:
         InputError: naming all that differs, or the settings cannot be read.
     """
     path = folder / CONFIG
+    # To read YAML takes longer than all else that is read of a run, and there may be hundreds.
+    if read_text(path) == to_yaml(run):
+        return
     before = load_run(path)
     free = FREE + (_free_afterwards(run, before) if is_over else ())
     now = {name: getattr(run.engine, name) for name in free}
