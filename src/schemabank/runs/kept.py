@@ -4,6 +4,7 @@
 :mod:`schemabank.runs.checkpoints` runs in the middle of it.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,7 +142,19 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
         OSError: one cannot be read.
     """
     paths = (folder / name for name in names)
-    return {str(path.relative_to(folder)): sha256(inside(path.parent, path.name)) for path in paths}
+    return {str(p.relative_to(folder)): sha256(kept_file(p.parent, p.name)) for p in paths}
+
+
+def kept_file(folder: Path, name: str) -> Path:
+    """Return the path of a file that an earlier call has written into a folder of its own.
+
+    Raises:
+        InputError: it is missing, or a link that leads out of the folder.
+    """
+    path = folder / name
+    if not os.path.lexists(path):
+        raise InputError(f"{str(path)!r} is missing, allowed are whole files: {MEND}")
+    return inside(folder, name)
 
 
 def stage_files(folder: Path, stages: Iterable[str] | None = None) -> list[str]:
