@@ -106,7 +106,9 @@ def test_many_in_a_row_end_a_run_that_might_skip_more_in_all() -> None:
     just = {*range(in_row), *range(500, 500 + in_row)}
     assert walked(run, just).failure is None
     said = failure(walked(run, range(300, 400)))
-    assert said.startswith("loss or gradient not finite in 21 steps in a row (allowed: 20), up to step 320: ")
+    assert said.startswith(
+        "loss or gradient not finite in 21 steps in a row (allowed: 20), up to step 320: "
+    )
 
 
 def test_how_many_may_be_skipped_is_a_setting() -> None:

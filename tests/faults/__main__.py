@@ -1,6 +1,7 @@
 """Runs campaigns of faults, or one case by its seed.
 
-    python -m tests.faults kills operations power long    as `make soak` does; --jobs 2: two at a time
+    python -m tests.faults kills operations power long    as `make soak` does; --jobs 2: two at once
+    python -m tests.faults cluster                    where Ray is installed
     python -m tests.faults kills --seed 17            that case alone; its folder stays if it fails
     python -m tests.faults kills --device cuda --embedded --minutes 20
     python -m tests.faults record                     write results/reliability.json and the page
@@ -11,6 +12,7 @@ failed stay there. It ends with 1 where a promise was not kept.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from faults.campaigns import Campaign
 
 WORK = HERE.parents[1] / "soak"
-CAMPAIGNS = ("kills", "operations", "power", "long")
+CAMPAIGNS = ("kills", "operations", "power", "long", "cluster")
+LONG = {"long", "cluster"}
 
 
 def main() -> None:
@@ -45,7 +48,9 @@ def main() -> None:
         sys.exit(page.check() if "check" in options.what else page.write(options.work))
     if options.jobs > 1:
         sys.exit(_side_by_side(options.jobs))
-    if not shim.is_loaded():
+    if "cluster" in options.what and importlib.util.find_spec("ray") is None:
+        sys.exit("a cluster needs Ray: pip install 'schemabank[ray]'")
+    if not shim.is_loaded() and options.what != ["cluster"]:
         library = str(shim.built(options.work))
         command = [sys.executable, "-m", "tests.faults", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "LD_PRELOAD": library})
@@ -78,7 +83,7 @@ def _failed(options: argparse.Namespace) -> int:
             forks=options.device == "cpu" and not options.anew,
         )
         for name in names:
-            own = campaigns.campaign(name, world)
+            own = campaigns.campaign(name, world, options.work)
             if options.seed is not None:
                 rows = [own.tried(options.seed)]
                 print(json.dumps(rows[0], indent=1), flush=True)
@@ -135,8 +140,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cuda" and options.what != ["kills"]:
         parser.error("on a GPU there are kills alone: the other faults do not depend on it")
-    if options.short and "long" in options.what:
-        parser.error("a suite of hundreds of runs is not short: leave out 'long' or --short")
+    if options.short and (found := sorted(LONG & {*options.what})):
+        parser.error(f"{found[0]!r} has no short cases: leave it out, or --short")
     return options
 
 

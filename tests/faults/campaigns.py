@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-from faults import kills, long, operations, power
+from faults import cluster, kills, long, operations, power
 from faults.world import REPORT, World
 from schemabank import __version__
 
 Row = dict[str, Any]
 KILLS, DEVICE, OPERATIONS, POWER = "kills", "kills on a GPU", "operations", "power"
-LONG = "long"
+LONG, CLUSTER = "long", "cluster"
 # How many cases the issue of each asks for; `make soak` runs as many, `make test` the second.
-NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000, LONG: 4}
+NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000, LONG: 4, CLUSTER: 2}
 # Of `make test`: every fault, and programs that are small.
 SHORT = {KILLS: (6, 26), OPERATIONS: (2, 5, 7, 8), POWER: tuple(range(0, 60, 4))}
 
@@ -57,8 +57,8 @@ class Campaign:
             yield row
 
 
-def campaign(name: str, world: World) -> Campaign:
-    """Return a campaign in a world."""
+def campaign(name: str, world: World, work: Path) -> Campaign:
+    """Return a campaign in a world; what takes long to make stays in ``work``."""
     logs: dict[str, power.Log] = {}
     known: dict[int, long.Known] = {}
     ways: Mapping[str, Callable[[int], Row]] = {
@@ -67,6 +67,7 @@ def campaign(name: str, world: World) -> Campaign:
         OPERATIONS: partial(operations.tried, world),
         POWER: lambda seed: power.tried(world, seed, logs),
         LONG: lambda seed: long.tried(world, seed, known),
+        CLUSTER: lambda seed: cluster.tried(world, seed, work),
     }
     return Campaign(name, ways[name])
 
@@ -91,6 +92,7 @@ def summary(name: str, rows: Sequence[Row]) -> Row:
         OPERATIONS: _of_operations,
         POWER: _of_power,
         LONG: _of_long,
+        CLUSTER: lambda rows: {"by_case": {str(row["seed"]): row for row in rows}},
     }
     return {
         "cases": len(rows),

@@ -236,7 +236,9 @@ class _Case:
         problems = [] if code == allowed else [f"exit code {code}, see {self.place / 'said'}"]
         now, then = (_records(contents(where)) for where in (self.place, whole))
         poison = {name for name in then if POISONED in name and POISON in os.environ}
-        problems += [f"{n} differs" for n in sorted(then) if n not in poison and now.get(n) != then[n]]
+        problems += [
+            f"{n} differs" for n in sorted(then) if n not in poison and now.get(n) != then[n]
+        ]
         problems += [f"{n} is left over" for n in sorted(now) if n not in then]
         again, unexplained = self._again()
         problems += unexplained

@@ -26,7 +26,8 @@ KILLED = -9
 NUM_RUNS = 300
 ARMS = ("lora", "schemabank", "swap")
 AT_ONCE = (1, 4)  # runs of a cohort, by the seed: a cohort a run, and one cohort of all
-KILL_S = (3.0, 9.0)  # after the start of a call
+# After the start of a call, or after its first step: to load a cohort of all takes longer.
+KILL_S = (3.0, 9.0)
 MOST_FRUITLESS = 20  # calls in a row after which nothing more is kept than before
 LONGEST_S = 4 * 3600.0
 BEGUN = 1 / 3  # of a call; what it needs until then is loading, and not growth
@@ -56,13 +57,11 @@ class Sampling(Hooks):
     def _tell(self, **more: str) -> None:
         assert self.told is not None
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
-        files = len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
+        files = len([*Path("/proc/self/fd").iterdir()]) - 1  # without the one that lists them
         append(self.told, {"resident": resident, "files": files, **more})
 
 
-def tried(
-    world: World, seed: int, known: dict[int, Known], *, num_runs: int = NUM_RUNS
-) -> Row:
+def tried(world: World, seed: int, known: dict[int, Known], *, num_runs: int = NUM_RUNS) -> Row:
     """Run the case of a seed; ``problems`` of its row is empty if all promises were kept.
 
     Args:
@@ -79,11 +78,12 @@ def tried(
     place = world.root / "cases" / f"long-{seed}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
+    killing = _Killing(world, program, place, whole, random.Random(f"long {seed}"), at_once)
     row = {
         "seed": seed,
         "at_once": at_once,
         "runs": num_runs,
-        **_Killing(world, program, place, whole, random.Random(f"long {seed}")).row(),
+        **killing.row(),
         "needed": needed,
     }
     if not row["problems"]:
@@ -156,6 +156,7 @@ class _Killing:
 
     Attributes:
         draw: says when the next call is killed.
+        at_once: runs of a cohort.
         problems: promises that were not kept.
         finished: how often each run was finished.
         steps: how often each step of each run was taken.
@@ -166,6 +167,7 @@ class _Killing:
     place: Path
     whole: Undisturbed
     draw: random.Random
+    at_once: int
 
     def __post_init__(self) -> None:
         self.waits = self.draw.random() < 0.5
@@ -204,7 +206,16 @@ class _Killing:
         watch = Watch(self.place.with_suffix(".watch"), self.place)
         hooks = Sampling(watch, self.waits, again=True, ledger=ledger, told=told)
         after_s = self.draw.uniform(*KILL_S)
-        ended = self.world.run(self.program, self.place, watch, hooks, kill_after_s=after_s)
+        since = None if self.at_once == 1 else told
+        ended = self.world.run(
+            self.program,
+            self.place,
+            watch,
+            hooks,
+            kill_after_s=after_s,
+            kill_since=since,
+            longest_s=LONGEST_S,
+        )
         steps = ledgers.steps_in(ledger)
         self.steps += [(run, step) for run, own in steps.items() for step in own]
         self.finished += [row["finished"] for row in ledgers.read(told) if "finished" in row]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import campaigns
+from faults import campaigns, cluster
 from faults.world import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,7 @@ TITLES = {
     campaigns.OPERATIONS: "file operations that fail",
     campaigns.POWER: "power losses",
     campaigns.LONG: "suites of 300 runs, killed every few seconds",
+    campaigns.CLUSTER: "harm to a Ray cluster",
 }
 PLACES = {
     "beginning": "it began",
@@ -88,6 +89,7 @@ def _figures(record: Record) -> Iterator[str]:
         campaigns.OPERATIONS: _of_operations,
         campaigns.POWER: _of_power,
         campaigns.LONG: _of_long,
+        campaigns.CLUSTER: _of_cluster,
     }
     for name, figures in written.items():
         if name in record:
@@ -153,6 +155,29 @@ def _of_long(own: Record) -> Iterator[str]:
         for at_once, needed in own["needed"].items()
     ]
     yield from _table([*head, "open files", "more a run"], rows)
+
+
+def _of_cluster(own: Record) -> Iterator[str]:
+    cases = own["by_case"]
+    if (harmed := cases.get("0")) is not None:
+        twice = sum(number > 1 for number in harmed["claims"].values())
+        yield from _paragraph(
+            "Four CPU workers on `configs/miniature/suite.yaml`, cut to fit two cores "
+            f"(`{' '.join(cluster.CUT)}`). One worker was killed in the middle of a cohort, one "
+            f"was stopped until another had its work, after {harmed['silent_s']} s, and the driver "
+            f"was killed and started again. {harmed['workers']} processes took part, and "
+            f"{twice} of {len(harmed['claims'])} parts were claimed more than once. Of "
+            f"{harmed['steps']} steps {harmed['steps_again']} were taken again, each of a process "
+            "that was lost. No run was finished twice. The files are those of `--launch local`, "
+            "byte for byte."
+        )
+    if (poisoned := cases.get("1")) is not None:
+        most = max(poisoned["claims"].values())
+        yield from _paragraph(
+            f"In a suite of two runs at a time, some end their process at step {cluster.AT_STEP} "
+            f"every time. Their part is given up at the claim {most}, with the reason, and all "
+            "other runs come to the same files as ever."
+        )
 
 
 def _paragraph(text: str) -> Iterator[str]:

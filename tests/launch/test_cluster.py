@@ -18,7 +18,7 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch import cluster
 from schemabank.launch.cluster import RayWorkers, ray_workers
-from schemabank.launch.crew import SAVING_S
+from schemabank.launch.crew import ENDING_S, SAVING_S
 from schemabank.launch.queue import Lease
 from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round, read_round
 from schemabank.launch.worker import PAUSE_S
@@ -140,15 +140,18 @@ def test_interrupted_tasks_save_before_they_are_ended(
     """The force that ends a task at once comes last."""
     ray = Ray(lambda *_: None)
 
-    def interrupted(left: Sequence[object], *, num_returns: int, timeout: float) -> None:
+    def interrupted(
+        left: Sequence[int], *, num_returns: int, timeout: float
+    ) -> tuple[Sequence[int], Sequence[int]]:
         ray.waited.append((len(left), num_returns, timeout))
         if num_returns < len(left):
             raise KeyboardInterrupt
+        return ([], left) if timeout == ENDING_S else (left, [])
 
     monkeypatch.setattr(ray, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         on(ray, tmp_path, monkeypatch, tasks=2)
-    assert ray.waited == [(2, 1, PAUSE_S), (2, 2, SAVING_S)]
+    assert ray.waited == [(2, 1, PAUSE_S), (2, 2, ENDING_S), (2, 2, SAVING_S)]
     assert ray.cancelled == [False, False, True, True]
 
 

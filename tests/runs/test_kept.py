@@ -27,7 +27,9 @@ def test_settings_are_read_only_where_their_text_is_another(
     """To read them takes longer than all else, and a cohort may have hundreds of runs."""
     (tmp_path / CONFIG).write_text(to_yaml(RUN))
     other = RUN.model_copy(update={"seed": 4})
-    with pytest.raises(InputError, match="has other settings, allowed are the same: settings.seed"):
+    with pytest.raises(
+        InputError, match=r"has other settings, allowed are the same: settings\.seed"
+    ):
         check_settings(tmp_path, other, is_over=False)
     monkeypatch.setattr(kept, "load_run", None)
     check_settings(tmp_path, RUN, is_over=False)

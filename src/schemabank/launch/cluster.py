@@ -21,7 +21,7 @@ import torch
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
 from schemabank.common.waiting import waiting
-from schemabank.launch.crew import MOST_FRUITLESS, SAVING_S
+from schemabank.launch.crew import ENDING_S, MOST_FRUITLESS, SAVING_S
 from schemabank.launch.messages import Sender
 from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End
@@ -190,8 +190,13 @@ class Tasks:
         """Interrupt the tasks, and wait until all have saved where their runs stand."""
         for reference in self._left:
             self._ray.cancel(reference, force=False)
-        if self._left:
-            self._ray.wait([*self._left], num_returns=len(self._left), timeout=SAVING_S)
+        if self._left and not self._all_ended(ENDING_S):
+            self._reporter.note("waiting for the workers to save; another signal ends at once")
+            self._all_ended(SAVING_S)
+
+    def _all_ended(self, wait_s: float) -> bool:
+        _, going = self._ray.wait([*self._left], num_returns=len(self._left), timeout=wait_s)
+        return not going
 
     def end(self) -> None:
         """End all tasks; one may be stopped, and what it held was done elsewhere."""

@@ -61,6 +61,9 @@ class _Due:
     made: MadeWith
 
 
+SAVING = "saving where the runs stand, to end then; another signal ends at once"
+
+
 class Checkpoints:
     """Makes checkpoints of a cohort's runs, as their settings say how often.
 
@@ -143,7 +146,7 @@ class Checkpoints:
         """Copy where the runs stand, and let that be written; leave then if a signal asks so."""
         if self._leaving.asked is not None:
             self._leaving.answer()
-            self._note("saving where the runs stand, to end then; another signal ends at once")
+            self._note(SAVING)
             self._settle()
         began = time.monotonic()
         self._num_steps = 1  # the step that comes now
