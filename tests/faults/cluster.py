@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,8 @@ class _Case:
         stopped = self._harm("stopped", after=self.draw.randint(6, 10))
         os.kill(stopped, signal.SIGSTOP)
         silent_s = self._until_taken_over(stopped, driver)
-        os.kill(stopped, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # Ray gives up a process that answers nothing
+            os.kill(stopped, signal.SIGCONT)
         steps = len(self._steps())
         self._until(lambda: len(self._steps()) > steps)
         self.harm |= dict.fromkeys({row["pid"] for row in self._steps()}, "lost with its driver")

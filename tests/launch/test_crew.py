@@ -13,7 +13,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.launch import crew
 from schemabank.launch.crew import Crew
 from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round
-from schemabank.runs.checkpointing import SAVING
+from schemabank.runs.progress import SAVING
 from tinyruns import Notes
 
 LEASE_S = 2.0

@@ -15,6 +15,7 @@ __all__ = [
     "growing",
     "hub",
     "memory",
+    "openfiles",
     "plainyaml",
     "quiet",
     "stored",

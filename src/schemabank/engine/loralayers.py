@@ -340,17 +340,6 @@ class LoraLayers(Part):
         remove_lora(self._model, self.layers)
         put_back(self._model, self._joined)
 
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        """Put the model's own layers back for a while; the adapters keep their weights."""
-        ours = {path: self._model.get_submodule(path) for path in (*self._joined, *self.layers)}
-        self.detach()
-        try:
-            yield
-        finally:
-            for path, layer in ours.items():
-                self._model.set_submodule(path, layer)
-
     def _new_fields(self) -> dict[str, Field]:
         """What a step tells: blocks' strengths, and, of several maps, which of them act."""
         found = {STRENGTH: Field((self.num_blocks,), default=1)} if self.num_blocks else {}

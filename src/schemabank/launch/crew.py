@@ -25,8 +25,7 @@ from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End, Lease
 from schemabank.launch.rounds import WORK, Round
 from schemabank.launch.worker import LOST, PAUSE_S, command
-from schemabank.runs.checkpointing import SAVING
-from schemabank.runs.progress import Reporter
+from schemabank.runs.progress import SAVING, Reporter
 
 MOST_FRUITLESS = 2  # processes of a worker in a row that ended before they began a unit
 DRAIN_S = 5.0  # for what an ended process has told, where a child of its keeps the pipe open

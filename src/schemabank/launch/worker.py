@@ -26,9 +26,8 @@ from schemabank.launch.cutting import cut
 from schemabank.launch.messages import Sender
 from schemabank.launch.queue import MOST_CRASHES, MOST_IN_VAIN, Lease, Record, share
 from schemabank.launch.rounds import PLAN, Round, Unit, failed_rows, read_round
-from schemabank.runs.checkpoints import checkpoints_in
 from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
-from schemabank.runs.folder import Tenure, has_trained, is_finished, partial_folder
+from schemabank.runs.folder import Tenure, how_far, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome
 
@@ -133,7 +132,7 @@ class Worker:
         configs = self._shared.configs
         left = [configs[name] for name in unit.runs if not is_finished(out / name)]
         ended: Sequence[Outcome] = []
-        lease.begin(self._name, {name: _kept(out / name) for name in unit.runs})
+        lease.begin(self._name, {name: how_far(out / name) for name in unit.runs})
         if left and (failure := self._given_up(unit.name)) is not None:
             ended = [Outcome(out / run_id(run), None, failure=failure) for run in left]
         elif left:
@@ -161,16 +160,6 @@ class Worker:
     def _pending(self) -> set[RunConfig]:
         out, configs = self._shared.out, self._shared.configs
         return {configs[name] for name in self._shared.wanted if not is_finished(out / name)}
-
-
-def _kept(folder: Path) -> str:
-    """What is kept of a run: it is more from time to time, unless the run comes to nothing."""
-    if is_finished(folder):
-        return "finished"
-    partial = partial_folder(folder)
-    if has_trained(partial):
-        return "trained"
-    return next((place.name for place in checkpoints_in(partial)), "nothing")
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

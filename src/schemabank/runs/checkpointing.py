@@ -26,6 +26,7 @@ from schemabank.runs.folder import METRICS, STAGES, has_trained
 from schemabank.runs.kept import MadeWith
 from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
+from schemabank.runs.progress import SAVING
 from schemabank.runs.trained import Records
 
 LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
@@ -59,9 +60,6 @@ class _Due:
     standing: Standing
     at: At
     made: MadeWith
-
-
-SAVING = "saving where the runs stand, to end then; another signal ends at once"
 
 
 class Checkpoints:
