@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,10 +146,10 @@ def test_teachers_that_are_missing_are_not_trained_for_a_run_that_has_trained(
     path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], grid={}, defaults=SHORT)
     out, finish = tmp_path / "runs", experiment.finish_runs
 
-    def but_for_the_taught(members: Sequence[Member], *given: object, **more: object) -> object:
+    def but_for_the_taught(members: Sequence[Member], *given: Any, **more: Any) -> list[Outcome]:  # noqa: ANN401
         if members[0].run.num_teachers:
             raise KeyboardInterrupt
-        return finish(members, *given, **more)  # type: ignore[arg-type] -- as it was called
+        return finish(members, *given, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "finish_runs", but_for_the_taught)
