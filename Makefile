@@ -79,11 +79,13 @@ soak: $(STAMP) ## free exploration and long tests, SOAK_FACTOR times the usual e
 	$(PYTEST) -m 'soak or hypothesis' --hypothesis-profile=soak --timeout=0
 	$(MAKE) faults hostile
 
-faults: $(STAMP) ## kills, failed file operations, power losses, harmed inputs, texts, NaN; goes on, for FAULT_MINUTES each at most
+faults: $(STAMP) ## kills, failed file operations, power losses, harmed inputs, texts, NaN, long suites; goes on, for FAULT_MINUTES each at most
 	@# Each campaign ends with 1 where a promise was not kept; its figures are then not written.
-	for campaign in kills operations power inputs texts numbers; do \
+	for campaign in kills operations power inputs texts numbers long; do \
 	    $(BIN)/python -m tests.faults $$campaign --jobs 2 --minutes $(FAULT_MINUTES) || exit 1; \
 	done
+	@# Ray is an extra that the environment here does not have.
+	! $(BIN)/python -c 'import ray' 2> /dev/null || $(BIN)/python -m tests.faults cluster --minutes $(FAULT_MINUTES)
 	$(BIN)/python -m tests.faults record
 
 hostile: $(STAMP) ## every hostile program in the sandbox by itself, and every reference; it goes on where it stopped

@@ -54,7 +54,7 @@ def test_reports_that_come_late_are_waited_for_before_runs_are_copied(
 
 
 def test_skipped_steps_go_with_a_run() -> None:
-    slot = Slot(cohorts.lora_run(1, max_steps=100, max_skipped_in_row=3), DATA)
+    slot = Slot(cohorts.lora_run(1, max_steps=100, max_skipped_in_row=2), DATA)
     for step in range(10):
         slot.count(step, slot.settings(), skipped=step in {3, 8, 9})
         slot.step += 1

@@ -1,7 +1,8 @@
 """Runs campaigns of faults, or one case by its seed.
 
-    python -m tests.faults kills operations power     as `make soak` does; --jobs 2: two at a time
+    python -m tests.faults kills operations power long    as `make soak` does; --jobs 2: two at once
     python -m tests.faults inputs texts numbers       harmed files, texts of others, and NaN
+    python -m tests.faults cluster                    where Ray is installed
     python -m tests.faults kills --seed 17            that case alone; its folder stays if it fails
     python -m tests.faults kills --device cuda --embedded --minutes 20
     python -m tests.faults record                     write results/reliability.json and the page
@@ -12,6 +13,7 @@ failed stay there. It ends with 1 where a promise was not kept.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
     from faults.campaigns import Campaign
 
 WORK = HERE.parents[1] / "soak"
-CAMPAIGNS = ("kills", "operations", "power", "inputs", "texts", "numbers")
-WATCHED = frozenset(CAMPAIGNS[:3])  # whose file operations are seen
+CAMPAIGNS = ("kills", "operations", "power", "inputs", "texts", "numbers", "long", "cluster")
+WATCHED = frozenset({"kills", "operations", "power", "long"})  # whose file operations are seen
+LONG = {"long", "cluster"}
 
 
 def main() -> None:
@@ -47,6 +50,8 @@ def main() -> None:
         sys.exit(page.check() if "check" in options.what else page.write(options.work))
     if options.jobs > 1:
         sys.exit(_side_by_side(options.jobs))
+    if "cluster" in options.what and importlib.util.find_spec("ray") is None:
+        sys.exit("a cluster needs Ray: pip install 'schemabank[ray]'")
     if WATCHED & {*options.what} and not shim.is_loaded():
         library = str(shim.built(options.work))
         command = [sys.executable, "-m", "tests.faults", *sys.argv[1:]]
@@ -74,7 +79,7 @@ def _failed(options: argparse.Namespace) -> int:
     failed = 0
     with tempfile.TemporaryDirectory(dir=_fast(options.work)) as place:
         world = None
-        if WATCHED & {*options.what}:
+        if campaigns.IN_WORLD & {*names}:
             world = World(
                 Path(place),
                 device=options.device,
@@ -82,8 +87,9 @@ def _failed(options: argparse.Namespace) -> int:
                 forks=options.device == "cpu" and not options.anew,
             )
         for name in names:
-            is_watched = name in campaigns.IN_WORLD
-            own = campaigns.campaign(name, world if world and is_watched else Path(place))
+            in_world = name in campaigns.IN_WORLD
+            where_to = world if world and in_world else Path(place)
+            own = campaigns.campaign(name, where_to, options.work)
             if options.seed is not None:
                 rows = [own.tried(options.seed)]
                 print(json.dumps(rows[0], indent=1), flush=True)
@@ -140,6 +146,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cuda" and options.what != ["kills"]:
         parser.error("on a GPU there are kills alone: the other faults do not depend on it")
+    if options.short and (found := sorted(LONG & {*options.what})):
+        parser.error(f"{found[0]!r} has no short cases: leave it out, or --short")
     return options
 
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 
-from faults import inputs, kills, numbers, operations, power, texts
+from faults import cluster, inputs, kills, long, numbers, operations, power, texts
 from faults.world import REPORT, World
 from schemabank import __version__
 
 Row = dict[str, Any]
 KILLS, DEVICE, OPERATIONS, POWER = "kills", "kills on a GPU", "operations", "power"
 INPUTS, TEXTS, NAN = "inputs", "texts", "numbers"
-IN_WORLD = frozenset({KILLS, DEVICE, OPERATIONS, POWER})  # whose programs' files are watched
+LONG, CLUSTER = "long", "cluster"
+IN_WORLD = frozenset({KILLS, DEVICE, OPERATIONS, POWER, LONG, CLUSTER})  # with programs of its own
 # How many cases the issue of each asks for; `make soak` runs as many, `make test` the second.
-NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000}
+NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000, LONG: 4, CLUSTER: 2}
 NUMBERS |= {INPUTS: inputs.NUMBER, TEXTS: texts.NUMBER, NAN: numbers.NUMBER}
 # Of `make test`: every fault, and programs that are small.
 SHORT = {KILLS: (6, 26), OPERATIONS: (2, 5, 7, 8), POWER: tuple(range(0, 60, 4))}
@@ -59,18 +60,24 @@ class Campaign:
             yield row
 
 
-def campaign(name: str, place: Path | World) -> Campaign:
-    """Return a campaign in a world, or one that needs none, in a folder."""
+def campaign(name: str, place: Path | World, work: Path) -> Campaign:
+    """Return a campaign in a world, or one that needs none, in a folder.
+
+    What takes long to make stays in ``work``.
+    """
     if not isinstance(place, World):
         alone = {INPUTS: inputs.Inputs(place).tried, TEXTS: texts.tried, NAN: numbers.tried}
         return Campaign(name, alone[name])
     world = place
     logs: dict[str, power.Log] = {}
+    known: dict[int, long.Known] = {}
     ways: Mapping[str, Callable[[int], Row]] = {
         KILLS: partial(kills.tried, world),
         DEVICE: partial(kills.tried, world, on_device=True),
         OPERATIONS: partial(operations.tried, world),
         POWER: lambda seed: power.tried(world, seed, logs),
+        LONG: lambda seed: long.tried(world, seed, known),
+        CLUSTER: lambda seed: cluster.tried(world, seed, work),
     }
     return Campaign(name, ways[name])
 
@@ -89,7 +96,7 @@ def read_rows(journal: Path) -> list[Row]:
 def summary(name: str, rows: Sequence[Row]) -> Row:
     """Return what the record holds of a campaign."""
     kept = [row for row in rows if not row["problems"]]
-    own = {
+    own: dict[str, Callable[[Sequence[Row]], Row]] = {
         KILLS: _of_kills,
         DEVICE: _of_kills,
         OPERATIONS: _of_operations,
@@ -97,6 +104,8 @@ def summary(name: str, rows: Sequence[Row]) -> Row:
         INPUTS: inputs.summary,
         TEXTS: texts.summary,
         NAN: numbers.summary,
+        LONG: _of_long,
+        CLUSTER: lambda rows: {"by_case": {str(row["seed"]): row for row in rows}},
     }
     return {
         "cases": len(rows),
@@ -155,4 +164,18 @@ def _of_power(rows: Sequence[Row]) -> Row:
         "in_saves": sum("save" in row["place"] for row in rows),
         "by_order": dict(sorted(Counter(row["order"] for row in rows).items())),
         "gone_on_to_the_end": sum(row["whole"] for row in rows),
+    }
+
+
+def _of_long(rows: Sequence[Row]) -> Row:
+    return {
+        "runs": sum(row["runs"] for row in rows),
+        "runs_a_case": max((row["runs"] for row in rows), default=0),
+        **{
+            name: sum(row[name] for row in rows)
+            for name in ("kills", "steps", "steps_again", "runs_again")
+        },
+        "most_kills": max((row["kills"] for row in rows), default=0),
+        "most_steps_lost": max((row["most_steps_lost"] for row in rows), default=0),
+        "needed": {str(n): row["needed"] for row in rows for n in (row["at_once"],)},
     }

@@ -37,6 +37,7 @@ def run(
     folder: Path,
     *,
     kill_after_s: float | None = None,
+    kill_since: Path | None = None,
     longest_s: float = LONGEST_S,
 ) -> Ended:
     """Fork, do a task, and wait for its end, which may be a kill of its group from here.
@@ -45,18 +46,29 @@ def run(
         task: what it does; what it raises ends it as a program.
         folder: gets its output.
         kill_after_s: when its process group is killed; ``None``: never.
+        kill_since: a file from whose beginning on that counts; ``None``: from the start.
         longest_s: after which it is killed, too, and counts as one that hangs.
     """
     output = folder / f"{OUTPUT}-{os.getpid()}"
     pid = os.fork()
     if pid == 0:
         _do(task, output)
-    return watched(pid, output, kill_after_s=kill_after_s, longest_s=longest_s)
+    return watched(
+        pid, output, kill_after_s=kill_after_s, longest_s=longest_s, kill_since=kill_since
+    )
 
 
-def watched(pid: int, output: Path, *, kill_after_s: float | None, longest_s: float) -> Ended:
+def watched(
+    pid: int,
+    output: Path,
+    *,
+    kill_after_s: float | None,
+    longest_s: float,
+    kill_since: Path | None = None,
+) -> Ended:
     """Wait for the end of a child that leads a group, and kill the group when it is time."""
-    began, killed = time.monotonic(), False
+    began = work_began = time.monotonic()
+    killed = False
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -66,7 +78,10 @@ def watched(pid: int, output: Path, *, kill_after_s: float | None, longest_s: fl
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise TimeoutError(f"a program hangs: {output.read_text()[-2000:]}")
-        if kill_after_s is not None and passed >= kill_after_s and not killed:
+        if kill_since is not None and not kill_since.exists():
+            work_began = time.monotonic()
+        worked_s = time.monotonic() - work_began
+        if kill_after_s is not None and worked_s >= kill_after_s and not killed:
             os.killpg(pid, signal.SIGKILL)
             killed = True
         time.sleep(0.002)

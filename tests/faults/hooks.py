@@ -84,7 +84,7 @@ class Hooks:
         epoch = step.step // self._epoch
         self._say(phase=TRAIN, at=f"stage={step.stage} epoch={epoch} step={step.step}")
         if self.ledger is not None:
-            _append(self.ledger, {"pid": os.getpid(), "run": step.run, "step": step.step})
+            append(self.ledger, {"pid": os.getpid(), "run": step.run, "step": step.step})
 
     def _checkpoint(
         self,
@@ -101,7 +101,7 @@ class Hooks:
         if self.saves is not None:
             weights = folder / "checkpoints" / f"step-{step}" / "weights.safetensors"
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-            _append(self.saves, {"run": _name(folder), "step": step, "sha256": digest})
+            append(self.saves, {"run": _name(folder), "step": step, "sha256": digest})
         self._say(saving="")
 
     def _trained(self, call: Callable[..., Any], folder: Path, *given: Any, **more: Any) -> None:  # noqa: ANN401
@@ -148,7 +148,8 @@ def _name(folder: Path) -> str:
     return folder.name.removeprefix(".").removesuffix(".partial")
 
 
-def _append(path: Path, row: dict[str, object]) -> None:
+def append(path: Path, row: dict[str, object]) -> None:
+    """Write a line at the end of a ledger, whole."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.write(file, json.dumps(row).encode() + b"\n")
     os.close(file)

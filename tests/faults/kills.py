@@ -5,7 +5,6 @@ is killed once more while it goes on, and the same call after that. Afterwards a
 the promise is looked at: files, checkpoints, what was done again, what was left over.
 """
 
-import json
 import os
 import random
 import shutil
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from faults import ledgers
 from faults.child import Ended, run
 from faults.hooks import EVALUATE, RECOVER, SAVE, TRAIN, Hooks
 from faults.looks import Looks
@@ -190,33 +190,19 @@ class _Killing:
         self, index: int, kept: Mapping[str, int], place: str, problems: list[str]
     ) -> Iterator[int]:
         """How many steps of each run were taken and are not kept."""
-        for run_name, steps in self._steps(index).items():
-            newest = kept.get(run_name, 0)
-            lost = 0 if newest < 0 else max(0, steps[-1] + 1 - newest)
+        for run_name, number in ledgers.lost(self._steps(index), kept).items():
             # While a checkpoint is written, the next step may end.
             allowed = STEPS + (SAVE in place)
-            if self.case.waits and lost > allowed:
-                problems.append(f"{run_name} lost {lost} steps, allowed are {allowed} at {place}")
-            yield lost
+            if self.case.waits and number > allowed:
+                problems.append(f"{run_name} lost {number} steps, allowed are {allowed} at {place}")
+            yield number
 
     def _repeated(self, index: int, kept: Mapping[str, int]) -> Iterator[str]:
         """Runs that did not go on from where they were kept."""
-        for run_name, steps in self._steps(index).items():
-            begin = kept.get(run_name, 0)
-            if begin < 0:
-                yield f"{run_name} had trained and was trained again from step {steps[0]}"
-            elif steps[0] != begin:
-                yield f"{run_name} was kept at step {begin} and went on at {steps[0]}"
-            if steps != list(range(steps[0], steps[-1] + 1)):
-                yield f"{run_name} took the steps {steps}"
+        yield from ledgers.repeated(self._steps(index), kept)
 
     def _steps(self, index: int) -> dict[str, list[int]]:
-        ledger = self.place.with_suffix(f".{index}")
-        found: dict[str, list[int]] = {}
-        for line in ledger.read_text().splitlines() if ledger.exists() else []:
-            row = json.loads(line)
-            found.setdefault(row["run"], []).append(row["step"])
-        return found
+        return ledgers.steps_in(self.place.with_suffix(f".{index}"))
 
 
 def _replaced(arguments: Sequence[str], watch: Watch) -> None:

@@ -1,6 +1,6 @@
 """What a folder of runs must look like after a fault: old or new, and whole."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +27,31 @@ class Looks:
 
     def half_written(self) -> Iterator[str]:
         """Say what has its name and is not whole, or is another: runs and checkpoints."""
+        yield from self.runs_half_written()
         for folder in self._folders():
-            if not folder.name.startswith("."):
-                name = f"{self.target}/{folder.name}/"
-                now = {n: d for n, d in contents(self.place).items() if n.startswith(name)}
-                now = {n: d for n, d in now.items() if not {*Path(n).parts} & {*UNTIL_FINISHED}}
-                if now != {n: d for n, d in self.whole.files.items() if n.startswith(name)}:
-                    yield f"{folder.name} has its name and is not whole"
             for step in _to_be_whole(folder):
                 digest = sha256(folder / "checkpoints" / f"step-{step}" / "weights.safetensors")
                 if digest != self.whole.saves.get((run_name(folder), step)):
                     yield f"{folder.name}: the tensors of step {step} are others"
+
+    def runs_half_written(self) -> Iterator[str]:
+        """Say which runs have their names and are not whole, or are others."""
+        now, then = self._files_by_run(contents(self.place)), self._files_by_run(self.whole.files)
+        for folder in self._folders():
+            own = {
+                name: digest
+                for name, digest in now.get(folder.name, {}).items()
+                if not {*Path(name).parts} & {*UNTIL_FINISHED}
+            }
+            if not folder.name.startswith(".") and own != then.get(folder.name):
+                yield f"{folder.name} has its name and is not whole"
+
+    def _files_by_run(self, files: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for name, digest in files.items():
+            top, _, path = name.removeprefix(f"{self.target}/").partition("/")
+            found.setdefault(top, {})[path] = digest
+        return found
 
     def kept(self) -> dict[str, int]:
         """After how many steps each run goes on, or :data:`TRAINED`."""

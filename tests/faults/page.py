@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults import campaigns, inputs, numbers, outputs
+from faults import campaigns, cluster, inputs, numbers, outputs
 from faults.world import STEPS
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +25,8 @@ TITLES = {
     campaigns.INPUTS: "harmed inputs",
     campaigns.TEXTS: "texts of others in reports",
     campaigns.NAN: "numbers that are not finite",
+    campaigns.LONG: "suites of 300 runs, killed every few seconds",
+    campaigns.CLUSTER: "harm to a Ray cluster",
 }
 CASES = {campaigns.INPUTS: f" batches of {inputs.BATCH}", campaigns.TEXTS: " pages"}
 PLACES = {
@@ -96,6 +98,8 @@ def _figures(record: Record) -> Iterator[str]:
         campaigns.INPUTS: _of_inputs,
         campaigns.TEXTS: _of_texts,
         campaigns.NAN: _of_numbers,
+        campaigns.LONG: _of_long,
+        campaigns.CLUSTER: _of_cluster,
     }
     for name, figures in written.items():
         if name in record:
@@ -177,6 +181,54 @@ def _of_numbers(own: Record) -> Iterator[str]:
         for place, found in own["by_place"].items()
     ]
     yield from _table(["where", "cases", "left the step out", "failed"], rows)
+
+
+def _of_long(own: Record) -> Iterator[str]:
+    yield from _paragraph(
+        f"{own['kills']} kills in {own['cases']} suites of {own['runs_a_case']} runs, and as many "
+        "restarts; every suite came to its end with the bytes of one that nobody disturbed. "
+        f"{own['runs_again']} runs were finished twice. Of {own['steps']:,} steps, "
+        f"{own['steps_again']:,} were taken again, those since a run's last checkpoint: a kill "
+        f"cost a run at most {own['most_steps_lost']}."
+    )
+    yield from _paragraph(
+        "The undisturbed call does all runs in one process. After its first third, when all is "
+        "loaded, it needs:"
+    )
+    head = ["runs at once", "memory at first, MiB", "at the end", "at most", "KiB more a run"]
+    rows = [
+        [
+            at_once,
+            *(f"{needed[name]:.1f}" for name in ("first_mib", "last_mib", "most_mib", "kib_a_run")),
+            "{} to {}".format(*needed["files"]),
+            f"{needed['files_a_run']:.3f}",
+        ]
+        for at_once, needed in own["needed"].items()
+    ]
+    yield from _table([*head, "open files", "more a run"], rows)
+
+
+def _of_cluster(own: Record) -> Iterator[str]:
+    cases = own["by_case"]
+    if (harmed := cases.get("0")) is not None:
+        twice = sum(number > 1 for number in harmed["claims"].values())
+        yield from _paragraph(
+            "Four CPU workers on `configs/miniature/suite.yaml`, cut to fit two cores "
+            f"(`{' '.join(cluster.CUT)}`). One worker was killed in the middle of a cohort, one "
+            f"was stopped until another had its work, after {harmed['silent_s']} s, and the driver "
+            f"was killed and started again. Until then {twice} of {len(harmed['claims'])} parts "
+            f"had been claimed twice; {harmed['workers']} processes took part in all. Of "
+            f"{harmed['steps']} steps {harmed['steps_again']} were taken again, each of a process "
+            "that was lost. No run was finished twice. The files are those of `--launch local`, "
+            "byte for byte."
+        )
+    if (poisoned := cases.get("1")) is not None:
+        most = max(poisoned["claims"].values())
+        yield from _paragraph(
+            f"In a suite of two runs at a time, some end their process at step {cluster.AT_STEP} "
+            f"every time. Their part is given up at the claim {most}, with the reason, and all "
+            "other runs come to the same files as ever."
+        )
 
 
 def _paragraph(text: str) -> Iterator[str]:

@@ -86,6 +86,7 @@ class World:
     forks: bool = True
     _known: dict[str, Undisturbed] = field(default_factory=dict)
     programs: dict[str, Program] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -111,6 +112,7 @@ class World:
         engine = {"slots": 2, "checkpoint_steps": STEPS, "device": self.device}
         common = {**SETTINGS, "model": model, "engine": engine, "eval": EVALUATED}
         common["swap"] = {"num_branches": 2, "branch_ratio": 0.5}
+        self.settings = common
         short = {"num_train_epochs": 1, "learning_rate": 1e-2}
         arms = {"train": ["lora", "schemabank", "swap"], "lora": "lora", "schemabank": "schemabank"}
         for name, arm in arms.items():

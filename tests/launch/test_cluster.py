@@ -5,7 +5,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from schemabank.common.errors import InputError
+from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch import cluster
 from schemabank.launch.cluster import RayWorkers, ray_workers
-from schemabank.launch.crew import SAVING_S
-from schemabank.launch.rounds import open_round
+from schemabank.launch.crew import ENDING_S, SAVING_S
+from schemabank.launch.queue import Lease
+from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round, read_round
 from schemabank.launch.worker import PAUSE_S
 from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
@@ -65,27 +67,144 @@ def test_a_driver_without_a_gpu_is_refused_by_a_cluster_of_gpus(
     assert ray_workers(1, "cpu") == RayWorkers(tasks=1, resources={"num_cpus": 1.0})
 
 
+class RayError(Exception):
+    cause = KeyError("weights")
+
+
+class Ray:
+    """Stands in for the package: its tasks end as they are told, the first ones first.
+
+    Args:
+        work: does what a task does, given its number, folder and name; what it returns names the
+            exception that the task ends with, or is ``None`` for one that has no more to do.
+    """
+
+    def __init__(self, work: Callable[[int, Path, str], str | None]) -> None:
+        names = ("RayTaskError", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+        kinds: dict[str, type[Exception]] = {name: type(name, (RayError,), {}) for name in names}
+        self.exceptions = SimpleNamespace(**kinds, RayError=RayError)
+        self.waited: list[tuple[int, int, float]] = []
+        self.cancelled: list[bool] = []
+        self.options: Mapping[str, object] = {}
+        self._work, self._ends = work, list[str | None]()
+
+    def remote(self, **options: object) -> Callable[[object], SimpleNamespace]:
+        self.options = options
+        return lambda _: SimpleNamespace(remote=self._start)
+
+    def _start(self, folder: str, name: str) -> int:
+        self._ends.append(self._work(len(self._ends), Path(folder), name))
+        return len(self._ends) - 1
+
+    def wait(
+        self, left: Sequence[int], *, num_returns: int, timeout: float
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        self.waited.append((len(left), num_returns, timeout))
+        return left[:1], left[1:]
+
+    def get(self, reference: int) -> None:
+        if (end := self._ends[reference]) is not None:
+            raise getattr(self.exceptions, end)
+
+    def cancel(self, _: int, *, force: bool) -> None:
+        self.cancelled.append(force)
+
+
+RUNS = [RunConfig(arm="lora")]
+
+
+def on(ray: object, out: Path, monkeypatch: pytest.MonkeyPatch, *, tasks: int = 1) -> Notes:
+    """Let tasks do a round of one unit."""
+    monkeypatch.setattr(cluster, "_ray", lambda: ray)
+    notes = Notes()
+    RayWorkers(tasks=tasks, resources={}).work(opened(out), notes)
+    return notes
+
+
+def opened(out: Path) -> Round:
+    found = open_round(RUNS, out, planned=RUNS, num_workers=2, lease_s=9.0)
+    found.decide([Unit("1", [run_id(RUNS[0])], [], 1)])
+    return found
+
+
+def held(folder: Path, name: str) -> Lease:
+    lease = read_round(folder).queue.claim("1")
+    assert lease is not None
+    lease.begin(name, {})
+    return lease
+
+
 def test_interrupted_tasks_save_before_they_are_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The force that ends a task at once comes last."""
-    done: list[object] = []
+    ray = Ray(lambda *_: None)
 
-    def remote(**_: object) -> Callable[[object], SimpleNamespace]:
-        return lambda _: SimpleNamespace(remote=lambda folder: f"task of {folder}")
-
-    def wait(left: Sequence[object], *, num_returns: int, timeout: float) -> None:
-        done.append((len(left), num_returns, timeout))
+    def interrupted(
+        left: Sequence[int], *, num_returns: int, timeout: float
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        ray.waited.append((len(left), num_returns, timeout))
         if num_returns < len(left):
             raise KeyboardInterrupt
+        return ([], left) if timeout == ENDING_S else (left, [])
 
-    there = SimpleNamespace(remote=remote, wait=wait, cancel=lambda _, *, force: done.append(force))
-    monkeypatch.setattr(cluster, "_ray", lambda: there)
-    runs = [RunConfig(arm="lora")]
-    shared = open_round(runs, tmp_path, planned=runs, num_workers=2, lease_s=9.0)
+    monkeypatch.setattr(ray, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        RayWorkers(tasks=2, resources={}).work(shared, Notes())
-    assert done == [(2, 1, PAUSE_S), False, False, (2, 2, SAVING_S), True, True]
+        on(ray, tmp_path, monkeypatch, tasks=2)
+    assert ray.waited == [(2, 1, PAUSE_S), (2, 2, ENDING_S), (2, 2, SAVING_S)]
+    assert ray.cancelled == [False, False, True, True]
+
+
+def test_what_a_lost_task_held_is_free_at_once_and_another_task_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = ["WorkerCrashedError", "NodeDiedError", "OutOfMemoryError", None]
+
+    def work(number: int, folder: Path, name: str) -> str | None:
+        lease = held(folder, name)
+        if ends[number] is None:
+            lease.done({"failed": [{"run_id": run_id(RUNS[0]), "failure": "no"}]})
+        return ends[number]
+
+    ray = Ray(work)
+    notes = on(ray, tmp_path, monkeypatch)
+    assert ray.options == {"max_retries": 0, "max_calls": 1}, "Ray itself tries nothing again"
+    names = {path.name for path in tmp_path.glob(f"{ROUNDS}/*/{WORK}/1/*-[0-9]")}
+    assert names >= {"crashed-1", "lost-2", "crashed-3", "done-4"}
+    assert [line for line in notes.lines if "lost" in line] == [
+        f"worker 1 was lost ({end}), another one is started" for end in ends[:3]
+    ]
+
+
+def test_tasks_that_end_before_they_begin_are_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = Ray(lambda *_: "WorkerCrashedError")
+    with pytest.raises(RuntimeError, match=r"end before they begin \(WorkerCrashedError\)"):
+        on(ray, tmp_path, monkeypatch, tasks=2)
+
+
+def test_machines_that_are_taken_away_are_followed_by_others_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(number: int, folder: Path, name: str) -> str | None:
+        if number < 50:
+            return "NodeDiedError"
+        held(folder, name).done({"failed": []})
+        return None
+
+    on(Ray(work), tmp_path, monkeypatch)
+
+
+def test_tasks_that_get_nothing_done_are_not_started_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(_: int, folder: Path, name: str) -> str:
+        held(folder, name).end("crashed")
+        return "RayTaskError"
+
+    with pytest.raises(RuntimeError, match=r"^6 workers were lost .* \(KeyError\('weights'\)\)"):
+        on(Ray(work), tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,19 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch import crew
 from schemabank.launch.crew import Crew
-from schemabank.launch.rounds import WORK, Round, Unit, open_round
+from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round
+from schemabank.runs.progress import SAVING
 from tinyruns import Notes
 
 LEASE_S = 2.0
 # Does what is asked for at the first claim of a unit, and the unit at any other.
 WORKER = """
-import json, os, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 from schemabank.launch.queue import Queue, share
 
 folder, lease_s, asked = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+SAVING = sys.argv[4]
 print(json.dumps({"note": "ready"}), flush=True)
 if asked == "refuse":
     print(json.dumps({"refused": "lora.r is 'x', allowed are numbers"}), flush=True)
@@ -48,6 +51,16 @@ def do(lease):
         os._exit(3)
     if asked.get("full"):
         raise OSError(28, "No space left on device")
+    if harm in ("deaf", "saving"):
+        def told(*_):
+            if harm == "saving":
+                print(json.dumps({"note": SAVING}), flush=True)
+                time.sleep(1.5)
+                (folder / "saved").touch()
+                os._exit(0)
+        signal.signal(signal.SIGTERM, told)
+        (folder / "ready").touch()
+        time.sleep(60)
     if harm == "hang":
         os.kill(os.getpid(), 19)
     print(json.dumps({"run": lease.unit, "state": "finished", "detail": ""}), flush=True)
@@ -71,13 +84,14 @@ def worked(
     monkeypatch: pytest.MonkeyPatch,
     *,
     num_workers: int = 1,
+    notes: Notes | None = None,
 ) -> tuple[Round, Notes]:
-    found, notes = decided(out), Notes()
+    found, notes = decided(out), notes or Notes()
     notes.runs({number: number for number in "123"})
 
     def command(folder: Path, parent: int, *, speaks: bool) -> list[str]:
         del parent, speaks
-        words = [str(folder / WORK), str(LEASE_S), json.dumps(asked)]
+        words = [str(folder / WORK), str(LEASE_S), json.dumps(asked), SAVING]
         return [sys.executable, "-c", WORKER, *words]
 
     monkeypatch.setattr(crew, "command", command)
@@ -124,6 +138,33 @@ def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
         "worker 1 was lost (SIGKILL), another one is started",
         "worker 1 takes over part 2, which was not done",
     ]
+
+
+class Interrupting(Notes):
+    """Notes of a user who gives up as soon as a worker is ready for it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if text == "ready":
+            while not list(self._folder.glob(f"{ROUNDS}/*/{WORK}/ready")):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("harm", "saved"), [("deaf", False), ("saving", True)])
+def test_who_is_told_to_end_and_does_not_is_killed_but_for_one_that_saves(
+    harm: str, saved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "ENDING_S", 0.5)
+    notes, began = Interrupting(tmp_path), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        worked(tmp_path, {"1": harm}, monkeypatch, notes=notes)
+    assert bool(list(tmp_path.glob(f"{ROUNDS}/*/{WORK}/saved"))) == saved
+    assert time.monotonic() - began < 60
 
 
 def test_what_a_worker_refuses_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

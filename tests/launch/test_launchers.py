@@ -1,9 +1,12 @@
 import os
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +20,13 @@ from schemabank.config.settings import RunConfig
 from schemabank.launch import crew, launchers, rounds, worker
 from schemabank.launch.launchers import GPUS, THREADS, LauncherName, Workers, launcher
 from schemabank.launch.messages import Sender
+from schemabank.launch.queue import MOST_CRASHES
 from schemabank.launch.rounds import ROUNDS, WORK, Round
 from schemabank.launch.sharing import Sharing
+from schemabank.runs import experiment
+from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import CohortPart, run_all
-from schemabank.runs.members import Outcome
+from schemabank.runs.members import Member, Outcome
 from schemabank.runs.progress import Reporter, RunState
 from schemabank.suites.execution import SuiteOutcome, run_suite
 from schemabank.suites.suite import load_suite
@@ -130,6 +136,59 @@ def test_runs_whose_teacher_failed_are_not_tried(
     assert (first, second and second.kind) == (None, "disk")
     assert [(run.num_teachers, run.seed == 1) for run in tried] == [(0, False), (0, True)]
     assert not (out / ROUNDS).exists()
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_teachers_that_are_missing_are_not_trained_for_a_run_that_has_trained(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arms = {"taught": {"arm": "lora", "distill": {"teachers": 1}}}
+    path = tiny(finished, tmp_path / "s.yaml", arms=arms, seeds=[1], grid={}, defaults=SHORT)
+    out, finish = tmp_path / "runs", experiment.finish_runs
+
+    def but_for_the_taught(members: Sequence[Member], *given: Any, **more: Any) -> list[Outcome]:  # noqa: ANN401
+        if members[0].run.num_teachers:
+            raise KeyboardInterrupt
+        return finish(members, *given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "finish_runs", but_for_the_taught)
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(load_suite(path), out, Notes(), launcher=Alone())
+    shutil.rmtree(out / TEACHERS)
+    notes = Notes()
+    ended = run_suite(load_suite(path), out, notes, launcher=Alone())
+    assert [outcome.failure for outcome in ended.outcomes] == [None]
+    assert not (out / TEACHERS).exists()
+    assert not any("teacher" in line for line in notes.lines)
+
+
+class Restarting(Alone):
+    """Starts its worker again when it breaks, as those do that have processes for it."""
+
+    def work(self, shared: Round, reporter: Reporter) -> set[str]:
+        while True:
+            with suppress(KeyError):
+                return super().work(shared, reporter)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_a_unit_that_ends_every_process_fails_after_a_few(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny(finished, tmp_path / "s.yaml", arms={"lora": {}}, seeds=[1], grid={})
+    tried = list[object]()
+
+    def breaking(part: CohortPart, _: Path) -> list[Outcome]:
+        tried.append(part)
+        raise KeyError("weights")
+
+    monkeypatch.setattr(worker, "attempt", breaking)
+    ended = run_suite(load_suite(path), tmp_path / "runs", Notes(), launcher=Restarting())
+    (failure,) = (outcome.failure for outcome in ended.outcomes)
+    assert failure is not None
+    assert "ended by itself 5 times before anything more of it was kept" in failure.message
+    assert len(tried) == MOST_CRASHES
 
 
 class Interrupting(Notes):

@@ -10,7 +10,7 @@ import pytest
 
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
-from schemabank.launch.queue import Lease, Queue, Record, beating, publish, share
+from schemabank.launch.queue import End, Lease, Queue, Record, beating, publish, share
 
 LEASE_S = 0.4
 LONG_S = 2.0  # of a lease that no busy machine may let lapse
@@ -117,8 +117,46 @@ def test_what_a_worker_raises_gives_the_unit_free_at_once(
 
     with pytest.raises(error):
         share(ours, ["a"], work, pause_s=0, on_lost=never)
-    assert theirs.crashes("a") == crashes
+    assert len(list((tmp_path / "a").glob("crashed-*"))) == crashes
     assert taken(theirs, "a").number == 2
+
+
+def begun(queue: Queue, kept: str, how: End | None = None, *, by: str = "me") -> Lease:
+    """Claim a unit whose holder has ended, and say what of it is kept."""
+    lease = taken(queue, "a")
+    lease.begin(by, {"run": kept})
+    if how is not None:
+        lease.end(how)
+    return lease
+
+
+def test_holders_count_as_lost_in_vain_until_more_of_the_unit_is_kept(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, 0.0)  # who says nothing is silent at once
+    for how in ("crashed", "crashed", None, "lost"):
+        begun(queue, "step-2", how)
+    begun(queue, "step-2")
+    assert queue.in_vain("a") == {"crashed": 2, None: 1, "lost": 1}
+    begun(queue, "step-4", "crashed")
+    assert queue.in_vain("a") == {}
+    begun(queue, "step-4", "left")
+    begun(queue, "step-4")
+    assert queue.in_vain("a") == {}, "one that was asked to end breaks the row"
+    taken(queue, "a")  # killed before it could say anything
+    begun(queue, "step-4")
+    assert queue.in_vain("a") == {}
+
+
+def test_who_started_a_holder_finds_what_it_held(tmp_path: Path) -> None:
+    queue = Queue(tmp_path, 0.0)
+    assert not queue.has_begun("first")
+    lost = begun(queue, "nothing", by="first")
+    assert queue.has_begun("first")
+    assert (queue.held_by("first"), queue.held_by("second")) == ([lost], [])
+    lost.end("crashed")
+    assert queue.held_by("first") == []
+    later = begun(queue, "nothing", by="second")
+    later.done(DONE)
+    assert queue.held_by("second") == []
 
 
 def test_many_share_and_each_unit_is_done_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from schemabank.common.files import read_json, sha256
 from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment, load_run
 from schemabank.engine.programs import Programs
-from schemabank.runs import experiment
+from schemabank.runs import experiment, finish
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import ADAPTER, CONFIG, COST, FAILURE, METRICS, RESULT, TRAINED
-from schemabank.runs.members import Outcome
+from schemabank.runs.members import Member, Outcome
 from schemabank.runs.trained import DIGESTS, STATE, WEIGHTS
 from tinyruns import Finished, Notes, snapshot
 
@@ -49,11 +50,11 @@ def left(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("left") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMABANK_DATA", str(finished.data))
-        finish = experiment.finish_runs
+        finish_runs = experiment.finish_runs
 
         def until_schemabank(*args: object, **options: object) -> list[Outcome]:
             (member,) = args[0]
-            return (refuse if member.run.arm == "schemabank" else finish)(*args, **options)
+            return (refuse if member.run.arm == "schemabank" else finish_runs)(*args, **options)
 
         patch.setattr(experiment, "finish_runs", until_schemabank)
         with pytest.raises(KeyboardInterrupt):
@@ -89,6 +90,32 @@ def test_only_the_evaluation_is_computed_and_no_byte_differs(
     assert contents(again) == contents(finished.schemabank.folder)
     assert (again / METRICS).stat().st_mtime_ns == before.st_mtime_ns
     assert {path.name for path in out.iterdir()} == {o.folder.name for o in outcomes}
+
+
+def test_what_was_evaluated_before_the_call_ended_is_not_evaluated_again(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three runs of a cohort, two at once."""
+    short = ("arm=lora", "seed=[1, 2, 3]", "engine.slots=2", "train.num_train_epochs=1")
+    runs, evaluated = load_experiment(finished.config, short), list[int]()
+    whole = run_experiment(runs, tmp_path / "whole", Notes())
+    evaluate, most = finish._evaluate, 1
+
+    def counted(members: Sequence[Member], *given: Any) -> Any:  # noqa: ANN401
+        if len(evaluated) == most:
+            raise KeyboardInterrupt
+        evaluated.append(len(members))
+        return evaluate(members, *given)
+
+    monkeypatch.setattr(finish, "_evaluate", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(runs, tmp_path / "runs", Notes())
+    most = 9
+    outcomes = run_experiment(runs, tmp_path / "runs", Notes())
+    assert evaluated == [2, 1]
+    assert [outcome.reused for outcome in outcomes] == [True, True, False]
+    for outcome, undisturbed in zip(outcomes, whole, strict=True):
+        assert contents(outcome.folder) == contents(undisturbed.folder)
 
 
 def test_the_time_of_the_earlier_call_counts(finished: Finished, out: Path) -> None:

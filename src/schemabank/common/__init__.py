@@ -16,6 +16,7 @@ __all__ = [
     "hub",
     "lines",
     "memory",
+    "openfiles",
     "plainyaml",
     "quiet",
     "stored",

@@ -7,8 +7,8 @@ valid.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 
 import yaml
@@ -94,12 +94,22 @@ def config_hash(run: RunConfig) -> str:
 
 def _forget_later(tree: Tree, settings: BaseModel) -> None:
     """Remove settings from a tree that have the value which held before they existed."""
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if any(isinstance(mark, Later) and mark.before == value for mark in field.metadata):
+    later = _later(type(settings))
+    for name, value in settings:
+        if name in later and value in later[name]:
             tree.pop(name, None)
         elif isinstance(value, BaseModel) and name in tree:
             _forget_later(tree[name], value)
+
+
+@cache
+def _later(kind: type[BaseModel]) -> Mapping[str, Sequence[object]]:
+    """By the fields of a section that came later, the values that held before they existed."""
+    found = {
+        name: [mark.before for mark in field.metadata if isinstance(mark, Later)]
+        for name, field in kind.model_fields.items()
+    }
+    return {name: before for name, before in found.items() if before}
 
 
 def run_id(run: RunConfig) -> str:
@@ -113,10 +123,15 @@ def to_yaml(run: RunConfig) -> str:
     Sections of other methods are left out: it can be read where their packages are missing.
     """
     others = {name for name, method in METHODS.items() if method.settings} & run.unused_sections
-    return _yaml_of(json.dumps(run.model_dump(mode="json", exclude=others)))
+    tree = run.model_dump(mode="json", exclude=others)
+    return "".join(_yaml_of(json.dumps({name: value})) for name, value in tree.items())
 
 
-@lru_cache(maxsize=64)
-def _yaml_of(settings: str) -> str:
-    """Write settings that are given as JSON; a run writes its own again with every adapter."""
-    return yaml.safe_dump(json.loads(settings), sort_keys=False, allow_unicode=True)
+@lru_cache(maxsize=1024)
+def _yaml_of(section: str) -> str:
+    """Write a section that is given as JSON.
+
+    To write YAML takes long, and the runs of a cohort, which are written and compared by the
+    hundred, have most of their sections in common.
+    """
+    return yaml.safe_dump(json.loads(section), sort_keys=False, allow_unicode=True)

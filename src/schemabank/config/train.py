@@ -55,7 +55,7 @@ class TrainSettings(Settings):
     max_skipped_ratio: Annotated[Share, Later(0.05)] = 0.05
     """A run fails that skips more of its or a stage's steps; one step may be, unless this is 0."""
     max_skipped_in_row: Annotated[PositiveInt, Later(20)] = 20
-    """A run fails as soon as it has skipped so many steps one after another."""
+    """A run fails that skips more steps than this one after another."""
 
 
 class AverageSettings(Settings):

@@ -247,8 +247,8 @@ class Slot:
     def _lack_of_updates(self, placed: StagePlan) -> str | None:
         """Which skipped steps are too many, after one in a stage."""
         train = self.run.train
-        if self._skipped_in_row >= train.max_skipped_in_row:
-            return f"{self._skipped_in_row} steps in a row"
+        if self._skipped_in_row > (allowed := train.max_skipped_in_row):
+            return f"{self._skipped_in_row} steps in a row (allowed: {allowed})"
         for what, start, stop in (
             ("the run", 0, self.num_steps),
             (f"the stage {placed.stage.name!r}", placed.start, placed.stop),

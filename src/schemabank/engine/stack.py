@@ -19,7 +19,7 @@ from schemabank.engine.part import Attach, Part, StepInput
 from schemabank.engine.targets import check_calls
 from schemabank.models.architecture import decoder_blocks
 from schemabank.models.checks import check_causal
-from schemabank.models.frozen import kept_state
+from schemabank.models.frozen import kept_state, lent
 from schemabank.models.refusals import RefusalError, asking
 
 TRUNK_TOLERANCE = 1e-2
@@ -212,6 +212,18 @@ class AdapterStack:
         finally:
             for part in self.parts:
                 part.only = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Let the model be the base model for a while; what is on it keeps its weights."""
+        self.uncompile()
+        with ExitStack() as exits:
+            for part in self.parts:
+                if part is not self.lora:
+                    exits.enter_context(part.absent())
+            exits.enter_context(lent(self.model))  # which puts our layers back in their places
+            self.lora.detach()
+            yield
 
     def strip(self) -> None:
         """Take everything off but the adapters."""

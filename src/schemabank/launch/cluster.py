@@ -1,14 +1,15 @@
 """Workers on a Ray cluster: each is a task of Ray's, which a lost node loses and another one gets.
 
 Ray hands out no units. A task takes part in the work as any worker does, by claims on the suite's
-folder, until the round is over. So what Ray does again changes nothing. It does so without end
-(``max_retries=-1``), since only a lost process is tried again and no error of ours. The process
-ends with its task (``max_calls=1``), which gives the GPU's memory back.
+folder, until the round is over. The driver starts a lost task again, and not Ray
+(``max_retries=0``), since it has to know which unit the task held. The process ends with its task
+(``max_calls=1``), which gives the GPU's memory back.
 """
 
 import importlib
 import os
 import time
+import uuid
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,10 @@ import torch
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.extras import require
 from schemabank.common.waiting import waiting
-from schemabank.launch.crew import SAVING_S
+from schemabank.launch.crew import ENDING_S, MOST_FRUITLESS, SAVING_S
 from schemabank.launch.messages import Sender
 from schemabank.launch.progress import RoundProgress
+from schemabank.launch.queue import MOST_CRASHES, End
 from schemabank.launch.rounds import Round, Unit
 from schemabank.launch.sharing import Sharing
 from schemabank.launch.worker import PAUSE_S, work_on
@@ -50,25 +52,29 @@ class RayWorkers(Sharing):
         return self.tasks
 
     def work(self, shared: Round, reporter: Reporter) -> Set[str]:
-        """Let tasks do a round until it is over."""
-        ray = _ray()
-        options = {**self.resources, "max_retries": -1, "max_calls": 1}
-        task = ray.remote(**options)(do_on_cluster)
-        left = [task.remote(str(shared.folder.resolve())) for _ in range(self.tasks)]
+        """Let tasks do a round until it is over.
+
+        Raises:
+            InputError: something in the settings cannot be had.
+            RuntimeError: tasks end before they begin, or one after the other before the end.
+        """
+        tasks = Tasks(_ray(), shared, self.resources, reporter)
         progress, told = RoundProgress(shared, reporter, self.tasks), set[str]()
         try:
+            for number in range(self.tasks):
+                tasks.start(number)
             with waiting("waiting for the next part to be done", reporter.note) as wait:
                 while not progress.is_over():
-                    left = _still_going(ray, left)
+                    tasks.look()
                     for unit in progress.done():
                         told |= _tell(unit, shared, progress, reporter)
+                        tasks.num_lost = 0
                         wait.goes_on()
         except BaseException:
-            _let_save(ray, left)
+            tasks.let_save()
             raise
         finally:
-            for each in left:  # one may be stopped, and what it held was done elsewhere
-                ray.cancel(each, force=True)
+            tasks.end()
         progress.close()
         return told
 
@@ -112,38 +118,135 @@ def ray_workers(num_workers: int | None, device: str) -> RayWorkers:
     return RayWorkers(tasks=num_workers or count, resources=resources)
 
 
-def do_on_cluster(folder: str) -> None:
+def do_on_cluster(folder: str, name: str) -> None:
     """Do units of a round, in a task; its progress is seen by the units' records."""
-    work_on(Path(folder), Sender(None, speaks=False))
+    work_on(Path(folder), Sender(None, speaks=False), name=name)
 
 
-def _still_going(ray: ModuleType, left: list[Any]) -> list[Any]:
-    """Wait a moment, and return the tasks that have not ended.
+@dataclass(frozen=True)
+class _Task:
+    """A worker on the cluster.
 
-    Raises:
-        InputError: one refused its settings.
-        RuntimeError: one ended by another error.
+    Attributes:
+        number: of the worker.
+        name: under which this task of it holds units.
+        num_fruitless: tasks of this number in a row before it that ended before they began.
     """
-    if not left:  # all have seen that all is done, and so will we
-        time.sleep(PAUSE_S)
-        return left
-    ended, going = ray.wait(left, num_returns=1, timeout=PAUSE_S)
-    for each in ended:
+
+    number: int
+    name: str
+    num_fruitless: int
+
+
+class Tasks:
+    """The tasks of a round: started, started again when they are lost, ended.
+
+    Ray can start a lost task again by itself, but then nobody learns that it was lost: a unit that
+    kills its process would be tried for ever. So a lost task is told from here, and what it held is
+    free at once.
+
+    Args:
+        ray: the package.
+        shared: the round.
+        resources: what Ray gives each task.
+        reporter: where progress goes.
+
+    Attributes:
+        num_lost: how many were lost since a unit was done.
+    """
+
+    def __init__(
+        self, ray: ModuleType, shared: Round, resources: Mapping[str, float], reporter: Reporter
+    ) -> None:
+        self.num_lost = 0
+        self._ray, self._shared, self._reporter = ray, shared, reporter
+        self._task = ray.remote(**resources, max_retries=0, max_calls=1)(do_on_cluster)
+        self._call, self._count, self._num_workers = uuid.uuid4().hex, 0, 0
+        self._left: dict[Any, _Task] = {}
+
+    def start(self, number: int, num_fruitless: int = 0) -> None:
+        """Start a task of a worker."""
+        self._count += 1
+        self._num_workers = max(self._num_workers, number + 1)
+        name = f"{self._call}-{self._count}"
+        reference = self._task.remote(str(self._shared.folder.resolve()), name)
+        self._left[reference] = _Task(number, name, num_fruitless)
+
+    def look(self) -> None:
+        """Wait a moment, and see which tasks have ended.
+
+        Raises:
+            InputError: one refused its settings.
+            RuntimeError: tasks end before they begin, or one after the other before the end.
+        """
+        if not self._left:  # all have seen that all is done, and so will we
+            time.sleep(PAUSE_S)
+            return
+        ended, _ = self._ray.wait([*self._left], num_returns=1, timeout=PAUSE_S)
+        for reference in ended:
+            self._ended(reference, self._left.pop(reference))
+
+    def let_save(self) -> None:
+        """Interrupt the tasks, and wait until all have saved where their runs stand."""
+        for reference in self._left:
+            self._ray.cancel(reference, force=False)
+        if self._left and not self._all_ended(ENDING_S):
+            self._reporter.note("waiting for the workers to save; another signal ends at once")
+            self._all_ended(SAVING_S)
+
+    def _all_ended(self, wait_s: float) -> bool:
+        _, going = self._ray.wait([*self._left], num_returns=len(self._left), timeout=wait_s)
+        return not going
+
+    def end(self) -> None:
+        """End all tasks; one may be stopped, and what it held was done elsewhere."""
+        for reference in self._left:
+            self._ray.cancel(reference, force=True)
+
+    def _ended(self, reference: Any, task: _Task) -> None:  # noqa: ANN401 -- Ray's own
+        """See why a task ended, and start another one unless all is done."""
+        exceptions = self._ray.exceptions
         try:
-            ray.get(each)
-        except ray.exceptions.RayTaskError as error:
+            self._ray.get(reference)
+        except exceptions.RayTaskError as error:  # what it held it has given free
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
-            raise RuntimeError(f"a worker on the cluster failed: {error.cause!r}") from error
-    return list(going)
+            self._replace(task, repr(error.cause), is_taken=False)
+        except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
+            self._give_free(task, "crashed")
+            self._replace(task, type(error).__name__, is_taken=False)
+        except exceptions.RayError as error:  # such as of a node that was taken away
+            self._give_free(task, "lost")
+            self._replace(task, type(error).__name__, is_taken=True)
 
+    def _give_free(self, task: _Task, how: End) -> None:
+        for lease in self._shared.queue.held_by(task.name):
+            lease.end(how)
 
-def _let_save(ray: ModuleType, left: list[Any]) -> None:
-    """Interrupt the tasks, and wait until all have saved where their runs stand."""
-    for each in left:
-        ray.cancel(each, force=False)
-    if left:
-        ray.wait(left, num_returns=len(left), timeout=SAVING_S)
+    def _replace(self, task: _Task, why: str, *, is_taken: bool) -> None:
+        """Start another task in place of one that was lost, if there is hope for it.
+
+        Args:
+            task: that was lost.
+            why: for the screen.
+            is_taken: whether its machine was taken away, of which there is no end.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        self.num_lost += not is_taken
+        fruitless = not is_taken and not self._shared.queue.has_begun(task.name)
+        num_fruitless = task.num_fruitless + 1 if fruitless else 0
+        who = f"worker {task.number + 1}"
+        if num_fruitless >= MOST_FRUITLESS:
+            if not self._left:
+                raise RuntimeError(f"workers on the cluster end before they begin ({why})")
+            self._reporter.note(f"{who} ends before it begins ({why}): left out")
+            return
+        if self.num_lost > MOST_CRASHES * self._num_workers:
+            raise RuntimeError(f"{self.num_lost} workers were lost and no part was done ({why})")
+        self._reporter.note(f"{who} was lost ({why}), another one is started")
+        self.start(task.number, num_fruitless)
 
 
 def _tell(unit: Unit, shared: Round, progress: RoundProgress, reporter: Reporter) -> set[str]:

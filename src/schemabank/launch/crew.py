@@ -25,13 +25,15 @@ from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End, Lease
 from schemabank.launch.rounds import WORK, Round
 from schemabank.launch.worker import LOST, PAUSE_S, command
-from schemabank.runs.progress import Reporter
+from schemabank.runs.progress import SAVING, Reporter
 
 MOST_FRUITLESS = 2  # processes of a worker in a row that ended before they began a unit
 DRAIN_S = 5.0  # for what an ended process has told, where a child of its keeps the pipe open
 SILENT = 2.0  # times a lease: so long may a process be silent before it is killed
 IDLE_S = 5.0  # for workers to end by themselves when all is done
-SAVING_S = 120.0  # for workers that are interrupted to save where their runs stand
+ENDING_S = 8.0  # for workers that are interrupted to end, or to begin to save
+SAVING_S = 120.0  # for those that have begun to save where their runs stand
+ENDS_EVERY_S = 0.05  # between two looks at who has ended
 WAITING = "waiting for a worker to begin a part (what others hold is free once silent for {:g} s)"
 
 
@@ -47,6 +49,7 @@ class _Hand:
     lease: Lease | None = None
     refused: str | None = None
     is_killed: bool = False
+    is_saving: bool = False
     has_begun: bool = False
 
 
@@ -77,7 +80,7 @@ class Crew:
             InputError: something in the settings cannot be had.
             RuntimeError: processes end before they begin, or one after the other before the end.
         """
-        wait_s = SAVING_S
+        is_over = False
         try:
             for number in range(len(self._environments)):
                 self._start(number)
@@ -89,9 +92,9 @@ class Crew:
                     self._kill_silent()
                     if any(hand.lease for hand in self._hands.values()):
                         wait.goes_on()
-            wait_s = IDLE_S
+            is_over = True
         finally:
-            self._end(wait_s)
+            self._end(is_over=is_over)
         self._progress.close()
 
     def _start(self, number: int, num_fruitless: int = 0) -> None:
@@ -204,21 +207,35 @@ class Crew:
                 hand.is_killed = True
                 hand.process.kill()
 
-    def _end(self, wait_s: float) -> None:
-        """End all processes; those that do not end in time are killed."""
-        processes = [hand.process for hand in self._hands.values()]
-        if wait_s > IDLE_S:
-            for process in processes:
-                process.terminate()
-        until = time.monotonic() + wait_s
+    def _end(self, *, is_over: bool) -> None:
+        """End all processes; those that do not end in time are killed.
+
+        Those that save where their runs stand have as long as it takes to write that.
+        """
+        began = time.monotonic()
         try:
-            for process in processes:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, until - time.monotonic()))
+            if not is_over:
+                for hand in self._hands.values():
+                    hand.process.terminate()
+            while left := [hand for hand in self._hands.values() if hand.process.poll() is None]:
+                self._see_who_saves()
+                for hand in left:
+                    wait_s = SAVING_S if hand.is_saving else IDLE_S if is_over else ENDING_S
+                    if time.monotonic() - began > wait_s:
+                        hand.process.kill()
+                time.sleep(ENDS_EVERY_S)
         finally:
-            for process in processes:
-                process.kill()  # without effect on one that has ended
-                process.wait()
+            for hand in self._hands.values():
+                hand.process.kill()  # without effect on one that has ended
+                hand.process.wait()
+
+    def _see_who_saves(self) -> None:
+        """Take note of the processes that have begun to save."""
+        with suppress(Empty):
+            while True:
+                hand, message = self._inbox.get_nowait()
+                if message is not None and message.get("note") == SAVING:
+                    hand.is_saving = True
 
 
 def _why(code: int, log: Path) -> str:

@@ -12,6 +12,7 @@ what was written, such as NFS.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ BEATS = 4  # in the time of a lease
 # ended by itself, with "lost" it was stopped or cut off. Without any of them, it fell silent.
 End = Literal["left", "crashed", "lost"]
 MOST_CRASHES = 5  # of a unit, before it counts as failed
+# Holders of a unit in a row that were lost before anything more of it was kept. A machine that is
+# taken away costs a unit nothing that it has kept, so this says more of the unit than of machines.
+MOST_IN_VAIN = 20
 
 Record = Mapping[str, Any]
 """What has become of a unit, as JSON has it."""
@@ -53,6 +57,11 @@ class Lease:
         """Whether nobody has taken the unit over."""
         return not self._file("claim", self.number + 1).exists()
 
+    def begin(self, by: str, kept: Mapping[str, str]) -> None:
+        """Say who holds the unit, and what is kept of its runs when they begin."""
+        with whole_file(self._file("begun")) as partial:
+            write_json(partial, {"by": by, "kept": dict(kept)})
+
     def beat(self, count: int) -> None:
         """Show that the holder lives; the count differs from the last one."""
         self._file("beat").write_text(str(count), encoding="utf-8")
@@ -65,6 +74,10 @@ class Lease:
     def end(self, how: End) -> None:
         """Give the unit free at once, in place of falling silent."""
         self._file(how).touch()
+
+    def how_ended(self) -> End | None:
+        """How the holder ended, as far as somebody has said so."""
+        return next((how for how in get_args(End) if self._file(how).exists()), None)
 
     def _file(self, what: str, number: int | None = None) -> Path:
         return self.folder / f"{what}-{self.number if number is None else number}"
@@ -116,9 +129,36 @@ class Queue:
             self._records[unit] = read_json(path)
         return self._records[unit]
 
-    def crashes(self, unit: str) -> int:
-        """Return how often a process has ended by itself while it held a unit."""
-        return len(list((self.folder / unit).glob("crashed-*")))
+    def in_vain(self, unit: str) -> Counter[End | None]:
+        """Return how the holders of a unit have ended since anything more of it was kept.
+
+        The present holder has said what is kept. One that was asked to end, and did, ends the row.
+        ``None`` counts those that fell silent.
+        """
+        folder, found = self.folder / unit, Counter[End | None]()
+        last = _last(folder)
+        now = _kept(folder, last)
+        for number in range(last - 1, 0, -1):
+            how = Lease(folder, number).how_ended()
+            if now is None or _kept(folder, number) != now or how == "left":
+                break
+            found[how] += 1
+        return found
+
+    def held_by(self, name: str) -> list[Lease]:
+        """Return the leases of a holder that have not ended, by the name under which it began."""
+        found = []
+        for unit in self.begun():
+            lease = Lease(self.folder / unit, _last(self.folder / unit))
+            begun = _begun(lease.folder, lease.number) or {}
+            if begun.get("by") == name and lease.how_ended() is None and self.record(unit) is None:
+                found.append(lease)
+        return found
+
+    def has_begun(self, name: str) -> bool:
+        """Whether a holder of this name has ever begun a unit."""
+        paths = self.folder.glob("*/begun-*")
+        return any((_read(path) or {}).get("by") == name for path in paths)
 
     def silent_s(self, lease: Lease) -> float:
         """Return for how long a holder has not been heard, by our own clock."""
@@ -137,8 +177,7 @@ class Queue:
         lease = Lease(self.folder / unit, _last(self.folder / unit))
         if not lease.number:
             return False
-        ends = (lease.folder / f"{how}-{lease.number}" for how in get_args(End))
-        return not any(path.exists() for path in ends) and self.silent_s(lease) < self.lease_s
+        return lease.how_ended() is None and self.silent_s(lease) < self.lease_s
 
 
 @contextmanager
@@ -239,6 +278,22 @@ def _work(
         is_crash = isinstance(error, Exception) and not isinstance(error, InputError)
         lease.end("crashed" if is_crash else "left")
         raise
+
+
+def _begun(folder: Path, number: int) -> Record | None:
+    """What the holder of a lease has said at its beginning; ``None``: it did not come to that."""
+    return _read(folder / f"begun-{number}")
+
+
+def _read(path: Path) -> Record | None:
+    """Read what may not be there, or not yet."""
+    with suppress(InputError):
+        return read_json(path)
+    return None
+
+
+def _kept(folder: Path, number: int) -> object:
+    return (_begun(folder, number) or {}).get("kept")
 
 
 def _last(folder: Path) -> int:

@@ -22,6 +22,7 @@ from schemabank.common.files import read_json
 from schemabank.common.writing import settle, temporary, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
+from schemabank.launch.packing import packed, unpacked
 from schemabank.launch.queue import Queue, Record, publish
 from schemabank.runs.folder import is_finished
 from schemabank.runs.members import Outcome, finished_outcome
@@ -165,7 +166,7 @@ def open_round(
         "num_workers": num_workers,
         "lease_s": lease_s,
         "wanted": [run_id(run) for run in runs],
-        "planned": [*whole.values()],
+        "planned": packed([*whole.values()]),
     }
     # Whole settings, not ids alone: an id leaves out where and how many at once a run trains.
     names = [sorted(json.dumps(whole[run]) for run in each) for each in (runs, planned)]
@@ -206,7 +207,7 @@ def read_round(folder: Path) -> Round:
             f"{str(folder)!r} was begun by SchemaBank {told['version']}, and this is {__version__}:"
             " install the same version wherever workers run"
         )
-    configs = {run_id(run): run for run in map(RunConfig.model_validate, told["planned"])}
+    configs = {run_id(run): run for run in map(RunConfig.model_validate, unpacked(told["planned"]))}
     numbers = told["num_workers"], told["lease_s"]
     return Round(folder, folder.parents[1], configs, told["wanted"], *numbers)
 

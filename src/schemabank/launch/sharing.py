@@ -18,11 +18,13 @@ from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
 from schemabank.launch.rounds import PLAN, Round, open_round, remove_finished
-from schemabank.runs.distill import TEACHERS, all_teachers, untaught
-from schemabank.runs.experiment import announce_teachers, reused
+from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of, untaught
+from schemabank.runs.experiment import Loaded, announce_teachers, contexts, reused
+from schemabank.runs.folder import has_trained, is_finished, partial_folder
 from schemabank.runs.loading import resolved
 from schemabank.runs.members import Outcome
 from schemabank.runs.progress import Reporter
+from schemabank.runs.resuming import still_taught
 
 LEASE_S = 120.0  # network file systems show what others wrote after up to a minute
 
@@ -69,7 +71,7 @@ class Sharing(ABC):
         runs = resolved(runs, device, note=reporter.note)
         ids = map(run_id, runs)
         reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
-        found = self._ended(runs, runs, out, reporter)
+        found = self._ended(runs, runs, out, reporter, device=device)
         return [found[run] for run in runs]
 
     def _ended(
@@ -78,16 +80,20 @@ class Sharing(ABC):
         planned: Sequence[RunConfig],
         out: Path,
         reporter: Reporter,
+        *,
+        device: torch.device,
     ) -> dict[RunConfig, Outcome]:
         """Return the outcome of every run, after those that are not finished were trained."""
         outcomes = reused(runs, out, reporter)
         left = [run for run in runs if run not in outcomes]
         for run in left:
             check_writable(out / run_id(run))
-        if teachers := all_teachers(left):
+        taught = _still_taught(left, planned, out, reporter, device=device)
+        if teachers := all_teachers(taught):
             announce_teachers(teachers, out / TEACHERS, reporter)
-            found = self._ended(teachers, all_teachers(planned), out / TEACHERS, reporter)
-            outcomes |= untaught(left, found, out, reporter)
+            others, place = all_teachers(planned), out / TEACHERS
+            found = self._ended(teachers, others, place, reporter, device=device)
+            outcomes |= untaught(taught, found, out, reporter)
             left = [run for run in left if run not in outcomes]
         if left:
             able = [run for run in runs if run not in outcomes or outcomes[run].failure is None]
@@ -121,6 +127,30 @@ class Sharing(ABC):
         if all(outcome.failure is None for outcome in outcomes.values()):
             shared.remove()
         return outcomes
+
+
+def _still_taught(
+    runs: Sequence[RunConfig],
+    planned: Sequence[RunConfig],
+    out: Path,
+    reporter: Reporter,
+    *,
+    device: torch.device,
+) -> Sequence[RunConfig]:
+    """Return the runs whose teachers are needed; one that has trained asks them no more.
+
+    Whether what is kept of a training can be used is known with model and data alone. This process
+    loads them where that saves the training of teachers.
+    """
+    lacking = [
+        run
+        for run in runs
+        if not all(is_finished(out / TEACHERS / run_id(each)) for each in teachers_of(run))
+    ]
+    if not any(has_trained(partial_folder(out / run_id(run))) for run in lacking):
+        return runs
+    shared = contexts(set(runs), planned, out, reporter, device=device, loaded=Loaded())
+    return still_taught(runs, shared, out)
 
 
 def _free_memory() -> None:

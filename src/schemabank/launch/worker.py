@@ -24,10 +24,10 @@ from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
 from schemabank.launch.cutting import cut
 from schemabank.launch.messages import Sender
-from schemabank.launch.queue import MOST_CRASHES, Lease, Record, share
+from schemabank.launch.queue import MOST_CRASHES, MOST_IN_VAIN, Lease, Record, share
 from schemabank.launch.rounds import PLAN, Round, Unit, failed_rows, read_round
 from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
-from schemabank.runs.folder import Tenure, is_finished
+from schemabank.runs.folder import Tenure, how_far, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome
 
@@ -65,15 +65,20 @@ def main() -> None:
         sys.exit(REFUSED)
 
 
-def work_on(folder: Path, sender: Sender) -> None:
+def work_on(folder: Path, sender: Sender, *, name: str = "") -> None:
     """Do units of the round in a folder until all are done.
+
+    Args:
+        folder: of the round.
+        sender: where it tells what it does.
+        name: under which it holds units, for who started it.
 
     Raises:
         InputError: something in the settings cannot be had.
     """
     try:
         shared = read_round(folder)
-        worker = Worker(shared, sender)
+        worker = Worker(shared, sender, name)
         take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
         take([PLAN], worker.plan)
         worker.units = {unit.name: unit for unit in shared.units() or ()}
@@ -90,6 +95,7 @@ class Worker:
     Args:
         shared: the round.
         sender: where it tells what it does.
+        name: under which it holds units.
 
     Attributes:
         queue: the units, as it sees them.
@@ -99,9 +105,9 @@ class Worker:
         InputError: something in the settings cannot be had.
     """
 
-    def __init__(self, shared: Round, sender: Sender) -> None:
+    def __init__(self, shared: Round, sender: Sender, name: str) -> None:
         self.queue, self.units = shared.queue, dict[str, Unit]()
-        self._shared, self._sender = shared, sender
+        self._shared, self._sender, self._name = shared, sender, name
         planned, pending = list(shared.configs.values()), self._pending()
         self._device = resolve_device(planned[0].engine.device)
         self._groups = contexts(
@@ -112,6 +118,7 @@ class Worker:
     def plan(self, lease: Lease) -> Record:
         """Decide what the units are, unless that was decided already."""
         shared = self._shared
+        lease.begin(self._name, {})
         found = parts(self._groups, self._pending(), shared.out, self._device)
         shared.decide(cut(found, shared.num_workers))
         self._sender.send(done=lease.unit)
@@ -125,8 +132,9 @@ class Worker:
         configs = self._shared.configs
         left = [configs[name] for name in unit.runs if not is_finished(out / name)]
         ended: Sequence[Outcome] = []
-        if left and self.queue.crashes(unit.name) >= MOST_CRASHES:
-            ended = [Outcome(out / run_id(run), None, failure=_crashed()) for run in left]
+        lease.begin(self._name, {name: how_far(out / name) for name in unit.runs})
+        if left and (failure := self._given_up(unit.name)) is not None:
+            ended = [Outcome(out / run_id(run), None, failure=failure) for run in left]
         elif left:
             tenure = Tenure(f"{self._shared.folder.name}/{unit.name}", lease.number)
             context = replace(self._context_of[left[0]], tenure=tenure)
@@ -135,17 +143,23 @@ class Worker:
         self._sender.send(done=lease.unit)
         return failed_rows(dict(zip(map(run_id, left), ended, strict=True)))
 
+    def _given_up(self, unit: str) -> Failure | None:
+        """Return why a unit is not tried again; ``None``: it is."""
+        ends = self.queue.in_vain(unit)
+        if (crashes := ends["crashed"]) >= MOST_CRASHES:
+            lost = (
+                f"the process that trained it ended by itself {crashes} times before anything more "
+                "of it was kept, for example for want of memory"
+            )
+        elif ends.total() >= MOST_IN_VAIN:
+            lost = f"{ends.total()} processes were lost over it before anything more of it was kept"
+        else:
+            return None
+        return Failure("error", f"{lost}: train it with --launch local, which shows why")
+
     def _pending(self) -> set[RunConfig]:
         out, configs = self._shared.out, self._shared.configs
         return {configs[name] for name in self._shared.wanted if not is_finished(out / name)}
-
-
-def _crashed() -> Failure:
-    return Failure(
-        "error",
-        f"the process that trained it ended by itself {MOST_CRASHES} times, for example for want "
-        "of memory: train it with --launch local, which shows why",
-    )
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

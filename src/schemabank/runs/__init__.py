@@ -25,6 +25,7 @@ __all__ = [
     "prepare",
     "progress",
     "readiness",
+    "resuming",
     "saved",
     "stored",
     "tables",

@@ -26,6 +26,7 @@ from schemabank.runs.folder import METRICS, STAGES, has_trained
 from schemabank.runs.kept import MadeWith
 from schemabank.runs.leaving import Leaving
 from schemabank.runs.members import Member
+from schemabank.runs.progress import SAVING
 from schemabank.runs.trained import Records
 
 LARGEST_SHARE = 0.02  # of the time, for checkpoints that are made by the clock
@@ -143,7 +144,7 @@ class Checkpoints:
         """Copy where the runs stand, and let that be written; leave then if a signal asks so."""
         if self._leaving.asked is not None:
             self._leaving.answer()
-            self._note("saving where the runs stand, to end then; another signal ends at once")
+            self._note(SAVING)
             self._settle()
         began = time.monotonic()
         self._num_steps = 1  # the step that comes now

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from schemabank.adapters.tensorfiles import Header, read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import inside, read_json
+from schemabank.common.files import read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
@@ -39,6 +39,7 @@ from schemabank.runs.kept import (
     check_made,
     check_settings,
     digests,
+    kept_file,
     read_stored,
     stage_files,
 )
@@ -197,9 +198,9 @@ def read_checkpoint(place: Path, run: RunConfig, made: MadeWith) -> Begun:
     """
     folder = place.parents[1]
     state = _read_state(place, run, made)
-    log = inside(folder, METRICS)
+    log = kept_file(folder, METRICS)
     if (
-        read_json(inside(place, DIGESTS)) != _digests(folder, place, state.stages)
+        read_json(kept_file(place, DIGESTS)) != _digests(folder, place, state.stages)
         or log.stat().st_size < state.log_bytes
         or GrowingDigest(log).of(state.log_bytes) != state.log_sha256
     ):
@@ -249,7 +250,7 @@ def keep_only(folder: Path, names: list[str]) -> None:
 
 def _read_state(place: Path, run: RunConfig, made: MadeWith) -> _Numbers:
     folder = place.parents[1]
-    found = read_json(inside(place, STATE)).get("version")
+    found = read_json(kept_file(place, STATE)).get("version")
     if found != VERSION:
         raise InputError(
             f"{str(place)!r} has version {found!r:.20} of checkpoints, allowed is {VERSION}: {MEND}"

@@ -47,7 +47,10 @@ def finish_runs(
     *,
     trained_s: float,
 ) -> list[Outcome]:
-    """Evaluate runs that have trained, take everything off the model, and close their folders.
+    """Evaluate runs that have trained, close their folders, and take everything off the model.
+
+    As many as there are slots are evaluated at once, and closed before the next ones: what a call
+    that is interrupted has evaluated, the next one does not evaluate again.
 
     Args:
         members: the runs with their folders.
@@ -56,28 +59,22 @@ def finish_runs(
         context: what all runs share.
         trained_s: how long training took.
     """
-    began = time.monotonic()
-    evaluated: list[_Evaluated | None] = []
+    outcomes = list[Outcome]()
     for part in seated(members, stack, cohort):
-        evaluated += _evaluated(part, stack, context)
-    evaluated_s = time.monotonic() - began
-    cost = _cost(
-        trained_s,
-        evaluated_s,
-        num_runs=len(members),
-        slots=stack.num_slots,
-        device=context.base.model.device,
-    )
+        began = time.monotonic()
+        evaluated = _evaluated(part, stack, context)
+        cost = _cost(
+            trained_s,
+            (time.monotonic() - began) * len(members) / len(part),
+            num_runs=len(members),
+            slots=stack.num_slots,
+            device=context.base.model.device,
+        )
+        with stack.lifted(), waiting("checking the adapter with stock PEFT", context.reporter.note):
+            for member, done in zip(part, evaluated, strict=True):
+                training = None if cohort is None else _summary_of(member, cohort, len(outcomes))
+                outcomes.append(_close(member, done, training, cost, context))
     stack.remove()
-    outcomes = []
-    for index, (member, done) in enumerate(zip(members, evaluated, strict=True)):
-        training = None if cohort is None else _training_summary(cohort, index)
-        if training is not None and member.rescaled is not None:
-            training["rescale"] = member.rescaled.row()
-        if training is not None and member.run.num_teachers:
-            training[TEACHER_STEPS] = member.run.num_teachers * training["num_steps"]
-        with waiting("checking the adapter with stock PEFT", context.reporter.note):
-            outcomes.append(_close(member, done, training, cost, context))
     return outcomes
 
 
@@ -117,6 +114,16 @@ def result_of(
         "scores": [*score_names(records, metric), *(f"pass@{k}" for k in evaluation.pass_at)],
         "groups": summaries(records, metric, pass_at=evaluation.pass_at),
     }
+
+
+def _summary_of(member: Member, cohort: Cohort, index: int) -> dict[str, Any]:
+    """What a result says of a run's training."""
+    training = _training_summary(cohort, index)
+    if member.rescaled is not None:
+        training["rescale"] = member.rescaled.row()
+    if member.run.num_teachers:
+        training[TEACHER_STEPS] = member.run.num_teachers * training["num_steps"]
+    return training
 
 
 def _training_summary(cohort: Cohort, index: int) -> dict[str, Any]:
@@ -249,7 +256,10 @@ def _close(
 def _cost(
     trained_s: float, evaluated_s: float, *, num_runs: int, slots: int, device: torch.device
 ) -> dict[str, object]:
-    """Device, wall-clock of the whole cohort and the process's peak memory so far."""
+    """Device, wall-clock of the whole cohort and the process's peak memory so far.
+
+    Of the evaluation it is what it takes if all runs take as long as those beside this one.
+    """
     cost: dict[str, object] = {
         "device": device_name(device),
         "runs_in_cohort": num_runs,

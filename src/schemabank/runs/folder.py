@@ -213,6 +213,21 @@ def can_go_on(folder: Path) -> bool:
     return _holds(folder, TRAINED) or has_begun
 
 
+def how_far(folder: Path) -> str:
+    """Say in a word what is kept of a run; it is another one when more is kept, or less.
+
+    Args:
+        folder: of the run, as it is called once it is finished.
+    """
+    if is_finished(folder):
+        return "finished"
+    partial = partial_folder(folder)
+    if has_trained(partial):
+        return TRAINED
+    begun = (partial / CHECKPOINTS).glob("[!.]*") if _holds(partial, CHECKPOINTS) else ()
+    return max((path.name for path in begun), key=lambda name: (len(name), name), default="nothing")
+
+
 def forget_training(folder: Path) -> None:
     """Remove from a finished run what only going on needed, and the lock of a killed process."""
     for name in (TRAINED, CHECKPOINTS):

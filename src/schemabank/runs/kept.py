@@ -4,6 +4,7 @@
 :mod:`schemabank.runs.checkpoints` runs in the middle of it.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from schemabank.common.cores import processor_name
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.files import inside, read_json, sha256
+from schemabank.common.files import inside, read_json, read_text, sha256
 from schemabank.config.file import load_run, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.execute import num_threads
@@ -94,6 +95,9 @@ def check_settings(folder: Path, run: RunConfig, *, is_over: bool) -> None:
         InputError: naming all that differs, or the settings cannot be read.
     """
     path = folder / CONFIG
+    # To read YAML takes longer than all else that is read of a run, and there may be hundreds.
+    if read_text(path) == to_yaml(run):
+        return
     before = load_run(path)
     free = FREE + (_free_afterwards(run, before) if is_over else ())
     now = {name: getattr(run.engine, name) for name in free}
@@ -138,7 +142,19 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
         OSError: one cannot be read.
     """
     paths = (folder / name for name in names)
-    return {str(path.relative_to(folder)): sha256(inside(path.parent, path.name)) for path in paths}
+    return {str(p.relative_to(folder)): sha256(kept_file(p.parent, p.name)) for p in paths}
+
+
+def kept_file(folder: Path, name: str) -> Path:
+    """Return the path of a file that an earlier call has written into a folder of its own.
+
+    Raises:
+        InputError: it is missing, or a link that leads out of the folder.
+    """
+    path = folder / name
+    if not os.path.lexists(path):
+        raise InputError(f"{str(path)!r} is missing, allowed are whole files: {MEND}")
+    return inside(folder, name)
 
 
 def stage_files(folder: Path, stages: Iterable[str] | None = None) -> list[str]:

@@ -14,6 +14,7 @@ from shutil import rmtree
 from typing import Any
 
 from schemabank.common.errors import InputError
+from schemabank.common.openfiles import allow_open_files
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
@@ -63,7 +64,15 @@ def claimed_members(
         out: folder of the runs.
         exits: ends the claims.
         planned: these runs and those of their cohort that are finished already.
+
+    Raises:
+        InputError: a folder cannot be had, or not so many at once.
     """
+    allow_open_files(
+        len(runs),
+        what=f"a cohort of {len(runs):,} runs, each with a lock,",
+        mend="raise that (`ulimit -Hn`), or set engine.slots to 1 for cohorts of one run",
+    )
     made = made_with(context.inputs, planned, context.base.model.device)
     found = []
     for run in runs:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import inside, read_json
+from schemabank.common.files import read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
@@ -34,6 +34,7 @@ from schemabank.runs.kept import (
     check_made,
     check_settings,
     digests,
+    kept_file,
     read_stored,
     stage_files,
 )
@@ -165,7 +166,7 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         OSError: it cannot be read.
     """
     place = folder / TRAINED
-    if read_json(inside(place, DIGESTS)) != _digests(folder, place):
+    if read_json(kept_file(place, DIGESTS)) != _digests(folder, place):
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )

@@ -10,10 +10,18 @@ from rich.console import Console
 
 from schemabank.runs.progress.lines import LineReporter
 from schemabank.runs.progress.live import LiveReporter
-from schemabank.runs.progress.protocol import Reporter, RunState
+from schemabank.runs.progress.protocol import SAVING, Reporter, RunState
 from schemabank.runs.progress.silent import SilentReporter
 
-__all__ = ["LineReporter", "LiveReporter", "Reporter", "RunState", "SilentReporter", "reporter"]
+__all__ = [
+    "SAVING",
+    "LineReporter",
+    "LiveReporter",
+    "Reporter",
+    "RunState",
+    "SilentReporter",
+    "reporter",
+]
 
 
 @contextmanager

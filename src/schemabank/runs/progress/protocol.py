@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:  # the engine imports torch, and a screen needs none of it
     from schemabank.engine.cohort import RunStep
 
+# A note; who started a process that says so lets it take its time.
+SAVING = "saving where the runs stand, to end then; another signal ends at once"
+
 RunState = Literal["waiting", "training", "evaluating", "finished", "reused", "failed"]
 
 
