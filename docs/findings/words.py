@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from schemabank.common.tables import markdown_table
+from schemabank.common.tables import markdown_cells
 from schemabank.stats import Interval
 
 MINUS = "−"
@@ -35,7 +35,7 @@ def interval_of(ends: Interval | None) -> str:
 
 
 def table(rows: Iterable[Mapping[str, str]]) -> str:
-    """Return a Markdown table; a row leaves empty what it does not name."""
+    """Return a Markdown table of cells in Markdown; a row leaves empty what it does not name."""
     found = list(rows)
     names = list(dict.fromkeys(name for row in found for name in row))
-    return "\n".join(markdown_table(names, [[row.get(n, "") for n in names] for row in found]))
+    return "\n".join(markdown_cells(names, [[row.get(n, "") for n in names] for row in found]))

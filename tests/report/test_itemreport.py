@@ -117,7 +117,7 @@ class TestTasks:
         assert schemabank(evals, "--out", out)[0] == 0
         assert {"report.html", "report.md", "report.json"} <= {p.name for p in out.iterdir()}
         shown = (out / "report.md").read_text()
-        assert "What is compared: score: exact\\_match,strict-match." in shown
+        assert "What is compared: score: exact_match,strict-match." in shown
         assert "mean over tasks" in shown
 
     def test_a_task_of_one_arm_alone_is_named(self, evals: Path) -> None:

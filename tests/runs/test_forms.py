@@ -147,6 +147,6 @@ def test_results_hold_both_forms_and_the_table_says_which_is_shown(finished: Fin
         assert (outcome.result["prompt_form"], outcome.result["prompt_forms"]) == ("whole", {})
     for form in ("whole", "trimmed"):
         table = results_tables([{**result, "prompt_form": form}])[0]
-        (cells,) = (list(column.cells) for column in table.columns[:1])
+        (cells,) = (list(map(str, column.cells)) for column in table.columns[:1])
         assert ("base, prompt trimmed" in cells) == (form == "trimmed")
         assert ("base" in cells) == (form == "whole")

@@ -37,8 +37,12 @@ def marked_line(text: str) -> str:
 
 def markdown_text(text: str) -> str:
     """Return text as Markdown that shows it as it stands: no markup, one line."""
-    escaped = MARKS.sub(r"\\\1", marked_line(text))
-    return AT_START.sub(lambda found: _not_at_start(found[0]), escaped)
+    return AT_START.sub(lambda found: _not_at_start(found[0]), markdown_cell(text))
+
+
+def markdown_cell(text: str) -> str:
+    """Return text as a cell of a Markdown table, in which nothing begins a list or a heading."""
+    return MARKS.sub(r"\\\1", marked_line(text))
 
 
 def markdown_code(text: str) -> str:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemabank.common.errors import printable
-from schemabank.common.lines import markdown_text
+from schemabank.common.lines import markdown_cell
 
 PlainTable = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, head, rows
 
@@ -47,13 +47,14 @@ def plain(text: str, *, style: str = "") -> Text:
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table of texts, which may hold anything."""
-    return markdown_cells(head, [[markdown_text(cell) for cell in row] for row in rows])
+    shown = [[markdown_cell(cell) for cell in row] for row in (head, *rows)]
+    return markdown_cells(shown[0], shown[1:])
 
 
 def markdown_cells(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table whose cells are Markdown; its head is of texts."""
+    """Return the lines of a Markdown table whose cells are Markdown, as those of its head are."""
     return [
-        f"| {' | '.join(map(markdown_text, head))} |",
+        f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
