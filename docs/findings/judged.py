@@ -76,6 +76,13 @@ def against(suite: Suite, arm: str, control: str) -> Adjusted:
     return next(own.adjusted for own in judged(suite, control) if own.arm == arm)
 
 
+def highest(suite: Suite, control: str) -> float:
+    """Return the highest end of the intervals of all arms less one of them, not adjusted."""
+    found = [own.contrast.own.difference.interval for own in judged(suite, control)]
+    assert None not in found
+    return max(ends[1] for ends in found if ends)
+
+
 def treatment_against(suite: Suite, arm: str) -> Adjusted:
     """Return the declared treatment against another arm than the control, as reports judge it."""
     found = others.find(compared(suite, *_contrast(suite)))
@@ -149,6 +156,11 @@ def spread(suite: Suite, arm: str, setting: str, name: str) -> str:
     return f"{min(found):.2f} to {max(found):.2f}"
 
 
+def worst(suite: Suite, arm: str, setting: str) -> str:
+    """Return the score of an arm's worst seed."""
+    return percent(min(_each(suite, arm, setting, "correct")))
+
+
 def unended(suite: Suite, arm: str, setting: str) -> float:
     """Return the share of an arm's right answers that stand in completions without an end."""
     names = ("correct", "ended_ratio", "correct_among_ended")
@@ -184,7 +196,8 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, evaluated, interval_of, judgements, less, measured, more, num_items),
-        *(planned, points, primary, reference, seeds_of, spread, treatment_against, unended),
+        *(against, constant, evaluated, highest, interval_of, judgements, less, measured, more),
+        *(num_items, planned, points, primary, reference, seeds_of, spread, treatment_against),
+        *(unended, worst),
     )
 }
