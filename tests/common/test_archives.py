@@ -1,6 +1,7 @@
 """Archives that are torn, hostile or too large."""
 
 import io
+import os
 import random
 import tarfile
 import zipfile
@@ -51,6 +52,11 @@ class TestTar:
     def test_what_is_no_file(self, tmp_path: Path, kind: bytes) -> None:
         with pytest.raises(InputError, match="holds 'x', which is no file"):
             unpack_tar(tar(tmp_path / "a.tar.xz", "x", kind=kind), tmp_path)
+
+    def test_a_pipe_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.tar.xz")
+        with pytest.raises(InputError, match=r"a\.tar\.xz' is not a regular file"):
+            unpack_tar(tmp_path / "a.tar.xz", tmp_path)
 
     def test_bounds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tar(tmp_path / "a.tar.xz", "x", "y", size=100)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from gguf import GGUFWriter
 from transformers.utils import logging as transformers_logging
 
 from architectures import tiny_architecture
@@ -263,6 +264,15 @@ class TestGguf:
         with pytest.raises(InputError, match=r"broken\.gguf' could not be converted: .*; give an"):
             load(tmp_path / "broken.gguf")
         assert list((cache / "schemabank/models/gguf").iterdir()) == []
+
+    def test_more_layers_than_any_model_has(self, tmp_path: Path) -> None:
+        writer = GGUFWriter(tmp_path / "deep.gguf", "llama")
+        writer.add_block_count(2**31)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        with pytest.raises(InputError, match=r"2147483648 as num_hidden_layers in its config"):
+            load(tmp_path / "deep.gguf")
 
     def test_loser_of_a_race_uses_the_winners_folder(
         self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """checks.py: models that see what they are to predict, or that fail on text, are refused."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,6 +14,7 @@ from schemabank.common.errors import InputError
 from schemabank.models.basemodel import load_base_model
 from schemabank.models.checks import check_causal, check_reads
 from tiny import VOCAB_SIZE, tiny_tokenizer
+from tinyruns import write_model
 
 
 def bert(*, is_decoder: bool, spread: float = 0.3) -> PreTrainedModel:
@@ -123,3 +125,17 @@ def test_memory_that_runs_out_is_no_fault_of_the_model(monkeypatch: pytest.Monke
     monkeypatch.setattr(model, "forward", failing(torch.OutOfMemoryError("out of memory")))
     with pytest.raises(torch.OutOfMemoryError):
         check_reads("mine", model)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_hidden_layers", 10**30), ("num_hidden_layers", 1e30), ("num_local_experts", 10**9)],
+)
+def test_more_layers_than_any_model_has_are_refused_before_one_is_made(
+    tmp_path: Path, key: str, value: float
+) -> None:
+    write_model(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "text_config": {key: value}}))
+    with pytest.raises(InputError, match=f"as {key} in its configuration, allowed are at most"):
+        load_base_model(str(tmp_path), dtype=torch.float32, device=torch.device("cpu"))

@@ -215,7 +215,7 @@ def _check_weights(folder: Path, found: Mapping[str, Header], config: AdapterCon
         if not is_named(path, targets) or is_named(path, config.excluded):
             raise InputError(
                 f"{where} holds weights of {path!r}, allowed are the targets in {CONFIG}, "
-                f"{', '.join(targets)}: restore the file that belongs to it"
+                f"{', '.join(targets):.200}: restore the file that belongs to it"
             )
     for target in targets:
         if not any(is_named(path, [target]) for path in paths):

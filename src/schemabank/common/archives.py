@@ -28,6 +28,7 @@ def unpack_tar(path: Path, place: Path) -> None:
     Raises:
         InputError: it cannot be read, is too large, or holds other than regular files.
     """
+    check_regular(path)
     try:
         with tarfile.open(path, "r|xz") as archive:
             size = 0

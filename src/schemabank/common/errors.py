@@ -4,12 +4,19 @@ import difflib
 import textwrap
 from collections.abc import Iterable
 
+LONGEST_WORD = 400  # characters, of a message; paths are words
+LONGEST_LINE = 2400  # of a message
+
 
 class InputError(ValueError):
     """Bad input from outside: a setting, a file, a model or a data set.
 
-    Its message is one sentence that names the value, what is allowed and how to mend it.
+    Its message is one sentence that names the value, what is allowed and how to mend it. Values
+    come from outside and may be of any length, so that what is too long to be read is cut.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(_readable, message.split("\n"))))
 
 
 class FailedRunsError(RuntimeError):
@@ -35,6 +42,19 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     spelt = {_letters_and_digits(known): known for known in allowed}
     close = difflib.get_close_matches(_letters_and_digits(name), spelt, n=1, cutoff=0.7)
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
+
+
+def _readable(line: str) -> str:
+    """A line of a message without most of its longest words, and of its middle if it is long."""
+    words = (_cut(word, LONGEST_WORD) for word in line.split(" "))
+    return _cut(" ".join(words), LONGEST_LINE)
+
+
+def _cut(text: str, longest: int) -> str:
+    """A text that may lack its middle: at its end stands how to mend what is wrong."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3]}...{text[-longest // 4 :]}"
 
 
 def _letters_and_digits(name: str) -> str:

@@ -21,7 +21,14 @@ from transformers.utils import logging as transformers_logging
 from schemabank.common.errors import InputError
 from schemabank.common.quiet import HUB, bars_on_terminals_only
 from schemabank.models.architecture import auto_class
-from schemabank.models.checks import check_finite, check_reads, check_whole, end_token_ids, loading
+from schemabank.models.checks import (
+    check_counts,
+    check_finite,
+    check_reads,
+    check_whole,
+    end_token_ids,
+    loading,
+)
 from schemabank.models.digests import model_digests
 from schemabank.models.files import Located, locate
 
@@ -92,6 +99,8 @@ def _load_with_tokenizer(
     name: str, located: Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with loading(name):
+        raw, _ = PretrainedConfig.get_config_dict(located.path, revision=located.revision)
+        check_counts(name, raw)
         config: PretrainedConfig = AutoConfig.from_pretrained(
             located.path, revision=located.revision, trust_remote_code=False
         )

@@ -17,6 +17,9 @@ from schemabank.common.memory import is_out_of_memory
 from schemabank.models.precise import ROUNDED, can_be_precise, in_float32
 from schemabank.models.refusals import RefusalError, asking
 
+COUNTS = ("layer", "layers", "blocks", "experts")  # ends of settings' names
+MOST_COUNTED = 10_000  # the largest models have some hundreds
+
 # What a later token may change of earlier logits, relative to the largest, by rounding: a mixture's
 # products may have other shapes for other tokens. The second number is for types with fewer digits.
 UNSEEN, UNSEEN_ROUNDED = 1e-3, 5e-2
@@ -36,6 +39,25 @@ def loading(name: str) -> Iterator[None]:
             f"Base model {name!r} could not be loaded: {first_line(error)}; give a causal model "
             f"known to transformers {transformers.__version__}, with safetensors and a tokenizer."
         ) from error
+
+
+def check_counts(name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration of more blocks or experts than any model has.
+
+    transformers builds one after the other before it reads a weight, which would never end.
+
+    Args:
+        name: the model, as the user gave it.
+        config: what its config.json or GGUF file says, with the configurations of its parts.
+    """
+    for key, value in config.items():
+        if isinstance(value, dict):
+            check_counts(name, value)
+        elif key.endswith(COUNTS) and isinstance(value, int | float) and value > MOST_COUNTED:
+            raise InputError(
+                f"Base model {name!r} has {value!r:.60} as {key:.80} in its configuration, "
+                f"allowed are at most {MOST_COUNTED:,}: fetch or save it again."
+            )
 
 
 def check_whole(name: str, report: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from tokenizers.models import Unigram
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -28,6 +29,7 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import sha256
 from schemabank.common.memory import is_out_of_memory
 from schemabank.common.writing import settle, writing_tensors
+from schemabank.models.checks import check_counts
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
@@ -112,6 +114,8 @@ def _convert_file(gguf: Path, target: Path, origin: str) -> None:
 def _load_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Read the model, in float32, and the tokenizer of a GGUF file, both as they can be saved."""
     folder, file_name = str(gguf.parent), gguf.name
+    config, _ = PretrainedConfig.get_config_dict(folder, gguf_file=file_name)
+    check_counts(file_name, config)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)
     # The weights are plain numbers now, yet transformers refuses to save a model with these traces.
     del model.config.quantization_config

@@ -113,8 +113,8 @@ def _read_items(
         key = str(row["doc_id"])
         if key in items:
             raise InputError(
-                f"{where} has the doc_id {key} for the filter {by!r:.80} a second time: allowed is "
-                "once, restore the file"
+                f"{where} has the doc_id {key:.80} for the filter {by!r:.80} a second time: "
+                "allowed is once, restore the file"
             )
         content = f"{row.get('doc_hash', '')}{row.get('target_hash', '')}"
         cluster = None if cluster_by is None else field_of(row.get("doc"), cluster_by, where)
@@ -155,9 +155,9 @@ def _check_complete(
     number = own.get("effective") if isinstance(own, dict) else None
     if number is not None and number != len(items):
         raise InputError(
-            f"{str(file.path)!r} says that {number} items of {task!r:.80} were scored, but its "
-            f"samples have {len(items)} for the filter {metric[1]!r:.80}: restore the file of "
-            "samples"
+            f"{str(file.path)!r} says that {number!r:.40} items of {task!r:.80} were scored, but "
+            f"its samples have {len(items)} for the filter {metric[1]!r:.80}: restore the "
+            "file of samples"
         )
     said = tree["results"][task][",".join(metric)]
     mean = sum(item.score for item in items.values()) / max(len(items), 1)
