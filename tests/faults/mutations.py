@@ -57,8 +57,9 @@ def harm(folder: Path, draw: Draw) -> str:
     """Harm a folder's files in one way, or in several, and say how."""
     said = []
     for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        if not any(path.is_file() for path in folder.rglob("*")):
-            break
+        paths = list(folder.rglob("*"))
+        if not any(path.is_file() for path in paths) or any(path.is_fifo() for path in paths):
+            break  # whoever wrote into a pipe would wait
         with suppress(OSError, RecursionError):  # what an earlier one has made of it
             is_aimed = draw.random() < 0.6
             said.append(_aimed(folder, draw) if is_aimed else damage(folder, draw))
@@ -247,7 +248,8 @@ def _payload_cell(path: Path, draw: Draw) -> str:
 def _rows(path: Path, draw: Draw) -> str:
     """Rows twice, in another order, or very many."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-    times = draw.choice((1, 2, 3, 500))
+    # Long tables take long, and rightly so: 500 times 500 are millions of rows.
+    times = draw.choice((1, 2, 3, 500 if len(lines) < 500 else 4))
     body = lines[1:] * times
     draw.shuffle(body)
     path.write_text(
