@@ -9,10 +9,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+LONGEST_END_S = 20.0  # of a process that was killed; a GPU's driver takes seconds
+ENDED = "ZX"  # states of processes, as /proc tells them
 LONGEST_S = 300.0  # of any program here; a task that takes longer hangs
 OUTPUT = "said"
 
@@ -24,12 +26,12 @@ class Ended:
     Attributes:
         code: its exit code; negative for the signal that ended it.
         said: what it wrote to both outputs.
-        is_alone: whether nothing of its group was left.
+        left: who of its group goes on, as commands; nobody should.
     """
 
     code: int
     said: str
-    is_alone: bool
+    left: tuple[str, ...]
 
 
 def run(
@@ -88,18 +90,37 @@ def watched(
     code = os.waitstatus_to_exitcode(status)
     said = output.read_text(errors="replace") if output.exists() else ""
     output.unlink(missing_ok=True)
-    return Ended(code, said, is_alone=_is_gone(pid))
+    return Ended(code, said, left_of(pid))
 
 
-def _is_gone(group: int) -> bool:
-    """Whether a process group has nobody left; its last ones may still be on their way out."""
-    for _ in range(500):
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
+def left_of(group: int, wait_s: float = LONGEST_END_S) -> tuple[str, ...]:
+    """Who of a process group still goes on; its last ones may be on their way out.
+
+    A zombie is none of them: it has ended, and waits for a parent that asks how. Where the first
+    process of a machine never asks, zombies stay, and signals still find them.
+    """
+    until = time.monotonic() + wait_s
+    while left := tuple(_running(group)):
+        if time.monotonic() > until:
+            return left
         time.sleep(0.002)
-    return False
+    return ()
+
+
+def _running(group: int) -> Iterator[str]:
+    """The commands of the processes of a group that have not ended."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command, _, rest = (place / "stat").read_text().rpartition(")")
+        except OSError:  # it has ended just now
+            continue
+        state, _, own_group = rest.split()[:3]
+        if int(own_group) == group and state not in ENDED:
+            yield f"{command}) {state}"
 
 
 def _do(task: Callable[[], None], output: Path) -> None:

@@ -183,8 +183,8 @@ class _Killing:
     def _problems_of_end(self, ended: Ended, allowed: int) -> Iterator[str]:
         if ended.code not in (allowed, 0):
             yield f"exit code {ended.code}: {ended.said[-500:]}"
-        if not ended.is_alone:
-            yield "a process of its group goes on"
+        if ended.left:
+            yield f"of its group go on: {', '.join(ended.left)}"
 
     def _lost(
         self, index: int, kept: Mapping[str, int], place: str, problems: list[str]

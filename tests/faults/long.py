@@ -222,8 +222,8 @@ class _Killing:
         self.problems += ledgers.repeated(steps, kept)
         if ended.code not in (KILLED, 0):
             self.problems.append(f"exit code {ended.code}: {ended.said[-500:]}")
-        if not ended.is_alone:
-            self.problems.append("a process of its group goes on")
+        if ended.left:
+            self.problems.append(f"of its group go on: {', '.join(ended.left)}")
         if ended.code == KILLED:
             self.problems += self.looks.runs_half_written()
             self._note_lost(ledgers.lost(steps, self.looks.kept()), SAVE in watch.place)
