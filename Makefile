@@ -10,11 +10,13 @@ FAULT_MINUTES ?= 120
 # Of wheel-check; the newest, and the one in constraints.txt, without them.
 TRANSFORMERS ?=
 TORCH ?=
-# Of benchmarks/original.py, such as --model DIR.
+# Of benchmarks/original.py, such as --model DIR, and of benchmarks/audit.py, such as --service osv.
 OPTIONS ?=
+# In an environment of its own: what it needs itself is not among what it audits.
+PIP_AUDIT := pip-audit==2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help install sandbox run suite original findings test unit integration gpu soak faults hostile package wheel-check release lint type \
+.PHONY: help install sandbox run suite original findings test unit integration gpu soak faults hostile package wheel-check audit release lint type \
     format site clean
 
 help: ## list the targets
@@ -97,6 +99,12 @@ package: $(STAMP) ## build wheel and source distribution into dist/, and look in
 
 wheel-check: $(STAMP) ## do what the README says with the wheel, in an empty environment; TRANSFORMERS=5.17.0 TORCH=2.11.0
 	$(BIN)/python benchmarks/trywheel.py $(if $(TRANSFORMERS),--transformers $(TRANSFORMERS)) $(if $(TORCH),--torch $(TORCH))
+
+audit: ## ask whether faults are known in the pinned packages; 2 where no source of advisories answers; OPTIONS="--service osv"
+	@test -x .venv/audit/bin/pip-audit || { \
+	    $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install --quiet $(PIP_AUDIT); \
+	}
+	.venv/audit/bin/python benchmarks/audit.py $(OPTIONS)
 
 release: $(STAMP) ## what the tag of a release needs, then both distributions in dist/
 	$(BIN)/python benchmarks/release.py

@@ -7,7 +7,13 @@ import pytest
 
 from schemabank.common import folders
 from schemabank.common.errors import InputError
-from schemabank.common.folders import check_new, make_folder, new_folder
+from schemabank.common.folders import (
+    check_local,
+    check_new,
+    check_writable,
+    make_folder,
+    new_folder,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -98,3 +104,32 @@ def test_the_names_of_new_parents_outlive_a_power_cut(
     synced.clear()
     make_folder(target)
     assert synced == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("s3://bucket/runs", "'s3://bucket/runs' is an address, not a folder: allowed is a folder"),
+        ("memory://", "'memory://' is an address"),
+        ("simplecache::gs://bucket/a", "'simplecache::gs://bucket/a' is an address"),
+    ],
+)
+def test_an_address_is_no_folder(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for a path, it is a folder 's3:' here, and nothing would reach the bucket."""
+    monkeypatch.chdir(tmp_path)
+    path = Path(given)
+    for check in (check_local, check_new, check_writable):
+        with pytest.raises(
+            InputError, match=f"^{said}.* as with rclone$" if "s3" in said else said
+        ):
+            check(path)
+    with pytest.raises(InputError, match=said), new_folder(path):
+        pytest.fail("it was made")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["runs", "a:b/runs", "runs/s3:/a", "/s3:/a", "."])
+def test_other_names_with_colons_are_folders(given: str) -> None:
+    check_local(Path(given))

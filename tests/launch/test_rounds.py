@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,20 @@ def test_other_runs_have_a_round_of_their_own(tmp_path: Path) -> None:
     assert (list(other.configs), other.wanted) == (NAMES, NAMES[:1])
     found.remove()
     assert other.folder.exists()
+
+
+def test_a_file_system_without_hard_links_is_refused_before_workers_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As buckets that are mounted: units could not be decided upon, which workers found out."""
+
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(target), None, str(self))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    said = (
+        rf"^'{tmp_path}' lies in a file system without hard links \(Operation not permitted\), .*"
+    )
+    with pytest.raises(InputError, match=f"{said}choose another --out, or leave --launch"):
+        opened(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -29,8 +29,9 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
         mend: what to do where it cannot be made, for the error.
 
     Raises:
-        InputError: the name is taken, or the place cannot be written.
+        InputError: the name is taken, or the place cannot be written, or is in no file system.
     """
+    check_local(folder)
     check_free(folder, mend=mend)
     missing = missing_parents(folder)
     with ExitStack() as exits:
@@ -85,12 +86,31 @@ def check_free(folder: Path, *, mend: str = "choose another --out") -> None:
         raise InputError(f"{str(folder)!r} exists and is not overwritten: {mend}")
 
 
+def check_local(path: Path) -> None:
+    """Find out whether a path names a place in a file system, as ``s3://bucket/runs`` does not.
+
+    As a path, that is a folder ``s3:`` in the working directory. All would be written there, and
+    nothing would reach the bucket.
+
+    Raises:
+        InputError: it begins as the address of an object store or a server does.
+    """
+    if not path.parts or path.is_absolute() or not path.parts[0].endswith(":"):
+        return
+    given = f"{path.parts[0]}//{'/'.join(path.parts[1:])}"
+    raise InputError(
+        f"{given!r} is an address, not a folder: allowed is a folder of this machine or of a "
+        "shared file system such as NFS, choose one and copy it there afterwards, as with rclone"
+    )
+
+
 def check_writable(folder: Path) -> None:
     """Find out whether a folder could be made; writes nothing.
 
     Raises:
-        InputError: its place cannot be written.
+        InputError: its place cannot be written, or is in no file system.
     """
+    check_local(folder)
     there = next(parent for parent in folder.parents if os.path.lexists(parent))
     if not there.is_dir() or not os.access(there, os.W_OK):
         reason = "it may not be written" if there.is_dir() else f"{str(there)!r} is not a folder"

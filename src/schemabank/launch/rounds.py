@@ -19,6 +19,7 @@ from schemabank import __version__
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, read_failure
 from schemabank.common.files import read_json
+from schemabank.common.folders import remove_empty
 from schemabank.common.writing import settle, temporary, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
@@ -159,6 +160,9 @@ def open_round(
         planned: these runs and others, for which cohorts are planned.
         num_workers: for how many processes a new round's cohorts are cut.
         lease_s: how long a process may be silent in a new round.
+
+    Raises:
+        InputError: the file system of ``out`` cannot hold a round.
     """
     whole = {run: run.model_dump(mode="json") for run in planned}
     rows: Record = {
@@ -247,8 +251,33 @@ def _write(folder: Path, rows: Record) -> None:
     (partial / WORK).mkdir(parents=True)
     write_json(partial / ROUND, rows)
     try:
+        _check_links(partial / ROUND)
+    except InputError:
+        rmtree(partial)
+        remove_empty([folder.parent])
+        raise
+    try:
         settle(partial, folder)
     except OSError:
         if not folder.exists():
             raise
         rmtree(partial)
+
+
+def _check_links(path: Path) -> None:
+    """Find out, before any worker starts, whether a file can have a second name, as units need it.
+
+    Raises:
+        InputError: it cannot.
+    """
+    second = temporary(path)
+    try:
+        second.hardlink_to(path)
+    except OSError as error:
+        raise InputError(
+            f"{str(path.parents[2])!r} lies in a file system without hard links "
+            f"({error.strerror}), by which processes share their work; mounted buckets are such: "
+            "allowed is a local folder or one on NFS, choose another --out, or leave --launch and "
+            "--workers out"
+        ) from error
+    second.unlink()
