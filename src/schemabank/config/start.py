@@ -57,8 +57,8 @@ OWN: Mapping[str, Mapping[str, object]] = {
     "perplexity": {"task.perplexity.path": None, "eval.limit": 20},
     RECORDS: {"task.records.path": "", "task.records.target": "{answer}"},
 }
-# Learning rates of plain LoRA that do well in docs/findings.md, where others than the default do. Of
-# two that do, the lower: at twice the higher one training breaks down.
+# Learning rates of plain LoRA that do well in docs/findings.md, where others than the default do.
+# Of two that do, the lower: at twice the higher one training breaks down.
 RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3, "gemma-3-270m": 1e-3}
 # What is not shown of a task, since it changes nothing there.
 UNUSED = {"perplexity": {"eval.max_new_tokens"}}
