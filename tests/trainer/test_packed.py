@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import peft
 import pytest
+import torch
 import trl
 
 from architectures import tiny_architecture
@@ -119,3 +120,14 @@ def test_they_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sees the one before it"):
         mixing.train()
     assert mixing.state.global_step == 0
+
+
+def test_the_model_is_asked_in_the_precision_in_which_it_trains(tmp_path: Path) -> None:
+    """FlashAttention, for one, refuses float32."""
+    trained = made(tmp_path, method("lora"), bf16=True, max_steps=1, **FREE)
+    seen = set()
+    for name, module in trained.model.named_modules():
+        if name.endswith("q_proj"):
+            module.register_forward_hook(lambda _module, _args, output: seen.add(output.dtype))
+    trained.train()
+    assert seen == {torch.bfloat16}
