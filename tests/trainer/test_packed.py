@@ -36,6 +36,7 @@ WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank")
 ALL_PACKED = ("lora", "coto", "molf", "schemabank")
 FREE = {"padding_free": True, "max_length": None}
 PACKED = {"packing": True, "max_length": 64}
+MIXES = r"\(attention .*\) an example then sees the one before it: allowed is False"
 ALL = {"per_device_train_batch_size": len(PAIRS), "max_steps": 6, "shuffle_dataset": False}
 
 
@@ -104,7 +105,7 @@ def test_packing_that_would_train_otherwise_is_refused(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("opt", "'eager'|'sdpa'.* an example then sees the one before it: allowed is False"),
+        *((name, MIXES) for name in ("opt", "bloom", "gpt_oss", "mamba")),
         ("lfm2", r"this model cannot compute it \(.*causal_conv1d.*\): allowed is False"),
     ],
 )
