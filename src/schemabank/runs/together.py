@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.adapters.files import Adapter, load_adapter
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.quiet import quiet_compiler
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
@@ -308,7 +308,7 @@ class _Attempt:
         """Train the runs, and return what has become of each."""
         try:
             self._train(slots)
-        except (InputError, RuntimeError, OSError, MemoryError) as error:
+        except FAILING as error:
             if error is self.steps.raised:
                 raise
             for trainee in self.trainees:
