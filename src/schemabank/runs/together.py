@@ -198,10 +198,8 @@ def train_cohort(
     with quiet_compiler(), reporter(quiet=quiet) as progress, ExitStack() as exits:
         place = ProgramFolder(None if checkpoints is None else Path(checkpoints), exits)
         given = _Given(validation, validate, start, held_model_digest(base) if saves else None)
-        groups = [
-            _prepared(group, shown, base, progress, given)
-            for group in sharing(list(dict.fromkeys(used.values())))
-        ]
+        alike = sharing(list(dict.fromkeys(used.values())))
+        groups = [_prepared(group, shown, base, progress, given) for group in alike]
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
