@@ -30,6 +30,7 @@ sys.path.insert(0, str(HERE.parent))  # where the tests' own modules are
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from faults import shim  # noqa: E402 -- found on the path above
+from records import read_rows  # noqa: E402
 
 if TYPE_CHECKING:
     from faults.campaigns import Campaign
@@ -47,7 +48,7 @@ def main() -> None:
     if "check" in options.what or "record" in options.what:
         from faults import page
 
-        sys.exit(page.check() if "check" in options.what else page.write(options.work))
+        sys.exit(page.made().check() if "check" in options.what else page.write(options.work))
     if options.jobs > 1:
         sys.exit(_side_by_side(options.jobs))
     if "cluster" in options.what and importlib.util.find_spec("ray") is None:
@@ -118,7 +119,7 @@ def _ran(own: "Campaign", options: argparse.Namespace, until: float) -> list[dic
     for row in own.rows(seeds, journal, until=until):
         if row["problems"]:
             print(json.dumps(row, indent=1), flush=True)
-    rows = campaigns.read_rows(journal)
+    rows = read_rows(journal)
     print(json.dumps({own.name: campaigns.summary(own.name, rows)}), flush=True)
     return rows
 

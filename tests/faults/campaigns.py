@@ -19,6 +19,7 @@ import torch
 
 from faults import cluster, inputs, kills, long, numbers, operations, power, texts
 from faults.world import REPORT, World
+from records import read_rows
 from schemabank import __version__
 
 Row = dict[str, Any]
@@ -80,17 +81,6 @@ def campaign(name: str, place: Path | World, work: Path) -> Campaign:
         CLUSTER: lambda seed: cluster.tried(world, seed, work),
     }
     return Campaign(name, ways[name])
-
-
-def read_rows(journal: Path) -> list[Row]:
-    """Read a journal; the last line may be cut off."""
-    found = []
-    for line in journal.read_text().splitlines() if journal.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def summary(name: str, rows: Sequence[Row]) -> Row:

@@ -1,21 +1,19 @@
 """The record of campaigns, and the figures of docs/reliability.md, which are made from it."""
 
-import difflib
 import json
-import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from faults import campaigns, cluster, inputs, numbers, outputs
 from faults.world import STEPS
+from records import MadePage, Record, read_rows
 
 ROOT = Path(__file__).parents[2]
 RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliability.md"
 BEGIN = "<!-- faults: made by `python -m tests.faults record` from results/reliability.json -->\n"
 END = "<!-- end of faults -->\n"
-Record = Mapping[str, Any]
 WIDTH = 120
 TITLES = {
     campaigns.KILLS: "kills",
@@ -50,32 +48,18 @@ def write(work: Path) -> int:
     record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for name in campaigns.NUMBERS:
         files = sorted(work.glob(f"{name.replace(' ', '-')}-[0-9]*-[0-9]*.jsonl"))
-        rows = {row["seed"]: row for file in files for row in campaigns.read_rows(file)}
+        rows = {row["seed"]: row for file in files for row in read_rows(file)}
         if rows:
             known = [file.with_suffix(".machine.json") for file in files]
             where = [json.loads(path.read_text()) for path in known if path.exists()]
             record[name] = campaigns.summary(name, [*rows.values()]) | (where[0] if where else {})
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    made().write(record)
     return 0
 
 
-def check() -> int:
-    """Print in what the page is another than the record says; return 1 if it is."""
-    now = PAGE.read_text(encoding="utf-8")
-    wanted = page(now, json.loads(RECORD.read_text()))
-    sys.stdout.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True)))
-    return int(now != wanted)
-
-
-def page(text: str, record: Record) -> str:
-    """Return a page with the figures of a record in their place."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for figures: it needs {BEGIN!r} and {END!r}")
-    figures = "".join(f"{line}\n" for line in _figures(record))
-    return f"{before}{BEGIN}{figures}{END}{after}"
+def made() -> MadePage:
+    """Return the page with its record."""
+    return MadePage(RECORD, PAGE, BEGIN, END, _figures)
 
 
 def _figures(record: Record) -> Iterator[str]:

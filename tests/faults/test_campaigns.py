@@ -11,6 +11,7 @@ import pytest
 from faults import campaigns, kills
 from faults.campaigns import CLUSTER, KILLS, LONG, NUMBERS, OPERATIONS, POWER, SHORT, Campaign
 from faults.shim import can_build
+from records import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +57,7 @@ def test_a_campaign_goes_on_from_its_journal(tmp_path: Path) -> None:
         file.write('{"seed": 3, "prob')  # killed in the middle of a line
     assert [r["seed"] for r in own.rows(range(5), journal, until=float("inf"))] == [3, 4]
     assert tried == [0, 1, 2, 3, 4]
-    assert [r["seed"] for r in campaigns.read_rows(journal)] == [0, 1, 2, 3, 4]
+    assert [r["seed"] for r in read_rows(journal)] == [0, 1, 2, 3, 4]
     assert list(own.rows(range(9), journal, until=0.0)) == []
 
 

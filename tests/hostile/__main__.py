@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
 
 from hostile import campaign, meter, page, references
+from records import read_rows
 
 WORK = Path(__file__).parents[2] / "soak"
 
@@ -32,7 +33,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     journal: Path = options.work / f"hostile-{campaign.digest()}.jsonl"
     if options.what == "check":
-        sys.exit(page.check())
+        sys.exit(page.made().check())
     if options.what == "record":
         sys.exit(page.write(journal))
     sys.exit(_run(journal, options.only))
@@ -40,7 +41,7 @@ def main() -> None:
 
 def _run(journal: Path, only: str | None) -> int:
     """Run what the journal lacks; return 1 if anything failed."""
-    rows = page.read_rows(journal) if only is None else []
+    rows = read_rows(journal) if only is None else []
     known = {(row["kind"], row["name"], row["form"]) for row in rows}
     with tempfile.TemporaryDirectory() as folder, meter.finest() as measured:
         with campaign.world(Path(folder)) as world:

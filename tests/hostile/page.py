@@ -1,7 +1,5 @@
 """The record of hostile programs, and the figures of docs/sandbox.md, which are made from it."""
 
-import difflib
-import json
 import platform
 import sys
 from collections import Counter
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile import campaign
+from records import MadePage, Record, read_rows
 from schemabank import __version__
 from schemabank.common.cores import given_cores
 
@@ -17,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 RECORD, PAGE = ROOT / "results" / "hostile.json", ROOT / "docs" / "sandbox.md"
 BEGIN = "<!-- hostile: made by `python -m tests.hostile record` from results/hostile.json -->\n"
 END = "<!-- end of hostile -->\n"
-Record = Mapping[str, Any]
 TITLES = {
     "leaving early": "leave early: an exit, a crash, a signal, machine code",
     "equal objects": "return objects that equal, contain or are everything",
@@ -34,12 +32,6 @@ TITLES = {
     "bounded": "fill what the kernel bounds",
     "watched": "fill what is watched from outside",
 }
-
-
-def read_rows(journal: Path) -> list[dict[str, Any]]:
-    """Rows of a journal; a last line that was cut off is not one."""
-    lines = journal.read_text(encoding="utf-8").splitlines(True) if journal.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def is_bad(row: Mapping[str, Any]) -> bool:
@@ -85,28 +77,13 @@ def write(journal: Path) -> int:
     missing = len(campaign.cases()) + 1 - len(rows)
     if missing:
         sys.exit(f"{journal}: {missing} cases are missing: run `python -m tests.hostile run` first")
-    RECORD.write_text(json.dumps(summary(rows), indent=1) + "\n", encoding="utf-8")
-    record = json.loads(RECORD.read_text(encoding="utf-8"))
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    made().write(summary(rows))
     return 0
 
 
-def check() -> int:
-    """Print in what the page is another than the record says; return 1 if it is."""
-    now = PAGE.read_text(encoding="utf-8")
-    wanted = page(now, json.loads(RECORD.read_text(encoding="utf-8")))
-    sys.stdout.writelines(difflib.unified_diff(now.splitlines(True), wanted.splitlines(True)))
-    return int(now != wanted)
-
-
-def page(text: str, record: Record) -> str:
-    """Return a page with the figures of a record in their place."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for figures: it needs {BEGIN!r} and {END!r}")
-    figures = "".join(f"{line}\n" for line in _figures(record))
-    return f"{before}{BEGIN}{figures}{END}{after}"
+def made() -> MadePage:
+    """Return the page with its record."""
+    return MadePage(RECORD, PAGE, BEGIN, END, _figures)
 
 
 def _figures(record: Record) -> Iterator[str]:

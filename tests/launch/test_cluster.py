@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from schemabank.launch import cluster
 from schemabank.launch.cluster import RayWorkers, ray_workers
 from schemabank.launch.crew import ENDING_S, SAVING_S
 from schemabank.launch.queue import Lease
-from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round, read_round
+from schemabank.launch.rounds import PLAN, ROUNDS, WORK, Round, Unit, open_round, read_round
 from schemabank.launch.worker import PAUSE_S
 from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
@@ -81,6 +82,7 @@ class Ray:
 
     def __init__(self, work: Callable[[int, Path, str], str | None]) -> None:
         names = ("RayTaskError", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError")
+        names += ("RuntimeEnvSetupError",)
         kinds: dict[str, type[Exception]] = {name: type(name, (RayError,), {}) for name in names}
         self.exceptions = SimpleNamespace(**kinds, RayError=RayError)
         self.waited: list[tuple[int, int, float]] = []
@@ -182,6 +184,50 @@ def test_tasks_that_end_before_they_begin_are_not_started_for_ever(
     ray = Ray(lambda *_: "WorkerCrashedError")
     with pytest.raises(RuntimeError, match=r"end before they begin \(WorkerCrashedError\)"):
         on(ray, tmp_path, monkeypatch, tasks=2)
+
+
+def test_errors_that_every_task_ends_with_are_not_met_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as of an environment that cannot be set up: no machine was taken away."""
+
+    def work(number: int, folder: Path, name: str) -> str:
+        if number == 20:
+            held(folder, name).done({"failed": []})
+        return "RuntimeEnvSetupError"
+
+    with pytest.raises(RuntimeError, match=r"before they begin \(RuntimeEnvSetupError\)"):
+        on(Ray(work), tmp_path, monkeypatch)
+
+
+def test_tasks_that_are_lost_while_they_plan_have_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(number: int, folder: Path, name: str) -> str:
+        assert number < 2
+        lease = read_round(folder).queue.claim(PLAN)
+        assert lease is not None
+        lease.begin(name, {})
+        return "OutOfMemoryError"
+
+    with pytest.raises(RuntimeError, match=r"end before they begin \(OutOfMemoryError\)"):
+        on(Ray(work), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_task_that_is_lost_when_all_is_done_is_not_replaced(
+    is_gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call may have removed the round by then."""
+
+    def work(number: int, folder: Path, name: str) -> str:
+        assert number == 0
+        held(folder, name).done({"failed": []})
+        if is_gone:
+            shutil.rmtree(folder)
+        return "WorkerCrashedError"
+
+    assert not any("lost" in line for line in on(Ray(work), tmp_path, monkeypatch).lines)
 
 
 def test_machines_that_are_taken_away_are_followed_by_others_without_end(

@@ -19,7 +19,7 @@ from tinyruns import Notes
 LEASE_S = 2.0
 # Does what is asked for at the first claim of a unit, and the unit at any other.
 WORKER = """
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from schemabank.launch.queue import Queue, share
 
@@ -29,6 +29,10 @@ print(json.dumps({"note": "ready"}), flush=True)
 if asked == "refuse":
     print(json.dumps({"refused": "lora.r is 'x', allowed are numbers"}), flush=True)
     sys.exit(2)
+if asked == "plan":
+    lease = Queue(folder, 60.0).claim("plan")
+    print(json.dumps({"unit": lease.unit, "number": lease.number}), flush=True)
+    os._exit(3)
 if asked == "break" or asked.get("break") == os.environ["NUMBER"]:
     with (folder / "broke").open("a") as file:
         file.write("x")
@@ -68,6 +72,10 @@ def do(lease):
     return {"failed": []}
 
 share(Queue(folder, lease_s), ["1", "2", "3"], do, pause_s=0.05, on_lost=lambda: os._exit(75))
+if asked.get("end"):
+    if asked["end"] == "gone":
+        shutil.rmtree(folder.parent)
+    os._exit(3)
 """
 RUNS = [RunConfig(arm="lora", seed=seed) for seed in (1, 2, 3)]
 
@@ -206,3 +214,20 @@ def test_workers_that_get_nothing_done_are_not_started_for_ever(
     """Such as on a full disk, which takes no record of a unit either."""
     with pytest.raises(RuntimeError, match=r"^6 workers were lost .*No space left on device"):
         worked(tmp_path, {"full": True}, monkeypatch)
+
+
+@pytest.mark.parametrize("end", ["there", "gone"])
+def test_a_worker_that_crashes_when_all_is_done_is_not_replaced(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another call may have removed the round by then."""
+    _, notes = worked(tmp_path, {"end": end}, monkeypatch)
+    assert not any("lost" in line for line in notes.lines)
+
+
+def test_a_worker_that_is_lost_while_it_plans_gives_that_free_and_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError, match=r"^workers end before they begin \(exit code 3"):
+        worked(tmp_path, "plan", monkeypatch)
+    assert [*tmp_path.glob(f"{ROUNDS}/*/{WORK}/plan/crashed-1")]

@@ -17,6 +17,7 @@ def again(trees: list[Tree]) -> list[Tree]:
         [{"a": {"b": 1, "c": [1]}}, {"a": {"b": 1, "c": []}}, {"a": {"b": 2, "c": [1]}}],
         [{"a": {"x.y": 1, "z": 2}}, {"a": {"x.y": 1}}, {"a": {}}, {"a": None}, {"a": 7}],
         [{"a": 1, "b": 0}, {"a": 1.0, "b": False}, {"a": True, "b": None}],
+        [{"a": [1, {"b": 0}]}, {"a": [True, {"b": 0}]}, {"a": [1, {"b": 0.0}]}, {"a": [1.0]}],
     ],
 )
 def test_trees_are_read_as_they_were_written(trees: list[Tree]) -> None:

@@ -148,9 +148,9 @@ def test_holders_count_as_lost_in_vain_until_more_of_the_unit_is_kept(tmp_path: 
 
 def test_who_started_a_holder_finds_what_it_held(tmp_path: Path) -> None:
     queue = Queue(tmp_path, 0.0)
-    assert not queue.has_begun("first")
+    assert queue.begun_by("first") == set()
     lost = begun(queue, "nothing", by="first")
-    assert queue.has_begun("first")
+    assert queue.begun_by("first") == {"a"}
     assert (queue.held_by("first"), queue.held_by("second")) == ([lost], [])
     lost.end("crashed")
     assert queue.held_by("first") == []

@@ -125,12 +125,12 @@ def test_a_meter_sees_memory_that_is_shared() -> None:
 def test_the_page_says_what_the_record_says() -> None:
     record = json.loads(page.RECORD.read_text(encoding="utf-8"))
     now = page.PAGE.read_text(encoding="utf-8")
-    assert page.page(now, record) == now
-    assert page.check() == 0
+    assert page.made().text(now, record) == now
+    assert page.made().check() == 0
     record["kinds"]["forging"]["survivors"] += 1
-    assert page.page(now, record) != now
+    assert page.made().text(now, record) != now
     with pytest.raises(ValueError, match="has no place for figures"):
-        page.page("# Sandbox\n", record)
+        page.made().text("# Sandbox\n", record)
 
 
 def test_the_record_is_of_these_programs_and_none_got_through() -> None:

@@ -1,30 +1,16 @@
 """Examples that lie in one row train as those that have rows of their own."""
 
 from pathlib import Path
-from typing import Any
 
-import datasets
-import peft
 import pytest
+import torch
 import trl
 
 from architectures import tiny_architecture
-from schemabank import InputError, RunConfig
-from schemabank.trainer import MethodTrainerMixin
+from schemabank import InputError
 from schemabank.trainer.packed import check_apart
-from tiny import tiny_model, tiny_tokenizer
-from trainers import (
-    ARGUMENTS,
-    LORA,
-    PAIRS,
-    EnginesOrder,
-    engine,
-    furthest,
-    method,
-    tensors,
-    tokens_of,
-    wrapped,
-)
+from trainers import PAIRS, engine, furthest, method, tensors, wrapped
+from trltrainers import sft_trainer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*pin_memory"
@@ -35,41 +21,14 @@ WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank")
 ALL_PACKED = ("lora", "coto", "molf", "schemabank")
 FREE = {"padding_free": True, "max_length": None}
 PACKED = {"packing": True, "max_length": 64}
+MIXES = r"\(attention .*\) an example then sees the one before it: allowed is False"
 ALL = {"per_device_train_batch_size": len(PAIRS), "max_steps": 6, "shuffle_dataset": False}
-
-
-class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
-    """TRL's trainer under a method; if asked, in the engine's order of examples."""
-
-    engines_order = False
-
-    def _get_train_sampler(self, *args: object) -> object:
-        if self.engines_order:
-            return EnginesOrder(tokens_of())
-        return super()._get_train_sampler(*args)
-
-
-def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
-    common: dict[str, Any] = {**ARGUMENTS, "bf16": False}
-    model = changes.pop("model", None) or tiny_model("llama")
-    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
-    return TinySFT(
-        method=arm,
-        model=model,
-        args=trl.SFTConfig(str(folder), **{**common, **changes}),
-        train_dataset=texts,
-        processing_class=tiny_tokenizer(),
-        peft_config=peft.LoraConfig(
-            r=LORA.r, lora_alpha=10, target_modules=list(LORA.target_modules)
-        ),
-    )
 
 
 @pytest.mark.parametrize("arm", WITHOUT_PADDING)
 def test_without_padding_it_ends_at_the_engines_weights(arm: str, tmp_path: Path) -> None:
     """With every penalty, tags by example among them."""
-    trained = made(tmp_path, method(arm), **FREE)
-    trained.engines_order = True
+    trained = sft_trainer(tmp_path, method(arm), engines_order=True, **FREE)
     trained.train()
     assert furthest(tensors(trained), engine(method(arm))[0]) < TOLERANCE
 
@@ -77,7 +36,7 @@ def test_without_padding_it_ends_at_the_engines_weights(arm: str, tmp_path: Path
 @pytest.mark.parametrize("arm", ALL_PACKED)
 def test_all_examples_packed_train_as_all_in_rows(arm: str, tmp_path: Path) -> None:
     own = method(arm, tags={"tagger": "none"}) if arm == "schemabank" else method(arm)
-    packed, rows = made(tmp_path, own, **ALL, **PACKED), made(tmp_path, own, **ALL)
+    packed, rows = sft_trainer(tmp_path, own, **ALL, **PACKED), sft_trainer(tmp_path, own, **ALL)
     assert len(packed.train_dataset) < len(PAIRS) / 3
     for each in (packed, rows):
         each.train()
@@ -97,13 +56,13 @@ def test_packing_that_would_train_otherwise_is_refused(
     arm: str, changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        made(tmp_path, method(arm), **changes)
+        sft_trainer(tmp_path, method(arm), **changes)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("opt", "'eager'|'sdpa'.* an example then sees the one before it: allowed is False"),
+        *((name, MIXES) for name in ("opt", "bloom", "gpt_oss", "mamba")),
         ("lfm2", r"this model cannot compute it \(.*causal_conv1d.*\): allowed is False"),
     ],
 )
@@ -115,7 +74,18 @@ def test_models_that_mix_the_examples_of_a_row_are_refused(name: str, message: s
 
 
 def test_they_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    mixing = made(tmp_path, method("lora"), model=tiny_architecture("opt"), **FREE)
+    mixing = sft_trainer(tmp_path, method("lora"), model=tiny_architecture("opt"), **FREE)
     with pytest.raises(InputError, match="sees the one before it"):
         mixing.train()
     assert mixing.state.global_step == 0
+
+
+def test_the_model_is_asked_in_the_precision_in_which_it_trains(tmp_path: Path) -> None:
+    """FlashAttention, for one, refuses float32."""
+    trained = sft_trainer(tmp_path, method("lora"), bf16=True, max_steps=1, **FREE)
+    seen = set()
+    for name, module in trained.model.named_modules():
+        if name.endswith("q_proj"):
+            module.register_forward_hook(lambda _module, _args, output: seen.add(output.dtype))
+    trained.train()
+    assert seen == {torch.bfloat16}

@@ -13,19 +13,8 @@ from schemabank import InputError, RunConfig, Tuner
 from schemabank.trainer import MethodTrainerMixin
 from tiny import tiny_model, tiny_tokenizer
 from tinyruns import write_model
-from trainers import (
-    ARGUMENTS,
-    LORA,
-    PAIRS,
-    EnginesOrder,
-    engine,
-    furthest,
-    logits,
-    method,
-    rows,
-    tensors,
-    tokens_of,
-)
+from trainers import PAIRS, engine, furthest, logits, method, rows, tensors, tokens_of
+from trltrainers import TinySFT, sft_trainer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*pin_memory"
@@ -35,36 +24,15 @@ TOLERANCE = 1e-3  # in float32, as without TRL
 ARMS = ("lora", "coto", "molf", "schemabank")
 
 
-class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
-    """TRL's trainer under a method; if asked, in the engine's order of examples."""
-
-    engines_order = True
-
-    def _get_train_sampler(self, *args: object) -> object:
-        if self.engines_order:
-            return EnginesOrder(tokens_of())
-        return super()._get_train_sampler(*args)
-
-
-def made(folder: Path, arm: RunConfig, **changes: object) -> TinySFT:
-    """A trainer of TRL with its defaults, checkpointed blocks among them."""
-    common: dict[str, Any] = {**ARGUMENTS, "bf16": False}
-    data = changes.pop("train_dataset", None) or rows(tokens_of())
-    return TinySFT(
-        method=arm,
-        model=tiny_model("llama"),
-        args=trl.SFTConfig(str(folder), **{**common, **changes}),
-        train_dataset=data,
-        processing_class=tiny_tokenizer(),
-        peft_config=peft.LoraConfig(
-            r=LORA.r, lora_alpha=10, target_modules=list(LORA.target_modules)
-        ),
-    )
+def on_tokens(folder: Path, arm: RunConfig, *, engines_order: bool = False) -> TinySFT:
+    """A trainer whose data are the engine's tokens."""
+    data = rows(tokens_of())
+    return sft_trainer(folder, arm, train_dataset=data, engines_order=engines_order)
 
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_it_ends_at_the_engines_weights_and_in_stock_peft(arm: str, tmp_path: Path) -> None:
-    trained = made(tmp_path, method(arm))
+    trained = on_tokens(tmp_path, method(arm), engines_order=True)
     assert trained.args.gradient_checkpointing
     trained.train()
     assert furthest(tensors(trained), engine(method(arm))[0]) < TOLERANCE
@@ -74,18 +42,15 @@ def test_it_ends_at_the_engines_weights_and_in_stock_peft(arm: str, tmp_path: Pa
 
 
 def test_texts_are_tagged_as_they_were_before_trl_made_tokens_of_them(tmp_path: Path) -> None:
-    texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in PAIRS])
-    trained = made(tmp_path, method("schemabank"), train_dataset=texts)
+    trained = sft_trainer(tmp_path, method("schemabank"), engines_order=True)
     trained.train()
     assert furthest(tensors(trained), engine(method("schemabank"))[0]) < TOLERANCE
 
 
 @pytest.mark.parametrize("step", [8, 24, 40])
 def test_a_run_goes_on_from_every_stage(step: int, tmp_path: Path) -> None:
-    runs = [made(folder, method("schemabank")) for folder in (tmp_path, tmp_path / "again")]
-    for run in runs:
-        run.engines_order = False
-    whole, again = runs
+    folders = (tmp_path, tmp_path / "again")
+    whole, again = (on_tokens(folder, method("schemabank")) for folder in folders)
     whole.args.save_strategy, whole.args.save_steps = "steps", 8
     whole.state.save_steps = 8
     whole.train()
@@ -103,7 +68,7 @@ def test_rows_that_trl_shuffles_or_drops_keep_their_tags(
         (f"{i}+{i}=" if i < kept else f"{i} and {i} = ", f"{2 * i}") for i in range(len(PAIRS))
     ]
     texts = datasets.Dataset.from_list([{"prompt": p, "completion": c} for p, c in pairs])
-    trained = made(tmp_path, method("schemabank"), train_dataset=texts, **changes)
+    trained = sft_trainer(tmp_path, method("schemabank"), train_dataset=texts, **changes)
     numbers = trained.train_dataset["example_index"][:]
     assert trained.train_dataset["prompt"][:] == [pairs[number][0] for number in numbers]
     assert len(numbers) == kept

@@ -5,7 +5,7 @@ that is refused is refused at once.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,6 +20,9 @@ from schemabank.cli.printing import (
 from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
 from schemabank.runs.progress import reporter
+
+if TYPE_CHECKING:
+    from schemabank.suites.execution import SuiteOutcome
 
 
 def train(
@@ -75,13 +78,8 @@ def suite(
     """Train and evaluate every run of a suite; call it again to go on where it stopped."""
     from schemabank.suites.file import read_suite_file
 
-    if dry_run and tune_only:
-        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
-    if dry_run and (launch != "local" or workers is not None):
-        raise InputError(
-            "--dry-run shows the cohorts as one process trains them, and --launch and --workers "
-            "change nothing of that: leave them out"
-        )
+    if dry_run:
+        _check_dry(tune_only=tune_only, shares=launch != "local" or workers is not None)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     from schemabank.launch.launchers import launcher
@@ -102,10 +100,26 @@ def suite(
     if as_json:
         print_json(ended.rows())
     else:
-        print_tables(ended.tables())
-        print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
-        print_lines([f"next: {'the same without --tune-only' if tune_only else _report(place)}"])
+        _print_ended(ended, "the same without --tune-only" if tune_only else _report(place))
     exit_for_failures(ended.outcomes, trials=ended.trials)
+
+
+def _check_dry(*, tune_only: bool, shares: bool) -> None:
+    """Refuse what has no effect where nothing is computed."""
+    if tune_only:
+        raise InputError("--dry-run and --tune-only were both given: leave out one of them")
+    if shares:
+        raise InputError(
+            "--dry-run shows the cohorts as one process trains them, and --launch and --workers "
+            "change nothing of that: leave them out"
+        )
+
+
+def _print_ended(ended: "SuiteOutcome", then: str) -> None:
+    """Print how a suite has ended, and what to do then."""
+    print_tables(ended.tables())
+    print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
+    print_lines([f"next: {then}"])
 
 
 def _report(place: Path) -> str:

@@ -10,6 +10,9 @@ from typing import Literal, get_args
 
 from schemabank.common.errors import InputError
 
+# What a run may meet that the others of its cohort do not; any other exception is a fault of ours.
+FAILING = (InputError, RuntimeError, OSError, MemoryError)
+
 FailureKind = Literal["diverged", "memory", "disk", "input", "error"]
 
 

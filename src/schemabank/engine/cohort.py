@@ -136,16 +136,8 @@ class Cohort:
         finished, begun = self.finished, dict(begin.begun)
         self._keeping = Keeping(stack, self.optimizers, finished=finished, begun=begun)
         self._idle = IdleParts(stack, self.optimizers)
-        training = Training(
-            stack=stack,
-            optimizers=self.optimizers,
-            max_norm=self._max_norm,
-            clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
-            penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
-            penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
-        )
         self._programs = Programs(
-            partial(train_step, training),
+            partial(train_step, self._training(compiled=compiled)),
             stack,
             data=data,
             executor=default_executor(self.device, explain=explain),
@@ -153,6 +145,17 @@ class Cohort:
         )
         for index, slot in self._seating.seated.items():
             self._enter(index, slot)
+
+    def _training(self, *, compiled: bool) -> Training:
+        """What a step needs."""
+        return Training(
+            stack=self.stack,
+            optimizers=self.optimizers,
+            max_norm=self._max_norm,
+            clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
+            penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
+            penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
+        )
 
     @property
     def num_steps(self) -> int:

@@ -25,7 +25,7 @@ from schemabank.launch.crew import ENDING_S, MOST_FRUITLESS, SAVING_S
 from schemabank.launch.messages import Sender
 from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End
-from schemabank.launch.rounds import Round, Unit
+from schemabank.launch.rounds import PLAN, Round, Unit
 from schemabank.launch.sharing import Sharing
 from schemabank.launch.worker import PAUSE_S, work_on
 from schemabank.runs.folder import is_finished
@@ -58,17 +58,17 @@ class RayWorkers(Sharing):
             InputError: something in the settings cannot be had.
             RuntimeError: tasks end before they begin, or one after the other before the end.
         """
-        tasks = Tasks(_ray(), shared, self.resources, reporter)
-        progress, told = RoundProgress(shared, reporter, self.tasks), set[str]()
+        progress = RoundProgress(shared, reporter, self.tasks)
+        tasks = Tasks(_ray(), shared, self.resources, reporter, progress)
         try:
             for number in range(self.tasks):
                 tasks.start(number)
             with waiting("waiting for the next part to be done", reporter.note) as wait:
                 while not progress.is_over():
+                    num_told = len(tasks.told)
                     tasks.look()
-                    for unit in progress.done():
-                        told |= _tell(unit, shared, progress, reporter)
-                        tasks.num_lost = 0
+                    tasks.tell_done()
+                    if len(tasks.told) > num_told:
                         wait.goes_on()
         except BaseException:
             tasks.let_save()
@@ -76,7 +76,7 @@ class RayWorkers(Sharing):
         finally:
             tasks.end()
         progress.close()
-        return told
+        return tasks.told
 
 
 def ray_workers(num_workers: int | None, device: str) -> RayWorkers:
@@ -149,20 +149,28 @@ class Tasks:
         ray: the package.
         shared: the round.
         resources: what Ray gives each task.
-        reporter: where progress goes.
+        reporter: where what becomes of tasks and runs goes.
+        progress: how far the round is.
 
     Attributes:
-        num_lost: how many were lost since a unit was done.
+        told: the runs of which the end was told.
     """
 
     def __init__(
-        self, ray: ModuleType, shared: Round, resources: Mapping[str, float], reporter: Reporter
+        self,
+        ray: ModuleType,
+        shared: Round,
+        resources: Mapping[str, float],
+        reporter: Reporter,
+        progress: RoundProgress,
     ) -> None:
-        self.num_lost = 0
+        self.told = set[str]()
         self._ray, self._shared, self._reporter = ray, shared, reporter
+        self._progress = progress
         self._task = ray.remote(**resources, max_retries=0, max_calls=1)(do_on_cluster)
         self._call, self._count, self._num_workers = uuid.uuid4().hex, 0, 0
         self._left: dict[Any, _Task] = {}
+        self._num_lost = 0  # since a unit was done
 
     def start(self, number: int, num_fruitless: int = 0) -> None:
         """Start a task of a worker."""
@@ -186,6 +194,12 @@ class Tasks:
         for reference in ended:
             self._ended(reference, self._left.pop(reference))
 
+    def tell_done(self) -> None:
+        """Tell the ends of the runs of units that were done."""
+        for unit in self._progress.done():
+            self.told |= _tell(unit, self._shared, self._progress, self._reporter)
+            self._num_lost = 0
+
     def let_save(self) -> None:
         """Interrupt the tasks, and wait until all have saved where their runs stand."""
         for reference in self._left:
@@ -204,20 +218,31 @@ class Tasks:
             self._ray.cancel(reference, force=True)
 
     def _ended(self, reference: Any, task: _Task) -> None:  # noqa: ANN401 -- Ray's own
-        """See why a task ended, and start another one unless all is done."""
+        """See why a task ended, and start another one unless all is done.
+
+        Only of machines that are taken away there is no end. Ray also has errors, such as of an
+        environment that cannot be set up, which every task would end with.
+        """
         exceptions = self._ray.exceptions
+        how: End | None = None
         try:
             self._ray.get(reference)
         except exceptions.RayTaskError as error:  # what it held it has given free
             if isinstance(error.cause, InputError):
                 raise InputError(str(error.cause)) from error
-            self._replace(task, repr(error.cause), is_taken=False)
+            why = repr(error.cause)
         except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError) as error:
-            self._give_free(task, "crashed")
-            self._replace(task, type(error).__name__, is_taken=False)
-        except exceptions.RayError as error:  # such as of a node that was taken away
-            self._give_free(task, "lost")
-            self._replace(task, type(error).__name__, is_taken=True)
+            how, why = "crashed", type(error).__name__
+        except exceptions.RayError as error:
+            how, why = "lost", type(error).__name__
+        else:
+            return
+        self.tell_done()
+        if self._progress.is_over():  # and the round may be gone
+            return
+        if how is not None:
+            self._give_free(task, how)
+        self._replace(task, why, is_taken=why == exceptions.NodeDiedError.__name__)
 
     def _give_free(self, task: _Task, how: End) -> None:
         for lease in self._shared.queue.held_by(task.name):
@@ -234,8 +259,8 @@ class Tasks:
         Raises:
             RuntimeError: there is none.
         """
-        self.num_lost += not is_taken
-        fruitless = not is_taken and not self._shared.queue.has_begun(task.name)
+        self._num_lost += not is_taken
+        fruitless = not is_taken and not self._shared.queue.begun_by(task.name) - {PLAN}
         num_fruitless = task.num_fruitless + 1 if fruitless else 0
         who = f"worker {task.number + 1}"
         if num_fruitless >= MOST_FRUITLESS:
@@ -243,8 +268,8 @@ class Tasks:
                 raise RuntimeError(f"workers on the cluster end before they begin ({why})")
             self._reporter.note(f"{who} ends before it begins ({why}): left out")
             return
-        if self.num_lost > MOST_CRASHES * self._num_workers:
-            raise RuntimeError(f"{self.num_lost} workers were lost and no part was done ({why})")
+        if self._num_lost > MOST_CRASHES * self._num_workers:
+            raise RuntimeError(f"{self._num_lost} workers were lost and no part was done ({why})")
         self._reporter.note(f"{who} was lost ({why}), another one is started")
         self.start(task.number, num_fruitless)
 

@@ -23,7 +23,7 @@ from schemabank.common.waiting import waiting
 from schemabank.launch.messages import Message, Screen
 from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End, Lease
-from schemabank.launch.rounds import WORK, Round
+from schemabank.launch.rounds import PLAN, WORK, Round
 from schemabank.launch.worker import LOST, PAUSE_S, command
 from schemabank.runs.progress import SAVING, Reporter
 
@@ -151,6 +151,8 @@ class Crew:
     def _told(self, hand: _Hand, message: Message) -> None:
         if "unit" in message:
             hand.lease = Lease(self._shared.folder / WORK / message["unit"], message["number"])
+            if message["unit"] == PLAN:
+                return
             hand.has_begun = True
             if message["number"] > 1:
                 took = f"takes over part {message['unit']}, which was not done"
@@ -169,7 +171,8 @@ class Crew:
         self.screen.forget(hand.number)
         if hand.refused is not None:
             raise InputError(hand.refused)
-        if code == 0:
+        self._look()
+        if code == 0 or self._progress.is_over():
             return
         if hand.lease is not None and code != LOST:
             self._give_free(hand.lease, "lost" if hand.is_killed else "crashed")
@@ -181,7 +184,6 @@ class Crew:
         Raises:
             RuntimeError: there is none.
         """
-        self._look()
         self._num_lost += 1
         num_fruitless = 0 if hand.has_begun else hand.num_fruitless + 1
         if num_fruitless >= MOST_FRUITLESS:

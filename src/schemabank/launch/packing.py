@@ -32,7 +32,7 @@ def _changes(before: Tree, now: Tree, at: Sequence[str] = ()) -> Iterator[Change
         other, place = before[key], (*at, key)
         if isinstance(own, dict) and isinstance(other, dict) and own.keys() == other.keys():
             yield from _changes(other, own, place)
-        elif type(own) is not type(other) or own != other:  # True and 1 are equal
+        elif repr(own) != repr(other):  # True, 1 and 1.0 are equal, also within lists
             yield place, own
 
 

@@ -155,10 +155,10 @@ class Queue:
                 found.append(lease)
         return found
 
-    def has_begun(self, name: str) -> bool:
-        """Whether a holder of this name has ever begun a unit."""
+    def begun_by(self, name: str) -> set[str]:
+        """Return the units that a holder of this name has ever begun."""
         paths = self.folder.glob("*/begun-*")
-        return any((_read(path) or {}).get("by") == name for path in paths)
+        return {path.parent.name for path in paths if (_read(path) or {}).get("by") == name}
 
     def silent_s(self, lease: Lease) -> float:
         """Return for how long a holder has not been heard, by our own clock."""

@@ -118,6 +118,7 @@ class Worker:
     def plan(self, lease: Lease) -> Record:
         """Decide what the units are, unless that was decided already."""
         shared = self._shared
+        self._sender.send(unit=lease.unit, number=lease.number)
         lease.begin(self._name, {})
         found = parts(self._groups, self._pending(), shared.out, self._device)
         shared.decide(cut(found, shared.num_workers))

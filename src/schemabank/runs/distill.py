@@ -18,7 +18,7 @@ from torch import Tensor
 from schemabank.adapters.files import Adapter, load_adapter, put_on
 from schemabank.common.durations import duration
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.settings import LoraSettings, RunConfig
@@ -43,7 +43,6 @@ PROBE_ROWS = {"cuda": ROWS, "cpu": 64}  # of which the time is measured
 DAMAGED = "remove the folder of one that is damaged, and it is trained again"
 UNFIT = "remove its folder, and it is trained again"
 TOO_MANY_WEIGHTS = "its adapter does not fit into memory beside the model, use a larger device"
-FAILING = (InputError, RuntimeError, OSError, MemoryError)
 TEACHER_KEPT = "the training of its teacher, with which the same command goes on"
 TOO_LARGE = "a batch of examples does not fit into memory, use a larger device"
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from schemabank.common.failure import failure_of
+from schemabank.common.failure import FAILING, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
@@ -22,7 +22,6 @@ from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfi
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
-    FAILING,
     TEACHERS,
     all_teachers,
     learned_from_teachers,

@@ -15,8 +15,7 @@ import torch
 from schemabank.adapters.export import Probe, check_with_peft, probe
 from schemabank.adapters.peftcheck import FIELD as PEFT_CHECK
 from schemabank.adapters.peftcheck import PeftCheck
-from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.common.writing import write_json, write_lines
 from schemabank.config.file import config_hash, run_id
@@ -167,7 +166,7 @@ def _evaluated(
         return [None] * len(members)
     try:
         return _evaluate(members, stack, context)
-    except (InputError, RuntimeError, OSError, MemoryError) as error:
+    except FAILING as error:
         failure = failure_of(error)
         if failure.kind == "memory":
             size, setting = members[0].run.eval.batch_size, context.slots_setting

@@ -13,7 +13,7 @@ from math import fsum, isfinite
 from typing import Final
 
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.batches import Encoded
@@ -71,7 +71,7 @@ def rescale(
     factors = [m.run.rescale.factors if m in asking else () for m in members]
     try:
         found = _losses_with_progress(cohort, names, factors, held, reporter)
-    except (InputError, RuntimeError, OSError, MemoryError) as error:
+    except FAILING as error:
         for member in asking:
             member.fail(_failure_of(error, cohort.stack.num_slots, slots_setting))
     else:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from schemabank.adapters.files import Adapter, load_adapter
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.quiet import quiet_compiler
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
@@ -198,10 +198,8 @@ def train_cohort(
     with quiet_compiler(), reporter(quiet=quiet) as progress, ExitStack() as exits:
         place = ProgramFolder(None if checkpoints is None else Path(checkpoints), exits)
         given = _Given(validation, validate, start, held_model_digest(base) if saves else None)
-        groups = [
-            _prepared(group, shown, base, progress, given)
-            for group in sharing(list(dict.fromkeys(used.values())))
-        ]
+        alike = sharing(list(dict.fromkeys(used.values())))
+        groups = [_prepared(group, shown, base, progress, given) for group in alike]
         if len(groups) > 1:
             progress.note(APART.format(len(groups)))
         progress.runs({name: name for name in named})
@@ -308,7 +306,7 @@ class _Attempt:
         """Train the runs, and return what has become of each."""
         try:
             self._train(slots)
-        except (InputError, RuntimeError, OSError, MemoryError) as error:
+        except FAILING as error:
             if error is self.steps.raised:
                 raise
             for trainee in self.trainees:

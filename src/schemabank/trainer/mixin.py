@@ -111,7 +111,8 @@ class MethodTrainerMixin(AnyTrainer):
         """
         self._check()  # once more: arguments and model may have been changed
         if any(getattr(self.args, name, False) for name in PACKED):
-            check_apart(self.model, self.data_collator)
+            with self.accelerator.autocast():  # FlashAttention, for one, refuses float32
+                check_apart(self.model, self.data_collator)
         self._resumed = self._checkpoint(resume_from_checkpoint)
         check_begins(self.accelerator, self._resumed)
         if self._resumed is not None:

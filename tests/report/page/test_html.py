@@ -173,7 +173,11 @@ def test_anchors_are_stable_and_single(whole: str) -> None:
     twice = [*samples(2), *samples(2)]
     ids = Page(html_page({**table_report(), "samples_of": samples_of(4)}, twice)).ids()
     assert len(ids) == len(set(ids))
-    assert "sample-test-1~2" in ids
+    assert "sample-test-1!2" in ids
+    ids_alike = ("a", "a", "a~2", "a!2")
+    named = [{**own, "id": name} for own, name in zip(twice, ids_alike, strict=True)]
+    ids = Page(html_page({**table_report(), "samples_of": samples_of(4)}, named)).ids()
+    assert len(ids) == len(set(ids)), "whatever an id looks like"
 
 
 def test_headings_go_down_one_by_one(whole: str) -> None:

@@ -109,7 +109,7 @@ def _anchors(samples: Sequence[Sample]) -> list[str]:
     for sample in samples:
         name = "sample-" + quote(visible(sample.id), safe="")
         seen[name] = seen.get(name, 0) + 1
-        found.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
+        found.append(name if seen[name] == 1 else f"{name}!{seen[name]}")  # no quoted id has a "!"
     return found
 
 
