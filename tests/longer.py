@@ -104,6 +104,7 @@ LONGER = frozenset(
         "trainer/test_parity.py::test_checkpointed_blocks_change_nothing[lora]",
         "trainer/test_parity.py::test_fifty_steps_end_at_the_engines_weights[gemma3-coto]",
         "trainer/test_parity.py::test_fifty_steps_end_at_the_engines_weights[gemma3-lora]",
+        "trainer/test_parity.py::test_fifty_steps_end_at_the_engines_weights[gemma3-shrink]",
         "trainer/test_parity.py::test_fifty_steps_end_at_the_engines_weights[llama-molf]",
         "trainer/test_parity.py::test_fifty_steps_end_at_the_engines_weights[llama-schemabank]",
         "trainer/test_parity.py::test_in_float32_rounding_is_the_only_difference[coto]",
@@ -113,6 +114,7 @@ LONGER = frozenset(
         "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[coto]",
         "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[lora]",
         "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[molf]",
+        "trainer/test_packed.py::test_all_examples_packed_train_as_all_in_rows[shrink]",
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[coto]",
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[lora]",
         "trainer/test_packed.py::test_without_padding_it_ends_at_the_engines_weights[molf]",
@@ -121,7 +123,9 @@ LONGER = frozenset(
         "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[lora]",
         "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[molf]",
         "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[schemabank]",
+        "trainer/test_sharded.py::test_split_base_models_train_as_whole_ones[shrink]",
         "trainer/test_trl.py::test_it_ends_at_the_engines_weights_and_in_stock_peft[molf]",
+        "trainer/test_trl.py::test_it_ends_at_the_engines_weights_and_in_stock_peft[shrink]",
     }
 )
 # Those of them that this process collected.

@@ -26,6 +26,7 @@ METHODS: Mapping[str, RunConfig] = {
     "lora": method("lora"),
     "coto": method("coto"),
     "molf": method("molf"),
+    "shrink": method("shrink"),
     # The load-balancing term needs the whole batch at once.
     "schemabank": method("schemabank", bank=BANK.model_copy(update={"load_balance_weight": 0.0})),
 }

@@ -52,7 +52,7 @@ def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
     ("settings", "message"),
     [
         ({"arm": "experts"}, "arm is 'experts', which trains in SchemaBank's own engine alone"),
-        ({"arm": "shrink"}, "arm is 'shrink', .* allowed in a trainer are lora, molf, coto, sche"),
+        ({"arm": "swap"}, "arm is 'swap', .* allowed in a trainer are lora, molf, coto, sche"),
         ({"arm": "swap"}, "arm is 'swap', which trains in SchemaBank's own engine alone"),
         ({"arm": "molf", "molf": {"num_adapters": 3}}, r"lora\.r is 4 and molf\.num_adapters is 3"),
         ({"arm": "base"}, "arm is 'base', which"),

@@ -31,8 +31,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without packing
-WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank")
-ALL_PACKED = ("lora", "coto", "molf", "schemabank")
+WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank", "shrink")
+ALL_PACKED = ("lora", "coto", "molf", "schemabank", "shrink")
 FREE = {"padding_free": True, "max_length": None}
 PACKED = {"packing": True, "max_length": 64}
 ALL = {"per_device_train_batch_size": len(PAIRS), "max_steps": 6, "shuffle_dataset": False}

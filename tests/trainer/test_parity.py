@@ -35,6 +35,7 @@ TOLERANCE = 1e-5
 FEW = 20  # through all stages, where a trainer is compared with a trainer
 ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
 ARMS = ("lora", "coto", "schemabank")
+OTHERS = ("molf", "shrink")
 BARE = [
     {"name": "router", "ratio": 0.2, "train": ["router"], "tag_keep": [1.0, 0.5]},
     {
@@ -105,7 +106,7 @@ def test_in_float32_rounding_is_the_only_difference(arm: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("arm", [*ARMS, "molf"])
+@pytest.mark.parametrize("arm", [*ARMS, *OTHERS])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_fifty_steps_end_at_the_engines_weights(arm: str, kind: Kind, tmp_path: Path) -> None:
     assert_as_the_engine(tmp_path, method(arm), kind)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without TRL
-ARMS = ("lora", "coto", "molf", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink")
 
 
 class TinySFT(MethodTrainerMixin, trl.SFTTrainer):
