@@ -42,7 +42,7 @@ from trainers import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 DROPPED = LORA.model_copy(update={"lora_dropout": 0.2})
-ARMS = ("lora", "coto", "molf", "schemabank", "shrink")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
 # In the middle of all three stages, at the end of the first, and one step before the second's.
 OF_BANKS, OF_SHRINK = (7, 15, 22, 29, 40), (7, 25, 40)  # before, at and after the reduction
 CHECKPOINTS = tuple(sorted({*OF_BANKS, *OF_SHRINK}))
@@ -128,7 +128,7 @@ def test_what_is_saved_is_stock_peft_with_the_banks_off(
     assert (logits(stock) - logits(tiny_model("llama"))).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("arm", ["coto", "schemabank", "shrink"])
+@pytest.mark.parametrize("arm", ["coto", "schemabank", "shrink", "experts"])
 def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) -> None:
     trained = trainer(tmp_path, method(arm))
     seen: dict[int, torch.Tensor] = {}

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without TRL
-ARMS = ("lora", "coto", "molf", "schemabank", "shrink")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
 
 
 class TinySFT(MethodTrainerMixin, trl.SFTTrainer):

@@ -81,7 +81,8 @@ class MappedB(nn.Module):
 
     def mean(self) -> Tensor:
         """Return the B that the maps fold to, ``(out, rank)``."""
-        return self.weight.unflatten(1, (self._count, -1)).mean(1)
+        found: Tensor = self.weight.unflatten(1, (self._count, -1)).mean(1)
+        return found
 
     def _routes(self) -> Tensor:
         """Return the router's share of every map, ``(token, map)``, as the engine computes it."""

@@ -141,6 +141,8 @@ class MethodTrainerMixin(AnyTrainer):
         del model  # DDP's wrapper has the same weights
         if self.optimizer is None:
             steps = self._under_way()
+            if steps.stand_ins is not None:
+                steps.stand_ins.freeze()
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             others = [p for name, p in steps.weights if name != "lora"]
             groups = [{"params": [*steps.of_lora.a, *others]}, {"params": steps.of_lora.b}]
@@ -281,7 +283,8 @@ class MethodTrainerMixin(AnyTrainer):
         check_adapter(self.model, self._adapter)
         check_trained(self.model, self._adapter)
         check_processes(self.accelerator)
-        check_split(self.accelerator, self.args, quantised=self._adapter.is_quantised)
+        quantised, passes = self._adapter.is_quantised, self._method.passes
+        check_split(self.accelerator, self.args, quantised=quantised, passes=passes)
         self._check_parts()
 
     def _check_not_over(self, num_steps: int) -> None:

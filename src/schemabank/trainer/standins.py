@@ -39,10 +39,7 @@ class StandIns(ABC):
         self._theirs: list[Pair] = [(x.lora_A[ADAPTER], x.lora_B[ADAPTER]) for x in self._layers]
         self._ours: list[Pair] = [self._made(layer) for layer in self._layers]
         self.stale, self._acts = True, False
-        kept = {id(module) for module in self._of(self._ours)}
-        for module in self._of(self._theirs):
-            if id(module) not in kept:
-                module.requires_grad_(False)
+        self.freeze()
         # Registered, so that the trainer clips their gradients and moves them to its device.
         model.add_module(NAME, self._new())
         self._handles = [layer.register_forward_pre_hook(self._before) for layer in self._layers]
@@ -66,6 +63,13 @@ class StandIns(ABC):
     @abstractmethod
     def initialise(self, seed: int) -> None:
         """Draw the first weights from a seed, the same as the engine's."""
+
+    def freeze(self) -> None:
+        """Let PEFT's weights get no gradient where ours stand; loading a checkpoint thaws them."""
+        kept = {id(module) for module in self._of(self._ours)}
+        for module in self._of(self._theirs):
+            if id(module) not in kept:
+                module.requires_grad_(False)
 
     def begin_step(self, number: int, course: Course) -> None:
         """Change the weights where the course does so before a step."""
