@@ -19,6 +19,8 @@ from schemabank.trainer.packed import lengths_of
 
 IGNORED = -100  # by the loss
 LABELS, SHIFTED = "labels", "shift_labels"
+STARTS = ("cu_seq_lens_q", "cu_seq_lens_k")  # of the examples in one row, and its end
+LONGEST = ("max_length_q", "max_length_k")
 
 
 def twice(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,7 +33,10 @@ def twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     size = batch["input_ids"].shape[: axis + 1]
     found = dict(batch)
     for name, value in batch.items():
-        if value is None or isinstance(value, bool | int | float | str):
+        if value is None or name in LONGEST or isinstance(value, bool | int | float | str):
+            continue
+        if name in STARTS:
+            found[name] = torch.cat([value, value[1:] + value[-1]])
             continue
         if not isinstance(value, Tensor) or value.shape[: axis + 1] != size:
             raise InputError(
