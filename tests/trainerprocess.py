@@ -26,8 +26,13 @@ METHODS: Mapping[str, RunConfig] = {
     "lora": method("lora"),
     "coto": method("coto"),
     "molf": method("molf"),
+    "shrink": method("shrink"),
+    "experts": method("experts", experts={"routing": "hash"}),
     # The load-balancing term needs the whole batch at once.
     "schemabank": method("schemabank", bank=BANK.model_copy(update={"load_balance_weight": 0.0})),
+}
+CONSISTENT = {
+    "consistent": method("experts", experts={"routing": "hash", "consistency_weight": 0.5})
 }
 
 
@@ -49,10 +54,12 @@ def wide() -> Iterator[None]:
         attach.FlatGroup = narrow  # type: ignore[misc]
 
 
-def trained(folder: Path, *, rows: int, parts: int) -> dict[str, Tensor]:
+def trained(
+    folder: Path, *, rows: int, parts: int, methods: Mapping[str, RunConfig] = METHODS
+) -> dict[str, Tensor]:
     """What every method comes to, by names; a step's batch has ``parts`` of so many rows."""
     found = {}
-    for name, own in METHODS.items():
+    for name, own in methods.items():
         made = _trainer(folder / name, own, rows, parts)
         made.train()
         found |= _named(f"{parts} parts, {name}", made)
@@ -156,6 +163,7 @@ def _main(folder: Path) -> None:
         folder,
         lambda folder, rows: {
             **_of_all_methods(folder, rows),
+            **trained(folder / "consistent", rows=rows // 2, parts=2, methods=CONSISTENT),
             **resumed(folder / "resumed", rows=rows),
         },
     )

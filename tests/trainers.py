@@ -25,12 +25,16 @@ LORA = LoraSettings(r=4, lora_alpha=10, lora_dropout=0, target_modules=("q_proj"
 BANK = BankSettings(
     num_schemas=8, rank=4, attribute_dim=4, load_balance_weight=0.1, entropy_weight=0.05
 )
+OWN: dict[str, dict[str, object]] = {
+    "schemabank": {"bank": BANK},
+    "experts": {"experts": {"routing": "learned"}},
+}
 TOKENS = torch.tensor([[5, 9, 200, 33, 12]])
 
 
 def method(arm: str, **changes: object) -> RunConfig:
-    """A method with little settings; a bank has all of its penalties."""
-    own: dict[str, object] = {"bank": BANK} if arm == "schemabank" else {}
+    """A method with little settings; a bank has all of its penalties, and experts have routers."""
+    own: dict[str, object] = OWN.get(arm, {})
     return RunConfig.model_validate({"arm": arm, **own, **changes})
 
 

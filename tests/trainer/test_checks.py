@@ -51,9 +51,10 @@ def made(folder: Path, arm: RunConfig, **options: object) -> TinyTrainer:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arm": "experts"}, "arm is 'experts', which trains in SchemaBank's own engine alone"),
-        ({"arm": "shrink"}, "arm is 'shrink', .* allowed in a trainer are lora, molf, coto, sche"),
-        ({"arm": "swap"}, "arm is 'swap', which trains in SchemaBank's own engine alone"),
+        (
+            {"arm": "swap"},
+            "arm is 'swap', .* own engine alone: allowed in a trainer are lora, molf",
+        ),
         ({"arm": "molf", "molf": {"num_adapters": 3}}, r"lora\.r is 4 and molf\.num_adapters is 3"),
         ({"arm": "base"}, "arm is 'base', which"),
         ({"arm": "coto", "seed": 3}, r"states seed, which has no effect .*; set it in args\.seed"),
@@ -302,7 +303,7 @@ def test_data_that_tags_cannot_be_made_of(tmp_path: Path) -> None:
         made(tmp_path, method("schemabank"), train_dataset=bare)
     untagged = method("schemabank", tags={"tagger": "none"})
     made(tmp_path, untagged, train_dataset=bare).train()
-    with pytest.raises(InputError, match="data are a list, but tags need numbered rows"):
+    with pytest.raises(InputError, match="data are a list, but tags and experts need numbered"):
         made(tmp_path, method("schemabank"), train_dataset=list(rows(tokens_of())))
 
     named = rows(tokens_of())

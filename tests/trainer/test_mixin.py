@@ -42,9 +42,10 @@ from trainers import (
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 DROPPED = LORA.model_copy(update={"lora_dropout": 0.2})
-ARMS = ("lora", "coto", "molf", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
 # In the middle of all three stages, at the end of the first, and one step before the second's.
-CHECKPOINTS = (7, 15, 22, 29, 40)
+OF_BANKS, OF_SHRINK = (7, 15, 22, 29, 40), (7, 25, 40)  # before, at and after the reduction
+CHECKPOINTS = tuple(sorted({*OF_BANKS, *OF_SHRINK}))
 
 
 class Saving(TrainerCallback):
@@ -72,7 +73,7 @@ def test_a_run_goes_on_from_every_stage_as_if_never_stopped(arm: str, tmp_path: 
     whole = trainer(tmp_path, method(arm), lora=DROPPED)
     whole.add_callback(Saving())
     whole.train()
-    steps = CHECKPOINTS if arm == "schemabank" else (CHECKPOINTS[0], CHECKPOINTS[-1])
+    steps = {"schemabank": OF_BANKS, "shrink": OF_SHRINK}.get(arm, (7, 40))
     stages = {whole_stage(arm, step) for step in steps}
     assert len(stages) == (3 if arm == "schemabank" else 1)
     for step in steps:
@@ -127,7 +128,7 @@ def test_what_is_saved_is_stock_peft_with_the_banks_off(
     assert (logits(stock) - logits(tiny_model("llama"))).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+@pytest.mark.parametrize("arm", ["coto", "schemabank", "shrink", "experts"])
 def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) -> None:
     trained = trainer(tmp_path, method(arm))
     seen: dict[int, torch.Tensor] = {}
@@ -148,7 +149,7 @@ def test_a_checkpoint_is_an_adapter_of_stock_peft_too(arm: str, tmp_path: Path) 
         assert torch.equal(logits(stock), found), "nothing but the adapter acts between steps"
 
 
-@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+@pytest.mark.parametrize("arm", ["coto", "schemabank", "shrink"])
 def test_evaluation_sees_the_adapter_alone_and_changes_nothing(
     arm: str, plain: Mapping[str, TinyTrainer], tmp_path: Path
 ) -> None:
@@ -160,7 +161,7 @@ def test_evaluation_sees_the_adapter_alone_and_changes_nothing(
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("arm", ["coto", "schemabank"])
+@pytest.mark.parametrize("arm", ["coto", "schemabank", "shrink"])
 def test_a_users_callback_sees_the_adapter_alone_wherever_it_stands(
     arm: str, tmp_path: Path
 ) -> None:

@@ -17,8 +17,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without packing
-WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank")
-ALL_PACKED = ("lora", "coto", "molf", "schemabank")
+WITHOUT_PADDING = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
+ALL_PACKED = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
+HASHED = method("experts", experts={"routing": "hash", "consistency_weight": 0.5})
 FREE = {"padding_free": True, "max_length": None}
 PACKED = {"packing": True, "max_length": 64}
 MIXES = r"\(attention .*\) an example then sees the one before it: allowed is False"
@@ -48,6 +49,7 @@ def test_all_examples_packed_train_as_all_in_rows(arm: str, tmp_path: Path) -> N
     ("arm", "changes", "message"),
     [
         ("schemabank", PACKED, r"no column example_index any more, .*padding_free"),
+        ("hashed", PACKED, r"no column example_index any more, .*experts\.routing to 'random'"),
         ("lora", {**PACKED, "packing_strategy": "wrapped"}, "strategy is 'wrapped'.*bfd or"),
         ("lora", {**FREE, "pad_to_multiple_of": 8}, "pad_to_multiple_of is 8, .*allowed is None"),
     ],
@@ -55,8 +57,15 @@ def test_all_examples_packed_train_as_all_in_rows(arm: str, tmp_path: Path) -> N
 def test_packing_that_would_train_otherwise_is_refused(
     arm: str, changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
+    own = HASHED if arm == "hashed" else method(arm)
     with pytest.raises(InputError, match=message):
-        sft_trainer(tmp_path, method(arm), **changes)
+        sft_trainer(tmp_path, own, **changes)
+
+
+def test_experts_by_example_and_two_passes_are_those_of_rows(tmp_path: Path) -> None:
+    trained = sft_trainer(tmp_path, HASHED, engines_order=True, **FREE)
+    trained.train()
+    assert furthest(tensors(trained), engine(HASHED)[0]) < TOLERANCE
 
 
 @pytest.mark.parametrize(

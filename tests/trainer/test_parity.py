@@ -35,6 +35,7 @@ TOLERANCE = 1e-5
 FEW = 20  # through all stages, where a trainer is compared with a trainer
 ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
 ARMS = ("lora", "coto", "schemabank")
+OTHERS = ("molf", "shrink", "experts")
 BARE = [
     {"name": "router", "ratio": 0.2, "train": ["router"], "tag_keep": [1.0, 0.5]},
     {
@@ -105,7 +106,7 @@ def test_in_float32_rounding_is_the_only_difference(arm: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("arm", [*ARMS, "molf"])
+@pytest.mark.parametrize("arm", [*ARMS, *OTHERS])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 def test_fifty_steps_end_at_the_engines_weights(arm: str, kind: Kind, tmp_path: Path) -> None:
     assert_as_the_engine(tmp_path, method(arm), kind)
@@ -129,6 +130,32 @@ def test_other_banks_tags_and_stages_end_there_too(
     changes: dict[str, object], tmp_path: Path
 ) -> None:
     assert_as_the_engine(tmp_path, method("schemabank", **changes))
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("experts", "changes"),
+    [
+        ({"routing": "random", "consistency_weight": 0.5}, {}),
+        ({"routing": "hash"}, {}),
+        ({"routing": "hash", "consistency_weight": 0.5}, {"gradient_checkpointing": True}),
+        (
+            {"num_experts": 3, "consistency_weight": 0.5},
+            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": BATCH},
+        ),
+    ],
+)
+def test_experts_of_all_kinds_end_there_too(
+    experts: dict[str, object], changes: dict[str, object], tmp_path: Path
+) -> None:
+    """With both passes, in parts of a batch and with checkpointed blocks."""
+    arm = method("experts", experts=experts)
+    ours = trainer(tmp_path, arm, engines_order=True, **changes)
+    ours.train()
+    theirs, _ = engine(arm)
+    assert furthest(tensors(ours), theirs) < TOLERANCE
+    assert max(float(b.abs().max()) for _, b in theirs.values()) > 0.01, "it has trained"
 
 
 @pytest.mark.usefixtures("wide")

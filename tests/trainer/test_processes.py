@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainerprocess import METHODS, together, trained, wide
+from trainerprocess import CONSISTENT, METHODS, together, trained, wide
 from trainers import BATCH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -20,11 +20,13 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     with wide():
-        return trained(tmp_path_factory.mktemp("alone"), rows=BATCH, parts=1)
+        methods = {**METHODS, **CONSISTENT}
+        return trained(tmp_path_factory.mktemp("alone"), rows=BATCH, parts=1, methods=methods)
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "parts"), [*((name, parts) for name in METHODS for parts in (1, 2)), ("consistent", 2)]
+)
 def test_two_processes_come_to_the_weights_of_one(
     name: str, parts: int, both: list[dict[str, Tensor]], alone: dict[str, Tensor]
 ) -> None:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of bitsandbytes, on CPUs
 
 TOLERANCE = 1e-3  # in float32, of weights that move by 1e-2 a step
 STEPS = 5  # through all stages
-ARMS = ("lora", "coto", "molf", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
 
 
 class TinySFT(MethodTrainerMixin, trl.SFTTrainer):

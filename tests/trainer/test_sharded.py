@@ -97,6 +97,17 @@ def test_forms_of_fsdp_that_are_refused(
         check_split(given(**changes), args, quantised=quantised)
 
 
+def test_two_passes_are_refused_where_the_output_layer_is_split(tmp_path: Path) -> None:
+    state = SimpleNamespace(fsdp_plugin=fsdp_plugin())
+    split_up = SimpleNamespace(distributed_type=DistributedType.FSDP, state=state)
+    args = arguments(tmp_path)
+    check_split(split_up, args, quantised=False, passes=1)
+    with pytest.raises(
+        InputError, match=r"experts\.consistency_weight is above 0, .* is 0, or DDP"
+    ):
+        check_split(split_up, args, quantised=False, passes=2)
+
+
 def test_weights_that_are_to_be_split_where_they_cannot_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

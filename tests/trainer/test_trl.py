@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 TOLERANCE = 1e-3  # in float32, as without TRL
-ARMS = ("lora", "coto", "molf", "schemabank")
+ARMS = ("lora", "coto", "molf", "schemabank", "shrink", "experts")
 
 
 def on_tokens(folder: Path, arm: RunConfig, *, engines_order: bool = False) -> TinySFT:

@@ -18,6 +18,7 @@ __all__ = [
     "loss",
     "part",
     "planner",
+    "reduction",
     "run",
     "schedule",
     "seating",

@@ -108,12 +108,10 @@ class StackedLora(nn.Module):
         return drawn
 
     def initial_router(self, num_maps: int, generator: torch.Generator) -> Tensor:
-        """Draw a router as ``torch.nn.Linear`` does: were it zero, all maps would stay alike."""
+        """Draw a router, ``(in, map)``, from a CPU generator."""
         assert self.router is not None
         drawn = torch.zeros(self.router.shape[1:])
-        bound = 1 / math.sqrt(self.in_features)
-        uniform = torch.rand(num_maps, self.in_features, generator=generator)
-        drawn[:, :num_maps] = (uniform * 2 - 1).T * bound
+        drawn[:, :num_maps] = drawn_router(num_maps, self.in_features, generator).T
         return drawn
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -250,6 +248,15 @@ def drawn_a(rank: int, width: int, generator: torch.Generator) -> Tensor:
     """Draw the first A of a layer, ``(rank, in)``, as PEFT does, from a CPU generator."""
     bound = 1 / math.sqrt(width)
     return (torch.rand(rank, width, generator=generator) * 2 - 1) * bound
+
+
+def drawn_router(num_maps: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw a layer's router, ``(map, in)``, from a CPU generator.
+
+    As ``torch.nn.Linear`` does: were it zero, all maps would stay alike.
+    """
+    bound = 1 / math.sqrt(width)
+    return (torch.rand(num_maps, width, generator=generator) * 2 - 1) * bound
 
 
 def install_lora(

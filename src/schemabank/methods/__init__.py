@@ -14,7 +14,7 @@ from schemabank.config.settings import RunConfig
 if TYPE_CHECKING:  # a method takes PyTorch, which is loaded when the first is asked for
     from schemabank.methods.method import Method
 
-__all__ = ["coto", "method", "method_of", "molf", "schemabank"]
+__all__ = ["coto", "experts", "method", "method_of", "molf", "schemabank", "shrink"]
 
 
 def method_of(run: RunConfig) -> "Method":

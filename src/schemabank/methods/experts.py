@@ -126,22 +126,9 @@ class Experts(Method):
 
     def check(self, run: RunConfig, setup: Setup) -> None:
         """Refuse two passes that nothing tells apart, and routers that would never count."""
-        experts, train = run.own(ExpertsSettings), run.train
-        epoch = math.ceil(len(setup.examples) / train.batch_size)
-        num_steps = train.max_steps or train.num_train_epochs * epoch
-        if experts.routing == "learned" and experts.annealing_ratio * num_steps <= 1:
-            raise InputError(
-                f"experts.annealing_ratio is {experts.annealing_ratio:g} of {num_steps} steps, but "
-                "learned routing fades within the first step then: allowed is a share of more than "
-                "one step, raise it, train longer, or set experts.routing to random"
-            )
-        drawn = experts.routing != "learned" or run.lora.lora_dropout > 0
-        if experts.consistency_weight > 0 and not drawn:
-            raise InputError(
-                f"experts.consistency_weight is {experts.consistency_weight:g}, but with learned "
-                "routing and lora.lora_dropout 0 both passes over a batch are the same: set it to "
-                "0, raise lora.lora_dropout, or set experts.routing to random or hash"
-            )
+        epoch = math.ceil(len(setup.examples) / run.train.batch_size)
+        check_fading(run, run.train.max_steps or run.train.num_train_epochs * epoch)
+        check_passes(run)
 
     def settings(self, run: RunConfig) -> Mapping[str, object]:
         """Return the maps."""
@@ -153,4 +140,35 @@ class Experts(Method):
         return Maps(
             count=experts.num_experts,
             routed=experts.routing == "learned",
+        )
+
+
+def check_fading(run: RunConfig, num_steps: int) -> None:
+    """Refuse routers that would never count.
+
+    Raises:
+        InputError: naming the share of the steps in which they fade.
+    """
+    experts = run.own(ExpertsSettings)
+    if experts.routing == "learned" and experts.annealing_ratio * num_steps <= 1:
+        raise InputError(
+            f"experts.annealing_ratio is {experts.annealing_ratio:g} of {num_steps} steps, but "
+            "learned routing fades within the first step then: allowed is a share of more than "
+            "one step, raise it, train longer, or set experts.routing to random"
+        )
+
+
+def check_passes(run: RunConfig) -> None:
+    """Refuse two passes that nothing tells apart.
+
+    Raises:
+        InputError: naming the weight of their difference.
+    """
+    experts = run.own(ExpertsSettings)
+    drawn = experts.routing != "learned" or run.lora.lora_dropout > 0
+    if experts.consistency_weight > 0 and not drawn:
+        raise InputError(
+            f"experts.consistency_weight is {experts.consistency_weight:g}, but with learned "
+            "routing and lora.lora_dropout 0 both passes over a batch are the same: set it to "
+            "0, raise lora.lora_dropout, or set experts.routing to random or hash"
         )

@@ -56,7 +56,7 @@ def as_examples(examples: object, *, purpose: str = TRAINING) -> Sequence[Exampl
 def _pairs(rows: Iterable[object], purpose: str) -> Iterator[Example]:
     for index, row in enumerate(rows):
         prompt, completion = _checked_pair(f"{purpose} example {index}", row)
-        own = _id(purpose, index)
+        own = name_of(index, purpose)
         yield Example(id=own, question=prompt, solution=completion, answer=completion)
 
 
@@ -64,7 +64,7 @@ def _chats(rows: Iterable[object], names: str | tuple[str, str], purpose: str) -
     return (_chat_example(index, row, names, purpose) for index, row in enumerate(rows))
 
 
-def _id(purpose: str, index: int) -> str:
+def name_of(index: int, purpose: str = TRAINING) -> str:
     """What an example is called, by which a training set's tags are drawn."""
     return f"{'examples' if purpose == TRAINING else purpose}/{index}"
 
@@ -92,7 +92,7 @@ def _chat_example(index: int, row: object, names: str | tuple[str, str], purpose
         raise InputError(f"{where} is {row!r:.80}, but others are chats: {ALLOWED}")
     chat = chat_in((where, row), names, last_only=False)
     return Example(
-        id=_id(purpose, index),
+        id=name_of(index, purpose),
         question=chat.prompt,
         solution=chat.answer,
         answer=chat.answer,

@@ -1,4 +1,4 @@
-"""What a trainer's checkpoint has beside its own files: the bank, and what the course is.
+"""What a trainer's checkpoint has beside its own files: a method's weights, and the course.
 
 The trainer keeps the adapter, the optimizer's moments, the step and its random numbers. Everything
 that a method draws depends on seed and step alone.
@@ -8,19 +8,26 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors.torch import save_file
 from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from schemabank.adapters.files import load_bank, save_bank
+from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import read_json
-from schemabank.common.writing import write_json
+from schemabank.common.files import inside, read_json
+from schemabank.common.writing import write_json, writing_tensors
 from schemabank.config.naming import dotted_settings
 from schemabank.config.settings import RunConfig
 from schemabank.trainer.adapter import PeftAdapter
 from schemabank.trainer.banks import BlockBanks
+from schemabank.trainer.standins import StandIns
 
 STATE, BANK = "schemabank.json", "schemabank_bank"  # a file, and a folder
+WEIGHTS = "schemabank_weights.safetensors"  # what trains in the place of PEFT's
+
+Parts = tuple[BlockBanks | None, StandIns | None]
+
 ARGUMENTS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     "label_smoothing_factor",
@@ -52,7 +59,7 @@ def given_settings(args: TrainingArguments, adapter: PeftAdapter) -> dict[str, o
 def save_state(
     folder: Path,
     config: RunConfig,
-    banks: BlockBanks | None,
+    parts: Parts,
     *,
     given: Mapping[str, object],
     skipped: int,
@@ -61,10 +68,14 @@ def save_state(
 
     As trainers do, it writes over an old one: a run that goes on comes to later checkpoints again.
     """
+    banks, stand_ins = parts
     if banks is not None:
         if (folder / BANK).exists():
             shutil.rmtree(folder / BANK)
         save_bank(folder / BANK, banks.tensors())
+    if stand_ins is not None:
+        with writing_tensors(folder / WEIGHTS) as path:
+            save_file({name: own.cpu() for name, own in stand_ins.tensors().items()}, path)
     settings = {**course_settings(config), **given}
     write_json(folder / STATE, {"settings": settings, "skipped": skipped})
 
@@ -85,16 +96,21 @@ def check_checkpoint(folder: Path, given: Mapping[str, object]) -> None:
     _check_same(folder, settings, given)
 
 
-def load_state(folder: Path, config: RunConfig, banks: BlockBanks | None) -> int:
-    """Set the banks from a checkpoint, and return how many steps were skipped before it.
+def load_state(folder: Path, config: RunConfig, parts: Parts) -> int:
+    """Set a method's weights from a checkpoint; return how many steps were skipped before it.
 
     Raises:
         InputError: it is of another kind of run.
     """
     settings, skipped = _read(folder)
     _check_same(folder, settings, course_settings(config))
+    banks, stand_ins = parts
     if banks is not None:
         banks.load(load_bank(folder / BANK))
+    if stand_ins is not None:
+        mend = "allowed is a whole checkpoint, name another"
+        path = inside(folder, WEIGHTS)
+        stand_ins.load(read_tensors(path, mend=mend, check=lambda _: None))
     return skipped
 
 

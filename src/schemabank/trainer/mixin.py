@@ -43,9 +43,9 @@ from schemabank.trainer.checks import (
     check_trained,
     check_warm_up,
 )
-from schemabank.trainer.courses import new_course, resolved
+from schemabank.trainer.courses import check_length, new_course, resolved
 from schemabank.trainer.packed import check_apart
-from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_to_tag, numbered
+from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_by_number, numbered
 from schemabank.trainer.sharded import average_gradients, check_begins, check_split, keep_whole
 from schemabank.trainer.steps import Steps
 
@@ -82,7 +82,7 @@ class MethodTrainerMixin(AnyTrainer):
             check_arguments(given["args"], method)  # before the data are prepared
         self._method = method
         self._steps: Steps | None = None
-        self._examples = examples_to_tag(method, given.get("train_dataset"))
+        self._examples = examples_by_number(method, given.get("train_dataset"))
         if self._examples:
             given["train_dataset"] = numbered(given["train_dataset"])
         super().__init__(**given)
@@ -142,11 +142,14 @@ class MethodTrainerMixin(AnyTrainer):
         del model  # DDP's wrapper has the same weights
         if self.optimizer is None:
             steps = self._under_way()
+            if steps.stand_ins is not None:
+                steps.stand_ins.freeze()
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             others = [p for name, p in steps.weights if name != "lora"]
-            groups = [{"params": [*self._adapter.a, *others]}, {"params": self._adapter.b}]
+            groups = [{"params": [*steps.of_lora.a, *others]}, {"params": steps.of_lora.b}]
             options |= {"lr": 1.0, "weight_decay": self.args.weight_decay}
             self.optimizer = kind(groups, **options)
+            self.optimizer.register_step_post_hook(steps.moved)
         return self.optimizer
 
     def create_scheduler(
@@ -157,12 +160,14 @@ class MethodTrainerMixin(AnyTrainer):
         config, course = self._new_course(num_training_steps)
         check_early_stopping(self.callback_handler.callbacks, course)
         check_warm_up(self.args, num_training_steps)
+        check_length(config, num_training_steps)
         self._check_not_over(num_training_steps)
         steps.begin(config, course)
         if self._resumed is None:
             steps.initialise()
         else:
-            steps.skipped = load_state(Path(self._resumed), config, steps.banks)
+            parts = (steps.banks, steps.stand_ins)
+            steps.skipped = load_state(Path(self._resumed), config, parts)
         ratio = config.train.loraplus_lr_ratio
 
         def rate(step: int) -> float:
@@ -206,26 +211,29 @@ class MethodTrainerMixin(AnyTrainer):
         """Return the trainer's loss and, in a training step, the method's penalties."""
         indices = inputs.pop(INDEX, None)
 
-        def loss() -> Any:  # noqa: ANN401
+        def loss(shown: dict[str, Any]) -> Any:  # noqa: ANN401
             return super(MethodTrainerMixin, self).compute_loss(
-                model, inputs, return_outputs, num_items_in_batch
+                model, shown, return_outputs, num_items_in_batch
             )
 
         if self._steps is None or self._steps.at is None:
-            return loss()
+            return loss(inputs)
         if self._examples and indices is None:
             raise InputError(
-                f"a batch has no {INDEX}, so its tags are unknown: the training data or the "
-                "collator were replaced after the trainer was made, make a new trainer of them"
+                f"a batch has no {INDEX}, so its tags or experts are unknown: the training data or "
+                "the collator were replaced after the trainer was made, make a new trainer of them"
             )
+        shown = self._steps.shown(inputs, indices)
         with self._steps.noting():
-            found = loss()
+            found = loss(dict(shown))  # a trainer may take its labels out
         task, *outputs = found if return_outputs else (found,)
-        total = self._steps.total_loss(task, inputs, indices)
+        total = self._steps.total_loss(task, shown, indices)
         return (total, *outputs) if return_outputs else total
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter in PEFT's format, and into a checkpoint what its run goes on with."""
+        if self._steps is not None:
+            self._steps.fold()
         super().save_model(output_dir, _internal_call)
         if _internal_call and self._steps is not None and self.args.should_save:
             folder = Path(output_dir or str(self.args.output_dir))
@@ -236,6 +244,11 @@ class MethodTrainerMixin(AnyTrainer):
         if self._steps is not None and "loss" in logs:
             logs |= self._steps.logged
         super().log(logs, start_time)
+
+    def _load_best_model(self) -> None:
+        if self._steps is not None:
+            self._steps.fold()  # later it would undo what is loaded
+        super()._load_best_model()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -271,7 +284,8 @@ class MethodTrainerMixin(AnyTrainer):
         check_adapter(self.model, self._adapter)
         check_trained(self.model, self._adapter)
         check_processes(self.accelerator)
-        check_split(self.accelerator, self.args, quantised=self._adapter.is_quantised)
+        quantised, passes = self._adapter.is_quantised, self._method.passes
+        check_split(self.accelerator, self.args, quantised=quantised, passes=passes)
         self._check_parts()
 
     def _check_not_over(self, num_steps: int) -> None:
@@ -298,9 +312,8 @@ class MethodTrainerMixin(AnyTrainer):
         return float(self.accelerator.reduce(own, "mean"))
 
     def _new_course(self, num_steps: int) -> Any:  # noqa: ANN401
-        config = resolved(self._method, self.args, num_steps, rank=self._adapter.config.r)
-        blocks = self._adapter.num_blocks
-        return config, new_course(config, self._examples, self.processing_class, blocks)
+        config = resolved(self._method, self.args, num_steps, self._adapter.config)
+        return config, new_course(config, self._examples, self.processing_class, self._adapter)
 
 
 class _OnCourse(TrainerCallback):

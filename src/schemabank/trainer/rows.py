@@ -1,4 +1,4 @@
-"""Which example each row of a batch is: a step's tags depend on it.
+"""Which example each row of a batch is: a step's tags or experts depend on it.
 
 The training data get a column with the example's number, which the collator takes out of the rows
 and puts into the batch.
@@ -11,19 +11,29 @@ import datasets
 import torch
 
 from schemabank.common.errors import InputError
+from schemabank.config.methods import ExpertsSettings
 from schemabank.config.settings import RunConfig
-from schemabank.runs.pairs import as_examples
+from schemabank.runs.pairs import as_examples, name_of
 from schemabank.tasks import Example
 
 INDEX = "example_index"
+OR = "or set tags.tagger to 'none', or experts.routing to 'random' or 'learned'"
 
 
-def examples_to_tag(method: RunConfig, rows: object) -> Sequence[Example]:
-    """Return the training data as what taggers see, before a trainer makes tokens of them.
+def examples_by_number(method: RunConfig, rows: Any) -> Sequence[Example]:  # noqa: ANN401
+    """Return the training data as what a method goes by, before a trainer makes tokens of them.
+
+    Taggers see the texts, and experts that are given by a hash go by the examples' names alone.
+    Any other method goes by none.
 
     Raises:
-        InputError: the run has tags, and the data are neither pairs of texts nor chats.
+        InputError: there are tags, and the data are neither pairs of texts nor chats.
     """
+    if method.uses("experts") and method.own(ExpertsSettings).routing == "hash":
+        _check_data(rows)
+        return [
+            Example(id=name_of(n), question="", solution="", answer="") for n in range(len(rows))
+        ]
     if not method.is_tagged:
         return []
     try:
@@ -41,15 +51,11 @@ def numbered(rows: Any) -> Any:  # noqa: ANN401 -- of datasets
     Raises:
         InputError: the data cannot have numbers.
     """
-    if not isinstance(rows, datasets.Dataset):
-        raise InputError(
-            f"the training data are a {type(rows).__name__}, but tags need numbered rows: allowed "
-            "is a datasets.Dataset, or set tags.tagger to 'none'"
-        )
+    _check_data(rows)
     if INDEX in rows.column_names:
         raise InputError(
-            f"the training data have a column {INDEX}, which is the name of the numbers that tags "
-            "need: allowed is any other, rename it"
+            f"the training data have a column {INDEX}, which is the name of the numbers that "
+            "tags and experts need: allowed is any other, rename it"
         )
     return rows.add_column(INDEX, list(range(len(rows))))
 
@@ -63,8 +69,16 @@ def check_numbers(rows: Any) -> None:  # noqa: ANN401 -- of datasets
     if INDEX not in (getattr(rows, "column_names", None) or ()):
         raise InputError(
             f"the trainer's form of the training data has no column {INDEX} any more, so its tags "
-            "are unknown: allowed is no packing, or TRL's padding_free in its place, or set "
-            "tags.tagger to 'none'"
+            "or experts are unknown: allowed is no packing, or TRL's padding_free in its place, "
+            f"{OR}"
+        )
+
+
+def _check_data(rows: object) -> None:
+    if not isinstance(rows, datasets.Dataset):
+        raise InputError(
+            f"the training data are a {type(rows).__name__}, but tags and experts need numbered "
+            f"rows: allowed is a datasets.Dataset, {OR}"
         )
 
 

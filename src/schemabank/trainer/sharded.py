@@ -24,7 +24,9 @@ def is_split(accelerator: Accelerator) -> bool:
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
 
 
-def check_split(accelerator: Accelerator, args: TrainingArguments, *, quantised: bool) -> None:
+def check_split(
+    accelerator: Accelerator, args: TrainingArguments, *, quantised: bool, passes: int = 1
+) -> None:
     """Refuse forms of FSDP under which a method's steps would be others, or nothing be saved.
 
     Raises:
@@ -41,6 +43,11 @@ def check_split(accelerator: Accelerator, args: TrainingArguments, *, quantised:
         return
     for name, value, allowed in _unfit(accelerator.state.fsdp_plugin, quantised=quantised):
         raise InputError(f"FSDP's {name} is {value!r:.80}: allowed in a trainer is {allowed}")
+    if passes > 1:
+        raise InputError(
+            "experts.consistency_weight is above 0, but FSDP splits the output layer, behind which "
+            "both passes are compared: allowed is 0, or DDP"
+        )
 
 
 def check_begins(accelerator: Accelerator, checkpoint: str | None) -> None:

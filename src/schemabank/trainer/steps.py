@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from schemabank.config.methods import MoLFSettings
+from schemabank.config.methods import ExpertsSettings, MoLFSettings, ShrinkSettings
 from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Batch, Encoded
+from schemabank.engine.lora import Maps
 from schemabank.engine.loralayers import STRENGTH
 from schemabank.engine.part import StepInput
 from schemabank.engine.run import Course, Row
@@ -27,8 +28,12 @@ from schemabank.methods.schemabank.course import BankCourse
 from schemabank.methods.schemabank.penalties import PENALTIES
 from schemabank.trainer.adapter import PeftAdapter
 from schemabank.trainer.banks import BlockBanks
+from schemabank.trainer.maps import ExpertMaps
 from schemabank.trainer.packed import lengths_of, mask_of, unpacked
+from schemabank.trainer.passes import Consistency, num_labels, twice
 from schemabank.trainer.slices import MovedSlices
+from schemabank.trainer.standins import StandIns
+from schemabank.trainer.wide import WideAdapter
 
 NO_TOKENS = Encoded(id="", tokens=(), label_start=1)  # the trainer has them
 Save = Callable[..., None]
@@ -38,19 +43,25 @@ class Steps:
     """The steps of one call of ``train``.
 
     Args:
-        model: a ``peft.PeftModel``; it has the method's banks until :meth:`remove`.
+        model: a ``peft.PeftModel``; it has the method's own parts until :meth:`remove`.
         adapter: the model's.
         method: what trains.
         epsilon: AdamW's.
 
     Attributes:
         banks: ``None`` for a method without.
+        stand_ins: what trains in the place of PEFT's weights; ``None``: these themselves.
         at: the step whose parts act; ``None`` outside of its forward and backward passes.
         skipped: steps that changed nothing because loss or gradient was not finite.
     """
 
     def __init__(
-        self, model: object, adapter: PeftAdapter, method: RunConfig, *, epsilon: float
+        self,
+        model: Any,  # noqa: ANN401 -- PEFT ships no types
+        adapter: PeftAdapter,
+        method: RunConfig,
+        *,
+        epsilon: float,
     ) -> None:
         self._adapter = adapter
         self._slices: MovedSlices | None = None
@@ -58,20 +69,27 @@ class Steps:
             count = method.own(MoLFSettings).num_adapters
             self._slices = MovedSlices(adapter, count=count, epsilon=epsilon)
         self.banks = BlockBanks(model, method.bank) if method.uses("bank") else None
+        self.stand_ins = _stand_ins(model, adapter, method)
+        self._consistency = Consistency(model.get_base_model()) if method.passes == 2 else None
         self.at: StepSettings | None = None
         self.skipped = 0
         self._logged: Mapping[str, float] = {}
         self._config: RunConfig
         self._course: Course
         self._step: StepSettings
-        self._num_real = 0.0
+        self._num_real = self._num_labels = 0.0
         self._mean: Callable[[float], float] = float
         self._lost: Tensor | None = None
 
     @property
+    def of_lora(self) -> PeftAdapter | StandIns:
+        """What has the weights of the group ``lora``."""
+        return self.stand_ins or self._adapter
+
+    @property
     def weights(self) -> Iterator[tuple[str, nn.Parameter]]:
         """All weights, each with the group that a stage trains or freezes."""
-        groups = {"lora": [*self._adapter.a, *self._adapter.b]}
+        groups = {"lora": [*self.of_lora.a, *self.of_lora.b]}
         if self.banks is not None:
             groups |= self.banks.groups
         return ((name, weight) for name, own in groups.items() for weight in own)
@@ -81,6 +99,7 @@ class Steps:
         """The modules of all weights."""
         for layer in self._adapter.layers.values():
             yield from (layer.lora_A, layer.lora_B)
+        yield from () if self.stand_ins is None else self.stand_ins.modules
         yield from () if self.banks is None else self.banks.banks.values()
 
     @property
@@ -94,13 +113,15 @@ class Steps:
 
     def initialise(self) -> None:
         """Draw the first weights from the run's seed, as the engine does."""
-        self._adapter.initialise(self._config.seed)
+        self.of_lora.initialise(self._config.seed)
         if self.banks is not None:
             self.banks.initialise(self._config.seed)
 
     def begin_step(self, number: int) -> bool:
         """Let a step's parts train; say whether the optimizer starts anew."""
         self._step = self._course.step(number)
+        if self.stand_ins is not None:
+            self.stand_ins.begin_step(number, self._course)
         for group, weight in self.weights:
             weight.requires_grad_(group in self._step.trained)
         self._logged = self._course.logged(self._step)
@@ -110,10 +131,13 @@ class Steps:
     def acting(self) -> Iterator[None]:
         """Let a step's parts act. Whatever else looks at the model sees the adapter alone."""
         self.at = self._step
-        values = self._course.values(self.at, ())
-        self._adapter.use(cast(Sequence[float] | None, values.get(STRENGTH)))
-        if self.banks is not None:
-            self.banks.scale = cast(float, values["bank_scale"])
+        if self.stand_ins is not None:
+            self.stand_ins.act()
+        else:
+            values = self._course.values(self.at, ())
+            self._adapter.use(cast(Sequence[float] | None, values.get(STRENGTH)))
+            if self.banks is not None:
+                self.banks.scale = cast(float, values["bank_scale"])
         try:
             yield
         finally:
@@ -145,6 +169,18 @@ class Steps:
         if self.banks is not None:
             masks = [mask_of(batch) for batch in batches]
             self._num_real = mean(float(sum(mask.sum() for mask in masks)))
+        if self._consistency is not None:
+            self._num_labels = mean(float(sum(num_labels(batch) for batch in batches)))
+
+    def shown(self, batch: dict[str, Any], indices: Tensor | None) -> dict[str, Any]:
+        """Return what the model gets of a batch, and tell its layers of the rows."""
+        lengths = lengths_of(batch)
+        found = batch if self._consistency is None else twice(batch)
+        if isinstance(self.stand_ins, ExpertMaps):
+            assert self.at is not None
+            values = self._course.values(self.at, self._rows(batch, lengths, indices))
+            self.stand_ins.use(values, lengths, found["input_ids"].numel())
+        return found
 
     def noting(self) -> AbstractContextManager[None]:
         """Note what routers do in a forward pass."""
@@ -155,11 +191,14 @@ class Steps:
 
         Args:
             task: the trainer's loss of the batch.
-            batch: what the model got.
+            batch: what the model got, from :meth:`shown`.
             indices: ``(example,)``, numbers of the examples.
         """
         if self.banks is not None and self.banks.scale != 0:
             task = task + self._penalties(batch, indices)
+        if self._consistency is not None:
+            weight = self._config.own(ExpertsSettings).consistency_weight / self._num_labels
+            task = task + weight * self._consistency.inconsistency(batch)
         lost = ~task.detach().isfinite()
         self._lost = lost if self._lost is None else self._lost | lost
         # A step that trains nothing still goes backward.
@@ -200,22 +239,49 @@ class Steps:
 
     def save(self, folder: Path, save_state: Save, given: Mapping[str, object]) -> None:
         """Write into a checkpoint what its run goes on with."""
-        save_state(folder, self._config, self.banks, given=given, skipped=self.skipped)
+        parts = (self.banks, self.stand_ins)
+        save_state(folder, self._config, parts, given=given, skipped=self.skipped)
+
+    def moved(self, *_: object) -> None:
+        """Note that the optimizer has moved weights; it calls this after each of its steps."""
+        if self.stand_ins is not None:
+            self.stand_ins.stale = True
+
+    def fold(self) -> None:
+        """Let PEFT's weights be what the run would end with now."""
+        if self.stand_ins is not None:
+            self.stand_ins.fold()
 
     def remove(self) -> None:
-        """Take the banks off for good."""
+        """Take the method's own parts off for good."""
         self._rest()
-        for group, weight in self.weights:
-            weight.requires_grad_(group == "lora")
+        if self.stand_ins is not None:
+            self.stand_ins.remove()
+        if self._consistency is not None:
+            self._consistency.remove()
         if self.banks is not None:
             self.banks.remove()
+        for weight in (*self._adapter.a, *self._adapter.b):
+            weight.requires_grad_()
 
     def _rest(self) -> None:
         """Let the adapter act alone and in full, as what is saved."""
         self.at = None
+        if self.stand_ins is not None:
+            self.stand_ins.rest()
         self._adapter.use(None)
         if self.banks is not None:
             self.banks.scale = 0.0
+
+    def _rows(
+        self, batch: Mapping[str, Any], lengths: Sequence[int] | None, indices: Tensor | None
+    ) -> Sequence[Row | None]:
+        """Return a batch's rows as the course knows them; one for all, where they are alike."""
+        if indices is not None:
+            return [Row(index, NO_TOKENS) for index in indices.tolist()]
+        if self._consistency is None:
+            return [None]
+        return [None] * len(batch["input_ids"] if lengths is None else lengths)
 
     def _penalties(self, batch: Mapping[str, Any], indices: Tensor | None) -> Tensor:
         """The batch's share of the weighted penalties.
@@ -257,3 +323,14 @@ class Steps:
         empty = mask.new_zeros(0)
         real = mask.float()[None]
         return StepInput(Batch(empty, real, empty, empty, empty), fields)
+
+
+def _stand_ins(model: object, adapter: PeftAdapter, method: RunConfig) -> StandIns | None:
+    """Put on a model what a method trains in the place of PEFT's weights, if anything."""
+    if method.uses("shrink"):
+        return WideAdapter(model, adapter, factor=method.own(ShrinkSettings).factor)
+    if method.uses("experts"):
+        experts = method.own(ExpertsSettings)
+        maps = Maps(count=experts.num_experts, routed=experts.routing == "learned")
+        return ExpertMaps(model, adapter, maps)
+    return None
