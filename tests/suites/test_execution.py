@@ -27,9 +27,10 @@ from schemabank.runs.folder import ADAPTER, PREDICTIONS, RESULT, TRAINED
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
 from schemabank.runs.prepare import task_training_data
-from schemabank.suites.execution import plan_suite, result_tables, run_suite
+from schemabank.suites.execution import plan_suite, run_suite
 from schemabank.suites.file import Suite
 from schemabank.suites.suite import load_suite
+from schemabank.suites.tables import result_tables
 from tinyruns import SETTINGS, Finished, Notes, snapshot
 from tinysuites import PAPER, ran, tiny, write
 

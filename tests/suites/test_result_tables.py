@@ -10,8 +10,8 @@ from schemabank.common.writing import write_json
 from schemabank.runs.folder import RESULT
 from schemabank.runs.members import Outcome
 from schemabank.runs.stored import read_result
-from schemabank.suites.execution import result_tables
 from schemabank.suites.suite import load_suite
+from schemabank.suites.tables import result_tables
 from tinyruns import Finished
 from tinysuites import tiny
 

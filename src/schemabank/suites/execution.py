@@ -4,11 +4,10 @@ Finished runs are reused. Cohorts are planned from all runs of a round, finished
 interrupted suite ends with the same bytes as one that was not interrupted.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,7 +28,6 @@ from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.planning import plan_all
 from schemabank.runs.progress import Reporter
 from schemabank.runs.tables import check_tables
-from schemabank.stats import summarise_arm
 from schemabank.suites.file import Suite, SuiteRun
 from schemabank.suites.manifest import (
     SettledTrials,
@@ -37,13 +35,10 @@ from schemabank.suites.manifest import (
     write_manifest,
     written_manifest,
 )
-from schemabank.suites.ratesearch import ChosenRate, RateSearch, notes, search, tuned
+from schemabank.suites.ratesearch import RateSearch, notes, search, tuned
+from schemabank.suites.tables import arms_table, result_tables, tuning_tables
 
 Row = dict[str, object]
-
-# The square of a larger score may be too large for a float, so that it has no spread. A perplexity
-# may be as large, and even infinite.
-LARGEST_SPREAD = 1e150
 
 RunTitled = Callable[[Sequence[tuple[RunConfig, str]]], list[Outcome]]
 
@@ -83,7 +78,7 @@ class SuiteOutcome:
         choices = () if self.search is None else self.search.choices or ()
         results = [o.result for o in (*self.trials, *self.outcomes)]
         return [
-            *_tuning_tables(choices),
+            *tuning_tables(choices),
             *result_tables(self.suite, self.outcomes),
             *check_tables(results),
         ]
@@ -172,18 +167,18 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
     for note in suite.notes:
         reporter.note(note)
     if suite.tune is None:
-        tables = [_arms_table("runs", suite.runs, out)]
+        tables = [arms_table("runs", suite.runs, out)]
         phases: dict[str, Sequence[SuiteRun]] = {"cohorts": suite.runs}
     else:
         found = search(suite, _outcome_reader(out, note=reporter.note))
         trials = [trial.run for trial in found.trials]
-        tables = [_arms_table("tuning runs", trials, out)]
+        tables = [arms_table("tuning runs", trials, out)]
         phases = {"cohorts of the tuning runs": trials, "cohorts of the final runs": suite.runs}
         if found.choices is None:
             reporter.note(_to_follow(suite, found))
         else:
             final = tuned(suite, found).runs
-            tables += [*_tuning_tables(found.choices), _arms_table("final runs", final, out)]
+            tables += [*tuning_tables(found.choices), arms_table("final runs", final, out)]
     loaded = Loaded()
     try:
         for title, runs in phases.items():
@@ -192,13 +187,6 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
     except InputError as error:
         reporter.note(f"no cohorts and no expected time: {error}")
     return tables
-
-
-def result_tables(suite: Suite, outcomes: Sequence[Outcome]) -> list[PlainTable]:
-    """Mean and spread over seeds of the first score, one table a group of items."""
-    results = [outcome.result for outcome in outcomes]
-    groups = dict.fromkeys(g for r in results if r is not None for g in _groups_of(r))
-    return [_result_table(suite, results, group) for group in groups]
 
 
 def _search_rates(
@@ -313,16 +301,6 @@ def _to_follow(suite: Suite, found: RateSearch) -> str:
     )
 
 
-def _arms_table(what: str, runs: Sequence[SuiteRun], out: Path) -> PlainTable:
-    rows = []
-    for arm in dict.fromkeys(run.arm for run in runs):
-        own = [run for run in runs if run.arm == arm]
-        seeds = len({run.seed for run in own})
-        finished = sum(is_finished(out / run_id(run.config)) for run in own)
-        rows.append([arm, str(len(own)), str(seeds), str(finished)])
-    return f"{len(runs)} {what} in {str(out)!r}", ["arm", "runs", "seeds", "finished"], rows
-
-
 def _cohort_tables(
     title: str, runs: Sequence[SuiteRun], reporter: Reporter, loaded: Loaded
 ) -> list[PlainTable]:
@@ -345,66 +323,5 @@ def _cohort_tables(
     return tables
 
 
-def _tuning_tables(choices: Sequence[ChosenRate]) -> list[PlainTable]:
-    """Score against learning rate, a row an arm, point and factor; none where nothing trains."""
-    if not choices:
-        return []
-    names = list(choices[0].run.point)
-    rows = []
-    for choice in choices:
-        for factor in choice.factors:
-            place = [choice.run.arm, *(str(choice.run.point[name]) for name in names)]
-            rows.append([*place, f"{factor:g}", *_candidate_cells(choice, factor)])
-    head = ["arm", *names, "factor", "learning rate", "score", "gold NLL", "ended", "choice"]
-    return [("learning rates on validation, means over seeds", head, rows)]
-
-
-def _candidate_cells(choice: ChosenRate, factor: float) -> list[str]:
-    """A learning rate and its results."""
-    found = choice.candidates.get(factor)
-    if found is None:
-        return ["", "", "", "", "diverged"]
-    chosen = "chosen, at the edge" if choice.at_edge else "chosen"
-    marks = [chosen] if factor == choice.factor else []
-    marks += ["best score"] if factor == choice.best_score else []
-    return [
-        f"{found.learning_rate:g}",
-        "" if found.score is None else f"{found.score:.4f}",
-        f"{found.gold_nll:.4f}",
-        "" if found.ended is None else f"{found.ended:.0%}",
-        ", ".join(marks),
-    ]
-
-
-def _result_table(
-    suite: Suite, results: Sequence[Mapping[str, Any] | None], group: str
-) -> PlainTable:
-    names = list(dict.fromkeys(name for run in suite.runs for name in run.point))
-    scores, metric = dict[tuple[str, ...], list[float]](), ""
-    for run, result in zip(suite.runs, results, strict=True):
-        key = (run.arm, *(str(run.point.get(name, "")) for name in names))
-        scores.setdefault(key, [])
-        if result is not None and group in _groups_of(result) and result["scores"]:
-            metric = result["scores"][0]
-            scores[key].append(_groups_of(result)[group][metric])
-    rows = [[*key, str(len(found)), *_summary_cells(found)] for key, found in scores.items()]
-    return f"{metric}, {group}", ["arm", *names, "seeds", "mean", "sd", "95 % over seeds"], rows
-
-
 def _point_in_words(run: SuiteRun) -> str:
     return ", ".join(f"{name} {value}" for name, value in run.point.items())
-
-
-def _summary_cells(scores: Sequence[float]) -> list[str]:
-    if not scores:
-        return ["", "", ""]
-    if not all(score <= LARGEST_SPREAD for score in scores):
-        return [f"{sum(score / len(scores) for score in scores):.4g}", "", ""]
-    found = summarise_arm(scores)
-    sd = "" if found.sd is None else f"{found.sd:.4f}"
-    ends = "" if found.interval is None else f"{found.interval[0]:.4f} to {found.interval[1]:.4f}"
-    return [f"{found.mean:.4f}", sd, ends]
-
-
-def _groups_of(result: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-    return dict(result["groups"])

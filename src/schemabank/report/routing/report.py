@@ -119,7 +119,9 @@ def heat_map_cells(report: Analysis) -> dict[str, tuple[str, str, list[Cell]]]:
         ]
         if cells:
             title = f"share of choices by {field} at the end of the training, {place}"
-            found[f"by-{fields.index(field) + 1}-{slug(field)}-{slug(place)}"] = field, title, cells
+            # Without dots, since a name with "www." becomes a link on some pages.
+            name = f"by-{fields.index(field) + 1}-{slug(field)}-{slug(place)}".replace(".", "-")
+            found[name] = field, title, cells
     return found
 
 
