@@ -21,7 +21,6 @@ from schemabank.trainer.checks import check_arguments
 from tiny import tiny_model, tiny_tokenizer
 from trainers import (
     BANK,
-    BATCH,
     TinyTrainer,
     arguments,
     collate,
@@ -342,15 +341,6 @@ def test_batches_that_do_not_say_what_is_padding(tmp_path: Path) -> None:
     made(tmp_path, method("coto"), data_collator=without_mask).train()
 
 
-def test_counted_warm_up_is_that_many_steps_of_a_single_stage(tmp_path: Path) -> None:
-    for steps in (1, 7, 33):
-        trained = trainer(tmp_path, method("lora"), warmup_steps=steps, logging_steps=1)
-        trained.train()
-        rates = [row["learning_rate"] for row in trained.state.log_history if "loss" in row]
-        assert rates.index(max(rates)) == steps
-        assert rates[0] == pytest.approx(max(rates) / (steps + 1))
-
-
 def test_warm_up_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
     for steps in (21, 50):  # of which the first is more than what stands for any number
         trainer(tmp_path, method("lora"), warmup_steps=steps)
@@ -359,15 +349,6 @@ def test_warm_up_beyond_the_last_step_is_refused(tmp_path: Path) -> None:
         late.train()
     constant = {"lr_scheduler_type": "constant", "warmup_steps": 9, "max_steps": 8}
     trainer(tmp_path, method("lora"), **constant).train()
-
-
-def test_a_constant_rate_does_not_warm_up_as_in_transformers(tmp_path: Path) -> None:
-    trained = trainer(
-        tmp_path, method("lora"), lr_scheduler_type="constant", warmup_steps=9, logging_steps=1
-    )
-    trained.train()
-    assert {row["learning_rate"] for row in trained.state.log_history if "loss" in row} == {1e-2}
-    assert trained.args.per_device_train_batch_size == BATCH
 
 
 def test_what_was_changed_after_a_trainer_was_made(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class Keeping:
         )
         return Failure(
             "diverged",
-            f"weights that are not finite at step {step} ({named}), with which no loss can be: "
+            f"weights that are not finite at step {step} ({named}), so no loss can be computed: "
             "lower the learning rate",
         )
 

@@ -13,8 +13,8 @@ Numbers are those of Linux's tables: ``arch/x86/entry/syscalls/syscall_64.tbl``,
 from pathlib import Path
 from types import MappingProxyType
 
-# prctl's option, which the system's headers have and Python has not.
-PR_SET_THP_DISABLE = 41
+from schemabank.sandbox.limits import PR_SET_THP_DISABLE
+
 TABLE = Path(__file__).with_name("calls.txt")
 
 

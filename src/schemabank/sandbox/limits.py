@@ -13,6 +13,7 @@ MAX_FILE_BYTES = 16 * 2**20
 MAX_OPEN_FILES = 32
 MAX_PROCESSES = 8
 MAX_PENDING_SIGNALS = 64
+# prctl's option, which the system's headers have and Python has not.
 PR_SET_THP_DISABLE = 41
 
 
