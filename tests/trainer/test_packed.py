@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import peft
 import pytest
+import torch
 import trl
 
 from architectures import tiny_architecture
@@ -104,10 +105,15 @@ def test_packing_that_would_train_otherwise_is_refused(
 
 
 def test_experts_by_example_and_two_passes_are_those_of_rows(tmp_path: Path) -> None:
-    trained = made(tmp_path, HASHED, **FREE)
-    trained.engines_order = True
-    trained.train()
-    assert furthest(tensors(trained), engine(HASHED)[0]) < TOLERANCE
+    """In float64: at first both passes are equal, and AdamW stretches the rounding between them."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        trained = made(tmp_path, HASHED, **FREE)
+        trained.engines_order = True
+        trained.train()
+        assert furthest(tensors(trained), engine(HASHED)[0]) < 1e-5  # found are 2e-7
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(
