@@ -2,7 +2,7 @@
 
 These are small. Their stages freeze and thaw single groups, and the slices of ``molf`` are compared
 as a whole, which split weights do not allow. So FSDP leaves them out, and takes no mean of their
-gradients: that is done here, as DDP does it.
+gradients: that is done here, as DDP does it. Checkpoints, too, are those of DDP.
 """
 
 from collections.abc import Iterable, Iterator
