@@ -31,6 +31,13 @@ METHODS: Mapping[str, RunConfig] = {
     # The load-balancing term needs the whole batch at once.
     "schemabank": method("schemabank", bank=BANK.model_copy(update={"load_balance_weight": 0.0})),
 }
+# After these steps: in all stages of a bank, and before, at and after the reduction. All are in the
+# first epoch, with which the order of `EnginesOrder` begins.
+GOES_ON = (
+    *(("schemabank", step) for step in (1, 4, 5)),
+    *(("shrink", step) for step in (2, 4, 5)),
+    ("experts", 5),
+)
 CONSISTENT = {
     "consistent": method("experts", experts={"routing": "hash", "consistency_weight": 0.5})
 }
@@ -69,13 +76,16 @@ def trained(
 
 
 def resumed(folder: Path, *, rows: int) -> dict[str, Tensor]:
-    """A run that goes on from a checkpoint, and the same without a break."""
+    """Runs that go on from checkpoints, and the same without a break."""
     found = {}
-    for name, checkpoint in (("whole", None), ("resumed", f"{folder}/checkpoint-5")):
-        saving = {"save_strategy": "steps", "save_steps": 5}
-        made = _trainer(folder, METHODS["schemabank"], rows, 1, **saving)
-        made.train(resume_from_checkpoint=checkpoint)
-        found |= _named(name, made)
+    for arm in dict(GOES_ON):
+        at = [("whole", None), *((f"from {step}", step) for name, step in GOES_ON if name == arm)]
+        for name, step in at:
+            saving = {"save_strategy": "steps" if step is None else "no", "save_steps": 1}
+            made = _trainer(folder / arm, METHODS[arm], rows, 1, **saving)
+            checkpoint = None if step is None else f"{folder}/{arm}/checkpoint-{step}"
+            made.train(resume_from_checkpoint=checkpoint)
+            found |= _named(f"{arm}, {name}", made)
     return found
 
 
@@ -117,7 +127,7 @@ def split(folder: Path) -> None:
         own.is_fsdp_enabled = True
 
     TinyTrainer.create_accelerator_and_postprocess = telling
-    _save(folder, _of_all_methods)
+    _save(folder, _with_resumed)
 
 
 def fsdp_plugin(**changes: object) -> FullyShardedDataParallelPlugin:
@@ -162,11 +172,14 @@ def _main(folder: Path) -> None:
     _save(
         folder,
         lambda folder, rows: {
-            **_of_all_methods(folder, rows),
+            **_with_resumed(folder, rows),
             **trained(folder / "consistent", rows=rows // 2, parts=2, methods=CONSISTENT),
-            **resumed(folder / "resumed", rows=rows),
         },
     )
+
+
+def _with_resumed(folder: Path, rows: int) -> dict[str, Tensor]:
+    return {**_of_all_methods(folder, rows), **resumed(folder / "resumed", rows=rows)}
 
 
 def _of_all_methods(folder: Path, rows: int) -> dict[str, Tensor]:

@@ -63,9 +63,14 @@ def test_packing_that_would_train_otherwise_is_refused(
 
 
 def test_experts_by_example_and_two_passes_are_those_of_rows(tmp_path: Path) -> None:
-    trained = sft_trainer(tmp_path, HASHED, engines_order=True, **FREE)
-    trained.train()
-    assert furthest(tensors(trained), engine(HASHED)[0]) < TOLERANCE
+    """In float64: at first both passes are equal, and AdamW stretches the rounding between them."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        trained = sft_trainer(tmp_path, HASHED, engines_order=True, **FREE)
+        trained.train()
+        assert furthest(tensors(trained), engine(HASHED)[0]) < 1e-5  # found are 2e-7
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainerprocess import CONSISTENT, METHODS, together, trained, wide
+from trainerprocess import CONSISTENT, GOES_ON, METHODS, together, trained, wide
 from trainers import BATCH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -44,8 +44,11 @@ def test_processes_agree_to_the_bit(both: list[dict[str, Tensor]]) -> None:
     assert all(torch.equal(weight, second[key]) for key, weight in first.items())
 
 
-def test_two_processes_go_on_from_a_checkpoint(both: list[dict[str, Tensor]]) -> None:
-    whole = {k: w for k, w in both[0].items() if k.startswith("whole, ")}
+@pytest.mark.parametrize(("name", "step"), GOES_ON)
+def test_two_processes_go_on_from_a_checkpoint(
+    name: str, step: int, both: list[dict[str, Tensor]]
+) -> None:
+    whole = {k: w for k, w in both[0].items() if k.startswith(f"{name}, whole, ")}
     assert whole
     for key, weight in whole.items():
-        assert torch.equal(weight, both[0][key.replace("whole", "resumed")])
+        assert torch.equal(weight, both[0][key.replace("whole", f"from {step}")])

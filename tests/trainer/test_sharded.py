@@ -10,9 +10,9 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from schemabank import InputError
-from schemabank.trainer.sharded import check_begins, check_split
+from schemabank.trainer.sharded import check_split
 from tiny import tiny_model
-from trainerprocess import METHODS, fsdp_plugin, split, together, trained, wide
+from trainerprocess import GOES_ON, METHODS, fsdp_plugin, split, together, trained, wide
 from trainers import BATCH, arguments, method, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -64,12 +64,14 @@ def test_processes_agree_to_the_bit(both: list[dict[str, Tensor]]) -> None:
     assert all(torch.equal(weight, second[key]) for key, weight in first.items())
 
 
-def test_a_checkpoint_is_refused() -> None:
-    check_begins(SimpleNamespace(state=SimpleNamespace()), "out/checkpoint-3")
-    own = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=fsdp_plugin()))
-    check_begins(own, None)
-    with pytest.raises(InputError, match=r"checkpoint is 'out/checkpoint-3', .*a new run, or DDP"):
-        check_begins(own, "out/checkpoint-3")
+@pytest.mark.parametrize(("name", "step"), GOES_ON)
+def test_split_models_go_on_from_a_checkpoint_to_the_bit(
+    name: str, step: int, both: list[dict[str, Tensor]]
+) -> None:
+    whole = {k: w for k, w in both[0].items() if k.startswith(f"{name}, whole, ")}
+    assert whole
+    for key, weight in whole.items():
+        assert torch.equal(weight, both[0][key.replace("whole", f"from {step}")])
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ from schemabank.trainer.checks import (
 from schemabank.trainer.courses import check_length, new_course, resolved
 from schemabank.trainer.packed import check_apart
 from schemabank.trainer.rows import INDEX, WithIndices, check_numbers, examples_by_number, numbered
-from schemabank.trainer.sharded import average_gradients, check_begins, check_split, keep_whole
+from schemabank.trainer.sharded import as_whole, average_gradients, check_split, keep_whole
 from schemabank.trainer.steps import Steps
 
 if TYPE_CHECKING:
@@ -114,7 +114,6 @@ class MethodTrainerMixin(AnyTrainer):
             with self.accelerator.autocast():  # FlashAttention, for one, refuses float32
                 check_apart(self.model, self.data_collator)
         self._resumed = self._checkpoint(resume_from_checkpoint)
-        check_begins(self.accelerator, self._resumed)
         if self._resumed is not None:
             check_checkpoint(Path(self._resumed), given_settings(self.args, self._adapter))
         elif not self._adapter.is_fresh:
@@ -248,7 +247,20 @@ class MethodTrainerMixin(AnyTrainer):
     def _load_best_model(self) -> None:
         if self._steps is not None:
             self._steps.fold()  # later it would undo what is loaded
-        super()._load_best_model()
+        with as_whole(self):
+            super()._load_best_model()
+
+    def _load_from_checkpoint(self, *args: Any, **options: Any) -> None:  # noqa: ANN401
+        with as_whole(self):
+            super()._load_from_checkpoint(*args, **options)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with as_whole(self):
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with as_whole(self):
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -20,6 +20,7 @@ from schemabank.trainer.packed import lengths_of
 IGNORED = -100  # by the loss
 LABELS, SHIFTED = "labels", "shift_labels"
 STARTS = ("cu_seq_lens_q", "cu_seq_lens_k")  # of the examples in one row, and its end
+NUMBERS = "seq_idx"  # of each token's example in the row
 LONGEST = ("max_length_q", "max_length_k")
 
 
@@ -43,9 +44,16 @@ def twice(batch: Mapping[str, Any]) -> dict[str, Any]:
                 f"a batch has {name!r}, which does not go by its rows, but "
                 "experts.consistency_weight runs them twice: allowed is 0, or a collator without it"
             )
-        again = torch.full_like(value, IGNORED) if name in {LABELS, SHIFTED} else value
-        found[name] = torch.cat([value, again], axis)
+        found[name] = torch.cat([value, _again(name, value)], axis)
     return found
+
+
+def _again(name: str, value: Tensor) -> Tensor:
+    """Return the second half of a part of a batch."""
+    if name in {LABELS, SHIFTED}:
+        return torch.full_like(value, IGNORED)
+    # With the same numbers, an example would count as part of the first half's.
+    return value + value.max() + 1 if name == NUMBERS else value
 
 
 def num_labels(batch: Mapping[str, Any]) -> int:

@@ -2,10 +2,11 @@
 
 These are small. Their stages freeze and thaw single groups, and the slices of ``molf`` are compared
 as a whole, which split weights do not allow. So FSDP leaves them out, and takes no mean of their
-gradients: that is done here, as DDP does it.
+gradients: that is done here, as DDP does it. Checkpoints, too, are those of DDP.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,19 +51,6 @@ def check_split(
         )
 
 
-def check_begins(accelerator: Accelerator, checkpoint: str | None) -> None:
-    """Refuse to go on from a checkpoint with split weights.
-
-    Raises:
-        InputError: saying so.
-    """
-    if checkpoint is not None and is_split(accelerator):
-        raise InputError(
-            f"resume_from_checkpoint is {checkpoint!r}, but FSDP reads and writes an optimizer's "
-            "state in a form of its own: allowed is a new run, or DDP"
-        )
-
-
 def _unfit(plugin: Any, *, quantised: bool) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401
     saved = str(getattr(plugin.state_dict_type, "name", plugin.state_dict_type))
     loaded, again = plugin.cpu_ram_efficient_loading, plugin.activation_checkpointing
@@ -86,6 +74,20 @@ def _unfit(plugin: Any, *, quantised: bool) -> Iterator[tuple[str, object, str]]
         ("base model", "quantised", quantised, "one that is not, or use DDP"),
     ]
     return ((name, value, allowed) for name, value, unfit, allowed in rules if unfit)
+
+
+@contextmanager
+def as_whole(trainer: Any) -> Iterator[None]:  # noqa: ANN401 -- of transformers
+    """Let a trainer write and read what it trains as under DDP, since every process has all of it.
+
+    FSDP would write the optimizer's state in a form of its own, which knows no weights but split
+    ones.
+    """
+    was, trainer.is_fsdp_enabled = trainer.is_fsdp_enabled, False
+    try:
+        yield
+    finally:
+        trainer.is_fsdp_enabled = was
 
 
 def keep_whole(accelerator: Accelerator, modules: Iterable[nn.Module]) -> None:
