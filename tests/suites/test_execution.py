@@ -348,7 +348,7 @@ def test_an_address_is_refused_before_anything_is_computed(
     file = str(PAPER / "suite.yaml")
     ended = CliRunner().invoke(app, ["suite", file, "--out", "s3://bucket/runs", *options])
     assert isinstance(ended.exception, InputError)
-    assert str(ended.exception).startswith("'s3://bucket/runs")
+    assert str(ended.exception).startswith("'s3://bucket/runs' is an address")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -19,6 +19,7 @@ from schemabank.cli.printing import (
 )
 from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
+from schemabank.common.folders import check_local
 from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:
@@ -37,12 +38,14 @@ def train(
     """Train and evaluate the runs of a configuration; finished runs are reused."""
     from schemabank.config.file import load_experiment
 
+    place = out or Path("runs") / config.stem
+    check_local(place)
     experiment = load_experiment(config, overrides or ())
     from schemabank.runs.experiment import run_experiment
     from schemabank.runs.fairness import unequal_arms
 
     with reporter() as progress:
-        outcomes = run_experiment(experiment, out or Path("runs") / config.stem, progress)
+        outcomes = run_experiment(experiment, place, progress)
     print_results(outcomes)
     unequal = unequal_arms(experiment.runs(), [o.result for o in outcomes])
     print_lines(f"unequal: {sentence}" for sentence in unequal)
@@ -80,6 +83,8 @@ def suite(
 
     if dry_run:
         _check_dry(tune_only=tune_only, shares=launch != "local" or workers is not None)
+    place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
+    check_local(place)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     from schemabank.launch.launchers import launcher
@@ -87,7 +92,6 @@ def suite(
     from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
-    place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
     with reporter() as progress:
         if dry_run and as_json:
             print_json(planned_rows(found, place))

@@ -13,7 +13,6 @@ import torch
 
 from schemabank.common.durations import duration
 from schemabank.common.errors import FailedRunsError, InputError
-from schemabank.common.folders import check_local
 from schemabank.common.tables import PlainTable
 from schemabank.common.waiting import Note
 from schemabank.config.file import run_id
@@ -143,12 +142,7 @@ def run_suite(
 
 
 def planned_rows(suite: Suite, out: Path) -> list[Row]:
-    """Return id and place of every run that is known: the final ones once rates are chosen.
-
-    Raises:
-        InputError: ``out`` is in no file system.
-    """
-    check_local(out)
+    """Return id and place of every run that is known: the final ones once rates are chosen."""
     if suite.tune is None:
         return suite.rows()
     found = search(suite, _outcome_reader(out, note=lambda _: None))
@@ -159,11 +153,7 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
     """Say what running a suite would mean: its arms, and its cohorts with their expected time.
 
     If the model or the data cannot be loaded, the cohorts are left out and the reason is noted.
-
-    Raises:
-        InputError: ``out`` is in no file system.
     """
-    check_local(out)
     for note in suite.notes:
         reporter.note(note)
     if suite.tune is None:
