@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE.parent))  # where the tests' own modules are
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from faults import shim  # noqa: E402 -- found on the path above
-from records import read_rows  # noqa: E402
+from madepages import read_rows  # noqa: E402
 
 if TYPE_CHECKING:
     from faults.campaigns import Campaign

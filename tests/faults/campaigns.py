@@ -19,7 +19,7 @@ import torch
 
 from faults import cluster, inputs, kills, long, numbers, operations, power, texts
 from faults.world import REPORT, World
-from records import read_rows
+from madepages import read_rows
 from schemabank import __version__
 
 Row = dict[str, Any]

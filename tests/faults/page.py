@@ -8,7 +8,7 @@ from typing import Any
 
 from faults import campaigns, cluster, inputs, numbers, outputs
 from faults.world import STEPS
-from records import MadePage, Record, read_rows
+from madepages import MadePage, Record, read_rows
 
 ROOT = Path(__file__).parents[2]
 RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliability.md"

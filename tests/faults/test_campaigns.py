@@ -11,7 +11,7 @@ import pytest
 from faults import campaigns, kills
 from faults.campaigns import CLUSTER, KILLS, LONG, NUMBERS, OPERATIONS, POWER, SHORT, Campaign
 from faults.shim import can_build
-from records import read_rows
+from madepages import read_rows
 
 ROOT = Path(__file__).parents[2]
 

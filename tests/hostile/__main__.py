@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the tests' own modules are
 
 from hostile import campaign, meter, page, references
-from records import read_rows
+from madepages import read_rows
 
 WORK = Path(__file__).parents[2] / "soak"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hostile import campaign
-from records import MadePage, Record, read_rows
+from madepages import MadePage, Record, read_rows
 from schemabank import __version__
 from schemabank.common.cores import given_cores
 
