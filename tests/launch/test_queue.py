@@ -113,7 +113,7 @@ def test_what_a_worker_raises_gives_the_unit_free_at_once(
     ours, theirs = Queue(tmp_path, 1000.0), Queue(tmp_path, 1000.0)
 
     def work(_: Lease) -> Record:
-        raise error
+        raise error("of this unit")
 
     with pytest.raises(error):
         share(ours, ["a"], work, pause_s=0, on_lost=never)

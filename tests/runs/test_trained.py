@@ -93,7 +93,7 @@ def test_what_is_added_to_the_training_is_seen(folder: Path) -> None:
 def test_an_empty_folder_is_not_taken(missing: list[str], folder: Path) -> None:
     for name in missing:
         (folder / name).rename(folder / f"no-{name}")
-    with pytest.raises(InputError, match="cannot read"):
+    with pytest.raises(InputError, match="is missing, allowed are whole files"):
         read_trained(folder, RUN, MADE)
 
 

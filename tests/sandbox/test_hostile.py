@@ -114,12 +114,17 @@ def test_harm_is_seen(tmp_path: Path) -> None:
 @pytest.mark.alone
 def test_a_meter_sees_memory_that_is_shared() -> None:
     """Of this process no limit counts it, and it is gone with the last mapping."""
-    with meter.machine().measured() as growth:
-        memory = mmap.mmap(-1, 256 * 2**20)
-        memory.write(b"x" * len(memory))
-        time.sleep(0.1)
-    memory.close()
-    assert growth.most_mib > 200
+    found = []
+    for _ in range(3):  # others of this machine may give back as much in that moment
+        with meter.machine().measured() as growth:
+            memory = mmap.mmap(-1, 256 * 2**20)
+            memory.write(b"x" * len(memory))
+            time.sleep(0.1)
+        memory.close()
+        found.append(growth.most_mib)
+        if found[-1] > 200:
+            return
+    pytest.fail(f"256 MiB were seen as {found}")
 
 
 def test_the_page_says_what_the_record_says() -> None:
