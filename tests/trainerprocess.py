@@ -130,6 +130,11 @@ def split(folder: Path) -> None:
     _save(folder, _with_resumed)
 
 
+def going_on(folder: Path) -> None:
+    """Go on from checkpoints as every process of several."""
+    _save(folder, lambda folder, rows: resumed(folder / "resumed", rows=rows))
+
+
 def fsdp_plugin(**changes: object) -> FullyShardedDataParallelPlugin:
     """Settings of FSDP2 that a trainer takes."""
     given: dict[str, Any] = {
@@ -172,7 +177,7 @@ def _main(folder: Path) -> None:
     _save(
         folder,
         lambda folder, rows: {
-            **_with_resumed(folder, rows),
+            **_of_all_methods(folder, rows),
             **trained(folder / "consistent", rows=rows // 2, parts=2, methods=CONSISTENT),
         },
     )

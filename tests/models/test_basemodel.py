@@ -271,7 +271,7 @@ class TestGguf:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()
-        with pytest.raises(InputError, match=r"2147483648 as num_hidden_layers in its config"):
+        with pytest.raises(InputError, match=r"2147483648 as llama\.block_count in its config"):
             load(tmp_path / "deep.gguf")
 
     def test_loser_of_a_race_uses_the_winners_folder(

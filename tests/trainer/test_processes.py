@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainerprocess import CONSISTENT, GOES_ON, METHODS, together, trained, wide
+from trainerprocess import CONSISTENT, GOES_ON, METHODS, going_on, together, trained, wide
 from trainers import BATCH
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -15,6 +15,11 @@ TOLERANCE = 1e-10  # in float64; found are up to 2e-15, on weights of up to 0.4
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     return together(tmp_path_factory.mktemp("both"))
+
+
+@pytest.fixture(scope="module")
+def gone_on(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    return together(tmp_path_factory.mktemp("gone_on"), main=going_on)[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +51,9 @@ def test_processes_agree_to_the_bit(both: list[dict[str, Tensor]]) -> None:
 
 @pytest.mark.parametrize(("name", "step"), GOES_ON)
 def test_two_processes_go_on_from_a_checkpoint(
-    name: str, step: int, both: list[dict[str, Tensor]]
+    name: str, step: int, gone_on: dict[str, Tensor]
 ) -> None:
-    whole = {k: w for k, w in both[0].items() if k.startswith(f"{name}, whole, ")}
+    whole = {k: w for k, w in gone_on.items() if k.startswith(f"{name}, whole, ")}
     assert whole
     for key, weight in whole.items():
-        assert torch.equal(weight, both[0][key.replace("whole", f"from {step}")])
+        assert torch.equal(weight, gone_on[key.replace("whole", f"from {step}")])

@@ -17,7 +17,8 @@ from schemabank.common.memory import is_out_of_memory
 from schemabank.models.precise import ROUNDED, can_be_precise, in_float32
 from schemabank.models.refusals import RefusalError, asking
 
-COUNTS = ("layer", "layers", "blocks", "experts")  # ends of settings' names
+# Ends of settings' names, the last two of GGUF's.
+COUNTS = ("layer", "layers", "blocks", "experts", "block_count", "expert_count")
 MOST_COUNTED = 10_000  # the largest models have some hundreds
 
 # What a later token may change of earlier logits, relative to the largest, by rounding: a mixture's

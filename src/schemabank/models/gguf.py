@@ -20,7 +20,6 @@ from tokenizers.models import Unigram
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -29,7 +28,7 @@ from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import sha256
 from schemabank.common.memory import is_out_of_memory
 from schemabank.common.writing import settle, writing_tensors
-from schemabank.models.checks import check_counts
+from schemabank.models.checks import COUNTS, check_counts
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 
@@ -114,8 +113,9 @@ def _convert_file(gguf: Path, target: Path, origin: str) -> None:
 def _load_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Read the model, in float32, and the tokenizer of a GGUF file, both as they can be saved."""
     folder, file_name = str(gguf.parent), gguf.name
-    config, _ = PretrainedConfig.get_config_dict(folder, gguf_file=file_name)
-    check_counts(file_name, config)
+    reader = GGUFReader(gguf)
+    counts = (field for key, field in reader.fields.items() if key.endswith(COUNTS))
+    check_counts(file_name, {field.name: field.contents() for field in counts})
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file_name, dtype=torch.float32)
     # The weights are plain numbers now, yet transformers refuses to save a model with these traces.
     del model.config.quantization_config
@@ -124,14 +124,13 @@ def _load_gguf(gguf: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     model.config.__dict__.pop("_model_name_or_path", None)  # GGUF's free-text title
     found = AutoTokenizer.from_pretrained(folder, gguf_file=file_name)
     tokenizer = cast(PreTrainedTokenizerFast, found)
-    _restore_tokenizer(tokenizer, gguf)
+    _restore_tokenizer(tokenizer, reader)
     return model, tokenizer
 
 
-def _restore_tokenizer(tokenizer: PreTrainedTokenizerFast, gguf: Path) -> None:
+def _restore_tokenizer(tokenizer: PreTrainedTokenizerFast, reader: GGUFReader) -> None:
     """Set what transformers drops or gets wrong; 5.17 takes SmolLM2's begin token for its end."""
-    fields = GGUFReader(gguf).fields
-    facts = {key.removeprefix("tokenizer."): field.contents() for key, field in fields.items()}
+    facts = {k.removeprefix("tokenizer."): own.contents() for k, own in reader.fields.items()}
     if facts["ggml.model"] == "llama" and isinstance(tokenizer.backend_tokenizer.model, Unigram):
         # GGUF means merges by that name; 5.17 spells Gemma's texts letter by letter.
         raise ValueError("its tokenizer needs a newer transformers, such as 5.23")
