@@ -4,7 +4,7 @@ The layers stay PEFT's own, so what is saved is plain LoRA. A block is left out 
 ``set_scale`` of its layers: at a scale of 0 they have no effect, and a gradient of zero.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,14 +61,9 @@ class PeftAdapter:
         """Whether it has not been trained: all B's are zero."""
         return not any(bool(weight.any()) for weight in self.b)
 
-    @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw the first weights from a seed, the same as the engine's."""
-        generator = seeded_generator(seed, LORA)
-        for a, b in zip(self.a, self.b, strict=True):
-            rank, width = a.shape
-            a.copy_(drawn_a(rank, width, generator))
-            b.zero_()
+        draw(zip(self.a, self.b, strict=True), seed)
 
     def widen(self) -> None:
         """Make the weights on a quantised base model float32 again.
@@ -90,3 +85,18 @@ class PeftAdapter:
         """Return copies of ``A: (rank, in)`` and ``B: (out, rank)`` by the path of their layer."""
         pairs = zip(self.layers, self.a, self.b, strict=True)
         return {path: (a.detach().clone(), b.detach().clone()) for path, a, b in pairs}
+
+
+@torch.no_grad()
+def draw(pairs: Iterable[tuple[Tensor, Tensor]], seed: int) -> None:
+    """Give the layers' A and B their first weights from a seed, the same as the engine's.
+
+    Args:
+        pairs: ``A: (rank, in)`` and ``B: (out, rank)`` in the order of the layers.
+        seed: the run's.
+    """
+    generator = seeded_generator(seed, LORA)
+    for a, b in pairs:
+        rank, width = a.shape
+        a.copy_(drawn_a(rank, width, generator))
+        b.zero_()

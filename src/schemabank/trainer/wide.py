@@ -9,12 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from schemabank.engine.flat import seeded_generator
-from schemabank.engine.lora import drawn_a
-from schemabank.engine.loralayers import LORA
 from schemabank.engine.reduction import nearest
 from schemabank.engine.run import Course
-from schemabank.trainer.adapter import ADAPTER, PeftAdapter
+from schemabank.trainer.adapter import ADAPTER, PeftAdapter, draw
 from schemabank.trainer.standins import Pair, StandIns
 
 
@@ -31,14 +28,9 @@ class WideAdapter(StandIns):
         self._factor = factor
         super().__init__(model, adapter)
 
-    @torch.no_grad()
     def initialise(self, seed: int) -> None:
         """Draw the first weights from a seed, the same as the engine's."""
-        generator = seeded_generator(seed, LORA)
-        for a, b in zip(self.a, self.b, strict=True):
-            rank, width = a.shape
-            a.copy_(drawn_a(rank, width, generator))
-            b.zero_()
+        draw(zip(self.a, self.b, strict=True), seed)
         self.stale = True
 
     @torch.no_grad()
