@@ -8,7 +8,13 @@ import datasets
 import peft
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from schemabank import BankSettings, RunConfig, TrainSettings, Tuner
 from schemabank.config.settings import LoraSettings
@@ -95,6 +101,16 @@ class TinyTrainer(MethodTrainerMixin, Trainer):
         if self.data is None:
             return super()._get_train_sampler(*args)
         return EnginesOrder(self.data)
+
+
+class Stopping(TrainerCallback):
+    """Ends a run after twelve steps, in the middle of its course."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        del args
+        control.should_training_stop = state.global_step == 12
 
 
 ARGUMENTS: dict[str, Any] = {

@@ -26,6 +26,7 @@ from trainers import (
     LORA,
     RATE,
     STEPS,
+    Stopping,
     TinyTrainer,
     arguments,
     collate,
@@ -193,14 +194,6 @@ def test_a_users_callback_sees_the_adapter_alone_wherever_it_stands(
     quiet = trainer(tmp_path, method(arm), max_steps=6)
     quiet.train()
     assert furthest(tensors(made), tensors(quiet)) == 0
-
-
-class Stopping(TrainerCallback):
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        del args
-        control.should_training_stop = state.global_step == 12
 
 
 def test_a_run_that_a_callback_ends_says_that_its_course_is_not_over(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from tiny import tiny_model
-from trainers import LORA, logits, method, trainer
+from trainers import LORA, Stopping, logits, method, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -37,14 +37,6 @@ def test_a_wide_adapter_is_seen_as_the_nearest_of_its_rank(tmp_path: Path) -> No
     made.train()
     assert len(differences) == 4 * 3 * len(made._adapter.layers)
     assert max(differences) < 1e-5
-
-
-class Stopping(TrainerCallback):
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
-        del args
-        control.should_training_stop = state.global_step == 12
 
 
 def test_the_best_checkpoint_is_what_a_run_ends_with(tmp_path: Path) -> None:
