@@ -100,6 +100,22 @@ def test_what_rounding_alone_may_have_made_is_asked_again_in_float32(
     assert [(tensor.data_ptr(), tensor.dtype) for tensor in tensors] == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_logits_are_not_finite_is_refused(value: float, dtype: torch.dtype) -> None:
+    """As by a buffer that is damaged: weights are looked at one by one."""
+    model = tiny_architecture("llama").to(dtype)
+    next(model.get_output_embeddings().parameters()).data[7] = value
+    with pytest.raises(InputError, match=r"LlamaForCausalLM gives logits that are not finite"):
+        check_reads("mine", model)
+
+
+def test_a_model_whose_logits_are_all_zero_passes() -> None:
+    model = tiny_architecture("llama")
+    next(model.get_output_embeddings().parameters()).data.zero_()
+    check_causal(model)
+
+
 def failing(error: Exception) -> Callable[..., object]:
     def forward(**_: object) -> object:
         raise error

@@ -87,6 +87,16 @@ def test_models_that_mix_the_examples_of_a_row_are_refused(name: str, message: s
         check_apart(tiny_architecture(name), packs)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_model_whose_logits_are_not_finite_is_refused(value: float) -> None:
+    """A difference that is NaN is larger than nothing."""
+    packs = trl.trainer.sft_trainer.DataCollatorForLanguageModeling(0, padding_free=True)
+    spoilt = wrapped()
+    next(spoilt.get_output_embeddings().parameters()).data[7] = value
+    with pytest.raises(InputError, match=r"logits for such a row are not finite.*both to False$"):
+        check_apart(spoilt, packs)
+
+
 def test_they_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     mixing = sft_trainer(tmp_path, method("lora"), model=tiny_architecture("opt"), **FREE)
     with pytest.raises(InputError, match="sees the one before it"):

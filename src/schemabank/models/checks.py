@@ -108,7 +108,8 @@ def check_causal(model: PreTrainedModel) -> None:
     """Refuse a model whose tokens see later ones: in training it would read what it is to predict.
 
     Raises:
-        InputError: with another last token, the logits of earlier ones are others.
+        InputError: with another last token, the logits of earlier ones are others, or some are not
+            finite.
     """
     difference, allowed = _difference_by_later(model), UNSEEN
     if difference > allowed and model.dtype in ROUNDED:
@@ -127,8 +128,16 @@ def check_causal(model: PreTrainedModel) -> None:
 def _difference_by_later(model: PreTrainedModel) -> float:
     """What another last token changes of the logits before it, relative to the largest."""
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
-    first, second = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-    difference: float = ((first - second).abs().max() / first.abs().max()).item()
+    first, second = logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+    if not logits.isfinite().all():  # no comparison with NaN is true, so it would pass
+        raise InputError(
+            f"the model {type(model).__name__} gives logits that are not finite for a text of four "
+            "tokens, so it cannot be trained: fetch or save it again, or use it in bfloat16 or "
+            "float32 if its type is a narrower one"
+        )
+    # All may be 0, where an output layer is not trained yet.
+    largest = first.abs().max().clamp_min(torch.finfo(first.dtype).tiny)
+    difference: float = ((first - second).abs().max() / largest).item()
     return difference
 
 

@@ -68,7 +68,7 @@ def check_apart(model: Any, collate: Callable[[list[dict[str, Any]]], Any]) -> N
         collate: the trainer's collator, which packs.
 
     Raises:
-        InputError: another first example changes the logits of the second.
+        InputError: another first example changes the logits of the second, or these are not finite.
     """
     was_training = model.training
     model.eval()
@@ -81,6 +81,13 @@ def check_apart(model: Any, collate: Callable[[list[dict[str, Any]]], Any]) -> N
         ) from error
     finally:
         model.train(was_training)
+    if not all(bool(logits.isfinite().all()) for logits in found):  # NaN differs by no number
+        raise InputError(
+            "args.packing or args.padding_free puts examples into one row, but the model's logits "
+            "for such a row are not finite, so nothing tells whether it keeps examples apart: look "
+            "for weights that are not finite or a type too narrow for the model, or set both to "
+            "False"
+        )
     if (found[0] - found[1]).abs().max() > LEAK * found[0].std():
         attention = getattr(model.config, "_attn_implementation", None)
         raise InputError(
