@@ -2,7 +2,7 @@
 
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,8 @@ def _of_inputs(own: Record) -> Iterator[str]:
         f"took {own['slowest_s']:.1f} s of a processor; a batch of {inputs.BATCH} took at most "
         f"{own['most_growth_mib']:,} MiB of memory more."
     )
-    rows = [
-        [kind, *(f"{found[name]:,}" for name in ("cases", "read", "refused"))]
-        for kind, found in own["by_kind"].items()
-    ]
-    yield from _table(["kind", "inputs", "read", "refused"], rows)
+    columns = {"inputs": "cases", "read": "read", "refused": "refused"}
+    yield from _table_of_counts("kind", columns, own["by_kind"])
 
 
 def _of_texts(own: Record) -> Iterator[str]:
@@ -147,11 +144,8 @@ def _of_texts(own: Record) -> Iterator[str]:
         "field, and it was text in all of them. Names that stand in several places, such as an "
         "arm's, are fields, too."
     )
-    rows = [
-        [kind, f"{found['payloads']}", *(f"{found[name]:,}" for name in outputs.OUTPUTS)]
-        for kind, found in own["by_kind"].items()
-    ]
-    yield from _table(["payloads for", "number", *outputs.OUTPUTS], rows)
+    columns = {"number": "payloads"} | {name: name for name in outputs.OUTPUTS}
+    yield from _table_of_counts("payloads for", columns, own["by_kind"])
 
 
 def _of_numbers(own: Record) -> Iterator[str]:
@@ -160,11 +154,8 @@ def _of_numbers(own: Record) -> Iterator[str]:
         "place, once or from a step on. No spoilt run ended as if nothing had been, and all of "
         f"{own['neighbours']:,} neighbours had the bits of a cohort that nothing spoils."
     )
-    rows = [
-        [place, *(f"{number:,}" for number in found.values())]
-        for place, found in own["by_place"].items()
-    ]
-    yield from _table(["where", "cases", "left the step out", "failed"], rows)
+    columns = {name: name for name in ("cases", "left the step out", "failed")}
+    yield from _table_of_counts("where", columns, own["by_place"])
 
 
 def _of_long(own: Record) -> Iterator[str]:
@@ -218,6 +209,14 @@ def _of_cluster(own: Record) -> Iterator[str]:
 def _paragraph(text: str) -> Iterator[str]:
     yield from textwrap.wrap(text, WIDTH)
     yield ""
+
+
+def _table_of_counts(
+    first: str, columns: Mapping[str, str], counts: Mapping[str, Mapping[str, int]]
+) -> Iterator[str]:
+    """A row for each name, with its counts: ``columns`` gives a column's title and its count."""
+    rows = [[name, *(f"{own[key]:,}" for key in columns.values())] for name, own in counts.items()]
+    yield from _table([first, *columns], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

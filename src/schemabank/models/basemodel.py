@@ -99,6 +99,10 @@ def _load_with_tokenizer(
     name: str, located: Located, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with loading(name):
+        # Two reads of one file. The counts are looked at before a configuration is made of them,
+        # which some classes do block by block. And only `from_pretrained` makes it as transformers
+        # does: `AutoConfig.for_model` and `from_dict` do not refuse a repository's own code, and
+        # take no type for another one (a mistral with layer_types is a ministral).
         raw, _ = PretrainedConfig.get_config_dict(located.path, revision=located.revision)
         check_counts(name, raw)
         config: PretrainedConfig = AutoConfig.from_pretrained(
