@@ -340,18 +340,6 @@ def test_a_plan_of_what_is_not_there_says_so(tmp_path: Path) -> None:
     assert notes.lines[-1].startswith("no cohorts and no expected time: ")
 
 
-@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--dry-run", "--json")])
-def test_an_address_is_refused_before_anything_is_computed(
-    options: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = str(PAPER / "suite.yaml")
-    ended = CliRunner().invoke(app, ["suite", file, "--out", "s3://bucket/runs", *options])
-    assert isinstance(ended.exception, InputError)
-    assert str(ended.exception).startswith("'s3://bucket/runs' is an address")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_command_lists_forty_runs_as_json() -> None:
     ran = CliRunner().invoke(app, ["suite", str(PAPER / "suite.yaml"), "--dry-run", "--json"])
     assert ran.exit_code == 0, ran.output

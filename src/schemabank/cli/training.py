@@ -38,8 +38,7 @@ def train(
     """Train and evaluate the runs of a configuration; finished runs are reused."""
     from schemabank.config.file import load_experiment
 
-    place = out or Path("runs") / config.stem
-    check_local(place)
+    place = _folder_of_runs(out, config.stem)
     experiment = load_experiment(config, overrides or ())
     from schemabank.runs.experiment import run_experiment
     from schemabank.runs.fairness import unequal_arms
@@ -83,8 +82,7 @@ def suite(
 
     if dry_run:
         _check_dry(tune_only=tune_only, shares=launch != "local" or workers is not None)
-    place = out or Path("runs") / (file.parent.name if file.stem == "suite" else file.stem)
-    check_local(place)
+    place = _folder_of_runs(out, file.parent.name if file.stem == "suite" else file.stem)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
     from schemabank.launch.launchers import launcher
@@ -101,11 +99,23 @@ def suite(
             return
         trains = launcher(launch, workers, found.runs[0].config.engine.device)
         ended = run_suite(found, place, progress, tune_only=tune_only, launcher=trains)
-    if as_json:
-        print_json(ended.rows())
-    else:
-        _print_ended(ended, "the same without --tune-only" if tune_only else _report(place))
+    then = "the same without --tune-only" if tune_only else _report(place)
+    _print_ended(ended, then, as_json=as_json)
     exit_for_failures(ended.outcomes, trials=ended.trials)
+
+
+def _folder_of_runs(out: Path | None, name: str) -> Path:
+    """Return the folder of a command's runs.
+
+    An address is refused here, before the engine is imported and a cluster is reached, and also by
+    a dry run, which writes nothing. What is called from Python refuses it where it writes.
+
+    Raises:
+        InputError: it is an address.
+    """
+    place = out or Path("runs") / name
+    check_local(place)
+    return place
 
 
 def _check_dry(*, tune_only: bool, shares: bool) -> None:
@@ -119,8 +129,11 @@ def _check_dry(*, tune_only: bool, shares: bool) -> None:
         )
 
 
-def _print_ended(ended: "SuiteOutcome", then: str) -> None:
+def _print_ended(ended: "SuiteOutcome", then: str, *, as_json: bool) -> None:
     """Print how a suite has ended, and what to do then."""
+    if as_json:
+        print_json(ended.rows())
+        return
     print_tables(ended.tables())
     print_lines(f"unequal: {sentence}" for sentence in ended.inequalities())
     print_lines([f"next: {then}"])

@@ -19,6 +19,7 @@ from torch import Tensor
 from schemabank.adapters.files import LoraTensors
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines
+from schemabank.common.folders import check_local
 from schemabank.config.settings import RunConfig
 from schemabank.config.validation import ValidationSettings
 from schemabank.engine.batches import Encoded
@@ -123,6 +124,18 @@ class ProgramFolder:
                     f"some space, or {MEND}"
                 )
         return [*found]
+
+
+def folder_of(checkpoints: str | Path | None) -> Path | None:
+    """Return the folder that a program names for its runs' checkpoints.
+
+    Raises:
+        InputError: it is an address, such as of an object store.
+    """
+    if checkpoints is None:
+        return None
+    check_local(Path(checkpoints))
+    return Path(checkpoints)
 
 
 @contextmanager

@@ -46,6 +46,7 @@ from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.programruns import check_slots, named_runs
 from schemabank.runs.programsaves import (
     ProgramFolder,
+    folder_of,
     held_digests,
     held_model_digest,
     saving,
@@ -175,15 +176,16 @@ def train_cohort(
         A result for each run by its name, in the order of ``runs``.
 
     Raises:
-        InputError: runs, examples, slots or an adapter that cannot be trained; nothing was
-            trained then.
+        InputError: runs, examples, slots or an adapter that cannot be trained, or an address in
+            place of a folder; nothing was trained then.
     """
     named, steps = named_runs(runs), KeptSteps(on_step)
     check_slots(slots)
     for name, config in named.items():
         check_validating(validate, config, validated=validation is not None, what=name)
         check_scale(config, validated=validation is not None, what=name)
-    saves = checkpoints is not None
+    folder = folder_of(checkpoints)
+    saves = folder is not None
     tell_without_effect(named.values(), who=WHO, stacklevel=3, saves=saves)
     base, start = held_base(model, tokenizer), None
     if adapter is not None:
@@ -196,7 +198,7 @@ def train_cohort(
     }
     found: dict[str, RunResult] = {}
     with quiet_compiler(), reporter(quiet=quiet) as progress, ExitStack() as exits:
-        place = ProgramFolder(None if checkpoints is None else Path(checkpoints), exits)
+        place = ProgramFolder(folder, exits)
         given = _Given(validation, validate, start, held_model_digest(base) if saves else None)
         alike = sharing(list(dict.fromkeys(used.values())))
         groups = [_prepared(group, shown, base, progress, given) for group in alike]

@@ -47,6 +47,7 @@ from schemabank.runs.modelfit import check_training
 from schemabank.runs.onerun import OneRun
 from schemabank.runs.pairs import Examples, as_examples
 from schemabank.runs.prepare import engine_run
+from schemabank.runs.programsaves import folder_of
 from schemabank.runs.progress import reporter
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.validating import Validation, Validator, check_validating
@@ -196,13 +197,14 @@ class Tuner:
 
         Raises:
             InputError: other examples, one that the length limit cuts off, tags that do not fit,
-                or an adapter or banks that were taken off.
+                an adapter or banks that were taken off, or an address in place of a folder.
             RuntimeError: too many steps had no finite loss or gradient.
         """
         self._check_trainable()
         check_validating(validate, self.config, validated=validation is not None, what="config")
         check_scale(self.config, validated=validation is not None, what="config")
-        if checkpoints is None:
+        place = folder_of(checkpoints)
+        if place is None:
             tell_unsaved(self.config, who=WHO, stacklevel=3)
         steps = KeptSteps(on_step)
         named = as_examples(examples)
@@ -213,9 +215,7 @@ class Tuner:
         check_training(data, self.model, prefixes=method.prefixes(self._run, self.tokenizer))
         method.check(self._run, Setup(named, self.stack, self.tokenizer))
         run = engine_run(self._run, named, self.stack, self.tokenizer, name=self._run.arm)
-        own, place = self._run, None if checkpoints is None else Path(checkpoints)
-        if place is not None:
-            own = only_used(self.config, **when_saved(self.config))
+        own = self._run if place is None else only_used(self.config, **when_saved(self.config))
         one = OneRun(self.stack, self._base, own, run, data, asked or (), validate, place)
         self._is_training, self.validation_loss, self.validations = True, None, ()
         self.rescaled = None
