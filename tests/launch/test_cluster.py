@@ -23,6 +23,8 @@ from schemabank.launch.crew import ENDING_S, SAVING_S
 from schemabank.launch.queue import Lease
 from schemabank.launch.rounds import PLAN, ROUNDS, WORK, Round, Unit, open_round, read_round
 from schemabank.launch.worker import PAUSE_S
+from schemabank.runs.folder import COST
+from schemabank.runs.stored import read_cost
 from schemabank.suites.execution import run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
@@ -88,13 +90,15 @@ class Ray:
         self.waited: list[tuple[int, int, float]] = []
         self.cancelled: list[bool] = []
         self.options: Mapping[str, object] = {}
+        self.num_tasks: list[int] = []
         self._work, self._ends = work, list[str | None]()
 
     def remote(self, **options: object) -> Callable[[object], SimpleNamespace]:
         self.options = options
         return lambda _: SimpleNamespace(remote=self._start)
 
-    def _start(self, folder: str, name: str) -> int:
+    def _start(self, folder: str, name: str, num_tasks: int) -> int:
+        self.num_tasks.append(num_tasks)
         self._ends.append(self._work(len(self._ends), Path(folder), name))
         return len(self._ends) - 1
 
@@ -155,6 +159,7 @@ def test_interrupted_tasks_save_before_they_are_ended(
         on(ray, tmp_path, monkeypatch, tasks=2)
     assert ray.waited == [(2, 1, PAUSE_S), (2, 2, ENDING_S), (2, 2, SAVING_S)]
     assert ray.cancelled == [False, False, True, True]
+    assert ray.num_tasks == [2, 2], "for what the runs cost"
 
 
 def test_what_a_lost_task_held_is_free_at_once_and_another_task_is_started(
@@ -286,6 +291,8 @@ def test_a_cluster_comes_to_the_records_of_one_process(
         for place in ("alone", "shared")
     ]
     assert kept[0] == kept[1]
+    costs = [read_cost(outcome.folder / COST) for outcome in ended.outcomes]
+    assert [(cost["launcher"], cost["workers"]) for cost in costs] == [("ray", 2)] * len(costs)
     assert {run: state[-1][0] for run, state in notes.states.items()} == dict.fromkeys(
         notes.titles, "finished"
     )

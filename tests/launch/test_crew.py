@@ -13,6 +13,7 @@ from schemabank.config.settings import RunConfig
 from schemabank.launch import crew
 from schemabank.launch.crew import Crew
 from schemabank.launch.rounds import ROUNDS, WORK, Round, Unit, open_round
+from schemabank.runs.launched import Launched
 from schemabank.runs.progress import SAVING
 from tinyruns import Notes
 
@@ -97,13 +98,15 @@ def worked(
     found, notes = decided(out), notes or Notes()
     notes.runs({number: number for number in "123"})
 
-    def command(folder: Path, parent: int, *, speaks: bool) -> list[str]:
+    def command(folder: Path, parent: int, launched: Launched, *, speaks: bool) -> list[str]:
+        assert launched == Launched("gpus", num_workers)
         del parent, speaks
         words = [str(folder / WORK), str(LEASE_S), json.dumps(asked), SAVING]
         return [sys.executable, "-c", WORKER, *words]
 
     monkeypatch.setattr(crew, "command", command)
-    Crew(found, [{"NUMBER": str(number)} for number in range(num_workers)], notes).work()
+    environments = [{"NUMBER": str(number)} for number in range(num_workers)]
+    Crew(found, environments, notes, launcher="gpus").work()
     return found, notes
 
 

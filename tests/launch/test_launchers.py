@@ -26,8 +26,11 @@ from schemabank.launch.sharing import Sharing
 from schemabank.runs import experiment
 from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import CohortPart, run_all
+from schemabank.runs.folder import COST
+from schemabank.runs.launched import Launched
 from schemabank.runs.members import Member, Outcome
 from schemabank.runs.progress import Reporter, RunState
+from schemabank.runs.stored import read_cost
 from schemabank.suites.execution import SuiteOutcome, run_suite
 from schemabank.suites.suite import load_suite
 from tinyruns import Finished, Notes, snapshot
@@ -69,8 +72,14 @@ def harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def shared(path: Path, out: Path, notes: Notes, *, num_workers: int = 2) -> SuiteOutcome:
-    workers = Workers(environments=[{}] * num_workers, lease_s=LEASE_S)
+    workers = Workers(environments=[{}] * num_workers, lease_s=LEASE_S, launcher="gpus")
     return run_suite(load_suite(path), out, notes, launcher=workers)
+
+
+def launched(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
+    """How the runs were trained, as their costs say."""
+    costs = [read_cost(outcome.folder / COST) for outcome in outcomes]
+    return [(cost["launcher"], cost["workers"]) for cost in costs]
 
 
 def claims(out: Path) -> list[int]:
@@ -95,6 +104,8 @@ def test_workers_that_are_killed_and_stopped_leave_the_records_of_one_process(
     assert [o.result for o in ended.outcomes] == [o.result for o in outcomes]
     ours = {n: d for n, d in records(tmp_path / "shared").items() if not n.startswith(ROUNDS)}
     assert ours == records(tmp_path / "alone")
+    assert launched(ended.outcomes) == [("gpus", 2)] * 3
+    assert launched(outcomes) == [("local", 1)] * 3
     assert claims(tmp_path / "shared") == [1, 2, 2], "twice only what a lost lease explains"
     told = "\n".join(notes.lines)
     assert len(re.findall(TAKEN_OVER, told)) == 2
@@ -112,7 +123,7 @@ class Alone(Sharing):
     num_workers = 1
 
     def work(self, shared: Round, _: Reporter) -> set[str]:
-        worker.work_on(shared.folder, Sender(None, speaks=False))
+        worker.work_on(shared.folder, Sender(None, speaks=False), launched=Launched())
         return set()
 
 
@@ -254,10 +265,12 @@ def test_every_gpu_has_a_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delenv(GPUS, raising=False)
     assert launcher("gpus", None, "auto") == Workers(
-        environments=[{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}]
+        environments=[{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}], launcher="gpus"
     )
     monkeypatch.setenv(GPUS, "4, GPU-6c,7")
-    assert launcher("gpus", 2, "cuda") == Workers(environments=[{GPUS: "4"}, {GPUS: "GPU-6c"}])
+    assert launcher("gpus", 2, "cuda") == Workers(
+        environments=[{GPUS: "4"}, {GPUS: "GPU-6c"}], launcher="gpus"
+    )
     with pytest.raises(InputError, match="--workers is 4, but 3 GPUs"):
         launcher("gpus", 4, "auto")
     with pytest.raises(InputError, match=r"--workers is 2, but the runs use a GPU.*--launch gpus"):

@@ -11,9 +11,9 @@ from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
 from schemabank.report.command import Question, report
 from schemabank.runs.experiment import run_experiment
-from schemabank.runs.folder import RESULT
+from schemabank.runs.folder import COST, RESULT
 from schemabank.runs.inputs import OLDER
-from schemabank.runs.stored import read_result, read_routing
+from schemabank.runs.stored import read_cost, read_result, read_routing
 from schemabank.runs.tables import results_tables, skipped_lines
 from tinyruns import Finished, Notes
 
@@ -51,6 +51,14 @@ def test_runs_of_every_older_version_are_used_again_and_reported(
     assert results_tables(results)[0].row_count > len(results)
     assert skipped_lines(results) == []
     assert report(out, Question(treatment="schemabank", control="lora"))
+
+
+def test_what_a_run_cost_is_read_as_it_was_written(finished: Finished, tmp_path: Path) -> None:
+    whole = read_cost(finished.lora.folder / COST)
+    assert (whole["launcher"], whole["workers"]) == ("local", 1)
+    older = {name: value for name, value in whole.items() if name not in {"launcher", "workers"}}
+    (tmp_path / COST).write_text(json.dumps(older))
+    assert read_cost(tmp_path / COST) == older
 
 
 @pytest.mark.parametrize("name", ["rule-tags.json", "no-tags.json"])

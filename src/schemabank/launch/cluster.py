@@ -29,6 +29,7 @@ from schemabank.launch.rounds import PLAN, Round, Unit
 from schemabank.launch.sharing import Sharing
 from schemabank.launch.worker import PAUSE_S, work_on
 from schemabank.runs.folder import is_finished
+from schemabank.runs.launched import Launched
 from schemabank.runs.progress import Reporter
 
 USE = "--launch ray"
@@ -118,9 +119,10 @@ def ray_workers(num_workers: int | None, device: str) -> RayWorkers:
     return RayWorkers(tasks=num_workers or count, resources=resources)
 
 
-def do_on_cluster(folder: str, name: str) -> None:
+def do_on_cluster(folder: str, name: str, num_tasks: int) -> None:
     """Do units of a round, in a task; its progress is seen by the units' records."""
-    work_on(Path(folder), Sender(None, speaks=False), name=name)
+    launched = Launched("ray", num_tasks)
+    work_on(Path(folder), Sender(None, speaks=False), launched=launched, name=name)
 
 
 @dataclass(frozen=True)
@@ -168,16 +170,16 @@ class Tasks:
         self._ray, self._shared, self._reporter = ray, shared, reporter
         self._progress = progress
         self._task = ray.remote(**resources, max_retries=0, max_calls=1)(do_on_cluster)
-        self._call, self._count, self._num_workers = uuid.uuid4().hex, 0, 0
+        self._call, self._count = uuid.uuid4().hex, 0
         self._left: dict[Any, _Task] = {}
         self._num_lost = 0  # since a unit was done
 
     def start(self, number: int, num_fruitless: int = 0) -> None:
         """Start a task of a worker."""
         self._count += 1
-        self._num_workers = max(self._num_workers, number + 1)
         name = f"{self._call}-{self._count}"
-        reference = self._task.remote(str(self._shared.folder.resolve()), name)
+        folder, num_tasks = str(self._shared.folder.resolve()), self._progress.num_workers
+        reference = self._task.remote(folder, name, num_tasks)
         self._left[reference] = _Task(number, name, num_fruitless)
 
     def look(self) -> None:
@@ -268,7 +270,7 @@ class Tasks:
                 raise RuntimeError(f"workers on the cluster end before they begin ({why})")
             self._reporter.note(f"{who} ends before it begins ({why}): left out")
             return
-        if self._num_lost > MOST_CRASHES * self._num_workers:
+        if self._num_lost > MOST_CRASHES * self._progress.num_workers:
             raise RuntimeError(f"{self._num_lost} workers were lost and no part was done ({why})")
         self._reporter.note(f"{who} was lost ({why}), another one is started")
         self.start(task.number, num_fruitless)

@@ -25,6 +25,7 @@ from schemabank.launch.progress import RoundProgress
 from schemabank.launch.queue import MOST_CRASHES, End, Lease
 from schemabank.launch.rounds import PLAN, WORK, Round
 from schemabank.launch.worker import LOST, PAUSE_S, command
+from schemabank.runs.launched import Launched
 from schemabank.runs.progress import SAVING, Reporter
 
 MOST_FRUITLESS = 2  # processes of a worker in a row that ended before they began a unit
@@ -60,13 +61,20 @@ class Crew:
         shared: the round.
         environments: what is set for each process beside our own environment.
         reporter: where progress goes.
+        launcher: what the call has started them with, for what their runs cost.
     """
 
     def __init__(
-        self, shared: Round, environments: Sequence[Mapping[str, str]], reporter: Reporter
+        self,
+        shared: Round,
+        environments: Sequence[Mapping[str, str]],
+        reporter: Reporter,
+        *,
+        launcher: str,
     ) -> None:
         self.screen = Screen(reporter)
         self._shared, self._environments, self._reporter = shared, environments, reporter
+        self._launched = Launched(launcher, len(environments))
         self._progress = RoundProgress(shared, reporter, len(environments))
         self._queue = self._progress.queue
         self._hands: dict[int, _Hand] = {}
@@ -101,7 +109,7 @@ class Crew:
         log = self._shared.folder / f"worker-{os.getpid()}-{number}.log"
         with log.open("a") as stderr:
             process = subprocess.Popen(  # noqa: S603 -- our own module
-                command(self._shared.folder, os.getpid(), speaks=number == 0),
+                command(self._shared.folder, os.getpid(), self._launched, speaks=number == 0),
                 env={**os.environ, **self._environments[number]},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

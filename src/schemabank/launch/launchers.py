@@ -57,7 +57,7 @@ def launcher(name: LauncherName, num_workers: int | None, device: str) -> Launch
         InputError: this machine, or the suite, does not allow it.
     """
     if name == "gpus":
-        return Workers(environments=_one_gpu_each(num_workers, device))
+        return Workers(environments=_one_gpu_each(num_workers, device), launcher=name)
     if name == "ray":
         return ray_workers(num_workers, device)
     if num_workers is None:
@@ -76,9 +76,11 @@ class Workers(Sharing):
 
     Attributes:
         environments: what is set for each process beside our own environment.
+        launcher: what the costs of their runs name.
     """
 
     environments: Sequence[Mapping[str, str]] = field(kw_only=True)
+    launcher: LauncherName = "local"
 
     @property
     def num_workers(self) -> int:
@@ -87,7 +89,7 @@ class Workers(Sharing):
 
     def work(self, shared: Round, reporter: Reporter) -> Set[str]:
         """Let the processes do a round."""
-        crew = Crew(shared, self.environments, reporter)
+        crew = Crew(shared, self.environments, reporter, launcher=self.launcher)
         crew.work()
         return crew.screen.told
 

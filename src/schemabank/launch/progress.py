@@ -10,13 +10,12 @@ class RoundProgress:
     Args:
         shared: the round.
         reporter: where progress goes.
-        num_workers: of this call, for the screen.
+        num_workers: of this call.
     """
 
     def __init__(self, shared: Round, reporter: Reporter, num_workers: int) -> None:
         self.queue = shared.queue
-        self._shared, self._reporter = shared, reporter
-        self._num_workers = num_workers
+        self._shared, self._reporter, self.num_workers = shared, reporter, num_workers
         self._left: dict[str, Unit] | None = None
 
     def done(self) -> list[Unit]:
@@ -25,9 +24,9 @@ class RoundProgress:
             self._left = {unit.name: unit for unit in units}
             num_runs = sum(len(unit.runs) for unit in units)
             self._reporter.start(f"{num_runs} runs in {len(units)} parts", len(units))
-            if 0 < len(units) < self._num_workers:
+            if 0 < len(units) < self.num_workers:
                 self._reporter.note(
-                    f"{self._num_workers - len(units)} of {self._num_workers} workers have nothing "
+                    f"{self.num_workers - len(units)} of {self.num_workers} workers have nothing "
                     f"to do, since the runs come in {len(units)} parts: with fewer runs at once "
                     "(engine.slots) there are more"
                 )
@@ -41,7 +40,7 @@ class RoundProgress:
             assert self._left is not None
             del self._left[unit.name]
         if found:
-            workers = "1 worker" if self._num_workers == 1 else f"{self._num_workers} workers"
+            workers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
             self._reporter.advance(len(found), workers)
         return found
 

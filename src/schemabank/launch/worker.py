@@ -28,6 +28,7 @@ from schemabank.launch.queue import MOST_CRASHES, MOST_IN_VAIN, Lease, Record, s
 from schemabank.launch.rounds import PLAN, Round, Unit, failed_rows, read_round
 from schemabank.runs.experiment import CohortPart, Loaded, attempt, contexts, parts
 from schemabank.runs.folder import Tenure, how_far, is_finished
+from schemabank.runs.launched import Launched
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome
 
@@ -37,16 +38,17 @@ SPEAKS = "--speaks"
 MODULE = "schemabank.launch.worker"
 
 
-def command(folder: Path, parent: int, *, speaks: bool) -> list[str]:
+def command(folder: Path, parent: int, launched: Launched, *, speaks: bool) -> list[str]:
     """Return the command that starts a worker on a round.
 
     Args:
         folder: of the round.
         parent: the process that starts it, and with which it ends.
+        launched: how that process trains its runs.
         speaks: whether it tells how it prepares, which all workers do alike.
     """
-    words = [str(folder), str(parent), *([SPEAKS] if speaks else [])]
-    return [sys.executable, "-m", MODULE, *words]
+    words = [str(folder), str(parent), launched.launcher, str(launched.workers)]
+    return [sys.executable, "-m", MODULE, *words, *([SPEAKS] if speaks else [])]
 
 
 def main() -> None:
@@ -55,22 +57,24 @@ def main() -> None:
     # Libraries print what they like. That must not get among the messages.
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
-    sender = Sender(pipe, speaks=SPEAKS in sys.argv)
+    _, folder, parent, launcher, workers, *others = sys.argv
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    sender = Sender(pipe, speaks=SPEAKS in others)
     try:
         with quiet_libraries():
-            work_on(Path(sys.argv[1]), sender)
+            work_on(Path(folder), sender, launched=Launched(launcher, int(workers)))
     except InputError as error:
         sender.send(refused=str(error))
         sys.exit(REFUSED)
 
 
-def work_on(folder: Path, sender: Sender, *, name: str = "") -> None:
+def work_on(folder: Path, sender: Sender, *, launched: Launched, name: str = "") -> None:
     """Do units of the round in a folder until all are done.
 
     Args:
         folder: of the round.
         sender: where it tells what it does.
+        launched: how the call that started it trains its runs.
         name: under which it holds units, for who started it.
 
     Raises:
@@ -78,7 +82,7 @@ def work_on(folder: Path, sender: Sender, *, name: str = "") -> None:
     """
     try:
         shared = read_round(folder)
-        worker = Worker(shared, sender, name)
+        worker = Worker(shared, sender, launched, name)
         take = partial(share, worker.queue, pause_s=PAUSE_S, on_lost=partial(os._exit, LOST))
         take([PLAN], worker.plan)
         worker.units = {unit.name: unit for unit in shared.units() or ()}
@@ -95,6 +99,7 @@ class Worker:
     Args:
         shared: the round.
         sender: where it tells what it does.
+        launched: how the call that started it trains its runs.
         name: under which it holds units.
 
     Attributes:
@@ -105,9 +110,10 @@ class Worker:
         InputError: something in the settings cannot be had.
     """
 
-    def __init__(self, shared: Round, sender: Sender, name: str) -> None:
+    def __init__(self, shared: Round, sender: Sender, launched: Launched, name: str) -> None:
         self.queue, self.units = shared.queue, dict[str, Unit]()
         self._shared, self._sender, self._name = shared, sender, name
+        self._launched = launched
         planned, pending = list(shared.configs.values()), self._pending()
         self._device = resolve_device(planned[0].engine.device)
         self._groups = contexts(
@@ -138,7 +144,8 @@ class Worker:
             ended = [Outcome(out / run_id(run), None, failure=failure) for run in left]
         elif left:
             tenure = Tenure(f"{self._shared.folder.name}/{unit.name}", lease.number)
-            context = replace(self._context_of[left[0]], tenure=tenure)
+            context = self._context_of[left[0]]
+            context = replace(context, tenure=tenure, launched=self._launched)
             planned = [configs[name] for name in unit.planned]
             ended = attempt(CohortPart(left, context, unit.slots, planned), out)
         self._sender.send(done=lease.unit)

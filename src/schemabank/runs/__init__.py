@@ -16,6 +16,7 @@ __all__ = [
     "inmemory",
     "inputs",
     "itemscores",
+    "launched",
     "loading",
     "located",
     "members",

@@ -67,7 +67,7 @@ def finish_runs(
             (time.monotonic() - began) * len(members) / len(part),
             num_runs=len(members),
             slots=stack.num_slots,
-            device=context.base.model.device,
+            context=context,
         )
         with stack.lifted(), waiting("checking the adapter with stock PEFT", context.reporter.note):
             for member, done in zip(part, evaluated, strict=True):
@@ -253,14 +253,16 @@ def _close(
 
 
 def _cost(
-    trained_s: float, evaluated_s: float, *, num_runs: int, slots: int, device: torch.device
+    trained_s: float, evaluated_s: float, *, num_runs: int, slots: int, context: Context
 ) -> dict[str, object]:
-    """Device, wall-clock of the whole cohort and the process's peak memory so far.
+    """Device, launcher, wall-clock of the whole cohort and the process's peak memory so far.
 
     Of the evaluation it is what it takes if all runs take as long as those beside this one.
     """
     cost: dict[str, object] = {
-        "device": device_name(device),
+        "device": device_name(context.base.model.device),
+        "launcher": context.launched.launcher,
+        "workers": context.launched.workers,
         "runs_in_cohort": num_runs,
         "slots": slots,
         "training_s": round(trained_s, 1),

@@ -28,6 +28,7 @@ from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.folder import Tenure
 from schemabank.runs.forms import Items
 from schemabank.runs.kept import made_with
+from schemabank.runs.launched import BY_ITSELF, Launched
 from schemabank.runs.members import (
     KeepStage,
     Member,
@@ -82,6 +83,7 @@ class Context:
         slots_setting: what sets the number of slots, for messages.
         held_out: a program's validation examples, in place of ``validation``.
         tenure: by which this process may write the runs' folders, where several share the work.
+        launched: how the call trains its runs.
     """
 
     base: BaseModel
@@ -96,6 +98,7 @@ class Context:
     slots_setting: str = SLOTS
     held_out: Sequence[Encoded] = ()
     tenure: Tenure | None = None
+    launched: Launched = BY_ITSELF
 
     @property
     def held(self) -> Held:

@@ -200,6 +200,7 @@ def test_the_declared_arm_stands_where_the_other_is_named(runs: Path) -> None:
         (CONFIG, "", "holds no settings"),
         (RESULT, '{"arm": "lora"}', "lacks a usable"),
         ("cost.json", '{"runs_in_cohort": 0}', r"lacks a usable runs_in_cohort \(it is 0"),
+        ("cost.json", '{"workers": 0}', r"lacks a usable workers \(it is 0, allowed is greater"),
         ("predictions.jsonl", '{"id": "test-0", "group": "all"}', "cannot read"),
         ("metrics.jsonl", '{"step": 1}', "is no log of a run"),
     ],

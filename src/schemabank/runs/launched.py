@@ -1,0 +1,19 @@
+"""How a call trains its runs, by itself or by worker processes; what a run costs names it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What trains a run.
+
+    Attributes:
+        launcher: as ``--launch`` names it: ``local``, ``gpus`` or ``ray``.
+        workers: how many processes this call has for its runs; its own is one.
+    """
+
+    launcher: str = "local"
+    workers: int = 1
+
+
+BY_ITSELF = Launched()
