@@ -24,6 +24,15 @@ place = Path(sys.argv[1])
 """
 
 
+CLAIMER = """
+import sys
+from pathlib import Path
+from schemabank.runs.folder import claimed
+with claimed(Path(sys.argv[1]) / "run"):
+    pass
+"""
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("library"))
@@ -44,9 +53,9 @@ def ran(
     )
 
 
-def logged(folder: Path, tmp_path: Path, library: Path) -> list[Event]:
+def logged(folder: Path, tmp_path: Path, library: Path, program: str = WRITER) -> list[Event]:
     watch = Watch(tmp_path / "watch", folder, log=tmp_path / "log")
-    assert ran(WRITER, folder, library, watch).returncode == 0
+    assert ran(program, folder, library, watch).returncode == 0
     return list(read_log(tmp_path / "log"))
 
 
@@ -107,6 +116,17 @@ def test_python_tries_again_what_may_be_tried_again(
     watch = Watch(tmp_path / "watch", folder, fault=fault, at=at)
     done = ran(WRITER, folder, library, watch)
     assert (done.returncode, done.stderr, watch.fired) == (0, "", 1)
+
+
+def test_a_signal_does_not_keep_a_run_from_being_claimed(
+    folder: Path, tmp_path: Path, library: Path
+) -> None:
+    """Python calls ``ftruncate`` again after a signal, but not as a file's own method."""
+    (cut,) = [e for e in logged(folder, tmp_path, library, CLAIMER) if e.what == "truncate"]
+    watch = Watch(tmp_path / "watch", folder, fault=Fault.EINTR, at=cut.number)
+    done = ran(CLAIMER, folder, library, watch)
+    assert (done.returncode, done.stderr, watch.fired) == (0, "", 1)
+    assert watch.last.split(" ")[0] == "truncate"
 
 
 def test_a_kill_meets_half_a_write(folder: Path, tmp_path: Path, library: Path) -> None:

@@ -1,13 +1,15 @@
 """Claims and leftovers; another process is a real one."""
 
+import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -28,6 +30,7 @@ from schemabank.runs.folder import (
     forget_training,
     is_finished,
     partial_folder,
+    tell_left,
 )
 
 HOLDER = """
@@ -346,6 +349,36 @@ def test_a_run_of_a_killed_holder_goes_on_without_a_lease(tmp_path: Path) -> Non
         assert names(claim.path / CHECKPOINTS) == {"step-1"}
         assert claim.path == tmp_path / ".a.partial"
     assert names(tmp_path) == {".a.partial"}
+
+
+def test_what_training_has_left_goes_though_the_file_system_fails_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, told = tmp_path / "a", list[str]()
+    finish(run)
+    for name in (TRAINED, CHECKPOINTS):
+        (run / name).mkdir()
+        (run / name / "file").touch()
+    unlink, fails = os.unlink, [True, True, True]
+
+    def failing(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        if fails and fails.pop():
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(*args, **kwargs)
+
+    monkeypatch.setattr(os, "unlink", failing)
+    forget_training(run)
+    tell_left(run, told.append)
+    assert names(run) == {RESULT, TRAINED}
+    assert told == [
+        f"{str(run / TRAINED)!r} is of no use any more and could not be removed: remove it, or "
+        "call again, which tries to"
+    ]
+    told.clear()
+    forget_training(run)
+    tell_left(run, told.append)
+    assert names(run) == {RESULT}
+    assert not told
 
 
 def test_the_lock_of_a_process_that_was_killed_at_its_end_goes(tmp_path: Path) -> None:

@@ -54,10 +54,7 @@ class PeftCheck:
         return shown[0], shown[1], self.reason or ""
 
     def row(self) -> dict[str, object]:
-        """The check as ``result.json`` holds it.
-
-        Further digits would depend on the slot in which the run was when it was compared.
-        """
+        """The check as ``result.json`` holds it; more digits would tell nobody anything."""
         kept = [None if x is None else float(f"{x:.6g}") for x in (self.difference, self.allowed)]
         return {"difference": kept[0], "allowed": kept[1], "reason": self.reason}
 

@@ -42,7 +42,7 @@ def new_folder(folder: Path, *, mend: str = "choose another --out") -> Iterator[
             raise InputError(
                 f"cannot write to {str(folder.parent)!r} ({error.strerror}): {mend}"
             ) from error
-        exits.callback(shutil.rmtree, partial, ignore_errors=True)
+        exits.callback(remove_tree, partial)
         place = partial.stat()
         yield partial
         check_same(partial, place)
@@ -118,6 +118,12 @@ def check_writable(folder: Path) -> None:
             f"cannot write to {str(folder.parent)!r} ({reason}): allowed is a folder that you may "
             "write to, choose another --out"
         )
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it, as far as possible; what fails is tried once more."""
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def missing_parents(folder: Path) -> list[Path]:

@@ -19,7 +19,7 @@ from schemabank import __version__
 from schemabank.common.errors import InputError
 from schemabank.common.failure import Failure, read_failure
 from schemabank.common.files import read_json
-from schemabank.common.folders import remove_empty
+from schemabank.common.folders import remove_empty, remove_tree
 from schemabank.common.writing import settle, temporary, write_json
 from schemabank.config.file import run_id
 from schemabank.config.settings import RunConfig
@@ -194,7 +194,7 @@ def remove_finished(out: Path) -> None:
             if all(is_finished(out / name) for name in told["wanted"]):
                 _remove(folder)
     for folder in (out / ROUNDS).glob(f".*{GONE}"):  # of a process that was killed over it
-        rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     with suppress(OSError):  # there is none, or it has rounds
         (out / ROUNDS).rmdir()
 
@@ -240,7 +240,7 @@ def _remove(folder: Path) -> None:
     gone = temporary(folder).with_suffix(GONE)
     with suppress(OSError):  # another process has removed it
         folder.rename(gone)
-    rmtree(gone, ignore_errors=True)
+    remove_tree(gone)
     with suppress(OSError):  # it has other rounds
         folder.parent.rmdir()
 

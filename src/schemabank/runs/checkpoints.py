@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import rmtree
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -24,7 +23,7 @@ from torch import Tensor
 from schemabank.adapters.tensorfiles import Header, read_tensors
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
-from schemabank.common.folders import new_folder
+from schemabank.common.folders import new_folder, remove_tree
 from schemabank.common.growing import GrowingDigest
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
@@ -245,7 +244,7 @@ def keep_only(folder: Path, names: list[str]) -> None:
     top = folder / CHECKPOINTS
     for path in top.iterdir() if top.is_dir() else ():
         if path.name not in names:
-            rmtree(path, ignore_errors=True)  # what stays is removed with the run's training
+            remove_tree(path)  # what stays is removed with the run's training
 
 
 def _read_state(place: Path, run: RunConfig, made: MadeWith) -> _Numbers:

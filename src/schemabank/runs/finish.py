@@ -25,7 +25,7 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.fairness import TEACHER_STEPS
-from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT
+from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT, tell_left
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.inputs import recorded_versions
 from schemabank.runs.itemscores import save_item_scores
@@ -249,6 +249,7 @@ def _close(
     member.write(lambda folder: write_json(folder / RESULT, result))
     if member.failure is None:
         member.write(lambda _: member.claim.complete())
+        tell_left(member.claim.final, context.reporter.note)
     return member.failed() if member.failure else Outcome(member.claim.path, result)
 
 

@@ -13,7 +13,7 @@ gives that folder another name, and nothing that the first process still writes 
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from schemabank.common.folders import (
     make_folder,
     missing_parents,
     remove_empty,
+    remove_tree,
 )
 from schemabank.common.writing import settle
 
@@ -147,7 +148,7 @@ class RunClaim:
 
         Its checkpoints go: what diverged would do so again.
         """
-        rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+        remove_tree(self.path / CHECKPOINTS)
         self.path = _set_aside(self.path, self.final)
         return self.path
 
@@ -231,12 +232,22 @@ def how_far(folder: Path) -> str:
 def forget_training(folder: Path) -> None:
     """Remove from a finished run what only going on needed, and the lock of a killed process."""
     for name in (TRAINED, CHECKPOINTS):
-        rmtree(folder / name, ignore_errors=True)  # there is none, or the next call removes it
+        remove_tree(folder / name)
     lock = _lock_file(folder)
     with suppress(OSError, InputError), lock.open() as file:  # there is none, or it is in use
         _lock(file, fcntl.LOCK_EX, folder, MEND)
         if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
             lock.unlink()
+
+
+def tell_left(folder: Path, note: Callable[[str], None]) -> None:
+    """Say what a finished run still has of its training; the next call tries to remove it, too."""
+    for name in (TRAINED, CHECKPOINTS):
+        if _holds(folder, name):
+            note(
+                f"{str(folder / name)!r} is of no use any more and could not be removed: remove "
+                "it, or call again, which tries to"
+            )
 
 
 def _holds(folder: Path, name: str) -> bool:
@@ -282,7 +293,7 @@ def _leave(folder: Path, tenure: Tenure | None) -> None:
         partial.rename(own)
     for path in _leased(folder):
         if tenure is None or int(path.name) <= tenure.number:
-            rmtree(path, ignore_errors=True)
+            remove_tree(path)
     with suppress(OSError):  # there is none, or another process has its files in it
         _leases(folder).rmdir()
 
@@ -313,7 +324,7 @@ def _open_locked(lock: Path, folder: Path, mend: str, tenure: Tenure | None) -> 
         try:
             _lock(file, fcntl.LOCK_EX, folder, mend)
             if _is_own(file, lock):
-                file.truncate(0)
+                os.ftruncate(file.fileno(), 0)  # unlike file.truncate it goes on after a signal
                 file.write("" if tenure is None else str(tenure))
                 file.flush()
                 return file

@@ -230,7 +230,9 @@ def _remove_later(found: Begun, name: str, folder: Path) -> None:
     _remove_all_but(BEFORE_ITS_END if found.at.stages else BEFORE_ITS_END - {STAGES}, folder)
     if found.at.stages:
         _remove_all_but(found.at.stages, folder / STAGES)
-    os.truncate(folder / METRICS, found.at.log_bytes)
+    with (folder / METRICS).open("r+b") as file:
+        # Unlike os.truncate by name and file.truncate, it goes on after a signal.
+        os.ftruncate(file.fileno(), found.at.log_bytes)
 
 
 def _remove_all_but(names: Collection[str], folder: Path) -> None:
