@@ -1,6 +1,7 @@
 """Journals of campaigns, and pages whose figures are made from the record of one."""
 
 import difflib
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Record = Mapping[str, Any]
+PACKAGE = Path(__file__).parents[1] / "src" / "schemabank"
 
 
 def read_rows(journal: Path) -> list[dict[str, Any]]:
@@ -20,6 +22,15 @@ def read_rows(journal: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return found
+
+
+def source_digest() -> str:
+    """The beginning of the SHA-256 of the package's modules: which code a record is of."""
+    found = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        found.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 @dataclass(frozen=True)

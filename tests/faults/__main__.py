@@ -7,6 +7,7 @@
     python -m tests.faults kills --device cuda --embedded --minutes 20
     python -m tests.faults record                     write results/reliability.json and the page
     python -m tests.faults check                      whether the page is what the record says
+    python -m tests.faults source                     which code this is, as the record names it
 
 A campaign that is interrupted goes on from its journal in --work, and the folders of cases that
 failed stay there. It ends with 1 where a promise was not kept.
@@ -30,7 +31,7 @@ sys.path.insert(0, str(HERE.parent))  # where the tests' own modules are
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from faults import shim  # noqa: E402 -- found on the path above
-from madepages import read_rows  # noqa: E402
+from madepages import read_rows, source_digest  # noqa: E402
 
 if TYPE_CHECKING:
     from faults.campaigns import Campaign
@@ -45,6 +46,9 @@ def main() -> None:
     """Do what the command line says."""
     options = _options()
     options.work.mkdir(parents=True, exist_ok=True)
+    if "source" in options.what:
+        print(source_digest())
+        return
     if "check" in options.what or "record" in options.what:
         from faults import page
 
@@ -132,7 +136,7 @@ def _journal(name: str, options: argparse.Namespace) -> Path:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.faults", description="Campaigns of faults.")
-    parser.add_argument("what", nargs="+", choices=[*CAMPAIGNS, "record", "check"])
+    parser.add_argument("what", nargs="+", choices=[*CAMPAIGNS, "record", "check", "source"])
     parser.add_argument("--seed", type=int, help="run this case alone")
     parser.add_argument("--count", type=int, help="how many cases a campaign has")
     parser.add_argument("--first", type=int, default=0, help="the seed to begin with")

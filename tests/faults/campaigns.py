@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 
 from faults import cluster, inputs, kills, long, numbers, operations, power, texts
 from faults.world import REPORT, World
-from madepages import read_rows
+from madepages import read_rows, source_digest
 from schemabank import __version__
 
 Row = dict[str, Any]
@@ -27,7 +28,7 @@ KILLS, DEVICE, OPERATIONS, POWER = "kills", "kills on a GPU", "operations", "pow
 INPUTS, TEXTS, NAN = "inputs", "texts", "numbers"
 LONG, CLUSTER = "long", "cluster"
 IN_WORLD = frozenset({KILLS, DEVICE, OPERATIONS, POWER, LONG, CLUSTER})  # with programs of its own
-# How many cases the issue of each asks for; `make soak` runs as many, `make test` the second.
+# How many cases each has; `make soak` runs as many, `make test` the second.
 NUMBERS = {KILLS: 200, DEVICE: 20, OPERATIONS: 1200, POWER: 1000, LONG: 4, CLUSTER: 2}
 NUMBERS |= {INPUTS: inputs.NUMBER, TEXTS: texts.NUMBER, NAN: numbers.NUMBER}
 # Of `make test`: every fault, and programs that are small.
@@ -108,8 +109,13 @@ def summary(name: str, rows: Sequence[Row]) -> Row:
 def machine(device: str) -> Row:
     """What a campaign ran on."""
     name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
-    versions = {"schemabank": __version__, "torch": torch.__version__}
-    return {"device": name, "system": platform.system(), "versions": versions}
+    return {
+        "device": name,
+        "system": platform.system(),
+        "versions": {"schemabank": __version__, "torch": torch.__version__},
+        "date": datetime.now(UTC).date().isoformat(),
+        "source": source_digest(),
+    }
 
 
 def _of_kills(rows: Sequence[Row]) -> Row:

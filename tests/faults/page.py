@@ -66,14 +66,15 @@ def _figures(record: Record) -> Iterator[str]:
     rows = []
     for name in campaigns.NUMBERS:
         own = record.get(name)
-        kept = ["not run yet", "", ""]
+        kept = ["not run yet", "", "", "", ""]
         if own is not None:
             wanted = campaigns.NUMBERS[name]
             part = f" of {wanted:,}" if own["cases"] < wanted else ""
             cases = f"{own['cases']:,}{part}{CASES.get(name, '')}"
-            kept = [cases, f"{own['kept']:,}", own.get("device", "")]
+            where = [own.get(key, "") for key in ("device", "date", "source")]
+            kept = [cases, f"{own['kept']:,}", *where]
         rows.append([TITLES[name], *kept])
-    yield from _table(["campaign", "cases", "all promises kept", "on"], rows)
+    yield from _table(["campaign", "cases", "all promises kept", "on", "date", "source"], rows)
     written = {
         campaigns.KILLS: _of_kills,
         campaigns.DEVICE: _of_kills,
