@@ -3,12 +3,16 @@
 import json
 import lzma
 import shutil
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from schemabank.suites.execution import planned_rows
+from schemabank.suites.manifest import check_manifest
+from schemabank.suites.suite import load_suite
 from tools import BENCHMARKS, load_tool
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +42,39 @@ def test_a_record_that_changes_changes_the_pages(suites: Suites, tmp_path: Path)
     path.write_text(json.dumps(result))
     pages = build.build({**suites, name: build.Suite(folder)})
     assert any("".join(build.difference(path, text)) for path, text in pages.items())
+
+
+def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites) -> None:
+    """With today's hashes; what is missing has diverged. Rounds have no final runs."""
+    for name, suite in suites.items():
+        declared = load_suite(ROOT / "configs" / "evidence" / f"{name}.yaml")
+        check_manifest(suite.folder, declared)
+        rows = planned_rows(declared, suite.folder)
+        has_final = bool(suite.manifest["runs"])
+        wanted = {row["run_id"] for row in rows if has_final or row["phase"] == "tune"}
+        diverged = {row["run_id"] for row in (suite.manifest["tuning"] or {}).get("failed", ())}
+        assert suite.results.keys() == wanted - diverged
+
+
+def test_every_declared_contrast_would_find_two_points(suites: Suites) -> None:
+    """With a power of 80 %."""
+    judged: Any = sys.modules[build.JUDGED["primary"].__module__]
+    found = {
+        name: judged.primary(suite).detectable
+        for name, suite in suites.items()
+        if suite.manifest["runs"]
+    }
+    assert len(found) >= 8
+    assert all(value <= 0.02 for value in found.values()), found
+
+
+def test_every_configuration_of_evidence_has_a_record_or_is_said_not_to_have_run(
+    suites: Suites,
+) -> None:
+    page = (ROOT / "docs" / "findings.md").read_text()
+    declared = page.partition("### Declared and not run")[2].partition("\n### ")[0]
+    for path in (ROOT / "configs" / "evidence").glob("*.yaml"):
+        assert (f"`{path.name}`" in declared) == (path.stem not in suites)
 
 
 def test_what_was_unpacked_is_packed_to_the_same_bytes(suites: Suites) -> None:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from alltried import FUNCTIONS as ALL_TRIED
 from charts import MOST_LOSS, charts
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from judged import FUNCTIONS as JUDGED
@@ -60,7 +61,8 @@ def build(suites: dict[str, Suite]) -> dict[Path, str]:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 -- Markdown
     )
-    templates.globals |= {**FUNCTIONS, **JUDGED, "suites": suites, "most_loss": MOST_LOSS}
+    templates.globals |= {**FUNCTIONS, **JUDGED, **ALL_TRIED}
+    templates.globals |= {"suites": suites, "most_loss": MOST_LOSS}
     readme = ROOT / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]

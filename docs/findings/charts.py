@@ -14,13 +14,15 @@ from schemabank.report.sections.forest import line, plot
 MOST_LOSS = 0.83
 RENAMED = {"lora+": "lora+ 16"}  # arms of the first round, by what the second calls them
 DOCUMENT = {
-    "reproduce_smollm2": "document, no end token",
-    "reproduce_smollm2_end_token": "document, end token",
+    "reproduce_smollm2": "SmolLM2, no end token",
+    "reproduce_smollm2_end_token": "SmolLM2, end token",
+    "reproduce_gemma": "Gemma 3, no end token",
+    "reproduce_gemma_end_token": "Gemma 3, end token",
 }
 TUNED = {"judge_smollm2": "SmolLM2", "judge_gemma": "Gemma 3"}
 EQUAL = {
     "lora, equal updates": "equal updates",
-    "lora, equal parameters": "equal parameters",
+    "lora, equal parameters": "equal weights",
 }
 LENGTHS = {  # arms of the fifth and sixth rounds, by what the chart of training length calls them
     "lora": "LoRA, 2 epochs",
@@ -62,7 +64,7 @@ def schemabank_against_lora(suites: dict[str, Suite]) -> Spec:
     rows: list[Datum] = []
     for name, words in DOCUMENT.items():
         found = [own for own in judged(suites[name], "lora") if own.arm == "schemabank"]
-        rows += [line(f"{words}, {own.setting} epochs", own.adjusted) for own in found]
+        rows += [line(f"{words}, {own.setting or 2} epochs", own.adjusted) for own in found]
     for name, model in TUNED.items():
         suite = suites[name]
         rows.append(line(f"{model}, tuned", primary(suite)))
@@ -144,7 +146,7 @@ def accuracy_by_dropout(suites: Sequence[Suite]) -> Spec:
     rows: list[Datum] = [
         {
             "arm": f"learning rate {run['learning_rate']:g}",
-            "panel": "",
+            "panel": suite.name.replace("_", " "),
             "dropout": DROPOUTS[suite.name, run["arm"]],
             "correct": 100 * suite.results[run["run_id"]]["groups"]["all"]["correct"],
         }

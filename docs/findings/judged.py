@@ -1,6 +1,6 @@
 """Final runs on the test split, judged as `schemabank report` judges them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import fsum
@@ -11,14 +11,17 @@ from typing import Any
 from records import Suite
 from words import interval_of, less, more, percent, points, table
 
-from schemabank.report.comparing.comparison import Contrast, Reference
+from schemabank import stats
+from schemabank.report.comparing.comparison import CONFIDENCE, Contrast, Reference
 from schemabank.report.comparing.families import Adjusted, judged_together
+from schemabank.report.comparing.items import Matrix
 from schemabank.report.comparing.material import Material, gather
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.report.sections import others
 from schemabank.report.sections.cells import short
-from schemabank.stats import ArmSummary, Verdict
+from schemabank.stats import ArmSummary, Interval, Verdict
+from schemabank.stats.arms import student_interval
 
 GROUP = "all"  # of GSM8K's items
 
@@ -76,11 +79,66 @@ def against(suite: Suite, arm: str, control: str) -> Adjusted:
     return next(own.adjusted for own in judged(suite, control) if own.arm == arm)
 
 
+def together(suite: Suite, control: str) -> dict[str, Interval]:
+    """Return intervals of all arms less one of them that hold together with 95 % confidence.
+
+    Each is Student's, with Bonferroni's share of the 5 %.
+    """
+    found = {own.arm: own.contrast.own.difference for own in judged(suite, control)}
+    confidence = 1 - (1 - CONFIDENCE) / len(found)
+    ends = {
+        arm: student_interval(own.mean, own.standard_error, own.df, confidence)
+        for arm, own in found.items()
+    }
+    assert None not in ends.values()
+    return {arm: own for arm, own in ends.items() if own}
+
+
 def highest(suite: Suite, control: str) -> float:
-    """Return the highest end of the intervals of all arms less one of them, not adjusted."""
-    found = [own.contrast.own.difference.interval for own in judged(suite, control)]
-    assert None not in found
-    return max(ends[1] for ends in found if ends)
+    """Return the highest end of the intervals that hold together."""
+    return max(end for _, end in together(suite, control).values())
+
+
+def not_excluded(suite: Suite, control: str, difference: float) -> str:
+    """Name the arms that may be ahead by so much, as far as the intervals together tell."""
+    names = [arm for arm, (_, end) in together(suite, control).items() if end >= difference]
+    return " and ".join(f"`{name}`" for name in names)
+
+
+def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
+    """Compare the declared contrasts of two suites of equal arms, seeds and items.
+
+    Returns:
+        The first suite's difference less the second's, paired by seed and item.
+    """
+    first, second = map(_item_differences, (one, other))
+    return stats.crossed_difference(first, second)
+
+
+def primaries(suites: Mapping[str, Suite]) -> str:
+    """Return the table of all suites' declared contrasts on the test split."""
+    rows = []
+    for name, suite in suites.items():
+        if not suite.manifest["runs"]:  # a round of candidates
+            continue
+        treatment, control = _contrast(suite)
+        comparison = compared(suite, treatment, control).comparison
+        found = comparison.primary.verdict
+        assert found.detectable is not None
+        rows.append(
+            {
+                "suite": f"`{name}`",
+                "contrast": f"{treatment} less {control}",
+                "seeds": str(len(comparison.primary_contrast.seeds)),
+                "questions": f"{num_items(suite):,}",
+                "difference": points(found.difference),
+                "95 % interval": interval_of(found.interval),
+                "p": short(found.p),
+                "found with a power of 80 %": more(found.detectable),
+                "verdict": found.outcome,
+            }
+        )
+    return table(rows)
 
 
 def treatment_against(suite: Suite, arm: str) -> Adjusted:
@@ -100,16 +158,6 @@ def constant(suite: Suite) -> tuple[str, float]:
     return own.arm.removeprefix(CONSTANT).strip(" ()"), own.score
 
 
-def planned(suite: Suite) -> int:
-    """Return how many final runs a suite has."""
-    return len(suite.manifest["runs"])
-
-
-def evaluated(suite: Suite) -> int:
-    """Return how many of a suite's final runs have a result."""
-    return len(final_runs(suite).runs)
-
-
 def seeds_of(suite: Suite, arm: str) -> int:
     """Return with how many seeds an arm of a suite without settings was evaluated."""
     return len(final_runs(suite).by_place(untrained=True)[arm, ""])
@@ -118,6 +166,15 @@ def seeds_of(suite: Suite, arm: str) -> int:
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
+
+
+def _item_differences(suite: Suite) -> Matrix:
+    """The declared treatment less its control: (seed, item), each the mean over settings."""
+    treatment, control = _contrast(suite)
+    material = compared(suite, treatment, control)
+    found = material.by_item.paired_scores(GROUP, treatment, control, material.settings)
+    assert found is not None
+    return found.treatment - found.control
 
 
 def _references(suite: Suite) -> list[Reference]:
@@ -196,8 +253,8 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, evaluated, highest, interval_of, judgements, less, measured, more),
-        *(num_items, planned, points, primary, reference, seeds_of, spread, treatment_against),
-        *(unended, worst),
+        *(against, constant, highest, interaction, interval_of, judgements, less, measured, more),
+        *(not_excluded, num_items, points, primaries, primary, reference, seeds_of, spread),
+        *(treatment_against, unended, worst),
     )
 }

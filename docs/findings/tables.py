@@ -14,14 +14,6 @@ from schemabank.report.sections.cells import short
 from schemabank.suites.raterule import Candidate, choose, paired_error
 
 LORA = "lora"
-CONTROLS = {  # arms that are no candidates
-    LORA,
-    "rank 64",
-    "lora, 6 epochs",
-    "lora, equal compute",
-    "lora, equal compute, dropout 0.2",
-    "lora, dropout 0.4",
-}
 ENSEMBLES = Path(__file__).parents[2] / "results" / "ensembles.json"
 
 
@@ -56,7 +48,7 @@ def items(suite: Suite) -> int:
 def ahead(suite: Suite, arm: str, than: str) -> str:
     """Return how far an arm's accuracy is ahead of another's, in points, with its error."""
     found, control = chosen(suite, arm), chosen(suite, than)
-    return _with_error(score_of(found) - score_of(control), paired_error(found, control))
+    return with_error(score_of(found) - score_of(control), paired_error(found, control))
 
 
 def lowest(suite: Suite, arm: str) -> float:
@@ -87,12 +79,6 @@ def scales(suite: Suite) -> str:
     return ", ".join(f"{factor:g} in {count} runs" for factor, count in counts.items())
 
 
-def num_candidates(*suites: Suite) -> int:
-    """Return how many arms of searches are candidates, equal ones counted once."""
-    names = {arm for suite in suites for arm in suite.search}
-    return len({RENAMED.get(name, name) for name in names} - CONTROLS)
-
-
 def repeated(one: Suite, two: Suite) -> list[Repeated]:
     """Return what both rounds trained alike, and the second with a scale that came out as 1."""
     named = [(RENAMED.get(arm, arm), tried) for arm, tried in one.search.items()]
@@ -113,7 +99,7 @@ def repetitions(one: Suite, two: Suite) -> str:
             "arm": own.arm,
             "learning rate": short(own.first.learning_rate),
             "correct": f"{percent(score_of(own.first))}, {percent(score_of(own.second))}",
-            "difference": _with_error(own.difference, paired_error(own.second, own.first)),
+            "difference": with_error(own.difference, paired_error(own.second, own.first)),
             "loss": f"{own.first.gold_nll:.4f}, {own.second.gold_nll:.4f}",
         }
         for own in repeated(one, two)
@@ -136,9 +122,9 @@ def num_repeated(one: Suite, two: Suite) -> int:
 
 
 def most_ahead(suites: Sequence[Suite], control: Suite) -> float:
-    """Return by how many standard errors the best candidate's accuracy is ahead of LoRA's."""
+    """Return by how many standard errors the best arm's accuracy is ahead of LoRA's."""
     found = [one for suite in suites for one in suite.tried(chosen(control)) if one.error > 0]
-    return max(one.difference / one.error for one in found if one.arm not in CONTROLS)
+    return max(one.difference / one.error for one in found if one.arm != "rank 64")
 
 
 def typical_error(suites: Sequence[Suite]) -> float:
@@ -214,13 +200,14 @@ def _tried_row(tried: Tried, lowest_loss: float, less: str) -> dict[str, str]:
         "arm": tried.arm,
         "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
         "correct": percent(score_of(found)),
-        less: _with_error(tried.difference, tried.error),
+        less: with_error(tried.difference, tried.error),
         "loss": f"{found.gold_nll:.4f}",
         "lowest loss": f"{lowest_loss:.4f}",
     }
 
 
-def _with_error(difference: float, error: float) -> str:
+def with_error(difference: float, error: float) -> str:
+    """Return a difference of shares in percentage points, with its error."""
     return f"{points(difference)} ± {100 * error:.1f}"
 
 
@@ -228,7 +215,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(percent, points, at, chosen, score_of, ahead, items, lowest, losses, scales),
-        *(num_candidates, repetitions, most_repeated, most_repeated_loss, num_repeated),
+        *(repetitions, most_repeated, most_repeated_loss, num_repeated),
         *(most_ahead, typical_error, slope, screening, ensembles, costs, short),
     )
 }
