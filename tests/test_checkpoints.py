@@ -11,6 +11,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tools import BENCHMARKS, load_tool
 
 costs: Any = load_tool(BENCHMARKS / "checkpoints.py")
+RECORD = BENCHMARKS.parent / "results" / "checkpoints.json"
 PAIRS = [(f"{number} + 1 = ", f"{number + 1}") for number in range(8)]
 
 
@@ -67,3 +68,15 @@ def test_real_checkpoints_are_measured(tmp_path: Path, monkeypatch: pytest.Monke
     assert row["minutes"] == 5
     (head, _, line) = costs.table([row])
     assert head.count("|") == line.count("|")
+
+
+def test_the_record_holds_what_was_promised_and_the_page_shows_it() -> None:
+    rows = costs.read_rows(RECORD)
+    page = (BENCHMARKS.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
+    shown = "\n".join(costs.table(rows))
+    assert page.partition("<!-- checkpoints.py: results/checkpoints.json -->\n")[2].startswith(
+        f"{shown}\n"
+    )
+    assert [row["slots"] for row in rows] == [1, 20, 40]
+    assert all("NVIDIA" in row["device"] and row["minutes"] == 5 for row in rows)
+    assert all(row["share_ratio"] <= 0.02 for row in rows)
