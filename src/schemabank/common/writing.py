@@ -93,6 +93,16 @@ def sync_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def cut_file(path: Path, size: int) -> None:
+    """Leave the first bytes of a file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("r+b") as file:
+        os.ftruncate(file.fileno(), size)  # unlike os.truncate by name it goes on after a signal
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name to write a file under; it becomes ``path``, or goes if writing fails.

@@ -5,7 +5,6 @@ it takes little of the time, and all files of an evaluation then come from one p
 was in the middle of its training goes on from its newest checkpoint that is whole.
 """
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 from schemabank.common.errors import InputError
 from schemabank.common.openfiles import allow_open_files
 from schemabank.common.waiting import Note
+from schemabank.common.writing import cut_file
 from schemabank.config.file import run_id, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.planner import plan_cohorts
@@ -230,9 +230,7 @@ def _remove_later(found: Begun, name: str, folder: Path) -> None:
     _remove_all_but(BEFORE_ITS_END if found.at.stages else BEFORE_ITS_END - {STAGES}, folder)
     if found.at.stages:
         _remove_all_but(found.at.stages, folder / STAGES)
-    with (folder / METRICS).open("r+b") as file:
-        # Unlike os.truncate by name and file.truncate, it goes on after a signal.
-        os.ftruncate(file.fileno(), found.at.log_bytes)
+    cut_file(folder / METRICS, found.at.log_bytes)
 
 
 def _remove_all_but(names: Collection[str], folder: Path) -> None:
