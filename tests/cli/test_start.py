@@ -11,6 +11,7 @@ from schemabank.config.file import load_experiment
 from schemabank.config.start import SCHEMA
 from schemabank.config.task import TASK_NAMES
 from schemabank.runs.effects import idle_in_experiment
+from schemabank.tasks.records import load
 
 Init = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +120,64 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_kept(init: Init) -> None:
     assert init("-o", "config.yaml", "--force")[0] == 0
     assert not Path("config.yaml").is_symlink()
     assert Path("target.yaml").read_text() == "mine\n"
+
+
+# Columns, and what comes of them: prompt, target, and what is not used.
+FORMS = {
+    "question answer": ("{question}\nAnswer: ", "{answer}", ""),
+    "id context question answer": ("{context}\n{question}\nAnswer: ", "{answer}", "id"),
+    "instruction input output": ("{instruction}\n{input}\nAnswer: ", "{output}", ""),
+    "instruction context response category": (
+        *("{instruction}\n{context}\nAnswer: ", "{response}", "category"),
+    ),
+    "prompt completion score context": ("{prompt}", "{completion}", "score, context"),
+}
+
+
+@pytest.mark.parametrize("row", FORMS)
+@pytest.mark.parametrize("out", [(), ("-o", "config.yaml")])
+def test_columns_are_put_into_the_prompt_or_named(
+    out: tuple[str, ...], row: str, init: Init
+) -> None:
+    prompt, target, unused = FORMS[row]
+    cells = {name: f"some {name}" for name in row.split()}
+    Path("my.jsonl").write_text(f"{json.dumps(cells)}\n{json.dumps({**cells, 'input': None})}\n")
+    code, text, err = init("--data", "my.jsonl", *out)
+    assert (code, err) == (0, f"not used: {unused}\n" if unused else "")
+    if not out:
+        Path("config.yaml").write_text(text)
+    task = load_experiment(Path("config.yaml")).task
+    assert (task.prompt, task.records.target) == (prompt, target)
+    whole = task.records.model_copy(update={"validation_ratio": 0, "test_ratio": 0})
+    assert len(load(whole, prompt=prompt).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            '{"text": "a whole text"}',
+            "--data 'my.jsonl' has the columns text: this is plain text, but what is trained here "
+            "is the completion of a prompt, or a chat: divide each text into the columns prompt "
+            "and completion, or train on whole texts with TRL's SFTTrainer; name templates with "
+            "--prompt and --target to train on columns as they are",
+        ),
+        (
+            '{"prompt": "a", "chosen": "b", "rejected": "c"}',
+            "--data 'my.jsonl' has the columns prompt, chosen, rejected: these are preferences, "
+            "but what is trained here is the completion of a prompt, or a chat: TRL's DPOTrainer "
+            "trains on preferences; to learn the chosen answers alone, give them as completions; "
+            "name templates with --prompt and --target to train on columns as they are",
+        ),
+    ],
+)
+def test_rows_for_other_training_are_refused_with_the_way_on(
+    row: str, said: str, init: Init
+) -> None:
+    Path("my.jsonl").write_text(f"{row}\n")
+    code, out, err = init("--data", "my.jsonl", "-o", "config.yaml")
+    assert (code, out, err) == (2, "", f"schemabank: {said}\n")
+    assert not Path("config.yaml").exists()
 
 
 def test_bad_input_writes_nothing(init: Init) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 from schemabank.common.errors import InputError
 from schemabank.common.stored import kept
+from schemabank.config.datacolumns import known_pair, other_training
 from schemabank.tasks import Example
 from schemabank.tasks.base import EXAMPLES, MOST_BYTES
 from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
@@ -105,10 +106,7 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
     if isinstance(row, Mapping):
         missing = [name for name in COLUMNS if name not in row]
         if missing:
-            raise InputError(
-                f"{where} has the columns {', '.join(map(str, row)):.200} and no "
-                f"{missing[0]}: {ALLOWED}; rename its columns"
-            )
+            raise _other_columns(where, [str(name) for name in row], missing[0])
         found: Sequence[object] = [row[name] for name in COLUMNS]
     elif isinstance(row, tuple | list) and len(row) == len(COLUMNS):
         found = row
@@ -116,6 +114,19 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
         raise InputError(f"{where} is {row!r:.80}: {ALLOWED}")
     prompt, completion = found
     return _checked_text(where, "prompt", prompt), _checked_text(where, "completion", completion)
+
+
+def _other_columns(where: str, columns: Sequence[str], missing: str) -> InputError:
+    """The error of a row that is no pair: what it is, or which columns to rename."""
+    found = f"{where} has the columns {', '.join(columns):.200} and no {missing}"
+    if (other := other_training(columns)) is not None:
+        return InputError(f"{found}: {other}")
+    if (pair := known_pair(columns)) is not None:
+        names = " and ".join(
+            f"{a!r} to {b!r}" for a, b in zip(pair, COLUMNS, strict=True) if a != b
+        )
+        return InputError(f"{found}: {ALLOWED}; rename {names}")
+    return InputError(f"{found}: {ALLOWED}; rename its columns, or make pairs of them")
 
 
 def _checked_text(where: str, name: str, value: object) -> str:
