@@ -26,7 +26,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "task.prompt": ("prompt_template", "instruction_template", "template"),
     "task.chat_template": ("apply_chat_template", "chat_template_path"),
     "task.train_limit": ("max_train_samples", "max_samples", "num_train_samples"),
-    "task.metric": ("metrics", "metric_for_best_model"),
+    "task.metric": ("metrics", "compute_metrics"),
     "task.stop": ("stop_sequences", "stop_words", "stop_strings", "until"),
     "task.records.path": (
         *("data", "dataset", "datasets", "dataset_name", "dataset_path", "data_path", "data_files"),
@@ -205,8 +205,12 @@ NO_SETTINGS: Mapping[str, str] = {
         "a run is evaluated and saved at its end",
     ),
     **dict.fromkeys(
-        ("eval_steps", "evaluation_strategy", "load_best_model_at_end", "early_stopping_patience"),
-        "a run is measured at its end; in Python, schemabank.ValidationSettings says more often",
+        (
+            *("eval_steps", "evaluation_strategy", "load_best_model_at_end"),
+            *("early_stopping_patience", "metric_for_best_model", "greater_is_better"),
+        ),
+        "a run is measured at its end; in Python, schemabank.ValidationSettings measures it more "
+        "often, and the lowest validation loss is the best",
     ),
     **dict.fromkeys(
         ("logging_steps", "logging_strategy", "logging_first_step"),

@@ -161,4 +161,9 @@ def _container_hint(examples: object) -> str:
         return '; of a table, give table.to_dict("records")'
     if hasattr(examples, "__next__"):
         return "; make a list of it"
+    if (library := sys.modules.get("datasets")) and isinstance(examples, library.IterableDataset):
+        return (
+            "; a streamed one has no numbers to draw examples by: make a table on disk of it by "
+            "datasets.Dataset.from_generator(streamed.__iter__)"
+        )
     return ""
