@@ -56,6 +56,7 @@ def test_pairs_and_columns_are_taken(examples: object) -> None:
         ([{"input_ids": [1], "labels": [1]}], "these are tokens, .* give the texts"),
         ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "no completion: these are preferences"),
         ([{"question": "a", "answer": "b"}], "rename 'question' to 'prompt' and 'answer' to 'comp"),
+        ([{"text": "a", "label": "b"}], "rename 'text' to 'prompt' and 'label' to 'completion'$"),
         ([{"prompt": "a", "response": "b"}], "; rename 'response' to 'completion'$"),
         ([{"a": "a", "b": "b"}], "rename its columns, or make pairs of them$"),
         ([{"prompt": "a", "answer": "b"}], "has the columns prompt, answer and no completion"),

@@ -206,21 +206,26 @@ def _templates(start: Start) -> tuple[dict[str, str], list[str]]:
         note = [f"# {data} is taken for a data set on the hub: put its columns into the templates."]
     else:
         note = [f"# Columns of {Path(data).name}: {', '.join(columns)}"]
-        pair = known_pair(columns) or _no_pair(data, columns)
+        pair = known_pair(columns) or _no_pair(start, columns)
     asked, answered = pair
     prompt = prompt_of(asked, [name for name in columns or () if name not in start.nested])
     return {"task.prompt": prompt, "task.records.target": f"{{{answered}}}"}, note
 
 
-def _no_pair(data: str, columns: Sequence[str]) -> NoReturn:
-    found = f"--data {data!r} has the columns {', '.join(columns)}"
-    if (other := other_training(columns)) is not None:
-        templates = "name templates with --prompt and --target to train on columns as they are"
-        raise InputError(f"{found}: {other}; {templates}")
-    raise InputError(
-        f"{found}, none of which are known for a prompt and its answer: name templates, such as "
-        "--prompt 'Q: {question}' and --target '{answer}'"
-    )
+def _no_pair(start: Start, columns: Sequence[str]) -> NoReturn:
+    found = f"--data {start.data!r} has the columns {', '.join(columns)}"
+    templates = "name templates, such as --prompt 'Q: {question}' and --target '{answer}'"
+    other = other_training(columns)
+    if other is None:
+        raise InputError(
+            f"{found}, none of which are known for a prompt and its answer: {templates}"
+        )
+    plain = set(columns) - set(start.nested)
+    if {"prompt", "chosen"} <= plain:
+        other += " (--prompt '{prompt}' --target '{chosen}')"
+    elif "text" in plain and len(plain) > 1:
+        other += f"; or, if another column is the answer, {templates}"
+    raise InputError(f"{found}: {other}")
 
 
 def _lines(tree: Mapping[str, Any], above: Sequence[str], more: Mapping[str, str]) -> Iterator[str]:

@@ -119,9 +119,10 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
 def _other_columns(where: str, columns: Sequence[str], missing: str) -> InputError:
     """The error of a row that is no pair: what it is, or which columns to rename."""
     found = f"{where} has the columns {', '.join(columns):.200} and no {missing}"
-    if (other := other_training(columns)) is not None:
+    pair, other = known_pair(columns), other_training(columns)
+    if pair is None and other is not None:
         return InputError(f"{found}: {other}")
-    if (pair := known_pair(columns)) is not None:
+    if pair is not None:
         names = " and ".join(
             f"{a!r} to {b!r}" for a, b in zip(pair, COLUMNS, strict=True) if a != b
         )
