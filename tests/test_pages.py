@@ -135,7 +135,9 @@ def run_command(command: str, *, only: str = "") -> None:
 
 
 def run_of_lora() -> Path:
-    return next(iter(Path("runs/config").glob("lora-*")), Path("RUN"))
+    """The one that was made first; a page makes another with a model of its own."""
+    made = Path("runs/config").glob("lora-*")
+    return min(made, key=lambda run: (run / "config.yaml").stat().st_mtime_ns, default=Path("RUN"))
 
 
 def test_the_five_minutes_and_what_follows_them(

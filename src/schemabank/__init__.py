@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from schemabank.common.errors import InputError
     from schemabank.common.failure import Failure
+    from schemabank.config.methods import (
+        CoToSettings,
+        ExpertsSettings,
+        MoLFSettings,
+        ShrinkSettings,
+        SWAPSettings,
+    )
     from schemabank.config.settings import (
         BankSettings,
         EngineSettings,
+        EvalSettings,
         LoraSettings,
+        ModelSettings,
         RunConfig,
         TagSettings,
     )
     from schemabank.config.task import TaskSettings
     from schemabank.config.train import (
         AverageSettings,
+        DistillSettings,
         RescaleSettings,
         StageSettings,
         TrainSettings,
@@ -43,11 +53,17 @@ except PackageNotFoundError:  # used from a source tree without installing it
 __all__ = [
     "AverageSettings",
     "BankSettings",
+    "CoToSettings",
+    "DistillSettings",
     "EngineSettings",
+    "EvalSettings",
     "Examples",
+    "ExpertsSettings",
     "Failure",
     "InputError",
     "LoraSettings",
+    "MoLFSettings",
+    "ModelSettings",
     "OnStep",
     "Prompt",
     "RescaleSettings",
@@ -56,6 +72,8 @@ __all__ = [
     "RunConfig",
     "RunResult",
     "RunStep",
+    "SWAPSettings",
+    "ShrinkSettings",
     "StageSettings",
     "TagSettings",
     "TaskSettings",
@@ -69,9 +87,13 @@ __all__ = [
 # The module of each name; all others are settings of `config.settings`.
 _HOMES = {
     "AverageSettings": "config.train",
+    "CoToSettings": "config.methods",
+    "DistillSettings": "config.train",
     "Examples": "runs.pairs",
+    "ExpertsSettings": "config.methods",
     "Failure": "common.failure",
     "InputError": "common.errors",
+    "MoLFSettings": "config.methods",
     "OnStep": "runs.inmemory",
     "Prompt": "runs.asking",
     "RescaleSettings": "config.train",
@@ -79,6 +101,8 @@ _HOMES = {
     "Routing": "methods.schemabank.bank",
     "RunResult": "runs.together",
     "RunStep": "engine.cohort",
+    "SWAPSettings": "config.methods",
+    "ShrinkSettings": "config.methods",
     "StageSettings": "config.train",
     "TaskSettings": "config.task",
     "TrainSettings": "config.train",

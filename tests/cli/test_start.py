@@ -11,6 +11,7 @@ from schemabank.config.file import load_experiment
 from schemabank.config.start import SCHEMA
 from schemabank.config.task import TASK_NAMES
 from schemabank.runs.effects import idle_in_experiment
+from schemabank.tasks.records import load
 
 Init = Callable[..., tuple[int, str, str]]
 
@@ -119,6 +120,94 @@ def test_a_link_is_replaced_and_what_it_leads_to_is_kept(init: Init) -> None:
     assert init("-o", "config.yaml", "--force")[0] == 0
     assert not Path("config.yaml").is_symlink()
     assert Path("target.yaml").read_text() == "mine\n"
+
+
+# Columns, and what comes of them: prompt, target, and what is not used.
+FORMS = {
+    "question answer": ("{question}\nAnswer: ", "{answer}", ""),
+    "id context question answer": ("{context}\n{question}\nAnswer: ", "{answer}", "id"),
+    "instruction input output": ("{instruction}\n{input}\nAnswer: ", "{output}", ""),
+    "instruction context response category": (
+        *("{instruction}\n{context}\nAnswer: ", "{response}", "category"),
+    ),
+    "prompt completion score context": ("{prompt}", "{completion}", "score, context"),
+}
+
+
+@pytest.mark.parametrize("row", FORMS)
+@pytest.mark.parametrize("out", [(), ("-o", "config.yaml")])
+def test_columns_are_put_into_the_prompt_or_named(
+    out: tuple[str, ...], row: str, init: Init
+) -> None:
+    prompt, target, unused = FORMS[row]
+    cells = {name: f"some {name}" for name in row.split()}
+    Path("my.jsonl").write_text(f"{json.dumps(cells)}\n{json.dumps({**cells, 'input': None})}\n")
+    code, text, err = init("--data", "my.jsonl", *out)
+    assert (code, err) == (0, f"not used: {unused}\n" if unused else "")
+    if not out:
+        Path("config.yaml").write_text(text)
+    task = load_experiment(Path("config.yaml")).task
+    assert (task.prompt, task.records.target) == (prompt, target)
+    whole = task.records.model_copy(update={"validation_ratio": 0, "test_ratio": 0})
+    assert len(load(whole, prompt=prompt).train) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            '{"text": "a whole text"}',
+            "--data 'my.jsonl' has the columns text: this is plain text, but what is trained here "
+            "is the completion of a prompt, or a chat: divide each text into the columns prompt "
+            "and completion, or train on whole texts with TRL's SFTTrainer",
+        ),
+        (
+            '{"id": 1, "text": "a whole text"}',
+            "--data 'my.jsonl' has the columns id, text: this is plain text, but what is trained "
+            "here is the completion of a prompt, or a chat: divide each text into the columns "
+            "prompt and completion, or train on whole texts with TRL's SFTTrainer; or, if another "
+            "column is the answer, name templates, such as --prompt 'Q: {question}' and --target "
+            "'{answer}'",
+        ),
+        (
+            '{"input_ids": [1, 2], "labels": [1, 2]}',
+            "--data 'my.jsonl' has the columns input_ids, labels: these are tokens, but what is "
+            "trained here is the completion of a prompt, or a chat, both as text: give the texts "
+            "that the tokens were made of, or take a trainer, which schemabank.trainer lets train "
+            "by a method, too",
+        ),
+        (
+            '{"prompt": "a", "chosen": "b", "rejected": "c"}',
+            "--data 'my.jsonl' has the columns prompt, chosen, rejected: these are preferences, "
+            "but what is trained here is the completion of a prompt, or a chat: TRL's DPOTrainer "
+            "trains on preferences; to learn the chosen answers alone, give them as completions "
+            "(--prompt '{prompt}' --target '{chosen}')",
+        ),
+    ],
+)
+def test_rows_for_other_training_are_refused_with_the_way_on(
+    row: str, said: str, init: Init
+) -> None:
+    Path("my.jsonl").write_text(f"{row}\n")
+    code, out, err = init("--data", "my.jsonl", "-o", "config.yaml")
+    assert (code, out, err) == (2, "", f"schemabank: {said}\n")
+    assert not Path("config.yaml").exists()
+
+
+def test_the_way_on_from_preferences_works(init: Init) -> None:
+    Path("my.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    code, text, err = init("--data", "my.jsonl", "--prompt", "{prompt}", "--target", "{chosen}")
+    assert (code, err) == (0, "not used: rejected\n")
+    assert 'target: "{chosen}"' in text
+
+
+def test_a_chat_is_told_of_a_metric_for_free_text(init: Init) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    Path("my.jsonl").write_text(json.dumps({"messages": turns, "source": "x"}) + "\n")
+    code, text, err = init("--data", "my.jsonl")
+    assert (code, err) == (0, "not used: source\n")
+    said = "# The task's own, exact_match, scores free text near 0: take f1 or rouge_l for it."
+    assert f"  {said}\n  metric: null" in text
 
 
 def test_bad_input_writes_nothing(init: Init) -> None:

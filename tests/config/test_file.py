@@ -157,7 +157,12 @@ def test_unreadable_files(tmp_path: Path) -> None:
             "task.gsm8k.calculator_mark",
             "task.gsm8k.calculator_marks",
         ),
-        ("arm: lora\ndata_seed: 3\n", 2, "data_seed", "task.gsm_symbolic.data_seed"),
+        (
+            "arm: lora\nheld_out_ratio: 0.3\n",
+            2,
+            "held_out_ratio",
+            "task.gsm_symbolic.held_out_ratio",
+        ),
         (
             TWO_STAGES + "    learning_rte: 3\n",
             11,

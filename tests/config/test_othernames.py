@@ -12,6 +12,7 @@ from schemabank.config.places import setting_names
 from schemabank.config.settings import ExperimentConfig
 from schemabank.config.train import StageSettings
 
+DOCS = Path(__file__).parents[2] / "docs"
 OURS = set(setting_names(ExperimentConfig))
 OF_TRANSFORMERS = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
 OF_PEFT = {field.name for field in dataclasses.fields(peft.LoraConfig)}
@@ -25,7 +26,9 @@ HAVE_A_COUNTERPART = {
     *("base_model_name_or_path", "revision", "r", "target_modules", "lora_alpha", "lora_dropout"),
     *("use_rslora", "layers_to_transform", "use_dora", "modules_to_save", "rank_pattern"),
     *("alpha_pattern", "bias", "lora_bias", "exclude_modules", "init_lora_weights"),
-    *("target_parameters", "trainable_token_indices", "layer_replication"),
+    *("target_parameters", "trainable_token_indices", "layer_replication", "data_seed"),
+    *("push_to_hub", "hub_model_id", "neftune_noise_alpha", "use_liger_kernel", "fsdp"),
+    *("gradient_checkpointing", "deepspeed"),
 }
 
 
@@ -40,8 +43,8 @@ def hint(tmp_path: Path, text: str, *overrides: str) -> str:
 def test_every_counterpart_is_a_setting_and_no_other_name_is_one() -> None:
     assert set(othernames.SETTINGS.values()) <= OURS
     ours = {name.rpartition(".")[2] for name in OURS} | set(StageSettings.model_fields)
-    assert set(othernames.SETTINGS) & (OURS | ours) == {"rank"}, (
-        "LoRA's rank is meant, not bank.rank"
+    assert set(othernames.SETTINGS) & (OURS | ours) == {"rank", "data_seed"}, (
+        "LoRA's rank is meant, not bank.rank, and the order of the data, not a generated task's"
     )
     assert set(othernames.NO_SETTINGS) & (ours | set(othernames.SETTINGS)) == set()
     assert set(othernames.NOTES) <= set(othernames.SETTINGS)
@@ -76,6 +79,9 @@ def test_a_name_from_elsewhere_is_hinted_at(other: str, setting: str, tmp_path: 
         ("train.Gradient-Clipping", "train.max_grad_norm"),
         ("train.rank", "lora.r"),
         ("eval.max_length", "eval.max_new_tokens"),
+        ("train.data_seed", "seed"),
+        ("task.data_seed", "task.gsm_symbolic.data_seed"),
+        ("model.sequence_len", "task.max_length"),
         ("training.lr", "train"),
         ("peft.r", "lora"),
     ],
@@ -85,7 +91,8 @@ def test_hints_know_the_section(key: str, setting: str, tmp_path: Path) -> None:
     section, _, name = key.partition(".")
     in_file = hint(tmp_path, f"{section}:\n  {name}: 1\n")
     assert f"did you mean {setting!r}?" in in_file
-    assert in_file.split(":")[1] == ("2" if setting in {"train", "lora"} else "3")
+    line = "2" if setting in {"train", "lora"} else "3"
+    assert in_file.split(":")[1] == line
 
 
 def test_a_stage_has_hints_of_its_own(tmp_path: Path) -> None:
@@ -127,3 +134,50 @@ def test_what_lora_is_not_here_is_said_with_what_to_do(
     found = hint(tmp_path, f"lora:\n  {given}\n")
     assert found.startswith(f"{tmp_path}/run.yaml:3: unknown key 'lora.{key}': ")
     assert said in found
+
+
+@pytest.mark.parametrize(
+    ("key", "said", "heading"),
+    [
+        ("packing", "on packed rows schemabank.trainer trains a method", "## Packed rows"),
+        ("padding_free", "hold examples of similar length", "`padding_free`"),
+        ("gradient_checkpointing", "with checkpointing schemabank.trainer", "checkpointing change"),
+        ("fsdp", "by DDP or FSDP2, schemabank.trainer trains", "FSDP2 splits a large base model"),
+        (
+            "load_in_4bit",
+            "in 4 bits of bitsandbytes schemabank.trainer",
+            "## Base models in 4 bits",
+        ),
+        ("model.quantization", "float32 or bfloat16, as model.dtype says: leave it", "in 4 bits"),
+        ("neftune_noise_alpha", "no noise to embeddings: leave it out; with it schema", "NEFTune"),
+    ],
+)
+def test_what_trainers_have_is_said_and_their_page_says_so_too(
+    key: str, said: str, heading: str, tmp_path: Path
+) -> None:
+    found = hint(tmp_path, "", f"{key}=1")
+    assert said in found
+    assert "inside transformers' Trainer or TRL's SFTTrainer" in found
+    assert heading in (DOCS / "trainer.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("train.use_liger_kernel", "fused kernels of its own on a GPU: leave it out"),
+        ("model.attn_implementation", "chooses the attention by model and device: leave it"),
+        ("flash_attention", "chooses the attention by model and device: leave it"),
+        ("model.trust_remote_code", "no code of a model's repository is run"),
+        ("task.dataset_text_field", "task.prompt and task.records.target are templates over"),
+        ("push_to_hub", "nothing is ever uploaded: publish a run's folder adapter with `hf upload"),
+        ("hub_model_id", "as docs/howto/hub.md shows"),
+        ("val_set_size", "'task.records.validation_ratio'? (it is a share of the rows;"),
+        ("lora.lora_target_linear", "'lora.target_modules'? (its value is all-linear then;"),
+    ],
+)
+def test_names_of_trl_and_axolotl_lead_to_what_is_here(key: str, said: str, tmp_path: Path) -> None:
+    assert said in hint(tmp_path, "", f"{key}=1")
+
+
+def test_the_page_that_a_hint_names_is_there() -> None:
+    assert "hf upload" in (DOCS / "howto" / "hub.md").read_text(encoding="utf-8")

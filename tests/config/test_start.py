@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import InputError
+from schemabank.config.datacolumns import PAIRS
 from schemabank.config.file import load_experiment
 from schemabank.config.settings import ExperimentConfig
-from schemabank.config.start import COLUMNS, DATA_PATHS, SCHEMA, SHOWN, Start, starting_yaml
+from schemabank.config.start import DATA_PATHS, SCHEMA, SHOWN, Start, starting_yaml
 from schemabank.config.task import TASK_NAMES
 
 NAMES = st.text(min_size=1).filter(lambda text: bool(text.strip()) and "/" not in text)
@@ -62,7 +63,7 @@ def test_only_what_a_task_needs_differs_from_the_defaults(tmp_path: Path) -> Non
     assert read(tmp_path, Start(task="gsm8k")).runs() == load_experiment(short).runs()
 
 
-@pytest.mark.parametrize("pair", COLUMNS)
+@pytest.mark.parametrize("pair", PAIRS)
 def test_columns_that_are_known_fill_the_templates(pair: tuple[str, str], tmp_path: Path) -> None:
     start = Start(data="a/my data.jsonl", columns=("id", *pair))
     assert f"# Columns of my data.jsonl: id, {pair[0]}, {pair[1]}\n" in starting_yaml(start)
@@ -89,6 +90,14 @@ def test_a_chat_has_no_templates(messages: str | tuple[str, str], tmp_path: Path
     assert "prompt: " not in text
     assert "target: " not in text
     assert read(tmp_path, start).task.records.messages == messages
+
+
+def test_free_text_is_told_of_other_metrics_than_exact_match(tmp_path: Path) -> None:
+    said = "# The task's own, exact_match, scores free text near 0: take f1 or rouge_l for it."
+    start = Start(data="my.jsonl", columns=("x",), messages="messages")
+    assert f"  {said}\n  metric: null" in starting_yaml(start)
+    assert read(tmp_path, start).task.metric is None
+    assert said not in starting_yaml(Start(task="gsm8k"))
 
 
 def test_data_on_the_hub_get_templates_to_be_changed(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -42,12 +43,22 @@ def test_pairs_and_columns_are_taken(examples: object) -> None:
             datasets.DatasetDict(train=datasets.Dataset.from_dict(TABLE)),
             r"such as data\[\"train\"\]",
         ),
-        (datasets.Dataset.from_dict(TABLE).to_iterable_dataset(), "are a IterableDataset"),
+        (
+            datasets.Dataset.from_dict(TABLE).to_iterable_dataset(),
+            r"are a IterableDataset: .* by datasets\.Dataset\.from_generator\(streamed\.__iter__\)",
+        ),
         ({("a", "b")}, "are a set"),
         (None, "are a NoneType"),
         ([], "there are 0 training examples"),
         (datasets.Dataset.from_dict({"prompt": [], "completion": []}), "0 training examples"),
         (datasets.Dataset.from_dict({"text": ["x"]}), "has the columns text and no prompt"),
+        ([{"text": "x"}], "this is plain text, .* TRL's SFTTrainer$"),
+        ([{"input_ids": [1], "labels": [1]}], "these are tokens, .* give the texts"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "no completion: these are preferences"),
+        ([{"question": "a", "answer": "b"}], "rename 'question' to 'prompt' and 'answer' to 'comp"),
+        ([{"text": "a", "label": "b"}], "rename 'text' to 'prompt' and 'label' to 'completion'$"),
+        ([{"prompt": "a", "response": "b"}], "; rename 'response' to 'completion'$"),
+        ([{"a": "a", "b": "b"}], "rename its columns, or make pairs of them$"),
         ([{"prompt": "a", "answer": "b"}], "has the columns prompt, answer and no completion"),
         ([("a", "b"), ("a", "b", "c")], r"example 1 is \('a', 'b', 'c'\)"),
         ([("a",)], r"example 0 is \('a',\)"),
@@ -66,6 +77,12 @@ def test_pairs_and_columns_are_taken(examples: object) -> None:
 def test_anything_else_is_refused(examples: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         as_examples(examples)
+
+
+def test_a_streamed_data_set_is_taken_as_the_message_says(tmp_path: Path) -> None:
+    streamed = datasets.Dataset.from_dict(TABLE).to_iterable_dataset()
+    table = datasets.Dataset.from_generator(streamed.__iter__, cache_dir=str(tmp_path))
+    assert [(e.question, e.solution) for e in as_examples(table)] == [("a", "b"), ("c", "d")]
 
 
 @pytest.mark.parametrize("make", [lambda: (p for p in [("a", "b")]), lambda: iter([("a", "b")])])

@@ -1001,6 +1001,10 @@ def test_what_is_no_model_tokenizer_or_settings_is_refused() -> None:
         ((model, None), r"tokenizer is a NoneType: .* AutoTokenizer\.from_pretrained\(\) returns"),
         ((model, "gpt2"), "tokenizer is a str: allowed is a PreTrainedTokenizerBase"),
         ((model, tokenizer, {"arm": "lora"}), r"config is \{'arm': 'lora'\}: allowed is a schema"),
+        (
+            (model, tokenizer, peft.LoraConfig(r=4)),
+            r"config: PEFT's LoraConfig .*LoraSettings\(r=4, ",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             takes(*given)

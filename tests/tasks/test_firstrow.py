@@ -19,7 +19,7 @@ def rows(path: Path, *found: object) -> str:
 
 
 def task(start: Start) -> TaskSettings:
-    return starting_config(fitted_yaml(start)).task
+    return starting_config(fitted_yaml(start).text).task
 
 
 def refusal(start: Start) -> str:
@@ -114,3 +114,25 @@ def test_books_are_not_rows() -> None:
 
 def test_a_task_that_is_misspelt_is_refused_first() -> None:
     assert "--task 'recrds'" in refusal(Start(task="recrds", data="no.csv"))
+
+
+@pytest.mark.parametrize(
+    ("row", "unused"),
+    [
+        (ROW, ()),
+        ({"context": "c", **ROW, "id": 1}, ("id",)),
+        ({"prompt": "p", "completion": "c", "context": "x", "label": True}, ("context", "label")),
+        ({"messages": CHAT, "tools": None, "system": "s", "source": "x"}, ("source",)),
+        ({"context": {"title": ["t"]}, "passage": ["p"], **ROW}, ("context", "passage")),
+    ],
+)
+def test_columns_that_nothing_takes_are_named(
+    row: object, unused: tuple[str, ...], tmp_path: Path
+) -> None:
+    assert fitted_yaml(Start(data=rows(tmp_path / "my.jsonl", row))).unused == unused
+
+
+def test_a_dotted_name_takes_its_column(tmp_path: Path) -> None:
+    row = {"q": {"text": "2 + 2", "by": "me"}, "a": "4", "b": "5"}
+    start = Start(data=rows(tmp_path / "my.jsonl", row), prompt="Q: {q.text}", target="{a}")
+    assert fitted_yaml(start).unused == ("b",)

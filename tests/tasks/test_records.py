@@ -236,6 +236,24 @@ def test_a_bad_row_is_named(tmp_path: Path, line: str, message: str) -> None:
         loaded(path)
 
 
+@pytest.mark.parametrize("empty", [None, "", " "])
+def test_an_optional_part_of_a_prompt_may_be_empty_or_null(
+    empty: str | None, tmp_path: Path
+) -> None:
+    found = [
+        {"instruction": "Sum", "input": "1 2", "output": "3"},
+        {"instruction": "Greet", "input": empty, "output": "Hi"},
+    ]
+    path = write(tmp_path / "alpaca.jsonl", found)
+    own = RecordsSettings(path=str(path), target="{output}", validation_ratio=0, test_ratio=0)
+    prompts = [e.question for e in load(own, prompt="{instruction}\n{input}\nAnswer: ").train]
+    assert prompts == ["Sum\n1 2\nAnswer: ", f"Greet\n{empty or ''}\nAnswer: "]
+    (_, second) = load(own, prompt="{instruction}\n{input}\nAnswer: ").train
+    assert second.fields["input"] == (empty or "")
+    with pytest.raises(InputError, match=r"names \{input\}, which .*line 3 lacks|empty target"):
+        load(own.model_copy(update={"target": "{input}"}), prompt="{instruction} {input}")
+
+
 @pytest.mark.parametrize("column", ["id", "group", "cluster"])
 def test_a_named_column_must_be_there(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "rows.jsonl", rows(2))

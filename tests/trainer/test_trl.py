@@ -47,6 +47,18 @@ def test_texts_are_tagged_as_they_were_before_trl_made_tokens_of_them(tmp_path: 
     assert furthest(tensors(trained), engine(method("schemabank"))[0]) < TOLERANCE
 
 
+def test_the_trainers_own_noise_on_embeddings_acts(tmp_path: Path) -> None:
+    noises: tuple[dict[str, float], ...] = ({}, {}, {"neftune_noise_alpha": 5.0})
+    plain, again, noisy = (
+        sft_trainer(tmp_path / str(i), method("coto"), **noise) for i, noise in enumerate(noises)
+    )
+    for trained in (plain, again, noisy):
+        torch.manual_seed(0)
+        trained.train()
+    assert furthest(tensors(again), tensors(plain)) == 0
+    assert furthest(tensors(noisy), tensors(plain)) > TOLERANCE
+
+
 @pytest.mark.parametrize("step", [8, 24, 40])
 def test_a_run_goes_on_from_every_stage(step: int, tmp_path: Path) -> None:
     folders = (tmp_path, tmp_path / "again")

@@ -126,7 +126,7 @@ def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise InputError(
             f"{str(folder)!r} holds an adapter of type {config.get('peft_type')!r:.80}, allowed is "
-            "LORA"
+            "LORA: use it with PEFT"
         )
     known = WITHOUT_EFFECT.union(NEEDED)
     used = [f"{name:.80}" for name in sorted(config) if name not in known and config[name]]

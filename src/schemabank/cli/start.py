@@ -3,13 +3,14 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from schemabank.cli.options import task_names
-from schemabank.cli.printing import print_json, print_lines
+from schemabank.cli.printing import print_json, print_lines, warn
 from schemabank.common.errors import InputError
 
 
@@ -51,7 +52,9 @@ def init(
 
     start = Start(task=task, data=data, model=model, prompt=prompt, target=target)
     if out is None:
-        sys.stdout.write(fitted_yaml(start))
+        found = fitted_yaml(start)
+        sys.stdout.write(found.text)
+        _name_unused(found.unused)
         return
     if out.name == SCHEMA:
         raise InputError(
@@ -59,8 +62,9 @@ def init(
             "configuration: name another file"
         )
     schema = json.dumps(_schema(of_suites=False), indent=2, ensure_ascii=False) + "\n"
-    files = {out: fitted_yaml(start, file=str(out)), out.parent / SCHEMA: schema}
-    _write_new(files, force=force)
+    found = fitted_yaml(start, file=str(out))
+    _write_new({out: found.text, out.parent / SCHEMA: schema}, force=force)
+    _name_unused(found.unused)
     print_lines([f"{out}: written, and {out.parent / SCHEMA} for editors"])
     print_lines([f"next: {shlex.join(['schemabank', 'train', str(out)])}"])
 
@@ -70,6 +74,12 @@ def config_schema(
 ) -> None:
     """Print the JSON Schema of configuration files, for editors."""
     print_json(_schema(of_suites=of_suites))
+
+
+def _name_unused(columns: Sequence[str]) -> None:
+    """Name the columns that the configuration leaves out, which may be parts of the prompt."""
+    if columns:
+        warn(f"not used: {', '.join(columns)}")
 
 
 def _schema(*, of_suites: bool) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """What other tools call our settings: names that people bring, each with its counterpart here.
 
-They come from transformers' TrainingArguments, PEFT's LoraConfig, TRL's SFTConfig and common usage.
-A name of ours is none of these, unless it stands behind a section where we have no such setting. A
-unit that differs is said in `NOTES`.
+They come from transformers' TrainingArguments, PEFT's LoraConfig, TRL's SFTConfig, axolotl and
+common usage. A name of ours is none of these, unless it stands behind a section where we have no
+such setting. A unit that differs is said in `NOTES`.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "model.dtype": ("torch_dtype", "bf16", "fp16", "precision", "mixed_precision"),
     "task.max_length": (
         *("max_seq_length", "max_seq_len", "model_max_length", "seq_length", "cutoff_len"),
-        *("max_source_length", "sequence_length", "block_size"),
+        *("max_source_length", "sequence_length", "sequence_len", "block_size"),
     ),
     "task.completion_only_loss": ("train_on_inputs", "assistant_only_loss", "mask_prompt"),
     "task.end_token": ("eos_token", "add_eos_token", "append_eos"),
     "task.prompt": ("prompt_template", "instruction_template", "template"),
     "task.chat_template": ("apply_chat_template", "chat_template_path"),
     "task.train_limit": ("max_train_samples", "max_samples", "num_train_samples"),
-    "task.metric": ("metrics", "metric_for_best_model"),
+    "task.metric": ("metrics", "compute_metrics"),
     "task.stop": ("stop_sequences", "stop_words", "stop_strings", "until"),
     "task.records.path": (
         *("data", "dataset", "datasets", "dataset_name", "dataset_path", "data_path", "data_files"),
@@ -36,14 +36,18 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "task.records.train_split": ("dataset_train_split",),
     "task.records.validation_split": ("dataset_validation_split", "eval_split"),
     "task.records.test_split": ("dataset_test_split",),
-    "task.records.target": ("dataset_text_field", "text_field", "completion_field"),
+    "task.records.validation_ratio": ("val_set_size", "val_size"),
+    "task.records.target": ("completion_field",),
+    # In a section of its own it means a generated task's, elsewhere the order of the data.
+    "task.gsm_symbolic.data_seed": ("task.data_seed",),
     "lora": ("peft", "peft_config", "lora_config", "adapter"),
     "lora.r": ("rank", "lora_r", "lora_rank", "lora_dim", "train.r", "train.rank"),
     "lora.lora_alpha": ("alpha", "scaling", "scale"),
     "lora.lora_dropout": ("dropout", "dropout_p"),
     "lora.target_modules": (
         *("targets", "lora_target_modules", "lora_targets", "lora_modules", "modules"),
-        *("lora.target", "lora.layers_pattern", "target_layers"),
+        *("lora.target", "lora_target", "lora.layers_pattern", "target_layers"),
+        "lora_target_linear",
     ),
     "lora.layers_to_transform": ("lora.layers", "lora_layers", "lora.blocks"),
     "lora.use_rslora": ("rslora", "rs_lora", "rank_stabilized"),
@@ -102,7 +106,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "engine.checkpoint_steps": ("save_steps", "checkpoint_every", "checkpointing_steps"),
     "engine.trackers": ("report_to", "tracker", "log_with", "logger", "use_wandb"),
     "engine.tracker_project": ("project", "wandb_project", "project_name"),
-    "seed": ("random_seed", "random_state"),
+    "seed": ("random_seed", "random_state", "data_seed"),
 }
 
 SETTINGS: Mapping[str, str] = {
@@ -116,6 +120,8 @@ NOTES: Mapping[str, str] = {
     "gradient_accumulation_steps": "it counts all examples of an update",
     "group_by_length": "batches always hold examples of similar length, it says of how many",
     "do_sample": "at 0 the most likely token is taken",
+    "lora_target_linear": "its value is all-linear then",
+    **dict.fromkeys(("val_set_size", "val_size"), "it is a share of the rows"),
     "data_files": "task.name is records then",
     "data": "task.name is records then",
     "dataset": "task.name is records then",
@@ -129,6 +135,7 @@ NOTES: Mapping[str, str] = {
     ),
 }
 
+IN_TRAINERS = "schemabank.trainer trains a method inside transformers' Trainer or TRL's SFTTrainer"
 # Names of what is no setting here, and where it is instead.
 NO_SETTINGS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -149,20 +156,61 @@ NO_SETTINGS: Mapping[str, str] = {
         "a file names another one with extends, at its top",
     ),
     **dict.fromkeys(
-        ("load_in_4bit", "load_in_8bit", "quantization_config", "bnb_4bit_compute_dtype"),
-        "weights are trained on in float32 or bfloat16, as model.dtype says",
+        (
+            *("load_in_4bit", "load_in_8bit", "quantization_config", "bnb_4bit_compute_dtype"),
+            *("quantization", "quantization_bit"),
+        ),
+        "the engine trains on weights in float32 or bfloat16, as model.dtype says: leave it out; "
+        f"on weights in 4 bits of bitsandbytes {IN_TRAINERS}",
     ),
     **dict.fromkeys(
-        ("gradient_checkpointing", "dataloader_num_workers", "deepspeed", "fsdp", "packing"),
-        "there is nothing like it here, leave it out",
+        ("gradient_checkpointing", "use_gradient_checkpointing"),
+        f"the engine keeps what a step needs: leave it out; with checkpointing {IN_TRAINERS}",
+    ),
+    **dict.fromkeys(
+        ("packing", "padding_free", "sample_packing"),
+        "batches of the engine hold examples of similar length: leave it out; on packed rows "
+        f"{IN_TRAINERS}",
+    ),
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "deepspeed"),
+        "the engine trains a run on one device: leave it out; in several processes, by DDP or "
+        f"FSDP2, {IN_TRAINERS}",
+    ),
+    "neftune_noise_alpha": (
+        f"the engine adds no noise to embeddings: leave it out; with it {IN_TRAINERS}"
+    ),
+    "dataloader_num_workers": "there is nothing like it here, leave it out",
+    "use_liger_kernel": "the engine has fused kernels of its own on a GPU: leave it out",
+    **dict.fromkeys(
+        ("attn_implementation", "flash_attention", "flash_attn", "sdp_attention"),
+        "the engine chooses the attention by model and device: leave it out",
+    ),
+    "trust_remote_code": (
+        "no code of a model's repository is run: leave it out, or name a model that transformers "
+        "knows itself"
+    ),
+    **dict.fromkeys(
+        ("dataset_text_field", "text_field"),
+        "texts are trained on as a prompt and its completion: task.prompt and task.records.target "
+        "are templates over the columns",
+    ),
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id"),
+        "nothing is ever uploaded: publish a run's folder adapter with `hf upload`, as "
+        "docs/howto/hub.md shows",
     ),
     **dict.fromkeys(
         ("save_strategy", "save_total_limit", "eval_strategy", "eval_on_start"),
         "a run is evaluated and saved at its end",
     ),
     **dict.fromkeys(
-        ("eval_steps", "evaluation_strategy", "load_best_model_at_end", "early_stopping_patience"),
-        "a run is measured at its end; in Python, schemabank.ValidationSettings says more often",
+        (
+            *("eval_steps", "evaluation_strategy", "load_best_model_at_end"),
+            *("early_stopping_patience", "metric_for_best_model", "greater_is_better"),
+        ),
+        "a run is measured at its end; in Python, schemabank.ValidationSettings measures it more "
+        "often, and the lowest validation loss is the best",
     ),
     **dict.fromkeys(
         ("logging_steps", "logging_strategy", "logging_first_step"),

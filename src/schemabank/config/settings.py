@@ -18,6 +18,7 @@ from pydantic import (
 
 from schemabank.config.base import LARGEST, Int, Later, PositiveInt, Rate, Seed, Settings, Weight
 from schemabank.config.methods import METHODS
+from schemabank.config.peftconfig import refuse_pefts
 from schemabank.config.targets import ATTENTION, Targets, check_targets
 from schemabank.config.task import TaskSettings
 from schemabank.config.train import (
@@ -73,6 +74,12 @@ class LoraSettings(Settings):
         Later(None),
     ] = None
     """Indices of the blocks whose layers get one; null: all blocks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kind(cls, given: object) -> object:
+        refuse_pefts(given)
+        return given
 
     @model_validator(mode="after")
     def _check_places(self) -> Self:

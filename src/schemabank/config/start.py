@@ -9,13 +9,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, NoReturn, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
 
 from schemabank.common.errors import InputError, did_you_mean, printable
 from schemabank.common.plainyaml import parse_yaml
+from schemabank.config.datacolumns import PAIRS, known_pair, other_training, prompt_of
 from schemabank.config.places import settings_at
 from schemabank.config.settings import ExperimentConfig
 from schemabank.config.settingsfile import validated
@@ -63,12 +64,14 @@ RATES: Mapping[object, float] = {"smollm2-135m-instruct": 2e-3, "gemma-3-270m": 
 # What is not shown of a task, since it changes nothing there.
 UNUSED = {"perplexity": {"eval.max_new_tokens"}}
 OF_TEMPLATES = {"task.prompt", "task.records.target"}  # a chat has none
-# Columns that data sets have for what is asked and what is answered.
-COLUMNS = (
-    *(("prompt", "completion"), ("question", "answer"), ("instruction", "output")),
-    *(("instruction", "response"), ("prompt", "response"), ("query", "response")),
-    *(("input", "output"), ("problem", "solution"), ("source", "target"), ("text", "label")),
-)
+# What is added to a setting's own comment, by task.
+COMMENTS: Mapping[str, Mapping[str, str]] = {
+    RECORDS: {
+        "task.metric": (
+            "The task's own, exact_match, scores free text near 0: take f1 or rouge_l for it."
+        )
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Start:
         prompt: template of the prompt; ``None``: made of the data's columns.
         target: template of the target, likewise.
         columns: names of the data's columns; ``None`` where they are not here.
+        nested: columns with a list or an object, which no template takes whole.
         messages: column with a chat, or two; ``None`` where the data hold none.
     """
 
@@ -91,6 +95,7 @@ class Start:
     prompt: str | None = None
     target: str | None = None
     columns: tuple[str, ...] | None = None
+    nested: tuple[str, ...] = ()
     messages: str | tuple[str, str] | None = None
 
 
@@ -115,7 +120,7 @@ def starting_yaml(start: Start, *, file: str = "config.yaml") -> str:
         *note,
     ]
     # No comment holds the end of a line, which a file's or a column's name may have in it.
-    lines = [*map(printable, head), *_lines(values, ())]
+    lines = [*map(printable, head), *_lines(values, (), COMMENTS.get(task, {}))]
     text = "\n".join(lines) + "\n"
     starting_config(text)
     return text
@@ -197,33 +202,45 @@ def _templates(start: Start) -> tuple[dict[str, str], list[str]]:
     """Templates of prompt and target for the user's rows, and a comment on their columns."""
     data, columns = str(start.data), start.columns
     if columns is None:
-        asked, answered = COLUMNS[1]
+        pair = PAIRS[1]
         note = [f"# {data} is taken for a data set on the hub: put its columns into the templates."]
     else:
         note = [f"# Columns of {Path(data).name}: {', '.join(columns)}"]
-        pairs = [pair for pair in COLUMNS if set(pair) <= set(columns)]
-        if not pairs:
-            raise InputError(
-                f"--data {data!r} has the columns {', '.join(columns)}, none of which are known "
-                "for a prompt and its answer: name templates, such as --prompt 'Q: {question}' and "
-                "--target '{answer}'"
-            )
-        asked, answered = pairs[0]
-    prompt = f"{{{asked}}}" if asked == "prompt" else f"{{{asked}}}\nAnswer: "
+        pair = known_pair(columns) or _no_pair(start, columns)
+    asked, answered = pair
+    prompt = prompt_of(asked, [name for name in columns or () if name not in start.nested])
     return {"task.prompt": prompt, "task.records.target": f"{{{answered}}}"}, note
 
 
-def _lines(tree: Mapping[str, Any], above: Sequence[str]) -> Iterator[str]:
-    """The tree as YAML, each setting under a comment that says what it is."""
+def _no_pair(start: Start, columns: Sequence[str]) -> NoReturn:
+    found = f"--data {start.data!r} has the columns {', '.join(columns)}"
+    templates = "name templates, such as --prompt 'Q: {question}' and --target '{answer}'"
+    other = other_training(columns)
+    if other is None:
+        raise InputError(
+            f"{found}, none of which are known for a prompt and its answer: {templates}"
+        )
+    plain = set(columns) - set(start.nested)
+    if {"prompt", "chosen"} <= plain:
+        other += " (--prompt '{prompt}' --target '{chosen}')"
+    elif "text" in plain and len(plain) > 1:
+        other += f"; or, if another column is the answer, {templates}"
+    raise InputError(f"{found}: {other}")
+
+
+def _lines(tree: Mapping[str, Any], above: Sequence[str], more: Mapping[str, str]) -> Iterator[str]:
+    """The tree as YAML, each setting under a comment that says what it is, and more of some."""
     model = settings_at(ExperimentConfig, tuple(above))
     indent = "  " * len(above)
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from () if above else ("",)
             yield f"{indent}{name}:"
-            yield from _lines(value, (*above, name))
+            yield from _lines(value, (*above, name), more)
         else:
-            yield from (f"{indent}# {line}" for line in _comments(model, name))
+            own = more.get(".".join((*above, name)))
+            comments = (*_comments(model, name), *([] if own is None else [own]))
+            yield from (f"{indent}# {line}" for line in comments)
             yield f"{indent}{name}: {_scalar(value)}"
 
 

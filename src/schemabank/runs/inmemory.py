@@ -17,6 +17,7 @@ from schemabank.adapters.files import LoraTensors, model_card, save_adapter
 from schemabank.common.errors import InputError
 from schemabank.config.methods import METHODS
 from schemabank.config.naming import dotted
+from schemabank.config.peftconfig import instead_of
 from schemabank.config.settings import LoraSettings, RunConfig
 from schemabank.engine.batches import Encoded
 from schemabank.engine.cohort import Cohort, RunStep
@@ -149,6 +150,8 @@ def check_config(config: RunConfig, *, what: str) -> None:
         InputError: no settings at all, an arm that trains nothing, or teachers.
     """
     if not isinstance(config, RunConfig):
+        if (sentence := instead_of(config)) is not None:
+            raise InputError(f"{what}: {sentence}; it is lora of a schemabank.RunConfig")
         raise InputError(
             f"{what} is {config!r:.80}: allowed is a schemabank.RunConfig, make one of it"
         )

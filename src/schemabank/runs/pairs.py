@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 from schemabank.common.errors import InputError
 from schemabank.common.stored import kept
+from schemabank.config.datacolumns import known_pair, other_training
 from schemabank.tasks import Example
 from schemabank.tasks.base import EXAMPLES, MOST_BYTES
 from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
@@ -105,10 +106,7 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
     if isinstance(row, Mapping):
         missing = [name for name in COLUMNS if name not in row]
         if missing:
-            raise InputError(
-                f"{where} has the columns {', '.join(map(str, row)):.200} and no "
-                f"{missing[0]}: {ALLOWED}; rename its columns"
-            )
+            raise _other_columns(where, [str(name) for name in row], missing[0])
         found: Sequence[object] = [row[name] for name in COLUMNS]
     elif isinstance(row, tuple | list) and len(row) == len(COLUMNS):
         found = row
@@ -116,6 +114,20 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
         raise InputError(f"{where} is {row!r:.80}: {ALLOWED}")
     prompt, completion = found
     return _checked_text(where, "prompt", prompt), _checked_text(where, "completion", completion)
+
+
+def _other_columns(where: str, columns: Sequence[str], missing: str) -> InputError:
+    """The error of a row that is no pair: what it is, or which columns to rename."""
+    found = f"{where} has the columns {', '.join(columns):.200} and no {missing}"
+    pair, other = known_pair(columns), other_training(columns)
+    if pair is None and other is not None:
+        return InputError(f"{found}: {other}")
+    if pair is not None:
+        names = " and ".join(
+            f"{a!r} to {b!r}" for a, b in zip(pair, COLUMNS, strict=True) if a != b
+        )
+        return InputError(f"{found}: {ALLOWED}; rename {names}")
+    return InputError(f"{found}: {ALLOWED}; rename its columns, or make pairs of them")
 
 
 def _checked_text(where: str, name: str, value: object) -> str:
@@ -150,4 +162,9 @@ def _container_hint(examples: object) -> str:
         return '; of a table, give table.to_dict("records")'
     if hasattr(examples, "__next__"):
         return "; make a list of it"
+    if (library := sys.modules.get("datasets")) and isinstance(examples, library.IterableDataset):
+        return (
+            "; a streamed one has no numbers to draw examples by: make a table on disk of it by "
+            "datasets.Dataset.from_generator(streamed.__iter__)"
+        )
     return ""

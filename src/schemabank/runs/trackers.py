@@ -4,6 +4,12 @@ A library gives one log for each run, so that all runs of a cohort can be follow
 values that are logged are on the host already. A library gets at most one step of a run in a
 second, and the last step of each stage. A library that fails while runs are under way is left off;
 no run stops for it.
+
+``accelerate.tracking`` has one interface to such libraries, but is made for one run in a process.
+Its settings go to ``wandb.config`` and ``trackio.config``, which belong to the process's current
+run, not to one of many that are open. Its ``finish`` takes nothing, so a run that failed would
+stand there as a finished one. In TensorBoard it writes settings by ``add_hparams``, before there
+are scores and into a second folder. All three would be lost.
 """
 
 import contextvars

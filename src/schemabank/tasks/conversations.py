@@ -11,10 +11,11 @@ from typing import TypeGuard
 from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.base import Turn
 from schemabank.tasks.columns import Row, column
-from schemabank.tasks.toolcalls import calls_in, calls_of, extra_in, tools_in
+from schemabank.tasks.toolcalls import TOOLS, calls_in, calls_of, extra_in, tools_in
 
 ALONE = ("messages", "conversations")  # usual names of a column with a whole chat
 SYSTEM = "system"  # the role, and the usual name of a column with what it says
+BESIDE = (SYSTEM, TOOLS)  # columns of their own that belong to the chat
 PAIR = ("prompt", "completion")  # as TRL calls what goes before and what is learned
 # The names of roles that axolotl knows, too.
 ROLES = {

@@ -5,7 +5,7 @@ it before it is given out, so that `schemabank train` does not refuse what `sche
 """
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemabank.common.errors import InputError
@@ -19,7 +19,20 @@ from schemabank.tasks.task import PROMPT
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")  # a name, or an owner and a name
 
 
-def fitted_yaml(start: Start, *, file: str = "config.yaml") -> str:
+@dataclass(frozen=True)
+class Fitted:
+    """A first configuration.
+
+    Attributes:
+        text: the configuration.
+        unused: columns of the first row that no template, and no setting of chats, takes.
+    """
+
+    text: str
+    unused: tuple[str, ...] = ()
+
+
+def fitted_yaml(start: Start, *, file: str = "config.yaml") -> Fitted:
     """Return a first configuration, fitted to the first row of the data if they are here.
 
     Args:
@@ -32,14 +45,18 @@ def fitted_yaml(start: Start, *, file: str = "config.yaml") -> str:
     """
     row = first_row(start.data) if start.data and start.task in {None, RECORDS} else None
     if row is None:
-        return starting_yaml(start, file=file)
+        return Fitted(starting_yaml(start, file=file))
     _, columns = row
     messages = None if start.prompt or start.target else messages_in(columns)
-    text = starting_yaml(replace(start, columns=tuple(columns), messages=messages), file=file)
+    nested = tuple(name for name, value in columns.items() if isinstance(value, list | dict))
+    known = replace(start, columns=tuple(columns), nested=nested, messages=messages)
+    text = starting_yaml(known, file=file)
     task = starting_config(text).task
     prompt = PROMPT if task.prompt is None else task.prompt
-    Form(task.records, prompt, tuple(columns)).example(row, "the first row")
-    return text
+    form = Form(task.records, prompt, tuple(columns))
+    form.example(row, "the first row")
+    used = form.used()
+    return Fitted(text, tuple(name for name in columns if name not in used))
 
 
 def first_row(data: str) -> Row | None:

@@ -34,7 +34,7 @@ from schemabank.tasks.columns import (
     references_in,
     text_in,
 )
-from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
+from schemabank.tasks.conversations import ALONE, BESIDE, PAIR, chat_in, is_chat
 from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.rows import SPLITS, Rows, read_splits
 from schemabank.tasks.task import PROMPT, Task
@@ -172,6 +172,17 @@ class Form:
         make = self._of_columns if self.settings.messages is None else self._of_chat
         return make(row, default_id)
 
+    def used(self) -> set[str]:
+        """Return the columns that make an example, those that dotted names lead into included."""
+        own = self.settings
+        named = {name for name in (own.references, own.id, own.group, own.cluster) if name}
+        if own.messages is None:
+            named.update(*self._used.values())
+        else:
+            named |= {own.messages} if isinstance(own.messages, str) else {*own.messages}
+            named.update(BESIDE)
+        return {n for n in self.names if n in named or any(d.startswith(f"{n}.") for d in named)}
+
     @cached_property
     def _dotted(self) -> tuple[str, ...]:
         """The dotted names in the templates."""
@@ -196,6 +207,7 @@ class Form:
                 check_scalar(row, name, setting)
         inner = {name: column(columns, name) for name in self._dotted}
         texts = _texts({**columns, **inner})
+        texts |= self._empty_parts(columns, texts)
         solution = fill(self.settings.target, texts, where=where, names=self._known)
         question = fill(self.prompt, texts, where=where, names=self._known)
         if not any(texts[name].strip() for name in self._used["task.prompt"]):
@@ -205,6 +217,20 @@ class Form:
                 f"{where} has an empty target: fill the columns of task.records.target"
             )
         return replace(self._named(row, default_id, solution), question=question, fields=texts)
+
+    def _empty_parts(
+        self, columns: Mapping[str, object], texts: Mapping[str, str]
+    ) -> dict[str, str]:
+        """The prompt's columns that are null in a row, as empty text beside others with text.
+
+        An optional part of a prompt, such as Alpaca's ``input``, is null in tables and empty in
+        CSV, and both are the same prompt.
+        """
+        asked, answered = (self._used[name] for name in ("task.prompt", "task.records.target"))
+        if not any(texts.get(name, "").strip() for name in asked):
+            return {}
+        nulls = {name for name, value in columns.items() if value is None}
+        return dict.fromkeys(nulls & set(asked) - set(answered), "")
 
     def _of_chat(self, row: Row, default_id: str) -> Example:
         names = self.settings.messages
