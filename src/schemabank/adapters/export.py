@@ -77,7 +77,7 @@ def probe(stack: AdapterStack, base: BaseModel) -> list[Probe | PeftCheck]:
     """
     stack.uncompile()
     tokens = _probe_tokens(base)[None]
-    found = []
+    found = list[Tensor]()
     try:
         with stack.evaluating("off"), _as_saved(stack), in_precision(stack.model, torch.float64):
             for slot in range(stack.num_slots):
