@@ -16,6 +16,7 @@ from schemabank.adapters.peftcheck import PeftCheck
 from schemabank.cli import app
 from schemabank.common.errors import InputError
 from schemabank.common.writing import writing_tensors
+from schemabank.config.file import load_run
 from schemabank.runs.members import Outcome
 from schemabank.runs.saved import evaluate_saved, export_run
 from tiny import tiny_model, tiny_tokenizer
@@ -219,6 +220,42 @@ def test_exports_give_the_runs_logits(arm: str, finished: Finished, tmp_path: Pa
         plain = tiny_model("llama")(TOKENS).logits
     torch.testing.assert_close(adapted, merged, rtol=0, atol=1e-5)
     assert (adapted - plain).abs().max() > 1e-2
+
+
+def test_an_export_can_call_the_base_model_by_its_id(finished: Finished, tmp_path: Path) -> None:
+    """Then no file says where the base model lies on this machine."""
+    notes = list[str]()
+    export_run(finished.lora.folder, tmp_path / "as before", merge=False, note=notes.append)
+    assert any("--base-model NAME" in note and str(finished.model) in note for note in notes)
+    notes.clear()
+    out = tmp_path / "out"
+    check = export_run(
+        finished.lora.folder, out, merge=False, base_name="org/model", note=notes.append
+    )
+    assert check.agrees
+    assert not any("--base-model" in note for note in notes)
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"README.md", "adapter_config.json", "schemabank.yaml"}
+    assert not [path for path in files if str(finished.model).encode() in path.read_bytes()]
+    assert peft.PeftConfig.from_pretrained(out).base_model_name_or_path == "org/model"
+    assert 'from_pretrained("org/model")' in (out / "README.md").read_text()
+    assert load_run(out / "schemabank.yaml").model.name == "org/model"
+
+
+@pytest.mark.parametrize(
+    ("name", "merge", "said"),
+    [
+        ("org/model", True, "--base-model 'org/model' is for an adapter: a merged model names"),
+        ("a b", False, "--base-model 'a b' is no id of the hub: allowed is such as Qwen/"),
+        ("", False, "--base-model '' is no id of the hub"),
+    ],
+)
+def test_what_a_base_model_cannot_be_called(
+    name: str, merge: bool, said: str, finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said):
+        export_run(finished.lora.folder, tmp_path / "out", merge=merge, base_name=name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_base_has_nothing_to_export(finished: Finished, tmp_path: Path) -> None:

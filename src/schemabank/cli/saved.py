@@ -112,6 +112,14 @@ def export(
     merge: Annotated[
         bool, typer.Option("--merge", help="Write the whole model with the adapter merged in.")
     ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the adapter's files call the base model, such as its id on the hub; "
+            "default: as the run did.",
+        ),
+    ] = None,
 ) -> None:
     """Write a run's adapter, or the merged model, and check it by loading it again."""
     from schemabank.runs.located import locate
@@ -120,7 +128,7 @@ def export(
     from schemabank.runs.saved import export_run
 
     with reporter() as progress:
-        check = export_run(run, out, merge=merge, note=progress.note)
+        check = export_run(run, out, merge=merge, base_name=base_model, note=progress.note)
     if not check.is_made:
         what = "the merged model" if merge else "the adapter"
         print_lines([f"{out}: written, but not checked"])

@@ -3,10 +3,12 @@
 import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.export import check_with_peft, probe, save_merged
@@ -177,13 +179,21 @@ def _evaluate_one(
     return Outcome(place, result)
 
 
-def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: None) -> PeftCheck:
+def export_run(
+    folder: Path,
+    out: Path,
+    *,
+    merge: bool,
+    base_name: str | None = None,
+    note: Note = lambda _: None,
+) -> PeftCheck:
     """Write a run's adapter, or with ``merge`` the whole model in float32, and check it.
 
     Args:
         folder: a trained run.
         out: folder to write; must not exist.
         merge: write the whole model.
+        base_name: what an adapter's files call the base model; by default as the run did.
         note: told what takes long.
 
     Returns:
@@ -192,7 +202,8 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         there is no sign that it is wrong.
 
     Raises:
-        InputError: ``folder`` is no trained run, ``out`` exists, or PEFT cannot merge the adapter.
+        InputError: ``folder`` is no trained run, ``out`` exists, PEFT cannot merge the adapter, or
+            the base model is called what the hub calls none.
         RuntimeError: the logits differ by more than rounding explains; nothing is kept.
     """
     run, adapter = locate(folder)
@@ -203,6 +214,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         )
     weights = load_adapter(adapter)
     check_new(out)
+    _check_name(base_name, weights, merge=merge, note=note)
     check_used_again(folder, adapter, run, [], note, with_data=False)
     exact = overridden(run, ["model.dtype=float32"])
     base = loaded_base(exact, resolve_device("cpu"), note)
@@ -213,7 +225,7 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
         if merge:
             check = _write_merged(partial, weights, base)
         else:
-            _write_checked(partial, adapter, weights, base)
+            _write_checked(partial, adapter, weights, base, base_name)
             check = check_with_peft(partial, base, expected)
         if check.is_made and not check.agrees:
             what = "merged model" if merge else "adapter"
@@ -221,10 +233,40 @@ def export_run(folder: Path, out: Path, *, merge: bool, note: Note = lambda _: N
     return check
 
 
-def _write_checked(out: Path, folder: Path, adapter: Adapter, base: BaseModel) -> None:
-    """Write what was read of an adapter's folder, and no other files of the folder."""
-    config = adapter.config
+def _check_name(name: str | None, adapter: Adapter, *, merge: bool, note: Note) -> None:
+    """Check what the base model is to be called; say where it is called by a path."""
+    before = adapter.config.base_name
+    if name is None:
+        if not merge and before and Path(before).is_absolute():
+            note(
+                f"the adapter's files call the base model {before!r}, which means nothing to "
+                "others: --base-model NAME writes its id on the hub"
+            )
+        return
+    if merge:
+        raise InputError(f"--base-model {name!r} is for an adapter: a merged model names none")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise InputError(
+            f"--base-model {name!r:.200} is no id of the hub: allowed is such as Qwen/Qwen2-0.5B"
+        ) from error
+
+
+def _write_checked(
+    out: Path, folder: Path, adapter: Adapter, base: BaseModel, base_name: str | None
+) -> None:
+    """Write what was read of an adapter's folder, and no other files of the folder.
+
+    Where the base model is to be called otherwise, all files call it so.
+    """
+    before, config = adapter.config.base_name, adapter.config
+    if base_name is not None:
+        config = replace(config, base_name=base_name)
+        adapter = replace(adapter, config=config)
     card = load_card(folder)
+    if card is not None and base_name and before:
+        card = card.replace(before, base_name)
     if card is None:
         name = config.base_name or "its base model"
         training, loader = "Exported by SchemaBank.", auto_class(base.model.config).__name__
@@ -232,8 +274,10 @@ def _write_checked(out: Path, folder: Path, adapter: Adapter, base: BaseModel) -
     write_adapter(out, adapter, card=card)
     if (folder / PROVENANCE).exists():
         provenance = inside(folder, PROVENANCE)
-        load_run(provenance)
-        (out / PROVENANCE).write_text(read_text(provenance), encoding="utf-8")
+        run, text = load_run(provenance), read_text(provenance)
+        if base_name is not None:
+            text = to_yaml(overridden(run, [f"model.name={base_name}"]))
+        (out / PROVENANCE).write_text(text, encoding="utf-8")
     if recorded := recorded_beside(folder):
         write_json(out / INPUTS, recorded)
 
