@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is public
 
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.export import check_with_peft, probe, save_merged
