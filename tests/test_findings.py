@@ -3,12 +3,12 @@
 import json
 import lzma
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import t
 
 from schemabank.suites.execution import planned_rows
 from schemabank.suites.manifest import check_manifest
@@ -58,14 +58,30 @@ def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites
 
 def test_every_declared_contrast_would_find_two_points(suites: Suites) -> None:
     """With a power of 80 %."""
-    judged: Any = sys.modules[build.JUDGED["primary"].__module__]
     found = {
-        name: judged.primary(suite).detectable
+        name: build.JUDGED["primary"](suite).detectable
         for name, suite in suites.items()
         if suite.manifest["runs"]
     }
     assert len(found) >= 8
     assert all(value <= 0.02 for value in found.values()), found
+
+
+def test_what_holds_together_and_what_the_token_makes_by_another_way(suites: Suites) -> None:
+    """By the formulas themselves, from the means and errors that a report gives."""
+    judged = build.JUDGED
+    methods = suites["methods_smollm2"]
+    own = judged["against"](methods, "rslora", "lora")
+    half = (own.interval[1] - own.interval[0]) / 2
+    found = {each.arm: each for each in judged["judged"](methods, "lora")}["rslora"]
+    df = found.contrast.own.difference.df
+    wider = half * t.ppf(1 - 0.05 / 16, df) / t.ppf(0.975, df)
+    assert judged["highest"](methods, "lora") == pytest.approx(own.difference + wider)
+    suite, other = suites["reproduce_smollm2"], suites["reproduce_smollm2_end_token"]
+    both = judged["interaction"](suite, other)
+    apart = judged["primary"](suite).difference - judged["primary"](other).difference
+    assert both.mean == pytest.approx(apart)
+    assert both.num_seeds == 8
 
 
 def test_every_configuration_of_evidence_has_a_record_or_is_said_not_to_have_run(

@@ -8,11 +8,10 @@ from typing import Any
 
 from charts import RENAMED
 from judged import against
-from records import Suite, Tried, score_of
-from tables import LORA, chosen, lowest, with_error
-from words import interval_of, percent, points, table
+from records import Suite, Tried
+from tables import LORA, chosen, lowest, tried_cells
+from words import interval_of, points, table
 
-from schemabank.report.sections.cells import short
 from schemabank.suites.raterule import Candidate
 
 EVIDENCE = Path(__file__).parents[2] / "configs" / "evidence"
@@ -33,8 +32,9 @@ WENT_ON = {
         "round_4": ("rslora", "lora+ 16"),
         "round_4_muon": ("muon",),
     },
-    "confirm_smollm2": {"round_7": ("swap, later",)},
+    "confirm_smollm2": {"confirm_smollm2": ("swap, later",)},
 }
+CONFIRMATION = {"confirm_smollm2": "confirmation"}  # whose search is shown after the rounds
 # What is LoRA with other settings of its own; all other arms are other ways of training.
 OWN_SETTINGS = {
     "lora, no dropout",
@@ -68,7 +68,7 @@ def all_tried(suites: Mapping[str, Suite]) -> str:
     """Return one table of every arm of every round, at its chosen rate."""
     return table(
         _row(suites, suite, tried)
-        for suite in rounds(suites)
+        for suite in (*rounds(suites), *(suites[name] for name in CONFIRMATION))
         for tried in suite.tried(_control(suites, suite))
     )
 
@@ -96,14 +96,10 @@ def _row(suites: Mapping[str, Suite], suite: Suite, tried: Tried) -> dict[str, s
     rates = Counter(run["learning_rate"] for run in runs)
     (seeds,) = {*rates.values()}
     return {
-        "round": suite.name.removeprefix(ROUND).replace("_", " "),
+        "round": CONFIRMATION.get(suite.name, suite.name.removeprefix(ROUND).replace("_", " ")),
         "arm": tried.arm,
         "rates × seeds": f"{len(rates)} × {seeds}",
-        "chosen rate": short(tried.found.learning_rate) + (" (edge)" if tried.at_edge else ""),
-        "correct": percent(score_of(tried.found)),
-        "less LoRA": with_error(tried.difference, tried.error),
-        "loss": f"{tried.found.gold_nll:.4f}",
-        "lowest loss": f"{lowest(suite, tried.arm):.4f}",
+        **tried_cells(tried, lowest(suite, tried.arm)),
         "test split, less LoRA": _on_test(suites, suite, tried.arm),
     }
 
@@ -126,5 +122,5 @@ def _question(path: Path) -> str:
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
-    for function in (all_tried, not_run, num_candidates, num_own_settings, rounds)
+    for function in (all_tried, not_run, num_candidates, num_own_settings)
 }

@@ -84,7 +84,7 @@ def together(suite: Suite, control: str) -> dict[str, Interval]:
 
     Each is Student's, with Bonferroni's share of the 5 %.
     """
-    found = {own.arm: own.contrast.own.difference for own in judged(suite, control)}
+    found = _differences(suite, control)
     confidence = 1 - (1 - CONFIDENCE) / len(found)
     ends = {
         arm: student_interval(own.mean, own.standard_error, own.df, confidence)
@@ -92,6 +92,15 @@ def together(suite: Suite, control: str) -> dict[str, Interval]:
     }
     assert None not in ends.values()
     return {arm: own for arm, own in ends.items() if own}
+
+
+def found_together(suite: Suite, arm: str, control: str) -> float:
+    """Return the true difference that an arm's interval among them all finds with 80 %."""
+    found = _differences(suite, control)
+    own, alpha = found[arm], (1 - CONFIDENCE) / len(found)
+    detectable = stats.detectable_from_error(own.standard_error, own.df, alpha=alpha)
+    assert detectable is not None
+    return detectable
 
 
 def highest(suite: Suite, control: str) -> float:
@@ -111,6 +120,8 @@ def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
     Returns:
         The first suite's difference less the second's, paired by seed and item.
     """
+    seeds = [compared(s, *_contrast(s)).comparison.primary_contrast.seeds for s in (one, other)]
+    assert seeds[0] == seeds[1]
     first, second = map(_item_differences, (one, other))
     return stats.crossed_difference(first, second)
 
@@ -166,6 +177,14 @@ def seeds_of(suite: Suite, arm: str) -> int:
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
+
+
+def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifference]:
+    """Every arm less one of them, in a suite of one setting."""
+    all_judged = judged(suite, control)
+    found = {own.arm: own.contrast.own.difference for own in all_judged}
+    assert len(found) == len(all_judged)
+    return {arm: own for arm, own in found.items() if isinstance(own, stats.CrossedDifference)}
 
 
 def _item_differences(suite: Suite) -> Matrix:
@@ -253,7 +272,19 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, highest, interaction, interval_of, judgements, less, measured, more),
+        *(
+            against,
+            constant,
+            found_together,
+            highest,
+            interaction,
+            judged,
+            interval_of,
+            judgements,
+            less,
+            measured,
+            more,
+        ),
         *(not_excluded, num_items, points, primaries, primary, reference, seeds_of, spread),
         *(treatment_against, unended, worst),
     )

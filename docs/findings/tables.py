@@ -146,18 +146,11 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
     return -linear_regression(found, correct).slope
 
 
-def screening(*suites: Suite, control: Suite | None = None, than: str = LORA) -> str:
-    """Return the table of a round of candidates on validation, the lowest loss first.
-
-    Args:
-        suites: that searched, on the same items.
-        control: the one with whose arm they are compared; ``None`` for the first.
-        than: that arm.
-    """
-    other = chosen(control or suites[0], than)
-    rows = [(lowest(suite, own.arm), own) for suite in suites for own in suite.tried(other)]
-    less = "less LoRA" if than == LORA else f"less `{than}`"
-    return table(_tried_row(own, loss, less) for loss, own in sorted(rows, key=lambda row: row[0]))
+def screening(suite: Suite) -> str:
+    """Return the table of a search on validation, the lowest loss first."""
+    rows = [(lowest(suite, own.arm), own) for own in suite.tried(chosen(suite))]
+    ordered = sorted(rows, key=lambda row: row[0])
+    return table({"arm": own.arm, **tried_cells(own, loss)} for loss, own in ordered)
 
 
 def ensembles() -> str:
@@ -194,13 +187,13 @@ def _runs(suite: Suite) -> str:
     return f"{len(suite.results)}{taught}"
 
 
-def _tried_row(tried: Tried, lowest_loss: float, less: str) -> dict[str, str]:
+def tried_cells(tried: Tried, lowest_loss: float) -> dict[str, str]:
+    """Return what a table says of an arm at its chosen rate."""
     found = tried.found
     return {
-        "arm": tried.arm,
         "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
         "correct": percent(score_of(found)),
-        less: with_error(tried.difference, tried.error),
+        "less LoRA": with_error(tried.difference, tried.error),
         "loss": f"{found.gold_nll:.4f}",
         "lowest loss": f"{lowest_loss:.4f}",
     }

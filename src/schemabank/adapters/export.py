@@ -82,7 +82,7 @@ def probe(stack: AdapterStack, base: BaseModel) -> list[Probe | PeftCheck]:
         with stack.evaluating("off"), _as_saved(stack), in_precision(stack.model, torch.float64):
             for slot in range(stack.num_slots):
                 with stack.only(slot):
-                    found += stack.hidden(tokens)
+                    found.append(stack.hidden(tokens)[0])
     except Exception as error:  # in float64 a model's own code may fail in any way
         return [_not_compared(error)] * stack.num_slots
     return [Probe(states.cpu(), stack.head) for states in found]

@@ -204,7 +204,7 @@ class AdapterStack:
 
     @contextmanager
     def only(self, slot: int) -> Iterator[None]:
-        """Run rows of one slot alone; what :meth:`hidden` takes has the rows of all."""
+        """Run rows of one slot alone: :meth:`hidden` then takes the rows of this slot."""
         for part in self.parts:
             part.only = slot
         try:

@@ -29,7 +29,7 @@ from schemabank.runs.distill import (
 )
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import finish_runs
-from schemabank.runs.folder import check_available, forget_training, is_finished, tell_left
+from schemabank.runs.folder import check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import (
     check_runs,
@@ -254,8 +254,7 @@ def reused(runs: Sequence[RunConfig], out: Path, reporter: Reporter) -> dict[Run
     """Return the outcomes of those runs that are finished, and say which these are."""
     finished = [run for run in runs if is_finished(out / run_id(run))]
     for run in finished:
-        forget_training(out / run_id(run))
-        tell_left(out / run_id(run), reporter.note)
+        forget_training(out / run_id(run), reporter.note)
         reporter.note(f"reused: {out / run_id(run)} (same configuration, finished)")
         reporter.run_state(run_id(run), "reused")
     outcomes = {run: finished_outcome(run, out / run_id(run)) for run in finished}

@@ -229,10 +229,16 @@ def how_far(folder: Path) -> str:
     return max((path.name for path in begun), key=lambda name: (len(name), name), default="nothing")
 
 
-def forget_training(folder: Path) -> None:
-    """Remove from a finished run what only going on needed, and the lock of a killed process."""
+def forget_training(folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+    """Remove from a finished run what only going on needed, and the lock of a killed process.
+
+    Args:
+        folder: of the run.
+        note: told what could not be removed.
+    """
     for name in (TRAINED, CHECKPOINTS):
         remove_tree(folder / name)
+    tell_left(folder, note)
     lock = _lock_file(folder)
     with suppress(OSError, InputError), lock.open() as file:  # there is none, or it is in use
         _lock(file, fcntl.LOCK_EX, folder, MEND)

@@ -21,7 +21,7 @@ from schemabank.launch.launchers import Launcher
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
-from schemabank.runs.folder import forget_training, is_finished, tell_left
+from schemabank.runs.folder import forget_training, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.planning import plan_all
@@ -207,8 +207,7 @@ def _search_rates(
     }
     check_all_reusable(reused, reporter)
     for outcome in reused.values():
-        forget_training(outcome.folder)
-        tell_left(outcome.folder, reporter.note)
+        forget_training(outcome.folder, reporter.note)
     for note in notes(found):
         reporter.note(note)
     return found
