@@ -208,9 +208,9 @@ def table(rows: Sequence[Row]) -> list[str]:
         [
             [
                 str(row["slots"]),
-                *(f"{row[name]:.2f} s" for name in ("paused_s", "lost_s", "write_s")),
+                *(f"{1e3 * row[name]:,.0f} ms" for name in ("paused_s", "lost_s", "write_s")),
                 f"{row['bytes'] / 1e6:,.0f} MB",
-                f"{row['share_ratio']:.2%}",
+                f"{100 * row['share_ratio']:.2g} %",
             ]
             for row in rows
         ],
