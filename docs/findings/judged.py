@@ -272,20 +272,8 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(
-            against,
-            constant,
-            found_together,
-            highest,
-            interaction,
-            judged,
-            interval_of,
-            judgements,
-            less,
-            measured,
-            more,
-        ),
-        *(not_excluded, num_items, points, primaries, primary, reference, seeds_of, spread),
-        *(treatment_against, unended, worst),
+        *(against, constant, found_together, highest, interaction, interval_of, judged, judgements),
+        *(less, measured, more, not_excluded, num_items, points, primaries, primary, reference),
+        *(seeds_of, spread, treatment_against, unended, worst),
     )
 }
