@@ -165,9 +165,23 @@ def test_columns_are_put_into_the_prompt_or_named(
             '{"id": 1, "text": "a whole text"}',
             "--data 'my.jsonl' has the columns id, text: this is plain text, but what is trained "
             "here is the completion of a prompt, or a chat: divide each text into the columns "
-            "prompt and completion, or train on whole texts with TRL's SFTTrainer; or, if another "
-            "column is the answer, name templates, such as --prompt 'Q: {question}' and --target "
+            "prompt and completion, or train on whole texts with TRL's SFTTrainer; or, if one "
+            "column answers another, name templates, such as --prompt 'Q: {question}' and --target "
             "'{answer}'",
+        ),
+        (
+            '{"prompt": "a", "chosen": "b", "text": "c"}',
+            "--data 'my.jsonl' has the columns prompt, chosen, text: this is plain text, but what "
+            "is trained here is the completion of a prompt, or a chat: divide each text into the "
+            "columns prompt and completion, or train on whole texts with TRL's SFTTrainer; or, if "
+            "one column answers another, name templates, such as --prompt 'Q: {question}' and "
+            "--target '{answer}'",
+        ),
+        (
+            '{"text": "a whole text", "is_long": false}',
+            "--data 'my.jsonl' has the columns text, is_long: this is plain text, but what is "
+            "trained here is the completion of a prompt, or a chat: divide each text into the "
+            "columns prompt and completion, or train on whole texts with TRL's SFTTrainer",
         ),
         (
             '{"input_ids": [1, 2], "labels": [1, 2]}',

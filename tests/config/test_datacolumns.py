@@ -2,7 +2,14 @@
 
 import pytest
 
-from schemabank.config.datacolumns import PAIRS, known_pair, other_training, prompt_of
+from schemabank.config.datacolumns import (
+    PAIRS,
+    contexts_of,
+    known_pair,
+    may_be_answered,
+    other_training,
+    prompt_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,30 @@ def test_other_training_is_named_with_the_way_on(columns: tuple[str, ...], said:
     assert found is not None
     assert said in found
     assert "what is trained here is the completion of a prompt, or a chat" in found
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        (("text",), False),
+        (("id", "text"), True),
+        (("prompt", "text"), True),
+        (("prompt", "chosen", "text"), True),
+        (("chosen", "rejected", "text"), False),
+        (("input_ids", "text"), False),
+        (("a", "b"), False),
+    ],
+)
+def test_plain_text_beside_other_columns_may_be_answered(
+    columns: tuple[str, ...], found: bool
+) -> None:
+    assert may_be_answered(columns) is found
+
+
+def test_what_is_asked_about_is_never_what_is_asked() -> None:
+    assert contexts_of("question", ["input", "question", "context"]) == ["context", "input"]
+    assert contexts_of("input", ["input", "output"]) == []
+    assert contexts_of("prompt", ["prompt", "context"]) == []
 
 
 @pytest.mark.parametrize("columns", PAIRS)

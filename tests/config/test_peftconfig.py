@@ -34,9 +34,18 @@ def test_what_both_have_is_written_out() -> None:
 
 
 def test_pefts_defaults_are_written_where_ours_are_others() -> None:
-    assert "write LoraSettings(r=8, lora_alpha=8, lora_dropout=0.0)" in str(
-        instead_of(peft.LoraConfig())
+    assert str(instead_of(peft.LoraConfig())).endswith(
+        "write LoraSettings(r=8, lora_alpha=8, lora_dropout=0.0), and name target_modules, since "
+        "PEFT's defaults are mostly other layers than ours"
     )
+    said = str(instead_of(peft.LoraConfig(r=16, use_dora=True)))
+    assert ") without use_dora, which is not trained here, and name target_modules, since" in said
+
+
+def test_pefts_default_layers_are_mostly_others_than_ours() -> None:
+    ours = set(sb.LoraSettings().target_modules)
+    theirs = peft.utils.constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    assert [kind for kind, names in theirs.items() if set(names) == ours] == ["nemotron_h"]
 
 
 def test_what_is_not_trained_here_is_named() -> None:

@@ -58,6 +58,35 @@ def test_pairs_and_columns_are_taken(examples: object) -> None:
         ([{"question": "a", "answer": "b"}], "rename 'question' to 'prompt' and 'answer' to 'comp"),
         ([{"text": "a", "label": "b"}], "rename 'text' to 'prompt' and 'label' to 'completion'$"),
         ([{"prompt": "a", "response": "b"}], "; rename 'response' to 'completion'$"),
+        (
+            [{"instruction": "a", "input": "b", "output": "c"}],
+            r"; make pairs of 'instruction' and 'output', with 'input' in the prompt$",
+        ),
+        (
+            [{"context": "a", "question": "b", "answer": "c"}],
+            r"; make pairs of 'question' and 'answer', with 'context' in the prompt$",
+        ),
+        (
+            [{"context": "a", "input": "b", "passage": "c", "output": "d"}],
+            r"of 'input' and 'output', with 'context' and 'passage' in the prompt$",
+        ),
+        ([{"prompt": "a", "context": "b", "response": "c"}], "; rename 'response' to 'completion'"),
+        ([{"input": "a", "output": "b"}], "; rename 'input' to 'prompt' and 'output' to 'compl"),
+        (
+            [{"prompt": "a", "instruction": "b", "output": "c"}],
+            "; make pairs of 'instruction' and 'output'$",
+        ),
+        (
+            [{"completion": "a", "question": "b", "answer": "c"}],
+            "; make pairs of 'question' and 'answer'$",
+        ),
+        (
+            [{"text": "a", "summary": "b"}],
+            "SFTTrainer; or, if one column answers another, make pairs of them$",
+        ),
+        ([{"prompt": "a", "text": "b"}], "plain text, .*; or, if one column answers another, make"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c", "text": "d"}], "as completions$"),
+        ([{"text": "a", "input_ids": [1]}], "lets train by a method, too$"),
         ([{"a": "a", "b": "b"}], "rename its columns, or make pairs of them$"),
         ([{"prompt": "a", "answer": "b"}], "has the columns prompt, answer and no completion"),
         ([("a", "b"), ("a", "b", "c")], r"example 1 is \('a', 'b', 'c'\)"),

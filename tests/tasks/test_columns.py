@@ -3,7 +3,14 @@
 import pytest
 
 from schemabank.common.errors import InputError
-from schemabank.tasks.columns import check_scalar, column, dotted_in, references_in, text_in
+from schemabank.tasks.columns import (
+    check_scalar,
+    column,
+    dotted_in,
+    is_null,
+    references_in,
+    text_in,
+)
 
 ROW: dict[str, object] = {
     "id": 7,
@@ -37,6 +44,31 @@ ROW: dict[str, object] = {
 )
 def test_a_dotted_name_leads_into_a_column(name: str, value: object) -> None:
     assert column(ROW, name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("meta.none", True),
+        ("meta.none.deep", True),
+        ("no", True),
+        ("no.deep", True),
+        ("list.0", True),
+        ("list.0.deep", True),
+        ("meta.id", False),
+        ("meta.nowhere", False),
+        ("meta.id.deep", False),
+        ("list.1", False),
+        ("list.deep", False),
+        ("a.nowhere", False),
+        ("nowhere", False),
+        ("nowhere.x", False),
+    ],
+)
+def test_what_is_null_is_told_from_what_is_missing(name: str, found: bool) -> None:
+    row = {**ROW, "no": None, "list": [None]}
+    assert is_null(row, name) is found
+    assert column(row, name) is None or not found
 
 
 def test_dotted_names_of_a_template_are_those_that_lead_into_a_column() -> None:

@@ -124,6 +124,8 @@ def test_a_task_that_is_misspelt_is_refused_first() -> None:
         ({"prompt": "p", "completion": "c", "context": "x", "label": True}, ("context", "label")),
         ({"messages": CHAT, "tools": None, "system": "s", "source": "x"}, ("source",)),
         ({"context": {"title": ["t"]}, "passage": ["p"], **ROW}, ("context", "passage")),
+        ({"context": True, "passage": False, "input": "i", **ROW}, ("context", "passage")),
+        ({"input": True, "instruction": "a", "output": "b"}, ("input",)),
     ],
 )
 def test_columns_that_nothing_takes_are_named(

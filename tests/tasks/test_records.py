@@ -254,6 +254,27 @@ def test_an_optional_part_of_a_prompt_may_be_empty_or_null(
         load(own.model_copy(update={"target": "{input}"}), prompt="{instruction} {input}")
 
 
+@pytest.mark.parametrize("inner", [{"meta": {"ctx": None}}, {"meta": None}])
+def test_an_optional_part_in_an_object_may_be_null_but_not_missing(
+    inner: dict[str, object], tmp_path: Path
+) -> None:
+    first, rest = {"q": "Sum", "meta": {"ctx": "1"}, "a": "1"}, {"q": "Greet", "a": "Hi"}
+    path = write(tmp_path / "a.jsonl", [first, inner | rest])
+    own = RecordsSettings(path=str(path), target="{a}", validation_ratio=0, test_ratio=0)
+    found = load(own, prompt="{q}\n{meta.ctx}").train
+    assert [e.question for e in found] == ["Sum\n1", "Greet\n"]
+    assert found[1].fields["meta.ctx"] == "", "prompts are filled from the fields again"
+    for prompt, target in (("{meta.ctx}", "{a}"), ("{q} {meta.ctx}", "{meta.ctx}")):
+        with pytest.raises(InputError, match=r"names \{meta\.ctx\}, which .*line 3 lacks"):
+            load(own.model_copy(update={"target": target}), prompt=prompt)
+    for other in ({"meta": {}}, {"meta": "x"}, {"meta": []}, {}):
+        path = write(
+            tmp_path / "b.jsonl", [{"q": "Sum", "meta": {"ctx": "1"}, "a": "1"}, other | rest]
+        )
+        with pytest.raises(InputError, match=r"names \{meta\.ctx\}, which .*line 3 lacks"):
+            load(own.model_copy(update={"path": str(path)}), prompt="{q}\n{meta.ctx}")
+
+
 @pytest.mark.parametrize("column", ["id", "group", "cluster"])
 def test_a_named_column_must_be_there(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "rows.jsonl", rows(2))

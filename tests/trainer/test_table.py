@@ -34,6 +34,8 @@ def _cells() -> dict[str, dict[str, str]]:
 
 CELLS = _cells()
 SAYS_NO = {"no"}
+ON_CPUS = ("DDP", "4 bits", "FSDP2")
+PACKED = {"schemabank": "without tags", "experts": "without `hash`"}
 
 
 def _trains(arm: str, column: str) -> bool:
@@ -64,6 +66,19 @@ def test_trainers_train_it_or_name_the_way_on(arm: str) -> None:
     # What is not in a trainer cannot be in several processes or on 4 bits either.
     others = [name for name in HEADS[2:] if _trains(arm, name)]
     assert others == (HEADS[2:] if arm in COURSES else [])
+
+
+def test_every_cell_is_one_of_the_words_that_are_tested() -> None:
+    """Another word counts as trained; "yes" would say of the last three that GPUs were tried."""
+    for arm, cells in CELLS.items():
+        is_inside = arm in COURSES
+        where = "on CPUs" if is_inside else "no"
+        assert {name: cells[name] for name in ON_CPUS} == dict.fromkeys(ON_CPUS, where), arm
+        assert cells["engine, `Tuner`"] == "yes"
+        for name in ("`Trainer`", "`SFTTrainer`", "`padding_free`"):
+            assert cells[name] == ("yes" if is_inside else "no"), (arm, name)
+        packed = PACKED.get(arm, "yes") if is_inside else "no"
+        assert cells["`packing`"] == packed, arm
 
 
 def test_every_yes_is_what_tests_train() -> None:

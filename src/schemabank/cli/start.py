@@ -3,15 +3,17 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemabank.cli.options import task_names
 from schemabank.cli.printing import print_json, print_lines, warn
 from schemabank.common.errors import InputError
+
+if TYPE_CHECKING:
+    from schemabank.config.start import Start
 
 
 def init(
@@ -48,13 +50,10 @@ def init(
 ) -> None:
     """Write a commented configuration to begin with, for your data, model and task."""
     from schemabank.config.start import SCHEMA, Start
-    from schemabank.tasks.firstrow import fitted_yaml
 
     start = Start(task=task, data=data, model=model, prompt=prompt, target=target)
     if out is None:
-        found = fitted_yaml(start)
-        sys.stdout.write(found.text)
-        _name_unused(found.unused)
+        sys.stdout.write(_fitted(start))
         return
     if out.name == SCHEMA:
         raise InputError(
@@ -62,9 +61,8 @@ def init(
             "configuration: name another file"
         )
     schema = json.dumps(_schema(of_suites=False), indent=2, ensure_ascii=False) + "\n"
-    found = fitted_yaml(start, file=str(out))
-    _write_new({out: found.text, out.parent / SCHEMA: schema}, force=force)
-    _name_unused(found.unused)
+    text = _fitted(start, file=str(out))
+    _write_new({out: text, out.parent / SCHEMA: schema}, force=force)
     print_lines([f"{out}: written, and {out.parent / SCHEMA} for editors"])
     print_lines([f"next: {shlex.join(['schemabank', 'train', str(out)])}"])
 
@@ -76,10 +74,17 @@ def config_schema(
     print_json(_schema(of_suites=of_suites))
 
 
-def _name_unused(columns: Sequence[str]) -> None:
-    """Name the columns that the configuration leaves out, which may be parts of the prompt."""
-    if columns:
-        warn(f"not used: {', '.join(columns)}")
+def _fitted(start: "Start", *, file: str = "config.yaml") -> str:
+    """Return the configuration, and name the columns that it leaves out on stderr.
+
+    They may be parts of the prompt.
+    """
+    from schemabank.tasks.firstrow import fitted_yaml
+
+    found = fitted_yaml(start, file=file)
+    if found.unused:
+        warn(f"not used: {', '.join(found.unused)}")
+    return found.text
 
 
 def _schema(*, of_suites: bool) -> dict[str, object]:

@@ -22,6 +22,12 @@ def known_pair(columns: Iterable[str]) -> tuple[str, str] | None:
     return next((pair for pair in PAIRS if set(pair) <= names), None)
 
 
+def contexts_of(asked: str, columns: Iterable[str]) -> list[str]:
+    """Return the columns that say what is asked about; a column ``prompt`` is the whole prompt."""
+    names = set() if asked == "prompt" else set(columns) - {asked}
+    return [name for name in CONTEXTS if name in names]
+
+
 def prompt_of(asked: str, columns: Iterable[str]) -> str:
     """Return a template of the prompt, with what the question or instruction is about.
 
@@ -30,10 +36,16 @@ def prompt_of(asked: str, columns: Iterable[str]) -> str:
     """
     if asked == "prompt":
         return "{prompt}"
-    names = set(columns) - {asked}
-    about = [f"{{{name}}}" for name in CONTEXTS if name in names]
+    about = [f"{{{name}}}" for name in contexts_of(asked, columns)]
     order = [f"{{{asked}}}", *about] if asked == "instruction" else [*about, f"{{{asked}}}"]
     return "\n".join([*order, "Answer: "])
+
+
+def may_be_answered(columns: Iterable[str]) -> bool:
+    """Whether rows that look like plain text have more columns, one of which may be an answer."""
+    names = set(columns)
+    is_other = {"chosen", "rejected"} <= names or "input_ids" in names
+    return "text" in names and len(names) > 1 and not is_other
 
 
 def other_training(columns: Iterable[str]) -> str | None:

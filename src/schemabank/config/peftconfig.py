@@ -42,7 +42,12 @@ def instead_of(given: object) -> str | None:
     known = {*SHARED, *SILENT}
     more = [name for name in found if name not in known and found[name] != usual.get(name)]
     without = f" without {', '.join(more)}, which is not trained here" if more else ""
-    return f"{begin}: write LoraSettings({written}){without}"
+    layers = (
+        ", and name target_modules, since PEFT's defaults are mostly other layers than ours"
+        if found.get("target_modules") is None
+        else ""
+    )
+    return f"{begin}: write LoraSettings({written}){without}{layers}"
 
 
 def _written(name: str, value: Any) -> object:  # noqa: ANN401 -- whatever PEFT takes

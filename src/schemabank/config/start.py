@@ -16,7 +16,13 @@ from pydantic import BaseModel
 
 from schemabank.common.errors import InputError, did_you_mean, printable
 from schemabank.common.plainyaml import parse_yaml
-from schemabank.config.datacolumns import PAIRS, known_pair, other_training, prompt_of
+from schemabank.config.datacolumns import (
+    PAIRS,
+    known_pair,
+    may_be_answered,
+    other_training,
+    prompt_of,
+)
 from schemabank.config.places import settings_at
 from schemabank.config.settings import ExperimentConfig
 from schemabank.config.settingsfile import validated
@@ -85,7 +91,7 @@ class Start:
         prompt: template of the prompt; ``None``: made of the data's columns.
         target: template of the target, likewise.
         columns: names of the data's columns; ``None`` where they are not here.
-        nested: columns with a list or an object, which no template takes whole.
+        textless: columns with a list, an object or a truth value, which no template takes.
         messages: column with a chat, or two; ``None`` where the data hold none.
     """
 
@@ -95,7 +101,7 @@ class Start:
     prompt: str | None = None
     target: str | None = None
     columns: tuple[str, ...] | None = None
-    nested: tuple[str, ...] = ()
+    textless: tuple[str, ...] = ()
     messages: str | tuple[str, str] | None = None
 
 
@@ -208,7 +214,7 @@ def _templates(start: Start) -> tuple[dict[str, str], list[str]]:
         note = [f"# Columns of {Path(data).name}: {', '.join(columns)}"]
         pair = known_pair(columns) or _no_pair(start, columns)
     asked, answered = pair
-    prompt = prompt_of(asked, [name for name in columns or () if name not in start.nested])
+    prompt = prompt_of(asked, [name for name in columns or () if name not in start.textless])
     return {"task.prompt": prompt, "task.records.target": f"{{{answered}}}"}, note
 
 
@@ -220,11 +226,11 @@ def _no_pair(start: Start, columns: Sequence[str]) -> NoReturn:
         raise InputError(
             f"{found}, none of which are known for a prompt and its answer: {templates}"
         )
-    plain = set(columns) - set(start.nested)
-    if {"prompt", "chosen"} <= plain:
+    with_text = set(columns) - set(start.textless)
+    if {"prompt", "chosen", "rejected"} <= with_text:
         other += " (--prompt '{prompt}' --target '{chosen}')"
-    elif "text" in plain and len(plain) > 1:
-        other += f"; or, if another column is the answer, {templates}"
+    elif may_be_answered(with_text):
+        other += f"; or, if one column answers another, {templates}"
     raise InputError(f"{found}: {other}")
 
 

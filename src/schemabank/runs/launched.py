@@ -9,7 +9,7 @@ class Launched:
 
     Attributes:
         launcher: as ``--launch`` names it: ``local``, ``gpus`` or ``ray``.
-        workers: how many processes this call has for its runs; its own is one.
+        workers: among how many processes the call shares its runs; 1 where it trains them itself.
     """
 
     launcher: str = "local"

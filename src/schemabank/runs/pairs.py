@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union, cast
 
 from schemabank.common.errors import InputError
 from schemabank.common.stored import kept
-from schemabank.config.datacolumns import known_pair, other_training
+from schemabank.config.datacolumns import contexts_of, known_pair, may_be_answered, other_training
 from schemabank.tasks import Example
 from schemabank.tasks.base import EXAMPLES, MOST_BYTES
 from schemabank.tasks.conversations import ALONE, PAIR, chat_in, is_chat
@@ -117,12 +117,19 @@ def _checked_pair(where: str, row: object) -> tuple[str, str]:
 
 
 def _other_columns(where: str, columns: Sequence[str], missing: str) -> InputError:
-    """The error of a row that is no pair: what it is, or which columns to rename."""
+    """The error of a row that is no pair: what it is, or which columns to rename or to join."""
     found = f"{where} has the columns {', '.join(columns):.200} and no {missing}"
     pair, other = known_pair(columns), other_training(columns)
     if pair is None and other is not None:
-        return InputError(f"{found}: {other}")
+        more = "; or, if one column answers another, make pairs of them"
+        return InputError(f"{found}: {other}{more if may_be_answered(columns) else ''}")
     if pair is not None:
+        asked, answered = map(repr, pair)
+        about = " and ".join(map(repr, contexts_of(pair[0], columns)))
+        # Renamed, they would be trained on without what is asked about; a name may be taken, too.
+        if about or {*columns} & {*COLUMNS} - {*pair}:
+            beside = f", with {about} in the prompt" if about else ""
+            return InputError(f"{found}: {ALLOWED}; make pairs of {asked} and {answered}{beside}")
         names = " and ".join(
             f"{a!r} to {b!r}" for a, b in zip(pair, COLUMNS, strict=True) if a != b
         )

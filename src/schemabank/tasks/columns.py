@@ -15,19 +15,22 @@ from schemabank.common.errors import InputError, did_you_mean
 from schemabank.tasks.prompts import unknown_in
 from schemabank.tasks.scoring.answers import plain_decimal
 
+MISSING = object()  # what a name finds that leads nowhere; what is there may be null
 Row = tuple[str, Mapping[str, object]]  # where it stands, for messages, and its columns
 
 
 def column(columns: Mapping[str, object], name: str) -> object:
     """Return a column, or what a dotted name finds inside one; ``None`` if there is nothing."""
-    if name in columns:
-        return columns[name]
-    parts = name.split(".")
-    for end in range(len(parts) - 1, 0, -1):
-        head = ".".join(parts[:end])
-        if head in columns:
-            return _inside(columns[head], parts[end:])
-    return None
+    found = _found(columns, name)
+    return None if found is MISSING else found
+
+
+def is_null(columns: Mapping[str, object], name: str) -> bool:
+    """Whether a column, or what a dotted name finds inside one, is there and null.
+
+    Everything inside an object that is null is null, too.
+    """
+    return _found(columns, name) is None
 
 
 def dotted_in(template: str, names: Iterable[str]) -> list[str]:
@@ -134,19 +137,31 @@ def plain_row(where: str, row: Mapping[str, object]) -> Row:
     return where, known
 
 
+def _found(columns: Mapping[str, object], name: str) -> object:
+    """What a name finds, or that it is missing."""
+    if name in columns:
+        return columns[name]
+    parts = name.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        head = ".".join(parts[:end])
+        if head in columns:
+            return _inside(columns[head], parts[end:])
+    return MISSING
+
+
 def _inside(value: object, parts: list[str]) -> object:
-    """What a path finds in a value; items of a list that lack it are left out."""
+    """What a path finds in a value; items of a list that lack it or have null are left out."""
     if not parts or value is None:
         return value
     first, *rest = parts
     if isinstance(value, Mapping):
-        return _inside(value.get(first), rest)
+        return _inside(value[first], rest) if first in value else MISSING
     if not isinstance(value, list):
-        return None
+        return MISSING
     if first.isdecimal():
-        return _inside(value[int(first)], rest) if int(first) < len(value) else None
+        return _inside(value[int(first)], rest) if int(first) < len(value) else MISSING
     found = [_inside(item, parts) for item in value]
-    return [item for item in found if item is not None] or None
+    return [item for item in found if item is not None and item is not MISSING] or MISSING
 
 
 def _spelt(value: object) -> object:

@@ -48,8 +48,8 @@ def fitted_yaml(start: Start, *, file: str = "config.yaml") -> Fitted:
         return Fitted(starting_yaml(start, file=file))
     _, columns = row
     messages = None if start.prompt or start.target else messages_in(columns)
-    nested = tuple(name for name, value in columns.items() if isinstance(value, list | dict))
-    known = replace(start, columns=tuple(columns), nested=nested, messages=messages)
+    textless = tuple(name for name, v in columns.items() if isinstance(v, list | dict | bool))
+    known = replace(start, columns=tuple(columns), textless=textless, messages=messages)
     text = starting_yaml(known, file=file)
     task = starting_config(text).task
     prompt = PROMPT if task.prompt is None else task.prompt

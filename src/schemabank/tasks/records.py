@@ -31,6 +31,7 @@ from schemabank.tasks.columns import (
     check_scalar,
     column,
     dotted_in,
+    is_null,
     references_in,
     text_in,
 )
@@ -229,8 +230,7 @@ class Form:
         asked, answered = (self._used[name] for name in ("task.prompt", "task.records.target"))
         if not any(texts.get(name, "").strip() for name in asked):
             return {}
-        nulls = {name for name, value in columns.items() if value is None}
-        return dict.fromkeys(nulls & set(asked) - set(answered), "")
+        return {name: "" for name in asked if name not in answered and is_null(columns, name)}
 
     def _of_chat(self, row: Row, default_id: str) -> Example:
         names = self.settings.messages
