@@ -23,9 +23,9 @@ from schemabank.tasks import Item
 
 QUANTILES = (0, 25, 50, 75, 95, 100)
 EFFICIENCY = 0.4  # share of the measured matrix-product rate that a training step reaches
-# What Python and PyTorch take for each operation decides the time of a small model on a CPU. On tiny
-# models, a step with an adapter takes as long as 600 to 900 operations a block, with a bank as long
-# as 2,000. A GPU replays a graph instead, and none of this is left.
+# What Python and PyTorch take for each operation decides the time of a small model on a CPU. On
+# tiny ones, a step with an adapter takes as long as 600 to 900 operations a block, one with a bank
+# as long as 2,000. A GPU replays a graph instead, and none of this is left.
 BLOCK_OPERATIONS = 1000
 START_OPERATIONS = 50_000  # what the first step of a process takes longer than another, in these
 CHAIN = 10  # links of a chain of small operations that is measured
