@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from bench import Row, read_rows
+from sourcecode import source_digest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -91,6 +93,8 @@ def measured(folder: Path, num_bytes: int, ways: Sequence[str]) -> Iterator[Row]
                 "steps": STEPS,
                 "cores": given_cores(),
                 "versions": {name: version(name) for name in RECORDED_VERSIONS},
+                "date": datetime.now(UTC).date().isoformat(),
+                "source": source_digest(),
             }
 
 
@@ -123,11 +127,16 @@ def table(rows: Sequence[Row]) -> list[str]:
                     f"{row[name]:.2f} GiB"
                     for name in ("memory_gib", "unmapped_gib", "temporary_gib", "cache_gib")
                 ),
-                f"{row['wall_s'] / 60:.0f} min",
+                _duration(float(row["wall_s"])),
             ]
             for row in rows
         ],
     )
+
+
+def _duration(seconds: float) -> str:
+    """In minutes where there are two or more."""
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _words() -> np.ndarray:

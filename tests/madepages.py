@@ -1,7 +1,6 @@
 """Journals of campaigns, and pages whose figures are made from the record of one."""
 
 import difflib
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -9,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tools import BENCHMARKS, load_tool
+
 Record = Mapping[str, Any]
-PACKAGE = Path(__file__).parents[1] / "src" / "schemabank"
 
 
 def read_rows(journal: Path) -> list[dict[str, Any]]:
@@ -25,12 +25,9 @@ def read_rows(journal: Path) -> list[dict[str, Any]]:
 
 
 def source_digest() -> str:
-    """The beginning of the SHA-256 of the package's modules: which code a record is of."""
-    found = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        found.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
-        found.update(path.read_bytes())
-    return found.hexdigest()[:8]
+    """Which code a record is of."""
+    found: str = load_tool(BENCHMARKS / "sourcecode.py").source_digest()
+    return found
 
 
 @dataclass(frozen=True)

@@ -334,7 +334,7 @@ class TestTrain:
         assert (folder / "result.json").read_text() == (
             finished.lora.folder / "result.json"
         ).read_text()
-        assert "18 steps, about" in ended.err
+        assert "18 steps, training about" in ended.err
         assert "unequal: " not in ended.out
         assert "no effect: bank.num_schemas, bank.rank, " in ended.err.splitlines()[0]
         assert "(the arm lora has neither bank nor stages)" in ended.err.splitlines()[0]

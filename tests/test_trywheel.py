@@ -1,7 +1,11 @@
 """The check of the wheel: what it takes from the README, and what it says of a failure."""
 
 import json
+import platform
+import re
+import shutil
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +66,53 @@ def test_it_writes_a_row_in_the_place_of_one_with_the_same_versions(
         trywheel.main()
     (row,) = json.loads(record.read_text())["rows"]
     assert row["warnings"] == ["UserWarning: `a` is odd"]
-    older = {**row, "transformers": "5.17.0", "warnings": []}
-    trywheel._write(record, older)
+    assert row["python"] == platform.python_version()
+    assert row["date"] == datetime.now(UTC).date().isoformat()
+    assert re.fullmatch("[0-9a-f]{8}", row["source"])
+
+
+def test_the_source_is_told_by_the_modules_wherever_they_are_installed(tmp_path: Path) -> None:
+    package = BENCHMARKS.parent / "src" / "schemabank"
+    copy = shutil.copytree(package, tmp_path / "schemabank")
+    assert trywheel.source_digest(copy) == trywheel.source_digest()
+    (copy / "__init__.py").write_text("")
+    assert trywheel.source_digest(copy) != trywheel.source_digest()
+
+
+def row_of(torch: str, transformers: str, **more: str) -> dict[str, Any]:
+    own = {"torch": torch, "transformers": transformers, "peft": "0.21", "datasets": "5", **more}
+    return {**own, "warnings": []}
+
+
+def test_rows_are_sorted_by_version_and_replaced_by_the_minor_version_of_python(
+    tmp_path: Path,
+) -> None:
+    record = tmp_path / "wheel.json"
+    for versions, python in [
+        (("2.11.0", "5.17.0"), "3.11.7"),
+        (("2.9.1+cpu", "5.17.0"), "3.11.7"),
+        (("2.11.0", "5.9.0"), "3.11.7"),
+        (("2.11.0", "5.17.0"), "3.13.0"),
+        (("2.11.0", "5.17.0"), "3.11.9"),
+    ]:
+        trywheel._write(record, row_of(*versions, python=python))
     rows = json.loads(record.read_text())["rows"]
-    assert [r["transformers"] for r in rows] == ["5.17.0", row["transformers"]]
-    assert trywheel.table({"rows": rows})[-2].endswith("| 0 |")
+    assert [(r["torch"], r["transformers"], r["python"]) for r in rows] == [
+        ("2.9.1+cpu", "5.17.0", "3.11.7"),
+        ("2.11.0", "5.9.0", "3.11.7"),
+        ("2.11.0", "5.17.0", "3.11.9"),
+        ("2.11.0", "5.17.0", "3.13.0"),
+    ]
+
+
+def test_a_row_without_a_python_is_shown_until_its_versions_run_again(tmp_path: Path) -> None:
+    record = tmp_path / "wheel.json"
+    older = [row_of("2.11.0", "5.17.0"), row_of("2.13.0", "5.17.0")]
+    record.write_text(json.dumps({"python": "3.11.7", "rows": older}))
+    assert trywheel.table(json.loads(record.read_text()))[-1].startswith("|  | 2.13.0 |")
+    trywheel._write(record, row_of("2.11.0", "5.17.0", python="3.11.7"))
+    rows = json.loads(record.read_text())["rows"]
+    assert [(r["torch"], r.get("python")) for r in rows] == [("2.11.0", "3.11.7"), ("2.13.0", None)]
 
 
 def test_the_table_of_the_docs_is_that_of_its_record() -> None:

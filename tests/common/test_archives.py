@@ -103,3 +103,27 @@ class TestZip:
         zipped(path, a=b"\xff\xfe")
         with pytest.raises(InputError, match="a is not UTF-8"):
             list(zip_texts(path, ["a"]))
+
+    def test_harmed_members_that_are_packed_with_zstandard(self, tmp_path: Path) -> None:
+        (whole,) = (Path(__file__).parents[1] / "fixtures" / "inspect_mockllm").glob("*.eval")
+        names = zip_names(whole)
+        assert all(text for _, text in zip_texts(whole, names))
+        content = bytearray(whole.read_bytes())
+        path = tmp_path / "harmed.eval"
+        with zipfile.ZipFile(whole) as archive:
+            member = archive.getinfo("header.json")
+        assert member.compress_type == archives.ZSTD
+        for place in range(20, member.compress_size, 40):
+            harmed = content.copy()
+            harmed[member.header_offset + 30 + len(member.filename) + place] ^= 0xFF
+            path.write_bytes(harmed)
+            with pytest.raises(InputError, match=r"cannot read .*harmed\.eval"):
+                list(zip_texts(path, ["header.json"]))
+
+    def test_no_more_of_zstandard_is_unpacked_than_is_allowed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (path,) = (Path(__file__).parents[1] / "fixtures" / "inspect_mockllm").glob("*.eval")
+        monkeypatch.setattr(archives, "LARGEST_JSON", 99)
+        with pytest.raises(InputError, match=r"header\.json has more than 99 bytes"):
+            list(zip_texts(path, ["header.json"]))

@@ -99,6 +99,7 @@ class World:
             write_model(Path(model))
         if self.device == "cpu":  # measured once a process, and forked programs begin with it
             preflight._measured_rate(torch.device("cpu"), torch.float32)
+            preflight._measured_operation_s()
         self._write_settings(EMBEDDED if self.embedded else {"name": model, "dtype": "float32"})
         self.programs = {
             "train": Program("train", ["train", str(self.root / "train.yaml")]),

@@ -380,7 +380,7 @@ def test_the_time_of_asking_is_that_of_what_is_read_and_of_what_is_mixed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(distill, "expected_s", lambda operations, _model: operations)
-    monkeypatch.setattr(distill, "shortest_s", lambda compute: 1e9 * len(compute()))
+    monkeypatch.setattr(distill, "usual_s", lambda compute: 1e9 * len(compute()))
     stack = AdapterStack(tiny_model("llama"), lora=[cohorts.LORA])
     examples = cohorts.data().encoded
     read = 2 * sum(len(each.tokens) for each in examples)

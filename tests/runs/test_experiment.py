@@ -174,7 +174,7 @@ def test_the_preflight_shows_what_the_loss_sees(finished: Finished) -> None:
     assert "last token '<|end|>', the end token" in text
     assert "0 of 23 cut" in text
     assert "% padding" in text
-    assert "18 steps, about" in text
+    assert "18 steps, training about" in text
     assert text.count("the adapter gives the same logits in stock PEFT as in its run") == 2
 
 
@@ -510,7 +510,7 @@ def test_runs_that_follow_one_another_in_slots_equal_those_with_a_slot_each(
     assert_complete_and_close(outcomes, mixed[0])
     assert len(starting(notes, "train ")) == 1, "both arms and prefixes share a cohort"
     assert len(starting(notes, "evaluate ")) == 3, "two runs at once"
-    assert any("41 steps, 2 at once, about" in note for note in notes)
+    assert any("41 steps, 2 at once, training about" in note for note in notes)
 
 
 def test_a_cohort_of_both_arms_is_trained_and_evaluated_at_once(
@@ -651,7 +651,7 @@ def test_slots_are_halved_where_there_is_no_room_to_begin_with(
     outcomes, notes = run_mixed(finished.config, tmp_path, 5)
     assert_complete_and_close(outcomes, mixed[0])
     assert any("going on with 2;" in note for note in starting(notes, "5 runs at once"))
-    assert any("41 steps, 2 at once, about" in note for note in notes)
+    assert any("41 steps, 2 at once, training about" in note for note in notes)
 
 
 @pytest.mark.usefixtures("gsm8k")

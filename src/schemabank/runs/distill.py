@@ -32,7 +32,7 @@ from schemabank.runs.folder import ADAPTER, RESULT
 from schemabank.runs.inputs import ADAPTER_DIGEST, adapter_digests
 from schemabank.runs.members import Outcome
 from schemabank.runs.predicting import ROWS, Asking, mixed, soft_targets
-from schemabank.runs.preflight import expected_s, shortest_s
+from schemabank.runs.preflight import expected_s, usual_s
 from schemabank.runs.progress import Reporter
 from schemabank.runs.training import Context, names_of
 
@@ -181,7 +181,7 @@ def _label_s(stack: AdapterStack, num_teachers: int, settings: DistillSettings) 
     hidden = torch.arange(math.prod(shape), device=device).sin().view(shape).to(dtype)
     labels = torch.zeros(rows, dtype=torch.long, device=device)
     with torch.no_grad():
-        return shortest_s(lambda: mixed(hidden, labels, stack.head, settings)[1]) / rows
+        return usual_s(lambda: mixed(hidden, labels, stack.head, settings)[1]) / rows
 
 
 def _taught_by(

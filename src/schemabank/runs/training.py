@@ -276,9 +276,10 @@ def _announce(cohort: Cohort, runs: Sequence[RunConfig], context: Context) -> No
         cohort.stack, cohort.data, cohort.steps_to_come, runs, validation=context.validation
     )
     at_once = f", {slots} at once" if slots < len(runs) else ""
+    aside = ", compiling aside" if cohort.stack.model.device.type == "cuda" else ""
     reporter.note(
-        f"{names}: {cohort.num_steps} steps{at_once}, about {duration(expected.time_s)} and "
-        f"{expected.memory_gib:.1f} GiB"
+        f"{names}: {cohort.num_steps} steps{at_once}, training about "
+        f"{duration(expected.time_s)}{aside} and {expected.memory_gib:.1f} GiB"
     )
     reporter.start(f"train {names}", cohort.num_steps)
 

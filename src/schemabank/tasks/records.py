@@ -40,6 +40,7 @@ from schemabank.tasks.prompts import columns_in, fill
 from schemabank.tasks.rows import SPLITS, Rows, read_splits
 from schemabank.tasks.task import PROMPT, Task
 
+HASH = "S16"  # so much of a hash that no two texts share it
 ASKED = {"question", "answer"}  # columns of the default templates
 
 
@@ -278,18 +279,29 @@ def _split_positions(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
     # One pass, since each reads what lies in a file anew.
     numbers = ((_number(_form_of(e.question)), hash_position(e.question)) for e in examples)
     found = np.fromiter(numbers, [("form", np.uint64), ("place", np.float64)], len(examples))
-    forms, places = found["form"], found["place"].copy()
-    several = np.flatnonzero(np.isin(forms, [*_repeated(forms)])).tolist()
-    first: dict[bytes, int] = {}  # places, not texts: every prompt may occur several times
-    for index in several:
-        question = examples[index].question
-        before = first.setdefault(text_hash(_form_of(question)), index)
-        if question < examples[before].question:
-            first[text_hash(_form_of(question))] = index
-    for index in several:
-        same = first[text_hash(_form_of(examples[index].question))]
-        places[index] = found["place"][same]
+    several = np.flatnonzero(_is_repeated(found["form"]))
+    hashes = (text_hash(_form_of(examples[index].question)) for index in map(int, several))
+    _, group = np.unique(np.fromiter(hashes, HASH, len(several)), return_inverse=True)
+    # Numbers of rows in arrays, no texts: every prompt may occur several times.
+    first = np.full(len(several), -1)
+    for index, own in zip(map(int, several), group, strict=True):
+        before = int(first[own])
+        if before < 0 or examples[index].question < examples[before].question:
+            first[own] = index
+    places = found["place"].copy()
+    places[several] = places[first[group]]
     return places
+
+
+def _is_repeated(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Whether each stands in another place, too."""
+    ordered = np.sort(numbers)
+    known = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(known):
+        return np.zeros(len(numbers), dtype=bool)
+    found = np.searchsorted(known, numbers).clip(max=len(known) - 1)  # less room than np.isin
+    repeated: npt.NDArray[np.bool_] = known[found] == numbers
+    return repeated
 
 
 def _check_distinct(data: TaskData) -> None:
