@@ -61,6 +61,12 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@pytest.fixture(autouse=True)
+def _hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the hub whether it is there; what a test puts in its place would not be asked."""
+    monkeypatch.setattr("schemabank.common.hub._KNOWN.answers", True)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """What is imported by now stays: collecting garbage need not look through it ever again.

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import errors, hf_hub_download
 
 from schemabank.common.errors import InputError
-from schemabank.common.hub import cause_and_mend
+from schemabank.common.hub import cause_and_mend, reach_hub
 from schemabank.models.embedded import EMBEDDED, installed_parts
 from schemabank.models.gguf import converted
 
@@ -70,6 +70,7 @@ def _locate_folder(folder: Path) -> Located:
 
 
 def _locate_on_hub(name: str, revision: str | None) -> Located:
+    asked = reach_hub()
     # The config alone first: its errors tell apart what `from_pretrained` words alike.
     try:
         config = hf_hub_download(name, "config.json", revision=revision)
@@ -80,7 +81,8 @@ def _locate_on_hub(name: str, revision: str | None) -> Located:
         cause, mend = cause_and_mend(error)
         raise InputError(_not_found(name, cause, f"{mend}, or use an embedded model")) from error
     commit = Path(config).parent.name  # the hub's cache: snapshots/<commit>/config.json
-    source = f"loaded from the Hugging Face hub, {name} at commit {commit}"
+    where = "" if asked else "'s cache"
+    source = f"loaded from the Hugging Face hub{where}, {name} at commit {commit}"
     return Located(name, name, source, revision=commit)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemabank.common.errors import InputError, first_line
-from schemabank.common.hub import cause_and_mend
+from schemabank.common.hub import cause_and_mend, reach_hub
 from schemabank.common.quiet import DATASETS, bars_on_terminals_only
 from schemabank.common.waiting import waiting
 
@@ -69,6 +69,7 @@ def load_data_set(
     import datasets  # noqa: PLC0415 -- slow, and files are read without it
 
     kinds = (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    reach_hub()
     try:
         with (
             waiting(f"loading {hub_id} from the Hugging Face hub", lambda _: None),
