@@ -262,6 +262,27 @@ def test_a_call_in_another_place_is_found() -> None:
     assert calls_of(ast.parse(done)) == {"open", "safe_open", "load_dataset"}
 
 
+CLOCKS = {
+    "time.time",
+    "time.time_ns",
+    "datetime.now",
+    "datetime.today",
+    "datetime.utcnow",
+    "date.today",
+}
+
+
+def test_no_module_asks_what_time_it_is() -> None:
+    """So a clock that is set back, or is another on another machine, changes nothing."""
+    found = {
+        (module, ast.unparse(node))
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ".".join(ast.unparse(node).split(".")[-2:]) in CLOCKS
+    }
+    assert found == set()
+
+
 def test_what_is_no_code_is_installed_too() -> None:
     package = structure.SOURCE / structure.PACKAGE
     settings = tomllib.loads((BENCHMARKS.parent / "pyproject.toml").read_text(encoding="utf-8"))
