@@ -45,7 +45,7 @@ def harmed_worker(arguments: Sequence[str]) -> None:
         return is_due(own)
 
     Checkpoints.is_due = harming  # type: ignore[method-assign] -- this process is ours
-    checkpointing._how_often = lambda _: (None, 1)
+    checkpointing.how_often = lambda _: (None, 1)
     _, folder, _, *others = arguments
     sys.argv = ["worker", folder, str(os.getppid()), *others]
     worker.main()

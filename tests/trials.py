@@ -24,7 +24,8 @@ from schemabank.config.settings import LoraSettings
 from schemabank.config.targets import ALL_LINEAR
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
-from schemabank.engine.decoding.decode import Completion, generate
+from schemabank.engine.decoding.completion import Completion
+from schemabank.engine.decoding.decode import generate
 from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.engine.targets import resolved

@@ -17,7 +17,8 @@ from cohorts import FAST_STAGES, bank_run, lora_run, train, weights
 from schemabank.engine import execute
 from schemabank.engine.batches import encode, plan_schedule
 from schemabank.engine.cohort import Cohort, RunStep
-from schemabank.engine.decoding.decode import Completion, generate
+from schemabank.engine.decoding.completion import Completion
+from schemabank.engine.decoding.decode import generate
 from schemabank.engine.run import Run
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.attach import banks_of

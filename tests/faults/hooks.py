@@ -63,7 +63,7 @@ class Hooks:
         if self.waits:
             _wrap(checkpointing.Checkpoints, "is_due", _waiting)
         if self.saves is not None:
-            checkpointing._how_often = lambda _: (None, 1)
+            checkpointing.how_often = lambda _: (None, 1)
 
     def _say(self, **now: str) -> None:
         self._now |= now

@@ -233,12 +233,12 @@ def raising(error: Exception) -> Callable[..., None]:
 def test_the_shortest_time_of_a_cohorts_runs_counts(exits: ExitStack, tmp_path: Path) -> None:
     found = members(exits, tmp_path)
     runs = [member.run for member in found]
-    assert checkpointing._how_often(runs) == (300.0, None)
+    assert checkpointing.how_often(runs) == (300.0, None)
     none = runs[0].model_copy(update={"engine": EngineSettings(checkpoint_minutes=None)})
     often = EngineSettings(checkpoint_minutes=2, checkpoint_steps=7)
     asked = [none, runs[1].model_copy(update={"engine": often}), runs[0]]
-    assert checkpointing._how_often(asked) == (120.0, 7)
-    assert checkpointing._how_often([none]) == (None, None)
+    assert checkpointing.how_often(asked) == (120.0, 7)
+    assert checkpointing.how_often([none]) == (None, None)
 
 
 def test_the_time_of_earlier_calls_counts(exits: ExitStack, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from cohorts import BANK, with_banks
 from schemabank.config.settings import LoraSettings
-from schemabank.engine.decoding.decode import Completion, generate
+from schemabank.engine.decoding.completion import Completion
+from schemabank.engine.decoding.decode import generate
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.attach import banks_of
 from schemabank.models.basemodel import BaseModel

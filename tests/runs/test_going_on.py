@@ -49,7 +49,7 @@ def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Checkpoints, "is_due", waiting)
     monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
-    monkeypatch.setattr(checkpointing, "_how_often", lambda _: (None, 1))
+    monkeypatch.setattr(checkpointing, "how_often", lambda _: (None, 1))
 
 
 def run(

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from chattemplates import HERMES, LLAMA3, MISTRAL, PHI3, QWEN2, QWEN3
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
-from schemabank.engine.decoding.decode import Completion
+from schemabank.engine.decoding.completion import Completion
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import completion_text
 from schemabank.runs.prepare import evaluation_items, task_training_data

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from schemabank.common.errors import InputError
 from schemabank.config.settings import EvalSettings, RunConfig, TaskSettings
-from schemabank.engine.decoding.decode import Completion
+from schemabank.engine.decoding.completion import Completion
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import _stop_test, completion_text
 from schemabank.runs.prepare import evaluation_items, task_training_data

@@ -87,7 +87,7 @@ class Checkpoints:
     ) -> None:
         self._members, self._made, self._began, self._note = members, made, began, note
         self._records = records or (lambda _: {})
-        self._asked_s, self._every_steps = _how_often([member.run for member in members])
+        self._asked_s, self._every_steps = how_often([member.run for member in members])
         self._every_s = self._asked_s
         self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -262,7 +262,7 @@ class Checkpoints:
                 keep_only(member.claim.path, [])
 
 
-def _how_often(runs: Sequence[RunConfig]) -> tuple[float | None, int | None]:
+def how_often(runs: Sequence[RunConfig]) -> tuple[float | None, int | None]:
     """After how many seconds or steps of the cohort: what any of its runs asks for."""
     minutes = [n for run in runs if (n := run.engine.checkpoint_minutes) is not None]
     steps = [n for run in runs if (n := run.engine.checkpoint_steps) is not None]

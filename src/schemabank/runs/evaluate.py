@@ -11,7 +11,8 @@ from torch import Tensor
 from schemabank.config.settings import EvalSettings
 from schemabank.config.task import TaskSettings
 from schemabank.engine.batches import Encoded, collate
-from schemabank.engine.decoding.decode import Advance, Completion, Stopped, generate
+from schemabank.engine.decoding.completion import Completion, Memory, Stopped
+from schemabank.engine.decoding.decode import Advance, generate
 from schemabank.engine.decoding.sampling import Sampling, sample_keys
 from schemabank.engine.decoding.slotwise import generate_by_slot
 from schemabank.engine.execute import Executor
@@ -19,6 +20,7 @@ from schemabank.engine.loss import labelled_losses
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
 from schemabank.models.basemodel import BaseModel
+from schemabank.runs.recall import Losses, Recall
 from schemabank.tasks import Item
 from schemabank.tasks.catalog import TASKS, metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, Metric, Scored, StopReason
@@ -93,6 +95,7 @@ def evaluate(
     *,
     advance: Advance,
     executor: Executor | None = None,
+    recall: Recall | None = None,
 ) -> list[list[ItemRecord]]:
     """Score every slot's adapter on the same items.
 
@@ -103,23 +106,31 @@ def evaluate(
         how: decoding and metric.
         advance: called with the number of items that all slots have completed since the last call.
         executor: runs the decoding step; without it, it runs one operation at a time.
+        recall: what is known of this evaluation from an earlier call.
 
     Returns:
         Records as ``[slot][item]``, in the order of ``items``.
     """
     ends = dict.fromkeys(item.end_text for item in items if item.end_text)
     how = replace(how, stop=(*how.stop, *ends))
+    recall = recall or Recall()
     longest_first = sorted(range(len(items)), key=lambda i: -len(items[i].prompt_tokens))
     chosen = [items[i] for i in longest_first]
     questions = [item for item in chosen if item.sample == 0]
-    completions: Sequence[Sequence[Completion | None]]
-    with stack.evaluating(how.routing):
+    completions: Sequence[Sequence[Completion | None]] = [[None] * len(items)] * stack.num_slots
+
+    def step(done: int) -> None:
+        advance(done)
+        recall.look()
+
+    with stack.evaluating(how.routing), recall:
         if how.metric.decodes:
-            completions = complete(stack, base, chosen, how, advance=advance, executor=executor)
-            losses = gold_losses(stack, questions)
+            completions = complete(
+                stack, base, chosen, how, advance=step, executor=executor, memory=recall
+            )
+            losses = gold_losses(stack, questions, advance=lambda _: recall.look(), recall=recall)
         else:
-            completions = [[None] * len(items)] * stack.num_slots
-            losses = gold_losses(stack, questions, advance=advance)
+            losses = gold_losses(stack, questions, advance=step, recall=recall)
     records: list[list[ItemRecord]] = []
     for done, lost in zip(completions, losses, strict=True):
         completed = dict(zip(longest_first, done, strict=True))
@@ -136,6 +147,7 @@ def complete(
     *,
     advance: Advance = lambda _: None,
     executor: Executor | None = None,
+    memory: Memory | None = None,
 ) -> list[list[Completion]]:
     """Complete every item's prompt with every slot's adapter, ``[slot][item]``.
 
@@ -152,13 +164,14 @@ def complete(
         sampling=how.sampling(items),
         stopped=_stop_test(base, how.stop),
         advance=advance,
+        memory=memory,
     )
 
 
 def _slot_records(
     items: Sequence[Item],
     completed: Mapping[int, Completion | None],
-    loss_of: Mapping[str, tuple[float, float]],
+    loss_of: Mapping[str, Losses],
     base: BaseModel,
     how: Procedure,
 ) -> list[ItemRecord]:
@@ -187,18 +200,33 @@ def _judge_of(task: TaskSettings) -> Judge | None:
 
 
 def gold_losses(
-    stack: AdapterStack, items: Sequence[Item], *, advance: Advance = lambda _: None
-) -> list[list[tuple[float, float]]]:
+    stack: AdapterStack,
+    items: Sequence[Item],
+    *,
+    advance: Advance = lambda _: None,
+    recall: Recall | None = None,
+) -> list[list[Losses]]:
     """Return the gold target's mean loss without and with its end token, ``[slot][item]``.
 
     Loss is in nats per token; both are the same for a target without an end token. Call it inside
-    ``stack.evaluating(...)``.
+    ``stack.evaluating(...)``. A batch of which all losses are known is not computed.
     """
-    encoded = [_gold_example(item) for item in items]
-    return [
-        [_with_and_without_end(item, row) for item, row in zip(items, rows, strict=True)]
-        for rows in target_losses(stack, encoded, advance=advance)
-    ]
+    recall = recall or Recall()
+    found: list[Sequence[Losses]] = []  # of every slot, by item
+    for chosen in nll_batches([_gold_example(item) for item in items]):
+        batch = range(len(found), len(found) + len(chosen))
+        known = [losses for n in batch if (losses := recall.losses(n)) is not None]
+        if len(known) < len(chosen):
+            rows = zip(*_batch_losses(stack, chosen), strict=True)
+            known = [
+                [_with_and_without_end(items[n], row) for row in own]
+                for n, own in zip(batch, rows, strict=True)
+            ]
+            for n, losses in zip(batch, known, strict=True):
+                recall.measured(n, losses)
+        found += known
+        advance(len(chosen))
+    return [[own[slot] for own in found] for slot in range(stack.num_slots)]
 
 
 def target_losses(
@@ -215,20 +243,26 @@ def target_losses(
     """
     results: list[list[Tensor]] = [[] for _ in range(stack.num_slots)]
     for chosen in nll_batches(examples):
-        batch = collate(
-            [chosen] * stack.num_slots,
-            width=max(len(e.tokens) for e in chosen),
-            num_labels=max(e.num_labels for e in chosen),
-        ).to(stack.model.device)
-        with stack.uncompiled():
-            hidden = stack.hidden(batch.tokens)
-        losses = labelled_losses(hidden, batch, stack.head)
-        for slot, rows in enumerate(losses.view_as(batch.weights).cpu().double()):
-            results[slot] += [
-                row[: e.num_labels].clone() for e, row in zip(chosen, rows, strict=True)
-            ]
+        for own, rows in zip(results, _batch_losses(stack, chosen), strict=True):
+            own += rows
         advance(len(chosen))
     return results
+
+
+def _batch_losses(stack: AdapterStack, chosen: Sequence[Encoded]) -> list[list[Tensor]]:
+    """The losses of :func:`target_losses` for examples that are computed at once."""
+    batch = collate(
+        [chosen] * stack.num_slots,
+        width=max(len(e.tokens) for e in chosen),
+        num_labels=max(e.num_labels for e in chosen),
+    ).to(stack.model.device)
+    with stack.uncompiled():
+        hidden = stack.hidden(batch.tokens)
+    losses = labelled_losses(hidden, batch, stack.head)
+    return [
+        [row[: e.num_labels].clone() for e, row in zip(chosen, rows, strict=True)]
+        for rows in losses.view_as(batch.weights).cpu().double()
+    ]
 
 
 def mean_losses(
@@ -251,7 +285,7 @@ def mean_losses(
     ]
 
 
-def _with_and_without_end(item: Item, losses: Tensor) -> tuple[float, float]:
+def _with_and_without_end(item: Item, losses: Tensor) -> Losses:
     """An item's mean loss without and with its end token."""
     text = losses[: -item.num_end] if item.has_end else losses
     without = text.mean() if len(text) else torch.zeros(())
@@ -317,7 +351,7 @@ def completion_text(
 def _item_record(
     item: Item,
     done: Completion | None,
-    losses: tuple[float, float],
+    losses: Losses,
     text: tuple[str, StopReason],
     scored: Scored,
 ) -> ItemRecord:

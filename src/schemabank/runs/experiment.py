@@ -330,7 +330,7 @@ def _finished(
             return [member.failed() for member in members]
         exits.callback(stack.remove)
         trained_s = time.monotonic() - began
-        return finish_runs(members, cohort, stack, context, trained_s=trained_s)
+        return finish_runs(members, cohort, stack, context, trained_s=trained_s, planned=planned)
 
 
 def _tell_end(name: str, outcome: Outcome, context: Context) -> None:

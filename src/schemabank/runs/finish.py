@@ -23,12 +23,14 @@ from schemabank.config.settings import EvalSettings, RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods.schemabank.bank import Routing
+from schemabank.runs.answers import recalling
 from schemabank.runs.evaluate import Procedure
 from schemabank.runs.fairness import TEACHER_STEPS
 from schemabank.runs.folder import ADAPTER, COST, PREDICTIONS, RESULT, tell_left
 from schemabank.runs.forms import Answers, evaluate_forms
 from schemabank.runs.inputs import recorded_versions
 from schemabank.runs.itemscores import save_item_scores
+from schemabank.runs.kept import MadeWith, made_with
 from schemabank.runs.loading import device_name
 from schemabank.runs.members import Member, Outcome
 from schemabank.runs.training import Context, names_of, seated
@@ -45,11 +47,13 @@ def finish_runs(
     context: Context,
     *,
     trained_s: float,
+    planned: Sequence[RunConfig],
 ) -> list[Outcome]:
     """Evaluate runs that have trained, close their folders, and take everything off the model.
 
-    As many as there are slots are evaluated at once, and closed before the next ones: what a call
-    that is interrupted has evaluated, the next one does not evaluate again.
+    As many as there are slots are evaluated at once, and closed before the next ones. What a call
+    that is interrupted has evaluated, the next one does not evaluate again, and it goes on with
+    what of a run was kept.
 
     Args:
         members: the runs with their folders.
@@ -57,11 +61,13 @@ def finish_runs(
         stack: its stack, which is removed.
         context: what all runs share.
         trained_s: how long training took.
+        planned: these runs and those of their cohort that are finished already.
     """
     outcomes = list[Outcome]()
+    made = made_with(context.inputs, planned, context.base.model.device)
     for part in seated(members, stack, cohort):
         began = time.monotonic()
-        evaluated = _evaluated(part, stack, context)
+        evaluated = _evaluated(part, stack, context, made)
         cost = _cost(
             trained_s,
             (time.monotonic() - began) * len(members) / len(part),
@@ -156,7 +162,7 @@ class _Evaluated:
 
 
 def _evaluated(
-    members: Sequence[Member], stack: AdapterStack, context: Context
+    members: Sequence[Member], stack: AdapterStack, context: Context, made: MadeWith
 ) -> Sequence[_Evaluated | None]:
     """Evaluate the runs in the first slots, as far as any is left that can be.
 
@@ -165,7 +171,7 @@ def _evaluated(
     if all(member.failure is not None for member in members):
         return [None] * len(members)
     try:
-        return _evaluate(members, stack, context)
+        return _evaluate(members, stack, context, made)
     except FAILING as error:
         failure = failure_of(error)
         if failure.kind == "memory":
@@ -191,7 +197,9 @@ def _too_many(batch_size: int, slots: int, slots_setting: str, error: Exception)
     )
 
 
-def _evaluate(members: Sequence[Member], stack: AdapterStack, context: Context) -> list[_Evaluated]:
+def _evaluate(
+    members: Sequence[Member], stack: AdapterStack, context: Context, made: MadeWith
+) -> list[_Evaluated]:
     """Evaluate the runs in the first slots; write their predictions."""
     runs = [member.run for member in members]
     settings = runs[0].evaluation()
@@ -201,7 +209,10 @@ def _evaluate(members: Sequence[Member], stack: AdapterStack, context: Context) 
         context.reporter.run_state(run_id(run), "evaluating")
     how = Procedure.of(runs[0].task, settings, routing=routing)
     title = f"evaluate {names_of(runs)}"
-    answers = evaluate_forms(stack, context.base, items, how, context.reporter, title=title)
+    recall = recalling(members, stack, how, made, context.reporter.note)
+    answers = evaluate_forms(
+        stack, context.base, items, how, context.reporter, title=title, recalling=recall
+    )
     probes = probe(stack, context.base) if runs[0].trains else [None] * len(answers)
     done = [_Evaluated(*pair) for pair in zip(answers, probes, strict=True)][: len(members)]
     for member, each in zip(members, done, strict=True):

@@ -46,6 +46,8 @@ PARTIAL = ".{}.partial"  # name of a run's folder until it is complete
 LEASES = ".{}.leases"  # where those lie that are written under a lease, by its number
 TRAINED = "trained"  # what a run has come to, until it is evaluated
 CHECKPOINTS = "checkpoints"  # where it stands, until its training is over
+ANSWERS = "answers"  # what it has answered so far, until it is evaluated
+UNTIL_FINISHED = (TRAINED, CHECKPOINTS, ANSWERS)
 SUITE = "suite.json"
 MEND = "choose another --out"
 
@@ -146,9 +148,10 @@ class RunClaim:
     def abandon(self) -> Path:
         """Keep the files of a run that failed under a name of its own, and return it.
 
-        Its checkpoints go: what diverged would do so again.
+        Its checkpoints and answers go: what diverged would do so again.
         """
-        remove_tree(self.path / CHECKPOINTS)
+        for name in (CHECKPOINTS, ANSWERS):
+            remove_tree(self.path / name)
         self.path = _set_aside(self.path, self.final)
         return self.path
 
@@ -211,7 +214,12 @@ def has_trained(folder: Path) -> bool:
 def can_go_on(folder: Path) -> bool:
     """Whether a run's folder says that it can go on, in the middle of its training or after it."""
     has_begun = _holds(folder, CHECKPOINTS) and any((folder / CHECKPOINTS).glob("[!.]*"))
-    return _holds(folder, TRAINED) or has_begun
+    return _holds(folder, TRAINED) or has_begun or has_answered(folder)
+
+
+def has_answered(folder: Path) -> bool:
+    """Whether a run's folder says that some of its evaluation is done."""
+    return _holds(folder, ANSWERS) and any((folder / ANSWERS).iterdir())
 
 
 def how_far(folder: Path) -> str:
@@ -223,6 +231,8 @@ def how_far(folder: Path) -> str:
     if is_finished(folder):
         return "finished"
     partial = partial_folder(folder)
+    if has_answered(partial):
+        return f"{ANSWERS} {sum(path.stat().st_size for path in (partial / ANSWERS).iterdir())}"
     if has_trained(partial):
         return TRAINED
     begun = (partial / CHECKPOINTS).glob("[!.]*") if _holds(partial, CHECKPOINTS) else ()
@@ -236,7 +246,7 @@ def forget_training(folder: Path, note: Callable[[str], None] = lambda _: None) 
         folder: of the run.
         note: told what could not be removed.
     """
-    for name in (TRAINED, CHECKPOINTS):
+    for name in UNTIL_FINISHED:
         remove_tree(folder / name)
     tell_left(folder, note)
     lock = _lock_file(folder)
@@ -247,8 +257,8 @@ def forget_training(folder: Path, note: Callable[[str], None] = lambda _: None) 
 
 
 def tell_left(folder: Path, note: Callable[[str], None]) -> None:
-    """Say what a finished run still has of its training; the next call tries to remove it, too."""
-    for name in (TRAINED, CHECKPOINTS):
+    """Say what a finished run still has that only going on needed; the next call removes it."""
+    for name in UNTIL_FINISHED:
         if _holds(folder, name):
             note(
                 f"{str(folder / name)!r} is of no use any more and could not be removed: remove "

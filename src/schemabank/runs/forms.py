@@ -6,7 +6,7 @@ than the texts that it was trained on, which costs it several nats an answer. As
 comparison it is asked in both forms, and the better one is shown: an advantage to it, by intent.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Literal
@@ -17,11 +17,14 @@ from schemabank.engine.stack import AdapterStack
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.evaluate import Procedure, evaluate
 from schemabank.runs.progress import Reporter
+from schemabank.runs.recall import Recall
 from schemabank.tasks import Item
 from schemabank.tasks.scoring.scores import ItemRecord, Metric
 
 Form = Literal["whole", "trimmed"]
 Items = Mapping[Form, Sequence[Item]]
+Recalling = Callable[[Form, Sequence[Item]], Recall]
+"""Returns what is known of an evaluation in one of the forms."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ def evaluate_forms(
     reporter: Reporter,
     *,
     title: str,
+    recalling: Recalling = lambda _form, _items: Recall(),
 ) -> list[Answers]:
     """Evaluate every slot's adapter in every form, and report progress.
 
@@ -57,6 +61,7 @@ def evaluate_forms(
         how: decoding and metric.
         reporter: where progress goes.
         title: what is evaluated.
+        recalling: returns what is known from an earlier call; by default nothing.
 
     Returns:
         One a slot.
@@ -64,7 +69,8 @@ def evaluate_forms(
     found: dict[Form, list[list[ItemRecord]]] = {}
     for form, asked in items.items():
         reporter.start(title if form == "whole" else f"{title}, prompts {form}", len(asked))
-        found[form] = _evaluate_form(stack, base, asked, how, reporter)
+        recall = recalling(form, asked)
+        found[form] = _evaluate_form(stack, base, asked, how, reporter, recall=recall)
         reporter.finish()
     return [
         better({form: slots[slot] for form, slots in found.items()}, how.metric)
@@ -107,6 +113,8 @@ def _evaluate_form(
     items: Sequence[Item],
     how: Procedure,
     reporter: Reporter,
+    *,
+    recall: Recall,
 ) -> list[list[ItemRecord]]:
     """Evaluate as :func:`evaluate` does, compiled where that is possible."""
     with waiting("completing and scoring items", reporter.note) as wait:
@@ -116,4 +124,4 @@ def _evaluate_form(
             reporter.advance(done, "")
 
         executor = default_executor(stack.model.device, explain=reporter.note)
-        return evaluate(stack, base, items, how, advance=advance, executor=executor)
+        return evaluate(stack, base, items, how, advance=advance, executor=executor, recall=recall)

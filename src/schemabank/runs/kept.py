@@ -75,12 +75,17 @@ def check_made(folder: Path, before: MadeWith, now: MadeWith) -> None:
     Raises:
         InputError: naming all that differs.
     """
-    counted = {name: value for name, value in now.items() if name != PROCESSOR}
-    other = [_difference(name, before.get(name), value) for name, value in counted.items()]
-    if found := "; ".join(filter(None, other)):
+    if found := made_otherwise(before, now):
         raise InputError(
             f"{str(folder)!r} was trained with something else, allowed is the same: {found}: {MEND}"
         )
+
+
+def made_otherwise(before: MadeWith, now: MadeWith) -> str:
+    """Say what was another when something was made than it is now; empty if nothing that counts."""
+    counted = {name: value for name, value in now.items() if name != PROCESSOR}
+    other = [_difference(name, before.get(name), value) for name, value in counted.items()]
+    return "; ".join(filter(None, other))
 
 
 def check_settings(folder: Path, run: RunConfig, *, is_over: bool) -> None:

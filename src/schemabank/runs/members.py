@@ -45,6 +45,7 @@ from schemabank.runs.trained import TrainedState
 from schemabank.tasks.catalog import metric_of
 
 BEGUN_KEPT = "its last checkpoint, from which the same command goes on"
+ANSWERS_KEPT = "its answers so far, from which the same command goes on"
 KeepStage = Callable[[AdapterStack, int, str, Stage], None]
 """Called with the stack, the slot, the run's id and the stage that it has ended."""
 
@@ -213,7 +214,7 @@ class Member(Trainee):
         if goes_on and has_trained(self.claim.path):
             kept = _kept(self.claim.path / ADAPTER if self._is_written else None)
         elif goes_on:
-            kept = BEGUN_KEPT
+            kept = BEGUN_KEPT if self.run.trains else ANSWERS_KEPT
         with suppress(OSError):  # the same cause may keep the reason from being written
             write_json(self.claim.path / FAILURE, failure.row())
         with suppress(OSError):

@@ -1,8 +1,8 @@
 """The folders of a cohort's runs, and what lies in them already of a call that was interrupted.
 
-A run whose training was over is only evaluated. What its evaluation had come to is computed again:
-it takes little of the time, and all files of an evaluation then come from one process. A run that
-was in the middle of its training goes on from its newest checkpoint that is whole.
+A run whose training was over is only evaluated, from the answers on that are kept of it
+(:mod:`schemabank.runs.answers`); all files of an evaluation come from one process. A run that was
+in the middle of its training goes on from its newest checkpoint that is whole.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +28,7 @@ from schemabank.runs.checkpoints import (
 )
 from schemabank.runs.distill import TEACHERS, digests_of_teachers
 from schemabank.runs.folder import (
+    ANSWERS,
     CHECKPOINTS,
     CONFIG,
     METRICS,
@@ -36,6 +37,7 @@ from schemabank.runs.folder import (
     RunClaim,
     can_go_on,
     claimed,
+    has_answered,
     has_trained,
     partial_folder,
 )
@@ -44,7 +46,8 @@ from schemabank.runs.members import Member
 from schemabank.runs.trained import read_trained
 from schemabank.runs.training import Context
 
-OF_TRAINING = {CONFIG, METRICS, STAGES, TRAINED}
+OF_TRAINING = {CONFIG, METRICS, STAGES, TRAINED, ANSWERS}
+WITHOUT_TRAINING = {CONFIG, ANSWERS}
 BEFORE_ITS_END = {CONFIG, METRICS, STAGES, CHECKPOINTS}
 
 
@@ -184,6 +187,8 @@ def begun(
         else:
             member.write(partial(_remove_all_but, OF_TRAINING))
             note(f"trained already: {claim.final} (same configuration), to be evaluated")
+    elif not run.trains and has_answered(claim.path):
+        member.write(partial(_remove_all_but, WITHOUT_TRAINING))
     elif can_go_on(claim.path):
         _go_on(member, {**made, **member.taught}, note)
     return member

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from cohorts import BANK, with_banks
 from schemabank.common.errors import InputError
 from schemabank.config.settings import LoraSettings
-from schemabank.engine.decoding.decode import PACES, Completion, generate
+from schemabank.engine.decoding.completion import Completion
+from schemabank.engine.decoding.decode import PACES, generate
 from schemabank.engine.decoding.rowcache import (
     ROW_ATTENTION,
     DecodingRows,

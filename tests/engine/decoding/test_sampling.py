@@ -6,7 +6,8 @@ from scipy.stats import chisquare
 
 from cohorts import BANK, with_banks
 from schemabank.config.settings import LoraSettings
-from schemabank.engine.decoding.decode import Completion, generate
+from schemabank.engine.decoding.completion import Completion
+from schemabank.engine.decoding.decode import generate
 from schemabank.engine.decoding.sampling import Sampling, draw, sample_keys
 from schemabank.engine.stack import AdapterStack
 from tiny import END_TOKEN_ID, tiny_model

@@ -7,21 +7,19 @@ fixed addresses only: on CUDA it is captured once and replayed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from schemabank.common.errors import InputError
 from schemabank.engine.batches import round_up
+from schemabank.engine.decoding.completion import Completion, Limits, Memory, Stopped
 from schemabank.engine.decoding.rowcache import DecodingRows, row_attention_in
 from schemabank.engine.decoding.sampling import Sampling
 from schemabank.engine.execute import Executor
 from schemabank.engine.stack import AdapterStack
 
-StopReason = Literal["end_token", "stop_text", "length"]
 Advance = Callable[[int], None]
-Stopped = Callable[[Sequence[int], list[int]], bool]
 
 PREFILL_SHARE = 8  # a prefill reads prompts into at most one in so many rows
 # A slot with too few free rows gets dummies in a prefill, whose computation is wasted. So a prefill
@@ -56,47 +54,6 @@ PACES = {
 }
 
 
-@dataclass
-class Completion:
-    """Generated tokens without the end token, and why the completion ended."""
-
-    tokens: list[int] = field(default_factory=list)
-    stop_reason: StopReason = "length"
-
-    @property
-    def num_new_tokens(self) -> int:
-        """Number of generated tokens, with the end token."""
-        return len(self.tokens) + (self.stop_reason == "end_token")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What ends a completion.
-
-    Attributes:
-        max_new_tokens: limit of a completion.
-        ends: tokens that end it.
-        stopped: from a prompt's tokens and its completion's, whether the completion ends here,
-            though none is an end token.
-    """
-
-    max_new_tokens: int
-    ends: frozenset[int]
-    stopped: Stopped
-
-    def extend(self, completion: Completion, token: int, prompt: Sequence[int]) -> bool:
-        """Add a token to a prompt's completion; return whether the completion ends with it."""
-        if token in self.ends:
-            completion.stop_reason = "end_token"
-        else:
-            completion.tokens.append(token)
-            if self.stopped(prompt, completion.tokens):
-                completion.stop_reason = "stop_text"
-        return (
-            completion.num_new_tokens == self.max_new_tokens or completion.stop_reason != "length"
-        )
-
-
 def generate(
     stack: AdapterStack,
     prompts: Sequence[Sequence[int]],
@@ -108,6 +65,7 @@ def generate(
     stopped: Stopped = lambda _prompt, _tokens: False,
     executor: Executor | None = None,
     advance: Advance = lambda _: None,
+    memory: Memory | None = None,
 ) -> list[list[Completion]]:
     """Complete the same prompts with every slot's adapter.
 
@@ -125,6 +83,9 @@ def generate(
         executor: runs the decoding step; without it, it runs one operation at a time.
         advance: called with the number of prompts that all slots have completed since the last
             call.
+        memory: completions that are known from an earlier call. Their prompts get their rows and
+            leave them as if they were completed here, so that all others are computed in batches
+            of the same shapes, and to the same bits. What concerns known ones alone is left out.
 
     Returns:
         Completions as ``[slot][prompt]``.
@@ -136,7 +97,8 @@ def generate(
     if not prompts:
         return [[] for _ in range(stack.num_slots)]
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
-    ledger = _Ledger(stack.num_slots, prompts, limits, min(batch_size, len(prompts)))
+    rows = min(batch_size, len(prompts))
+    ledger = _Ledger(stack.num_slots, prompts, limits, rows, memory or Memory())
     with stack.uncompiled():
         batch = _ActiveRows(stack, ledger, executor, sampling)
         while True:
@@ -168,6 +130,7 @@ class _Ledger:
         prompts: the same for every slot.
         limits: what ends a completion.
         rows: rows a slot.
+        memory: completions that are known.
 
     Attributes:
         occupants: ``[slot][row]``, index of the prompt, or ``None`` for a free row.
@@ -176,9 +139,15 @@ class _Ledger:
     """
 
     def __init__(
-        self, num_slots: int, prompts: Sequence[Sequence[int]], limits: Limits, rows: int
+        self,
+        num_slots: int,
+        prompts: Sequence[Sequence[int]],
+        limits: Limits,
+        rows: int,
+        memory: Memory,
     ) -> None:
-        self.prompts, self.limits = prompts, limits
+        self.prompts, self.limits, self._memory = prompts, limits, memory
+        self._known = [memory.completions(slot) for slot in range(num_slots)]
         self.occupants: list[list[int | None]] = [[None] * rows for _ in range(num_slots)]
         self.next_prompt = [0] * num_slots
         self.completions = [[Completion() for _ in prompts] for _ in range(num_slots)]
@@ -206,14 +175,35 @@ class _Ledger:
         return self.prompts[prompt]
 
     def record(self, slot: int, row: int, token: int) -> None:
-        """Add a token to a row's completion; a completion that ends frees its row."""
+        """Add a token to a row's completion; a completion that ends frees its row.
+
+        One that is known gets its own next token, whatever the row has computed, if anything.
+        """
         prompt = self.occupants[slot][row]
         if prompt is None:  # it has ended, and the device has run on until the host looked
             return
-        if self.limits.extend(self.completions[slot][prompt], token, self.prompts[prompt]):
+        completion, known = self.completions[slot][prompt], self._known[slot].get(prompt)
+        if known is None:
+            has_ended = self.limits.extend(completion, token, self.prompts[prompt])
+        else:
+            has_ended = completion.follow(known)
+        if has_ended:
             self.occupants[slot][row] = None
             self._going_slots[prompt] -= 1
             self._newly_done += self._going_slots[prompt] == 0
+            if known is None:
+                self._memory.completed(slot, prompt, completion)
+
+    def is_new(self, slot: int, row: int) -> bool:
+        """Whether a row is completing a prompt whose completion is not known."""
+        prompt = self.occupants[slot][row]
+        return prompt is not None and prompt not in self._known[slot]
+
+    @property
+    def has_new(self) -> bool:
+        """Whether any row is."""
+        rows = range(len(self.occupants[0]))
+        return any(self.is_new(slot, row) for slot in range(len(self.occupants)) for row in rows)
 
     def newly_done(self) -> int:
         """Return how many prompts all slots have completed since the last call."""
@@ -273,8 +263,15 @@ class _ActiveRows:
             steps=self.pace.steps,
             sampling=sampling,
         )
-        self._executor = executor
+        self._executor, self._has_states = executor, False
         self._programs: dict[tuple[int, int], Callable[[], Tensor]] = {}
+
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], targets: Sequence[int | None], keys: Sequence[int]
+    ) -> list[int]:
+        """Read prompts into rows, as :meth:`DecodingRows.prefill` says."""
+        self._has_states = True
+        return self.rows.prefill(prompts, targets, keys)
 
     def decode(self, steps: int, *, visible: int) -> list[list[int]]:
         """Extend every row in use by some tokens.
@@ -299,7 +296,8 @@ class _ActiveRows:
 
     def shrink(self, rows: Sequence[int]) -> None:
         """Go on with some rows only, the same number of each slot."""
-        self.rows.keep(rows)
+        if self._has_states:  # else all that was done so far was known
+            self.rows.keep(rows)
         self.per_slot = len(rows) // self.num_slots
 
 
@@ -348,8 +346,9 @@ def _admit_prompts(batch: _ActiveRows, ledger: _Ledger) -> None:
             # Adapters are applied slot by slot to equal numbers of rows, hence the dummies.
             prompts += [ledger.take(slot, row) for row in chosen] + [[0]] * dummies
             targets += [slot * batch.per_slot + row for row in chosen] + [None] * dummies
-        first = batch.rows.prefill(prompts, targets, keys)
         rows = [target for target in targets if target is not None]
+        is_new = any(ledger.is_new(*divmod(row, batch.per_slot)) for row in rows)
+        first = batch.prefill(prompts, targets, keys) if is_new else [0] * len(rows)
         for row, token in zip(rows, first, strict=True):
             ledger.record(*divmod(row, batch.per_slot), token)
 
@@ -376,6 +375,7 @@ def _decode_steps(batch: _ActiveRows, ledger: _Ledger) -> None:
     left = ledger.limits.max_new_tokens - min(new for _, new in lengths)
     steps = min(batch.pace.steps, left)
     visible = max(prompt + new for prompt, new in lengths) + steps - 1
-    for tokens in batch.decode(steps, visible=visible):
+    known = [[0] * (batch.num_slots * batch.per_slot)] * steps  # where no row has more to compute
+    for tokens in batch.decode(steps, visible=visible) if ledger.has_new else known:
         for row, token in enumerate(tokens):
             ledger.record(*divmod(row, batch.per_slot), token)

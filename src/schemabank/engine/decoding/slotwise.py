@@ -19,13 +19,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from schemabank.engine.decoding.decode import (
-    Advance,
-    Completion,
-    Limits,
-    Stopped,
-    check_prompts,
-)
+from schemabank.engine.decoding.completion import Completion, Limits, Memory, Stopped
+from schemabank.engine.decoding.decode import Advance, check_prompts
 from schemabank.engine.decoding.sampling import Sampling, draw
 from schemabank.engine.stack import AdapterStack
 
@@ -40,6 +35,7 @@ def generate_by_slot(
     sampling: Sampling | None = None,
     stopped: Stopped = lambda _prompt, _tokens: False,
     advance: Advance = lambda _: None,
+    memory: Memory | None = None,
 ) -> list[list[Completion]]:
     """Complete the same prompts with every slot's adapter, one after the other.
 
@@ -56,6 +52,8 @@ def generate_by_slot(
             though none is an end token.
         advance: called with the number of prompts that all slots have completed since the last
             call.
+        memory: completions that are known from an earlier call. A batch of which all are known to
+            a slot is not computed; any other is computed whole, and so to the same bits.
 
     Returns:
         Completions as ``[slot][prompt]``.
@@ -66,16 +64,24 @@ def generate_by_slot(
     check_prompts(prompts)
     limits = Limits(max_new_tokens, frozenset(end_token_ids), stopped)
     completions = [[Completion() for _ in prompts] for _ in range(stack.num_slots)]
+    memory = memory or Memory()
     with stack.uncompiled(), plain_generation(stack.model):
         for chosen in _batches_of_one_length(prompts, batch_size):
             tokens = torch.tensor([prompts[i] for i in chosen], device=stack.model.device)
             drawing = None if sampling is None else _Drawing(sampling, chosen, tokens.device)
             # A drawing has no state, so every slot gets the same noise, as in our own decoder.
             for slot in range(stack.num_slots):
+                known = memory.completions(slot)
+                if all(prompt in known for prompt in chosen):
+                    for prompt in chosen:
+                        completions[slot][prompt] = known[prompt]
+                    continue
                 with stack.only(slot):
                     rows = _generate_rows(stack.model, tokens, limits, drawing)
                 for prompt, row in zip(chosen, rows, strict=True):
                     _extend_to_end(completions[slot][prompt], row, prompts[prompt], limits)
+                    if prompt not in known:
+                        memory.completed(slot, prompt, completions[slot][prompt])
             advance(len(chosen))
     return completions
 
