@@ -129,6 +129,7 @@ def _of_kills(rows: Sequence[Row]) -> Row:
         "in_later_epochs": sum(kills.epoch_of(place) >= 1 for place in places),
         "of_started_programs": sum(bool(row["real"] and row["killed"]) for row in rows),
         "most_steps_lost": max((row["lost"] for row in rows), default=0),
+        "most_answers_again": max((row["answered_again"] for row in rows), default=0),
     }
 
 

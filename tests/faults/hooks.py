@@ -7,7 +7,7 @@ for, so that events come in one order, and that one is made before every step.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class Hooks:
         """Hook into the package; called in the process of the program alone."""
         from schemabank.engine.programs import Programs
         from schemabank.runs import checkpointing, experiment, finish, steplogs, training
+        from schemabank.runs.answers import KeptAnswers
         from schemabank.runs.folder import RunClaim
         from schemabank.suites import execution
 
@@ -54,6 +55,8 @@ class Hooks:
             (checkpointing, "write_checkpoint", self._checkpoint),
             (steplogs, "write_trained", self._trained),
             (finish, "evaluate_forms", self._evaluate),
+            (KeptAnswers, "completed", self._completed),
+            (KeptAnswers, "measured", self._measured),
             (experiment, "finish_runs", self._finish),
             (execution, "_search_rates", self._search),
             (RunClaim, "complete", self._complete),
@@ -120,6 +123,29 @@ class Hooks:
         found = call(*given, **more)
         self.watch.point("evaluated")
         return found
+
+    def _completed(self, call: Callable[..., Any], own: Any, slot: int, *given: Any) -> None:  # noqa: ANN401
+        call(own, slot, *given)
+        self._answer(own, slot, f"completion {given[0]}")
+
+    def _measured(
+        self,
+        call: Callable[..., Any],
+        own: Any,  # noqa: ANN401
+        question: int,
+        losses: Sequence[Any],
+    ) -> None:
+        call(own, question, losses)
+        for slot in range(len(losses)):
+            self._answer(own, slot, f"losses {question}")
+
+    def _answer(self, own: Any, slot: int, what: str) -> None:  # noqa: ANN401
+        """Take note of a run's answer; a slot without a run has none."""
+        self.watch.point("answer")
+        members = own._keeping._members
+        if self.ledger is not None and slot < len(members):
+            answer = f"{own._files[slot]._name} {what}"
+            append(self.ledger, {"run": members[slot].name, "answer": answer})
 
     def _finish(self, call: Callable[..., Any], *given: Any, **more: Any) -> Any:  # noqa: ANN401
         self._say(phase=EVALUATE)

@@ -20,10 +20,12 @@ from faults.child import Ended, run
 from faults.hooks import EVALUATE, RECOVER, SAVE, TRAIN, Hooks
 from faults.looks import Looks
 from faults.shim import VARIABLE, Event, Fault, Watch
-from faults.world import REPORT, STEPS, Program, Undisturbed, World
+from faults.world import AT_ONCE, ITEMS, REPORT, STEPS, Program, Undisturbed, World
 
 Row = dict[str, Any]
 KILLED = -9
+# Completions that end at once, or losses that are measured at once, are kept together.
+MOST_ANSWERS_LOST = {"completion": STEPS - 1 + AT_ONCE, "losses": STEPS - 1 + ITEMS}
 AGAIN_AMONG = 60  # the first events of a program that goes on, among which it is killed again
 STAGES = {"router": 1, "schemas": 2, "joint": 3}  # of the curriculum in the tiny world
 
@@ -129,20 +131,21 @@ class _Killing:
     def row(self) -> Row:
         """Kill the program, call it again, and look at everything."""
         case, problems, killed, lost = self.case, list[str](), list[str](), list[int]()
+        again = list[int]()
         looks = self._looks()
         kept: dict[str, int] = {}
         for index, at in enumerate(case.at):
             watch = self._watch(fault=Fault.KILL, at=at)
             ended = self._run(watch, index)
             problems += self._problems_of_end(ended, KILLED)
-            problems += self._repeated(index, kept)
+            problems += self._repeated(index, kept, again)
             if ended.code != KILLED:
                 break
             killed.append(watch.place or f"{case.program.name} {watch.last.partition(' ')[0]}")
             problems += looks.half_written()
             kept = looks.kept()
             lost += self._lost(index, kept, watch.place, problems)
-        problems += self._finished(kept)
+        problems += self._finished(kept, again)
         return {
             "seed": case.seed,
             "program": case.program.name,
@@ -150,10 +153,11 @@ class _Killing:
             "real": case.is_real,
             "killed": killed,
             "lost": max(lost, default=0),
+            "answered_again": max(again, default=0),
             "problems": problems,
         }
 
-    def _finished(self, kept: Mapping[str, int]) -> list[str]:
+    def _finished(self, kept: Mapping[str, int], again: list[int]) -> list[str]:
         """Call the program again, and compare what it has come to."""
         if (self.place / REPORT).exists():  # the kill came after its end, or it would refuse
             return [*self._looks().differences()]
@@ -161,7 +165,7 @@ class _Killing:
         ended = self._run(self._watch(), index)
         return [
             *self._problems_of_end(ended, 0),
-            *self._repeated(index, kept),
+            *self._repeated(index, kept, again),
             *self._looks().differences(),
         ]
 
@@ -175,7 +179,7 @@ class _Killing:
         program = self.case.program
         if self.case.is_real and index == 0:
             return run(partial(_replaced, program.called(self.place), watch), self.place.parent)
-        ledger = self.place.with_suffix(f".{index}")
+        ledger = self._ledger(index)
         ledger.unlink(missing_ok=True)
         hooks = Hooks(watch, waits=self.case.waits, again=index > 0, ledger=ledger)
         return self.world.run(program, self.place, watch, hooks)
@@ -197,12 +201,20 @@ class _Killing:
                 problems.append(f"{run_name} lost {number} steps, allowed are {allowed} at {place}")
             yield number
 
-    def _repeated(self, index: int, kept: Mapping[str, int]) -> Iterator[str]:
-        """Runs that did not go on from where they were kept."""
+    def _repeated(self, index: int, kept: Mapping[str, int], again: list[int]) -> Iterator[str]:
+        """Runs that did not go on from where they were kept; counts what was answered twice."""
         yield from ledgers.repeated(self._steps(index), kept)
+        *before, now = (ledgers.answers_in(self._ledger(n)) for n in range(index + 1))
+        for name, number in ledgers.answered_again(before, now):
+            again.append(number)
+            if number > MOST_ANSWERS_LOST[name.split()[-1]]:
+                yield f"{number} answers were given again: {name}"
 
     def _steps(self, index: int) -> dict[str, list[int]]:
-        return ledgers.steps_in(self.place.with_suffix(f".{index}"))
+        return ledgers.steps_in(self._ledger(index))
+
+    def _ledger(self, index: int) -> Path:
+        return self.place.with_suffix(f".{index}")
 
 
 def _replaced(arguments: Sequence[str], watch: Watch) -> None:

@@ -1,12 +1,15 @@
 """What processes did, line by line in files that outlive them, and what of it was done again."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Steps = Mapping[str, list[int]]
 """The steps that a process took, by run, in their order."""
+Answers = Mapping[str, Sequence[str]]
+"""What runs have answered in a process, by run."""
 
 
 def read(ledger: Path) -> list[dict[str, Any]]:
@@ -19,8 +22,26 @@ def steps_in(ledger: Path) -> dict[str, list[int]]:
     """The steps that a ledger has, by run."""
     found: dict[str, list[int]] = {}
     for row in read(ledger):
-        found.setdefault(row["run"], []).append(row["step"])
+        if "step" in row:
+            found.setdefault(row["run"], []).append(row["step"])
     return found
+
+
+def answers_in(ledger: Path) -> dict[str, list[str]]:
+    """The answers that a ledger has, by run."""
+    found: dict[str, list[str]] = {}
+    for row in read(ledger):
+        if "answer" in row:
+            found.setdefault(row["run"], []).append(row["answer"])
+    return found
+
+
+def answered_again(before: Sequence[Answers], now: Answers) -> Iterator[tuple[str, int]]:
+    """Yield how many answers a process has given that another had, by run, form and kind."""
+    for run, own in now.items():
+        known = {answer for each in before for answer in each.get(run, ())}
+        again = Counter(answer.rpartition(" ")[0] for answer in own if answer in known)
+        yield from ((f"{run} {name}", number) for name, number in again.items())
 
 
 def lost(steps: Steps, kept: Mapping[str, int]) -> dict[str, int]:

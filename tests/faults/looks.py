@@ -8,7 +8,11 @@ from faults.world import RUNS, Undisturbed, contents, sha256
 
 MOST_KEPT = 2  # checkpoints of a run
 TRAINED = -1  # in place of a number of steps
-UNTIL_FINISHED = ("trained", "checkpoints")  # folders that the next call removes at the latest
+UNTIL_FINISHED = (
+    "trained",
+    "checkpoints",
+    "answers",
+)  # folders that the next call removes at the latest
 
 
 @dataclass(frozen=True)

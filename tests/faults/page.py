@@ -101,6 +101,11 @@ def _of_kills(own: Record) -> Iterator[str]:
         f"learning rates. With a checkpoint after every {STEPS} "
         f"steps, a kill cost a run at most {own['most_steps_lost']} steps that had ended."
     )
+    if (again := own.get("most_answers_again")) is not None:
+        yield from _paragraph(
+            f"With answers kept after every {STEPS}, a run that was being evaluated gave at most "
+            f"{again} of them again."
+        )
     rows = [[PLACES[place], f"{number:,}"] for place, number in own["by_place"].items()]
     yield from _table(["killed while", "kills"], rows)
 

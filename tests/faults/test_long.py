@@ -45,3 +45,12 @@ def test_growth_is_told_from_run_to_run_after_the_first_third() -> None:
     rising = long.growth([*loading, *[sampled(100 + n, 9 + n // 100) for n in range(200)]], 30)
     assert rising["kib_a_run"] == 10 * 1024
     assert (rising["first_mib"], rising["last_mib"], rising["files"]) == (100, 299, [9, 10])
+
+
+def test_answers_that_another_process_gave_are_counted() -> None:
+    before = [{"a": ["whole completion 1", "whole completion 2", "whole losses 1"]}, {"b": ["x 1"]}]
+    now = {"a": ["whole completion 2", "whole completion 3", "whole losses 1"], "b": ["x 2"]}
+    assert dict(ledgers.answered_again(before, now)) == {
+        "a whole completion": 1,
+        "a whole losses": 1,
+    }

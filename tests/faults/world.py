@@ -29,7 +29,9 @@ from tinyruns import SETTINGS, write_gsm8k, write_model
 COST, REPORT, RUNS = "cost.json", "report", "runs"
 MODULES = "modules"
 STEPS = 2  # of a cohort, from checkpoint to checkpoint
-EVALUATED = {"split": "test", "max_new_tokens": 2, "batch_size": 4}
+ITEMS = 7  # of an evaluation
+AT_ONCE = 2  # completions of a run
+EVALUATED = {"split": "test", "max_new_tokens": 2, "batch_size": AT_ONCE}
 EMBEDDED = {"name": "smollm2-135m-instruct", "dtype": "auto"}
 
 
@@ -92,7 +94,7 @@ class World:
         self.root.mkdir(parents=True, exist_ok=True)
         data = self.root / "data"
         if not data.exists():
-            write_gsm8k(data, num_train=24, num_test=3)
+            write_gsm8k(data, num_train=24, num_test=ITEMS)
         os.environ["SCHEMABANK_DATA"] = str(data)
         model = str(self.root / "model")
         if not self.embedded and not Path(model).exists():
@@ -115,7 +117,8 @@ class World:
         common["swap"] = {"num_branches": 2, "branch_ratio": 0.5}
         self.settings = common
         short = {"num_train_epochs": 1, "learning_rate": 1e-2}
-        arms = {"train": ["lora", "schemabank", "swap"], "lora": "lora", "schemabank": "schemabank"}
+        arms: dict[str, str | list[str]] = {"lora": "lora", "schemabank": "schemabank"}
+        arms["train"] = ["base", "lora", "schemabank", "swap"]
         for name, arm in arms.items():
             train = {**short, "num_train_epochs": 2 if name == "train" else 1}
             tree = {**common, "arm": arm, "train": train}

@@ -1,6 +1,6 @@
 """A file of what one slot has answered so far in an evaluation that is under way.
 
-It is JSON lines. The head says what they belong to: runs, weights, prompts, procedure, inputs,
+It is JSON lines. The head says what they belong to: run, weights, prompts, procedure, inputs,
 versions and device. Each line has a digest of its own, since lines are only added, and what a
 killed process was writing is torn. Reading ends at the first line that is not what was written.
 """
@@ -210,8 +210,8 @@ def _parsed(line: bytes, where: str, bounds: Bounds) -> _Completed | _Measured:
 def names(num_slots: int, num_members: int, form: str) -> Iterator[tuple[int, str]]:
     """Yield in whose folder each slot's answers are, by the member's index, and the file's name.
 
-    Slots that no run has answer, too, and how long that takes them decides with which rows the
-    others are computed. The last run keeps what they answer.
+    Slots that no run has complete prompts, too, and how long that takes them decides with which
+    rows the others are computed. The last run keeps what they complete.
     """
     for slot in range(num_slots):
         is_own = slot < num_members

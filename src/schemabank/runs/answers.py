@@ -87,14 +87,15 @@ class _Keeping:
         )
         num_slots, num_members = self._stack.num_slots, len(self._members)
         for slot, (index, name) in enumerate(names(num_slots, num_members, form)):
-            # The weights of a slot that no run has are whatever was in it before.
-            weights = _weights(self._stack, slot) if slot < num_members else ""
-            head = {**base, "slot": slot, "weights": weights}
-            files.append(AnswerFile(self._members[index].claim, name, head))
+            own = self._of_run(slot) if slot < num_members else self._of_no_run(slot)
+            files.append(AnswerFile(self._members[index].claim, name, {**base, **own}))
             found.append(self._read(files[-1], bounds))
+        for beside in found[num_members:]:  # nobody asks what these say, so it may be anything
+            beside.completions = beside.completions or found[num_members - 1].completions
+            beside.losses = found[num_members - 1].losses
         self._files += files
         self._tell(form, found[:num_members], bounds)
-        return KeptAnswers(self, found, files)
+        return KeptAnswers(self, found, files, num_members)
 
     def is_due(self) -> bool:
         """Whether it is time to write."""
@@ -128,17 +129,18 @@ class _Keeping:
             self.write()
 
     def _head(self, form: Form, items: Sequence[Item]) -> dict[str, Any]:
-        """What answers of a form belong to."""
+        """What answers of a form belong to, whoever gives them.
+
+        Routing is not there: only a run with a bank is routed, and its own settings say how.
+        """
         how = self._how
         return {
             **self._made,
             "version": VERSION,
-            "runs": {member.name: config_hash(member.run) for member in self._members},
             "slots": self._stack.num_slots,
             "form": form,
             "prompts": _digest(items),
             "procedure": {
-                "routing": how.routing,
                 "decodes": how.metric.decodes,
                 "max_new_tokens": how.max_new_tokens,
                 "batch_size": how.batch_size,
@@ -148,6 +150,15 @@ class _Keeping:
                 "sampling_seed": how.sampling_seed,
             },
         }
+
+    def _of_run(self, slot: int) -> dict[str, object]:
+        """What a run's answers belong to: whatever runs are beside it, they are its own."""
+        run = self._members[slot].run
+        return {"run": config_hash(run), "weights": _weights(self._stack, slot)}
+
+    def _of_no_run(self, slot: int) -> dict[str, object]:
+        """What answers of a slot without a run belong to, in which is whatever was there before."""
+        return {"slot": slot, "beside": ", ".join(member.name for member in self._members)}
 
     def _read(self, file: AnswerFile, bounds: Bounds) -> Answered:
         try:
@@ -166,7 +177,7 @@ class _Keeping:
         if not self._how.metric.decodes:
             total, known = bounds.questions, [{*each.losses} for each in found]
         done = len(set[int].intersection(*known))
-        if any(each.completions or each.losses for each in found):
+        if done:
             where = f"with item {done + 1} of {total}" if done < total else f"after all {total}"
             of = ", ".join(member.name for member in self._members)
             asked = "" if form == "whole" else f", prompts {form}"
@@ -185,12 +196,18 @@ class KeptAnswers(Recall):
         keeping: writes it.
         found: what is known of each slot.
         files: of each slot.
+        num_runs: how many of the slots have a run.
     """
 
     def __init__(
-        self, keeping: _Keeping, found: Sequence[Answered], files: Sequence[AnswerFile]
+        self,
+        keeping: _Keeping,
+        found: Sequence[Answered],
+        files: Sequence[AnswerFile],
+        num_runs: int,
     ) -> None:
         self._keeping, self._found, self._files = keeping, found, files
+        self._num_runs = num_runs
 
     def __enter__(self) -> Self:
         """From now on, a signal that asks to leave waits until answers are written."""
@@ -226,7 +243,7 @@ class KeptAnswers(Recall):
 
     def measured(self, question: int, losses: Sequence[Losses]) -> None:
         """Keep a question's losses."""
-        for file, own in zip(self._files, losses, strict=True):
+        for file, own in zip(self._files[: self._num_runs], losses, strict=False):
             file.measured(question, own)
 
     def look(self) -> None:
