@@ -208,6 +208,12 @@ def elsewhere(path: Path) -> None:
     path.symlink_to(other)
 
 
+def all_elsewhere(path: Path) -> None:
+    other = path.parents[2] / "others"
+    path.parent.rename(other)
+    path.parent.symlink_to(other)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -215,6 +221,7 @@ def elsewhere(path: Path) -> None:
         (lambda path: path.write_text("{}\n"), "line 1 is not what was written"),
         (lambda path: path.write_text("[" * 9999 + "\n"), "line 1 is not what was written"),
         (elsewhere, "outside its folder"),
+        (all_elsewhere, "is a link, allowed is a folder"),
         (lambda p: rewritten(p, 0, version=0), "of another evaluation: version was 0, now it is 1"),
         (lambda path: rewritten(path, 0, weights="x"), "of another evaluation: weights was 'x'"),
         (lambda path: rewritten(path, 0, prompts="x"), "of another evaluation: prompts was 'x'"),

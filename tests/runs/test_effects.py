@@ -60,10 +60,6 @@ CASES: dict[str, tuple[dict[str, object], str]] = {
         {"arm": "lora", "engine": {"keep_stages": True}},
         "engine.keep_stages",
     ),
-    "base has no training to go on with": (
-        {"arm": "base", "engine": {"checkpoint_minutes": 1, "checkpoint_steps": 5}},
-        "engine.checkpoint_minutes, engine.checkpoint_steps (the arm base trains nothing)",
-    ),
     "base has no targets to end": (
         {"arm": "base", "task": {"end_token": False}},
         "no effect: task.end_token (the arm base trains nothing)",
@@ -239,6 +235,10 @@ def test_what_changes_nothing_is_said_with_its_reason(case: str, path: Path) -> 
 
 
 USED: dict[str, dict[str, object]] = {
+    "base has an evaluation to go on with": {
+        "arm": "base",
+        "engine": {"checkpoint_minutes": 1, "checkpoint_steps": 5},
+    },
     "nothing stated": {"arm": ["base", "lora", "schemabank"], "seed": [1, 2]},
     "the preset's settings are not the user's": {"arm": "lora", "preset": "paper"},
     "one of several arms uses it": {

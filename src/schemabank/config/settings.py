@@ -215,9 +215,9 @@ class EngineSettings(Settings):
     keep_stages: bool = True
     """Keep the arm schemabank's adapter and bank at the end of every stage, in RUN/stages."""
     checkpoint_minutes: Minutes | None = 5.0
-    """Minutes between checkpoints of runs in training, from which they can go on; null: none."""
+    """Minutes between checkpoints of runs in training, or in evaluation on a CPU; null: none."""
     checkpoint_steps: PositiveInt | None = None
-    """Steps of all slots together between checkpoints, beside those by the clock; null: none."""
+    """Steps of all slots, or answers of a run, between checkpoints, too; null: none."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Libraries in which runs are followed; each is a package of its own."""
     tracker_project: Annotated[str, Field(min_length=1)] | None = None

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
@@ -106,7 +107,7 @@ class AnswerFile:
             InputError: it belongs to something else, or is not what was written.
             OSError: it cannot be read.
         """
-        found, place = Answered(), self._claim.path / ANSWERS
+        found, place = Answered(), self._place()
         if not os.path.lexists(place / self._name):
             return found, ""
         lines = read_bytes(inside(place, self._name), at_most=LARGEST_JSON).split(b"\n")
@@ -145,7 +146,7 @@ class AnswerFile:
         if not self.pending:
             return
         self._claim.check_there()
-        place = self._claim.path / ANSWERS
+        place = self._place()
         make_folder(place)
         path, is_new = place / self._name, self._size == 0
         if is_new:
@@ -163,6 +164,12 @@ class AnswerFile:
             sync_to_disk(place)
         self._size += len(content)
         self.pending.clear()
+
+    def _place(self) -> Path:
+        place = self._claim.path / ANSWERS
+        if place.is_symlink():
+            raise InputError(f"{str(place)!r} is a link, allowed is a folder: remove it")
+        return place
 
     def _checked_head(self, line: bytes) -> Mapping[str, Any]:
         before = _unwrapped(line, f"{self._name} line 1")

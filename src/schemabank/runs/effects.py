@@ -39,12 +39,12 @@ WHOLE_TEXTS = (
 TRAINING = (
     *dict.fromkeys(section for method in METHODS.values() for section in method.sections),
     *(*WHOLE_TEXTS, "task.train_limit", "engine.keep_stages"),
-    *("engine.checkpoint_minutes", "engine.checkpoint_steps"),
 )
 # Settings of which a trained run makes no more use, whatever is computed with its weights.
 OVER = (
     *("arm", "seed", "preset"),
     *(name for name in TRAINING if name != "bank"),
+    *("engine.checkpoint_minutes", "engine.checkpoint_steps"),  # which `base` has a use for, too
     *(f"bank.{n}" for n in BankSettings.model_fields if n.endswith(("init_std", "_weight"))),
     *("engine.slots", "engine.trackers", "engine.tracker_project"),
 )

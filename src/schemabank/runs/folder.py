@@ -232,7 +232,8 @@ def how_far(folder: Path) -> str:
         return "finished"
     partial = partial_folder(folder)
     if has_answered(partial):
-        return f"{ANSWERS} {sum(path.stat().st_size for path in (partial / ANSWERS).iterdir())}"
+        with suppress(FileNotFoundError):  # another process is faster
+            return f"{ANSWERS} {sum(p.stat().st_size for p in (partial / ANSWERS).iterdir())}"
     if has_trained(partial):
         return TRAINED
     begun = (partial / CHECKPOINTS).glob("[!.]*") if _holds(partial, CHECKPOINTS) else ()
