@@ -15,7 +15,14 @@ from schemabank.adapters import files as adapters
 from schemabank.common import writing
 from schemabank.common.files import read_json
 from schemabank.common.folders import new_folder
-from schemabank.common.writing import settle, temporary, whole_file, write_json, write_lines
+from schemabank.common.writing import (
+    extend_file,
+    settle,
+    temporary,
+    whole_file,
+    write_json,
+    write_lines,
+)
 from schemabank.config.settings import LoraSettings
 
 SIZE, FILES = 200_000, 3
@@ -122,6 +129,28 @@ def test_what_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None
         partial.write_text("x" * 2000)
     assert failed.value.errno == errno.EFBIG
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old"}
+
+
+def test_a_file_grows_behind_the_bytes_that_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    path, other = tmp_path / "file", tmp_path / "other"
+    other.write_text("of others")
+    path.symlink_to(other)
+    extend_file(path, 0, b"head")
+    assert not path.is_symlink()
+    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]
+    path.write_bytes(b"head torn")
+    extend_file(path, 4, b" more")
+    assert path.read_bytes() == b"head more"
+    extend_file(path, 0, b"new")
+    assert path.read_bytes() == b"new"
+    assert other.read_text() == "of others"
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        extend_file(path, 3, b"x")
 
 
 def test_a_disk_that_fails_to_sync_is_no_success(

@@ -208,12 +208,6 @@ def elsewhere(path: Path) -> None:
     path.symlink_to(other)
 
 
-def all_elsewhere(path: Path) -> None:
-    other = path.parents[2] / "others"
-    path.parent.rename(other)
-    path.parent.symlink_to(other)
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -221,7 +215,6 @@ def all_elsewhere(path: Path) -> None:
         (lambda path: path.write_text("{}\n"), "line 1 is not what was written"),
         (lambda path: path.write_text("[" * 9999 + "\n"), "line 1 is not what was written"),
         (elsewhere, "outside its folder"),
-        (all_elsewhere, "is a link, allowed is a folder"),
         (lambda p: rewritten(p, 0, version=0), "of another evaluation: version was 0, now it is 1"),
         (lambda path: rewritten(path, 0, weights="x"), "of another evaluation: weights was 'x'"),
         (lambda path: rewritten(path, 0, prompts="x"), "of another evaluation: prompts was 'x'"),
@@ -250,6 +243,19 @@ def test_what_does_not_fit_is_said_once_and_evaluated_anew(
     (note,) = [note for note in notes if note.startswith("answers of an earlier call are not used")]
     assert said in note
     assert contents(outcome.folder) == contents(finished.lora.folder)
+
+
+def test_a_link_to_a_folder_elsewhere_is_not_followed(
+    left: tuple[Path, Path], finished: Finished, tmp_path: Path
+) -> None:
+    out, path = left
+    path.parent.rename(tmp_path / "others")
+    path.parent.symlink_to(tmp_path / "others")
+    before = snapshot(tmp_path / "others")
+    (outcome,), notes = run(finished, out, LORA)
+    assert not gone_on(notes)
+    assert contents(outcome.folder) == contents(finished.lora.folder)
+    assert snapshot(tmp_path / "others") == before
 
 
 def test_what_stands_before_a_damaged_line_counts(

@@ -103,6 +103,30 @@ def cut_file(path: Path, size: int) -> None:
         os.ftruncate(file.fileno(), size)  # unlike os.truncate by name it goes on after a signal
 
 
+def extend_file(path: Path, size: int, content: bytes) -> None:
+    """Leave the first bytes of a file, add some, and wait until they are on the disk.
+
+    Args:
+        path: of the file; without first bytes it is made, in place of another.
+        size: how many first bytes.
+        content: what is added.
+
+    Raises:
+        OSError: it cannot be written; a part may be.
+    """
+    if not size:
+        path.unlink(missing_ok=True)
+    with path.open("r+b" if size else "xb", buffering=0) as file:
+        os.ftruncate(file.fileno(), size)
+        file.seek(size)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    if not size:
+        sync_to_disk(path.parent)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary name to write a file under; it becomes ``path``, or goes if writing fails.

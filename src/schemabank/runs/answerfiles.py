@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.files import LARGEST_JSON, inside, parse_json, read_bytes
 from schemabank.common.folders import make_folder
-from schemabank.common.writing import sync_to_disk
+from schemabank.common.writing import extend_file
 from schemabank.engine.decoding.completion import Completion, StopReason
 from schemabank.runs.folder import ANSWERS, RunClaim
 from schemabank.runs.kept import made_otherwise
@@ -28,13 +28,13 @@ from schemabank.runs.resultshape import Count, StoredPart
 DIGITS = 16  # of the SHA-256 of a line
 
 
-class _Completed(StoredPart):
+class _CompletionRow(StoredPart):
     prompt: Count
     tokens: list[Count]
     stop_reason: StopReason
 
 
-class _Measured(StoredPart):
+class _LossesRow(StoredPart):
     question: Count
     losses: Annotated[list[float], Field(min_length=2, max_length=2)]
 
@@ -54,9 +54,9 @@ class Bounds:
     max_new_tokens: int
     vocabulary: int
 
-    def allow(self, row: "_Completed | _Measured") -> bool:
+    def allow(self, row: "_CompletionRow | _LossesRow") -> bool:
         """Whether a slot can have answered so."""
-        if isinstance(row, _Measured):
+        if isinstance(row, _LossesRow):
             return row.question < self.questions
         count = len(row.tokens) + (row.stop_reason == "end_token")
         return (
@@ -74,9 +74,9 @@ class Answered:
     completions: dict[int, Completion] = field(default_factory=dict)
     losses: dict[int, Losses] = field(default_factory=dict)
 
-    def add(self, row: "_Completed | _Measured") -> None:
+    def add(self, row: "_CompletionRow | _LossesRow") -> None:
         """Add one answer."""
-        if isinstance(row, _Measured):
+        if isinstance(row, _LossesRow):
             self.losses[row.question] = (row.losses[0], row.losses[1])
         else:
             self.completions[row.prompt] = Completion(row.tokens, row.stop_reason)
@@ -148,20 +148,9 @@ class AnswerFile:
         self._claim.check_there()
         place = self._place()
         make_folder(place)
-        path, is_new = place / self._name, self._size == 0
-        if is_new:
-            path.unlink(missing_ok=True)
-            self.pending.insert(0, _line(self._head))
-        content = b"".join(self.pending)
-        with path.open("xb" if is_new else "r+b", buffering=0) as file:
-            os.ftruncate(file.fileno(), self._size)  # what follows was torn
-            file.seek(self._size)
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
-            os.fsync(file.fileno())
-        if is_new:
-            sync_to_disk(place)
+        head = [] if self._size else [_line(self._head)]
+        content = b"".join([*head, *self.pending])
+        extend_file(place / self._name, self._size, content)  # what is torn at its end goes
         self._size += len(content)
         self.pending.clear()
 
@@ -202,9 +191,9 @@ def _unwrapped(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _parsed(line: bytes, where: str, bounds: Bounds) -> _Completed | _Measured:
+def _parsed(line: bytes, where: str, bounds: Bounds) -> _CompletionRow | _LossesRow:
     row = _unwrapped(line, where)
-    kind = _Completed if "prompt" in row else _Measured
+    kind = _CompletionRow if "prompt" in row else _LossesRow
     try:
         found = kind.model_validate(row)
     except ValidationError as error:

@@ -240,7 +240,7 @@ def _remove_later(found: Begun, name: str, folder: Path) -> None:
 
 def _remove_all_but(names: Collection[str], folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name in names:
+        if path.name in names and not path.is_symlink():
             continue
         if path.is_dir() and not path.is_symlink():
             rmtree(path)
