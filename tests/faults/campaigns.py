@@ -121,6 +121,7 @@ def machine(device: str) -> Row:
 def _of_kills(rows: Sequence[Row]) -> Row:
     places = [place for row in rows for place in row["killed"]]
     kinds = Counter(_kind(row, n) for row in rows for n in range(len(row["killed"])))
+    again = [row["answered_again"] for row in rows if "answered_again" in row]  # not in old ones
     return {
         "kills": len(places),
         "by_place": dict(sorted(kinds.items())),
@@ -129,7 +130,7 @@ def _of_kills(rows: Sequence[Row]) -> Row:
         "in_later_epochs": sum(kills.epoch_of(place) >= 1 for place in places),
         "of_started_programs": sum(bool(row["real"] and row["killed"]) for row in rows),
         "most_steps_lost": max((row["lost"] for row in rows), default=0),
-        "most_answers_again": max((row["answered_again"] for row in rows), default=0),
+        **({"most_answers_again": max(again)} if again else {}),
     }
 
 
