@@ -162,23 +162,9 @@ def test_losses_alone_are_an_evaluation_too(
     assert sorted(counted) == [("losses", 0, question) for question in range(6)]
 
 
-def torn(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b'{"sha256": "0123456789abcdef", "row": {"prom')
-
-
-def only_half_a_head(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:100])
-
-
-def only_a_head(path: Path) -> None:
-    path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")
-
-
-def no_file(path: Path) -> None:
-    path.unlink()
-
-
-@pytest.mark.parametrize("spoil", [torn, only_half_a_head, only_a_head, no_file])
+@pytest.mark.parametrize(
+    "spoil", [lambda path: path.write_bytes(path.read_bytes() + b'{"sha256": "01'), Path.unlink]
+)
 def test_what_was_torn_off_is_nothing_to_speak_of(
     spoil: Callable[[Path], None], left: tuple[Path, Path], finished: Finished
 ) -> None:
@@ -202,19 +188,10 @@ def rewritten(path: Path, number: int, **changes: object) -> None:
     path.write_bytes(b"".join(map(answerfiles._line, own)))
 
 
-def elsewhere(path: Path) -> None:
-    other = path.parents[2] / "other"
-    path.rename(other)
-    path.symlink_to(other)
-
-
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (flip, " is not what was written"),
-        (lambda path: path.write_text("{}\n"), "line 1 is not what was written"),
-        (lambda path: path.write_text("[" * 9999 + "\n"), "line 1 is not what was written"),
-        (elsewhere, "outside its folder"),
         (lambda p: rewritten(p, 0, version=0), "of another evaluation: version was 0, now it is 1"),
         (lambda path: rewritten(path, 0, weights="x"), "of another evaluation: weights was 'x'"),
         (lambda path: rewritten(path, 0, prompts="x"), "of another evaluation: prompts was 'x'"),
@@ -225,12 +202,6 @@ def elsewhere(path: Path) -> None:
             "procedure.batch_size was 1",
         ),
         (lambda path: rewritten(path, 1, prompt=6), "line 2 is an answer that no run gives here"),
-        (lambda path: rewritten(path, 1, tokens=[1] * 9), "line 2 is an answer that no run gives"),
-        (lambda path: rewritten(path, 1, tokens=[10**9]), "line 2 is an answer that no run gives"),
-        (lambda path: rewritten(path, 1, tokens=[-1]), "line 2 is no answer"),
-        (lambda path: rewritten(path, 1, stop_reason="x"), "line 2 is no answer"),
-        (lambda path: rewritten(path, 1, tokens=[], stop_reason="stop_text"), "that no run gives"),
-        (lambda path: rewritten(path, 1, tokens=[1], stop_reason="length"), "that no run gives"),
     ],
 )
 def test_what_does_not_fit_is_said_once_and_evaluated_anew(

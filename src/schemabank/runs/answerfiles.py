@@ -178,7 +178,7 @@ def _digest(text: str) -> str:
 
 def _unwrapped(line: bytes, where: str) -> dict[str, Any]:
     """Return what a line holds, if it is what was written."""
-    wrong = InputError(f"{where} is not what was written: it and what follows is evaluated anew")
+    wrong = InputError(f"{where} is not what was written: what follows is evaluated anew")
     try:
         value = parse_json(line.decode(), where)
     except (UnicodeDecodeError, InputError) as error:
