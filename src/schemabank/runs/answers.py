@@ -5,7 +5,8 @@ measured, are added to files in the runs' folders, as often as checkpoints of a 
 and when a signal asks to leave. The next call computes only what is missing, in batches of the
 same shapes, and comes to the same bits.
 
-On a GPU nothing is kept: an evaluation takes minutes there.
+On a GPU nothing is kept: an evaluation takes minutes there, and nobody has tried whether its bits
+stay the same.
 """
 
 import hashlib
@@ -89,7 +90,7 @@ class _Keeping:
         for slot, (index, name) in enumerate(names(num_slots, num_members, form)):
             own = self._of_run(slot) if slot < num_members else self._of_no_run(slot)
             files.append(AnswerFile(self._members[index].claim, name, {**base, **own}))
-            found.append(self._read(files[-1], bounds))
+            found.append(self._read(files[-1], bounds, is_told=slot < num_members))
         for beside in found[num_members:]:  # nobody asks what these say, so it may be anything
             beside.completions = beside.completions or found[num_members - 1].completions
             beside.losses = found[num_members - 1].losses
@@ -160,12 +161,12 @@ class _Keeping:
         """What answers of a slot without a run belong to, in which is whatever was there before."""
         return {"slot": slot, "beside": ", ".join(member.name for member in self._members)}
 
-    def _read(self, file: AnswerFile, bounds: Bounds) -> Answered:
+    def _read(self, file: AnswerFile, bounds: Bounds, *, is_told: bool) -> Answered:
         try:
             found, lost = file.read(bounds)
         except (OSError, InputError) as error:
             found, lost = Answered(), first_line(error)
-        if lost:
+        if lost and is_told:
             self._say("unused", f"answers of an earlier call are not used: {lost}")
         if other := other_processor(file.before, self._made):
             self._say("processor", f"evaluation: {other}")
