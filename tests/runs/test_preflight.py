@@ -153,15 +153,19 @@ def test_a_graph_on_a_gpu_takes_no_time_for_small_operations(
 def test_a_short_training_takes_about_as_long_as_expected(
     make: Callable[..., Run], num_runs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within a factor of three on a calm machine; other programs may interrupt either part."""
+    """Within a factor of four in one of five tries; other programs may interrupt either part."""
     monkeypatch.undo()
-    trained = cohort([make(i, max_steps=40) for i in range(num_runs)], data(num_orders=1))
-    num_steps = trained.steps_to_come
-    expected = estimate(trained.stack, trained.data, num_steps, []).time_s
-    began = time.perf_counter()
-    for _ in trained.steps():
-        pass
-    assert 1 / 6 < expected / (time.perf_counter() - began) < 6
+    ratios = list[float]()
+    for _ in range(5):
+        trained = cohort([make(i, max_steps=40) for i in range(num_runs)], data(num_orders=1))
+        expected = estimate(trained.stack, trained.data, trained.steps_to_come, []).time_s
+        began = time.perf_counter()
+        for _ in trained.steps():
+            pass
+        ratios.append(expected / (time.perf_counter() - began))
+        if 1 / 4 < ratios[-1] < 4:
+            return
+    pytest.fail(f"expected over taken: {ratios}")
 
 
 def test_a_cohort_says_how_many_steps_of_which_cost_are_to_come() -> None:
