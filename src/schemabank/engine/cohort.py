@@ -19,6 +19,7 @@ from torch import Tensor
 
 from schemabank.common.failure import Failure
 from schemabank.config.train import Stage
+from schemabank.engine.compiling import optimised
 from schemabank.engine.execute import (
     DEPTH,
     Fetch,
@@ -152,8 +153,8 @@ class Cohort:
             stack=self.stack,
             optimizers=self.optimizers,
             max_norm=self._max_norm,
-            clip=torch.compile(clip_factors, dynamic=False) if compiled else clip_factors,
-            penalise=torch.compile(penalise, dynamic=True) if compiled else penalise,
+            clip=optimised(clip_factors) if compiled else clip_factors,
+            penalise=optimised(penalise, dynamic=True) if compiled else penalise,
             penalties=frozenset().union(*(slot.course.penalties for slot in self.slots)),
         )
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from schemabank.common.cores import given_cores
 from schemabank.common.waiting import waiting
+from schemabank.engine.compiling import optimised
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -234,7 +235,7 @@ def compiled(forward: Callable[..., object]) -> Callable[..., object]:
     """
     # Only the token dimension is marked as one that changes, in every argument that has it.
     # "Maybe" marks it without insisting: the compiler may still fix it where the code needs that.
-    fixed = torch.compile(forward, dynamic=False)
+    fixed = optimised(forward)
 
     def run(hidden: Tensor, *args: object, **kwargs: object) -> object:
         width = hidden.shape[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schemabank.engine.compiling import optimised
 from schemabank.engine.flat import FlatGroup
 
 # Jordan's: they raise small singular values fast, and end with all between about 0.7 and 1.2.
@@ -67,8 +68,8 @@ class Muon:
         for names in self._stacks:
             for name in names:
                 views[name].fill_(True)
-        self._momentum = torch.compile(_momentum, dynamic=False) if compiled else _momentum
-        self._stepped = torch.compile(_stepped, dynamic=False) if compiled else _stepped
+        self._momentum = optimised(_momentum) if compiled else _momentum
+        self._stepped = optimised(_stepped) if compiled else _stepped
 
     def seat(self, slot: int, *, rank: int, chosen: bool) -> None:
         """Give a slot to a run of this rank, which has chosen Muon or not."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from schemabank.engine.compiling import optimised
 from schemabank.engine.muon import Muon, Step
 from schemabank.engine.slices import RankSlices, undo_other_slices
 
@@ -66,11 +67,9 @@ class SlotAdamW:
         self.mean = torch.zeros_like(weights)
         self.square = torch.zeros_like(weights)
         self.step = torch.zeros(weights.shape[0], 1, device=weights.device)
-        self._update = torch.compile(_adamw_update, dynamic=False) if compiled else _adamw_update
-        self._average = torch.compile(_move_mean, dynamic=False) if compiled else _move_mean
-        self._undo = (
-            torch.compile(undo_other_slices, dynamic=False) if compiled else undo_other_slices
-        )
+        self._update = optimised(_adamw_update) if compiled else _adamw_update
+        self._average = optimised(_move_mean) if compiled else _move_mean
+        self._undo = optimised(undo_other_slices) if compiled else undo_other_slices
 
     @property
     def state(self) -> tuple[Tensor, ...]:
