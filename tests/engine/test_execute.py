@@ -468,7 +468,7 @@ def test_every_tensor_of_the_rows_width_may_have_another_width_next_time(
     found = run(hidden, other, line, mask=mask, places=places, cache=None)
     assert found == ((hidden, other, line), {"mask": mask, "places": places, "cache": None})
     assert marked == [(4, 7, 8), (1, 7, 2), (1, 7, 3)]
-    assert fixed == [{"dynamic": False}]
+    assert fixed == [{"dynamic": False, "options": {"deterministic": True}}]
 
 
 # The C library.

@@ -189,7 +189,10 @@ def test_on_joined_layers_the_same_is_trained(layers: tuple[int, ...]) -> None:
 def test_compiled_blocks_with_and_without_adapters_compute_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def eager(forward: Callable[..., object], *, dynamic: bool) -> Callable[..., object]:
+    def eager(
+        forward: Callable[..., object], *, dynamic: bool, options: object
+    ) -> Callable[..., object]:
+        del options
         assert not dynamic
         return lambda *args, **kwargs: forward(*args, **kwargs)
 

@@ -1,6 +1,6 @@
 """Compiling a stack and taking that back; what its adapters compute is tested beside the engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -21,8 +21,11 @@ class Compiler:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, forward: Callable[..., object], *, dynamic: bool) -> Callable[..., object]:
+    def __call__(
+        self, forward: Callable[..., object], *, dynamic: bool, options: Mapping[str, object]
+    ) -> Callable[..., object]:
         assert not dynamic
+        assert options == {"deterministic": True}
 
         def run(*args: object, **kwargs: object) -> object:
             self.calls += 1

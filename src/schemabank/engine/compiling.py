@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-OPTIONS = {"deterministic": True}
+OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"deterministic": True}
 
 P = ParamSpec("P")
 R = TypeVar("R")
