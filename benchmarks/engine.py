@@ -33,7 +33,7 @@ from bench import (
 from peft_loop import COMPILED, STATIC_LABELS, STATIC_WIDTH, Alternating, Kind, PeftLoop
 
 from schemabank.engine import cohort as engine
-from schemabank.engine import loss
+from schemabank.engine import compiling, loss
 from schemabank.engine.batches import Batch, collate
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.decoding.decode import generate
@@ -51,6 +51,7 @@ LOOPS: dict[Kind, str] = {
 }
 TECHNIQUES: dict[str, tuple[object, str, object]] = {
     "capture": (engine, "default_executor", partial(Executor, capture=False)),
+    "deterministic kernels": (compiling, "OPTIONS", {}),
     "compiling": (torch, "compile", lambda function, **_: function),
     "attention kernel": (AdapterStack, "_attention", lambda _stack: nullcontext()),
     "loss kernel": (loss, "can_compile", lambda _device: False),
