@@ -8,7 +8,7 @@ import trl
 
 from architectures import tiny_architecture
 from schemabank import InputError
-from schemabank.trainer.packed import check_apart
+from schemabank.trainer.packed import check_apart, is_packed, lengths_of
 from trainers import PAIRS, ROUNDING, TOLERANCE, engine, furthest, method, tensors, wrapped
 from trltrainers import sft_trainer
 
@@ -42,6 +42,19 @@ def test_all_examples_packed_train_as_all_in_rows(arm: str, tmp_path: Path) -> N
         each.train()
     assert furthest(tensors(packed), tensors(rows)) < ROUNDING
     assert max(float(b.abs().max()) for _, b in tensors(packed).values()) > 0.01, "it has trained"
+
+
+def test_examples_of_a_row_are_counted_only_where_their_lengths_are_needed() -> None:
+    """A tensor without numbers can be asked for none."""
+    packed = {"position_ids": torch.tensor([[0, 1, 2, 0, 0, 1]])}
+    assert lengths_of(packed) == [3, 1, 2]
+    unread = {"position_ids": torch.empty(1, 6, device="meta", dtype=torch.long)}
+    assert is_packed(packed)
+    assert is_packed(unread)
+    rows = {"position_ids": unread["position_ids"].expand(2, 6)}
+    for batch in ({}, rows, {**unread, "attention_mask": unread["position_ids"]}):
+        assert not is_packed(batch)
+        assert lengths_of(batch) is None
 
 
 @pytest.mark.parametrize(
