@@ -1,15 +1,19 @@
 """Figures in the sentences of pages are those of their records; test_docs.py has the tables."""
 
 import json
+import re
+from math import ceil
 from typing import Any
 
 import pytest
 
+from docblocks import blocks
 from schemabank.config.train import TrainSettings
 from tools import BENCHMARKS, load_tool
 
 ROOT = BENCHMARKS.parent
 RESULTS = ROOT / "results"
+FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 PLACES = ("answer", "prompt", "target")
 STEPS = "engine, stages 2-3"
 Row = dict[str, Any]
@@ -234,3 +238,33 @@ def test_what_is_said_of_the_records_of_rates_is_in_them() -> None:
         f"it takes {1000 * before['learning_rate']:g}e-3 for plain LoRA ({before['score']:.3f}) "
         f"where {1000 * now['learning_rate']:g}e-3 scores {now['score']:.3f}."
     ) in said
+
+
+def test_how_many_lines_a_script_and_a_method_take() -> None:
+    (script,) = (b.body for b in blocks("docs/trainer.md") if b.mark == "example: trl")
+    new = [
+        line for line in script.splitlines() if re.search(r"schemabank|Method.*Mixin|sb\.", line)
+    ]
+    new.append('    """SFTTrainer under a method."""')  # a class has a body
+    assert set(new) <= set(script.splitlines())
+    assert len(new) == 5
+    assert "Five lines are new: two imports, two for a class, and `method=`." in page("trainer.md")
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "by five more lines in a script that uses PEFT" in readme
+    marks = ("example: descent/method.py", "example: descent/__init__.py", "example: entry point")
+    parts = [b.body for b in blocks("docs/methods.md") if b.mark in marks]
+    assert len(parts) == len(marks)
+    lines = sum(len(part.splitlines()) for part in parts)
+    assert f"adds a method in {lines} lines;" in readme
+
+
+def test_how_many_runs_two_gpus_have_trained() -> None:
+    found = re.search(r"^\| `methods_smollm2` \| (\d+) \|", FINDINGS, re.MULTILINE)
+    assert found is not None
+    assert f"the {found[1]} runs of [one suite of the findings]" in page("launch.md")
+
+
+def test_the_memory_that_is_asked_for_holds_every_task_on_a_cpu() -> None:
+    most = max(row["peak_memory_gib"] for row in record("tasks/cpu-2-threads.json"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"two CPU cores, {ceil(most)} GiB of memory" in readme
