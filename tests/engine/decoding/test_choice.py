@@ -13,16 +13,15 @@ from architectures import tiny_architecture
 from cohorts import with_banks
 from docblocks import blocks
 from schemabank.common.errors import InputError
-from schemabank.config.file import load_experiment
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.decoding import choice
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.runs.experiment import run_experiment
 from schemabank.runs.members import Outcome
 from schemabank.runs.saved import evaluate_saved, export_run
 from tiny import mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import Notes, write_config
+from tinyruns import run as run_config
 
 JOINED = "schemabank.engine.loralayers._joins"  # where a GPU has few slots
 VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
@@ -35,9 +34,7 @@ def run(
     tiny_architecture(name).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     config = write_config(folder / "tiny.yaml", folder / "model", **changes)
-    reporter = Notes()
-    outcomes = run_experiment(load_experiment(config, overrides), folder / "runs", reporter)
-    return outcomes, reporter.lines
+    return run_config(config, folder / "runs", *overrides)
 
 
 def predictions(folder: Path) -> list[dict[str, object]]:
