@@ -4,12 +4,14 @@ import json
 import lzma
 import shutil
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import t
 
+from schemabank.runs.stored import read_cost
 from schemabank.suites.execution import planned_rows
 from schemabank.suites.manifest import check_manifest
 from schemabank.suites.suite import load_suite
@@ -82,6 +84,26 @@ def test_what_holds_together_and_what_the_token_makes_by_another_way(suites: Sui
     apart = judged["primary"](suite).difference - judged["primary"](other).difference
     assert both.mean == pytest.approx(apart)
     assert both.num_seeds == 8
+
+
+def test_the_parts_of_the_confirmation_are_those_of_its_costs(suites: Suites) -> None:
+    """The second part ran in fewer slots, which tells them apart."""
+    suite = suites["confirm_smollm2"]
+    slots = {
+        path.parent.name: read_cost(path)["slots"] for path in suite.folder.glob("*/cost.json")
+    }
+    parts = Counter((slots[row["run_id"]], row["arm"]) for row in suite.manifest["runs"])
+    few, many = sorted({at for at, _ in parts})
+    assert parts == {
+        (many, "lora"): 12,
+        (many, "swap, later"): 7,
+        (few, "swap, later"): 5,
+        (few, "lora, 2 epochs"): 12,
+    }
+    page = " ".join((ROOT / "docs" / "findings.md").read_text().split())
+    assert "when all 36 runs had trained and 19 had a result" in page
+    assert "The other 17 trained again later" in page
+    assert "and seven of `swap`'s twelve of the first" in page
 
 
 def test_every_configuration_of_evidence_has_a_record_or_is_said_not_to_have_run(

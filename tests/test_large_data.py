@@ -59,3 +59,13 @@ def test_the_record_holds_what_was_promised_and_the_page_shows_it() -> None:
     )
     assert {row["by"] for row in rows if row["file_gb"] >= 5} >= {"schemabank train"}
     assert all(row["memory_gib"] <= 2 for row in rows if row["by"] == "schemabank train")
+
+
+def test_what_the_page_says_of_a_row_is_what_the_record_says() -> None:
+    small, big = json.loads(RECORD.read_text(encoding="utf-8"))
+    page = " ".join((ROOT / "docs" / "tasks.md").read_text(encoding="utf-8").split())
+    a_row = (big["memory_gib"] - small["memory_gib"]) * 2**30 / (big["rows"] - small["rows"])
+    fit = (2 - small["memory_gib"]) * 2**30 / a_row
+    assert f"between these two files by {a_row:.0f} bytes a row" in page
+    assert f"by which {fit / 1e6:.1f} million rows would fit into 2 GiB" in page
+    assert f"{big['file_gb'] * 1e6 / big['rows']:.0f} kilobytes, {big['steps']} steps" in page

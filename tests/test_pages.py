@@ -26,7 +26,7 @@ from tinyruns import write_model
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 LISTED: dict[str, dict[str, str]] = yaml.safe_load(LIST.read_text(encoding="utf-8"))
-NOT_RUN = "not run: "
+NOT_RUN, UNPROVED = "not run: ", "nothing here proves it"
 SMOLLM2, QWEN2 = "HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2-0.5B"
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 COMMANDS = get_command(app)
@@ -60,12 +60,44 @@ def test_the_list_has_no_page_that_is_gone() -> None:
 @pytest.mark.parametrize("page", LISTED)
 def test_what_runs_an_example_is_there_and_a_reason_is_one(page: str) -> None:
     for item, how in LISTED[page].items():
+        tests, records = proofs(how)
         if how.startswith(NOT_RUN):
-            assert len(how.removeprefix(NOT_RUN).split()) > 3, item
-            continue
-        file, _, name = how.partition("::")
-        text = (ROOT / file).read_text(encoding="utf-8")
-        assert re.search(rf"^def {name}\(", text, re.MULTILINE), how
+            assert tests or records or UNPROVED in how, (
+                f"{item}: name a test, a record or say {UNPROVED!r}"
+            )
+        else:
+            assert [f"{file}::{name}" for file, name in tests] == [how]
+        for file, name in tests:
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert re.search(rf"^ *def {name}\(", text, re.MULTILINE), f"{item}: {file}::{name}"
+        assert [record for record in records if not (ROOT / record).exists()] == [], item
+
+
+def proofs(how: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The tests that are named, as file and function, and the records."""
+    words = [word.strip(",;") for word in how.split()]
+    tests = [word for word in words if word.startswith("tests/")]
+    pairs = [(file, name) for file, _, name in (word.partition("::") for word in tests)]
+    return pairs, [word for word in words if word.startswith("results/")]
+
+
+def test_a_proof_that_is_none_is_seen() -> None:
+    assert proofs("not run: minutes; tests/test_x.py does it") == ([("tests/test_x.py", "")], [])
+    two = "not run: hours; tests/a.py::b, and results/c.json; nothing"
+    assert proofs(two) == ([("tests/a.py", "b")], ["results/c.json"])
+
+
+def test_tables_of_the_page_on_reports_are_rows_of_the_published_ones() -> None:
+    tables = [
+        block.body.splitlines() for block in blocks("docs/report.md") if block.language == "csv"
+    ]
+    files = ("gsm8k.csv", "gsm8k.claims.csv")
+    for (head, *rows), name in zip(tables, files, strict=True):
+        text = (ROOT / "results" / "published" / name).read_text(encoding="utf-8")
+        first, *published = text.splitlines()
+        assert head == first
+        assert rows
+        assert [row for row in rows if row not in published] == [], name
 
 
 def test_the_program_knows_every_command_and_option_of_the_pages() -> None:

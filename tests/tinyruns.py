@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from schemabank.config.file import load_experiment
 from schemabank.engine.cohort import RunStep
+from schemabank.runs.checkpointing import Checkpoints
+from schemabank.runs.experiment import run_experiment
 from schemabank.runs.members import Outcome
 from schemabank.runs.progress import RunState
 from tiny import Kind, tiny_model, tiny_tokenizer
@@ -104,6 +108,24 @@ def write_config(path: Path, model: Path, **changes: object) -> Path:
     tree = _merged({**SETTINGS, "model": {"name": str(model), "dtype": "float32"}}, changes)
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+def run(config: Path, out: Path, *settings: str) -> tuple[list[Outcome], list[str]]:
+    """Do the runs of a configuration; return how they ended and what was said."""
+    notes = Notes()
+    return run_experiment(load_experiment(config, settings), out, notes), notes.lines
+
+
+def wait_for_checkpoints(patch: pytest.MonkeyPatch) -> None:
+    """Let every checkpoint be written before another is due, so that none is left out."""
+    is_due = Checkpoints.is_due
+
+    def waiting(own: Checkpoints) -> bool:
+        if own._writing is not None:
+            own._writing.exception()
+        return is_due(own)
+
+    patch.setattr(Checkpoints, "is_due", waiting)
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:

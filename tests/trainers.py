@@ -36,6 +36,12 @@ OWN: dict[str, dict[str, object]] = {
     "experts": {"experts": {"routing": "learned"}},
 }
 TOKENS = torch.tensor([[5, 9, 200, 33, 12]])
+# What weights may differ by after training; docs/trainer.md says so. In float64 a trainer and the
+# engine both round rates and shares to float32. A wrong rate, draw, order or penalty in one step
+# moves Adam's weights by a share of the rate.
+TOLERANCE = 1e-5
+ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
+OF_PROCESSES = 1e-10  # in float64, where one and several processes round rates alike
 
 
 def method(arm: str, **changes: object) -> RunConfig:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from poison import (
     DATA,
+    LASTING,
     NAMES,
     NUM_STEPS,
     PASSING,
-    Place,
     Poison,
     assert_same_end,
     assert_same_steps,
@@ -27,10 +27,6 @@ from poison import (
 )
 
 IN_TURN = in_turn(PASSING)
-LASTING: dict[str, Place] = {
-    **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
-    "experts": "weight",
-}
 
 
 def test_a_fault_leaves_out_one_step_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:

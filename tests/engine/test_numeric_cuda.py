@@ -11,6 +11,7 @@ import torch
 
 import cohorts
 from poison import (
+    LASTING,
     NAMES,
     NUM_STEPS,
     PASSING,
@@ -35,10 +36,6 @@ pytestmark = [
 
 IN_TURN = in_turn(PASSING)
 DATA = cohorts.data(max_buckets=1)  # each further length takes programs of its own
-VICTIMS: dict[str, Place] = {
-    **dict(zip(("schemabank", "swap", "molf", "muon"), PASSING, strict=True)),
-    "experts": "weight",
-}
 BEGIN = 5
 Trained = tuple[Cohort, dict[str, list[RunStep]]]
 
@@ -80,21 +77,21 @@ def test_a_fault_costs_its_run_a_step_and_one_that_stays_fails_it_alone(
 def _check_lasting(poison: Poison, clean: Cohort, expected: dict[str, list[RunStep]]) -> None:
     """Faults that stay, beside neighbours that leave out the steps of the clean cohort."""
     schedule: dict[tuple[str, int], Place] = {
-        (name, step): "skip" for name, step in IN_TURN if name not in VICTIMS or step < BEGIN
+        (name, step): "skip" for name, step in IN_TURN if name not in LASTING or step < BEGIN
     }
-    for name, place in VICTIMS.items():
+    for name, place in LASTING.items():
         schedule |= {(name, step): place for step in range(BEGIN, NUM_STEPS)}
     failing, found = trained(poison, schedule)
     for slot in failing.slots:
         name = slot.run.name
-        if name not in VICTIMS:
+        if name not in LASTING:
             assert slot.failure is None
             assert found[name] == expected[name]
             assert_same_end(failing, clean, name)
             continue
         assert slot.failure is not None
         assert slot.failure.kind == "diverged"
-        of_weights = VICTIMS[name] == "weight"
+        of_weights = LASTING[name] == "weight"
         said = f"weights that are not finite at step {BEGIN}" if of_weights else "not finite in 2 "
         assert said in slot.failure.message
         # The host knows of it some steps late, and then launches none.

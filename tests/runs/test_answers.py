@@ -20,9 +20,9 @@ from schemabank.runs import answerfiles, answers, finish, kept
 from schemabank.runs.answers import KeptAnswers
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import ANSWERS, COST, how_far
-from schemabank.runs.members import ANSWERS_KEPT, Outcome
+from schemabank.runs.members import ANSWERS_KEPT
 from schemabank.runs.progress import SAVING
-from tinyruns import Finished, Notes, snapshot
+from tinyruns import Finished, Notes, run, snapshot
 
 pytestmark = pytest.mark.usefixtures("gsm8k", "every_answer")
 
@@ -40,13 +40,6 @@ def every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "how_often", lambda _: (None, 1))
     monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
-
-
-def run(
-    finished: Finished, out: Path, settings: Sequence[str] = ()
-) -> tuple[Sequence[Outcome], list[str]]:
-    notes = Notes()
-    return run_experiment(load_experiment(finished.config, settings), out, notes), notes.lines
 
 
 def interrupted(
@@ -121,7 +114,7 @@ def test_every_arm_and_form_goes_on_to_the_same_bytes(
     for after in (12, 16, 30, 45, 12, 16, 30, 12, 16):
         said += interrupted(finished, tmp_path, after=after)
     monkeypatch.setattr(Programs, "launch", refuse)
-    _, notes = run(finished, tmp_path)
+    _, notes = run(finished.config, tmp_path)
     assert contents(tmp_path) == contents(finished.out)
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
     for name in ("base-", "lora-", "schemabank-"):
@@ -139,11 +132,11 @@ def test_runs_beside_each_other_go_on_also_where_a_slot_is_empty(
     moments: Sequence[int], finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tmp_path / "whole"
-    run(finished, whole, THREE)
+    run(finished.config, whole, *THREE)
     counted, said = answered(monkeypatch), list[str]()
     for after in moments:
         said += interrupted(finished, tmp_path / "parts", THREE, after=after)
-    _, notes = run(finished, tmp_path / "parts", THREE)
+    _, notes = run(finished.config, tmp_path / "parts", *THREE)
     assert contents(tmp_path / "parts") == contents(whole)
     assert gone_on([*said, *notes])
     assert len(counted) == len(set(counted)) * 2 == 2 * 2 * 2 * 6, "two parts of two slots"
@@ -153,10 +146,10 @@ def test_losses_alone_are_an_evaluation_too(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("schemabank.runs.evaluate.NLL_BATCH", 2)
-    run(finished, tmp_path / "whole", LOSSES)
+    run(finished.config, tmp_path / "whole", *LOSSES)
     counted = answered(monkeypatch)
     interrupted(finished, tmp_path / "parts", LOSSES, after=1)
-    (outcome,), notes = run(finished, tmp_path / "parts", LOSSES)
+    (outcome,), notes = run(finished.config, tmp_path / "parts", *LOSSES)
     assert gone_on(notes) == [f"evaluation goes on with item 5 of 6: {outcome.folder.name}"]
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert sorted(counted) == [("losses", 0, question) for question in range(6)]
@@ -171,7 +164,7 @@ def test_what_was_torn_off_is_nothing_to_speak_of(
     out, path = left
     spoil(path)
     interrupted(finished, out, LORA, after=12)  # which writes behind it
-    (outcome,), notes = run(finished, out, LORA)
+    (outcome,), notes = run(finished.config, out, *LORA)
     assert not any("not used" in note for note in notes)
     assert len(gone_on(notes)) == 1
     assert contents(outcome.folder) == contents(finished.lora.folder)
@@ -209,7 +202,7 @@ def test_what_does_not_fit_is_said_once_and_evaluated_anew(
 ) -> None:
     out, path = left
     spoil(path)
-    (outcome,), notes = run(finished, out, LORA)
+    (outcome,), notes = run(finished.config, out, *LORA)
     (note,) = [note for note in notes if note.startswith("answers of an earlier call are not used")]
     assert said in note
     assert contents(outcome.folder) == contents(finished.lora.folder)
@@ -222,7 +215,7 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(
     path.parent.rename(tmp_path / "others")
     path.parent.symlink_to(tmp_path / "others")
     before = snapshot(tmp_path / "others")
-    (outcome,), notes = run(finished, out, LORA)
+    (outcome,), notes = run(finished.config, out, *LORA)
     assert not gone_on(notes)
     assert contents(outcome.folder) == contents(finished.lora.folder)
     assert snapshot(tmp_path / "others") == before
@@ -234,7 +227,7 @@ def test_what_stands_before_a_damaged_line_counts(
     out, path = left
     lines, counted = path.read_bytes().splitlines(keepends=True), answered(monkeypatch)
     path.write_bytes(b"".join([*lines[:3], b"\0" * 50 + b"\n", *lines[4:]]))
-    (outcome,), notes = run(finished, out, LORA)
+    (outcome,), notes = run(finished.config, out, *LORA)
     assert sum(note.startswith("answers of an earlier call") for note in notes) == 1
     assert sum(kind == "completion" for kind, _, _ in counted) == 6 - 2
     assert contents(outcome.folder) == contents(finished.lora.folder)
@@ -244,7 +237,7 @@ def test_another_processor_is_told(
     left: tuple[Path, Path], finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kept, "processor_name", lambda: "Abacus")
-    _, notes = run(finished, left[0], LORA)
+    _, notes = run(finished.config, left[0], *LORA)
     (said,) = [note for note in notes if " and goes on on Abacus with " in note]
     assert said.startswith("evaluation: it began on ")
 
@@ -255,7 +248,7 @@ def test_a_run_goes_on_whatever_runs_are_beside_it(
     """One more begins beside it, or one less, whose folder is gone or which is finished."""
     two = (LORA[0], "seed=[1, 2]", *THREE[2:])
     whole = tmp_path / "whole"
-    run(finished, whole, two)
+    run(finished.config, whole, *two)
     interrupted(finished, tmp_path / "more", two, after=12)
     shutil.copytree(tmp_path / "more", tmp_path / "less")
     for path in (tmp_path / "less").glob(".lora-seed2-*"):
@@ -263,7 +256,7 @@ def test_a_run_goes_on_whatever_runs_are_beside_it(
     for name, settings in (("less", two), ("more", (*LORA, "seed=[0, 1, 2]", *THREE[2:]))):
         with monkeypatch.context() as patch:
             counted = answered(patch)
-            outcomes, notes = run(finished, tmp_path / name, settings)
+            outcomes, notes = run(finished.config, tmp_path / name, *settings)
         assert [outcome.failure for outcome in outcomes] == [None] * len(outcomes)
         assert not any("not used" in note for note in notes)
         again = [prompt for kind, _, prompt in counted if kind == "completion"]
@@ -277,7 +270,7 @@ def test_one_that_was_answered_is_not_asked_again_when_those_beside_it_are_finis
 ) -> None:
     """The call ended between the ends of two runs of a part; one had a bank, and is named."""
     asked = ("arm=[schemabank, lora]", "engine.slots=2", "train.num_train_epochs=1")
-    run(finished, tmp_path / "whole", asked)
+    run(finished.config, tmp_path / "whole", *asked)
     with monkeypatch.context() as patch:
         check, checked = finish.check_with_peft, count(1)
 
@@ -288,9 +281,9 @@ def test_one_that_was_answered_is_not_asked_again_when_those_beside_it_are_finis
 
         patch.setattr(finish, "check_with_peft", ended)
         with pytest.raises(KeyboardInterrupt):
-            run(finished, tmp_path / "runs", asked)
+            run(finished.config, tmp_path / "runs", *asked)
     counted = answered(monkeypatch)
-    outcomes, notes = run(finished, tmp_path / "runs", asked)
+    outcomes, notes = run(finished.config, tmp_path / "runs", *asked)
     assert sum(outcome.reused for outcome in outcomes) == 1
     assert not counted
     assert gone_on(notes)[0].startswith("evaluation goes on after all 6 items: ")
@@ -332,7 +325,7 @@ def test_a_signal_waits_until_answers_are_kept(
             run_experiment(load_experiment(finished.config, LORA), tmp_path, notes)
     assert SAVING in notes.lines
     assert not list(tmp_path.glob(".*.lock"))
-    (outcome,), said = run(finished, tmp_path, LORA)
+    (outcome,), said = run(finished.config, tmp_path, *LORA)
     assert len(gone_on(said)) == 1
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
@@ -374,7 +367,7 @@ def test_where_they_cannot_be_written_a_line_says_so_and_the_evaluation_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(answerfiles, "make_folder", full)
-        (outcome,), notes = run(finished, tmp_path, LORA)
+        (outcome,), notes = run(finished.config, tmp_path, *LORA)
     assert sum("answers could not be kept ([Errno 28] No space" in note for note in notes) == 1
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
@@ -387,12 +380,12 @@ def test_a_base_run_that_fails_keeps_its_answers(
 
     with monkeypatch.context() as patch:
         patch.setattr("schemabank.runs.finish._write_predictions", fails)
-        (failed,), _ = run(finished, tmp_path, ["arm=base"])
+        (failed,), _ = run(finished.config, tmp_path, "arm=base")
     assert failed.failure is not None
     assert failed.kept == ANSWERS_KEPT
     place = tmp_path / finished.base.folder.name
     assert how_far(place).startswith(f"{ANSWERS} ")
-    (outcome,), notes = run(finished, tmp_path, ["arm=base"])
+    (outcome,), notes = run(finished.config, tmp_path, "arm=base")
     assert [note.partition(":")[0] for note in gone_on(notes)] == [
         "evaluation goes on after all 6 items"
     ] * 2

@@ -22,6 +22,7 @@ from schemabank.runs.checkpointing import LARGEST_SHARE, Checkpoints
 from schemabank.runs.checkpoints import checkpoints_in
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed
 from schemabank.runs.members import Member
+from tinyruns import wait_for_checkpoints
 
 MADE = {"device": "cpu"}
 
@@ -71,14 +72,7 @@ def steps_saved(found: list[Member]) -> list[list[str]]:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for every checkpoint to be written, so that none is left out."""
-    is_due = Checkpoints.is_due
-
-    def waiting(own: Checkpoints) -> bool:
-        if own._writing is not None:
-            own._writing.exception()
-        return is_due(own)
-
-    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+    wait_for_checkpoints(monkeypatch)
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -28,15 +28,10 @@ from schemabank.runs.loading import loaded_base, loaded_task, resolve_device, re
 from schemabank.runs.members import Outcome
 from schemabank.runs.steplogs import step_of_row
 from schemabank.runs.tables import results_tables, skipped_lines
-from tinyruns import Finished, Notes, snapshot, write_config
+from tinyruns import Finished, Notes, run, snapshot, write_config
 
 # Two runs in a cohort add up in another order than one run alone; Adam stretches the rounding.
 SOLO_TOLERANCE = 2e-4
-
-
-def run(config: Path, out: Path, *overrides: str) -> tuple[list[Outcome], list[str]]:
-    reporter = Notes()
-    return run_experiment(load_experiment(config, overrides), out, reporter), reporter.lines
 
 
 def contents(folder: Path) -> set[str]:

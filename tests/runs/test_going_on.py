@@ -14,13 +14,13 @@ from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment
 from schemabank.engine.programs import Programs
 from schemabank.runs import checkpointing, experiment, grouping, kept
-from schemabank.runs.checkpointing import Checkpoints
-from schemabank.runs.checkpoints import STATE, WEIGHTS, checkpoints_in
+from schemabank.runs.checkpoints import checkpoints_in
 from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import ADAPTER, CHECKPOINTS, COST, FAILURE
+from schemabank.runs.kept import STATE, WEIGHTS
 from schemabank.runs.members import BEGUN_KEPT, Outcome
-from tinyruns import Finished, Notes, snapshot
+from tinyruns import Finished, Notes, run, snapshot, wait_for_checkpoints
 
 pytestmark = pytest.mark.usefixtures("gsm8k", "every_step")
 
@@ -40,23 +40,9 @@ def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    is_due = Checkpoints.is_due
-
-    def waiting(own: Checkpoints) -> bool:
-        if own._writing is not None:
-            own._writing.exception()
-        return is_due(own)
-
-    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+    wait_for_checkpoints(monkeypatch)
     monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
     monkeypatch.setattr(checkpointing, "how_often", lambda _: (None, 1))
-
-
-def run(
-    finished: Finished, out: Path, settings: Sequence[str] = ()
-) -> tuple[Sequence[Outcome], list[str]]:
-    notes = Notes()
-    return run_experiment(load_experiment(finished.config, settings), out, notes), notes.lines
 
 
 def interrupted(
@@ -94,7 +80,7 @@ def taught(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path
     out = tmp_path_factory.mktemp("taught") / "runs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMABANK_DATA", str(finished.data))
-        run(finished, out, TAUGHT)
+        run(finished.config, out, *TAUGHT)
     return out
 
 
@@ -105,7 +91,7 @@ def three(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCHEMABANK_DATA", str(finished.data))
         patch.setattr(grouping, "num_slots", lambda *_: 2)
-        run(finished, out, THREE)
+        run(finished.config, out, *THREE)
     return out
 
 
@@ -124,7 +110,7 @@ def test_a_run_goes_on_at_every_stage_to_the_same_bytes(finished: Finished, tmp_
     said = []
     for after in (13, 5, 2, 5, 5):
         said += interrupted(finished, tmp_path / "runs", after=after)
-    _, notes = run(finished, tmp_path / "runs")
+    _, notes = run(finished.config, tmp_path / "runs")
     assert contents(tmp_path / "runs") == contents(finished.out)
     steps = resumed([*said, *notes])
     assert steps == [f"resumed at step {step} of 18" for step in (13, 2, 7, 12)]
@@ -143,11 +129,11 @@ def test_a_cohort_with_refilled_slots_ends_with_the_same_bytes(
 ) -> None:
     whole = taught if settings == TAUGHT else tmp_path / "whole"
     if settings != TAUGHT:
-        run(finished, whole, settings)
+        run(finished.config, whole, *settings)
     said = []
     for after in moments:
         said += interrupted(finished, tmp_path / "parts", settings, after=after)
-    _, notes = run(finished, tmp_path / "parts", settings)
+    _, notes = run(finished.config, tmp_path / "parts", *settings)
     assert len(resumed([*said, *notes])) >= len(moments)
     assert contents(tmp_path / "parts") == contents(whole)
 
@@ -162,7 +148,7 @@ def test_a_call_goes_on_in_as_many_slots_as_before(
         monkeypatch.setattr(grouping, "num_slots", lambda *_, now=slots: now)
         said = interrupted(finished, tmp_path, THREE, after=2)
         assert "2 runs at once, as before the call was interrupted" in said
-    outcomes, _ = run(finished, tmp_path, THREE)
+    outcomes, _ = run(finished.config, tmp_path, *THREE)
     assert contents(tmp_path) == contents(three)
     assert [read_json(outcome.folder / COST)["slots"] for outcome in outcomes] == [2, 2, 2]
 
@@ -202,7 +188,7 @@ def test_a_run_begins_again_where_no_checkpoint_is_its_own(
 ) -> None:
     out, folder = left
     spoil(folder)
-    (outcome,), notes = run(finished, out, ["arm=lora"])
+    (outcome,), notes = run(finished.config, out, "arm=lora")
     assert [said in note for note in notes if note.startswith("trained again: ")] == [True]
     assert resumed(notes) == []
     assert contents(outcome.folder) == contents(finished.lora.folder)
@@ -214,7 +200,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_is_used(
 ) -> None:
     out, folder = left
     flip(checkpoints_in(folder)[0] / WEIGHTS)
-    (outcome,), notes = run(finished, out, ["arm=lora"])
+    (outcome,), notes = run(finished.config, out, "arm=lora")
     (said,) = [note for note in notes if note.startswith("resumed at step 6 of 18: ")]
     assert "a newer checkpoint is not used" in said
     assert "step-7' is not what was written, allowed are whole files)" in said
@@ -225,14 +211,14 @@ def test_other_moments_of_checkpoints_change_nothing(
     left: tuple[Path, Path], finished: Finished
 ) -> None:
     settings = ["arm=lora", "engine.checkpoint_minutes=null", "engine.checkpoint_steps=3"]
-    (outcome,), notes = run(finished, left[0], settings)
+    (outcome,), notes = run(finished.config, left[0], *settings)
     assert resumed(notes) == ["resumed at step 7 of 18"]
     ours, theirs = contents(outcome.folder), contents(finished.lora.folder)
     own = {name for name in ours if Path(name).suffix == ".yaml"}  # settings as they were stated
     assert {n: d for n, d in ours.items() if n not in own} == {
         n: d for n, d in theirs.items() if n not in own
     }
-    again, notes = run(finished, left[0], ["arm=lora"])
+    again, notes = run(finished.config, left[0], "arm=lora")
     assert again[0].reused
 
 
@@ -242,7 +228,7 @@ def test_what_came_after_a_checkpoint_goes(left: tuple[Path, Path], finished: Fi
         log.write('{"step": 7')
     (folder / "stages" / "3-joint").mkdir(parents=True)
     (folder / "adapter").symlink_to(out)
-    (outcome,), _ = run(finished, out, ["arm=lora"])
+    (outcome,), _ = run(finished.config, out, "arm=lora")
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
 
@@ -250,7 +236,7 @@ def test_a_half_written_first_one_is_none(left: tuple[Path, Path], finished: Fin
     out, folder = left
     for number, place in enumerate(checkpoints_in(folder)):
         place.rename(folder / CHECKPOINTS / f".step-7.{number}.partial")
-    (outcome,), notes = run(finished, out, ["arm=lora"])
+    (outcome,), notes = run(finished.config, out, "arm=lora")
     assert not any(note.startswith(("trained", "resumed")) for note in notes)
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
@@ -275,7 +261,7 @@ def failing(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Programs, "launch", until)
-        (outcome,), _ = run(finished, out, settings)
+        (outcome,), _ = run(finished.config, out, *settings)
     return outcome
 
 
@@ -289,14 +275,14 @@ def test_a_run_whose_device_failed_goes_on_with_the_next_call(
     assert failed.kept == BEGUN_KEPT
     assert failed.folder == tmp_path / f".{finished.lora.folder.name}.partial"
     assert read_json(failed.folder / FAILURE) == failed.failure.row()
-    (outcome,), notes = run(finished, tmp_path, ["arm=lora"])
+    (outcome,), notes = run(finished.config, tmp_path, "arm=lora")
     assert resumed(notes) == ["resumed at step 7 of 18"]
     assert contents(outcome.folder) == contents(finished.lora.folder)
     assert [path.name for path in tmp_path.iterdir()] == [outcome.folder.name]
 
 
 def test_a_run_that_diverged_begins_again(finished: Finished, tmp_path: Path) -> None:
-    (failed,), _ = run(finished, tmp_path, ["arm=lora", "train.learning_rate=1e30"])
+    (failed,), _ = run(finished.config, tmp_path, "arm=lora", "train.learning_rate=1e30")
     assert failed.failure is not None
     assert failed.failure.is_settled
     assert failed.kept == ""
@@ -315,7 +301,7 @@ def test_a_run_that_diverged_begins_again(finished: Finished, tmp_path: Path) ->
 def test_an_experiment_that_grows_goes_on(
     more: Sequence[str], left: tuple[Path, Path], finished: Finished
 ) -> None:
-    outcomes, notes = run(finished, left[0], more)
+    outcomes, notes = run(finished.config, left[0], *more)
     assert resumed(notes) == ["resumed at step 7 of 18"]
     assert [outcome.failure for outcome in outcomes] == [None, None]
     assert contents(outcomes[0].folder) == contents(finished.lora.folder)
@@ -326,7 +312,7 @@ def test_a_cohort_that_grows_goes_on(
 ) -> None:
     monkeypatch.setattr(grouping, "num_slots", lambda *_: 2)
     interrupted(finished, tmp_path, THREE, after=8)
-    outcomes, notes = run(finished, tmp_path, [THREE[0], "seed=[1, 2, 3, 4]", THREE[2]])
+    outcomes, notes = run(finished.config, tmp_path, THREE[0], "seed=[1, 2, 3, 4]", THREE[2])
     assert len(resumed(notes)) == 1
     assert sum(note.startswith("trained already: ") for note in notes) == 2
     for outcome in outcomes[:3]:
@@ -368,10 +354,10 @@ def test_a_run_that_has_learned_needs_no_teacher_for_its_evaluation(
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "finish_runs", stop)
         with pytest.raises(KeyboardInterrupt):
-            run(finished, tmp_path, TAUGHT)
+            run(finished.config, tmp_path, *TAUGHT)
     shutil.rmtree(tmp_path / TEACHERS)
     monkeypatch.setattr(Programs, "launch", None)
-    (outcome,), notes = run(finished, tmp_path, TAUGHT)
+    (outcome,), notes = run(finished.config, tmp_path, *TAUGHT)
     assert contents(outcome.folder) == contents(taught / outcome.folder.name)
     assert not any("first, in" in note for note in notes)
     assert not (tmp_path / TEACHERS).exists()

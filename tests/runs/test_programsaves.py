@@ -15,11 +15,11 @@ from torch import Tensor
 import schemabank as sb
 from schemabank.engine.programs import Programs
 from schemabank.runs import programsaves, steplogs, together
-from schemabank.runs.checkpointing import Checkpoints
 from schemabank.runs.checkpoints import checkpoints_in
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS, TRAINED, claimed, has_trained
 from schemabank.runs.together import RunResult
 from tiny import tiny_model, tiny_tokenizer
+from tinyruns import wait_for_checkpoints
 
 PAIRS = [(f"{i}+{i}=", f"{2 * i}") for i in range(12)]
 HELD_OUT = [("20+20=", "40"), ("7+8=", "15")]
@@ -52,14 +52,7 @@ VALIDATED = {
 @pytest.fixture(autouse=True)
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for every checkpoint to be written, so that none is left out."""
-    is_due = Checkpoints.is_due
-
-    def waiting(own: Checkpoints) -> bool:
-        if own._writing is not None:
-            own._writing.exception()
-        return is_due(own)
-
-    monkeypatch.setattr(Checkpoints, "is_due", waiting)
+    wait_for_checkpoints(monkeypatch)
     monkeypatch.setattr("os.fsync", lambda _: None)  # what takes long on some disks
 
 

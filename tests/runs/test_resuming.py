@@ -21,16 +21,11 @@ from schemabank.engine.programs import Programs
 from schemabank.runs import experiment, finish
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import ADAPTER, CONFIG, COST, FAILURE, METRICS, RESULT, TRAINED
+from schemabank.runs.kept import DIGESTS, STATE, WEIGHTS
 from schemabank.runs.members import Member, Outcome
-from schemabank.runs.trained import DIGESTS, STATE, WEIGHTS
-from tinyruns import Finished, Notes, snapshot
+from tinyruns import Finished, Notes, run, snapshot
 
 pytestmark = pytest.mark.usefixtures("gsm8k")
-
-
-def run(finished: Finished, out: Path) -> tuple[Sequence[Outcome], list[str]]:
-    notes = Notes()
-    return run_experiment(load_experiment(finished.config), out, notes), notes.lines
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -58,7 +53,7 @@ def left(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         patch.setattr(experiment, "finish_runs", until_schemabank)
         with pytest.raises(KeyboardInterrupt):
-            run(finished, out)
+            run(finished.config, out)
     return out
 
 
@@ -83,7 +78,7 @@ def test_only_the_evaluation_is_computed_and_no_byte_differs(
     shutil.rmtree(folder / "adapter")
     (folder / "adapter").symlink_to(folder / "bank")
     monkeypatch.setattr(Programs, "launch", refuse)
-    outcomes, notes = run(finished, out)
+    outcomes, notes = run(finished.config, out)
     assert [outcome.reused for outcome in outcomes] == [True, True, False]
     again = outcomes[2].folder
     assert f"trained already: {again} (same configuration), to be evaluated" in notes
@@ -125,7 +120,7 @@ def test_the_time_of_the_earlier_call_counts(finished: Finished, out: Path) -> N
     assert 0 < state["training_s"] < 60
     write_json(place / STATE, {**state, "training_s": 7200.0})
     write_json(place / DIGESTS, {**read_json(place / DIGESTS), STATE: sha256(place / STATE)})
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     training_s = read_json(outcomes[2].folder / COST)["training_s"]
     assert isinstance(training_s, float)
     assert 7200 <= training_s < 7260  # in tenths of a second
@@ -143,19 +138,19 @@ def test_a_training_of_other_steps_or_weights_is_refused_though_its_digests_fit(
         write_json(place / STATE, {**read_json(place / STATE), torn: 1})
     digests = {name: sha256(place / name) for name in (STATE, WEIGHTS)}
     write_json(place / DIGESTS, {**read_json(place / DIGESTS), **digests})
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     assert outcomes[2].failure is not None
     for words in ("steps and weights that are kept of", "remove the folder '.schemabank-"):
         assert words in outcomes[2].failure.message
     shutil.rmtree(place)
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
 
 
 def test_a_torn_run_is_trained_again_and_kept_aside(finished: Finished, out: Path) -> None:
     weights = partial(finished, out) / TRAINED / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1])
-    outcomes, notes = run(finished, out)
+    outcomes, notes = run(finished.config, out)
     again = outcomes[2].folder
     (said,) = [note for note in notes if note.startswith(f"trained again: {again} (")]
     assert "is not what was written" in said
@@ -167,16 +162,16 @@ def test_a_torn_run_is_trained_again_and_kept_aside(finished: Finished, out: Pat
 def test_a_folder_without_a_whole_training_is_begun_anew(finished: Finished, out: Path) -> None:
     folder = partial(finished, out)
     (folder / TRAINED).rename(folder / f".{TRAINED}.0.partial")
-    outcomes, notes = run(finished, out)
+    outcomes, notes = run(finished.config, out)
     assert not any(note.startswith("trained") for note in notes)
     assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
 
 
 def test_what_a_kill_left_in_a_finished_run_goes(finished: Finished, left: Path, out: Path) -> None:
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     folder = outcomes[2].folder
     shutil.copytree(partial(finished, left) / TRAINED, folder / TRAINED)
-    again, _ = run(finished, out)
+    again, _ = run(finished.config, out)
     assert again[2].reused
     assert contents(folder) == contents(finished.schemabank.folder)
 
@@ -204,7 +199,7 @@ def test_a_run_that_fails_in_its_evaluation_keeps_its_training(
         pytest.skip("a file's contents are small")
     with monkeypatch.context() as patch:
         patch.setattr(f"schemabank.runs.{where}", raising(error))
-        outcomes, _ = run(finished, out)
+        outcomes, _ = run(finished.config, out)
     failure, folder = outcomes[2].failure, partial(finished, out)
     assert failure is not None
     assert failure.kind == kind
@@ -216,7 +211,7 @@ def test_a_run_that_fails_in_its_evaluation_keeps_its_training(
     assert read_json(folder / FAILURE) == failure.row()
 
     monkeypatch.setattr(Programs, "launch", refuse)
-    outcomes, notes = run(finished, out)
+    outcomes, notes = run(finished.config, out)
     again = outcomes[2].folder
     assert f"trained already: {again} (same configuration), to be evaluated" in notes
     assert contents(again) == contents(finished.schemabank.folder)
@@ -236,7 +231,7 @@ def test_a_kept_training_can_be_evaluated_in_another_way(
     """As the message says: the same words, with a folder for NEW."""
     with monkeypatch.context() as patch:
         patch.setattr("schemabank.runs.finish.evaluate_forms", raising(MemoryError()))
-        outcomes, _ = run(finished, out)
+        outcomes, _ = run(finished.config, out)
     command = outcomes[2].kept.partition("with other settings: schemabank ")[2]
     asked = shlex.split(command.replace("NEW", str(tmp_path / "new")))
     ended = CliRunner().invoke(app, asked)
@@ -268,13 +263,13 @@ def test_a_kept_run_for_which_there_is_no_room_keeps_its_training_and_says_so(
     with monkeypatch.context() as patch:
         full = torch.OutOfMemoryError("no room")
         patch.setattr("schemabank.runs.training.build_stack", raising(full))
-        outcomes, _ = run(finished, out)
+        outcomes, _ = run(finished.config, out)
     folder = partial(finished, out)
     assert outcomes[2].folder == folder
     assert outcomes[2].failure == Failure("memory", "no room")
     assert read_json(folder / FAILURE) == {"kind": "memory", "failure": "no room"}
     assert outcomes[2].kept == "its training, which the same command only evaluates"
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     assert contents(outcomes[2].folder) == contents(finished.schemabank.folder)
 
 
@@ -283,10 +278,10 @@ def test_the_reason_names_no_place_since_its_file_is_moved_with_the_folder(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("schemabank.runs.finish.evaluate_forms", raising(RuntimeError("broken")))
-        run(finished, out)
+        run(finished.config, out)
     weights = partial(finished, out) / TRAINED / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1])
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     aside = out / f"{outcomes[2].folder.name}.unfinished-1"
     assert read_json(aside / FAILURE) == {"kind": "error", "failure": "broken"}
 
@@ -314,7 +309,7 @@ def test_a_run_that_diverges_in_its_evaluation_is_put_aside(
 ) -> None:
     diverged = Failure("diverged", "no finite likelihood")
     monkeypatch.setattr("schemabank.runs.finish._not_finite", lambda _: diverged)
-    outcomes, _ = run(finished, out)
+    outcomes, _ = run(finished.config, out)
     assert outcomes[2].failure == diverged
     assert outcomes[2].folder.name.endswith(".unfinished-1")
     assert not partial(finished, out).exists()

@@ -247,6 +247,11 @@ def test_what_is_refused_is_on_the_page(
     assert f"| {case} | {why} |" in PAGE.read_text(encoding="utf-8")
 
 
+def test_the_page_says_how_many_pass() -> None:
+    said = f"and {len(ACCEPTED)} correct solutions of other kinds that pass."
+    assert said in PAGE.read_text(encoding="utf-8")
+
+
 def test_wrong_code_does_not_pass() -> None:
     """The same kinds of values, and answers that are not right."""
     for source, test in (

@@ -1,5 +1,7 @@
 """Verdicts about a margin: Schuirmann's two one-sided tests, and how often they err."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -103,7 +105,16 @@ def test_few_seeds_and_seeds_without_spread_give_no_verdict() -> None:
         assert (found.outcome, found.p_equivalent, found.interval) == ("no verdict", None, None)
 
 
-@pytest.mark.parametrize(("df", "ratio"), [(3, 0.91), (5, 0.97), (11, 1.02), (50, 1.04)])
+RATIOS = [(3, 0.91), (5, 0.97), (11, 1.02), (50, 1.04)]
+
+
+def test_the_page_says_what_a_plan_for_a_margin_takes() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "report.md").read_text("utf-8").split())
+    (df, few), *_, (_, many) = RATIOS
+    assert f"takes is {few} of the difference with {df + 1} seeds, and rises to {many} of" in page
+
+
+@pytest.mark.parametrize(("df", "ratio"), RATIOS)
 def test_a_plan_for_a_difference_serves_for_a_margin(df: int, ratio: float) -> None:
     """Equal arms are called equivalent 4 times in 5 near the difference that is found as often."""
     rng = np.random.default_rng(0)

@@ -20,6 +20,7 @@ ROW: dict[str, object] = {
     "a.b": {"c": "of the dotted column"},
     "a": {"b": {"c": "of the object"}, "x": "y"},
 }
+PLACE = ("row 1", ROW)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +79,16 @@ def test_dotted_names_of_a_template_are_those_that_lead_into_a_column() -> None:
 
 def test_what_is_no_text_is_refused_with_the_name_that_would_do() -> None:
     with pytest.raises(InputError, match=r"row 1 has a list, .* write answers\.text\.0 for its"):
-        check_scalar(("row 1", ROW), "answers.text", "task.records.target")
+        check_scalar(PLACE, "answers.text", "task.records.target")
     with pytest.raises(InputError, match=r"row 1 has an object, .* write meta\. and a name in it"):
-        check_scalar(("row 1", ROW), "meta", "task.records.target")
+        check_scalar(PLACE, "meta", "task.records.target")
 
 
 def test_references_and_named_columns_may_be_dotted() -> None:
-    assert references_in(("row 1", ROW), "answers.text") == ("Paris", "Paris, France")
-    assert references_in(("row 1", ROW), "answers.start") == ("3", "9")
-    assert text_in(("row 1", ROW), "id", "meta.id", otherwise="") == "a"
+    assert references_in(PLACE, "answers.text") == ("Paris", "Paris, France")
+    assert references_in(PLACE, "answers.start") == ("3", "9")
+    assert text_in(PLACE, "id", "meta.id", otherwise="") == "a"
     with pytest.raises(InputError, match=r"row 1 has no references in column 'answers\.nowhere'"):
-        references_in(("row 1", ROW), "answers.nowhere")
+        references_in(PLACE, "answers.nowhere")
     with pytest.raises(InputError, match=r"row 1 has no column 'meta\.nowhere'"):
-        text_in(("row 1", ROW), "group", "meta.nowhere", otherwise="")
+        text_in(PLACE, "group", "meta.nowhere", otherwise="")

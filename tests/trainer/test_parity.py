@@ -17,7 +17,9 @@ from tiny import Kind
 from trainers import (
     BATCH,
     LORA,
+    ROUNDING,
     SEED,
+    TOLERANCE,
     TinyTrainer,
     engine,
     furthest,
@@ -28,12 +30,7 @@ from trainers import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
-# In float64, where both round rates and shares to float32; found are up to 2e-6, on weights of up
-# to 0.4. A wrong rate, draw, order or penalty in one step moves Adam's weights by a share of the
-# rate, 1e-2.
-TOLERANCE = 1e-5
 FEW = 20  # through all stages, where a trainer is compared with a trainer
-ROUNDING = 1e-3  # in float32; Adam stretches rounding where gradients are tiny
 ARMS = ("lora", "coto", "schemabank")
 OTHERS = ("molf", "shrink", "experts")
 BARE = [

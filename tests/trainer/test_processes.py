@@ -5,11 +5,9 @@ import torch
 from torch import Tensor
 
 from trainerprocess import CONSISTENT, GOES_ON, METHODS, going_on, together, trained, wide
-from trainers import BATCH
+from trainers import BATCH, OF_PROCESSES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
-
-TOLERANCE = 1e-10  # in float64; found are up to 2e-15, on weights of up to 0.4
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def test_two_processes_come_to_the_weights_of_one(
     assert not both[0][f"{parts} parts, {name}: split"].any()
     for key, weight in expected.items():
         found = both[0][key.replace("1 parts", f"{parts} parts")]
-        assert (found - weight).abs().max() < TOLERANCE
+        assert (found - weight).abs().max() < OF_PROCESSES
 
 
 def test_processes_agree_to_the_bit(both: list[dict[str, Tensor]]) -> None:

@@ -12,7 +12,7 @@ from schemabank.trainer import MethodTrainerMixin
 from schemabank.trainer.checks import check_class, check_method
 from schemabank.trainer.courses import COURSES
 from tiny import tiny_model, tiny_tokenizer
-from trainers import LORA, PAIRS
+from trainers import LORA, OF_PROCESSES, PAIRS, ROUNDING, STEPS, TOLERANCE
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainer.md"
 HEADS = [
@@ -93,6 +93,17 @@ def test_every_yes_is_what_tests_train() -> None:
         ("`SFTTrainer`", _named(here / "test_trl.py", "ARMS = ")),
     ):
         assert {arm for arm in CELLS if _trains(arm, column)} == tested, column
+
+
+def test_the_page_names_what_tests_allow() -> None:
+    page = " ".join(PAGE.read_text(encoding="utf-8").split())
+    exact, rounded, shared = (
+        f"{bound:.0e}".replace("e-0", "e-") for bound in (TOLERANCE, ROUNDING, OF_PROCESSES)
+    )
+    assert f"{STEPS} steps of each arm in float64, where no weight may differ by {exact} or" in page
+    assert f"with its checkpointing, where none may differ by {rounded} or more." in page
+    assert f"each arm in float64, where no weight may differ by {shared} or more." in page
+    assert f"come to the weights of one, within the same {shared}." in page
 
 
 class _SFT(MethodTrainerMixin, trl.SFTTrainer):

@@ -231,20 +231,9 @@ def _divergence(p: Tensor, q: Tensor) -> Tensor:
 class _TokenLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, labels: Tensor, head: Head) -> Tensor:
-        wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        losses, grads = [], []
-        for rows, new in _chunks(len(hidden), CHUNK_ROWS):
-            # The chunk is a leaf of a graph of its own, which is gone with the next chunk.
-            chunk = hidden[rows].detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                logits = head(chunk)
-            loss, grad = _loss_and_gradient(logits.detach(), labels[rows])
-            losses.append(loss[new])
-            if wanted:
-                grads.append(torch.autograd.grad(logits, chunk, grad)[0][new])
-        if wanted:
-            ctx.save_for_backward(torch.cat(grads))
-        return torch.cat(losses)
+        return _losses_by_chunk(
+            ctx, hidden, head, lambda logits, rows: _loss_and_gradient(logits, labels[rows])
+        )
 
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None]:
@@ -258,24 +247,45 @@ class _SoftLosses(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, hidden: Tensor, tokens: Tensor, shares: Tensor, head: Head
     ) -> Tensor:
-        losses, grads = [], []
-        wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
-        for rows, new in _chunks(len(hidden), CHUNK_ROWS):
-            chunk = hidden[rows].detach().requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
-                logits = head(chunk)
-            loss, grad = _soft_loss_and_gradient(logits.detach(), tokens[rows], shares[rows])
-            losses.append(loss[new])
-            if wanted:
-                grads.append(torch.autograd.grad(logits, chunk, grad)[0][new])
-        if wanted:
-            ctx.save_for_backward(torch.cat(grads))
-        return torch.cat(losses)
+        def of_rows(logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+            return _soft_loss_and_gradient(logits, tokens[rows], shares[rows])
+
+        return _losses_by_chunk(ctx, hidden, head, of_rows)
 
     @staticmethod
     def backward(ctx: FunctionCtx, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
         return (grad * upstream[:, :1]).to(grad.dtype), None, None, None
+
+
+def _losses_by_chunk(
+    ctx: FunctionCtx,
+    hidden: Tensor,
+    head: Head,
+    of_rows: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """Return the losses of all rows, and keep their gradient for the states in ``ctx``.
+
+    Args:
+        ctx: of a function whose first argument is ``hidden``.
+        hidden: (row, hidden) final states.
+        head: the map to logits.
+        of_rows: from a chunk's logits and its rows to its losses and their gradient.
+    """
+    wanted = ctx.needs_input_grad[0]  # type: ignore[attr-defined]
+    losses, grads = [], []
+    for rows, new in _chunks(len(hidden), CHUNK_ROWS):
+        # The chunk is a leaf of a graph of its own, which is gone with the next chunk.
+        chunk = hidden[rows].detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            logits = head(chunk)
+        loss, grad = of_rows(logits.detach(), rows)
+        losses.append(loss[new])
+        if wanted:
+            grads.append(torch.autograd.grad(logits, chunk, grad)[0][new])
+    if wanted:
+        ctx.save_for_backward(torch.cat(grads))
+    return torch.cat(losses)
 
 
 def _soft_loss_and_gradient(

@@ -13,7 +13,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -215,18 +214,13 @@ class KeptAnswers(Recall):
         self._keeping.leaving.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Answer a signal that nobody has answered."""
         try:
-            if kind is None:
+            if error[0] is None:  # the evaluation came to its end
                 self.look()
         finally:
-            self._keeping.leaving.__exit__(kind, error, traceback)
+            self._keeping.leaving.__exit__(*error)
 
     def completions(self, slot: int) -> Mapping[int, Completion]:
         """Return the completions of a slot that are known."""

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from schemabank.common.errors import InputError, first_line
@@ -102,12 +101,7 @@ class Checkpoints:
             self._exits.enter_context(self._leaving)
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Wait until the last checkpoint is written; those of runs that have trained go."""
         with self._exits:
             self._pool.shutdown()

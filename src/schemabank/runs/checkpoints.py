@@ -33,7 +33,10 @@ from schemabank.engine.slots import Carried, Slot, SlotState
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs.folder import CHECKPOINTS, CONFIG, METRICS
 from schemabank.runs.kept import (
+    DIGESTS,
     MEND,
+    STATE,
+    WEIGHTS,
     MadeWith,
     check_made,
     check_settings,
@@ -45,7 +48,6 @@ from schemabank.runs.kept import (
 from schemabank.runs.resultshape import Count, StoredPart
 
 VERSION = 1
-WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
 AVERAGE, ORIGIN, CHOSEN = "average", "origin", "chosen"  # beside ROWS, kinds of tensors
 NAME, NAMED = "step-", re.compile(r"step-[0-9]{1,18}\Z")
 MOST_KEPT = 2  # the newest, and one for when that is damaged

@@ -25,6 +25,7 @@ from schemabank.runs.loading import device_name
 from schemabank.runs.resultshape import StoredPart
 from schemabank.runs.stacks import room_of
 
+WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
 MEND = "it is trained again"
 PROCESSOR = "processor"  # told where it differs, and not asked to be the same
 # When a run is saved, and who watches it, changes nothing of what it comes to.

@@ -7,7 +7,7 @@ signal by itself, and so does the first if nobody has begun to answer it in a fe
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 GRACE_S = 5.0  # a batch system that ends a program kills it after some more
@@ -40,12 +40,7 @@ class Leaving:
                     signal.signal(number, self._ask)
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Let the program have its signals back; one that nobody has answered counts now."""
         for number, before in self._before.items():
             signal.signal(number, before)

@@ -6,7 +6,8 @@ from schemabank.common.errors import InputError
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import RunConfig
-from schemabank.runs.inmemory import check_config
+from schemabank.runs.inmemory import check_config, check_scale
+from schemabank.runs.validating import check_validating
 
 RUNS = "a list of RunConfigs, or a dictionary that names each"
 
@@ -50,12 +51,27 @@ def _titled(runs: Sequence[RunConfig]) -> dict[str, RunConfig]:
     return named
 
 
-def check_slots(slots: object) -> None:
-    """Refuse what is no number of slots.
+def check_asked(
+    named: Mapping[str, RunConfig], slots: object, validate: object, *, validated: bool
+) -> None:
+    """Refuse what cannot be had beside the runs themselves.
+
+    Args:
+        named: the runs.
+        slots: how many train at once.
+        validate: the settings by which they are measured while they train.
+        validated: whether there are validation examples.
 
     Raises:
-        InputError: naming it.
+        InputError: naming what it is, and of which run.
     """
+    _check_slots(slots)
+    for name, config in named.items():
+        check_validating(validate, config, validated=validated, what=name)
+        check_scale(config, validated=validated, what=name)
+
+
+def _check_slots(slots: object) -> None:
     is_count = isinstance(slots, int) and not isinstance(slots, bool) and slots > 0
     if slots != "auto" and not is_count:
         raise InputError(

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from schemabank.engine.decoding.completion import Memory
@@ -24,12 +23,7 @@ class Recall(Memory):
         """Begin."""
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """End."""
 
     def losses(self, question: int) -> Sequence[Losses] | None:

@@ -31,7 +31,6 @@ from schemabank.runs.inmemory import (
     KeptSteps,
     OnStep,
     Weights,
-    check_scale,
     check_tags,
     held_base,
     held_context,
@@ -43,7 +42,7 @@ from schemabank.runs.inmemory import (
 )
 from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
-from schemabank.runs.programruns import check_slots, named_runs
+from schemabank.runs.programruns import check_asked, named_runs
 from schemabank.runs.programsaves import (
     ProgramFolder,
     folder_of,
@@ -54,7 +53,7 @@ from schemabank.runs.programsaves import (
 from schemabank.runs.progress import Reporter, reporter
 from schemabank.runs.training import Context, seated, train_all
 from schemabank.runs.tuner import Tuner, tuner_with
-from schemabank.runs.validating import Validation, Validator, check_validating
+from schemabank.runs.validating import Validation, Validator
 from schemabank.tasks import Example
 
 WHO = "train_cohort"
@@ -180,10 +179,7 @@ def train_cohort(
             place of a folder; nothing was trained then.
     """
     named, steps = named_runs(runs), KeptSteps(on_step)
-    check_slots(slots)
-    for name, config in named.items():
-        check_validating(validate, config, validated=validation is not None, what=name)
-        check_scale(config, validated=validation is not None, what=name)
+    check_asked(named, slots, validate, validated=validation is not None)
     folder = folder_of(checkpoints)
     saves = folder is not None
     tell_without_effect(named.values(), who=WHO, stacklevel=3, saves=saves)

@@ -29,7 +29,10 @@ from schemabank.engine.slots import Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs.folder import CONFIG, METRICS, TRAINED
 from schemabank.runs.kept import (
+    DIGESTS,
     MEND,
+    STATE,
+    WEIGHTS,
     MadeWith,
     check_made,
     check_settings,
@@ -39,8 +42,6 @@ from schemabank.runs.kept import (
     stage_files,
 )
 from schemabank.runs.resultshape import StoredPart
-
-WEIGHTS, STATE, DIGESTS = "weights.safetensors", "state.json", "digests.json"
 
 Records = Callable[[str], Mapping[str, Any]]
 """Tells what else is known of a run, by its name, as JSON has it."""

@@ -6,7 +6,6 @@ It is the cohort engine with one slot, so a configuration file leads to the same
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -154,12 +153,7 @@ class Tuner:
         """Use the adapter for a while."""
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Take everything off the model."""
         self.remove()
 

@@ -5,6 +5,7 @@ computed as if each example had a row of its own, and no example may see another
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,15 +20,23 @@ LEAK = 0.05
 SAME, FIRSTS = [5, 6, 7, 8], ([3, 3, 3, 3], [9, 4, 9, 4])
 
 
-def lengths_of(batch: Mapping[str, Any]) -> list[int] | None:
-    """Return how long a batch's examples are; ``None`` where they have rows of their own."""
+def is_packed(batch: Mapping[str, Any]) -> bool:
+    """Whether a batch's examples lie in one row; no number in it is looked at."""
     positions = batch.get("position_ids")
-    if batch.get("attention_mask") is not None or positions is None or len(positions) != 1:
+    return batch.get("attention_mask") is None and positions is not None and len(positions) == 1
+
+
+def lengths_of(batch: Mapping[str, Any]) -> list[int] | None:
+    """Return how long a batch's examples are; ``None`` where they have rows of their own.
+
+    On a GPU the host waits here: how many examples there are, and how long the longest is, are
+    shapes of what follows, and shapes are the host's. :func:`is_packed` does not wait.
+    """
+    if not is_packed(batch):
         return None
-    starts = (positions[0] == 0).nonzero().flatten().tolist()
-    return [
-        end - start for start, end in zip(starts, [*starts[1:], positions.shape[1]], strict=True)
-    ]
+    positions = batch["position_ids"][0]
+    starts = (positions == 0).nonzero().flatten().tolist()
+    return [end - start for start, end in pairwise([*starts, len(positions)])]
 
 
 def mask_of(batch: Mapping[str, Any]) -> Tensor:

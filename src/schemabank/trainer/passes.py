@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from schemabank.common.errors import InputError
 from schemabank.engine.loss import output_head, token_divergences
-from schemabank.trainer.packed import lengths_of
+from schemabank.trainer.packed import is_packed
 
 IGNORED = -100  # by the loss
 LABELS, SHIFTED = "labels", "shift_labels"
@@ -30,7 +30,7 @@ def twice(batch: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: it holds something that does not go by rows.
     """
-    axis = 0 if lengths_of(batch) is None else 1  # examples in one row follow each other there
+    axis = 1 if is_packed(batch) else 0  # examples in one row follow each other there
     size = batch["input_ids"].shape[: axis + 1]
     found = dict(batch)
     for name, value in batch.items():
@@ -97,7 +97,7 @@ class Consistency:
         if SHIFTED not in batch:
             states = states[:, :-1]
         rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
-        packed = lengths_of(batch) is not None
+        packed = is_packed(batch)
         half = batch["input_ids"].shape[1 if packed else 0] // 2
         other = (rows, columns + half) if packed else (rows + half, columns)
         first, second = (states[at].to(self._dtype) for at in ((rows, columns), other))

@@ -174,10 +174,10 @@ class Steps:
 
     def shown(self, batch: dict[str, Any], indices: Tensor | None) -> dict[str, Any]:
         """Return what the model gets of a batch, and tell its layers of the rows."""
-        lengths = lengths_of(batch)
         found = batch if self._consistency is None else twice(batch)
         if isinstance(self.stand_ins, ExpertMaps):
             assert self.at is not None
+            lengths = lengths_of(batch)
             values = self._course.values(self.at, self._rows(batch, lengths, indices))
             self.stand_ins.use(values, lengths, found["input_ids"].numel())
         return found

@@ -11,17 +11,17 @@ from transformers import PreTrainedModel
 
 from architectures import tiny_architecture
 from cohorts import with_banks
+from docblocks import blocks
 from schemabank.common.errors import InputError
-from schemabank.config.file import load_experiment
 from schemabank.config.settings import BankSettings, LoraSettings
 from schemabank.engine.decoding import choice
 from schemabank.engine.decoding.choice import check_generates, why_by_slot
 from schemabank.engine.stack import AdapterStack
-from schemabank.runs.experiment import run_experiment
 from schemabank.runs.members import Outcome
 from schemabank.runs.saved import evaluate_saved, export_run
 from tiny import mixed, state, tiny_model, tiny_tokenizer
 from tinyruns import Notes, write_config
+from tinyruns import run as run_config
 
 JOINED = "schemabank.engine.loralayers._joins"  # where a GPU has few slots
 VISION = [f"model.vision_tower.encoder.layers.0.self_attn.{name}_proj" for name in ("v", "q")]
@@ -34,9 +34,7 @@ def run(
     tiny_architecture(name).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     config = write_config(folder / "tiny.yaml", folder / "model", **changes)
-    reporter = Notes()
-    outcomes = run_experiment(load_experiment(config, overrides), folder / "runs", reporter)
-    return outcomes, reporter.lines
+    return run_config(config, folder / "runs", *overrides)
 
 
 def predictions(folder: Path) -> list[dict[str, object]]:
@@ -111,7 +109,8 @@ def test_a_model_with_other_attention_is_trained_and_evaluated(gsm8k: Path, tmp_
     outcomes, notes = run(tmp_path, "falcon", changes)
     assert [outcome.failure for outcome in outcomes] == [None] * 3
     assert sum(note.startswith(BY_SLOT) for note in notes) == 1
-    assert any("FalconForCausalLM has an attention" in note for note in notes)
+    (line,) = (block.body for block in blocks("docs/models.md") if block.language == "text")
+    assert line.strip() in notes
     reporter = Notes()
     (again,) = evaluate_saved(outcomes[1].folder / "adapter", [], tmp_path / "again", reporter)
     assert predictions(again.folder) == predictions(outcomes[1].folder)
