@@ -35,16 +35,26 @@ def test_a_run_goes_on_from_where_it_was_kept(steps: ledgers.Steps, said: list[s
 
 
 def sampled(mib: float, files: int) -> dict[str, object]:
-    return {"resident": int(mib * 2**20), "files": files}
+    return {"own": int(mib * 2**20), "files": files}
 
 
 def test_growth_is_told_from_run_to_run_after_the_first_third() -> None:
     loading = [sampled(n, 40) for n in range(100)]
-    flat = long.growth([*loading, *[sampled(100, 9)] * 200], 30)
+    ends = [{**sampled(mib, 9), "finished": "a"} for mib in (50, 70, 100, 100, 100, 100)]
+    flat = long.growth([*loading, *[sampled(100, 9)] * 194, *ends], 30)
+    assert flat["kib_a_run_at_last"] == 0
+    flat = long.growth([*loading, *[sampled(100, 9)] * 198, *ends[-2:]], 30)
+    assert [*long.grown(flat)] == []
     assert (flat["kib_a_run"], flat["files_a_run"], flat["files"]) == (0, 0, [9, 9])
-    rising = long.growth([*loading, *[sampled(100 + n, 9 + n // 100) for n in range(200)]], 30)
+    steps = [sampled(100 + n, 9 + n // 100) for n in range(200)]
+    rising = long.growth([*loading, *steps[:-2], *({**s, "finished": "a"} for s in steps[-2:])], 30)
     assert rising["kib_a_run"] == 10 * 1024
+    assert rising["kib_a_run_at_last"] == 1024
     assert (rising["first_mib"], rising["last_mib"], rising["files"]) == (100, 299, [9, 10])
+    assert [*long.grown({**flat, "kib_a_run": rising["kib_a_run"], "files_a_run": 1})] == [
+        "an undisturbed call grows: kib_a_run is 10240, allowed is 64",
+        "an undisturbed call grows: files_a_run is 1, allowed is 0.1",
+    ]
 
 
 def test_answers_that_another_process_gave_are_counted() -> None:
