@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from schemabank.engine.cohort import Cohort
 from schemabank.runs.folder import RunClaim
 from schemabank.runs.watching import RunWatch
 from tinyruns import Finished
