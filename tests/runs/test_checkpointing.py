@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -106,7 +107,9 @@ def test_one_thread_writes_those_of_all_cohorts_of_a_process(
         trained(members(exits, tmp_path / name, checkpoint_steps=5), [])
     assert len(writers) == 1
     assert threading.current_thread() not in writers
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons': there is a thread
+        child = os.fork()
     if child == 0:  # it has no threads of its parent's, and makes its own
         os._exit(checkpointing._writer().submit(lambda: 7).result(timeout=30))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
