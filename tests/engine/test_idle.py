@@ -55,6 +55,12 @@ def trained(runs: Sequence[Run], *, look: bool = True) -> tuple[Cohort, list[lis
 
 
 @pytest.mark.usefixtures("_hindered")
+def test_nothing_is_kept_of_runs_that_have_ended() -> None:
+    made, _ = trained([run(seed, max_steps=steps) for seed, steps in ((1, 25), (2, 6), (3, 15))])
+    assert {name: seen.slot.has_ended for name, seen in made._idle._seen.items()} == {}
+
+
+@pytest.mark.usefixtures("_hindered")
 def test_schemas_without_any_weight_are_found_after_some_looks_in_a_row() -> None:
     made, found = trained([run(1), run(2), lora_run(3, max_steps=NUM_STEPS)])
     assert [number + 1 for number, each in enumerate(found) if each] == [20, 25]

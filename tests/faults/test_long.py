@@ -35,16 +35,40 @@ def test_a_run_goes_on_from_where_it_was_kept(steps: ledgers.Steps, said: list[s
 
 
 def sampled(mib: float, files: int) -> dict[str, object]:
-    return {"resident": int(mib * 2**20), "files": files}
+    return {"own": int(mib * 2**20), "files": files}
+
+
+def finished(*mib: float, files: int = 9) -> list[dict[str, object]]:
+    return [{**sampled(each, files), "finished": "a"} for each in mib]
 
 
 def test_growth_is_told_from_run_to_run_after_the_first_third() -> None:
     loading = [sampled(n, 40) for n in range(100)]
-    flat = long.growth([*loading, *[sampled(100, 9)] * 200], 30)
+    flat = long.growth([*loading, *[sampled(100, 9)] * 198, *finished(100, 100)], 30)
     assert (flat["kib_a_run"], flat["files_a_run"], flat["files"]) == (0, 0, [9, 9])
-    rising = long.growth([*loading, *[sampled(100 + n, 9 + n // 100) for n in range(200)]], 30)
+    steps = [sampled(100 + n, 9 + n // 100) for n in range(198)]
+    rising = long.growth([*loading, *steps, *finished(298, 299, files=10)], 30)
     assert rising["kib_a_run"] == 10 * 1024
     assert (rising["first_mib"], rising["last_mib"], rising["files"]) == (100, 299, [9, 10])
+
+
+def test_growth_at_last_is_that_of_the_last_third_of_the_finished_runs() -> None:
+    ended = long.growth([sampled(9, 9), *finished(50, 70, 80, 90, 100, 100)], 6)
+    assert ended["kib_a_run_at_last"] == 0
+    going_on = long.growth([sampled(9, 9), *finished(50, 50, 50, 50, 50, 51)], 6)
+    assert going_on["kib_a_run_at_last"] == 1024
+
+
+def test_what_is_not_flat_is_a_problem() -> None:
+    flat = {"kib_a_run": 44.0, "kib_a_run_at_last": 5.0, "files_a_run": -0.6}
+    assert [*long.grown(flat, 1)] == []
+    more = {"kib_a_run": 50.0, "kib_a_run_at_last": 17.0, "files_a_run": 1}
+    assert [*long.grown({**flat, "kib_a_run": 50.0}, 4)] == []
+    assert [*long.grown(more, 1)] == [
+        "an undisturbed call grows: kib_a_run is 50, allowed is 45",
+        "an undisturbed call grows: kib_a_run_at_last is 17, allowed is 16",
+        "an undisturbed call grows: files_a_run is 1, allowed is 0.1",
+    ]
 
 
 def test_answers_that_another_process_gave_are_counted() -> None:

@@ -1,8 +1,10 @@
 """When checkpoints are made, what they cost, and what is said where they cannot be."""
 
+import os
 import shutil
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -82,6 +84,29 @@ def test_the_last_two_are_there_after_so_many_steps(exits: ExitStack, tmp_path: 
     assert made.slots[0].num_steps == 12
     assert steps_saved(found) == [["step-10", "step-5"]] * 2
     assert notes == []
+
+
+def test_one_thread_writes_those_of_all_cohorts_of_a_process(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers, write = set[threading.Thread](), checkpointing.write_checkpoint
+
+    def seen(*given: Any, **more: Any) -> None:  # noqa: ANN401
+        writers.add(threading.current_thread())
+        write(*given, **more)
+
+    monkeypatch.setattr(checkpointing, "write_checkpoint", seen)
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        trained(members(exits, tmp_path / name, checkpoint_steps=5), [])
+    assert len(writers) == 1
+    assert threading.current_thread() not in writers
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons': there is a thread
+        child = os.fork()
+    if child == 0:  # it has no threads of its parent's, and makes its own
+        os._exit(checkpointing._writer().submit(lambda: 7).result(timeout=30))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -70,8 +70,12 @@ def settle(partial: Path, final: Path) -> None:
     """
     # Before the rename, otherwise the name may be on the disk first. All at once, since a file
     # system then writes what several wait for in one go.
-    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
-        list(pool.map(sync_to_disk, (*partial.rglob("*"), partial)))
+    paths = [*partial.rglob("*"), partial]
+    if len(paths) == 1:
+        sync_to_disk(partial)
+    else:
+        with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
+            list(pool.map(sync_to_disk, paths))
     partial.replace(final)
     sync_to_disk(final.parent)
 

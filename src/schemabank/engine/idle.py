@@ -74,6 +74,7 @@ class _Look:
 class _Seen:
     """How often in a row parts of a run were idle in its stage, by choice and number."""
 
+    slot: Slot
     stage: int = -1
     step: int = -1
     times: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -103,6 +104,7 @@ class IdleParts:
         if not self._choices or self._ticks % EVERY:
             return []
         found = [idle for look in self._pending for idle in self._read(look)]
+        self._seen = {name: e for name, e in self._seen.items() if not e.slot.has_ended}
         places = {
             index: _Seat(slot, slot.step - 1, [choice.count(index) for choice in self._choices])
             for index, slot in seated.items()
@@ -129,7 +131,7 @@ class IdleParts:
     def _count(self, place: _Seat, norms: Sequence[float]) -> None:
         """Count for every part of a run at how many looks in a row it was idle."""
         step, at = place.step, place.slot.course.step(place.step)
-        seen = self._seen.setdefault(place.slot.run.name, _Seen())
+        seen = self._seen.setdefault(place.slot.run.name, _Seen(place.slot))
         if seen.stage != at.stage:  # whose optimizer is new
             seen.stage, seen.times = at.stage, {}
         elif seen.step == step:

@@ -89,7 +89,7 @@ class Keeping:
             self.begun[slot.run.name] = self._rows(index, ended=False)
             return
         self.begun.pop(slot.run.name, None)
-        slot.origin = None
+        slot.let_go()
         chosen = slot.chosen if slot.failure is None else None
         self.finished[slot.run.name] = chosen or self.ends_as(index, slot)
 

@@ -26,6 +26,7 @@ Carried = Mapping[str, Sequence[Tensor]]
 """What a slot's optimizers hold, by group: the tensors of ``STATE``, and the average if any."""
 
 MOST_NAMED = 8
+NO_ROWS = (-1, np.empty((0, 0), np.int64))  # of no epoch
 
 # The engine's own fields of a step's input; parts and penalties have others, the batch its own.
 FIELDS: Mapping[str, Field] = {
@@ -113,7 +114,11 @@ class Slot:
         self.chosen: dict[str, Tensor] | None = None
         self.origin: dict[str, Tensor] | None = None
         self._skipped_in_row = 0
-        self._epoch_rows = (-1, np.empty((0, 0), np.int64))
+        self._epoch_rows = NO_ROWS
+
+    def let_go(self) -> None:
+        """Let go of what only its steps needed, once it has ended: a cohort may have hundreds."""
+        self.origin, self._epoch_rows = None, NO_ROWS
 
     def state(self) -> SlotState:
         """Return all that :meth:`restore` needs; a run that failed has none."""

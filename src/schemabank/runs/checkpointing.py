@@ -5,12 +5,13 @@ longer than the time to the next checkpoint, which then waits. A checkpoint that
 costs nothing but itself.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
@@ -89,7 +90,6 @@ class Checkpoints:
         self._asked_s, self._every_steps = how_often([member.run for member in members])
         self._every_s = self._asked_s
         self._saved = {m.name: m.begun.standing.state.step for m in members if m.begun is not None}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: Future[float] | None = None
         self._last_s, self._num_steps, self._paused_s = time.monotonic(), 0, 0.0
         self._said, self._read = set[str](), dict[str, GrowingDigest]()
@@ -104,7 +104,6 @@ class Checkpoints:
     def __exit__(self, *_error: object) -> None:
         """Wait until the last checkpoint is written; those of runs that have trained go."""
         with self._exits:
-            self._pool.shutdown()
             self._settle()
             self._forget_trained()
 
@@ -151,7 +150,7 @@ class Checkpoints:
         else:
             if due:
                 on_cpu = cohort.device.type == "cpu"
-                self._writing = self._pool.submit(self._write, due, is_beside=not on_cpu)
+                self._writing = _writer().submit(self._write, due, is_beside=not on_cpu)
         self._last_s = time.monotonic()
         self._paused_s = self._last_s - began
         if self._leaving.asked is not None:
@@ -254,6 +253,21 @@ class Checkpoints:
         for member in self._members:
             if has_trained(member.claim.path):
                 keep_only(member.claim.path, [])
+                self._read.pop(member.name, None)
+
+
+@cache
+def _writer() -> ThreadPoolExecutor:
+    """Return the thread that writes the checkpoints of all cohorts of this process.
+
+    With a thread for every cohort, a suite of many cohorts would grow: glibc has each thread
+    allocate in an arena of its own, and an arena keeps what it has had (see
+    :func:`schemabank.engine.execute.keep_freed_memory`). A new thread takes any that is free.
+    """
+    return ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+
+
+os.register_at_fork(after_in_child=_writer.cache_clear)  # which has no threads of its parent's
 
 
 def how_often(runs: Sequence[RunConfig]) -> tuple[float | None, int | None]:

@@ -47,7 +47,7 @@ class StepLogs:
 
     def __exit__(self, *_error: object) -> None:
         """Close all files; what still waits to be written may fail now."""
-        for name in self._files:
+        for name in [*self._files]:
             self._close(name)
 
     def write(self, step: RunStep) -> None:
@@ -58,10 +58,11 @@ class StepLogs:
             if step.run not in self._files:
                 mode: Literal["a", "w"] = "a" if step.run in self._begun else "w"
                 self._files[step.run] = self._paths[step.run].open(mode, encoding="utf-8")
+                self._begun.add(step.run)
             self._files[step.run].write(_json_line(step))
             self.num_tokens[step.run] += step.num_tokens
             if _is_last(step):
-                self._files[step.run].close()
+                self._files.pop(step.run).close()  # one of hundreds, each with its buffer
         except OSError as error:
             self._lose(step.run, error)
 
@@ -69,8 +70,7 @@ class StepLogs:
         """Let the files have all lines so far."""
         for name, file in self._files.items():
             try:
-                if not file.closed:
-                    file.flush()
+                file.flush()
             except OSError as error:
                 self._lose(name, error)
 
@@ -78,7 +78,7 @@ class StepLogs:
         """Close a run's file, if it has one."""
         try:
             if name in self._files:
-                self._files[name].close()
+                self._files.pop(name).close()
         except OSError as error:
             self._lose(name, error)
 

@@ -47,6 +47,8 @@ class RunWatch:
             return
         losses = self._losses.setdefault(step.run, Losses())
         usual = losses.add(step.stage, step.loss)
+        if step.step + 1 == step.num_steps:  # a cohort may have hundreds of runs
+            del self._losses[step.run]
         if usual is not None:
             self._note(
                 f"{step.run}: the loss has jumped from about {usual:.3g} to {losses.now:.3g}, as "
