@@ -126,6 +126,20 @@ def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
     return stats.crossed_difference(first, second)
 
 
+def across(one: Suite, arm: str, other: Suite, than: str) -> stats.CrossedDifference:
+    """Compare an arm of one suite with an arm of another, paired by seed and item.
+
+    Returns:
+        The first suite's arm less the other's, over the seeds that both have.
+    """
+    (first, second), (seeds, others) = zip(
+        *(_scores(suite, of) for suite, of in ((one, arm), (other, than))), strict=True
+    )
+    common = sorted({*seeds} & {*others})
+    rows = [[own.index(seed) for seed in common] for own in (seeds, others)]
+    return stats.crossed_difference(first[rows[0]], second[rows[1]])
+
+
 def primaries(suites: Mapping[str, Suite]) -> str:
     """Return the table of all suites' declared contrasts on the test split."""
     rows = []
@@ -174,6 +188,11 @@ def seeds_of(suite: Suite, arm: str) -> int:
     return len(final_runs(suite).by_place(untrained=True)[arm, ""])
 
 
+def missing(suite: Suite) -> int:
+    """Return how many final runs a suite declares that its record does not hold."""
+    return sum(row["run_id"] not in suite.results for row in suite.manifest["runs"])
+
+
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
@@ -185,6 +204,16 @@ def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifferenc
     found = {own.arm: own.contrast.own.difference for own in all_judged}
     assert len(found) == len(all_judged)
     return {arm: own for arm, own in found.items() if isinstance(own, stats.CrossedDifference)}
+
+
+def _scores(suite: Suite, arm: str) -> tuple[Matrix, list[int]]:
+    """An arm of a suite of one setting: (seed, item), and the seeds."""
+    material = compared(suite, *_contrast(suite))
+    found = material.by_item.paired_scores(GROUP, arm, arm, material.settings)
+    assert found is not None
+    seeds = sorted(run.seed for run in final_runs(suite).by_place(untrained=True)[arm, ""])
+    assert found.treatment.shape[0] == len(seeds)
+    return found.treatment, seeds
 
 
 def _item_differences(suite: Suite) -> Matrix:
@@ -272,8 +301,29 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, found_together, highest, interaction, interval_of, judged, judgements),
-        *(less, measured, more, not_excluded, num_items, points, primaries, primary, reference),
+        *(
+            across,
+            against,
+            constant,
+            found_together,
+            highest,
+            interaction,
+            interval_of,
+            judged,
+            judgements,
+        ),
+        *(
+            less,
+            measured,
+            missing,
+            more,
+            not_excluded,
+            num_items,
+            points,
+            primaries,
+            primary,
+            reference,
+        ),
         *(seeds_of, spread, treatment_against, unended, worst),
     )
 }
