@@ -13,7 +13,6 @@ from tools import BENCHMARKS, load_tool
 
 ROOT = BENCHMARKS.parent
 RESULTS = ROOT / "results"
-FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 PLACES = ("answer", "prompt", "target")
 STEPS = "engine, stages 2-3"
 Row = dict[str, Any]
