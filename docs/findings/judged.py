@@ -16,14 +16,13 @@ from schemabank.report.comparing.comparison import CONFIDENCE, Contrast, Referen
 from schemabank.report.comparing.families import Adjusted, judged_together
 from schemabank.report.comparing.items import Matrix
 from schemabank.report.comparing.material import Material, gather
+from schemabank.report.examine import chosen_group
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.report.sections import others
 from schemabank.report.sections.cells import short
 from schemabank.stats import ArmSummary, Interval, Verdict
 from schemabank.stats.arms import student_interval
-
-GROUP = "all"  # of GSM8K's items
 
 
 @dataclass(frozen=True)
@@ -48,10 +47,15 @@ def final_runs(suite: Suite) -> RunSet:
     return read_runs(suite.folder)
 
 
+def group_of(suite: Suite) -> str:
+    """Return the part of the items that a suite is judged on: the declared one, or the first."""
+    return chosen_group(final_runs(suite), None)
+
+
 @cache
 def compared(suite: Suite, treatment: str, control: str) -> Material:
     """Compare two arms of a suite at every setting and over all of them."""
-    return gather(suite.folder, final_runs(suite), GROUP, (treatment, control), None)
+    return gather(suite.folder, final_runs(suite), group_of(suite), (treatment, control), None)
 
 
 def judged(suite: Suite, control: str) -> list[Judged]:
@@ -195,7 +199,7 @@ def missing(suite: Suite) -> int:
 
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
-    return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
+    return int(final_runs(suite).runs[0].result["groups"][group_of(suite)]["num_items"])
 
 
 def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifference]:
@@ -209,7 +213,7 @@ def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifferenc
 def _scores(suite: Suite, arm: str) -> tuple[Matrix, list[int]]:
     """An arm of a suite of one setting: (seed, item), and the seeds."""
     material = compared(suite, *_contrast(suite))
-    found = material.by_item.paired_scores(GROUP, arm, arm, material.settings)
+    found = material.by_item.paired_scores(group_of(suite), arm, arm, material.settings)
     assert found is not None
     seeds = sorted(run.seed for run in final_runs(suite).by_place(untrained=True)[arm, ""])
     assert found.treatment.shape[0] == len(seeds)
@@ -220,7 +224,7 @@ def _item_differences(suite: Suite) -> Matrix:
     """The declared treatment less its control: (seed, item), each the mean over settings."""
     treatment, control = _contrast(suite)
     material = compared(suite, treatment, control)
-    found = material.by_item.paired_scores(GROUP, treatment, control, material.settings)
+    found = material.by_item.paired_scores(group_of(suite), treatment, control, material.settings)
     assert found is not None
     return found.treatment - found.control
 
@@ -275,7 +279,7 @@ def unended(suite: Suite, arm: str, setting: str) -> float:
 
 def _each(suite: Suite, arm: str, setting: str, name: str) -> list[float]:
     runs = final_runs(suite).by_place(untrained=True)[arm, setting]
-    return [run.result["groups"][GROUP][name] for run in runs]
+    return [run.result["groups"][group_of(suite)][name] for run in runs]
 
 
 def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str, str]:
