@@ -28,7 +28,7 @@ from torch import Tensor
 
 from schemabank.common.cores import given_cores
 from schemabank.common.waiting import waiting
-from schemabank.engine.compiling import optimised
+from schemabank.engine.compiling import optimised, timed
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -152,6 +152,7 @@ class Executor:
         # another thread, which would allocate elsewhere, so it must stay in this one.
         with (
             waiting(f"compiling {what}", self.explain),
+            timed(),
             _without_collection(),
             torch.autograd.set_multithreading_enabled(False),
         ):
