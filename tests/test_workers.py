@@ -19,12 +19,12 @@ def test_each_unit_counts_once_and_those_that_took_as_long_are_told_apart(tmp_pa
     for number, (training_s, evaluation_s) in enumerate([*units, *units]):
         folder = tmp_path / f"lora-seed{number}"
         folder.mkdir()
-        cost = {"training_s": training_s, "evaluation_s": evaluation_s}
+        cost = {"training_s": training_s, "evaluation_s": evaluation_s, "compiling_s": 6.0}
         (folder / "cost.json").write_text(json.dumps({**cost, "runs_in_cohort": 2, "slots": 2}))
     row = workers.row(tmp_path, 2, 60.0)
     assert row["unit_s"] == [40.0, 25.0, 25.0]
     assert (row["runs"], row["units"], row["work_s"]) == (6, 3, 90.0)
-    assert (row["runs_per_hour"], row["beside_s"]) == (360.0, 15.0)
+    assert (row["runs_per_hour"], row["beside_s"], row["compiling_s"]) == (360.0, 15.0, 18.0)
 
 
 def test_the_longest_unit_of_each_worker_is_its_first() -> None:
