@@ -116,7 +116,7 @@ def row(runs: Path, workers: int, wall_s: float) -> Row:
         "runs_per_hour": round(3600 * len(costs) / wall_s, 1),
         "unit_s": units,
         "work_s": round(work_s, 1),
-        "compiling_s": round(sum(cost["compiling_s"] / cost["runs_in_cohort"] for cost in costs), 1),
+        "compiling_s": round(sum(c["compiling_s"] / c["runs_in_cohort"] for c in costs), 1),
         "beside_s": round(wall_s - work_s / workers, 1),
     }
 
