@@ -85,17 +85,21 @@ class StoredWeights:
         Raises:
             InputError: the file is gone, cannot be read, or is another than was written.
         """
-        check_regular(self.path)
+        # The failure's file may be moved with the run's folder, so no place outside of it is named.
+        named = str(Path(*self.path.parts[-3:]))
         try:
+            check_regular(self.path)
             with self.path.open("rb") as file:
                 content = file.read(self.num_bytes + 1)
         except OSError as error:
             raise InputError(
-                f"cannot read {str(self.path)!r} ({error.strerror or error}): {AGAIN}"
+                f"cannot read {named!r} ({error.strerror or error}): {AGAIN}"
             ) from error
+        except InputError as error:
+            raise InputError(f"{named!r} is no regular file that can be read: {AGAIN}") from error
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise InputError(
-                f"{str(self.path)!r} is not what was written, allowed is the whole file: {AGAIN}"
+                f"{named!r} is not what was written, allowed is the whole file: {AGAIN}"
             )
         return load(content)
 
