@@ -337,13 +337,17 @@ def test_a_disk_that_is_full_later_costs_no_run(
     assert_trained(tmp_path / "again", 2)
 
 
-@pytest.mark.parametrize("runs", [RUNS, VALIDATED], ids=["runs", "validated"])
+@pytest.mark.parametrize(
+    ("runs", "victim"),
+    [(RUNS, "swap"), ({**VALIDATED, "third": config(seed=4)}, "slow")],
+    ids=["runs", "validated"],
+)
 def test_weights_that_are_lost_cost_their_run_alone(
-    runs: Mapping[str, sb.RunConfig], tmp_path: Path
+    runs: Mapping[str, sb.RunConfig], victim: str, tmp_path: Path
 ) -> None:
-    """Those that have ended before the slots are free wait on disk."""
+    """Those of runs that have ended wait on disk where three have two slots."""
     more: dict[str, Any] = {"slots": 2, "validation": HELD_OUT}
-    if runs is VALIDATED:
+    if "slow" in runs:
         more["validate"] = MEASURED
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StoredWeights, "holds", lambda *_: False)  # so that they wait in memory
@@ -351,20 +355,22 @@ def test_weights_that_are_lost_cost_their_run_alone(
     place, free = tmp_path / "runs", Cohort.free
 
     def flipped(cohort: Cohort) -> None:
-        (folder,) = place.glob(".banks*.partial")
-        flip(folder / TRAINED / WEIGHTS)
+        if victim in cohort.finished:
+            assert not cohort.finished.held
+            (folder,) = place.glob(f".{victim}*.partial")
+            flip(folder / TRAINED / WEIGHTS)
         free(cohort)
 
     assert_same(train(runs, tmp_path / "undisturbed", **more), whole)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cohort, "free", flipped)
         found = train(runs, place, **more)
-    lost = found["banks"].failure
+    lost = found[victim].failure
     assert lost is not None
     assert lost.message.endswith(AGAIN)
-    assert_same(*({n: one for n, one in each.items() if n != "banks"} for each in (found, whole)))
+    assert_same(*({n: one for n, one in each.items() if n != victim} for each in (found, whole)))
     with pytest.raises(sb.InputError, match="has no adapter, since it failed"):
-        found["banks"].attach()
+        found[victim].attach()
     assert_same(train(runs, place, **more), whole)
 
 
