@@ -10,6 +10,7 @@ __all__ = [
     "cohort",
     "decoding",
     "execute",
+    "finished",
     "flat",
     "idle",
     "keeping",

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import check_regular, read_json
+from schemabank.common.files import check_regular, read_bytes, read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
@@ -89,14 +89,11 @@ class StoredWeights:
         named = str(Path(*self.path.parts[-3:]))
         try:
             check_regular(self.path)
-            with self.path.open("rb") as file:
-                content = file.read(self.num_bytes + 1)
-        except OSError as error:
-            raise InputError(
-                f"cannot read {named!r} ({error.strerror or error}): {AGAIN}"
-            ) from error
+            content = read_bytes(self.path, at_most=self.num_bytes)
         except InputError as error:
-            raise InputError(f"{named!r} is no regular file that can be read: {AGAIN}") from error
+            if isinstance(cause := error.__cause__, OSError):
+                raise InputError(f"cannot read {named!r} ({cause.strerror}): {AGAIN}") from cause
+            content = b""  # it is a folder, say, or larger
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise InputError(
                 f"{named!r} is not what was written, allowed is the whole file: {AGAIN}"
