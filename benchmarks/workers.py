@@ -6,9 +6,13 @@
 One suite of plain LoRA on GSM8K is trained and evaluated by `schemabank suite` with one worker,
 and again in a new folder with two. Both have the same slots, so both must end with the same bytes.
 A call before them, of a few steps, lets the compiler fill its cache: a second suite on a machine
-has that, too. The time is the whole call's, from the shell. What a call takes beside training and
-evaluation (to start Python, load the model, read the data) two workers need as well as one, so it
-is given on its own.
+has that, too.
+
+The time of a call is the whole one's, from the shell. A part of it does not grow with the suite:
+what is beside training and evaluation (to start Python, load the model, read the data), and what
+a worker needs for its first unit of work, to compile and capture. So the row has every unit's
+seconds, too. The longest unit of each worker is taken for its first; the others tell how fast the
+GPUs are while they work.
 
 On a CPU, `--device cpu` shares the cores among the workers, which says nothing of GPUs.
 """
@@ -19,10 +23,12 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -35,7 +41,8 @@ from schemabank.common.writing import write_json
 
 WORKERS = (1, 2)
 SLOTS = 12
-RUNS = 24
+RUNS = 48  # two units for each of two workers
+EXAMPLES = 3400
 WARM_STEPS = 12
 SAME = ("adapter/adapter_model.safetensors", "predictions.jsonl.gz")
 
@@ -98,20 +105,40 @@ def row(runs: Path, workers: int, wall_s: float) -> Row:
         wall_s: seconds of the call.
     """
     costs = [json.loads(path.read_text()) for path in sorted(runs.glob("*/cost.json"))]
-    # Each run names the time of its whole unit.
-    shares = [1 / cost["runs_in_cohort"] for cost in costs]
-    times = [cost["training_s"] + cost["evaluation_s"] for cost in costs]
-    work_s = sum(share * time for share, time in zip(shares, times, strict=True))
+    units = unit_seconds(costs)
+    work_s = sum(units)
     return {
         "workers": workers,
         "runs": len(costs),
-        "units": round(sum(shares)),
+        "units": len(units),
         "slots": costs[0]["slots"],
         "wall_s": round(wall_s, 1),
         "runs_per_hour": round(3600 * len(costs) / wall_s, 1),
+        "unit_s": units,
         "work_s": round(work_s, 1),
         "beside_s": round(wall_s - work_s / workers, 1),
     }
+
+
+def unit_seconds(costs: Sequence[dict[str, Any]]) -> list[float]:
+    """Return how long each unit of work took to train and to evaluate, the longest first.
+
+    Args:
+        costs: of all runs; each names the time of its whole unit.
+    """
+    found: list[float] = []
+    times = Counter(
+        (cost["training_s"] + cost["evaluation_s"], cost["runs_in_cohort"]) for cost in costs
+    )
+    for (time_s, size), count in times.items():
+        found += [round(time_s, 1)] * (count // size)
+    return sorted(found, reverse=True)
+
+
+def steady(each: Any) -> float | None:  # noqa: ANN401 -- a row of JSON
+    """Return the runs an hour of workers that have compiled; ``None`` if a row cannot tell."""
+    later = each.get("unit_s", [])[each["workers"] :]
+    return 3600 * each["workers"] * each["slots"] / median(later) if later else None
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -130,21 +157,24 @@ def differences(one: Path, other: Path) -> list[str]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Rows as lines of Markdown."""
-    first: Any = rows[0]
     lines: list[Any] = [*rows]
-    head = ["GPUs", "runs", "units", "seconds in all", "of them beside training and evaluation"]
-    return markdown_table(
-        [*head, "runs an hour", "times those of one", "without what is beside"],
-        [
-            [
-                *(str(each[name]) for name in ("workers", "runs", "units", "wall_s", "beside_s")),
-                f"{each['runs_per_hour']:,.0f}",
-                f"{each['runs_per_hour'] / first['runs_per_hour']:.2f}",
-                f"{each['workers'] * first['work_s'] / each['work_s']:.2f}",
-            ]
-            for each in lines
-        ],
-    )
+    of_one, steady_of_one = lines[0]["runs_per_hour"], steady(lines[0])
+    head = ["GPUs", "runs", "seconds in all", "of them beside training and evaluation"]
+    more = ["runs an hour", "times those of one"]
+    if steady_of_one is not None:
+        more += ["runs an hour, once compiled", "times those of one"]
+    rows_of_table = []
+    for each in lines:
+        cells = [str(each[name]) for name in ("workers", "runs", "wall_s", "beside_s")]
+        cells += _rates(each["runs_per_hour"], of_one)
+        if steady_of_one is not None:
+            cells += _rates(steady(each), steady_of_one)
+        rows_of_table.append(cells)
+    return markdown_table([*head, *more], rows_of_table)
+
+
+def _rates(rate: float | None, of_one: float) -> list[str]:
+    return ["-", "-"] if rate is None else [f"{rate:,.0f}", f"{rate / of_one:.2f}"]
 
 
 def _call(
@@ -175,6 +205,7 @@ def _origin(arguments: argparse.Namespace) -> Row:
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "date": datetime.now(UTC).date().isoformat(),
         "model": arguments.model,
+        "examples": arguments.examples,
     }
 
 
@@ -187,7 +218,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--slots", type=int, default=SLOTS, help="runs at once of a worker")
-    parser.add_argument("--examples", type=int, help="training examples; default: all")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="to train on")
     parser.add_argument("--questions", type=int, help="that are answered; default: all")
     return parser.parse_args()
 

@@ -13,7 +13,6 @@ from tools import BENCHMARKS, load_tool
 
 ROOT = BENCHMARKS.parent
 RESULTS = ROOT / "results"
-FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 PLACES = ("answer", "prompt", "target")
 STEPS = "engine, stages 2-3"
 Row = dict[str, Any]
@@ -256,12 +255,6 @@ def test_how_many_lines_a_script_and_a_method_take() -> None:
     assert len(parts) == len(marks)
     lines = sum(len(part.splitlines()) for part in parts)
     assert f"adds a method in {lines} lines;" in readme
-
-
-def test_how_many_runs_two_gpus_have_trained() -> None:
-    found = re.search(r"^\| `methods_smollm2` \| (\d+) \|", FINDINGS, re.MULTILINE)
-    assert found is not None
-    assert f"the {found[1]} runs of [one suite of the findings]" in page("launch.md")
 
 
 def test_the_memory_that_is_asked_for_holds_every_task_on_a_cpu() -> None:

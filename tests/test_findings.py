@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 build: Any = load_tool(ROOT / "docs" / "findings" / "build.py")
 pack_runs: Any = load_tool(BENCHMARKS / "pack_runs.py")
 Suites = dict[str, Any]
+# Arms whose final runs have not been made, as the page says.
+TO_COME = {"explain_smollm2": ("replacement", "first 2 blocks", "routed at evaluation")}
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +50,19 @@ def test_a_record_that_changes_changes_the_pages(suites: Suites, tmp_path: Path)
 
 
 def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites) -> None:
-    """With today's hashes; what is missing has diverged. Rounds have no final runs."""
+    """With today's hashes; what is missing has diverged, or is said to be still to come."""
+    page = " ".join((ROOT / "docs" / "findings.md").read_text().split())
     for name, suite in suites.items():
         declared = load_suite(ROOT / "configs" / "evidence" / f"{name}.yaml")
         check_manifest(suite.folder, declared)
         rows = planned_rows(declared, suite.folder)
         has_final = bool(suite.manifest["runs"])
-        wanted = {row["run_id"] for row in rows if has_final or row["phase"] == "tune"}
+        searched = {row["run_id"] for row in rows if row.get("phase") == "tune"}
+        wanted = {row["run_id"] for row in rows if has_final or row["run_id"] in searched}
         diverged = {row["run_id"] for row in (suite.manifest["tuning"] or {}).get("failed", ())}
-        assert suite.results.keys() == wanted - diverged
+        to_come = {row["run_id"] for row in rows if row["arm"] in TO_COME.get(name, ())} - searched
+        assert suite.results.keys() == wanted - diverged - to_come
+        assert not to_come or f"their {len(to_come)} final runs are still to come" in page
 
 
 def test_every_declared_contrast_would_find_two_points(suites: Suites) -> None:
@@ -84,6 +91,23 @@ def test_what_holds_together_and_what_the_token_makes_by_another_way(suites: Sui
     apart = judged["primary"](suite).difference - judged["primary"](other).difference
     assert both.mean == pytest.approx(apart)
     assert both.num_seeds == 8
+
+
+def test_arms_of_two_suites_are_compared_over_the_seeds_that_both_have(suites: Suites) -> None:
+    """Their means are those of the results."""
+    explain, judge = suites["explain_smollm2"], suites["judge_smollm2"]
+    found = build.JUDGED["across"](explain, "one stage", judge, "lora")
+
+    means = []
+    for suite, arm in ((explain, "one stage"), (judge, "lora")):
+        rows = [row for row in suite.manifest["runs"] if row["arm"] == arm and row["seed"] <= 6]
+        scores = [suite.results[row["run_id"]]["groups"]["all"]["correct"] for row in rows]
+        assert len(scores) == 6
+        means.append(fmean(scores))
+    assert found.num_seeds == 6
+    assert found.mean == pytest.approx(means[0] - means[1])
+    itself = build.JUDGED["across"](judge, "lora", judge, "lora")
+    assert itself.mean == 0
 
 
 def test_the_parts_of_the_confirmation_are_those_of_its_costs(suites: Suites) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from math import fsum
-from operator import mul
+from operator import mul, not_
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from records import Suite
 from words import interval_of, less, more, percent, points, table
 
@@ -16,14 +18,13 @@ from schemabank.report.comparing.comparison import CONFIDENCE, Contrast, Referen
 from schemabank.report.comparing.families import Adjusted, judged_together
 from schemabank.report.comparing.items import Matrix
 from schemabank.report.comparing.material import Material, gather
+from schemabank.report.examine import chosen_group
 from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.report.sections import others
 from schemabank.report.sections.cells import short
 from schemabank.stats import ArmSummary, Interval, Verdict
 from schemabank.stats.arms import student_interval
-
-GROUP = "all"  # of GSM8K's items
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,16 @@ class Judged:
     Attributes:
         arm, setting: of its runs; the setting is empty where nothing varies.
         contrast: of the two, not adjusted.
-        adjusted: the same, adjusted for all that were judged with it.
+        adjusted: the same, adjusted for all that were judged with it; a contrast that the suite
+            declared stands by itself.
+        declared: whether it is that one.
     """
 
     arm: str
     setting: str
     contrast: Contrast
     adjusted: Adjusted
+    declared: bool
 
 
 @cache
@@ -48,10 +52,15 @@ def final_runs(suite: Suite) -> RunSet:
     return read_runs(suite.folder)
 
 
+def group_of(suite: Suite) -> str:
+    """Return the part of the items that a suite is judged on: the declared one, or the first."""
+    return chosen_group(final_runs(suite), None)
+
+
 @cache
 def compared(suite: Suite, treatment: str, control: str) -> Material:
     """Compare two arms of a suite at every setting and over all of them."""
-    return gather(suite.folder, final_runs(suite), GROUP, (treatment, control), None)
+    return gather(suite.folder, final_runs(suite), group_of(suite), (treatment, control), None)
 
 
 def judged(suite: Suite, control: str) -> list[Judged]:
@@ -62,10 +71,20 @@ def judged(suite: Suite, control: str) -> list[Judged]:
         if arm != control
         for contrast in compared(suite, arm, control).comparison.contrasts
     ]
-    family = judged_together([contrast.own.difference for _, contrast in found])
+    # With several settings the declared contrast is their mean, which is none of these.
+    named = _contrast(suite)
+    stated = [(arm, control) == named and not contrast.setting for arm, contrast in found]
+    differences = [contrast.own.difference for _, contrast in found]
+    others = iter(judged_together(list(compress(differences, map(not_, stated)))))
     return [
-        Judged(arm, contrast.setting or "", contrast, adjusted)
-        for (arm, contrast), adjusted in zip(found, family, strict=True)
+        Judged(
+            arm,
+            contrast.setting or "",
+            contrast,
+            judged_together([contrast.own.difference])[0] if declared else next(others),
+            declared,
+        )
+        for (arm, contrast), declared in zip(found, stated, strict=True)
     ]
 
 
@@ -126,6 +145,32 @@ def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
     return stats.crossed_difference(first, second)
 
 
+def by_seed(suite: Suite) -> list[float]:
+    """Return the declared treatment less its control for each seed, the lowest first."""
+    return sorted(map(float, _item_differences(suite).mean(axis=1)))
+
+
+def without_best(suite: Suite) -> stats.CrossedDifference:
+    """Return the declared contrast without the seed that is best for the treatment."""
+    found = _item_differences(suite)
+    order = found.mean(axis=1).argsort()
+    return stats.crossed_difference(found[order[:-1]], np.zeros_like(found[order[:-1]]))
+
+
+def across(one: Suite, arm: str, other: Suite, than: str) -> stats.CrossedDifference:
+    """Compare an arm of one suite with an arm of another, paired by seed and item.
+
+    Returns:
+        The first suite's arm less the other's, over the seeds that both have.
+    """
+    (first, second), (seeds, others) = zip(
+        *(_scores(suite, of) for suite, of in ((one, arm), (other, than))), strict=True
+    )
+    common = sorted({*seeds} & {*others})
+    rows = [[own.index(seed) for seed in common] for own in (seeds, others)]
+    return stats.crossed_difference(first[rows[0]], second[rows[1]])
+
+
 def primaries(suites: Mapping[str, Suite]) -> str:
     """Return the table of all suites' declared contrasts on the test split."""
     rows = []
@@ -174,9 +219,14 @@ def seeds_of(suite: Suite, arm: str) -> int:
     return len(final_runs(suite).by_place(untrained=True)[arm, ""])
 
 
+def missing(suite: Suite) -> int:
+    """Return how many final runs a suite declares that its record does not hold."""
+    return sum(row["run_id"] not in suite.results for row in suite.manifest["runs"])
+
+
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
-    return int(final_runs(suite).runs[0].result["groups"][GROUP]["num_items"])
+    return int(final_runs(suite).runs[0].result["groups"][group_of(suite)]["num_items"])
 
 
 def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifference]:
@@ -187,11 +237,21 @@ def _differences(suite: Suite, control: str) -> dict[str, stats.CrossedDifferenc
     return {arm: own for arm, own in found.items() if isinstance(own, stats.CrossedDifference)}
 
 
+def _scores(suite: Suite, arm: str) -> tuple[Matrix, list[int]]:
+    """An arm of a suite of one setting: (seed, item), and the seeds."""
+    material = compared(suite, *_contrast(suite))
+    found = material.by_item.paired_scores(group_of(suite), arm, arm, material.settings)
+    assert found is not None
+    seeds = sorted(run.seed for run in final_runs(suite).by_place(untrained=True)[arm, ""])
+    assert found.treatment.shape[0] == len(seeds)
+    return found.treatment, seeds
+
+
 def _item_differences(suite: Suite) -> Matrix:
     """The declared treatment less its control: (seed, item), each the mean over settings."""
     treatment, control = _contrast(suite)
     material = compared(suite, treatment, control)
-    found = material.by_item.paired_scores(GROUP, treatment, control, material.settings)
+    found = material.by_item.paired_scores(group_of(suite), treatment, control, material.settings)
     assert found is not None
     return found.treatment - found.control
 
@@ -246,7 +306,7 @@ def unended(suite: Suite, arm: str, setting: str) -> float:
 
 def _each(suite: Suite, arm: str, setting: str, name: str) -> list[float]:
     runs = final_runs(suite).by_place(untrained=True)[arm, setting]
-    return [run.result["groups"][GROUP][name] for run in runs]
+    return [run.result["groups"][group_of(suite)][name] for run in runs]
 
 
 def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str, str]:
@@ -264,7 +324,7 @@ def _difference(own: Judged) -> dict[str, str]:
     return {
         "difference": points(own.adjusted.difference),
         "95 % interval": interval_of(own.adjusted.interval),
-        "p, Holm": short(own.adjusted.p_holm),
+        "p, Holm": short(own.adjusted.p_holm) + (" (declared)" if own.declared else ""),
         "verdict": own.adjusted.outcome,
     }
 
@@ -272,8 +332,9 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(against, constant, found_together, highest, interaction, interval_of, judged, judgements),
-        *(less, measured, more, not_excluded, num_items, points, primaries, primary, reference),
-        *(seeds_of, spread, treatment_against, unended, worst),
+        *(across, against, by_seed, constant, found_together, highest, interaction, interval_of),
+        *(judged, judgements, less, measured, missing, more, not_excluded, num_items, points),
+        *(primaries, primary, reference, seeds_of, spread, treatment_against, unended),
+        *(without_best, worst),
     )
 }

@@ -40,9 +40,9 @@ def chosen(suite: Suite, arm: str = LORA) -> Candidate:
     return choose(suite.search[arm])
 
 
-def items(suite: Suite) -> int:
+def items(suite: Suite, arm: str = LORA) -> int:
     """Return how many items every run of a search answered."""
-    return chosen(suite).num_items
+    return chosen(suite, arm).num_items
 
 
 def ahead(suite: Suite, arm: str, than: str) -> str:
@@ -146,11 +146,17 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
     return -linear_regression(found, correct).slope
 
 
-def screening(suite: Suite) -> str:
-    """Return the table of a search on validation, the lowest loss first."""
-    rows = [(lowest(suite, own.arm), own) for own in suite.tried(chosen(suite))]
+def screening(suite: Suite, control: str = LORA, name: str = "LoRA") -> str:
+    """Return the table of a search on validation, the lowest loss first.
+
+    Args:
+        suite: with the search.
+        control: arm that all are compared with.
+        name: how the table calls it.
+    """
+    rows = [(lowest(suite, own.arm), own) for own in suite.tried(chosen(suite, control))]
     ordered = sorted(rows, key=lambda row: row[0])
-    return table({"arm": own.arm, **tried_cells(own, loss)} for loss, own in ordered)
+    return table({"arm": own.arm, **tried_cells(own, loss, name)} for loss, own in ordered)
 
 
 def ensembles() -> str:
@@ -187,13 +193,13 @@ def _runs(suite: Suite) -> str:
     return f"{len(suite.results)}{taught}"
 
 
-def tried_cells(tried: Tried, lowest_loss: float) -> dict[str, str]:
+def tried_cells(tried: Tried, lowest_loss: float, control: str = "LoRA") -> dict[str, str]:
     """Return what a table says of an arm at its chosen rate."""
     found = tried.found
     return {
         "learning rate": short(found.learning_rate) + (" (edge)" if tried.at_edge else ""),
         "correct": percent(score_of(found)),
-        "less LoRA": with_error(tried.difference, tried.error),
+        f"less {control}": with_error(tried.difference, tried.error),
         "loss": f"{found.gold_nll:.4f}",
         "lowest loss": f"{lowest_loss:.4f}",
     }

@@ -15,6 +15,9 @@ RECORD, PAGE = ROOT / "results" / "reliability.json", ROOT / "docs" / "reliabili
 BEGIN = "<!-- faults: made by `python -m tests.faults record` from results/reliability.json -->\n"
 END = "<!-- end of faults -->\n"
 WIDTH = 120
+WHILE_WRITING = (
+    ". Training goes on while one is written, and the steps of that time are among them, too."
+)
 TITLES = {
     campaigns.KILLS: "kills",
     campaigns.DEVICE: "kills on a GPU",
@@ -99,9 +102,10 @@ def _of_kills(own: Record) -> Iterator[str]:
         f"{own['kills']} kills. By the last step that had ended, {stages} of the curriculum, and "
         f"{own['in_later_epochs']} after the first epoch. {own['in_search']} came in a search for "
         f"learning rates. With a checkpoint after every {STEPS} "
-        f"steps, a kill cost a run at most {own['most_steps_lost']} steps that had ended."
+        f"steps, a kill cost a run at most {own['most_steps_lost']} steps that had ended"
+        + (WHILE_WRITING if own["most_steps_lost"] > STEPS + 1 else ".")
     )
-    if (again := own.get("most_answers_again")) is not None:
+    if again := own.get("most_answers_again"):
         yield from _paragraph(
             f"With answers kept after every {STEPS}, a run that was being evaluated gave at most "
             f"{again} of them again."

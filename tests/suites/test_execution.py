@@ -322,6 +322,22 @@ def test_what_is_compared_is_declared_before_the_runs(finished: Finished, tmp_pa
 
 
 @pytest.mark.usefixtures("gsm8k")
+def test_a_contrast_on_a_part_that_the_task_lacks_is_refused_before_anything_is_trained(
+    finished: Finished, tmp_path: Path
+) -> None:
+    arms = {"treatment": "schemabank", "control": "lora"}
+    some = {"seeds": [1], "grid": {}, "contrast": {**arms, "group": "held_out"}}
+    path = tiny(finished, tmp_path / "s.yaml", **some)
+    message = r"contrast\.group is 'held_out', but .* 'gsm8k' are of 'all': name one of these"
+    with pytest.raises(InputError, match=message):
+        ran(path, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+    notes = Notes()
+    plan_suite(load_suite(path), tmp_path / "runs", notes)
+    assert any("contrast.group is 'held_out'" in line for line in notes.lines)
+
+
+@pytest.mark.usefixtures("gsm8k")
 def test_a_plan_says_what_is_to_come_and_writes_nothing(finished: Finished, tmp_path: Path) -> None:
     suite = load_suite(tiny(finished, tmp_path / "s.yaml"))
     (title, _, arms), (_, head, cohorts) = plan_suite(suite, tmp_path / "runs", Notes())

@@ -150,18 +150,21 @@ def test_digests_that_are_no_texts_are_refused(inputs: object, diverging: Diverg
         plan_suite(load_suite(diverging.file), diverging.out, Notes())
 
 
-def declared(folder: Path, **margin: float) -> Suite:
-    contrast = {"treatment": "lora", "control": "base", **margin}
+def declared(folder: Path, **more: object) -> Suite:
+    contrast = {"treatment": "lora", "control": "base", **more}
     file = write(folder / "s.yaml", arms={"lora": {}, "base": {}}, seeds=[1], contrast=contrast)
     return read_suite_file(file)
 
 
-def test_a_margin_is_declared_with_the_contrast_and_stays(tmp_path: Path) -> None:
-    without, with_margin = declared(tmp_path), declared(tmp_path, margin=1.5)
-    for suite, other, out in ((without, with_margin, "a"), (with_margin, without, "b")):
+@pytest.mark.parametrize(("name", "value"), [("margin", 1.5), ("group", "seen")])
+def test_a_margin_or_group_is_declared_with_the_contrast_and_stays(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    without, with_it = declared(tmp_path), declared(tmp_path, **{name: value})
+    for suite, other, out in ((without, with_it, "a"), (with_it, without, "b")):
         write_manifest(tmp_path / out, suite, None)
         check_manifest(tmp_path / out, suite)
         with pytest.raises(InputError, match="allowed is what was declared before the runs"):
             check_manifest(tmp_path / out, other)
-    assert "margin" not in read_suite(tmp_path / "a" / "suite.json")["contrast"], "as before"
-    assert read_suite(tmp_path / "b" / "suite.json")["contrast"]["margin"] == 1.5
+    assert name not in read_suite(tmp_path / "a" / "suite.json")["contrast"], "as before"
+    assert read_suite(tmp_path / "b" / "suite.json")["contrast"][name] == value

@@ -138,6 +138,23 @@ def test_what_is_excluded_is_left_out(tmp_path: Path) -> None:
     assert found == {("lora", 4, 1), ("lora", 5, 1), ("schemabank", 4, 1), ("schemabank", 4, 2)}
 
 
+@pytest.mark.parametrize(("epochs", "allowed"), [(2, True), (1, False), (3, False)])
+def test_a_contrast_rests_on_a_point_that_both_arms_have(
+    tmp_path: Path, epochs: int, *, allowed: bool
+) -> None:
+    setting = {"train.num_train_epochs": epochs}
+    contrast = {"treatment": "schemabank", "control": "lora", "setting": setting}
+    exclude = [{"arm": "lora", "train.num_train_epochs": 1}]
+    path = write(tmp_path / "s.yaml", seeds=[4], grid=GRID, exclude=exclude, contrast=contrast)
+    if allowed:
+        found = load_suite(path).contrast
+        assert found is not None
+        assert found.setting == setting
+    else:
+        with pytest.raises(InputError, match=r"both arms have, \{'train\.num_train_epochs': 2\}"):
+            load_suite(path)
+
+
 def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) -> None:
     arms = {"zero-shot": {"arm": "base"}, "8-shot": {"arm": "base", "eval": {"few_shot": 8}}}
     path = write(tmp_path / "s.yaml", arms={**arms, "lora": {}}, seeds=[1, 2], grid=GRID)
@@ -169,6 +186,10 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         (
             {"contrast": {"treatment": "lora", "control": "lora", "margin": 101}},
             r"contrast\.margin is 101, but .* less than or equal to 100",
+        ),
+        (
+            {"contrast": {"treatment": "lora", "control": "schemabank", "setting": {"a": 3}}},
+            r"s\.yaml:\d+: contrast\.setting is \{'a': 3\}, allowed .* and there are none: name",
         ),
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),

@@ -20,11 +20,13 @@ from schemabank.report.reading.tabulate import choose_contrast
 from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.adapters import adapters_in_doubt
+from schemabank.report.warnings.declared import undeclared_margin, undeclared_part
 from schemabank.report.warnings.evaluations import without_items
 from schemabank.report.warnings.finding import by_weight
-from schemabank.report.warnings.margins import undeclared_margin
 from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
+
+IN_SUITE = "declared in the suite"
 
 
 def examine(path: Path | None, found: Found, question: Question) -> Report:
@@ -70,9 +72,14 @@ def _examine_table(path: Path | None, table: ScoreTable, question: Question) -> 
 def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
-    material = gather(path, runs, group, arms, question.primary)
+    setting = chosen_setting(runs, arms, question.primary)
+    material = gather(path, runs, group, arms, setting)
+    comparison = material.comparison
+    if setting is not None and question.primary is None:
+        primary = replace(comparison.primary, chosen_by=IN_SUITE)
+        comparison = replace(comparison, primary=primary)
     margin = stated_margin(question.margin) or declared_margin(runs, arms)
-    material = replace(material, comparison=judged_by(margin, material.comparison))
+    material = replace(material, comparison=judged_by(margin, comparison))
     topics, samples = find_topics(material)
     known = Facts(material.settings, topics.rates, topics.behaviour, topics.cost)
     warnings = [
@@ -80,6 +87,7 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
         *find_warnings(material.table, material.comparison, question.test_size),
         *find_run_warnings(runs, group, material.comparison, known),
         *undeclared_margin(runs, material.comparison),
+        *undeclared_part(runs, question),
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
@@ -96,21 +104,31 @@ def declared_margin(runs: RunSet, arms: tuple[str, str]) -> Margin | None:
     """Return the margin that a suite declared for this contrast."""
     if runs.margin is None or runs.contrast != arms:
         return None
-    return Margin(runs.margin, "declared in the suite")
+    return Margin(runs.margin, IN_SUITE)
 
 
 def chosen_group(runs: RunSet, group: str | None) -> str:
-    """Return the part of the split that runs are compared on: as asked, else the first.
+    """Return the part of the split that runs are compared on: as asked, as declared, or the first.
 
     Raises:
         InputError: the runs do not share it.
     """
     groups = runs.groups
-    if group is None and groups:
+    found = group or runs.group
+    if found is None and groups:
         return groups[0]
-    if group not in groups:
+    if found not in groups:
+        named = f"--group {group!r}" if group else f"contrast.group {found!r} of the suite"
         raise InputError(
-            f"--group {group!r}: the runs share {', '.join(map(repr, groups)) or 'no group'}: name "
-            "one of these"
+            f"{named}: the runs share {', '.join(map(repr, groups)) or 'no group'}: name one of "
+            "these with --group"
         )
-    return group
+    return found
+
+
+def chosen_setting(runs: RunSet, arms: tuple[str, str], setting: str | None) -> str | None:
+    """Return the setting that the verdict rests on: as asked, as declared for these arms, or none.
+
+    None stands for the mean over all settings.
+    """
+    return setting or (runs.setting if runs.contrast == arms else None)

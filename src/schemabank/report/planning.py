@@ -18,7 +18,7 @@ from schemabank.common.tables import PlainTable
 from schemabank.report.comparing.items import PairedScores
 from schemabank.report.comparing.margins import MOST_POINTS
 from schemabank.report.comparing.material import Material, gather
-from schemabank.report.examine import chosen_group
+from schemabank.report.examine import chosen_group, chosen_setting
 from schemabank.report.plain import plain_fields
 from schemabank.report.reading.packed import unpacked
 from schemabank.report.reading.question import Question
@@ -194,7 +194,7 @@ def plan_comparison(path: Path, question: Question, wanted: Wanted) -> Compariso
     runs = read_runs(path)
     group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
-    material = gather(path, runs, group, arms, question.primary)
+    material = gather(path, runs, group, arms, chosen_setting(runs, arms, question.primary))
     scores = _pilot_scores(material)
     components = stats.variance_components(scores.treatment, scores.control, scores.clusters)
     return ComparisonPlan(

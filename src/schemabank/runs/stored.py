@@ -27,6 +27,8 @@ class _Contrast(StoredPart):
     treatment: str
     control: str
     margin: Factor | None = None
+    group: str | None = None
+    setting: dict[str, Any] | None = None
 
 
 class _SuiteRow(StoredPart):

@@ -36,6 +36,7 @@ from schemabank.suites.manifest import (
 )
 from schemabank.suites.ratesearch import RateSearch, notes, search, tuned
 from schemabank.suites.tables import arms_table, result_tables, tuning_tables
+from schemabank.tasks.catalog import load_task, split_of
 
 Row = dict[str, object]
 
@@ -128,6 +129,7 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
+    _check_group(suite)
     trains = launcher or run_all
     run_titled = partial(_run_titled, partial(trains, out=out, reporter=reporter, device=device))
     found = None
@@ -139,6 +141,22 @@ def run_suite(
     with written_manifest(out, suite, found):
         outcomes = run_titled([(run.config, run.title) for run in suite.runs])
     return SuiteOutcome(suite, tuple(outcomes), found)
+
+
+def _check_group(suite: Suite) -> None:
+    """Refuse a contrast on a part of the split that the task does not have."""
+    if suite.contrast is None or suite.contrast.group is None:
+        return
+    config = suite.runs[0].config
+    split = split_of(config.task, config.eval.split)
+    examples = load_task(config.task).split(split)
+    groups = list(dict.fromkeys(example.group for example in examples))
+    if suite.contrast.group not in groups:
+        raise InputError(
+            f"contrast.group is {suite.contrast.group!r}, but the items of the split {split} of "
+            f"the task {config.task.name!r} are of {', '.join(map(repr, groups))}: name one of "
+            "these, or leave it out for the first"
+        )
 
 
 def planned_rows(suite: Suite, out: Path) -> list[Row]:
@@ -171,6 +189,7 @@ def plan_suite(suite: Suite, out: Path, reporter: Reporter) -> list[PlainTable]:
             tables += [*tuning_tables(found.choices), arms_table("final runs", final, out)]
     loaded = Loaded()
     try:
+        _check_group(suite)
         for title, runs in phases.items():
             title = f"{title}, as if nothing were finished"
             tables += _cohort_tables(title, runs, reporter, loaded)

@@ -41,6 +41,10 @@ class ContrastSettings(Settings):
     """Name of the arm that it is compared with."""
     margin: Points | None = None
     """Largest difference in percentage points that does not matter, for verdicts of equivalence."""
+    group: str | None = None
+    """Part of the split that is compared, such as ``seen``; without it, the first."""
+    setting: dict[str, Any] | None = None
+    """Point of the grid that the verdict rests on; without it, each seed's mean over all points."""
 
 
 class TuneSettings(Settings):
@@ -168,6 +172,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     _check_overrides(changes)
     places = _kept_places(suite, source)
     runs = tuple(SuiteRun(*place, _run_config(suite, place, source, changes)) for place in places)
+    _check_setting(suite.contrast, runs, source.at(("contrast", "setting")))
     if suite.tune is not None:
         _check_final_split(runs)
     of_arms = list(_idle_in_arms(suite, runs, source))
@@ -230,6 +235,24 @@ def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
                     f"{source.at(('contrast', role))}: contrast.{role} is {name!r}, allowed are "
                     f"the arms {', '.join(suite.arms)}: name one of them"
                 )
+
+
+def _check_setting(contrast: ContrastSettings | None, runs: Iterable[SuiteRun], at: str) -> None:
+    """Refuse a contrast at a point of the grid that its arms do not both have."""
+    if contrast is None or contrast.setting is None:
+        return
+    of_arms = [
+        [dict(run.point) for run in runs if run.arm == arm]
+        for arm in (contrast.treatment, contrast.control)
+    ]
+    shared = [point for point in of_arms[0] if point and point in of_arms[1]]
+    if contrast.setting not in shared:
+        distinct = list({str(point): None for point in shared})
+        raise InputError(
+            f"{at}: contrast.setting is {contrast.setting}, allowed are points of the grid that "
+            f"both arms have, {', '.join(distinct) or 'and there are none'}: name one of them, or "
+            "leave it out"
+        )
 
 
 def _check_overrides(overrides: Iterable[str]) -> None:

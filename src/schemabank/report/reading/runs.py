@@ -80,6 +80,8 @@ class RunSet:
         runs: that are compared.
         contrast: treatment and control, where they were declared before the runs.
         margin: in points, declared with the contrast; ``None`` without one.
+        group: part of the split, declared with it; ``None`` for the first.
+        setting: declared with it, as the runs' own are written; ``None`` for the mean over all.
         tuning: how learning rates were chosen, from ``suite.json``.
         failed: runs that failed and were not run again.
         failed_trials: likewise, of the search for learning rates.
@@ -99,6 +101,8 @@ class RunSet:
     excluded: tuple[Left, ...] = ()
     unfinished: tuple[str, ...] = ()
     margin: float | None = None
+    group: str | None = None
+    setting: str | None = None
 
     @property
     def digest(self) -> str:
@@ -183,8 +187,18 @@ def read_runs(path: Path) -> RunSet:
         failed_trials=tuple(left for run, left in failed.items() if run in tuned - known),
         excluded=(*excluded, *_strangers(path, known | tuned)),
         unfinished=tuple(sorted(missing)),
-        margin=declared.get("margin") if declared else None,
+        **_declared_with(declared or {}, names),
     )
+
+
+def _declared_with(declared: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a contrast was declared with, as the attributes of a set of runs."""
+    setting = declared.get("setting")
+    return {
+        "margin": declared.get("margin"),
+        "group": declared.get("group"),
+        "setting": None if setting is None else label_of(names, setting),
+    }
 
 
 def _nothing_to_report(path: Path, failed: Sequence[str], *, searched: bool) -> str:

@@ -24,6 +24,8 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-evaluation",
         "other-contrast",
         "contrast-not-declared",
+        "group-not-declared",
+        "setting-not-declared",
         "margin-not-declared",
         "below-reference",
         "not-above-reference",

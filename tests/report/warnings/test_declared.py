@@ -1,0 +1,63 @@
+"""Which part and which setting a verdict rests on: as declared, or as asked later."""
+
+from pathlib import Path
+
+import pytest
+
+from schemabank.common.errors import InputError
+from schemabank.runs.folder import SUITE
+from synthetic import change, examined, finding, ids, in_parts
+
+ARMS = {"treatment": "arm 0", "control": "arm 1"}
+EPOCHS = {"train.num_train_epochs": 2}
+
+
+def test_a_declared_group_is_compared(runs: Path) -> None:
+    in_parts(runs, "seen", "held out")
+    change(runs / SUITE, contrast={**ARMS, "group": "held out"})
+    found, _ = examined(runs)
+    assert found["group"] == "held out"
+    assert found["primary"] == examined(runs, group="held out")[0]["primary"]
+    assert "group-not-declared" not in ids(runs)
+    assert "group-not-declared" not in ids(runs, group="held out")
+    other = finding(runs, "group-not-declared", group="seen")
+    assert other["numbers"] == {"declared": "held out", "group": "seen"}
+    assert "but 'held out' was declared before the runs" in other["sentence"]
+
+
+def test_without_a_declared_group_the_first_is_compared(runs: Path) -> None:
+    in_parts(runs, "seen", "held out")
+    assert examined(runs)[0]["group"] == "seen"
+    assert "group-not-declared" not in ids(runs, group="seen")
+    other = finding(runs, "group-not-declared", group="held out")
+    assert "none was declared before the runs, which stands for the first" in other["sentence"]
+
+
+def test_a_declared_group_that_is_not_there_is_named(runs: Path) -> None:
+    change(runs / SUITE, contrast={**ARMS, "group": "held out"})
+    message = r"contrast\.group 'held out' of the suite: the runs share 'all': name one"
+    with pytest.raises(InputError, match=message):
+        examined(runs)
+
+
+def test_the_verdict_rests_on_a_declared_setting(runs: Path) -> None:
+    change(runs / SUITE, contrast={**ARMS, "setting": EPOCHS})
+    primary = examined(runs)[0]["primary"]
+    asked = examined(runs, primary="2")[0]["primary"]
+    assert primary["chosen_by"] == "declared in the suite"
+    assert {**primary, "chosen_by": "--primary"} == asked
+    assert not {"setting-not-declared"} & {*ids(runs), *ids(runs, primary="2")}
+    other = finding(runs, "setting-not-declared", primary="1")
+    assert other["numbers"] == {"declared": "2", "setting": "1"}
+
+
+def test_a_declared_setting_belongs_to_its_contrast(runs: Path) -> None:
+    change(runs / SUITE, contrast={**ARMS, "setting": EPOCHS})
+    found = examined(runs, control="arm 2")[0]["primary"]
+    assert found["contrast"] == "mean over train.num_train_epochs"
+
+
+def test_a_setting_that_was_not_declared_is_named(runs: Path) -> None:
+    assert "setting-not-declared" not in ids(runs)
+    other = finding(runs, "setting-not-declared", primary="2")
+    assert "which stands for the mean over all" in other["sentence"]
