@@ -9,6 +9,7 @@ import cohorts
 from schemabank.config.settings import LoraSettings
 from schemabank.engine import cohort as cohort_module
 from schemabank.engine.cohort import Cohort
+from schemabank.engine.finished import Finished
 from schemabank.engine.keeping import Standing
 from schemabank.engine.run import OnCourse
 from schemabank.engine.slots import Halted, Slot
@@ -26,7 +27,7 @@ def going_on(standings: dict[str, Standing], made: Cohort, stack: AdapterStack) 
         slot.restore(standings[slot.run.name].state)
     rows = {name: each.rows for name, each in standings.items()}
     seats = {each.seat: name for name, each in standings.items() if each.seat is not None}
-    halted = Halted(slots, {}, rows, tick=made.tick, seats=seats)
+    halted = Halted(slots, Finished(), rows, tick=made.tick, seats=seats)
     return Cohort(stack, [slot.run for slot in slots], DATA, halted=halted)
 
 

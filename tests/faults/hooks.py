@@ -109,11 +109,12 @@ class Hooks:
             append(self.saves, {"run": _name(folder), "step": step, "sha256": digest})
         self._say(saving="")
 
-    def _trained(self, call: Callable[..., Any], folder: Path, *given: Any, **more: Any) -> None:  # noqa: ANN401
+    def _trained(self, call: Callable[..., Any], folder: Path, *given: Any, **more: Any) -> Any:  # noqa: ANN401
         self._say(saving=f"{SAVE} of the end")
-        call(folder, *given, **more)
+        stored = call(folder, *given, **more)
         self.watch.point(f"trained {_name(folder)}")
         self._say(saving="")
+        return stored
 
     def _complete(self, call: Callable[..., Any], claim: Any) -> None:  # noqa: ANN401
         call(claim)

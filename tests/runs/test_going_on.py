@@ -1,5 +1,6 @@
 """Calls that are interrupted in the middle of a training, and the next ones, which go on."""
 
+import gc
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -14,12 +15,13 @@ from schemabank.common.writing import write_json
 from schemabank.config.file import load_experiment
 from schemabank.engine.programs import Programs
 from schemabank.runs import checkpointing, experiment, grouping, kept
-from schemabank.runs.checkpoints import checkpoints_in
+from schemabank.runs.checkpoints import Begun, checkpoints_in
 from schemabank.runs.distill import TEACHERS
 from schemabank.runs.experiment import run_experiment
 from schemabank.runs.folder import ADAPTER, CHECKPOINTS, COST, FAILURE
 from schemabank.runs.kept import STATE, WEIGHTS
 from schemabank.runs.members import BEGUN_KEPT, Outcome
+from schemabank.runs.watching import RunWatch
 from tinyruns import Finished, Notes, run, snapshot, wait_for_checkpoints
 
 pytestmark = pytest.mark.usefixtures("gsm8k", "every_step")
@@ -136,6 +138,24 @@ def test_a_cohort_with_refilled_slots_ends_with_the_same_bytes(
     _, notes = run(finished.config, tmp_path / "parts", *settings)
     assert len(resumed([*said, *notes])) >= len(moments)
     assert contents(tmp_path / "parts") == contents(whole)
+
+
+def test_what_runs_began_with_is_held_by_their_cohort_alone(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is three times as large as the weights that they end as."""
+    interrupted(finished, tmp_path / "runs", MANY, after=11)
+    look, held = RunWatch.look, list[int]()
+
+    def looked(watch: RunWatch) -> None:
+        look(watch)
+        begun = [each for each in gc.get_objects() if isinstance(each, Begun)]
+        held.append(sum(len(each.standing.rows) for each in begun))
+        assert begun
+
+    monkeypatch.setattr(RunWatch, "look", looked)
+    run(finished.config, tmp_path / "runs", *MANY)
+    assert max(held) == 0
 
 
 def test_a_call_goes_on_in_as_many_slots_as_before(

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from fulldisk import longest_file
 from schemabank.common.failure import Failure
 from schemabank.config.file import to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import RunStep
+from schemabank.engine.finished import Finished
 from schemabank.runs.folder import CONFIG, METRICS, claimed, has_trained
 from schemabank.runs.members import Member
 from schemabank.runs.steplogs import KeepingLogs
@@ -36,7 +36,8 @@ class OfACohort:
     """What the logs see of a cohort: its slots, and the weights of runs that have ended."""
 
     slots: list[Any]
-    finished: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    finished: Finished = field(default_factory=Finished)
+    stack: Any = field(default_factory=lambda: SimpleNamespace(num_slots=1))
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What a run has come to, on disk: whole and its own, or not taken."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,11 @@ from schemabank.runs import trained
 from schemabank.runs.folder import CONFIG, METRICS, STAGES, TRAINED
 from schemabank.runs.kept import PROCESSOR, made_with, other_processor
 from schemabank.runs.trained import (
+    AGAIN,
     DIGESTS,
     STATE,
     WEIGHTS,
+    StoredWeights,
     TrainedState,
     read_trained,
     write_trained,
@@ -259,3 +263,50 @@ def test_what_its_digests_are_of_is_on_the_disk_before_it_has_its_name(
     (tmp_path / "run" / METRICS).write_text("{}\n")
     write_trained(tmp_path / "run", FOUND, MADE)
     assert sorted(done[: done.index("named")]) == sorted([METRICS, CONFIG, "run", tmp_path.name])
+
+
+@pytest.fixture
+def stored(folder: Path) -> StoredWeights:
+    found = read_trained(folder, RUN, MADE).stored
+    assert found is not None
+    return found
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [flip, tear, Path.unlink, replace_by_folder, replace_by_pipe])
+def test_weights_that_nobody_holds_are_read_as_they_were_written_or_not_at_all(
+    damage: Callable[[Path], object], stored: StoredWeights
+) -> None:
+    found = stored.read()
+    assert all(torch.equal(found[name], row) for name, row in ROWS.items())
+    damage(stored.path)
+    with pytest.raises(InputError, match=rf"{TRAINED}/{WEIGHTS}' .*{AGAIN}$"):
+        stored.read()
+    assert not stored.holds(ROWS)
+    assert torch.equal(found["lora"], ROWS["lora"]), "it is no view of the file"
+
+
+def test_what_was_written_is_compared_with_what_was_held(
+    folder: Path, stored: StoredWeights, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert stored.holds(ROWS)
+    for name, other in (("bank", torch.zeros(3)), ("lora", ROWS["lora"].bfloat16())):
+        assert not stored.holds({**ROWS, name: other})
+    assert not stored.holds({"lora": ROWS["lora"]})
+    elsewhere = tmp_path_factory.mktemp("zeros")
+    for name in (CONFIG, METRICS):
+        (elsewhere / name).write_bytes((folder / name).read_bytes())
+    zeros = write_trained(elsewhere, replace(FOUND, weights={"bank": torch.zeros(3)}), MADE)
+    assert zeros.holds({"bank": torch.zeros(3)})
+    assert not zeros.holds({"bank": -torch.zeros(3)}), "the sign is a bit, too"
+
+
+def test_writing_tells_what_reading_does(folder: Path, stored: StoredWeights) -> None:
+    (folder / TRAINED).rename(folder.parent / "before")
+    assert write_trained(folder, FOUND, MADE) == stored
+    assert stored.shapes == {"lora": (50,), "bank": (3,)}
+    assert replace(FOUND, stored=stored).without_weights().weights == {}

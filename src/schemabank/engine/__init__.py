@@ -11,6 +11,7 @@ __all__ = [
     "compiling",
     "decoding",
     "execute",
+    "finished",
     "flat",
     "idle",
     "keeping",

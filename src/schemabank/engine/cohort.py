@@ -29,6 +29,7 @@ from schemabank.engine.execute import (
     prepare_compiler,
     use_given_cores,
 )
+from schemabank.engine.finished import Finished
 from schemabank.engine.idle import IdleParts, Neglected
 from schemabank.engine.keeping import Keeping, Standing
 from schemabank.engine.lora import ONE_MAP
@@ -107,7 +108,7 @@ class Cohort:
     ) -> None:
         self.stack, self.data = stack, data
         self.device = stack.model.device
-        begin = halted or Halted([Slot(run, data) for run in runs], {}, {}, tick=0)
+        begin = halted or Halted([Slot(run, data) for run in runs], Finished(), {}, tick=0)
         self.slots, self.finished = begin.slots, begin.finished
         assert all(slot.run.passes <= stack.lora.passes for slot in self.slots)
         self.stage_ended: Callable[[int, str, Stage], None] = lambda *_: None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from schemabank.common.failure import Failure
 from schemabank.engine.average import averaged
+from schemabank.engine.finished import Finished
 from schemabank.engine.optim import SlotAdamW
 from schemabank.engine.optimizers import use_rank
 from schemabank.engine.slots import STATE, Carried, Slot, SlotState
@@ -47,7 +48,7 @@ class Keeping:
         stack: AdapterStack,
         optimizers: Mapping[str, SlotAdamW],
         *,
-        finished: dict[str, dict[str, Tensor]],
+        finished: Finished,
         begun: dict[str, Carried],
     ) -> None:
         self._stack, self._optimizers = stack, optimizers
@@ -89,8 +90,8 @@ class Keeping:
             self.begun[slot.run.name] = self._rows(index, ended=False)
             return
         self.begun.pop(slot.run.name, None)
-        slot.let_go()
         chosen = slot.chosen if slot.failure is None else None
+        slot.let_go()
         self.finished[slot.run.name] = chosen or self.ends_as(index, slot)
 
     def keep_failed(self, slots: Iterable[Slot]) -> None:

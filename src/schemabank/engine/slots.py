@@ -17,6 +17,7 @@ from schemabank.config.train import Stage
 from schemabank.engine.average import average_rate
 from schemabank.engine.batches import EMPTY
 from schemabank.engine.dropout import dropout_keys
+from schemabank.engine.finished import Finished
 from schemabank.engine.part import Field
 from schemabank.engine.run import Rows, Run, TrainingData
 from schemabank.engine.schedule import StagePlan, StepSettings, stage_index
@@ -97,7 +98,8 @@ class Slot:
         failure: why the run was given up, or ``None``.
         stopped: whether it was told to take no more steps.
         is_awaited: whether something must still look at it, whose memory ran out when it wanted to.
-        chosen: weights that it ends as in place of its last ones, by group, on the CPU.
+        chosen: weights that it ends as in place of its last ones, by group, on the CPU; empty once
+            it has ended as them.
         origin: weights that its branches start from, by group, on the CPU; ``None``: it has come to
             none yet.
     """
@@ -119,6 +121,8 @@ class Slot:
     def let_go(self) -> None:
         """Let go of what only its steps needed, once it has ended: a cohort may have hundreds."""
         self.origin, self._epoch_rows = None, NO_ROWS
+        if self.chosen is not None:
+            self.chosen = {}
 
     def state(self) -> SlotState:
         """Return all that :meth:`restore` needs; a run that failed has none."""
@@ -287,7 +291,7 @@ class Halted:
     """
 
     slots: list[Slot]
-    finished: dict[str, dict[str, Tensor]]
+    finished: Finished
     begun: dict[str, Carried]
     tick: int
     seats: Mapping[int, str] = field(default_factory=dict)

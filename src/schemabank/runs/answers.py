@@ -89,11 +89,13 @@ class _Keeping:
         for slot, (index, name) in enumerate(names(num_slots, num_members, form)):
             own = self._of_run(slot) if slot < num_members else self._of_no_run(slot)
             files.append(AnswerFile(self._members[index].claim, name, {**base, **own}))
-            found.append(self._read(files[-1], bounds, is_told=slot < num_members))
+            is_told = slot < num_members and not self._members[slot].is_lost
+            found.append(self._read(files[-1], bounds, is_told=is_told))
         for beside in found[num_members:]:  # nobody asks what these say, so it may be anything
             beside.completions = beside.completions or found[num_members - 1].completions
             beside.losses = found[num_members - 1].losses
-        self._files += files
+        owners = (self._members[index] for index, _ in names(num_slots, num_members, form))
+        self._files += [f for f, owner in zip(files, owners, strict=True) if not owner.is_lost]
         self._tell(form, found[:num_members], bounds)
         return KeptAnswers(self, found, files, num_members)
 

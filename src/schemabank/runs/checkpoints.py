@@ -12,7 +12,7 @@ another is not taken, nor is one of another version of this format.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -132,6 +132,11 @@ class Begun:
             )
         slot.restore(state)
         return rows
+
+    def without_rows(self) -> "Begun":
+        """Return it without its tensors, for who still asks where it stood."""
+        state = replace(self.standing.state, chosen=None, origin=None)
+        return replace(self, standing=replace(self.standing, state=state, rows={}))
 
 
 def write_checkpoint(

@@ -34,7 +34,8 @@ from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.kept import MadeWith, made_with
 from schemabank.runs.loading import device_name
 from schemabank.runs.members import Member, Outcome
-from schemabank.runs.training import Context, names_of, seated
+from schemabank.runs.training import Context, names_of
+from schemabank.runs.turns import seated
 from schemabank.tasks.catalog import metric_of
 from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, summaries
 

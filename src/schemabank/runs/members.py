@@ -21,6 +21,7 @@ from schemabank.common.writing import write_json
 from schemabank.config.file import config_hash, to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import Stage
+from schemabank.engine.finished import Finished
 from schemabank.engine.slots import Halted, Slot
 from schemabank.engine.stack import AdapterStack
 from schemabank.methods import method_of
@@ -138,6 +139,7 @@ class Trainee:
         rescaled: how its adapter's scale was chosen; ``None``: it stayed as it was trained.
         trained: what it has come to in an earlier call; ``None``: it is still to be trained.
         begun: where it stands in its training since an earlier call, if it does.
+        is_lost: whether its weights could not be read again, so that its slot holds none of them.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Trainee:
     rescaled: Rescaled | None = None
     trained: TrainedState | None = None
     begun: Begun | None = None
+    is_lost: bool = False
 
     @property
     def folder(self) -> Path:
@@ -155,6 +158,16 @@ class Trainee:
     def fail(self, failure: Failure | None) -> None:
         """Keep a failure, unless there was one before."""
         self.failure = self.failure or failure
+
+    def lose(self, failure: Failure) -> None:
+        """Fail, since its weights cannot be read again; nothing of it is written any more."""
+        self.fail(failure)
+        self.is_lost = True
+
+    def let_go(self) -> None:
+        """Let go of what only its cohort needed, which has it now."""
+        if self.begun is not None:
+            self.begun = self.begun.without_rows()
 
 
 @dataclass
@@ -185,7 +198,7 @@ class Member(Trainee):
 
     def write(self, action: Callable[[Path], None]) -> None:
         """Write into the folder; if that fails, the run has failed and writes no more."""
-        if self._can_write:
+        if self._can_write and not self.is_lost:
             try:
                 self.claim.check_there()
                 action(self.claim.path)
@@ -211,18 +224,21 @@ class Member(Trainee):
         assert self.failure is not None
         failure, folder, kept = self.failure, self.claim.final, ""
         goes_on = can_go_on(self.claim.path) and not failure.is_settled
-        if goes_on and has_trained(self.claim.path):
-            kept = _kept(self.claim.path / ADAPTER if self._is_written else None)
-        elif goes_on:
-            kept = BEGUN_KEPT if self.run.trains else ANSWERS_KEPT
+        if goes_on and not self.is_lost:  # else that may be damaged, as the failure says
+            kept = self._kept()
         with suppress(OSError):  # the same cause may keep the reason from being written
             write_json(self.claim.path / FAILURE, failure.row())
         with suppress(OSError):
             folder = self.claim.path if goes_on else self.claim.abandon()
         return Outcome(folder, None, failure=failure, kept=kept)
 
+    def _kept(self) -> str:
+        if has_trained(self.claim.path):
+            return _training_kept(self.claim.path / ADAPTER if self._is_written else None)
+        return BEGUN_KEPT if self.run.trains else ANSWERS_KEPT
 
-def _kept(adapter: Path | None) -> str:
+
+def _training_kept(adapter: Path | None) -> str:
     """Say that a training is kept, and how to evaluate its adapter, if it is whole, otherwise."""
     said = "its training, which the same command only evaluates"
     if adapter is None:
@@ -250,12 +266,15 @@ def standing_of(trainees: Sequence[Trainee], slots: Sequence[Slot], stack: Adapt
     Raises:
         InputError: what was kept of a run does not fit it.
     """
-    found = Halted(list(slots), {}, {}, tick=0)
+    found = Halted(list(slots), Finished(), {}, tick=0)
     begun = {each.name: each.begun for each in trainees if each.begun is not None}
     for slot, each in zip(slots, trainees, strict=True):
         if each.trained is not None:
             each.trained.tell(slot, stack, each.folder)
-            found.finished[each.name] = dict(each.trained.weights)
+            if (stored := each.trained.stored) is not None:
+                found.finished.put_away(each.name, stored.read)
+            else:
+                found.finished[each.name] = dict(each.trained.weights)
         elif each.begun is not None:
             found.begun[each.name] = each.begun.tell(slot, stack, each.folder)
     if not begun:

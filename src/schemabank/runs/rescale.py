@@ -8,6 +8,7 @@ with the lowest loss is kept.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from math import fsum, isfinite
 from typing import Final
@@ -195,7 +196,7 @@ def _keep_best(
         member.fail(Failure("diverged", NO_LOSS))
         return
     factor = member.rescaled.factor
-    cohort.finished[name] = cohort.stack.lora.rescaled(cohort.finished[name], factor)
+    cohort.finished.change(name, partial(cohort.stack.lora.rescaled, factor=factor))
     reporter.note(f"{run.arm} seed {run.seed}: {member.rescaled}")
 
 

@@ -181,7 +181,7 @@ def begun(
     member = Member(name, run, claim=claim, taught=taught or {})
     if has_trained(claim.path):
         try:
-            member.trained = read_trained(claim.path, run, made)
+            member.trained = read_trained(claim.path, run, made).without_weights()
         except (InputError, OSError) as error:
             _begin_anew(member, error, note)
         else:

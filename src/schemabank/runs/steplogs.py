@@ -118,6 +118,8 @@ class KeepingLogs(StepLogs):
         )
         self._members = {each.name: each for each in members if each.trained is None}
         self._made, self._began, self._finished = made, began, cohort.finished
+        # Otherwise no run waits for a slot of its own, and to read its weights again gains nothing.
+        self._lets_go = len(cohort.slots) > cohort.stack.num_slots
         self._records, self._note = records or (lambda _: {}), note
         self._taken = {e.name: e.begun.standing.state.step for e in members if e.begun is not None}
 
@@ -151,7 +153,13 @@ class KeepingLogs(StepLogs):
             trained = TrainedState.of(slot, weights, training_s=training_s, records=records)
             if slot.failure is None and trained.is_finite:
                 made = {**self._made, **member.taught}
-                self._keep(member, partial(write_trained, trained=trained, made=made))
+                self._keep(member, partial(self._put_away, name, trained, made))
+
+    def _put_away(self, name: str, trained: TrainedState, made: MadeWith, folder: Path) -> None:
+        """Write what a run has come to, and let go of its weights once they were read again."""
+        stored = write_trained(folder, trained, made)
+        if self._lets_go and stored.holds(trained.weights):
+            self._finished.put_away(name, stored.read)
 
     def _keep(self, member: Member, write: Callable[[Path], None]) -> None:
         if self._note is None:

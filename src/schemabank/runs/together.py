@@ -51,8 +51,9 @@ from schemabank.runs.programsaves import (
     saving,
 )
 from schemabank.runs.progress import Reporter, reporter
-from schemabank.runs.training import Context, seated, train_all
+from schemabank.runs.training import Context, train_all
 from schemabank.runs.tuner import Tuner, tuner_with
+from schemabank.runs.turns import seated
 from schemabank.runs.validating import Validation, Validator
 from schemabank.tasks import Example
 

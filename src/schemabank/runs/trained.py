@@ -9,19 +9,21 @@ Digests of all files of the run lie beside the weights, and what the run was tra
 in which one byte or one input is another is not taken for this run.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
-from schemabank.common.files import read_json
+from schemabank.common.files import check_regular, read_bytes, read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
 from schemabank.config.settings import RunConfig
@@ -43,6 +45,7 @@ from schemabank.runs.kept import (
 )
 from schemabank.runs.resultshape import StoredPart
 
+AGAIN = "call again, which evaluates the run if the file is whole by then, else trains it again"
 Records = Callable[[str], Mapping[str, Any]]
 """Tells what else is known of a run, by its name, as JSON has it."""
 
@@ -57,18 +60,72 @@ class _State(StoredPart):
     records: dict[str, Any] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StoredWeights:
+    """The weights of a run that lie in its folder, for who does not hold them.
+
+    Attributes:
+        path: of their file.
+        sha256: of the file.
+        num_bytes: that it has.
+        shapes: of the weights.
+    """
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def read(self) -> dict[str, Tensor]:
+        """Read them into memory; what becomes of the file then does not matter.
+
+        Unlike a reader that maps the file into memory, this one cannot be killed by a file that is
+        cut, or by a disk that fails, after it was looked at.
+
+        Raises:
+            InputError: the file is gone, cannot be read, or is another than was written.
+        """
+        # The failure's file may be moved with the run's folder, so no place outside of it is named.
+        named = str(Path(*self.path.parts[-3:]))
+        try:
+            check_regular(self.path)
+            content = read_bytes(self.path, at_most=self.num_bytes)
+        except InputError as error:
+            if isinstance(cause := error.__cause__, OSError):
+                raise InputError(f"cannot read {named!r} ({cause.strerror}): {AGAIN}") from cause
+            content = b""  # it is a folder, say, or larger
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise InputError(
+                f"{named!r} is not what was written, allowed is the whole file: {AGAIN}"
+            )
+        return load(content)
+
+    def holds(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether reading them gives these weights to the bit."""
+        try:
+            found = self.read()
+        except (InputError, MemoryError):
+            return False
+        return found.keys() == weights.keys() and all(
+            torch.equal(found[name].view(torch.uint8), row.contiguous().view(torch.uint8))
+            for name, row in weights.items()
+        )
+
+
 @dataclass(frozen=True, eq=False)  # tensors have no equality that is one answer
 class TrainedState:
     """A run whose steps are over.
 
     Attributes:
-        weights: that it ended as, a row for each group; see ``Cohort.finished``.
+        weights: that it ended as, a row for each group; see ``Cohort.finished``. Without any, they
+            are ``stored``.
         num_steps: how many steps it had.
         skipped: those that changed nothing.
         num_updates: how often each group of weights was updated.
         training_s: how long its cohort had been training.
         taken: after how many of the steps it was stopped; ``None``: it took all.
         records: what else is known of it, as JSON has it.
+        stored: where its weights are on disk, if they are.
     """
 
     weights: Mapping[str, Tensor]
@@ -78,6 +135,7 @@ class TrainedState:
     training_s: float
     taken: int | None = None
     records: Mapping[str, Any] = field(default_factory=dict)
+    stored: StoredWeights | None = None
 
     @classmethod
     def of(
@@ -98,6 +156,15 @@ class TrainedState:
         """Whether it can be evaluated."""
         return all(bool(row.isfinite().all()) for row in self.weights.values())
 
+    def without_weights(self) -> "TrainedState":
+        """Return it without the weights, which are stored."""
+        assert self.stored is not None
+        return replace(self, weights={})
+
+    @property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return _shapes_of(self.weights) if self.stored is None else dict(self.stored.shapes)
+
     def tell(self, slot: Slot, stack: AdapterStack, folder: Path) -> None:
         """Let a new slot of the run stand where its training ended.
 
@@ -109,7 +176,7 @@ class TrainedState:
         Raises:
             InputError: the run has other steps, or the stack other weights.
         """
-        own = (self.num_steps, {name: tuple(row.shape) for name, row in self.weights.items()})
+        own = (self.num_steps, self._shapes)
         allowed = (slot.num_steps, {name: (group.size,) for name, group in stack.groups.items()})
         if own != allowed:
             raise InputError(
@@ -121,13 +188,16 @@ class TrainedState:
         slot.num_updates = Counter(self.num_updates)
 
 
-def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
+def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> StoredWeights:
     """Write what a run has come to into its folder, whole or not at all.
 
     Args:
         folder: of the run, with its settings, its steps and the stages that it keeps.
         trained: the run.
         made: what it was trained with.
+
+    Returns:
+        Where its weights are.
 
     Raises:
         InputError: it is there already.
@@ -147,10 +217,14 @@ def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> None:
             "records": dict(trained.records),
         }
         write_json(partial / STATE, state)
-        write_json(partial / DIGESTS, _digests(folder, partial))
+        found = _digests(folder, partial)
+        write_json(partial / DIGESTS, found)
+        num_bytes = (partial / WEIGHTS).stat().st_size
         # What the digests are of has to outlive a power cut, too: no checkpoint is kept beside it.
         for path in (folder / METRICS, folder / CONFIG, folder, folder.parent):
             sync_to_disk(path)
+    place = folder / TRAINED / WEIGHTS
+    return StoredWeights(place, found[WEIGHTS], num_bytes, _shapes_of(trained.weights))
 
 
 def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
@@ -167,7 +241,8 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
         OSError: it cannot be read.
     """
     place = folder / TRAINED
-    if read_json(kept_file(place, DIGESTS)) != _digests(folder, place):
+    found = _digests(folder, place)
+    if read_json(kept_file(place, DIGESTS)) != found:
         raise InputError(
             f"{str(folder)!r} is not what was written, allowed are whole files: {MEND}"
         )
@@ -175,11 +250,17 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
     state = read_stored(place / STATE, _State)
     check_made(folder, state.made_with, made)
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
+    num_bytes = (place / WEIGHTS).stat().st_size
+    stored = StoredWeights(place / WEIGHTS, found[WEIGHTS], num_bytes, _shapes_of(weights))
     counted = (state.num_steps, state.skipped, state.num_updates)
-    return TrainedState(weights, *counted, state.training_s, state.taken, state.records)
+    return TrainedState(weights, *counted, state.training_s, state.taken, state.records, stored)
 
 
-def _digests(folder: Path, place: Path) -> dict[str, object]:
+def _shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(row.shape) for name, row in weights.items()}
+
+
+def _digests(folder: Path, place: Path) -> dict[str, str]:
     """The SHA-256 of every file that an evaluated run keeps of its training, and of ``place``."""
     own = digests(folder, (CONFIG, METRICS, *stage_files(folder)))
     return {**own, **digests(place, (WEIGHTS, STATE))}

@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +45,7 @@ from schemabank.runs.rescale import Held, of_examples, of_items, rescale
 from schemabank.runs.stacks import build_stack
 from schemabank.runs.steplogs import KeepingLogs
 from schemabank.runs.trackers import Trackers
+from schemabank.runs.turns import seated
 from schemabank.runs.watching import RunWatch, skips
 from schemabank.tasks import Item
 
@@ -192,17 +193,6 @@ def train_all(
     return cohort
 
 
-def seated(
-    trainees: Sequence[T], stack: AdapterStack, cohort: Cohort | None
-) -> Iterator[Sequence[T]]:
-    """Put the trained runs into the slots, as many at a time as there are."""
-    for first in range(0, len(trainees), stack.num_slots):
-        part = trainees[first : first + stack.num_slots]
-        if cohort is not None:
-            cohort.seat([trainee.name for trainee in part])
-        yield part
-
-
 def _write_end(
     stack: AdapterStack, slot: int, run: RunConfig, base: BaseModel, folder: Path
 ) -> None:
@@ -212,7 +202,8 @@ def _write_end(
 def _end_of(cohort: Cohort, index: int) -> Failure | None:
     """Return why a run failed in training, if it did."""
     slot = cohort.slots[index]
-    weights = cohort.finished[slot.run.name].values()
+    # Those that are not in memory were looked at before they were put away.
+    weights = cohort.finished.held.get(slot.run.name, {}).values()
     if slot.failure is None and not all(bool(row.isfinite().all()) for row in weights):
         return Failure("diverged", f"weights that are not finite after {slot.num_steps} steps")
     return slot.failure
@@ -233,6 +224,8 @@ def _through_all_steps(
     runs = [trainee.run for trainee in trainees]
     cohort: Cohort | None = place.cohort(slots, partial(_new_cohort, trainees, context))
     assert cohort is not None
+    for trainee in trainees:
+        trainee.let_go()
     try:
         num_steps = cohort.num_steps
         if num_steps:
