@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,30 @@ def test_one_thread_writes_those_of_all_cohorts_of_a_process(
         warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons': there is a thread
         child = os.fork()
     if child == 0:  # it has no threads of its parent's, and makes its own
-        os._exit(checkpointing._writer().submit(lambda: 7).result(timeout=30))
+        os._exit(checkpointing._WRITER.executor().submit(lambda: 7).result(timeout=30))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_threads_that_begin_together_share_the_one_that_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, executor = list[ThreadPoolExecutor](), ThreadPoolExecutor
+
+    def slow(*given: Any, **more: Any) -> ThreadPoolExecutor:  # noqa: ANN401
+        made.append(executor(*given, **more))
+        time.sleep(0.1)  # until all others have asked, too
+        return made[-1]
+
+    monkeypatch.setattr(checkpointing, "ThreadPoolExecutor", slow)
+    writer, start = checkpointing._OneThread(), threading.Barrier(4)
+
+    def asked(_: int) -> ThreadPoolExecutor:
+        start.wait(60)
+        return writer.executor()
+
+    with executor(4) as threads:
+        assert {*threads.map(asked, range(4))} == {*made}
+    assert len(made) == 1
 
 
 @pytest.mark.usefixtures("unhurried")
