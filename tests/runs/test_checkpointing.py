@@ -217,6 +217,20 @@ def test_what_cannot_be_copied_costs_no_step_either(
     assert len(notes) == 1
 
 
+def test_a_thread_that_takes_no_more_costs_no_step_either(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as when the interpreter has begun to end."""
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    writer = checkpointing._OneThread()
+    writer.executor().shutdown()
+    monkeypatch.setattr(checkpointing, "_WRITER", writer)
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    (note,) = notes
+    assert "could not be written (cannot schedule new futures after shutdown)" in note
+
+
 @pytest.mark.usefixtures("unhurried")
 def test_those_of_a_run_that_has_trained_go(exits: ExitStack, tmp_path: Path) -> None:
     found = members(exits, tmp_path, checkpoint_steps=5)

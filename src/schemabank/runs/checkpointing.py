@@ -145,13 +145,11 @@ class Checkpoints:
         self._logs.flush()
         self._forget_trained()
         try:
-            due = self._due(cohort)
-        except UNWRITTEN as error:
+            if due := self._due(cohort):
+                is_beside = cohort.device.type != "cpu"
+                self._writing = _WRITER.executor().submit(self._write, due, is_beside=is_beside)
+        except UNWRITTEN as error:  # also of a thread that cannot be started, or takes no more
             self._say_unwritten(error)
-        else:
-            if due:
-                on_cpu = cohort.device.type == "cpu"
-                self._writing = _WRITER.executor().submit(self._write, due, is_beside=not on_cpu)
         self._last_s = time.monotonic()
         self._paused_s = self._last_s - began
         if self._leaving.asked is not None:
