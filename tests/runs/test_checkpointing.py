@@ -106,7 +106,11 @@ def test_one_thread_writes_those_of_all_cohorts_of_a_process(
         warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons': there is a thread
         child = os.fork()
     if child == 0:  # it has no threads of its parent's, and makes its own
-        os._exit(checkpointing._WRITER.executor().submit(lambda: 7).result(timeout=30))
+        code = 1
+        try:
+            code = checkpointing._WRITER.executor().submit(lambda: 7).result(timeout=30)
+        finally:  # an error must not let it go on with the tests, too
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
