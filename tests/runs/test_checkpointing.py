@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,48 @@ def test_those_of_a_run_that_has_trained_go(exits: ExitStack, tmp_path: Path) ->
     (found[0].claim.path / TRAINED).mkdir()
     trained(found, [])
     assert steps_saved(found) == [[], ["step-10", "step-5"]]
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_an_error_that_nobody_expects_is_raised_once(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the checkpoints of what has trained go all the same."""
+    found = members(exits, tmp_path, checkpoint_steps=2)
+    folder = found[0].claim.path
+    (folder / CHECKPOINTS / "step-1").mkdir(parents=True)
+
+    def fails(*_args: object, **_options: object) -> None:
+        (folder / TRAINED).mkdir(exist_ok=True)
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(checkpointing, "write_checkpoint", fails)
+    with pytest.raises(ZeroDivisionError, match="ours") as raised:
+        trained(found, [])
+    assert raised.value.__context__ is None
+    assert steps_saved(found)[0] == []
+
+
+def test_a_wait_that_a_signal_ends_goes_on_before_folders_are_let_go(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(members(exits, tmp_path), MADE, 0.0, [].append)
+    waits, ended = list[str](), [KeyboardInterrupt(), None]
+
+    class Slow(Future[float]):
+        def result(self, timeout: float | None = None) -> float:
+            waits.append("waited")
+            if (error := ended.pop(0)) is not None:
+                raise error
+            self.set_result(0.0)
+            return super().result(timeout)
+
+    with checkpoints:
+        checkpoints._writing = Slow()
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints._settle()
+    assert waits == ["waited"] * 2
+    assert checkpoints._writing is None
 
 
 @pytest.mark.usefixtures("unhurried")

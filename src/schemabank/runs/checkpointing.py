@@ -211,15 +211,17 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """See how writing went, and make checkpoints less often if they cost too much."""
-        if self._writing is None:
+        if (writing := self._writing) is None:
             return
         try:
-            cost_s = self._paused_s + self._writing.result()
+            cost_s = self._paused_s + writing.result()
         except UNWRITTEN as error:
             self._say_unwritten(error)
         else:
             self._make_room(cost_s)
-        self._writing = None
+        finally:
+            if writing.done():  # where a signal ended the wait, it goes on when the cohort ends
+                self._writing = None
 
     def _make_room(self, cost_s: float) -> None:
         """Let the next checkpoint wait as long as the last one's cost asks for, and no longer."""
