@@ -54,8 +54,11 @@ def final_runs(suite: Suite) -> RunSet:
 
 
 def group_of(suite: Suite) -> str:
-    """Return the part of the items that a suite is judged on: the declared one, or the first."""
-    return chosen_group(final_runs(suite), None)
+    """Return the part of the items that a suite's contrast is judged on, and all of its arms here.
+
+    It is the declared one, or the first.
+    """
+    return chosen_group(final_runs(suite), _contrast(suite), None)
 
 
 @cache
