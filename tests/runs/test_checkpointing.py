@@ -108,7 +108,7 @@ def test_one_thread_writes_those_of_all_cohorts_of_a_process(
     if child == 0:  # it has no threads of its parent's, and makes its own
         code = 1
         try:
-            code = checkpointing._WRITER.executor().submit(lambda: 7).result(timeout=30)
+            code = checkpointing._WRITER.submit(lambda: 7).result(timeout=30)
         finally:  # an error must not let it go on with the tests, too
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -127,12 +127,12 @@ def test_threads_that_begin_together_share_the_one_that_writes(
     monkeypatch.setattr(checkpointing, "ThreadPoolExecutor", slow)
     writer, start = checkpointing._OneThread(), threading.Barrier(4)
 
-    def asked(_: int) -> ThreadPoolExecutor:
+    def asked(number: int) -> int:
         start.wait(60)
-        return writer.executor()
+        return writer.submit(lambda: number).result(60)
 
     with executor(4) as threads:
-        assert {*threads.map(asked, range(4))} == {*made}
+        assert [*threads.map(asked, range(4))] == [*range(4)]
     assert len(made) == 1
 
 
@@ -221,18 +221,39 @@ def test_what_cannot_be_copied_costs_no_step_either(
     assert len(notes) == 1
 
 
-def test_a_thread_that_takes_no_more_costs_no_step_either(
+@pytest.mark.usefixtures("unhurried")
+def test_a_thread_that_cannot_start_costs_one_checkpoint_which_is_not_written_later(
     exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as when the interpreter has begun to end."""
-    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
-    writer = checkpointing._OneThread()
-    writer.executor().shutdown()
-    monkeypatch.setattr(checkpointing, "_WRITER", writer)
+    found, notes = members(exits, tmp_path, checkpoint_steps=5), list[str]()
+    start, tried = threading.Thread.start, list[str]()
+
+    def starts(thread: threading.Thread) -> None:
+        if thread.name.startswith("checkpoints"):
+            tried.append(thread.name)
+            if len(tried) == 1:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
     made, _ = trained(found, notes)
     assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert steps_saved(found) == [["step-10"]] * 2
     (note,) = notes
-    assert "could not be written (cannot schedule new futures after shutdown)" in note
+    assert "could not be written (can't start new thread)" in note
+
+
+def test_an_interpreter_that_ends_costs_no_step_either(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    ends = raising(RuntimeError("cannot schedule new futures after interpreter shutdown"))
+    monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", ends)
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert len(notes) == 1
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -147,7 +147,7 @@ class Checkpoints:
         try:
             if due := self._due(cohort):
                 is_beside = cohort.device.type != "cpu"
-                self._writing = _WRITER.executor().submit(self._write, due, is_beside=is_beside)
+                self._writing = _WRITER.submit(partial(self._write, due, is_beside=is_beside))
         except UNWRITTEN as error:  # also of a thread that cannot be started, or takes no more
             self._say_unwritten(error)
         self._last_s = time.monotonic()
@@ -279,12 +279,22 @@ class _OneThread:
         self._making = Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def executor(self) -> ThreadPoolExecutor:
-        """Return the executor of the one thread."""
+    def submit(self, write: Callable[[], float]) -> Future[float]:
+        """Let the thread call a function, after all that it was given before.
+
+        Raises:
+            RuntimeError: no thread can be started, or the interpreter ends.
+        """
         with self._making:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-            return self._pool
+            try:
+                return self._pool.submit(write)
+            except Exception:
+                # The function is in its queue all the same. A thread that starts later would call
+                # it, when its run may have ended.
+                self._pool = None
+                raise
 
 
 _WRITER = _OneThread()
