@@ -10,8 +10,11 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy.stats import t
 
+from schemabank.runs.itemscores import SCORES
 from schemabank.runs.stored import read_cost
 from schemabank.suites.execution import planned_rows
 from schemabank.suites.manifest import check_manifest
@@ -108,6 +111,24 @@ def test_arms_of_two_suites_are_compared_over_the_seeds_that_both_have(suites: S
     assert found.mean == pytest.approx(means[0] - means[1])
     itself = build.JUDGED["across"](judge, "lora", judge, "lora")
     assert itself.mean == 0
+
+
+def test_arms_of_two_suites_are_compared_on_the_same_items_alone(
+    suites: Suites, tmp_path: Path
+) -> None:
+    judge, name = suites["judge_smollm2"], "judge_smollm2"
+    other = build.Suite(shutil.copytree(judge.folder, tmp_path / name))
+    for path in other.folder.glob(f"*/{SCORES}"):
+        with safe_open(path, "np") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- no dict
+            about = {**json.loads(file.metadata()["about"]), "digest": "of other items"}
+        save_file(arrays, path, metadata={"about": json.dumps(about)})
+    for compare in (
+        lambda: build.JUDGED["across"](judge, "lora", other, "lora"),
+        lambda: build.JUDGED["interaction"](judge, other),
+    ):
+        with pytest.raises(AssertionError):
+            compare()
 
 
 def test_the_parts_of_the_confirmation_are_those_of_its_costs(suites: Suites) -> None:

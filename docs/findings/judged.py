@@ -23,6 +23,7 @@ from schemabank.report.reading.runs import RunSet, read_runs
 from schemabank.report.reading.tabulate import CONSTANT
 from schemabank.report.sections import others
 from schemabank.report.sections.cells import short
+from schemabank.runs.itemscores import load_item_scores
 from schemabank.stats import ArmSummary, Interval, Verdict
 from schemabank.stats.arms import student_interval
 
@@ -53,8 +54,11 @@ def final_runs(suite: Suite) -> RunSet:
 
 
 def group_of(suite: Suite) -> str:
-    """Return the part of the items that a suite is judged on: the declared one, or the first."""
-    return chosen_group(final_runs(suite), None)
+    """Return the part of the items that a suite's contrast is judged on, and all of its arms here.
+
+    It is the declared one, or the first.
+    """
+    return chosen_group(final_runs(suite), _contrast(suite), None)
 
 
 @cache
@@ -141,6 +145,7 @@ def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
     """
     seeds = [compared(s, *_contrast(s)).comparison.primary_contrast.seeds for s in (one, other)]
     assert seeds[0] == seeds[1]
+    assert _items(one) == _items(other)
     first, second = map(_item_differences, (one, other))
     return stats.crossed_difference(first, second)
 
@@ -163,6 +168,7 @@ def across(one: Suite, arm: str, other: Suite, than: str) -> stats.CrossedDiffer
     Returns:
         The first suite's arm less the other's, over the seeds that both have.
     """
+    assert _items(one) == _items(other)
     (first, second), (seeds, others) = zip(
         *(_scores(suite, of) for suite, of in ((one, arm), (other, than))), strict=True
     )
@@ -242,9 +248,19 @@ def _scores(suite: Suite, arm: str) -> tuple[Matrix, list[int]]:
     material = compared(suite, *_contrast(suite))
     found = material.by_item.paired_scores(group_of(suite), arm, arm, material.settings)
     assert found is not None
-    seeds = sorted(run.seed for run in final_runs(suite).by_place(untrained=True)[arm, ""])
+    seeds = [run.seed for run in final_runs(suite).by_place(untrained=True)[arm, ""]]
+    assert seeds == sorted(seeds)  # as are the rows
     assert found.treatment.shape[0] == len(seeds)
     return found.treatment, seeds
+
+
+def _items(suite: Suite) -> tuple[str, str]:
+    """What tells a suite's items apart: the digest of all, in their order, and the part of them.
+
+    All runs of a suite have the same, or they cannot be compared.
+    """
+    runs = final_runs(suite)
+    return load_item_scores(runs.runs[0].folder, runs.score).digest, group_of(suite)
 
 
 def _item_differences(suite: Suite) -> Matrix:

@@ -1,20 +1,24 @@
 """What is copied of runs between two steps, and runs that are put back into slots."""
 
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 import cohorts
+from schemabank.config.methods import SWAPSettings
 from schemabank.config.settings import LoraSettings
 from schemabank.engine import cohort as cohort_module
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.finished import Finished
 from schemabank.engine.keeping import Standing
 from schemabank.engine.run import OnCourse
-from schemabank.engine.slots import Halted, Slot
+from schemabank.engine.slots import NO_ROWS, Halted, Slot
 from schemabank.engine.stack import RANK, AdapterStack
 from schemabank.methods.shrink import ShrinkCourse
+from schemabank.methods.swap import SWAPCourse
 from tiny import tiny_model
 
 DATA = cohorts.data()
@@ -101,3 +105,18 @@ def test_no_run_is_copied_that_has_not_begun_or_has_ended() -> None:
     assert found[1] == {"lora-1": 0, "lora-3": 1}
     assert {"lora-2": 0} in found or {"lora-2": 1} in found
     assert all(len(names) <= 2 for names in found)
+
+
+def test_a_run_that_has_ended_lets_go_of_what_its_steps_alone_needed() -> None:
+    swap = SWAPSettings(num_branches=2, branch_ratio=0.5)
+    branched = replace(cohorts.lora_run(1), method=OnCourse(partial(SWAPCourse, swap=swap)))
+    runs = [branched, cohorts.lora_run(2), replace(branched, name="last", seed=3)]
+    made, held = cohorts.cohort(runs, DATA, slots=1), Counter[str]()
+    for _ in made.steps():
+        going = [slot for slot in made.slots if slot.step > 0 and not slot.has_ended]
+        held["rows"] += sum(slot._epoch_rows is not NO_ROWS for slot in going)
+        held["origins"] += sum(slot.origin is not None for slot in going)
+        ended = [slot for slot in made.slots if slot.run.name in made.finished]
+        assert all(slot._epoch_rows is NO_ROWS and slot.origin is None for slot in ended)
+    assert min(held["rows"], held["origins"]) > 0
+    assert all(slot._epoch_rows is NO_ROWS and slot.origin is None for slot in made.slots)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,34 @@ def test_one_thread_writes_those_of_all_cohorts_of_a_process(
         warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons': there is a thread
         child = os.fork()
     if child == 0:  # it has no threads of its parent's, and makes its own
-        os._exit(checkpointing._writer().submit(lambda: 7).result(timeout=30))
+        code = 1
+        try:
+            code = checkpointing._WRITER.submit(lambda: 7).result(timeout=30)
+        finally:  # an error must not let it go on with the tests, too
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_threads_that_begin_together_share_the_one_that_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, executor = list[ThreadPoolExecutor](), ThreadPoolExecutor
+
+    def slow(*given: Any, **more: Any) -> ThreadPoolExecutor:  # noqa: ANN401
+        made.append(executor(*given, **more))
+        time.sleep(0.1)  # until all others have asked, too
+        return made[-1]
+
+    monkeypatch.setattr(checkpointing, "ThreadPoolExecutor", slow)
+    writer, start = checkpointing._OneThread(), threading.Barrier(4)
+
+    def asked(number: int) -> int:
+        start.wait(60)
+        return writer.submit(lambda: number).result(60)
+
+    with executor(4) as threads:
+        assert [*threads.map(asked, range(4))] == [*range(4)]
+    assert len(made) == 1
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -195,11 +222,88 @@ def test_what_cannot_be_copied_costs_no_step_either(
 
 
 @pytest.mark.usefixtures("unhurried")
+def test_a_thread_that_cannot_start_costs_one_checkpoint_which_is_not_written_later(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=5), list[str]()
+    start, tried = threading.Thread.start, list[str]()
+
+    def starts(thread: threading.Thread) -> None:
+        if thread.name.startswith("checkpoints"):
+            tried.append(thread.name)
+            if len(tried) == 1:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starts)
+    monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert steps_saved(found) == [["step-10"]] * 2
+    (note,) = notes
+    assert "could not be written (can't start new thread)" in note
+
+
+def test_an_interpreter_that_ends_costs_no_step_either(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
+    ends = raising(RuntimeError("cannot schedule new futures after interpreter shutdown"))
+    monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", ends)
+    made, _ = trained(found, notes)
+    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert len(notes) == 1
+
+
+@pytest.mark.usefixtures("unhurried")
 def test_those_of_a_run_that_has_trained_go(exits: ExitStack, tmp_path: Path) -> None:
     found = members(exits, tmp_path, checkpoint_steps=5)
     (found[0].claim.path / TRAINED).mkdir()
     trained(found, [])
     assert steps_saved(found) == [[], ["step-10", "step-5"]]
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_an_error_that_nobody_expects_is_raised_once(
+    exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the checkpoints of what has trained go all the same."""
+    found = members(exits, tmp_path, checkpoint_steps=2)
+    folder = found[0].claim.path
+    (folder / CHECKPOINTS / "step-1").mkdir(parents=True)
+
+    def fails(*_args: object, **_options: object) -> None:
+        (folder / TRAINED).mkdir(exist_ok=True)
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(checkpointing, "write_checkpoint", fails)
+    with pytest.raises(ZeroDivisionError, match="ours") as raised:
+        trained(found, [])
+    assert raised.value.__context__ is None
+    assert steps_saved(found)[0] == []
+
+
+def test_a_wait_that_a_signal_ends_goes_on_before_folders_are_let_go(
+    exits: ExitStack, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(members(exits, tmp_path), MADE, 0.0, [].append)
+    waits, ended = list[str](), [KeyboardInterrupt(), None]
+
+    class Slow(Future[float]):
+        def result(self, timeout: float | None = None) -> float:
+            waits.append("waited")
+            if (error := ended.pop(0)) is not None:
+                raise error
+            self.set_result(0.0)
+            return super().result(timeout)
+
+    with checkpoints:
+        checkpoints._writing = Slow()
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints._settle()
+    assert waits == ["waited"] * 2
+    assert checkpoints._writing is None
 
 
 @pytest.mark.usefixtures("unhurried")

@@ -8,10 +8,14 @@ from typing import cast
 import numpy as np
 import pytest
 
+import cohorts
+from schemabank.common.failure import Failure
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.engine.idle import Neglected
+from schemabank.engine.slots import Slot
 from schemabank.runs.watching import LAST, MOST_TOLD, USUAL, RunWatch
 
+DATA = cohorts.data()
 STEP = RunStep("lora-1", 0, 900, "lora", 1.0, 1.0, 1e-3, 0.5, 40, skipped=False)
 
 
@@ -19,7 +23,8 @@ class Told:
     """A cohort that finds what it is told to find, and what was said of it."""
 
     def __init__(self, idle: Iterable[Neglected] = (), num_runs: int = 1) -> None:
-        self.idle, self.slots, self.notes = list(idle), [None] * num_runs, list[str]()
+        self.idle, self.notes = list(idle), list[str]()
+        self.slots = [Slot(cohorts.lora_run(seed), DATA) for seed in range(num_runs)]
         self.watch = RunWatch(cast(Cohort, self), self.notes.append)
 
     def idle_parts(self) -> list[Neglected]:
@@ -123,3 +128,20 @@ def test_idle_parts_are_said_once_and_of_one_run(num_runs: int, others: str) -> 
         "b-0: for the last 128 steps up to 300, routers gave hardly any weight to 3 of 64 schemas "
         f"(2 in block 28, 1 in block 29), which learn nothing: {mend}{others}"
     ]
+
+
+def test_losses_of_a_run_go_with_it_however_it_ends() -> None:
+    """A cohort may have hundreds of runs."""
+    made = cohorts.cohort([cohorts.lora_run(seed) for seed in range(4)], DATA)
+    watch, held, last = RunWatch(made, [].append), list[int](), made.slots[0].num_steps - 1
+    for steps in made.steps():
+        if steps[0].step == 3:
+            made.slots[1].failure = Failure("disk", "No space left on device")
+        if steps[0].step == 6:
+            made.slots[2].stopped = True
+        for step in steps:
+            is_skipped = step.step == last and step.run == "lora-3"
+            watch.see(replace(step, skipped=is_skipped))
+        watch.look()
+        held.append(len(watch._losses))
+    assert held == [4] * 3 + [3] * 3 + [2] * (last - 6) + [0]

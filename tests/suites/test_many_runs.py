@@ -5,6 +5,7 @@ from collections import Counter
 from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from schemabank.runs.folder import RunClaim
@@ -12,10 +13,13 @@ from schemabank.runs.watching import RunWatch
 from tinyruns import Finished
 from tinysuites import ran, tiny
 
-SEEDS = 10  # of two arms
+STORED = "schemabank.runs.trained.StoredWeights"
+RUNS = 20
 SLOTS = 4
 FEW = 2 * SLOTS  # that may differ: of runs in the slots, and of those whose end is being written
-WATCHED = ("schemabank.", "collections.", "_io.")  # ours, and what ours hold beside their values
+ARMS = ("swap", "schemabank")  # the first also has where its branches start
+# Ours, and what ours hold beside their values.
+WATCHED = ("schemabank.", "collections.", "_io.", "torch.Tensor", "numpy.ndarray")
 CONTAINERS = ("builtins.dict", "builtins.list", "builtins.tuple")
 MOST_CONTAINERS = 12  # of a run's result; which of them are counted differs between Pythons
 
@@ -29,8 +33,10 @@ class Living:
     def look(self, num_ended: int) -> None:
         if num_ended not in self.counts:
             gc.collect()
+            living = gc.get_objects()
             self.counts[num_ended] = Counter(
-                f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects()
+                f"{type(each).__module__}.{type(each).__qualname__}"
+                for each in (*living, *arrays(living))
             )
 
     def kept(self, first: int, last: int) -> dict[str, float]:
@@ -44,13 +50,26 @@ class Living:
         }
 
 
-def suite(finished: Finished, path: Path, slots: int) -> Path:
+def arrays(living: list[object]) -> list[object]:
+    """The arrays that objects hold, themselves or in tuples: Python's collector tracks neither."""
+    found, held = dict[int, object](), gc.get_referents(*living)
+    while held:
+        untracked = {id(each): each for each in held if not gc.is_tracked(each)}
+        found |= {key: each for key, each in untracked.items() if type(each) is np.ndarray}
+        tuples = [each for each in untracked.values() if type(each) is tuple]
+        held = gc.get_referents(*tuples) if tuples else []
+    return [*found.values()]
+
+
+def suite(finished: Finished, path: Path, slots: int, *arms: str) -> Path:
     changes = {
         "engine": {"slots": slots, "checkpoint_steps": 2},
         "eval": {"split": "test", "max_new_tokens": 2, "batch_size": 2},
         "train": {"num_train_epochs": 1, "learning_rate": 1e-2},
+        "swap": {"num_branches": 2},
     }
-    return tiny(finished, path, seeds=[*range(1, SEEDS + 1)], grid={}, defaults=changes)
+    seeds, named = [*range(1, RUNS // len(arms) + 1)], {arm: {} for arm in arms}
+    return tiny(finished, path, arms=named, seeds=seeds, grid={}, defaults=changes)
 
 
 @pytest.mark.parametrize("slots", [1, SLOTS])
@@ -62,24 +81,42 @@ def test_a_finished_run_keeps_its_result_alone(
 
     def completed(claim: RunClaim) -> None:
         complete(claim)
-        if (number := next(ended)) in (SLOTS, 2 * SEEDS):
+        if (number := next(ended)) in (SLOTS, RUNS):
             living.look(number)
 
     monkeypatch.setattr(RunClaim, "complete", completed)
-    ran(suite(finished, tmp_path / "s.yaml", slots), tmp_path / "runs")
-    assert living.kept(SLOTS, 2 * SEEDS) == {"schemabank.runs.members.Outcome": 1}
+    ran(suite(finished, tmp_path / "s.yaml", slots, *ARMS), tmp_path / "runs")
+    assert living.kept(SLOTS, RUNS) == {"schemabank.runs.members.Outcome": 1}
 
 
 @pytest.mark.usefixtures("gsm8k")
 def test_a_run_that_waits_for_its_evaluation_keeps_where_its_weights_are_alone(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    living = looking_after_steps(monkeypatch)
+    ran(suite(finished, tmp_path / "s.yaml", SLOTS, *ARMS), tmp_path / "runs")
+    kept = living.kept(0, RUNS - SLOTS)
+    kept.pop("torch.Tensor", None)  # of the runs in the slots: each arm has its own number
+    assert kept == {STORED: 1}
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_it_keeps_no_tensor(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a suite of one arm, whose runs in the slots hold as many at every look."""
+    living = looking_after_steps(monkeypatch)
+    ran(suite(finished, tmp_path / "s.yaml", SLOTS, "swap"), tmp_path / "runs")
+    assert living.kept(SLOTS, RUNS - SLOTS) == {STORED: 1}
+
+
+def looking_after_steps(monkeypatch: pytest.MonkeyPatch) -> Living:
+    """What lives after a step, by how many runs have ended."""
     living, look = Living(), RunWatch.look
 
     def looked(watch: RunWatch) -> None:
         look(watch)
         living.look(len(watch._cohort.finished))
 
-    monkeypatch.setattr(RunWatch, "look", looked)  # after every step
-    ran(suite(finished, tmp_path / "s.yaml", SLOTS), tmp_path / "runs")
-    assert living.kept(0, 2 * SEEDS - SLOTS) == {"schemabank.runs.trained.StoredWeights": 1}
+    monkeypatch.setattr(RunWatch, "look", looked)
+    return living

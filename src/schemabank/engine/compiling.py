@@ -2,7 +2,8 @@
 
 PyTorch's compiler times variants of a kernel on the device, and variants that sum in another order
 round otherwise. So a process that compiles anew, as one that goes on on another machine does, may
-come to other bits. Its deterministic mode chooses among such variants without timing them.
+come to other bits. In its deterministic mode, times decide only between variants that round alike,
+such as those of a kernel that sums nothing; between others, fixed rules do.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ R = TypeVar("R")
 
 
 def optimised(function: Callable[P, R], *, dynamic: bool = False) -> Callable[P, R]:
-    """Compile a function, with kernels that do not depend on what was fastest when it was compiled.
+    """Compile a function, with kernels whose rounding does not depend on how fast each is.
 
     Args:
         function: to compile.

@@ -314,10 +314,10 @@ def keep_workers_awake() -> None:
     config.quiesce_async_compile_pool = False
     if config.quiesce_async_compile_pool:
         return  # TORCHINDUCTOR_QUIESCE_ASYNC_COMPILE_POOL=1 overrides it
-    compiling = importlib.import_module("torch._inductor.async_compile")
-    made = compiling.AsyncCompile.process_pool
+    workers = importlib.import_module("torch._inductor.async_compile")
+    made = workers.AsyncCompile.process_pool
     if made.cache_info().currsize and getattr(made(), "timer", None) is not None:
-        compiling.after_fork()  # makes PyTorch forget the pool, which ends with this process
+        workers.after_fork()  # makes PyTorch forget the pool, which ends with this process
 
 
 def _lack_of_gpu(capability: tuple[int, int]) -> str | None:

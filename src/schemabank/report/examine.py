@@ -70,8 +70,8 @@ def _examine_table(path: Path | None, table: ScoreTable, question: Question) -> 
 
 
 def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
-    group = chosen_group(runs, question.group)
     arms = choose_contrast(runs, question.treatment, question.control)
+    group = chosen_group(runs, arms, question.group)
     setting = chosen_setting(runs, arms, question.primary)
     material = gather(path, runs, group, arms, setting)
     comparison = material.comparison
@@ -87,7 +87,7 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
         *find_warnings(material.table, material.comparison, question.test_size),
         *find_run_warnings(runs, group, material.comparison, known),
         *undeclared_margin(runs, material.comparison),
-        *undeclared_part(runs, question),
+        *undeclared_part(runs, arms, question),
     ]
     return Report(
         table=TableFile(material.table.name, material.table.sha256, len(runs.runs)),
@@ -102,19 +102,21 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
 
 def declared_margin(runs: RunSet, arms: tuple[str, str]) -> Margin | None:
     """Return the margin that a suite declared for this contrast."""
-    if runs.margin is None or runs.contrast != arms:
+    if runs.margin is None or not runs.has_declared(arms):
         return None
     return Margin(runs.margin, IN_SUITE)
 
 
-def chosen_group(runs: RunSet, group: str | None) -> str:
-    """Return the part of the split that runs are compared on: as asked, as declared, or the first.
+def chosen_group(runs: RunSet, arms: tuple[str, str], group: str | None) -> str:
+    """Return the part of the split that arms are compared on.
+
+    It is as asked, or as declared for these arms, or the first.
 
     Raises:
         InputError: the runs do not share it.
     """
     groups = runs.groups
-    found = group or runs.group
+    found = group or (runs.group if runs.has_declared(arms) else None)
     if found is None and groups:
         return groups[0]
     if found not in groups:
@@ -131,4 +133,4 @@ def chosen_setting(runs: RunSet, arms: tuple[str, str], setting: str | None) -> 
 
     None stands for the mean over all settings.
     """
-    return setting or (runs.setting if runs.contrast == arms else None)
+    return setting or (runs.setting if runs.has_declared(arms) else None)

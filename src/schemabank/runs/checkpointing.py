@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, Self, TypeVar
 
 from schemabank.common.errors import InputError, first_line
@@ -144,13 +145,11 @@ class Checkpoints:
         self._logs.flush()
         self._forget_trained()
         try:
-            due = self._due(cohort)
-        except UNWRITTEN as error:
+            if due := self._due(cohort):
+                is_beside = cohort.device.type != "cpu"
+                self._writing = _WRITER.submit(partial(self._write, due, is_beside=is_beside))
+        except UNWRITTEN as error:  # also of a thread that cannot be started, or takes no more
             self._say_unwritten(error)
-        else:
-            if due:
-                on_cpu = cohort.device.type == "cpu"
-                self._writing = _writer().submit(self._write, due, is_beside=not on_cpu)
         self._last_s = time.monotonic()
         self._paused_s = self._last_s - began
         if self._leaving.asked is not None:
@@ -212,15 +211,17 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """See how writing went, and make checkpoints less often if they cost too much."""
-        if self._writing is None:
+        if (writing := self._writing) is None:
             return
         try:
-            cost_s = self._paused_s + self._writing.result()
+            cost_s = self._paused_s + writing.result()
         except UNWRITTEN as error:
             self._say_unwritten(error)
         else:
             self._make_room(cost_s)
-        self._writing = None
+        finally:
+            if writing.done():  # where a signal ended the wait, it goes on when the cohort ends
+                self._writing = None
 
     def _make_room(self, cost_s: float) -> None:
         """Let the next checkpoint wait as long as the last one's cost asks for, and no longer."""
@@ -256,18 +257,48 @@ class Checkpoints:
                 self._read.pop(member.name, None)
 
 
-@cache
-def _writer() -> ThreadPoolExecutor:
-    """Return the thread that writes the checkpoints of all cohorts of this process.
+class _OneThread:
+    """The thread that writes the checkpoints of all cohorts of this process, made when it is used.
 
     With a thread for every cohort, a suite of many cohorts would grow: glibc has each thread
     allocate in an arena of its own, and an arena keeps what it has had (see
     :func:`schemabank.engine.execute.keep_freed_memory`). A new thread takes any that is free.
+
+    Cohorts that train in several threads of a process share it. So a cohort that waits for its own
+    checkpoints, as when it ends, waits for those, too, that others began to write before.
     """
-    return ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+
+    def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Be as at the start: a process that was forked has no threads of its parent's.
+
+        Nor has it one that would let go of a lock that was held meanwhile.
+        """
+        self._making = Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def submit(self, write: Callable[[], float]) -> Future[float]:
+        """Let the thread call a function, after all that it was given before.
+
+        Raises:
+            RuntimeError: no thread can be started, or the interpreter ends.
+        """
+        with self._making:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+            try:
+                return self._pool.submit(write)
+            except Exception:
+                # The function is in its queue all the same. A thread that starts later would call
+                # it, when its run may have ended.
+                self._pool = None
+                raise
 
 
-os.register_at_fork(after_in_child=_writer.cache_clear)  # which has no threads of its parent's
+_WRITER = _OneThread()
+os.register_at_fork(after_in_child=_WRITER.begin_anew)
 
 
 def how_often(runs: Sequence[RunConfig]) -> tuple[float | None, int | None]:

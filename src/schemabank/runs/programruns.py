@@ -51,10 +51,10 @@ def _titled(runs: Sequence[RunConfig]) -> dict[str, RunConfig]:
     return named
 
 
-def check_asked(
+def check_slots_and_validation(
     named: Mapping[str, RunConfig], slots: object, validate: object, *, validated: bool
 ) -> None:
-    """Refuse what cannot be had beside the runs themselves.
+    """Refuse slots that are no number of runs, and validation that runs cannot have or lack.
 
     Args:
         named: the runs.

@@ -42,7 +42,7 @@ from schemabank.runs.inmemory import (
 )
 from schemabank.runs.members import Rescaled, Trainee
 from schemabank.runs.pairs import Examples, as_examples
-from schemabank.runs.programruns import check_asked, named_runs
+from schemabank.runs.programruns import check_slots_and_validation, named_runs
 from schemabank.runs.programsaves import (
     ProgramFolder,
     folder_of,
@@ -180,7 +180,7 @@ def train_cohort(
             place of a folder; nothing was trained then.
     """
     named, steps = named_runs(runs), KeptSteps(on_step)
-    check_asked(named, slots, validate, validated=validation is not None)
+    check_slots_and_validation(named, slots, validate, validated=validation is not None)
     folder = folder_of(checkpoints)
     saves = folder is not None
     tell_without_effect(named.values(), who=WHO, stacklevel=3, saves=saves)

@@ -36,6 +36,7 @@ class RunWatch:
 
     def __init__(self, cohort: Cohort, note: Callable[[str], None]) -> None:
         self._cohort, self._note = cohort, note
+        self._slots = {slot.run.name: slot for slot in cohort.slots}
         self._skipped = Counter[str]()
         self._losses: dict[str, Losses] = {}
         self._has_told_idle = False
@@ -44,29 +45,44 @@ class RunWatch:
         """Take note of a step."""
         if step.skipped:
             self._tell_skipped(step)
-            return
-        losses = self._losses.setdefault(step.run, Losses())
-        usual = losses.add(step.stage, step.loss)
+        else:
+            self._compare(step)
         if step.step + 1 == step.num_steps:  # a cohort may have hundreds of runs
-            del self._losses[step.run]
-        if usual is not None:
-            self._note(
-                f"{step.run}: the loss has jumped from about {usual:.3g} to {losses.now:.3g}, as "
-                f"seen at step {step.step}: if it does not come down again, lower "
-                "train.learning_rate or raise train.warmup_ratio"
-            )
+            self._losses.pop(step.run, None)
 
     def look(self) -> None:
         """Look for parts that routers leave idle, from time to time; call it after every step.
 
         Most routers narrow in a long run, so one run is named, and nobody looks any further.
         """
+        self._forget_given_up()
         if self._has_told_idle:
             return
         for idle in self._cohort.idle_parts()[:1]:
             self._has_told_idle = True
             others = "; other runs are not named" if len(self._cohort.slots) > 1 else ""
             self._note(said_of_idle(idle) + others)
+
+    def _forget_given_up(self) -> None:
+        """Drop the losses of runs that failed or were stopped, and so report no last step.
+
+        Those of the others go with their last step, which is reported when they have ended.
+        """
+        for name in [*self._losses]:
+            slot = self._slots[name]
+            if slot.stopped or slot.failure is not None:
+                del self._losses[name]
+
+    def _compare(self, step: RunStep) -> None:
+        """Tell of a loss that has jumped."""
+        losses = self._losses.setdefault(step.run, Losses())
+        usual = losses.add(step.stage, step.loss)
+        if usual is not None:
+            self._note(
+                f"{step.run}: the loss has jumped from about {usual:.3g} to {losses.now:.3g}, as "
+                f"seen at step {step.step}: if it does not come down again, lower "
+                "train.learning_rate or raise train.warmup_ratio"
+            )
 
     def _tell_skipped(self, step: RunStep) -> None:
         self._skipped[step.run] += 1

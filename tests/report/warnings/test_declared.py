@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemabank.common.errors import InputError
+from schemabank.report.planning import Wanted, plan_comparison
+from schemabank.report.reading.question import Question
 from schemabank.runs.folder import SUITE
 from synthetic import change, examined, finding, ids, in_parts
 
@@ -23,6 +25,21 @@ def test_a_declared_group_is_compared(runs: Path) -> None:
     other = finding(runs, "group-not-declared", group="seen")
     assert other["numbers"] == {"declared": "held out", "group": "seen"}
     assert "but 'held out' was declared before the runs" in other["sentence"]
+
+
+def test_a_declared_group_belongs_to_its_contrast(runs: Path) -> None:
+    """For other arms nothing was declared, which stands for the first."""
+    in_parts(runs, "seen", "held out")
+    change(runs / SUITE, contrast={**ARMS, "group": "held out"})
+    for others in ({"control": "arm 2"}, {"treatment": "arm 1", "control": "arm 0"}):
+        assert examined(runs, **others)[0]["group"] == "seen"
+        assert "group-not-declared" not in ids(runs, **others, group="seen")
+        other = finding(runs, "group-not-declared", **others, group="held out")
+        assert other["numbers"] == {"declared": None, "group": "held out"}
+        assert "none was declared before the runs, which stands for the first" in other["sentence"]
+    pilot = Question(control="arm 2")
+    assert plan_comparison(runs, pilot, Wanted()).group == "seen"
+    assert plan_comparison(runs, Question(), Wanted()).group == "held out"
 
 
 def test_without_a_declared_group_the_first_is_compared(runs: Path) -> None:
@@ -55,6 +72,8 @@ def test_a_declared_setting_belongs_to_its_contrast(runs: Path) -> None:
     change(runs / SUITE, contrast={**ARMS, "setting": EPOCHS})
     found = examined(runs, control="arm 2")[0]["primary"]
     assert found["contrast"] == "mean over train.num_train_epochs"
+    other = finding(runs, "setting-not-declared", control="arm 2", primary="2")
+    assert other["numbers"] == {"declared": None, "setting": "2"}
 
 
 def test_a_setting_that_was_not_declared_is_named(runs: Path) -> None:

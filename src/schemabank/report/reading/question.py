@@ -27,10 +27,12 @@ class Question:
     Attributes:
         treatment: arm; ``None`` where two arms make it clear, or the runs declare it.
         control: arm; likewise.
-        primary: setting that was declared primary; ``None`` for the mean over all.
+        primary: setting that was declared primary; ``None`` for what the runs declare for these
+            arms, or the mean over all.
         test_size: items of the whole test split, where known.
         claims: file of claims; ``None`` for the one beside the table, if it is there.
-        group: part of the split that runs are compared on; ``None`` for the first.
+        group: part of the split that runs are compared on; ``None`` for what they declare for
+            these arms, or the first.
         margin: in points, the largest difference that does not matter; ``None`` for the runs' own.
         arms: of other tools' results, as ``NAME=PATH`` or ``NAME:SEED=PATH``.
         metric: of such results; ``None`` for each task's first.

@@ -123,6 +123,13 @@ class RunSet:
         found = [list(run.result["groups"]) for run in self.runs]
         return [name for name in found[0] if all(name in own for own in found)]
 
+    def has_declared(self, arms: tuple[str, str]) -> bool:
+        """Whether treatment and control are those of the declared contrast.
+
+        Its margin, group and setting hold for no other: nothing was declared for that one.
+        """
+        return self.contrast == arms
+
     def arms(self, *, trained: bool) -> list[str]:
         """Names of arms that train something, or of those that do not."""
         return list(dict.fromkeys(run.arm for run in self.runs if run.trained == trained))

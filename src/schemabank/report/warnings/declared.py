@@ -14,7 +14,7 @@ def undeclared_margin(runs: RunSet, comparison: Comparison) -> Iterator[Finding]
     if judged is None:
         return
     points = 100 * judged.verdict.margin
-    is_declared = runs.contrast == (comparison.treatment, comparison.control)
+    is_declared = runs.has_declared((comparison.treatment, comparison.control))
     declared = runs.margin if is_declared else None
     if declared is None or abs(declared - points) > declared / 10**9:
         before = "none was" if declared is None else f"{declared:g} points were"
@@ -26,23 +26,24 @@ def undeclared_margin(runs: RunSet, comparison: Comparison) -> Iterator[Finding]
         )
 
 
-def undeclared_part(runs: RunSet, question: Question) -> Iterator[Finding]:
+def undeclared_part(runs: RunSet, arms: tuple[str, str], question: Question) -> Iterator[Finding]:
     """Find a group of items, or a setting, that was asked for and is not the declared one."""
-    groups = runs.groups
-    usual = runs.group or (groups[0] if groups else None)
+    is_declared, groups = runs.has_declared(arms), runs.groups
+    group, setting = (runs.group, runs.setting) if is_declared else (None, None)
+    usual = group or (groups[0] if groups else None)
     if question.group is not None and question.group != usual:
         yield Finding(
             "group-not-declared",
-            {"declared": runs.group, "group": question.group},
-            f"The part {question.group!r} was asked for, but {_before(runs.group, 'the first')}: "
+            {"declared": group, "group": question.group},
+            f"The part {question.group!r} was asked for, but {_before(group, 'the first')}: "
             "it may have been chosen by the scores.",
         )
-    if question.primary is not None and question.primary != runs.setting:
+    if question.primary is not None and question.primary != setting:
         yield Finding(
             "setting-not-declared",
-            {"declared": runs.setting, "setting": question.primary},
+            {"declared": setting, "setting": question.primary},
             f"The setting {question.primary!r} was asked for, but "
-            f"{_before(runs.setting, 'the mean over all')}: it may have been chosen by the scores.",
+            f"{_before(setting, 'the mean over all')}: it may have been chosen by the scores.",
         )
 
 
