@@ -83,6 +83,7 @@ def test_one_example_in_full() -> None:
         ),
         answer="3",
         fields={"rule": "rule-5", "template": "1", "word": "jacket"},
+        cluster="jacket",
     )
 
 
