@@ -52,6 +52,13 @@ def test_split_sizes_are_exact(data: TaskData) -> None:
     assert data.test[67].id == "gsm_symbolic/test/held_out/17"
 
 
+def test_the_template_is_what_examples_are_drawn_with(data: TaskData) -> None:
+    """By default 17 are held out, so many clusters has a verdict on new kinds of problem."""
+    everything = [*data.train, *data.validation, *data.test]
+    assert all(example.cluster == example.fields["template"] for example in everything)
+    assert len(templates([e for e in load(test_size=200).test if e.group == "held_out"])) == 17
+
+
 def test_no_question_and_no_id_stands_twice(data: TaskData) -> None:
     everything = data.train + data.validation + data.test
     assert len({e.question for e in everything}) == len(everything)
