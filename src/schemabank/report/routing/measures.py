@@ -170,9 +170,9 @@ class Drawn:
     def _are_named_by(self, codes: Ints) -> bool:
         """Whether each cluster of several examples has a value of its own."""
         _, cluster = _coded(self.clusters)
-        num_clusters = cluster.max() + 1
+        num_clusters = len(np.unique(cluster))
         pairs = np.unique(np.stack([codes, cluster]), axis=1).shape[1]
-        return num_clusters < len(cluster) and pairs == num_clusters == len(np.unique(codes))
+        return num_clusters < len(cluster) and len(np.unique(codes)) == num_clusters == pairs
 
 
 def information(
