@@ -142,6 +142,9 @@ def test_a_run_that_lacks_clusters_is_not_reused_and_its_adapter_is(
     own.evaluated("eval.max_new_tokens=2")
     (asked,) = (own.run / "evals").iterdir()
     assert '"cluster": ""' not in (asked / PREDICTIONS).read_text()
+    shutil.copy(path, asked / PREDICTIONS)
+    with pytest.raises(InputError, match=r"with one word .* name a new folder with --out"):
+        own.evaluated("eval.max_new_tokens=2")
 
 
 def test_other_weights_in_the_same_place_are_refused_everywhere(

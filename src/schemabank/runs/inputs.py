@@ -112,13 +112,8 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
     Raises:
         InputError: an input is another one, or the clusters of its items are not recorded.
     """
-    if lacks_clusters(folder, run.task.name):
-        raise InputError(
-            f"{str(folder)!r} is of an older version, which did not record that items of "
-            f"{run.task.name} with one {TASKS[run.task.name].cluster} were drawn together, so its "
-            "intervals are too narrow: choose another --out for new runs; `schemabank eval` may "
-            "still use its adapter"
-        )
+    mend = "choose another --out for new runs; `schemabank eval` may still use its adapter"
+    check_clusters(folder, run.task.name, mend=mend)
     recorded = recorded_in(result)
     if not recorded:
         return OLDER
@@ -126,6 +121,20 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
     mend = "restore it, or choose another --out for runs of the new one"
     check_same(recorded, found, folder, mend=mend)
     return "; ".join(missing)
+
+
+def check_clusters(folder: Path, task: TaskName, *, mend: str) -> None:
+    """Refuse a finished run or evaluation whose items' clusters are not recorded.
+
+    Raises:
+        InputError: it is used again as if its items were independent.
+    """
+    if lacks_clusters(folder, task):
+        raise InputError(
+            f"{str(folder)!r} is of an older version, which did not record that items of {task} "
+            f"with one {TASKS[task].cluster} were drawn together, so its intervals are too narrow: "
+            f"{mend}"
+        )
 
 
 def lacks_clusters(folder: Path, task: TaskName) -> bool:
