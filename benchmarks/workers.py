@@ -205,6 +205,7 @@ def _origin(arguments: argparse.Namespace) -> Row:
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
         "date": datetime.now(UTC).date().isoformat(),
         "model": arguments.model,
+        "examples": arguments.examples,
     }
 
 

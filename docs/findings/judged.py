@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import compress
 from math import fsum
-from operator import mul
+from operator import mul, not_
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from records import Suite
 from words import interval_of, less, more, percent, points, table
 
@@ -32,13 +34,16 @@ class Judged:
     Attributes:
         arm, setting: of its runs; the setting is empty where nothing varies.
         contrast: of the two, not adjusted.
-        adjusted: the same, adjusted for all that were judged with it.
+        adjusted: the same, adjusted for all that were judged with it; a contrast that the suite
+            declared stands by itself.
+        declared: whether it is that one.
     """
 
     arm: str
     setting: str
     contrast: Contrast
     adjusted: Adjusted
+    declared: bool
 
 
 @cache
@@ -66,10 +71,20 @@ def judged(suite: Suite, control: str) -> list[Judged]:
         if arm != control
         for contrast in compared(suite, arm, control).comparison.contrasts
     ]
-    family = judged_together([contrast.own.difference for _, contrast in found])
+    # With several settings the declared contrast is their mean, which is none of these.
+    named = _contrast(suite)
+    stated = [(arm, control) == named and not contrast.setting for arm, contrast in found]
+    differences = [contrast.own.difference for _, contrast in found]
+    others = iter(judged_together(list(compress(differences, map(not_, stated)))))
     return [
-        Judged(arm, contrast.setting or "", contrast, adjusted)
-        for (arm, contrast), adjusted in zip(found, family, strict=True)
+        Judged(
+            arm,
+            contrast.setting or "",
+            contrast,
+            judged_together([contrast.own.difference])[0] if declared else next(others),
+            declared,
+        )
+        for (arm, contrast), declared in zip(found, stated, strict=True)
     ]
 
 
@@ -128,6 +143,18 @@ def interaction(one: Suite, other: Suite) -> stats.CrossedDifference:
     assert seeds[0] == seeds[1]
     first, second = map(_item_differences, (one, other))
     return stats.crossed_difference(first, second)
+
+
+def by_seed(suite: Suite) -> list[float]:
+    """Return the declared treatment less its control for each seed, the lowest first."""
+    return sorted(map(float, _item_differences(suite).mean(axis=1)))
+
+
+def without_best(suite: Suite) -> stats.CrossedDifference:
+    """Return the declared contrast without the seed that is best for the treatment."""
+    found = _item_differences(suite)
+    order = found.mean(axis=1).argsort()
+    return stats.crossed_difference(found[order[:-1]], np.zeros_like(found[order[:-1]]))
 
 
 def across(one: Suite, arm: str, other: Suite, than: str) -> stats.CrossedDifference:
@@ -297,7 +324,7 @@ def _difference(own: Judged) -> dict[str, str]:
     return {
         "difference": points(own.adjusted.difference),
         "95 % interval": interval_of(own.adjusted.interval),
-        "p, Holm": short(own.adjusted.p_holm),
+        "p, Holm": short(own.adjusted.p_holm) + (" (declared)" if own.declared else ""),
         "verdict": own.adjusted.outcome,
     }
 
@@ -305,29 +332,9 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(
-            across,
-            against,
-            constant,
-            found_together,
-            highest,
-            interaction,
-            interval_of,
-            judged,
-            judgements,
-        ),
-        *(
-            less,
-            measured,
-            missing,
-            more,
-            not_excluded,
-            num_items,
-            points,
-            primaries,
-            primary,
-            reference,
-        ),
-        *(seeds_of, spread, treatment_against, unended, worst),
+        *(across, against, by_seed, constant, found_together, highest, interaction, interval_of),
+        *(judged, judgements, less, measured, missing, more, not_excluded, num_items, points),
+        *(primaries, primary, reference, seeds_of, spread, treatment_against, unended),
+        *(without_best, worst),
     )
 }

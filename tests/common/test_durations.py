@@ -1,6 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 
-from schemabank.common.durations import duration
+from schemabank.common import durations
+from schemabank.common.durations import Stopwatch, duration
 
 
 @pytest.mark.parametrize(
@@ -21,3 +24,15 @@ def test_a_duration_is_in_the_largest_unit_of_which_there_are_two(
     seconds: float, words: str
 ) -> None:
     assert duration(seconds) == words
+
+
+def test_a_stopwatch_adds_up_what_runs_also_if_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([1.0, 3.5, 100.0, 100.25])
+    monkeypatch.setattr(durations, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    watch = Stopwatch()
+    with watch.running():
+        pass
+    assert watch.took_s == 2.5
+    with pytest.raises(KeyError), watch.running():
+        raise KeyError
+    assert watch.took_s == 2.75

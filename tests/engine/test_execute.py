@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from capturing import capturing
+from schemabank.common import durations
 from schemabank.engine import execute
+from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.execute import (
     ALIGNMENT,
     DEPTH,
     WARM_UPS,
-    Executor,
     Fetch,
     Staging,
     can_compile,
@@ -136,21 +139,6 @@ def test_without_capture_a_program_is_the_function_itself() -> None:
     assert executor.program(no_program) is no_program
 
 
-Captured = Callable[[Executor, Callable[[], Tensor], object], Callable[[], Tensor]]
-
-
-def capturing(monkeypatch: pytest.MonkeyPatch, captured: Captured, notes: list[str]) -> Executor:
-    """An executor that captures by ``captured``, with nothing of CUDA."""
-    monkeypatch.setattr(execute, "_BROKEN_POOLS", [])
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
-    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
-    monkeypatch.setattr(torch.cuda, "use_mem_pool", nullcontext)
-    monkeypatch.setattr(Executor, "_captured", captured)
-    executor = Executor(CPU, capture=False, explain=notes.append)
-    executor.capture, executor._pool = True, object()
-    return executor
-
-
 class Program:
     """Counts its calls."""
 
@@ -250,6 +238,25 @@ def test_memory_that_runs_out_in_a_capture_is_no_failed_capture(
         executor.program(Program())
     assert executor.capture
     assert not [*notes, *execute._BROKEN_POOLS]
+
+
+def test_the_time_to_make_programs_is_measured_also_of_those_that_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ticks = count(step=7)
+    monkeypatch.setattr(durations, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+    executors = [capturing(monkeypatch, lambda *_: Program(), []) for _ in range(2)]
+    executors[0].program(Program())  # before anybody measures
+    with compiling_measured() as outer:
+        with compiling_measured() as inner:
+            default_executor(CPU, explain=pytest.fail).program(Program())
+            assert inner.took_s == 0
+            for executor in executors:
+                executor.program(Program())
+            with pytest.raises(AssertionError):
+                executors[0].program(no_program)
+        executors[0].program(Program())
+    assert (outer.took_s, inner.took_s) == (7, 21)
 
 
 # Compiling.

@@ -98,6 +98,8 @@ class Hooks:
         **named: Any,  # noqa: ANN401
     ) -> None:
         step = standing.state.step
+        if self.ledger is not None:
+            append(self.ledger, {"run": _name(folder), "begun": step})
         self._say(saving=SAVE)
         call(folder, standing, *given, **named)
         self.watch.point(f"saved {_name(folder)} {step}")

@@ -143,7 +143,8 @@ class _Killing:
                 break
             killed.append(watch.place or f"{case.program.name} {watch.last.partition(' ')[0]}")
             problems += looks.half_written()
-            kept = looks.kept()
+            before, kept = kept, looks.kept()
+            problems += ledgers.gone_back(ledgers.begun_in(self._ledger(index)), before, kept)
             lost += self._lost(index, kept, watch.place, problems)
         problems += self._finished(kept, again)
         return {

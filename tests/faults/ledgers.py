@@ -27,6 +27,15 @@ def steps_in(ledger: Path) -> dict[str, list[int]]:
     return found
 
 
+def begun_in(ledger: Path) -> dict[str, list[int]]:
+    """The steps at which a ledger says that checkpoints were begun, by run."""
+    found: dict[str, list[int]] = {}
+    for row in read(ledger):
+        if "begun" in row:
+            found.setdefault(row["run"], []).append(row["begun"])
+    return found
+
+
 def answers_in(ledger: Path) -> dict[str, list[str]]:
     """The answers that a ledger has, by run."""
     found: dict[str, list[str]] = {}
@@ -56,6 +65,24 @@ def lost(steps: Steps, kept: Mapping[str, int]) -> dict[str, int]:
         run: 0 if newest[run] < 0 else max(0, own[-1] + 1 - newest[run])
         for run, own in steps.items()
     }
+
+
+def gone_back(
+    begun: Mapping[str, Sequence[int]], before: Mapping[str, int], kept: Mapping[str, int]
+) -> Iterator[str]:
+    """Say which runs are kept from before where a killed process had certainly kept them.
+
+    A checkpoint is begun when the one before it is written. So all but the newest are kept.
+
+    Args:
+        begun: at which steps that process began checkpoints.
+        before: after how many steps each run was kept when it began; negative: it had trained.
+        kept: likewise, after it was killed.
+    """
+    for run, own in begun.items():
+        least = own[-2] if len(own) > 1 else before.get(run, 0)
+        if 0 <= kept.get(run, 0) < least:
+            yield f"{run} is kept at step {kept.get(run, 0)}, and was at {least}"
 
 
 def repeated(steps: Steps, kept: Mapping[str, int]) -> Iterator[str]:

@@ -78,3 +78,24 @@ def test_answers_that_another_process_gave_are_counted() -> None:
         "a whole completion": 1,
         "a whole losses": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("begun", "before", "kept", "said"),
+    [
+        ([2, 4, 6], 0, 6, []),
+        ([2, 4, 6], 0, 4, []),
+        ([2, 4, 6], 0, 2, ["a is kept at step 2, and was at 4"]),
+        ([2, 4, 6], 0, -1, []),
+        ([4], 2, 2, []),
+        ([4], 2, 0, ["a is kept at step 0, and was at 2"]),
+        ([4], 0, 0, []),
+    ],
+)
+def test_all_checkpoints_but_the_newest_are_kept(
+    tmp_path: Path, begun: list[int], before: int, kept: int, said: list[str]
+) -> None:
+    path = tmp_path / "ledger"
+    path.write_text("".join(f'{{"run": "a", "begun": {step}}}\n' for step in begun))
+    found = ledgers.gone_back(ledgers.begun_in(path), {"a": before}, {"a": kept})
+    assert list(found) == said

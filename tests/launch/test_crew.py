@@ -126,6 +126,17 @@ def test_waiting_for_what_a_lost_call_held_is_said(
     assert marks(found, "claim") == {f"{unit}/claim-{number}" for unit in "123" for number in "12"}
 
 
+def test_nothing_more_is_waited_for_once_all_processes_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crew, "PAUSE_S", 60.0)
+    began = time.monotonic()
+    found, notes = worked(tmp_path, {}, monkeypatch, num_workers=2)
+    assert time.monotonic() - began < 30
+    assert marks(found, "done") == {"1/done-1", "2/done-1", "3/done-1"}
+    assert notes.states == {number: [("finished", "")] for number in "123"}
+
+
 def test_one_worker_is_replaced_when_it_crashes_and_when_it_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

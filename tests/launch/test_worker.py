@@ -14,7 +14,7 @@ from schemabank.runs.launched import Launched
 
 def test_a_worker_is_told_whom_it_ends_with() -> None:
     found = worker.command(Path("a b"), 7, Launched("gpus", 2), speaks=True)
-    program, words = [sys.executable, "-m", "schemabank.launch.worker"], ["a b", "7", "gpus", "2"]
+    program, words = [sys.executable, "-m", "schemabank.launch"], ["a b", "7", "gpus", "2"]
     assert found == [*program, *words, "--speaks"]
     assert worker.command(Path("a b"), 7, Launched("gpus", 2), speaks=False) == found[:-1]
 

@@ -13,6 +13,7 @@ import typer
 from schemabank import __version__
 from schemabank.cli import doctor, reports, saved, start, talking, training
 from schemabank.common.errors import FailedRunsError, InputError, printable
+from schemabank.common.garbage import look_no_more_at_the_end
 from schemabank.common.quiet import quiet_libraries
 
 NAME = "schemabank"
@@ -63,6 +64,7 @@ def common(
 
 def main(program: Callable[[], object] | None = None) -> None:
     """Run a program (ours) and turn our exceptions into exit codes; typer handles its own."""
+    look_no_more_at_the_end()
     try:
         with quiet_libraries(), _ending_when_terminated():
             (program or _ours)()

@@ -20,6 +20,7 @@ from schemabank.cli.printing import (
 from schemabank.common.errors import InputError
 from schemabank.common.extras import install_command, is_there
 from schemabank.common.folders import check_local
+from schemabank.common.garbage import importing
 from schemabank.runs.progress import reporter
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def train(
 
     place = _folder_of_runs(out, config.stem)
     experiment = load_experiment(config, overrides or ())
-    from schemabank.runs.experiment import run_experiment
-    from schemabank.runs.fairness import unequal_arms
+    with importing():
+        from schemabank.runs.experiment import run_experiment
+        from schemabank.runs.fairness import unequal_arms
 
     with reporter() as progress:
         outcomes = run_experiment(experiment, place, progress)
@@ -85,9 +87,10 @@ def suite(
     place = _folder_of_runs(out, file.parent.name if file.stem == "suite" else file.stem)
     changes = [*(overrides or ()), *([f"engine.slots={slots}"] if slots else [])]
     read = read_suite_file(file, changes)
-    from schemabank.launch.launchers import launcher
-    from schemabank.suites.execution import plan_suite, planned_rows, run_suite
-    from schemabank.suites.suite import on_this_machine
+    with importing():
+        from schemabank.launch.launchers import launcher
+        from schemabank.suites.execution import plan_suite, planned_rows, run_suite
+        from schemabank.suites.suite import on_this_machine
 
     found = on_this_machine(read, file)
     with reporter() as progress:

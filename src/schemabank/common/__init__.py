@@ -12,6 +12,7 @@ __all__ = [
     "failure",
     "files",
     "folders",
+    "garbage",
     "growing",
     "hub",
     "lines",

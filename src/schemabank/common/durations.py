@@ -1,7 +1,31 @@
-"""How long something takes, in words."""
+"""How long something takes: measured, and in words."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MINUTE_S, HOUR_S, DAY_S = 60, 60 * 60, 24 * 60 * 60
 FEWEST = 2  # of a unit that are named; with fewer, the smaller unit says more
+
+
+class Stopwatch:
+    """Adds up how long things take.
+
+    Attributes:
+        took_s: all of them so far; of one that goes on, nothing yet.
+    """
+
+    def __init__(self) -> None:
+        self.took_s = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add what takes place within, also if it fails."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.took_s += time.monotonic() - began
 
 
 def duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ train together. A run's result does not depend on its neighbours.
 __all__ = [
     "batches",
     "cohort",
+    "compiling",
     "decoding",
     "execute",
     "flat",

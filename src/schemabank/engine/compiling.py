@@ -1,16 +1,24 @@
-"""Compiling parts of a step, the same way in every process.
+"""Compiling parts of a step, the same way in every process, and how long it takes.
 
 PyTorch's compiler times variants of a kernel on the device, and variants that sum in another order
 round otherwise. So a process that compiles anew, as one that goes on on another machine does, may
 come to other bits. Its deterministic mode chooses among such variants without timing them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 import torch
 
+from schemabank.common.durations import Stopwatch
+
 OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"deterministic": True}
+
+# Of this thread, while somebody measures: training and evaluation make their programs far from who
+# writes down what they cost, and several times where memory runs out.
+_WATCH: ContextVar[Stopwatch | None] = ContextVar("watch", default=None)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,3 +33,20 @@ def optimised(function: Callable[P, R], *, dynamic: bool = False) -> Callable[P,
     """
     found: Callable[P, R] = torch.compile(function, dynamic=dynamic, options=OPTIONS)
     return found
+
+
+@contextmanager
+def compiling_measured() -> Iterator[Stopwatch]:
+    """Measure how long programs are made meanwhile: compiled, in warming up, and captured."""
+    watch = Stopwatch()
+    token = _WATCH.set(watch)
+    try:
+        yield watch
+    finally:
+        _WATCH.reset(token)
+
+
+def timed() -> AbstractContextManager[None]:
+    """Count what takes place within as the making of a program, if anybody measures that."""
+    watch = _WATCH.get()
+    return nullcontext() if watch is None else watch.running()

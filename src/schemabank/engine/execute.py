@@ -9,7 +9,6 @@ Compiling needs Triton and a C compiler; only :func:`can_compile` checks for the
 """
 
 import ctypes
-import gc
 import importlib.util
 import math
 import os
@@ -17,8 +16,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -27,8 +25,9 @@ import torch
 from torch import Tensor
 
 from schemabank.common.cores import given_cores
+from schemabank.common.garbage import uncollected
 from schemabank.common.waiting import waiting
-from schemabank.engine.compiling import optimised
+from schemabank.engine.compiling import optimised, timed
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -150,9 +149,12 @@ class Executor:
         # is allocated once, as by compiled code, lies in memory that the graph may keep using.
         # `use_mem_pool` holds for the current thread only. Autograd runs a backward pass on CUDA in
         # another thread, which would allocate elsewhere, so it must stay in this one.
+        # A captured program is part of a circle of objects. The process can end if one is freed
+        # while another is compiled or captured.
         with (
             waiting(f"compiling {what}", self.explain),
-            _without_collection(),
+            timed(),
+            uncollected(),
             torch.autograd.set_multithreading_enabled(False),
         ):
             torch.cuda.synchronize(self.device)
@@ -190,22 +192,6 @@ class Executor:
             return output  # always the same tensor, which each replay writes anew
 
         return replay
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Let Python free no circles of objects meanwhile.
-
-    A captured program is part of such a circle. The process can end if one is freed while another
-    is compiled or captured.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:
@@ -308,7 +294,7 @@ def _see_what_trains() -> None:
 def _collect_nothing_after_compiling() -> None:
     """Keep the compiler from freeing circles itself after each function, within a program's making.
 
-    :func:`_without_collection` says why; the compiler's own call would not heed it.
+    :meth:`Executor.program` says why; the compiler's own call would not heed it.
     """
     name = "run_gc_after_compile"
     if hasattr(torch._dynamo.config, name):

@@ -144,6 +144,8 @@ class Crew:
                     continue  # it has ended, and a child of its kept the pipe
                 if message is None:
                     self._ended(hand)
+                    if not self._hands:
+                        return  # nobody is left to tell more
                 else:
                     self._told(hand, message)
 

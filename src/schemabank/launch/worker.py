@@ -35,7 +35,7 @@ from schemabank.runs.members import Outcome
 LOST, REFUSED = 75, 2  # exit codes: the lease went to another; settings that cannot be had
 PAUSE_S = 0.5  # between two looks for a unit that is free
 SPEAKS = "--speaks"
-MODULE = "schemabank.launch.worker"
+MODULE = "schemabank.launch"  # whose `__main__` calls :func:`main`
 
 
 def command(folder: Path, parent: int, launched: Launched, *, speaks: bool) -> list[str]:
@@ -182,7 +182,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(PAUSE_S)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    main()

@@ -19,6 +19,7 @@ from schemabank.common.waiting import waiting
 from schemabank.config.file import run_id
 from schemabank.config.naming import titles_of
 from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfig
+from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
 from schemabank.runs.distill import (
@@ -28,7 +29,7 @@ from schemabank.runs.distill import (
     untaught,
 )
 from schemabank.runs.effects import idle_in_experiment, sentences
-from schemabank.runs.finish import finish_runs
+from schemabank.runs.finish import Took, finish_runs
 from schemabank.runs.folder import check_available, forget_training, is_finished
 from schemabank.runs.forms import Items
 from schemabank.runs.grouping import (
@@ -321,6 +322,7 @@ def _finished(
 ) -> list[Outcome]:
     """Train and evaluate runs that have their folders and what they learn."""
     with ExitStack() as exits:
+        compiling = exits.enter_context(compiling_measured())
         began = time.monotonic() - trained_before_s(members)
         try:
             cohort, stack = train_runs(members, context, slots=slots, planned=planned)
@@ -329,8 +331,8 @@ def _finished(
                 member.fail(failure_of(error))
             return [member.failed() for member in members]
         exits.callback(stack.remove)
-        trained_s = time.monotonic() - began
-        return finish_runs(members, cohort, stack, context, trained_s=trained_s, planned=planned)
+        took = Took(time.monotonic() - began, compiling)
+        return finish_runs(members, cohort, stack, context, took=took, planned=planned)
 
 
 def _tell_end(name: str, outcome: Outcome, context: Context) -> None:

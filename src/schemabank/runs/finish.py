@@ -15,6 +15,7 @@ import torch
 from schemabank.adapters.export import Probe, check_with_peft, probe
 from schemabank.adapters.peftcheck import FIELD as PEFT_CHECK
 from schemabank.adapters.peftcheck import PeftCheck
+from schemabank.common.durations import Stopwatch
 from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.waiting import waiting
 from schemabank.common.writing import write_json, write_lines
@@ -40,13 +41,21 @@ from schemabank.tasks.scoring.scores import METRICS, ItemRecord, score_names, su
 MOST_SKIPS = 20  # whose examples a result names; metrics.jsonl has them all
 
 
+@dataclass(frozen=True)
+class Took:
+    """How long a cohort has trained, and within that, as later in its evaluation, compiled."""
+
+    training_s: float
+    compiling: Stopwatch
+
+
 def finish_runs(
     members: Sequence[Member],
     cohort: Cohort | None,
     stack: AdapterStack,
     context: Context,
     *,
-    trained_s: float,
+    took: Took,
     planned: Sequence[RunConfig],
 ) -> list[Outcome]:
     """Evaluate runs that have trained, close their folders, and take everything off the model.
@@ -60,17 +69,20 @@ def finish_runs(
         cohort: that trained them; ``None`` for runs that train nothing.
         stack: its stack, which is removed.
         context: what all runs share.
-        trained_s: how long training took.
+        took: how long training took.
         planned: these runs and those of their cohort that are finished already.
     """
     outcomes = list[Outcome]()
     made = made_with(context.inputs, planned, context.base.model.device)
+    trained_s, compiled_s = took.training_s, took.compiling.took_s
     for part in seated(members, stack, cohort):
-        began = time.monotonic()
+        began, before_s = time.monotonic(), took.compiling.took_s
         evaluated = _evaluated(part, stack, context, made)
+        turns = len(members) / len(part)
         cost = _cost(
             trained_s,
-            (time.monotonic() - began) * len(members) / len(part),
+            (time.monotonic() - began) * turns,
+            compiling_s=compiled_s + (took.compiling.took_s - before_s) * turns,
             num_runs=len(members),
             slots=stack.num_slots,
             context=context,
@@ -265,11 +277,18 @@ def _close(
 
 
 def _cost(
-    trained_s: float, evaluated_s: float, *, num_runs: int, slots: int, context: Context
+    trained_s: float,
+    evaluated_s: float,
+    *,
+    compiling_s: float,
+    num_runs: int,
+    slots: int,
+    context: Context,
 ) -> dict[str, object]:
     """Device, launcher, wall-clock of the whole cohort and the process's peak memory so far.
 
     Of the evaluation it is what it takes if all runs take as long as those beside this one.
+    Compiling is part of both, as far as this process has done it.
     """
     cost: dict[str, object] = {
         "device": device_name(context.base.model.device),
@@ -279,6 +298,7 @@ def _cost(
         "slots": slots,
         "training_s": round(trained_s, 1),
         "evaluation_s": round(evaluated_s, 1),
+        "compiling_s": round(compiling_s, 1),
         "peak_host_memory_gib": round(_peak_memory_gib(), 2),
     }
     if torch.cuda.is_available():

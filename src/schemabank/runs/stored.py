@@ -74,8 +74,9 @@ class _Suite(StoredPart):
 
 class _Cost(StoredPart):
     device: str | None = None  # costs of before 2026-11-26 lack it
-    launcher: str | None = None  # costs of before 2026-11-28 lack these two
+    launcher: str | None = None  # costs of before 2026-11-28 lack these three
     workers: PositiveInt | None = None
+    compiling_s: Weight | None = None
     runs_in_cohort: PositiveInt
     training_s: Weight
     evaluation_s: Weight

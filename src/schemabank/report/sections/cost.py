@@ -33,6 +33,7 @@ class Cost:
     peak_host_memory_gib: float | None
     peak_device_memory_gib: float | None
     num_teacher_steps: float = 0
+    compiling_s: float | None = None
 
 
 def find(runs: RunSet, curves: Sequence[Curve]) -> list[Cost]:
@@ -44,6 +45,7 @@ def find(runs: RunSet, curves: Sequence[Curve]) -> list[Cost]:
 def table(found: Sequence[Cost]) -> PlainTable | None:
     """Return what a run cost."""
     taught = any(own.num_teacher_steps for own in found)
+    compiled = any(own.compiling_s for own in found)  # none is on a CPU
     rows = [
         {
             "arm": own.arm,
@@ -56,6 +58,7 @@ def table(found: Sequence[Cost]) -> PlainTable | None:
             "tokens": number(own.tokens, 0),
             "training, s": number(own.training_s, 1),
             "evaluation, s": number(own.evaluation_s, 1),
+            **({"of both compiling, s": number(own.compiling_s, 1)} if compiled else {}),
             "host peak, GiB": number(own.peak_host_memory_gib),
             "device peak, GiB": number(own.peak_device_memory_gib),
         }
@@ -78,13 +81,16 @@ def _cost(arm: str, setting: str, runs: Sequence[ReportedRun], tokens: float | N
         tokens=tokens,
         training_s=_seconds_a_run(wall, "training_s"),
         evaluation_s=_seconds_a_run(wall, "evaluation_s"),
+        compiling_s=_seconds_a_run(wall, "compiling_s"),
         peak_host_memory_gib=_largest(wall, "peak_host_memory_gib"),
         peak_device_memory_gib=_largest(wall, "peak_device_memory_gib"),
     )
 
 
 def _seconds_a_run(wall: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    return fmean(row[name] / row["runs_in_cohort"] for row in wall) if wall else None
+    """The mean of the runs that say it: costs of earlier versions lack some."""
+    shares = [row[name] / row["runs_in_cohort"] for row in wall if row.get(name) is not None]
+    return fmean(shares) if shares else None
 
 
 def _largest(wall: Sequence[Mapping[str, Any]], name: str) -> float | None:
