@@ -99,6 +99,17 @@ def in_parts(runs: Path, *names: str) -> None:
         change(result, groups=groups)
 
 
+def in_clusters(runs: Path, *names: str) -> None:
+    """Deal the items of all runs to clusters; the empty name stands for none."""
+    for result in runs.glob(f"*/{RESULT}"):
+        path = result.with_name("predictions.jsonl")
+        found = [json.loads(line) for line in path.read_text().splitlines()]
+        for number, row in enumerate(found):
+            row["cluster"] = names[number % len(names)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in found))
+        result.with_name(SCORES).unlink(missing_ok=True)
+
+
 def tuned(runs: Path, seeds: dict[str, int], *, at_edge: bool) -> None:
     """Pretend that arms were tuned with the runs of arms 8 and 9."""
     spare = [row["run_id"] for arm in ("arm 8", "arm 9") for row in rows(runs, arm)]

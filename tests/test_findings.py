@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.stats import t
 
+from schemabank.runs.folder import SUITE
 from schemabank.runs.itemscores import SCORES
 from schemabank.runs.stored import read_cost
 from schemabank.suites.execution import planned_rows
@@ -66,6 +67,20 @@ def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites
         to_come = {row["run_id"] for row in rows if row["arm"] in TO_COME.get(name, ())} - searched
         assert suite.results.keys() == wanted - diverged - to_come
         assert not to_come or f"their {len(to_come)} final runs are still to come" in page
+
+
+def test_figures_are_those_of_the_part_that_a_suite_declares(tmp_path: Path) -> None:
+    """A search's validation split has no parts, and a suite without a contrast has the first."""
+    parts = {"groups": {"seen": {"correct": 0.5}, "held_out": {"correct": 0.1}}}
+    whole = {"groups": {"all": {"correct": 0.3}}}
+    for declared, correct in (({"group": "held_out"}, 0.1), ({"group": None}, 0.5), (None, 0.5)):
+        arms = {"treatment": "a", "control": "b"}
+        contrast = None if declared is None else {**arms, **declared}
+        manifest = {"contrast": contrast, "runs": [], "tuning": None}
+        (tmp_path / SUITE).write_text(json.dumps(manifest))
+        suite = build.Suite(tmp_path)
+        assert suite.figures(parts)["correct"] == correct
+        assert suite.figures(whole)["correct"] == 0.3
 
 
 def test_every_declared_contrast_would_find_two_points(suites: Suites) -> None:

@@ -113,7 +113,7 @@ def accuracy_by_loss(suites: Sequence[Suite]) -> Spec:
             "correct": 100 * own["correct"],
         }
         for suite in suites
-        for own in (result["groups"]["all"] for result in suite.results.values())
+        for own in map(suite.figures, suite.results.values())
         if own["gold_nll"] < MOST_LOSS
     ]
     names = list(dict.fromkeys(row["arm"] for row in rows))
@@ -133,7 +133,7 @@ def accuracy_by_length(suites: Sequence[Suite]) -> Spec:
         }
         for suite in suites
         for run in suite.manifest["tuning"]["runs"]
-        for own in (suite.results[run["run_id"]]["groups"]["all"],)
+        for own in (suite.figures(suite.results[run["run_id"]]),)
     ]
     names = list(dict.fromkeys(LENGTHS.values()))
     return look.paneled(
@@ -148,7 +148,7 @@ def accuracy_by_dropout(suites: Sequence[Suite]) -> Spec:
             "arm": f"learning rate {run['learning_rate']:g}",
             "panel": suite.name.replace("_", " "),
             "dropout": DROPOUTS[suite.name, run["arm"]],
-            "correct": 100 * suite.results[run["run_id"]]["groups"]["all"]["correct"],
+            "correct": 100 * suite.figures(suite.results[run["run_id"]])["correct"],
         }
         for suite in suites
         for run in suite.manifest["tuning"]["runs"]

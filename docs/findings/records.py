@@ -53,6 +53,15 @@ class Suite:
         files = sorted(self.folder.glob(f"*/{RESULT}"))
         return {file.parent.name: read_result(file) for file in files}
 
+    def figures(self, result: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a run scored on the part of the items that the suite is judged on.
+
+        A search's runs may lack it, as on a validation split without parts: then on the first.
+        """
+        groups: Mapping[str, Mapping[str, Any]] = result["groups"]
+        declared = (self.manifest["contrast"] or {}).get("group")
+        return groups.get(declared) or next(iter(groups.values()))
+
     @cached_property
     def teachers(self) -> list[Path]:
         """The folders of the runs from which others learned."""

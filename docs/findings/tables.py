@@ -63,7 +63,8 @@ def losses(suite: Suite, arm: str, learning_rate: float) -> str:
         for run in suite.manifest["tuning"]["runs"]
         if (run["arm"], run["learning_rate"]) == (arm, learning_rate)
     ]
-    return " and ".join(f"{suite.results[n]['groups']['all']['gold_nll']:.2f}" for n in names)
+    found = [suite.figures(suite.results[name]) for name in names]
+    return " and ".join(f"{own['gold_nll']:.2f}" for own in found)
 
 
 def scales(suite: Suite) -> str:
@@ -140,8 +141,8 @@ def slope(suites: Sequence[Suite], most_loss: float) -> float:
         suites: whose searches' runs a line is fitted to.
         most_loss: runs with a higher loss of the gold target are left out.
     """
-    groups = [result["groups"]["all"] for suite in suites for result in suite.results.values()]
-    known = [own for own in groups if own["gold_nll"] < most_loss]
+    figures = [suite.figures(result) for suite in suites for result in suite.results.values()]
+    known = [own for own in figures if own["gold_nll"] < most_loss]
     found, correct = ([own[name] for own in known] for name in ("gold_nll", "correct"))
     return -linear_regression(found, correct).slope
 

@@ -52,6 +52,7 @@ def write_chats(path: Path) -> None:
 def write_squad(path: Path) -> None:
     rows = [
         {
+            "title": f"Article {i // 4}",
             "context": f"One more than {i} is {i + 1}.",
             "question": f"{i}+1?",
             "answers": {"text": [str(i + 1), f"{i + 1}."], "answer_start": [0, 0]},
@@ -124,6 +125,7 @@ def test_columns_of_objects_are_the_prompt_the_target_and_the_references(place: 
     golds = first["golds"]
     assert isinstance(golds, list)
     assert golds == [golds[0], f"{golds[0]}."]
+    assert first["cluster"] == f"Article {(int(golds[0]) - 1) // 4}"
     assert f"is {golds[0]}.\n\nQuestion: " in str(first["prompt"])
 
 

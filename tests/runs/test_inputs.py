@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from schemabank.common.errors import InputError
 from schemabank.config.file import load_experiment
+from schemabank.config.task import TaskSettings
 from schemabank.models import digests
 from schemabank.models.files import Located
 from schemabank.runs.experiment import run_experiment
@@ -22,6 +23,7 @@ from schemabank.runs.inputs import INPUTS, data_digest, recorded_in
 from schemabank.runs.members import Outcome
 from schemabank.runs.saved import evaluate_saved, export_run
 from schemabank.tasks.base import Example, TaskData, Turn
+from schemabank.tasks.catalog import load_task
 from tinyruns import Notes, write_config, write_gsm8k, write_model
 
 # PEFT 0.21 asks transformers 5.23 for a property by its deprecated name.
@@ -106,6 +108,43 @@ def test_a_chat_without_tools_has_the_digest_that_it_had_before_there_were_tools
     assert digest(*turns) == f"sha256:{old}"
     others = digest(*turns, tools="[]"), digest(turns[0], turns[1]._replace(extra="{}"))
     assert len({old, *others}) == 3
+
+
+def test_generated_data_have_the_digest_that_they_had_before_they_had_clusters() -> None:
+    """The record of the quickstart has it; a cluster that a user's column names is part of it."""
+    generated = load_task(TaskSettings(name="conditional"))
+    examples = [replace(e, cluster="") for e in generated.test]
+    before = TaskData(train=[], validation=[], test=examples)
+    now = replace(generated, train=[], validation=[])
+    assert data_digest(now) == data_digest(before)
+    assert data_digest(replace(now, cluster_field=None)) != data_digest(before)
+
+
+def test_a_run_that_lacks_clusters_is_not_reused_and_its_adapter_is(
+    place: Place, tmp_path: Path
+) -> None:
+    sizes = {"train_size": 8, "validation_size": 4, "test_size": 4}
+    task = {"name": "conditional", "max_length": 512, "conditional": sizes}
+    train, limit = {"num_train_epochs": 1}, {"limit": 2}
+    config = write_config(
+        tmp_path / "own.yaml", place.model, arm="lora", task=task, train=train, eval=limit
+    )
+    own = replace(place, config=config, out=tmp_path / "runs")
+    made, _ = own.again()
+    own = replace(own, run=made.folder)
+    assert own.again()[0].reused
+    path = own.run / PREDICTIONS
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert all(row["cluster"] for row in rows)
+    path.write_text("".join(json.dumps({**row, "cluster": ""}) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"items of conditional with one word .* another --out"):
+        own.again()
+    own.evaluated("eval.max_new_tokens=2")
+    (asked,) = (own.run / "evals").iterdir()
+    assert '"cluster": ""' not in (asked / PREDICTIONS).read_text()
+    shutil.copy(path, asked / PREDICTIONS)
+    with pytest.raises(InputError, match=r"with one word .* name a new folder with --out"):
+        own.evaluated("eval.max_new_tokens=2")
 
 
 def test_other_weights_in_the_same_place_are_refused_everywhere(

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from properties import examples
 from schemabank.common.errors import InputError
+from schemabank.config.task import ConditionalSettings
 from schemabank.tasks import conditional
 from schemabank.tasks.base import Example, TaskData
 from schemabank.tasks.conditional import RULES, TEMPLATES
 
 # The first 50 examples of each split with the settings of `load` below.
 DIGEST = "05a5f8c246132914"
+GROUPS = ("seen", "held_out")
 
 
 def load(**changes: Any) -> TaskData:  # noqa: ANN401
@@ -83,6 +85,7 @@ def test_one_example_in_full() -> None:
         ),
         answer="3",
         fields={"rule": "rule-5", "template": "1", "word": "jacket"},
+        cluster="jacket",
     )
 
 
@@ -156,6 +159,15 @@ def test_held_out_words_and_wordings_occur_in_their_group_alone() -> None:
         values = {e.fields[name] for e in held_out}
         assert len(values) == num_held_out
         assert not values & {e.fields[name] for e in seen}
+
+
+def test_the_word_is_what_examples_are_drawn_with() -> None:
+    """In whatever wording; so 1,000 held-out items are 40 words by default."""
+    data = conditional.load(**ConditionalSettings(test_size=1000).model_dump())
+    assert all(example.cluster == example.fields["word"] for example in everything(data))
+    clusters = {group: {e.cluster for e in data.test if e.group == group} for group in GROUPS}
+    assert {group: len(found) for group, found in clusters.items()} == {"seen": 152, "held_out": 40}
+    assert not clusters["seen"] & clusters["held_out"]
 
 
 def test_a_larger_share_holds_out_all_of_a_smaller_one() -> None:

@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 from schemabank.common.errors import InputError
+from schemabank.config.file import load_experiment
 from schemabank.config.task import GsmSymbolicSettings
+from schemabank.stats.clusters import are_enough
 from schemabank.tasks import Example, TaskData, gsm_symbolic
 
+GROUPS = ("seen", "held_out")
 SRC = Path(gsm_symbolic.__file__).parents[2]
 SETTINGS: dict[str, Any] = {
     "train_size": 300,
@@ -50,6 +53,22 @@ def test_split_sizes_are_exact(data: TaskData) -> None:
     assert data.validation[17].id == "gsm_symbolic/validation/17"
     assert data.test[17].id == "gsm_symbolic/test/seen/17"
     assert data.test[67].id == "gsm_symbolic/test/held_out/17"
+
+
+def test_the_template_is_what_examples_are_drawn_with(data: TaskData) -> None:
+    """By default 17 are held out, so many clusters has a verdict on new kinds of problem."""
+    everything = [*data.train, *data.validation, *data.test]
+    assert all(example.cluster == example.fields["template"] for example in everything)
+    assert len(templates([e for e in load(test_size=200).test if e.group == "held_out"])) == 17
+
+
+def test_the_quickstart_has_too_few_held_out_templates_for_a_verdict() -> None:
+    """As docs/tasks.md says."""
+    (task,) = {run.task for run in load_experiment(SRC.parent / "configs/quickstart.yaml").runs()}
+    test = gsm_symbolic.load(**task.gsm_symbolic.model_dump()).test
+    clusters = {group: {e.cluster for e in test if e.group == group} for group in GROUPS}
+    assert {group: len(found) for group, found in clusters.items()} == {"seen": 12, "held_out": 4}
+    assert not are_enough(4)
 
 
 def test_no_question_and_no_id_stands_twice(data: TaskData) -> None:

@@ -21,7 +21,7 @@ from schemabank.report.sections import provenance
 from schemabank.report.sections.verdict import Scoring
 from schemabank.report.warnings.adapters import adapters_in_doubt
 from schemabank.report.warnings.declared import undeclared_margin, undeclared_part
-from schemabank.report.warnings.evaluations import without_items
+from schemabank.report.warnings.evaluations import find_cluster_warnings, without_items
 from schemabank.report.warnings.finding import by_weight
 from schemabank.report.warnings.scores import find_warnings
 from schemabank.report.warnings.training import Facts, find_run_warnings
@@ -86,6 +86,7 @@ def _examine_runs(path: Path, runs: RunSet, question: Question) -> Report:
         *adapters_in_doubt(runs),
         *find_warnings(material.table, material.comparison, question.test_size),
         *find_run_warnings(runs, group, material.comparison, known),
+        *find_cluster_warnings(material),
         *undeclared_margin(runs, material.comparison),
         *undeclared_part(runs, arms, question),
     ]

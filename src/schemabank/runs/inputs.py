@@ -10,22 +10,23 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from schemabank.adapters.config import CONFIG, PROVENANCE
 from schemabank.adapters.files import WEIGHTS
 from schemabank.common.errors import InputError
-from schemabank.common.files import read_json
+from schemabank.common.files import json_lines, read_json
 from schemabank.common.waiting import Note
 from schemabank.config.naming import set_by
 from schemabank.config.settings import ModelSettings, RunConfig
-from schemabank.config.task import TaskSettings
+from schemabank.config.task import TaskName, TaskSettings
 from schemabank.models.digests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.models.files import locate
-from schemabank.runs.folder import BANK, RESULT
+from schemabank.runs.folder import BANK, PREDICTIONS, RESULT
 from schemabank.tasks import TaskData
-from schemabank.tasks.catalog import is_of_data, load_task
+from schemabank.tasks.catalog import TASKS, is_of_data, load_task
 
 INPUTS = "inputs.json"
 DATA = "data"
@@ -59,6 +60,8 @@ def data_digest(data: TaskData) -> str:
         for example in data.split(split):
             plain = dict(vars(example))  # ten times as fast as asdict, which copies every text
             plain["turns"] = [turn if turn.extra else turn[:3] for turn in example.turns]
+            if data.cluster_field is not None:
+                plain["cluster"] = ""  # digests of these are older than the clusters, which repeat
             for name in ("turns", "tools"):
                 if not plain[name]:
                     del plain[name]  # digests of examples without chats are older than these
@@ -107,8 +110,10 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
         What could not be compared, for a note; empty if all was.
 
     Raises:
-        InputError: an input is another one.
+        InputError: an input is another one, or the clusters of its items are not recorded.
     """
+    mend = "choose another --out for new runs; `schemabank eval` may still use its adapter"
+    check_clusters(folder, run.task.name, mend=mend)
     recorded = recorded_in(result)
     if not recorded:
         return OLDER
@@ -116,6 +121,31 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
     mend = "restore it, or choose another --out for runs of the new one"
     check_same(recorded, found, folder, mend=mend)
     return "; ".join(missing)
+
+
+def check_clusters(folder: Path, task: TaskName, *, mend: str) -> None:
+    """Refuse a finished run or evaluation whose items' clusters are not recorded.
+
+    Raises:
+        InputError: it is used again as if its items were independent.
+    """
+    if lacks_clusters(folder, task):
+        raise InputError(
+            f"{str(folder)!r} is of an older version, which did not record that items of {task} "
+            f"with one {TASKS[task].cluster} were drawn together, so its intervals are too narrow: "
+            f"{mend}"
+        )
+
+
+def lacks_clusters(folder: Path, task: TaskName) -> bool:
+    """Whether a run's items should name what they were drawn with, and do not.
+
+    Older versions recorded no clusters for tasks that generate their examples. A packed run, which
+    has no predictions, is not looked at.
+    """
+    if TASKS[task].cluster is None or not (folder / PREDICTIONS).exists():
+        return False
+    return any(not row.get("cluster") for _, row in islice(json_lines(folder / PREDICTIONS), 1))
 
 
 def check_used_again(

@@ -45,6 +45,7 @@ from schemabank.runs.inputs import (
     INPUTS,
     Digests,
     adapter_digests,
+    check_clusters,
     check_same,
     check_used_again,
     data_digest,
@@ -126,6 +127,7 @@ def _find_reused(run: RunConfig, place: Path, found: Digests, reporter: Reporter
     if not is_finished(place):
         return None
     outcome = finished_outcome(run, place)
+    check_clusters(place, run.task.name, mend="name a new folder with --out")
     mend = "restore it, or name a new folder with --out"
     check_same(recorded_in(outcome.result or {}), found, place, mend=mend)
     reporter.note(f"reused: {place} (same settings, finished)")

@@ -116,11 +116,18 @@ class Item:
 
 @dataclass(frozen=True)
 class TaskData:
-    """The three splits of a task; no question stands in two of them."""
+    """The three splits of a task; no question stands in two of them.
+
+    Attributes:
+        train, validation, test: the splits.
+        cluster_field: field that every example's cluster repeats, where a task generates its
+            examples; a digest of them has it once.
+    """
 
     train: Sequence[Example]
     validation: Sequence[Example]
     test: Sequence[Example]
+    cluster_field: str | None = None
 
     def split(self, name: str) -> Sequence[Example]:
         """Return the split ``train``, ``validation`` or ``test``."""

@@ -27,6 +27,10 @@ SHARES = {"test": 0.1, "validation": 0.1}
 NUM_NUMBERS = 4
 # Of the questions of a rule at most this share is drawn, so that new ones are found quickly.
 MAX_DRAWN_RATIO = 0.5
+# Words are drawn from all that name such a thing, and a model that misreads one does so in every
+# wording: so the word and not the word in a wording. Rules and wordings are few and crossed with
+# words; they count as fixed, and what is found holds for these.
+CLUSTER = "word"
 
 TEMPLATES = (
     "The word is {word} and the numbers are {numbers}. What is the answer?",
@@ -112,7 +116,8 @@ def load(
 
     A split does not depend on the sizes of the others, and a smaller one is the beginning of a
     larger one; a rule's questions do not depend on the number of rules. The fields are ``rule``
-    (``rule-3``, counted from 0), ``template`` (the wording's number) and ``word``.
+    (``rule-3``, counted from 0), ``template`` (the wording's number) and ``word``, which is also
+    the cluster.
     """
     check_at_least(0, train_size=train_size, validation_size=validation_size, test_size=test_size)
     check_at_least(0, data_seed=data_seed)
@@ -122,7 +127,8 @@ def load(
     if held_out_ratio > 0:
         test += draws.split("test", "held_out", test_size)
     train = draws.split("train", "all", train_size)
-    return TaskData(train, draws.split("validation", "all", validation_size), test)
+    validation = draws.split("validation", "all", validation_size)
+    return TaskData(train, validation, test, cluster_field=CLUSTER)
 
 
 @dataclass(frozen=True)
@@ -186,8 +192,9 @@ class _Draws:
             fields={
                 "rule": f"rule-{number}",
                 "template": str(TEMPLATES.index(template)),
-                "word": word,
+                CLUSTER: word,
             },
+            cluster=word,
         )
 
 
@@ -229,5 +236,8 @@ def _check_settings(num_rules: int, held_out_ratio: float) -> None:
 
 
 TASK = Task(
-    lambda settings: load(**settings.conditional.model_dump()), meaning="rule", wording="template"
+    lambda settings: load(**settings.conditional.model_dump()),
+    meaning="rule",
+    wording="template",
+    cluster=CLUSTER,
 )

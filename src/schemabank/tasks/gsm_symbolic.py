@@ -38,6 +38,8 @@ FIRST_CHUNK = 4096
 
 # So many draws of a template in a row with numbers of other splits: it has none left for this one.
 MAX_TAKEN_DRAWS = 20
+# Items of one template differ in names and numbers alone: a model solves most of them, or few.
+CLUSTER = "template"
 
 WHOLE_NUMBER = re.compile(r"\d+")
 NUMBERS = re.compile(r"\d+(?:[.,:/]\d+)*")
@@ -75,7 +77,7 @@ def load(
     No item has the same template and numbers as an item of another split: only its names would be
     new. A split does not depend on the sizes of the splits drawn after it (the order
     is test, validation, train), and a smaller one is the beginning of a larger one. The field
-    ``template`` holds the template's number.
+    ``template`` holds the template's number, which is also the cluster.
     """
     check_at_least(0, train_size=train_size, validation_size=validation_size, test_size=test_size)
     check_at_least(0, data_seed=data_seed)  # Random(-1) equals Random(1)
@@ -87,7 +89,7 @@ def load(
         test += deck.draw("test/held_out", test_size, templates=held_out, group="held_out")
     validation = deck.draw("validation", validation_size, templates=seen, group="all")
     train = deck.draw("train", train_size, templates=seen, group="all")
-    return TaskData(train=train, validation=validation, test=test)
+    return TaskData(train, validation, test, cluster_field=CLUSTER)
 
 
 def split_templates(
@@ -136,8 +138,7 @@ class _Deck:
                 if self._is_new(text[0], num_words):
                     if self._owns(stream, template, text[0]):
                         id_ = f"gsm_symbolic/{stream}/{len(examples)}"
-                        fields = {"template": str(template)}
-                        examples.append(Example(id_, *text, fields=fields, group=group))
+                        examples.append(_example(id_, text, template, group))
                         num_fruitless = taken[template] = 0
                     else:
                         taken[template] += 1
@@ -214,6 +215,11 @@ def _question_and_solution(template: int, item: dict[str, Any]) -> tuple[str, st
     return question, f"{steps.strip()}\n{ANSWER_MARK} {answer}", answer
 
 
+def _example(id_: str, text: tuple[str, str, str], template: int, group: str) -> Example:
+    drawn_with = str(template)
+    return Example(id_, *text, fields={CLUSTER: drawn_with}, group=group, cluster=drawn_with)
+
+
 def _equation_holds(left: Decimal, operator: str, right: Decimal, result: Decimal) -> bool:
     if operator == "/":
         return right != 0 and abs(left / right - result) <= ROUNDING
@@ -237,4 +243,8 @@ def _generator_module() -> ModuleType:
     return gsm_symbolic
 
 
-TASK = Task(lambda settings: load(**settings.gsm_symbolic.model_dump()), extra="gsm-symbolic")
+TASK = Task(
+    lambda settings: load(**settings.gsm_symbolic.model_dump()),
+    cluster=CLUSTER,
+    extra="gsm-symbolic",
+)

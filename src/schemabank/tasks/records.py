@@ -271,7 +271,7 @@ def _carve_splits(examples: Mapping[str, Sequence[Example]], own: RecordsSetting
         splits[split] = chosen(train, inside)
         start += ratio
     splits["train"] = chosen(train, np.flatnonzero(places >= start))
-    return TaskData(**splits)
+    return TaskData(splits["train"], splits["validation"], splits["test"])
 
 
 def _split_positions(examples: Sequence[Example]) -> npt.NDArray[np.float64]:

@@ -32,6 +32,7 @@ class Task:
         items: what an evaluation asks of a split's examples, where it is not their prompts.
         meaning: field that is the same for examples that mean the same.
         wording: field that tells how an example is said.
+        cluster: field that tells what an example was drawn with, where the task generates it.
         extra: what brings the packages that its data need; empty where none are needed.
         data: settings that its examples depend on, beside those in its own section.
     """
@@ -46,5 +47,6 @@ class Task:
     items: "Callable[[Sequence[Example], TaskSettings, Tokenizer], list[Item]] | None" = None
     meaning: str | None = None
     wording: str | None = None
+    cluster: str | None = None
     extra: str = ""
     data: tuple[str, ...] = ("name",)

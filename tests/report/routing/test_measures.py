@@ -192,10 +192,34 @@ def test_dealing_keeps_what_must_stay() -> None:
     assert (np.sort(dealt[:, 4:], axis=1) == [5, 5, 6, 7]).all()
     assert len(np.unique(dealt, axis=0)) > 50
     clusters = ["x", "x", "y", "y", "z", "z", "w", "w"]
-    whole = Drawn(clusters, [""] * 8).dealer(np.array([1, 1, 2, 2, 3, 3, 4, 4]))
+    whole = Drawn(clusters, [""] * 8).dealer(np.array([1, 1, 2, 2, 2, 2, 4, 4]))
     dealt = np.stack([whole(rng) for _ in range(200)])
     assert (dealt[:, ::2] == dealt[:, 1::2]).all()
-    assert (np.sort(dealt[:, ::2], axis=1) == [1, 2, 3, 4]).all()
+    assert (np.sort(dealt[:, ::2], axis=1) == [1, 2, 2, 4]).all()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_field_that_names_the_cluster_is_shuffled_among_examples(known: bool) -> None:
+    """Dealt to whole clusters, names would only be others: every p-value would be 1."""
+    rng = np.random.default_rng(5)
+    names = [str(n) for n in np.repeat(np.arange(8), 12)]
+    profile = rng.dirichlet(np.ones(NUM_SCHEMAS), size=8 if known else 96)
+    drawn = Drawn(names, [""] * 96)
+    found = information(np.repeat(profile, 12 if known else 1, axis=0), names, drawn)
+    assert (found.p_value < 0.01) == known
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_reuse_of_whole_clusters_that_are_said_in_several_wordings(known: bool) -> None:
+    """Words of two kinds in three wordings each; choices follow the kind, or the word alone."""
+    rng = np.random.default_rng(6)
+    words = np.repeat(np.arange(24), 3)
+    meanings, wordings = [str(w % 2) for w in words], [str(n) for n in np.arange(72) % 3]
+    chosen = words % 2 if known else rng.integers(0, NUM_SCHEMAS, size=24)[words]
+    drawn = Drawn([str(w) for w in words], [""] * 72)
+    found = reuse(np.eye(NUM_SCHEMAS)[chosen], meanings, wordings, drawn)
+    assert found is not None
+    assert (found.p_value < 0.01) == known
 
 
 def test_wordings_that_choose_apart_do_not_pass_for_reuse() -> None:

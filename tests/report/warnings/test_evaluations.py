@@ -1,6 +1,8 @@
-"""Unlike prompts, versions and tasks of other tools' evaluations."""
+"""Unlike prompts, versions and tasks of other tools' evaluations, and clusters of items."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,8 @@ from schemabank.report.comparing.comparison import compare
 from schemabank.report.comparing.itemruns import ItemRuns
 from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score_table, item_results
 from schemabank.report.warnings.evaluations import find_evaluation_warnings
+from schemabank.runs.folder import RESULT
+from synthetic import change, examined, finding, ids, in_clusters
 
 ITEMS = {str(n): ScoredItem(float(n % 2)) for n in range(10)}
 
@@ -61,3 +65,28 @@ def test_tasks_that_are_not_shared() -> None:
     said = found(run("new"), run("lora"), run("new", "b"), run("third", "c"))
     assert "Tasks are left out" in said["excluded-tasks"]
     assert said["excluded-tasks"].endswith("share them: b; c.")
+
+
+def test_few_clusters_of_the_runs_of_a_suite(runs: Path) -> None:
+    in_clusters(runs, *(f"word {number}" for number in range(10)))
+    assert "few-clusters" not in ids(runs)
+    in_clusters(runs, *(f"word {number}" for number in range(6)))
+    told = finding(runs, "few-clusters")
+    assert told["numbers"] == {"clusters": {"all": {"num": 6, "worth": pytest.approx(6)}}}
+    assert "(all: 6, worth 6)" in told["sentence"]
+
+
+def test_few_clusters_give_no_verdict_on_the_runs_of_a_suite(runs: Path) -> None:
+    """Clusters count in the declared contrast of a suite, too."""
+    in_clusters(runs, *(f"word {number}" for number in range(4)))
+    primary = examined(runs)[0]["primary"]
+    assert "4 clusters of items are too few" in json.dumps(primary)
+
+
+def test_runs_of_an_older_version_whose_items_should_have_clusters(runs: Path) -> None:
+    for result in runs.glob(f"*/{RESULT}"):
+        change(result, task="conditional")
+    told = finding(runs, "clusters-not-recorded")
+    assert "Items of conditional are drawn together" in told["sentence"]
+    in_clusters(runs, *(f"word {number}" for number in range(20)))
+    assert not {"clusters-not-recorded", "few-clusters"} & set(ids(runs))

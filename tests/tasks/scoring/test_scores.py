@@ -155,6 +155,20 @@ def test_an_interval_stays_between_nothing_and_all() -> None:
     assert 0 <= low < high == 1
 
 
+@pytest.mark.parametrize("num_right", [1, 99])
+def test_a_share_of_items_in_clusters_is_no_surer_than_one_of_items_alone(num_right: int) -> None:
+    """Student's interval by cluster would be narrower where almost all answers are alike."""
+    values = [float(i < num_right) for i in range(100)]
+    records = [record(i, cluster=f"{i % 12}", correct=v) for i, v in enumerate(values)]
+    student = clustered_interval(values, [i % 12 for i in range(100)])
+    alone = wilson_interval(num_right, 100)
+    assert student is not None
+    assert student[1] < alone[1] or student[0] > alone[0]
+    low, high = summarise(records, NUMERIC)["correct_interval_95"]
+    assert low == max(0, min(student[0], alone[0]))
+    assert high == min(1, max(student[1], alone[1]))
+
+
 def test_scores_of_the_whole_corpus_stand_beside_the_means() -> None:
     scores = {"f1": 1.0}
     records = [

@@ -114,7 +114,7 @@ class ItemTable:
             np.mean([self._matrix(group, arm, setting, seeds) for setting in settings], axis=0)
             for arm in (treatment, control)
         )
-        return PairedScores(first, second, self._clusters(group))
+        return PairedScores(first, second, self.clusters(group))
 
     def comparison(
         self, group: str, arms: tuple[str, str], settings: Sequence[str], *, primary: bool
@@ -148,6 +148,13 @@ class ItemTable:
             mcnemar=flips,
         )
 
+    def clusters(self, group: str) -> list[int] | None:
+        """Each item's cluster; ``None`` where each was drawn alone, or no item was read."""
+        if self._first is None:
+            return None
+        _, clusters = self._first_items().within(group)
+        return None if len(set(clusters.tolist())) == len(clusters) else clusters.tolist()
+
     def _shared_seeds(self, treatment: str, control: str, settings: Sequence[str]) -> list[int]:
         """The treatment's seeds that both arms have at all settings."""
         return [
@@ -166,11 +173,6 @@ class ItemTable:
         """An arm's scores at a setting: (seed, item)."""
         runs = [self._run_at(arm, setting, seed) for seed in seeds]
         return np.stack([self._scores_of(run, group) for run in runs if run]).astype(np.float64)
-
-    def _clusters(self, group: str) -> list[int] | None:
-        """Each item's cluster; ``None`` where each was drawn alone."""
-        _, clusters = self._first_items().within(group)
-        return None if len(set(clusters.tolist())) == len(clusters) else clusters.tolist()
 
     def _first_items(self) -> ItemScores:
         assert self._first is not None

@@ -142,15 +142,37 @@ class Drawn:
         """Return what deals an example's value anew, as it may be where nothing is related.
 
         Within a stratum, values are dealt to whole clusters where a cluster has but one, and to the
-        examples of each cluster otherwise.
+        examples of each cluster otherwise. A value that names its cluster is dealt to examples: to
+        deal it to whole clusters would only rename them.
         """
         (_, cluster), (_, stratum) = _coded(self.clusters), _coded(self.strata)
         first = np.unique(cluster, return_index=True)[1]
-        if (codes == codes[first][cluster]).all() and (stratum == stratum[first][cluster]).all():
-            deal = _within(stratum[first])
-            return lambda rng: codes[first][deal(rng)][cluster]
-        deal = _within(stratum * (cluster.max() + 1) + cluster)
+        if self._are_named_by(codes):
+            deal = _within(stratum)
+        elif self._are_whole(codes):
+            among = _within(stratum[first])
+            return lambda rng: codes[first][among(rng)][cluster]
+        else:
+            deal = _within(stratum * (cluster.max() + 1) + cluster)
         return lambda rng: codes[deal(rng)]
+
+    def deals_whole(self, codes: Ints) -> bool:
+        """Whether clusters of several examples are dealt a value each."""
+        several = len(set(self.clusters)) < len(self.clusters)
+        return several and self._are_whole(codes) and not self._are_named_by(codes)
+
+    def _are_whole(self, codes: Ints) -> bool:
+        """Whether each cluster has but one value, and lies in one stratum."""
+        first, cluster = np.unique(self.clusters, return_index=True, return_inverse=True)[1:]
+        both = np.stack([codes, _coded(self.strata)[1]])
+        return bool((both == both[:, first[cluster]]).all())
+
+    def _are_named_by(self, codes: Ints) -> bool:
+        """Whether each cluster of several examples has a value of its own."""
+        _, cluster = _coded(self.clusters)
+        num_clusters = len(np.unique(cluster))
+        pairs = np.unique(np.stack([codes, cluster]), axis=1).shape[1]
+        return num_clusters < len(cluster) and len(np.unique(codes)) == num_clusters == pairs
 
 
 def information(
@@ -213,7 +235,8 @@ def reuse(
         profile: ``(example, schema)``.
         meanings: what each example means.
         wordings: how it is said: only pairs that are said differently count, and meanings are
-            shuffled among examples that are said alike; ``None``: all do.
+            shuffled among examples that are said alike, or among whole clusters where each means
+            one thing; ``None``: all do.
         drawn: what may be shuffled.
         seed: of the shuffles.
         num_shuffles: how many.
@@ -222,13 +245,13 @@ def reuse(
         ``None`` where there are no pairs of one meaning, or none of two.
     """
     first, second = np.triu_indices(len(profile), k=1)
+    _, codes = _coded(meanings)
     if wordings is not None:
         strata = [f"{kind}/{way}" for kind, way in zip(drawn.strata, wordings, strict=True)]
-        drawn = replace(drawn, strata=strata)
+        drawn = drawn if drawn.deals_whole(codes) else replace(drawn, strata=strata)
         _, said = _coded(wordings)
         differ = said[first] != said[second]
         first, second = first[differ], second[differ]
-    _, codes = _coded(meanings)
     is_same = codes[first] == codes[second]
     if is_same.all() or not is_same.any():
         return None

@@ -1,12 +1,14 @@
-"""Warnings about evaluations of other tools: unlike conditions, few clusters, tasks left out."""
+"""Warnings about what was evaluated: unlike conditions, few clusters, tasks left out."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from schemabank.report.comparing.comparison import Comparison
+from schemabank.report.comparing.material import Material
 from schemabank.report.reading.itemresults import ItemResults
 from schemabank.report.reading.table import ScoreTable
 from schemabank.report.warnings.finding import Finding, first_named
+from schemabank.runs.inputs import lacks_clusters
 
 FEWEST_CLUSTERS = 10  # of equal size, that their spread is known by
 
@@ -16,7 +18,8 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
     arms = comparison.treatment, comparison.control
     yield from _unlike(results, arms)
     compared = {contrast.setting for contrast in comparison.contrasts}
-    yield from _few_clusters(results, [task for task in results.tasks if task in compared])
+    tasks = [task for task in results.tasks if task in compared]
+    yield from _few_clusters({task: results.clusters(task) for task in tasks})
     left = [task for task in results.tasks if task not in compared]
     if left:
         yield Finding(
@@ -24,6 +27,21 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
             {"tasks": left},
             f"Tasks are left out, since {arms[0]} and {arms[1]} do not share them: "
             f"{first_named(left)}.",
+        )
+
+
+def find_cluster_warnings(material: Material) -> Iterator[Finding]:
+    """Runs' items that lie in few clusters, or whose clusters were not recorded."""
+    yield from _few_clusters({material.group: material.by_item.clusters(material.group)})
+    own = [run for run in material.runs.runs if run.arm in material.arms]
+    lacking = [run.run_id for run in own if lacks_clusters(run.folder, run.result["task"])]
+    if lacking:
+        task = own[0].result["task"]
+        yield Finding(
+            "clusters-not-recorded",
+            {"task": task, "runs": lacking},
+            f"Items of {task} are drawn together, and an older version did not record which "
+            f"({first_named(lacking)}): they count as independent, so intervals are too narrow.",
         )
 
 
@@ -39,16 +57,16 @@ def without_items(table: ScoreTable) -> Iterator[Finding]:
         )
 
 
-def _few_clusters(results: ItemResults, tasks: list[str]) -> Iterator[Finding]:
-    """Tasks whose clusters are few, or most of whose items lie in a few of them.
+def _few_clusters(clusters: Mapping[str, Sequence[Hashable] | None]) -> Iterator[Finding]:
+    """Tasks or groups with few clusters, or most of whose items lie in a few of them.
 
     Their error takes clusters to differ about normally: what fewer than ten cannot show. What
     counts is the effective number of clusters, weighted by their sizes (Kish 1965, Survey
     Sampling). How often tests then err is in ``results/clusters.json``.
     """
     found: dict[str, tuple[int, float]] = {}
-    for task in tasks:
-        sizes = Counter(results.clusters(task) or ()).values()
+    for task, own in clusters.items():
+        sizes = Counter(own or ()).values()
         if sizes:
             equal = sum(sizes) ** 2 / sum(size**2 for size in sizes)
             if equal < FEWEST_CLUSTERS:

@@ -44,6 +44,7 @@ WEIGHTS: tuple[tuple[str, ...], ...] = (
         "other-settings",
         "runs-left-out",
         "few-seeds",
+        "clusters-not-recorded",
         "few-clusters",
         "single-runs",
         "no-items",

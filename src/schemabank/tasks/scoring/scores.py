@@ -359,4 +359,9 @@ def _primary_interval(records: Sequence[ItemRecord], metric: Metric) -> list[flo
     interval = clustered_interval(values, clusters)
     if interval is None or interval[0] == interval[1]:
         return None
-    return [max(interval[0], 0.0), min(interval[1], 1.0)]
+    low, high = max(interval[0], 0.0), min(interval[1], 1.0)
+    if metric.binary and not any(record.sample for record in records):
+        # Where almost all answers are right, or wrong, Student's may come out narrower than alone.
+        alone = wilson_interval(round(fsum(values)), len(values))
+        low, high = min(low, alone[0]), max(high, alone[1])
+    return [low, high]
