@@ -34,6 +34,8 @@ if asked == "plan":
     lease = Queue(folder, 60.0).claim("plan")
     print(json.dumps({"unit": lease.unit, "number": lease.number}), flush=True)
     os._exit(3)
+if asked == "nothing":
+    sys.exit(0)
 if asked == "break" or asked.get("break") == os.environ["NUMBER"]:
     with (folder / "broke").open("a") as file:
         file.write("x")
@@ -199,6 +201,14 @@ def test_workers_that_cannot_begin_are_not_started_for_ever(
 ) -> None:
     with pytest.raises(RuntimeError, match=r"before they begin \(exit code 1: no such library\)"):
         worked(tmp_path, "break", monkeypatch)
+
+
+def test_workers_that_end_well_and_do_nothing_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as of a package that was replaced while the call ran."""
+    with pytest.raises(RuntimeError, match=r"before they begin \(it ended before all was done\)"):
+        worked(tmp_path, "nothing", monkeypatch)
 
 
 @pytest.mark.parametrize("harm", ["torn", "child"])

@@ -182,7 +182,7 @@ class Crew:
         if hand.refused is not None:
             raise InputError(hand.refused)
         self._look()
-        if code == 0 or self._progress.is_over():
+        if self._progress.is_over():
             return
         if hand.lease is not None and code != LOST:
             self._give_free(hand.lease, "lost" if hand.is_killed else "crashed")
@@ -254,6 +254,8 @@ def _why(code: int, log: Path) -> str:
     """Say how a process ended."""
     if code == LOST:
         return "it was silent for longer than its lease"
+    if code == 0:
+        return "it ended before all was done"
     return f"exit code {code}: {_last(log)}" if code > 0 else signal.Signals(-code).name
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from schemabank.adapters.config import PROVENANCE
 from schemabank.adapters.files import model_card, save_adapter, save_bank
 from schemabank.common.errors import InputError
-from schemabank.common.failure import Failure, failure_of
+from schemabank.common.failure import FAILING, Failure, failure_of
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import write_json
 from schemabank.config.file import config_hash, to_yaml
@@ -273,6 +273,9 @@ def standing_of(trainees: Sequence[Trainee], slots: Sequence[Slot], stack: Adapt
             each.trained.tell(slot, stack, each.folder)
             if (stored := each.trained.stored) is not None:
                 found.finished.put_away(each.name, stored.read)
+                if len(trainees) <= stack.num_slots:  # all have their slots at once
+                    with suppress(*FAILING):  # read again at its turn, where it fails alone
+                        found.finished.fetch(each.name)
             else:
                 found.finished[each.name] = dict(each.trained.weights)
         elif each.begun is not None:

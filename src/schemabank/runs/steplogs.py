@@ -119,7 +119,8 @@ class KeepingLogs(StepLogs):
         self._members = {each.name: each for each in members if each.trained is None}
         self._made, self._began, self._finished = made, began, cohort.finished
         # Otherwise no run waits for a slot of its own, and to read its weights again gains nothing.
-        self._lets_go = len(cohort.slots) > cohort.stack.num_slots
+        # A program that holds its runs goes on without its disk, and so needs them in memory.
+        self._lets_go = note is None and len(cohort.slots) > cohort.stack.num_slots
         self._records, self._note = records or (lambda _: {}), note
         self._taken = {e.name: e.begun.standing.state.step for e in members if e.begun is not None}
 

@@ -18,11 +18,13 @@ from typing import Any
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from schemabank.adapters.tensorfiles import read_tensors
 from schemabank.common.errors import InputError
+from schemabank.common.failure import FAILING
 from schemabank.common.files import check_regular, read_bytes, read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import sync_to_disk, write_json, writing_tensors
@@ -104,7 +106,7 @@ class StoredWeights:
         """Whether reading them gives these weights to the bit."""
         try:
             found = self.read()
-        except (InputError, MemoryError):
+        except (*FAILING, SafetensorError):
             return False
         return found.keys() == weights.keys() and all(
             torch.equal(found[name].view(torch.uint8), row.contiguous().view(torch.uint8))
@@ -224,7 +226,7 @@ def write_trained(folder: Path, trained: TrainedState, made: MadeWith) -> Stored
         for path in (folder / METRICS, folder / CONFIG, folder, folder.parent):
             sync_to_disk(path)
     place = folder / TRAINED / WEIGHTS
-    return StoredWeights(place, found[WEIGHTS], num_bytes, _shapes_of(trained.weights))
+    return StoredWeights(place.absolute(), found[WEIGHTS], num_bytes, _shapes_of(trained.weights))
 
 
 def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
@@ -251,7 +253,9 @@ def read_trained(folder: Path, run: RunConfig, made: MadeWith) -> TrainedState:
     check_made(folder, state.made_with, made)
     weights = read_tensors(place / WEIGHTS, mend=MEND, check=lambda _: None)
     num_bytes = (place / WEIGHTS).stat().st_size
-    stored = StoredWeights(place / WEIGHTS, found[WEIGHTS], num_bytes, _shapes_of(weights))
+    stored = StoredWeights(
+        (place / WEIGHTS).absolute(), found[WEIGHTS], num_bytes, _shapes_of(weights)
+    )
     counted = (state.num_steps, state.skipped, state.num_updates)
     return TrainedState(weights, *counted, state.training_s, state.taken, state.records, stored)
 
