@@ -138,9 +138,9 @@ def test_what_is_excluded_is_left_out(tmp_path: Path) -> None:
     assert found == {("lora", 4, 1), ("lora", 5, 1), ("schemabank", 4, 1), ("schemabank", 4, 2)}
 
 
-@pytest.mark.parametrize(("epochs", "allowed"), [(2, True), (1, False), (3, False)])
+@pytest.mark.parametrize(("epochs", "allowed"), [(2, True), (2.0, True), (1, False), (3, False)])
 def test_a_contrast_rests_on_a_point_that_both_arms_have(
-    tmp_path: Path, epochs: int, *, allowed: bool
+    tmp_path: Path, epochs: float, *, allowed: bool
 ) -> None:
     setting = {"train.num_train_epochs": epochs}
     contrast = {"treatment": "schemabank", "control": "lora", "setting": setting}
@@ -149,10 +149,20 @@ def test_a_contrast_rests_on_a_point_that_both_arms_have(
     if allowed:
         found = load_suite(path).contrast
         assert found is not None
-        assert found.setting == setting
+        assert str(found.setting) == "{'train.num_train_epochs': 2}"  # as the grid writes it
     else:
         with pytest.raises(InputError, match=r"both arms have, \{'train\.num_train_epochs': 2\}"):
             load_suite(path)
+
+
+def test_a_contrast_with_an_arm_that_trains_nothing_rests_on_any_point(tmp_path: Path) -> None:
+    setting = {"train.num_train_epochs": 2}
+    contrast = {"treatment": "lora", "control": "base", "setting": setting}
+    arms: dict[str, object] = {"base": {}, "lora": {}}
+    path = write(tmp_path / "s.yaml", arms=arms, seeds=[4], grid=GRID, contrast=contrast)
+    found = load_suite(path).contrast
+    assert found is not None
+    assert found.setting == setting
 
 
 def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) -> None:
@@ -189,7 +199,7 @@ def test_a_base_model_is_scored_once_for_each_number_of_shots(tmp_path: Path) ->
         ),
         (
             {"contrast": {"treatment": "lora", "control": "schemabank", "setting": {"a": 3}}},
-            r"s\.yaml:\d+: contrast\.setting is \{'a': 3\}, allowed .* and there are none: name",
+            r"s\.yaml:\d+: contrast\.setting is \{'a': 3\}, but the arms have no point of a grid",
         ),
         ({"arms": {"a": {"arm": "lora"}, "b": {"arm": "lora"}}}, r"have the same settings"),
         ({"seeds": [1, 1]}, r"have the same settings"),

@@ -133,5 +133,17 @@ def chosen_setting(runs: RunSet, arms: tuple[str, str], setting: str | None) -> 
     """Return the setting that the verdict rests on: as asked, as declared for these arms, or none.
 
     None stands for the mean over all settings.
+
+    Raises:
+        InputError: no run is finished at the declared one.
     """
-    return setting or (runs.setting if runs.has_declared(arms) else None)
+    found = runs.setting if runs.has_declared(arms) else None
+    if setting is not None or found is None:
+        return setting
+    for arm in arms:
+        if arm in runs.arms(trained=True) and (arm, found) not in runs.by_place():
+            raise InputError(
+                f"contrast.setting {found!r} of the suite has no finished run of {arm!r} yet: wait "
+                "for one, or name another setting with --primary"
+            )
+    return found

@@ -21,7 +21,7 @@ from schemabank.launch.launchers import Launcher
 from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
-from schemabank.runs.folder import forget_training, is_finished
+from schemabank.runs.folder import SUITE, forget_training, is_finished
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.planning import plan_all
@@ -36,7 +36,7 @@ from schemabank.suites.manifest import (
 )
 from schemabank.suites.ratesearch import RateSearch, notes, search, tuned
 from schemabank.suites.tables import arms_table, result_tables, tuning_tables
-from schemabank.tasks.catalog import load_task, split_of
+from schemabank.tasks.catalog import TASKS, load_task, split_of
 
 Row = dict[str, object]
 
@@ -129,7 +129,8 @@ def run_suite(
         reporter.note(note)
     device = resolve_device(suite.runs[0].config.engine.device)
     check_manifest(out, suite)
-    _check_group(suite)
+    if not (out / SUITE).exists():  # else it was checked when the suite began, and has stayed
+        _check_group(suite)
     trains = launcher or run_all
     run_titled = partial(_run_titled, partial(trains, out=out, reporter=reporter, device=device))
     found = None
@@ -144,19 +145,23 @@ def run_suite(
 
 
 def _check_group(suite: Suite) -> None:
-    """Refuse a contrast on a part of the split that the task does not have."""
+    """Refuse a contrast on a part of the split that a task of the suite does not have."""
     if suite.contrast is None or suite.contrast.group is None:
         return
-    config = suite.runs[0].config
-    split = split_of(config.task, config.eval.split)
-    examples = load_task(config.task).split(split)
-    groups = list(dict.fromkeys(example.group for example in examples))
-    if suite.contrast.group not in groups:
-        raise InputError(
-            f"contrast.group is {suite.contrast.group!r}, but the items of the split {split} of "
-            f"the task {config.task.name!r} are of {', '.join(map(repr, groups))}: name one of "
-            "these, or leave it out for the first"
-        )
+    group, seen = suite.contrast.group, set[str]()
+    for config in (run.config for run in suite.runs):
+        split = split_of(config.task, config.eval.split)
+        asked = f"{split} {config.task.model_dump_json()}"
+        if asked in seen or TASKS[config.task.name].items is not None:  # which makes its own parts
+            continue
+        seen.add(asked)
+        groups = dict.fromkeys(each.group for each in load_task(config.task).split(split))
+        if group not in groups:
+            raise InputError(
+                f"contrast.group is {group!r}, but the items of the split {split} of the task "
+                f"{config.task.name!r} are of {', '.join(map(repr, groups))}: name one of these, "
+                "or leave it out for the first"
+            )
 
 
 def planned_rows(suite: Suite, out: Path) -> list[Row]:

@@ -172,7 +172,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     _check_overrides(changes)
     places = _kept_places(suite, source)
     runs = tuple(SuiteRun(*place, _run_config(suite, place, source, changes)) for place in places)
-    _check_setting(suite.contrast, runs, source.at(("contrast", "setting")))
+    contrast = _with_point(suite.contrast, runs, source.at(("contrast", "setting")))
     if suite.tune is not None:
         _check_final_split(runs)
     of_arms = list(_idle_in_arms(suite, runs, source))
@@ -180,7 +180,7 @@ def read_suite_file(path: Path, overrides: Iterable[str] = ()) -> Suite:
     idle = idle_settings(names, [run.config for run in runs])
     by_arm = {arm: [run.config for run in runs if run.arm == arm] for arm in suite.arms}
     in_some = idle_in_some_arms(names, {arm: own for arm, own in by_arm.items() if own})
-    return Suite(suite.contrast, runs, suite.tune, tuple(sentences([*idle, *in_some, *of_arms])))
+    return Suite(contrast, runs, suite.tune, tuple(sentences([*idle, *in_some, *of_arms])))
 
 
 def _check_top_level(source: SettingsFile) -> None:
@@ -237,22 +237,34 @@ def _check_names(suite: SuiteConfig, source: SettingsFile) -> None:
                 )
 
 
-def _check_setting(contrast: ContrastSettings | None, runs: Iterable[SuiteRun], at: str) -> None:
-    """Refuse a contrast at a point of the grid that its arms do not both have."""
+def _with_point(
+    contrast: ContrastSettings | None, runs: Iterable[SuiteRun], at: str
+) -> ContrastSettings | None:
+    """Return a contrast with its point as the grid writes it.
+
+    An arm that trains nothing may lack points: one run of it stands for all.
+
+    Raises:
+        InputError: it names a point that its arms do not both have.
+    """
     if contrast is None or contrast.setting is None:
-        return
-    of_arms = [
-        [dict(run.point) for run in runs if run.arm == arm]
-        for arm in (contrast.treatment, contrast.control)
-    ]
-    shared = [point for point in of_arms[0] if point and point in of_arms[1]]
-    if contrast.setting not in shared:
-        distinct = list({str(point): None for point in shared})
-        raise InputError(
-            f"{at}: contrast.setting is {contrast.setting}, allowed are points of the grid that "
-            f"both arms have, {', '.join(distinct) or 'and there are none'}: name one of them, or "
-            "leave it out"
+        return contrast
+    arms = (contrast.treatment, contrast.control)
+    trained = {run.arm for run in runs if run.config.trains}
+    points = list({str(run.point): dict(run.point) for run in runs if run.point}.values())
+    for arm in trained.intersection(arms):
+        own = [dict(run.point) for run in runs if run.arm == arm]
+        points = [point for point in points if point in own]
+    found = next((point for point in points if point == contrast.setting), None)
+    if found is None:
+        listed = ", ".join(map(str, points))
+        allowed = (
+            f"allowed are the points that both arms have, {listed}: name one, or leave it out"
+            if points
+            else "but the arms have no point of a grid in common: leave it out"
         )
+        raise InputError(f"{at}: contrast.setting is {contrast.setting}, {allowed}")
+    return contrast.model_copy(update={"setting": found})
 
 
 def _check_overrides(overrides: Iterable[str]) -> None:

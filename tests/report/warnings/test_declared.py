@@ -1,5 +1,6 @@
 """Which part and which setting a verdict rests on: as declared, or as asked later."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from schemabank.common.errors import InputError
 from schemabank.report.planning import Wanted, plan_comparison
 from schemabank.report.reading.question import Question
 from schemabank.runs.folder import SUITE
-from synthetic import change, examined, finding, ids, in_parts
+from synthetic import change, examined, finding, ids, in_parts, rows
 
 ARMS = {"treatment": "arm 0", "control": "arm 1"}
 EPOCHS = {"train.num_train_epochs": 2}
@@ -36,7 +37,10 @@ def test_a_declared_group_belongs_to_its_contrast(runs: Path) -> None:
         assert "group-not-declared" not in ids(runs, **others, group="seen")
         other = finding(runs, "group-not-declared", **others, group="held out")
         assert other["numbers"] == {"declared": None, "group": "held out"}
-        assert "none was declared before the runs, which stands for the first" in other["sentence"]
+        assert (
+            "none was declared for these arms before the runs, so that the first counts"
+            in other["sentence"]
+        )
     pilot = Question(control="arm 2")
     assert plan_comparison(runs, pilot, Wanted()).group == "seen"
     assert plan_comparison(runs, Question(), Wanted()).group == "held out"
@@ -47,7 +51,10 @@ def test_without_a_declared_group_the_first_is_compared(runs: Path) -> None:
     assert examined(runs)[0]["group"] == "seen"
     assert "group-not-declared" not in ids(runs, group="seen")
     other = finding(runs, "group-not-declared", group="held out")
-    assert "none was declared before the runs, which stands for the first" in other["sentence"]
+    assert (
+        "none was declared for these arms before the runs, so that the first counts"
+        in other["sentence"]
+    )
 
 
 def test_a_declared_group_that_is_not_there_is_named(runs: Path) -> None:
@@ -79,4 +86,14 @@ def test_a_declared_setting_belongs_to_its_contrast(runs: Path) -> None:
 def test_a_setting_that_was_not_declared_is_named(runs: Path) -> None:
     assert "setting-not-declared" not in ids(runs)
     other = finding(runs, "setting-not-declared", primary="2")
-    assert "which stands for the mean over all" in other["sentence"]
+    assert "so that the mean over all settings counts: it may have been chosen" in other["sentence"]
+
+
+def test_a_declared_setting_without_a_finished_run_is_named(runs: Path) -> None:
+    for row in rows(runs, "arm 0", 2):
+        shutil.rmtree(runs / row["run_id"])
+    change(runs / SUITE, contrast={**ARMS, "setting": EPOCHS})
+    message = r"contrast\.setting '2' of the suite has no finished run of 'arm 0' yet: wait for one"
+    with pytest.raises(InputError, match=message):
+        examined(runs)
+    assert examined(runs, primary="1")[0]["primary"]["chosen_by"] == "--primary"

@@ -35,7 +35,7 @@ def undeclared_part(runs: RunSet, arms: tuple[str, str], question: Question) -> 
         yield Finding(
             "group-not-declared",
             {"declared": group, "group": question.group},
-            f"The part {question.group!r} was asked for, but {_before(group, 'the first')}: "
+            f"The part {question.group!r} was asked for, but {_before(group, 'the first counts')}: "
             "it may have been chosen by the scores.",
         )
     if question.primary is not None and question.primary != setting:
@@ -43,11 +43,12 @@ def undeclared_part(runs: RunSet, arms: tuple[str, str], question: Question) -> 
             "setting-not-declared",
             {"declared": setting, "setting": question.primary},
             f"The setting {question.primary!r} was asked for, but "
-            f"{_before(setting, 'the mean over all')}: it may have been chosen by the scores.",
+            f"{_before(setting, 'the mean over all settings counts')}: it may have been chosen by "
+            "the scores.",
         )
 
 
 def _before(declared: str | None, usual: str) -> str:
     if declared is None:
-        return f"none was declared before the runs, which stands for {usual}"
+        return f"none was declared for these arms before the runs, so that {usual}"
     return f"{declared!r} was declared before the runs"
