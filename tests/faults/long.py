@@ -10,6 +10,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ LAST = 1 / 3  # of its finished runs, when the allocator has come to what it kee
 # What the allocator keeps comes on top, and after two thirds of the runs that is hardly any more.
 # Measured are about 30 and 16 KiB, by the runs at once, and 5 at last.
 MOST_KIB_A_RUN, MOST_KIB_A_RUN_AT_LAST = {1: 45.0, 4: 30.0}, 16.0
+MOST_JUMP_MIB = 8.0
 MOST_FILES_A_RUN = 0.1
 Known = tuple[Undisturbed, Row]
 """What an undisturbed call has come to, and what it needed."""
@@ -104,7 +106,8 @@ def tried(world: World, seed: int, known: dict[int, Known], *, num_runs: int = N
 def growth(samples: Sequence[Row], num_runs: int) -> Row:
     """Return what a call needed after its first third, and by how much more from run to run.
 
-    Memory is what the process has for itself.
+    Memory is what the process has for itself. Its largest single rise is told apart: when a table
+    of Python's doubles, which it does at ever longer intervals, some MiB come at once.
 
     Args:
         samples: of the call, at times that follow its work.
@@ -114,14 +117,16 @@ def growth(samples: Sequence[Row], num_runs: int) -> Row:
     own, files = ([each[name] for each in later] for name in ("own", "files"))
     finished = [each["own"] for each in samples if "finished" in each]
     at_last = finished[-max(2, int(len(finished) * LAST)) :]
+    smooth, jump = _without_jump(own)
     per_sample = len(samples) / num_runs
     return {
         "samples": len(later),
         "first_mib": round(own[0] / 2**20, 1),
         "last_mib": round(own[-1] / 2**20, 1),
         "most_mib": round(max(own) / 2**20, 1),
-        "kib_a_run": round(_slope(own) * per_sample / 2**10, 2),
-        "kib_a_run_at_last": round(_slope(at_last) / 2**10, 2),
+        "kib_a_run": round(_slope(smooth) * per_sample / 2**10, 2),
+        "kib_a_run_at_last": round(_slope(_without_jump(at_last)[0]) / 2**10, 2),
+        "jump_mib": round(jump / 2**20, 1),
         "files": [min(files), max(files)],
         "files_a_run": round(_slope(files) * per_sample, 4),
     }
@@ -132,10 +137,20 @@ def grown(needed: Row, at_once: int) -> Iterator[str]:
     for name, most in (
         ("kib_a_run", MOST_KIB_A_RUN[at_once]),
         ("kib_a_run_at_last", MOST_KIB_A_RUN_AT_LAST),
+        ("jump_mib", MOST_JUMP_MIB),
         ("files_a_run", MOST_FILES_A_RUN),
     ):
         if needed[name] > most:
             yield f"an undisturbed call grows: {name} is {needed[name]:g}, allowed is {most:g}"
+
+
+def _without_jump(values: Sequence[int]) -> tuple[list[int], int]:
+    """The most so far of values, without its largest rise at once, and how large that was."""
+    most = [*accumulate(values, max)]
+    rises = [after - before for before, after in pairwise(most)]
+    jump = max(rises)
+    at = rises.index(jump) + 1
+    return [value - jump * (n >= at) for n, value in enumerate(most)], jump
 
 
 def _slope(values: Sequence[float]) -> float:
