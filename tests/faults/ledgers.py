@@ -20,28 +20,24 @@ def read(ledger: Path) -> list[dict[str, Any]]:
 
 def steps_in(ledger: Path) -> dict[str, list[int]]:
     """The steps that a ledger has, by run."""
-    found: dict[str, list[int]] = {}
-    for row in read(ledger):
-        if "step" in row:
-            found.setdefault(row["run"], []).append(row["step"])
-    return found
+    return _by_run(ledger, "step")
 
 
 def begun_in(ledger: Path) -> dict[str, list[int]]:
     """The steps at which a ledger says that checkpoints were begun, by run."""
-    found: dict[str, list[int]] = {}
-    for row in read(ledger):
-        if "begun" in row:
-            found.setdefault(row["run"], []).append(row["begun"])
-    return found
+    return _by_run(ledger, "begun")
 
 
 def answers_in(ledger: Path) -> dict[str, list[str]]:
     """The answers that a ledger has, by run."""
-    found: dict[str, list[str]] = {}
+    return _by_run(ledger, "answer")
+
+
+def _by_run(ledger: Path, name: str) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
     for row in read(ledger):
-        if "answer" in row:
-            found.setdefault(row["run"], []).append(row["answer"])
+        if name in row:
+            found.setdefault(row["run"], []).append(row[name])
     return found
 
 
