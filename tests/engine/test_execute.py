@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import count
@@ -452,14 +452,16 @@ def test_every_tensor_of_the_rows_width_may_have_another_width_next_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     marked: list[tuple[int, ...]] = []
-    fixed: list[dict[str, object]] = []
+    fixed: list[tuple[bool, Mapping[str, object]]] = []
 
     def mark(tensor: Tensor, dimension: int) -> None:
         assert dimension == 1
         marked.append(tuple(tensor.shape))
 
-    def compile_(forward: Callable[..., object], **options: object) -> Callable[..., object]:
-        fixed.append(options)
+    def compile_(
+        forward: Callable[..., object], *, dynamic: bool, options: Mapping[str, object]
+    ) -> Callable[..., object]:
+        fixed.append((dynamic, options))
         return forward
 
     monkeypatch.setattr(torch._dynamo, "maybe_mark_dynamic", mark)
@@ -475,7 +477,7 @@ def test_every_tensor_of_the_rows_width_may_have_another_width_next_time(
     found = run(hidden, other, line, mask=mask, places=places, cache=None)
     assert found == ((hidden, other, line), {"mask": mask, "places": places, "cache": None})
     assert marked == [(4, 7, 8), (1, 7, 2), (1, 7, 3)]
-    assert fixed == [{"dynamic": False, "options": {"deterministic": True}}]
+    assert [(dynamic, options["deterministic"]) for dynamic, options in fixed] == [(False, True)]
 
 
 # The C library.

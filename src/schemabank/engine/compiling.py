@@ -4,18 +4,26 @@ PyTorch's compiler times variants of a kernel on the device, and variants that s
 round otherwise. So a process that compiles anew, as one that goes on on another machine does, may
 come to other bits. In its deterministic mode, times decide only between variants that round alike,
 such as those of a kernel that sums nothing; between others, fixed rules do.
+
+What was compiled is kept on disk for later processes (``TORCHINDUCTOR_CACHE_DIR``).
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from functools import cache
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from schemabank.common.durations import Stopwatch
+from schemabank.common.files import sha256
 
-OPTIONS: dict[str, str | int | bool | Callable[..., object]] = {"deterministic": True}
+OPTIONS: dict[str, Any] = {"deterministic": True}
+# PyTorch's name for a function whose gradient is written by hand, as attention's and LoRA's are.
+BY_HAND = "torch.ops.higher_order.autograd_function_apply"
+KERNELS = Path(__file__).with_name("kernels")  # the files with all such functions in compiled code
 
 # Of this thread, while somebody measures: training and evaluation make their programs far from who
 # writes down what they cost, and several times where memory runs out.
@@ -32,7 +40,8 @@ def optimised(function: Callable[P, R], *, dynamic: bool = False) -> Callable[P,
         function: to compile.
         dynamic: whether one program serves arguments of all sizes; else each has its own.
     """
-    found: Callable[P, R] = torch.compile(function, dynamic=dynamic, options=OPTIONS)
+    options = OPTIONS | {"unsafe_marked_cacheable_functions": {BY_HAND: _key(KERNELS)}}
+    found: Callable[P, R] = torch.compile(function, dynamic=dynamic, options=options)
     return found
 
 
@@ -51,3 +60,15 @@ def timed() -> AbstractContextManager[None]:
     """Count what takes place within as the making of a program, if anybody measures that."""
     watch = _WATCH.get()
     return nullcontext() if watch is None else watch.running()
+
+
+@cache
+def _key(kernels: Path) -> str:
+    """Return the key under which traces are kept of functions with gradients written by hand.
+
+    PyTorch finds compiled code again on disk. But by default every process traces such a function
+    anew, which then takes most of the time. A trace is kept only under a key that we name. The
+    operations of both passes are part of PyTorch's own key anyway. The shapes and types that our
+    operations return are not, so our key is the text of the files that define these.
+    """
+    return sha256(*sorted(kernels.glob("*.py")))
