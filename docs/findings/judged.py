@@ -225,11 +225,6 @@ def seeds_of(suite: Suite, arm: str) -> int:
     return len(final_runs(suite).by_place(untrained=True)[arm, ""])
 
 
-def missing(suite: Suite) -> int:
-    """Return how many final runs a suite declares that its record does not hold."""
-    return sum(row["run_id"] not in suite.results for row in suite.manifest["runs"])
-
-
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][group_of(suite)]["num_items"])
@@ -349,7 +344,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(across, against, by_seed, constant, found_together, highest, interaction, interval_of),
-        *(judged, judgements, less, measured, missing, more, not_excluded, num_items, points),
+        *(judged, judgements, less, measured, more, not_excluded, num_items, points),
         *(primaries, primary, reference, seeds_of, spread, treatment_against, unended),
         *(without_best, worst),
     )
