@@ -811,8 +811,9 @@ def moved(trained: Cohort, num_slots: int) -> Cohort:
 def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
     assert set(trained.finished) == {slot.run.name for slot in trained.slots}
     for slot in trained.slots:
-        found = [report.step for report in reports_of(steps, slot.run.name)]
-        assert found == list(range(slot.num_steps)), slot.run.name
+        reports = reports_of(steps, slot.run.name)
+        assert [each.step for each in reports] == list(range(slot.num_steps)), slot.run.name
+        assert [each.is_last for each in reports] == [*[False] * (slot.num_steps - 1), True]
 
 
 def assert_within_rounding(

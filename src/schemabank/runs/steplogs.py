@@ -61,7 +61,7 @@ class StepLogs:
                 self._begun.add(step.run)
             self._files[step.run].write(_json_line(step))
             self.num_tokens[step.run] += step.num_tokens
-            if _is_last(step):
+            if step.is_last:
                 self._files.pop(step.run).close()  # one of hundreds, each with its buffer
         except OSError as error:
             self._lose(step.run, error)
@@ -194,10 +194,6 @@ def step_of_row(row: Mapping[str, Any]) -> RunStep:
     examples = tuple(found.get("examples", ()))  # of a skipped step alone
     numbers = {name: found[name] for name in own - {"logged", "examples"}}
     return RunStep(**numbers, logged=logged, examples=examples)
-
-
-def _is_last(step: RunStep) -> bool:
-    return step.step + 1 == step.num_steps
 
 
 def _json_line(step: RunStep) -> str:
