@@ -192,7 +192,7 @@ def test_what_cannot_be_written_costs_no_step_and_is_said_once(
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     monkeypatch.setattr(checkpointing, "write_checkpoint", raising(error))
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     (note,) = notes
     assert note.startswith(f"a checkpoint could not be written ({error}): the runs go on")
 
@@ -204,7 +204,7 @@ def test_a_real_full_disk_costs_no_step_and_leaves_nothing(
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     with longest_file(20_000):
         made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     (note,) = notes
     assert note.startswith("a checkpoint could not be written (")
     assert not any((member.claim.path / CHECKPOINTS).exists() for member in found)
@@ -217,7 +217,7 @@ def test_what_cannot_be_copied_costs_no_step_either(
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     monkeypatch.setattr(Cohort, "standings", raising(RuntimeError("can't allocate memory")))
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert len(notes) == 1
 
 
@@ -238,7 +238,7 @@ def test_a_thread_that_cannot_start_costs_one_checkpoint_which_is_not_written_la
     monkeypatch.setattr(threading.Thread, "start", starts)
     monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert steps_saved(found) == [["step-10"]] * 2
     (note,) = notes
     assert "could not be written (can't start new thread)" in note
@@ -252,7 +252,7 @@ def test_an_interpreter_that_ends_costs_no_step_either(
     monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ends)
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert len(notes) == 1
 
 
