@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TextIO
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import Note
+from schemabank.common.writing import how_to_mend
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
 from schemabank.runs.kept import MadeWith
@@ -182,7 +183,7 @@ class KeepingLogs(StepLogs):
         self._members.pop(name, None)
         self._note(
             f"{name} is saved no more ({first_line(error)}): it goes on, and if the call is "
-            "interrupted, it begins again from its last checkpoint; free some space"
+            f"interrupted, it begins again from its last checkpoint{how_to_mend(error)}"
         )
 
 
