@@ -134,7 +134,7 @@ def check(
             alpha = settings.lora_alpha * SCALE
             settings = settings.model_copy(update={"lora_alpha": alpha})
     save_adapter(folder, tensors, settings, base_name=base.name, card="")
-    return check_with_peft(folder, base, trained.probe)
+    return check_with_peft(folder, base, trained.probe, always_measure=True)
 
 
 def train(runs: Sequence[RunConfig], base: BaseModel, *, slots: int) -> Iterator[Trained]:

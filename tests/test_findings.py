@@ -26,8 +26,6 @@ ROOT = Path(__file__).parents[1]
 build: Any = load_tool(ROOT / "docs" / "findings" / "build.py")
 pack_runs: Any = load_tool(BENCHMARKS / "pack_runs.py")
 Suites = dict[str, Any]
-# Arms whose final runs have not been made, as the page says.
-TO_COME = {"explain_smollm2": ("replacement", "first 2 blocks", "routed at evaluation")}
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +52,7 @@ def test_a_record_that_changes_changes_the_pages(suites: Suites, tmp_path: Path)
 
 
 def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites) -> None:
-    """With today's hashes; what is missing has diverged, or is said to be still to come."""
-    page = " ".join((ROOT / "docs" / "findings.md").read_text().split())
+    """With today's hashes; what is missing has diverged."""
     for name, suite in suites.items():
         declared = load_suite(ROOT / "configs" / "evidence" / f"{name}.yaml")
         check_manifest(suite.folder, declared)
@@ -64,9 +61,7 @@ def test_every_record_is_of_the_configuration_that_bears_its_name(suites: Suites
         searched = {row["run_id"] for row in rows if row.get("phase") == "tune"}
         wanted = {row["run_id"] for row in rows if has_final or row["run_id"] in searched}
         diverged = {row["run_id"] for row in (suite.manifest["tuning"] or {}).get("failed", ())}
-        to_come = {row["run_id"] for row in rows if row["arm"] in TO_COME.get(name, ())} - searched
-        assert suite.results.keys() == wanted - diverged - to_come
-        assert not to_come or f"their {len(to_come)} final runs are still to come" in page
+        assert suite.results.keys() == wanted - diverged
 
 
 def test_figures_are_those_of_the_part_that_a_suite_declares(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import compress
 from math import fsum
-from operator import mul, not_
+from operator import not_, sub
 from statistics import fmean
 from typing import Any
 
@@ -225,11 +225,6 @@ def seeds_of(suite: Suite, arm: str) -> int:
     return len(final_runs(suite).by_place(untrained=True)[arm, ""])
 
 
-def missing(suite: Suite) -> int:
-    """Return how many final runs a suite declares that its record does not hold."""
-    return sum(row["run_id"] not in suite.results for row in suite.manifest["runs"])
-
-
 def num_items(suite: Suite) -> int:
     """Return how many items every final run answered."""
     return int(final_runs(suite).runs[0].result["groups"][group_of(suite)]["num_items"])
@@ -313,16 +308,34 @@ def worst(suite: Suite, arm: str, setting: str) -> str:
     return percent(min(_each(suite, arm, setting, "correct")))
 
 
+def figures(suite: Suite, arm: str, name: str) -> list[float]:
+    """Return one of the figures of each seed's result, the lowest first."""
+    return sorted(_each(suite, arm, "", name))
+
+
+def paired(suite: Suite, arm: str, control: str, name: str) -> list[float]:
+    """Return what an arm has more than another of one of the figures, seed by seed."""
+    runs = final_runs(suite).by_place(untrained=True)
+    seeds = [[run.seed for run in runs[each, ""]] for each in (arm, control)]
+    assert seeds[0] == seeds[1]
+    return [*map(sub, _each(suite, arm, "", name), _each(suite, control, "", name))]
+
+
 def unended(suite: Suite, arm: str, setting: str) -> float:
     """Return the share of an arm's right answers that stand in completions without an end."""
-    names = ("correct", "ended_ratio", "correct_among_ended")
-    right, ended, among = (_each(suite, arm, setting, name) for name in names)
-    return 1 - fsum(map(mul, ended, among)) / fsum(right)
+    results = _results(suite, arm, setting)
+    # A result whose completions all lack an end has no share of right ones among those with one.
+    ended = fsum(r["ended_ratio"] * r.get("correct_among_ended", 0) for r in results)
+    return 1 - ended / fsum(r["correct"] for r in results)
 
 
 def _each(suite: Suite, arm: str, setting: str, name: str) -> list[float]:
+    return [result[name] for result in _results(suite, arm, setting)]
+
+
+def _results(suite: Suite, arm: str, setting: str) -> list[dict[str, Any]]:
     runs = final_runs(suite).by_place(untrained=True)[arm, setting]
-    return [run.result["groups"][group_of(suite)][name] for run in runs]
+    return [run.result["groups"][group_of(suite)] for run in runs]
 
 
 def _row(suite: Suite, arm: str, setting: str, summary: ArmSummary) -> dict[str, str]:
@@ -348,9 +361,9 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(across, against, by_seed, constant, found_together, highest, interaction, interval_of),
-        *(judged, judgements, less, measured, missing, more, not_excluded, num_items, points),
-        *(primaries, primary, reference, seeds_of, spread, treatment_against, unended),
+        *(across, against, by_seed, constant, figures, found_together, highest, interaction),
+        *(interval_of, judged, judgements, less, measured, more, not_excluded, num_items, paired),
+        *(points, primaries, primary, reference, seeds_of, spread, treatment_against, unended),
         *(without_best, worst),
     )
 }

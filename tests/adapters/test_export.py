@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from adapterfiles import LORA, export, logits, stack_logits
 from cohorts import BANK, FAST_STAGES, bank_run, data, train, with_banks
-from schemabank.adapters.export import check_with_peft, probe, save_merged
+from schemabank.adapters.export import SAFETY, check_with_peft, probe, save_merged
 from schemabank.adapters.files import save_bank
 from schemabank.common.errors import InputError
 from schemabank.engine.cohort import Cohort
@@ -133,6 +133,22 @@ def test_the_check_accepts_what_was_saved_and_leaves_the_base_as_it_was(
     after = base.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], values) for name, values in before.items())
+
+
+def test_rounding_is_measured_where_its_unit_does_not_explain_a_difference(
+    stack: AdapterStack, base: BaseModel, tmp_path: Path
+) -> None:
+    (good, other), folder = probe(stack, base), export(stack, 0, tmp_path / "adapter")
+    least = SAFETY * torch.finfo(torch.float64).eps
+    found = check_with_peft(folder, base, good)
+    assert found.agrees
+    assert found.allowed == least
+    measured = check_with_peft(folder, base, good, always_measure=True)
+    assert measured.agrees
+    assert measured.allowed is not None
+    assert measured.allowed > least
+    assert measured.difference == found.difference
+    assert check_with_peft(folder, base, other).allowed == measured.allowed
 
 
 @pytest.mark.parametrize("joined", [False, True])

@@ -3,25 +3,30 @@
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fulldisk import longest_file
 from schemabank.adapters import files as adapters
 from schemabank.common import writing
+from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
 from schemabank.common.folders import new_folder
 from schemabank.common.writing import (
     extend_file,
+    how_to_mend,
     settle,
     temporary,
     whole_file,
     write_json,
     write_lines,
+    writing_tensors,
 )
 from schemabank.config.settings import LoraSettings
 
@@ -202,6 +207,36 @@ def test_an_adapter_that_cannot_be_written_leaves_no_folder(
             tmp_path / "deep" / "a", tensors, LoraSettings(r=2), base_name="tiny", card="a card"
         )
     assert not list(tmp_path.iterdir())
+
+
+MENDS = [
+    (errno.ENOSPC, "free some space"),
+    (errno.EDQUOT, "free some space"),
+    (errno.EACCES, "make the folder writable"),
+    (errno.EPERM, "make the folder writable"),
+    (errno.EROFS, "make the folder writable"),
+    (errno.EIO, ""),
+    (errno.EFBIG, ""),
+]
+
+
+@pytest.mark.parametrize(("number", "mend"), MENDS)
+def test_what_is_to_be_done_fits_the_error(number: int, mend: str, tmp_path: Path) -> None:
+    reason = os.strerror(number)
+    assert how_to_mend(OSError(number, reason)) == (mend and f"; {mend}")
+    said = f"{reason} (os error {number})): {mend and f'{mend}, or '}write elsewhere"
+    with pytest.raises(OSError, match=rf"{re.escape(said)}\Z"), writing_tensors(tmp_path):
+        raise SafetensorError(f"Error while serializing: I/O error: {reason} (os error {number})")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), InputError("mend it")])
+def test_nothing_is_to_be_done_about_the_place_for_errors_of_other_kinds(error: Exception) -> None:
+    assert how_to_mend(error) == ""
+    with (
+        pytest.raises(OSError, match=r"\(no number\): write elsewhere\Z"),
+        writing_tensors(Path("a")),
+    ):
+        raise SafetensorError("no number")
 
 
 def test_json_keeps_the_order_of_keys_and_any_text(tmp_path: Path) -> None:

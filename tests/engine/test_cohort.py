@@ -17,6 +17,7 @@ from cohorts import (
     bank_run,
     cohort,
     data,
+    ended,
     lora_run,
     train,
     weights,
@@ -414,7 +415,7 @@ def test_a_refilled_slot_gives_the_bits_of_a_fresh_cohort(
     pairs: list[tuple[str, str]], dtype: torch.dtype
 ) -> None:
     refilled, steps = trained_in_two_slots(*MIXED, dtype=dtype)
-    assert set(refilled.finished) == set(MIXED)
+    assert ended(refilled).keys() == set(MIXED)
     for pair in pairs:
         fresh, own = trained_in_two_slots(*pair, dtype=dtype)
         for slot, name in enumerate(pair):
@@ -809,16 +810,17 @@ def moved(trained: Cohort, num_slots: int) -> Cohort:
 
 
 def assert_each_step_once(steps: list[list[RunStep]], trained: Cohort) -> None:
-    assert set(trained.finished) == {slot.run.name for slot in trained.slots}
+    assert len(ended(trained)) == len(trained.slots)
     for slot in trained.slots:
-        found = [report.step for report in reports_of(steps, slot.run.name)]
-        assert found == list(range(slot.num_steps)), slot.run.name
+        reports = reports_of(steps, slot.run.name)
+        assert [each.step for each in reports] == list(range(slot.num_steps)), slot.run.name
+        assert [each.is_last for each in reports] == [*[False] * (slot.num_steps - 1), True]
 
 
 def assert_within_rounding(
     steps: list[list[RunStep]], trained: Cohort, expected: list[list[RunStep]], undisturbed: Cohort
 ) -> None:
-    for name, groups in undisturbed.finished.items():
+    for name, groups in ended(undisturbed).items():
         for ours, theirs in zip(reports_of(steps, name), reports_of(expected, name), strict=True):
             assert ours.loss == pytest.approx(theirs.loss, abs=SOLO_TOLERANCE)
             assert ours.stage == theirs.stage
@@ -966,7 +968,7 @@ def test_a_run_that_is_given_up_while_it_waits_is_kept() -> None:
             given_up.failure = late
     assert given_up.failure is late
     assert given_up.step == given_up.num_cached
-    assert set(trained.finished) == {"bank-1", "bank-2"}
+    assert ended(trained).keys() == {"bank-1", "bank-2"}
     trained.seat(["bank-1", "bank-2"])
 
 

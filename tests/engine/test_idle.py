@@ -71,7 +71,7 @@ def test_schemas_without_any_weight_are_found_after_some_looks_in_a_row() -> Non
     every = len(hindered) + 1
     assert (first.num_parts, first.num_all) == (3 * (every - 1), 8 * every)
     before, _ = trained([run(1), run(2), lora_run(3, max_steps=NUM_STEPS)], look=False)
-    for name, rows in made.finished.items():
+    for name, rows in cohorts.ended(made).items():
         for group, row in rows.items():
             assert torch.equal(row, before.finished[name][group])
 

@@ -57,9 +57,8 @@ def trained(
     made = Cohort(stack, runs, DATA, explain=lambda _: None)
     for _ in made.steps():
         pass
-    finished = made.finished
     stack.remove()
-    return finished
+    return cohorts.ended(made)
 
 
 @pytest.mark.parametrize("device", DEVICES)

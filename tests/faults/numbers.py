@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import poison
+from cohorts import ended
 from poison import NAMES, NUM_STEPS, PASSING, Place, Poison
 from schemabank.engine.cohort import Cohort, RunStep
 
@@ -80,7 +81,7 @@ def _neighbours(cohort: Cohort, reported: dict[str, list[RunStep]], victim: str)
             yield f"{name}: {slot.failure} {slot.skipped}"
         if reported[name] != steps[name]:
             yield f"{name}: other steps"
-        ends, wanted = cohort.finished.get(name, {}), own.finished[name]
+        ends, wanted = ended(cohort).get(name, {}), own.finished[name]
         if ends.keys() != wanted.keys() or not all(
             torch.equal(ends[key], wanted[key]) for key in wanted
         ):
@@ -99,10 +100,8 @@ def _victim(
         yield f"a success: {slot.failure}"
     if not stays and (slot.failure is not None or slot.skipped != [at]):
         yield f"{slot.failure}, left out {slot.skipped}, not step {at}"
-    ended = cohort.finished.get(victim)
-    if not stays and (
-        ended is None or not all(torch.isfinite(row).all() for row in ended.values())
-    ):
+    ends = ended(cohort).get(victim)
+    if not stays and (ends is None or not all(torch.isfinite(row).all() for row in ends.values())):
         yield "weights that are not finite"
 
 

@@ -102,7 +102,7 @@ def trained(
     """What runs did at every step, and their weights at the end."""
     made = cohort(runs, base)
     steps = [step for steps in made.steps() for step in steps]
-    finished = made.finished
+    finished = cohorts.ended(made)
     made.stack.remove()
     return {run.name: [s for s in steps if s.run == run.name] for run in _runs(made)}, finished
 
@@ -173,7 +173,7 @@ def kept_at(made: Cohort, ticks: Sequence[int], place: Path) -> Kept:
 
     def save() -> None:
         tick = len(kept.steps)
-        kept.finished[tick] = set(made.finished)
+        kept.finished[tick] = set(cohorts.ended(made))
         kept.begun[tick] = made.standings()
         for name, standing in kept.begun[tick].items():
             folder = place / str(tick) / name

@@ -359,16 +359,20 @@ def test_without_checkpoints_and_on_a_gpu_nothing_is_kept(monkeypatch: pytest.Mo
     assert not made
 
 
+@pytest.mark.parametrize(
+    ("number", "mend"), [(errno.ENOSPC, "; free some space"), (errno.EIO, "")], ids=str
+)
 def test_where_they_cannot_be_written_a_line_says_so_and_the_evaluation_goes_on(
-    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, mend: str, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr(answerfiles, "make_folder", full)
         (outcome,), notes = run(finished.config, tmp_path, *LORA)
-    assert sum("answers could not be kept ([Errno 28] No space" in note for note in notes) == 1
+    (said,) = [note for note in notes if f"answers could not be kept ([Errno {number}]" in note]
+    assert said.endswith(f"it goes on from those that were{mend}")
     assert contents(outcome.folder) == contents(finished.lora.folder)
 
 

@@ -1,5 +1,6 @@
 """When checkpoints are made, what they cost, and what is said where they cannot be."""
 
+import errno
 import os
 import shutil
 import threading
@@ -185,16 +186,26 @@ def test_training_does_not_wait_for_a_slow_disk(
 
 
 @pytest.mark.usefixtures("unhurried")
-@pytest.mark.parametrize("error", [OSError("No space left on device"), MemoryError("none left")])
+@pytest.mark.parametrize(
+    ("error", "mend"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "; free some space"),
+        (PermissionError(errno.EACCES, "Permission denied"), "; make the folder writable"),
+        (OSError(errno.EIO, "Input/output error"), ""),
+        (MemoryError("none left"), ""),
+    ],
+    ids=repr,
+)
 def test_what_cannot_be_written_costs_no_step_and_is_said_once(
-    error: Exception, exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, mend: str, exits: ExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     monkeypatch.setattr(checkpointing, "write_checkpoint", raising(error))
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     (note,) = notes
     assert note.startswith(f"a checkpoint could not be written ({error}): the runs go on")
+    assert note.endswith(f"from the last one that was{mend}")
 
 
 @pytest.mark.usefixtures("unhurried")
@@ -204,7 +215,7 @@ def test_a_real_full_disk_costs_no_step_and_leaves_nothing(
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     with longest_file(20_000):
         made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     (note,) = notes
     assert note.startswith("a checkpoint could not be written (")
     assert not any((member.claim.path / CHECKPOINTS).exists() for member in found)
@@ -217,7 +228,7 @@ def test_what_cannot_be_copied_costs_no_step_either(
     found, notes = members(exits, tmp_path, checkpoint_steps=2), list[str]()
     monkeypatch.setattr(Cohort, "standings", raising(RuntimeError("can't allocate memory")))
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert len(notes) == 1
 
 
@@ -238,10 +249,11 @@ def test_a_thread_that_cannot_start_costs_one_checkpoint_which_is_not_written_la
     monkeypatch.setattr(threading.Thread, "start", starts)
     monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert steps_saved(found) == [["step-10"]] * 2
     (note,) = notes
     assert "could not be written (can't start new thread)" in note
+    assert note.endswith("from the last one that was")
 
 
 def test_an_interpreter_that_ends_costs_no_step_either(
@@ -252,7 +264,7 @@ def test_an_interpreter_that_ends_costs_no_step_either(
     monkeypatch.setattr(checkpointing, "_WRITER", checkpointing._OneThread())
     monkeypatch.setattr(ThreadPoolExecutor, "submit", ends)
     made, _ = trained(found, notes)
-    assert made.finished.keys() == {"lora-1", "lora-2"}
+    assert cohorts.ended(made).keys() == {"lora-1", "lora-2"}
     assert len(notes) == 1
 
 

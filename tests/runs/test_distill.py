@@ -37,7 +37,7 @@ from schemabank.runs.distill import (
     teachers_of,
 )
 from schemabank.runs.experiment import run_all
-from schemabank.runs.folder import CONFIG, FAILURE
+from schemabank.runs.folder import CONFIG, FAILURE, PREDICTIONS
 from schemabank.runs.inmemory import held_context
 from schemabank.runs.loading import loaded_task, resolved
 from schemabank.runs.members import Member, Outcome
@@ -448,6 +448,32 @@ def _stop(*_args: object, **_options: object) -> object:
 )
 def test_what_keeps_teachers_from_being_asked_decides_the_mend(error: Exception, mend: str) -> None:
     assert mend in distill._failure_of(error).message
+
+
+def test_teachers_of_an_older_version_whose_items_lack_clusters_are_used_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Nothing but their adapters is used; the run that learns from them is refused."""
+    sizes = {"train_size": 8, "validation_size": 4, "test_size": 4}
+    task = {"name": "conditional", "max_length": 512, "conditional": sizes}
+    short = {"max_new_tokens": 2, "limit": 2}
+    run, out = run_of(folder, 1, task=task, eval=short), tmp_path / "runs"
+    done = train([run], out)
+    (own,) = (outcome.folder for outcome in done.done)
+    teachers = [path.parent for path in (out / TEACHERS).glob(f"*/{PREDICTIONS}")]
+    assert len(teachers) == 2
+    for place in (own, *teachers):
+        rows = [json.loads(line) for line in (place / PREDICTIONS).read_text().splitlines()]
+        assert all(row["cluster"] for row in rows)
+        lines = [json.dumps({**row, "cluster": ""}) for row in rows]
+        (place / PREDICTIONS).write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"items of conditional with one word .* another --out"):
+        train([run], out)
+    before = (own / ADAPTER).read_bytes()
+    shutil.rmtree(own)
+    again = train([run], out)
+    assert (own / ADAPTER).read_bytes() == before
+    assert sum("reused" in line and TEACHERS in line for line in again.notes) == 2
 
 
 def test_teachers_of_other_data_are_refused_and_nothing_is_trained(

@@ -370,7 +370,7 @@ def test_one_that_is_full_at_the_start_is_said_before_training(
 ) -> None:
     monkeypatch.setattr("schemabank.runs.resuming._write_config", full)
     monkeypatch.setattr(Programs, "launch", None)
-    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*No space left on"):
+    with pytest.raises(sb.InputError, match=r"the run 'one' cannot be saved \(.*\): choose"):
         train({"one": config()}, tmp_path, slots=1)
 
 

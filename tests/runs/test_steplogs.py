@@ -1,5 +1,6 @@
 """When a run is kept: once its weights and all of its lines are there, and only if it is sound."""
 
+import errno
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from schemabank.config.file import to_yaml
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import RunStep
 from schemabank.engine.finished import Finished
+from schemabank.runs import steplogs
 from schemabank.runs.folder import CONFIG, METRICS, claimed, has_trained
 from schemabank.runs.members import Member
 from schemabank.runs.steplogs import KeepingLogs
@@ -119,3 +121,28 @@ def test_a_full_disk_costs_the_run_alone(members: list[Member], cohort: OfACohor
     assert members[0].failure is not None
     assert members[0].failure.kind == "disk"
     assert members[1].failure is None
+
+
+@pytest.mark.parametrize(
+    ("number", "mend"),
+    [(errno.ENOSPC, "; free some space"), (errno.EROFS, "; make the folder writable")],
+)
+def test_a_program_is_told_once_what_is_saved_no_more_and_what_to_do(
+    number: int,
+    mend: str,
+    members: list[Member],
+    cohort: OfACohort,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(_step: RunStep) -> str:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(steplogs, "_json_line", refused)
+    notes, name = list[str](), members[0].name
+    with KeepingLogs(members, MADE, 0.0, cohort, note=notes.append) as logs:  # type: ignore[arg-type]
+        for step in range(NUM_STEPS):
+            logs.write(step_of(name, step))
+    (note,) = notes
+    assert note.startswith(f"{name} is saved no more ([Errno {number}] no): it goes on, and if")
+    assert note.endswith(f"it begins again from its last checkpoint{mend}")
+    assert (logs.lost, members[0].failure) == ({name}, None)

@@ -27,11 +27,12 @@ from schemabank.runs.folder import ADAPTER, PREDICTIONS, RESULT, TRAINED
 from schemabank.runs.itemscores import save_item_scores
 from schemabank.runs.members import Outcome
 from schemabank.runs.prepare import task_training_data
+from schemabank.suites import execution
 from schemabank.suites.execution import plan_suite, run_suite
 from schemabank.suites.file import Suite
 from schemabank.suites.suite import load_suite
 from schemabank.suites.tables import result_tables
-from tinyruns import SETTINGS, Finished, Notes, snapshot
+from tinyruns import SETTINGS, Finished, Notes, snapshot, write_gsm8k
 from tinysuites import PAPER, ran, tiny, write
 
 TUNE = {"factors": [1, 2], "seeds": [1001], "extend": 1}
@@ -586,6 +587,50 @@ def test_a_search_that_has_settled_nothing_may_change(
 
 def interrupted(*_args: object, **_options: object) -> list[Outcome]:
     raise KeyboardInterrupt
+
+
+def after_the_first_round(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt a search when its second round would begin."""
+    run, rounds = execution.run_all, iter([True])
+
+    def once(*args: Any, **options: Any) -> list[Outcome]:  # noqa: ANN401 -- as run_all
+        return run(*args, **options) if next(rounds, False) else interrupted()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execution, "run_all", once)
+        with pytest.raises(KeyboardInterrupt):
+            ran(path, out)
+
+
+def test_trials_of_an_older_version_whose_items_lack_clusters_are_refused_before_any_other(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items of newer trials would be others, and how near rates are needs clusters."""
+    sizes = {"train_size": 8, "validation_size": 4, "test_size": 4}
+    task = {"name": "conditional", "max_length": 512, "conditional": sizes}
+    settings = {"task": task, "eval": {"split": "test", "max_new_tokens": 2}}
+    path, out = tmp_path / "s.yaml", tmp_path / "runs"
+    tuned(finished, path, arms={"lora": {}}, seeds=[1], defaults=settings)
+    after_the_first_round(path, out, monkeypatch)
+    first, _ = sorted(out.glob(f"*/{PREDICTIONS}"))
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    first.write_text("".join(json.dumps({**row, "cluster": ""}) + "\n" for row in rows))
+    first.with_name("scores.safetensors").unlink()
+    monkeypatch.setattr(execution, "run_all", pytest.fail)
+    with pytest.raises(InputError, match=r"items of conditional with one word .* another --out"):
+        ran(path, out)
+
+
+@pytest.mark.usefixtures("gsm8k")
+def test_trials_of_other_data_are_refused_before_any_other_is_trained(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = tmp_path / "s.yaml", tmp_path / "runs"
+    after_the_first_round(tuned(finished, path, arms={"lora": {}}, seeds=[1]), out, monkeypatch)
+    monkeypatch.setenv("SCHEMABANK_DATA", str(write_gsm8k(tmp_path / "data", num_train=20)))
+    monkeypatch.setattr(execution, "run_all", pytest.fail)
+    with pytest.raises(InputError, match="the task's data is not the one"):
+        ran(path, out)
 
 
 @pytest.mark.usefixtures("gsm8k")

@@ -116,7 +116,8 @@ def looking_after_steps(monkeypatch: pytest.MonkeyPatch) -> Living:
 
     def looked(watch: RunWatch) -> None:
         look(watch)
-        living.look(len(watch._cohort.finished))
+        own = watch._cohort
+        living.look(sum(slot.run.name in own.finished for slot in own.slots))
 
     monkeypatch.setattr(RunWatch, "look", looked)
     return living

@@ -88,6 +88,17 @@ def test_items_of_a_cluster_count_together() -> None:
     assert paired_error(answering(a, 1, [0] * 12), answering(b, 1, [0] * 12)) == 0
 
 
+def test_clusters_decide_which_rates_are_near_the_best() -> None:
+    """So a trial of an older version, which recorded none, may choose another rate."""
+    best, other = np.zeros((2, 32))
+    best[:8], other[8:14] = 1, 1  # right where the other one is wrong, each in a cluster of 8
+    together = [number // 8 for number in range(32)]
+    alone, apart = answering(best, 1.0), answering(other, 0.5)
+    assert choose([alone, apart]) is alone
+    pair = answering(best, 1.0, together), answering(other, 0.5, together)
+    assert choose(pair) is pair[1]
+
+
 def test_candidates_with_other_items_are_refused() -> None:
     one, other = (answering(np.array([1, 0]), 1.0, digest=name) for name in "ab")
     with pytest.raises(InputError, match="scored on other items"):

@@ -14,7 +14,8 @@ class PeftCheck:
     Attributes:
         difference: the largest, relative to the run's largest logit; ``None`` where there is none,
             since PEFT cannot load the adapter or its logits are not finite.
-        allowed: the most that rounding explains, likewise relative; ``None`` where unknown.
+        allowed: what rounding explains, likewise relative: the least that it may be, where the
+            difference is below that, else the most; ``None`` where unknown.
         reason: why there is no difference, or ``None``.
     """
 

@@ -22,6 +22,9 @@ from safetensors import SafetensorError
 from schemabank.common.errors import first_line
 
 SYNCS_AT_ONCE = 16
+FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk, or what a user may put on it
+CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the number
 
 
 def temporary(path: Path) -> Path:
@@ -159,9 +162,22 @@ def writing_tensors(path: Path) -> Iterator[Path]:
         # For an error of a file, tokenizers raises a plain Exception.
         if not isinstance(error, SafetensorError) and type(error) is not Exception:
             raise
+        told = OF_RUST.search(str(error))
+        mend = _mend(int(told[1])) if told else None
         raise OSError(
-            f"cannot write {str(path)!r} ({first_line(error)}): free some space, or write elsewhere"
+            f"cannot write {str(path)!r} ({first_line(error)}): "
+            f"{f'{mend}, or ' if mend else ''}write elsewhere"
         ) from error
+
+
+def how_to_mend(error: BaseException) -> str:
+    """Return the end of a message about what could not be written: what to do, where that is known.
+
+    It is empty for an error that has nothing to do with the place, such as a thread that cannot be
+    started, and for one whose own message says what to do.
+    """
+    mend = _mend(error.errno) if isinstance(error, OSError) else None
+    return f"; {mend}" if mend else ""
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -174,6 +190,13 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _mend(number: int | None) -> str | None:
+    """What to do about the error of a file system that has this number."""
+    if number in FULL:
+        return "free some space"
+    return "make the folder writable" if number in CLOSED else None
 
 
 def _remove_abandoned(path: Path) -> None:

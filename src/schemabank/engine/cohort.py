@@ -67,6 +67,11 @@ class RunStep:
     logged: Mapping[str, float] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
 
+    @property
+    def is_last(self) -> bool:
+        """Whether it is the last one of the whole run; one that is stopped takes none such."""
+        return self.step + 1 == self.num_steps
+
 
 @dataclass(frozen=True)
 class _Tick:
@@ -167,13 +172,9 @@ class Cohort:
     @property
     def steps_to_come(self) -> tuple[int, int]:
         """The same, apart: steps with the base model's trunk, and others."""
-        seating = self._seating
+        own = self._seating
         return count_steps(
-            self.slots,
-            num_slots=len(seating.slots),
-            cycle=seating.cycle,
-            tick=seating.tick,
-            seated=seating.seated,
+            self.slots, num_slots=len(own.slots), cycle=own.cycle, tick=own.tick, seated=own.seated
         )
 
     @property

@@ -45,6 +45,13 @@ def optimised(function: Callable[P, R], *, dynamic: bool = False) -> Callable[P,
     return found
 
 
+def num_compilations() -> int:
+    """How many pieces of code this process has compiled so far, or tried to."""
+    from torch._dynamo.utils import counters  # noqa: PLC0415 -- takes seconds, and a CPU needs none
+
+    return int(counters["frames"]["total"])
+
+
 @contextmanager
 def compiling_measured() -> Iterator[Stopwatch]:
     """Measure how long programs are made meanwhile: compiled, in warming up, and captured."""

@@ -27,13 +27,13 @@ from torch import Tensor
 from schemabank.common.cores import given_cores
 from schemabank.common.garbage import uncollected
 from schemabank.common.waiting import waiting
-from schemabank.engine.compiling import optimised, timed
+from schemabank.engine.compiling import num_compilations, optimised, timed
 
 Fields = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
 
 DEPTH = 3  # steps that the host may be ahead of the device
 ALIGNMENT = 64  # bytes; PyTorch views memory as a type only from a multiple of the type's size
-WARM_UPS = 2  # the first run compiles, the second runs the compiled code as it will be recorded
+WARM_UPS = 2  # a run that compiles, and one of the compiled code as it will be recorded
 OLDEST_GPU = (7, 0)  # compute capability that torch.compile asks for
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of parameters in mallopt(3)
 # The C library keeps up to 512 MiB of freed memory, but returns a piece of 64 MiB or more at once.
@@ -159,8 +159,7 @@ class Executor:
         ):
             torch.cuda.synchronize(self.device)
             with torch.cuda.stream(self._stream), torch.cuda.use_mem_pool(self._pool):
-                for _ in range(WARM_UPS):
-                    function()
+                _warm_up(function)
             torch.cuda.synchronize(self.device)
             return self._captured_or_not(function, self._pool)
 
@@ -192,6 +191,15 @@ class Executor:
             return output  # always the same tensor, which each replay writes anew
 
         return replay
+
+
+def _warm_up(function: Callable[[], Tensor]) -> None:
+    """Run a function, and once more if that compiled anything."""
+    for _ in range(WARM_UPS):
+        before = num_compilations()
+        function()
+        if num_compilations() == before:  # as for all shapes but the first, which take a second
+            return
 
 
 def default_executor(device: torch.device, *, explain: Callable[[str], None]) -> Executor:

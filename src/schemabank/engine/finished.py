@@ -4,7 +4,7 @@ A cohort may have hundreds of runs, which are evaluated when all have trained, a
 whoever has written a run's weights may put them away: they are then read where they are asked for.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ Weights = dict[str, Tensor]
 """What a run has ended as, on the CPU: a row for each group."""
 
 
-class Finished(MutableMapping[str, Weights]):
+class Finished:
     """What runs have ended as, by name.
 
     Whatever is asked for that was put away is read, and what the reader raises comes through.
@@ -33,24 +33,9 @@ class Finished(MutableMapping[str, Weights]):
         self._away.pop(name, None)
         self._held[name] = weights
 
-    def __delitem__(self, name: str) -> None:
-        """Forget a run."""
-        if name not in self:
-            raise KeyError(name)
-        self._away.pop(name, None)
-        self._held.pop(name, None)
-
-    def __contains__(self, name: object) -> bool:
+    def __contains__(self, name: str) -> bool:
         """Whether a run has ended; nothing is read."""
         return name in self._held or name in self._away
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the runs' names."""
-        return iter({**self._held, **self._away})
-
-    def __len__(self) -> int:
-        """How many runs have ended."""
-        return len({*self._held, *self._away})
 
     @property
     def held(self) -> Mapping[str, Weights]:

@@ -21,6 +21,7 @@ from schemabank.launch.rounds import PLAN, Round, open_round, remove_finished
 from schemabank.runs.distill import TEACHERS, all_teachers, teachers_of, untaught
 from schemabank.runs.experiment import Loaded, announce_teachers, contexts, reused
 from schemabank.runs.folder import has_trained, is_finished, partial_folder
+from schemabank.runs.inputs import check_all_clusters
 from schemabank.runs.loading import resolved
 from schemabank.runs.members import Outcome
 from schemabank.runs.progress import Reporter
@@ -71,6 +72,7 @@ class Sharing(ABC):
         runs = resolved(runs, device, note=reporter.note)
         ids = map(run_id, runs)
         reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
+        check_all_clusters(runs, out)
         found = self._ended(runs, runs, out, reporter, device=device)
         return [found[run] for run in runs]
 

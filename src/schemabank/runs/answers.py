@@ -19,6 +19,7 @@ import torch
 
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.waiting import Note
+from schemabank.common.writing import how_to_mend
 from schemabank.config.file import config_hash
 from schemabank.engine.decoding.completion import Completion
 from schemabank.engine.stack import AdapterStack
@@ -116,7 +117,8 @@ class _Keeping:
                 self._say(
                     "unwritten",
                     f"answers could not be kept ({first_line(error)}): the evaluation goes on, and "
-                    "if it is interrupted, it goes on from those that were; free some space",
+                    "if it is interrupted, it goes on from those that were"
+                    f"{how_to_mend(error)}",
                 )
         self._last_s = time.monotonic()
 

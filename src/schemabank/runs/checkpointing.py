@@ -19,6 +19,7 @@ from typing import Protocol, Self, TypeVar
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.growing import GrowingDigest
 from schemabank.common.waiting import Note
+from schemabank.common.writing import how_to_mend
 from schemabank.config.settings import RunConfig
 from schemabank.engine.cohort import Cohort
 from schemabank.engine.keeping import Standing
@@ -241,7 +242,7 @@ class Checkpoints:
         self._say(
             "unwritten",
             f"a checkpoint could not be written ({first_line(error)}): the runs go on, and if they "
-            "are interrupted, they begin again from the last one that was; free some space",
+            f"are interrupted, they begin again from the last one that was{how_to_mend(error)}",
         )
 
     def _say(self, what: str, text: str) -> None:

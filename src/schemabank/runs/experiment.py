@@ -22,12 +22,7 @@ from schemabank.config.settings import ExperimentConfig, ModelSettings, RunConfi
 from schemabank.engine.compiling import compiling_measured
 from schemabank.engine.run import TrainingData
 from schemabank.models.basemodel import BaseModel
-from schemabank.runs.distill import (
-    TEACHERS,
-    all_teachers,
-    learned_from_teachers,
-    untaught,
-)
+from schemabank.runs.distill import TEACHERS, all_teachers, learned_from_teachers, untaught
 from schemabank.runs.effects import idle_in_experiment, sentences
 from schemabank.runs.finish import Took, finish_runs
 from schemabank.runs.folder import check_available, forget_training, is_finished
@@ -39,7 +34,7 @@ from schemabank.runs.grouping import (
     tell_targets,
     training_key,
 )
-from schemabank.runs.inputs import DATA, Present, check_reusable, data_digest
+from schemabank.runs.inputs import DATA, Present, check_all_clusters, check_reusable, data_digest
 from schemabank.runs.loading import (
     announce_decoding,
     loaded_base,
@@ -147,6 +142,7 @@ def run_all(
     runs = resolved(runs, device, note=reporter.note)
     ids = map(run_id, runs)
     reporter.runs(titles_of(runs) if titles is None else dict(zip(ids, titles, strict=True)))
+    check_all_clusters(runs, out)
     found = _ended(runs, runs, out, reporter, device=device, loaded=Loaded())
     return [found[run] for run in runs]
 

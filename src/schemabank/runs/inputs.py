@@ -7,7 +7,7 @@ used again: with other weights or data in the same place it would be another run
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -19,12 +19,13 @@ from schemabank.adapters.files import WEIGHTS
 from schemabank.common.errors import InputError
 from schemabank.common.files import json_lines, read_json
 from schemabank.common.waiting import Note
+from schemabank.config.file import run_id
 from schemabank.config.naming import set_by
 from schemabank.config.settings import ModelSettings, RunConfig
 from schemabank.config.task import TaskName, TaskSettings
 from schemabank.models.digests import MODEL, TOKENIZER, files_digest, model_digests
 from schemabank.models.files import locate
-from schemabank.runs.folder import BANK, PREDICTIONS, RESULT
+from schemabank.runs.folder import BANK, PREDICTIONS, RESULT, is_finished
 from schemabank.tasks import TaskData
 from schemabank.tasks.catalog import TASKS, is_of_data, load_task
 
@@ -110,10 +111,8 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
         What could not be compared, for a note; empty if all was.
 
     Raises:
-        InputError: an input is another one, or the clusters of its items are not recorded.
+        InputError: an input is another one.
     """
-    mend = "choose another --out for new runs; `schemabank eval` may still use its adapter"
-    check_clusters(folder, run.task.name, mend=mend)
     recorded = recorded_in(result)
     if not recorded:
         return OLDER
@@ -121,6 +120,27 @@ def check_reusable(run: RunConfig, folder: Path, result: Mapping[str, Any], now:
     mend = "restore it, or choose another --out for runs of the new one"
     check_same(recorded, found, folder, mend=mend)
     return "; ".join(missing)
+
+
+def check_all_clusters(runs: Iterable[RunConfig], out: Path) -> None:
+    """Refuse finished runs whose scores are to be used, and whose items' clusters are not recorded.
+
+    Trials of a search are among them: how near two learning rates are to each other is judged over
+    clusters, and the items of older and of newer trials are no pairs. Teachers are not, since
+    nothing but their adapters is used.
+
+    Args:
+        runs: finished or not.
+        out: folder of the runs.
+
+    Raises:
+        InputError: one of them is of an older version.
+    """
+    mend = "choose another --out for new runs; `schemabank eval` may still use its adapter"
+    for run in runs:
+        folder = out / run_id(run)
+        if is_finished(folder):
+            check_clusters(folder, run.task.name, mend=mend)
 
 
 def check_clusters(folder: Path, task: TaskName, *, mend: str) -> None:
@@ -132,8 +152,8 @@ def check_clusters(folder: Path, task: TaskName, *, mend: str) -> None:
     if lacks_clusters(folder, task):
         raise InputError(
             f"{str(folder)!r} is of an older version, which did not record that items of {task} "
-            f"with one {TASKS[task].cluster} were drawn together, so its intervals are too narrow: "
-            f"{mend}"
+            f"with one {TASKS[task].cluster} were drawn together, so errors and intervals over its "
+            f"items would be too small: {mend}"
         )
 
 

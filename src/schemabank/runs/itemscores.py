@@ -101,6 +101,18 @@ def load_item_scores(folder: Path, score: str) -> ItemScores:
     return found
 
 
+def digest_without_clusters(folder: Path, score: str) -> str | None:
+    """Return the digest that a run's items would have if each had been drawn alone.
+
+    It is ``None`` where no predictions tell it: a packed run has none.
+    """
+    try:
+        rows = ({**row, "cluster": ""} for _, row in json_lines(folder / PREDICTIONS))
+        return ItemScores.of(rows, score).digest
+    except (*DAMAGED, OSError):
+        return None
+
+
 def _read_scores(folder: Path, score: str) -> tuple[str, ItemScores]:
     """The scores of a run, and the name of the score that they are."""
     if not (folder / SCORES).exists():

@@ -120,8 +120,7 @@ class ProgramFolder:
         for member in found:
             if member.failure is not None:
                 raise InputError(
-                    f"the run {member.name!r} cannot be saved ({member.failure.message}): free "
-                    f"some space, or {MEND}"
+                    f"the run {member.name!r} cannot be saved ({member.failure.message}): {MEND}"
                 )
         return [*found]
 

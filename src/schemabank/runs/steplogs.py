@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TextIO
 from schemabank.common.errors import InputError, first_line
 from schemabank.common.failure import failure_of
 from schemabank.common.waiting import Note
+from schemabank.common.writing import how_to_mend
 from schemabank.engine.cohort import Cohort, RunStep
 from schemabank.runs.folder import METRICS
 from schemabank.runs.kept import MadeWith
@@ -61,7 +62,7 @@ class StepLogs:
                 self._begun.add(step.run)
             self._files[step.run].write(_json_line(step))
             self.num_tokens[step.run] += step.num_tokens
-            if _is_last(step):
+            if step.is_last:
                 self._files.pop(step.run).close()  # one of hundreds, each with its buffer
         except OSError as error:
             self._lose(step.run, error)
@@ -182,7 +183,7 @@ class KeepingLogs(StepLogs):
         self._members.pop(name, None)
         self._note(
             f"{name} is saved no more ({first_line(error)}): it goes on, and if the call is "
-            "interrupted, it begins again from its last checkpoint; free some space"
+            f"interrupted, it begins again from its last checkpoint{how_to_mend(error)}"
         )
 
 
@@ -194,10 +195,6 @@ def step_of_row(row: Mapping[str, Any]) -> RunStep:
     examples = tuple(found.get("examples", ()))  # of a skipped step alone
     numbers = {name: found[name] for name in own - {"logged", "examples"}}
     return RunStep(**numbers, logged=logged, examples=examples)
-
-
-def _is_last(step: RunStep) -> bool:
-    return step.step + 1 == step.num_steps
 
 
 def _json_line(step: RunStep) -> str:

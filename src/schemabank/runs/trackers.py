@@ -122,7 +122,7 @@ class Trackers:
             if step.stage not in run.waiting:
                 self._flush(run)
             run.waiting = {step.stage: (step.step, _step_values(step, run))}
-            if now - run.logged_at >= LOG_EVERY_S or step.step + 1 == step.num_steps:
+            if now - run.logged_at >= LOG_EVERY_S or step.is_last:
                 run.logged_at = now
                 self._flush(run)
 

@@ -47,7 +47,7 @@ class RunWatch:
             self._tell_skipped(step)
         else:
             self._compare(step)
-        if step.step + 1 == step.num_steps:  # a cohort may have hundreds of runs
+        if step.is_last:  # a cohort may have hundreds of runs
             self._losses.pop(step.run, None)
 
     def look(self) -> None:

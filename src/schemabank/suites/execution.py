@@ -22,6 +22,7 @@ from schemabank.runs.distill import all_teachers
 from schemabank.runs.experiment import Loaded, check_all_reusable, run_all
 from schemabank.runs.fairness import first_last, inequalities, trained
 from schemabank.runs.folder import SUITE, forget_training, is_finished
+from schemabank.runs.inputs import check_all_clusters
 from schemabank.runs.loading import resolve_device
 from schemabank.runs.members import Outcome, finished_outcome
 from schemabank.runs.planning import plan_all
@@ -208,8 +209,14 @@ def _search_rates(
 ) -> RateSearch:
     """Choose the learning rates; finished runs of the search are reused."""
     finished = _outcome_reader(out, note=reporter.note)
-    if search(suite, finished).choices is None:
-        # The search may take days. Whatever keeps the final runs from starting is found before it.
+    first = search(suite, lambda _: None)
+    # Before they are compared with newer ones, whose items would be others.
+    check_all_clusters([trial.run.config for trial in first.trials], out)
+    # The search may take days. Whatever refuses its trials, or keeps the final runs from starting,
+    # is found before it.
+    known = search(suite, finished)
+    check_all_reusable(_reused(known), reporter)
+    if known.choices is None:
         plan_all([run.config for run in suite.runs], reporter, device=device)
 
     def run(found: RateSearch) -> Sequence[Outcome]:
@@ -224,17 +231,20 @@ def _search_rates(
         return outcomes
 
     found = search(suite, run)
-    reused = {
-        trial.run.config: outcome
-        for trial, outcome in zip(found.trials, found.outcomes, strict=False)
-        if outcome.reused and outcome.result is not None
-    }
-    check_all_reusable(reused, reporter)
-    for outcome in reused.values():
+    for outcome in _reused(found).values():
         forget_training(outcome.folder, reporter.note)
     for note in notes(found):
         reporter.note(note)
     return found
+
+
+def _reused(found: RateSearch) -> dict[RunConfig, Outcome]:
+    """The outcomes of the trials that were finished before."""
+    return {
+        trial.run.config: outcome
+        for trial, outcome in zip(found.trials, found.outcomes, strict=False)
+        if outcome.reused and outcome.result is not None
+    }
 
 
 def _outcome_reader(out: Path, *, note: Note) -> Callable[[RateSearch], list[Outcome] | None]:

@@ -1,5 +1,7 @@
 """Runs are compared over seeds and items, from the scores of single items."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,21 @@ from reports import page
 from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.common.files import read_json
-from schemabank.runs.folder import SUITE
-from schemabank.runs.itemscores import SCORES, load_item_scores
-from synthetic import ITEMS, SEEDS, change, change_group, examined, rows, scores
+from schemabank.runs.folder import RESULT, SUITE
+from schemabank.runs.itemscores import SCORES, load_item_scores, save_item_scores
+from synthetic import (
+    ITEMS,
+    SEEDS,
+    change,
+    change_group,
+    examined,
+    ids,
+    in_clusters,
+    rows,
+    scores,
+)
+
+Row = dict[str, Any]
 
 
 def test_the_figures_are_those_of_the_predictions(runs: Path) -> None:
@@ -93,7 +107,48 @@ def test_runs_with_other_items_are_no_pair(runs: Path) -> None:
         examined(runs)
 
 
+@pytest.mark.parametrize("arm", ["arm 0", "arm 1"])
+def test_an_older_run_without_clusters_has_the_same_items_and_is_no_pair(
+    runs: Path, arm: str
+) -> None:
+    """The arm that comes first is read first."""
+    for result in runs.glob(f"*/{RESULT}"):
+        change(result, task="conditional")
+    assert "clusters-not-recorded" in ids(runs)
+    in_clusters(runs, *(f"word {number}" for number in range(20)))
+    assert "clusters-not-recorded" not in ids(runs)
+    old = rows(runs, arm)[-1]["run_id"]
+    _change_predictions(runs / old, lambda row: row | {"cluster": ""})
+    message = rf"on the same items, but {old} is of an older version, .* run them again, or report"
+    with pytest.raises(InputError, match=message):
+        examined(runs)
+    _change_predictions(runs / old, lambda row: row | {"id": f"new {row['id']}"})
+    with pytest.raises(InputError, match="scored on other items"):
+        examined(runs)
+
+
+def test_runs_whose_items_are_in_other_clusters_are_no_pair(runs: Path) -> None:
+    in_clusters(runs, *(f"word {number}" for number in range(20)))
+    other = runs / rows(runs, "arm 1")[0]["run_id"]
+    changed = _change_predictions(other, lambda row: row | {"cluster": row["cluster"][:-1]})
+    with pytest.raises(InputError, match=r"the same items, but these are drawn together in other"):
+        examined(runs)
+    save_item_scores(other, changed, "correct")
+    (other / "predictions.jsonl").unlink()
+    with pytest.raises(InputError, match=r"other items, or on the same in other clusters, allowed"):
+        examined(runs)
+
+
 def test_a_result_that_its_items_do_not_give_is_refused(runs: Path) -> None:
     change_group(runs / rows(runs, "arm 0")[0]["run_id"], correct=0.987)
     with pytest.raises(InputError, match=r"0\.987 in its result, but"):
         examined(runs)
+
+
+def _change_predictions(folder: Path, how: Callable[[Row], Row]) -> list[Row]:
+    """Change every row that a run wrote; its scores are read from there."""
+    path = folder / "predictions.jsonl"
+    found = [how(json.loads(line)) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    (folder / SCORES).unlink(missing_ok=True)
+    return found

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from schemabank.common.files import read_json
 from schemabank.report.comparing.comparison import compare
 from schemabank.report.comparing.itemruns import ItemRuns
 from schemabank.report.reading.itemresults import ScoredItem, TaskRun, as_score_table, item_results
 from schemabank.report.warnings.evaluations import find_evaluation_warnings
-from schemabank.runs.folder import RESULT
+from schemabank.runs.folder import RESULT, SUITE
 from synthetic import change, examined, finding, ids, in_clusters
 
 ITEMS = {str(n): ScoredItem(float(n % 2)) for n in range(10)}
@@ -90,3 +92,14 @@ def test_runs_of_an_older_version_whose_items_should_have_clusters(runs: Path) -
     assert "Items of conditional are drawn together" in told["sentence"]
     in_clusters(runs, *(f"word {number}" for number in range(20)))
     assert not {"clusters-not-recorded", "few-clusters"} & set(ids(runs))
+
+
+def test_clusters_that_were_not_recorded_play_no_part_where_seeds_alone_count(runs: Path) -> None:
+    for result in runs.glob(f"*/{RESULT}"):
+        change(result, task="conditional")
+    listed: Any = read_json(runs / SUITE)["runs"]
+    for row in listed:
+        row["seed"] += 100 * (row["arm"] == "arm 1")
+    change(runs / SUITE, runs=listed)
+    assert examined(runs)[0]["primary"]["test"] == "welch"
+    assert "clusters-not-recorded" not in ids(runs)

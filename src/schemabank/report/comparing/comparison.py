@@ -155,6 +155,11 @@ class Comparison:
         """Those at settings and, where there are several, the pooled one."""
         return [*self.contrasts, *([self.pooled] if len(self.contrasts) > 1 else [])]
 
+    @property
+    def counts_items(self) -> bool:
+        """Whether an interval counts the variation of items, not that of seeds alone."""
+        return any(contrast.test in {"crossed", "items"} for contrast in self.every_contrast)
+
 
 def compare(
     table: ScoreTable,

@@ -10,7 +10,8 @@ from schemabank import stats
 from schemabank.common.errors import InputError
 from schemabank.report.plain import EPOCHS
 from schemabank.report.reading.runs import ReportedRun, RunSet
-from schemabank.runs.itemscores import ItemScores, load_item_scores
+from schemabank.runs.inputs import lacks_clusters
+from schemabank.runs.itemscores import ItemScores, digest_without_clusters, load_item_scores
 from schemabank.tasks.scoring.scores import METRICS
 
 ROUNDING = 1e-5  # of means of scores in float32
@@ -196,10 +197,7 @@ class ItemTable:
             self._first = run, found
         other, own = self._first
         if found.digest != own.digest:
-            raise InputError(
-                f"{run.run_id} and {other.run_id} were scored on other items, allowed are runs "
-                "with the same items: evaluate them on one split and limit, or report them apart"
-            )
+            raise InputError(_how_items_differ(run, other, self._runs.score))
         return found.scores
 
     def _check_mean(self, run: ReportedRun, group: str, mean: float) -> None:
@@ -210,6 +208,30 @@ class ItemTable:
                 f"{run.run_id} has the {score} {said:g} in its result, but {mean:g} over its "
                 "items: restore the run, or move its folder away"
             )
+
+
+def _how_items_differ(one: ReportedRun, other: ReportedRun, score: str) -> str:
+    """Say in what the items of two runs differ: in themselves, or in their clusters alone."""
+    both = f"{one.run_id} and {other.run_id} were scored on"
+    bare, others = (digest_without_clusters(run.folder, score) for run in (one, other))
+    if bare is None or bare != others:
+        # The same items of a packed run, which has no predictions, cannot be told from others.
+        unknown = "" if bare and others else ", or on the same in other clusters"
+        return (
+            f"{both} other items{unknown}, allowed are runs with the same items: evaluate them on "
+            "one split and limit, or report them apart"
+        )
+    lacking = [run for run in (one, other) if lacks_clusters(run.folder, run.result["task"])]
+    if len(lacking) == 1:
+        return (
+            f"{both} the same items, but {lacking[0].run_id} is of an older version, which did not "
+            "record which of them were drawn together: allowed are runs that all record it, or "
+            "none; move the folders of the older runs away and run them again, or report them apart"
+        )
+    return (
+        f"{both} the same items, but these are drawn together in other clusters: allowed are the "
+        "same clusters, report runs of one clustering together"
+    )
 
 
 def _flips(a: Matrix, b: Matrix, seeds: Sequence[int], setting: str) -> list[Flips]:

@@ -21,11 +21,10 @@ def chart(comparison: Comparison, labels: Labels) -> Chart | None:
     ]
     drawn = evenly(dots, MOST_DOTS)
     adjusted = " The intervals are not adjusted for several settings; the verdicts are."
-    by_items = any(contrast.test in {"crossed", "items"} for contrast in contrasts)
     which = "over seeds and items where the arms share two seeds"
     if any(contrast.test == "items" for contrast in contrasts):
         which = "over items alone, of these very runs"
-    which = which if by_items else "paired by seed where the arms share two"
+    which = which if comparison.counts_items else "paired by seed where the arms share two"
     found = Forest(
         name="differences",
         title="Differences, treatment less control",

@@ -31,8 +31,13 @@ def find_evaluation_warnings(results: ItemResults, comparison: Comparison) -> It
 
 
 def find_cluster_warnings(material: Material) -> Iterator[Finding]:
-    """Runs' items that lie in few clusters, or whose clusters were not recorded."""
+    """Runs' items that lie in few clusters, or whose clusters were not recorded.
+
+    Clusters play no part in what counts seeds alone.
+    """
     yield from _few_clusters({material.group: material.by_item.clusters(material.group)})
+    if not material.comparison.counts_items:
+        return
     own = [run for run in material.runs.runs if run.arm in material.arms]
     lacking = [run.run_id for run in own if lacks_clusters(run.folder, run.result["task"])]
     if lacking:
