@@ -50,6 +50,16 @@ def test_a_second_process_traces_no_gradient_anew_unless_a_kernel_changed(tmp_pa
     assert len(set(gradients)) == 1
 
 
+def test_the_key_covers_all_gradients_written_by_hand_in_compiled_code() -> None:
+    """Losses have some, too; they are not compiled."""
+    engine = KERNELS.parent
+    files = {path for path in engine.rglob("*.py") if "autograd.Function)" in path.read_text()}
+    assert {path for path in files if path.parent != KERNELS} == {engine / "loss.py"}
+    source = (engine / "loss.py").read_text()
+    assert "compiled(" not in source
+    assert "optimised(" not in source
+
+
 def compiled_in_a_process(cache: Path, kernels: Path) -> str:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, str(kernels)]
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache / "cache")}
