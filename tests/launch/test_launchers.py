@@ -260,14 +260,22 @@ def test_a_machine_without_gpus_says_what_to_do(
         launcher(name, number, device)
 
 
-def test_every_gpu_has_a_worker_that_sees_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_gpu_has_a_worker_that_sees_no_other_and_has_its_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launchers, "given_cores", lambda: 12)
     monkeypatch.delenv(GPUS, raising=False)
+    monkeypatch.delenv(THREADS, raising=False)
     assert launcher("gpus", None, "auto") == Workers(
-        environments=[{GPUS: "0"}, {GPUS: "1"}, {GPUS: "2"}], launcher="gpus"
+        environments=[{GPUS: number, THREADS: "4"} for number in "012"], launcher="gpus"
     )
     monkeypatch.setenv(GPUS, "4, GPU-6c,7")
+    assert launcher("gpus", 2, "cuda") == Workers(
+        environments=[{GPUS: "4", THREADS: "6"}, {GPUS: "GPU-6c", THREADS: "6"}], launcher="gpus"
+    )
+    monkeypatch.setenv(THREADS, "5")
     assert launcher("gpus", 2, "cuda") == Workers(
         environments=[{GPUS: "4"}, {GPUS: "GPU-6c"}], launcher="gpus"
     )

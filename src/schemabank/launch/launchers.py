@@ -118,10 +118,15 @@ def _one_gpu_each(num_workers: int | None, device: str) -> list[Mapping[str, str
         )
     named = os.environ.get(GPUS)
     names = [str(number) for number in range(count)] if named is None else named.split(",")
-    return [{GPUS: name.strip()} for name in names[: num_workers or count]]
+    used = names[: num_workers or count]
+    shared = _cores_shared(len(used))
+    return [{GPUS: name.strip(), **own} for name, own in zip(used, shared, strict=True)]
 
 
 def _cores_shared(num_workers: int) -> list[Mapping[str, str]]:
-    """What is set for workers that share the cores, each as many threads."""
+    """What is set for workers that share the cores, each as many threads.
+
+    Threads beyond the cores wait for each other, also those of a process that has a GPU.
+    """
     own = {} if THREADS in os.environ else {THREADS: str(max(1, given_cores() // num_workers))}
     return [own] * num_workers
