@@ -8,11 +8,9 @@ and again in a new folder with two. Both have the same slots, so both must end w
 A call before them, of a few steps, lets the compiler fill its cache: a second suite on a machine
 has that, too.
 
-The time of a call is the whole one's, from the shell. A part of it does not grow with the suite:
-what is beside training and evaluation (to start Python, load the model, read the data), and what
-a worker needs for its first unit of work, to compile and capture. So the row has every unit's
-seconds, too. The longest unit of each worker is taken for its first; the others tell how fast the
-GPUs are while they work.
+The time of a call is the whole one's, from the shell. A part of it does not grow with the suite: to
+start Python, load the model, read the data, and to compile and capture in each worker. Python must
+keep what it compiles of its modules (``PYTHONDONTWRITEBYTECODE`` unset), as it does by default.
 
 On a CPU, `--device cpu` shares the cores among the workers, which says nothing of GPUs.
 """
@@ -23,12 +21,10 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -105,41 +101,13 @@ def row(runs: Path, workers: int, wall_s: float) -> Row:
         wall_s: seconds of the call.
     """
     costs = [json.loads(path.read_text()) for path in sorted(runs.glob("*/cost.json"))]
-    units = unit_seconds(costs)
-    work_s = sum(units)
     return {
         "workers": workers,
         "runs": len(costs),
-        "units": len(units),
         "slots": costs[0]["slots"],
         "wall_s": round(wall_s, 1),
         "runs_per_hour": round(3600 * len(costs) / wall_s, 1),
-        "unit_s": units,
-        "work_s": round(work_s, 1),
-        "compiling_s": round(sum(c["compiling_s"] / c["runs_in_cohort"] for c in costs), 1),
-        "beside_s": round(wall_s - work_s / workers, 1),
     }
-
-
-def unit_seconds(costs: Sequence[dict[str, Any]]) -> list[float]:
-    """Return how long each unit of work took to train and to evaluate, the longest first.
-
-    Args:
-        costs: of all runs; each names the time of its whole unit.
-    """
-    found: list[float] = []
-    times = Counter(
-        (cost["training_s"] + cost["evaluation_s"], cost["runs_in_cohort"]) for cost in costs
-    )
-    for (time_s, size), count in times.items():
-        found += [round(time_s, 1)] * (count // size)
-    return sorted(found, reverse=True)
-
-
-def steady(each: Any) -> float | None:  # noqa: ANN401 -- a row of JSON
-    """Return the runs an hour of workers that have compiled; ``None`` if a row cannot tell."""
-    later = each.get("unit_s", [])[each["workers"] :]
-    return 3600 * each["workers"] * each["slots"] / median(later) if later else None
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -159,23 +127,18 @@ def differences(one: Path, other: Path) -> list[str]:
 def table(rows: Sequence[Row]) -> list[str]:
     """Rows as lines of Markdown."""
     lines: list[Any] = [*rows]
-    of_one, steady_of_one = lines[0]["runs_per_hour"], steady(lines[0])
-    head = ["GPUs", "runs", "seconds in all", "of them beside training and evaluation"]
-    more = ["runs an hour", "times those of one"]
-    if steady_of_one is not None:
-        more += ["runs an hour, once compiled", "times those of one"]
-    rows_of_table = []
-    for each in lines:
-        cells = [str(each[name]) for name in ("workers", "runs", "wall_s", "beside_s")]
-        cells += _rates(each["runs_per_hour"], of_one)
-        if steady_of_one is not None:
-            cells += _rates(steady(each), steady_of_one)
-        rows_of_table.append(cells)
-    return markdown_table([*head, *more], rows_of_table)
-
-
-def _rates(rate: float | None, of_one: float) -> list[str]:
-    return ["-", "-"] if rate is None else [f"{rate:,.0f}", f"{rate / of_one:.2f}"]
+    of_one = lines[0]["runs_per_hour"]
+    cells = [
+        [
+            *(str(each[name]) for name in ("workers", "runs", "wall_s")),
+            f"{each['runs_per_hour']:,.0f}",
+            f"{each['runs_per_hour'] / of_one:.2f}",
+        ]
+        for each in lines
+    ]
+    return markdown_table(
+        ["GPUs", "runs", "seconds in all", "runs an hour", "times those of one"], cells
+    )
 
 
 def _call(

@@ -11,35 +11,17 @@ from tools import BENCHMARKS, load_tool
 workers: Any = load_tool(BENCHMARKS / "workers.py")
 ROOT = BENCHMARKS.parent
 RECORD = ROOT / "results" / "workers.json"
-ROW = {"workers": 1, "runs": 8, "slots": 2, "wall_s": 100.0, "beside_s": 20.0}
 
 
-def test_each_unit_counts_once_and_those_that_took_as_long_are_told_apart(tmp_path: Path) -> None:
-    units = [(30.0, 10.0), (20.0, 5.0), (20.0, 5.0)]
-    for number, (training_s, evaluation_s) in enumerate([*units, *units]):
-        folder = tmp_path / f"lora-seed{number}"
+def test_a_row_tells_how_many_runs_a_whole_call_finishes_in_an_hour(tmp_path: Path) -> None:
+    for seed in range(6):
+        folder = tmp_path / f"lora-seed{seed}"
         folder.mkdir()
-        cost = {"training_s": training_s, "evaluation_s": evaluation_s, "compiling_s": 6.0}
-        (folder / "cost.json").write_text(json.dumps({**cost, "runs_in_cohort": 2, "slots": 2}))
-    row = workers.row(tmp_path, 2, 60.0)
-    assert row["unit_s"] == [40.0, 25.0, 25.0]
-    assert (row["runs"], row["units"], row["work_s"]) == (6, 3, 90.0)
-    assert (row["runs_per_hour"], row["beside_s"], row["compiling_s"]) == (360.0, 15.0, 18.0)
-
-
-def test_the_longest_unit_of_each_worker_is_its_first() -> None:
-    one = {**ROW, "runs_per_hour": 288.0, "unit_s": [40.0, 20.0, 20.0, 20.0]}
-    two = {**one, "workers": 2, "runs_per_hour": 480.0, "unit_s": [41.0, 40.0, 21.0, 20.0]}
-    assert workers.steady(one) == 360
-    assert workers.steady(two) == pytest.approx(2 * 7200 / 20.5)
+        (folder / "cost.json").write_text(json.dumps({"slots": 2}))
+    one, two = workers.row(tmp_path, 1, 108.0), workers.row(tmp_path, 2, 60.0)
+    assert one == {"workers": 1, "runs": 6, "slots": 2, "wall_s": 108.0, "runs_per_hour": 200.0}
     *_, last = workers.table([one, two])
-    assert last.endswith("| 480 | 1.67 | 702 | 1.95 |")
-
-
-def test_without_a_second_unit_nothing_is_said_of_workers_that_have_compiled() -> None:
-    row = {**ROW, "runs_per_hour": 288.0, "unit_s": [80.0]}
-    assert workers.steady(row) is None
-    assert "once compiled" not in workers.table([row])[0]
+    assert last == "| 2 | 6 | 60.0 | 360 | 1.80 |"
 
 
 @pytest.mark.parametrize("harm", ["other", "missing"])
