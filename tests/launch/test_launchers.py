@@ -260,7 +260,7 @@ def test_a_machine_without_gpus_says_what_to_do(
         launcher(name, number, device)
 
 
-def test_every_gpu_has_a_worker_that_sees_no_other_and_has_its_share_of_the_cores(
+def test_every_gpu_has_a_worker_that_sees_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
