@@ -214,7 +214,7 @@ MENDS = [
     (errno.EDQUOT, "free some space"),
     (errno.EACCES, "make the folder writable"),
     (errno.EPERM, "make the folder writable"),
-    (errno.EROFS, "make the folder writable"),
+    (errno.EROFS, ""),
     (errno.EIO, ""),
     (errno.EFBIG, ""),
 ]

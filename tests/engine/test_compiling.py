@@ -20,7 +20,7 @@ from torch._dynamo.utils import counters
 from schemabank.engine import compiling
 from schemabank.engine.kernels.attention import causal_attention
 
-compiling.KERNELS = Path(sys.argv[1])
+compiling.KEY = compiling.key_of(Path(sys.argv[1]))
 layer = torch.nn.Identity()
 states = torch.arange(96.0).view(1, 2, 6, 8).sin().requires_grad_()
 

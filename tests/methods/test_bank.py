@@ -250,6 +250,29 @@ def initialised(*, num_slots: int, slot: int, seed: int) -> SchemaBank:
     return bank
 
 
+def test_initial_weights_of_a_large_bank_do_not_depend_on_the_number_of_threads() -> None:
+    before, found = torch.get_num_threads(), list[dict[str, Tensor]]()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            bank = SchemaBank(
+                num_slots=1,
+                hidden_size=2048,
+                num_schemas=2,
+                rank=64,
+                top_k=1,
+                attribute_dim=1,
+                residual=True,
+            )
+            bank.initialise(0, torch.Generator().manual_seed(11), init_std=0.02)
+            found.append(bank.tensors(0))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for name, one in found[0].items():
+        assert all(torch.equal(one, other[name]) for other in found[1:]), name
+
+
 def test_initial_weights_depend_on_the_generator_alone() -> None:
     one = initialised(num_slots=1, slot=0, seed=3)
     torch.manual_seed(99)

@@ -55,6 +55,20 @@ def products(trained: Cohort, slot: int) -> dict[str, torch.Tensor]:
     return {path: a @ b for path, (a, b) in factors(trained, slot).items()}
 
 
+def test_the_nearest_product_does_not_depend_on_the_number_of_threads() -> None:
+    generator = torch.Generator().manual_seed(5)
+    a, b = (torch.randn(*shape, generator=generator) for shape in ((4096, 128), (128, 1024)))
+    before, found = torch.get_num_threads(), list[tuple[torch.Tensor, torch.Tensor]]()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(nearest(a, b, 16))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0][0], low_a) for low_a, _ in found)
+    assert all(torch.equal(found[0][1], low_b) for _, low_b in found)
+
+
 def test_the_nearest_product_of_a_rank_is_that_of_the_largest_singular_values() -> None:
     torch.manual_seed(1)
     a, b = torch.randn(40, 12), torch.randn(12, 30)

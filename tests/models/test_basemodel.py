@@ -299,7 +299,10 @@ class TestGguf:
         loaded = tiny_model("llama"), tiny_tokenizer()
         monkeypatch.setattr(ggufmodels, "_load_gguf", lambda _: loaded)
         (tmp_path / "full.gguf").write_bytes(b"of a full disk")
-        with longest_file(20_000), pytest.raises(OSError, match=r"cannot write .*: write elsewhere"):
+        with (
+            longest_file(20_000),
+            pytest.raises(OSError, match=r"cannot write .*: write elsewhere"),
+        ):
             load(tmp_path / "full.gguf")
         assert not list((cache / "schemabank/models/gguf").glob("*full*"))
         assert not list((cache / "schemabank/models/gguf").glob(".*"))

@@ -125,7 +125,7 @@ def test_a_full_disk_costs_the_run_alone(members: list[Member], cohort: OfACohor
 
 @pytest.mark.parametrize(
     ("number", "mend"),
-    [(errno.ENOSPC, "; free some space"), (errno.EROFS, "; make the folder writable")],
+    [(errno.ENOSPC, "; free some space"), (errno.EACCES, "; make the folder writable")],
 )
 def test_a_program_is_told_once_what_is_saved_no_more_and_what_to_do(
     number: int,

@@ -14,8 +14,9 @@ class PeftCheck:
     Attributes:
         difference: the largest, relative to the run's largest logit; ``None`` where there is none,
             since PEFT cannot load the adapter or its logits are not finite.
-        allowed: what rounding explains, likewise relative: the least that it may be, where the
-            difference is below that, else the most; ``None`` where unknown.
+        allowed: what rounding explains, likewise relative: a hundred times float64's unit if the
+            difference is within that, else a hundred times the rounding that was measured for
+            this adapter; ``None`` where unknown.
         reason: why there is no difference, or ``None``.
     """
 

@@ -23,7 +23,7 @@ from schemabank.common.errors import first_line
 
 SYNCS_AT_ONCE = 16
 FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk, or what a user may put on it
-CLOSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+CLOSED = {errno.EACCES, errno.EPERM}
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell the number
 
 

@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -255,6 +256,17 @@ def num_threads() -> int:
     """Return in how many threads this process computes, once :func:`use_given_cores` was called."""
     now = torch.get_num_threads()
     return now if "OMP_NUM_THREADS" in os.environ else min(now, given_cores())
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on the CPU in one thread: a factorisation rounds by how many threads share it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

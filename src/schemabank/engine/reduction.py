@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from schemabank.engine.execute import one_thread
+
 NOTHING = 1e-12  # of the largest singular value: what rounding leaves of a 0
 
 
@@ -21,6 +23,11 @@ def nearest(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Returns:
         ``(in, rank)`` and ``(rank, out)``; NaN where a factor is not finite.
     """
+    with one_thread():
+        return _nearest(a, b, rank)
+
+
+def _nearest(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     left, upper = torch.linalg.qr(a.double())
     right, lower = torch.linalg.qr(b.double().T)
     core = upper @ lower.T

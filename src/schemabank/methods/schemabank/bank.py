@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from schemabank.engine.execute import one_thread
+
 Routing = Literal["off", "on", "dense"]
 
 # The attribute gate of a schema is 0.9 + 0.2 sigmoid(...), so it lies between 0.9 and 1.1.
@@ -105,11 +107,10 @@ class SchemaBank(nn.Module):
         _, num_schemas, hidden = self.router.shape
         rank = self.ranks[slot]
         self.router[slot].copy_(normal(num_schemas, hidden, std=init_std))
-        self._set_maps(
-            slot,
-            normal(hidden, num_schemas * rank, std=init_std),
-            torch.linalg.qr(normal(num_schemas, hidden, rank, std=1.0)).Q.transpose(1, 2),
-        )
+        down = normal(hidden, num_schemas * rank, std=init_std)
+        with one_thread():
+            up = torch.linalg.qr(normal(num_schemas, hidden, rank, std=1.0)).Q
+        self._set_maps(slot, down, up.transpose(1, 2))
         self.attributes[slot].copy_(normal(*self.attributes.shape[1:], std=1.0))
         self.query[slot].copy_(normal(*self.query.shape[1:], std=init_std))
 

@@ -229,8 +229,8 @@ def _how_items_differ(one: ReportedRun, other: ReportedRun, score: str) -> str:
             "none; move the folders of the older runs away and run them again, or report them apart"
         )
     return (
-        f"{both} the same items, but these are drawn together in other clusters: allowed are the "
-        "same clusters, report runs of one clustering together"
+        f"{both} the same items, but these are drawn together in other clusters: allowed are runs "
+        "whose items have the same clusters; report the others apart"
     )
 
 
