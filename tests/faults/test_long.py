@@ -71,12 +71,12 @@ def test_a_single_rise_is_no_growth_and_is_told_apart() -> None:
 def test_what_is_not_flat_is_a_problem() -> None:
     flat = {"kib_a_run": 44.0, "kib_a_run_at_last": 5.0, "jump_mib": 3.4, "files_a_run": -0.6}
     assert [*long.grown(flat, 1)] == []
-    more = {"kib_a_run": 50.0, "kib_a_run_at_last": 17.0, "jump_mib": 9, "files_a_run": 1}
+    more = {"kib_a_run": 65.0, "kib_a_run_at_last": 17.0, "jump_mib": 9, "files_a_run": 1}
     assert [*long.grown({**flat, "kib_a_run": 20.0}, 4)] == []
     held = ["an undisturbed call grows: kib_a_run is 44, allowed is 30"]
     assert [*long.grown(flat, 4)] == held, "as the weights of waiting runs would make it"
     assert [*long.grown(more, 1)] == [
-        "an undisturbed call grows: kib_a_run is 50, allowed is 45",
+        "an undisturbed call grows: kib_a_run is 65, allowed is 60",
         "an undisturbed call grows: kib_a_run_at_last is 17, allowed is 16",
         "an undisturbed call grows: jump_mib is 9, allowed is 8",
         "an undisturbed call grows: files_a_run is 1, allowed is 0.1",
