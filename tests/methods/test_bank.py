@@ -250,22 +250,26 @@ def initialised(*, num_slots: int, slot: int, seed: int) -> SchemaBank:
     return bank
 
 
+def drawn(*, hidden_size: int, num_schemas: int, rank: int) -> SchemaBank:
+    bank = SchemaBank(
+        num_slots=1,
+        hidden_size=hidden_size,
+        num_schemas=num_schemas,
+        rank=rank,
+        top_k=2,
+        attribute_dim=32,
+        residual=True,
+    )
+    bank.initialise(0, torch.Generator().manual_seed(0), init_std=0.02)
+    return bank
+
+
 def test_initial_weights_of_a_large_bank_do_not_depend_on_the_number_of_threads() -> None:
     before, found = torch.get_num_threads(), list[dict[str, Tensor]]()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            bank = SchemaBank(
-                num_slots=1,
-                hidden_size=2048,
-                num_schemas=2,
-                rank=64,
-                top_k=1,
-                attribute_dim=1,
-                residual=True,
-            )
-            bank.initialise(0, torch.Generator().manual_seed(11), init_std=0.02)
-            found.append(bank.tensors(0))
+            found.append(drawn(hidden_size=2048, num_schemas=2, rank=64).tensors(0))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)
@@ -297,16 +301,7 @@ def test_initial_rows_of_every_schema_are_orthonormal_and_differ() -> None:
 
 
 def test_initial_spread() -> None:
-    bank = SchemaBank(
-        num_slots=1,
-        hidden_size=64,
-        num_schemas=32,
-        rank=8,
-        top_k=2,
-        attribute_dim=32,
-        residual=True,
-    )
-    bank.initialise(0, torch.Generator().manual_seed(0), init_std=0.02)
+    bank = drawn(hidden_size=64, num_schemas=32, rank=8)
     for name, std in (("router", 0.02), ("U", 0.02), ("attributes", 1.0)):
         values = bank.get_parameter(name)
         assert values.std().item() == pytest.approx(std, rel=0.1), name
