@@ -321,6 +321,13 @@ def paired(suite: Suite, arm: str, control: str, name: str) -> list[float]:
     return [*map(sub, _each(suite, arm, "", name), _each(suite, control, "", name))]
 
 
+def trained(suite: Suite, arm: str, name: str) -> int:
+    """Return one of the figures of an arm's training, which all of its runs share."""
+    runs = final_runs(suite).by_place(untrained=True)[arm, ""]
+    (found,) = {run.result["training"][name] for run in runs}
+    return int(found)
+
+
 def unended(suite: Suite, arm: str, setting: str) -> float:
     """Return the share of an arm's right answers that stand in completions without an end."""
     results = _results(suite, arm, setting)
@@ -364,6 +371,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         *(across, against, by_seed, constant, figures, found_together, highest, interaction),
         *(interval_of, judged, judgements, less, measured, more, not_excluded, num_items, paired),
         *(points, primaries, primary, reference, seeds_of, spread, treatment_against, unended),
-        *(without_best, worst),
+        *(trained, without_best, worst),
     )
 }

@@ -30,8 +30,17 @@ def less(share: float) -> str:
 
 
 def interval_of(ends: Interval | None) -> str:
-    """Return an interval of a difference in percentage points."""
-    return "" if ends is None else f"{points(ends[0])} to {points(ends[1])}"
+    """Return an interval of a difference in percentage points.
+
+    An end that is not 0 is not rounded to 0, as its side of 0 decides the verdict.
+    """
+    return "" if ends is None else f"{_end(ends[0])} to {_end(ends[1])}"
+
+
+def _end(share: float) -> str:
+    rounded = points(share)
+    is_lost = share != 0 and rounded == points(0)
+    return f"{100 * share:+.1g}".replace("-", MINUS) if is_lost else rounded
 
 
 def table(rows: Iterable[Mapping[str, str]]) -> str:
