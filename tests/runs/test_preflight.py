@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from cohorts import BANK, LORA, bank_run, cohort, data, lora_run, with_banks
 from schemabank.config.settings import RunConfig
 from schemabank.config.train import AverageSettings
+from schemabank.engine.planner import times_products
 from schemabank.engine.run import Run
 from schemabank.engine.stack import AdapterStack
 from schemabank.runs import preflight
@@ -145,6 +148,21 @@ def test_a_graph_on_a_gpu_takes_no_time_for_small_operations(
     monkeypatch.undo()
     assert 1e-7 < preflight._operation_s(tiny_model("llama")) < 1e-2
     assert preflight._operation_s(tiny_model("llama").to("meta")) == 0
+
+
+def test_few_slots_do_not_fill_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of n slots takes as long as the products of n + 4."""
+    stack = AdapterStack(tiny_model("llama"), lora=[LORA] * 8)
+    on_a_cpu = estimate(stack, data(), (0, 10), []).time_s
+    monkeypatch.setattr(preflight, "_times_products", lambda stack: times_products(stack.num_slots))
+    assert estimate(stack, data(), (0, 10), []).time_s == pytest.approx(on_a_cpu * 12 / 8)
+
+
+@pytest.mark.parametrize(("device", "times"), [("cpu", 1), ("meta", 1.5)])
+def test_only_a_gpu_waits_for_small_operations(device: str, times: float) -> None:
+    model = SimpleNamespace(device=torch.device(device))
+    stack = cast(AdapterStack, SimpleNamespace(model=model, num_slots=8))
+    assert preflight._times_products(stack) == times
 
 
 @pytest.mark.alone

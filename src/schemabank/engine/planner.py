@@ -99,6 +99,15 @@ def expected_cost(cached: int, others: int, *, slots: int) -> float:
     return (others + CACHED_COST * cached) * (slots + OVERHEAD_SLOTS)
 
 
+def times_products(slots: int) -> float:
+    """Return how many times as long as its matrix products a step on a GPU takes.
+
+    Args:
+        slots: of the step. The fewer, the smaller its operations, and the longer the GPU waits.
+    """
+    return (slots + OVERHEAD_SLOTS) / slots
+
+
 def _shared_settings(run: RunConfig) -> Mapping[str, object]:
     """Return the settings that all runs of a run's cohort share, by dotted name.
 

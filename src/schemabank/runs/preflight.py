@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from schemabank.config.methods import METHODS
 from schemabank.config.settings import RunConfig
 from schemabank.engine.batches import Encoded
+from schemabank.engine.planner import times_products
 from schemabank.engine.run import TrainingData
 from schemabank.engine.seating import CACHED_COST
 from schemabank.engine.stack import AdapterStack, slices_of
@@ -126,7 +127,7 @@ def estimate(
     bytes_of_slots = _trained_bytes(stack, runs) + bytes_activations + bytes_targets
     return Estimate(
         memory_gib=(bytes_frozen + bytes_of_slots) / GIB,
-        time_s=expected_s(whole_steps * flop + choices, model)
+        time_s=expected_s(whole_steps * flop * _times_products(stack) + choices, model)
         + passes * whole_steps * len(stack.blocks) * BLOCK_OPERATIONS * _operation_s(model)
         + (sum(num_steps) > 0) * START_OPERATIONS * _operation_s(model),
     )
@@ -135,6 +136,11 @@ def estimate(
 def expected_s(num_operations: float, model: PreTrainedModel) -> float:
     """Estimate the time of a model's operations in matrix products, forwards and backwards."""
     return num_operations / (EFFICIENCY * _matrix_rate(model))
+
+
+def _times_products(stack: AdapterStack) -> float:
+    """How many times as long as its products a step takes, but for what BLOCK_OPERATIONS counts."""
+    return 1.0 if stack.model.device.type == "cpu" else times_products(stack.num_slots)
 
 
 def usual_s(compute: Callable[[], torch.Tensor]) -> float:
