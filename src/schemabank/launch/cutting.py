@@ -2,8 +2,11 @@
 
 The units are begun the longest first, and whoever is free takes the next one: the last to end is
 late by less than its last unit (Graham 1969, "Bounds on multiprocessing timing anomalies"). So
-units become smaller towards the end. Each holds as many runs as there are slots, or a multiple,
-since a step costs what all its slots cost, used or not.
+units become smaller towards the end, by factoring: as many equal units as there are workers, which
+together hold half of what is left, then the same with the rest (Hummel, Schonberg and Flynn 1992,
+"Factoring: a method for scheduling parallel loops"). Every unit costs a start of its own, on a GPU
+to capture its programs, so there are no more than that. Each holds as many runs as there are slots,
+or a multiple, since a step costs what all its slots cost, used or not.
 
 A result does not depend on the cut: the slots have room for any run of the whole cohort.
 """
@@ -19,7 +22,7 @@ from schemabank.engine.seating import count_steps
 from schemabank.launch.rounds import Unit
 from schemabank.runs.experiment import CohortPart
 
-SHARES = 2  # of what is left, a worker's part of it is cut off as one unit: 1 / SHARES
+SHARES = 2  # of what is left, each worker's part of it is cut off as one unit: 1 / SHARES
 
 
 def cut(parts: Iterable[CohortPart], num_workers: int) -> list[Unit]:
@@ -57,13 +60,15 @@ def sizes(count: int, *, slots: int, num_workers: int) -> list[int]:
         slots: how many of them train at the same time.
         num_workers: processes that share them.
     """
-    found = []
-    while count:
-        whole = count // (SHARES * num_workers * slots) if slots > 1 else 1
-        size = min(count, slots * max(1, whole))
-        found.append(size)
-        count -= size
-    return found
+    if slots == 1:  # a start of its own costs it little
+        return [1] * count
+    found: list[int] = []
+    while count > 0:
+        size = slots * math.ceil(count / (SHARES * num_workers * slots))
+        for _ in range(num_workers):
+            found.append(min(size, count))
+            count -= found[-1]
+    return [size for size in found if size]
 
 
 def cost(runs: Sequence[RunConfig], slots: int, part: CohortPart) -> float:
