@@ -12,16 +12,22 @@ The time of a call is the whole one's, from the shell. A part of it does not gro
 start Python, load the model, read the data, and to compile and capture in each worker. Python must
 keep what it compiles of its modules (``PYTHONDONTWRITEBYTECODE`` unset), as it does by default.
 
+On a machine of three GPUs or more, `--at-once` makes both calls at the same time, each on GPUs and
+cores of its own. That takes a third less time, and the two share what else is on the machine.
+
 On a CPU, `--device cpu` shares the cores among the workers, which says nothing of GPUs.
 """
 
 import argparse
 import filecmp
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +47,17 @@ RUNS = 48  # two units for each of two workers
 EXAMPLES = 3400
 WARM_STEPS = 12
 SAME = ("adapter/adapter_model.safetensors", "predictions.jsonl.gz")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a call runs: by its environment, and by what its command starts with."""
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+
+
+ANYWHERE = Place()
 
 
 def main() -> None:
@@ -67,13 +84,42 @@ def measured(folder: Path, arguments: argparse.Namespace) -> list[Row]:
     if arguments.device == "cuda":
         short = {"train": {"max_steps": WARM_STEPS}, "eval": {"split": "test", "limit": SLOTS}}
         _call(folder / "warm", _changed(settings, short), max(WORKERS), arguments)
-    rows: list[Row] = []
+    folders = {workers: folder / f"workers-{workers}" for workers in WORKERS}
+    places = own_places() if arguments.at_once else dict.fromkeys(WORKERS, ANYWHERE)
+
+    def took_s(workers: int) -> float:
+        return _call(folders[workers], settings, workers, arguments, places[workers])
+
+    with ThreadPoolExecutor(len(WORKERS) if arguments.at_once else 1) as pool:
+        walls_s = [*pool.map(took_s, WORKERS)]
+    return [
+        {
+            **_origin(arguments),
+            **row(runs, workers, wall_s),
+            "different_files": differences(folders[WORKERS[0]], runs),
+        }
+        for (workers, runs), wall_s in zip(folders.items(), walls_s, strict=True)
+    ]
+
+
+def own_places() -> dict[int, Place]:
+    """Return for each call as many GPUs as it has workers, and these GPUs' part of the cores.
+
+    Raises:
+        SystemExit: there are too few GPUs.
+    """
+    count = torch.cuda.device_count()
+    if count < sum(WORKERS):
+        sys.exit(f"--at-once takes {sum(WORKERS)} GPUs, and there are {count}")
+    cores, first, places = sorted(os.sched_getaffinity(0)), 0, dict[int, Place]()
+    part = len(cores) // count
     for workers in WORKERS:
-        runs = folder / f"workers-{workers}"
-        wall_s = _call(runs, settings, workers, arguments)
-        rows.append({**_origin(arguments), **row(runs, workers, wall_s)})
-        rows[-1]["different_files"] = differences(folder / f"workers-{WORKERS[0]}", runs)
-    return rows
+        end = first + workers
+        gpus = ",".join(map(str, range(first, end)))
+        own = ",".join(map(str, cores[first * part : end * part]))
+        places[workers] = Place({"CUDA_VISIBLE_DEVICES": gpus}, ("taskset", "-c", own))
+        first = end
+    return places
 
 
 def suite(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +188,11 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def _call(
-    runs: Path, settings: dict[str, Any], workers: int, arguments: argparse.Namespace
+    runs: Path,
+    settings: dict[str, Any],
+    workers: int,
+    arguments: argparse.Namespace,
+    place: Place = ANYWHERE,
 ) -> float:
     """Call ``schemabank suite``, and return the seconds that it took."""
     path = runs.with_suffix(".yaml")
@@ -151,7 +201,10 @@ def _call(
     command = [sys.executable, "-m", "schemabank", "suite", str(path), "--out", str(runs)]
     begin = time.perf_counter()
     ended = subprocess.run(  # noqa: S603 -- this very package
-        [*command, "--launch", launch, "--workers", str(workers)], stdout=sys.stderr, check=False
+        [*place.prefix, *command, "--launch", launch, "--workers", str(workers)],
+        env={**os.environ, **place.environment},
+        stdout=sys.stderr,
+        check=False,
     )
     wall_s = time.perf_counter() - begin
     if ended.returncode:
@@ -179,6 +232,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="print the file's rows")
     parser.add_argument("--folder", help="where the runs lie while it measures")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--at-once", action="store_true", help="both, a GPU for each worker")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--slots", type=int, default=SLOTS, help="runs at once of a worker")

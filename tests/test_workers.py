@@ -37,6 +37,21 @@ def test_files_that_differ_or_are_missing_are_named(tmp_path: Path, harm: str) -
     assert workers.differences(one, one) == []
 
 
+def test_calls_at_once_have_gpus_and_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(workers.os, "sched_getaffinity", lambda _: {*range(8, 16)})
+    one, two = (workers.own_places()[count] for count in (1, 2))
+    assert one.environment == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert two.environment == {"CUDA_VISIBLE_DEVICES": "1,2"}
+    assert [*one.prefix, *two.prefix] == [
+        *("taskset", "-c", "8,9"),
+        *("taskset", "-c", "10,11,12,13"),
+    ]
+    monkeypatch.setattr(workers.torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(SystemExit, match="takes 3 GPUs, and there are 2"):
+        workers.own_places()
+
+
 def test_the_page_shows_the_record() -> None:
     rows = json.loads(RECORD.read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "launch.md").read_text(encoding="utf-8")
