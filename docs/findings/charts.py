@@ -19,7 +19,12 @@ DOCUMENT = {
     "reproduce_gemma": "Gemma 3, no end token",
     "reproduce_gemma_end_token": "Gemma 3, end token",
 }
-TUNED = {"judge_smollm2": "SmolLM2", "judge_gemma": "Gemma 3"}
+TUNED = {  # the model, and what sets a suite apart; those of two epochs on attention have controls
+    "judge_smollm2": ("SmolLM2", "2 epochs"),
+    "judge_smollm2_all_linear": ("SmolLM2", "all linear"),
+    "judge_smollm2_6_epochs": ("SmolLM2", "6 epochs"),
+    "judge_gemma": ("Gemma 3", "2 epochs"),
+}
 EQUAL = {
     "lora, equal updates": "equal updates",
     "lora, equal parameters": "equal weights",
@@ -65,9 +70,9 @@ def schemabank_against_lora(suites: dict[str, Suite]) -> Spec:
     for name, words in DOCUMENT.items():
         found = [own for own in judged(suites[name], "lora") if own.arm == "schemabank"]
         rows += [line(f"{words}, {own.setting or 2} epochs", own.adjusted) for own in found]
-    for name, model in TUNED.items():
+    for name, (model, setting) in TUNED.items():
         suite = suites[name]
-        rows.append(line(f"{model}, tuned", primary(suite)))
+        rows.append(line(f"{model}, tuned, {setting}", primary(suite)))
         rows += [
             line(f"{model}, tuned, {words}", treatment_against(suite, control))
             for control, words in EQUAL.items()

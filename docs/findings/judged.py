@@ -1,6 +1,6 @@
 """Final runs on the test split, judged as `schemabank report` judges them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import compress
@@ -95,6 +95,14 @@ def judged(suite: Suite, control: str) -> list[Judged]:
 def primary(suite: Suite) -> Verdict:
     """Return the verdict on the contrast that a suite declared, over all its settings."""
     return compared(suite, *_contrast(suite)).comparison.primary.verdict
+
+
+def holm_among(suite: Suite, family: Sequence[Suite]) -> float:
+    """Return p of a suite's declared contrast, adjusted for those of a family by Holm's method."""
+    found = [compared(each, *_contrast(each)).comparison.primary_contrast for each in family]
+    p = judged_together([contrast.own.difference for contrast in found])[family.index(suite)].p_holm
+    assert p is not None
+    return p
 
 
 def against(suite: Suite, arm: str, control: str) -> Adjusted:
@@ -368,8 +376,8 @@ def _difference(own: Judged) -> dict[str, str]:
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
-        *(across, against, by_seed, constant, figures, found_together, highest, interaction),
-        *(interval_of, judged, judgements, less, measured, more, not_excluded, num_items, paired),
+        *(across, against, by_seed, constant, figures, found_together, highest, holm_among),
+        *(interaction, interval_of, judged, judgements, less, measured, more, not_excluded, num_items, paired),
         *(points, primaries, primary, reference, seeds_of, spread, treatment_against, unended),
         *(trained, without_best, worst),
     )
